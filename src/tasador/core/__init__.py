@@ -1,0 +1,1 @@
+"""Things every room may use: errors, clock, seeds, fingerprints, files, logs, progress."""

@@ -1,0 +1,142 @@
+"""Every error tasador raises on purpose, under one root.
+
+::
+
+    TasadorError                 exit code 1
+    ├── ConfigError                        2   a setting or command line that cannot be meant
+    │   └── ContractError                  2   a table contract that is wrong, names the key
+    ├── DataError                          3   the table itself
+    │   ├── SourceError                    3   it cannot be read: missing, truncated, wrong checksum
+    │   └── ValidationError                3   it was read but does not meet its contract
+    ├── TrainingError                      4   nothing could be fitted, or a fit went wrong
+    ├── BundleError                        5   a bundle that is damaged, tampered with or unknown
+    ├── RegistryError                      6   the model registry refused or cannot be reached
+    ├── StorageError                       7   a disk or object store: full, read-only, unreachable
+    └── MissingExtraError                  8   an optional dependency is not installed
+
+Each message has up to four parts: what happened, what was expected, what came instead, and what
+to do about it. The command line prints them without a traceback and exits with the class's code;
+130 stands for an interruption (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+class TasadorError(Exception):
+    """Root of all errors that tasador raises on purpose.
+
+    Args:
+        message: What happened, in one sentence without a full stop.
+        expected: What would have been right.
+        got: What came instead.
+        remedy: What the reader can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, expected, got, remedy)
+        self.message = message
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = self.message
+        details = [
+            f"{label} {value}"
+            for label, value in (("expected", self.expected), ("got", self.got))
+            if value is not None
+        ]
+        if details:
+            text += ": " + ", ".join(details)
+        if self.remedy is not None:
+            text += f". To do: {self.remedy}"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.expected, self.got, self.remedy)
+
+
+def _rebuild(
+    kind: type[TasadorError],
+    message: str,
+    expected: str | None,
+    got: str | None,
+    remedy: str | None,
+) -> TasadorError:
+    """Rebuild an error in another process (worker pools send them back by value)."""
+    return kind(message, expected=expected, got=got, remedy=remedy)
+
+
+class ConfigError(TasadorError):
+    """A setting or command line that cannot be meant."""
+
+    exit_code = 2
+
+
+class ContractError(ConfigError):
+    """A table contract that is wrong; the message names the key."""
+
+
+class DataError(TasadorError):
+    """Something is wrong with the table itself."""
+
+    exit_code = 3
+
+
+class SourceError(DataError):
+    """The table cannot be read: missing, truncated, of another format, wrong checksum."""
+
+
+class ValidationError(DataError):
+    """The table was read but does not meet its contract."""
+
+
+class TrainingError(TasadorError):
+    """Nothing could be fitted, or a fit gave something unusable."""
+
+    exit_code = 4
+
+
+class BundleError(TasadorError):
+    """A bundle that is damaged, tampered with, or of an unknown format."""
+
+    exit_code = 5
+
+
+class RegistryError(TasadorError):
+    """The model registry refused, or cannot be reached."""
+
+    exit_code = 6
+
+
+class StorageError(TasadorError):
+    """A disk or an object store: full, read-only, unreachable."""
+
+    exit_code = 7
+
+
+class MissingExtraError(TasadorError):
+    """An optional dependency is not installed."""
+
+    exit_code = 8
+
+    @classmethod
+    def for_package(cls, package: str, extra: str) -> MissingExtraError:
+        """Build the message for `package`, which comes with `extra`."""
+        return cls(
+            f"the package {package!r} is not installed",
+            remedy=f'pip install "tasador[{extra}]"',
+        )

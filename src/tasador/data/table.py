@@ -1,0 +1,130 @@
+"""The hand-overs of the data room: `Table`, `ValidatedTable`, `Splits`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.data.contract import TableContract
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Floats = NDArray[np.float64]
+Origin = Literal["real", "synthetic"]
+SplitMethod = Literal["row_hash", "random"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read, before anything is believed about it.
+
+    Attributes:
+        frame: The columns as read; text where the file was text.
+        content_hash: SHA-256 of the Parquet file under which the table is stored.
+        origin: ``real`` for anything read, ``synthetic`` for generated rows.
+        source: The path, address or generator that it came from.
+        warnings: What the reader noticed, e.g. that a source failed and the next was used.
+    """
+
+    frame: pl.DataFrame
+    content_hash: str
+    origin: Origin
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that does not meet the contract.
+
+    Attributes:
+        row: Its position in the table, 0 for the first data row.
+        column: The first column found wrong.
+        reason: What was expected and what was found.
+    """
+
+    row: int
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ValidatedTable:
+    """A table that meets its contract, encoded; row i of every array is the same row.
+
+    Attributes:
+        contract: The contract that it meets.
+        X: Shape (n, p) in the order of ``contract.feature_names``: numbers as they are, categories
+            as codes, datetimes as seconds since 1970 UTC, missing as NaN.
+        y: Shape (n,): the target, finite.
+        row_hash: Shape (n,), uint64: hash of the row's content (features, identifiers, target).
+        row: Shape (n,), int64: position in the table as read.
+        refused: The rows refused, and why.
+        content_hash: The table's content hash.
+        origin: real or synthetic.
+        source: Where the table came from.
+        warnings: Notes for the report: suspicious but acceptable things.
+    """
+
+    contract: TableContract
+    X: Floats
+    y: Floats
+    row_hash: NDArray[np.uint64]
+    row: NDArray[np.int64]
+    refused: tuple[RefusedRow, ...]
+    content_hash: str
+    origin: Origin
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a validated table: features, target and the rows' hashes."""
+
+    X: Floats
+    y: Floats
+    row_hash: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class SealedPart:
+    """The test part. Only `selection.evaluate` opens it, and every opening is counted."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self.openings: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def open(self, reason: str) -> Part:
+        """Return the test rows and note why they were needed."""
+        self.openings.append(reason)
+        return self._part
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train rows, and the sealed test part.
+
+    Attributes:
+        train: What everything is fitted and chosen on.
+        sealed: What the final figures are measured on.
+        method: How rows were assigned.
+        seed: Seed of the random method; salt of the hash method.
+        test_share: Share of rows asked for in the test part.
+    """
+
+    train: Part
+    sealed: SealedPart
+    method: SplitMethod
+    seed: int
+    test_share: float
+    warnings: tuple[str, ...] = field(default=())
