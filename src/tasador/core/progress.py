@@ -7,7 +7,7 @@ draws it on an interactive standard error and nothing is drawn elsewhere, so tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -73,7 +73,7 @@ def progress(description: str, total: float | None) -> Iterator[Advance]:
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Yield `items` while a progress bar counts them."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress(description, total) as advance:
         for item in items:

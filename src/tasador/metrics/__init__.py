@@ -1,1 +1,1 @@
-"""Room: metrics."""
+"""The only definitions of each metric; everything that reports a figure imports them from here."""

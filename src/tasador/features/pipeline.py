@@ -1,0 +1,345 @@
+"""The fitted feature pipeline: from the encoded matrix to what models see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.data.contract import TableContract
+from tasador.features.categories import TargetMeans, levels_of, one_hot_table
+from tasador.features.clusters import Clusters
+from tasador.features.comparables import ComparablesIndex, cross_fitted
+from tasador.features.derive import DATE_PARTS, date_parts, ratios
+from tasador.features.impute import MedianImputer
+from tasador.features.plan import (
+    ComparablesPlan,
+    FeatureSettings,
+    NumericFrame,
+    plan_comparables,
+)
+
+Floats = NDArray[np.float64]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FittedFeatures:
+    """Everything fitted on the training rows; turns encoded rows into model features.
+
+    Attributes:
+        contract: The table's contract.
+        imputer: Fills for missing numbers.
+        ratio_fill: Shape (r,): fills for ratios whose denominator is zero.
+        one_hot_columns: Names of the categories with 0/1 columns.
+        target_means: Target means by category name.
+        clusters: Fitted geography, or None.
+        plan: How comparables are searched, or None.
+        index: All training rows as comparables, or None.
+    """
+
+    contract: TableContract
+    imputer: MedianImputer
+    ratio_fill: Floats
+    one_hot_columns: tuple[str, ...]
+    target_means: Mapping[str, TargetMeans]
+    clusters: Clusters | None
+    plan: ComparablesPlan | None
+    index: ComparablesIndex | None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features, in the order of `transform`'s columns."""
+        names = list(self._numeric_names)
+        names += [f"{self.contract.features[i].name}_missing" for i in self.imputer.indicated]
+        for name in self._date_columns:
+            names += [f"{name}_{part}" for part in DATE_PARTS]
+        for name in self.one_hot_columns:
+            names += [f"{name}={level}" for level in self.contract.column(name).categories]
+        names += [f"{name}_target_mean" for name in self.target_means]
+        if self.clusters is not None:
+            k = len(self.clusters.centroids)
+            names += ["cluster", *(f"cluster_distance_{i}" for i in range(k))]
+        if self.index is not None and self.plan is not None:
+            names += self.index.names(self.plan.context)
+        return tuple(names)
+
+    @cached_property
+    def _numeric_positions(self) -> list[int]:
+        return [i for i, c in enumerate(self.contract.features) if c.kind in ("number", "integer")]
+
+    @cached_property
+    def _numeric_names(self) -> tuple[str, ...]:
+        columns = self.contract.feature_names
+        ratios = tuple(r.name for r in self.contract.ratios)
+        return tuple(columns[i] for i in self._numeric_positions) + ratios
+
+    @cached_property
+    def _date_columns(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.contract.features if c.kind == "datetime")
+
+    @cached_property
+    def _ratio_positions(self) -> tuple[list[int], list[int]]:
+        position = self.contract.position
+        ratios = self.contract.ratios
+        return [position(r.numerator) for r in ratios], [position(r.denominator) for r in ratios]
+
+    @cached_property
+    def _date_positions(self) -> list[int]:
+        return [self.contract.position(name) for name in self._date_columns]
+
+    @cached_property
+    def _one_hot_tables(self) -> list[tuple[int, int, Floats]]:
+        """Position, number of levels and 0/1 rows of each category with 0/1 columns."""
+        return [
+            (self.contract.position(name), len(levels), one_hot_table(len(levels)))
+            for name in self.one_hot_columns
+            for levels in [self.contract.column(name).categories]
+        ]
+
+    @cached_property
+    def _means(self) -> list[tuple[int, TargetMeans]]:
+        return [(self.contract.position(name), m) for name, m in self.target_means.items()]
+
+    def transform(self, X: Floats) -> Floats:
+        """Return the features (n, q) of encoded rows `X` (n, p), with no NaN.
+
+        n may be 1; the answer for a row does not depend on the rows beside it.
+        """
+        filled = self.imputer.fill(X)
+        frame = self._numbers(filled)
+        points = None if self.plan is None else self.plan.points(frame)
+        blocks = self._plain_blocks(X, filled, frame)
+        blocks += [means.transform(X[:, i])[:, None] for i, means in self._means]
+        blocks += self._cluster_blocks(points)
+        if self.index is not None and self.plan is not None and points is not None:
+            blocks.append(self.index.features(points, self.plan.similar(frame)))
+        return np.concatenate(blocks, axis=1)
+
+    def frame(self, X: Floats) -> NumericFrame:
+        """Return the imputed numbers and ratios of encoded rows `X` (n, p)."""
+        return self._numbers(self.imputer.fill(X))
+
+    def points(self, X: Floats) -> Floats | None:
+        """Return where encoded rows `X` lie among the comparables (n, d), or None."""
+        return None if self.plan is None else self.plan.points(self.frame(X))
+
+    def _numbers(self, filled: Floats) -> NumericFrame:
+        values = filled[:, self._numeric_positions]
+        if len(self.ratio_fill):
+            top, bottom = self._ratio_positions
+            quotients = ratios(filled[:, top], filled[:, bottom])
+            quotients = np.where(np.isnan(quotients), self.ratio_fill, quotients)
+            values = np.concatenate([values, quotients], axis=1)
+        return NumericFrame(self._numeric_names, values)
+
+    def _plain_blocks(self, X: Floats, filled: Floats, frame: NumericFrame) -> list[Floats]:
+        blocks = [frame.values]
+        if self.imputer.indicated:
+            blocks.append(np.isnan(X[:, self.imputer.indicated]).astype(np.float64))
+        blocks += [date_parts(filled[:, i]) for i in self._date_positions]
+        blocks += [table[levels_of(X[:, i], n)] for i, n, table in self._one_hot_tables]
+        return blocks
+
+    def _cluster_blocks(self, points: Floats | None) -> list[Floats]:
+        if self.clusters is None or points is None:
+            return []
+        distances = self.clusters.distances(points)
+        return [np.argmin(distances, axis=1)[:, None].astype(np.float64), distances]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Return the fitted state as JSON values and float64 arrays."""
+        imputer, arrays = self.imputer.state()
+        arrays = {f"imputer.{key}": value for key, value in arrays.items()}
+        arrays["ratio_fill"] = self.ratio_fill
+        for name, means in self.target_means.items():
+            arrays[f"target_means.{self.contract.position(name)}"] = means.means
+        spec: dict[str, Any] = {
+            "format": FORMAT,
+            "names": list(self.names),
+            "imputer": imputer,
+            "one_hot": list(self.one_hot_columns),
+            "target_means": list(self.target_means),
+            "clusters": None,
+            "comparables": None,
+        }
+        if self.clusters is not None:
+            spec["clusters"] = len(self.clusters.centroids)
+            arrays["clusters.centroids"] = self.clusters.centroids
+        if self.plan is not None and self.index is not None:
+            numbers, index_arrays = self.index.state()
+            spec["comparables"] = {
+                "near": list(self.plan.near),
+                "similar_by": self.plan.similar_by,
+                "similar_floor": self.plan.similar_floor,
+                "context": list(self.plan.context),
+                **numbers,
+            }
+            arrays["comparables.scale"] = self.plan.scale
+            arrays |= {f"comparables.{key}": value for key, value in index_arrays.items()}
+        return spec, arrays
+
+    @classmethod
+    def from_state(
+        cls, contract: TableContract, spec: Mapping[str, Any], arrays: Mapping[str, Floats]
+    ) -> FittedFeatures:
+        """Rebuild from `state`.
+
+        Raises:
+            KeyError, ValueError: The state is incomplete or of another format.
+        """
+        if spec["format"] != FORMAT:
+            raise ValueError(f"feature format {spec['format']}, this version reads {FORMAT}")
+
+        def section(prefix: str) -> dict[str, Floats]:
+            start = len(prefix) + 1
+            return {k[start:]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
+
+        means = section("target_means")
+        plan, index = None, None
+        if spec["comparables"] is not None:
+            found, parts = spec["comparables"], section("comparables")
+            plan = ComparablesPlan(
+                near=tuple(found["near"]),
+                scale=parts["scale"],
+                similar_by=found["similar_by"],
+                similar_floor=float(found["similar_floor"]),
+                context=tuple(found["context"]),
+            )
+            index = ComparablesIndex.from_state(found, parts)
+        return cls(
+            contract=contract,
+            imputer=MedianImputer.from_state(spec["imputer"], section("imputer")),
+            ratio_fill=arrays["ratio_fill"],
+            one_hot_columns=tuple(spec["one_hot"]),
+            target_means={
+                name: TargetMeans(means[str(contract.position(name))])
+                for name in spec["target_means"]
+            },
+            clusters=(None if spec["clusters"] is None else Clusters(arrays["clusters.centroids"])),
+            plan=plan,
+            index=index,
+        )
+
+
+@dataclass(frozen=True)
+class FeaturePipeline:
+    """Fits features on training rows.
+
+    Attributes:
+        contract: The table's contract.
+        settings: The choices.
+        seed: Seed of the cross-fitting folds and of KMeans.
+    """
+
+    contract: TableContract
+    settings: FeatureSettings = FeatureSettings()  # noqa: RUF009 - frozen
+    seed: int = 42
+
+    def fit(self, X: Floats, target: Floats) -> FittedFeatures:
+        """Fit on encoded training rows `X` (n, p) and their transformed target (n,)."""
+        kinds = np.array([c.kind for c in self.contract.features])
+        imputer = MedianImputer.fit(X, kinds != "category")
+        filled = imputer.fill(X)
+        categories = [c for c in self.contract.features if c.kind == "category"]
+        position = self.contract.position
+        small = tuple(c.name for c in categories if len(c.categories) <= self.settings.max_one_hot)
+        bare = FittedFeatures(
+            contract=self.contract,
+            imputer=imputer,
+            ratio_fill=self._ratio_fill(filled),
+            one_hot_columns=small,
+            target_means={
+                c.name: self._means(X[:, position(c.name)], target, len(c.categories))
+                for c in categories
+                if len(c.categories) > 2
+            },
+            clusters=None,
+            plan=None,
+            index=None,
+        )
+        return self._with_comparables(bare, bare.frame(X), target)
+
+    def fit_transform(self, X: Floats, target: Floats) -> tuple[FittedFeatures, Floats]:
+        """Fit, and return the training features (n, q) cross-fitted.
+
+        The columns made from targets (comparables, target means) come from the other folds, so
+        that a row's own target never reaches its features.
+        """
+        fitted = self.fit(X, target)
+        folds = self._folds(len(X))
+        filled = fitted.imputer.fill(X)
+        frame = fitted._numbers(filled)
+        blocks = fitted._plain_blocks(X, filled, frame)
+        blocks += [
+            self._cross_fitted_means(X[:, i], target, means, folds)[:, None]
+            for i, means in fitted._means
+        ]
+        blocks += fitted._cluster_blocks(fitted.points(X))
+        if fitted.index is not None and fitted.plan is not None:
+            plan = fitted.plan
+            blocks.append(
+                cross_fitted(
+                    plan.points(frame), target, plan.similar(frame), plan.context_of(frame), folds
+                )
+            )
+        return fitted, np.ascontiguousarray(np.concatenate(blocks, axis=1))
+
+    def _folds(self, n: int) -> NDArray[np.intp]:
+        folds = min(self.settings.cross_fit_folds, n)
+        order = seeds.generator(self.seed, "cross-fit").permutation(n)
+        return np.asarray(order % folds)
+
+    def _ratio_fill(self, filled: Floats) -> Floats:
+        fills = []
+        for item in self.contract.ratios:
+            top = self.contract.position(item.numerator)
+            bottom = self.contract.position(item.denominator)
+            values = ratios(filled[:, top], filled[:, bottom])
+            values = values[~np.isnan(values)]
+            fills.append(float(np.median(values)) if len(values) else 0.0)
+        return np.array(fills, dtype=np.float64)
+
+    def _means(self, codes: Floats, target: Floats, levels: int) -> TargetMeans:
+        return TargetMeans.fit(codes, target, levels, self.settings.target_mean_weight)
+
+    def _cross_fitted_means(
+        self, codes: Floats, target: Floats, fitted: TargetMeans, folds: NDArray[np.intp]
+    ) -> Floats:
+        result = np.empty(len(codes))
+        levels = len(fitted.means) - 2
+        for fold in np.unique(folds):
+            held = folds == fold
+            result[held] = self._means(codes[~held], target[~held], levels).transform(codes[held])
+        return result
+
+    def _with_comparables(
+        self, bare: FittedFeatures, frame: NumericFrame, target: Floats
+    ) -> FittedFeatures:
+        plan = plan_comparables(self.contract, frame, target, self.settings)
+        if plan is None:
+            return bare
+        points = plan.points(frame)
+        clusters, index = None, None
+        if self.settings.clusters > 1 and self.contract.coordinates is not None:
+            seed = seeds.derive_seed(self.seed, "clusters")
+            clusters = Clusters.fit(points, self.settings.clusters, seed)
+        if self.settings.comparables:
+            index = ComparablesIndex.fit(
+                points, target, plan.similar(frame), plan.context_of(frame)
+            )
+        return FittedFeatures(
+            contract=bare.contract,
+            imputer=bare.imputer,
+            ratio_fill=bare.ratio_fill,
+            one_hot_columns=bare.one_hot_columns,
+            target_means=bare.target_means,
+            clusters=clusters,
+            plan=plan,
+            index=index,
+        )

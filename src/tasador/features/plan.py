@@ -1,0 +1,154 @@
+"""What the features are: settings, and the plan that they and the contract come to on a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.data.contract import TableContract
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """Choices about features; each has a key of the same name under ``features``.
+
+    Attributes:
+        clusters: Number of KMeans clusters of the coordinates; 0 for none.
+        comparables: Whether to search comparables.
+        cross_fit_folds: Folds in which comparables and target means are cross-fitted.
+        max_one_hot: Most levels that a category may have to get 0/1 columns.
+        target_mean_weight: Rows' worth of the overall mean mixed into each level's mean.
+        max_near: Most columns that span the comparables' space in a table without coordinates.
+    """
+
+    clusters: int = 10
+    comparables: bool = True
+    cross_fit_folds: int = 20
+    max_one_hot: int = 12
+    target_mean_weight: float = 20.0
+    max_near: int = 5
+
+
+@dataclass(frozen=True)
+class NumericFrame:
+    """Imputed numbers and ratios of some rows, found by name.
+
+    Attributes:
+        names: Column names.
+        values: Shape (n, len(names)), no NaN.
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+
+    def positions(self, names: tuple[str, ...]) -> list[int]:
+        """Return the columns' positions."""
+        return [self.names.index(name) for name in names]
+
+    def column(self, name: str) -> Floats:
+        """Return the column (n,) called `name`, contiguous."""
+        return np.ascontiguousarray(self.values[:, self.names.index(name)])
+
+
+@dataclass(frozen=True)
+class ComparablesPlan:
+    """Which columns find and describe comparables, and how the space is scaled.
+
+    Attributes:
+        near: Columns that span the space.
+        scale: Shape (d,): factor of each.
+        similar_by: The attribute of resemblance, or None.
+        similar_floor: Smallest value its logarithm is taken of.
+        context: Columns whose neighbourhood means become features.
+    """
+
+    near: tuple[str, ...]
+    scale: Floats
+    similar_by: str | None
+    similar_floor: float
+    context: tuple[str, ...]
+
+    def points(self, frame: NumericFrame) -> Floats:
+        """Return the rows' places (n, d) in the scaled space."""
+        places: Floats = frame.values[:, frame.positions(self.near)] * self.scale
+        return np.ascontiguousarray(places)
+
+    def similar(self, frame: NumericFrame) -> Floats | None:
+        """Return the log (n,) of the attribute of resemblance, or None."""
+        if self.similar_by is None:
+            return None
+        return np.log(np.maximum(frame.column(self.similar_by), self.similar_floor))
+
+    def context_of(self, frame: NumericFrame) -> Floats:
+        """Return the context columns (n, c)."""
+        return frame.values[:, frame.positions(self.context)]
+
+
+def plan_comparables(
+    contract: TableContract, frame: NumericFrame, target: Floats, settings: FeatureSettings
+) -> ComparablesPlan | None:
+    """Decide from the training rows how comparables are searched; None when nothing can span.
+
+    Args:
+        contract: Says it where it says anything; the rest is found by rank correlation.
+        frame: The training rows' numbers.
+        target: Shape (n,): transformed target.
+        settings: Bounds the number of columns.
+    """
+    declared, coordinates = contract.comparables, contract.coordinates
+    strength = {
+        name: abs(rank_correlation(frame.values[:, i], target))
+        for i, name in enumerate(frame.names)
+    }
+    ranked = sorted(strength, key=lambda name: (-strength[name], name))
+    if declared.near:
+        near = declared.near
+        scale = _standard_scale(frame, near, strength)
+    elif coordinates is not None:
+        near = (coordinates[0].name, coordinates[1].name)
+        latitude = float(np.median(frame.column(near[1])))
+        scale = np.array([np.cos(np.deg2rad(latitude)), 1.0])
+    else:
+        candidates = [name for name in ranked if np.ptp(frame.column(name)) > 0]
+        near = tuple(candidates[: settings.max_near])
+        scale = _standard_scale(frame, near, strength)
+    if not near:
+        return None
+    others = [name for name in ranked if coordinates is None or name not in near]
+    similar_by = declared.similar_by or next(
+        (name for name in others if (frame.column(name) > 0).mean() > 0.95), None
+    )
+    floor = 1.0
+    if similar_by is not None:
+        values = frame.column(similar_by)
+        positive = values[values > 0]
+        if len(positive):
+            floor = float(positive.min())
+        else:
+            similar_by = None
+    context = declared.context or tuple(others[:4])
+    return ComparablesPlan(near, scale, similar_by, floor, context)
+
+
+def rank_correlation(values: Floats, target: Floats) -> float:
+    """Return Spearman's rank correlation, ties broken by order; 0 for a constant column."""
+    if np.ptp(values) == 0 or np.ptp(target) == 0:
+        return 0.0
+    first = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
+    second = np.argsort(np.argsort(target, kind="stable"), kind="stable").astype(np.float64)
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _standard_scale(
+    frame: NumericFrame, near: tuple[str, ...], strength: dict[str, float]
+) -> Floats:
+    """Return 1/standard deviation, weighted by how much each column says about the target."""
+    scale = []
+    for name in near:
+        spread = float(np.std(frame.column(name)))
+        scale.append(max(strength[name], 0.05) / spread if spread > 0 else 0.0)
+    return np.array(scale)

@@ -1,0 +1,106 @@
+"""Point metrics of a regression, in the target's unit or in percent.
+
+All take ``actual`` and ``predicted``, both (n,) and finite with n >= 1, and return a float.
+Percentage metrics leave out rows whose actual value is zero, where a percentage has no meaning;
+without any other row they are NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Metric = Callable[[Floats, Floats], float]
+
+
+def _absolute_percentage_errors(actual: Floats, predicted: Floats) -> Floats:
+    some = actual != 0
+    errors: Floats = np.abs((predicted[some] - actual[some]) / actual[some]) * 100.0
+    return errors
+
+
+def _mean(values: Floats) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def rmse(actual: Floats, predicted: Floats) -> float:
+    """Root mean squared error."""
+    return float(np.sqrt(np.mean(np.square(predicted - actual))))
+
+
+def mae(actual: Floats, predicted: Floats) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(predicted - actual)))
+
+
+def r2(actual: Floats, predicted: Floats) -> float:
+    """Coefficient of determination, 1 - SSE/SST; NaN when the actual values are all equal."""
+    total = float(np.sum(np.square(actual - np.mean(actual))))
+    return 1.0 - float(np.sum(np.square(predicted - actual))) / total if total > 0 else float("nan")
+
+
+def mape(actual: Floats, predicted: Floats) -> float:
+    """Mean absolute percentage error."""
+    return _mean(_absolute_percentage_errors(actual, predicted))
+
+
+def smape(actual: Floats, predicted: Floats) -> float:
+    """Symmetric MAPE: mean of |e| / ((|y| + |p|) / 2); a row where both are zero counts as 0."""
+    scale = (np.abs(actual) + np.abs(predicted)) / 2.0
+    error = np.abs(predicted - actual)
+    return float(np.mean(np.divide(error, scale, out=np.zeros_like(error), where=scale > 0))) * 100
+
+
+def wmape(actual: Floats, predicted: Floats) -> float:
+    """Weighted MAPE: sum of |e| over sum of |y|; NaN when every actual value is zero."""
+    total = float(np.sum(np.abs(actual)))
+    return float(np.sum(np.abs(predicted - actual))) / total * 100 if total > 0 else float("nan")
+
+
+def median_ape(actual: Floats, predicted: Floats) -> float:
+    """Median absolute percentage error."""
+    errors = _absolute_percentage_errors(actual, predicted)
+    return float(np.median(errors)) if len(errors) else float("nan")
+
+
+def _within(percent: float) -> Metric:
+    def share(actual: Floats, predicted: Floats) -> float:
+        return _mean((_absolute_percentage_errors(actual, predicted) <= percent) * 100.0)
+
+    share.__doc__ = f"Share of rows, in percent, estimated within {percent:g}% of the actual value."
+    return share
+
+
+METRICS: Mapping[str, Metric] = {
+    "mape": mape,
+    "wmape": wmape,
+    "smape": smape,
+    "median_ape": median_ape,
+    "within_5": _within(5),
+    "within_10": _within(10),
+    "within_15": _within(15),
+    "within_20": _within(20),
+    "mae": mae,
+    "rmse": rmse,
+    "r2": r2,
+}
+#: Metrics for which more is better; for all others less is.
+HIGHER_IS_BETTER = frozenset({"r2", "within_5", "within_10", "within_15", "within_20"})
+#: Metrics in the target's unit; all others but R2 are percentages.
+IN_TARGET_UNIT = frozenset({"mae", "rmse"})
+
+
+def label(name: str) -> str:
+    """Return the name of a metric for people: ``within_10`` is "within 10%"."""
+    special = {"wmape": "wMAPE", "r2": "R²", "median_ape": "median APE"}
+    if name.startswith("within_"):
+        return f"within {name.removeprefix('within_')}%"
+    return special.get(name, name.upper())
+
+
+def all_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
+    """Return every metric by name."""
+    return {name: metric(actual, predicted) for name, metric in METRICS.items()}
