@@ -68,7 +68,7 @@ def median_ape(actual: Floats, predicted: Floats) -> float:
 
 def _within(percent: float) -> Metric:
     def share(actual: Floats, predicted: Floats) -> float:
-        return _mean((_absolute_percentage_errors(actual, predicted) <= percent) * 100.0)
+        return _mean((_absolute_percentage_errors(actual, predicted) <= percent) * np.float64(100))
 
     share.__doc__ = f"Share of rows, in percent, estimated within {percent:g}% of the actual value."
     return share

@@ -1,1 +1,1 @@
-"""Room: registry."""
+"""Registry: bundles as verified folders and archives, and the MLflow registry that keeps them."""

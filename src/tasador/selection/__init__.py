@@ -1,1 +1,1 @@
-"""Room: selection."""
+"""Training time only: grids, search, sweep, cross-validation, evaluation."""

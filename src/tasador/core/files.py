@@ -1,0 +1,235 @@
+"""Files behind one interface: local paths, ``gs://bucket/key`` and ``s3://bucket/key``.
+
+Local writes are atomic: readers see the old content or the new one, never half of it. Object stores
+give the same promise for a single object. Whatever the disk or the store refuses is a
+`StorageError`; fsspec and its drivers are imported only when a remote address is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from tasador.core.errors import MissingExtraError, StorageError
+
+Location = str | Path
+
+#: Scheme of a remote address: (driver, the extra that installs it).
+_DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+_CHUNK = 1 << 20
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
+    errno.EROFS: ("the file system is read-only", "choose a folder that can be written"),
+    errno.EACCES: ("permission denied", "check who owns the folder, or choose another one"),
+    errno.EPERM: ("permission denied", "check who owns the folder, or choose another one"),
+    errno.ENOENT: ("it does not exist", "check the path"),
+    errno.EISDIR: ("it is a folder", "name a file"),
+    errno.ENOTDIR: ("a part of its path is a file", "check the path"),
+}
+#: What a disk refuses, whoever was writing; anything else in a caller's body is the caller's.
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def is_remote(location: Location) -> bool:
+    """Tell whether `location` is an address in an object store."""
+    return isinstance(location, str) and location.partition("://")[0] in _DRIVERS
+
+
+def join(base: Location, *parts: str) -> str:
+    """Return the location of `parts` under `base`, local or remote."""
+    if is_remote(base):
+        return "/".join([str(base).rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(Path(base).joinpath(*parts))
+
+
+def exists(location: Location) -> bool:
+    """Tell whether there is a file (or, locally, a folder) at `location`.
+
+    Raises:
+        StorageError: The object store cannot be reached or refuses to say.
+    """
+    if not is_remote(location):
+        return Path(location).exists()
+    with _storage_errors("look for", location):
+        return bool(_filesystem(str(location)).exists(str(location)))
+
+
+@contextmanager
+def open_read(location: Location) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes; it is closed when the body ends.
+
+    Raises:
+        StorageError: It does not exist, or cannot be read.
+    """
+    with _storage_errors("read", location):
+        if is_remote(location):
+            file = cast(BinaryIO, _filesystem(str(location)).open(str(location), "rb"))
+        else:
+            file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read_bytes(location: Location) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        StorageError: It does not exist, or cannot be read.
+    """
+    with open_read(location) as file, _storage_errors("read", location):
+        return file.read()
+
+
+def write_bytes(location: Location, data: bytes) -> None:
+    """Write a file at once: other readers see the old content or all of the new one.
+
+    Missing local parent folders are made.
+
+    Raises:
+        StorageError: Disk full, read-only, permission denied, store unreachable. Nothing is left
+            behind and an older file at `location` is untouched.
+    """
+    with _storage_errors("write", location):
+        if is_remote(location):
+            _filesystem(str(location)).pipe_file(str(location), data)
+        else:
+            with atomic_file(Path(location)) as file:
+                file.write(data)
+
+
+def write_text(location: Location, text: str) -> None:
+    """Write `text` as UTF-8; see `write_bytes`."""
+    write_bytes(location, text.encode("utf-8"))
+
+
+def copy_to_local(location: Location, target: Path) -> Path:
+    """Copy a file to the local path `target`, atomically, and return `target`.
+
+    Raises:
+        StorageError: The file cannot be read or the copy cannot be written.
+    """
+    with (
+        open_read(location) as source,
+        _storage_errors("copy", location),
+        atomic_file(target) as file,
+    ):
+        shutil.copyfileobj(source, file, _CHUNK)
+    return target
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` only when the body ends well.
+
+    Raises:
+        StorageError: Disk full, read-only or permission denied; the temporary file is removed.
+    """
+    temporary = _sibling(path)
+    with _storage_errors("write", path, only=_REFUSALS | {errno.EISDIR, errno.ENOTDIR}):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:  # Ctrl-C leaves nothing behind either
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it takes the place of `path` only when the body ends well.
+
+    An older folder at `path` is replaced; it stays as it was when the body raises.
+
+    Raises:
+        StorageError: Disk full, read-only or permission denied; the temporary folder is removed.
+    """
+    temporary, older = _sibling(path), _sibling(path)
+    with _storage_errors("write", path, only=_REFUSALS):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                path.rename(older)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if older.exists():
+                    older.rename(path)
+                raise
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        finally:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    """Return an unused hidden name in the folder of `path`, so that a rename stays on one disk."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _storage_errors(
+    action: str, location: Location, only: frozenset[int] | None = None
+) -> Iterator[None]:
+    """Turn the operating system's (or `only` some of them) and drivers' errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        known = _REASONS.get(error.errno or 0)
+        if known is None and isinstance(error, FileNotFoundError):  # drivers leave errno out
+            known = _REASONS[errno.ENOENT]
+        reason, remedy = known or (error.strerror or str(error) or type(error).__name__, None)
+        raise StorageError(f"cannot {action} {location}: {reason}", remedy=remedy) from error
+    except Exception as error:
+        # gcsfs, s3fs and aiohttp have error trees of their own without a common root
+        if not is_remote(location) or not _from_driver(error):
+            raise
+        raise StorageError(
+            f"cannot {action} {location}: {type(error).__name__}: {error}",
+            remedy="check the address, the credentials and the network",
+        ) from error
+
+
+def _from_driver(error: Exception) -> bool:
+    """Tell whether `error` was defined by an object store's driver and not by us."""
+    root = type(error).__module__.partition(".")[0]
+    return root in {"gcsfs", "s3fs", "fsspec", "aiohttp", "botocore", "aiobotocore", "google"}
+
+
+def _filesystem(location: str) -> Any:
+    """Return the fsspec file system of a remote address."""
+    scheme = location.partition("://")[0]
+    driver, extra = _DRIVERS[scheme]
+    emulated = scheme == "gs" and bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+    if emulated:  # read when gcsfs is imported; otherwise it waits for a gRPC service for ever
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    for package in ("fsspec", driver):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise MissingExtraError.for_package(package, extra) from None
+    fsspec = importlib.import_module("fsspec")
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if emulated:
+        options["token"] = "anon"  # noqa: S105 - the emulator knows no credentials
+    filesystem = fsspec.filesystem(scheme, **options)
+    with suppress(Exception):  # someone else may have written since; not every driver caches
+        filesystem.invalidate_cache()
+    return filesystem

@@ -1,0 +1,371 @@
+"""From values as people write them to the float64 matrix that everything else works on.
+
+Numbers stay as they are, a category becomes the position of its name in the contract, a datetime
+becomes seconds since 1970 UTC, a missing value becomes NaN. The same rules serve a whole table and
+a single row; numpy is all they need.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import ValidationError
+from tasador.data.contract import Column, TableContract
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+#: Texts that stand for a missing value, in lower case.
+MISSING_TEXTS = frozenset({"", "na", "nan", "null", "none"})
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I)
+_REAL = (int, float, Decimal, np.integer, np.floating)
+_NAN = math.nan
+
+
+class Encoder:
+    """Encodes rows of one table and decodes them again.
+
+    Args:
+        contract: Names the columns, their kinds, categories and which may be missing.
+
+    Attributes:
+        unknown_codes: The code of an unknown category, by column name: one past the last one.
+    """
+
+    def __init__(self, contract: TableContract) -> None:
+        self.contract = contract
+        self.unknown_codes = {
+            column.name: len(column.categories)
+            for column in contract.features
+            if column.kind == "category"
+        }
+        self._cells: list[Callable[[Any], float]] = [_cell_encoder(c) for c in contract.features]
+        self._plan = [
+            (column.name, column.kind in ("number", "integer"), encode)
+            for column, encode in zip(contract.features, self._cells, strict=True)
+        ]
+        self._nullable = {column.name: column.nullable for column in contract.features}
+
+    def row(self, values: Mapping[str, Any]) -> Floats:
+        """Encode one row.
+
+        Args:
+            values: Value by column name; other names are ignored. A missing name of a nullable
+                column stands for a missing value.
+
+        Returns:
+            Shape (1, p), in the order of ``contract.feature_names``.
+
+        Raises:
+            ValidationError: A name is missing, or a value is of another kind than its column.
+        """
+        return np.array([self._codes(values)])
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
+        """Encode several rows given one by one; shape (n, p), equal to stacking `row`.
+
+        Raises:
+            ValidationError: As `row`, with the row's number (from 0) in front.
+        """
+        coded = []
+        for number, values in enumerate(rows):
+            try:
+                coded.append(self._codes(values))
+            except ValidationError as error:
+                raise ValidationError(
+                    f"row {number}: {error.message}",
+                    expected=error.expected,
+                    got=error.got,
+                    remedy=error.remedy,
+                ) from None
+        return np.array(coded, dtype=np.float64).reshape(len(coded), len(self._plan))
+
+    def _codes(self, values: Mapping[str, Any]) -> list[float]:
+        codes: list[float] = []
+        append = codes.append
+        for name, is_number, encode in self._plan:
+            try:
+                value = values[name]
+            except KeyError:
+                append(self._absent(name, values))
+                continue
+            if is_number and type(value) is float:
+                append(value)
+            else:
+                append(encode(value))
+        return codes
+
+    def _absent(self, name: str, values: Iterable[str]) -> float:
+        if self._nullable[name]:
+            return _NAN
+        raise ValidationError(
+            f"the field {name!r} is missing",
+            got=f"the fields {', '.join(repr(key) for key in list(values)[:20]) or 'of no name'}",
+            remedy="send a value; only nullable columns may be left out",
+        )
+
+    def columns(self, columns: Mapping[str, Any]) -> Floats:
+        """Encode whole columns.
+
+        Args:
+            columns: A list, numpy array or polars series of n values by column name.
+
+        Returns:
+            Shape (n, p), in the order of ``contract.feature_names``.
+
+        Raises:
+            ValidationError: A column is missing though not nullable, lengths differ, or a value is
+                of another kind than its column (with its row number, from 0).
+        """
+        lengths = {name: len(columns[name]) for name in self._nullable if name in columns}
+        if len(set(lengths.values())) != 1:
+            raise ValidationError(
+                "columns of different lengths" if lengths else "none of the columns is there",
+                expected="columns of one length",
+                got=", ".join(f"{name} {length}" for name, length in lengths.items()) or "none",
+            )
+        X = np.empty((next(iter(lengths.values())), len(self._plan)), dtype=np.float64)
+        for position, column in enumerate(self.contract.features):
+            if column.name not in columns:
+                X[:, position] = self._absent(column.name, columns)
+                continue
+            X[:, position], wrong = encode_values(column, columns[column.name])
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                raise _wrong_value(column, columns[column.name][row], f" in row {row}")
+        return X
+
+    def decode(self, X: Floats) -> dict[str, list[Any]]:
+        """Turn encoded rows back into values, for people.
+
+        Args:
+            X: Shape (n, p), as the encoding methods return it.
+
+        Returns:
+            By column name: floats, whole numbers as int for integer columns, category names (an
+            unknown one as ``"(unknown)"``), datetimes in UTC, None where a value is missing.
+        """
+        return {
+            column.name: [_decoded(column, value) for value in X[:, position].tolist()]
+            for position, column in enumerate(self.contract.features)
+        }
+
+
+def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
+    """Encode one column without raising: (codes, which values are of another kind).
+
+    Args:
+        column: What the values should be.
+        values: A list, numpy array or polars series of n values.
+
+    Returns:
+        Codes of shape (n,), NaN where missing or wrong; and where they are wrong.
+    """
+    if column.kind in ("number", "integer"):
+        fast = _fast_numbers(values)
+        if fast is not None:
+            return fast, np.zeros(len(fast), dtype=np.bool_)
+    elif type(values).__module__.startswith("polars"):
+        microseconds = _polars_microseconds(values)
+        if microseconds is not None and column.kind == "datetime":
+            return microseconds, np.zeros(len(microseconds), dtype=np.bool_)
+    encode = _cell_encoder(column)
+    known: dict[Any, tuple[float, bool]] = {}
+    codes, wrong = [], []
+    for value in _as_list(values):
+        # True == 1 == 1.0 share a dictionary key, so the type is part of it
+        key = (type(value), value)
+        found = known.get(key) if value.__hash__ is not None else None
+        if found is None:
+            try:
+                found = (encode(value), False)
+            except ValidationError:
+                found = (_NAN, True)
+            if value.__hash__ is not None and len(known) < 100_000:
+                known[key] = found
+        codes.append(found[0])
+        wrong.append(found[1])
+    return np.array(codes, dtype=np.float64), np.array(wrong, dtype=np.bool_)
+
+
+def _as_list(values: Any) -> Iterable[Any]:
+    """Return the values as Python objects."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind == "M":  # finer than microseconds would come out as bare integers
+            values = values.astype("datetime64[us]")
+        return list(values.tolist())
+    return values.to_list() if hasattr(values, "to_list") else values  # type: ignore[no-any-return]
+
+
+def _fast_numbers(values: Any) -> Floats | None:
+    """Convert typed numbers, and clean text in a polars series, at once; None: look one by one."""
+    if type(values).__module__.startswith("polars"):
+        return _polars_numbers(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    return None
+
+
+def _polars_numbers(series: Any) -> Floats | None:
+    import polars as pl
+
+    if series.dtype.is_numeric():
+        numbers = series.cast(pl.Float64)
+    elif series.dtype == pl.String:
+        text = series.str.strip_chars()
+        numbers = text.cast(pl.Float64, strict=False)
+        if (numbers.is_null() & text.is_not_null()).any() or numbers.is_nan().any():
+            return None  # a word somewhere: the slow way tells which, and knows "n/a" words
+    elif series.dtype == pl.Null:
+        return np.full(len(series), _NAN)
+    else:
+        return None
+    result: Floats = numbers.fill_null(_NAN).to_numpy().astype(np.float64)
+    return result
+
+
+def _polars_microseconds(series: Any) -> Floats | None:
+    import polars as pl
+
+    if not isinstance(series.dtype, pl.Datetime):
+        return None
+    aware = series if series.dtype.time_zone else series.dt.replace_time_zone("UTC")
+    since = aware.dt.epoch("us").cast(pl.Float64) / 1e6
+    result: Floats = since.fill_null(_NAN).to_numpy().astype(np.float64)
+    return result
+
+
+def _cell_encoder(column: Column) -> Callable[[Any], float]:
+    """Return the function that encodes one value of `column`."""
+    if column.kind == "category":
+        return _category_encoder(column)
+    if column.kind == "datetime":
+        return lambda value: _seconds(column, value)
+    return lambda value: _number(column, value)
+
+
+def _number(column: Column, value: Any) -> float:
+    kind = type(value)
+    if kind is float or kind is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong_value(column, value) from None
+    if value is None:
+        return _NAN
+    if kind is str:
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return float(text)
+        if text.lower() in MISSING_TEXTS:
+            return _NAN
+    elif isinstance(value, _REAL) and kind is not bool:
+        return float(value)
+    raise _wrong_value(column, value)
+
+
+def _category_encoder(column: Column) -> Callable[[Any], float]:
+    codes = {column.category_key(text): float(i) for i, text in enumerate(column.categories)}
+    for position, text in enumerate(column.categories):  # "1.0" in a file is 1 in a typed table
+        codes.setdefault(_numeric_key(text), float(position))
+    exact = {text: codes[column.category_key(text)] for text in column.categories}
+    unknown = float(len(column.categories))
+
+    def encode(value: Any) -> float:
+        if type(value) is str:
+            code = exact.get(value)
+            if code is not None:
+                return code
+        elif value is None or (isinstance(value, (float, np.floating)) and value != value):
+            return _NAN
+        elif not isinstance(value, (str, bool, int, float, np.generic)):
+            raise _wrong_value(column, value)
+        key = column.category_key(_category_text(value))
+        code = codes.get(key)
+        if code is None:
+            code = codes.get(_numeric_key(key))
+        if code is None:
+            return _NAN if key.lower() in MISSING_TEXTS else unknown
+        return code
+
+    return encode
+
+
+def _category_text(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _numeric_key(text: str) -> str:
+    """Return one spelling for all of ``1``, ``1.0`` and ``01``; other texts as they are."""
+    if not _NUMBER.fullmatch(text.strip()):
+        return text
+    number = float(text)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _seconds(column: Column, value: Any) -> float:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return _NAN
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in MISSING_TEXTS:
+            return _NAN
+        try:
+            value = dt.datetime.fromisoformat(text)
+        except ValueError:
+            raise _wrong_value(column, text) from None
+    elif isinstance(value, np.datetime64):
+        if np.isnat(value):
+            return _NAN
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, dt.datetime):
+        aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
+        return (aware - EPOCH).total_seconds()
+    if isinstance(value, dt.date):
+        return float((value - EPOCH.date()).days * 86400)
+    raise _wrong_value(column, value)
+
+
+def _decoded(column: Column, value: float) -> Any:
+    if math.isnan(value):
+        return None
+    if column.kind == "category":
+        code = int(value)
+        return column.categories[code] if 0 <= code < len(column.categories) else "(unknown)"
+    if column.kind == "datetime":
+        try:
+            return EPOCH + dt.timedelta(seconds=value)
+        except OverflowError:  # no calendar date: show the number
+            return value
+    if column.kind == "integer" and value.is_integer():
+        return int(value)
+    return value
+
+
+_EXPECTED = {
+    "number": "a number",
+    "integer": "a whole number",
+    "category": "a text",
+    "datetime": "a date and time in ISO 8601, such as 2026-01-31T10:00:00",
+}
+
+
+def _wrong_value(column: Column, value: Any, where: str = "") -> ValidationError:
+    shown = repr(value)
+    return ValidationError(
+        f"{column.name!r}{where} is of another kind",
+        expected=_EXPECTED.get(column.kind, "another value"),
+        got=shown if len(shown) <= 60 else shown[:57] + "...",
+        remedy=f"fix the value, or the column's kind ({column.kind}) in the contract",
+    )

@@ -1,0 +1,389 @@
+"""Write the first contract of a table nobody has described yet, and say what was assumed.
+
+The rules are simple on purpose: each decision becomes one sentence that a person can check
+against what they know of the table, and one line of YAML that they can change.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import math
+import re
+import sys
+import unicodedata
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasador.core import files
+from tasador.core.errors import SourceError, ValidationError
+from tasador.data.contract import Column, Source, TableContract, Target, Transform
+from tasador.data.encode import encode_values
+from tasador.data.readers import parse_table, sniff_delimiter, unpack
+
+Floats = NDArray[np.float64]
+
+MAX_LEVELS = 50
+_MOST_LEVELS = 500
+_PARSED_SHARE = 0.98
+_LEAK_CORRELATION = 0.98
+_CAP_SHARE = 0.01
+_LONG_TEXT = 64
+_LATITUDE = re.compile(r"(?:.*[_ ])?(?:lat|latitude)(?:[_ ].*)?", re.I)
+_LONGITUDE = re.compile(r"(?:.*[_ ])?(?:lon|lng|long|longitude)(?:[_ ].*)?", re.I)
+_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
+_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
+_PRICE = re.compile(r"(?:.*[_ ])?(?:price[_ ]per[_ ].*|price)", re.I)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A contract written by looking at a table.
+
+    Attributes:
+        contract: The contract; `contract_reader.write_contract` turns it into YAML.
+        assumptions: What was assumed, a sentence each, for the reader to check.
+        leaks: Columns set aside because they seem to give the target away, a sentence each.
+    """
+
+    contract: TableContract
+    assumptions: list[str]
+    leaks: list[str]
+
+
+def infer_contract(path: files.Location, target: str, *, name: str | None = None) -> Inference:
+    """Look at the table in a CSV, Parquet or archive file and write a contract for it.
+
+    Args:
+        path: The file; it becomes the contract's source.
+        target: The column to estimate.
+        name: Name of the contract; by default from the file's name.
+
+    Raises:
+        SourceError: The file cannot be read as a table.
+        ValidationError: The target is not a column, not a number, or constant; or no column is
+            left to estimate it from.
+    """
+    frame, delimiter = _read(path)
+    y = _target_values(frame, target)
+    short = name or _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name)) or "table"
+    assumptions: list[str] = []
+    columns = [
+        _describe(frame[column], assumptions) for column in frame.columns if column != target
+    ]
+    columns, leaks = _set_leaks_aside(columns, frame, target, y)
+    columns = _with_roles(columns, frame, y, assumptions)
+    contract = TableContract(
+        name=short,
+        title=f"{target} of {short}",
+        model_name=f"{short}_model",
+        columns=tuple(columns),
+        target=_describe_target(target, y, assumptions),
+        source=Source(paths=(str(path),), delimiter=delimiter),
+    )
+    if not contract.features:
+        raise ValidationError(
+            f"nothing is left in {path} to estimate {target!r} from",
+            expected="at least one number, category or datetime",
+            got=f"columns set aside: {', '.join(c.name for c in columns) or 'none'}",
+        )
+    return Inference(contract, assumptions, leaks)
+
+
+def _read(path: files.Location) -> tuple[pl.DataFrame, str]:
+    if not files.is_remote(path) and Path(path).is_dir():
+        raise SourceError(f"{path} is a folder", expected="a CSV, Parquet, tgz or zip file")
+    if not files.exists(path):
+        raise SourceError(f"there is no file {path}", remedy="check the path")
+    data = files.read_bytes(path)
+    content = data if data[:4] == b"PAR1" else unpack(data, str(path))
+    delimiter = "," if content[:4] == b"PAR1" else sniff_delimiter(content)
+    return parse_table(content, str(path), delimiter=delimiter), delimiter
+
+
+def _target_values(frame: pl.DataFrame, target: str) -> Floats:
+    """Return the target of every row, NaN where it has none."""
+    if target not in frame.columns:
+        close = difflib.get_close_matches(target, frame.columns, n=1, cutoff=0.5)
+        raise ValidationError(
+            f"there is no column {target!r}",
+            expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
+            remedy=f"did you mean {close[0]!r}?" if close else None,
+        )
+    y, wrong = encode_values(Column(target, "number"), frame[target])
+    present = int((frame[target].is_not_null()).sum())
+    if present == 0:
+        raise ValidationError(f"the target {target!r} has no value in any row")
+    if wrong.sum() > (1 - _PARSED_SHARE) * present:
+        example = frame[target][int(np.flatnonzero(wrong)[0])]
+        raise ValidationError(
+            f"the target {target!r} is not a number",
+            got=f"{example!r} and {int(wrong.sum()) - 1} more of {present} values",
+            remedy="choose a column of numbers",
+        )
+    y = np.where(np.isfinite(y), y, np.nan)
+    if np.nanmin(y) == np.nanmax(y):
+        raise ValidationError(f"the target {target!r} is constant", got=f"{np.nanmin(y):g}")
+    return y
+
+
+def _describe(series: pl.Series, assumptions: list[str]) -> Column:
+    """Decide on one column's kind and what follows from it."""
+    name, rows = series.name, len(series)
+    present = series.drop_nulls()
+    if series.dtype.is_float():
+        present = present.drop_nans()
+    if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
+        return _aside(name, f"set aside: {series.dtype} is not a kind of value used here",
+                      assumptions)  # fmt: skip
+    levels = present.n_unique()
+    if levels <= 1:
+        what = "no value in any row" if levels == 0 else "constant"
+        return _aside(name, f"set aside: {what}, so it cannot explain anything", assumptions)
+    nullable = len(present) < rows
+    numbers, wrong = encode_values(Column(name, "number"), present)
+    if series.dtype != pl.Boolean and wrong.sum() <= (1 - _PARSED_SHARE) * len(present):
+        return _describe_number(name, present, numbers, wrong, nullable, assumptions)
+    if isinstance(series.dtype, pl.Datetime | pl.Date) or _are_dates(present):
+        assumptions.append(f"{name!r} is a date and time; those without a zone are in UTC")
+        return Column(name, "datetime", nullable=nullable)
+    return _describe_text(name, present.cast(pl.String), nullable, assumptions)
+
+
+def _describe_number(
+    name: str,
+    present: pl.Series,
+    numbers: Floats,
+    wrong: NDArray[np.bool_],
+    nullable: bool,
+    assumptions: list[str],
+) -> Column:
+    finite = numbers[np.isfinite(numbers)]
+    is_text = present.dtype == pl.String
+    pointed = bool(present.str.contains(r"[.eE]").any()) if is_text else present.dtype.is_float()
+    whole = not pointed and bool((finite == np.floor(finite)).all())
+    if whole and _numbers_identify(name, finite):
+        assumptions.append(f"{name!r} identifies the row: carried along, not used")
+        return Column(name, "identifier", nullable=nullable)
+    low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        return _aside(name, "set aside: constant, so it cannot explain anything", assumptions)
+    bounds = _bounds(low, high)
+    note = f"{name!r} is a {'whole ' if whole else ''}number in [{bounds[0]:g}, {bounds[1]:g}]"
+    note += f" (seen: {low:g} to {high:g})" + (", may be missing" if nullable else "")
+    strange = int(wrong.sum() + (~np.isfinite(numbers) & ~wrong).sum())
+    if strange:
+        row = int(np.flatnonzero(wrong | ~np.isfinite(numbers))[0])
+        note += f"; {strange} cell(s) such as {present[row]!r} are not and their rows are refused"
+    assumptions.append(note)
+    return Column(name, "integer" if whole else "number", bounds=bounds, nullable=nullable)
+
+
+def _numbers_identify(name: str, values: Floats) -> bool:
+    """Tell whether whole numbers merely count or name the rows."""
+    unique = len(np.unique(values)) / len(values)
+    if _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name):
+        return unique >= 0.95
+    return unique == 1.0 and len(values) >= 20 and bool(np.ptp(values) <= 1.05 * len(values))
+
+
+def _are_dates(present: pl.Series) -> bool:
+    texts = present.cast(pl.String).str.strip_chars()
+    parsed = 0
+    for text in texts.head(1000):
+        try:
+            dt.datetime.fromisoformat(text)
+            parsed += len(text) >= 8
+        except ValueError:
+            continue
+    return parsed >= _PARSED_SHARE * min(len(texts), 1000)
+
+
+def _describe_text(name: str, present: pl.Series, nullable: bool, assumptions: list[str]) -> Column:
+    texts = present.str.strip_chars()
+    counts = texts.value_counts(sort=True)
+    spelled: dict[str, str] = {}
+    for text in counts[texts.name].to_list():  # the most frequent spelling comes first
+        spelled.setdefault(text.casefold(), text)
+    levels = len(spelled)
+    longest = int(texts.str.len_chars().max() or 0)  # type: ignore[arg-type]
+    few = levels <= MAX_LEVELS or levels <= min(_MOST_LEVELS, 0.01 * len(texts))
+    if few and levels <= len(texts) / 2 and longest <= _LONG_TEXT and levels > 1:
+        note = f"{name!r} is a category with {levels} levels, upper and lower case alike"
+        assumptions.append(note + (", may be missing" if nullable else ""))
+        names = tuple(sorted(spelled.values()))
+        return Column(name, "category", nullable=nullable, categories=names, case_sensitive=False)
+    if levels <= 1:
+        return _aside(name, "set aside: constant, so it cannot explain anything", assumptions)
+    named = _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name)
+    unique = texts.n_unique() / len(texts)
+    if longest <= _LONG_TEXT and (unique == 1.0 or (named and unique >= 0.95)):
+        assumptions.append(f"{name!r} identifies the row: carried along, not used")
+        return Column(name, "identifier", nullable=nullable)
+    return _aside(name, f"set aside: text with {levels} different values", assumptions)
+
+
+def _aside(name: str, why: str, assumptions: list[str]) -> Column:
+    assumptions.append(f"{name!r} is {why}")
+    return Column(name, "text", nullable=True, description=why[0].upper() + why[1:])
+
+
+def _set_leaks_aside(
+    columns: list[Column], frame: pl.DataFrame, target: str, y: Floats
+) -> tuple[list[Column], list[str]]:
+    """Turn columns that seem to give the target away into text, which is not used."""
+    kept, leaks = [], []
+    for column in columns:
+        why = _leak(column, frame[column.name], target, y)
+        if why is None:
+            kept.append(column)
+            continue
+        leaks.append(
+            f"{column.name!r} {why}: set aside. If it is known before the target is, bring it "
+            f"back with `kind: {column.kind}` in the contract"
+        )
+        note = f"Set aside: suspected leak, {why}"
+        kept.append(Column(column.name, "text", nullable=True, description=note))
+    return kept, leaks
+
+
+def _leak(column: Column, series: pl.Series, target: str, y: Floats) -> str | None:
+    if column.kind not in ("number", "integer"):
+        return None
+    values, wrong = encode_values(column, series)
+    both = np.isfinite(values) & np.isfinite(y) & ~wrong
+    if both.sum() >= 10:
+        rho = _rank_correlation(values[both], y[both])
+        if abs(rho) > _LEAK_CORRELATION:
+            return f"ranks the rows almost as the target does (rank correlation {rho:.3f})"
+    own, other = _slug(column.name), _slug(target)
+    if _PRICE.fullmatch(own):
+        return "is named like a price"
+    if len(other) >= 4 and re.search(rf"(?:^|_){re.escape(other)}(?:_|$)", own):
+        return "bears the target's name"
+    return None
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rho with ties at their average rank; 0 when either is constant."""
+    ranks = [pl.Series(x).rank("average").to_numpy() for x in (a, b)]
+    centred = [r - r.mean() for r in ranks]
+    norm = math.sqrt(float((centred[0] ** 2).sum()) * float((centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum()) / norm if norm > 0 else 0.0
+
+
+def _with_roles(
+    columns: list[Column], frame: pl.DataFrame, y: Floats, assumptions: list[str]
+) -> list[Column]:
+    """Give the roles of coordinates, timestamp and segment to the columns that fit best."""
+    by_name = {column.name: column for column in columns}
+    latitude = _coordinate(columns, frame, _LATITUDE, 90.0)
+    longitude = _coordinate(columns, frame, _LONGITUDE, 180.0)
+    if latitude is not None and longitude is not None:
+        assumptions.append(f"{longitude.name!r} and {latitude.name!r} are coordinates in degrees")
+        by_name[latitude.name], by_name[longitude.name] = latitude, longitude
+    date = next((column for column in columns if column.kind == "datetime"), None)
+    if date is not None:
+        by_name[date.name] = replace(date, role="timestamp")
+    candidates = [c for c in columns if c.kind == "category" and len(c.categories) <= 20]
+    shares = [_explained(c, frame, y) for c in candidates]
+    if candidates:
+        best = candidates[int(np.argmax(shares))]
+        assumptions.append(f"errors are reported by segments of {best.name!r}")
+        by_name[best.name] = replace(best, role="segment")
+    return [by_name[column.name] for column in columns]
+
+
+def _coordinate(
+    columns: list[Column], frame: pl.DataFrame, pattern: re.Pattern[str], limit: float
+) -> Column | None:
+    """Return the column whose name and range say that it is a coordinate, with its role."""
+    for column in columns:
+        if column.kind not in ("number", "integer") or not pattern.fullmatch(column.name):
+            continue
+        values, _ = encode_values(column, frame[column.name])
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        if -limit <= low and high <= limit:
+            margin = max(0.5, 0.1 * (high - low))
+            return replace(
+                column,
+                kind="number",
+                role="latitude" if pattern is _LATITUDE else "longitude",
+                unit="degrees",
+                bounds=(
+                    max(-limit, math.floor(low - margin)),
+                    min(limit, math.ceil(high + margin)),
+                ),
+            )
+    return None
+
+
+def _explained(column: Column, frame: pl.DataFrame, y: Floats) -> float:
+    """Return the share of the target's variance between the categories (eta squared)."""
+    codes, _ = encode_values(column, frame[column.name])
+    known = np.isfinite(codes) & np.isfinite(y)
+    groups, values = codes[known].astype(np.int64), y[known]
+    total = float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
+    if total == 0:
+        return 0.0
+    counts = np.bincount(groups)
+    means = np.bincount(groups, weights=values) / np.maximum(counts, 1)
+    return float((counts * (means - values.mean()) ** 2)[counts > 0].sum()) / total
+
+
+def _describe_target(name: str, y: Floats, assumptions: list[str]) -> Target:
+    values = y[np.isfinite(y)]
+    low, high = float(values.min()), float(values.max())
+    transform: Transform = "none"
+    if low > 0 and _skewness(values) > max(0.5, abs(_skewness(np.log(values)))):
+        transform = "log"
+        assumptions.append(f"the target {name!r} is positive and skewed: models fit its logarithm")
+    at_top = float((values == high).mean())
+    cap = high if at_top >= _CAP_SHARE and len(np.unique(values)) > 50 else None
+    if cap is not None:
+        assumptions.append(f"the target {name!r} is cut off at {cap:g} ({at_top:.1%} of the rows)")
+    missing = len(y) - len(values)
+    if missing:
+        assumptions.append(f"{missing} row(s) have no usable target and are refused")
+    bounds = (_nice(low / 2, up=False), _nice(high * 2, up=True)) if low > 0 else _bounds(low, high)
+    slug = _slug(name)
+    return Target(
+        name=name,
+        bounds=bounds,
+        cap=cap,
+        transform=transform,
+        prediction_name=f"predicted_{slug}" if slug else "prediction",
+    )
+
+
+def _skewness(values: Floats) -> float:
+    spread = float(values.std())
+    return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
+
+
+def _bounds(low: float, high: float) -> tuple[float, float]:
+    """Widen the observed range by its own width on both sides; what is never negative stays so."""
+    width = high - low
+    lower = 0.0 if low >= 0 else _nice(low - width, up=False)
+    return lower, 0.0 if high <= 0 else _nice(high + width, up=True)
+
+
+def _nice(value: float, *, up: bool) -> float:
+    """Round outwards to two significant digits."""
+    if value == 0:
+        return 0.0
+    if math.isinf(value):
+        return math.copysign(sys.float_info.max, value)
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    steps = math.ceil(value / unit) if up else math.floor(value / unit)
+    return float(f"{steps * unit:.12g}")
+
+
+def _slug(text: str) -> str:
+    """Return lower-case ASCII letters, digits and underscores only."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")

@@ -1,0 +1,293 @@
+"""Find the table that a contract describes and store it by content.
+
+Sources are tried in the contract's order: paths, the published address, the built-in generator.
+A source that is not there is passed over and the reason kept; a source that is there but wrong
+(checksum, format) is an error, because silently using the next one would hide it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import polars as pl
+import stamina
+
+from tasador.core import files
+from tasador.core.errors import MissingExtraError, SourceError, StorageError
+from tasador.core.fingerprints import sha256_bytes
+from tasador.core.progress import progress
+from tasador.data import synthetic
+from tasador.data.contract import TableContract
+from tasador.data.encode import MISSING_TEXTS
+from tasador.data.readers import parse_table
+from tasador.data.table import Table
+
+logger = logging.getLogger(__name__)
+
+#: Folder that holds the real tables where they may not be copied into the working folder.
+REAL_DATA_VARIABLE = "TASADOR_REAL_DATA"
+MAX_DOWNLOAD_BYTES = 1 << 30
+_CHUNK = 1 << 16
+_FIRST_WAIT_S = 0.2
+#: A download may take this many times the timeout in all, however steadily it trickles.
+_DURATION_FACTOR = 10
+_ABSENT = "no such file"
+
+
+class _RetryableError(Exception):
+    """A download that may well succeed when tried again."""
+
+
+def load_table(
+    contract: TableContract,
+    storage_folder: Path,
+    *,
+    search: Sequence[Path] = (),
+    allow_synthetic: bool = True,
+    timeout_s: float,
+    attempts: int,
+    offline: bool = False,
+    synthetic_rows: int | None = None,
+    seed: int,
+) -> Table:
+    """Read the contract's table from the first source that has it, and store it.
+
+    Args:
+        contract: Names the sources, their checksums and the CSV's delimiter.
+        storage_folder: Where the table is kept as ``<content hash>.parquet``.
+        search: Folders under which relative paths are looked for after the working folder, also
+            by file name alone; the folder in `REAL_DATA_VARIABLE` is the last one.
+        allow_synthetic: Whether generated rows may stand in for the table.
+        timeout_s: Seconds without a sign of life after which a connection is given up.
+        attempts: How often a download is tried.
+        offline: Pass over everything that needs the network.
+        synthetic_rows: Number of generated rows; None takes the generator's own.
+        seed: Seed of the generator.
+
+    Raises:
+        SourceError: No source has it (every place tried is listed), or the one that has it holds
+            something else: wrong checksum, damaged, not a table.
+        StorageError: The table cannot be stored.
+    """
+    source = contract.source
+    failures: list[str] = []
+    for place in _places(source.paths, search):
+        data = _read_place(place, offline, failures)
+        if data is not None:
+            return _accept(contract, data, place, storage_folder, failures)
+    if source.url is not None:
+        downloaded = _read_url(source.url, timeout_s, attempts, offline, failures)
+        if downloaded is not None:
+            return _accept(contract, downloaded, source.url, storage_folder, failures)
+    if source.synthetic is not None and allow_synthetic:
+        frame = synthetic.generate(source.synthetic, synthetic_rows, seed)
+        return _synthetic_table(contract, frame, storage_folder, failures, seed)
+    if source.synthetic is not None:
+        failures.append(f"generator {source.synthetic}: not allowed by the configuration")
+    raise SourceError(
+        f"the table {contract.name!r} was not found",
+        expected="a path, an address or a generator in `source` that has it",
+        got="; ".join(failures) or "no source at all",
+        remedy=f"put the file in one of these places, or set {REAL_DATA_VARIABLE} to its folder",
+    )
+
+
+def check_pin(data: bytes, pins: Sequence[str], place: str) -> None:
+    """Refuse content whose SHA-256 is not among the pinned ones; no pins accept anything.
+
+    Raises:
+        SourceError: Saying which checksums were expected and which one came.
+    """
+    got = sha256_bytes(data)
+    if pins and got not in pins:
+        raise SourceError(
+            f"{place} has the wrong checksum and was not used",
+            expected=f"SHA-256 {' or '.join(pins)}",
+            got=f"{got} ({len(data)} bytes)",
+            remedy="replace the file by the published one, or, if the change is meant, put the "
+            "new checksum into `source.sha256` of the contract",
+        )
+
+
+def store_frame(frame: pl.DataFrame, storage_folder: Path) -> str:
+    """Store a table as ``<SHA-256>.parquet`` and return that hash of the file's bytes.
+
+    Equal tables give equal bytes with one version of polars. A damaged older copy is replaced.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    frame.rechunk().write_parquet(
+        buffer, compression="zstd", compression_level=3, statistics=False, row_group_size=1 << 18
+    )
+    data = buffer.getvalue()
+    content_hash = sha256_bytes(data)
+    path = storage_folder / f"{content_hash}.parquet"
+    if not path.is_file() or sha256_bytes(files.read_bytes(path)) != content_hash:
+        files.write_bytes(path, data)
+    return content_hash
+
+
+def read_stored(storage_folder: Path, content_hash: str) -> pl.DataFrame:
+    """Read a stored table back, after checking its bytes against its hash.
+
+    Raises:
+        StorageError: It is gone, or its bytes changed since it was stored.
+    """
+    path = storage_folder / f"{content_hash}.parquet"
+    data = files.read_bytes(path)
+    got = sha256_bytes(data)
+    if got != content_hash:
+        raise StorageError(
+            f"the stored table {path} is corrupt",
+            expected=f"SHA-256 {content_hash}",
+            got=got,
+            remedy="delete it and run the download step again",
+        )
+    return pl.read_parquet(io.BytesIO(data))
+
+
+def _places(paths: Sequence[str], search: Sequence[Path]) -> Iterator[str]:
+    """Yield the locations to try, in order, each once."""
+    folders = [*search]
+    if os.environ.get(REAL_DATA_VARIABLE):
+        folders.append(Path(os.environ[REAL_DATA_VARIABLE]))
+    seen = set()
+    for folder in [None, *folders]:
+        for path in paths:
+            if files.is_remote(path) or Path(path).is_absolute() or folder is None:
+                candidates = [path]
+            else:
+                candidates = [str(folder / path), str(folder / Path(path).name)]
+            for candidate in candidates:
+                if candidate not in seen:
+                    seen.add(candidate)
+                    yield candidate
+
+
+def _read_place(place: str, offline: bool, failures: list[str]) -> bytes | None:
+    """Return the content of a path, or None (with the reason in `failures`) if it is not there."""
+    if not files.is_remote(place):
+        if Path(place).is_dir():
+            raise SourceError(f"{place} is a folder", expected="a CSV, Parquet, tgz or zip file")
+        if not Path(place).exists():
+            failures.append(f"{place}: {_ABSENT}")
+            return None
+        return files.read_bytes(place)
+    if offline:
+        failures.append(f"{place}: passed over, offline")
+        return None
+    try:
+        if files.exists(place):
+            return files.read_bytes(place)
+        failures.append(f"{place}: no such object")
+    except (StorageError, MissingExtraError) as error:
+        failures.append(f"{place}: {error}")
+    return None
+
+
+def _read_url(
+    url: str, timeout_s: float, attempts: int, offline: bool, failures: list[str]
+) -> bytes | None:
+    """Return what the address holds, or None with the reason in `failures`."""
+    if offline:
+        failures.append(f"{url}: passed over, offline")
+        return None
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise SourceError(f"cannot download {url}", expected="an http:// or https:// address",
+                          remedy="list local files under `source.paths`")  # fmt: skip
+    try:
+        for attempt in stamina.retry_context(
+            on=_RetryableError,
+            attempts=attempts,
+            timeout=timeout_s * attempts,
+            wait_initial=_FIRST_WAIT_S,
+            wait_max=timeout_s,
+        ):
+            with attempt:
+                return _download(url, timeout_s)
+    except (_RetryableError, urllib.error.URLError) as error:
+        failures.append(f"{url}: {error}")
+    return None
+
+
+def _download(url: str, timeout_s: float) -> bytes:
+    """Return the whole of what the address answers; an interrupted answer is an error."""
+    request = urllib.request.Request(url, headers={"User-Agent": "tasador"})  # noqa: S310 - checked
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+            return _receive(response, timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code >= 500 or error.code == 429:
+            raise _RetryableError(f"the server answers {error.code}") from None
+        raise urllib.error.URLError(f"the server answers {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        raise _RetryableError(f"cannot connect: {error.reason}") from error
+    except TimeoutError as error:
+        raise _RetryableError(f"no answer within {timeout_s} s") from error
+    except (HTTPException, OSError) as error:
+        raise _RetryableError(f"interrupted: {error!r}") from error
+
+
+def _receive(response: HTTPResponse, timeout_s: float) -> bytes:
+    """Read the body in chunks; it is held in memory, so that nothing can be left behind."""
+    deadline = time.monotonic() + _DURATION_FACTOR * timeout_s
+    length = response.headers.get("Content-Length")
+    expected = int(length) if length is not None and length.isdigit() else None
+    received = io.BytesIO()
+    with progress("download [KiB]", None if expected is None else expected / 1024) as advance:
+        while chunk := response.read1(_CHUNK):
+            received.write(chunk)
+            advance(len(chunk) / 1024)
+            if received.tell() > MAX_DOWNLOAD_BYTES:
+                raise SourceError("the download is too large and was given up",
+                                  expected=f"at most {MAX_DOWNLOAD_BYTES} bytes")  # fmt: skip
+            if time.monotonic() > deadline:
+                raise _RetryableError(f"too slow: {received.tell()} bytes so far")
+    if expected is not None and received.tell() != expected:
+        raise _RetryableError(f"interrupted after {received.tell()} of {expected} bytes")
+    return received.getvalue()
+
+
+def _accept(
+    contract: TableContract, data: bytes, place: str, folder: Path, failures: Sequence[str]
+) -> Table:
+    """Check the pin, parse and store what a source gave."""
+    source = contract.source
+    check_pin(data, source.sha256, place)
+    keep = [
+        column.name
+        for column in contract.columns
+        if any(text.strip().lower() in MISSING_TEXTS for text in column.categories)
+    ]
+    frame = parse_table(
+        data, place, delimiter=source.delimiter, member=source.member, keep_text=keep
+    )
+    logger.info("read %d rows from %s", frame.height, place)
+    # that one of several usual places has no file is no news; that a store failed is
+    warnings = tuple(f"passed over {f}" for f in failures if not f.endswith(_ABSENT))
+    return Table(frame, store_frame(frame, folder), "real", place, warnings)
+
+
+def _synthetic_table(
+    contract: TableContract, frame: pl.DataFrame, folder: Path, failures: list[str], seed: int
+) -> Table:
+    reasons = "; ".join(failures) or "no other source is named"
+    warning = (
+        f"SYNTHETIC DATA: the table {contract.name!r} was not found ({reasons}). {frame.height} "
+        "generated rows stand in for it; nothing measured on them says anything about the world"
+    )
+    logger.warning(warning)
+    place = f"generator {contract.source.synthetic}, seed {seed}"
+    return Table(frame, store_frame(frame, folder), "synthetic", place, (warning,))

@@ -1,0 +1,212 @@
+"""Pictures of how models did: candidates, trials, and errors by value, place and segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.flows.cards import Figure
+from tasador.flows.plot_style import (
+    ACCENT,
+    DENSITY,
+    DIVERGING,
+    MUTED,
+    SECOND,
+    SOFT,
+    TROUBLE,
+    bars,
+    colormap,
+    compact,
+    drawn,
+    format_axes,
+    short,
+)
+from tasador.flows.plots import as_map
+from tasador.metrics.regression import median_ape, wmape
+
+Floats = NDArray[np.float64]
+_CLIP = 40.0
+
+
+def leaderboard_bars(
+    labels: Sequence[str], folds: Sequence[Floats], *, metric: str, chosen: int
+) -> Figure:
+    """Draw candidates by their mean over the folds, with the spread between folds.
+
+    Args:
+        labels: Names of the candidates, best first.
+        folds: The fold scores of each.
+        metric: The metric's label.
+        chosen: Position of the winner.
+    """
+    means = np.array([float(np.mean(scores)) for scores in folds])
+    spread = np.array([[float(np.min(scores)), float(np.max(scores))] for scores in folds])
+    colours = [ACCENT if position == chosen else SOFT for position in range(len(labels))]
+
+    def draw(axes: Any) -> None:
+        bars(axes, labels, means, colours=colours, spread=spread)
+
+    return drawn(
+        f"Candidates by {short(metric)}",
+        "Mean over the folds; the line runs from the best fold to the worst.",
+        draw,
+        height=0.14 + 0.27 * len(labels),
+    )
+
+
+def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False) -> Figure:
+    """Draw each trial's value and the best so far; NaN stands for a trial that was pruned."""
+    values = np.asarray(values, dtype=float)
+    numbers = np.arange(1, len(values) + 1)
+    best = (np.fmax if higher_is_better else np.fmin).accumulate(values)
+    pruned = np.isnan(values)
+
+    def draw(axes: Any) -> None:
+        axes.scatter(numbers, values, s=12, color=SOFT, label="trial", linewidths=0)
+        axes.step(numbers, best, where="post", color=ACCENT, label="best so far")
+        if not pruned.all():
+            low, high = np.nanquantile(values, [0.0, 0.9])
+            room = max(high - low, 1e-12)
+            axes.set_ylim(low - 0.1 * room, high + 0.25 * room)
+        axes.set_xlabel("trial")
+        axes.set_ylabel(short(metric))
+        format_axes(axes, y=True)
+        axes.legend(loc="upper right")
+
+    caption = f"{len(values)} trials"
+    caption += f", {int(pruned.sum())} of them stopped early." if pruned.any() else "."
+    return drawn("Sweep", caption, draw)
+
+
+def predicted_actual(
+    actual: Floats, predicted: Floats, *, unit: str | None, cap: float | None = None
+) -> Figure:
+    """Draw estimates against actual values as a density, with the line of perfect estimates."""
+    from matplotlib.ticker import FuncFormatter
+
+    unit = short(unit) if unit else None
+    low = float(min(actual.min(), predicted.min()))
+    high = float(max(actual.max(), predicted.max()))
+
+    def draw(axes: Any) -> None:
+        cells = axes.hexbin(
+            actual,
+            predicted,
+            gridsize=46,
+            bins="log",
+            mincnt=1,
+            cmap=colormap(DENSITY),
+            linewidths=0.1,
+            extent=(low, high, low, high),
+            rasterized=True,
+        )
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=0.9)
+        if cap is not None:
+            axes.axvline(cap, color=TROUBLE, linewidth=0.8, linestyle=(0, (3, 2)))
+        axes.set_aspect("equal")
+        axes.set_xlabel("actual" + (f" ({unit})" if unit else ""))
+        axes.set_ylabel("estimated")
+        format_axes(axes, x=True, y=True)
+        axes.grid(visible=True)
+        bar = axes.figure.colorbar(
+            cells, ax=axes, shrink=0.6, pad=0.02, label="rows", format=FuncFormatter(compact)
+        )
+        bar.ax.minorticks_off()
+        bar.outline.set_visible(False)
+
+    return drawn(
+        "Estimated against actual",
+        "Test rows; on the line an estimate is perfect, above it too high.",
+        draw,
+        height=3.4,
+    )
+
+
+def residual_map(longitude: Floats, latitude: Floats, percent_error: Floats) -> Figure:
+    """Draw where estimates are too low or too high.
+
+    Args:
+        longitude: Shape (n,).
+        latitude: Shape (n,).
+        percent_error: Shape (n,), (estimated - actual) / actual * 100; clipped for the drawing.
+    """
+
+    def draw(axes: Any) -> None:
+        dots = axes.scatter(
+            longitude,
+            latitude,
+            c=np.clip(percent_error, -_CLIP, _CLIP),
+            cmap=colormap(DIVERGING).resampled(9),  # few colours make a small bitmap
+            antialiased=False,
+            vmin=-_CLIP,
+            vmax=_CLIP,
+            s=4.0,
+            linewidths=0,
+            rasterized=True,
+        )
+        as_map(axes, latitude)
+        bar = axes.figure.colorbar(dots, ax=axes, shrink=0.6, pad=0.02, extend="both")
+        bar.set_label("error, % (orange: too high)")
+        bar.outline.set_visible(False)
+
+    return drawn(
+        "Errors on the map",
+        f"Test rows; patches of one colour are places where the model is biased. Errors beyond "
+        f"±{_CLIP:g}% share the last colour.",
+        draw,
+        height=3.9,
+    )
+
+
+def segment_bars(
+    labels: Sequence[str], values: Floats, counts: Sequence[int], *, metric: str
+) -> Figure:
+    """Draw a metric for each segment, with the number of rows behind it."""
+    texts = [
+        f"{compact(float(value))}  (n={count:,})".replace(",", " ")
+        for value, count in zip(values, counts, strict=True)
+    ]
+    colours = [ACCENT if count >= 30 else SOFT for count in counts]
+
+    def draw(axes: Any) -> None:
+        bars(axes, labels, np.asarray(values, float), colours=colours, texts=texts)
+        axes.set_xlim(right=axes.get_xlim()[1] * 1.15)
+
+    return drawn(
+        f"{metric} by segment",
+        "Test rows; pale bars rest on fewer than 30 rows and prove little.",
+        draw,
+        height=0.14 + 0.27 * len(labels),
+    )
+
+
+def decile_errors(actual: Floats, predicted: Floats) -> Figure:
+    """Draw the relative error in ten groups of rows by actual value, the cheapest first."""
+    order = np.argsort(actual, kind="stable")
+    parts = [part for part in np.array_split(order, min(10, len(order))) if len(part)]
+    lines = {
+        "wMAPE": [wmape(actual[part], predicted[part]) for part in parts],
+        "median APE": [median_ape(actual[part], predicted[part]) for part in parts],
+    }
+
+    def draw(axes: Any) -> None:
+        place = np.arange(len(parts))
+        for (name, values), colour in zip(lines.items(), (ACCENT, SECOND), strict=True):
+            axes.plot(place, values, marker="o", markersize=3, color=colour, label=name)
+        tops = [f"≤{compact(float(actual[part[-1]]))}" for part in parts]
+        axes.set_xticks(place[::2], tops[::2])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("tenths of the rows by actual value")
+        axes.set_ylabel("%")
+        format_axes(axes)
+        axes.legend(loc="upper right")
+
+    return drawn(
+        "Errors from cheap to dear",
+        "A line that falls to the right means that cheap things are harder in relative terms.",
+        draw,
+        height=2.6,
+    )

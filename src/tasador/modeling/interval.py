@@ -1,0 +1,171 @@
+"""`ConformalInterval`: how far around an estimate the truth lies, calibrated on held-out errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import BundleError, TrainingError
+
+Floats = NDArray[np.float64]
+
+#: Share of the calibration rows whose scale lies below the floor.
+_FLOOR_QUANTILE = 0.05
+
+
+@dataclass(frozen=True)
+class ConformalInterval:
+    """``score +- quantile * (scale_offset + max(Z[:, scale_index], scale_floor))``.
+
+    The scale is a feature that tells hard rows from easy ones, such as the spread of the nearest
+    sales. All on the model's scale: under a log target the bounds are relative to the value.
+
+    Attributes:
+        coverage: Share of truths that the interval is meant to hold, in (0, 1).
+        quantile: Multiple of the scale; half the width itself when there is no scale.
+        scale_index: Column of the features that scales the width; None for a constant width.
+        scale_floor: Smallest scale; also taken for NaN.
+        scale_offset: Added to the scale, so that a scale near zero gives no zero width.
+    """
+
+    coverage: float
+    quantile: float
+    scale_index: int | None = None
+    scale_floor: float = 0.0
+    scale_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.coverage, self.quantile, self.scale_floor, self.scale_offset)
+        right = (
+            all(math.isfinite(number) for number in numbers)
+            and 0.0 < self.coverage < 1.0
+            and min(numbers[1:]) >= 0.0
+            and (self.scale_index is None or self.scale_index >= 0)
+        )
+        if not right:
+            raise TrainingError(
+                "the interval cannot be used",
+                expected="coverage in (0, 1), all else finite and not negative",
+                got=str(asdict(self)),
+            )
+
+    def half_width(self, Z: Floats) -> Floats:
+        """Return half the interval's width for feature rows (n, q), shape (n,)."""
+        if self.scale_index is None:
+            return np.full(len(Z), self.quantile)
+        scale = np.fmax(Z[:, self.scale_index], self.scale_floor)
+        result: Floats = self.quantile * (self.scale_offset + scale)
+        return result
+
+    def bounds(self, score: Floats, Z: Floats) -> tuple[Floats, Floats]:
+        """Return the (low, high) scores around `score` (n,) for feature rows `Z` (n, q)."""
+        half = self.half_width(Z)
+        return score - half, score + half
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the interval as plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ConformalInterval:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BundleError: Keys are missing or unknown, or a value cannot be meant.
+        """
+        names = {field.name for field in fields(cls)}
+        try:
+            if set(plain) != names:
+                raise ValueError(f"keys {sorted(plain)}")
+            index = plain["scale_index"]
+            if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+                raise ValueError(f"scale_index {index!r}")
+            rest = {name: float(plain[name]) for name in names - {"scale_index"}}
+            return cls(scale_index=index, **rest)
+        except (TypeError, ValueError, TrainingError) as error:
+            raise BundleError(
+                "the interval cannot be read",
+                expected=", ".join(sorted(names)),
+                got=str(error),
+            ) from None
+
+
+def calibrate(
+    residuals: Floats, Z: Floats, coverage: float, scale_index: int | None
+) -> ConformalInterval:
+    """Fit an interval to errors on rows that the model was not fitted on.
+
+    The quantile is the ceil((n + 1) * coverage)-th smallest ratio of error to scale, which holds a
+    new exchangeable row with probability of at least `coverage` (split conformal prediction, Lei
+    et al. 2018). The offset is the median of the scale: ratios of rows with a scale near zero would
+    otherwise decide the width of all others.
+
+    Args:
+        residuals: Out-of-fold errors on the model's scale, shape (n,).
+        Z: Features of the same rows, shape (n, q).
+        coverage: Share of truths to hold, in (0, 1).
+        scale_index: Column of `Z` that scales the width, or None.
+
+    Returns:
+        The calibrated interval.
+
+    Raises:
+        TrainingError: `coverage` out of range, errors that are not finite or not one a row, or too
+            few rows for that coverage.
+    """
+    errors = np.abs(np.asarray(residuals, dtype=np.float64))
+    n = len(errors)
+    if not 0.0 < coverage < 1.0:
+        raise TrainingError("the coverage cannot be meant", expected="(0, 1)", got=repr(coverage))
+    if errors.shape != (len(Z),) or not np.isfinite(errors).all():
+        raise TrainingError(
+            "the interval cannot be calibrated",
+            expected=f"{len(Z)} finite errors, one a row",
+            got=f"shape {errors.shape}, {int((~np.isfinite(errors)).sum())} not finite",
+        )
+    rank = _ceil((n + 1) * coverage)
+    if rank > n:
+        raise TrainingError(
+            "too few rows to calibrate the interval",
+            expected=f"at least {_ceil(coverage / (1.0 - coverage))} for {coverage:.0%}",
+            got=str(n),
+            remedy="lower the coverage or train on more rows",
+        )
+    bare = _scale(Z, scale_index)
+    ratios = errors / bare.half_width(Z)
+    quantile = float(np.partition(ratios, rank - 1)[rank - 1])
+    return ConformalInterval(
+        coverage=coverage,
+        quantile=quantile,
+        scale_index=bare.scale_index,
+        scale_floor=bare.scale_floor,
+        scale_offset=bare.scale_offset,
+    )
+
+
+def _ceil(number: float) -> int:
+    """Round up, but not for the last digit's rounding: 0.9 / (1 - 0.9) is 9.000000000000002."""
+    return math.ceil(number * (1.0 - 1e-12))
+
+
+def _scale(Z: Floats, scale_index: int | None) -> ConformalInterval:
+    """Return an interval of quantile 1; constant when the scale column tells rows apart nowhere."""
+    constant = ConformalInterval(coverage=0.5, quantile=1.0)
+    if scale_index is None:
+        return constant
+    values = Z[:, scale_index]
+    values = values[np.isfinite(values) & (values > 0.0)]
+    if not len(values):
+        return constant
+    return ConformalInterval(
+        coverage=0.5,
+        quantile=1.0,
+        scale_index=scale_index,
+        scale_floor=float(np.quantile(values, _FLOOR_QUANTILE)),
+        scale_offset=float(np.median(values)),
+    )

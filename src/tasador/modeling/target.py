@@ -1,0 +1,97 @@
+"""`TargetTransform`: the scale on which models are fitted, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import BundleError, ValidationError
+
+Floats = NDArray[np.float64]
+Kind = Literal["log", "none"]
+
+
+@dataclass(frozen=True)
+class TargetTransform:
+    """Between the target's own scale and the model's.
+
+    Attributes:
+        kind: ``log`` fits the natural logarithm, which makes errors relative; ``none`` fits the
+            target as it is.
+        smearing: Factor of the value on the way back; 1.0 keeps the estimate of the median, a
+            mean of ``exp(residual)`` (Duan 1983) turns it into one of the mean.
+    """
+
+    kind: Kind
+    smearing: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("log", "none"):
+            raise ValidationError(
+                f"unknown target transform {self.kind!r}", expected="'log' or 'none'"
+            )
+        if not (math.isfinite(self.smearing) and self.smearing > 0.0):
+            raise ValidationError(
+                "the smearing factor cannot be used",
+                expected="a positive finite number",
+                got=repr(self.smearing),
+            )
+
+    def forward(self, y: Floats) -> Floats:
+        """Return targets (n,) on the model's scale.
+
+        Raises:
+            ValidationError: Zero, negative, NaN or infinite targets under a log; NaN or infinite
+                ones without; the message names the first row.
+        """
+        y = np.ascontiguousarray(y, dtype=np.float64)
+        bad = ~np.isfinite(y) if self.kind == "none" else ~(np.isfinite(y) & (y > 0.0))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ValidationError(
+                f"{int(bad.sum())} target values cannot be used",
+                expected="finite numbers" if self.kind == "none" else "numbers above zero",
+                got=f"{float(y[row])!r} in row {row}",
+                remedy="refuse those rows, or set `transform: none` in the contract"
+                if self.kind == "log"
+                else "refuse those rows",
+            )
+        return np.log(y) if self.kind == "log" else y.copy()
+
+    def inverse(self, score: Floats) -> Floats:
+        """Return scores (n,) on the target's own scale, the same bits for one row as for many.
+
+        A log score above 709.78 gives inf; NaN stays NaN.
+        """
+        # numpy may take another code path, with other roundings, for memory with gaps
+        score = np.ascontiguousarray(score, dtype=np.float64)
+        if self.kind == "none":
+            return score * self.smearing
+        with np.errstate(over="ignore"):
+            result: Floats = np.exp(score) * self.smearing
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transform as plain JSON types."""
+        return {"kind": self.kind, "smearing": self.smearing}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TargetTransform:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            BundleError: Keys are missing or unknown, or a value cannot be meant.
+        """
+        try:
+            if set(plain) != {"kind", "smearing"}:
+                raise ValueError(f"keys {sorted(plain)}")
+            return cls(kind=plain["kind"], smearing=float(plain["smearing"]))
+        except (TypeError, ValueError, ValidationError) as error:
+            raise BundleError(
+                "the target transform cannot be read", expected="kind and smearing", got=str(error)
+            ) from None

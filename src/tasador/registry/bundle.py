@@ -1,0 +1,327 @@
+"""`ModelBundle`: everything needed to value a row, in one verified folder.
+
+Loading never runs code that came with a bundle: it is JSON, plain number arrays and an ONNX graph,
+and every file's SHA-256 is checked before anything but the manifest is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tasador.core import clock
+from tasador.core.errors import BundleError, ContractError
+from tasador.core.files import atomic_folder
+from tasador.core.fingerprints import sha256_bytes, to_plain
+from tasador.data.contract import TableContract
+from tasador.data.contract_reader import from_dict
+from tasador.data.encode import Encoder
+from tasador.features.pipeline import FittedFeatures
+from tasador.modeling.interval import ConformalInterval
+from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.parity import TOLERANCE, Parity
+from tasador.modeling.target import TargetTransform
+from tasador.modeling.valuation import Valuation
+from tasador.registry.arrays import read_arrays, write_arrays
+from tasador.registry.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    ModelEntry,
+)
+from tasador.registry.verify import (
+    CARD,
+    FEATURES,
+    FETCH_AGAIN,
+    GOLDEN,
+    MODEL,
+    PROFILE,
+    BundleLimits,
+    read_verified,
+    refuse_foreign,
+)
+
+__all__ = ["BundleLimits", "BundleParts", "ModelBundle", "load_bundle", "write_bundle"]
+
+Floats = NDArray[np.float64]
+
+_GOLDEN_ROWS = 20
+#: What rebuilding fitted state raises when the state is not what it should be.
+_BAD_STATE = (KeyError, ValueError, TypeError, IndexError, AttributeError, ContractError)
+
+
+@dataclass(frozen=True)
+class BundleParts:
+    """What `write_bundle` puts together.
+
+    Attributes:
+        name: The model's name: letters, digits, ``.``, ``_``, ``-``.
+        origin: Whether the model was trained on real or on generated rows.
+        contract: The table's contract.
+        features: The fitted features.
+        model: The exported model, from `onnx_export.to_onnx`.
+        model_kind: What it is, e.g. ``"lightgbm"``.
+        target: The target's transform.
+        interval: The calibrated interval.
+        parity: Proof that the exported model answers as the library did; None is refused.
+        golden: Encoded rows, shape (k, p); the first 20 are kept with their answers.
+        metrics: What was measured.
+        lineage: Data hash, code commit, configuration, seeds, library versions.
+        profile: The reference profile, JSON values.
+        card: The model card, Markdown.
+    """
+
+    name: str
+    origin: Literal["real", "synthetic"]
+    contract: TableContract
+    features: FittedFeatures
+    model: bytes
+    model_kind: str
+    target: TargetTransform
+    interval: ConformalInterval
+    parity: Parity | None
+    golden: Floats
+    metrics: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    profile: Mapping[str, Any]
+    card: str
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A loaded, verified bundle; may be used from several threads at once.
+
+    Attributes:
+        folder: Where it was loaded from.
+        manifest: What it says about itself.
+        contract: The table's contract.
+        features: The fitted features.
+        model: The model.
+        target: The target's transform.
+        interval: The calibrated interval.
+        profile: The reference profile of the training rows.
+        card: The model card, Markdown.
+        encoder: Turns rows into numbers by the contract.
+    """
+
+    folder: Path
+    manifest: Manifest
+    contract: TableContract
+    features: FittedFeatures
+    model: OnnxRegressor
+    target: TargetTransform
+    interval: ConformalInterval
+    profile: Mapping[str, Any]
+    card: str
+    encoder: Encoder
+
+    @property
+    def version(self) -> str:
+        """The model's name and the first 12 digits of the content hash."""
+        return self.manifest.version
+
+    @property
+    def origin(self) -> str:
+        """``real`` or ``synthetic``: what the model was trained on."""
+        return self.manifest.origin
+
+    def predict(self, X: Floats) -> Floats:
+        """Return the estimates (n,) of encoded rows (n, p), in the target's unit."""
+        return self.target.inverse(self.model.predict(self.features.transform(X)))
+
+    def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> Floats:
+        """Return the estimates (n,) of n rows given as columns.
+
+        Raises:
+            ValidationError: A column is missing or a value does not meet the contract.
+        """
+        return self.predict(self.encoder.columns(columns))
+
+    def value(self, row: Mapping[str, Any]) -> Valuation:
+        """Value one row.
+
+        Args:
+            row: Values by column name, as the contract describes them; None for missing.
+
+        Raises:
+            ValidationError: A value is missing or does not meet the contract.
+        """
+        return self.value_encoded(self.encoder.row(row))[0]
+
+    def value_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Valuation]:
+        """Value several rows; each gets the same answer as from `value`."""
+        return self.value_encoded(self.encoder.rows(rows)) if rows else []
+
+    def value_encoded(self, X: Floats) -> list[Valuation]:
+        """Value encoded rows (n, p)."""
+        Z = self.features.transform(X)
+        score = self.model.predict(Z)
+        low, high = self.interval.bounds(score, Z)
+        answers = self.target.inverse(np.concatenate((score, low, high))).tolist()
+        n, version, unit = len(score), self.version, self.contract.target.unit
+        coverage = self.interval.coverage
+        return [
+            Valuation(answers[i], answers[n + i], answers[2 * n + i], coverage, version, unit)
+            for i in range(n)
+        ]
+
+
+def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
+    """Write `parts` as a bundle and load it back; `folder` appears whole or not at all.
+
+    Args:
+        folder: Where to write; an older bundle there is replaced, anything else is refused.
+        parts: What goes in.
+
+    Returns:
+        The bundle, loaded from the folder.
+
+    Raises:
+        BundleError: Parity with the training library is missing or was not reached, or the parts
+            do not fit together.
+        StorageError: The disk refuses, or `folder` holds something that is no bundle.
+    """
+    if parts.parity is None or not parts.parity.max_relative <= TOLERANCE:
+        raise BundleError(
+            "the bundle is not written: the exported model is not proven equal",
+            expected=f"parity with the training library up to {TOLERANCE:g}",
+            got="no parity check" if parts.parity is None else f"{parts.parity.max_relative:.3g}",
+            remedy="run modeling.parity.check_parity on the exported model",
+        )
+    spec, arrays = parts.features.state()
+    contents = {
+        FEATURES: write_arrays(arrays),
+        MODEL: parts.model,
+        PROFILE: orjson.dumps(to_plain(parts.profile), option=orjson.OPT_SORT_KEYS),
+        CARD: parts.card.encode(),
+        GOLDEN: write_arrays(_golden(parts)),
+    }
+    manifest = _manifest(parts, spec, contents)
+    refuse_foreign(folder)
+    with atomic_folder(folder) as temporary:
+        for name, content in contents.items():
+            (temporary / name).write_bytes(content)
+        (temporary / MANIFEST_NAME).write_bytes(manifest.to_json())
+        load_bundle(temporary)
+    return load_bundle(folder, check_golden=False)
+
+
+def _golden(parts: BundleParts) -> dict[str, Floats]:
+    X = np.ascontiguousarray(parts.golden[:_GOLDEN_ROWS], dtype=np.float64)
+    score = OnnxRegressor(parts.model).predict(parts.features.transform(X))
+    return {"X": X, "prediction": parts.target.inverse(score)}
+
+
+def _manifest(
+    parts: BundleParts, spec: Mapping[str, Any], contents: Mapping[str, bytes]
+) -> Manifest:
+    entries = {
+        name: FileEntry(sha256=sha256_bytes(content), bytes=len(content))
+        for name, content in contents.items()
+    }
+    assert parts.parity is not None  # noqa: S101 - refused above
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=parts.name,
+        created=clock.timestamp(),
+        origin=parts.origin,
+        contract=parts.contract.to_dict(),
+        features=spec,
+        target=parts.target.to_dict(),
+        interval=parts.interval.to_dict(),
+        model=ModelEntry(MODEL, parts.model_kind, len(parts.features.names)),
+        metrics=parts.metrics,
+        lineage=parts.lineage,
+        parity=asdict(parts.parity),
+        files=entries,
+    ).sealed()
+
+
+def load_bundle(
+    folder: Path,
+    *,
+    check_golden: bool = True,
+    threads: int = 1,
+    limits: BundleLimits | None = None,
+) -> ModelBundle:
+    """Load and verify the bundle in `folder`.
+
+    Args:
+        folder: The bundle's folder.
+        check_golden: Whether to value the golden rows and compare with their kept answers.
+        threads: How many threads share a batch of rows.
+        limits: Sizes above which the bundle is refused.
+
+    Raises:
+        BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
+            large, of an unknown format, or that answers differently on this machine.
+    """
+    limits = limits or BundleLimits()
+    manifest, contents = read_verified(folder, limits)
+    try:
+        contract = from_dict(manifest.contract)
+        arrays = read_arrays(contents[FEATURES], FEATURES, limits.total_bytes)
+        features = FittedFeatures.from_state(contract, manifest.features, arrays)
+        bundle = ModelBundle(
+            folder=folder,
+            manifest=manifest,
+            contract=contract,
+            features=features,
+            model=OnnxRegressor(contents[MODEL], threads),
+            target=TargetTransform.from_dict(manifest.target),
+            interval=ConformalInterval.from_dict(manifest.interval),
+            profile=orjson.loads(contents[PROFILE]),
+            card=contents[CARD].decode(),
+            encoder=Encoder(contract),
+        )
+        _check_fit(bundle)
+    except _BAD_STATE as error:
+        raise BundleError(
+            f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}",
+            remedy=FETCH_AGAIN,
+        ) from None
+    if check_golden:
+        _check_golden(bundle, read_arrays(contents[GOLDEN], GOLDEN, limits.total_bytes))
+    return bundle
+
+
+def _check_fit(bundle: ModelBundle) -> None:
+    """Refuse parts that were not made for each other."""
+    q = len(bundle.features.names)
+    index = bundle.interval.scale_index
+    if {q, bundle.model.n_features} != {bundle.manifest.model.n_features}:
+        raise BundleError(
+            "the bundle's parts do not fit together",
+            expected=f"{bundle.manifest.model.n_features} features",
+            got=f"{q} made, {bundle.model.n_features} taken by the model",
+        )
+    if (index is not None and index >= q) or not isinstance(bundle.profile, dict):
+        raise BundleError(
+            "the bundle's parts do not fit together",
+            expected=f"an interval scaled by one of {q} features and a profile of values by name",
+            got=f"scale {index}, profile {type(bundle.profile).__name__}",
+        )
+
+
+def _check_golden(bundle: ModelBundle, golden: Mapping[str, Floats]) -> None:
+    X, want = golden.get("X"), golden.get("prediction")
+    p = len(bundle.contract.features)
+    if X is None or want is None or X.ndim != 2 or X.shape[1] != p or want.shape != (len(X),):
+        raise BundleError(f"{GOLDEN} is damaged", expected=f"X (k, {p}) and prediction (k,)")
+    got = bundle.predict(X)
+    close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0, equal_nan=True)
+    if not close.all():
+        row = int(np.flatnonzero(~close)[0])
+        raise BundleError(
+            "the bundle answers differently on this machine than where it was made",
+            expected=f"{float(want[row])!r} for golden row {row}",
+            got=repr(float(got[row])),
+            remedy="install the library versions named in the manifest's lineage",
+        )

@@ -1,0 +1,324 @@
+"""The model registry, kept by MLflow: register a bundle, resolve an alias, fetch a bundle back.
+
+With `mlflow_runs` the only place that imports MLflow, and only when a function is called. It talks
+through an explicit client, so the process's own tracking settings are neither used nor changed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tasador.core.errors import MissingExtraError, RegistryError, StorageError, TasadorError
+from tasador.data.contract import TableContract
+from tasador.registry.mlflow_environment import PROBE, WORK, environment, quiet_mlflow
+from tasador.registry.mlflow_runs import log_parent, log_step, start_run
+from tasador.registry.registration import (
+    MlflowRun,
+    RegisteredVersion,
+    describe,
+    milliseconds,
+    version_tags,
+)
+
+_MODEL_FOLDER = "model"
+_BUNDLE_PATH = "data/bundle"
+
+
+def register_bundle(
+    bundle_folder: Path,
+    *,
+    tracking_uri: str,
+    experiment: str,
+    model_name: str,
+    run: MlflowRun,
+    alias: str = "staging",
+    artifact_root: Path | None = None,
+) -> RegisteredVersion:
+    """Log a run and register its bundle as a new version that holds `alias`.
+
+    Args:
+        bundle_folder: The bundle; loaded first, so a damaged one is never registered.
+        tracking_uri: ``sqlite:///workspace/mlflow.db`` or any other that MLflow understands.
+        experiment: Name of the experiment; made when it does not exist.
+        model_name: Name of the registered model; made when it does not exist.
+        run: What is logged.
+        alias: The alias that is moved to the new version, last of all.
+        artifact_root: Folder of a new experiment's artifacts; by default ``mlartifacts`` beside a
+            SQLite database, and the server's own choice elsewhere.
+
+    Returns:
+        The new version.
+
+    Raises:
+        RegistryError: The registry cannot be reached or refused, or `run` is of synthetic origin
+            while `alias` belongs to a version of real origin. The run is marked FAILED, the alias
+            stays where it was.
+        BundleError: The bundle is damaged.
+        MissingExtraError: MLflow is not installed.
+    """
+    from tasador.registry.bundle import load_bundle
+
+    contract = load_bundle(bundle_folder).contract
+    with _client(tracking_uri) as client:
+        _refuse_synthetic_over_real(client, model_name, alias, run)
+        experiment_id = _experiment(client, tracking_uri, experiment, artifact_root)
+        parent = start_run(client, experiment_id, run.run_id, run.started, {})
+        try:
+            log_parent(client, parent, run)
+            for step in run.steps:
+                log_step(client, experiment_id, parent, step, run)
+            _upload_model(client, parent, bundle_folder, contract, run.started)
+            return _publish(client, parent, model_name, alias, run)
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            with suppress(Exception):
+                client.set_terminated(parent, status)
+            raise
+
+
+def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> RegisteredVersion:
+    """Return the version that holds `alias`.
+
+    Raises:
+        RegistryError: There is no such model or alias, or the registry cannot be reached.
+    """
+    with _client(tracking_uri) as client:
+        return _registered(_holder_or_refuse(client, model_name, alias))
+
+
+def download_bundle(
+    model_name: str, alias: str, *, tracking_uri: str, destination: Path
+) -> RegisteredVersion:
+    """Fetch the bundle that `alias` stands for into the new folder `destination`.
+
+    Every file is checked against the bundle's manifest before the folder appears.
+
+    Raises:
+        RegistryError: There is no such model, alias or bundle, or the registry is unreachable.
+        BundleError: What arrived is damaged.
+        StorageError: `destination` exists already or cannot be written.
+    """
+    from tasador.registry.bundle import load_bundle
+
+    if destination.exists():
+        raise StorageError(
+            "the folder for the bundle exists already",
+            got=str(destination),
+            remedy="remove it, or name another folder",
+        )
+    with _client(tracking_uri) as client:
+        version = _holder_or_refuse(client, model_name, alias)
+        import mlflow.artifacts
+
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            holder = Path(tempfile.mkdtemp(prefix=".download-", dir=destination.parent))
+        except OSError as error:
+            raise StorageError(f"cannot write beside {destination}", got=str(error)) from error
+        try:
+            fetched = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{version.source}/{_BUNDLE_PATH}",
+                dst_path=str(holder),
+                tracking_uri=tracking_uri,
+            )
+            load_bundle(Path(fetched))
+            Path(fetched).replace(destination)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
+        return _registered(version)
+
+
+@contextmanager
+def _client(tracking_uri: str) -> Iterator[Any]:
+    """Yield a client that has answered once; turn what MLflow raises into `RegistryError`."""
+    with quiet_mlflow():
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise MissingExtraError.for_package("mlflow", "train") from error
+        try:
+            _make_database_folder(tracking_uri)
+            with environment(PROBE):
+                client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+                client.search_experiments(max_results=1)
+            with environment(WORK):
+                yield client
+        except TasadorError:
+            raise
+        except Exception as error:  # MLflow lets its stores' and transports' own errors through
+            raise RegistryError(
+                f"the model registry at {_without_password(tracking_uri)} cannot be used",
+                got=_without_password(_first_line(error)),
+                remedy="check the address, that the server runs and accepts this host "
+                "(mlflow server --allowed-hosts), or use the embedded registry: "
+                "tracking_uri=sqlite:///workspace/mlflow.db",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def _sqlite_file(tracking_uri: str) -> Path | None:
+    match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", tracking_uri)
+    return Path(match.group(1)) if match else None
+
+
+def _make_database_folder(tracking_uri: str) -> None:
+    if file := _sqlite_file(tracking_uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise RegistryError(
+                f"the experiment {name!r} was deleted",
+                remedy=f"mlflow experiments restore -x {found.experiment_id}, or name another one",
+            )
+        return str(found.experiment_id)
+    database = _sqlite_file(tracking_uri)
+    root = artifact_root or (database.parent / "mlartifacts" if database else None)
+    location = root.resolve().as_uri() if root else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _upload_model(
+    client: Any, parent: str, bundle_folder: Path, contract: TableContract, started: str
+) -> None:
+    """Store the bundle as a pyfunc model: its folder and the name of the module that loads it."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory(prefix="tasador-model-") as name:
+        bundle = Path(name) / "bundle"  # under the same name whatever the folder is called
+        bundle.symlink_to(bundle_folder.resolve(), target_is_directory=True)
+        model = Path(name) / _MODEL_FOLDER
+        mlflow.pyfunc.save_model(
+            str(model),
+            loader_module="tasador.registry.pyfunc",
+            data_path=str(bundle),
+            signature=_signature(contract),
+            pip_requirements=[f"tasador=={importlib.metadata.version('tasador')}"],
+            metadata={"contract": contract.to_dict()},
+            mlflow_model=Model(model_uuid=parent, utc_time_created=started),
+        )
+        client.log_artifacts(parent, str(model), _MODEL_FOLDER)
+
+
+def _signature(contract: TableContract) -> Any:
+    """Derive the model's signature from the contract.
+
+    Categories are texts. Numbers and dates are `Any`: MLflow refuses whole numbers in a ``double``
+    column and missing values in a ``long`` one, while the bundle checks both against the contract
+    and says which column is wrong.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    inputs = [
+        ColSpec(
+            DataType.string if column.kind == "category" else AnyType(),
+            column.name,
+            required=not column.nullable,
+        )
+        for column in contract.features
+    ]
+    outputs = [ColSpec(DataType.double, contract.target.prediction_name)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def _publish(
+    client: Any, parent: str, model_name: str, alias: str, run: MlflowRun
+) -> RegisteredVersion:
+    """Make the version, end the run, and only then move the alias."""
+    _make_registered_model(client, model_name, run)
+    uri = client.get_run(parent).info.artifact_uri
+    version = client.create_model_version(
+        model_name,
+        f"{uri}/{_MODEL_FOLDER}",
+        run_id=parent,
+        tags=version_tags(run),
+        description=describe(run, model_name, alias),
+    )
+    try:
+        client.set_terminated(parent, "FINISHED", milliseconds(run.started, run.seconds))
+        _refuse_synthetic_over_real(client, model_name, alias, run)
+        client.set_registered_model_alias(model_name, alias, str(version.version))
+    except BaseException:
+        with suppress(Exception):
+            client.delete_model_version(model_name, str(version.version))
+        raise
+    return _registered(version)
+
+
+def _make_registered_model(client: Any, model_name: str, run: MlflowRun) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            model_name, tags={"dataset": run.dataset}, description=run.title
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _refuse_synthetic_over_real(client: Any, model_name: str, alias: str, run: MlflowRun) -> None:
+    holder = _holder(client, model_name, alias)
+    if run.origin != "synthetic" or holder is None or holder.tags.get("origin") == "synthetic":
+        return
+    raise RegistryError(
+        f"a model trained on synthetic rows must not take the place of a real one; the alias "
+        f"{alias!r} of {model_name} stays with version {holder.version}",
+        expected="a run of real origin",
+        got=f"origin synthetic ({run.source})",
+        remedy="give the run the real table, or register under another name: "
+        f"registry.model_name={model_name}_synthetic",
+    )
+
+
+def _holder(client: Any, model_name: str, alias: str) -> Any:
+    """Return the version that holds `alias`, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model_name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _holder_or_refuse(client: Any, model_name: str, alias: str) -> Any:
+    version = _holder(client, model_name, alias)
+    if version is None:
+        raise RegistryError(
+            f"there is no model {model_name!r} with the alias {alias!r}",
+            remedy="register one with tasador run, or name another model or alias",
+        )
+    return version
+
+
+def _registered(version: Any) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=str(version.name),
+        version=str(version.version),
+        run_id=str(version.run_id),
+        uri=f"models:/{version.name}/{version.version}",
+        tags=dict(version.tags),
+    )

@@ -1,0 +1,139 @@
+"""Which files a bundle has, and that each is the one its manifest names; nothing is parsed here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasador.core.errors import BundleError, StorageError
+from tasador.core.fingerprints import sha256_bytes
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
+
+FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
+CARD, GOLDEN = "card.md", "golden.npz"
+FETCH_AGAIN = "fetch the bundle again, or register the model again"
+_FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN})
+
+
+@dataclass(frozen=True, slots=True)
+class BundleLimits:
+    """Sizes above which a bundle is refused unread.
+
+    Attributes:
+        manifest_bytes: Size of ``manifest.json``.
+        total_bytes: Size of all other files together, and of any archive of arrays unpacked.
+    """
+
+    manifest_bytes: int = 50 * 2**20
+    total_bytes: int = 2 * 2**30
+
+
+def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest and the content of every file, each checked against it.
+
+    What is checked is what is returned: a file that changes afterwards changes nothing.
+
+    Raises:
+        BundleError: See `load_bundle`.
+    """
+    present = _listed(folder)
+    if MANIFEST_NAME not in present:
+        raise BundleError(
+            f"{folder} is no bundle", expected=f"a folder with a {MANIFEST_NAME}",
+            got=", ".join(sorted(present)[:5]) or "nothing there",
+        )  # fmt: skip
+    if present[MANIFEST_NAME] > limits.manifest_bytes:
+        raise _too_large(MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME])
+    manifest = Manifest.from_json(_read(folder / MANIFEST_NAME, limits.manifest_bytes))
+    _check_files(manifest, present, limits)
+    contents = {}
+    for name, entry in sorted(manifest.files.items()):
+        contents[name] = _read(folder / name, entry.bytes)
+        got = sha256_bytes(contents[name])
+        if got != entry.sha256:
+            raise BundleError(
+                f"{name} in {folder} was changed after the bundle was written",
+                expected=f"SHA-256 {entry.sha256}",
+                got=got,
+                remedy=FETCH_AGAIN,
+            )
+    return manifest, contents
+
+
+def _listed(folder: Path) -> dict[str, int]:
+    """Return the size of every file in `folder`; links and special files are refused."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise BundleError(
+            f"there is no bundle at {folder}", got=error.strerror, remedy="check the path"
+        ) from None
+    sizes = {}
+    for entry in entries:
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a link" if entry.is_symlink() else "a folder or device"
+            raise BundleError(f"{entry.name} in {folder} is refused",
+                              expected="plain files only", got=kind)  # fmt: skip
+        sizes[entry.name] = status.st_size
+    return sizes
+
+
+def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleLimits) -> None:
+    listed, found = set(manifest.files), set(present) - {MANIFEST_NAME}
+    for problem, names in (
+        ("lacks files", (_FILES | listed) - (found & listed)),
+        ("has files that its manifest does not list", found - listed),
+        ("lists files that format 1 does not have", listed - _FILES),
+    ):
+        if names:
+            raise BundleError(
+                f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN
+            )
+    total = sum(entry.bytes for entry in manifest.files.values())
+    if total > limits.total_bytes:
+        raise _too_large("the bundle", limits.total_bytes, total)
+    for name, entry in manifest.files.items():
+        if present[name] != entry.bytes:
+            raise BundleError(
+                f"{name} is truncated or was changed",
+                expected=f"{entry.bytes} bytes",
+                got=str(present[name]),
+                remedy=FETCH_AGAIN,
+            )
+
+
+def _too_large(what: str, limit: int, got: int) -> BundleError:
+    return BundleError(
+        f"{what} is too large", expected=f"at most {limit} bytes", got=str(got),
+        remedy="raise the limit if you trust where it comes from",
+    )  # fmt: skip
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Read at most one byte more than `limit`, never through a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything but a bundle.
+
+    Raises:
+        StorageError: There is such a folder, or a file in its place.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    replaceable = folder.is_dir() and not folder.is_symlink()
+    if not replaceable or (any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()):
+        raise StorageError(
+            f"{folder} is not replaced", expected="a new folder or an older bundle",
+            got="something else of that name", remedy="name another folder",
+        )  # fmt: skip

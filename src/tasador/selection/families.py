@@ -1,0 +1,201 @@
+"""Model families: how each is fitted, searched and turned into the form that is shipped."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import ConfigError
+from tasador.modeling import importers
+from tasador.modeling.trees import LinearModel, TreeEnsemble
+
+Floats = NDArray[np.float64]
+Params = Mapping[str, Any]
+
+
+class Trial(Protocol):
+    """The part of an Optuna trial that a search space uses."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way of turning features into an estimate.
+
+    Attributes:
+        name: Key of the family in configuration.
+        title: Name for people.
+        parameters: Names that a grid may set.
+        fit: (params, Z (n, q), target (n,), seed) -> the library's fitted model.
+        predict: (model, Z) -> estimates (n,) on the transformed scale.
+        export: The fitted model as the arrays that are shipped.
+        space: Draws the parameters of one sweep trial.
+        slow: Turns parameters found at a high learning rate into the final model's: `factor`
+            times more steps, each that much smaller. The same parameters for other families.
+    """
+
+    name: str
+    title: str
+    parameters: frozenset[str]
+    fit: Callable[[Params, Floats, Floats, int], Any]
+    predict: Callable[[Any, Floats], Floats]
+    export: Callable[[Any], TreeEnsemble | LinearModel]
+    space: Callable[[Trial], dict[str, Any]]
+    slow: Callable[[Params, float], dict[str, Any]]
+
+
+def _same(params: Params, factor: float) -> dict[str, Any]:  # noqa: ARG001
+    return dict(params)
+
+
+def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int) -> Any:
+    import lightgbm
+
+    settings = {
+        "objective": "l1",
+        "learning_rate": 0.1,
+        "bagging_freq": 1,
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,  # together with `deterministic`: the same trees on every run
+        "num_threads": 0,
+        "verbosity": -1,
+        **{key: value for key, value in params.items() if key != "n_estimators"},
+    }
+    data = lightgbm.Dataset(Z, target, params={"verbosity": -1})
+    return lightgbm.train(settings, data, num_boost_round=int(params.get("n_estimators", 400)))
+
+
+def _slow_lightgbm(params: Params, factor: float) -> dict[str, Any]:
+    return {
+        **params,
+        "learning_rate": params.get("learning_rate", 0.1) / factor,
+        "n_estimators": math.ceil(params.get("n_estimators", 400) * factor),
+    }
+
+
+def _lightgbm_space(trial: Trial) -> dict[str, Any]:
+    return {
+        "n_estimators": trial.suggest_int("n_estimators", 200, 800),
+        "num_leaves": trial.suggest_int("num_leaves", 15, 95, log=True),
+        "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 0.9),
+        "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
+        "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
+    }
+
+
+def _fit_forest(params: Params, Z: Floats, target: Floats, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestRegressor
+
+    return RandomForestRegressor(random_state=seed, n_jobs=-1, **params).fit(Z, target)
+
+
+def _forest_space(trial: Trial) -> dict[str, Any]:
+    return {
+        "n_estimators": trial.suggest_int("n_estimators", 50, 500),
+        "max_depth": trial.suggest_int("max_depth", 5, 30),
+        "min_samples_split": trial.suggest_int("min_samples_split", 2, 20),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 10),
+        "max_features": trial.suggest_categorical("max_features", ["sqrt", "log2"]),
+    }
+
+
+def _fit_ridge(params: Params, Z: Floats, target: Floats, seed: int) -> Any:  # noqa: ARG001
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), Ridge(**params)).fit(Z, target)
+
+
+def _ridge_space(trial: Trial) -> dict[str, Any]:
+    return {"alpha": trial.suggest_float("alpha", 1e-3, 1e3, log=True)}
+
+
+def _predict(model: Any, Z: Floats) -> Floats:
+    return np.asarray(model.predict(Z), dtype=np.float64)
+
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            name="lightgbm",
+            title="LightGBM",
+            parameters=frozenset(
+                "n_estimators learning_rate num_leaves max_depth min_child_samples"
+                " feature_fraction bagging_fraction lambda_l1 lambda_l2 objective".split()
+            ),
+            fit=_fit_lightgbm,
+            predict=_predict,
+            export=importers.from_lightgbm,
+            space=_lightgbm_space,
+            slow=_slow_lightgbm,
+        ),
+        Family(
+            name="random_forest",
+            title="Random forest",
+            parameters=frozenset(
+                "n_estimators max_depth min_samples_split min_samples_leaf max_features".split()
+            ),
+            fit=_fit_forest,
+            predict=_predict,
+            export=importers.from_sklearn,
+            space=_forest_space,
+            slow=_same,
+        ),
+        Family(
+            name="ridge",
+            title="Ridge regression",
+            parameters=frozenset({"alpha"}),
+            fit=_fit_ridge,
+            predict=_predict,
+            export=importers.from_linear,
+            space=_ridge_space,
+            slow=_same,
+        ),
+    )
+}
+
+
+def family(name: str) -> Family:
+    """Return the family called `name`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return FAMILIES[name]
+    except KeyError:
+        raise ConfigError(
+            f"unknown model family {name!r}", expected=f"one of {', '.join(FAMILIES)}"
+        ) from None
+
+
+def expand_grid(name: str, grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a family's grid; a grid without axes is one candidate.
+
+    Raises:
+        ConfigError: The family is unknown or has no such parameter; said before any fitting.
+    """
+    known = family(name).parameters
+    for parameter in grid:
+        if parameter not in known:
+            raise ConfigError(
+                f"selection.families.{name}.{parameter}: {name} has no such parameter",
+                expected=f"one of {', '.join(sorted(known))}",
+            )
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))

@@ -1,0 +1,114 @@
+"""What tests of several rooms share: a small table of houses, and a bundle made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from tasador.data.contract import Column, Ratio, TableContract, Target
+from tasador.features.pipeline import FeaturePipeline
+from tasador.modeling.importers import from_sklearn
+from tasador.modeling.interval import calibrate
+from tasador.modeling.onnx_export import to_onnx
+from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.parity import check_parity
+from tasador.modeling.target import TargetTransform
+from tasador.registry.bundle import BundleParts, write_bundle
+
+# no deadline: machines of continuous integration stall now and then
+settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("tasador")
+
+
+@pytest.fixture(scope="session")
+def house_contract() -> TableContract:
+    """A table of six columns with every role and one nullable number."""
+    return TableContract(
+        name="houses",
+        title="Houses",
+        model_name="houses_model",
+        columns=(
+            Column("lon", "number", role="longitude", bounds=(-180.0, 180.0)),
+            Column("lat", "number", role="latitude", bounds=(-90.0, 90.0)),
+            Column("income", "number", bounds=(0.0, 100.0)),
+            Column("rooms", "integer", bounds=(1.0, 50.0), nullable=True),
+            Column("area", "number", bounds=(1.0, 1e4)),
+            Column("kind", "category", role="segment", categories=("flat", "house", "villa")),
+        ),
+        target=Target("price", unit="USD", bounds=(1.0, 1e8), transform="log"),
+        ratios=(Ratio("area_per_room", "area", "rooms"),),
+    )
+
+
+@pytest.fixture(scope="session")
+def house_rows() -> tuple[np.ndarray, np.ndarray]:
+    """600 encoded rows and their prices."""
+    rng = np.random.default_rng(5)
+    n = 600
+    X = np.column_stack(
+        [
+            rng.uniform(-4.0, -3.0, n),
+            rng.uniform(40.0, 41.0, n),
+            rng.lognormal(1.0, 0.4, n),
+            rng.integers(1, 9, n).astype(float),
+            rng.uniform(30.0, 300.0, n),
+            rng.integers(0, 3, n).astype(float),
+        ]
+    )
+    X[rng.random(n) < 0.05, 3] = np.nan
+    price = 1000.0 * X[:, 4] * X[:, 2] * np.exp(0.3 * X[:, 5] + 0.1 * rng.normal(size=n))
+    return X, price
+
+
+@pytest.fixture(scope="session")
+def bundle_parts(house_contract, house_rows) -> BundleParts:
+    """Everything of a bundle: real features, a real boosted model, checked for parity."""
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    X, price = house_rows
+    target = TargetTransform("log")
+    y = target.forward(price)
+    features, Z = FeaturePipeline(house_contract).fit_transform(X, y)
+    model = GradientBoostingRegressor(n_estimators=30, random_state=0).fit(Z, y)
+    exported = to_onnx(from_sklearn(model))
+    return BundleParts(
+        name="houses_model",
+        origin="synthetic",
+        contract=house_contract,
+        features=features,
+        model=exported,
+        model_kind="gradient_boosting",
+        target=target,
+        interval=calibrate(y - model.predict(Z), Z, 0.9, scale_index=2),
+        parity=check_parity(model.predict, OnnxRegressor(exported), Z, rows=2000),
+        golden=X[:40],
+        metrics={"test": {"mape": 12.5}},
+        lineage={"data": "0" * 64, "seeds": {"split": 42}, "versions": {"numpy": np.__version__}},
+        profile={"columns": {"income": {"mean": 3.0}}},
+        card="# Houses\n",
+    )
+
+
+@pytest.fixture(scope="session")
+def written_bundle(bundle_parts, tmp_path_factory) -> Path:
+    """A bundle on disk; do not change it, see `bundle_folder`."""
+    folder = tmp_path_factory.mktemp("bundles") / "houses"
+    write_bundle(folder, bundle_parts)
+    return folder
+
+
+@pytest.fixture
+def bundle_folder(written_bundle, tmp_path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return Path(shutil.copytree(written_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def changed_parts(bundle_parts):
+    """Return the bundle's parts with some replaced."""
+    return lambda **changes: dataclasses.replace(bundle_parts, **changes)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from tasador.core.errors import BundleError, TrainingError
+from tasador.modeling.interval import ConformalInterval, calibrate
+
+
+def test_a_constant_interval_has_the_same_width_everywhere():
+    interval = ConformalInterval(coverage=0.9, quantile=2.0)
+    low, high = interval.bounds(np.array([1.0, 5.0]), np.zeros((2, 3)))
+    assert low.tolist() == [-1.0, 3.0]
+    assert high.tolist() == [3.0, 7.0]
+
+
+def test_a_scaled_interval_grows_with_its_column_and_takes_the_floor_for_nan():
+    interval = ConformalInterval(0.9, 2.0, scale_index=1, scale_floor=0.5, scale_offset=1.0)
+    Z = np.array([[9.0, 3.0], [9.0, 0.1], [9.0, np.nan]])
+    assert interval.half_width(Z).tolist() == [8.0, 3.0, 3.0]
+
+
+def test_the_quantile_is_the_finite_sample_one():
+    residuals = np.arange(1.0, 20.0)  # 19 rows: ceil(20 * 0.9) = the 18th smallest
+    assert calibrate(-residuals, np.zeros((19, 1)), 0.9, None).quantile == 18.0
+
+
+def test_new_rows_are_covered_as_often_as_promised_and_hard_rows_get_more_room():
+    rng = np.random.default_rng(0)
+    spread = rng.lognormal(0, 0.7, 40_000)
+    errors = spread * rng.normal(size=40_000)
+    Z = np.column_stack([np.zeros(40_000), spread])
+    for index in (None, 1):
+        interval = calibrate(errors[:2000], Z[:2000], 0.9, index)
+        low, high = interval.bounds(np.zeros(38_000), Z[2000:])
+        covered = (low <= errors[2000:]) & (errors[2000:] <= high)
+        assert covered.mean() == pytest.approx(0.9, abs=0.02)
+    assert interval.half_width(np.array([[0.0, 4.0]])) > interval.half_width(np.array([[0.0, 0.5]]))
+
+
+def test_a_scale_without_a_positive_value_gives_a_constant_width():
+    Z = np.column_stack([np.zeros(30), np.full(30, np.nan)])
+    assert calibrate(np.ones(30), Z, 0.9, 0).scale_index is None
+    assert calibrate(np.ones(30), Z, 0.9, 1).scale_index is None
+
+
+@pytest.mark.parametrize(
+    ("residuals", "coverage", "message"),
+    [
+        (np.ones(5), 0.9, "too few rows.*at least 9 for 90%, got 5"),
+        (np.ones(50), 1.0, "coverage cannot be meant"),
+        (np.full(50, np.nan), 0.9, "50 not finite"),
+        (np.ones((50, 1)), 0.9, "one a row"),
+    ],
+    ids=["few", "coverage", "nan", "shape"],
+)
+def test_what_cannot_be_calibrated_is_refused(residuals, coverage, message):
+    with pytest.raises(TrainingError, match=message):
+        calibrate(residuals, np.zeros((len(residuals), 2)), coverage, None)
+
+
+def test_it_is_written_and_read_as_plain_values():
+    interval = ConformalInterval(0.9, 2.0, 1, 0.5, 1.0)
+    assert ConformalInterval.from_dict(interval.to_dict()) == interval
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coverage": 1.5},
+        {"quantile": -1.0},
+        {"quantile": None},
+        {"scale_index": 1.5},
+        {"scale_index": -1},
+        {"scale_index": True},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_plain_values_that_are_no_interval_are_refused(change):
+    plain = ConformalInterval(0.9, 2.0, 1, 0.5, 1.0).to_dict() | change
+    with pytest.raises(BundleError, match="interval cannot be read"):
+        ConformalInterval.from_dict(plain)
