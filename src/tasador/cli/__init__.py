@@ -1,1 +1,1 @@
-"""Room: cli."""
+"""The command line: parse, call a flow, print; no logic of its own."""

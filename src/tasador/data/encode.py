@@ -239,8 +239,8 @@ def _polars_microseconds(series: Any) -> Floats | None:
     if not isinstance(series.dtype, pl.Datetime):
         return None
     aware = series if series.dtype.time_zone else series.dt.replace_time_zone("UTC")
-    since = aware.dt.epoch("us").cast(pl.Float64) / 1e6
-    result: Floats = since.fill_null(_NAN).to_numpy().astype(np.float64)
+    since = aware.dt.epoch("us").cast(pl.Float64).fill_null(_NAN).to_numpy().astype(np.float64)
+    result: Floats = since / 1e6  # numpy divides as Python does; polars by the reciprocal
     return result
 
 

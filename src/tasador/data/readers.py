@@ -193,13 +193,30 @@ def _parse_csv(data: bytes, name: str, delimiter: str) -> pl.DataFrame:
     _check_widths(ends, separators, blank, len(names), name)
     if blank.all():
         raise SourceError(f"{name} has a header but no rows", expected="at least one row")
-    frame = pl.read_csv(
-        data[ends[0] + 1 :],
-        has_header=False,
-        separator=delimiter,
-        schema=dict.fromkeys(names, pl.String),
-    )
-    return frame.filter(pl.Series(~blank)) if blank.any() else frame
+    if blank.any():
+        filled = np.flatnonzero(~blank)
+        body = b"".join(data[ends[i] + 1 : ends[i + 1] + 1] for i in filled)
+    else:
+        body = data[ends[0] + 1 :]
+    return _read_body(body, names, int((~blank).sum()), name, delimiter)
+
+
+def _read_body(body: bytes, names: list[str], rows: int, name: str, delimiter: str) -> pl.DataFrame:
+    """Split the lines below the header into cells of text."""
+    try:
+        frame = pl.read_csv(
+            body, has_header=False, separator=delimiter, schema=dict.fromkeys(names, pl.String)
+        )
+    except pl.exceptions.PolarsError as error:
+        raise SourceError(f"{name} cannot be split into cells: {error}") from error
+    if frame.height != rows:  # a quote in the middle of a cell is read differently by some
+        raise SourceError(
+            f"{name} can be split into rows in more than one way",
+            expected=f"{rows} rows",
+            got=str(frame.height),
+            remedy="put cells with quotes into quotes, and double the quotes inside",
+        )
+    return frame
 
 
 def _check_text(data: bytes, name: str) -> None:

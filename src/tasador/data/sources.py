@@ -101,6 +101,16 @@ def load_table(
     )
 
 
+def find_local(contract: TableContract, search: Sequence[Path] = ()) -> Path | None:
+    """Return the local file that `load_table` would read first, or None when there is none."""
+    for place in _places(contract.source.paths, search):
+        if files.is_remote(place):
+            return None  # an object comes first; what it holds is only known by reading it
+        if Path(place).is_file():
+            return Path(place)
+    return None
+
+
 def check_pin(data: bytes, pins: Sequence[str], place: str) -> None:
     """Refuse content whose SHA-256 is not among the pinned ones; no pins accept anything.
 

@@ -185,7 +185,7 @@ def _check_column(
         return codes
     note(np.isinf(codes), column.name, "a finite number")
     if column.kind == "integer":
-        note(codes != np.floor(codes), column.name, "a whole number")
+        note(np.isfinite(codes) & (codes != np.floor(codes)), column.name, "a whole number")
     if log:
         note(codes <= 0, column.name, "a number above 0 (models are fitted on its logarithm)")
     low, high = column.bounds

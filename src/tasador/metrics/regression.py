@@ -74,13 +74,15 @@ def _within(percent: float) -> Metric:
     return share
 
 
+within_10 = _within(10)
+
 METRICS: Mapping[str, Metric] = {
     "mape": mape,
     "wmape": wmape,
     "smape": smape,
     "median_ape": median_ape,
     "within_5": _within(5),
-    "within_10": _within(10),
+    "within_10": within_10,
     "within_15": _within(15),
     "within_20": _within(20),
     "mae": mae,

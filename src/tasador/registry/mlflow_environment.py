@@ -56,8 +56,8 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def quiet_mlflow() -> Iterator[None]:
     """Keep MLflow, its migrations and its HTTP pool from writing to standard error.
 
-    Python's warnings are off meanwhile: MLflow's are about itself and its own dependencies, or advise
-    to log an input example, which the signature makes unnecessary.
+    Python's warnings are off meanwhile: MLflow's are about itself and its own dependencies, or
+    advise to log an input example, which the signature makes unnecessary.
     """
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]

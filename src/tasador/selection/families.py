@@ -135,8 +135,18 @@ FAMILIES: Mapping[str, Family] = {
             name="lightgbm",
             title="LightGBM",
             parameters=frozenset(
-                "n_estimators learning_rate num_leaves max_depth min_child_samples"
-                " feature_fraction bagging_fraction lambda_l1 lambda_l2 objective".split()
+                [
+                    "n_estimators",
+                    "learning_rate",
+                    "num_leaves",
+                    "max_depth",
+                    "min_child_samples",
+                    "feature_fraction",
+                    "bagging_fraction",
+                    "lambda_l1",
+                    "lambda_l2",
+                    "objective",
+                ]
             ),
             fit=_fit_lightgbm,
             predict=_predict,
@@ -148,7 +158,13 @@ FAMILIES: Mapping[str, Family] = {
             name="random_forest",
             title="Random forest",
             parameters=frozenset(
-                "n_estimators max_depth min_samples_split min_samples_leaf max_features".split()
+                [
+                    "n_estimators",
+                    "max_depth",
+                    "min_samples_split",
+                    "min_samples_leaf",
+                    "max_features",
+                ]
             ),
             fit=_fit_forest,
             predict=_predict,

@@ -105,7 +105,8 @@ def evaluate_candidate(
     """Fit one candidate on every fold; a fit that fails is recorded, not raised."""
     chosen = family(name)
     target = transform.forward(part.y)
-    held, fitted = [], []
+    held: list[dict[str, float]] = []
+    fitted: list[dict[str, float]] = []
     started = time.perf_counter()
     try:
         for fold in folds:

@@ -88,9 +88,7 @@ def sweep(
         advance(1 if settings.trials else 0)
         for _ in range(settings.trials - 1):
             trial = study.ask()
-            result = evaluate_candidate(
-                name, chosen.space(trial), used, part, transform, seed
-            )
+            result = evaluate_candidate(name, chosen.space(trial), used, part, transform, seed)
             trials.append(result)
             score = result.mean(settings.metric)
             if np.isfinite(score):

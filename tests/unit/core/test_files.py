@@ -224,5 +224,5 @@ def test_an_unnamed_system_error_keeps_its_text(monkeypatch, tmp_path):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(StorageError, match="Input/output error"):
         files.write_text(tmp_path / "x", "y")

@@ -51,9 +51,9 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "title": "Flats <of> a | town",
             "model_name": MODEL,
             "columns": {
-                "area": {"kind": "number", "unit": "m2", "bounds": [1, 1000]},
+                "size": {"kind": "number", "unit": "m2", "bounds": [1, 1000]},
                 "rooms": {"kind": "integer", "nullable": True},
-                "side": {"kind": "category", "categories": ["north", "south"]},
+                "place": {"kind": "category", "categories": ["north", "south"]},
                 "sold": {"kind": "datetime"},
             },
             "target": {"name": "price", "unit": "EUR", "prediction_name": "predicted_price"},
@@ -167,9 +167,9 @@ def client_of(uri: str) -> Any:
 
 
 ROWS = {
-    "area": [50, 120],
+    "size": [50, 120],
     "rooms": [2, None],
-    "side": ["north", "south"],
+    "place": ["north", "south"],
     "sold": ["2010-05-01", "2012-01-01"],
 }
 
@@ -190,7 +190,7 @@ def test_a_registered_model_predicts_through_mlflow_by_its_alias(
     assert list(answer.columns) == ["predicted_price"]
     assert list(answer.index) == [7, 9]
     assert answer["predicted_price"].tolist() == expected.tolist()
-    whole = frame.assign(area=[50, 120], sold=pd.to_datetime(frame["sold"]))
+    whole = frame.assign(size=[50, 120], sold=pd.to_datetime(frame["sold"]))
     assert model.predict(whole)["predicted_price"].tolist() == expected.tolist()
     alone = model.predict(frame.drop(columns="rooms").iloc[[1]])
     assert alone["predicted_price"].tolist() == expected[1:].tolist()
@@ -436,7 +436,7 @@ def server(workspace: Path) -> Iterator[str]:
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
                 with socket.socket() as probe:
                     if probe.connect_ex(("127.0.0.1", port)) == 0:

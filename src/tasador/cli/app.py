@@ -1,0 +1,203 @@
+"""`tasador`: the commands, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import tasador
+from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, StorageError, TasadorError
+from tasador.core.logs import configure_logs
+
+app = typer.Typer(
+    help="Turn a table with a number to estimate into a valuation service that stays right.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        out.print(f"tasador {tasador.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens.")] = False,
+    version: Annotated[  # noqa: ARG001 - acts through its callback
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Set up what all commands share."""
+    configure_logs("INFO" if verbose else "WARNING")
+
+
+@app.command()
+def init(
+    file: Annotated[str, typer.Argument(help="CSV or Parquet file.")],
+    target: Annotated[str, typer.Option(help="The column to estimate.")],
+    name: Annotated[str | None, typer.Option(help="Short name; by default the file's.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing contract.")] = False,
+) -> None:
+    """Write a contract for a table, and say what was assumed."""
+    from tasador.flows.init import write_new_contract
+
+    written = write_new_contract(file, target, name=name, force=force, project=Path.cwd())
+    out.print(f"wrote {escape(str(written.path))}")
+    for line in written.assumptions:
+        out.print(f"  assumed: {escape(line)}")
+    for line in written.leaks:
+        out.print(f"  [yellow]possible leak:[/] {escape(line)}")
+    out.print(f"next: tasador run dataset={escape(written.name)}")
+
+
+@app.command()
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings, e.g. dataset=diamonds profile=full from_step=select."),
+    ] = None,
+) -> None:
+    """Train: from the table to a registered bundle and a report."""
+    from tasador.config.compose import compose
+    from tasador.flows.cards import Card
+    from tasador.flows.train import train
+
+    settings = compose(overrides or [], project=Path.cwd())
+
+    def tell(name: str, card: Card) -> None:
+        done = "cached" if card.status == "cached" else f"{card.seconds:.1f} s"
+        out.print(f"  {name:<10} {done}")
+        for warning in card.warnings:
+            err.print(f"    [yellow]warning:[/] {escape(warning)}")
+
+    out.print(f"{escape(settings.contract.title)}")
+    outcome = train(settings, tell)
+    if outcome.outcome is not None:
+        origin = outcome.outcome["metrics"]["origin"]
+        if origin == "synthetic":
+            err.print(
+                "[bold red]SYNTHETIC DATA:[/] no real table was found. The figures below are of "
+                "generated rows and say nothing about the world."
+            )
+        out.print("\ntest part, opened once:")
+        for entry in outcome.outcome["headline"]:
+            out.print(f"  {_headline(entry)}")
+        out.print("\nsample valuation:")
+        for line in outcome.sample:
+            out.print(f"  {escape(line)}")
+    if outcome.registered:
+        out.print(f"\nregistered: {outcome.registered}")
+    out.print(f"report: {escape(str(outcome.report))}")
+
+
+def _headline(entry: dict[str, object]) -> str:
+    value, low, high = (float(str(entry[key])) for key in ("value", "low", "high"))
+    digits = 3 if entry["metric"] == "R²" else 0 if abs(value) > 1000 else 2
+    text = f"{value:,.{digits}f} {entry['unit']}".rstrip()
+    return f"{entry['metric']!s:<12} {text:<14} (95%: {low:,.{digits}f} to {high:,.{digits}f})"
+
+
+@app.command()
+def predict(
+    rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; by default the newest.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Value the rows of a file, or one row given as JSON."""
+    from tasador.flows.predict import predict_rows, to_csv, to_json
+
+    predicted = predict_rows(rows, bundle=bundle, workspace=workspace)
+    if predicted.origin == "synthetic":
+        err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
+    if output is None:
+        sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
+        return
+    from tasador.core.files import write_text
+
+    write_text(output, to_csv(predicted))
+    out.print(f"wrote {len(predicted.valuations):,} valuations to {escape(str(output))}")
+
+
+@app.command()
+def report(
+    run_id: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Print where a run's report lies."""
+    from tasador.flows.runs import find_run
+
+    out.print(escape(str(find_run(workspace, run_id) / "report.html")))
+
+
+@app.command()
+def runs(workspace: Workspace = Path("workspace")) -> None:
+    """List the runs, newest first."""
+    from rich.table import Table
+
+    from tasador.flows.runs import list_runs
+
+    table = Table("run", "dataset", "status", "origin", "MAPE", "within 10%", "bundle")
+    for entry in list_runs(workspace):
+        table.add_row(*(escape(cell) for cell in entry))
+    out.print(table)
+
+
+@app.command()
+def doctor(workspace: Workspace = Path("workspace")) -> None:
+    """Say what is installed, reachable and missing."""
+    from tasador.flows.doctor import examine
+
+    worst = True
+    for finding in examine(workspace):
+        mark = {"ok": "[green]ok[/]", "optional": "[dim]--[/]", "missing": "[red]missing[/]"}
+        out.print(f"{mark[finding.state]:<20} {escape(finding.what)}: {escape(finding.detail)}")
+        worst = worst and finding.state != "missing"
+    if not worst:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; every error that is ours ends without a traceback."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except TasadorError as error:
+        _fail(error)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("interrupted; what was finished is kept: run the same command to go on")
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            _fail(StorageError(f"cannot write: {error}", remedy="make room or choose another disk"))
+        raise
+    except Exception as error:
+        # Typer's own usage errors know how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            _fail(ConfigError(error.format_message()))  # type: ignore[attr-defined]
+        raise
+
+
+def _fail(error: TasadorError) -> None:
+    err.print(f"[bold red]error:[/] {escape(str(error))}")
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""One valuation to look at: the first row of the training part, as a caller would send it."""
+
+from __future__ import annotations
+
+from tasador.data.encode import Encoder
+from tasador.flows.state import RunState, needed
+from tasador.registry.bundle import load_bundle
+
+
+def sample_valuation(state: RunState) -> tuple[str, ...]:
+    """Value one known row with the bundle as it lies on disk, and say so in a few lines."""
+    contract, outcome = state.settings.contract, needed(state.outcome, "register")
+    bundle = load_bundle(state.bundles / outcome["folder"])
+    train = needed(state.train, "segregate")
+    decoded = Encoder(contract).decode(train.X[:1])
+    row = {name: values[0] for name, values in decoded.items()}
+    valuation = bundle.value(row)
+    unit = contract.target.unit or ""
+    inputs = ", ".join(f"{name}={value}" for name, value in row.items())
+    return (
+        f"row: {inputs}",
+        f"{contract.target.prediction_name}: {valuation.prediction:,.0f} {unit}".rstrip(),
+        f"{valuation.coverage:.0%} interval: {valuation.lower:,.0f} to {valuation.upper:,.0f}",
+        f"recorded {contract.target.name}: {train.y[0]:,.0f} (a training row)",
+        f"model: {bundle.version}",
+    )

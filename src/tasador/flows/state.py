@@ -1,0 +1,105 @@
+"""What the steps of one run hand to each other, and how it is kept on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.config.settings import RunSettings
+from tasador.core.fingerprints import to_plain
+from tasador.data.table import Origin, Part, SealedPart
+from tasador.features.pipeline import FittedFeatures
+from tasador.modeling.target import TargetTransform
+from tasador.selection.search import CandidateResult, SearchResult, result_from_plain
+from tasador.selection.sweep import SweepResult
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class RunState:
+    """One run in progress; each attribute is set by the step named beside it."""
+
+    settings: RunSettings
+    run_id: str
+    started: str
+    workspace: Path
+    run_folder: Path
+    content_hash: str | None = None  # download
+    origin: Origin | None = None  # download
+    source: str | None = None  # download
+    train: Part | None = None  # segregate
+    sealed: SealedPart | None = None  # segregate
+    refused: int = 0  # segregate
+    imputation: dict[str, Any] = field(default_factory=dict)  # impute
+    fitted: FittedFeatures | None = None  # features
+    Z: Floats | None = None  # features
+    search: SearchResult | None = None  # select
+    sweep: SweepResult | None = None  # sweep
+    outcome: dict[str, Any] | None = None  # register
+    journal: Path | None = None  # set by the runner for the step at work
+
+    @property
+    def transform(self) -> TargetTransform:
+        """The target's transform, by contract."""
+        return TargetTransform(self.settings.contract.target.transform)
+
+    @property
+    def bundles(self) -> Path:
+        """Where bundles are kept."""
+        return self.workspace / "bundles"
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write plain values, dataclasses included, as JSON."""
+    path.write_text(json.dumps(to_plain(value), ensure_ascii=False), encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_part(path: Path, part: Part) -> None:
+    """Write rows as ``.npz`` without pickle."""
+    np.savez(path, X=part.X, y=part.y, row_hash=part.row_hash)
+
+
+def load_part(path: Path) -> Part:
+    """Read what `save_part` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Part(arrays["X"], arrays["y"], arrays["row_hash"])
+
+
+def load_search(path: Path) -> SearchResult:
+    """Read a search result."""
+    plain = load_json(path)
+    return SearchResult(plain["scoring"], _candidates(plain["candidates"]))
+
+
+def load_sweep(path: Path) -> SweepResult:
+    """Read a sweep result."""
+    plain = load_json(path)
+    return SweepResult(
+        **{
+            **plain,
+            "best": result_from_plain(plain["best"]),
+            "trials": _candidates(plain["trials"]),
+        }
+    )
+
+
+def _candidates(plain: list[dict[str, Any]]) -> tuple[CandidateResult, ...]:
+    return tuple(result_from_plain(entry) for entry in plain)
+
+
+def needed(value: Any, step: str) -> Any:
+    """Return what an earlier step made; the runner sees to it that it has run."""
+    if value is None:
+        raise RuntimeError(f"step {step!r} has not run")
+    return value

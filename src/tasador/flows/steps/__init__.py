@@ -1,0 +1,105 @@
+"""The seven steps of a training run, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasador.core.fingerprints import fingerprint
+from tasador.flows.cards import CardBuilder
+from tasador.flows.state import RunState
+from tasador.flows.steps import data_steps, model_steps, register_step
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline.
+
+    Attributes:
+        name: Its name on the command line.
+        title: Its name for people.
+        rooms: The rooms whose code decides its result.
+        inputs: What beside the earlier steps decides its result, as plain values.
+        run: Does the work: fills a folder with the result and a card with the evidence.
+        load: Takes the result from a filled folder into the run's state.
+    """
+
+    name: str
+    title: str
+    rooms: tuple[str, ...]
+    inputs: Callable[[RunState], Any]
+    run: Callable[[RunState, Path, CardBuilder], None]
+    load: Callable[[RunState, Path], None]
+
+
+_DATA = ("core", "data")
+_FEATURES = (*_DATA, "features")
+_MODELS = (*_FEATURES, "metrics", "modeling", "selection", "flows.steps.model_steps")
+
+
+def _contract(state: RunState) -> str:
+    """Hash of the contract without its source: where a table lies does not change its result."""
+    plain = state.settings.contract.to_dict()
+    return fingerprint({key: value for key, value in plain.items() if key != "source"})
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "download",
+        "Download: find the table and keep it",
+        (*_DATA, "flows.steps.data_steps"),
+        data_steps.download_inputs,
+        data_steps.download,
+        data_steps.load_download,
+    ),
+    Step(
+        "segregate",
+        "Segregate: validate, then set the test part aside",
+        (*_DATA, "flows.steps.data_steps"),
+        lambda s: [s.content_hash, s.origin, _contract(s), s.settings.segregate],
+        data_steps.segregate,
+        data_steps.load_segregate,
+    ),
+    Step(
+        "impute",
+        "Impute: what stands in for missing values",
+        (*_FEATURES, "flows.steps.data_steps"),
+        lambda s: [s.settings.impute, s.settings.seed],
+        data_steps.impute,
+        data_steps.load_impute,
+    ),
+    Step(
+        "features",
+        "Features: encode, derive, cluster, compare",
+        (*_FEATURES, "modeling", "flows.steps.model_steps"),
+        lambda s: [s.settings.features, s.settings.seed],
+        model_steps.features,
+        model_steps.load_features,
+    ),
+    Step(
+        "select",
+        "Select: compare model families",
+        _MODELS,
+        lambda s: [s.settings.selection, s.settings.seed],
+        model_steps.select,
+        model_steps.load_select,
+    ),
+    Step(
+        "sweep",
+        "Sweep: tune the winner",
+        _MODELS,
+        lambda s: [s.settings.sweep, s.settings.seed],
+        model_steps.run_sweep,
+        model_steps.load_sweep_step,
+    ),
+    Step(
+        "register",
+        "Register: fit, evaluate, bundle, register",
+        (*_MODELS, "registry", "flows.steps.register_step", "flows.model_card"),
+        lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],
+        register_step.register,
+        register_step.load_register,
+    ),
+)

@@ -1,0 +1,179 @@
+"""Download, segregate, impute."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasador.core import seeds
+from tasador.core.fingerprints import sha256_file
+from tasador.data import sources
+from tasador.data.profile import reference_profile
+from tasador.data.split import split_table
+from tasador.data.table import SealedPart, Table
+from tasador.data.validate import validate_table
+from tasador.features.impute import MedianImputer
+from tasador.flows import plots
+from tasador.flows.cards import CardBuilder
+from tasador.flows.state import RunState, load_json, load_part, needed, save_json, save_part
+from tasador.metrics.regression import rmse
+
+_MASKED_SHARE = 0.2
+_REPEATS = 5
+
+
+def download_inputs(state: RunState) -> Any:
+    """Return what decides which bytes are read: the source, and the local file's own hash."""
+    settings = state.settings.download
+    search = [Path(folder) for folder in settings.search]
+    local = sources.find_local(state.settings.contract, search)
+    content = None if local is None else [str(local), sha256_file(local)]
+    return [state.settings.contract.source, settings, state.settings.seed, content]
+
+
+def download(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Read the table from the first source that has it and store it by content hash."""
+    settings = state.settings.download
+    table = sources.load_table(
+        state.settings.contract,
+        state.workspace / "data",
+        search=[Path(place) for place in settings.search],
+        allow_synthetic=settings.allow_synthetic,
+        timeout_s=settings.timeout_s,
+        attempts=settings.attempts,
+        offline=settings.offline,
+        synthetic_rows=settings.synthetic_rows,
+        seed=state.settings.seed,
+    )
+    card.fact("Source", table.source)
+    card.fact("Origin", table.origin)
+    card.fact("Rows", table.frame.height)
+    card.fact("Columns", table.frame.width)
+    card.fact("Content hash", table.content_hash, "SHA-256 of the stored Parquet file")
+    for warning in table.warnings:
+        card.warn(warning)
+    save_json(
+        folder / "table.json",
+        {
+            "content_hash": table.content_hash,
+            "origin": table.origin,
+            "source": table.source,
+            "warnings": table.warnings,
+        },
+    )
+
+
+def load_download(state: RunState, folder: Path) -> None:
+    """Take the table's identity; its rows are read only by the step that needs them."""
+    plain = load_json(folder / "table.json")
+    sources.read_stored(state.workspace / "data", plain["content_hash"])
+    state.content_hash, state.origin = plain["content_hash"], plain["origin"]
+    state.source = plain["source"]
+
+
+def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Validate the rows against the contract, then split them."""
+    settings, contract = state.settings.segregate, state.settings.contract
+    content_hash = needed(state.content_hash, "download")
+    table = Table(
+        frame=sources.read_stored(state.workspace / "data", content_hash),
+        content_hash=content_hash,
+        origin=needed(state.origin, "download"),
+        source=needed(state.source, "download"),
+    )
+    validated = validate_table(
+        table,
+        contract,
+        max_refused_share=settings.max_refused_share,
+        min_rows=settings.min_rows,
+    )
+    splits = split_table(
+        validated, method=settings.method, seed=settings.seed, test_share=settings.test_share
+    )
+    save_part(folder / "train.npz", splits.train)
+    # Written here and read back sealed; the figures below are of the training part only.
+    save_part(folder / "sealed.npz", splits.sealed._part)
+    save_json(folder / "refused.json", {"count": len(validated.refused)})
+    with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "column", "reason"])
+        writer.writerows((r.row, r.column, r.reason) for r in validated.refused)
+    save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
+    card.fact("Rows accepted", len(validated.y))
+    card.fact("Rows refused", len(validated.refused))
+    card.fact("Split", settings.method, f"seed {settings.seed}")
+    card.fact("Training rows", len(splits.train))
+    card.fact("Sealed test rows", len(splits.sealed), "opened once, by the register step")
+    for warning in (*validated.warnings, *splits.warnings):
+        card.warn(warning)
+    if validated.refused:
+        card.table(
+            "Refused rows",
+            ("row", "column", "reason"),
+            [(r.row, r.column, r.reason) for r in validated.refused[:50]],
+            note="The first 50; all are in refused.csv beside the cached result.",
+        )
+        reasons = Counter(f"{r.column}: {r.reason}"[:60] for r in validated.refused)
+        card.figure(plots.refused_bars(dict(reasons.most_common(12))))
+    target = contract.target
+    card.figure(
+        plots.target_histogram(splits.train.y, name=target.name, unit=target.unit, cap=target.cap),
+        plots.column_histograms(contract, splits.train.X),
+        plots.split_bars(len(splits.train), len(splits.sealed)),
+    )
+
+
+def load_segregate(state: RunState, folder: Path) -> None:
+    """Take the training part and the sealed test part."""
+    state.train = load_part(folder / "train.npz")
+    state.sealed = SealedPart(load_part(folder / "sealed.npz"))
+    state.refused = load_json(folder / "refused.json")["count"]
+
+
+def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Measure what stands in for missing values: known ones are masked and filled in again."""
+    contract, train = state.settings.contract, needed(state.train, "segregate")
+    numeric = np.array([c.kind != "category" for c in contract.features])
+    columns = [
+        i for i in np.flatnonzero(numeric) if np.isnan(train.X[:, i]).any()
+    ]  # only where something is missing is there something to choose
+    rows = []
+    for column in columns:
+        known = np.flatnonzero(~np.isnan(train.X[:, column]))
+        errors: dict[str, list[float]] = {"median": [], "mean": []}
+        for repeat in range(_REPEATS):
+            random = seeds.generator(state.settings.seed, "mask", column, repeat)
+            masked = random.choice(known, max(1, int(_MASKED_SHARE * len(known))), replace=False)
+            X = train.X.copy()
+            X[masked, column] = np.nan
+            truth = train.X[masked, column]
+            fills = {
+                "median": MedianImputer.fit(X, numeric).medians[column],
+                "mean": float(np.nanmean(X[:, column])) if len(known) > len(masked) else 0.0,
+            }
+            for name, fill in fills.items():
+                errors[name].append(rmse(truth, np.full(len(truth), fill)))
+        rows += [
+            (contract.feature_names[column], name, float(np.mean(e)), float(np.std(e, ddof=1)))
+            for name, e in errors.items()
+        ]
+    card.fact("Strategy", state.settings.impute.strategy, "with a 0/1 column where it was missing")
+    card.fact("Columns with missing values", len(columns))
+    if rows:
+        card.table(
+            "Reconstruction of masked known values",
+            ("column", "imputer", "RMSE", "spread"),
+            rows,
+            note=f"{_REPEATS} repeats, {_MASKED_SHARE:.0%} of the known training values masked.",
+        )
+        card.figure(plots.missing_bars(contract, train.X))
+    save_json(folder / "imputation.json", {"strategy": state.settings.impute.strategy})
+
+
+def load_impute(state: RunState, folder: Path) -> None:
+    """Take the choice."""
+    state.imputation = load_json(folder / "imputation.json")

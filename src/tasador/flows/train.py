@@ -1,0 +1,216 @@
+"""The training run: seven steps, each cached by content, a card each, one report."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasador.config.compose import to_yaml
+from tasador.config.settings import RunSettings
+from tasador.core import clock
+from tasador.core.errors import BundleError, StorageError
+from tasador.core.files import write_text
+from tasador.core.fingerprints import code_version, fingerprint
+from tasador.flows.cache import StepCache
+from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
+from tasador.flows.publish import publish
+from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
+from tasador.flows.sample import sample_valuation
+from tasador.flows.state import RunState, save_json
+from tasador.flows.steps import STEPS, Step
+
+_log = logging.getLogger(__name__)
+#: Called with a step's name and its card when it has ended.
+OnStep = Callable[[str, Card], None]
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a run left.
+
+    Attributes:
+        run_id: The run's id.
+        folder: Its folder.
+        report: The report.
+        cards: The steps' cards.
+        outcome: What the register step made, or None when it was not asked for.
+        sample: Lines of one sample valuation.
+        registered: The registry's version, or None.
+    """
+
+    run_id: str
+    folder: Path
+    report: Path
+    cards: tuple[Card, ...]
+    outcome: dict[str, Any] | None
+    sample: tuple[str, ...]
+    registered: str | None
+
+
+def train(settings: RunSettings, on_step: OnStep | None = None) -> TrainOutcome:
+    """Run the steps that `settings` ask for; earlier ones come from the cache or are made.
+
+    The report is written however the run ends; an error passes through after it.
+    """
+    state = _start(settings)
+    cache = StepCache(state.workspace / "cache")
+    cards: list[Card] = []
+    wanted = _wanted(settings)
+    last = max(i for i, step in enumerate(STEPS) if step.name in wanted)
+    chain: str = ""
+    try:
+        for step in STEPS[: last + 1]:
+            fresh = settings.force and step.name in wanted
+            chain = _key(step, state, chain)
+            _run_step(step, chain, state, cache, fresh=fresh, cards=cards)
+            if on_step is not None:
+                on_step(step.name, cards[-1])
+        sample = _leave(state)
+        registered = publish(state, cards) if state.outcome else None
+    except BaseException:
+        _report(state, cards, ())
+        raise
+    report = _report(state, cards, sample)
+    return TrainOutcome(
+        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered
+    )
+
+
+def _start(settings: RunSettings) -> RunState:
+    started = clock.now()
+    run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    workspace = Path(settings.storage.workspace)
+    run_folder = workspace / "runs" / run_id
+    try:
+        run_folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"the workspace {workspace} cannot be written: {error.strerror}",
+            remedy="choose another with storage.workspace=FOLDER",
+        ) from None
+    return RunState(
+        settings=settings,
+        run_id=run_id,
+        started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        workspace=workspace,
+        run_folder=run_folder,
+    )
+
+
+def _wanted(settings: RunSettings) -> set[str]:
+    names = [step.name for step in STEPS]
+    if settings.from_step is not None:
+        return set(names[names.index(settings.from_step) :])
+    return set(settings.steps or names)
+
+
+def _key(step: Step, state: RunState, chain: str) -> str:
+    """Return the step's cache key: its inputs, its settings and the code that it runs.
+
+    The table enters by its content, not by the way it came: from segregate on, the same bytes
+    from another place give the same key.
+    """
+    upstream = "" if step.name == "segregate" else chain
+    return fingerprint([step.name, upstream, step.inputs(state), code_version(step.rooms)])
+
+
+def _run_step(
+    step: Step, key: str, state: RunState, cache: StepCache, *, fresh: bool, cards: list[Card]
+) -> None:
+    state.journal = cache.journal(step.name, key)
+    builder: CardBuilder | None = None
+    try:
+        with recorded_card(state.run_folder / "cards", step.name, step.title) as builder:
+            found = None if fresh else cache.find(step.name, key)
+            if found is not None and _loaded(step, state, found):
+                builder.use_cached(read_card(found / f"{step.name}.json"))
+            else:
+                with cache.create(step.name, key) as folder:
+                    step.run(state, folder, builder)
+                    write_card(folder, builder.build())
+                step.load(state, cache_folder(cache, step.name, key))
+                state.journal.unlink(missing_ok=True)
+    finally:
+        if builder is not None:
+            cards.append(read_card(state.run_folder / "cards" / f"{step.name}.json"))
+
+
+def cache_folder(cache: StepCache, step: str, key: str) -> Path:
+    """Return the folder that a step has just filled."""
+    folder = cache.find(step, key)
+    if folder is None:
+        raise StorageError(
+            f"the result of step {step!r} could not be read back",
+            remedy="check the disk under the workspace",
+        )
+    return folder
+
+
+def _loaded(step: Step, state: RunState, folder: Path) -> bool:
+    """Take a cached result into the state; False when something it refers to is gone."""
+    try:
+        step.load(state, folder)
+    except (OSError, ValueError, KeyError, StorageError, BundleError) as error:
+        _log.warning("the cached result of %s cannot be used (%s): made again", step.name, error)
+        return False
+    return True
+
+
+def _leave(state: RunState) -> tuple[str, ...]:
+    """Write the run's own files, once everything has been decided."""
+    if state.outcome is None:
+        return ()
+    outcome = state.outcome
+    save_json(state.run_folder / "metrics.json", outcome["metrics"])
+    write_text(state.run_folder / "best_params.yaml", to_yaml(outcome["params"]))
+    write_text(
+        state.run_folder / "model_config.yaml",
+        to_yaml(
+            {
+                "model_name": state.settings.contract.model_name,
+                "version": outcome["version"],
+                "family": outcome["family"],
+                "params": outcome["params"],
+                "target_transform": state.settings.contract.target.transform,
+                "origin": state.origin,
+                "data_hash": state.content_hash,
+                "bundle": outcome["folder"],
+            }
+        ),
+    )
+    return sample_valuation(state)
+
+
+def _report(state: RunState, cards: list[Card], sample: tuple[str, ...]) -> Path:
+    contract, outcome = state.settings.contract, state.outcome
+    version = None if outcome is None else outcome["version"]
+    save_json(state.run_folder / "run.json", {"dataset": contract.name, "version": version})
+    headline: tuple[Headline, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+    bundle = None
+    if outcome is not None:
+        headline = tuple(Headline(**entry) for entry in outcome["headline"])
+        compared = tuple(Comparison(**entry) for entry in outcome["comparison"])
+        folder = str(state.bundles / outcome["folder"])
+        bundle = BundleReference(contract.model_name, outcome["version"], folder)
+    summary = RunSummary(
+        run_id=state.run_id,
+        dataset=contract.name,
+        title=contract.title,
+        started=state.started,
+        seconds=sum(card.seconds for card in cards if card.status != "cached"),
+        origin=state.origin,
+        source=state.source,
+        content_hash=state.content_hash,
+        unit=contract.target.unit,
+        headline=headline,
+        comparison=compared,
+        bundle=bundle,
+        sample=sample,
+        cards=tuple(cards),
+    )
+    return write_report(state.run_folder / "report.html", summary)

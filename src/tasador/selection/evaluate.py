@@ -1,0 +1,168 @@
+"""Final figures: cross-validated on train, and once on the sealed test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.core.progress import progress
+from tasador.data.contract import TableContract
+from tasador.data.table import Part, SealedPart
+from tasador.metrics.bootstrap import Estimate, bootstrap_metrics
+from tasador.metrics.regression import all_metrics, mape, within_10
+from tasador.modeling.target import TargetTransform
+from tasador.selection.families import family
+from tasador.selection.folds import Fold
+
+Floats = NDArray[np.float64]
+#: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
+Value = Callable[[Floats], tuple[Floats, Floats, Floats]]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold answers of one model.
+
+    Attributes:
+        score: Shape (n,): estimates on the transformed scale, each by a model that did not see
+            the row.
+        Z: Shape (n, q): the features on which each was made.
+        metrics: Every metric over all rows.
+    """
+
+    score: Floats
+    Z: Floats
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How the model does on one value of the contract's segment column."""
+
+    name: str
+    rows: int
+    mape: float
+    within_10: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The final figures, and what they were measured on.
+
+    Attributes:
+        test: Every metric on the sealed test part with its bootstrap interval.
+        random_cv: Metrics by random cross-validation on train.
+        spatial_cv: The same with whole areas held out; None without coordinates.
+        coverage: Share of test rows inside their interval.
+        promised: Share that the interval promises.
+        segments: Figures by segment; empty without a segment column.
+        actual: The test part's targets.
+        predicted: Their estimates.
+        X: The test part's encoded rows.
+        openings: Why the sealed part was opened, once each.
+    """
+
+    test: dict[str, Estimate]
+    random_cv: dict[str, float]
+    spatial_cv: dict[str, float] | None
+    coverage: float
+    promised: float
+    segments: tuple[Segment, ...]
+    actual: Floats
+    predicted: Floats
+    X: Floats
+    openings: tuple[str, ...]
+
+
+def cross_validate(
+    name: str,
+    params: Mapping[str, Any],
+    folds: Iterable[Fold],
+    part: Part,
+    transform: TargetTransform,
+    seed: int,
+    *,
+    n_folds: int,
+    description: str,
+) -> CrossValidation:
+    """Fit the model on every fold and value the held-out rows."""
+    chosen, target = family(name), transform.forward(part.y)
+    score = np.empty(len(part))
+    Z: Floats | None = None
+    with progress(description, n_folds) as advance:
+        for fold in folds:
+            model = chosen.fit(
+                params, fold.Z_fit, target[fold.fit_rows], seeds.derive_seed(seed, name)
+            )
+            score[fold.held_rows] = chosen.predict(model, fold.Z_held)
+            if Z is None:
+                Z = np.empty((len(part), fold.Z_held.shape[1]))
+            Z[fold.held_rows] = fold.Z_held
+            advance()
+    if Z is None:
+        raise ValueError("no folds to cross-validate on")
+    return CrossValidation(score, Z, all_metrics(part.y, transform.inverse(score)))
+
+
+def evaluate(
+    value: Value,
+    sealed: SealedPart,
+    contract: TableContract,
+    *,
+    random_cv: dict[str, float],
+    spatial_cv: dict[str, float] | None,
+    promised: float,
+    draws: int,
+    seed: int,
+    reason: str,
+) -> EvaluationReport:
+    """Open the sealed test part and measure the final model on it.
+
+    This is the only place that opens it; `reason` is kept in the report.
+    """
+    part = sealed.open(reason)
+    predicted, lower, upper = value(part.X)
+    inside = (lower <= part.y) & (part.y <= upper)
+    return EvaluationReport(
+        test=bootstrap_metrics(part.y, predicted, draws=draws, seed=seed),
+        random_cv=random_cv,
+        spatial_cv=spatial_cv,
+        coverage=float(np.mean(inside)),
+        promised=promised,
+        segments=_segments(contract, part, predicted, inside),
+        actual=part.y,
+        predicted=predicted,
+        X=part.X,
+        openings=tuple(sealed.openings),
+    )
+
+
+def _segments(
+    contract: TableContract, part: Part, predicted: Floats, inside: NDArray[np.bool_]
+) -> tuple[Segment, ...]:
+    column = contract.with_role("segment")
+    if column is None:
+        return ()
+    codes = part.X[:, contract.position(column.name)]
+    found = []
+    for code in np.unique(codes[~np.isnan(codes)]):
+        rows = codes == code
+        known = column.kind == "category" and code < len(column.categories)
+        name = column.categories[int(code)] if known else f"{code:g}"
+        actual, estimate = part.y[rows], predicted[rows]
+        found.append(
+            Segment(
+                name=name,
+                rows=int(rows.sum()),
+                mape=mape(actual, estimate),
+                within_10=within_10(actual, estimate),
+                coverage=float(np.mean(inside[rows])),
+            )
+        )
+    return tuple(found)

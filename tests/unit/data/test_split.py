@@ -1,0 +1,96 @@
+"""The test part: sealed, stable and, on request, the published one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasador.core.errors import ConfigError, ValidationError
+from tasador.data.readers import read_table
+from tasador.data.split import split_table
+from tasador.data.table import ValidatedTable
+from tasador.data.validate import mix, validate_table
+
+
+def rows(contract, numbers: np.ndarray) -> ValidatedTable:
+    """Validated rows whose target tells which row it is."""
+    numbers = np.asarray(numbers)
+    hashes = mix(numbers.astype(np.uint64))
+    y = numbers.astype(float)
+    X = np.column_stack([y] * 4)
+    return ValidatedTable(contract, X, y, hashes, np.arange(len(y)), (), "h", "real", "s")
+
+
+def test_the_random_split_is_scikit_learns_on_the_real_table(real_data, shipped, as_table):
+    from sklearn.model_selection import train_test_split
+
+    valid = validate_table(
+        as_table(read_table(real_data / "housing.csv")), shipped("california_housing")
+    )
+    train, test = train_test_split(np.arange(20640), test_size=0.2, random_state=42)
+    splits = split_table(valid, method="random", seed=42)
+    opened = splits.sealed.open("to compare")
+    np.testing.assert_array_equal(splits.train.X, valid.X[train])
+    np.testing.assert_array_equal(opened.X, valid.X[test])
+    np.testing.assert_array_equal(opened.y, valid.y[test])
+    np.testing.assert_array_equal(opened.row_hash, valid.row_hash[test])
+    assert (len(splits.train), len(splits.sealed)) == (16512, 4128)
+
+
+@pytest.mark.parametrize(("n", "share", "seed"), [(101, 0.2, 0), (997, 0.33, 7), (50, 0.5, 1)])
+def test_the_random_split_is_scikit_learns_for_other_sizes(flats, n, share, seed):
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(np.arange(n), test_size=share, random_state=seed)
+    splits = split_table(rows(flats, np.arange(n)), method="random", seed=seed, test_share=share)
+    assert splits.train.y.tolist() == train.tolist()
+    assert splits.sealed.open("to compare").y.tolist() == test.tolist()
+
+
+def test_the_hash_split_moves_no_row_when_others_come_go_or_change_places(flats):
+    def tests(numbers) -> set[float]:
+        splits = split_table(rows(flats, numbers), method="row_hash")
+        return set(splits.sealed.open("to compare").y.tolist())
+
+    before = tests(np.arange(2000))
+    after = tests(np.random.default_rng(1).permutation(3000)[:2900])
+    known = set(np.random.default_rng(1).permutation(3000)[:2900].tolist())
+    assert before & known == {y for y in after if y < 2000}
+    assert 0.17 < len(before) / 2000 < 0.23
+
+
+def test_copies_of_a_row_land_on_the_same_side(flats):
+    splits = split_table(rows(flats, np.repeat(np.arange(100), 3)), method="row_hash")
+    assert not set(splits.train.y) & set(splits.sealed.open("to compare").y)
+    assert splits.warnings == ()
+
+
+def test_the_random_split_warns_of_copies_on_both_sides(flats):
+    splits = split_table(rows(flats, np.repeat(np.arange(100), 3)), method="random")
+    assert "exact copy among the training rows" in splits.warnings[0]
+
+
+def test_another_seed_gives_another_test_part(flats):
+    table = rows(flats, np.arange(1000))
+    parts = [
+        split_table(table, method="row_hash", seed=seed).sealed.open("x").y.tolist()
+        for seed in (1, 2)
+    ]
+    assert parts[0] != parts[1]
+
+
+@pytest.mark.parametrize("method", ["row_hash", "random"])
+def test_too_small_a_part_is_refused(flats, method):
+    with pytest.raises(ValidationError, match="too small to be split"):
+        split_table(rows(flats, np.arange(30)), method=method)
+    with pytest.raises(ValidationError, match="for training and"):
+        split_table(rows(flats, np.arange(30)), method=method, test_share=0.999)
+
+
+def test_impossible_settings_are_refused(flats):
+    table = rows(flats, np.arange(100))
+    for share in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match="test_share is impossible"):
+            split_table(table, method="random", test_share=share)
+    with pytest.raises(ConfigError, match="expected row_hash or random, got stratified"):
+        split_table(table, method="stratified")
