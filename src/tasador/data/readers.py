@@ -208,7 +208,10 @@ def _read_body(body: bytes, names: list[str], rows: int, name: str, delimiter: s
             body, has_header=False, separator=delimiter, schema=dict.fromkeys(names, pl.String)
         )
     except pl.exceptions.PolarsError as error:
-        raise SourceError(f"{name} cannot be split into cells: {error}") from error
+        raise SourceError(
+            f"{name} cannot be split into cells: {str(error).splitlines()[0]}",
+            remedy="put cells that hold quotes into quotes, and double the quotes inside",
+        ) from error
     if frame.height != rows:  # a quote in the middle of a cell is read differently by some
         raise SourceError(
             f"{name} can be split into rows in more than one way",

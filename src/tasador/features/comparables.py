@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ WIDE_STEPS = (8, 16, 32, 64)
 BANDWIDTHS = (0.1, 0.3)
 _NEAREST = 16
 _DISTANCES = (1, 4, 16)
+_STEP_COLUMNS = np.array(STEPS) - 1
+_DISTANCE_COLUMNS = np.array(_DISTANCES) - 1
+_WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
+_NEAREST_STEP = STEPS.index(_NEAREST)
+_KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
 _CHUNK = 4096  # rows valued at a time: bounds the (rows, 64) work arrays to a few MB each
 
 
@@ -135,47 +140,51 @@ class ComparablesIndex:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _features(self, points: Floats, similar: Floats | None) -> Floats:
+        """Value up to `_CHUNK` rows.
+
+        Everything that is summed over neighbours goes into one array, one row of 64 numbers per
+        sum, and through one `cumsum`: a call per feature would cost a single row ten times as
+        much, and the order of additions does not depend on the number of rows.
+        """
         near = self.neighbours(points)
         target = self.target[near.index]
-        sums = _RunningSums(len(points), self._sums_needed(similar))
-        weight = sums.add(1.0 / (near.distance + self.softening))
-        weighted = sums.add_product(weight, target)
-        likes: list[tuple[int, int]] = []
-        weighted_gap = -1
-        if similar is not None and len(self.similar):
+        likes = len(BANDWIDTHS) if similar is not None and len(self.similar) else 0
+        contexts = self.context.shape[1]
+        means = 1 + likes  # the plain mean, and one per bandwidth
+        gap_row, context_row = 2 * means, 2 * means + 1
+        spread_row = context_row + contexts
+        sums = np.empty((len(points), spread_row + 2, STEPS[-1]))
+        sums[:, 0] = 1.0 / (near.distance + self.softening)
+        sums[:, gap_row] = 0.0
+        if similar is not None and likes:
             gap = self.similar[near.index] - similar[:, None]
-            weighted_gap = sums.add_product(weight, gap)
-            squared = gap * gap
-            for bandwidth in BANDWIDTHS:
-                # The added constant keeps a mean defined when no neighbour resembles the row.
-                kernel = np.exp(squared * (-0.5 / bandwidth**2)) + 1e-6
-                like = sums.add_product(weight, kernel)
-                likes.append((like, sums.add_product(like, target)))
-        contexts = [sums.add(column[near.index]) for column in self._context_columns]
+            # The added constant keeps a mean defined when no neighbour resembles the row.
+            kernels = np.exp((gap * gap)[:, None, :] * _KERNEL_FACTORS) + 1e-6
+            np.multiply(sums[:, :1], kernels, out=sums[:, 1:means])
+            np.multiply(sums[:, 0], gap, out=sums[:, gap_row])
+        np.multiply(sums[:, :means], target[:, None, :], out=sums[:, means:gap_row])
+        if contexts:
+            sums[:, context_row:spread_row] = self.context[near.index].transpose(0, 2, 1)
         # Centred on the nearest neighbour, so that squares do not cancel.
-        deviation = sums.add(target - target[:, :1])
-        deviation_squared = sums.add_product(deviation, sums.row(deviation))
+        deviation = target - target[:, :1]
+        sums[:, spread_row] = deviation
+        sums[:, spread_row + 1] = deviation * deviation
 
-        sums.run()
-        blocks = [sums.at(weighted, STEPS) / sums.at(weight, STEPS)]
-        blocks += [sums.at(top, WIDE_STEPS) / sums.at(bottom, WIDE_STEPS) for bottom, top in likes]
+        sums.cumsum(axis=2, out=sums)
+        at = sums[:, :, _STEP_COLUMNS]
+        mean = at[:, means:gap_row] / at[:, :means]
+        blocks = [mean[:, 0]]
         if likes:
-            effect = sums.at(weighted_gap, WIDE_STEPS) / sums.at(weight, WIDE_STEPS)
-            blocks.append(blocks[0][:, -len(WIDE_STEPS) :] - self.slope * effect)
-        blocks += [sums.at(context, (_NEAREST,)) / _NEAREST for context in contexts]
-        mean = sums.at(deviation, (_NEAREST,)) / _NEAREST
-        square = sums.at(deviation_squared, (_NEAREST,)) / _NEAREST
-        blocks.append(np.sqrt(np.maximum(square - mean * mean, 0.0)))
-        blocks.append(near.distance[:, [k - 1 for k in _DISTANCES]])
+            blocks.append(mean[:, 1:, _WIDE].reshape(len(points), -1))
+            effect = at[:, gap_row, _WIDE] / at[:, 0, _WIDE]
+            blocks.append(mean[:, 0, _WIDE] - self.slope * effect)
+        nearest = at[:, context_row:, _NEAREST_STEP] / _NEAREST
+        blocks.append(nearest[:, :contexts])
+        offset = nearest[:, contexts]
+        variance = np.maximum(nearest[:, contexts + 1] - offset * offset, 0.0)
+        blocks.append(np.sqrt(variance)[:, None])
+        blocks.append(near.distance[:, _DISTANCE_COLUMNS])
         return np.concatenate(blocks, axis=1)
-
-    def _sums_needed(self, similar: Floats | None) -> int:
-        likes = 1 + 2 * len(BANDWIDTHS) if similar is not None and len(self.similar) else 0
-        return 4 + likes + len(self._context_columns)
-
-    @cached_property
-    def _context_columns(self) -> list[Floats]:
-        return [np.ascontiguousarray(column) for column in self.context.T]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return the fitted state as JSON values and arrays."""
@@ -244,44 +253,3 @@ def _typical_spacing(points: Floats) -> float:
 
 def _chunks(n: int) -> Iterator[slice]:
     yield from (slice(start, start + _CHUNK) for start in range(0, max(n, 1), _CHUNK))
-
-
-class _RunningSums:
-    """Several rows of numbers per valued row, summed from left to right in one pass.
-
-    One `cumsum` over everything costs a single valuation a tenth of what a call per feature does,
-    and its order of additions does not depend on the number of rows.
-    """
-
-    def __init__(self, n: int, rows: int) -> None:
-        self._values = np.empty((n, rows, STEPS[-1]))
-        self._used = 0
-
-    def add(self, values: Floats) -> int:
-        """Take in `values` (n, 64) and return their number."""
-        self._values[:, self._used] = values
-        self._used += 1
-        return self._used - 1
-
-    def add_product(self, row: int, values: Floats) -> int:
-        """Take in the product of an earlier row and `values` (n, 64)."""
-        np.multiply(self._values[:, row], values, out=self._values[:, self._used])
-        self._used += 1
-        return self._used - 1
-
-    def row(self, row: int) -> Floats:
-        """Return what was taken in as `row`."""
-        return self._values[:, row]
-
-    def run(self) -> None:
-        """Replace every row by its running sums."""
-        self._values.cumsum(axis=2, out=self._values)
-
-    def at(self, row: int, steps: tuple[int, ...]) -> Floats:
-        """Return the sums (n, len(steps)) over the first k numbers of `row`, for k of `steps`."""
-        return self._values[:, row, _columns(steps)]
-
-
-@cache
-def _columns(steps: tuple[int, ...]) -> NDArray[np.intp]:
-    return np.array(steps, dtype=np.intp) - 1

@@ -30,14 +30,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_real_data_variable(real_data_variable, monkeypatch):
+def _no_real_data_variable(monkeypatch):
     """Only tests that ask for real tables find them."""
     monkeypatch.delenv("TASADOR_REAL_DATA", raising=False)
-
-
-@pytest.fixture(scope="session")
-def real_data_variable() -> str | None:
-    return os.environ.get("TASADOR_REAL_DATA")
 
 
 @pytest.fixture(scope="session")

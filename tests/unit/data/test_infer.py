@@ -189,7 +189,7 @@ def test_columns_named_after_the_target_are_suspected(tmp_path):
 
 
 def test_huge_constant_and_signed_numbers_get_usable_bounds(tmp_path):
-    path = written(tmp_path, huge=np.linspace(-1e308, 1e308, 99), same=np.ones(99),
+    path = written(tmp_path, huge=np.linspace(-1, 1, 99) * 1.5e308, same=np.ones(99),
                    debt=-1.0 - np.arange(99) % 13, y=np.arange(99) % 30 - 10.5)  # fmt: skip
     contract = infer_contract(path, "y").contract
     assert all(np.isfinite(contract.column("huge").bounds))

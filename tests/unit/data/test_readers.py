@@ -111,6 +111,7 @@ def test_a_column_without_a_name_gets_one():
         (b"a,b\n1\n1,2\n", r"ragged.*got 1 in row 0"),
         (b'a,b\n"1,2\n3,4\n', "a quote is opened and never closed"),
         (b"a,b\n1,\xe9\n", r"not UTF-8 text: got byte 0xe9 in line 2.*iconv"),
+        (b'a,b\n5" pipe,3\n6" pipe,4\n', "cannot be split into cells.*double the quotes"),
         ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
         (b"\x00\x01\x02garbage", "binary data"),
         (b"\x7fELF\x00\x00", "binary data"),
