@@ -126,12 +126,10 @@ def _run_step(
     try:
         with recorded_card(state.run_folder / "cards", step.name, step.title) as builder:
             found = None if fresh else cache.find(step.name, key)
-            if found is not None and _loaded(step, state, found):
-                builder.use_cached(read_card(found / f"{step.name}.json"))
-            else:
+            if found is None or not _reused(step, state, found, builder):
                 with cache.create(step.name, key) as folder:
                     step.run(state, folder, builder)
-                    write_card(folder, builder.build())
+                    write_card(folder / "card", builder.build())
                 step.load(state, cache_folder(cache, step.name, key))
                 state.journal.unlink(missing_ok=True)
     finally:
@@ -150,13 +148,15 @@ def cache_folder(cache: StepCache, step: str, key: str) -> Path:
     return folder
 
 
-def _loaded(step: Step, state: RunState, folder: Path) -> bool:
-    """Take a cached result into the state; False when something it refers to is gone."""
+def _reused(step: Step, state: RunState, folder: Path, builder: CardBuilder) -> bool:
+    """Take a cached result into the state; False when something it needs is gone or damaged."""
     try:
+        earlier = read_card(folder / "card" / f"{step.name}.json")
         step.load(state, folder)
     except (OSError, ValueError, KeyError, StorageError, BundleError) as error:
         _log.warning("the cached result of %s cannot be used (%s): made again", step.name, error)
         return False
+    builder.use_cached(earlier)
     return True
 
 

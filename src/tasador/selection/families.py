@@ -87,10 +87,10 @@ def _slow_lightgbm(params: Params, factor: float) -> dict[str, Any]:
 
 def _lightgbm_space(trial: Trial) -> dict[str, Any]:
     return {
-        "n_estimators": trial.suggest_int("n_estimators", 200, 800),
-        "num_leaves": trial.suggest_int("num_leaves", 15, 95, log=True),
+        "n_estimators": trial.suggest_int("n_estimators", 250, 550),
+        "num_leaves": trial.suggest_int("num_leaves", 15, 47, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
-        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 0.9),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 0.5),
         "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
         "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
     }
