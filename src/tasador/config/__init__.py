@@ -1,1 +1,1 @@
-"""Room: config."""
+"""Configuration: Hydra composes the settings dataclasses that the stages own."""

@@ -1,41 +1,121 @@
+"""The settings of a training run; stages own theirs, the rest stands here."""
+
 from __future__ import annotations
+
 from dataclasses import dataclass, field
+
 from tasador.data.contract import TableContract
+from tasador.data.table import SplitMethod
 from tasador.features.plan import FeatureSettings
 from tasador.selection.search import SelectionSettings
 from tasador.selection.sweep import SweepSettings
+
+STEP_NAMES = ("download", "segregate", "impute", "features", "select", "sweep", "register")
+
+
 @dataclass(frozen=True)
 class DownloadSettings:
-    search: list[str] = field(default_factory=list); allow_synthetic: bool=True; timeout_s: float=15.0; attempts: int=2; offline: bool=False; synthetic_rows: int|None=None
+    """How the table is looked for.
+
+    Attributes:
+        search: Folders under which the contract's relative paths are looked for.
+        allow_synthetic: Whether generated rows may stand in for a table that is not found.
+        timeout_s: Seconds of silence after which a connection is given up.
+        attempts: How often a download is tried.
+        offline: Pass over everything that needs the network.
+        synthetic_rows: Number of generated rows; null takes the generator's own.
+    """
+
+    search: list[str] = field(default_factory=list)
+    allow_synthetic: bool = True
+    timeout_s: float = 10.0
+    attempts: int = 2
+    offline: bool = False
+    synthetic_rows: int | None = None
+
+
 @dataclass(frozen=True)
 class SegregateSettings:
-    method: str="random"; seed: int=42; test_share: float=.2; max_refused_share: float=.05; min_rows: int=100
+    """How rows are validated and split.
+
+    Attributes:
+        method: ``row_hash`` (stable when rows are added) or ``random`` (scikit-learn's).
+        seed: Salt of the hash, or random state.
+        test_share: Share of the rows in the sealed test part.
+        max_refused_share: Share of refused rows above which the run stops.
+        min_rows: Fewest rows to train on.
+    """
+
+    method: SplitMethod = "row_hash"
+    seed: int = 42
+    test_share: float = 0.2
+    max_refused_share: float = 0.05
+    min_rows: int = 100
+
+
 @dataclass(frozen=True)
 class ImputeSettings:
-    strategy: str="median"
+    """What stands in for missing numbers: ``median``."""
+
+    strategy: str = "median"
+
+
 @dataclass(frozen=True)
 class RegisterSettings:
-    spatial_folds: int=5; coverage: float=.9; parity_rows: int=200000; bootstrap_draws: int=1000; alias: str="staging"
+    """How the final model is proved.
+
+    Attributes:
+        spatial_folds: Folds of the cross-validation that holds out whole areas.
+        coverage: Share of values that an interval promises to hold.
+        parity_rows: Generated rows on which export and library must agree.
+        bootstrap_draws: Resamples behind each metric's interval.
+        alias: The registry's alias that moves to the new version.
+    """
+
+    spatial_folds: int = 5
+    coverage: float = 0.9
+    parity_rows: int = 200_000
+    bootstrap_draws: int = 1000
+    alias: str = "staging"
+
+
 @dataclass(frozen=True)
 class StorageSettings:
-    workspace: str="workspace"
+    """Where a run's outputs go."""
+
+    workspace: str = "workspace"
+
+
 @dataclass(frozen=True)
 class TrackingSettings:
-    enabled: bool=True; uri: str|None=None; experiment: str="tasador"
+    """Where runs are tracked.
+
+    Attributes:
+        enabled: Whether to track and register at all.
+        uri: An MLflow tracking URI; null means SQLite in the workspace.
+        experiment: Name of the experiment.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "tasador"
+
+
 @dataclass(frozen=True)
 class RunSettings:
+    """Everything that a training run is told."""
+
     contract: TableContract
-    seed: int=42
-    profile: str="quick"
-    download: DownloadSettings=DownloadSettings()
-    segregate: SegregateSettings=SegregateSettings()
-    impute: ImputeSettings=ImputeSettings()
-    features: FeatureSettings=FeatureSettings()
-    selection: SelectionSettings=SelectionSettings()
-    sweep: SweepSettings=SweepSettings()
-    register: RegisterSettings=RegisterSettings()
-    storage: StorageSettings=StorageSettings()
-    tracking: TrackingSettings=TrackingSettings()
-    steps: list[str]=field(default_factory=list)
-    from_step: str|None=None
-    force: bool=False
+    seed: int = 42
+    steps: list[str] = field(default_factory=list)
+    from_step: str | None = None
+    force: bool = False
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    segregate: SegregateSettings = field(default_factory=SegregateSettings)
+    impute: ImputeSettings = field(default_factory=ImputeSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    register: RegisterSettings = field(default_factory=RegisterSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)

@@ -24,6 +24,8 @@ from tasador.data.contract import (
     Target,
 )
 
+#: Not the contract's: defaults of runs on this table, which `tasador.config` reads.
+_RUN_SETTINGS = "settings"
 _TOP = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
 _COLUMN = ("kind", "role", "unit", "description", "bounds", "nullable", "categories",
            "case_sensitive")  # fmt: skip
@@ -69,7 +71,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     Raises:
         ContractError: Naming the key, what was expected there and what was found.
     """
-    top = _mapping(plain, "contract", _TOP)
+    top = _mapping(plain, "contract", (*_TOP, _RUN_SETTINGS))
     name = _text(top, "name", "contract", default_name)
     target = _target(top.get("target"))
     columns = _columns(top.get("columns"))

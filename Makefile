@@ -1,0 +1,62 @@
+# `make run` and `make test` do everything on a fresh machine that has Python 3.11+.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+LOCK := uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--universal -q -p 3.11
+
+# uv installs the same locked set in a fraction of pip's time; pip does where uv is not there.
+ifdef UV
+INSTALL = uv pip install -q --python $(BIN)/python
+else
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench up lock clean
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+run: $(VENV)/.train ## Install what is locked and run the pipeline (ARGS="dataset=diamonds")
+	$(BIN)/tasador run $(ARGS)
+
+test: lint ## Lint, layering, tests with coverage
+	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.train ## Measure the acceptance figures
+	$(BIN)/python benchmarks/main_job.py
+
+up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1:5000
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/workspace/mlflow.db \
+		--host 127.0.0.1 --port 5000
+
+lock: ## Resolve the requirements again
+	$(LOCK) --extra train --extra serve --extra dev --extra gcs --extra s3 -o requirements/dev.txt
+	$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
+	$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
+
+clean: ## Remove the environment and the caches, not the workspace
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: requirements/train.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --require-hashes -r requirements/train.txt
+	$(INSTALL) --no-deps -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL) --no-deps -e .
+	touch $@ $(VENV)/.train
