@@ -1,0 +1,226 @@
+"""The whole pipeline through the command line, on a small generated table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasador.registry.bundle import load_bundle
+
+SMALL = [
+    "download.synthetic_rows=900",
+    "download.offline=true",
+    "dataset.source.paths=[nowhere.csv]",
+    "selection.folds=3",
+    "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[60],num_leaves:[15]},"
+    "random_forest:{n_estimators:[10]}}",
+    "sweep.trials=2",
+    "sweep.folds=2",
+    "sweep.slowdown=1.0",
+    "features.cross_fit_folds=5",
+    "register.parity_rows=2000",
+    "register.bootstrap_draws=50",
+    "register.spatial_folds=2",
+]
+
+
+def tasador(folder: Path, *words: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    code, out, err = tasador(folder, "run", *SMALL)
+    assert code == 0, err
+    assert "registered: models:/housing_price_model/1" in out
+    assert "SYNTHETIC" in err
+    return folder
+
+
+def newest_run(project: Path) -> Path:
+    return max((project / "workspace" / "runs").iterdir())
+
+
+def bundle_of(project: Path) -> Path:
+    return next((project / "workspace" / "bundles").glob("*/manifest.json")).parent
+
+
+def test_a_run_leaves_its_cards_metrics_parameters_and_report(project: Path) -> None:
+    run = min((project / "workspace" / "runs").iterdir())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["origin"] == "synthetic"
+    assert set(metrics) >= {"test", "random_cv", "spatial_cv"}
+    assert len(list((run / "cards").glob("*.html"))) == 7
+    for name in ("best_params.yaml", "model_config.yaml", "report.html"):
+        assert (run / name).stat().st_size > 0
+
+
+def test_an_unchanged_run_is_all_cached_and_registers_nothing_new(project: Path) -> None:
+    code, out, _ = tasador(project, "run", *SMALL)
+    assert code == 0
+    assert out.count("cached") == 7
+    assert "models:/housing_price_model/1" in out
+
+
+def test_equal_runs_in_two_workspaces_give_equal_bytes(project: Path) -> None:
+    code, _, err = tasador(project, "run", *SMALL, "tracking=none", "storage.workspace=elsewhere")
+    assert code == 0, err
+    one = min((project / "workspace" / "runs").iterdir()) / "metrics.json"
+    two = next((project / "elsewhere" / "runs").iterdir()) / "metrics.json"
+    assert one.read_bytes() == two.read_bytes()
+    first = load_bundle(bundle_of(project))
+    other = load_bundle(next((project / "elsewhere/bundles").glob("*/manifest.json")).parent)
+    X = np.random.default_rng(0).uniform(1, 50, (20, len(first.contract.features)))
+    assert np.array_equal(first.predict(X), other.predict(X))
+
+
+def test_a_step_runs_alone_and_a_later_start_uses_the_cache(project: Path) -> None:
+    code, out, _ = tasador(project, "run", *SMALL, "steps=[features]", "force=true")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines() if line.startswith("  ")]
+    assert [words[0] for words in lines] == ["download", "segregate", "impute", "features"]
+    assert [words[1] == "cached" for words in lines] == [True, True, True, False]
+
+
+def test_a_damaged_cache_entry_and_a_lost_bundle_are_made_again(project: Path) -> None:
+    for file in (project / "workspace" / "cache" / "impute").glob("*/imputation.json"):
+        file.write_text("{")
+    manifest = bundle_of(project) / "manifest.json"
+    manifest.unlink()
+    code, out, err = tasador(project, "run", *SMALL)
+    assert code == 0, err
+    assert "damaged" in err
+    assert load_bundle(bundle_of(project)).version in out
+
+
+def test_predict_values_json_csv_and_refuses_bad_rows(project: Path) -> None:
+    bundle = load_bundle(bundle_of(project))
+    X = np.array([[-120.0, 36.0, 20, 2000, 400, 1000, 380, 4.0, 1.0]])
+    row = {name: values[0] for name, values in bundle.encoder.decode(X).items()}
+    code, out, err = tasador(project, "predict", json.dumps(row))
+    assert code == 0, err
+    answer = json.loads(out)["predictions"][0]
+    assert answer["predicted_price"] == pytest.approx(bundle.value(row).prediction)
+    assert answer["lower"] < answer["predicted_price"] < answer["upper"]
+
+    table = project / "rows.csv"
+    table.write_text(",".join(row) + "\n" + ",".join(str(v) for v in row.values()) + "\n")
+    code, _, err = tasador(project, "predict", str(table), "-o", "out.csv")
+    assert code == 0, err
+    assert "predicted_price" in (project / "out.csv").read_text()
+
+    for bad, text in (
+        ("{", "not valid JSON"),
+        ("[]", "no row to value"),
+        ("[3]", "is not an object"),
+        (json.dumps({"instances": [{**row, "population": "many"}]}), "population"),
+        (json.dumps({k: v for k, v in row.items() if k != "latitude"}), "latitude"),
+        ("missing.csv", "no file"),
+        ("missing.json", "cannot be read"),
+    ):
+        code, _, err = tasador(project, "predict", bad)
+        assert code == 3, (bad, err)
+        assert text in err
+    (project / "short.csv").write_text("longitude\n1\n")
+    code, _, err = tasador(project, "predict", "short.csv")
+    assert code == 3
+    assert "lacks columns" in err
+
+
+def test_a_tampered_bundle_is_refused(project: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle_of(project), copy)
+    model = next(copy.glob("*.onnx"))
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    code, _, err = tasador(project, "predict", "{}", "--bundle", str(copy))
+    assert code == 5
+    assert "error:" in err
+
+
+def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None:
+    code, out, _ = tasador(project, "runs")
+    assert code == 0
+    assert "done" in out
+    assert tasador(project, "report")[1].strip().endswith("report.html")
+    code, _, err = tasador(project, "report", "nothing")
+    assert code == 2
+    assert "no run 'nothing'" in err
+    code, out, _ = tasador(project, "doctor")
+    assert code == 0
+    assert "lightgbm" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "text"),
+    [
+        ("dataset=nope", 2, "unknown dataset"),
+        ("sweep.trails=3", 2, "sweep.trails"),
+        ("sweep.trials=many", 2, "a whole number"),
+        ("steps=[cook]", 2, "steps.cook"),
+        ("impute.strategy=magic", 2, "magic"),
+        ("selection.families={ridge:{alfa:[1]}}", 2, "alfa"),
+        ("selection.families={forest:{}}", 2, "unknown model family"),
+        ("download.allow_synthetic=false", 3, "was not found"),
+        ("storage.workspace=/proc/nowhere", 7, "workspace"),
+        ("tracking.uri=http://127.0.0.1:9", 6, "is on disk but was not registered"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_its_exit_code(
+    project: Path, setting: str, code: int, text: str
+) -> None:
+    got, _, err = tasador(project, "run", *SMALL, setting)
+    assert got == code, err
+    assert text in err
+
+
+def test_a_failed_run_still_leaves_a_report_with_the_error(project: Path) -> None:
+    code, _, _ = tasador(project, "run", *SMALL, "selection.families={ridge:{alpha:[-1.0]}}")
+    assert code == 4
+    run = newest_run(project)
+    assert "all 1 candidates failed" in (run / "report.html").read_text()
+    assert json.loads((run / "cards" / "select.json").read_text())["status"] == "failed"
+
+
+def test_init_writes_a_contract_that_trains_without_a_line_of_code(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    n = 400
+    size, year = random.uniform(20, 200, n), random.integers(1950, 2020, n)
+    town = random.choice(["Río", "Ávila", "Lugo"], n)
+    price = 1000 * size * (1 + (town == "Lugo")) * random.lognormal(0, 0.1, n)
+    lines = ["ref;Größe (m²);Baujahr;stadt name;kaufpreis €;note"]
+    lines += [f"A{i};{size[i]:.1f};{year[i]};{town[i]};{price[i]:.0f};" for i in range(n)]
+    (tmp_path / "mein haus.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    code, out, err = tasador(
+        tmp_path, "init", "mein haus.csv", "--target", "kaufpreis €", "--name", "haus"
+    )
+    assert code == 0, err
+    assert "assumed:" in out
+    code, _, err = tasador(
+        tmp_path, "init", "mein haus.csv", "--target", "kaufpreis €", "--name", "haus"
+    )
+    assert code == 2
+    assert "exists already" in err
+    small = [word for word in SMALL if not word.startswith(("download", "dataset"))]
+    code, out, err = tasador(tmp_path, "run", "dataset=haus", *small, "tracking=none")
+    assert code == 0, err
+    assert "sample valuation" in out
+    code, _, err = tasador(tmp_path, "init", "gone.csv", "--target", "x")
+    assert code == 3
+    assert "gone.csv" in err

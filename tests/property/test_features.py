@@ -1,0 +1,171 @@
+"""Features: a row's numbers do not depend on the rows beside it, nor on its own target."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasador.data.contract import TableContract
+from tasador.data.contract_reader import from_dict
+from tasador.features.clusters import Clusters
+from tasador.features.comparables import ComparablesIndex
+from tasador.features.derive import date_parts, ratios
+from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
+
+CATEGORIES = ["a", "b", "c"]
+
+
+def contract(coordinates: bool) -> TableContract:
+    columns: dict[str, object] = {
+        "size": {"kind": "number", "nullable": True},
+        "rooms": {"kind": "integer"},
+        "kind": {"kind": "category", "categories": CATEGORIES},
+        "sold": {"kind": "datetime"},
+    }
+    if coordinates:
+        columns |= {
+            "lon": {"kind": "number", "role": "longitude"},
+            "lat": {"kind": "number", "role": "latitude"},
+        }
+    return from_dict(
+        {
+            "name": "houses",
+            "columns": columns,
+            "target": {"name": "price"},
+            "ratios": {"per_room": {"numerator": "size", "denominator": "rooms"}},
+        }
+    )
+
+
+def rows(n: int, coordinates: bool, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    size = random.uniform(20, 200, n)
+    size[random.random(n) < 0.1] = np.nan
+    columns = [size, random.integers(0, 6, n), random.integers(0, 4, n), random.uniform(0, 1e9, n)]
+    if coordinates:
+        columns += [random.uniform(-1, 1, n).round(1), random.uniform(40, 41, n).round(1)]
+    return np.column_stack(columns).astype(np.float64)
+
+
+def fitted(coordinates: bool, n: int = 300) -> tuple[FittedFeatures, np.ndarray, np.ndarray]:
+    X = rows(n, coordinates)
+    target = np.nan_to_num(X[:, 0], nan=50) / 100 + np.random.default_rng(1).normal(0, 0.1, n)
+    pipeline = FeaturePipeline(contract(coordinates), FeatureSettings(clusters=4))
+    return pipeline.fit(X, target), X, target
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["coordinates", "no coordinates"])
+def features(request: pytest.FixtureRequest) -> FittedFeatures:
+    return fitted(request.param)[0]
+
+
+VALUE = st.floats(-1e6, 1e6) | st.just(0.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_n_rows_at_once_equal_n_times_one_row_bit_for_bit(
+    features: FittedFeatures, data: st.DataObject
+) -> None:
+    p, n = len(features.contract.features), data.draw(st.integers(1, 9))
+    X = np.array(
+        [
+            [data.draw(VALUE | st.just(float("nan"))), data.draw(VALUE)]
+            + [data.draw(st.sampled_from([0.0, 1.0, 2.0, 3.0, float("nan")]))]
+            + [data.draw(st.floats(0, 2e9)) for _ in range(p - 3)]
+            for _ in range(n)
+        ]
+    )
+    together = features.transform(X)
+    assert np.isfinite(together).all()
+    assert together.shape == (n, len(features.names))
+    alone = np.concatenate([features.transform(X[i : i + 1]) for i in range(n)])
+    assert np.array_equal(together, alone)
+
+
+def test_the_state_survives_json_and_npz_bit_for_bit(features: FittedFeatures) -> None:
+    spec, arrays = features.state()
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
+        again = FittedFeatures.from_state(
+            features.contract, json.loads(json.dumps(spec)), dict(loaded)
+        )
+    X = rows(50, features.contract.coordinates is not None, seed=5)
+    assert np.array_equal(again.transform(X), features.transform(X))
+    assert again.names == features.names
+    with pytest.raises(ValueError, match="feature format"):
+        FittedFeatures.from_state(features.contract, {**spec, "format": 99}, arrays)
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+def test_a_row_never_sees_its_own_target_in_training(coordinates: bool) -> None:
+    _, X, target = fitted(coordinates)
+    pipeline = FeaturePipeline(
+        contract(coordinates), FeatureSettings(clusters=0, cross_fit_folds=5)
+    )
+    _, before = pipeline.fit_transform(X, target)
+    changed = target.copy()
+    changed[7] += 1e-6
+    plan = pipeline.fit(X, target).plan
+    assert plan is not None
+    _, after = pipeline.fit_transform(X, changed)
+    fold = pipeline._folds(len(X))
+    others = (fold != fold[7]) & (np.abs(before - after).max(axis=1) > 0)
+    assert others.any()
+    if coordinates:  # without them the space's scale itself is fitted to all targets
+        assert np.array_equal(before[7], after[7])
+
+
+def test_fewer_rows_than_neighbours_and_a_constant_column_are_no_trouble() -> None:
+    X = rows(12, coordinates=True)
+    X[:, 1] = 3
+    pipeline = FeaturePipeline(contract(True), FeatureSettings(clusters=20, cross_fit_folds=3))
+    ready, Z = pipeline.fit_transform(X, np.arange(12.0))
+    assert np.isfinite(Z).all()
+    assert np.isfinite(ready.transform(X)).all()
+
+
+def test_comparables_equal_a_plain_computation() -> None:
+    random = np.random.default_rng(3)
+    points, target = random.uniform(0, 1, (200, 2)), random.normal(10, 1, 200)
+    similar, context = random.normal(0, 0.5, 200), random.normal(0, 1, (200, 2))
+    index = ComparablesIndex.fit(points, target, similar, context)
+    at, own = np.array([[0.4, 0.6]]), np.array([0.1])
+    found = dict(zip(index.names(("a", "b")), index.features(at, own)[0], strict=True))
+    distance = np.sqrt(((points - at) ** 2).sum(axis=1))
+    order = np.argsort(distance)
+    weight = 1 / (distance[order] + index.softening)
+    t, gap = target[order], similar[order] - own[0]
+    for k in (1, 4, 64):
+        assert found[f"comparables_mean_{k}"] == pytest.approx(
+            np.average(t[:k], weights=weight[:k])
+        )
+    kernel = weight * (np.exp(-0.5 * (gap / 0.3) ** 2) + 1e-6)
+    expected = np.average(t[:16], weights=kernel[:16])
+    assert found["comparables_like_0.3_16"] == pytest.approx(expected)
+    adjusted = np.average((t - index.slope * gap)[:32], weights=weight[:32])
+    assert found["comparables_adjusted_32"] == pytest.approx(adjusted)
+    assert found["comparables_a"] == pytest.approx(context[order[:16], 0].mean())
+    assert found["comparables_spread"] == pytest.approx(t[:16].std())
+    assert found["comparables_distance_4"] == pytest.approx(distance[order[3]])
+
+
+def test_cluster_labels_are_the_nearest_centroid() -> None:
+    points = np.random.default_rng(2).uniform(0, 1, (300, 2))
+    clusters = Clusters.fit(points, 5, seed=1)
+    expected = np.linalg.norm(points[:, None] - clusters.centroids[None], axis=2)
+    assert np.allclose(clusters.distances(points), expected)
+    assert np.array_equal(clusters.labels(points), expected.argmin(axis=1))
+
+
+def test_ratios_are_missing_where_the_denominator_is_zero_and_dates_have_parts() -> None:
+    assert np.isnan(ratios(np.array([[1.0]]), np.array([[0.0]])))[0, 0]
+    year, month, weekday = date_parts(np.array([1_700_000_000.0]))[0]  # Tuesday 14 November 2023
+    assert (int(year), month, weekday) == (2023, 11, 1)

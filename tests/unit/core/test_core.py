@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tasador.core import clock, errors, fingerprints, logs, progress, seeds
+from tasador.core.errors import MissingExtraError, TasadorError
+
+
+def test_an_error_says_what_was_expected_what_came_and_what_to_do() -> None:
+    error = TasadorError("broken", expected="a", got="b", remedy="mend it")
+    assert str(error) == "broken: expected a, got b. To do: mend it"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (TasadorError, str(error))
+    assert "tasador[s3]" in str(MissingExtraError.for_package("s3fs", "s3"))
+
+
+def test_all_errors_have_one_root() -> None:
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
+    assert all(issubclass(kind, TasadorError) for kind in kinds)
+
+
+def test_the_clock_can_be_held_still() -> None:
+    clock.use_source(lambda: 0.0)
+    try:
+        assert clock.timestamp() == "1970-01-01T00:00:00Z"
+    finally:
+        clock.use_source(None)
+    assert clock.now().year >= 2026
+
+
+def test_seeds_differ_by_name_and_repeat() -> None:
+    assert seeds.derive_seed(1, "a") == seeds.derive_seed(1, "a") != seeds.derive_seed(1, "b")
+    assert seeds.generator(1, "x").random() == seeds.generator(1, "x").random()
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
+    one = fingerprints.fingerprint({"a": 1, "b": (1, {2, 3}), "p": Path("x")})
+    assert one == fingerprints.fingerprint({"p": "x", "b": [1, [2, 3]], "a": 1})
+
+
+def test_the_code_version_covers_rooms_and_modules() -> None:
+    assert fingerprints.code_version(["core"]) != fingerprints.code_version(["metrics"])
+    assert len(fingerprints.code_version(["flows.steps.data_steps"])) == 64
+    with pytest.raises(ValueError, match="no source found"):
+        fingerprints.code_version(["kitchen"])
+
+
+def test_logs_can_be_json(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("tasador")
+    before = logger.handlers[:], logger.level, logger.propagate
+    try:
+        logs.configure_logs("INFO", as_json=True)
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("tasador.x").exception("it broke")
+        entry = json.loads(capsys.readouterr().err)
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
+    assert (entry["level"], entry["message"]) == ("error", "it broke")
+    assert "ValueError: why" in entry["exception"]
+
+
+def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(progress.track([1, 2], "quiet")) == [1, 2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with progress.progress("loud", 2) as advance:
+        advance(note="half")
+        advance()

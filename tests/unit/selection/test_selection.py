@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasador.core.errors import ConfigError, TrainingError
+from tasador.data.contract_reader import from_dict
+from tasador.data.table import Part, SealedPart
+from tasador.features.pipeline import FeaturePipeline, FeatureSettings
+from tasador.modeling.target import TargetTransform
+from tasador.selection.evaluate import evaluate
+from tasador.selection.folds import Fold, blocked_assignment, make_folds, random_assignment
+from tasador.selection.search import SelectionSettings, grid_search
+from tasador.selection.sweep import SweepSettings, sweep
+
+CONTRACT = from_dict(
+    {
+        "name": "t",
+        "columns": {"a": {"kind": "number"}, "s": {"kind": "integer", "role": "segment"}},
+        "target": {"name": "y"},
+    }
+)
+TRANSFORM = TargetTransform("none")
+
+
+@pytest.fixture(scope="module")
+def part() -> Part:
+    random = np.random.default_rng(0)
+    X = np.column_stack([random.uniform(1, 9, 120), random.integers(0, 3, 120)]).astype(float)
+    y = 10 + 3 * X[:, 0] + random.normal(0, 0.5, 120)
+    return Part(X, y, np.arange(120, dtype=np.uint64))
+
+
+@pytest.fixture(scope="module")
+def folds(part: Part) -> list[Fold]:
+    pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
+    return list(make_folds(part, random_assignment(len(part), 3, 1), pipeline, TRANSFORM))
+
+
+def test_folds_hold_every_row_once_and_repeat() -> None:
+    first = random_assignment(100, 5, 7)
+    assert np.array_equal(np.bincount(first), [20] * 5)
+    assert np.array_equal(first, random_assignment(100, 5, 7))
+    with pytest.raises(TrainingError, match="too few training rows"):
+        random_assignment(5, 5, 7)
+
+
+def test_blocked_folds_keep_the_rows_of_a_place_together() -> None:
+    places = np.random.default_rng(0).uniform(0, 1, (60, 2))
+    assignment = blocked_assignment(np.repeat(places, 5, axis=0), 3, 1)
+    assert (assignment.reshape(60, 5) == assignment.reshape(60, 5)[:, :1]).all()
+    with pytest.raises(TrainingError, match="cannot be cut into blocks"):
+        blocked_assignment(np.zeros((30, 2)), 3, 1)
+
+
+def test_ridge_scores_equal_those_computed_by_hand(part: Part, folds: list[Fold]) -> None:
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    settings = SelectionSettings({"ridge": {"alpha": [1.0, 100.0]}}, folds=3)
+    result = grid_search(settings, folds, part, TRANSFORM, 1)
+    expected = []
+    for fold in folds:
+        model = make_pipeline(StandardScaler(), Ridge(alpha=1.0))
+        model.fit(fold.Z_fit, part.y[fold.fit_rows])
+        expected.append(np.abs(model.predict(fold.Z_held) - part.y[fold.held_rows]).mean())
+    assert result.best.params == {"alpha": 1.0}
+    assert [f["mae"] for f in result.best.held] == pytest.approx(expected)
+    assert result.best_of_families() == (result.best,)
+
+
+def test_a_finished_candidate_is_not_computed_again(
+    part: Part, folds: list[Fold], tmp_path: Path
+) -> None:
+    journal = tmp_path / "deep" / "journal.jsonl"
+    settings = SelectionSettings({"ridge": {"alpha": [1.0, 2.0]}}, folds=3)
+    first = grid_search(settings, folds, part, TRANSFORM, 1, journal)
+    journal.write_text(journal.read_text() + '{"key": "cut off by a cr')
+    again = grid_search(settings, folds, part, TRANSFORM, 1, journal)
+    assert again == first  # seconds included: nothing was timed anew
+
+
+def test_a_failing_candidate_is_recorded_and_the_rest_goes_on(
+    part: Part, folds: list[Fold]
+) -> None:
+    settings = SelectionSettings({"ridge": {"alpha": [-5.0, 1.0]}}, folds=3)
+    result = grid_search(settings, folds, part, TRANSFORM, 1)
+    assert result.best.error is None
+    assert result.candidates[-1].error is not None
+    with pytest.raises(TrainingError, match="all 1 candidates failed"):
+        grid_search(SelectionSettings({"ridge": {"alpha": [-5.0]}}), folds, part, TRANSFORM, 1)
+
+
+def test_a_wrong_grid_is_named_before_anything_is_fitted(part: Part) -> None:
+    for grid, match in (
+        ({"ridge": {"alfa": [1]}}, "no such parameter"),
+        ({"rigde": {"alpha": [1]}}, "unknown model family"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            grid_search(SelectionSettings(grid), [], part, TRANSFORM, 1)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="no candidate"):
+        grid_search(SelectionSettings({}), [], part, TRANSFORM, 1)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lightgbm", "random_forest"])
+def test_a_sweep_starts_at_the_winner_is_never_worse_and_repeats(
+    part: Part, folds: list[Fold], name: str
+) -> None:
+    start = {"alpha": 50.0} if name == "ridge" else {"n_estimators": 10}
+    settings = SweepSettings(trials=3, folds=2)
+    first = sweep(name, start, settings, folds, part, TRANSFORM, 1)
+    second = sweep(name, start, settings, folds, part, TRANSFORM, 1)
+    assert first.trials[0].params == start
+    assert first.best.mean("wmape") <= first.trials[0].mean("wmape")
+    assert [t.params for t in first.trials] == [t.params for t in second.trials]
+    assert [t.held for t in first.trials] == [t.held for t in second.trials]
+
+
+def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
+    result = sweep("ridge", {"alpha": 1.0}, SweepSettings(trials=0), folds, part, TRANSFORM, 1)
+    assert result.final_params == {"alpha": 1.0}
+    with pytest.raises(TrainingError, match="every trial"):
+        sweep("ridge", {"alpha": -1.0}, SweepSettings(trials=1), folds, part, TRANSFORM, 1)
+
+
+def test_the_sealed_part_counts_its_openings_and_segments_are_reported(part: Part) -> None:
+    sealed = SealedPart(part)
+    report = evaluate(
+        lambda X: (part.y, part.y - 1, part.y + 1),
+        sealed,
+        CONTRACT,
+        random_cv={},
+        spatial_cv=None,
+        promised=0.9,
+        draws=10,
+        seed=1,
+        reason="test",
+    )
+    assert report.openings == ("test",)
+    assert report.coverage == 1.0
+    assert [s.name for s in report.segments] == ["0", "1", "2"]
+    assert report.test["rmse"].value == 0.0
