@@ -175,8 +175,8 @@ def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None
         ("sweep.trials=many", 2, "a whole number"),
         ("steps=[cook]", 2, "steps.cook"),
         ("impute.strategy=magic", 2, "magic"),
-        ("selection.families={ridge:{alfa:[1]}}", 2, "alfa"),
-        ("selection.families={forest:{}}", 2, "unknown model family"),
+        ("+selection.families.ridge.alfa=[1]", 2, "alfa"),
+        ("+selection.families.forest={}", 2, "unknown model family"),
         ("download.allow_synthetic=false", 3, "was not found"),
         ("storage.workspace=/proc/nowhere", 7, "workspace"),
         ("tracking.uri=http://127.0.0.1:9", 6, "is on disk but was not registered"),
@@ -191,8 +191,15 @@ def test_what_cannot_be_done_is_said_with_its_exit_code(
 
 
 def test_a_failed_run_still_leaves_a_report_with_the_error(project: Path) -> None:
-    code, _, _ = tasador(project, "run", *SMALL, "selection.families={ridge:{alpha:[-1.0]}}")
-    assert code == 4
+    code, _, err = tasador(
+        project,
+        "run",
+        *SMALL,
+        "~selection.families.lightgbm",
+        "~selection.families.random_forest",
+        "selection.families.ridge.alpha=[-1.0]",
+    )
+    assert code == 4, err
     run = newest_run(project)
     assert "all 1 candidates failed" in (run / "report.html").read_text()
     assert json.loads((run / "cards" / "select.json").read_text())["status"] == "failed"

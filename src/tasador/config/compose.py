@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
             with initialize_config_dir(str(conf_folder()), version_base="1.3"):
                 config = hydra_compose("config", overrides=[*search, *overrides])
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _explained(error, project) from None
     finally:
         GlobalHydra.instance().clear()
@@ -108,10 +109,28 @@ def _explained(error: Exception, project: Path | None) -> ConfigError:
                 else "write its contract with `tasador init FILE --target COLUMN`"
             ),
         )
+    missing = re.search(r"Could not override '([\w.]+)'", text)
+    if missing is not None:
+        return _no_such_key(missing[1].split("."))
     lines = [line for line in text.splitlines() if line.strip()]
     return ConfigError(
         f"the configuration cannot be composed: {' '.join(lines[:3])}",
         remedy="see docs/reference/configuration.md for the keys there are",
+    )
+
+
+def _no_such_key(path: list[str]) -> ConfigError:
+    """Return the error for a key that the composed defaults do not have."""
+    node: Any = _composed([], None)
+    for depth, name in enumerate(path):
+        if not isinstance(node, dict) or name not in node:
+            known = sorted(node) if isinstance(node, dict) else []
+            return unknown(".".join(path[: depth + 1]), name, known)
+        node = node[name]
+    where = ".".join(path)
+    return ConfigError(
+        f"{where}: a value between braces is merged into what is there and may not add keys",
+        remedy=f"add a key with +{where}.NAME=..., take one away with ~{where}.NAME",
     )
 
 

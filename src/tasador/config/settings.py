@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tasador.data.contract import TableContract
 from tasador.data.table import SplitMethod
@@ -57,7 +58,7 @@ class SegregateSettings:
 class ImputeSettings:
     """What stands in for missing numbers: ``median``."""
 
-    strategy: str = "median"
+    strategy: Literal["median"] = "median"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasador.core.errors import RegistryError
-from tasador.flows.cards import Card
+from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.model_steps import describe
@@ -118,5 +118,8 @@ def _step(state: RunState, card: Card) -> StepRun:
         seconds=card.seconds,
         params=texts,
         metrics=numbers,
-        artifacts=(state.run_folder / "cards" / f"{card.step}.html",),
+        artifacts=(
+            state.run_folder / "cards" / f"{card.step}.html",
+            *save_figures(state.run_folder / "figures", card),
+        ),
     )

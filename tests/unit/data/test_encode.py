@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import time
 from decimal import Decimal
 
 import numpy as np
@@ -179,15 +178,3 @@ def test_decoding_gives_the_values_back_for_people(flats):
         "sold": [dt.datetime(2024, 1, 2, tzinfo=dt.UTC), None],
     }
     assert one_column("datetime").decode(np.array([[1e20]])) == {"c": [1e20]}
-
-
-def test_one_row_of_the_default_table_is_encoded_in_microseconds(shipped):
-    encoder = Encoder(shipped("california_housing"))
-    row = dict.fromkeys(encoder.contract.feature_names, 1.5) | {"ocean_proximity": "INLAND"}
-    fastest = math.inf
-    for _ in range(30):
-        started = time.perf_counter()
-        for _ in range(100):
-            encoder.row(row)
-        fastest = min(fastest, (time.perf_counter() - started) / 100)
-    assert fastest < 8e-6

@@ -51,7 +51,7 @@ def parquet(frame: pl.DataFrame) -> bytes:
         CSV.rstrip(b"\n"),
         b"\n" + CSV.replace(b"\n", b"\n\n"),
         b' a , b\n"1",x\n2,"y"\n',
-        gzip.compress(CSV),
+        gzip.compress(CSV, mtime=0),
         tgz(t_dot_csv=CSV),
         gzip.decompress(tgz(t_dot_csv=CSV)),
         zipped(t_dot_csv=CSV),

@@ -95,8 +95,7 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
         validated, method=settings.method, seed=settings.seed, test_share=settings.test_share
     )
     save_part(folder / "train.npz", splits.train)
-    # Written here and read back sealed; the figures below are of the training part only.
-    save_part(folder / "sealed.npz", splits.sealed._part)
+    splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
     save_json(folder / "refused.json", {"count": len(validated.refused)})
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

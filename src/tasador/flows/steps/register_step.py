@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import BundleError
 from tasador.core.fingerprints import code_version, fingerprint, to_plain
 from tasador.data.profile import reference_profile
 from tasador.flows import evaluation_plots
@@ -26,6 +27,7 @@ from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import Parity, check_parity, lightgbm_predictor
 from tasador.modeling.trees import TreeEnsemble
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
+from tasador.registry.manifest import MANIFEST_NAME
 from tasador.selection.evaluate import (
     CrossValidation,
     EvaluationReport,
@@ -34,6 +36,8 @@ from tasador.selection.evaluate import (
 )
 from tasador.selection.families import family
 from tasador.selection.folds import blocked_assignment, make_folds
+
+_log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
@@ -253,7 +257,17 @@ def write_bundle_of(
         card=_model_card(state, name, params, report, lineage),
     )
     key = fingerprint([lineage, settings.register, contract.to_dict()])[:12]
-    return write_bundle(state.bundles / f"{contract.model_name}-{key}", parts)
+    folder = state.bundles / f"{contract.model_name}-{key}"
+    _set_aside_ruins(folder)
+    return write_bundle(folder, parts)
+
+
+def _set_aside_ruins(folder: Path) -> None:
+    """Move away what is left of a bundle whose manifest is gone; nothing is deleted."""
+    if folder.exists() and not (folder / MANIFEST_NAME).exists():
+        kept = folder.with_name(f"{folder.name}.damaged-{secrets.token_hex(3)}")
+        folder.rename(kept)
+        _log.warning("%s is no bundle any more: moved to %s", folder, kept.name)
 
 
 def _model_card(
@@ -344,12 +358,3 @@ def _fill_card(
         longitude, latitude = (report.X[:, contract.position(c.name)] for c in contract.coordinates)
         percent = (report.predicted - report.actual) / report.actual * 100.0
         card.figure(evaluation_plots.residual_map(longitude, latitude, percent))
-
-
-def is_intact(state: RunState, folder: Path) -> bool:
-    """Tell whether a cached outcome's bundle is still there and verifies."""
-    try:
-        load_register(state, folder)
-    except BundleError:
-        return False
-    return True
