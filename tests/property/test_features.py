@@ -175,3 +175,13 @@ def test_ratios_are_missing_where_the_denominator_is_zero_and_dates_have_parts()
     assert np.isnan(ratios(np.array([[1.0]]), np.array([[0.0]])))[0, 0]
     year, month, weekday = date_parts(np.array([1_700_000_000.0]))[0]  # Tuesday 14 November 2023
     assert (int(year), month, weekday) == (2023, 11, 1)
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+def test_absurdly_large_and_small_numbers_stay_finite(coordinates: bool) -> None:
+    features, X, _ = fitted(coordinates)
+    absurd = np.repeat(X[:1], 3, axis=0)
+    absurd[0, 1] = 2e-309
+    absurd[1, :2] = (1e300, 1e-300)
+    absurd[2, -1] = 1e200
+    assert np.isfinite(features.transform(absurd)).all()

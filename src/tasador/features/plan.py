@@ -11,6 +11,8 @@ from tasador.data.contract import TableContract
 
 Floats = NDArray[np.float64]
 
+_FARTHEST = 1e100
+
 
 @dataclass(frozen=True)
 class FeatureSettings:
@@ -74,7 +76,10 @@ class ComparablesPlan:
 
     def points(self, frame: NumericFrame) -> Floats:
         """Return the rows' places (n, d) in the scaled space."""
-        places: Floats = frame.values[:, frame.positions(self.near)] * self.scale
+        places = frame.values[:, frame.positions(self.near)]
+        # Beyond this the squares of a distance overflow and a tree finds no neighbours at all.
+        np.minimum(np.maximum(places, -_FARTHEST, out=places), _FARTHEST, out=places)
+        places *= self.scale
         return np.ascontiguousarray(places)
 
     def similar(self, frame: NumericFrame) -> Floats | None:
