@@ -153,20 +153,33 @@ def runs(workspace: Workspace = Path("workspace")) -> None:
     from tasador.flows.runs import list_runs
 
     table = Table("run", "dataset", "status", "origin", "MAPE", "within 10%", "bundle")
+    for column in table.columns:  # a narrow terminal breaks names, never cuts them
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for entry in list_runs(workspace):
         table.add_row(*(escape(cell) for cell in entry))
     out.print(table)
 
 
 @app.command()
-def doctor(workspace: Workspace = Path("workspace")) -> None:
+def doctor(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings as for `run`, e.g. dataset=diamonds tracking.uri=..."),
+    ] = None,
+) -> None:
     """Say what is installed, reachable and missing."""
+    from tasador.config.compose import compose
     from tasador.flows.doctor import examine
 
+    mark = {
+        "ok": "[green]ok     [/]",
+        "optional": "[dim]--     [/]",
+        "missing": "[red]missing[/]",
+    }
     worst = True
-    for finding in examine(workspace):
-        mark = {"ok": "[green]ok[/]", "optional": "[dim]--[/]", "missing": "[red]missing[/]"}
-        out.print(f"{mark[finding.state]:<20} {escape(finding.what)}: {escape(finding.detail)}")
+    for finding in examine(compose(overrides or [], project=Path.cwd())):
+        out.print(f"{mark[finding.state]} {escape(finding.what)}: {escape(finding.detail)}")
         worst = worst and finding.state != "missing"
     if not worst:
         raise typer.Exit(1)

@@ -56,7 +56,11 @@ class SegregateSettings:
 
 @dataclass(frozen=True)
 class ImputeSettings:
-    """What stands in for missing numbers: ``median``."""
+    """What stands in for missing numbers.
+
+    Attributes:
+        strategy: How it is found.
+    """
 
     strategy: Literal["median"] = "median"
 
@@ -82,7 +86,11 @@ class RegisterSettings:
 
 @dataclass(frozen=True)
 class StorageSettings:
-    """Where a run's outputs go."""
+    """Where a run's outputs go.
+
+    Attributes:
+        workspace: Folder of the runs, bundles, caches and the embedded registry.
+    """
 
     workspace: str = "workspace"
 
@@ -104,7 +112,25 @@ class TrackingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that a training run is told."""
+    """Everything that a training run is told.
+
+    Attributes:
+        contract: The table's contract, from the group ``dataset``.
+        seed: From which every random choice is derived.
+        steps: Steps to run, of STEPS; empty runs all. What they need comes from the cache or is
+            made.
+        from_step: The first step to run; null begins at the beginning.
+        force: Run the asked steps even when their results are cached.
+        download: How the table is looked for.
+        segregate: How rows are validated and split.
+        impute: What stands in for missing numbers.
+        features: Choices about features.
+        selection: Which candidates are compared.
+        sweep: How long the sweep searches.
+        register: How the final model is proved.
+        storage: Where outputs go.
+        tracking: Where runs are tracked.
+    """
 
     contract: TableContract
     seed: int = 42

@@ -48,5 +48,8 @@ class TargetMeans:
 
     def transform(self, codes: Floats) -> Floats:
         """Return the means (n,) of the codes' levels."""
-        result: Floats = self.means[levels_of(codes, len(self.means) - 2)]
-        return result
+        return self.of(levels_of(codes, len(self.means) - 2))
+
+    def of(self, levels: NDArray[np.intp]) -> Floats:
+        """Return the means (n,) of level indices."""
+        return self.means.take(levels)

@@ -147,7 +147,7 @@ class ComparablesIndex:
         much, and the order of additions does not depend on the number of rows.
         """
         near = self.neighbours(points)
-        target = self.target[near.index]
+        target = self.target.take(near.index)
         likes = len(BANDWIDTHS) if similar is not None and len(self.similar) else 0
         contexts = self.context.shape[1]
         means = 1 + likes  # the plain mean, and one per bandwidth
@@ -157,21 +157,23 @@ class ComparablesIndex:
         sums[:, 0] = 1.0 / (near.distance + self.softening)
         sums[:, gap_row] = 0.0
         if similar is not None and likes:
-            gap = self.similar[near.index] - similar[:, None]
+            gap = self.similar.take(near.index) - similar[:, None]
             # The added constant keeps a mean defined when no neighbour resembles the row.
             kernels = np.exp((gap * gap)[:, None, :] * _KERNEL_FACTORS) + 1e-6
             np.multiply(sums[:, :1], kernels, out=sums[:, 1:means])
             np.multiply(sums[:, 0], gap, out=sums[:, gap_row])
         np.multiply(sums[:, :means], target[:, None, :], out=sums[:, means:gap_row])
         if contexts:
-            sums[:, context_row:spread_row] = self.context[near.index].transpose(0, 2, 1)
+            sums[:, context_row:spread_row] = self.context.take(near.index, axis=0).transpose(
+                0, 2, 1
+            )
         # Centred on the nearest neighbour, so that squares do not cancel.
         deviation = target - target[:, :1]
         sums[:, spread_row] = deviation
         sums[:, spread_row + 1] = deviation * deviation
 
         sums.cumsum(axis=2, out=sums)
-        at = sums[:, :, _STEP_COLUMNS]
+        at = sums.take(_STEP_COLUMNS, axis=2)
         mean = at[:, means:gap_row] / at[:, :means]
         blocks = [mean[:, 0]]
         if likes:
@@ -183,7 +185,7 @@ class ComparablesIndex:
         offset = nearest[:, contexts]
         variance = np.maximum(nearest[:, contexts + 1] - offset * offset, 0.0)
         blocks.append(np.sqrt(variance)[:, None])
-        blocks.append(near.distance[:, _DISTANCE_COLUMNS])
+        blocks.append(near.distance.take(_DISTANCE_COLUMNS, axis=1))
         return np.concatenate(blocks, axis=1)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:

@@ -70,8 +70,9 @@ class FittedFeatures:
         return tuple(names)
 
     @cached_property
-    def _numeric_positions(self) -> list[int]:
-        return [i for i, c in enumerate(self.contract.features) if c.kind in ("number", "integer")]
+    def _numeric_positions(self) -> NDArray[np.intp]:
+        kinds = [column.kind for column in self.contract.features]
+        return np.array([i for i, k in enumerate(kinds) if k in ("number", "integer")], np.intp)
 
     @cached_property
     def _numeric_names(self) -> tuple[str, ...]:
@@ -84,20 +85,28 @@ class FittedFeatures:
         return tuple(c.name for c in self.contract.features if c.kind == "datetime")
 
     @cached_property
-    def _ratio_positions(self) -> tuple[list[int], list[int]]:
-        position = self.contract.position
-        ratios = self.contract.ratios
-        return [position(r.numerator) for r in ratios], [position(r.denominator) for r in ratios]
+    def _ratio_positions(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        position, found = self.contract.position, self.contract.ratios
+        return (
+            np.array([position(ratio.numerator) for ratio in found], np.intp),
+            np.array([position(ratio.denominator) for ratio in found], np.intp),
+        )
 
     @cached_property
     def _date_positions(self) -> list[int]:
         return [self.contract.position(name) for name in self._date_columns]
 
     @cached_property
-    def _one_hot_tables(self) -> list[tuple[int, int, Floats]]:
-        """Position, number of levels and 0/1 rows of each category with 0/1 columns."""
+    def _category_sizes(self) -> list[tuple[int, int]]:
+        """Position and number of levels of each category that becomes a feature."""
+        names = dict.fromkeys((*self.one_hot_columns, *self.target_means))
+        return [(self.contract.position(n), len(self.contract.column(n).categories)) for n in names]
+
+    @cached_property
+    def _one_hot_tables(self) -> list[tuple[int, Floats]]:
+        """Position and 0/1 rows by level of each category with 0/1 columns."""
         return [
-            (self.contract.position(name), len(levels), one_hot_table(len(levels)))
+            (self.contract.position(name), one_hot_table(len(levels)))
             for name in self.one_hot_columns
             for levels in [self.contract.column(name).categories]
         ]
@@ -114,8 +123,9 @@ class FittedFeatures:
         filled = self.imputer.fill(X)
         frame = self._numbers(filled)
         points = None if self.plan is None else self.plan.points(frame)
-        blocks = self._plain_blocks(X, filled, frame)
-        blocks += [means.transform(X[:, i])[:, None] for i, means in self._means]
+        levels = self._levels(X)
+        blocks = self._plain_blocks(X, filled, frame, levels)
+        blocks += [means.of(levels[i])[:, None] for i, means in self._means]
         blocks += self._cluster_blocks(points)
         if self.index is not None and self.plan is not None and points is not None:
             blocks.append(self.index.features(points, self.plan.similar(frame)))
@@ -130,20 +140,30 @@ class FittedFeatures:
         return None if self.plan is None else self.plan.points(self.frame(X))
 
     def _numbers(self, filled: Floats) -> NumericFrame:
-        values = filled[:, self._numeric_positions]
+        values = filled.take(self._numeric_positions, axis=1)
         if len(self.ratio_fill):
             top, bottom = self._ratio_positions
-            quotients = ratios(filled[:, top], filled[:, bottom])
+            quotients = ratios(filled.take(top, axis=1), filled.take(bottom, axis=1))
             quotients = np.where(np.isnan(quotients), self.ratio_fill, quotients)
-            values = np.concatenate([values, quotients], axis=1)
+            values = np.concatenate((values, quotients), axis=1)
         return NumericFrame(self._numeric_names, values)
 
-    def _plain_blocks(self, X: Floats, filled: Floats, frame: NumericFrame) -> list[Floats]:
+    def _levels(self, X: Floats) -> dict[int, NDArray[np.intp]]:
+        """Return each category's level indices (n,) by its position."""
+        return {i: levels_of(X[:, i], n) for i, n in self._category_sizes}
+
+    def _plain_blocks(
+        self,
+        X: Floats,
+        filled: Floats,
+        frame: NumericFrame,
+        levels: Mapping[int, NDArray[np.intp]],
+    ) -> list[Floats]:
         blocks = [frame.values]
         if self.imputer.indicated:
-            blocks.append(np.isnan(X[:, self.imputer.indicated]).astype(np.float64))
+            blocks.append(np.isnan(X.take(self.imputer.indicated, axis=1)).astype(np.float64))
         blocks += [date_parts(filled[:, i]) for i in self._date_positions]
-        blocks += [table[levels_of(X[:, i], n)] for i, n, table in self._one_hot_tables]
+        blocks += [table.take(levels[i], axis=0) for i, table in self._one_hot_tables]
         return blocks
 
     def _cluster_blocks(self, points: Floats | None) -> list[Floats]:
@@ -275,7 +295,7 @@ class FeaturePipeline:
         folds = self._folds(len(X))
         filled = fitted.imputer.fill(X)
         frame = fitted._numbers(filled)
-        blocks = fitted._plain_blocks(X, filled, frame)
+        blocks = fitted._plain_blocks(X, filled, frame, fitted._levels(X))
         blocks += [
             self._cross_fitted_means(X[:, i], target, means, folds)[:, None]
             for i, means in fitted._means

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import tasador
+from tasador.config.settings import RunSettings
+from tasador.core.errors import TasadorError
+from tasador.data.sources import find_local
 
 _NEEDED = ("numpy", "scipy", "onnxruntime", "orjson", "PyYAML")
 _TRAIN = ("scikit-learn", "lightgbm", "polars", "optuna", "onnx", "mlflow", "hydra-core")
@@ -36,8 +39,9 @@ class Finding:
     detail: str
 
 
-def examine(workspace: Path) -> Iterator[Finding]:
-    """Yield what was found; nothing is changed and no address outside is contacted."""
+def examine(settings: RunSettings) -> Iterator[Finding]:
+    """Yield what was found; nothing is changed, and only the configured registry is contacted."""
+    workspace = Path(settings.storage.workspace)
     yield Finding("ok", "tasador", f"{tasador.__version__} on Python {sys.version.split()[0]}")
     for package in _NEEDED:
         yield _package(package, "missing", "part of every install: install tasador again")
@@ -51,7 +55,9 @@ def examine(workspace: Path) -> Iterator[Finding]:
     else:
         state: Literal["ok", "missing"] = "ok" if Path(data).is_dir() else "missing"
         yield Finding(state, "TASADOR_REAL_DATA", data)
+    yield _table(settings)
     yield _disk(workspace)
+    yield _registry(settings)
 
 
 def _package(name: str, absent: Literal["optional", "missing"], remedy: str) -> Finding:
@@ -70,3 +76,36 @@ def _disk(workspace: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     state: Literal["ok", "missing"] = "ok" if free > _ROOM_GB else "missing"
     return Finding(state, "workspace", f"{workspace} with {free:,.1f} GB free")
+
+
+def _table(settings: RunSettings) -> Finding:
+    contract = settings.contract
+    what = f"table {contract.name}"
+    found = find_local(contract, [Path(folder) for folder in settings.download.search])
+    if found is not None:
+        return Finding("ok", what, str(found))
+    if contract.source.url is not None:
+        return Finding(
+            "optional", what, f"not on disk; would be fetched from {contract.source.url}"
+        )
+    return Finding("missing", what, f"put it at {' or '.join(contract.source.paths) or 'a path'}")
+
+
+def _registry(settings: RunSettings) -> Finding:
+    if not settings.tracking.enabled:
+        return Finding("optional", "registry", "switched off (tracking=none)")
+    if settings.tracking.uri is None:
+        database = Path(settings.storage.workspace) / "mlflow.db"
+        if not database.exists():
+            return Finding("optional", "registry", f"{database} is made by the first run")
+        return _reached(f"sqlite:///{database.resolve()}")
+    return _reached(settings.tracking.uri)
+
+
+def _reached(uri: str) -> Finding:
+    from tasador.registry.mlflow_registry import check_registry
+
+    try:
+        return Finding("ok", "registry", check_registry(uri))
+    except TasadorError as error:
+        return Finding("missing", "registry", str(error))

@@ -35,7 +35,12 @@ def newest_bundle(workspace: Path) -> Path:
         BundleError: There is none.
     """
     manifests = sorted(
-        (workspace / "bundles").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime
+        (
+            path
+            for path in (workspace / "bundles").glob("*/manifest.json")
+            if ".damaged-" not in path.parent.name  # moved aside by a later run
+        ),
+        key=lambda path: path.stat().st_mtime,
     )
     if not manifests:
         raise BundleError(

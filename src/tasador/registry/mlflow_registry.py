@@ -83,6 +83,17 @@ def register_bundle(
             raise
 
 
+def check_registry(tracking_uri: str) -> str:
+    """Return the registry's address, without a password, once it has answered.
+
+    Raises:
+        RegistryError: It cannot be reached or refuses.
+        MissingExtraError: MLflow is not installed.
+    """
+    with _client(tracking_uri):
+        return _without_password(tracking_uri)
+
+
 def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> RegisteredVersion:
     """Return the version that holds `alias`.
 

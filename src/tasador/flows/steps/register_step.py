@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.fingerprints import code_version, fingerprint, to_plain
+from tasador.core.errors import BundleError
+from tasador.core.fingerprints import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.flows import evaluation_plots
 from tasador.flows.cards import CardBuilder
@@ -27,7 +29,6 @@ from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import Parity, check_parity, lightgbm_predictor
 from tasador.modeling.trees import TreeEnsemble
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
-from tasador.registry.manifest import MANIFEST_NAME
 from tasador.selection.evaluate import (
     CrossValidation,
     EvaluationReport,
@@ -55,7 +56,8 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     model, onnx, parity = _fit(state, name, params)
     interval = _interval(state, random_cv)
     report = _evaluate(state, onnx, interval, random_cv, spatial_cv)
-    bundle = write_bundle_of(state, name, params, model, parity, interval, report)
+    draft = write_bundle_of(folder / "bundle", state, name, params, model, parity, interval, report)
+    bundle = _move_in(draft, state.bundles)
     metrics = metrics_of(state, report)
     save_json(
         folder / "outcome.json",
@@ -212,6 +214,7 @@ def comparison(state: RunState, report: EvaluationReport) -> tuple[Comparison, .
 
 
 def write_bundle_of(
+    folder: Path,
     state: RunState,
     name: str,
     params: dict[str, Any],
@@ -220,7 +223,7 @@ def write_bundle_of(
     interval: ConformalInterval,
     report: EvaluationReport,
 ) -> ModelBundle:
-    """Write the bundle under its version; an equal bundle that is there already is kept."""
+    """Write the run's bundle into `folder`."""
     settings, contract = state.settings, state.settings.contract
     train = needed(state.train, "segregate")
     lineage = {
@@ -256,18 +259,28 @@ def write_bundle_of(
         profile=reference_profile(train.X, train.y, contract),
         card=_model_card(state, name, params, report, lineage),
     )
-    key = fingerprint([lineage, settings.register, contract.to_dict()])[:12]
-    folder = state.bundles / f"{contract.model_name}-{key}"
-    _set_aside_ruins(folder)
     return write_bundle(folder, parts)
 
 
-def _set_aside_ruins(folder: Path) -> None:
-    """Move away what is left of a bundle whose manifest is gone; nothing is deleted."""
-    if folder.exists() and not (folder / MANIFEST_NAME).exists():
-        kept = folder.with_name(f"{folder.name}.damaged-{secrets.token_hex(3)}")
-        folder.rename(kept)
-        _log.warning("%s is no bundle any more: moved to %s", folder, kept.name)
+def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
+    """Move a bundle to the folder of its version; an equal one that is there already is kept.
+
+    What is left of a damaged one is moved aside: nothing is deleted.
+    """
+    folder = bundles / draft.version
+    bundles.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        try:
+            bundle = load_bundle(folder)
+        except BundleError as error:
+            kept = folder.with_name(f"{folder.name}.damaged-{secrets.token_hex(3)}")
+            folder.rename(kept)
+            _log.warning("%s: moved to %s", error, kept.name)
+        else:
+            shutil.rmtree(draft.folder)
+            return bundle
+    draft.folder.rename(folder)
+    return load_bundle(folder)
 
 
 def _model_card(
