@@ -245,7 +245,7 @@ def _manifest(
 
 
 def load_bundle(
-    folder: Path,
+    folder: str | Path,
     *,
     check_golden: bool = True,
     threads: int = 1,
@@ -264,13 +264,13 @@ def load_bundle(
             large, of an unknown format, or that answers differently on this machine.
     """
     limits = limits or BundleLimits()
-    manifest, contents = read_verified(folder, limits)
+    manifest, contents = read_verified(Path(folder), limits)
     try:
         contract = from_dict(manifest.contract)
         arrays = read_arrays(contents[FEATURES], FEATURES, limits.total_bytes)
         features = FittedFeatures.from_state(contract, manifest.features, arrays)
         bundle = ModelBundle(
-            folder=folder,
+            folder=Path(folder),
             manifest=manifest,
             contract=contract,
             features=features,
