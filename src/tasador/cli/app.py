@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 import tasador
-from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, StorageError, TasadorError
+from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
+from tasador.core.files import storage_error
 from tasador.core.logs import configure_logs
 
 app = typer.Typer(
@@ -188,7 +189,11 @@ def doctor(
 def main() -> None:
     """Run the command line; every error that is ours ends without a traceback."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED_EXIT_CODE:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        sys.stdout.flush()  # a full disk behind `>` shows here, not after the last handler
+        sys.exit(code)
     except TasadorError as error:
         _fail(error)
     except typer.Exit as ended:
@@ -196,15 +201,25 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:
+        _drop_output()  # the reader, such as `head`, has seen enough
+        sys.exit(0)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-            _fail(StorageError(f"cannot write: {error}", remedy="make room or choose another disk"))
-        raise
+        refused = storage_error(error)
+        if refused is None:
+            raise
+        _drop_output()
+        _fail(refused)
     except Exception as error:
         # Typer's own usage errors know how to show themselves.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             _fail(ConfigError(error.format_message()))  # type: ignore[attr-defined]
         raise
+
+
+def _drop_output() -> None:
+    """Let the interpreter's own flush at its end go nowhere, since the output takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: TasadorError) -> None:

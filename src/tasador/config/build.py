@@ -12,6 +12,7 @@ import types
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tasador.config import limits
 from tasador.core.errors import ConfigError
 
 Settings = TypeVar("Settings")
@@ -45,7 +46,11 @@ def unknown(where: str, key: str, known: Collection[str]) -> ConfigError:
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as `kind`, a type as dataclass fields use them."""
+    """Return `value` as `kind`, a type as dataclass fields use them.
+
+    Raises:
+        ConfigError: It is of another type, or out of the range that `where` allows.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -68,7 +73,9 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return {str(key): convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build(kind, value, where)
-    return _scalar(value, kind, where)
+    scalar = _scalar(value, kind, where)
+    limits.check(where, scalar)
+    return scalar
 
 
 def _scalar(value: Any, kind: Any, where: str) -> Any:

@@ -27,15 +27,19 @@ _CHUNK = 1 << 20
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
+    errno.EFBIG: ("the file would be too large", "choose another disk, or raise `ulimit -f`"),
     errno.EROFS: ("the file system is read-only", "choose a folder that can be written"),
     errno.EACCES: ("permission denied", "check who owns the folder, or choose another one"),
     errno.EPERM: ("permission denied", "check who owns the folder, or choose another one"),
     errno.ENOENT: ("it does not exist", "check the path"),
+    errno.ENAMETOOLONG: ("its name is too long", "check the path"),
     errno.EISDIR: ("it is a folder", "name a file"),
     errno.ENOTDIR: ("a part of its path is a file", "check the path"),
 }
 #: What a disk refuses, whoever was writing; anything else in a caller's body is the caller's.
-_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_REFUSALS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
 
 
 def is_remote(location: Location) -> bool:
@@ -54,12 +58,22 @@ def exists(location: Location) -> bool:
     """Tell whether there is a file (or, locally, a folder) at `location`.
 
     Raises:
-        StorageError: The object store cannot be reached or refuses to say.
+        StorageError: The disk or the object store cannot be reached or refuses to say.
     """
-    if not is_remote(location):
-        return Path(location).exists()
     with _storage_errors("look for", location):
+        if not is_remote(location):
+            return Path(location).exists()
         return bool(_filesystem(str(location)).exists(str(location)))
+
+
+def is_folder(location: Location) -> bool:
+    """Tell whether `location` is a local folder; object stores have none.
+
+    Raises:
+        StorageError: The disk refuses to say, e.g. because the name is too long.
+    """
+    with _storage_errors("look for", location):
+        return not is_remote(location) and Path(location).is_dir()
 
 
 @contextmanager
@@ -93,7 +107,8 @@ def read_bytes(location: Location) -> bytes:
 def write_bytes(location: Location, data: bytes) -> None:
     """Write a file at once: other readers see the old content or all of the new one.
 
-    Missing local parent folders are made.
+    Missing local parent folders are made. What a link points to is replaced, not the link; a pipe
+    or a device such as ``/dev/stdout`` stays what it is and takes the bytes as they come.
 
     Raises:
         StorageError: Disk full, read-only, permission denied, store unreachable. Nothing is left
@@ -103,7 +118,7 @@ def write_bytes(location: Location, data: bytes) -> None:
         if is_remote(location):
             _filesystem(str(location)).pipe_file(str(location), data)
         else:
-            with atomic_file(Path(location)) as file:
+            with _local_file(Path(location)) as file:
                 file.write(data)
 
 
@@ -125,6 +140,26 @@ def copy_to_local(location: Location, target: Path) -> Path:
     ):
         shutil.copyfileobj(source, file, _CHUNK)
     return target
+
+
+def storage_error(error: OSError) -> StorageError | None:
+    """Return what to say when a disk refused a write somewhere; None for any other error."""
+    if error.errno not in _REFUSALS:
+        return None
+    reason, remedy = _REASONS[error.errno]
+    where = f" {error.filename}" if error.filename else ""
+    return StorageError(f"cannot write{where}: {reason}", remedy=remedy)
+
+
+@contextmanager
+def _local_file(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing: replaced at once, unless it is a pipe or a device."""
+    if not path.exists() or path.is_file() or path.is_dir():
+        with atomic_file(path.resolve() if path.is_symlink() else path) as file:
+            yield file
+    else:
+        with path.open("wb") as file:
+            yield file
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     contract = TableContract(
         name=name,
         title=_text(top, "title", "contract", name),
-        model_name=_text(top, "model_name", "contract", f"{name}_model"),
+        model_name=_model_name(top, name),
         columns=columns,
         target=target,
         ratios=_ratios(top.get("ratios"), columns),
@@ -122,6 +122,19 @@ def _text(section: Mapping[str, Any], key: str, where: str, default: str | None 
     value = section.get(key, default)
     if not isinstance(value, str) or not value.strip():
         raise ContractError(f"{where}.{key}: expected a text, got {value!r}")
+    return value
+
+
+def _model_name(top: Mapping[str, Any], name: str) -> str:
+    """Return the name of the models, which becomes a folder's and a registry entry's."""
+    value = _text(top, "model_name", "contract", f"{name}_model")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ContractError(
+            "contract.model_name: cannot be the name of a model",
+            expected="letters, digits, '.', '_' and '-'",
+            got=repr(value),
+            remedy="name one with `model_name`" if "model_name" not in top else None,
+        )
     return value
 
 

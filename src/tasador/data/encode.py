@@ -160,6 +160,15 @@ class Encoder:
         }
 
 
+def columns_with_missing_words(contract: TableContract) -> tuple[str, ...]:
+    """Return the columns in which a word such as ``None`` is a category, not a missing value."""
+    return tuple(
+        column.name
+        for column in contract.columns
+        if any(text.strip().lower() in MISSING_TEXTS for text in column.categories)
+    )
+
+
 def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
     """Encode one column without raising: (codes, which values are of another kind).
 

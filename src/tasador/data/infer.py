@@ -70,7 +70,7 @@ def infer_contract(path: files.Location, target: str, *, name: str | None = None
     """
     frame, delimiter = _read(path)
     y = _target_values(frame, target)
-    short = name or _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name)) or "table"
+    short = name or _name_of(path)
     assumptions: list[str] = []
     columns = [
         _describe(frame[column], assumptions) for column in frame.columns if column != target
@@ -94,8 +94,19 @@ def infer_contract(path: files.Location, target: str, *, name: str | None = None
     return Inference(contract, assumptions, leaks)
 
 
+def is_plain_name(name: str) -> bool:
+    """Tell whether ``dataset=<name>`` can stand on a command line: a word, not a number or null."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,79}", name) is not None
+    return plain and name.lower() not in ("null", "true", "false", "nan", "inf")
+
+
+def _name_of(path: files.Location) -> str:
+    short = _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
+    return short if is_plain_name(short) else f"table_{short}"
+
+
 def _read(path: files.Location) -> tuple[pl.DataFrame, str]:
-    if not files.is_remote(path) and Path(path).is_dir():
+    if files.is_folder(path):
         raise SourceError(f"{path} is a folder", expected="a CSV, Parquet, tgz or zip file")
     if not files.exists(path):
         raise SourceError(f"there is no file {path}", remedy="check the path")
@@ -117,7 +128,9 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
     y, wrong = encode_values(Column(target, "number"), frame[target])
     present = int((frame[target].is_not_null()).sum())
     if present == 0:
-        raise ValidationError(f"the target {target!r} has no value in any row")
+        raise ValidationError(
+            f"the target {target!r} has no value in any row", remedy="choose another column"
+        )
     if wrong.sum() > (1 - _PARSED_SHARE) * present:
         example = frame[target][int(np.flatnonzero(wrong)[0])]
         raise ValidationError(
@@ -126,8 +139,20 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
             remedy="choose a column of numbers",
         )
     y = np.where(np.isfinite(y), y, np.nan)
+    if np.isnan(y).all():
+        raise ValidationError(
+            f"the target {target!r} is not finite in any row",
+            expected="numbers",
+            got=f"{frame[target].drop_nulls()[0]!r} and the like",
+            remedy="choose another column, or check how the file was made",
+        )
     if np.nanmin(y) == np.nanmax(y):
-        raise ValidationError(f"the target {target!r} is constant", got=f"{np.nanmin(y):g}")
+        raise ValidationError(
+            f"the target {target!r} is constant",
+            expected="at least two different values",
+            got=f"{np.nanmin(y):g} in all {present} rows that have one",
+            remedy="choose another column, or check how the file was made",
+        )
     return y
 
 
@@ -163,6 +188,8 @@ def _describe_number(
     assumptions: list[str],
 ) -> Column:
     finite = numbers[np.isfinite(numbers)]
+    if len(finite) == 0:
+        return _aside(name, "set aside: no finite number in any row", assumptions)
     is_text = present.dtype == pl.String
     pointed = bool(present.str.contains(r"[.eE]").any()) if is_text else present.dtype.is_float()
     whole = not pointed and bool((finite == np.floor(finite)).all())

@@ -41,6 +41,7 @@ def read_table(
     delimiter: str = ",",
     member: str | None = None,
     keep_text: Collection[str] = (),
+    sniff: bool = False,
 ) -> pl.DataFrame:
     """Read the table in a file, local or remote; see `parse_table` for what comes out.
 
@@ -48,7 +49,7 @@ def read_table(
         SourceError: The file is missing, a folder, or holds no readable table.
         StorageError: It exists but the disk or the store refuses to give it.
     """
-    if not files.is_remote(location) and Path(location).is_dir():
+    if files.is_folder(location):
         raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
     if not files.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
@@ -58,6 +59,7 @@ def read_table(
         delimiter=delimiter,
         member=member,
         keep_text=keep_text,
+        sniff=sniff,
     )
 
 
@@ -68,6 +70,7 @@ def parse_table(
     delimiter: str = ",",
     member: str | None = None,
     keep_text: Collection[str] = (),
+    sniff: bool = False,
 ) -> pl.DataFrame:
     """Turn the bytes of a file into a table.
 
@@ -77,6 +80,7 @@ def parse_table(
         delimiter: Separator of a CSV.
         member: Which file of an archive to read; needed when it holds several.
         keep_text: Columns in which words such as ``None`` are values, not missing cells.
+        sniff: Whether to take the most likely separator when `delimiter` splits nothing.
 
     Returns:
         The table. Columns of a CSV are all text with missing cells as null (see `MISSING_TEXTS`);
@@ -88,7 +92,12 @@ def parse_table(
     """
     if data[:4] != b"PAR1":
         data = unpack(data, name, member)
-    frame = _parse_parquet(data, name) if data[:4] == b"PAR1" else _parse_csv(data, name, delimiter)
+    if data[:4] == b"PAR1":
+        frame = _parse_parquet(data, name)
+    else:
+        if sniff and not _splits(data, delimiter):
+            delimiter = sniff_delimiter(data)
+        frame = _parse_csv(data, name, delimiter)
     if frame.height == 0:
         raise SourceError(f"{name} has a header but no rows", expected="at least one row")
     return _without_missing_texts(frame, keep_text)
@@ -128,8 +137,16 @@ def unpack(data: bytes, name: str, member: str | None = None) -> bytes:
 
 def sniff_delimiter(data: bytes) -> str:
     """Return which of `DELIMITERS` splits the header of a CSV into most fields."""
-    header = data[:1_000_000].decode("utf-8-sig", errors="replace").lstrip("\r\n")
+    header = _beginning(data)
     return max(DELIMITERS, key=lambda mark: len(_header_fields(header, mark)))
+
+
+def _splits(data: bytes, delimiter: str) -> bool:
+    return len(_header_fields(_beginning(data), delimiter)) > 1
+
+
+def _beginning(data: bytes) -> str:
+    return data[:1_000_000].decode("utf-8-sig", errors="replace").lstrip("\r\n")
 
 
 def _select(names: list[str], archive: str, member: str | None) -> str:
@@ -277,7 +294,7 @@ def _check_names(names: list[str], name: str) -> None:
             f"{name} has too many columns",
             expected=f"at most {MAX_COLUMNS}",
             got=str(len(names)),
-            remedy="keep the columns that the contract names",
+            remedy="keep the columns that say most about the target",
         )
     twice = sorted(field for field, count in Counter(names).items() if count > 1)
     if twice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 import polars as pl
 import stamina
+from stamina import instrumentation
 
 from tasador.core import files
 from tasador.core.errors import MissingExtraError, SourceError, StorageError
@@ -27,7 +29,7 @@ from tasador.core.fingerprints import sha256_bytes
 from tasador.core.progress import progress
 from tasador.data import synthetic
 from tasador.data.contract import TableContract
-from tasador.data.encode import MISSING_TEXTS
+from tasador.data.encode import columns_with_missing_words
 from tasador.data.readers import parse_table
 from tasador.data.table import Table
 
@@ -106,7 +108,7 @@ def find_local(contract: TableContract, search: Sequence[Path] = ()) -> Path | N
     for place in _places(contract.source.paths, search):
         if files.is_remote(place):
             return None  # an object comes first; what it holds is only known by reading it
-        if Path(place).is_file():
+        if files.exists(place) and not files.is_folder(place):
             return Path(place)
     return None
 
@@ -188,9 +190,9 @@ def _places(paths: Sequence[str], search: Sequence[Path]) -> Iterator[str]:
 def _read_place(place: str, offline: bool, failures: list[str]) -> bytes | None:
     """Return the content of a path, or None (with the reason in `failures`) if it is not there."""
     if not files.is_remote(place):
-        if Path(place).is_dir():
+        if files.is_folder(place):
             raise SourceError(f"{place} is a folder", expected="a CSV, Parquet, tgz or zip file")
-        if not Path(place).exists():
+        if not files.exists(place):
             failures.append(f"{place}: {_ABSENT}")
             return None
         return files.read_bytes(place)
@@ -213,9 +215,9 @@ def _read_url(
     if offline:
         failures.append(f"{url}: passed over, offline")
         return None
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise SourceError(f"cannot download {url}", expected="an http:// or https:// address",
-                          remedy="list local files under `source.paths`")  # fmt: skip
+    _check_address(url)
+    logged = instrumentation.get_on_retry_hooks()
+    instrumentation.set_on_retry_hooks([_log_retry])  # the usual ones print on standard output
     try:
         for attempt in stamina.retry_context(
             on=_RetryableError,
@@ -227,8 +229,32 @@ def _read_url(
             with attempt:
                 return _download(url, timeout_s)
     except (_RetryableError, urllib.error.URLError) as error:
-        failures.append(f"{url}: {error}")
+        failures.append(f"{url}: {getattr(error, 'reason', error)}")
+    finally:
+        instrumentation.set_on_retry_hooks(logged)
     return None
+
+
+def _check_address(url: str) -> None:
+    """Refuse what is no address before anything is sent."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        usable = usable and parts.port != 0 and re.search(r"[^!-~]", url) is None
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a port that is no number, brackets without an end, a host with gaps
+        usable = False
+    if not usable:
+        raise SourceError(
+            f"cannot download {url}",
+            expected="an http:// or https:// address, without blanks and with other signs than "
+            "ASCII written as %XX",
+            remedy="correct `source.url`, or list local files under `source.paths`",
+        )
+
+
+def _log_retry(details: instrumentation.RetryDetails) -> None:
+    logger.info("%s: tried again in %.1f s", details.caused_by, details.wait_for)
 
 
 def _download(url: str, timeout_s: float) -> bytes:
@@ -276,13 +302,12 @@ def _accept(
     """Check the pin, parse and store what a source gave."""
     source = contract.source
     check_pin(data, source.sha256, place)
-    keep = [
-        column.name
-        for column in contract.columns
-        if any(text.strip().lower() in MISSING_TEXTS for text in column.categories)
-    ]
     frame = parse_table(
-        data, place, delimiter=source.delimiter, member=source.member, keep_text=keep
+        data,
+        place,
+        delimiter=source.delimiter,
+        member=source.member,
+        keep_text=columns_with_missing_words(contract),
     )
     logger.info("read %d rows from %s", frame.height, place)
     # that one of several usual places has no file is no news; that a store failed is

@@ -44,20 +44,20 @@ def split_table(
         ValidationError: One of the parts would have fewer than `MIN_PART_ROWS` rows.
     """
     if not 0 < test_share < 1:
-        raise ConfigError("split.test_share is impossible", expected="a share between 0 and 1",
+        raise ConfigError("segregate.test_share is impossible", expected="a share between 0 and 1",
                           got=str(test_share))  # fmt: skip
     if method == "random":
         train, test = _random(len(validated.y), seed, test_share)
     elif method == "row_hash":
         train, test = _by_hash(validated.row_hash, seed, test_share)
     else:
-        raise ConfigError("split.method is unknown", expected="row_hash or random", got=method)
+        raise ConfigError("segregate.method is unknown", expected="row_hash or random", got=method)
     if min(len(train), len(test)) < MIN_PART_ROWS:
         raise ValidationError(
             "the table is too small to be split",
             expected=f"at least {MIN_PART_ROWS} rows in each part",
             got=f"{len(train)} for training and {len(test)} for testing",
-            remedy="add rows, or change split.test_share",
+            remedy="add rows, or change segregate.test_share",
         )
     return Splits(
         train=_part(validated, train),
@@ -94,5 +94,5 @@ def _warnings(validated: ValidatedTable, train: Rows, test: Rows) -> tuple[str, 
         return ()
     return (
         f"{shared} test row(s) have an exact copy among the training rows, which flatters the "
-        "figures; split.method=row_hash keeps copies together",
+        "figures; segregate.method=row_hash keeps copies together",
     )

@@ -47,7 +47,7 @@ def leaderboard_bars(
     colours = [ACCENT if position == chosen else SOFT for position in range(len(labels))]
 
     def draw(axes: Any) -> None:
-        bars(axes, labels, means, colours=colours, spread=spread)
+        bars(axes, labels, means, colours=colours, spread=spread, label_length=52)
 
     return drawn(
         f"Candidates by {short(metric)}",
@@ -71,6 +71,7 @@ def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False
             low, high = np.nanquantile(values, [0.0, 0.9])
             room = max(high - low, 1e-12)
             axes.set_ylim(low - 0.1 * room, high + 0.25 * room)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel(short(metric))
         format_axes(axes, y=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasador.core.errors import ConfigError
 from tasador.core.files import write_text
 from tasador.data.contract_reader import read_contract, write_contract
-from tasador.data.infer import infer_contract
+from tasador.data.infer import infer_contract, is_plain_name
 
 _HEADER = """Contract written by `tasador init`; read it through and correct what it assumed.
 Kinds: number, integer, category, datetime, identifier, text (carried, never used)."""
@@ -31,9 +31,16 @@ def write_new_contract(
     """Infer a contract from `file` and write it to ``conf/dataset/<name>.yaml`` of `project`.
 
     Raises:
-        ConfigError: A contract of that name exists and `force` is not given.
+        ConfigError: The name cannot be one, or a contract of that name exists and `force` is not
+            given.
         DataError: The file cannot be read, or the target is not a number to estimate.
     """
+    if name is not None and not is_plain_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be a contract's name",
+            expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
+            remedy="choose another --name",
+        )
     inference = infer_contract(file, target, name=name)
     contract = inference.contract
     path = project / "conf" / "dataset" / f"{contract.name}.yaml"

@@ -165,6 +165,7 @@ def bars(
     colours: Sequence[str] | str = ACCENT,
     texts: Sequence[str] | None = None,
     spread: Floats | None = None,
+    label_length: int = 26,
 ) -> None:
     """Draw horizontal bars, the first on top, each with its value written beside it."""
     place = np.arange(len(values))
@@ -173,7 +174,7 @@ def bars(
     if spread is not None:
         axes.hlines(place, spread[:, 0], spread[:, 1], color=INK, linewidth=1.2)
         ends = np.maximum(ends, spread[:, 1])
-    axes.set_yticks(place, [short(label) for label in labels], color=INK)
+    axes.set_yticks(place, [short(label, label_length) for label in labels], color=INK)
     axes.set_ylim(len(values) - 0.45, -0.55)
     top = float(np.nanmax(ends)) if len(ends) and np.nanmax(ends) > 0 else 1.0
     low = min(0.0, float(np.nanmin(values))) if len(values) else 0.0

@@ -214,18 +214,18 @@ def cluster_curves(
     )
 
 
-def importance_bars(names: Sequence[str], values: Floats, *, what: str = "gain") -> Figure:
-    """Draw the features that matter most, as shares of the sum of `values`."""
-    shares = np.asarray(values, float) / max(float(np.sum(values)), 1e-300) * 100.0
-    order = np.argsort(-shares, kind="stable")[:_MOST_BARS]
+def correlation_bars(names: Sequence[str], values: Floats) -> Figure:
+    """Draw the features that go up or down with the target most, by absolute rank correlation."""
+    strength = np.asarray(values, float)
+    order = np.argsort(-strength, kind="stable")[:_MOST_BARS]
 
     def draw(axes: Any) -> None:
-        texts = [f"{shares[i]:.1f} %" for i in order]
-        bars(axes, [names[i] for i in order], shares[order], texts=texts)
+        texts = [f"{strength[i]:.2f}" for i in order]
+        bars(axes, [names[i] for i in order], strength[order], texts=texts)
 
     return drawn(
-        "What the model relies on",
-        f"Share of the total {what}; the first {len(order)} of {len(names)} features.",
+        "Features most related to the target",
+        f"Absolute rank correlation on train; the first {len(order)} of {len(names)} features.",
         draw,
         height=_bars_height(len(order)),
     )

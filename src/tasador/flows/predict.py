@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasador.core.errors import BundleError, DataError, SourceError, ValidationError
+from tasador.data.encode import columns_with_missing_words
 from tasador.modeling.valuation import Valuation
 from tasador.registry.bundle import ModelBundle, load_bundle
 
@@ -109,13 +110,19 @@ def _value_table(bundle: ModelBundle, path: str) -> list[Valuation]:
     from tasador.data.readers import read_table
 
     contract = bundle.contract
-    frame = read_table(path, delimiter=contract.source.delimiter)
+    frame = read_table(
+        path,
+        delimiter=contract.source.delimiter,
+        keep_text=columns_with_missing_words(contract),
+        sniff=True,  # the contract says how its own file is separated, not how this one is
+    )
     absent = [c.name for c in contract.features if c.name not in frame.columns and not c.nullable]
     if absent:
         raise ValidationError(
             f"{path} lacks columns of the contract",
             expected=", ".join(contract.feature_names),
             got=f"no {', '.join(absent)}",
+            remedy="add the columns, or name them as the contract does",
         )
     columns: dict[str, Any] = {
         name: frame[name] if name in frame.columns else [None] * frame.height

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
@@ -31,8 +34,8 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
     outcome = needed(state.outcome, "register")
     uri = tracking_uri(state)
     note = state.bundles / f"{outcome['folder']}.registered.json"
-    if note.exists():
-        known = load_json(note)
+    known = _known(note)
+    if known is not None:
         database = uri.removeprefix("sqlite:///")
         still_there = uri == f"sqlite:///{database}" and (state.workspace / "mlflow.db").exists()
         if known["tracking_uri"] == uri and known["version"] == outcome["version"] and still_there:
@@ -40,6 +43,15 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
     registered = _register(state, cards, uri)
     save_json(note, {"tracking_uri": uri, "version": outcome["version"], "uri": registered})
     return registered
+
+
+def _known(note: Path) -> dict[str, Any] | None:
+    """Return what was noted when this bundle was registered; None when that is not to be read."""
+    try:
+        known: dict[str, Any] = load_json(note)
+        return known if {"tracking_uri", "version", "uri"} <= set(known) else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _register(state: RunState, cards: list[Card], uri: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from tasador.core.errors import ConfigError
+from tasador.core.errors import ConfigError, StorageError
 from tasador.flows.cards import read_card
 
 
@@ -32,18 +33,35 @@ def list_runs(workspace: Path) -> list[tuple[str, str, str, str, str, str, str]]
     """Return run, dataset, status, origin, MAPE, within 10% and bundle of each, newest first."""
     found = []
     for folder in _folders(workspace):
-        statuses = {read_card(card).status for card in sorted((folder / "cards").glob("*.json"))}
-        status = next((s for s in ("failed", "interrupted") if s in statuses), "done")
+        status = _status(folder / "cards")
         dataset = origin = mape = within = version = ""
-        if (folder / "metrics.json").exists():
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = _read(folder / "metrics.json")
+        if metrics:
             origin = metrics["origin"]
             mape, within = (f"{metrics['test'][name]:.2f}" for name in ("mape", "within_10"))
-        if (folder / "run.json").exists():
-            plain = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        plain = _read(folder / "run.json")
+        if plain:
             dataset, version = plain["dataset"], plain.get("version") or ""
         found.append((folder.name, dataset, status, origin, mape, within, version))
     return found
+
+
+def _status(cards: Path) -> str:
+    """Return how a run ended, by its cards."""
+    try:
+        statuses = {read_card(card).status for card in sorted(cards.glob("*.json"))}
+    except StorageError:
+        return "damaged"
+    return next((s for s in ("failed", "interrupted") if s in statuses), "done")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a run noted; nothing when it did not get that far or the file is damaged."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def _folders(workspace: Path) -> list[Path]:

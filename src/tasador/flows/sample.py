@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from tasador.data.encode import Encoder
 from tasador.flows.state import RunState, needed
 from tasador.registry.bundle import load_bundle
+
+_SHOWN = 30
 
 
 def sample_valuation(state: RunState) -> tuple[str, ...]:
@@ -16,7 +20,9 @@ def sample_valuation(state: RunState) -> tuple[str, ...]:
     row = {name: values[0] for name, values in decoded.items()}
     valuation = bundle.value(row)
     unit = contract.target.unit or ""
-    inputs = ", ".join(f"{name}={value}" for name, value in row.items())
+    inputs = ", ".join(f"{name}={value}" for name, value in islice(row.items(), _SHOWN))
+    if len(row) > _SHOWN:
+        inputs += f" and {len(row) - _SHOWN} more"
     return (
         f"row: {inputs}",
         f"{contract.target.prediction_name}: {valuation.prediction:,.0f} {unit}".rstrip(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.config.settings import RunSettings
+from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import to_plain
 from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.pipeline import FittedFeatures
@@ -56,13 +58,28 @@ class RunState:
 
 
 def save_json(path: Path, value: Any) -> None:
-    """Write plain values, dataclasses included, as JSON."""
-    path.write_text(json.dumps(to_plain(value), ensure_ascii=False), encoding="utf-8")
+    """Write plain values, dataclasses included, as JSON, at once.
+
+    Raises:
+        StorageError: The disk refuses; an older file at `path` is untouched.
+    """
+    write_text(path, json.dumps(to_plain(value), ensure_ascii=False))
 
 
 def load_json(path: Path) -> Any:
     """Read JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_array(path: Path, values: Floats) -> None:
+    """Write an array as ``.npy``.
+
+    Raises:
+        StorageError: The disk refuses. (numpy's own writing does not say that a disk is full.)
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
 
 
 def save_part(path: Path, part: Part) -> None:

@@ -133,8 +133,9 @@ def _run_step(
                 step.load(state, cache_folder(cache, step.name, key))
                 state.journal.unlink(missing_ok=True)
     finally:
-        if builder is not None:
-            cards.append(read_card(state.run_folder / "cards" / f"{step.name}.json"))
+        card = state.run_folder / "cards" / f"{step.name}.json"
+        if builder is not None and card.exists():  # a full disk takes no card either
+            cards.append(read_card(card))
 
 
 def cache_folder(cache: StepCache, step: str, key: str) -> Path:

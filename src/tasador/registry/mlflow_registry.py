@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -155,8 +156,8 @@ def _client(tracking_uri: str) -> Iterator[Any]:
         except ImportError as error:
             raise MissingExtraError.for_package("mlflow", "train") from error
         try:
-            _make_database_folder(tracking_uri)
             with environment(PROBE):
+                _make_database(tracking_uri)
                 client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
                 client.search_experiments(max_results=1)
             with environment(WORK):
@@ -187,9 +188,26 @@ def _sqlite_file(tracking_uri: str) -> Path | None:
     return Path(match.group(1)) if match else None
 
 
-def _make_database_folder(tracking_uri: str) -> None:
-    if file := _sqlite_file(tracking_uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
+def _make_database(tracking_uri: str) -> None:
+    """Make a SQLite registry that is not there yet.
+
+    It gets its name once all tables are in it: a half-made one, as a full disk or Ctrl-C would
+    leave it, could neither be used nor be completed.
+    """
+    from mlflow import MlflowClient
+
+    file = _sqlite_file(tracking_uri)
+    if file is None or file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        if not file.exists():  # another process may have been faster
+            new.rename(file)
+    finally:
+        for rest in file.parent.glob(f"{new.name}*"):
+            rest.unlink()
 
 
 def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path | None) -> str:

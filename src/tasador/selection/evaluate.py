@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ class CrossValidation:
     Attributes:
         score: Shape (n,): estimates on the transformed scale, each by a model that did not see
             the row.
-        Z: Shape (n, q): the features on which each was made.
+        Z: Shape (n, q): the features on which each was made, in the order asked for; NaN where a
+            fold has no such feature.
         metrics: Every metric over all rows.
     """
 
@@ -88,25 +89,36 @@ def cross_validate(
     transform: TargetTransform,
     seed: int,
     *,
+    names: Sequence[str],
     n_folds: int,
     description: str,
 ) -> CrossValidation:
-    """Fit the model on every fold and value the held-out rows."""
+    """Fit the model on every fold and value the held-out rows.
+
+    Args:
+        name: The model's family.
+        params: Its parameters.
+        folds: The folds, which together hold out every row.
+        part: The rows.
+        transform: The target's transform.
+        seed: Seed of the models.
+        names: The features to keep of each held-out row.
+        n_folds: How many folds there are.
+        description: What the progress bar says.
+    """
     chosen, target = family(name), transform.forward(part.y)
     score = np.empty(len(part))
-    Z: Floats | None = None
+    Z = np.full((len(part), len(names)), np.nan)
     with progress(description, n_folds) as advance:
         for fold in folds:
             model = chosen.fit(
                 params, fold.Z_fit, target[fold.fit_rows], seeds.derive_seed(seed, name)
             )
             score[fold.held_rows] = chosen.predict(model, fold.Z_held)
-            if Z is None:
-                Z = np.empty((len(part), fold.Z_held.shape[1]))
-            Z[fold.held_rows] = fold.Z_held
+            for column, feature in enumerate(names):
+                if feature in fold.names:
+                    Z[fold.held_rows, column] = fold.Z_held[:, fold.names.index(feature)]
             advance()
-    if Z is None:
-        raise ValueError("no folds to cross-validate on")
     return CrossValidation(score, Z, all_metrics(part.y, transform.inverse(score)))
 
 

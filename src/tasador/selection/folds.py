@@ -27,12 +27,15 @@ class Fold:
         held_rows: Positions of the held-out rows.
         Z_fit: Cross-fitted features of the fitting rows.
         Z_held: Features of the held-out rows.
+        names: Names of the features. Folds may differ in them: where no fitting row lacks a value,
+            there is no column that says so.
     """
 
     fit_rows: NDArray[np.intp]
     held_rows: NDArray[np.intp]
     Z_fit: Floats
     Z_held: Floats
+    names: tuple[str, ...]
 
 
 def random_assignment(n: int, folds: int, seed: int) -> NDArray[np.intp]:
@@ -88,4 +91,5 @@ def make_folds(
         fit_rows, held_rows = np.flatnonzero(assignment != fold), np.flatnonzero(assignment == fold)
         fitted: FittedFeatures
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
-        yield Fold(fit_rows, held_rows, Z_fit, fitted.transform(part.X[held_rows]))
+        Z_held = fitted.transform(part.X[held_rows])
+        yield Fold(fit_rows, held_rows, Z_fit, Z_held, fitted.names)

@@ -192,7 +192,9 @@ def _read_journal(journal: Path | None) -> dict[str, CandidateResult]:
     if journal is None or not journal.exists():
         return {}
     known = {}
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line:
+            continue
         try:
             entry = json.loads(line)
             known[entry["key"]] = result_from_plain(entry["result"])
@@ -205,5 +207,6 @@ def _append(journal: Path | None, key: str, result: CandidateResult) -> None:
     if journal is None or result.error is not None:
         return
     journal.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"key": key, "result": to_plain(result)})
     with journal.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"key": key, "result": to_plain(result)}) + "\n")
+        file.write(f"\n{line}\n")  # the break in front ends a line that was cut off

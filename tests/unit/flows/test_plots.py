@@ -54,8 +54,8 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "clusters": lambda: plots.cluster_curves(
         range(2, 9), np.geomspace(9e5, 1e5, 7), np.linspace(0.5, 0.3, 7), 5
     ),
-    "importance": lambda: plots.importance_bars([HOSTILE, "b"], np.array([0.0, 3.0])),
-    "importance of nothing": lambda: plots.importance_bars(["a"], np.zeros(1)),
+    "correlation": lambda: plots.correlation_bars([HOSTILE, "b"], np.array([0.0, 0.3])),
+    "correlation of nothing": lambda: plots.correlation_bars(["a"], np.zeros(1)),
     "leaderboard": lambda: evaluation_plots.leaderboard_bars(
         [HOSTILE, "Ridge"], [RANDOM.random(5), np.ones(5)], metric=HOSTILE, chosen=0
     ),

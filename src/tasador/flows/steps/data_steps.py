@@ -110,6 +110,11 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     for warning in (*validated.warnings, *splits.warnings):
         card.warn(warning)
     if validated.refused:
+        first = validated.refused[0]
+        card.warn(
+            f"{len(validated.refused)} of {table.frame.height} rows were refused and are not used, "
+            f"the first is row {first.row}: {first.column!r}: {first.reason}"
+        )
         card.table(
             "Refused rows",
             ("row", "column", "reason"),
@@ -137,9 +142,9 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Measure what stands in for missing values: known ones are masked and filled in again."""
     contract, train = state.settings.contract, needed(state.train, "segregate")
     numeric = np.array([c.kind != "category" for c in contract.features])
-    columns = [
-        i for i in np.flatnonzero(numeric) if np.isnan(train.X[:, i]).any()
-    ]  # only where something is missing is there something to choose
+    lacking = np.isnan(train.X).any(axis=0)
+    may_lack = np.array([c.nullable for c in contract.features]) | lacking
+    columns = np.flatnonzero(numeric & may_lack)
     rows = []
     for column in columns:
         known = np.flatnonzero(~np.isnan(train.X[:, column]))
@@ -161,7 +166,13 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
             for name, e in errors.items()
         ]
     card.fact("Strategy", state.settings.impute.strategy, "with a 0/1 column where it was missing")
-    card.fact("Columns with missing values", len(columns))
+    card.fact("Columns that may lack values", len(columns))
+    never = [contract.feature_names[i] for i in columns if not lacking[i]]
+    if never:
+        card.note(
+            f"No training row lacks {' or '.join(never)}, though the contract allows it: what is "
+            "filled in there is only ever seen at predict time."
+        )
     if rows:
         card.table(
             "Reconstruction of masked known values",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tasador.flows.state import (
     load_search,
     load_sweep,
     needed,
+    save_array,
     save_json,
 )
 from tasador.metrics.regression import METRICS, label
@@ -48,9 +50,8 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     spec, arrays = fitted.state()
     save_json(folder / "features.json", spec)
     np.savez(folder / "features.npz", allow_pickle=False, **arrays)
-    np.save(folder / "train.npy", Z)
+    save_array(folder / "train.npy", Z)
     strength = np.array([abs(rank_correlation(Z[:, i], target)) for i in range(Z.shape[1])])
-    best = np.argsort(-strength, kind="stable")[:20]
     card.fact("Features", len(fitted.names))
     card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
     card.fact("Comparables", 0 if fitted.index is None else fitted.index.size)
@@ -61,11 +62,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
         "Features made from targets (comparables, target means) are cross-fitted on train: no row "
         "sees its own target. At predict time they use all training rows."
     )
-    card.figure(
-        plots.importance_bars(
-            [fitted.names[i] for i in best], strength[best], what="rank correlation with the target"
-        )
-    )
+    card.figure(plots.correlation_bars(fitted.names, strength))
 
 
 def load_features(state: RunState, folder: Path) -> None:
@@ -97,11 +94,15 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.table(
         "Leaderboard",
         ("candidate", *(label(m) for m in METRICS), f"spread of {label(scoring)}", "seconds"),
-        [(describe(c), *(c.mean(m) for m in METRICS), c.spread(scoring), c.seconds) for c in done],
+        [
+            (name, *(c.mean(m) for m in METRICS), c.spread(scoring), c.seconds)
+            for name, c in zip(short_labels(done), done, strict=True)
+        ],
+        note="Parameters that all candidates of a family share are left out.",
     )
     card.figure(
         evaluation_plots.leaderboard_bars(
-            [describe(c) for c in done[:12]],
+            short_labels(done)[:12],
             [np.array([f[scoring] for f in c.held]) for c in done[:12]],
             metric=label(scoring),
             chosen=0,
@@ -144,7 +145,7 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.table(
         "Parameters",
         ("parameter", "best trial", "final model"),
-        [(k, str(result.best.params.get(k)), str(v)) for k, v in result.final_params.items()],
+        [(k, result.best.params.get(k), v) for k, v in result.final_params.items()],
         note="The final model takes smaller and more steps than the sweep, which only ranks.",
     )
     finite = np.where(np.isfinite(scores), scores, np.nan)
@@ -160,3 +161,19 @@ def describe(candidate: CandidateResult) -> str:
     """Return a candidate as one line of text."""
     params = ", ".join(f"{key}={value}" for key, value in candidate.params.items())
     return f"{family(candidate.family).title} ({params})"
+
+
+def short_labels(candidates: Sequence[CandidateResult]) -> list[str]:
+    """Return each candidate's family with those parameters in which its relatives differ."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for candidate in candidates:
+        for key, value in candidate.params.items():
+            values.setdefault((candidate.family, key), set()).add(str(value))
+    labels = []
+    for candidate in candidates:
+        told = [
+            f"{k}={v}" for k, v in candidate.params.items() if len(values[candidate.family, k]) > 1
+        ]
+        title = family(candidate.family).title
+        labels.append(f"{title} ({', '.join(told)})" if told else title)
+    return labels

@@ -100,6 +100,7 @@ def _cross_validate(
         train,
         state.transform,
         settings.seed,
+        names=needed(state.fitted, "features").names,
         n_folds=n_folds,
         description="spatial cross-validation" if blocked else "cross-validation",
     )
