@@ -202,8 +202,8 @@ def main() -> None:
         err.print("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
-        _drop_output()  # the reader, such as `head`, has seen enough
-        sys.exit(0)
+        _drop_output()  # the reader, such as `head`, has gone: nothing to say, as typer does it
+        sys.exit(TasadorError.exit_code)
     except OSError as error:
         refused = storage_error(error)
         if refused is None:
