@@ -55,8 +55,11 @@ def compose(overrides: Sequence[str], project: Path | None = None) -> RunSetting
             )
     plain = _composed(overrides, project)
     contract = from_dict(plain.pop("dataset"))
+    steps = plain.get("steps") or []
+    if not isinstance(steps, list):
+        raise ConfigError("steps: expected a list, e.g. steps=[features]", got=repr(steps))
     for step in [
-        *(plain.get("steps") or []),
+        *steps,
         *([plain["from_step"]] if plain["from_step"] else []),
     ]:
         if step not in STEP_NAMES:
@@ -79,7 +82,7 @@ def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
             with initialize_config_dir(str(conf_folder()), version_base="1.3"):
                 config = hydra_compose("config", overrides=[*search, *overrides])
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise _explained(error, project) from None
     finally:
         GlobalHydra.instance().clear()
@@ -96,6 +99,11 @@ def _search_path(project: Path) -> str:
 def _explained(error: Exception, project: Path | None) -> ConfigError:
     """Turn Hydra's message into ours, with the datasets there are when one was not found."""
     text = str(error).split("\nfull_key")[0].strip()
+    if isinstance(error, yaml.YAMLError):
+        return ConfigError(
+            f"a file of the configuration is not valid YAML: {' '.join(text.split())}",
+            remedy="correct it at the place named",
+        )
     if "dataset/" in text:
         known = datasets(project)
         asked = text.split("dataset/", 1)[1].split("'", 1)[0].split("\n", 1)[0]

@@ -30,25 +30,30 @@ class Predicted:
 
 
 def newest_bundle(workspace: Path) -> Path:
-    """Return the folder of the bundle written last.
+    """Return the folder of the bundle written last; one trained on real rows comes first.
 
     Raises:
         BundleError: There is none.
     """
-    manifests = sorted(
-        (
-            path
-            for path in (workspace / "bundles").glob("*/manifest.json")
-            if ".damaged-" not in path.parent.name  # moved aside by a later run
-        ),
-        key=lambda path: path.stat().st_mtime,
-    )
+    manifests = [
+        path
+        for path in (workspace / "bundles").glob("*/manifest.json")
+        if ".damaged-" not in path.parent.name  # moved aside by a later run
+    ]
     if not manifests:
         raise BundleError(
             f"no bundle under {workspace / 'bundles'}",
             remedy="make one with `tasador run`, or name one with --bundle",
         )
-    return manifests[-1].parent
+    return max(manifests, key=lambda path: (_is_real(path), path.stat().st_mtime)).parent
+
+
+def _is_real(manifest: Path) -> bool:
+    """Tell what a manifest claims; whether it is true is checked when the bundle is loaded."""
+    try:
+        return bool(json.loads(manifest.read_bytes())["origin"] == "real")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def predict_rows(rows: str, *, bundle: Path | None, workspace: Path) -> Predicted:

@@ -66,6 +66,7 @@ def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:
         ("impute.strategy=magic", "expected one of median, got 'magic'"),
         ("steps=[cook]", "steps.cook"),
         ("from_step=cook", "steps.cook"),
+        ("steps=features", "expected a list, e.g. steps=[features]"),
         ("dataset.columns.longitude.kind=colour", "longitude.kind"),
         ("sweep.trials=[", "cannot be composed"),
     ],
@@ -99,3 +100,14 @@ def test_a_key_that_nobody_reads_does_not_exist(key: str) -> None:
 
 def test_yaml_keeps_the_order_of_keys() -> None:
     assert to_yaml({"b": 1, "a": (1, 2)}) == "b: 1\na:\n- 1\n- 2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("name: [x\n", r"not valid YAML.*mine\.yaml"), ("a: 1\na: 2\n", "duplicate key a")],
+)
+def test_a_contract_that_is_no_yaml_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    (tmp_path / "conf" / "dataset" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        compose(["dataset=mine"], project=tmp_path)
