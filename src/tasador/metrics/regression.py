@@ -91,8 +91,17 @@ METRICS: Mapping[str, Metric] = {
 }
 #: Metrics for which more is better; for all others less is.
 HIGHER_IS_BETTER = frozenset({"r2", "within_5", "within_10", "within_15", "within_20"})
-#: Metrics in the target's unit; all others but R2 are percentages.
+#: Metrics in the target's unit, and metrics without one (`ratio_study` included); all others are
+#: percentages.
 IN_TARGET_UNIT = frozenset({"mae", "rmse"})
+UNITLESS = frozenset({"r2", "prd", "prb"})
+
+
+def unit_of(name: str, target_unit: str | None) -> str:
+    """Return the unit of a metric, empty when it has none."""
+    if name in IN_TARGET_UNIT:
+        return target_unit or ""
+    return "" if name in UNITLESS else "%"
 
 
 def label(name: str) -> str:

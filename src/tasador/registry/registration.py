@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasador.metrics.bootstrap import Estimate
-from tasador.metrics.regression import IN_TARGET_UNIT, label
+from tasador.metrics.regression import label, unit_of
 
 Scalar = str | int | float | bool | None
 StepStatus = Literal["done", "cached", "failed", "interrupted"]
@@ -183,7 +183,7 @@ def _metrics_section(run: MlflowRun) -> str:
     lines.append("|---|---:|---:|")
     for name in known:
         one = run.test_metrics[name]
-        unit = "" if name == "r2" else f" {run.unit or ''}" if name in IN_TARGET_UNIT else " %"
+        unit = f" {unit_of(name, run.unit)}"
         interval = f"{_figure(one.low)} – {_figure(one.high)}"
         lines.append(f"| {label(name)} | {_figure(one.value)}{unit.rstrip()} | {interval} |")
     return "\n".join(lines)

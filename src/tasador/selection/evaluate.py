@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,23 @@ class CrossValidation:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """How the model does on one value of the contract's segment column."""
+class Group:
+    """How the model does on some of the test rows.
+
+    Attributes:
+        name: What the rows have in common.
+        rows: How many they are.
+        mape: Mean absolute percentage error.
+        within_10: Share, in percent, estimated within 10% of the actual value.
+        ratio: Median of the estimates over the actual values; NaN when none is positive.
+        coverage: Share inside the interval, in [0, 1].
+    """
 
     name: str
     rows: int
     mape: float
     within_10: float
+    ratio: float
     coverage: float
 
 
@@ -63,6 +73,8 @@ class EvaluationReport:
         coverage: Share of test rows inside their interval.
         promised: Share that the interval promises.
         segments: Figures by segment; empty without a segment column.
+        deciles: Figures by tenth of the actual values, the lowest first.
+        capped: Figures below and at the contract's cap; empty without one.
         actual: The test part's targets.
         predicted: Their estimates.
         X: The test part's encoded rows.
@@ -74,7 +86,9 @@ class EvaluationReport:
     spatial_cv: dict[str, float] | None
     coverage: float
     promised: float
-    segments: tuple[Segment, ...]
+    segments: tuple[Group, ...]
+    deciles: tuple[Group, ...]
+    capped: tuple[Group, ...]
     actual: Floats
     predicted: Floats
     X: Floats
@@ -141,13 +155,19 @@ def evaluate(
     part = sealed.open(reason)
     predicted, lower, upper = value(part.X)
     inside = (lower <= part.y) & (part.y <= upper)
+
+    def group(name: str, rows: NDArray[np.bool_]) -> Group:
+        return _group(name, part.y[rows], predicted[rows], inside[rows])
+
     return EvaluationReport(
         test=bootstrap_metrics(part.y, predicted, draws=draws, seed=seed),
         random_cv=random_cv,
         spatial_cv=spatial_cv,
         coverage=float(np.mean(inside)),
         promised=promised,
-        segments=_segments(contract, part, predicted, inside),
+        segments=tuple(group(name, rows) for name, rows in _by_segment(contract, part)),
+        deciles=tuple(group(name, rows) for name, rows in _by_decile(part.y)),
+        capped=tuple(group(name, rows) for name, rows in _by_cap(contract, part.y)),
         actual=part.y,
         predicted=predicted,
         X=part.X,
@@ -155,26 +175,46 @@ def evaluate(
     )
 
 
-def _segments(
-    contract: TableContract, part: Part, predicted: Floats, inside: NDArray[np.bool_]
-) -> tuple[Segment, ...]:
+Rows = Iterator[tuple[str, NDArray[np.bool_]]]
+
+
+def _group(name: str, actual: Floats, predicted: Floats, inside: NDArray[np.bool_]) -> Group:
+    positive = actual > 0
+    ratio = float("nan")
+    if positive.any():
+        ratio = float(np.median(predicted[positive] / actual[positive]))
+    return Group(
+        name=name,
+        rows=len(actual),
+        mape=mape(actual, predicted),
+        within_10=within_10(actual, predicted),
+        ratio=ratio,
+        coverage=float(np.mean(inside)),
+    )
+
+
+def _by_segment(contract: TableContract, part: Part) -> Rows:
     column = contract.with_role("segment")
     if column is None:
-        return ()
+        return
     codes = part.X[:, contract.position(column.name)]
-    found = []
     for code in np.unique(codes[~np.isnan(codes)]):
-        rows = codes == code
         known = column.kind == "category" and code < len(column.categories)
-        name = column.categories[int(code)] if known else f"{code:g}"
-        actual, estimate = part.y[rows], predicted[rows]
-        found.append(
-            Segment(
-                name=name,
-                rows=int(rows.sum()),
-                mape=mape(actual, estimate),
-                within_10=within_10(actual, estimate),
-                coverage=float(np.mean(inside[rows])),
-            )
-        )
-    return tuple(found)
+        yield column.categories[int(code)] if known else f"{code:g}", codes == code
+
+
+def _by_decile(actual: Floats) -> Rows:
+    """Yield tenths of the rows; equal values stay together, so that a cap makes fewer groups."""
+    edges = np.unique(np.quantile(actual, np.linspace(0.1, 1.0, 10), method="higher"))
+    place = np.searchsorted(edges, actual)
+    for number, edge in enumerate(edges):
+        yield f"up to {edge:,.6g}", place == number
+
+
+def _by_cap(contract: TableContract, actual: Floats) -> Rows:
+    cap = contract.target.cap
+    if cap is None:
+        return
+    for name, rows in ((f"below the cap of {cap:,.6g}", actual < cap), ("at it", actual >= cap)):
+        if rows.any():
+            yield name, rows

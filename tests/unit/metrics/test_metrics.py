@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tasador.metrics.bootstrap import bootstrap_metrics
-from tasador.metrics.regression import METRICS, all_metrics, label
+from tasador.metrics.ratio_study import RATIO_STUDY
+from tasador.metrics.regression import METRICS, all_metrics, label, unit_of
 
 ACTUAL = np.array([100.0, 200.0, 400.0])
 PREDICTED = np.array([110.0, 180.0, 400.0])
@@ -40,7 +41,7 @@ def test_bootstrap_intervals_hold_the_value_and_repeat() -> None:
     predicted = actual * random.normal(1, 0.1, 300)
     first = bootstrap_metrics(actual, predicted, draws=200, seed=3)
     assert first == bootstrap_metrics(actual, predicted, draws=200, seed=3)
-    assert set(first) == set(METRICS)
+    assert set(first) == set(METRICS) | set(RATIO_STUDY)
     assert all(e.low <= e.value <= e.high for e in first.values())
     undefined = bootstrap_metrics(np.zeros(5), np.ones(5), draws=10, seed=1)["mape"]
     assert np.isnan(undefined.low)
@@ -53,3 +54,9 @@ def test_labels_are_for_people() -> None:
         "R²",
         "RMSE",
     ]
+
+
+def test_units() -> None:
+    names = ("mae", "rmse", "mape", "cod", "r2", "prd", "prb")
+    assert [unit_of(n, "EUR") for n in names] == ["EUR", "EUR", "%", "%", "", "", ""]
+    assert unit_of("mae", None) == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,30 @@ def test_the_sealed_part_counts_its_openings_and_segments_are_reported(part: Par
     assert report.coverage == 1.0
     assert [s.name for s in report.segments] == ["0", "1", "2"]
     assert report.test["rmse"].value == 0.0
+    assert report.test["prd"].value == 1.0
+    assert sum(group.rows for group in report.deciles) == len(part)
+    assert [group.ratio for group in report.deciles] == [1.0] * 10
+    assert report.capped == ()
+
+
+def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
+    cap = float(np.quantile(part.y, 0.9, method="higher"))
+    contract = dataclasses.replace(CONTRACT, target=dataclasses.replace(CONTRACT.target, cap=cap))
+    y = np.minimum(part.y, cap)
+    sealed = SealedPart(dataclasses.replace(part, y=y))
+    report = evaluate(
+        lambda X: (y * 1.2, y, y * 2),
+        sealed,
+        contract,
+        random_cv={},
+        spatial_cv=None,
+        promised=0.9,
+        draws=5,
+        seed=1,
+        reason="test",
+    )
+    below, at = report.capped
+    assert (below.rows + at.rows, at.rows) == (len(y), int((y >= cap).sum()))
+    assert at.mape == pytest.approx(20)
+    assert at.ratio == pytest.approx(1.2)
+    assert len(report.deciles) == 9 + (at.rows < len(y) // 10)

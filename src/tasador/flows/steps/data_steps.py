@@ -180,6 +180,7 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
             rows,
             note=f"{_REPEATS} repeats, {_MASKED_SHARE:.0%} of the known training values masked.",
         )
+    if lacking.any():
         card.figure(plots.missing_bars(contract, train.X))
     save_json(folder / "imputation.json", {"strategy": state.settings.impute.strategy})
 

@@ -148,8 +148,9 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
         [(k, result.best.params.get(k), v) for k, v in result.final_params.items()],
         note="The final model takes smaller and more steps than the sweep, which only ranks.",
     )
-    finite = np.where(np.isfinite(scores), scores, np.nan)
-    card.figure(evaluation_plots.sweep_history(finite, metric=label(result.metric)))
+    if len(scores) > 1:
+        finite = np.where(np.isfinite(scores), scores, np.nan)
+        card.figure(evaluation_plots.sweep_history(finite, metric=label(result.metric)))
 
 
 def load_sweep_step(state: RunState, folder: Path) -> None:

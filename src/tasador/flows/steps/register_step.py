@@ -15,14 +15,12 @@ from tasador.core import seeds
 from tasador.core.errors import BundleError
 from tasador.core.fingerprints import code_version, to_plain
 from tasador.data.profile import reference_profile
-from tasador.flows import evaluation_plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.lineage import code_commit, library_versions
 from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
-from tasador.flows.report import Comparison, Headline
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.model_steps import pipeline_of, random_folds
-from tasador.metrics.regression import HIGHER_IS_BETTER, IN_TARGET_UNIT, label
+from tasador.flows.steps.register_card import comparison, fill_card, headline
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
@@ -41,14 +39,13 @@ from tasador.selection.folds import blocked_assignment, make_folds
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
 _SCALE = "comparables_spread"
 
 
 def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Make the bundle and everything that vouches for it."""
     sweep = needed(state.sweep, "sweep")
-    name, params = sweep.family, sweep.final_params
+    name, params, contract = sweep.family, sweep.final_params, state.settings.contract
     random_cv = _cross_validate(state, name, params, blocked=False)
     spatial_cv = None
     if state.settings.contract.coordinates is not None:
@@ -67,11 +64,18 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
             "family": name,
             "params": params,
             "metrics": metrics,
-            "headline": headline(state, report),
-            "comparison": comparison(state, report),
+            "headline": headline(contract, report),
+            "comparison": comparison(contract, report),
         },
     )
-    _fill_card(state, card, bundle, parity, report)
+    fill_card(contract, card, bundle, parity, report)
+    target = state.transform.forward(needed(state.train, "segregate").y)
+    constant = calibrate(target - random_cv.score, random_cv.Z, interval.coverage, None)
+    card.fact(
+        "Mean width of the interval",
+        _mean_width(state, random_cv, interval),
+        f"{_mean_width(state, random_cv, constant):,.6g} if it were the same for every row",
+    )
 
 
 def load_register(state: RunState, folder: Path) -> None:
@@ -137,6 +141,12 @@ def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
     return calibrate(target - cv.score, cv.Z, state.settings.register.coverage, scale)
 
 
+def _mean_width(state: RunState, cv: CrossValidation, interval: ConformalInterval) -> float:
+    """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
+    low, high = interval.bounds(cv.score, cv.Z)
+    return float(np.mean(state.transform.inverse(high) - state.transform.inverse(low)))
+
+
 def _evaluate(
     state: RunState,
     onnx: OnnxRegressor,
@@ -175,43 +185,9 @@ def metrics_of(state: RunState, report: EvaluationReport) -> dict[str, Any]:
         "spatial_cv": report.spatial_cv,
         "interval": {"promised": report.promised, "coverage": report.coverage},
         "segments": to_plain(report.segments),
+        "deciles": to_plain(report.deciles),
+        "capped": to_plain(report.capped),
     }
-
-
-def _unit(state: RunState, metric: str) -> str:
-    if metric in IN_TARGET_UNIT:
-        return state.settings.contract.target.unit or ""
-    return "" if metric == "r2" else "%"
-
-
-def headline(state: RunState, report: EvaluationReport) -> tuple[Headline, ...]:
-    """Return the test metrics for the report's tiles."""
-    return tuple(
-        Headline(
-            metric=label(name),
-            value=report.test[name].value,
-            low=report.test[name].low,
-            high=report.test[name].high,
-            unit=_unit(state, name),
-            better="higher" if name in HIGHER_IS_BETTER else "lower",
-        )
-        for name in HEADLINE
-    )
-
-
-def comparison(state: RunState, report: EvaluationReport) -> tuple[Comparison, ...]:
-    """Return each metric on the test part beside its cross-validated values."""
-    spatial = report.spatial_cv or {}
-    return tuple(
-        Comparison(
-            label(name),
-            report.test[name].value,
-            report.random_cv[name],
-            spatial.get(name),
-            _unit(state, name),
-        )
-        for name in HEADLINE
-    )
 
 
 def write_bundle_of(
@@ -311,64 +287,6 @@ def _model_card(
         test_openings=report.openings,
     )
     segments = [SegmentFigure(s.name, s.rows, s.mape, s.within_10) for s in report.segments]
-    return model_card(contract, facts, headline(state, report), comparison(state, report), segments)
-
-
-def _fill_card(
-    state: RunState,
-    card: CardBuilder,
-    bundle: ModelBundle,
-    parity: Parity,
-    report: EvaluationReport,
-) -> None:
-    contract = state.settings.contract
-    card.fact("Bundle", bundle.version, str(bundle.folder))
-    card.fact(
-        "Parity with the training library",
-        f"{parity.max_relative:.1e}",
-        f"largest difference on {parity.rows:,} generated rows",
+    return model_card(
+        contract, facts, headline(contract, report), comparison(contract, report), segments
     )
-    card.fact(
-        f"{report.promised:.0%} interval holds",
-        f"{report.coverage:.1%} of the test rows",
-    )
-    card.table(
-        "Test part, opened once",
-        ("metric", "value", "95% from", "to", "random CV", "spatial CV"),
-        [
-            (
-                label(n),
-                e.value,
-                e.low,
-                e.high,
-                report.random_cv[n],
-                (report.spatial_cv or {}).get(n),
-            )
-            for n, e in report.test.items()
-        ],
-        note="Intervals by bootstrap over the test rows.",
-    )
-    if report.segments:
-        card.table(
-            "By segment",
-            ("segment", "rows", "MAPE", "within 10%", "interval holds"),
-            [(s.name, s.rows, s.mape, s.within_10, s.coverage * 100) for s in report.segments],
-        )
-        card.figure(
-            evaluation_plots.segment_bars(
-                [s.name for s in report.segments],
-                np.array([s.mape for s in report.segments]),
-                [s.rows for s in report.segments],
-                metric="MAPE",
-            )
-        )
-    card.figure(
-        evaluation_plots.predicted_actual(
-            report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
-        ),
-        evaluation_plots.decile_errors(report.actual, report.predicted),
-    )
-    if contract.coordinates is not None:
-        longitude, latitude = (report.X[:, contract.position(c.name)] for c in contract.coordinates)
-        percent = (report.predicted - report.actual) / report.actual * 100.0
-        card.figure(evaluation_plots.residual_map(longitude, latitude, percent))
