@@ -82,6 +82,46 @@ def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False
     return drawn("Sweep", caption, draw)
 
 
+def learning_curve(
+    sizes: Sequence[int], held: Sequence[float], fitted: Sequence[float], *, metric: str
+) -> Figure:
+    """Draw a metric over the number of training rows, on held-out and on fitted rows."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(sizes, held, marker="o", markersize=3, color=ACCENT, label="held-out rows")
+        axes.plot(sizes, fitted, marker="o", markersize=3, color=SOFT, label="fitted rows")
+        axes.set_ylim(0.0, max([*held, *fitted, 1e-12]) * 1.15)
+        axes.set_xlabel("training rows")
+        axes.set_ylabel(short(metric))
+        format_axes(axes, x=True, y=True)
+        axes.legend(loc="lower right")
+
+    return drawn(
+        "Would more rows help?",
+        "The upper line still falls on the right: yes. The gap between the lines is what the model "
+        "knows by heart.",
+        draw,
+    )
+
+
+def importance_bars(names: Sequence[str], values: Floats, *, metric: str) -> Figure:
+    """Draw by how much a metric grows when a column is shuffled, the most important first."""
+    grown = np.asarray(values, dtype=float)
+    order = np.argsort(-grown, kind="stable")[:15]
+
+    def draw(axes: Any) -> None:
+        texts = [f"{grown[i]:+.2f}" for i in order]
+        bars(axes, [names[i] for i in order], np.maximum(grown[order], 0.0), texts=texts)
+
+    return drawn(
+        "What the model relies on",
+        f"Growth of {short(metric)} when a column is shuffled, with all that is derived from it; "
+        f"the first {len(order)} of {len(names)} columns.",
+        draw,
+        height=0.14 + 0.27 * len(order),
+    )
+
+
 def predicted_actual(
     actual: Floats, predicted: Floats, *, unit: str | None, cap: float | None = None
 ) -> Figure:

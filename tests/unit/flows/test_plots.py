@@ -59,6 +59,12 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "leaderboard": lambda: evaluation_plots.leaderboard_bars(
         [HOSTILE, "Ridge"], [RANDOM.random(5), np.ones(5)], metric=HOSTILE, chosen=0
     ),
+    "learning curve": lambda: evaluation_plots.learning_curve(
+        [50, 100], [9.0, 8.0], [1.0, np.nan], metric=HOSTILE
+    ),
+    "importance": lambda: evaluation_plots.importance_bars(
+        [HOSTILE, "b"], np.array([-0.1, 3.0]), metric="wMAPE"
+    ),
     "sweep": lambda: evaluation_plots.sweep_history(
         np.array([3.0, np.nan, 2.0, 2.5]), metric="wMAPE"
     ),

@@ -11,6 +11,7 @@ from tasador.data.contract_reader import from_dict
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target import TargetTransform
+from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluate import evaluate
 from tasador.selection.folds import Fold, blocked_assignment, make_folds, random_assignment
 from tasador.selection.search import SelectionSettings, grid_search
@@ -171,3 +172,20 @@ def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
     assert at.mape == pytest.approx(20)
     assert at.ratio == pytest.approx(1.2)
     assert len(report.deciles) == 9 + (at.rows < len(y) // 10)
+
+
+def test_diagnostics_credit_the_column_that_makes_the_target(part: Part) -> None:
+    pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
+    held = np.flatnonzero(random_assignment(len(part), 3, 1) == 0)
+
+    def found() -> Diagnostics:
+        return diagnose(
+            "ridge", {"alpha": 1.0}, pipeline, part, held, TRANSFORM, metric="mae", seed=4
+        )
+
+    first = found()
+    assert first == found()
+    assert first.sizes == (40, 80)
+    assert first.columns == ("a", "s")
+    assert first.importance[0] > 3 > abs(first.importance[1]) * 10
+    assert len(first.held) == len(first.fitted) == 2

@@ -12,6 +12,7 @@ from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
 from tasador.modeling.parity import Parity
 from tasador.registry.bundle import ModelBundle
+from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.evaluate import EvaluationReport, Group
 
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
@@ -127,6 +128,17 @@ def fill_card(
         some = report.actual != 0
         percent = (report.predicted[some] - report.actual[some]) / report.actual[some] * 100.0
         card.figure(evaluation_plots.residual_map(longitude[some], latitude[some], percent))
+
+
+def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
+    """Put the learning curve and the importance of the columns into the step's card."""
+    name = label(found.metric)
+    card.figure(
+        evaluation_plots.importance_bars(
+            found.columns, np.array(found.importance), metric=f"{name} (held-out training rows)"
+        ),
+        evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
 
 
 def _group_row(group: Group) -> tuple[str, int, float, float, float, float]:

@@ -20,13 +20,14 @@ from tasador.flows.lineage import code_commit, library_versions
 from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.model_steps import pipeline_of, random_folds
-from tasador.flows.steps.register_card import comparison, fill_card, headline
+from tasador.flows.steps.register_card import comparison, fill_card, headline, show_diagnostics
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import Parity, check_parity, lightgbm_predictor
 from tasador.modeling.trees import TreeEnsemble
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
+from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluate import (
     CrossValidation,
     EvaluationReport,
@@ -34,7 +35,7 @@ from tasador.selection.evaluate import (
     evaluate,
 )
 from tasador.selection.families import family
-from tasador.selection.folds import blocked_assignment, make_folds
+from tasador.selection.folds import blocked_assignment, make_folds, random_assignment
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
         },
     )
     fill_card(contract, card, bundle, parity, report)
+    show_diagnostics(card, _diagnose(state))
     target = state.transform.forward(needed(state.train, "segregate").y)
     constant = calibrate(target - random_cv.score, random_cv.Z, interval.coverage, None)
     card.fact(
@@ -145,6 +147,23 @@ def _mean_width(state: RunState, cv: CrossValidation, interval: ConformalInterva
     """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
     low, high = interval.bounds(cv.score, cv.Z)
     return float(np.mean(state.transform.inverse(high) - state.transform.inverse(low)))
+
+
+def _diagnose(state: RunState) -> Diagnostics:
+    """Look at the sweep's model, which is quicker to fit than the final one and ranks the same."""
+    settings, train = state.settings, needed(state.train, "segregate")
+    sweep = needed(state.sweep, "sweep")
+    assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
+    return diagnose(
+        sweep.family,
+        sweep.best.params,
+        pipeline_of(state),
+        train,
+        np.flatnonzero(assignment == 0),
+        state.transform,
+        metric=settings.sweep.metric,
+        seed=settings.seed,
+    )
 
 
 def _evaluate(
