@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tasador.data.contract import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
+from tasador.modeling.contributions import TreeContributions
 from tasador.modeling.importers import from_sklearn
 from tasador.modeling.interval import calibrate
 from tasador.modeling.onnx_export import to_onnx
@@ -75,7 +76,8 @@ def bundle_parts(house_contract, house_rows) -> BundleParts:
     y = target.forward(price)
     features, Z = FeaturePipeline(house_contract).fit_transform(X, y)
     model = GradientBoostingRegressor(n_estimators=30, random_state=0).fit(Z, y)
-    exported = to_onnx(from_sklearn(model))
+    trees = from_sklearn(model)
+    exported = to_onnx(trees)
     return BundleParts(
         name="houses_model",
         origin="synthetic",
@@ -83,6 +85,7 @@ def bundle_parts(house_contract, house_rows) -> BundleParts:
         features=features,
         model=exported,
         model_kind="gradient_boosting",
+        contributions=TreeContributions(trees),
         target=target,
         interval=calibrate(y - model.predict(Z), Z, 0.9, scale_index=2),
         parity=check_parity(model.predict, OnnxRegressor(exported), Z, rows=2000),

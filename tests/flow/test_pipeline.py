@@ -142,6 +142,26 @@ def test_predict_values_json_csv_and_refuses_bad_rows(project: Path) -> None:
     assert "lacks columns" in err
 
 
+def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(project: Path) -> None:
+    bundle = load_bundle(bundle_of(project))
+    X = np.array([[-120.0, 36.0, 20, 2000, 400, 1000, 380, 4.0, 1.0]])
+    row = json.dumps({name: values[0] for name, values in bundle.encoder.decode(X).items()})
+    code, out, err = tasador(project, "explain", row, "--json", "--comparables", "3")
+    assert code == 0, err
+    found = json.loads(out)
+    score = found["expected"] + sum(found["contributions"].values())
+    assert np.exp(score) == pytest.approx(found["valuation"]["prediction"])
+    assert len(found["comparables"]) == 3
+    code, out, err = tasador(project, "explain", row)
+    assert code == 0, err
+    assert "multiplied by" in out
+    assert "comparables (nearest training rows)" in out
+    for bad, text in (("{", "not valid JSON"), ("[]", "one row"), ("{}", "longitude")):
+        code, _, err = tasador(project, "explain", bad)
+        assert code == 3, err
+        assert text in err
+
+
 def test_a_tampered_bundle_is_refused(project: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -136,6 +136,27 @@ def predict(
 
 
 @app.command()
+def explain(
+    row: Annotated[str, typer.Argument(help="One row as JSON text.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; by default the newest.")
+    ] = None,
+    comparables: Annotated[int, typer.Option(min=0, max=64, help="How many to name.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Say why one row is worth what it is: each feature's part, and the comparables."""
+    from tasador.flows.explain import explain_row, to_json, to_lines
+
+    found = explain_row(row, bundle=bundle, workspace=workspace, comparables=comparables)
+    if as_json:
+        sys.stdout.write(to_json(found))
+        return
+    for line in to_lines(found):
+        out.print(escape(line))
+
+
+@app.command()
 def report(
     run_id: Annotated[str | None, typer.Argument(help="The run; by default the newest.")] = None,
     workspace: Workspace = Path("workspace"),

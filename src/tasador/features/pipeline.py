@@ -28,6 +28,15 @@ Floats = NDArray[np.float64]
 FORMAT = 1
 
 
+@dataclass(frozen=True, slots=True)
+class NearRow:
+    """A training row near another: its distance, its transformed target, what is kept of it."""
+
+    distance: float
+    target: float
+    attributes: dict[str, float]
+
+
 @dataclass(frozen=True)
 class FittedFeatures:
     """Everything fitted on the training rows; turns encoded rows into model features.
@@ -138,6 +147,24 @@ class FittedFeatures:
     def points(self, X: Floats) -> Floats | None:
         """Return where encoded rows `X` lie among the comparables (n, d), or None."""
         return None if self.plan is None else self.plan.points(self.frame(X))
+
+    def nearest(self, X: Floats, k: int) -> list[NearRow]:
+        """Return the `k` nearest training rows of one encoded row `X` (1, p), nearest first."""
+        points = self.points(X)
+        if self.index is None or self.plan is None or points is None:
+            return []
+        plan, index = self.plan, self.index
+        found = index.neighbours(points, min(k, index.size))
+        rows = []
+        for i, distance in zip(found.index[0].tolist(), found.distance[0].tolist(), strict=True):
+            values = dict(zip(plan.near, index.points[i] / plan.scale, strict=True))
+            if plan.similar_by is not None and len(index.similar):
+                values[plan.similar_by] = np.exp(index.similar[i])
+            values |= zip(plan.context, index.context[i], strict=True)
+            # scaling and its inverse leave noise in the last digits
+            plain = {name: float(f"{value:.10g}") for name, value in values.items()}
+            rows.append(NearRow(distance, float(index.target[i]), plain))
+        return rows
 
     def _numbers(self, filled: Floats) -> NumericFrame:
         values = filled.take(self._numeric_positions, axis=1)

@@ -1,7 +1,8 @@
-"""`Valuation`: the answer to "what is this worth?"."""
+"""`Valuation` and `Explanation`: the answers to "what is this worth?" and "why?"."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -24,3 +25,39 @@ class Valuation:
     coverage: float
     version: str
     unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparable:
+    """A training row near the one that was valued.
+
+    Attributes:
+        distance: How far it lies, in the comparables' scaled space.
+        value: Its recorded target, in the target's unit.
+        attributes: What the bundle keeps of it: the columns that span the space, the attribute of
+            resemblance and the columns whose neighbourhood means are features.
+    """
+
+    distance: float
+    value: float
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a row is worth what it is.
+
+    Attributes:
+        valuation: The estimate and its interval.
+        transform: Scale of the contributions: on ``log`` they multiply (exp of each is a factor),
+            on ``none`` they add up, in the target's unit.
+        expected: The model's mean score, on that scale.
+        contributions: Part of each feature; with `expected` they add up to the model's score.
+        comparables: The nearest training rows, nearest first; empty when there is no index.
+    """
+
+    valuation: Valuation
+    transform: str
+    expected: float
+    contributions: Mapping[str, float]
+    comparables: tuple[Comparable, ...]

@@ -16,18 +16,19 @@ import orjson
 from numpy.typing import NDArray
 
 from tasador.core import clock
-from tasador.core.errors import BundleError, ContractError
+from tasador.core.errors import BundleError, ContractError, TrainingError
 from tasador.core.files import atomic_folder
 from tasador.core.fingerprints import sha256_bytes, to_plain
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
 from tasador.features.pipeline import FittedFeatures
+from tasador.modeling.contributions import Contributions, contributions_from_state
 from tasador.modeling.interval import ConformalInterval
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target import TargetTransform
-from tasador.modeling.valuation import Valuation
+from tasador.modeling.valuation import Comparable, Explanation, Valuation
 from tasador.registry.arrays import read_arrays, write_arrays
 from tasador.registry.manifest import (
     FORMAT_VERSION,
@@ -38,6 +39,7 @@ from tasador.registry.manifest import (
 )
 from tasador.registry.verify import (
     CARD,
+    EXPLAIN,
     FEATURES,
     FETCH_AGAIN,
     GOLDEN,
@@ -54,7 +56,15 @@ Floats = NDArray[np.float64]
 
 _GOLDEN_ROWS = 20
 #: What rebuilding fitted state raises when the state is not what it should be.
-_BAD_STATE = (KeyError, ValueError, TypeError, IndexError, AttributeError, ContractError)
+_BAD_STATE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    ContractError,
+    TrainingError,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class BundleParts:
         features: The fitted features.
         model: The exported model, from `onnx_export.to_onnx`.
         model_kind: What it is, e.g. ``"lightgbm"``.
+        contributions: What tells each feature's part in the model's scores.
         target: The target's transform.
         interval: The calibrated interval.
         parity: Proof that the exported model answers as the library did; None is refused.
@@ -84,6 +95,7 @@ class BundleParts:
     features: FittedFeatures
     model: bytes
     model_kind: str
+    contributions: Contributions
     target: TargetTransform
     interval: ConformalInterval
     parity: Parity | None
@@ -106,6 +118,7 @@ class ModelBundle:
         model: The model.
         target: The target's transform.
         interval: The calibrated interval.
+        contributions: What tells each feature's part in the model's scores.
         profile: The reference profile of the training rows.
         card: The model card, Markdown.
         encoder: Turns rows into numbers by the contract.
@@ -118,6 +131,7 @@ class ModelBundle:
     model: OnnxRegressor
     target: TargetTransform
     interval: ConformalInterval
+    contributions: Contributions
     profile: Mapping[str, Any]
     card: str
     encoder: Encoder
@@ -172,6 +186,33 @@ class ModelBundle:
             for i in range(n)
         ]
 
+    def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
+        """Value one row and say why.
+
+        The first call on a bundle of trees prepares their paths and takes about half a second.
+
+        Args:
+            row: As for `value`.
+            comparables: How many of the nearest training rows to name, at most 64.
+
+        Raises:
+            ValidationError: A value is missing or does not meet the contract.
+        """
+        X = self.encoder.row(row)
+        contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
+        near = self.features.nearest(X, min(comparables, 64))
+        values = self.target.inverse(np.array([found.target for found in near])).tolist()
+        return Explanation(
+            valuation=self.value_encoded(X)[0],
+            transform=self.contract.target.transform,
+            expected=self.contributions.expected,
+            contributions=dict(zip(self.features.names, contributions, strict=True)),
+            comparables=tuple(
+                Comparable(found.distance, value, found.attributes)
+                for found, value in zip(near, values, strict=True)
+            ),
+        )
+
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
     """Write `parts` as a bundle and load it back; `folder` appears whole or not at all.
@@ -202,6 +243,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         PROFILE: orjson.dumps(to_plain(parts.profile), option=orjson.OPT_SORT_KEYS),
         CARD: parts.card.encode(),
         GOLDEN: write_arrays(_golden(parts)),
+        EXPLAIN: write_arrays(parts.contributions.state()),
     }
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
@@ -277,6 +319,9 @@ def load_bundle(
             model=OnnxRegressor(contents[MODEL], threads),
             target=TargetTransform.from_dict(manifest.target),
             interval=ConformalInterval.from_dict(manifest.interval),
+            contributions=contributions_from_state(
+                read_arrays(contents[EXPLAIN], EXPLAIN, limits.total_bytes)
+            ),
             profile=orjson.loads(contents[PROFILE]),
             card=contents[CARD].decode(),
             encoder=Encoder(contract),

@@ -13,9 +13,9 @@ from tasador.core.fingerprints import sha256_bytes
 from tasador.registry.manifest import MANIFEST_NAME, Manifest
 
 FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
-CARD, GOLDEN = "card.md", "golden.npz"
+CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
-_FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN})
+_FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from tasador.core.errors import BundleError, RegistryError, StorageError
 from tasador.data.contract_reader import from_dict
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.metrics.bootstrap import Estimate
+from tasador.modeling.contributions import LinearContributions
 from tasador.modeling.importers import from_linear
 from tasador.modeling.interval import ConformalInterval
 from tasador.modeling.onnx_export import to_onnx
@@ -75,7 +76,8 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = FeatureSettings(clusters=0, comparables=False)
     fitted, Z = FeaturePipeline(contract, settings).fit_transform(X, y)
     ridge = Ridge(alpha=1e-3, solver="svd").fit(Z, y)
-    model = to_onnx(from_linear(ridge))
+    linear = from_linear(ridge)
+    model = to_onnx(linear)
     parts = BundleParts(
         name=MODEL,
         origin="real",
@@ -83,6 +85,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         features=fitted,
         model=model,
         model_kind="ridge",
+        contributions=LinearContributions.of_model(linear, Z.mean(axis=0)),
         target=TargetTransform("none"),
         interval=ConformalInterval(0.9, 5000.0),
         parity=check_parity(ridge.predict, OnnxRegressor(model), Z, rows=1000),

@@ -21,11 +21,12 @@ from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.model_steps import pipeline_of, random_folds
 from tasador.flows.steps.register_card import comparison, fill_card, headline, show_diagnostics
+from tasador.modeling.contributions import Contributions, LinearContributions, TreeContributions
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import Parity, check_parity, lightgbm_predictor
-from tasador.modeling.trees import TreeEnsemble
+from tasador.modeling.trees import LinearModel, TreeEnsemble
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluate import (
@@ -51,10 +52,12 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     spatial_cv = None
     if state.settings.contract.coordinates is not None:
         spatial_cv = _cross_validate(state, name, params, blocked=True)
-    model, onnx, parity = _fit(state, name, params)
+    model, onnx, parity, contributions = _fit(state, name, params)
     interval = _interval(state, random_cv)
     report = _evaluate(state, onnx, interval, random_cv, spatial_cv)
-    draft = write_bundle_of(folder / "bundle", state, name, params, model, parity, interval, report)
+    draft = write_bundle_of(
+        folder / "bundle", state, name, params, model, contributions, parity, interval, report
+    )
     bundle = _move_in(draft, state.bundles)
     metrics = metrics_of(state, report)
     save_json(
@@ -112,7 +115,9 @@ def _cross_validate(
     )
 
 
-def _fit(state: RunState, name: str, params: dict[str, Any]) -> tuple[bytes, OnnxRegressor, Parity]:
+def _fit(
+    state: RunState, name: str, params: dict[str, Any]
+) -> tuple[bytes, OnnxRegressor, Parity, Contributions]:
     """Fit on all training rows, export, and prove that the export answers as the library does."""
     settings, train = state.settings, needed(state.train, "segregate")
     Z, chosen = needed(state.Z, "features"), family(name)
@@ -132,7 +137,13 @@ def _fit(state: RunState, name: str, params: dict[str, Any]) -> tuple[bytes, Onn
         seed=seeds.derive_seed(settings.seed, "parity"),
         thresholds=thresholds,
     )
-    return model, onnx, parity
+    return model, onnx, parity, _contributions(exported, Z)
+
+
+def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contributions:
+    if isinstance(model, TreeEnsemble):
+        return TreeContributions(model)
+    return LinearContributions.of_model(model, Z.mean(axis=0))
 
 
 def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
@@ -215,6 +226,7 @@ def write_bundle_of(
     name: str,
     params: dict[str, Any],
     model: bytes,
+    contributions: Contributions,
     parity: Parity,
     interval: ConformalInterval,
     report: EvaluationReport,
@@ -246,6 +258,7 @@ def write_bundle_of(
         features=needed(state.fitted, "features"),
         model=model,
         model_kind=name,
+        contributions=contributions,
         target=state.transform,
         interval=interval,
         parity=parity,

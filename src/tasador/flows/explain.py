@@ -1,0 +1,71 @@
+"""Say why a row is worth what it is, as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasador.core.errors import SourceError, ValidationError
+from tasador.core.fingerprints import to_plain
+from tasador.flows.predict import newest_bundle
+from tasador.modeling.valuation import Explanation
+from tasador.registry.bundle import load_bundle
+
+_MOST_FEATURES = 12
+
+
+def explain_row(
+    text: str, *, bundle: Path | None, workspace: Path, comparables: int = 5
+) -> Explanation:
+    """Explain the value of one row given as a JSON object.
+
+    Raises:
+        DataError: The text is no row, or it does not meet the contract.
+        BundleError: There is no bundle, or it is damaged.
+    """
+    try:
+        row: Any = json.loads(text)
+    except ValueError as error:
+        raise SourceError(f"not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValidationError("one row is explained at a time", expected="{column: value}")
+    loaded = load_bundle(bundle or newest_bundle(workspace))
+    return loaded.explain(row, comparables=comparables)
+
+
+def to_json(explanation: Explanation) -> str:
+    """Return everything as JSON text."""
+    return json.dumps(to_plain(explanation), ensure_ascii=False, indent=2) + "\n"
+
+
+def to_lines(explanation: Explanation) -> Iterator[str]:
+    """Yield lines for people: the estimate, the largest contributions, the comparables."""
+    valuation = explanation.valuation
+    unit = f" {valuation.unit}" if valuation.unit else ""
+    yield (
+        f"estimate {valuation.prediction:,.6g}{unit}, {valuation.coverage:.0%} interval "
+        f"{valuation.lower:,.6g} to {valuation.upper:,.6g} ({valuation.version})"
+    )
+    log = explanation.transform == "log"
+    start = math.exp(explanation.expected) if log else explanation.expected
+    yield ""
+    yield f"from the typical {start:,.6g}{unit}" + (", multiplied by" if log else ", plus")
+    parts = sorted(explanation.contributions.items(), key=lambda item: -abs(item[1]))
+    for name, part in parts[:_MOST_FEATURES]:
+        yield f"  {_part(part, log):>12}  {name}"
+    rest = parts[_MOST_FEATURES:]
+    if rest:
+        yield f"  {_part(sum(part for _, part in rest), log):>12}  {len(rest)} other features"
+    if explanation.comparables:
+        yield ""
+        yield "comparables (nearest training rows)"
+        for found in explanation.comparables:
+            kept = ", ".join(f"{name} {value:.6g}" for name, value in found.attributes.items())
+            yield f"  {found.value:>12,.6g}{unit}  {kept}"
+
+
+def _part(value: float, log: bool) -> str:
+    return f"{math.exp(value):.3f}" if log else f"{value:+,.6g}"
