@@ -98,8 +98,8 @@ def learning_curve(
 
     return drawn(
         "Would more rows help?",
-        "The upper line still falls on the right: yes. The gap between the lines is what the model "
-        "knows by heart.",
+        "On held-out training rows. Where the upper line still falls on the right, they would. The "
+        "gap between the lines is what the model knows by heart.",
         draw,
     )
 
@@ -115,8 +115,8 @@ def importance_bars(names: Sequence[str], values: Floats, *, metric: str) -> Fig
 
     return drawn(
         "What the model relies on",
-        f"Growth of {short(metric)} when a column is shuffled, with all that is derived from it; "
-        f"the first {len(order)} of {len(names)} columns.",
+        f"Growth of {short(metric)} on held-out training rows when a column is shuffled, with all "
+        f"that is derived from it; the first {len(order)} of {len(names)} columns.",
         draw,
         height=0.14 + 0.27 * len(order),
     )

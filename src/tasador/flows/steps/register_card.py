@@ -134,9 +134,7 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
     """Put the learning curve and the importance of the columns into the step's card."""
     name = label(found.metric)
     card.figure(
-        evaluation_plots.importance_bars(
-            found.columns, np.array(found.importance), metric=f"{name} (held-out training rows)"
-        ),
+        evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
     )
 
