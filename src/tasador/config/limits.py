@@ -20,6 +20,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "segregate.max_refused_share": (0, 1),
     "segregate.min_rows": (1, _INFINITY),
     "features.clusters": (0, 1000),
+    "features.most_clusters": (2, 1000),
     "features.cross_fit_folds": (2, 1000),
     "features.max_one_hot": (0, 1000),
     "features.target_mean_weight": (0, _INFINITY),

@@ -49,3 +49,9 @@ class Clusters:
         """Return the index (n,) of the nearest centroid; the lower index wins a tie."""
         nearest: NDArray[np.intp] = np.argmin(self.distances(points), axis=1)
         return nearest
+
+    def features(self, points: Floats) -> Floats:
+        """Return label and distances (n, 1 + K) of `points` (n, d): what models see of it."""
+        distances = self.distances(points)
+        labels = np.argmin(distances, axis=1)[:, None].astype(np.float64)
+        return np.concatenate([labels, distances], axis=1)

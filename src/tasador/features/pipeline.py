@@ -196,8 +196,7 @@ class FittedFeatures:
     def _cluster_blocks(self, points: Floats | None) -> list[Floats]:
         if self.clusters is None or points is None:
             return []
-        distances = self.clusters.distances(points)
-        return [np.argmin(distances, axis=1)[:, None].astype(np.float64), distances]
+        return [self.clusters.features(points)]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return the fitted state as JSON values and float64 arrays."""
@@ -373,9 +372,9 @@ class FeaturePipeline:
             return bare
         points = plan.points(frame)
         clusters, index = None, None
-        if self.settings.clusters > 1 and self.contract.coordinates is not None:
-            seed = seeds.derive_seed(self.seed, "clusters")
-            clusters = Clusters.fit(points, self.settings.clusters, seed)
+        k = self.settings.clusters or 0
+        if k > 1 and self.contract.coordinates is not None:
+            clusters = Clusters.fit(points, k, seeds.derive_seed(self.seed, "clusters"))
         if self.settings.comparables:
             index = ComparablesIndex.fit(
                 points, target, plan.similar(frame), plan.context_of(frame)

@@ -19,7 +19,10 @@ class FeatureSettings:
     """Choices about features; each has a key of the same name under ``features``.
 
     Attributes:
-        clusters: Number of KMeans clusters of the coordinates; 0 for none.
+        clusters: Number of KMeans clusters of the coordinates; 0 for none. null leaves it to the
+            features step, which measures none and 2 to `most_clusters` and takes the smallest
+            number within one standard error of the best; a pipeline that is given null has none.
+        most_clusters: The largest number that it tries.
         comparables: Whether to search comparables.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.
         max_one_hot: Most levels that a category may have to get 0/1 columns.
@@ -27,7 +30,8 @@ class FeatureSettings:
         max_near: Most columns that span the comparables' space in a table without coordinates.
     """
 
-    clusters: int = 10
+    clusters: int | None = None
+    most_clusters: int = 20
     comparables: bool = True
     cross_fit_folds: int = 20
     max_one_hot: int = 12

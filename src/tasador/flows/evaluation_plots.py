@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,46 @@ def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False
     caption = f"{len(values)} trials"
     caption += f", {int(pruned.sum())} of them stopped early." if pruned.any() else "."
     return drawn("Sweep", caption, draw)
+
+
+def cluster_evidence(
+    counts: Sequence[int],
+    means: Sequence[float],
+    reach: Sequence[float],
+    geometry: Mapping[str, Sequence[float]],
+    *,
+    metric: str,
+    chosen: int,
+) -> Figure:
+    """Draw the model's error and the geometric measures over the number of clusters.
+
+    Args:
+        counts: The numbers of clusters; 0 for none.
+        means: The model's mean error with each of them.
+        reach: Standard error of each one's difference from the best.
+        geometry: Three measures by title, NaN where there are no clusters.
+        metric: The error's label.
+        chosen: The number that was taken.
+    """
+
+    def draw(axes: Any) -> None:
+        first, *others = axes.ravel()
+        first.errorbar(counts, means, yerr=reach, color=SOFT, ecolor=SOFT, elinewidth=0.8)
+        first.scatter(counts, means, s=12, color=ACCENT, zorder=3)
+        first.set_title(short(metric))
+        for axis, (title, values) in zip(others, geometry.items(), strict=True):
+            axis.plot(counts, values, marker="o", markersize=3, color=SOFT)
+            axis.set_title(title)
+        for axis in axes.ravel():
+            axis.axvline(chosen, color=SECOND, linewidth=1.0, linestyle=(0, (3, 2)))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            format_axes(axis, y=True)
+
+    caption = (
+        f"The dashed line is what was taken: {chosen or 'no'} clusters. The bars are one standard "
+        "error of the difference from the best."
+    )
+    return drawn("Number of clusters", caption, draw, height=4.2, shape=(2, 2))
 
 
 def learning_curve(

@@ -192,28 +192,6 @@ def split_map(longitude: Floats, latitude: Floats, in_test: NDArray[np.bool_]) -
     )
 
 
-def cluster_curves(
-    counts: Sequence[int], inertia: Floats, silhouette: Floats, chosen: int
-) -> Figure:
-    """Draw inertia and silhouette over the number of KMeans clusters."""
-    from matplotlib.ticker import MaxNLocator
-
-    def draw(axes: Any) -> None:
-        for axis, values, name in zip(
-            axes, (inertia, silhouette), ("inertia", "silhouette"), strict=True
-        ):
-            axis.plot(counts, values, marker="o", markersize=3, color=ACCENT)
-            axis.axvline(chosen, color=SECOND, linewidth=1.0, linestyle=(0, (3, 2)))
-            axis.set_title(name)
-            axis.set_xlabel("clusters")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-            format_axes(axis, y=True)
-
-    return drawn(
-        "Number of clusters", f"{chosen} clusters were chosen.", draw, height=2.1, shape=(1, 2)
-    )
-
-
 def correlation_bars(names: Sequence[str], values: Floats) -> Figure:
     """Draw the features that go up or down with the target most, by absolute rank correlation."""
     strength = np.asarray(values, float)

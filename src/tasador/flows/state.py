@@ -17,6 +17,7 @@ from tasador.core.fingerprints import to_plain
 from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target import TargetTransform
+from tasador.selection.folds import Fold
 from tasador.selection.search import CandidateResult, SearchResult, result_from_plain
 from tasador.selection.sweep import SweepResult
 
@@ -39,6 +40,8 @@ class RunState:
     sealed: SealedPart | None = None  # segregate
     refused: int = 0  # segregate
     imputation: dict[str, Any] = field(default_factory=dict)  # impute
+    clusters: int | None = None  # features
+    folds: dict[int | None, list[Fold]] = field(default_factory=dict)  # made when first asked for
     fitted: FittedFeatures | None = None  # features
     Z: Floats | None = None  # features
     search: SearchResult | None = None  # select

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
+from tasador.core.workers import in_parallel
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.modeling.target import TargetTransform
@@ -27,15 +28,22 @@ class Fold:
         held_rows: Positions of the held-out rows.
         Z_fit: Cross-fitted features of the fitting rows.
         Z_held: Features of the held-out rows.
-        names: Names of the features. Folds may differ in them: where no fitting row lacks a value,
-            there is no column that says so.
+        fitted: The features as fitted on the fitting rows.
     """
 
     fit_rows: NDArray[np.intp]
     held_rows: NDArray[np.intp]
     Z_fit: Floats
     Z_held: Floats
-    names: tuple[str, ...]
+    fitted: FittedFeatures
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features.
+
+        Folds may differ in them: where no fitting row lacks a value, no column says so.
+        """
+        return self.fitted.names
 
 
 def random_assignment(n: int, folds: int, seed: int) -> NDArray[np.intp]:
@@ -85,11 +93,21 @@ def make_folds(
     pipeline: FeaturePipeline,
     transform: TargetTransform,
 ) -> Iterator[Fold]:
-    """Yield each fold with its features, fitted on the other folds' rows only."""
+    """Yield each fold with its features, fitted on the other folds' rows only, in their order."""
     target = transform.forward(part.y)
-    for fold in np.unique(assignment):
-        fit_rows, held_rows = np.flatnonzero(assignment != fold), np.flatnonzero(assignment == fold)
-        fitted: FittedFeatures
+
+    def make(number: int) -> Fold:
+        fit_rows = np.flatnonzero(assignment != number)
+        held_rows = np.flatnonzero(assignment == number)
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
-        Z_held = fitted.transform(part.X[held_rows])
-        yield Fold(fit_rows, held_rows, Z_fit, Z_held, fitted.names)
+        return Fold(fit_rows, held_rows, Z_fit, fitted.transform(part.X[held_rows]), fitted)
+
+    numbers = np.unique(assignment).tolist()
+    ready: dict[int, Fold] = {}
+    following = iter(range(len(numbers)))
+    awaited = next(following)
+    for place, fold in in_parallel(make, numbers):
+        ready[place] = fold
+        while awaited in ready:
+            yield ready.pop(awaited)
+            awaited = next(following, len(numbers))

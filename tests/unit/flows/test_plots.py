@@ -51,8 +51,13 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "none missing": lambda: plots.missing_bars(CONTRACT, np.zeros((3, X.shape[1]))),
     "split bars": lambda: plots.split_bars(800, 200),
     "split map": lambda: plots.split_map(LONGITUDE, LATITUDE, TEST),
-    "clusters": lambda: plots.cluster_curves(
-        range(2, 9), np.geomspace(9e5, 1e5, 7), np.linspace(0.5, 0.3, 7), 5
+    "clusters": lambda: evaluation_plots.cluster_evidence(
+        [0, 2, 3],
+        [9.0, 8.5, 8.4],
+        [0.3, 0.2, 0.0],
+        {HOSTILE: [np.nan, 0.5, 0.3], "b": [np.nan] * 3, "inertia": [np.nan, 1e300, 2.0]},
+        metric=HOSTILE,
+        chosen=2,
     ),
     "correlation": lambda: plots.correlation_bars([HOSTILE, "b"], np.array([0.0, 0.3])),
     "correlation of nothing": lambda: plots.correlation_bars(["a"], np.zeros(1)),

@@ -10,7 +10,7 @@ from typing import Any
 from tasador.core.fingerprints import fingerprint
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState
-from tasador.flows.steps import data_steps, model_steps, register_step
+from tasador.flows.steps import data_steps, features_step, model_steps, register_step
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,15 @@ STEPS: tuple[Step, ...] = (
     Step(
         "features",
         "Features: encode, derive, cluster, compare",
-        (*_FEATURES, "modeling", "flows.steps.model_steps"),
-        lambda s: [s.settings.features, s.settings.seed],
-        model_steps.features,
-        model_steps.load_features,
+        (*_MODELS, "flows.steps.features_step"),
+        lambda s: [
+            s.settings.features,
+            s.settings.seed,
+            s.settings.selection.scoring,
+            s.settings.selection.folds,
+        ],
+        features_step.features,
+        features_step.load_features,
     ),
     Step(
         "select",

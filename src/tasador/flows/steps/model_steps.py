@@ -1,23 +1,21 @@
-"""Features, select, sweep."""
+"""Select, sweep; and the features and folds that the steps share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tasador.features.pipeline import FeaturePipeline, FittedFeatures
-from tasador.features.plan import rank_correlation
-from tasador.flows import evaluation_plots, plots
+from tasador.features.pipeline import FeaturePipeline
+from tasador.flows import evaluation_plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import (
     RunState,
-    load_json,
     load_search,
     load_sweep,
     needed,
-    save_array,
     save_json,
 )
 from tasador.metrics.regression import METRICS, label
@@ -29,49 +27,22 @@ from tasador.selection.sweep import sweep
 _GAP = 0.5  # a training error this share below the held-out error is worth a warning
 
 
-def pipeline_of(state: RunState) -> FeaturePipeline:
-    """Return the unfitted feature pipeline of this run."""
+def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline:
+    """Return the unfitted feature pipeline of this run, or with another number of clusters."""
     settings = state.settings
-    return FeaturePipeline(settings.contract, settings.features, settings.seed)
+    k = state.clusters if clusters is None else clusters
+    return FeaturePipeline(settings.contract, replace(settings.features, clusters=k), settings.seed)
 
 
-def random_folds(state: RunState) -> list[Fold]:
-    """Return the run's random folds, features fitted inside each."""
-    train = needed(state.train, "segregate")
-    assignment = random_assignment(len(train), state.settings.selection.folds, state.settings.seed)
-    return list(make_folds(train, assignment, pipeline_of(state), state.transform))
-
-
-def features(state: RunState, folder: Path, card: CardBuilder) -> None:
-    """Fit the features on all training rows and keep them, with the cross-fitted matrix."""
-    train = needed(state.train, "segregate")
-    target = state.transform.forward(train.y)
-    fitted, Z = pipeline_of(state).fit_transform(train.X, target)
-    spec, arrays = fitted.state()
-    save_json(folder / "features.json", spec)
-    np.savez(folder / "features.npz", allow_pickle=False, **arrays)
-    save_array(folder / "train.npy", Z)
-    strength = np.array([abs(rank_correlation(Z[:, i], target)) for i in range(Z.shape[1])])
-    card.fact("Features", len(fitted.names))
-    card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
-    card.fact("Comparables", 0 if fitted.index is None else fitted.index.size)
-    if fitted.plan is not None:
-        card.fact("Near in", ", ".join(fitted.plan.near))
-        card.fact("Similar by", fitted.plan.similar_by or "nothing")
-    card.note(
-        "Features made from targets (comparables, target means) are cross-fitted on train: no row "
-        "sees its own target. At predict time they use all training rows."
-    )
-    card.figure(plots.correlation_bars(fitted.names, strength))
-
-
-def load_features(state: RunState, folder: Path) -> None:
-    """Take the fitted features and the training matrix."""
-    with np.load(folder / "features.npz", allow_pickle=False) as arrays:
-        state.fitted = FittedFeatures.from_state(
-            state.settings.contract, load_json(folder / "features.json"), dict(arrays)
-        )
-    state.Z = np.load(folder / "train.npy", allow_pickle=False)
+def random_folds(state: RunState, clusters: int | None = None) -> list[Fold]:
+    """Return the run's random folds, features fitted inside each; made once in a run."""
+    k = state.clusters if clusters is None else clusters
+    if k not in state.folds:
+        train, n_folds = needed(state.train, "segregate"), state.settings.selection.folds
+        assignment = random_assignment(len(train), n_folds, state.settings.seed)
+        pipeline = pipeline_of(state, k)
+        state.folds[k] = list(make_folds(train, assignment, pipeline, state.transform))
+    return state.folds[k]
 
 
 def select(state: RunState, folder: Path, card: CardBuilder) -> None:
