@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,14 @@ from tasador.modeling.trees import LinearModel, TreeEnsemble
 
 Floats = NDArray[np.float64]
 Params = Mapping[str, Any]
+
+
+class Fit(Protocol):
+    """Fits a model: parameters, features (n, q), target (n,), seed, threads (0: all cores)."""
+
+    def __call__(
+        self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0, /
+    ) -> Any: ...
 
 
 class Trial(Protocol):
@@ -37,29 +45,40 @@ class Family:
         name: Key of the family in configuration.
         title: Name for people.
         parameters: Names that a grid may set.
-        fit: (params, Z (n, q), target (n,), seed) -> the library's fitted model.
+        fit: (params, Z (n, q), target (n,), seed, threads) -> the library's fitted model; the same
+            whatever the number of threads, 0 for all cores.
         predict: (model, Z) -> estimates (n,) on the transformed scale.
         export: The fitted model as the arrays that are shipped.
         space: Draws the parameters of one sweep trial.
         slow: Turns parameters found at a high learning rate into the final model's: `factor`
             times more steps, each that much smaller. The same parameters for other families.
+        prefix: The parameter that counts steps or trees: the model with fewer is the beginning of
+            the model with more. None where there is no such parameter.
+        staged: (model, Z, steps) -> estimates of the model cut to each of these numbers of steps,
+            the same as fitting that smaller model gives; in one pass over the trees.
+        canonical: Parameters that make the library fit the same model become equal.
+        takes_missing: Whether Z may hold NaN.
     """
 
     name: str
     title: str
     parameters: frozenset[str]
-    fit: Callable[[Params, Floats, Floats, int], Any]
+    fit: Fit
     predict: Callable[[Any, Floats], Floats]
     export: Callable[[Any], TreeEnsemble | LinearModel]
     space: Callable[[Trial], dict[str, Any]]
     slow: Callable[[Params, float], dict[str, Any]]
+    prefix: str | None = None
+    staged: Callable[[Any, Floats, Sequence[int]], list[Floats]] | None = None
+    canonical: Callable[[Params], dict[str, Any]] = dict
+    takes_missing: bool = False
 
 
 def _same(params: Params, factor: float) -> dict[str, Any]:  # noqa: ARG001
     return dict(params)
 
 
-def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int) -> Any:
+def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
     import lightgbm
 
     settings = {
@@ -69,12 +88,22 @@ def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int) -> Any:
         "seed": seed,
         "deterministic": True,
         "force_col_wise": True,  # together with `deterministic`: the same trees on every run
-        "num_threads": 0,
+        "num_threads": threads,
         "verbosity": -1,
         **{key: value for key, value in params.items() if key != "n_estimators"},
     }
-    data = lightgbm.Dataset(Z, target, params={"verbosity": -1})
+    data = lightgbm.Dataset(Z, target, params={"verbosity": -1, "num_threads": threads})
     return lightgbm.train(settings, data, num_boost_round=int(params.get("n_estimators", 400)))
+
+
+def _staged_lightgbm(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+    """Add up the trees from one cut to the next, as LightGBM itself does."""
+    total, done, found = np.zeros(len(Z)), 0, dict[int, Floats]()
+    for step in sorted(set(steps)):
+        part = model.predict(Z, start_iteration=done, num_iteration=step - done, num_threads=1)
+        total, done = total + part, step
+        found[step] = total
+    return [found[step] for step in steps]
 
 
 def _slow_lightgbm(params: Params, factor: float) -> dict[str, Any]:
@@ -96,12 +125,38 @@ def _lightgbm_space(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _fit_forest(params: Params, Z: Floats, target: Floats, seed: int) -> Any:
+def _fit_forest(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
-    forest = RandomForestRegressor(random_state=seed, n_jobs=-1, **params).fit(Z, target)
+    forest = RandomForestRegressor(random_state=seed, n_jobs=threads or -1, **params).fit(Z, target)
     # Threads add up the trees in the order in which they end, which changes the last bits.
     return forest.set_params(n_jobs=1)
+
+
+def _staged_forest(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+    """Add up the trees in their order and divide, as scikit-learn does on one thread."""
+    Z32, total, found = Z.astype(np.float32), np.zeros(len(Z)), dict[int, Floats]()
+    for number, tree in enumerate(model.estimators_[: max(steps)], start=1):
+        total += tree.tree_.predict(Z32)[:, 0]
+        if number in steps:
+            found[number] = total / number
+    return [found[step] for step in steps]
+
+
+def _canonical_forest(params: Params) -> dict[str, Any]:
+    """Fill in what scikit-learn makes of the two limits on samples."""
+    leaf = params.get("min_samples_leaf", 1)
+    split = params.get("min_samples_split", 2)
+    if isinstance(leaf, int) and isinstance(split, int):
+        split = max(split, 2 * leaf)
+    return {
+        "n_estimators": 100,
+        "max_depth": None,
+        "max_features": 1.0,
+        **params,
+        "min_samples_leaf": leaf,
+        "min_samples_split": split,
+    }
 
 
 def _forest_space(trial: Trial) -> dict[str, Any]:
@@ -114,7 +169,7 @@ def _forest_space(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _fit_ridge(params: Params, Z: Floats, target: Floats, seed: int) -> Any:  # noqa: ARG001
+def _fit_ridge(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:  # noqa: ARG001
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -155,6 +210,9 @@ FAMILIES: Mapping[str, Family] = {
             export=importers.from_lightgbm,
             space=_lightgbm_space,
             slow=_slow_lightgbm,
+            prefix="n_estimators",
+            staged=_staged_lightgbm,
+            takes_missing=True,
         ),
         Family(
             name="random_forest",
@@ -173,6 +231,9 @@ FAMILIES: Mapping[str, Family] = {
             export=importers.from_sklearn,
             space=_forest_space,
             slow=_same,
+            prefix="n_estimators",
+            staged=_staged_forest,
+            canonical=_canonical_forest,
         ),
         Family(
             name="ridge",

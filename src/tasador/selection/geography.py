@@ -170,7 +170,7 @@ def _fold_errors(
             clusters = Clusters.fit(points_fit, k, seed)
             Z_fit = np.hstack([Z_fit, clusters.features(points_fit)])
             Z_held = np.hstack([Z_held, clusters.features(points_held)])
-        model = chosen.fit({**_MODEL, "num_threads": 1}, Z_fit, target, seed)
+        model = chosen.fit(_MODEL, Z_fit, target, seed, 1)
         return score(part.y[fold.held_rows], transform.inverse(chosen.predict(model, Z_held)))
 
     return {numbers[place]: found for place, found in in_parallel(error, numbers, cost=float)}
