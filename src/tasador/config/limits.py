@@ -37,6 +37,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 #: (pattern, in words) by key.
 _TEXTS: dict[str, tuple[str, str]] = {
     "register.alias": (r"[A-Za-z][A-Za-z0-9_-]*", "a letter, then letters, digits, '_' and '-'"),
+    "sweep.study": (r"[A-Za-z0-9][\w.-]*", "letters, digits, '_', '-' and '.'"),
     "tracking.experiment": (r"\s*\S.*", "a name"),
     "storage.workspace": (r"\s*\S.*", "a folder"),
 }

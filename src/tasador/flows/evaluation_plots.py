@@ -82,6 +82,81 @@ def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False
     return drawn("Sweep", caption, draw)
 
 
+def parameter_importance(importance: Mapping[str, float]) -> Figure:
+    """Draw how much of the differences between trials each parameter explains."""
+    names, shares = list(importance), np.array(list(importance.values()))
+
+    def draw(axes: Any) -> None:
+        bars(axes, names, shares, texts=[f"{share:.0%}" for share in shares])
+
+    return drawn(
+        "What mattered in the sweep",
+        "Share of each parameter in the differences between whole trials (fANOVA).",
+        draw,
+        height=0.14 + 0.27 * len(names),
+    )
+
+
+def parallel_coordinates(
+    params: Mapping[str, Sequence[Any]], values: Floats, *, metric: str
+) -> Figure:
+    """Draw each trial as a line through its parameters' values, the best ones in colour.
+
+    Args:
+        params: The trials' values of each parameter; numbers on their own scale, others by rank.
+        values: What each trial reached, less is better.
+        metric: The metric's label.
+    """
+    places = {name: _axis_places(found) for name, found in params.items()}
+    best = np.argsort(values, kind="stable")
+    ahead = set(best[: max(1, len(values) // 5)].tolist())
+
+    def draw(axes: Any) -> None:
+        columns = np.arange(len(places))
+        heights = np.array([place for place, _, _ in places.values()])
+        for trial in best[::-1].tolist():
+            first = trial == best[0]
+            axes.plot(
+                columns,
+                heights[:, trial],
+                color=SECOND if first else ACCENT if trial in ahead else SOFT,
+                linewidth=1.8 if first else 0.8,
+                alpha=1.0 if trial in ahead else 0.5,
+                zorder=3 if first else 2 if trial in ahead else 1,
+            )
+        for column, (_, low, high) in enumerate(places.values()):
+            axes.annotate(low, (column, -0.03), ha="center", va="top", fontsize=6, color=MUTED)
+            axes.annotate(high, (column, 1.03), ha="center", va="bottom", fontsize=6, color=MUTED)
+        axes.set_xticks(columns, [short(name, 16) for name in places])
+        axes.tick_params(axis="x", pad=12)
+        axes.set_yticks([])
+        axes.set_ylim(-0.12, 1.12)
+        axes.set_xlim(-0.35, len(places) - 0.65)
+        axes.grid(visible=True, axis="x")
+
+    return drawn(
+        "Trials",
+        f"Each line is a trial, lowest and highest value at the ends of each axis. Blue: the best "
+        f"fifth by {short(metric)}; orange: the best.",
+        draw,
+        height=2.6,
+    )
+
+
+def _axis_places(found: Sequence[Any]) -> tuple[Floats, str, str]:
+    """Return places in [0, 1] and the texts of the ends; logarithmic over three decades or more."""
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found)
+    if not numbers:
+        levels = sorted({str(value) for value in found})
+        ranks = np.array([levels.index(str(value)) for value in found], float)
+        return ranks / max(len(levels) - 1, 1), short(levels[0], 12), short(levels[-1], 12)
+    values = np.array(found, dtype=float)
+    low, high = float(values.min()), float(values.max())
+    scale = np.log(values) if low > 0 and high / low > 100 else values
+    spread = float(np.ptp(scale)) or 1.0
+    return (scale - scale.min()) / spread, f"{low:.3g}", f"{high:.3g}"
+
+
 def cluster_evidence(
     counts: Sequence[int],
     means: Sequence[float],

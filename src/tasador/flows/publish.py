@@ -9,7 +9,7 @@ from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
 from tasador.flows.state import RunState, load_json, needed, save_json
-from tasador.flows.steps.model_steps import describe
+from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
 from tasador.registry.bundle import load_bundle
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import ConfigError
 from tasador.modeling import importers
 from tasador.modeling.trees import LinearModel, TreeEnsemble
+from tasador.selection.penalties import ridge_together
 
 Floats = NDArray[np.float64]
 Params = Mapping[str, Any]
@@ -25,6 +26,9 @@ class Fit(Protocol):
     def __call__(
         self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0, /
     ) -> Any: ...
+
+
+Together = Callable[[Sequence[Params], Floats, Floats, Sequence[Floats]], list[list[Floats]]]
 
 
 class Trial(Protocol):
@@ -56,7 +60,14 @@ class Family:
             the model with more. None where there is no such parameter.
         staged: (model, Z, steps) -> estimates of the model cut to each of these numbers of steps,
             the same as fitting that smaller model gives; in one pass over the trees.
+        grow: (params, Z, target, seed, steps) -> the model at each of these ascending numbers of
+            steps, the last of which is the whole one; made on one thread, each from the one before.
         canonical: Parameters that make the library fit the same model become equal.
+        reached_depth: The depth that a fitted model's deepest tree reaches; with it, a model that
+            stays above a smaller ``max_depth`` stands for the model with that limit.
+        penalty: The parameter along which `together` shares work.
+        together: (parameter sets, Z, target, matrices) -> for each set its estimates on each
+            matrix, the same within 1e-9 as fitting each alone gives. They differ in `penalty` only.
         takes_missing: Whether Z may hold NaN.
     """
 
@@ -70,7 +81,11 @@ class Family:
     slow: Callable[[Params, float], dict[str, Any]]
     prefix: str | None = None
     staged: Callable[[Any, Floats, Sequence[int]], list[Floats]] | None = None
+    grow: Callable[[Params, Floats, Floats, int, Sequence[int]], Iterator[Any]] | None = None
     canonical: Callable[[Params], dict[str, Any]] = dict
+    reached_depth: Callable[[Any], int] | None = None
+    penalty: str | None = None
+    together: Together | None = None
     takes_missing: bool = False
 
 
@@ -78,7 +93,9 @@ def _same(params: Params, factor: float) -> dict[str, Any]:  # noqa: ARG001
     return dict(params)
 
 
-def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+def _grow_lightgbm(
+    params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int], threads: int = 1
+) -> Iterator[Any]:
     import lightgbm
 
     settings = {
@@ -93,7 +110,24 @@ def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads:
         **{key: value for key, value in params.items() if key != "n_estimators"},
     }
     data = lightgbm.Dataset(Z, target, params={"verbosity": -1, "num_threads": threads})
-    return lightgbm.train(settings, data, num_boost_round=int(params.get("n_estimators", 400)))
+    model = lightgbm.Booster(settings, data)
+    for step in range(1, steps[-1] + 1):
+        if model.update():
+            break  # no split is worth it any more: the model is as it would stay
+        if step in steps[:-1]:
+            yield model
+    yield model
+
+
+def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    steps = int(params.get("n_estimators", 400))
+    (model,) = _grow_lightgbm(params, Z, target, seed, [steps], threads)
+    return model
+
+
+def _predict_lightgbm(model: Any, Z: Floats) -> Floats:
+    # several threads would have to be taken back from a model that is still growing
+    return np.asarray(model.predict(Z, num_threads=1), dtype=np.float64)
 
 
 def _staged_lightgbm(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
@@ -125,12 +159,24 @@ def _lightgbm_space(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _fit_forest(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+def _forest(params: Params, seed: int, threads: int) -> Any:
     from sklearn.ensemble import RandomForestRegressor
 
-    forest = RandomForestRegressor(random_state=seed, n_jobs=threads or -1, **params).fit(Z, target)
+    return RandomForestRegressor(random_state=seed, n_jobs=threads or -1, **params)
+
+
+def _fit_forest(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+    forest = _forest(params, seed, threads).fit(Z, target)
     # Threads add up the trees in the order in which they end, which changes the last bits.
     return forest.set_params(n_jobs=1)
+
+
+def _grow_forest(
+    params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+) -> Iterator[Any]:
+    forest = _forest(params, seed, 1).set_params(warm_start=True)
+    for step in steps:
+        yield forest.set_params(n_estimators=step).fit(Z, target)
 
 
 def _staged_forest(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
@@ -157,6 +203,10 @@ def _canonical_forest(params: Params) -> dict[str, Any]:
         "min_samples_leaf": leaf,
         "min_samples_split": split,
     }
+
+
+def _forest_depth(model: Any) -> int:
+    return int(max(tree.tree_.max_depth for tree in model.estimators_))
 
 
 def _forest_space(trial: Trial) -> dict[str, Any]:
@@ -206,12 +256,14 @@ FAMILIES: Mapping[str, Family] = {
                 ]
             ),
             fit=_fit_lightgbm,
-            predict=_predict,
+            predict=_predict_lightgbm,
             export=importers.from_lightgbm,
             space=_lightgbm_space,
             slow=_slow_lightgbm,
             prefix="n_estimators",
+            canonical=lambda params: {"n_estimators": 400, **params},
             staged=_staged_lightgbm,
+            grow=_grow_lightgbm,
             takes_missing=True,
         ),
         Family(
@@ -233,7 +285,9 @@ FAMILIES: Mapping[str, Family] = {
             slow=_same,
             prefix="n_estimators",
             staged=_staged_forest,
+            grow=_grow_forest,
             canonical=_canonical_forest,
+            reached_depth=_forest_depth,
         ),
         Family(
             name="ridge",
@@ -244,6 +298,9 @@ FAMILIES: Mapping[str, Family] = {
             export=importers.from_linear,
             space=_ridge_space,
             slow=_same,
+            canonical=lambda params: {"alpha": 1.0, **params},
+            penalty="alpha",
+            together=ridge_together,
         ),
     )
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +12,23 @@ import numpy as np
 
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
-from tasador.core.fingerprints import fingerprint, to_plain
-from tasador.core.progress import progress
+from tasador.core.progress import Advance, progress
+from tasador.core.workers import in_parallel
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
 from tasador.modeling.target import TargetTransform
-from tasador.selection.families import expand_grid, family
+from tasador.selection import race
+from tasador.selection.comparison import corrected_paired_test
+from tasador.selection.families import expand_grid
 from tasador.selection.folds import Fold
+from tasador.selection.journal import FoldScore, Journal
+from tasador.selection.shared_work import (
+    Candidate,
+    Estimates,
+    Group,
+    estimate_group,
+    group_candidates,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +41,14 @@ class SelectionSettings:
         families: For each family, the values to try of each parameter.
         folds: Folds of the cross-validation.
         scoring: The metric that decides; the smaller mean over the folds wins.
+        racing: Whether candidates that cannot win any more are dropped after each fold, by the
+            test of `selection.race`. Without it every candidate is measured on every fold.
     """
 
     families: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     folds: int = 5
     scoring: str = "mae"
+    racing: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,9 @@ class CandidateResult:
         params: Its parameters.
         held: For each fold, every metric on the held-out rows; empty when it failed.
         fitted: For each fold, every metric on the fitting rows.
-        seconds: Time to fit and value all folds.
+        seconds: CPU seconds to fit and value all folds; of work that candidates share, its part.
         error: Why it failed, or None.
+        dropped: Why a race left it on the way, or None.
     """
 
     family: str
@@ -59,6 +71,7 @@ class CandidateResult:
     fitted: tuple[dict[str, float], ...]
     seconds: float
     error: str | None = None
+    dropped: str | None = None
 
     def mean(self, metric: str) -> float:
         """Mean of a metric over the folds; infinite when the candidate failed."""
@@ -75,7 +88,12 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Every candidate, every fold score, what it cost; best first."""
+    """Every candidate, every fold score, what it cost.
+
+    Attributes:
+        scoring: The metric that decides.
+        candidates: Those measured on all folds, best first; then the dropped; then the failed.
+    """
 
     scoring: str
     candidates: tuple[CandidateResult, ...]
@@ -85,48 +103,30 @@ class SearchResult:
         """The candidate with the smallest mean score."""
         return self.candidates[0]
 
+    @property
+    def complete(self) -> tuple[CandidateResult, ...]:
+        """The candidates that were measured on all folds, best first."""
+        return tuple(c for c in self.candidates if c.error is None and c.dropped is None)
+
     def best_of_families(self) -> tuple[CandidateResult, ...]:
         """The best candidate of each family, best first."""
         seen: dict[str, CandidateResult] = {}
-        for candidate in self.candidates:
-            if candidate.error is None:
-                seen.setdefault(candidate.family, candidate)
+        for candidate in self.complete:
+            seen.setdefault(candidate.family, candidate)
         return tuple(seen.values())
 
+    def tie_probabilities(self) -> dict[str, float]:
+        """Return, for the best candidate of each family, the p-value that it equals the winner.
 
-def evaluate_candidate(
-    name: str,
-    params: Mapping[str, Any],
-    folds: Sequence[Fold],
-    part: Part,
-    transform: TargetTransform,
-    seed: int,
-) -> CandidateResult:
-    """Fit one candidate on every fold; a fit that fails is recorded, not raised."""
-    chosen = family(name)
-    target = transform.forward(part.y)
-    held: list[dict[str, float]] = []
-    fitted: list[dict[str, float]] = []
-    started = time.perf_counter()
-    try:
-        for fold in folds:
-            model = chosen.fit(
-                params, fold.Z_fit, target[fold.fit_rows], seeds.derive_seed(seed, name)
+        Nadeau and Bengio's corrected paired t-test on the fold scores.
+        """
+        best = [fold[self.scoring] for fold in self.best.held]
+        return {
+            c.family: corrected_paired_test(
+                [fold[self.scoring] for fold in c.held], best, 1.0 / len(best)
             )
-            for Z, rows, scores in (
-                (fold.Z_held, fold.held_rows, held),
-                (fold.Z_fit, fold.fit_rows, fitted),
-            ):
-                estimate = transform.inverse(chosen.predict(model, Z))
-                if not np.isfinite(estimate).all():
-                    raise TrainingError("the model's estimates are not finite")
-                scores.append(all_metrics(part.y[rows], estimate))
-    except Exception as error:  # one candidate's failure must not lose the others
-        _log.warning("%s %s failed: %s", name, dict(params), error)
-        seconds = time.perf_counter() - started
-        return CandidateResult(name, dict(params), (), (), seconds, f"{error}")
-    seconds = time.perf_counter() - started
-    return CandidateResult(name, dict(params), tuple(held), tuple(fitted), seconds)
+            for c in self.best_of_families()
+        }
 
 
 def grid_search(
@@ -139,19 +139,25 @@ def grid_search(
 ) -> SearchResult:
     """Compare every candidate of every family's grid.
 
+    Candidates that share work are fitted together (`selection.shared_work`), the longest first on
+    all cores, one thread each. The scores are those of fitting each candidate alone.
+
     Args:
         settings: The grids and the score.
         folds: Folds with their features, shared by all candidates.
         part: The training part.
         transform: The target's transform.
         seed: Seed of the models.
-        journal: File to which each finished candidate is appended; candidates found in it are not
-            computed again, so that an interrupted search goes on where it was.
+        journal: File to which each finished fold of a candidate is appended; what is found in it
+            is not computed again, so that an interrupted search goes on where it was.
 
     Raises:
-        ConfigError: A grid names an unknown family or parameter (before anything is fitted).
+        ConfigError: A grid names an unknown family or parameter, or racing a metric that it cannot
+            use (before anything is fitted).
         TrainingError: No candidate could be fitted.
     """
+    if settings.racing:
+        race.check_scoring(settings.scoring)
     wanted = [
         (name, params)
         for name, grid in settings.families.items()
@@ -159,26 +165,153 @@ def grid_search(
     ]
     if not wanted:
         raise TrainingError("no candidate to compare", remedy="name one in selection.families")
-    known = _read_journal(journal)
-    results = []
-    with progress("comparing models", len(wanted)) as advance:
-        for name, params in wanted:
-            advance(0, note=name)
-            key = fingerprint([name, params])
-            if key in known:
-                result = known[key]
-            else:
-                result = evaluate_candidate(name, params, folds, part, transform, seed)
-                _append(journal, key, result)
-            results.append(result)
-            advance()
+    candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
+    search = _Search(settings, candidates, folds, part, transform, seed, Journal(journal))
+    results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):
         raise TrainingError(
             f"all {len(results)} candidates failed, the first with: {failed[0].error}"
         )
-    ordered = sorted(results, key=lambda r: (r.mean(settings.scoring), r.family, str(r.params)))
+    ordered = sorted(
+        results,
+        key=lambda r: (
+            r.error is not None,
+            r.dropped is not None,
+            -len(r.held),
+            r.mean(settings.scoring),
+            r.family,
+            str(r.params),
+        ),
+    )
     return SearchResult(settings.scoring, tuple(ordered))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some candidates that share work, on one fold."""
+
+    group: Group
+    fold: int
+
+
+class _Search:
+    """One search in progress: what is measured of each candidate on each fold so far."""
+
+    def __init__(
+        self,
+        settings: SelectionSettings,
+        candidates: Sequence[Candidate],
+        folds: Sequence[Fold],
+        part: Part,
+        transform: TargetTransform,
+        seed: int,
+        journal: Journal,
+    ) -> None:
+        self.settings, self.candidates, self.folds = settings, candidates, folds
+        self.part, self.transform, self.seed = part, transform, seed
+        self.journal = journal
+        self.target = transform.forward(part.y)
+        self.scores: dict[int, dict[int, FoldScore]] = {c.position: {} for c in candidates}
+        self.errors: dict[int, str] = {}
+        self.dropped: dict[int, race.Drop] = {}
+
+    def run(self) -> list[CandidateResult]:
+        for candidate in self.candidates:
+            self.scores[candidate.position] = self.journal.known(candidate)
+        everything = range(len(self.folds))
+        rounds = [[fold] for fold in everything] if self.settings.racing else [list(everything)]
+        total = sum(task.group.cost for fold in rounds for task in self._tasks(fold))
+        with progress("comparing models", total) as advance:
+            for number, some in enumerate(rounds, start=1):
+                self._measure(some, advance)
+                if self.settings.racing and number < len(rounds):
+                    self._drop(rounds[:number])
+        return [self._result(candidate) for candidate in self.candidates]
+
+    def _running(self) -> list[Candidate]:
+        out = self.errors.keys() | self.dropped.keys()
+        return [c for c in self.candidates if c.position not in out]
+
+    def _tasks(self, folds: Sequence[int]) -> list[_Task]:
+        return [
+            _Task(group, fold)
+            for fold in folds
+            for group in group_candidates(
+                [c for c in self._running() if fold not in self.scores[c.position]]
+            )
+        ]
+
+    def _measure(self, folds: Sequence[int], advance: Advance) -> None:
+        tasks = self._tasks(folds)
+        for place, found in in_parallel(self._work, tasks, cost=lambda task: task.group.cost):
+            for score in found:
+                if score.error is not None:
+                    _log.warning("%s failed: %s", score.candidate, score.error)
+                    self.errors.setdefault(score.candidate.position, score.error)
+                    continue
+                self.scores[score.candidate.position][score.fold] = score
+                self.journal.append(score)
+            advance(tasks[place].group.cost, note=tasks[place].group.family)
+
+    def _work(self, task: _Task) -> list[FoldScore]:
+        fold = self.folds[task.fold]
+        seed = seeds.derive_seed(self.seed, task.group.family)
+        target = self.target[fold.fit_rows]
+        matrices = (fold.Z_held, fold.Z_fit)
+        return [
+            self._score(found, task.fold)
+            for found in estimate_group(task.group, fold.Z_fit, target, matrices, seed)
+        ]
+
+    def _score(self, found: Estimates, number: int) -> FoldScore:
+        fold, error = self.folds[number], found.error
+        values = [self.transform.inverse(value) for value in found.values]
+        if error is None and not all(np.isfinite(value).all() for value in values):
+            error = "the model's estimates are not finite"
+        if error is not None:
+            return FoldScore(found.candidate, number, {}, {}, found.seconds, None, error)
+        actual = self.part.y[fold.held_rows]
+        losses = None
+        if self.settings.racing:
+            losses = race.ROW_LOSSES[self.settings.scoring](actual, values[0]).astype(np.float32)
+        return FoldScore(
+            found.candidate,
+            number,
+            all_metrics(actual, values[0]),
+            all_metrics(self.part.y[fold.fit_rows], values[1]),
+            found.seconds,
+            losses,
+        )
+
+    def _drop(self, rounds: Sequence[Sequence[int]]) -> None:
+        seen = [fold for some in rounds for fold in some]
+        losses = {
+            c.position: [self.scores[c.position][fold].row_losses for fold in seen]
+            for c in self._running()
+        }
+        for drop in race.find_drops(losses, losses, len(self.candidates), len(self.folds)):
+            self.dropped[drop.candidate] = drop
+
+    def _result(self, candidate: Candidate) -> CandidateResult:
+        error, drop = self.errors.get(candidate.position), self.dropped.get(candidate.position)
+        scores = [] if error else [s for _, s in sorted(self.scores[candidate.position].items())]
+        why = None
+        if drop is not None:
+            scores = scores[: drop.after]
+            why = (
+                f"behind the leader by {drop.behind:.6g} a row after fold {drop.after} of "
+                f"{len(self.folds)}; chance explains {drop.limit:.6g}"
+            )
+        return CandidateResult(
+            candidate.family,
+            dict(candidate.params),
+            tuple(s.held for s in scores),
+            tuple(s.fitted for s in scores),
+            sum(s.seconds for s in scores),
+            error,
+            why,
+        )
 
 
 def result_from_plain(plain: Mapping[str, Any]) -> CandidateResult:
@@ -186,27 +319,3 @@ def result_from_plain(plain: Mapping[str, Any]) -> CandidateResult:
     return CandidateResult(
         **{**plain, "held": tuple(plain["held"]), "fitted": tuple(plain["fitted"])}
     )
-
-
-def _read_journal(journal: Path | None) -> dict[str, CandidateResult]:
-    if journal is None or not journal.exists():
-        return {}
-    known = {}
-    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line:
-            continue
-        try:
-            entry = json.loads(line)
-            known[entry["key"]] = result_from_plain(entry["result"])
-        except (ValueError, KeyError, TypeError):
-            _log.warning("a damaged line of %s is ignored (an interrupted write)", journal)
-    return known
-
-
-def _append(journal: Path | None, key: str, result: CandidateResult) -> None:
-    if journal is None or result.error is not None:
-        return
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"key": key, "result": to_plain(result)})
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n")  # the break in front ends a line that was cut off

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import socket
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from tasador.core import seeds
-from tasador.core.errors import TrainingError
+from tasador.core.errors import StorageError, TrainingError
+from tasador.core.fingerprints import fingerprint, sha256_bytes, to_plain
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target import TargetTransform
 from tasador.selection.families import family
 from tasador.selection.folds import Fold
-from tasador.selection.search import CandidateResult, evaluate_candidate
+from tasador.selection.search import CandidateResult, result_from_plain
+from tasador.selection.space import SpaceRecorder
+from tasador.selection.trial import RUNGS, Task, run_trial
+
+_log = logging.getLogger(__name__)
+_RESULT, _START = "result", "start"
+#: Called with each finished trial, the first being the selection's winner.
+OnTrial = Callable[[CandidateResult], None]
 
 
 @dataclass(frozen=True)
@@ -25,16 +38,26 @@ class SweepSettings:
 
     Attributes:
         trials: Number of parameter sets to try, the selection's winner first; 0 skips the sweep.
+            Workers that share a study share this number.
         folds: How many of the selection's folds each trial is judged on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
             smaller, than the sweep, which only has to rank parameters.
+        pruner: How trials are given up on the way, at a ninth and a third of their steps:
+            ``hyperband``, ``halving`` (successive halving) or ``none``.
+        storage: Where trials are kept; null keeps them beside the step's cache. A database URL
+            (``sqlite:///...``, ``postgresql+psycopg://...``) lets several workers share a study.
+        study: Name of the study in `storage`. What is swept (rows, features, family, metric) is
+            part of its full name, so that unlike sweeps never mix.
     """
 
     trials: int = 20
-    folds: int = 3
+    folds: int = 4
     metric: str = "wmape"
     slowdown: float = 4.0
+    pruner: Literal["hyperband", "halving", "none"] = "hyperband"
+    storage: str | None = None
+    study: str = "sweep"
 
 
 @dataclass(frozen=True)
@@ -44,9 +67,11 @@ class SweepResult:
     Attributes:
         family: The family swept.
         metric: What was minimised.
-        best: The trial with the smallest mean.
-        trials: All trials in the order tried.
+        best: The trial with the smallest mean over all folds.
+        trials: All trials in the order tried, the selection's winner first.
         final_params: The parameters of the final model.
+        importance: Share of each parameter in the differences between trials (fANOVA of Hutter et
+            al., 2014), the largest first; empty with fewer than four whole trials.
     """
 
     family: str
@@ -54,6 +79,7 @@ class SweepResult:
     best: CandidateResult
     trials: tuple[CandidateResult, ...]
     final_params: dict[str, Any]
+    importance: dict[str, float] = field(default_factory=dict)
 
 
 def sweep(
@@ -64,40 +90,188 @@ def sweep(
     part: Part,
     transform: TargetTransform,
     seed: int,
+    *,
+    journal: Path | None = None,
+    on_trial: OnTrial | None = None,
 ) -> SweepResult:
     """Search the family's space with Optuna's TPE, starting from the selection's winner.
 
-    The test part is not in reach: `folds` and `part` are the training part's.
+    The test part is not in reach: `folds` and `part` are the training part's. Alone, the sweep
+    gives the same trials on every run, also when it goes on after an interruption; workers that
+    share a study influence each other and do not.
 
     Raises:
+        StorageError: The storage cannot be reached.
         TrainingError: Every trial failed.
     """
+    task = Task(name, folds[: settings.folds], part, transform, settings.metric, seed)
+    with _quiet_optuna(), _study(task, start, settings, journal) as study:
+        first = _first_trial(study, task, start)
+        tell = on_trial or (lambda _: None)
+        tell(first)
+        with progress("sweeping parameters", settings.trials) as advance:
+            advance(1 if settings.trials else 0)
+            while (done := len(_finished(study))) < settings.trials - 1:
+                result = _next_trial(study, task, settings, done)
+                tell(result)
+                advance(note=f"{settings.metric} {_lowest(study, first, settings.metric):.3f}")
+        results = [first, *(_result_of(trial) for trial in _finished(study))]
+        importance = _importance(study, seeds.derive_seed(seed, "importance"))
+    whole = [r for r in results if r.error is None and r.dropped is None]
+    if not whole:
+        raise TrainingError(f"every trial of the sweep failed, the first with: {first.error}")
+    best = min(whole, key=lambda result: result.mean(settings.metric))
+    final = family(name).slow(best.params, settings.slowdown)
+    return SweepResult(name, settings.metric, best, tuple(results), final, importance)
+
+
+@contextlib.contextmanager
+def _quiet_optuna() -> Iterator[None]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    chosen = family(name)
-    used = folds[: settings.folds]
-    trials = [evaluate_candidate(name, start, used, part, transform, seed)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seeds.derive_seed(seed, "sweep"), multivariate=True
+        yield
+
+
+@contextlib.contextmanager
+def _study(
+    task: Task, start: dict[str, Any], settings: SweepSettings, journal: Path | None
+) -> Iterator[Any]:
+    """Open the study of this very sweep, in its storage."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    rows = [sha256_bytes(task.part.row_hash[f.held_rows].tobytes()) for f in task.folds]
+    columns = [fold.names for fold in task.folds]
+    key = fingerprint([task.family, start, task.metric, task.seed, columns, rows])[:16]
+    shared, storage, engine = settings.storage, None, None
+    try:
+        if shared is not None:
+            storage = optuna.storages.RDBStorage(shared)
+            engine = storage.engine
+        elif journal is not None:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        study = optuna.create_study(
+            study_name=f"{settings.study}-{key}",
+            storage=storage,
+            direction="minimize",
+            pruner=_pruner(settings.pruner),
+            load_if_exists=True,
         )
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    with progress("sweeping parameters", settings.trials) as advance:
-        advance(1 if settings.trials else 0)
-        for _ in range(settings.trials - 1):
-            trial = study.ask()
-            result = evaluate_candidate(name, chosen.space(trial), used, part, transform, seed)
-            trials.append(result)
-            score = result.mean(settings.metric)
-            if np.isfinite(score):
-                study.tell(trial, score)
-            else:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            advance(note=f"{settings.metric} {min(t.mean(settings.metric) for t in trials):.3f}")
-    best = min(trials, key=lambda result: result.mean(settings.metric))
-    if best.error is not None:
-        raise TrainingError(f"every trial of the sweep failed, the first with: {trials[0].error}")
-    final = chosen.slow(best.params, settings.slowdown)
-    return SweepResult(name, settings.metric, best, tuple(trials), final)
+        if shared is None:
+            _end_interrupted(study)
+        yield study
+    except Exception as error:
+        if shared is not None and type(error).__module__.split(".")[0] in ("sqlalchemy", "optuna"):
+            raise StorageError(
+                f"the sweep's storage failed: {error}".splitlines()[0],
+                expected="a database that can be reached and written, as an SQLAlchemy URL",
+                got=_without_password(shared),
+                remedy="check sweep.storage, or leave it null",
+            ) from None
+        raise
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return f"{head.rpartition(':')[0]}:***@{tail}" if at else url
+
+
+def _pruner(name: str) -> Any:
+    import optuna
+
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=RUNGS[0], max_resource=RUNGS[-1], reduction_factor=3
+        )
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=3)
+    return optuna.pruners.NopPruner()
+
+
+def _end_interrupted(study: Any) -> None:
+    """Close what an interrupted sweep left open; its place in the order is given again."""
+    import optuna
+
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+
+def _finished(study: Any) -> list[Any]:
+    return [t for t in study.get_trials(deepcopy=False) if _RESULT in t.user_attrs]
+
+
+def _result_of(trial: Any) -> CandidateResult:
+    return result_from_plain(trial.user_attrs[_RESULT])
+
+
+def _first_trial(study: Any, task: Task, start: dict[str, Any]) -> CandidateResult:
+    """Measure the selection's winner, and tell the sampler of it where its space holds it."""
+    import optuna
+
+    if _START in study.user_attrs:
+        return result_from_plain(study.user_attrs[_START])
+    result = run_trial(task, start, lambda *_: False)
+    study.set_user_attr(_START, to_plain(result))
+    space = SpaceRecorder()
+    family(task.family).space(space)
+    if space.holds(start) and result.error is None:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=start, distributions=space.distributions, value=result.mean(task.metric)
+            )
+        )
+    return result
+
+
+def _next_trial(study: Any, task: Task, settings: SweepSettings, done: int) -> CandidateResult:
+    """Ask for parameters, measure them, tell what came out.
+
+    The sampler is made anew from a seed for each trial, so that what it proposes depends on the
+    trials before and on nothing else. Workers that share a study have a seed each.
+    """
+    import optuna
+
+    worker = [] if settings.storage is None else [socket.gethostname(), os.getpid()]
+    study.sampler = optuna.samplers.TPESampler(
+        seed=seeds.derive_seed(task.seed, "sweep", done, *worker),
+        multivariate=True,
+        constant_liar=bool(worker),
+    )
+    trial = study.ask()
+
+    def give_up(rung: int, error: float) -> bool:
+        trial.report(error, rung)
+        return rung < RUNGS[-1] and bool(trial.should_prune())
+
+    result = run_trial(task, family(task.family).space(trial), give_up)
+    trial.set_user_attr(_RESULT, to_plain(result))
+    if result.dropped is not None:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    elif np.isfinite(result.mean(task.metric)):
+        study.tell(trial, result.mean(task.metric))
+    else:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return result
+
+
+def _lowest(study: Any, first: CandidateResult, metric: str) -> float:
+    whole = (r for r in map(_result_of, _finished(study)) if r.dropped is None)
+    return min(first.mean(metric), *(r.mean(metric) for r in whole), float("inf"))
+
+
+def _importance(study: Any, seed: int) -> dict[str, float]:
+    import optuna
+
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in found.items()}

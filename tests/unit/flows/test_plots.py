@@ -70,6 +70,12 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "importance": lambda: evaluation_plots.importance_bars(
         [HOSTILE, "b"], np.array([-0.1, 3.0]), metric="wMAPE"
     ),
+    "parameter importance": lambda: evaluation_plots.parameter_importance({HOSTILE: 0.7, "b": 0.3}),
+    "parallel coordinates": lambda: evaluation_plots.parallel_coordinates(
+        {HOSTILE: [1, 2, 2000], "b": ["log2", "sqrt", None], "c": [0.1, 0.1, 0.1]},
+        np.array([3.0, 1.0, 2.0]),
+        metric=HOSTILE,
+    ),
     "sweep": lambda: evaluation_plots.sweep_history(
         np.array([3.0, np.nan, 2.0, 2.5]), metric="wMAPE"
     ),

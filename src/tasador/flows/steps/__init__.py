@@ -86,7 +86,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "select",
         "Select: compare model families",
-        _MODELS,
+        (*_MODELS, "flows.steps.selection_card"),
         lambda s: [s.settings.selection, s.settings.seed],
         model_steps.select,
         model_steps.load_select,
@@ -94,7 +94,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "sweep",
         "Sweep: tune the winner",
-        _MODELS,
+        (*_MODELS, "flows.steps.selection_card"),
         lambda s: [s.settings.sweep, s.settings.seed],
         model_steps.run_sweep,
         model_steps.load_sweep_step,
