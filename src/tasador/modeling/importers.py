@@ -51,7 +51,7 @@ def from_lightgbm(booster: Any, num_iteration: int | None = None) -> TreeEnsembl
     header, *blocks = text.split("\nend of trees", 1)[0].split("\nTree=")
     fields = _fields(header)
     _check_objective(fields)
-    grower = _Grower()
+    grower = TreeGrower()
     for block in blocks:
         _add_lightgbm_tree(grower, _fields(block))
     if not blocks:
@@ -78,7 +78,7 @@ def _check_objective(fields: dict[str, str]) -> None:
         )
 
 
-def _add_lightgbm_tree(grower: _Grower, fields: dict[str, str]) -> None:
+def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     if fields.get("is_linear", "0") != "0":
         raise _refuse("its leaves are linear models", "train with linear_tree=false")
     if fields.get("num_cat", "0") != "0":
@@ -180,7 +180,7 @@ def _constant(model: Any) -> float:
 def _from_forest(
     trees: Sequence[Any], n_features: int, base: float, factor: float, scale: float
 ) -> TreeEnsemble:
-    grower = _Grower()
+    grower = TreeGrower()
     for tree in trees:
         leaf = tree.children_left < 0
         missing = np.asarray(tree.missing_go_to_left)
@@ -202,7 +202,7 @@ def _from_histogram(model: Any) -> TreeEnsemble:
         raise _refuse(f"its loss uses a {link}", "use squared_error or absolute_error")
     if model.is_categorical_ is not None and model.is_categorical_.any():
         raise _refuse("it has categorical splits", "fit without categorical_features")
-    grower = _Grower()
+    grower = TreeGrower()
     for (predictor,) in model._predictors:
         nodes = predictor.nodes
         leaf = nodes["is_leaf"].astype(bool)
@@ -260,7 +260,7 @@ def _scalers(steps: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         yield (step.mean_ if step.with_mean else None, step.scale_)
 
 
-class _Grower:
+class TreeGrower:
     """Collects trees whose nodes are numbered from zero into one numbering."""
 
     def __init__(self) -> None:

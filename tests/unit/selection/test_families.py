@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tasador.core.errors import ConfigError, MissingExtraError, TrainingError
+from tasador.modeling.booster_importers import from_catboost
+from tasador.modeling.onnx_export import to_onnx
+from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.trees import TreeEnsemble
+from tasador.selection.families import FAMILIES, expand_grid, family
+from tasador.selection.space import SpaceRecorder
+
+Floats = NDArray[np.float64]
+SMALL: dict[str, dict[str, Any]] = {
+    "lightgbm": {"n_estimators": 24, "bagging_fraction": 0.7, "feature_fraction": 0.5},
+    "hist_gradient_boosting": {"max_iter": 24, "max_features": 0.5},
+    "gradient_boosting": {"n_estimators": 24, "subsample": 0.7, "max_features": 0.5},
+    "random_forest": {"n_estimators": 12, "max_features": 0.5},
+    "extra_trees": {"n_estimators": 12, "max_features": 0.5},
+    "decision_tree": {"min_samples_leaf": 3},
+    "ridge": {"alpha": 2.0},
+    "lasso": {"alpha": 0.01},
+    "xgboost": {"n_estimators": 24, "subsample": 0.7, "colsample_bytree": 0.5},
+    "catboost": {"iterations": 24, "depth": 4},
+}
+GROWING = [name for name in SMALL if FAMILIES[name].prefix is not None]
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[Floats, Floats]:
+    random = np.random.default_rng(5)
+    Z = random.normal(size=(500, 5))
+    Z[:, 3] = random.integers(0, 4, 500)
+    target = Z[:, 0] + np.sin(3 * Z[:, 1]) + 0.3 * Z[:, 3] + random.normal(0, 0.2, 500)
+    return Z, target
+
+
+def with_steps(name: str, steps: int) -> dict[str, Any]:
+    return {**SMALL[name], FAMILIES[name].prefix: steps}  # type: ignore[dict-item]
+
+
+def test_every_family_is_tested_here() -> None:
+    assert SMALL.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_fit_is_the_same_on_one_thread_and_on_two(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    chosen = family(name)
+    one, two = (chosen.predict(chosen.fit(SMALL[name], Z, target, 7, n), Z) for n in (1, 2))
+    assert np.array_equal(one, two)
+    assert one.dtype == np.float64
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_smaller_model_is_the_beginning_of_a_larger_one(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    chosen = family(name)
+    assert chosen.staged is not None
+    whole = chosen.fit(with_steps(name, 12), Z, target, 7, 1)
+    staged = chosen.staged(whole, Z, [3, 8, 12])
+    for steps, found in zip([3, 8, 12], staged, strict=True):
+        alone = chosen.predict(chosen.fit(with_steps(name, steps), Z, target, 7, 1), Z)
+        if name in ("random_forest", "extra_trees", "gradient_boosting", "hist_gradient_boosting"):
+            assert np.array_equal(found, alone)
+        else:
+            np.testing.assert_allclose(found, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in GROWING if FAMILIES[n].grow is not None])
+def test_a_model_that_grows_is_at_each_rung_the_one_fitted_at_once(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    chosen = family(name)
+    assert chosen.grow is not None
+    rungs = [2, 5, 12]
+    seen = 0
+    for steps, model in zip(
+        rungs, chosen.grow(with_steps(name, 12), Z, target, 7, rungs), strict=True
+    ):
+        alone = chosen.predict(chosen.fit(with_steps(name, steps), Z, target, 7, 1), Z)
+        np.testing.assert_allclose(chosen.predict(model, Z), alone, rtol=0, atol=1e-12)
+        seen += 1
+    assert seen == 3
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_export_answers_as_the_library_does(name: str, table: tuple[Floats, Floats]) -> None:
+    Z, target = table
+    chosen = family(name)
+    model = chosen.fit(SMALL[name], Z, target, 7)
+    exported = chosen.export(model)
+    rows = np.vstack([Z, np.random.default_rng(1).normal(0, 3, size=(2000, 5))])
+    if isinstance(exported, TreeEnsemble):
+        for column, values in exported.thresholds().items():
+            finite = values[np.isfinite(values)]
+            picked = np.resize(finite, 200)
+            at = rows[:200].copy()
+            at[:, column] = picked
+            above = at.copy()
+            above[:, column] = np.nextafter(picked.astype(np.float32), np.float32(np.inf))
+            rows = np.vstack([rows, at, above])
+    expected = chosen.predict(model, rows)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(exported.predict(rows), expected, rtol=0, atol=1e-12 * scale)
+    onnx = OnnxRegressor(to_onnx(exported))
+    np.testing.assert_allclose(onnx.predict(rows), expected, rtol=0, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if FAMILIES[n].takes_missing])
+def test_missing_values_go_where_the_library_sends_them(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    holes = np.random.default_rng(2).random(Z.shape) < 0.2
+    holes[:, 4] = False  # a column that lacked nothing in training
+    chosen = family(name)
+    model = chosen.fit(SMALL[name], np.where(holes, np.nan, Z), target, 7)
+    rows = np.where(np.random.default_rng(3).random(Z.shape) < 0.4, np.nan, Z)
+    expected = chosen.predict(model, rows)
+    exported = chosen.export(model)
+    np.testing.assert_allclose(exported.predict(rows), expected, rtol=0, atol=1e-9)
+    onnx = OnnxRegressor(to_onnx(exported))
+    np.testing.assert_allclose(onnx.predict(rows), expected, rtol=0, atol=1e-9)
+
+
+def test_limits_on_samples_that_mean_the_same_tree_are_one_candidate(
+    table: tuple[Floats, Floats],
+) -> None:
+    Z, target = table
+    for name in ("random_forest", "extra_trees", "decision_tree", "gradient_boosting"):
+        chosen = family(name)
+        small = {"n_estimators": 5} if chosen.prefix else {}
+        first = {**small, "min_samples_leaf": 4, "min_samples_split": 2}
+        second = {**small, "min_samples_leaf": 4, "min_samples_split": 5}
+        third = {**small, "min_samples_leaf": 4, "min_samples_split": 200}
+        assert chosen.canonical(first) == chosen.canonical(second) != chosen.canonical(third)
+        estimates = [
+            chosen.predict(chosen.fit(p, Z, target, 7, 1), Z) for p in (first, second, third)
+        ]
+        assert np.array_equal(estimates[0], estimates[1])
+        assert not np.array_equal(estimates[0], estimates[2])
+
+
+def test_a_depth_that_is_never_reached_is_no_limit(table: tuple[Floats, Floats]) -> None:
+    Z, target = table
+    for name in ("random_forest", "decision_tree", "extra_trees"):
+        chosen = family(name)
+        assert chosen.reached_depth is not None
+        small = {"n_estimators": 5} if chosen.prefix else {}
+        params = {**small, "min_samples_leaf": 5}
+        free = chosen.fit(params, Z, target, 7, 1)
+        depth = chosen.reached_depth(free)
+        limited = chosen.fit({**params, "max_depth": depth + 1}, Z, target, 7, 1)
+        assert np.array_equal(chosen.predict(free, Z), chosen.predict(limited, Z))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_search_space_holds_what_the_family_can_fit(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    chosen = family(name)
+    space = SpaceRecorder()
+    lowest = chosen.space(space)
+    assert space.holds(lowest)
+    assert lowest.keys() <= chosen.parameters
+    chosen.check(lowest)
+    if chosen.prefix:
+        lowest[chosen.prefix] = 3
+    assert np.isfinite(chosen.predict(chosen.fit(lowest, Z, target, 1), Z)).all()
+
+
+def test_the_reference_space_of_the_forest_is_the_references() -> None:
+    space = SpaceRecorder()
+    family("random_forest").space(space)
+    ranges = {
+        name: (found.low, found.high)
+        for name, found in space.distributions.items()
+        if hasattr(found, "low")
+    }
+    assert ranges == {
+        "n_estimators": (50, 500),
+        "max_depth": (5, 30),
+        "min_samples_split": (2, 20),
+        "min_samples_leaf": (1, 10),
+    }
+    assert list(space.distributions["max_features"].choices) == ["sqrt", "log2"]
+
+
+def test_a_slower_model_takes_more_and_smaller_steps() -> None:
+    for name, steps in (
+        ("lightgbm", "n_estimators"),
+        ("gradient_boosting", "n_estimators"),
+        ("hist_gradient_boosting", "max_iter"),
+        ("xgboost", "n_estimators"),
+        ("catboost", "iterations"),
+    ):
+        slow = family(name).slow({steps: 100, "learning_rate": 0.2}, 4.0)
+        assert slow == {steps: 400, "learning_rate": 0.05}
+        assert family(name).slow({}, 2.0)["learning_rate"] == 0.05
+    assert family("ridge").slow({"alpha": 3}, 4.0) == {"alpha": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "match"),
+    [
+        (
+            "random_forest",
+            {"max_depth": [5, -3]},
+            r"random_forest\.max_depth.*'max_depth' parameter",
+        ),
+        ("random_forest", {"max_features": ["all"]}, "max_features"),
+        ("ridge", {"alpha": [-1.0]}, r"ridge\.alpha.*Got -1\.0"),
+        ("lasso", {"alpha": ["much"]}, r"lasso\.alpha"),
+        ("decision_tree", {"min_samples_leaf": [0]}, "min_samples_leaf"),
+        ("gradient_boosting", {"subsample": [1.5]}, "subsample"),
+        ("hist_gradient_boosting", {"max_iter": [0]}, "max_iter"),
+        ("lightgbm", {"num_leaves": [1]}, r"num_leaves must be a whole number in \[2"),
+        ("lightgbm", {"objective": ["poisson"]}, "objective must be one of l1"),
+        ("lightgbm", {"feature_fraction": [True]}, "must be a number"),
+        ("xgboost", {"max_depth": [3.5]}, "max_depth must be a whole number"),
+        ("catboost", {"loss_function": ["Logloss"]}, "must be one of RMSE"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_named_before_anything_is_fitted(
+    name: str, grid: dict[str, list[Any]], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        list(expand_grid(name, grid))
+
+
+@pytest.mark.parametrize("name", ["xgboost", "catboost"])
+def test_an_absent_library_is_said_before_anything_is_fitted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasador.selection.families_extra.find_spec", lambda _: None)
+    for grid in ({}, {"learning_rate": [0.1]}):
+        with pytest.raises(MissingExtraError, match=r"tasador\[boosters\]"):
+            list(expand_grid(name, grid))
+
+
+def test_other_forms_of_the_boosters_are_refused() -> None:
+    with pytest.raises(TrainingError, match="not symmetric"):
+        from_catboost('{"trees": []}', 3)
