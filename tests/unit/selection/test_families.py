@@ -217,7 +217,7 @@ def test_a_slower_model_takes_more_and_smaller_steps() -> None:
         (
             "random_forest",
             {"max_depth": [5, -3]},
-            r"random_forest\.max_depth.*'max_depth' parameter",
+            r"random_forest\.max_depth.*'max_depth'",
         ),
         ("random_forest", {"max_features": ["all"]}, "max_features"),
         ("ridge", {"alpha": [-1.0]}, r"ridge\.alpha.*Got -1\.0"),
