@@ -32,6 +32,16 @@ HOUSING = [
     "selection.folds=2",
     "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[10,20,400],num_leaves:[7]},"
     "random_forest:{n_estimators:[5]}}",
+    *(
+        f"~selection.families.{name}"
+        for name in (
+            "hist_gradient_boosting",
+            "gradient_boosting",
+            "extra_trees",
+            "decision_tree",
+            "lasso",
+        )
+    ),
     "sweep.trials=0",
     "sweep.slowdown=1.0",
     "features.cross_fit_folds=3",

@@ -19,6 +19,16 @@ SMALL = [
     "selection.folds=3",
     "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[60],num_leaves:[15]},"
     "random_forest:{n_estimators:[10]}}",
+    *(
+        f"~selection.families.{name}"
+        for name in (
+            "hist_gradient_boosting",
+            "gradient_boosting",
+            "extra_trees",
+            "decision_tree",
+            "lasso",
+        )
+    ),
     "sweep.trials=2",
     "sweep.folds=2",
     "sweep.slowdown=1.0",
@@ -197,6 +207,7 @@ def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None
         ("impute.strategy=magic", 2, "magic"),
         ("+selection.families.ridge.alfa=[1]", 2, "alfa"),
         ("+selection.families.forest={}", 2, "unknown model family"),
+        ("selection.families.ridge.alpha=[-1.0]", 2, "selection.families.ridge.alpha"),
         ("download.allow_synthetic=false", 3, "was not found"),
         ("storage.workspace=/proc/nowhere", 7, "workspace"),
         ("tracking.uri=http://127.0.0.1:9", 6, "is on disk but was not registered"),
@@ -217,7 +228,7 @@ def test_a_failed_run_still_leaves_a_report_with_the_error(project: Path) -> Non
         *SMALL,
         "~selection.families.lightgbm",
         "~selection.families.random_forest",
-        "selection.families.ridge.alpha=[-1.0]",
+        "selection.families.ridge.alpha=[inf]",  # a number to scikit-learn, but no fit
     )
     assert code == 4, err
     run = newest_run(project)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tasador.modeling import importers
 from tasador.selection.families_trees import slow_steps
-from tasador.selection.family import Family, Floats, Params, Trial, check_estimator, predict
+from tasador.selection.family import (
+    Family,
+    Floats,
+    Params,
+    Trial,
+    check_estimator,
+    fill_in,
+    predict,
+)
 from tasador.selection.ranges import check_ranges
 
 _LIGHTGBM_STEPS = 400
+_LIGHTGBM_DEFAULTS = {
+    "n_estimators": _LIGHTGBM_STEPS,
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "max_depth": -1,
+    "min_child_samples": 20,
+    "feature_fraction": 1.0,
+    "bagging_fraction": 1.0,
+    "lambda_l1": 0.0,
+    "lambda_l2": 0.0,
+    "objective": "l1",
+}
 _LIGHTGBM_RANGES = {
     "n_estimators": (int, 1, 1_000_000),
     "learning_rate": (float, 1e-6, 1e6),
@@ -26,6 +47,18 @@ _LIGHTGBM_RANGES = {
 }
 # those whose prediction is the sum of the leaves, which is what can be exported
 _LIGHTGBM_OBJECTIVES = ("l1", "l2", "huber", "fair", "quantile", "mape", "regression")
+_HISTOGRAM_DEFAULTS = {
+    "max_iter": 100,
+    "learning_rate": 0.1,
+    "max_leaf_nodes": 31,
+    "max_depth": None,
+    "min_samples_leaf": 20,
+    "l2_regularization": 0.0,
+    "max_features": 1.0,
+    "loss": "squared_error",
+}
+# the others predict through an exponential, or need a quantile
+_HISTOGRAM_LOSSES = ("squared_error", "absolute_error")
 
 
 def _grow_lightgbm(
@@ -94,6 +127,13 @@ def _check_lightgbm(params: Params) -> None:
     check_ranges(params, _LIGHTGBM_RANGES, {"objective": _LIGHTGBM_OBJECTIVES})
 
 
+def _canonical_lightgbm(params: Params) -> dict[str, Any]:
+    filled = fill_in(_LIGHTGBM_DEFAULTS, params)
+    filled["max_depth"] = filled["max_depth"] if filled["max_depth"] > 0 else -1  # no limit
+    filled["objective"] = {"regression": "l2"}.get(filled["objective"], filled["objective"])
+    return filled
+
+
 def _histogram(params: Params, seed: int) -> Any:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -144,6 +184,11 @@ def _histogram_space(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _check_histogram(params: Params) -> None:
+    check_ranges(params, {}, {"loss": _HISTOGRAM_LOSSES})
+    check_estimator(_histogram(params, 0))
+
+
 LIGHTGBM = Family(
     name="lightgbm",
     title="LightGBM",
@@ -157,33 +202,22 @@ LIGHTGBM = Family(
     prefix="n_estimators",
     staged=_staged_lightgbm,
     grow=_grow_lightgbm,
-    canonical=lambda params: {"n_estimators": _LIGHTGBM_STEPS, **params},
+    canonical=_canonical_lightgbm,
     takes_missing=True,
 )
 HIST_GRADIENT_BOOSTING = Family(
     name="hist_gradient_boosting",
     title="Histogram gradient boosting",
-    parameters=frozenset(
-        (
-            "max_iter",
-            "learning_rate",
-            "max_leaf_nodes",
-            "max_depth",
-            "min_samples_leaf",
-            "l2_regularization",
-            "max_features",
-            "loss",
-        )
-    ),
+    parameters=frozenset(_HISTOGRAM_DEFAULTS),
     fit=_fit_histogram,
     predict=predict,
     export=importers.from_sklearn,
     space=_histogram_space,
-    check=lambda params: check_estimator(_histogram(params, 0)),
+    check=_check_histogram,
     slow=_slow_histogram,
     prefix="max_iter",
     staged=_staged_histogram,
     grow=_grow_histogram,
-    canonical=lambda params: {"max_iter": 100, **params},
+    canonical=partial(fill_in, _HISTOGRAM_DEFAULTS),
     takes_missing=True,
 )

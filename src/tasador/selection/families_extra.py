@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tasador.core.workers import usable_cores
 from tasador.modeling.booster_importers import from_catboost, from_xgboost
 from tasador.modeling.trees import TreeEnsemble
 from tasador.selection.families_trees import slow_steps
-from tasador.selection.family import Family, Floats, Params, Trial, predict
+from tasador.selection.family import Family, Floats, Params, Trial, fill_in, predict
 from tasador.selection.ranges import check_ranges
 
 _XGBOOST_RANGES = {
@@ -41,21 +42,39 @@ _CATBOOST_RANGES = {
 }
 _CATBOOST_LOSSES = ("RMSE", "MAE", "Huber:delta=1.0")
 _STEPS = 400
+_XGBOOST_DEFAULTS = {
+    "n_estimators": _STEPS,
+    "learning_rate": 0.1,
+    "max_depth": 6,
+    "min_child_weight": 1.0,
+    "subsample": 1.0,
+    "colsample_bytree": 1.0,
+    "reg_alpha": 0.0,
+    "reg_lambda": 1.0,
+    "objective": "reg:absoluteerror",
+}
+_CATBOOST_DEFAULTS = {
+    "iterations": _STEPS,
+    "learning_rate": 0.1,
+    "depth": 6,
+    "l2_leaf_reg": 3.0,
+    "rsm": 1.0,
+    "random_strength": 1.0,
+    "loss_function": "MAE",
+}
 
 
-def _need(library: str, title: str) -> None:
+def _need(library: str) -> None:
     if find_spec(library) is None:
-        raise MissingExtraError(
-            f"{title} is not installed",
-            remedy="pip install 'tasador[boosters]', or leave the family out of selection.families",
-        )
+        raise MissingExtraError.for_package(library, "boosters")
 
 
 class XgboostModel:
     """An XGBoost booster whose leaves are added in double precision.
 
     XGBoost adds in single precision, where the order of the trees shows in the seventh digit. Which
-    leaf a row reaches is the library's own answer.
+    leaf a row reaches is the library's own answer. The library's own sum is apart by up to one
+    single-precision rounding a tree, relative to the sum of the leaves' sizes.
 
     Attributes:
         booster: The ``xgboost.Booster``.
@@ -63,11 +82,15 @@ class XgboostModel:
 
     def __init__(self, booster: Any) -> None:
         self.booster = booster
+        self._read: tuple[int, TreeEnsemble] | None = None
 
     @property
     def trees(self) -> TreeEnsemble:
-        """The trees as they are exported."""
-        return from_xgboost(self.booster)
+        """The trees as they are exported; read once, and again after the booster has grown."""
+        rounds = int(self.booster.num_boosted_rounds())
+        if self._read is None or self._read[0] != rounds:
+            self._read = rounds, from_xgboost(self.booster)
+        return self._read[1]
 
     def staged(self, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         """Return the estimates of the first trees, for each of these numbers of them."""
@@ -128,7 +151,7 @@ def _xgboost_space(trial: Trial) -> dict[str, Any]:
 
 
 def _check_xgboost(params: Params) -> None:
-    _need("xgboost", "XGBoost")
+    _need("xgboost")
     check_ranges(params, _XGBOOST_RANGES, {"objective": _XGBOOST_OBJECTIVES})
 
 
@@ -149,7 +172,16 @@ def _fit_catboost(params: Params, Z: Floats, target: Floats, seed: int, threads:
 
 
 def _staged_catboost(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
-    return [np.asarray(model.predict(Z, ntree_end=step), dtype=np.float64) for step in steps]
+    """Add up the trees from one cut to the next; the first part brings CatBoost's constant."""
+    total, done, found = np.zeros(len(Z)), 0, dict[int, Floats]()
+    kept = int(model.tree_count_)  # fewer than asked for when no split is worth it any more
+    for step in sorted(set(steps)):
+        end = min(step, kept)
+        if end > done:
+            total = total + model.predict(Z, ntree_start=done, ntree_end=end, thread_count=1)
+            done = end
+        found[step] = total
+    return [found[step] for step in steps]
 
 
 def _export_catboost(model: Any) -> TreeEnsemble:
@@ -177,7 +209,7 @@ def _slow_catboost(params: Params, factor: float) -> dict[str, Any]:
 
 
 def _check_catboost(params: Params) -> None:
-    _need("catboost", "CatBoost")
+    _need("catboost")
     check_ranges(params, _CATBOOST_RANGES, {"loss_function": _CATBOOST_LOSSES})
 
 
@@ -194,7 +226,7 @@ XGBOOST = Family(
     prefix="n_estimators",
     staged=lambda model, Z, steps: model.staged(Z, steps),
     grow=_grow_xgboost,
-    canonical=lambda params: {"n_estimators": _STEPS, **params},
+    canonical=partial(fill_in, _XGBOOST_DEFAULTS),
     takes_missing=True,
 )
 CATBOOST = Family(
@@ -209,6 +241,6 @@ CATBOOST = Family(
     slow=_slow_catboost,
     prefix="iterations",
     staged=_staged_catboost,
-    canonical=lambda params: {"iterations": _STEPS, **params},
+    canonical=partial(fill_in, _CATBOOST_DEFAULTS),
     takes_missing=True,
 )

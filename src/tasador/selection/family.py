@@ -46,6 +46,18 @@ def predict(model: Any, Z: Floats) -> Floats:
     return np.asarray(model.predict(Z), dtype=np.float64)
 
 
+def fill_in(defaults: Params, params: Params) -> dict[str, Any]:
+    """Return `params` with the library's `defaults`; whole numbers become floats where those are.
+
+    For parameters whose kind has no meaning of its own: 1 and 1.0 must be the same to the library.
+    """
+    filled = {**defaults, **params}
+    for name, default in defaults.items():
+        if isinstance(default, float) and type(filled[name]) is int:
+            filled[name] = float(filled[name])
+    return filled
+
+
 def check_estimator(estimator: Any) -> None:
     """Refuse parameters of a scikit-learn estimator by its own constraints, before any fitting.
 

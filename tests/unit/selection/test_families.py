@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, MissingExtraError, TrainingError
+from tasador.core.fingerprints import fingerprint
 from tasador.modeling.booster_importers import from_catboost
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
@@ -97,7 +100,7 @@ def test_a_model_that_grows_is_at_each_rung_the_one_fitted_at_once(
 def test_the_export_answers_as_the_library_does(name: str, table: tuple[Floats, Floats]) -> None:
     Z, target = table
     chosen = family(name)
-    model = chosen.fit(SMALL[name], Z, target, 7)
+    model = chosen.fit(SMALL[name], Z, target, 7, 1)
     exported = chosen.export(model)
     rows = np.vstack([Z, np.random.default_rng(1).normal(0, 3, size=(2000, 5))])
     if isinstance(exported, TreeEnsemble):
@@ -124,7 +127,7 @@ def test_missing_values_go_where_the_library_sends_them(
     holes = np.random.default_rng(2).random(Z.shape) < 0.2
     holes[:, 4] = False  # a column that lacked nothing in training
     chosen = family(name)
-    model = chosen.fit(SMALL[name], np.where(holes, np.nan, Z), target, 7)
+    model = chosen.fit(SMALL[name], np.where(holes, np.nan, Z), target, 7, 1)
     rows = np.where(np.random.default_rng(3).random(Z.shape) < 0.4, np.nan, Z)
     expected = chosen.predict(model, rows)
     exported = chosen.export(model)
@@ -149,6 +152,103 @@ def test_limits_on_samples_that_mean_the_same_tree_are_one_candidate(
         ]
         assert np.array_equal(estimates[0], estimates[1])
         assert not np.array_equal(estimates[0], estimates[2])
+
+
+SPELLED_OUT: dict[str, dict[str, Any]] = {
+    "lightgbm": {
+        "learning_rate": 0.1,
+        "num_leaves": 31,
+        "max_depth": 0,
+        "min_child_samples": 20,
+        "feature_fraction": 1,
+        "bagging_fraction": 1,
+        "lambda_l1": 0,
+        "lambda_l2": 0,
+        "objective": "l1",
+    },
+    "hist_gradient_boosting": {
+        "learning_rate": 0.1,
+        "max_leaf_nodes": 31,
+        "max_depth": None,
+        "min_samples_leaf": 20,
+        "l2_regularization": 0,
+        "max_features": 1.0,
+        "loss": "squared_error",
+    },
+    "gradient_boosting": {
+        "learning_rate": 0.1,
+        "max_depth": 3,
+        "max_features": None,
+        "min_samples_leaf": 1,
+        "min_samples_split": 2,
+        "subsample": 1.0,
+        "loss": "squared_error",
+    },
+    "xgboost": {
+        "learning_rate": 0.1,
+        "max_depth": 6,
+        "min_child_weight": 1,
+        "subsample": 1,
+        "colsample_bytree": 1,
+        "reg_alpha": 0,
+        "reg_lambda": 1,
+        "objective": "reg:absoluteerror",
+    },
+    "catboost": {
+        "learning_rate": 0.1,
+        "depth": 6,
+        "l2_leaf_reg": 3,
+        "rsm": 1,
+        "random_strength": 1,
+        "loss_function": "MAE",
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_a_default_that_is_spelled_out_is_the_same_candidate(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    chosen = family(name)
+    short = {str(chosen.prefix): 5}
+    long = {**short, **SPELLED_OUT[name]}
+    assert long.keys() >= chosen.parameters - {"bagging_temperature"}
+    assert fingerprint(chosen.canonical(long)) == fingerprint(chosen.canonical(short))
+    one, other = (chosen.predict(chosen.fit(p, Z, target, 7, 1), Z) for p in (short, long))
+    assert np.array_equal(one, other)
+    slower = {**short, "learning_rate": 0.3}
+    assert chosen.canonical(slower) != chosen.canonical(short)
+
+
+@pytest.mark.parametrize("objective", ["reg:absoluteerror", "reg:squarederror"])
+def test_xgboosts_own_sum_is_ours_in_single_precision(
+    objective: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    model = family("xgboost").fit({"n_estimators": 60, "objective": objective}, Z, target, 7, 1)
+    trees = model.trees
+    sizes = abs(trees.base) + np.abs(trees.value[trees.leaves(Z)]).sum(axis=1)
+    theirs = model.booster.predict(xgboost.DMatrix(Z))
+    assert np.ptp(theirs) > 1.0
+    bound = (trees.n_trees + 1) * np.finfo(np.float32).eps * sizes
+    assert (np.abs(theirs - model.predict(Z)) <= bound).all()
+
+
+def test_an_xgboost_model_that_has_grown_answers_with_its_new_trees(
+    table: tuple[Floats, Floats],
+) -> None:
+    Z, target = table
+    grow = family("xgboost").grow
+    assert grow is not None
+    growing = grow({}, Z, target, 7, [3, 6])
+    model = next(growing)
+    assert (model.trees.n_trees, model.trees is model.trees) == (3, True)
+    before = model.predict(Z)
+    later = next(growing)
+    assert model.trees.n_trees == later.trees.n_trees == 6
+    assert np.array_equal(model.predict(Z), later.predict(Z))
+    assert not np.array_equal(before, later.predict(Z))
 
 
 def test_a_depth_that_is_never_reached_is_no_limit(table: tuple[Floats, Floats]) -> None:
@@ -225,6 +325,8 @@ def test_a_slower_model_takes_more_and_smaller_steps() -> None:
         ("decision_tree", {"min_samples_leaf": [0]}, "min_samples_leaf"),
         ("gradient_boosting", {"subsample": [1.5]}, "subsample"),
         ("hist_gradient_boosting", {"max_iter": [0]}, "max_iter"),
+        ("hist_gradient_boosting", {"loss": ["poisson"]}, "loss must be one of squared_error"),
+        ("hist_gradient_boosting", {"max_leaf_nodes": [1]}, "max_leaf_nodes"),
         ("lightgbm", {"num_leaves": [1]}, r"num_leaves must be a whole number in \[2"),
         ("lightgbm", {"objective": ["poisson"]}, "objective must be one of l1"),
         ("lightgbm", {"feature_fraction": [True]}, "must be a number"),
@@ -243,9 +345,11 @@ def test_a_value_that_cannot_be_meant_is_named_before_anything_is_fitted(
 def test_an_absent_library_is_said_before_anything_is_fitted(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasador.selection.families_extra.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, name, None)  # as Python itself marks what is not there
     for grid in ({}, {"learning_rate": [0.1]}):
-        with pytest.raises(MissingExtraError, match=r"tasador\[boosters\]"):
+        with pytest.raises(
+            MissingExtraError, match=rf"'{name}' is not installed.*tasador\[boosters\]"
+        ):
             list(expand_grid(name, grid))
 
 
