@@ -226,9 +226,10 @@ def test_a_failed_run_still_leaves_a_report_with_the_error(project: Path) -> Non
         project,
         "run",
         *SMALL,
-        "~selection.families.lightgbm",
+        "~selection.families.ridge",
         "~selection.families.random_forest",
-        "selection.families.ridge.alpha=[inf]",  # a number to scikit-learn, but no fit
+        "selection.families={lightgbm:{n_estimators:[5],num_leaves:[7],feature_fraction:[0.5]}}",
+        "+selection.families.lightgbm.learning_rate=[1000000.0]",  # its estimates are infinite
     )
     assert code == 4, err
     run = newest_run(project)

@@ -71,7 +71,10 @@ def expand_grid(name: str, grid: Mapping[str, list[Any]]) -> Iterator[dict[str, 
             try:
                 chosen.check({parameter: value})
             except (TypeError, ValueError) as error:
-                raise ConfigError(f"{where}: {error}", got=repr(value)) from None
+                raise ConfigError(
+                    f"{where}: {str(error).rstrip('.')}",
+                    remedy=f"correct {value!r} in the grid, or take it out",
+                ) from None
     if not grid:
         chosen.check({})  # an absent library is said here too
     for combination in itertools.product(*grid.values()):
