@@ -31,6 +31,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sweep.slowdown": (1, 1000),
     "register.spatial_folds": (2, 1000),
     "register.coverage": (0.01, 0.999),
+    "register.average": (1, 20),
+    "register.least_gain": (0, 1),
     "register.parity_rows": (1, 100_000_000),
     "register.bootstrap_draws": (1, 1_000_000),
 }

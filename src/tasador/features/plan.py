@@ -20,8 +20,8 @@ class FeatureSettings:
 
     Attributes:
         clusters: Number of KMeans clusters of the coordinates; 0 for none. null leaves it to the
-            features step, which measures none and 2 to `most_clusters` and takes the smallest
-            number within one standard error of the best; a pipeline that is given null has none.
+            features step, which measures the model's error with none and with 2 to `most_clusters`
+            and takes the best; a pipeline that is given null has none.
         most_clusters: The largest number that it tries.
         comparables: Whether to search comparables.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.progress import progress
+from tasador.core.workers import in_parallel
 from tasador.data.table import Part
-from tasador.features.pipeline import FeaturePipeline
+from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target import TargetTransform
 from tasador.selection.families import family
@@ -80,20 +81,28 @@ def diagnose(
     rest = random.permutation(np.setdiff1d(np.arange(len(part)), held_rows))
     X, y = part.X[held_rows], part.y[held_rows]
     sizes = _sizes(len(rest))
-    held, fitted = [], []
     with progress("learning curve, importance", len(sizes) + X.shape[1]) as advance:
-        for size in sizes:
+
+        def learn(size: int) -> tuple[FittedFeatures, Any, float, float]:
             rows = rest[:size]
             target = transform.forward(part.y[rows])
             features, Z = pipeline.fit_transform(part.X[rows], target)
-            model = chosen.fit(params, Z, target, seeds.derive_seed(seed, name))
+            model = chosen.fit(params, Z, target, seeds.derive_seed(seed, name), 1)
+            own = transform.inverse(chosen.predict(model, Z))
+            other = transform.inverse(chosen.predict(model, features.transform(X)))
+            return features, model, score(y, other), score(part.y[rows], own)
 
-            def value(Z: Floats, model: Any = model) -> Floats:
-                return transform.inverse(chosen.predict(model, Z))
-
-            held.append(score(y, value(features.transform(X))))
-            fitted.append(score(part.y[rows], value(Z)))
+        learned = {}
+        for place, found in in_parallel(learn, sizes, cost=float):
+            learned[place] = found
             advance()
+        held = [learned[i][2] for i in range(len(sizes))]
+        fitted = [learned[i][3] for i in range(len(sizes))]
+        features, model = learned[len(sizes) - 1][:2]
+
+        def value(Z: Floats) -> Floats:
+            return transform.inverse(chosen.predict(model, Z))
+
         importance = []
         for column in range(X.shape[1]):
             grown = []

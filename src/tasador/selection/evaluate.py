@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core import seeds
 from tasador.core.progress import progress
+from tasador.core.workers import in_parallel
 from tasador.data.contract import TableContract
 from tasador.data.table import Part, SealedPart
 from tasador.metrics.bootstrap import Estimate, bootstrap_metrics
 from tasador.metrics.regression import all_metrics, mape, within_10
 from tasador.modeling.target import TargetTransform
+from tasador.selection.averaging import Member
 from tasador.selection.families import family
 from tasador.selection.folds import Fold
 
@@ -95,44 +95,65 @@ class EvaluationReport:
     openings: tuple[str, ...]
 
 
-def cross_validate(
-    name: str,
-    params: Mapping[str, Any],
-    folds: Iterable[Fold],
+def out_of_fold(
+    members: Sequence[Member],
+    folds: Sequence[Fold],
     part: Part,
     transform: TargetTransform,
-    seed: int,
-    *,
-    names: Sequence[str],
-    n_folds: int,
     description: str,
-) -> CrossValidation:
-    """Fit the model on every fold and value the held-out rows.
+) -> list[Floats]:
+    """Fit each model on every fold and score the held-out rows, on all cores.
 
     Args:
-        name: The model's family.
-        params: Its parameters.
+        members: The models.
         folds: The folds, which together hold out every row.
         part: The rows.
         transform: The target's transform.
-        seed: Seed of the models.
-        names: The features to keep of each held-out row.
-        n_folds: How many folds there are.
         description: What the progress bar says.
+
+    Returns:
+        For each model the scores (n,) on the transformed scale, each by a fit that did not see
+        the row.
     """
-    chosen, target = family(name), transform.forward(part.y)
-    score = np.empty(len(part))
-    Z = np.full((len(part), len(names)), np.nan)
-    with progress(description, n_folds) as advance:
-        for fold in folds:
-            model = chosen.fit(
-                params, fold.Z_fit, target[fold.fit_rows], seeds.derive_seed(seed, name)
-            )
-            score[fold.held_rows] = chosen.predict(model, fold.Z_held)
-            for column, feature in enumerate(names):
-                if feature in fold.names:
-                    Z[fold.held_rows, column] = fold.Z_held[:, fold.names.index(feature)]
+    target = transform.forward(part.y)
+    scores = [np.empty(len(part)) for _ in members]
+    tasks = [(m, fold) for m in range(len(members)) for fold in folds]
+
+    def work(task: tuple[int, Fold]) -> Floats:
+        member, fold = members[task[0]], task[1]
+        chosen = family(member.family)
+        model = chosen.fit(member.params, fold.Z_fit, target[fold.fit_rows], member.seed, 1)
+        return chosen.predict(model, fold.Z_held)
+
+    with progress(description, len(tasks)) as advance:
+        for place, found in in_parallel(work, tasks):
+            m, fold = tasks[place]
+            scores[m][fold.held_rows] = found
             advance()
+    return scores
+
+
+def cross_validation(
+    score: Floats,
+    folds: Sequence[Fold],
+    part: Part,
+    transform: TargetTransform,
+    names: Sequence[str],
+) -> CrossValidation:
+    """Put out-of-fold scores together with the features and the metrics.
+
+    Args:
+        score: Shape (n,): out-of-fold scores on the transformed scale.
+        folds: The folds they come from.
+        part: The rows.
+        transform: The target's transform.
+        names: The features to keep of each held-out row.
+    """
+    Z = np.full((len(part), len(names)), np.nan)
+    for fold in folds:
+        for column, feature in enumerate(names):
+            if feature in fold.names:
+                Z[fold.held_rows, column] = fold.Z_held[:, fold.names.index(feature)]
     return CrossValidation(score, Z, all_metrics(part.y, transform.inverse(score)))
 
 

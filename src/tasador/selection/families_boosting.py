@@ -123,6 +123,23 @@ def _lightgbm_space(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _lightgbm_wide_space(trial: Trial) -> dict[str, Any]:
+    return {
+        "n_estimators": trial.suggest_int("n_estimators", 300, 900),
+        "num_leaves": trial.suggest_int("num_leaves", 15, 95, log=True),
+        "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.1, 0.8),
+        "bagging_fraction": trial.suggest_float("bagging_fraction", 0.4, 1.0),
+        "lambda_l1": trial.suggest_float("lambda_l1", 1e-3, 10.0, log=True),
+        "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
+    }
+
+
+def _vary_lightgbm(params: Params) -> dict[str, Any]:
+    absolute = params.get("objective", "l1") in ("l1", "mape", "quantile")
+    return {**params, "objective": "l2" if absolute else "l1"}
+
+
 def _check_lightgbm(params: Params) -> None:
     check_ranges(params, _LIGHTGBM_RANGES, {"objective": _LIGHTGBM_OBJECTIVES})
 
@@ -197,6 +214,8 @@ LIGHTGBM = Family(
     predict=_predict_lightgbm,
     export=importers.from_lightgbm,
     space=_lightgbm_space,
+    wide_space=_lightgbm_wide_space,
+    vary=_vary_lightgbm,
     check=_check_lightgbm,
     slow=_slow_lightgbm,
     prefix="n_estimators",

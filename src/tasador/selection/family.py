@@ -80,6 +80,8 @@ class Family:
         predict: (model, Z) -> estimates (n,) on the transformed scale.
         export: The fitted model as the arrays that are shipped.
         space: Draws the parameters of one sweep trial.
+        wide_space: The same where trials and latency cost nothing; `space` where there is none.
+        vary: The parameters with another loss, for an average; None where there is nothing to vary.
         check: Raises ValueError, saying what is wrong, for parameters that cannot be meant.
         slow: Turns parameters found at a high learning rate into the final model's: `factor`
             times more steps, each that much smaller. The same parameters for other families.
@@ -107,6 +109,8 @@ class Family:
     space: Callable[[Trial], dict[str, Any]]
     check: Callable[[Params], None]
     slow: Callable[[Params, float], dict[str, Any]] = keep
+    wide_space: Callable[[Trial], dict[str, Any]] | None = None
+    vary: Callable[[Params], dict[str, Any] | None] | None = None
     prefix: str | None = None
     staged: Callable[[Any, Floats, Sequence[int]], list[Floats]] | None = None
     grow: Callable[[Params, Floats, Floats, int, Sequence[int]], Iterator[Any]] | None = None

@@ -65,15 +65,15 @@ class ClusterChoice:
     Attributes:
         metric: The error that decides.
         tried: What was measured, by ascending number of clusters.
-        best: The number with the smallest mean error.
-        chosen: The smallest number whose mean error exceeds the best's by no more than one
-            standard error of their difference.
+        chosen: The number with the smallest mean error.
+        alike: The numbers whose mean error exceeds the best's by no more than one standard error
+            of their difference.
     """
 
     metric: str
     tried: tuple[ClusterEvidence, ...]
-    best: int
     chosen: int
+    alike: tuple[int, ...]
 
     def preferred(self, measure: str) -> int:
         """Return the number that a geometric measure prefers: the best silhouette or index."""
@@ -96,9 +96,7 @@ def choose_clusters(
 ) -> ClusterChoice | None:
     """Measure K = 2 to `most` and no clusters at all, and choose by the model's error.
 
-    Only the clusters' columns change from one number to the next. Of numbers that the folds
-    cannot tell apart the smallest is taken: each cluster is a column that every valuation must
-    compute.
+    Only the clusters' columns change from one number to the next.
 
     Args:
         folds: At least two folds of the training part, their features without clusters.
@@ -134,8 +132,8 @@ def choose_clusters(
     best = min(errors, key=lambda k: float(np.mean(errors[k])))
     tried = tuple(_evidence(k, errors[k], errors[best], held_share, geometry) for k in errors)
     lowest = float(np.mean(errors[best]))
-    chosen = next(e.clusters for e in tried if e.mean - lowest <= e.standard_error)
-    return ClusterChoice(metric, tried, best, chosen)
+    alike = tuple(e.clusters for e in tried if e.mean - lowest <= e.standard_error)
+    return ClusterChoice(metric, tried, best, alike)
 
 
 def _evidence(

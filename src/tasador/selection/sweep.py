@@ -21,6 +21,7 @@ from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target import TargetTransform
 from tasador.selection.families import family
+from tasador.selection.family import Trial
 from tasador.selection.folds import Fold
 from tasador.selection.search import CandidateResult, result_from_plain
 from tasador.selection.space import SpaceRecorder
@@ -47,6 +48,7 @@ class SweepSettings:
             ``hyperband``, ``halving`` (successive halving) or ``none``.
         storage: Where trials are kept; null keeps them beside the step's cache. A database URL
             (``sqlite:///...``, ``postgresql+psycopg://...``) lets several workers share a study.
+        wide: Whether to search the family's wide space; its models may be several times as large.
         study: Name of the study in `storage`. What is swept (rows, features, family, metric) is
             part of its full name, so that unlike sweeps never mix.
     """
@@ -56,6 +58,7 @@ class SweepSettings:
     metric: str = "wmape"
     slowdown: float = 4.0
     pruner: Literal["hyperband", "halving", "none"] = "hyperband"
+    wide: bool = False
     storage: str | None = None
     study: str = "sweep"
 
@@ -106,7 +109,7 @@ def sweep(
     """
     task = Task(name, folds[: settings.folds], part, transform, settings.metric, seed)
     with _quiet_optuna(), _study(task, start, settings, journal) as study:
-        first = _first_trial(study, task, start)
+        first = _first_trial(study, task, start, settings)
         tell = on_trial or (lambda _: None)
         tell(first)
         with progress("sweeping parameters", settings.trials) as advance:
@@ -145,7 +148,8 @@ def _study(
 
     rows = [sha256_bytes(task.part.row_hash[f.held_rows].tobytes()) for f in task.folds]
     columns = [fold.names for fold in task.folds]
-    key = fingerprint([task.family, start, task.metric, task.seed, columns, rows])[:16]
+    what = [task.family, start, settings.wide, task.metric, task.seed, columns, rows]
+    key = fingerprint(what)[:16]
     shared, storage, engine = settings.storage, None, None
     try:
         if shared is not None:
@@ -211,7 +215,14 @@ def _result_of(trial: Any) -> CandidateResult:
     return result_from_plain(trial.user_attrs[_RESULT])
 
 
-def _first_trial(study: Any, task: Task, start: dict[str, Any]) -> CandidateResult:
+def _space(task: Task, settings: SweepSettings) -> Callable[[Trial], dict[str, Any]]:
+    chosen = family(task.family)
+    return (chosen.wide_space if settings.wide else None) or chosen.space
+
+
+def _first_trial(
+    study: Any, task: Task, start: dict[str, Any], settings: SweepSettings
+) -> CandidateResult:
     """Measure the selection's winner, and tell the sampler of it where its space holds it."""
     import optuna
 
@@ -220,7 +231,7 @@ def _first_trial(study: Any, task: Task, start: dict[str, Any]) -> CandidateResu
     result = run_trial(task, start, lambda *_: False)
     study.set_user_attr(_START, to_plain(result))
     space = SpaceRecorder()
-    family(task.family).space(space)
+    _space(task, settings)(space)
     if space.holds(start) and result.error is None:
         study.add_trial(
             optuna.trial.create_trial(
@@ -250,7 +261,7 @@ def _next_trial(study: Any, task: Task, settings: SweepSettings, done: int) -> C
         trial.report(error, rung)
         return rung < RUNGS[-1] and bool(trial.should_prune())
 
-    result = run_trial(task, family(task.family).space(trial), give_up)
+    result = run_trial(task, _space(task, settings)(trial), give_up)
     trial.set_user_attr(_RESULT, to_plain(result))
     if result.dropped is not None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)

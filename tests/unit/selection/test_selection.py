@@ -88,12 +88,13 @@ def test_a_finished_candidate_is_not_computed_again(
 def test_a_failing_candidate_is_recorded_and_the_rest_goes_on(
     part: Part, folds: list[Fold]
 ) -> None:
-    settings = SelectionSettings({"ridge": {"alpha": [-5.0, 1.0]}}, folds=3)
+    endless = {"learning_rate": [1e300], "n_estimators": [3]}  # grows beyond every number
+    settings = SelectionSettings({"gradient_boosting": endless, "ridge": {"alpha": [1.0]}}, folds=3)
     result = grid_search(settings, folds, part, TRANSFORM, 1)
     assert result.best.error is None
     assert result.candidates[-1].error is not None
     with pytest.raises(TrainingError, match="all 1 candidates failed"):
-        grid_search(SelectionSettings({"ridge": {"alpha": [-5.0]}}), folds, part, TRANSFORM, 1)
+        grid_search(SelectionSettings({"gradient_boosting": endless}), folds, part, TRANSFORM, 1)
 
 
 def test_a_wrong_grid_is_named_before_anything_is_fitted(part: Part) -> None:

@@ -102,7 +102,15 @@ STEPS: tuple[Step, ...] = (
     Step(
         "register",
         "Register: fit, evaluate, bundle, register",
-        (*_MODELS, "registry", "flows.steps.register_step", "flows.model_card"),
+        (
+            *_MODELS,
+            "registry",
+            "flows.steps.register_step",
+            "flows.steps.register_card",
+            "flows.steps.final_model",
+            "flows.steps.selection_card",
+            "flows.model_card",
+        ),
         lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],
         register_step.register,
         register_step.load_register,

@@ -84,13 +84,14 @@ def _show_clusters(card: CardBuilder, choice: ClusterChoice) -> None:
     card.fact(
         "Number of clusters by evidence",
         choice.chosen,
-        f"best {name}: {choice.best}; silhouette would take {choice.preferred('silhouette')}, "
+        f"by {name}; silhouette would take {choice.preferred('silhouette')}, "
         f"Davies-Bouldin {choice.preferred('davies_bouldin')}",
     )
     card.note(
-        f"The model's cross-validated {name} decides: the smallest number of clusters within one "
-        "standard error (Nadeau and Bengio's, of the paired difference) of the best. Geometry is "
-        "reported beside it; it knows nothing of the target."
+        f"The model's cross-validated {name} decides. Within one standard error of the best "
+        "(Nadeau and Bengio's, of the paired difference) and so not told apart by these folds: "
+        f"{', '.join(map(str, choice.alike))} clusters. Geometry is reported beside it; it knows "
+        "nothing of the target."
     )
     card.table(
         "Numbers of clusters",

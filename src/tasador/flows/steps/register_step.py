@@ -19,24 +19,26 @@ from tasador.flows.cards import CardBuilder
 from tasador.flows.lineage import code_commit, library_versions
 from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
 from tasador.flows.state import RunState, load_json, needed, save_json
-from tasador.flows.steps.model_steps import pipeline_of, random_folds
+from tasador.flows.steps.final_model import (
+    FinalChoice,
+    FinalModel,
+    choose_final,
+    fit_final,
+    spatial_cross_validation,
+)
+from tasador.flows.steps.model_steps import pipeline_of
 from tasador.flows.steps.register_card import comparison, fill_card, headline, show_diagnostics
-from tasador.modeling.contributions import Contributions, LinearContributions, TreeContributions
+from tasador.flows.steps.selection_card import describe_member, show_choice
 from tasador.modeling.interval import ConformalInterval, calibrate
-from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.parity import Parity, check_parity, lightgbm_predictor
-from tasador.modeling.trees import LinearModel, TreeEnsemble
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluate import (
     CrossValidation,
     EvaluationReport,
-    cross_validate,
     evaluate,
 )
-from tasador.selection.families import family
-from tasador.selection.folds import blocked_assignment, make_folds, random_assignment
+from tasador.selection.folds import random_assignment
 
 _log = logging.getLogger(__name__)
 
@@ -48,16 +50,13 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Make the bundle and everything that vouches for it."""
     sweep = needed(state.sweep, "sweep")
     name, params, contract = sweep.family, sweep.final_params, state.settings.contract
-    random_cv = _cross_validate(state, name, params, blocked=False)
-    spatial_cv = None
-    if state.settings.contract.coordinates is not None:
-        spatial_cv = _cross_validate(state, name, params, blocked=True)
-    model, onnx, parity, contributions = _fit(state, name, params)
+    choice = choose_final(state)
+    random_cv = choice.random_cv
+    spatial_cv = spatial_cross_validation(state, choice)
+    final = fit_final(state, choice, seeds.derive_seed(state.settings.seed, "parity"))
     interval = _interval(state, random_cv)
-    report = _evaluate(state, onnx, interval, random_cv, spatial_cv)
-    draft = write_bundle_of(
-        folder / "bundle", state, name, params, model, contributions, parity, interval, report
-    )
+    report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
+    draft = write_bundle_of(folder / "bundle", state, choice, final, interval, report)
     bundle = _move_in(draft, state.bundles)
     metrics = metrics_of(state, report)
     save_json(
@@ -72,7 +71,8 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
             "comparison": comparison(contract, report),
         },
     )
-    fill_card(contract, card, bundle, parity, report)
+    fill_card(contract, card, bundle, final.parity, report)
+    show_choice(card, choice, final.microseconds, state.settings.sweep.metric)
     show_diagnostics(card, _diagnose(state))
     target = state.transform.forward(needed(state.train, "segregate").y)
     constant = calibrate(target - random_cv.score, random_cv.Z, interval.coverage, None)
@@ -88,62 +88,6 @@ def load_register(state: RunState, folder: Path) -> None:
     outcome = load_json(folder / "outcome.json")
     load_bundle(state.bundles / outcome["folder"])
     state.outcome = outcome
-
-
-def _cross_validate(
-    state: RunState, name: str, params: dict[str, Any], *, blocked: bool
-) -> CrossValidation:
-    settings, train = state.settings, needed(state.train, "segregate")
-    if blocked:
-        points = needed(state.fitted, "features").points(train.X)
-        n_folds = settings.register.spatial_folds
-        assignment = blocked_assignment(points, n_folds, settings.seed)
-        folds: Any = make_folds(train, assignment, pipeline_of(state), state.transform)
-    else:
-        n_folds = settings.selection.folds
-        folds = random_folds(state)
-    return cross_validate(
-        name,
-        params,
-        folds,
-        train,
-        state.transform,
-        settings.seed,
-        names=needed(state.fitted, "features").names,
-        n_folds=n_folds,
-        description="spatial cross-validation" if blocked else "cross-validation",
-    )
-
-
-def _fit(
-    state: RunState, name: str, params: dict[str, Any]
-) -> tuple[bytes, OnnxRegressor, Parity, Contributions]:
-    """Fit on all training rows, export, and prove that the export answers as the library does."""
-    settings, train = state.settings, needed(state.train, "segregate")
-    Z, chosen = needed(state.Z, "features"), family(name)
-    fitted = chosen.fit(
-        params, Z, state.transform.forward(train.y), seeds.derive_seed(settings.seed, name)
-    )
-    exported = chosen.export(fitted)
-    model = to_onnx(exported)
-    onnx = OnnxRegressor(model, threads=2)
-    library = lightgbm_predictor(fitted) if name == "lightgbm" else fitted.predict
-    thresholds = exported.thresholds() if isinstance(exported, TreeEnsemble) else None
-    parity = check_parity(
-        library,
-        onnx,
-        Z,
-        rows=settings.register.parity_rows,
-        seed=seeds.derive_seed(settings.seed, "parity"),
-        thresholds=thresholds,
-    )
-    return model, onnx, parity, _contributions(exported, Z)
-
-
-def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contributions:
-    if isinstance(model, TreeEnsemble):
-        return TreeContributions(model)
-    return LinearContributions.of_model(model, Z.mean(axis=0))
 
 
 def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
@@ -223,17 +167,15 @@ def metrics_of(state: RunState, report: EvaluationReport) -> dict[str, Any]:
 def write_bundle_of(
     folder: Path,
     state: RunState,
-    name: str,
-    params: dict[str, Any],
-    model: bytes,
-    contributions: Contributions,
-    parity: Parity,
+    choice: FinalChoice,
+    final: FinalModel,
     interval: ConformalInterval,
     report: EvaluationReport,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`."""
     settings, contract = state.settings, state.settings.contract
-    train = needed(state.train, "segregate")
+    train, members = needed(state.train, "segregate"), choice.members
+    name, params = members[0].family, members[0].params
     lineage = {
         "data_hash": state.content_hash,
         "source": state.source,
@@ -250,23 +192,25 @@ def write_bundle_of(
         "libraries": library_versions(),
         "family": name,
         "params": params,
+        "members": to_plain(members),
+        "bias_factor": choice.bias.factor,
     }
     parts = BundleParts(
         name=contract.model_name,
         origin=needed(state.origin, "download"),
         contract=contract,
         features=needed(state.fitted, "features"),
-        model=model,
+        model=final.model,
         model_kind=name,
-        contributions=contributions,
+        contributions=final.contributions,
         target=state.transform,
         interval=interval,
-        parity=parity,
+        parity=final.parity,
         golden=train.X[:20],
         metrics=metrics_of(state, report),
         lineage=lineage,
         profile=reference_profile(train.X, train.y, contract),
-        card=_model_card(state, name, params, report, lineage),
+        card=_model_card(state, choice, report, lineage),
     )
     return write_bundle(folder, parts)
 
@@ -294,15 +238,14 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
 
 def _model_card(
     state: RunState,
-    name: str,
-    params: dict[str, Any],
+    choice: FinalChoice,
     report: EvaluationReport,
     lineage: dict[str, Any],
 ) -> str:
     train, contract = needed(state.train, "segregate"), state.settings.contract
     cap = contract.target.cap
     facts = ModelFacts(
-        model=f"{family(name).title} ({', '.join(f'{k}={v}' for k, v in params.items())})",
+        model=" and ".join(describe_member(member) for member in choice.members),
         version="the version in this bundle's manifest.json",
         trained="the time in this bundle's manifest.json",
         origin=needed(state.origin, "download"),
