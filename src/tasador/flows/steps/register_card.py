@@ -8,12 +8,15 @@ from tasador.data.contract import TableContract
 from tasador.flows import evaluation_plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.report import Comparison, Headline
+from tasador.flows.steps.final_model import FinalChoice
 from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
 from tasador.modeling.parity import Parity
 from tasador.registry.bundle import ModelBundle
+from tasador.selection.averaging import Member
 from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.evaluate import EvaluationReport, Group
+from tasador.selection.families import family
 
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
 _GROUP_HEADER = ("rows of", "number", "MAPE", "within 10%", "median ratio", "interval holds (%)")
@@ -137,6 +140,52 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
         evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
     )
+
+
+def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, metric: str) -> None:
+    """Show what the final model averages and its bias."""
+    name, bias = label(metric), choice.bias
+    card.fact("Models averaged", len(choice.members), f"one row takes {microseconds:,.0f} µs")
+    if len(choice.picks) > 1:
+        card.table(
+            "What averaging brings",
+            ("model", f"{name} with it", "gain", "taken"),
+            [
+                (
+                    describe_member(pick.member),
+                    pick.error,
+                    f"{pick.gain:+.2%}",
+                    "yes" if pick.taken else "no: too small for its cost",
+                )
+                for pick in choice.picks
+            ],
+            note="Out of fold, on train. Models are added one by one, the best first; each costs "
+            "every valuation as much again.",
+        )
+    card.table(
+        "Bias, out of fold",
+        ("figure", "value"),
+        [
+            ("sum of estimates / sum of actual values", bias.mean_ratio),
+            ("median of estimate / actual value", bias.median_ratio),
+            ("Duan's smearing factor", bias.duan),
+            (f"{name} as it is", bias.error),
+            (f"{name} with the factor", bias.error_smeared),
+            ("factor applied", bias.factor),
+        ],
+        note="A model of the logarithm estimates medians, whose sum is below the sum of a skewed "
+        "target. Duan's factor corrects the sum at the price of the typical case.",
+    )
+
+
+def describe_member(member: Member) -> str:
+    """Return a model of the average as one line of text."""
+    params = ", ".join(f"{key}={_brief(value)}" for key, value in member.params.items())
+    return f"{family(member.family).title} ({params}; seed {member.seed})"
+
+
+def _brief(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _group_row(group: Group) -> tuple[str, int, float, float, float, float]:

@@ -27,8 +27,14 @@ from tasador.flows.steps.final_model import (
     spatial_cross_validation,
 )
 from tasador.flows.steps.model_steps import pipeline_of
-from tasador.flows.steps.register_card import comparison, fill_card, headline, show_diagnostics
-from tasador.flows.steps.selection_card import describe_member, show_choice
+from tasador.flows.steps.register_card import (
+    comparison,
+    describe_member,
+    fill_card,
+    headline,
+    show_choice,
+    show_diagnostics,
+)
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
