@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex, cross_fitted
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
-from tasador.features.impute import MedianImputer
+from tasador.features.impute import Imputer, Strategy
+from tasador.features.impute_fit import fit_imputer
 from tasador.features.plan import (
     ComparablesPlan,
     FeatureSettings,
@@ -44,7 +45,7 @@ class FittedFeatures:
     """
 
     contract: TableContract
-    imputer: MedianImputer
+    imputer: Imputer
     ratio_fill: Floats
     one_hot_columns: tuple[str, ...]
     target_means: Mapping[str, TargetMeans]
@@ -234,7 +235,7 @@ class FittedFeatures:
             index = ComparablesIndex.from_state(found, parts)
         return cls(
             contract=contract,
-            imputer=MedianImputer.from_state(spec["imputer"], section("imputer")),
+            imputer=Imputer.from_state(spec["imputer"], section("imputer")),
             ratio_fill=arrays["ratio_fill"],
             one_hot_columns=tuple(spec["one_hot"]),
             target_means={
@@ -254,17 +255,18 @@ class FeaturePipeline:
     Attributes:
         contract: The table's contract.
         settings: The choices.
-        seed: Seed of the cross-fitting folds and of KMeans.
+        seed: Seed of the cross-fitting folds, of KMeans and of imputers.
+        imputation: Strategy by column name; columns not named get their median.
     """
 
     contract: TableContract
     settings: FeatureSettings = FeatureSettings()  # noqa: RUF009 - frozen
     seed: int = 42
+    imputation: Mapping[str, Strategy] = field(default_factory=dict)
 
     def fit(self, X: Floats, target: Floats) -> FittedFeatures:
         """Fit on encoded training rows `X` (n, p) and their transformed target (n,)."""
-        kinds = np.array([c.kind for c in self.contract.features])
-        imputer = MedianImputer.fit(X, kinds != "category")
+        imputer = fit_imputer(self.contract, X, self.imputation, self.seed)
         filled = imputer.fill(X)
         categories = [c for c in self.contract.features if c.kind == "category"]
         position = self.contract.position

@@ -15,6 +15,7 @@ from tasador.config.settings import RunSettings
 from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import to_plain
 from tasador.data.table import Origin, Part, SealedPart
+from tasador.features.impute import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target import TargetTransform
 from tasador.selection.search import CandidateResult, SearchResult, result_from_plain
@@ -38,7 +39,7 @@ class RunState:
     train: Part | None = None  # segregate
     sealed: SealedPart | None = None  # segregate
     refused: int = 0  # segregate
-    imputation: dict[str, Any] = field(default_factory=dict)  # impute
+    imputation: dict[str, Strategy] = field(default_factory=dict)  # impute
     fitted: FittedFeatures | None = None  # features
     Z: Floats | None = None  # features
     search: SearchResult | None = None  # select

@@ -32,7 +32,7 @@ _GAP = 0.5  # a training error this share below the held-out error is worth a wa
 def pipeline_of(state: RunState) -> FeaturePipeline:
     """Return the unfitted feature pipeline of this run."""
     settings = state.settings
-    return FeaturePipeline(settings.contract, settings.features, settings.seed)
+    return FeaturePipeline(settings.contract, settings.features, settings.seed, state.imputation)
 
 
 def random_folds(state: RunState) -> list[Fold]:
