@@ -8,6 +8,7 @@ from typing import Literal
 from tasador.data.contract import TableContract
 from tasador.data.table import SplitMethod
 from tasador.features.plan import FeatureSettings
+from tasador.selection.imputation import ImputationSettings
 from tasador.selection.search import SelectionSettings
 from tasador.selection.sweep import SweepSettings
 
@@ -52,17 +53,6 @@ class SegregateSettings:
     test_share: float = 0.2
     max_refused_share: float = 0.05
     min_rows: int = 100
-
-
-@dataclass(frozen=True)
-class ImputeSettings:
-    """What stands in for missing numbers.
-
-    Attributes:
-        strategy: How it is found.
-    """
-
-    strategy: Literal["median"] = "median"
 
 
 @dataclass(frozen=True)
@@ -148,7 +138,7 @@ class RunSettings:
     force: bool = False
     download: DownloadSettings = field(default_factory=DownloadSettings)
     segregate: SegregateSettings = field(default_factory=SegregateSettings)
-    impute: ImputeSettings = field(default_factory=ImputeSettings)
+    impute: ImputationSettings = field(default_factory=ImputationSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex, cross_fitted
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
-from tasador.features.impute import MedianImputer
+from tasador.features.impute import Imputer, Strategy
+from tasador.features.impute_fit import fit_imputer
 from tasador.features.plan import (
     ComparablesPlan,
     FeatureSettings,
@@ -53,7 +54,7 @@ class FittedFeatures:
     """
 
     contract: TableContract
-    imputer: MedianImputer
+    imputer: Imputer
     ratio_fill: Floats
     one_hot_columns: tuple[str, ...]
     target_means: Mapping[str, TargetMeans]
@@ -125,8 +126,9 @@ class FittedFeatures:
         return [(self.contract.position(name), m) for name, m in self.target_means.items()]
 
     def transform(self, X: Floats) -> Floats:
-        """Return the features (n, q) of encoded rows `X` (n, p), with no NaN.
+        """Return the features (n, q) of encoded rows `X` (n, p).
 
+        NaN only where the imputer leaves a gap to the model.
         n may be 1; the answer for a row does not depend on the rows beside it.
         """
         filled = self.imputer.fill(X)
@@ -186,12 +188,23 @@ class FittedFeatures:
         frame: NumericFrame,
         levels: Mapping[int, NDArray[np.intp]],
     ) -> list[Floats]:
-        blocks = [frame.values]
+        blocks = [self._with_gaps(X, frame.values)]
         if self.imputer.indicated:
             blocks.append(np.isnan(X.take(self.imputer.indicated, axis=1)).astype(np.float64))
         blocks += [date_parts(filled[:, i]) for i in self._date_positions]
         blocks += [table.take(levels[i], axis=0) for i, table in self._one_hot_tables]
         return blocks
+
+    def _with_gaps(self, X: Floats, values: Floats) -> Floats:
+        """Return the numbers with NaN in those columns whose gaps the model takes."""
+        if not self.imputer.native:
+            return values
+        values = values.copy()
+        positions = self._numeric_positions.tolist()
+        for i in self.imputer.native:
+            if i in positions:
+                values[np.isnan(X[:, i]), positions.index(i)] = np.nan
+        return values
 
     def _cluster_blocks(self, points: Floats | None) -> list[Floats]:
         if self.clusters is None or points is None:
@@ -260,7 +273,7 @@ class FittedFeatures:
             index = ComparablesIndex.from_state(found, parts)
         return cls(
             contract=contract,
-            imputer=MedianImputer.from_state(spec["imputer"], section("imputer")),
+            imputer=Imputer.from_state(spec["imputer"], section("imputer")),
             ratio_fill=arrays["ratio_fill"],
             one_hot_columns=tuple(spec["one_hot"]),
             target_means={
@@ -280,17 +293,18 @@ class FeaturePipeline:
     Attributes:
         contract: The table's contract.
         settings: The choices.
-        seed: Seed of the cross-fitting folds and of KMeans.
+        seed: Seed of the cross-fitting folds, of KMeans and of imputers.
+        imputation: Strategy by column name; columns not named get their median.
     """
 
     contract: TableContract
     settings: FeatureSettings = FeatureSettings()  # noqa: RUF009 - frozen
     seed: int = 42
+    imputation: Mapping[str, Strategy] = field(default_factory=dict)
 
     def fit(self, X: Floats, target: Floats) -> FittedFeatures:
         """Fit on encoded training rows `X` (n, p) and their transformed target (n,)."""
-        kinds = np.array([c.kind for c in self.contract.features])
-        imputer = MedianImputer.fit(X, kinds != "category")
+        imputer = fit_imputer(self.contract, X, self.imputation, self.seed)
         filled = imputer.fill(X)
         categories = [c for c in self.contract.features if c.kind == "category"]
         position = self.contract.position

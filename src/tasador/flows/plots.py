@@ -155,6 +155,42 @@ def missing_bars(contract: TableContract, X: Floats) -> Figure:
     )
 
 
+def imputer_bars(
+    column: str,
+    labels: Sequence[str],
+    errors: Sequence[Floats],
+    *,
+    chosen: int | None,
+    limit: float | None,
+) -> Figure:
+    """Draw how well each imputer restored masked values of a column.
+
+    Args:
+        column: The column's name.
+        labels: The imputers.
+        errors: The RMSE of each fold, for each imputer.
+        chosen: Position of the one taken; None when gaps are left to the model.
+        limit: RMSE up to which an imputer is within one standard error of the best.
+    """
+    means = np.array([float(np.mean(found)) for found in errors])
+    spread = np.array([[float(np.min(found)), float(np.max(found))] for found in errors])
+    colours = [ACCENT if position == chosen else SOFT for position in range(len(labels))]
+
+    def draw(axes: Any) -> None:
+        bars(axes, labels, means, colours=colours, spread=spread)
+        if limit is not None:
+            axes.axvline(limit, color=SECOND, linewidth=1.0, linestyle=(0, (3, 2)))
+
+    return drawn(
+        f"Imputers of {short(column)}",
+        "RMSE on masked known values, mean over the folds; the line runs from the best fold to the "
+        "worst. The cheapest imputer, from the top, that ends left of the broken line is within "
+        "one standard error of the best.",
+        draw,
+        height=_bars_height(len(labels)),
+    )
+
+
 def split_bars(train: int, test: int) -> Figure:
     """Draw the sizes of the two parts, for a table without coordinates."""
 

@@ -15,6 +15,7 @@ from tasador.config.settings import RunSettings
 from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import to_plain
 from tasador.data.table import Origin, Part, SealedPart
+from tasador.features.impute import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target import TargetTransform
 from tasador.selection.folds import Fold
@@ -39,7 +40,7 @@ class RunState:
     train: Part | None = None  # segregate
     sealed: SealedPart | None = None  # segregate
     refused: int = 0  # segregate
-    imputation: dict[str, Any] = field(default_factory=dict)  # impute
+    imputation: dict[str, Strategy] = field(default_factory=dict)  # impute
     clusters: int | None = None  # features
     folds: dict[int | None, list[Fold]] = field(default_factory=dict)  # made when first asked for
     fitted: FittedFeatures | None = None  # features

@@ -19,7 +19,7 @@ from tasador.metrics.regression import all_metrics
 from tasador.modeling.target import TargetTransform
 from tasador.selection import race
 from tasador.selection.comparison import corrected_paired_test
-from tasador.selection.families import expand_grid
+from tasador.selection.families import expand_grid, family
 from tasador.selection.folds import Fold
 from tasador.selection.journal import FoldScore, Journal
 from tasador.selection.shared_work import (
@@ -136,6 +136,8 @@ def grid_search(
     transform: TargetTransform,
     seed: int,
     journal: Path | None = None,
+    *,
+    gaps: bool = False,
 ) -> SearchResult:
     """Compare every candidate of every family's grid.
 
@@ -150,6 +152,7 @@ def grid_search(
         seed: Seed of the models.
         journal: File to which each finished fold of a candidate is appended; what is found in it
             is not computed again, so that an interrupted search goes on where it was.
+        gaps: Whether features may be NaN; families that take none then fail.
 
     Raises:
         ConfigError: A grid names an unknown family or parameter, or racing a metric that it cannot
@@ -167,6 +170,12 @@ def grid_search(
         raise TrainingError("no candidate to compare", remedy="name one in selection.families")
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
     search = _Search(settings, candidates, folds, part, transform, seed, Journal(journal))
+    if gaps:
+        search.errors |= {
+            c.position: f"{c.family} takes no missing values, which impute.strategy=native leaves"
+            for c in candidates
+            if not family(c.family).takes_missing
+        }
     results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):

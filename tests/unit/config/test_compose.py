@@ -19,7 +19,7 @@ def test_the_default_is_california_with_the_reference_split() -> None:
     settings = compose([])
     assert settings.contract.name == "california_housing"
     assert (settings.segregate.method, settings.segregate.seed) == ("random", 42)
-    assert settings.sweep.trials == 20
+    assert settings.sweep.trials == 40
 
 
 def test_another_table_is_split_by_row_hash_and_a_profile_changes_groups() -> None:
@@ -63,7 +63,10 @@ def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:
         ("sweep=3", "must be a string"),
         ("nothing.at.all=3", "nothing: unknown setting"),
         ("selection.families={forest:{}}", "+selection.families.NAME"),
-        ("impute.strategy=magic", "expected one of median, got 'magic'"),
+        ("impute.strategy=magic", "iterative_rf, native, got 'magic'"),
+        ("impute.folds=1", "impute.folds: out of range"),
+        ("impute.repeats=0", "impute.repeats: out of range"),
+        ("impute.max_rows=10", "impute.max_rows: out of range"),
         ("steps=[cook]", "steps.cook"),
         ("from_step=cook", "steps.cook"),
         ("steps=features", "expected a list, e.g. steps=[features]"),

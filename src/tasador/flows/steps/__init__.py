@@ -10,7 +10,13 @@ from typing import Any
 from tasador.core.fingerprints import fingerprint
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState
-from tasador.flows.steps import data_steps, features_step, model_steps, register_step
+from tasador.flows.steps import (
+    data_steps,
+    features_step,
+    impute_step,
+    model_steps,
+    register_step,
+)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,10 @@ STEPS: tuple[Step, ...] = (
     Step(
         "impute",
         "Impute: what stands in for missing values",
-        (*_FEATURES, "flows.steps.data_steps"),
+        (*_FEATURES, "metrics", "modeling", "selection", "flows.steps.impute_step"),
         lambda s: [s.settings.impute, s.settings.seed],
-        data_steps.impute,
-        data_steps.load_impute,
+        impute_step.impute,
+        impute_step.load_impute,
     ),
     Step(
         "features",

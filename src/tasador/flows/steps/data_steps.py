@@ -1,4 +1,4 @@
-"""Download, segregate, impute."""
+"""Download, segregate."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tasador.core import seeds
 from tasador.core.fingerprints import sha256_file
 from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.split import split_table
 from tasador.data.table import SealedPart, Table
 from tasador.data.validate import validate_table
-from tasador.features.impute import MedianImputer
 from tasador.flows import plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState, load_json, load_part, needed, save_json, save_part
-from tasador.metrics.regression import rmse
-
-_MASKED_SHARE = 0.2
-_REPEATS = 5
 
 
 def download_inputs(state: RunState) -> Any:
@@ -136,55 +128,3 @@ def load_segregate(state: RunState, folder: Path) -> None:
     state.train = load_part(folder / "train.npz")
     state.sealed = SealedPart(load_part(folder / "sealed.npz"))
     state.refused = load_json(folder / "refused.json")["count"]
-
-
-def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
-    """Measure what stands in for missing values: known ones are masked and filled in again."""
-    contract, train = state.settings.contract, needed(state.train, "segregate")
-    numeric = np.array([c.kind != "category" for c in contract.features])
-    lacking = np.isnan(train.X).any(axis=0)
-    may_lack = np.array([c.nullable for c in contract.features]) | lacking
-    columns = np.flatnonzero(numeric & may_lack)
-    rows = []
-    for column in columns:
-        known = np.flatnonzero(~np.isnan(train.X[:, column]))
-        errors: dict[str, list[float]] = {"median": [], "mean": []}
-        for repeat in range(_REPEATS):
-            random = seeds.generator(state.settings.seed, "mask", column, repeat)
-            masked = random.choice(known, max(1, int(_MASKED_SHARE * len(known))), replace=False)
-            X = train.X.copy()
-            X[masked, column] = np.nan
-            truth = train.X[masked, column]
-            fills = {
-                "median": MedianImputer.fit(X, numeric).medians[column],
-                "mean": float(np.nanmean(X[:, column])) if len(known) > len(masked) else 0.0,
-            }
-            for name, fill in fills.items():
-                errors[name].append(rmse(truth, np.full(len(truth), fill)))
-        rows += [
-            (contract.feature_names[column], name, float(np.mean(e)), float(np.std(e, ddof=1)))
-            for name, e in errors.items()
-        ]
-    card.fact("Strategy", state.settings.impute.strategy, "with a 0/1 column where it was missing")
-    card.fact("Columns that may lack values", len(columns))
-    never = [contract.feature_names[i] for i in columns if not lacking[i]]
-    if never:
-        card.note(
-            f"No training row lacks {' or '.join(never)}, though the contract allows it: what is "
-            "filled in there is only ever seen at predict time."
-        )
-    if rows:
-        card.table(
-            "Reconstruction of masked known values",
-            ("column", "imputer", "RMSE", "spread"),
-            rows,
-            note=f"{_REPEATS} repeats, {_MASKED_SHARE:.0%} of the known training values masked.",
-        )
-    if lacking.any():
-        card.figure(plots.missing_bars(contract, train.X))
-    save_json(folder / "imputation.json", {"strategy": state.settings.impute.strategy})
-
-
-def load_impute(state: RunState, folder: Path) -> None:
-    """Take the choice."""
-    state.imputation = load_json(folder / "imputation.json")

@@ -24,7 +24,8 @@ def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline
     """Return the unfitted feature pipeline of this run, or with another number of clusters."""
     settings = state.settings
     k = state.clusters if clusters is None else clusters
-    return FeaturePipeline(settings.contract, replace(settings.features, clusters=k), settings.seed)
+    features = replace(settings.features, clusters=k)
+    return FeaturePipeline(settings.contract, features, settings.seed, state.imputation)
 
 
 def random_folds(state: RunState, clusters: int | None = None) -> list[Fold]:
@@ -48,6 +49,7 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
         state.transform,
         settings.seed,
         state.journal,
+        gaps="native" in state.imputation.values(),
     )
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)

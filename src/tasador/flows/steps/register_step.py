@@ -190,7 +190,7 @@ def write_bundle_of(
         "config": {
             "features": to_plain(settings.features),
             "segregate": to_plain(settings.segregate),
-            "impute": to_plain(settings.impute),
+            "impute": {**to_plain(settings.impute), "chosen": dict(state.imputation)},
             "selection": to_plain(settings.selection),
             "sweep": to_plain(settings.sweep),
         },

@@ -1,0 +1,232 @@
+"""Fit imputers on training rows; scikit-learn grows the trees here and is not needed to apply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.data.contract import TableContract
+from tasador.features.fillers import Filler, LinearFiller, NeighboursFiller, TreesFiller
+from tasador.features.impute import ROUNDS, ColumnFiller, FillerInputs, Imputer, Strategy
+
+Floats = NDArray[np.float64]
+
+#: Categories with more levels are no input.
+MAX_LEVELS = 12
+#: With fewer known values than this a column keeps its one number.
+FEWEST_KNOWN = 20
+#: Most training rows that a predictor is fitted on, a seeded sample of them: neighbours are kept
+#: in the bundle, and a forest is fitted again in every fold.
+MOST_ROWS: Mapping[Strategy, int] = {
+    "iterative_linear": 100_000,
+    "knn": 5_000,
+    "boosting": 20_000,
+    "iterative_rf": 5_000,
+}
+_RIDGE = 1.0  # rows' worth: keeps columns that are multiples of each other from blowing up
+_FOREST_TREES, _FOREST_DEPTH = 50, 8
+_BOOSTING_TREES, _BOOSTING_DEPTH = 100, 6
+
+
+def fit_imputer(
+    contract: TableContract, X: Floats, imputation: Mapping[str, Strategy], seed: int
+) -> Imputer:
+    """Fit on encoded training rows.
+
+    Args:
+        contract: Names and kinds of the columns.
+        X: Shape (n, p); NaN is missing.
+        imputation: Strategy by column name; columns not named get their median, and so do
+            ``native`` ones that lack nothing in `X`. Categories are left alone.
+        seed: Seed of samples and trees.
+    """
+    missing = np.isnan(X)
+    wanted = {contract.position(name): strategy for name, strategy in imputation.items()}
+    fills = np.zeros(X.shape[1])
+    for i, column in enumerate(contract.features):
+        seen = X[~missing[:, i], i]
+        if column.kind != "category" and len(seen):
+            fills[i] = np.mean(seen) if wanted.get(i) == "mean" else np.median(seen)
+    indicated = [int(i) for i in np.flatnonzero(missing.any(axis=0))]
+    fitted = _fit_fillers(contract, X, missing, fills, wanted, seed)
+    # where no training row lacks a value, a model learns nothing of what a gap means
+    native = [i for i in indicated if wanted.get(i) == "native"]
+    return Imputer(fills, indicated, fitted, native)
+
+
+def _fit_fillers(
+    contract: TableContract,
+    X: Floats,
+    missing: NDArray[np.bool_],
+    fills: Floats,
+    wanted: Mapping[int, Strategy],
+    seed: int,
+) -> tuple[ColumnFiller, ...]:
+    """Fit the predictors in the order of missing share, iterative ones in several rounds."""
+    order = [
+        i
+        for i in sorted(wanted, key=lambda i: (missing[:, i].sum(), i))
+        if wanted[i] in MOST_ROWS
+        and (~missing[:, i]).sum() >= FEWEST_KNOWN
+        and np.ptp(X[~missing[:, i], i]) > 0
+    ]
+    chained = [i for i in order if wanted[i].startswith("iterative")]
+    plain = np.where(missing, fills, X)
+    filled = plain.copy()
+    fitted: dict[int, ColumnFiller] = {}
+    again = (ROUNDS - 1) * chained if len(chained) > 1 and missing[:, chained].any() else []
+    for i in (*order, *again):
+        source = filled if i in chained else plain
+        filler = _fit_filler(contract, i, X, source, missing, wanted[i], seed)
+        if filler is None:
+            continue
+        fitted[i] = filler
+        rows = missing[:, i]
+        if rows.any():
+            filled[rows, i] = filler.values(X[rows], source[rows])
+    return tuple(fitted.values())
+
+
+def _fit_filler(
+    contract: TableContract,
+    column: int,
+    X: Floats,
+    filled: Floats,
+    missing: NDArray[np.bool_],
+    strategy: Strategy,
+    seed: int,
+) -> ColumnFiller | None:
+    """Fit one column's predictor; None where no other column says anything."""
+    known = np.flatnonzero(~missing[:, column])
+    if len(known) > MOST_ROWS[strategy]:
+        random = seeds.generator(seed, "impute", column)
+        known = np.sort(random.choice(known, MOST_ROWS[strategy], replace=False))
+    inputs = _fit_inputs(contract, column, filled[known])
+    y = X[known, column]
+    scale = np.array([np.mean(y), np.std(y), np.min(y), np.max(y)])
+    if not inputs.size or not np.isfinite(scale).all() or scale[1] == 0:
+        return None
+    Z, target = inputs.of(X[known], filled[known]), (y - scale[0]) / scale[1]
+    model = _fit_model(strategy, Z, target, seeds.derive_seed(seed, "impute", strategy, column))
+    return ColumnFiller(column, strategy.startswith("iterative"), inputs, model, scale)
+
+
+def _fit_inputs(contract: TableContract, column: int, filled: Floats) -> FillerInputs:
+    numeric, categories = [], []
+    for i, found in enumerate(contract.features):
+        if found.kind == "category":
+            if len(found.categories) <= MAX_LEVELS:
+                categories.append((i, len(found.categories)))
+        elif i != column:
+            numeric.append(i)
+    values = filled[:, numeric]
+    with np.errstate(over="ignore"):
+        spread = np.std(values, axis=0)
+    usable = np.isfinite(spread) & (spread > np.finfo(np.float64).tiny)
+    return FillerInputs(
+        numeric=np.array(numeric, np.intp),
+        centre=np.where(usable, np.mean(values, axis=0), 0.0),
+        factor=np.divide(1.0, spread, out=np.zeros(len(numeric)), where=usable),
+        low=np.min(values, axis=0),
+        high=np.max(values, axis=0),
+        categories=np.array(categories, np.intp).reshape(-1, 2),
+    )
+
+
+def _fit_model(strategy: Strategy, Z: Floats, target: Floats, seed: int) -> Filler:
+    if strategy == "iterative_linear":
+        return _fit_linear(Z, target)
+    if strategy == "knn":
+        return NeighboursFiller(np.ascontiguousarray(Z), target)
+    if strategy == "boosting":
+        return _fit_boosting(Z, target, seed)
+    return _fit_forest(Z, target, seed)
+
+
+def _fit_linear(Z: Floats, target: Floats) -> LinearFiller:
+    centre = Z.mean(axis=0)
+    centred = Z - centre
+    gram = centred.T @ centred + _RIDGE * np.eye(Z.shape[1])
+    coef = np.linalg.solve(gram, centred.T @ (target - target.mean()))
+    return LinearFiller(coef, np.array([target.mean() - float((coef * centre).sum())]))
+
+
+def _fit_forest(Z: Floats, target: Floats, seed: int) -> TreesFiller:
+    from sklearn.ensemble import RandomForestRegressor
+
+    forest = RandomForestRegressor(
+        n_estimators=_FOREST_TREES,
+        max_depth=_FOREST_DEPTH,
+        min_samples_leaf=2,
+        max_features=0.5,
+        random_state=seed,
+        n_jobs=-1,
+    ).fit(Z, target)
+    trees = [
+        (
+            tree.feature,
+            tree.threshold,
+            tree.children_left,
+            tree.children_right,
+            tree.value[:, 0, 0] / _FOREST_TREES,
+            tree.children_left < 0,
+        )
+        for tree in (grown.tree_ for grown in forest.estimators_)
+    ]
+    return _joined(trees, Z.shape[1], 0.0, max(e.tree_.max_depth for e in forest.estimators_))
+
+
+def _fit_boosting(Z: Floats, target: Floats, seed: int) -> TreesFiller:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
+
+    model = HistGradientBoostingRegressor(
+        max_iter=_BOOSTING_TREES,
+        max_depth=_BOOSTING_DEPTH,
+        early_stopping=False,
+        random_state=seed,
+    )
+    with threadpool_limits(1, user_api="openmp"):  # threads add up in the order in which they end
+        model.fit(Z, target)
+    nodes = [predictor.nodes for (predictor,) in model._predictors]
+    trees = [
+        (
+            n["feature_idx"].astype(np.int64),
+            n["num_threshold"],
+            n["left"].astype(np.int64),
+            n["right"].astype(np.int64),
+            n["value"],
+            n["is_leaf"].astype(bool),
+        )
+        for n in nodes
+    ]
+    deepest = max(int(n["depth"].max()) for n in nodes)
+    return _joined(trees, Z.shape[1], float(np.ravel(model._baseline_prediction)[0]), deepest)
+
+
+def _joined(trees: list[tuple[Any, ...]], n_inputs: int, base: float, steps: int) -> TreesFiller:
+    """Number the nodes of all trees through; a leaf becomes its own child."""
+    sizes = np.array([len(tree[0]) for tree in trees])
+    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    parts: list[list[NDArray[Any]]] = [[], [], [], []]
+    for root, (feature, threshold, left, right, value, leaf) in zip(roots, trees, strict=True):
+        own = np.arange(len(feature))
+        children = np.column_stack((np.where(leaf, own, left), np.where(leaf, own, right))) + root
+        parts[0].append(np.where(leaf, 0, feature))
+        parts[1].append(np.where(leaf, np.inf, threshold))
+        parts[2].append(children.ravel())
+        parts[3].append(np.where(leaf, value, 0.0))
+    feature, threshold, children, value = (np.concatenate(part) for part in parts)
+    return TreesFiller(
+        feature=feature.astype(np.int32),
+        threshold=threshold.astype(np.float64),
+        children=children.astype(np.int32),
+        value=value.astype(np.float64),
+        roots=roots.astype(np.int32),
+        base=np.array([base]),
+        shape=np.array([n_inputs, steps], np.int32),
+    )
