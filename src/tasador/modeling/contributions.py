@@ -51,7 +51,7 @@ class LinearContributions:
         return cls(model.coef, center, float(model.predict(center[None])[0]))
 
     def of(self, z: Floats) -> Floats:
-        """Return the contributions (q,) of one row's features `z` (q,), without NaN."""
+        """Return the contributions (q,) of one row's features `z` (q,); NaN goes where trees send it."""
         result: Floats = self.coef * (z - self.center)
         return result
 
@@ -80,7 +80,7 @@ class TreeContributions:
         return _Paths.of_trees(self.trees)
 
     def of(self, z: Floats) -> Floats:
-        """Return the contributions (q,) of one row's features `z` (q,), without NaN.
+        """Return the contributions (q,) of one row's features `z` (q,); NaN goes where trees send it.
 
         ``expected + sum(of(z))`` is the row's score, up to rounding.
         """
@@ -124,6 +124,7 @@ class _Group:
 
     Attributes:
         feature, low, high: The conditions ``low < z[feature] <= high``.
+        gap: Whether NaN meets them: it goes this way wherever the path asks for the feature.
         share: z_i of the module's formula.
         value: Shape (number of leaves,).
         nodes, weights: Points and weights of the quadrature.
@@ -132,6 +133,7 @@ class _Group:
     feature: NDArray[np.intp]
     low: Floats
     high: Floats
+    gap: NDArray[np.bool_]
     share: Floats
     value: Floats
     nodes: Floats
@@ -141,6 +143,9 @@ class _Group:
         """Add the group's contributions for features `z` (q,) to `total` (q,)."""
         x = z[self.feature]
         met = (x > self.low) & (x <= self.high)
+        missing = np.isnan(x)
+        if missing.any():
+            met = np.where(missing, self.gap, met)
         first = np.where(met, 1.0 - self.share, -self.share)  # o - z
         sums = np.zeros_like(first)
         for node, weight in zip(self.nodes, self.weights, strict=True):
@@ -190,8 +195,8 @@ class _Paths:
         return result
 
 
-#: (low, high, share of the training rows) of one feature along a path.
-_Condition = tuple[float, float, float]
+#: (low, high, share of the training rows, whether NaN passes) of one feature along a path.
+_Condition = tuple[float, float, float, bool]
 
 
 def _leaves(trees: TreeEnsemble) -> Any:
@@ -199,7 +204,8 @@ def _leaves(trees: TreeEnsemble) -> Any:
     feature, threshold = trees.feature.tolist(), trees.threshold.tolist()
     left, right = trees.left.tolist(), trees.right.tolist()
     value, cover = trees.value.tolist(), trees.cover.tolist()
-    everything: _Condition = (-np.inf, np.inf, 1.0)
+    gap_left = trees.missing_left.tolist()
+    everything: _Condition = (-np.inf, np.inf, 1.0, True)
     for root in trees.roots.tolist():
         waiting: list[tuple[int, dict[int, _Condition]]] = [(root, {})]
         while waiting:
@@ -208,22 +214,25 @@ def _leaves(trees: TreeEnsemble) -> Any:
             if column < 0:
                 yield path, value[node]
                 continue
-            low, high, share = path.get(column, everything)
+            low, high, share, gap = path.get(column, everything)
             split = threshold[node]
             # A side that no training row took has share 0; a tiny one keeps factors divisible.
             part = max(cover[left[node]] / cover[node], 1e-12) if cover[node] > 0 else 0.5
             rest = max(cover[right[node]] / cover[node], 1e-12) if cover[node] > 0 else 0.5
-            waiting.append((right[node], {**path, column: (max(low, split), high, share * rest)}))
-            waiting.append((left[node], {**path, column: (low, min(high, split), share * part)}))
+            above = (max(low, split), high, share * rest, gap and not gap_left[node])
+            below = (low, min(high, split), share * part, gap and gap_left[node])
+            waiting.append((right[node], {**path, column: above}))
+            waiting.append((left[node], {**path, column: below}))
 
 
 def _group(length: int, leaves: list[tuple[dict[int, _Condition], float]]) -> _Group:
     points, weights = np.polynomial.legendre.leggauss((length + 1) // 2)
-    conditions = np.array([list(path.values()) for path, _ in leaves]).reshape(-1, length, 3)
+    conditions = np.array([list(path.values()) for path, _ in leaves]).reshape(-1, length, 4)
     return _Group(
         feature=np.ascontiguousarray(np.array([list(path) for path, _ in leaves], np.intp).T),
         low=np.ascontiguousarray(conditions[:, :, 0].T),
         high=np.ascontiguousarray(conditions[:, :, 1].T),
+        gap=np.ascontiguousarray(conditions[:, :, 3].T.astype(bool)),
         share=np.ascontiguousarray(conditions[:, :, 2].T),
         value=np.array([value for _, value in leaves]),
         nodes=(points + 1.0) / 2.0,
