@@ -51,7 +51,7 @@ class LinearContributions:
         return cls(model.coef, center, float(model.predict(center[None])[0]))
 
     def of(self, z: Floats) -> Floats:
-        """Return the contributions (q,) of one row's features `z` (q,); NaN goes where trees send it."""
+        """Return the contributions (q,) of one row's features `z` (q,), without NaN."""
         result: Floats = self.coef * (z - self.center)
         return result
 
@@ -80,8 +80,9 @@ class TreeContributions:
         return _Paths.of_trees(self.trees)
 
     def of(self, z: Floats) -> Floats:
-        """Return the contributions (q,) of one row's features `z` (q,); NaN goes where trees send it.
+        """Return the contributions (q,) of one row's features `z` (q,).
 
+        NaN goes where the trees send it.
         ``expected + sum(of(z))`` is the row's score, up to rounding.
         """
         return self._paths.contributions(z)
