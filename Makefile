@@ -41,9 +41,11 @@ up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1
 		--host 127.0.0.1 --port 5000
 
 lock: ## Resolve the requirements again
-	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 -o requirements/dev.txt
+	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \
+		--extra ui --extra wandb -o requirements/dev.txt
 	$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
 	$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
+	$(LOCK) --extra ui -c requirements/dev.txt -o requirements/ui.txt
 
 clean: ## Remove the environment and the caches, not the workspace
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,0 +1,1 @@
+"""Tells whether valuations still hold: drift, data quality, performance, alerts."""

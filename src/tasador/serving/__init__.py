@@ -1,0 +1,1 @@
+"""Values rows over HTTP: sources of bundles, the running model, the API, its protection."""
