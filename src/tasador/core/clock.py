@@ -9,6 +9,11 @@ from collections.abc import Callable
 _source: Callable[[], float] = time.time
 
 
+def seconds() -> float:
+    """Return the current time as seconds since the epoch, UTC."""
+    return _source()
+
+
 def now() -> dt.datetime:
     """Return the current time, timezone-aware, in UTC."""
     return dt.datetime.fromtimestamp(_source(), tz=dt.UTC)

@@ -1,0 +1,58 @@
+"""`Record`: one valuation as it was asked and answered. `Outcome`: what it turned out to be.
+
+Both are named tuples, not dataclasses: the serving process makes one per valuation while requests
+wait, a frozen dataclass of twelve fields costs four times as much to make, and a tuple is bound to
+an INSERT statement as it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Record(NamedTuple):
+    """One valuation. Its fields are the columns of the table `records`, in this order.
+
+    Attributes:
+        id: Unique name, see `tasador.records.ids`; a second record of the same id is dropped.
+        time: When it was answered, seconds since the epoch, UTC.
+        version: Name and content hash of the bundle that answered.
+        variant: The bundle's part: ``champion``, ``challenger``, ``shadow``...
+        source: The hop of the cascade the bundle came from.
+        features: The row as it was asked, a JSON object in UTF-8.
+        prediction: The estimate, in the target's unit.
+        lower: Lower end of the interval; NaN when there is none.
+        upper: Upper end of the interval; NaN when there is none.
+        coverage: Share of truths that such intervals hold; NaN when there is none.
+        latency_ms: Time it took to answer, in milliseconds.
+        client: Who asked: a key's name or a request's own; empty when unknown.
+    """
+
+    id: str
+    time: float
+    version: str
+    variant: str
+    source: str
+    features: bytes
+    prediction: float
+    lower: float
+    upper: float
+    coverage: float
+    latency_ms: float
+    client: str = ""
+
+
+class Outcome(NamedTuple):
+    """What became of a valuation: the real price, known later.
+
+    Attributes:
+        prediction_id: The record's id.
+        actual: The real value, in the target's unit; finite.
+        time: When it became known, seconds since the epoch, UTC.
+        client: Who said so; empty when unknown.
+    """
+
+    prediction_id: str
+    actual: float
+    time: float
+    client: str = ""
