@@ -25,6 +25,8 @@ from tasador.registry.bundle import BundleParts, write_bundle
 settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tasador")
 
+pytest_plugins = ["fixtures.postgresql"]
+
 
 @pytest.fixture(scope="session")
 def house_contract() -> TableContract:

@@ -55,6 +55,7 @@ class Database:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._migrated = False
+        self._depth = 0
 
     @classmethod
     def open(
@@ -104,20 +105,28 @@ class Database:
     def transaction(self) -> Iterator[Database]:
         """Make what the body runs one write transaction, undone when the body raises.
 
+        Within another one the body is part of that.
+
         Raises:
             OutageError: As for `execute`; the transaction is undone.
         """
         with self._lock:
+            if self._depth:
+                yield self
+                return
             with self._translated():
                 self.dialect.begin(self._connected())
+            self._depth = 1
             try:
                 yield self
                 with self._translated():
-                    self.dialect.execute(self._connection, "COMMIT", ())
+                    self.dialect.execute(self._connected(), "COMMIT", ())
             except BaseException:
                 if self._connection is not None:
                     self.dialect.rollback(self._connection)
                 raise
+            finally:
+                self._depth = 0
 
     def interrupt(self) -> None:
         """End a statement that another thread waits for, if there is one, with `OutageError`."""
@@ -140,6 +149,8 @@ class Database:
     def _connected(self) -> Any:
         if self._pid != os.getpid():
             self._connection, self._pid = None, os.getpid()  # the parent goes on using its own
+        if self._depth and (self._connection is None or self.dialect.is_broken(self._connection)):
+            raise OutageError(f"the line to {self.url.shown} broke within a transaction")
         if self._connection is not None and self.dialect.is_broken(self._connection):
             self._drop()
         if self._connection is None:

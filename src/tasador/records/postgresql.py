@@ -25,7 +25,12 @@ class PostgresqlDialect:
         MissingExtraError: psycopg is not installed.
     """
 
-    types = {"text": "TEXT", "real": "DOUBLE PRECISION", "int": "BIGINT", "bytes": "BYTEA"}  # noqa: RUF012
+    types = {  # noqa: RUF012
+        "text": 'TEXT COLLATE "C"',  # ids in the order of their bytes, as in SQLite
+        "real": "DOUBLE PRECISION",
+        "int": "BIGINT",
+        "bytes": "BYTEA",
+    }
     clock = "extract(epoch from clock_timestamp())::float8"
 
     def __init__(self, url: DatabaseUrl, timeout_s: float) -> None:

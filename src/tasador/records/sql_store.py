@@ -1,0 +1,182 @@
+"""`SqlRecordStore`: records and outcomes in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tasador.records.database import Database
+from tasador.records.dialects import Row, column_names
+from tasador.records.record import Outcome, Record
+from tasador.records.store import OutcomeAnswer, RecordBatch, VersionCounts
+
+_COLUMNS = column_names("records")
+_PREFIXED = ", ".join(f"r.{name}" for name in _COLUMNS.split(", "))
+_MOST_IDS = 500  # in one statement
+
+
+class SqlRecordStore:
+    """See `tasador.records.store.RecordStore` for what each method promises.
+
+    Args:
+        database: Where the tables are; closed with the store.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def append(self, records: Sequence[Record]) -> None:
+        self.database.insert("records", records)
+
+    def add_outcomes(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        answers: list[OutcomeAnswer] = []
+        for start in range(0, len(outcomes), _MOST_IDS):
+            part = outcomes[start : start + _MOST_IDS]
+            with self.database.transaction():
+                answers += self._add_some(part)
+        return answers
+
+    def _add_some(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        ids = [outcome.prediction_id for outcome in outcomes]
+        recorded = {
+            row[0] for row in self._by_ids("SELECT id FROM records WHERE id IN ({ids})", ids)
+        }
+        known = self._known(ids)
+        first: dict[str, Outcome] = {}
+        for outcome in outcomes:
+            if outcome.prediction_id in recorded and math.isfinite(outcome.actual):
+                first.setdefault(outcome.prediction_id, outcome)
+        self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
+        stays = self._known(list(first))  # another process may have been faster
+        answers = [self._answer(o, recorded, known, stays, first) for o in outcomes]
+        for outcome, answer in zip(outcomes, answers, strict=True):
+            if answer.status == "conflict":
+                self.database.execute(
+                    "INSERT INTO outcome_conflicts (prediction_id, actual, time, client) "
+                    "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    outcome,
+                )
+        return answers
+
+    @staticmethod
+    def _answer(
+        outcome: Outcome,
+        recorded: set[str],
+        known: dict[str, float],
+        stays: dict[str, float],
+        first: dict[str, Outcome],
+    ) -> OutcomeAnswer:
+        key = outcome.prediction_id
+        if not math.isfinite(outcome.actual):
+            return OutcomeAnswer(key, "invalid")
+        if key not in recorded:
+            return OutcomeAnswer(key, "unknown")
+        if outcome.actual != stays[key]:
+            return OutcomeAnswer(key, "conflict", stays[key])
+        if key in known or first[key] is not outcome:
+            return OutcomeAnswer(key, "repeated", stays[key])
+        return OutcomeAnswer(key, "accepted")
+
+    def _known(self, ids: Sequence[str]) -> dict[str, float]:
+        sql = "SELECT prediction_id, actual FROM outcomes WHERE prediction_id IN ({ids})"
+        return {row[0]: row[1] for row in self._by_ids(sql, ids)}
+
+    def _by_ids(self, sql: str, ids: Sequence[str]) -> list[Row]:
+        found: list[Row] = []
+        for start in range(0, len(ids), _MOST_IDS):
+            part = ids[start : start + _MOST_IDS]
+            found += self.database.execute(sql.format(ids=",".join("?" * len(part))), part)
+        return found
+
+    def read(
+        self,
+        since: float,
+        until: float,
+        *,
+        version: str | None = None,
+        variant: str | None = None,
+        with_outcome: bool = False,
+        batch: int = 10_000,
+    ) -> Iterator[RecordBatch]:
+        join = "JOIN" if with_outcome else "LEFT JOIN"
+        where, values = _filters(version, variant, "r.")
+        sql = (
+            f"SELECT {_PREFIXED}, o.actual, o.time FROM records r "  # noqa: S608
+            f"{join} outcomes o ON o.prediction_id = r.id "
+            f"WHERE (r.time, r.id) > (?, ?) AND r.time < ?{where} "
+            "ORDER BY r.time, r.id LIMIT ?"
+        )
+        at: tuple[float, str] = (since, "")
+        while True:
+            rows = self.database.execute(sql, [*at, until, *values, batch])
+            if rows:
+                at = (rows[-1][1], rows[-1][0])
+                yield RecordBatch.from_rows(rows)
+            if len(rows) < batch:
+                return
+
+    def get(self, prediction_ids: Sequence[str]) -> dict[str, Record]:
+        sql = f"SELECT {_COLUMNS} FROM records WHERE id IN ({{ids}})"  # noqa: S608
+        nan = math.nan
+        found = (
+            Record._make(nan if value is None else value for value in row)
+            for row in self._by_ids(sql, prediction_ids)
+        )
+        return {record.id: record for record in found}
+
+    def count(
+        self, since: float, until: float, *, version: str | None = None, variant: str | None = None
+    ) -> int:
+        where, values = _filters(version, variant)
+        sql = f"SELECT count(*) FROM records WHERE time >= ? AND time < ?{where}"  # noqa: S608
+        return int(self.database.execute(sql, [since, until, *values])[0][0])
+
+    def count_outcomes(self, since: float, until: float) -> int:
+        sql = "SELECT count(*) FROM outcomes WHERE time >= ? AND time < ?"
+        return int(self.database.execute(sql, (since, until))[0][0])
+
+    def counts(self) -> list[VersionCounts]:
+        rows = self.database.execute(
+            "SELECT r.version, r.variant, count(*), count(o.prediction_id), min(r.time), "
+            "max(r.time) FROM records r LEFT JOIN outcomes o ON o.prediction_id = r.id "
+            "GROUP BY r.version, r.variant ORDER BY max(r.time) DESC"
+        )
+        return [VersionCounts(*row) for row in rows]
+
+    def conflicts(self, since: float, until: float, limit: int = 1000) -> list[Outcome]:
+        rows = self.database.execute(
+            "SELECT prediction_id, actual, time, client FROM outcome_conflicts "
+            "WHERE time >= ? AND time < ? ORDER BY time LIMIT ?",
+            (since, until, limit),
+        )
+        return [Outcome(*row) for row in rows]
+
+    def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
+        deleted = 0
+        oldest = "SELECT id FROM records WHERE time < ? ORDER BY time, id LIMIT ?"
+        while True:
+            with self.database.transaction():
+                ids = [row[0] for row in self.database.execute(oldest, (before, chunk))]
+                for table, key in (
+                    ("outcome_conflicts", "prediction_id"),
+                    ("outcomes", "prediction_id"),
+                    ("records", "id"),
+                ):
+                    self._by_ids(f"DELETE FROM {table} WHERE {key} IN ({{ids}})", ids)  # noqa: S608
+            deleted += len(ids)
+            if ids:
+                yield deleted
+            if len(ids) < chunk:
+                return
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def _filters(version: str | None, variant: str | None, prefix: str = "") -> tuple[str, list[str]]:
+    where, values = "", []
+    for name, value in (("version", version), ("variant", variant)):
+        if value is not None:
+            where += f" AND {prefix}{name} = ?"
+            values.append(value)
+    return where, values

@@ -1,0 +1,182 @@
+"""`RecordStore`: what every store of records can do, and the columns it hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.records.record import Outcome, Record
+
+OutcomeStatus = Literal["accepted", "repeated", "conflict", "unknown", "invalid"]
+
+
+@dataclass(frozen=True)
+class RecordBatch:
+    """Some records with the outcomes known so far, as columns of equal length.
+
+    Attributes:
+        id, version, variant, source, client: Arrays of texts (dtype object).
+        time: Seconds since the epoch, UTC.
+        features: Each row as it was asked, a JSON object in UTF-8.
+        prediction, lower, upper, coverage, latency_ms: As in `Record`; NaN where there is none.
+        actual: The outcome; NaN where none is known.
+        outcome_time: When it became known, seconds since the epoch; NaN where none is known.
+    """
+
+    id: NDArray[np.object_]
+    time: NDArray[np.float64]
+    version: NDArray[np.object_]
+    variant: NDArray[np.object_]
+    source: NDArray[np.object_]
+    features: list[bytes]
+    prediction: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]
+    client: NDArray[np.object_]
+    actual: NDArray[np.float64]
+    outcome_time: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple[Any, ...]]) -> RecordBatch:
+        """Build the columns from at least one row in the order of the fields."""
+        made: list[Any] = []
+        for name, column in zip(cls.__dataclass_fields__, zip(*rows, strict=True), strict=True):
+            if name == "features":
+                made.append(list(column))
+            elif name in _TEXTS:
+                texts = np.empty(len(column), dtype=object)
+                texts[:] = column
+                made.append(texts)
+            else:
+                made.append(np.array(column, dtype=np.float64))  # None becomes NaN
+        return cls(*made)
+
+
+_TEXTS = frozenset({"id", "version", "variant", "source", "client"})
+
+
+@dataclass(frozen=True)
+class OutcomeAnswer:
+    """What was done with one outcome.
+
+    Attributes:
+        prediction_id: As given.
+        status: ``accepted``; ``repeated`` (known already, the same value); ``conflict`` (another
+            value is known: that one stays, this one is kept apart); ``unknown`` (no record has this
+            id, or its record is still in a spool); ``invalid`` (not a finite number).
+        known: The value that stays, for ``repeated`` and ``conflict``.
+    """
+
+    prediction_id: str
+    status: OutcomeStatus
+    known: float | None = None
+
+
+@dataclass(frozen=True)
+class VersionCounts:
+    """How much is recorded of one version in one variant.
+
+    Attributes:
+        version: Name and content hash of the bundle.
+        variant: Its part.
+        records: Number of records.
+        outcomes: How many of them have an outcome.
+        first: Time of the oldest, seconds since the epoch.
+        last: Time of the newest.
+    """
+
+    version: str
+    variant: str
+    records: int
+    outcomes: int
+    first: float
+    last: float
+
+
+class RecordStore(Protocol):
+    """A store of records and outcomes; safe to share between threads.
+
+    Every method raises `OutageError` when the store cannot be used and `RefusedError` when it does
+    not take a value.
+    """
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records in one transaction; those whose id is known are passed over."""
+        ...
+
+    def add_outcomes(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        """Write outcomes; one answer for each, in order. Giving them again changes nothing."""
+        ...
+
+    def read(
+        self,
+        since: float,
+        until: float,
+        *,
+        version: str | None = None,
+        variant: str | None = None,
+        with_outcome: bool = False,
+        batch: int = 10_000,
+    ) -> Iterator[RecordBatch]:
+        """Give the records of ``since <= time < until``, oldest first, `batch` at a time.
+
+        Each batch is a query of its own: nothing is locked between them, and records written
+        meanwhile appear when their time lies after what was read. `with_outcome` leaves out records
+        without one.
+        """
+        ...
+
+    def get(self, prediction_ids: Sequence[str]) -> dict[str, Record]:
+        """Return the records of these ids; unknown ids are left out."""
+        ...
+
+    def count(
+        self, since: float, until: float, *, version: str | None = None, variant: str | None = None
+    ) -> int:
+        """Return the number of records of ``since <= time < until``."""
+        ...
+
+    def count_outcomes(self, since: float, until: float) -> int:
+        """Return the number of outcomes that became known in ``since <= time < until``."""
+        ...
+
+    def counts(self) -> list[VersionCounts]:
+        """Return how much is recorded of each version and variant, the newest first."""
+        ...
+
+    def conflicts(self, since: float, until: float, limit: int = 1000) -> list[Outcome]:
+        """Return outcomes given in ``since <= time < until`` that contradict a known one."""
+        ...
+
+    def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
+        """Delete records older than `before` with their outcomes, `chunk` in each transaction.
+
+        Gives the number deleted so far after each chunk; what is not drawn is not deleted.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection; the next use makes a new one."""
+        ...
+
+
+def open_store(url: str) -> RecordStore:
+    """Return the store at `url`, connected, its tables up to date.
+
+    Raises:
+        ConfigError: The URL cannot be meant.
+        OutageError: It cannot be reached.
+    """
+    from tasador.records.database import Database
+    from tasador.records.sql_store import SqlRecordStore
+
+    return SqlRecordStore(Database.open(url))
