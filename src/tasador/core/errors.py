@@ -12,7 +12,8 @@
     ├── BundleError                        5   a bundle that is damaged, tampered with or unknown
     ├── RegistryError                      6   the model registry refused or cannot be reached
     ├── StorageError                       7   a disk or object store: full, read-only, unreachable
-    └── MissingExtraError                  8   an optional dependency is not installed
+    ├── MissingExtraError                  8   an optional dependency is not installed
+    └── ServingError                       9   a request is refused, or the service cannot start
 
 Each message has up to four parts: what happened, what was expected, what came instead, and what
 to do about it. The command line prints them without a traceback and exits with the class's code;
@@ -140,3 +141,9 @@ class MissingExtraError(TasadorError):
             f"the package {package!r} is not installed",
             remedy=f'pip install "tasador[{extra}]"',
         )
+
+
+class ServingError(TasadorError):
+    """A request that the service refuses, or a service that cannot start."""
+
+    exit_code = 9

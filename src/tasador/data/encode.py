@@ -53,6 +53,7 @@ class Encoder:
             (column.name, column.kind in ("number", "integer"), encode)
             for column, encode in zip(contract.features, self._cells, strict=True)
         ]
+        self._by_name = dict(zip(contract.feature_names, self._cells, strict=True))
         self._nullable = {column.name: column.nullable for column in contract.features}
 
     def row(self, values: Mapping[str, Any]) -> Floats:
@@ -68,7 +69,7 @@ class Encoder:
         Raises:
             ValidationError: A name is missing, or a value is of another kind than its column.
         """
-        return np.array([self._codes(values)])
+        return np.array([self.codes(values)])
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
         """Encode several rows given one by one; shape (n, p), equal to stacking `row`.
@@ -79,7 +80,7 @@ class Encoder:
         coded = []
         for number, values in enumerate(rows):
             try:
-                coded.append(self._codes(values))
+                coded.append(self.codes(values))
             except ValidationError as error:
                 raise ValidationError(
                     f"row {number}: {error.message}",
@@ -89,7 +90,8 @@ class Encoder:
                 ) from None
         return np.array(coded, dtype=np.float64).reshape(len(coded), len(self._plan))
 
-    def _codes(self, values: Mapping[str, Any]) -> list[float]:
+    def codes(self, values: Mapping[str, Any]) -> list[float]:
+        """Encode one row as a list of p floats; otherwise as `row`."""
         codes: list[float] = []
         append = codes.append
         for name, is_number, encode in self._plan:
@@ -112,6 +114,15 @@ class Encoder:
             got=f"the fields {', '.join(repr(key) for key in list(values)[:20]) or 'of no name'}",
             remedy="send a value; only nullable columns may be left out",
         )
+
+    def cell(self, name: str, value: Any) -> float:
+        """Encode one value of the column `name`.
+
+        Raises:
+            ValidationError: It is of another kind than the column.
+            KeyError: The matrix has no such column.
+        """
+        return self._by_name[name](value)
 
     def columns(self, columns: Mapping[str, Any]) -> Floats:
         """Encode whole columns.

@@ -173,17 +173,21 @@ class ModelBundle:
         """Value several rows; each gets the same answer as from `value`."""
         return self.value_encoded(self.encoder.rows(rows)) if rows else []
 
-    def value_encoded(self, X: Floats) -> list[Valuation]:
-        """Value encoded rows (n, p)."""
+    def value_arrays(self, X: Floats) -> tuple[Floats, Floats, Floats]:
+        """Value encoded rows (n, p): estimates, lower and upper ends, each (n,)."""
         Z = self.features.transform(X)
         score = self.model.predict(Z)
         low, high = self.interval.bounds(score, Z)
-        answers = self.target.inverse(np.concatenate((score, low, high))).tolist()
-        n, version, unit = len(score), self.version, self.contract.target.unit
-        coverage = self.interval.coverage
+        answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
+        return answers[:n], answers[n : 2 * n], answers[2 * n :]
+
+    def value_encoded(self, X: Floats) -> list[Valuation]:
+        """Value encoded rows (n, p)."""
+        version, unit, coverage = self.version, self.contract.target.unit, self.interval.coverage
+        estimates, lower, upper = (values.tolist() for values in self.value_arrays(X))
         return [
-            Valuation(answers[i], answers[n + i], answers[2 * n + i], coverage, version, unit)
-            for i in range(n)
+            Valuation(estimate, low, high, coverage, version, unit)
+            for estimate, low, high in zip(estimates, lower, upper, strict=True)
         ]
 
     def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:

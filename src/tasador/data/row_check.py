@@ -1,0 +1,147 @@
+"""Whether encoded rows meet their contract: at once for many rows, fault by fault for one.
+
+`validate` checks tables before training and needs polars; this needs numpy alone and is what a
+service asks for every row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import ValidationError
+from tasador.data.contract import Column, TableContract
+from tasador.data.encode import Encoder
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+_LARGEST = float(np.finfo(np.float64).max)
+_SHOWN_CATEGORIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one field of a row, in words for its sender."""
+
+    field: str
+    expected: str
+    got: str
+    remedy: str
+
+
+class RowCheck:
+    """Checks rows of one table.
+
+    Args:
+        encoder: Encodes rows of the same contract.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._contract: TableContract = encoder.contract
+        columns = self._contract.features
+        limits = [_limits(column) for column in columns]
+        self._low = np.array([low for low, _ in limits])
+        self._high = np.array([high for _, high in limits])
+        self._nullable = np.array([column.nullable for column in columns])
+        self._any_nullable = bool(self._nullable.any())
+        self._whole = np.array([i for i, c in enumerate(columns) if c.kind == "integer"], np.intp)
+
+    def accepts(self, X: Floats) -> Flags:
+        """Tell for encoded rows (n, p) which meet the contract, shape (n,).
+
+        Refused are values out of bounds, unknown categories, infinities, fractions in a column of
+        whole numbers, and NaN where the contract wants a value.
+        """
+        right = (X >= self._low) & (X <= self._high)
+        if self._any_nullable:
+            right |= np.isnan(X) & self._nullable
+        if len(self._whole):
+            whole = X.take(self._whole, axis=1)
+            right[:, self._whole] &= (whole == np.floor(whole)) | np.isnan(whole)
+        accepted: Flags = right.all(axis=1)
+        return accepted
+
+    def faults(self, values: Mapping[str, Any]) -> list[Fault]:
+        """Return everything that is wrong with one row as it was sent; empty when it is right."""
+        found = []
+        for column in self._contract.features:
+            fault = self._fault(column, values)
+            if fault is not None:
+                found.append(fault)
+        return found
+
+    def _fault(self, column: Column, values: Mapping[str, Any]) -> Fault | None:
+        name = column.name
+        if name not in values:
+            if column.nullable:
+                return None
+            return Fault(name, expectation(column), "nothing", f"send the field {name!r}")
+        value = values[name]
+        try:
+            code = self._encoder.cell(name, value)
+        except ValidationError as error:
+            return Fault(
+                name, expectation(column), error.got or shown(value), "send a value of that kind"
+            )
+        if math.isnan(code):
+            if column.nullable:
+                return None
+            return Fault(name, expectation(column), shown(value), "send a value")
+        low, high = _limits(column)
+        fraction = column.kind == "integer" and math.isfinite(code) and not code.is_integer()
+        if low <= code <= high and not fraction:
+            return None
+        remedy = (
+            "send one of the known categories"
+            if column.kind == "category"
+            else "check the value and its unit"
+        )
+        return Fault(name, expectation(column), shown(value), remedy)
+
+    def unknown_fields(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the fields of a row that the contract does not name, at most 20."""
+        known = {column.name for column in self._contract.columns}
+        return [name for name in values if name not in known][:20]
+
+
+def _limits(column: Column) -> tuple[float, float]:
+    """Return the least and the greatest code that is right."""
+    if column.kind == "category":
+        return 0.0, float(len(column.categories) - 1)
+    low, high = column.bounds
+    return -_LARGEST if low is None else low, _LARGEST if high is None else high
+
+
+def expectation(column: Column) -> str:
+    """Say what a column's values are: ``a number in [0.1, 20] (tens of thousands of USD)``."""
+    if column.kind == "category":
+        names = ", ".join(column.categories[:_SHOWN_CATEGORIES])
+        more = len(column.categories) - _SHOWN_CATEGORIES
+        text = f"one of {names}" + (f" and {more} more" if more > 0 else "")
+    elif column.kind == "datetime":
+        text = "a date and time in ISO 8601"
+    else:
+        low, high = column.bounds
+        text = "a whole number" if column.kind == "integer" else "a number"
+        if low is not None and high is not None:
+            text += f" in [{low:g}, {high:g}]"
+        elif low is not None:
+            text += f" of at least {low:g}"
+        elif high is not None:
+            text += f" of at most {high:g}"
+        if column.unit:
+            text += f" ({column.unit})"
+    return text + (" or null" if column.nullable else "")
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: JSON's words for nothing, cut when long."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

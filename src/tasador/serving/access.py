@@ -1,0 +1,269 @@
+"""Who may do what: hosts, API keys, rates.
+
+Keys are 256 random bits, so a plain SHA-256 of them can be neither reversed nor guessed; only the
+hash is configured. Several keys of one name may be valid at once, which is how one is rotated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+from tasador.core.errors import ConfigError
+from tasador.serving.exchange import Role
+from tasador.serving.guard import ADMIN, PROBES
+from tasador.serving.problems import Problem
+from tasador.serving.settings import LimitSettings
+
+log = logging.getLogger(__name__)
+
+#: Read without a key: what the service is, and how to ask it.
+PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/version", "/v2"})
+_LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(client|admin):([0-9a-f]{64})")
+_RELOAD_S = 5.0
+#: Clients whose rate is remembered; the one not seen for longest is forgotten first.
+_MOST_CLIENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """Who is let in.
+
+    Attributes:
+        keys: API keys as ``name:client:sha256`` or ``name:admin:sha256``; `tasador keys new` makes
+            them. With none, everybody may value rows and nobody may use the admin routes.
+        keys_file: A file with one such line each; read again within seconds of a change.
+        allowed_hosts: Names under which the service may be called, ``*.example.org`` for all below;
+            empty accepts any. Probes are exempt.
+        cors_origins: Origins whose pages may call the service; none by default.
+        metrics_public: Whether ``/metrics`` is read without a key.
+    """
+
+    keys: tuple[str, ...] = ()
+    keys_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    metrics_public: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key's name, what it may do, and the SHA-256 of it."""
+
+    name: str
+    role: Role
+    digest: str
+
+    def line(self) -> str:
+        """Return the key as it is configured."""
+        return f"{self.name}:{self.role}:{self.digest}"
+
+
+def new_key(name: str, role: Role) -> tuple[str, Key]:
+    """Make a key; returns what its holder sends, which is kept nowhere, and what is configured.
+
+    Raises:
+        ConfigError: `name` or `role` cannot be meant.
+    """
+    text = f"tsd_{secrets.token_urlsafe(32)}"
+    return text, parse_key(f"{name}:{role}:{_digest(text.encode())}")
+
+
+def parse_key(line: str) -> Key:
+    """Read a configured key.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    match = _LINE.fullmatch(line.strip())
+    if match is None:
+        raise ConfigError(
+            "an API key cannot be read",
+            expected="name:client:<64 hexadecimal digits> or name:admin:<...>",
+            got=f"a line of {len(line)} characters",  # a key pasted by mistake stays out of logs
+            remedy="make one with `tasador keys new NAME`",
+        )
+    return Key(match.group(1), cast(Role, match.group(2)), match.group(3))
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
+
+
+class Clock(Protocol):
+    """Seconds that only go forward."""
+
+    def __call__(self) -> float:
+        """Return the seconds."""
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """A token bucket per client.
+
+    Attributes:
+        per_s: Requests per second; 0 limits nothing.
+        burst: Requests at once.
+        clock: Seconds that only go forward.
+    """
+
+    per_s: float
+    burst: int
+    clock: Clock = time.monotonic
+    _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
+
+    def take(self, client: str) -> float:
+        """Take one request from a client's share; returns the seconds to wait, 0 when it may go."""
+        if self.per_s <= 0:
+            return 0.0
+        now = self.clock()
+        tokens, last = self._buckets.pop(client, (float(self.burst), now))
+        tokens = min(float(self.burst), tokens + (now - last) * self.per_s)
+        allowed = tokens >= 1.0
+        self._buckets[client] = (tokens - 1.0 if allowed else tokens, now)
+        if len(self._buckets) > _MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1.0 - tokens) / self.per_s
+
+
+class KeyAccess:
+    """Admits callers by host, key and rate.
+
+    Args:
+        settings: Who is let in.
+        limits: How often.
+
+    Raises:
+        ConfigError: A key cannot be read.
+    """
+
+    def __init__(self, settings: SecuritySettings, limits: LimitSettings) -> None:
+        self._settings = settings
+        self._fixed = tuple(parse_key(line) for line in settings.keys)
+        self._file = Path(settings.keys_file) if settings.keys_file else None
+        self._stamp: tuple[float, int] | None = None
+        self._checked = time.monotonic()
+        self._keys = self._fixed
+        if self._file is not None:
+            self._read_file(self._file)
+        self._rate = RateLimit(limits.rate_per_s, limits.burst)
+        self._open = PUBLIC | ({"/metrics"} if settings.metrics_public else set())
+        self._hosts = tuple(host.lower() for host in settings.allowed_hosts)
+        self._locked = bool(self._keys) or self._file is not None
+
+    def admit(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
+        """Return a caller's name and role.
+
+        Raises:
+            Problem: 400 for a host the service does not answer to, 401 for a wrong or missing
+                key, 403 for a key that may not do this, 429 for too many requests.
+        """
+        if self._hosts and path not in PROBES:
+            self._check_host(headers.get(b"host", b""))
+        if not self._locked and not path.startswith(ADMIN):
+            name, role = peer, cast(Role, "anonymous")
+        else:
+            name, role = self._identify(headers, path, peer)
+        wait = self._rate.take(name)
+        if wait > 0:
+            raise Problem(
+                429,
+                "too_many_requests",
+                "this client sends requests too fast",
+                expected=f"at most {self._rate.per_s:g} a second",
+                remedy="try again after the time in Retry-After",
+                retry_after=max(1, round(wait + 0.5)),
+            )
+        return name, role
+
+    def _identify(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
+        sent = _sent_key(headers)
+        if sent is None and path in self._open:
+            return peer, "anonymous"
+        if sent is None:
+            raise _unauthorised("no API key was sent")
+        self._refresh()
+        digest = _digest(sent)
+        found = None
+        for key in self._keys:  # all of them, so that time tells nothing
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            raise _unauthorised("the API key is not known")
+        if path.startswith(ADMIN) and found.role != "admin":
+            raise Problem(
+                403,
+                "forbidden",
+                "this key may not use the admin routes",
+                expected="a key of role admin",
+                got=f"the key {found.name!r} of role {found.role}",
+            )
+        return found.name, found.role
+
+    def _check_host(self, sent: bytes) -> None:
+        host = sent.decode("latin-1").lower()
+        host = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        for allowed in self._hosts:
+            if host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:])):
+                return
+        raise Problem(
+            400,
+            "unknown_host",
+            "the service is not called by this name",
+            expected="a host of security.allowed_hosts",
+            got=repr(host[:100]),
+        )
+
+    def _refresh(self) -> None:
+        """Read the keys' file again when it has changed; at most every few seconds."""
+        now = time.monotonic()
+        if self._file is None or now - self._checked < _RELOAD_S:
+            return
+        self._checked = now
+        try:
+            self._read_file(self._file)
+        except ConfigError as error:  # the keys that were valid stay so
+            log.error("the keys' file was not read again: %s", error)
+
+    def _read_file(self, file: Path) -> None:
+        try:
+            status = file.stat()
+            stamp = (status.st_mtime, status.st_size)
+            if stamp == self._stamp:
+                return
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the keys' file {file} cannot be read: {error}") from None
+        self._keys = self._fixed + tuple(_parsed(lines))
+        self._stamp = stamp
+
+
+def _parsed(lines: Iterable[str]) -> Iterable[Key]:
+    return [parse_key(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _sent_key(headers: Mapping[bytes, bytes]) -> bytes | None:
+    key = headers.get(b"x-api-key")
+    if key is not None:
+        return key
+    bearer = headers.get(b"authorization", b"")
+    return bearer[7:] if bearer[:7].lower() == b"bearer " else None
+
+
+def _unauthorised(message: str) -> Problem:
+    return Problem(
+        401,
+        "unauthorised",
+        message,
+        expected="a valid key in X-API-Key or Authorization: Bearer",
+        remedy="ask whoever runs the service for a key",
+    )

@@ -1,0 +1,316 @@
+"""`Guard`: stands before every route and keeps the service alive.
+
+It gives each request an id and a deadline, checks host, key and rate, caps how many are under way,
+adds security headers, counts, and turns whatever goes wrong into the one error schema. Requests to
+hot routes go straight to their handler, past FastAPI's routing and models; all else goes to FastAPI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from tasador.serving.exchange import (
+    JSON,
+    App,
+    Exchange,
+    Handler,
+    Message,
+    Receive,
+    Reply,
+    Role,
+    Scope,
+    Send,
+    read_body,
+    request_id,
+)
+from tasador.serving.problems import Problem, overloaded, timed_out, too_large, wrong_media_type
+from tasador.serving.settings import LimitSettings
+
+log = logging.getLogger(__name__)
+
+#: Answered whatever the load, without a key and for any host: what keeps the service running.
+PROBES = frozenset(
+    {
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/health/deep",
+        "/ping",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
+)
+ADMIN = "/api/v1/admin/"
+UPLOADS = frozenset({"/api/v1/score"})
+_SWEEP_S = 0.25
+
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class Access(Protocol):
+    """Who may do what; `serving.access.KeyAccess` is one."""
+
+    def admit(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
+        """Return a caller's name and role.
+
+        Raises:
+            Problem: 400, 401, 403 or 429.
+        """
+
+
+class Counts(Protocol):
+    """What counts requests; `serving.metrics.Metrics` is one."""
+
+    def request(self, path: str, method: str, status: int, seconds: float) -> None:
+        """Note an answered request."""
+
+    def in_flight(self, change: int) -> None:
+        """Note that requests under way have become more or fewer."""
+
+
+class Guard:
+    """The outermost ASGI application.
+
+    Args:
+        app: Answers what no hot route does.
+        hot: Handlers by (method, path); they get the whole body.
+        limits: What a request may ask for.
+        access: Who may do what.
+        counts: What counts.
+        access_log: Whether every request is logged.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        hot: Mapping[tuple[str, str], Handler],
+        limits: LimitSettings,
+        access: Access,
+        counts: Counts,
+        *,
+        access_log: bool = False,
+    ) -> None:
+        self._app = app
+        self._hot = dict(hot)
+        self._limits = limits
+        self._access = access
+        self._counts = counts
+        self._access_log = access_log
+        self._under_way: dict[asyncio.Task[object], Exchange] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Number of requests under way."""
+        return len(self._under_way)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        exchange = Exchange(
+            scope["method"],
+            scope["path"],
+            headers,
+            request_id(headers.get(b"x-request-id")),
+            time.perf_counter(),
+        )
+        outbox = _Outbox(send, exchange)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - every ASGI server runs applications in tasks
+        self._counts.in_flight(1)
+        try:
+            self._admit(scope, exchange, task)
+            await self._dispatch(scope, receive, outbox)
+        except asyncio.CancelledError:
+            if not exchange.expired:
+                raise
+            task.uncancel()
+            await outbox.problem(self._late(exchange))
+        except Problem as problem:
+            await outbox.problem(problem)
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            await outbox.problem(_internal())
+        finally:
+            self._under_way.pop(task, None)
+            self._counts.in_flight(-1)
+            self._note(exchange, outbox)
+
+    def _admit(self, scope: Scope, exchange: Exchange, task: asyncio.Task[object]) -> None:
+        peer = scope.get("client")
+        exchange.client = peer[0] if peer else "local"
+        if exchange.path in PROBES:
+            return
+        if len(self._under_way) >= self._limits.in_flight:
+            raise overloaded()
+        self._under_way[task] = exchange
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        exchange.client, exchange.role = self._access.admit(
+            exchange.headers, exchange.path, exchange.client
+        )
+
+    def _sweep(self) -> None:
+        """Stop what is over its time; one timer for all costs a request nothing."""
+        now = time.perf_counter()
+        for task, exchange in self._under_way.items():
+            if not exchange.expired and now - exchange.started > self._seconds(exchange):
+                exchange.expired = True
+                task.cancel()
+        self._sweeper = (
+            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+            if self._under_way
+            else None
+        )
+
+    def _seconds(self, exchange: Exchange) -> float:
+        return self._limits.upload_s if exchange.path in UPLOADS else self._limits.request_s
+
+    def _late(self, exchange: Exchange) -> Problem:
+        if exchange.body_read:
+            return timed_out(self._seconds(exchange))
+        return Problem(
+            408,
+            "slow_body",
+            "the body did not arrive in time",
+            expected=f"the whole body within {self._seconds(exchange):g} s",
+            remedy="check the network, or send less at once",
+        )
+
+    async def _dispatch(self, scope: Scope, receive: Receive, outbox: _Outbox) -> None:
+        exchange = outbox.exchange
+        handler = self._hot.get((exchange.method, exchange.path))
+        if handler is not None:
+            kind = exchange.headers.get(b"content-type", JSON)
+            if not kind.startswith(JSON):
+                raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
+            body = await read_body(receive, exchange, self._limits.body_bytes)
+            await outbox.reply(await handler(exchange, body))
+            return
+        scope["tasador"] = exchange
+        limit = self._limits.body_bytes
+        if exchange.path in UPLOADS:
+            limit = self._limits.upload_bytes
+        await self._app(scope, _limited(receive, exchange, limit), outbox.forward)
+
+    def _note(self, exchange: Exchange, outbox: _Outbox) -> None:
+        seconds = time.perf_counter() - exchange.started
+        status = outbox.status or 499
+        route = outbox.route(exchange.path)
+        self._counts.request(route, exchange.method, status, seconds)
+        if self._access_log or status >= 500:
+            log.log(
+                logging.WARNING if status >= 500 else logging.INFO,
+                "%s %s %d",
+                exchange.method,
+                route,
+                status,
+                extra={
+                    "fields": {
+                        "request_id": exchange.request_id,
+                        "client": exchange.client,
+                        "ms": round(seconds * 1000, 3),
+                    }
+                },
+            )
+
+
+class _Outbox:
+    """Sends an answer once, with the headers that every answer has.
+
+    Attributes:
+        exchange: The request it answers.
+        status: The status sent; 0 while none was.
+    """
+
+    __slots__ = ("_send", "exchange", "status")
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self.exchange = exchange
+        self.status = 0
+
+    def route(self, path: str) -> str:
+        """Return the path for counting; unknown ones share a name, so that nobody can fill it."""
+        return path if self.status not in (404, 405, 0) else "(other)"
+
+    async def reply(self, reply: Reply) -> None:
+        self.status = reply.status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": reply.status,
+                "headers": [
+                    (b"content-type", reply.content_type),
+                    (b"content-length", str(len(reply.body)).encode()),
+                    (b"x-request-id", self.exchange.request_id.encode()),
+                    *SECURITY_HEADERS,
+                    *reply.headers,
+                ],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": reply.body})
+
+    async def problem(self, problem: Problem) -> None:
+        if self.status:
+            raise problem  # too late for another status: the connection is closed instead
+        headers = []
+        if problem.retry_after is not None:
+            headers.append((b"retry-after", str(problem.retry_after).encode()))
+        if not self.exchange.body_read:
+            headers.append((b"connection", b"close"))  # the rest of a body is not waited for
+        body = problem.body(self.exchange.request_id)
+        await self.reply(Reply(body, problem.status, headers=headers))
+
+    async def forward(self, message: Message) -> None:
+        """Send FastAPI's own messages, with our headers."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self.exchange.request_id.encode()),
+                *(header for header in SECURITY_HEADERS if header[0] not in own),
+            ]
+        await self._send(message)
+
+
+def _limited(receive: Receive, exchange: Exchange, limit: int) -> Receive:
+    """Return `receive` for a body of at most `limit` bytes."""
+    declared = exchange.headers.get(b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+    size = 0
+
+    async def receive_limited() -> Message:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > limit:
+                raise too_large(limit)
+            exchange.body_read = not message.get("more_body", False)
+        return message
+
+    return receive_limited
+
+
+def _internal() -> Problem:
+    return Problem(
+        500,
+        "internal_error",
+        "the request could not be answered",
+        remedy="report the request id with the service's log",
+    )

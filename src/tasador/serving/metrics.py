@@ -1,0 +1,157 @@
+"""`Metrics`: what Prometheus scrapes, also over several workers.
+
+One worker keeps its counters in memory. Several share a folder (prometheus_client's multiprocess
+mode), so that a scrape of any of them answers for all. That mode is chosen by an environment
+variable read when prometheus_client is imported, which is why it is imported here, late.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: The variable that prometheus_client reads on import.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 5, 10)
+_STAGES = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1)
+#: 1-2-5 steps: wide enough for the price of a diamond and of a street.
+_VALUES = tuple(float(f"{m}e{e}") for e in range(1, 9) for m in (1, 2, 5))
+STAGES = ("parse", "encode", "value", "record")
+BREAKER_STATES = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+
+class Metrics:
+    """Counts what the service does; every method is cheap enough for each request."""
+
+    def __init__(self) -> None:
+        import prometheus_client as prometheus
+
+        self._prometheus = prometheus
+        self.registry = prometheus.CollectorRegistry()
+        self._refresh: list[Callable[[], None]] = []
+        shared: dict[str, Any] = {"registry": self.registry}
+        self._requests = prometheus.Counter(
+            "tasador_requests_total",
+            "Requests answered.",
+            ("route", "method", "status"),
+            **shared,
+        )
+        self._latency = prometheus.Histogram(
+            "tasador_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            **shared,
+        )
+        self._stage = prometheus.Histogram(
+            "tasador_stage_seconds",
+            "Time per stage: parse and encode of one request, value and record of a batch.",
+            ("stage",),
+            buckets=_STAGES,
+            **shared,
+        )
+        self._predictions = prometheus.Histogram(
+            "tasador_predictions",
+            "Estimates that were answered, in the target's unit.",
+            buckets=_VALUES,
+            **shared,
+        )
+        self._gauges: dict[str, Any] = {}
+        self._counters: dict[str, Any] = {}
+        self._in_flight = self._gauge("tasador_in_flight", "Requests under way.", ())
+        self._stages = {name: self._stage.labels(name).observe for name in STAGES}
+        self._counted: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[..., None]]]
+        self._counted = {}
+        self._observe_value = self._predictions.observe
+        self._last: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def request(self, path: str, method: str, status: int, seconds: float) -> None:
+        """Note an answered request."""
+        key = (path, method, status)
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._counted[key] = (
+                self._requests.labels(path, method, str(status)).inc,
+                self._latency.labels(path).observe,
+            )
+        counted[0]()
+        counted[1](seconds)
+
+    def in_flight(self, change: int) -> None:
+        """Note that requests under way have become more or fewer."""
+        self._in_flight.inc(change)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note how long one of `STAGES` took."""
+        self._stages[name](seconds)
+
+    def predictions(self, values: Sequence[float]) -> None:
+        """Note what was answered."""
+        for value in values:
+            self._observe_value(value)
+
+    def gauge(
+        self, name: str, description: str, value: float, labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Set a gauge; of several workers' values the greatest is shown."""
+        labels = labels or {}
+        found = self._gauge(name, description, tuple(labels), mode="livemax")
+        (found.labels(*labels.values()) if labels else found).set(value)
+
+    def forget(self, name: str) -> None:
+        """Drop all of a gauge's labelled values, before the ones that hold now are set."""
+        if name in self._gauges and self._gauges[name]._labelnames:  # no public way to ask
+            self._gauges[name].clear()
+
+    def total(
+        self, name: str, description: str, value: float, labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Bring a counter up to `value`, a total that something else keeps."""
+        labels = labels or {}
+        if name not in self._counters:
+            self._counters[name] = self._prometheus.Counter(
+                name, description, tuple(labels), registry=self.registry
+            )
+        key = (name, tuple(labels.values()))
+        change = value - self._last.get(key, 0.0)
+        self._last[key] = value
+        found = self._counters[name]
+        (found.labels(*labels.values()) if labels else found).inc(max(0.0, change))
+
+    def on_scrape(self, refresh: Callable[[], None]) -> None:
+        """Have `refresh` bring gauges up to date before each scrape."""
+        self._refresh.append(refresh)
+
+    def scrape(self) -> bytes:
+        """Return everything in Prometheus' text format, of all workers."""
+        for refresh in self._refresh:
+            refresh()
+        registry = self.registry
+        if os.environ.get(FOLDER_VARIABLE):
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            registry = self._prometheus.CollectorRegistry()
+            MultiProcessCollector(registry)
+        text: bytes = self._prometheus.generate_latest(registry)
+        return text
+
+    def _gauge(
+        self, name: str, description: str, labels: tuple[str, ...], mode: str = "livesum"
+    ) -> Any:
+        if name not in self._gauges:
+            self._gauges[name] = self._prometheus.Gauge(
+                name, description, labels, registry=self.registry, multiprocess_mode=mode
+            )
+        return self._gauges[name]
+
+
+def share_over_workers(folder: Path) -> None:
+    """Have workers that start from now on share their counters in `folder`, which is emptied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink()
+    os.environ[FOLDER_VARIABLE] = str(folder)
