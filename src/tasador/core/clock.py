@@ -19,11 +19,6 @@ def now() -> dt.datetime:
     return dt.datetime.fromtimestamp(_source(), tz=dt.UTC)
 
 
-def seconds() -> float:
-    """Return the current time in seconds since 1970 UTC."""
-    return _source()
-
-
 def timestamp() -> str:
     """Return the current time as ISO 8601 in UTC with seconds, e.g. ``2026-11-23T10:00:00Z``."""
     return now().strftime("%Y-%m-%dT%H:%M:%SZ")

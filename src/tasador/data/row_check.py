@@ -59,9 +59,9 @@ class RowCheck:
         Refused are values out of bounds, unknown categories, infinities, fractions in a column of
         whole numbers, and NaN where the contract wants a value.
         """
-        right = (X >= self._low) & (X <= self._high)
+        right: Flags = np.logical_and(self._low <= X, self._high >= X)
         if self._any_nullable:
-            right |= np.isnan(X) & self._nullable
+            right = right | (np.isnan(X) & self._nullable)
         if len(self._whole):
             whole = X.take(self._whole, axis=1)
             right[:, self._whole] &= (whole == np.floor(whole)) | np.isnan(whole)

@@ -27,9 +27,10 @@ from tasador.serving.settings import LimitSettings
 log = logging.getLogger(__name__)
 
 #: Read without a key: what the service is, and how to ask it.
-PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/version", "/v2"})
+PUBLIC = frozenset({"/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2"})
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(client|admin):([0-9a-f]{64})")
 _RELOAD_S = 5.0
+_ANONYMOUS: Role = "anonymous"
 #: Clients whose rate is remembered; the one not seen for longest is forgotten first.
 _MOST_CLIENTS = 10_000
 
@@ -170,7 +171,7 @@ class KeyAccess:
         if self._hosts and path not in PROBES:
             self._check_host(headers.get(b"host", b""))
         if not self._locked and not path.startswith(ADMIN):
-            name, role = peer, cast(Role, "anonymous")
+            name, role = peer, _ANONYMOUS
         else:
             name, role = self._identify(headers, path, peer)
         wait = self._rate.take(name)

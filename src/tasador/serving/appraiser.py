@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,6 +81,9 @@ class Answer:
     def body(self) -> bytes:
         """Return the body of an answer to ``predict``."""
         return orjson.dumps({"predictions": self.items(), "model_version": self.engine.version})
+
+
+_Waiting = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
@@ -202,7 +205,9 @@ class Appraiser:
         except Exception as error:
             _fail(batch.jobs, error)
 
-    def _answer(self, batch: _Batch, found: Appraisals) -> Callable[[], Awaitable[None]] | None:
+    def _answer(
+        self, batch: _Batch, found: Appraisals
+    ) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """Share the values out, keep the records; returns what there is to wait for, if any."""
         ids = new_ids(len(found.prediction))
         answers = _shares(batch, ids, found)

@@ -63,7 +63,7 @@ class Engine:
 
     def _notes(self, X: Floats) -> dict[int, list[str]]:
         # written so that NaN counts as outside: one test finds both what is odd and what is missing
-        odd = ~((X >= self._least) & (X <= self._most))
+        odd = ~((self._least <= X) & (self._most >= X))
         notes: dict[int, list[str]] = {}
         if odd.any():
             for row, column in np.argwhere(odd).tolist():

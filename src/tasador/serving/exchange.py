@@ -34,6 +34,7 @@ class Exchange:
         headers: By lower-case name; of a repeated one the last.
         request_id: Sent by the client, or made here.
         started: When it arrived, by `time.perf_counter`.
+        query: What follows the question mark.
         client: Name of its API key, else the peer's address.
         role: What it may do.
         expired: Whether it was stopped because it took too long.
@@ -45,6 +46,7 @@ class Exchange:
     headers: dict[bytes, bytes]
     request_id: str
     started: float
+    query: bytes = b""
     client: str = "unknown"
     role: Role = "anonymous"
     expired: bool = False

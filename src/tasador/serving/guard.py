@@ -1,8 +1,8 @@
 """`Guard`: stands before every route and keeps the service alive.
 
-It gives each request an id and a deadline, checks host, key and rate, caps how many are under way,
-adds security headers, counts, and turns whatever goes wrong into the one error schema. Requests to
-hot routes go straight to their handler, past FastAPI's routing and models; all else goes to FastAPI.
+It gives each request an id and a deadline, checks host, key and rate, caps how many are under
+way, adds security headers, counts, and turns whatever goes wrong into the one error schema. What
+is sent to a hot route goes straight to its handler, past FastAPI's routing; all else to FastAPI.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class Guard:
             headers,
             request_id(headers.get(b"x-request-id")),
             time.perf_counter(),
+            scope.get("query_string", b""),
         )
         outbox = _Outbox(send, exchange)
         task = asyncio.current_task()

@@ -111,8 +111,7 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     detail = []
     bad = 0
     for index, row in enumerate(values):
-        faults = [] if isinstance(row, dict) else None
-        if faults is None:
+        if not isinstance(row, dict):
             bad += 1
             detail.append(
                 fault(

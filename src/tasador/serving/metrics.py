@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 #: The variable that prometheus_client reads on import.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -135,12 +135,16 @@ class Metrics:
             from prometheus_client.multiprocess import MultiProcessCollector
 
             registry = self._prometheus.CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         text: bytes = self._prometheus.generate_latest(registry)
         return text
 
     def _gauge(
-        self, name: str, description: str, labels: tuple[str, ...], mode: str = "livesum"
+        self,
+        name: str,
+        description: str,
+        labels: tuple[str, ...],
+        mode: Literal["livesum", "livemax"] = "livesum",
     ) -> Any:
         if name not in self._gauges:
             self._gauges[name] = self._prometheus.Gauge(

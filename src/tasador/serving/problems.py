@@ -23,7 +23,7 @@ from tasador.core.errors import ServingError
 MOST_DETAILS = 100
 
 
-class Problem(ServingError):
+class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
     """A request that is refused.
 
     Args:

@@ -1,0 +1,206 @@
+"""The ASGI application: FastAPI for routing and documentation, the guard before it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, body_of
+from tasador.serving.exchange import App, Exchange, Handler, Reply
+from tasador.serving.guard import Access, Guard
+from tasador.serving.problems import Problem, fault
+from tasador.serving.routes.status import DeepCheck, status_router
+from tasador.serving.routes.valuation import RecordOutcomes, ValuationRoutes
+from tasador.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_JSON_REFUSALS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an application is put together from.
+
+    Attributes:
+        service: What all routes share.
+        access: Who may do what.
+        version: Of tasador.
+        record_outcomes: Keeps outcomes.
+        deep: Looks at every dependency.
+        routers: Further routes.
+        hot: Further handlers that bypass FastAPI, by (method, path).
+        cors_origins: Origins whose pages may call the service.
+        access_log: Whether every request is logged.
+        lifespan: Starts and stops what the service needs.
+    """
+
+    service: Service
+    access: Access
+    version: str
+    record_outcomes: RecordOutcomes
+    deep: DeepCheck
+    routers: Sequence[APIRouter] = ()
+    hot: dict[tuple[str, str], Handler] = field(default_factory=dict)
+    cors_origins: tuple[str, ...] = ()
+    access_log: bool = False
+    lifespan: Lifespan | None = None
+
+
+def build_app(parts: Parts) -> App:
+    """Return the whole application."""
+    app = FastAPI(
+        title="tasador",
+        version=parts.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=parts.lifespan,
+    )
+    _register_refusals(app)
+    routes = ValuationRoutes(parts.service, parts.record_outcomes)
+    app.include_router(status_router(parts.service, parts.version, parts.deep))
+    app.include_router(_valuation_router(routes))
+    for router in parts.routers:
+        app.include_router(router)
+    _add_documentation(app, Documentation(app, parts.service, parts.version))
+    inner: App = app
+    if parts.cors_origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        inner = CORSMiddleware(
+            app,
+            allow_origins=list(parts.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["content-type", "x-api-key", "authorization", "x-request-id"],
+        )
+    # pages of other origins need headers that only the middleware adds: no shortcut for them
+    hot = {} if parts.cors_origins else {("POST", "/api/v1/predict"): routes.predict, **parts.hot}
+    return Guard(
+        inner,
+        hot,
+        parts.service.limits,
+        parts.access,
+        parts.service.metrics,
+        access_log=parts.access_log,
+    )
+
+
+def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Return `handler` as FastAPI calls it."""
+
+    async def call(request: Request) -> Response:
+        exchange: Exchange = request.scope["tasador"]
+        body = await request.body()
+        exchange.body_read = True
+        return response(await handler(exchange, body))
+
+    return call
+
+
+def response(reply: Reply) -> Response:
+    """Return a reply as FastAPI sends it."""
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(
+        reply.body, reply.status, headers=headers, media_type=reply.content_type.decode()
+    )
+
+
+def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Return `handler` as FastAPI calls it, for bodies of JSON only."""
+    call = endpoint(handler)
+
+    async def call_with_json(request: Request) -> Response:
+        kind = request.headers.get("content-type", "application/json")
+        if not kind.startswith("application/json"):
+            from tasador.serving.problems import wrong_media_type
+
+            raise wrong_media_type(kind[:100], "application/json")
+        return await call(request)
+
+    return call_with_json
+
+
+def _valuation_router(routes: ValuationRoutes) -> APIRouter:
+    router = APIRouter(prefix="/api/v1", tags=["valuation"])
+    for path, handler, name, summary in (
+        ("predict", routes.predict, "Predict", "Value rows"),
+        ("explain", routes.explain, "Explain", "Say why rows are worth what they are"),
+        ("outcomes", routes.outcomes, "Outcomes", "Record what rows turned out to be worth"),
+    ):
+        router.add_api_route(
+            f"/{path}",
+            json_endpoint(handler),
+            methods=["POST"],
+            summary=summary,
+            response_class=Response,
+            responses=answers(f"{name}Answer", *_JSON_REFUSALS),
+            openapi_extra=body_of(f"{name}Request"),
+            name=path,
+        )
+    return router
+
+
+def _register_refusals(app: FastAPI) -> None:
+    """Have everything that FastAPI refuses answered in our schema."""
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, problem: Problem) -> Response:
+        headers = {}
+        if problem.retry_after is not None:
+            headers["retry-after"] = str(problem.retry_after)
+        body = problem.body(request.scope["tasador"].request_id)
+        return Response(body, problem.status, headers=headers, media_type="application/json")
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        problem = Problem(
+            error.status_code,
+            {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "refused"),
+            f"{request.method} {request.url.path[:200]}: {error.detail}",
+            remedy="see /docs for the routes",
+        )
+        answer = await on_problem(request, problem)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        detail = [
+            fault(
+                list(found["loc"]),
+                kind=str(found["type"]),
+                expected=str(found["msg"]),
+                got=repr(found.get("input"))[:80],
+                remedy="see /docs",
+            )
+            for found in error.errors()
+        ]
+        problem = Problem(422, "invalid_request", "the request cannot be read", detail=detail)
+        return await on_problem(request, problem)
+
+
+def _add_documentation(app: FastAPI, documentation: Documentation) -> None:
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'"
+
+    async def openapi() -> dict[str, Any]:
+        return documentation.openapi()
+
+    async def docs() -> Response:
+        return Response(PAGE, media_type="text/html", headers={"content-security-policy": policy})
+
+    async def script() -> Response:
+        return Response(SCRIPT, media_type="text/javascript")
+
+    app.add_api_route("/openapi.json", openapi, include_in_schema=False)
+    app.add_api_route("/docs", docs, include_in_schema=False)
+    app.add_api_route("/docs.js", script, include_in_schema=False)
+    app.openapi = documentation.openapi  # type: ignore[method-assign]

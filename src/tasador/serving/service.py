@@ -1,0 +1,103 @@
+"""`Service`: what all routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasador.registry.bundle import ModelBundle
+from tasador.serving.appraiser import Answer, Appraiser
+from tasador.serving.engine import Engine
+from tasador.serving.exchange import Exchange
+from tasador.serving.intake import Rows
+from tasador.serving.metrics import Metrics
+from tasador.serving.problems import Problem, not_ready
+from tasador.serving.settings import LimitSettings
+
+
+class Loaded(Protocol):
+    """A bundle in use; `serving.cascade.LoadedModel` is one."""
+
+    @property
+    def bundle(self) -> ModelBundle:
+        """The bundle."""
+
+    @property
+    def source(self) -> str:
+        """Where it came from."""
+
+    @property
+    def loaded_at(self) -> float:
+        """When, in seconds since 1970 UTC."""
+
+
+class Holder(Protocol):
+    """Holds what answers now; `serving.holder.ModelHolder` is one."""
+
+    @property
+    def current(self) -> Loaded | None:
+        """What answers now."""
+
+    @property
+    def previous(self) -> Loaded | None:
+        """What a rollback returns to."""
+
+
+@dataclass
+class Service:
+    """What all routes share.
+
+    Attributes:
+        holder: Holds the model.
+        appraiser: Values rows.
+        metrics: Counts.
+        limits: What a request may ask for.
+        draining: Whether the service is about to stop and wants no new requests.
+    """
+
+    holder: Holder
+    appraiser: Appraiser
+    metrics: Metrics
+    limits: LimitSettings
+    draining: bool = False
+    _engine: Engine | None = None
+    _loaded: Loaded | None = None
+
+    def engine(self, version: str | None = None) -> Engine:
+        """Return what values rows now.
+
+        Args:
+            version: The version that is wanted; None takes the one that answers.
+
+        Raises:
+            Problem: 503 while no model is loaded, 404 for another version.
+        """
+        loaded = self.holder.current
+        if loaded is not self._loaded or self._engine is None:
+            if loaded is None:
+                raise not_ready()
+            self._engine, self._loaded = Engine(loaded.bundle, loaded.source), loaded
+        engine = self._engine
+        if version is not None and version not in (engine.version, "latest"):
+            raise unknown_version(version, engine.version)
+        return engine
+
+    async def value(
+        self, exchange: Exchange, engine: Engine, rows: Rows, place: str = "instances"
+    ) -> Answer:
+        """Value encoded rows of one request."""
+        return await self.appraiser.value(
+            engine, rows, client=exchange.client, started=exchange.started, place=place
+        )
+
+
+def unknown_version(version: str, current: str) -> Problem:
+    """Return the answer when another version is asked for than the one that answers."""
+    return Problem(
+        404,
+        "unknown_version",
+        "this version does not answer here",
+        expected=current,
+        got=version[:100],
+        remedy="leave the version out, or ask /api/v1/model/info",
+    )
