@@ -65,7 +65,7 @@ class RowCheck:
         if len(self._whole):
             whole = X.take(self._whole, axis=1)
             right[:, self._whole] &= (whole == np.floor(whole)) | np.isnan(whole)
-        accepted: Flags = right.all(axis=1)
+        accepted: Flags = np.all(right, axis=1)
         return accepted
 
     def faults(self, values: Mapping[str, Any]) -> list[Fault]:
