@@ -21,7 +21,7 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.data.synthetic import generate
-from tasador.flows.predict import newest_bundle
+from tasador.registry.folders import newest_bundle
 
 N = 200
 SEGREGATE = ["steps=[segregate]", "tracking=none"]
@@ -441,7 +441,7 @@ def test_a_synthetic_model_does_not_take_the_place_of_a_real_one(
     assert code == 6, err
     assert "synthetic" in err
     assert "is on disk but was not registered" in err
-    assert newest_bundle(trained / "workspace") == bundle_of(trained)
+    assert newest_bundle(trained / "workspace" / "bundles") == bundle_of(trained)
 
 
 def test_truncated_results_are_made_again(tasador: Run, tmp_path: Path) -> None:

@@ -10,8 +10,11 @@
     │   └── ValidationError                3   it was read but does not meet its contract
     ├── TrainingError                      4   nothing could be fitted, or a fit went wrong
     ├── BundleError                        5   a bundle that is damaged, tampered with or unknown
+    │   └── NothingOfferedError            5   a source that answered, and has no bundle to give
     ├── RegistryError                      6   the model registry refused or cannot be reached
+    │   └── RefusedError                   6   it answered, and asking again would not help
     ├── StorageError                       7   a disk or object store: full, read-only, unreachable
+    │   └── DeadlineError                  7   no answer in the time it was given
     ├── MissingExtraError                  8   an optional dependency is not installed
     └── ServingError                       9   a request is refused, or the service cannot start
 
@@ -117,16 +120,28 @@ class BundleError(TasadorError):
     exit_code = 5
 
 
+class NothingOfferedError(BundleError):
+    """A source of bundles that answered, and has none to give."""
+
+
 class RegistryError(TasadorError):
     """The model registry refused, or cannot be reached."""
 
     exit_code = 6
 
 
+class RefusedError(RegistryError):
+    """The model registry answered, and asking again would not help: credentials, a bad request."""
+
+
 class StorageError(TasadorError):
     """A disk or an object store: full, read-only, unreachable."""
 
     exit_code = 7
+
+
+class DeadlineError(StorageError):
+    """No answer in the time it was given; what was asked may still be under way."""
 
 
 class MissingExtraError(TasadorError):

@@ -14,9 +14,11 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError, StorageError
 
 Location = str | Path
@@ -24,6 +26,7 @@ Location = str | Path
 #: Scheme of a remote address: (driver, the extra that installs it).
 _DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CHUNK = 1 << 20
+_BLOCK = 4 << 20
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
@@ -40,6 +43,19 @@ _REASONS = {
 _REFUSALS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an object store may keep a reader waiting; drivers' own defaults are minutes.
+
+    Attributes:
+        connect_s: Seconds for a connection.
+        read_s: Seconds of silence while reading.
+    """
+
+    connect_s: float
+    read_s: float
 
 
 def is_remote(location: Location) -> bool:
@@ -77,15 +93,21 @@ def is_folder(location: Location) -> bool:
 
 
 @contextmanager
-def open_read(location: Location) -> Iterator[BinaryIO]:
+def open_read(location: Location, patience: Patience | None = None) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; it is closed when the body ends.
+
+    Args:
+        location: The file.
+        patience: How long an object store is waited for; None leaves that to its driver.
 
     Raises:
         StorageError: It does not exist, or cannot be read.
     """
     with _storage_errors("read", location):
         if is_remote(location):
-            file = cast(BinaryIO, _filesystem(str(location)).open(str(location), "rb"))
+            store = _filesystem(str(location), patience)
+            options = {} if patience is None else {"block_size": _BLOCK}
+            file = cast(BinaryIO, store.open(str(location), "rb", **options))
         else:
             file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds
     try:
@@ -102,6 +124,25 @@ def read_bytes(location: Location) -> bytes:
     """
     with open_read(location) as file, _storage_errors("read", location):
         return file.read()
+
+
+def read_limited(
+    location: Location, limit: int, *, deadline: Deadline, patience: Patience | None = None
+) -> bytes:
+    """Return a file's content, of a longer one the first `limit` + 1 bytes.
+
+    Raises:
+        StorageError: It does not exist, or cannot be read.
+        DeadlineError: The deadline passed between two chunks.
+    """
+    chunks: list[bytes] = []
+    left = limit + 1
+    with open_read(location, patience) as file, _storage_errors("read", location):
+        while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+            deadline.check(f"reading {location}")
+            chunks.append(chunk)
+            left -= len(chunk)
+    return b"".join(chunks)
 
 
 def write_bytes(location: Location, data: bytes) -> None:
@@ -248,7 +289,7 @@ def _from_driver(error: Exception) -> bool:
     return root in {"gcsfs", "s3fs", "fsspec", "aiohttp", "botocore", "aiobotocore", "google"}
 
 
-def _filesystem(location: str) -> Any:
+def _filesystem(location: str, patience: Patience | None = None) -> Any:
     """Return the fsspec file system of a remote address."""
     scheme = location.partition("://")[0]
     driver, extra = _DRIVERS[scheme]
@@ -264,6 +305,14 @@ def _filesystem(location: str) -> Any:
     options: dict[str, Any] = {"use_listings_cache": False}
     if emulated:
         options["token"] = "anon"  # noqa: S105 - the emulator knows no credentials
+    if patience is not None and scheme == "gs":
+        options["requests_timeout"] = patience.read_s
+    elif patience is not None:
+        options["config_kwargs"] = {
+            "connect_timeout": patience.connect_s,
+            "read_timeout": patience.read_s,
+            "retries": {"max_attempts": 0},
+        }
     filesystem = fsspec.filesystem(scheme, **options)
     with suppress(Exception):  # someone else may have written since; not every driver caches
         filesystem.invalidate_cache()

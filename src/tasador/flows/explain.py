@@ -10,9 +10,9 @@ from typing import Any
 
 from tasador.core.errors import SourceError, ValidationError
 from tasador.core.fingerprints import to_plain
-from tasador.flows.predict import newest_bundle
 from tasador.modeling.valuation import Explanation
 from tasador.registry.bundle import load_bundle
+from tasador.registry.folders import newest_bundle
 
 _MOST_FEATURES = 12
 
@@ -32,7 +32,7 @@ def explain_row(
         raise SourceError(f"not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValidationError("one row is explained at a time", expected="{column: value}")
-    loaded = load_bundle(bundle or newest_bundle(workspace))
+    loaded = load_bundle(bundle or newest_bundle(workspace / "bundles"))
     return loaded.explain(row, comparables=comparables)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tasador.core.errors import BundleError, DataError, SourceError, ValidationError
+from tasador.core.errors import DataError, SourceError, ValidationError
 from tasador.data.encode import columns_with_missing_words
 from tasador.modeling.valuation import Valuation
 from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.folders import newest_bundle
 
 
 @dataclass(frozen=True)
@@ -29,33 +30,6 @@ class Predicted:
     from_json: bool
 
 
-def newest_bundle(workspace: Path) -> Path:
-    """Return the folder of the bundle written last; one trained on real rows comes first.
-
-    Raises:
-        BundleError: There is none.
-    """
-    manifests = [
-        path
-        for path in (workspace / "bundles").glob("*/manifest.json")
-        if ".damaged-" not in path.parent.name  # moved aside by a later run
-    ]
-    if not manifests:
-        raise BundleError(
-            f"no bundle under {workspace / 'bundles'}",
-            remedy="make one with `tasador run`, or name one with --bundle",
-        )
-    return max(manifests, key=lambda path: (_is_real(path), path.stat().st_mtime)).parent
-
-
-def _is_real(manifest: Path) -> bool:
-    """Tell what a manifest claims; whether it is true is checked when the bundle is loaded."""
-    try:
-        return bool(json.loads(manifest.read_bytes())["origin"] == "real")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def predict_rows(rows: str, *, bundle: Path | None, workspace: Path) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
 
@@ -64,7 +38,7 @@ def predict_rows(rows: str, *, bundle: Path | None, workspace: Path) -> Predicte
             it.
         BundleError: There is no bundle, or it is damaged.
     """
-    loaded = load_bundle(bundle or newest_bundle(workspace))
+    loaded = load_bundle(bundle or newest_bundle(workspace / "bundles"))
     text = rows.lstrip()
     is_json = text.startswith(("{", "["))
     if is_json or rows.endswith(".json"):

@@ -122,6 +122,8 @@ class ModelBundle:
         profile: The reference profile of the training rows.
         card: The model card, Markdown.
         encoder: Turns rows into numbers by the contract.
+        golden: Encoded training rows kept with the bundle, shape (k, p), k <= 20; for warming up
+            and for examples.
     """
 
     folder: Path
@@ -135,6 +137,7 @@ class ModelBundle:
     profile: Mapping[str, Any]
     card: str
     encoder: Encoder
+    golden: Floats
 
     @property
     def version(self) -> str:
@@ -315,6 +318,7 @@ def load_bundle(
         contract = from_dict(manifest.contract)
         arrays = read_arrays(contents[FEATURES], FEATURES, limits.total_bytes)
         features = FittedFeatures.from_state(contract, manifest.features, arrays)
+        golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
         bundle = ModelBundle(
             folder=Path(folder),
             manifest=manifest,
@@ -329,6 +333,7 @@ def load_bundle(
             profile=orjson.loads(contents[PROFILE]),
             card=contents[CARD].decode(),
             encoder=Encoder(contract),
+            golden=golden["X"],
         )
         _check_fit(bundle)
     except _BAD_STATE as error:
@@ -337,7 +342,7 @@ def load_bundle(
             remedy=FETCH_AGAIN,
         ) from None
     if check_golden:
-        _check_golden(bundle, read_arrays(contents[GOLDEN], GOLDEN, limits.total_bytes))
+        _check_golden(bundle, golden["prediction"])
     return bundle
 
 
@@ -359,12 +364,16 @@ def _check_fit(bundle: ModelBundle) -> None:
         )
 
 
-def _check_golden(bundle: ModelBundle, golden: Mapping[str, Floats]) -> None:
+def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floats]:
+    golden = read_arrays(content, GOLDEN, limits.total_bytes)
     X, want = golden.get("X"), golden.get("prediction")
-    p = len(bundle.contract.features)
     if X is None or want is None or X.ndim != 2 or X.shape[1] != p or want.shape != (len(X),):
         raise BundleError(f"{GOLDEN} is damaged", expected=f"X (k, {p}) and prediction (k,)")
-    got = bundle.predict(X)
+    return golden
+
+
+def _check_golden(bundle: ModelBundle, want: Floats) -> None:
+    got = bundle.predict(bundle.golden)
     close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0, equal_nan=True)
     if not close.all():
         row = int(np.flatnonzero(~close)[0])

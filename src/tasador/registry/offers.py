@@ -1,0 +1,114 @@
+"""What a model registry offers, and how the bundle behind it is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, NothingOfferedError
+from tasador.core.files import atomic_folder
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.verify import BundleLimits
+
+#: Where the bundle is in a registered model.
+BUNDLE_PATH = "data/bundle"
+
+
+@dataclass(frozen=True)
+class OfferedVersion:
+    """The version that an alias stands for.
+
+    Attributes:
+        name: The registered model's name.
+        version: The version's number, as text.
+        run_id: The run that logged it.
+        artifact_uri: Where the registered model's files are.
+        tags: The version's tags.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    artifact_uri: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Text that changes whenever another version, or another run's, is offered."""
+        return f"models:/{self.name}/{self.version}#{self.run_id}"
+
+
+class RegistryReader(Protocol):
+    """What is asked of a model registry; errors as in `mlflow_rest.MlflowServer`."""
+
+    def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version that holds `alias`."""
+        ...
+
+    def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version of that number."""
+        ...
+
+    def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
+        """Return the content of one file, of `limit` bytes at most."""
+        ...
+
+
+def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) -> RegistryReader:
+    """Return what reads the registry at `uri`: a server, or the embedded one's database.
+
+    Raises:
+        ConfigError: The address is of another kind.
+    """
+    if uri.startswith(("http://", "https://")):
+        from tasador.registry.mlflow_rest import MlflowServer
+
+        return MlflowServer(uri, connect_s, read_s)
+    from tasador.registry.mlflow_embedded import EmbeddedRegistry
+
+    return EmbeddedRegistry.at(uri)
+
+
+def fetch_offered(
+    reader: RegistryReader,
+    offered: OfferedVersion,
+    destination: Path,
+    *,
+    deadline: Deadline,
+    limits: BundleLimits | None = None,
+) -> Path:
+    """Fetch the bundle of a version into the new folder `destination`.
+
+    Only the manifest and sizes are checked here; `load_bundle` checks every checksum before it
+    parses a file.
+
+    Raises:
+        BundleError: The version holds no bundle, or one that is damaged or too large.
+        RegistryError: The registry cannot be reached or refuses.
+        StorageError: The disk refuses, or it took too long.
+    """
+    limits = limits or BundleLimits()
+    base = f"{offered.artifact_uri.rstrip('/')}/{BUNDLE_PATH}"
+    try:
+        data = reader.read_artifact(f"{base}/{MANIFEST_NAME}", limits.manifest_bytes, deadline)
+        manifest = Manifest.from_json(data)
+        total = sum(entry.bytes for entry in manifest.files.values())
+        if total > limits.total_bytes:
+            raise BundleError(
+                f"the bundle of {offered.identity} is too large",
+                expected=f"at most {limits.total_bytes} bytes", got=str(total),
+            )  # fmt: skip
+        with atomic_folder(destination) as temporary:
+            (temporary / MANIFEST_NAME).write_bytes(data)
+            for name, entry in sorted(manifest.files.items()):
+                content = reader.read_artifact(f"{base}/{name}", entry.bytes, deadline)
+                (temporary / name).write_bytes(content)
+    except NothingOfferedError as error:
+        raise BundleError(
+            f"{offered.identity} holds no complete bundle", got=error.got or error.message,
+            remedy="register the model again, or move the alias to another version",
+        ) from None  # fmt: skip
+    return destination

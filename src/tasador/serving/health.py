@@ -1,0 +1,209 @@
+"""Health: whether the process lives, whether it can answer, and how its dependencies are."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasador.core import clock as wall
+from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.errors import NothingOfferedError, StorageError
+from tasador.serving.cascade import Hop
+from tasador.serving.holder import ModelHolder
+
+Status = Literal["healthy", "degraded", "unhealthy"]
+#: Checks a dependency: returns a detail for people, raises when it is not healthy.
+Check = Callable[[Deadline], str]
+
+#: Seconds for a check that was stopped in time to say so.
+_GRACE_S = 0.2
+
+
+class DegradedError(StorageError):
+    """A dependency that works, but not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyHealth:
+    """One dependency.
+
+    Attributes:
+        name: ``model``, ``registry``, ``object_store``, ``records``, ``disk``...
+        status: ``healthy``, ``degraded`` or ``unhealthy``.
+        latency_s: Seconds that the check took.
+        detail: For people: what was found, or what is wrong.
+        checked_at: When, ISO 8601 in UTC.
+    """
+
+    name: str
+    status: Status
+    latency_s: float
+    detail: str
+    checked_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """The whole service.
+
+    Attributes:
+        status: ``unhealthy`` when it cannot value rows, ``degraded`` when it can but something it
+            depends on is not healthy, else ``healthy``.
+        dependencies: The model first, then each dependency.
+    """
+
+    status: Status
+    dependencies: tuple[DependencyHealth, ...]
+
+
+class Health:
+    """Answers probes; a probe never costs more than `timeout_s`, however many there are.
+
+    A check runs in its own thread and at most once in `ttl_s`; probes that come meanwhile share
+    its answer. One that does not answer in time is unhealthy, and is not started again before the
+    hanging call has ended or was given up.
+
+    Args:
+        holder: Where the running model is.
+        checks: Checks by the dependency's name.
+        ttl_s: Seconds for which an answer is good.
+        timeout_s: Seconds in which a check must answer.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        holder: ModelHolder,
+        checks: Mapping[str, Check],
+        *,
+        ttl_s: float = 5.0,
+        timeout_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._holder = holder
+        self._checks = [_Cached(name, check, ttl_s, clock) for name, check in checks.items()]
+        self._timeout_s = timeout_s
+
+    def live(self) -> bool:
+        """Whether the process runs: a restart would help if it did not. Always true here."""
+        return True
+
+    def ready(self) -> bool:
+        """Whether there is a model: without one, requests belong to another server."""
+        return self._holder.current is not None
+
+    def deep(self) -> HealthReport:
+        """Check everything; blocks for `timeout_s` and a fifth of a second at most."""
+        deadline = Deadline.after(self._timeout_s + _GRACE_S)
+        for check in self._checks:
+            check.begin(self._timeout_s)
+        found = tuple(check.answer(deadline) for check in self._checks)
+        model = self._model()
+        status: Status = "healthy"
+        if model.status == "unhealthy":
+            status = "unhealthy"
+        elif any(one.status != "healthy" for one in (model, *found)):
+            status = "degraded"
+        return HealthReport(status, (model, *found))
+
+    def _model(self) -> DependencyHealth:
+        now, running = wall.timestamp(), self._holder.current
+        if running is None:
+            return DependencyHealth("model", "unhealthy", 0.0, "no model is loaded", now)
+        detail = f"{running.version} from {running.source}"
+        degraded = running.source == "last_good"
+        return DependencyHealth("model", "degraded" if degraded else "healthy", 0.0, detail, now)
+
+
+class _Cached:
+    """One check: run in its own thread, its answer shared and kept for a while."""
+
+    def __init__(self, name: str, check: Check, ttl_s: float, clock: Callable[[], float]) -> None:
+        self.name = name
+        self._check, self._ttl_s, self._clock = check, ttl_s, clock
+        self._caller = BoundedCaller(f"health of {name}", most_left=1)
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._answer: DependencyHealth | None = None
+        self._at = 0.0
+        self._flying = False
+
+    def begin(self, timeout_s: float) -> None:
+        """Start the check unless it runs, or its answer is still good."""
+        with self._lock:
+            fresh = self._answer is not None and self._clock() - self._at < self._ttl_s
+            if self._flying or fresh:
+                return
+            self._flying = True
+            self._answered.clear()
+        threading.Thread(
+            target=self._run, args=(timeout_s,), name=f"tasador probe {self.name}", daemon=True
+        ).start()
+
+    def answer(self, deadline: Deadline) -> DependencyHealth:
+        """Return the answer as soon as it is there; the deadline stands in for one."""
+        self._answered.wait(deadline.remaining())
+        with self._lock:
+            if self._answer is not None:
+                return self._answer
+        return DependencyHealth(self.name, "unhealthy", 0.0, "no answer yet", wall.timestamp())
+
+    def _run(self, timeout_s: float) -> None:
+        started = time.monotonic()
+        deadline = Deadline.after(timeout_s)
+        status: Status = "healthy"
+        try:
+            detail = self._caller.call(lambda: self._check(deadline), deadline)
+        except DegradedError as error:
+            status, detail = "degraded", str(error)
+        except Exception as error:
+            status, detail = "unhealthy", str(error) or type(error).__name__
+        seconds = time.monotonic() - started
+        with self._lock:
+            self._answer = DependencyHealth(self.name, status, seconds, detail, wall.timestamp())
+            self._at, self._flying = self._clock(), False
+        self._answered.set()
+
+
+def source_check(hop: Hop) -> Check:
+    """Return the check of a source: whether it says what it offers.
+
+    It respects the source's breaker and does not touch it: impatient probes must not cut a slow
+    registry off.
+    """
+
+    def check(deadline: Deadline) -> str:
+        report = hop.report()
+        if report.breaker.status == "open":
+            raise StorageError(
+                f"left alone for {report.breaker.retry_in_s:.0f} s after "
+                f"{report.breaker.failures} failures", got=report.error,
+            )  # fmt: skip
+        try:
+            return f"offers {hop.source.identity(deadline)}"
+        except NothingOfferedError as error:
+            raise DegradedError(error.message) from None
+
+    return check
+
+
+def disk_check(folder: Path, least_bytes: int = 256 * 2**20) -> Check:
+    """Return the check of a disk: whether `least_bytes` are free where `folder` is, or will be."""
+
+    def check(_: Deadline) -> str:
+
+        existing = next(
+            path for path in (folder.resolve(), *folder.resolve().parents) if path.exists()
+        )
+        free = shutil.disk_usage(existing).free
+        detail = f"{free // 2**20} MiB free at {existing}"
+        if free < least_bytes:
+            raise DegradedError(f"{detail}, {least_bytes // 2**20} MiB wanted")
+        return detail
+
+    return check

@@ -1,0 +1,245 @@
+"""Where bundles come from: a model registry, an object store, a folder, the last good copy."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, NothingOfferedError, StorageError
+from tasador.core.files import Patience
+from tasador.core.fingerprints import fingerprint
+from tasador.registry.bundle import ModelBundle
+from tasador.registry.folders import newest_bundle
+from tasador.registry.manifest import MANIFEST_NAME
+from tasador.registry.offers import OfferedVersion, RegistryReader, fetch_offered, registry_reader
+from tasador.registry.published import (
+    Pointer,
+    fetch_published,
+    prune_published,
+    publish_bundle,
+    read_pointer,
+)
+from tasador.registry.verify import BundleLimits, read_verified
+from tasador.serving.source_settings import SourceSettings
+
+
+class BundleSource(Protocol):
+    """Something that offers one bundle at a time."""
+
+    @property
+    def name(self) -> str:
+        """One of `source_settings.SOURCE_NAMES`."""
+        ...
+
+    def identity(self, deadline: Deadline) -> str:
+        """Return a text that changes whenever another bundle is offered; cheap.
+
+        Raises:
+            NothingOfferedError: The source answered, and has nothing.
+            TasadorError: It cannot be reached, refuses, or took too long.
+        """
+        ...
+
+    def fetch(self, destination: Path, deadline: Deadline) -> tuple[Path, str]:
+        """Return the folder of the bundle offered now, and its identity.
+
+        Nothing is parsed; `load_bundle` verifies every file of the folder first.
+
+        Args:
+            destination: A folder that does not exist yet, for what must be downloaded.
+            deadline: When to stop.
+
+        Raises:
+            BundleError: What is offered is damaged, too large or no bundle.
+            TasadorError: As `identity`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MlflowSource:
+    """The version that an alias of a model registry stands for.
+
+    Attributes:
+        reader: The registry.
+        model_name: The registered model.
+        alias: The alias to follow.
+        version: A version's number to use instead; None follows the alias.
+    """
+
+    reader: RegistryReader
+    model_name: str
+    alias: str
+    version: str | None = None
+    name: str = field(default="mlflow", init=False)
+
+    def identity(self, deadline: Deadline) -> str:
+        """Return the model, the version's number and its run."""
+        return self._offered(deadline).identity
+
+    def fetch(self, destination: Path, deadline: Deadline) -> tuple[Path, str]:
+        """Download the bundle; see `BundleSource`."""
+        offered = self._offered(deadline)
+        folder = fetch_offered(self.reader, offered, destination, deadline=deadline)
+        return folder, offered.identity
+
+    def _offered(self, deadline: Deadline) -> OfferedVersion:
+        if self.version is not None:
+            return self.reader.version(self.model_name, self.version, deadline)
+        return self.reader.resolve(self.model_name, self.alias, deadline)
+
+
+@dataclass(frozen=True)
+class PublishedSource:
+    """What is published under a location, see `registry.published`.
+
+    Attributes:
+        location: ``gs://``, ``s3://`` or a folder.
+        patience: How long a store may keep us waiting.
+    """
+
+    location: str
+    patience: Patience | None = None
+    name: str = field(default="object_store", init=False)
+
+    def identity(self, deadline: Deadline) -> str:
+        """Return the content hash that the pointer names."""
+        return self._pointer(deadline).content_hash
+
+    def fetch(self, destination: Path, deadline: Deadline) -> tuple[Path, str]:
+        """Download the bundle; see `BundleSource`."""
+        pointer = self._pointer(deadline)
+        folder = fetch_published(
+            self.location, pointer, destination, deadline=deadline, patience=self.patience
+        )
+        return folder, pointer.content_hash
+
+    def _pointer(self, deadline: Deadline) -> Pointer:
+        return read_pointer(self.location, deadline=deadline, patience=self.patience)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A bundle's folder, or the newest real bundle in a folder of them.
+
+    Attributes:
+        folder: Either of them.
+        model_name: Which model to take from a folder of bundles; empty takes any.
+    """
+
+    folder: Path
+    model_name: str = ""
+    name: str = field(default="local", init=False)
+
+    def identity(self, _: Deadline) -> str:
+        """Return the folder's name and a hash of its files' names, sizes and times."""
+        return self._identity(self._newest())
+
+    def fetch(self, _destination: Path, _deadline: Deadline) -> tuple[Path, str]:
+        """Return the folder itself; nothing is copied."""
+        found = self._newest()
+        return found, self._identity(found)
+
+    def _newest(self) -> Path:
+        if (self.folder / MANIFEST_NAME).is_file():
+            return self.folder
+        return newest_bundle(self.folder, self.model_name or None)
+
+    def _identity(self, folder: Path) -> str:
+        try:
+            files = sorted(
+                (entry.name, status.st_size, status.st_mtime_ns)
+                for entry in os.scandir(folder)
+                if stat.S_ISREG((status := entry.stat(follow_symlinks=False)).st_mode)
+            )
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be read", got=str(error)) from error
+        return f"{folder.name}#{fingerprint(files)[:16]}"
+
+
+@dataclass(frozen=True)
+class LastGoodSource:
+    """A copy of the bundle that last served, on this machine's disk.
+
+    Attributes:
+        folder: Where it is; the layout is that of `registry.published`.
+        model_name: The model that is served; a copy of another one is not used.
+    """
+
+    folder: Path
+    model_name: str = ""
+    name: str = field(default="last_good", init=False)
+
+    def identity(self, deadline: Deadline) -> str:
+        """Return the content hash of the copy."""
+        return self._pointer(deadline).content_hash
+
+    def fetch(self, _: Path, deadline: Deadline) -> tuple[Path, str]:
+        """Return the copy's folder; nothing is copied."""
+        pointer = self._pointer(deadline)
+        return self.folder / pointer.folder, pointer.content_hash
+
+    def keep(self, bundle: ModelBundle, source: str) -> None:
+        """Copy a bundle's files; the older copy stays until the new one is complete.
+
+        Raises:
+            BundleError: The bundle changed since it was loaded, or it is of synthetic origin while
+                the copy is of a real one.
+            StorageError: The disk refuses; the older copy is as it was.
+        """
+        if not self._has(bundle):
+            notes = {"model_name": self.model_name, "source": source}
+            publish_bundle(bundle.folder, self.folder, notes)
+            prune_published(self.folder)
+
+    def _has(self, bundle: ModelBundle) -> bool:
+        try:
+            pointer = self._pointer(Deadline.after(10.0))
+            if pointer.content_hash != bundle.manifest.content_hash:
+                return False
+            read_verified(self.folder / pointer.folder, BundleLimits())
+        except (BundleError, StorageError):
+            return False
+        return True
+
+    def _pointer(self, deadline: Deadline) -> Pointer:
+        pointer = read_pointer(self.folder, deadline=deadline)
+        kept_for = pointer.notes.get("model_name", "")
+        if self.model_name and kept_for != self.model_name:
+            raise NothingOfferedError(
+                f"the copy in {self.folder} is of another model",
+                expected=self.model_name,
+                got=kept_for or pointer.name,
+                remedy="give every service a folder of its own",
+            )
+        return pointer
+
+
+def build_sources(settings: SourceSettings) -> tuple[BundleSource, ...]:
+    """Return the configured sources in their order; nothing is contacted.
+
+    Raises:
+        ConfigError: An address is of an unknown kind.
+    """
+    made = (_build(name, settings) for name in settings.order)
+    return tuple(source for source in made if source is not None)
+
+
+def _build(name: str, settings: SourceSettings) -> BundleSource | None:
+    patience = Patience(settings.connect_s, settings.read_s)
+    if name == "mlflow" and settings.tracking_uri and settings.model_name:
+        reader = registry_reader(
+            settings.tracking_uri, connect_s=settings.connect_s, read_s=settings.read_s
+        )
+        return MlflowSource(reader, settings.model_name, settings.alias, settings.version)
+    if name == "object_store" and settings.object_store:
+        return PublishedSource(settings.object_store, patience)
+    if name == "local" and settings.local:
+        return FolderSource(Path(settings.local), settings.model_name)
+    if name == "last_good" and settings.last_good:
+        return LastGoodSource(Path(settings.last_good), settings.model_name)
+    return None

@@ -1,0 +1,67 @@
+"""The cascade over real folders: which bundle serves, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasador.core.errors import NothingOfferedError
+from tasador.registry.bundle import write_bundle
+from tasador.registry.published import publish_bundle
+from tasador.serving.cascade import Cascade
+from tasador.serving.source_settings import SourceSettings
+
+
+@pytest.fixture
+def real_bundle(changed_parts, tmp_path) -> Path:
+    """A bundle of real origin."""
+    folder = tmp_path / "real" / "houses-real"
+    write_bundle(folder, changed_parts(origin="real"))
+    return folder
+
+
+def settings_of(**values) -> SourceSettings:
+    return SourceSettings(**{"attempts": 1, "answer_s": 2.0, "hop_deadline_s": 20.0, **values})
+
+
+def test_a_source_that_is_not_configured_is_passed_over(written_bundle):
+    cascade = Cascade.of(settings_of(local=str(written_bundle)))
+    assert [hop.name for hop in cascade.hops] == ["local"]
+    loaded = cascade.load()
+    assert (loaded.source, loaded.version) == ("local", loaded.bundle.version)
+    (report,) = cascade.report()
+    assert (report.outcome, report.action, report.attempts) == ("ok", "load", 1)
+    assert report.breaker.status == "closed"
+
+
+def test_with_no_source_that_can_give_a_model_each_of_them_is_named(tmp_path):
+    cascade = Cascade.of(
+        settings_of(
+            local=str(tmp_path / "none"),
+            object_store=str(tmp_path / "empty"),
+            last_good=str(tmp_path / "copy"),
+        )
+    )
+    with pytest.raises(NothingOfferedError, match=r"object_store: .*; local: .*; last_good: "):
+        cascade.load()
+    assert [report.outcome for report in cascade.report()] == ["nothing"] * 3
+
+
+def test_the_order_is_configurable(written_bundle, real_bundle, tmp_path):
+    publish_bundle(real_bundle, str(tmp_path / "store"))
+    shelf = settings_of(object_store=str(tmp_path / "store"), local=str(real_bundle.parent))
+    assert Cascade.of(shelf).load().source == "object_store"
+    other = replace(shelf, order=("local", "object_store"))
+    assert Cascade.of(other).load().source == "local"
+
+
+def test_a_synthetic_bundle_gives_way_to_a_real_one_further_down(
+    written_bundle, real_bundle, tmp_path
+):
+    publish_bundle(written_bundle, str(tmp_path / "store"))
+    settings = settings_of(object_store=str(tmp_path / "store"), local=str(real_bundle.parent))
+    assert Cascade.of(settings).load().source == "local"
+    alone = Cascade.of(settings_of(object_store=str(tmp_path / "store")))
+    assert alone.load().bundle.origin == "synthetic"
