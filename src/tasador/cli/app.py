@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import tasador
+from tasador.cli.serve import serve
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
 from tasador.core.logs import configure_logs
@@ -205,6 +206,9 @@ def doctor(
         worst = worst and finding.state != "missing"
     if not worst:
         raise typer.Exit(1)
+
+
+app.command()(serve)
 
 
 def main() -> None:

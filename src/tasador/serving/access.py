@@ -22,7 +22,7 @@ from tasador.core.errors import ConfigError
 from tasador.serving.exchange import Role
 from tasador.serving.guard import ADMIN, PROBES
 from tasador.serving.problems import Problem
-from tasador.serving.settings import LimitSettings
+from tasador.serving.settings import LimitSettings, SecuritySettings
 
 log = logging.getLogger(__name__)
 
@@ -33,27 +33,6 @@ _RELOAD_S = 5.0
 _ANONYMOUS: Role = "anonymous"
 #: Clients whose rate is remembered; the one not seen for longest is forgotten first.
 _MOST_CLIENTS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class SecuritySettings:
-    """Who is let in.
-
-    Attributes:
-        keys: API keys as ``name:client:sha256`` or ``name:admin:sha256``; `tasador keys new` makes
-            them. With none, everybody may value rows and nobody may use the admin routes.
-        keys_file: A file with one such line each; read again within seconds of a change.
-        allowed_hosts: Names under which the service may be called, ``*.example.org`` for all below;
-            empty accepts any. Probes are exempt.
-        cors_origins: Origins whose pages may call the service; none by default.
-        metrics_public: Whether ``/metrics`` is read without a key.
-    """
-
-    keys: tuple[str, ...] = ()
-    keys_file: str | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    metrics_public: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 #: The variable that prometheus_client reads on import.
@@ -152,10 +151,3 @@ class Metrics:
             )
         return self._gauges[name]
 
-
-def share_over_workers(folder: Path) -> None:
-    """Have workers that start from now on share their counters in `folder`, which is emptied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
-        file.unlink()
-    os.environ[FOLDER_VARIABLE] = str(folder)

@@ -6,8 +6,16 @@ Each section is a frozen dataclass owned by the module that reads it; here they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from tasador.core.errors import ConfigError
+from tasador.records.settings import RecordSettings
+from tasador.serving.source_settings import SourceSettings
+
+PREFIX = "TASADOR_"
 MIB = 2**20
 
 
@@ -20,6 +28,7 @@ class ServerSettings:
         port: Port to listen on; 0 takes a free one.
         workers: Processes that share the port.
         log_level: Least level that is logged.
+        log_format: ``json`` or ``text``.
         access_log: Whether every request is logged; refused and failed ones always are.
         drain_s: Seconds that requests under way get to finish on SIGTERM.
         keep_alive_s: Seconds after which an idle connection is closed.
@@ -31,7 +40,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
     access_log: bool = False
     drain_s: float = 10.0
     keep_alive_s: int = 15
@@ -62,3 +72,99 @@ class LimitSettings:
     upload_s: float = 600.0
     rate_per_s: float = 0.0
     burst: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """Who is let in.
+
+    Attributes:
+        keys: API keys as ``name:client:sha256`` or ``name:admin:sha256``; `tasador keys new` makes
+            them. With none, everybody may value rows and nobody may use the admin routes.
+        keys_file: A file with one such line each; read again within seconds of a change.
+        allowed_hosts: Names under which the service may be called, ``*.example.org`` for all below;
+            empty accepts any. Probes are exempt.
+        cors_origins: Origins whose pages may call the service; none by default.
+        metrics_public: Whether ``/metrics`` is read without a key.
+    """
+
+    keys: tuple[str, ...] = ()
+    keys_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    metrics_public: bool = True
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Everything that the service is told.
+
+    Attributes:
+        server: Where it listens.
+        limits: What a request may ask for.
+        security: Who is let in.
+        source: Where its model comes from.
+        records: Where valuations are written.
+    """
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    source: SourceSettings = field(default_factory=SourceSettings)
+    records: RecordSettings = field(default_factory=RecordSettings)
+
+
+def variable(section: str, key: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{PREFIX}{section.upper()}__{key.upper()}"
+
+
+def read_settings(environment: Mapping[str, str]) -> ServeSettings:
+    """Read the settings from environment variables.
+
+    ``TASADOR_RECORDS__URL`` sets ``records.url``; lists are separated by commas; an empty text
+    stands for null where a setting may be null. Variables of other sections are not looked at.
+
+    Raises:
+        ConfigError: A variable names no setting, or its value cannot be meant.
+    """
+    sections = {found.name: found.default_factory for found in fields(ServeSettings)}
+    given: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for name, text in environment.items():
+        section, separator, key = name.removeprefix(PREFIX).lower().partition("__")
+        if name.startswith(PREFIX) and separator and section in given:
+            given[section][key] = text
+    read = {name: _read_section(name, sections[name], given[name]) for name in sections}
+    return ServeSettings(**read)
+
+
+def _read_section(section: str, kind: Any, given: Mapping[str, str]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {found.name: str(found.type) for found in fields(kind)}
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"{variable(section, key)} sets nothing",
+                expected=f"one of {', '.join(variable(section, name) for name in known)}",
+                remedy=f"did you mean {variable(section, close[0])}?" if close else "remove it",
+            )
+    values = {key: _value(text, known[key]) for key, text in given.items()}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [variable(section, str(place)) for place in first["loc"][:1]]
+        raise ConfigError(
+            f"{where[0] if where else section} cannot be meant",
+            expected=str(first["msg"]),
+            # the value may be a secret pasted into the wrong variable
+            got=f"a text of {len(str(first.get('input')))} characters",
+        ) from None
+
+
+def _value(text: str, kind: str) -> Any:
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return None if text == "" and "None" in kind else text

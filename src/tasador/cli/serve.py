@@ -1,0 +1,60 @@
+"""`tasador serve`: the valuation API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address; by default this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes sharing the port.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle's folder, or a folder of bundles.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow's address.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias in the registry.")] = None,
+    object_store: Annotated[
+        str | None, typer.Option(help="gs://, s3:// or a folder of published bundles.")
+    ] = None,
+    records: Annotated[str | None, typer.Option(help="URL of the records' database.")] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder of bundles and databases.")] = Path(
+        "workspace"
+    ),
+) -> None:
+    """Serve valuations over HTTP; settings come from TASADOR_* variables and these options."""
+    from tasador.serving.assembly import with_defaults
+    from tasador.serving.run import address, bind, is_terminal
+    from tasador.serving.run import serve as run
+    from tasador.serving.settings import read_settings, variable
+
+    given = {
+        ("server", "host"): host,
+        ("server", "port"): port,
+        ("server", "workers"): workers,
+        ("source", "local"): bundle,
+        ("source", "tracking_uri"): tracking_uri,
+        ("source", "model_name"): model,
+        ("source", "alias"): alias,
+        ("source", "object_store"): object_store,
+        ("records", "url"): records,
+    }
+    # workers are processes of their own: what they are told goes through the environment
+    for place, value in given.items():
+        if value is not None:
+            os.environ[variable(*place)] = str(value)
+    os.environ.update(with_defaults(os.environ, workspace))
+    if is_terminal():
+        os.environ.setdefault(variable("server", "log_format"), "text")
+    settings = read_settings(os.environ)
+    bound = bind(settings.server.host, settings.server.port)
+    url = address(bound)
+    typer.echo(f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)")
+    code = run(settings.server, bound)
+    if code:
+        raise typer.Exit(code)

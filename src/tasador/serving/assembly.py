@@ -1,0 +1,270 @@
+"""`Assembly`: the service put together from its settings, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tasador.core.deadlines import Deadline
+from tasador.core.logs import configure_logs
+from tasador.records.database import Database, OutageError
+from tasador.records.record import Outcome
+from tasador.records.sql_store import SqlRecordStore
+from tasador.records.writer import RecordWriter
+from tasador.serving.access import KeyAccess
+from tasador.serving.app import Parts, build_app
+from tasador.serving.appraiser import Appraiser
+from tasador.serving.cascade import Cascade
+from tasador.serving.exchange import App
+from tasador.serving.health import Check, DegradedError, Health, disk_check, source_check
+from tasador.serving.holder import LoadedModel, ModelHolder
+from tasador.serving.metrics import BREAKER_STATES, Metrics
+from tasador.serving.problems import Problem
+from tasador.serving.refresh import RefreshEvents, Refresher
+from tasador.serving.schemas import DeepHealth
+from tasador.serving.service import Service
+from tasador.serving.settings import ServeSettings, read_settings
+
+log = logging.getLogger(__name__)
+
+#: Probes call a source's check by the name of what it is.
+_DEPENDENCIES = {"mlflow": "registry"}
+#: Objects made before a full collection is due. Requests leave no cycles behind, and a collection
+#: that walks a loaded bundle stops every request under way for tens of milliseconds.
+_GC = (50_000, 50, 100)
+
+
+class Assembly:
+    """One worker's service.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        ConfigError: A setting cannot be meant. Nothing is contacted yet.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.holder = ModelHolder()
+        self.cascade = Cascade.of(settings.source)
+        self.refresher = Refresher(
+            self.cascade, self.holder, RefreshEvents(on_swap=lambda *_: _settle_memory())
+        )
+        self.writer = RecordWriter(settings.records)
+        self._outcomes = _Outcomes(settings)
+        self.service = Service(
+            self.holder, Appraiser(self.writer, self.metrics), self.metrics, settings.limits
+        )
+        self.health = Health(self.holder, self._checks())
+        self.metrics.on_scrape(self._refresh_gauges)
+
+    def app(self) -> App:
+        """Return the application; its lifespan starts and stops everything."""
+        settings = self.settings
+        return build_app(
+            Parts(
+                service=self.service,
+                access=KeyAccess(settings.security, settings.limits),
+                version=version("tasador"),
+                record_outcomes=self._outcomes.add,
+                deep=self._deep,
+                cors_origins=settings.security.cors_origins,
+                access_log=settings.server.access_log,
+                lifespan=self._lifespan,
+            )
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        self.writer.start()
+        self.refresher.start()
+        try:
+            yield
+        finally:
+            self.service.draining = True
+            await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self.refresher.stop()
+        if not self.writer.close(self.settings.server.drain_s):
+            log.error("not every record could be flushed: %s", self.writer.status().last_error)
+        self._outcomes.close()
+
+    def _deep(self) -> DeepHealth:
+        found = self.health.deep()
+        return DeepHealth(
+            status=found.status,
+            checks=[
+                {
+                    "name": one.name,
+                    "status": one.status,
+                    "latency_ms": round(one.latency_s * 1000, 3),
+                    "detail": one.detail,
+                }
+                for one in found.dependencies
+            ],  # type: ignore[arg-type]
+        )
+
+    def _checks(self) -> Mapping[str, Check]:
+        checks = {
+            _DEPENDENCIES.get(hop.name, hop.name): source_check(hop)
+            for hop in self.cascade.hops
+            if hop.name != "last_good"
+        }
+        if self.settings.records.mode != "off":
+            checks["records"] = self._check_records
+            checks["disk"] = disk_check(self.settings.records.spool_folder())
+        return checks
+
+    def _check_records(self, _: Deadline) -> str:
+        status = self.writer.status()
+        detail = f"{status.written} written, {status.spooled} spooled, {status.lost} lost"
+        if status.state != "ok":
+            raise DegradedError(
+                f"the database is away, records go to the spool: {detail}", got=status.last_error
+            )
+        self._outcomes.ping()
+        return detail
+
+    def _refresh_gauges(self) -> None:
+        metrics, current = self.metrics, self.holder.current
+        metrics.gauge(
+            "tasador_model_loaded", "Whether a model answers.", float(current is not None)
+        )
+        metrics.forget("tasador_model_info")
+        if current is not None:
+            labels = {
+                "version": current.version,
+                "source": current.source,
+                "origin": current.bundle.origin,
+            }
+            metrics.gauge("tasador_model_info", "The model that answers.", 1.0, labels)
+        for report in self.cascade.report():
+            labels = {"source": report.source}
+            metrics.gauge(
+                "tasador_breaker_state",
+                "0 closed, 1 half open, 2 open.",
+                BREAKER_STATES[report.breaker.status],
+                labels,
+            )
+        self._count_records()
+        refreshed = self.refresher.report()
+        for name, description, value in (
+            ("tasador_model_polls", "Looks at what sources offer.", refreshed.polls),
+            ("tasador_model_swaps", "Models that began to answer.", refreshed.swaps),
+            ("tasador_model_refusals", "Bundles that were not taken.", refreshed.refused),
+            ("tasador_model_errors", "Looks at sources that failed.", refreshed.errors),
+        ):
+            metrics.total(name, description, value)
+
+    def _count_records(self) -> None:
+        status, metrics = self.writer.status(), self.metrics
+        metrics.gauge("tasador_records_queued", "Records that wait in memory.", status.queued)
+        metrics.gauge("tasador_records_spool_bytes", "Size of the spool.", status.spool_bytes)
+        metrics.gauge(
+            "tasador_records_spooling",
+            "Whether the database is away.",
+            float(status.state != "ok"),
+        )
+        for name, value in (
+            ("written", status.written),
+            ("spooled", status.spooled),
+            ("replayed", status.replayed),
+            ("lost", status.lost),
+            ("refused", status.refused),
+        ):
+            metrics.total("tasador_records", "Records by fate.", value, {"fate": name})
+
+
+class _Outcomes:
+    """Writes outcomes through a connection of its own, made when first used."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings.records
+        self._lock = threading.Lock()
+        self._store: SqlRecordStore | None = None
+
+    def add(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Write outcomes and return what became of each.
+
+        Raises:
+            Problem: 503, records are switched off or the database is away.
+        """
+        if self._settings.mode == "off":
+            raise Problem(
+                503,
+                "records_off",
+                "outcomes cannot be kept while records are switched off",
+                remedy="set TASADOR_RECORDS__MODE to durable or async",
+            )
+        try:
+            return [answer.status for answer in self._opened().add_outcomes(outcomes)]
+        except OutageError as error:
+            raise Problem(
+                503,
+                "database_away",
+                error.message,
+                remedy="send the same outcomes again later: doing so twice is harmless",
+                retry_after=5,
+            ) from None
+
+    def ping(self) -> None:
+        """Ask the database for nothing.
+
+        Raises:
+            OutageError: It does not answer.
+        """
+        self._opened().count(0.0, 0.0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+
+    def _opened(self) -> SqlRecordStore:
+        with self._lock:
+            if self._store is None:
+                database = Database(self._settings.url, synchronous=self._settings.synchronous)
+                self._store = SqlRecordStore(database)
+            return self._store
+
+
+def _settle_memory() -> None:
+    """Take what has been loaded out of garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC)
+
+
+def from_environment() -> App:
+    """Return the application that the environment describes; each worker calls this."""
+    settings = read_settings(os.environ)
+    configure_logs(settings.server.log_level, as_json=settings.server.log_format == "json")
+    return Assembly(settings).app()
+
+
+def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    """Return what to add to the environment so that a laptop needs no setting at all.
+
+    With no source named, the newest bundle of the workspace is served, and records and the copy of
+    the last good model lie there too.
+    """
+    added: dict[str, Any] = {
+        "TASADOR_RECORDS__URL": f"sqlite:///{workspace / 'tasador.db'}",
+        "TASADOR_SOURCE__LAST_GOOD": str(workspace / "last_good"),
+    }
+    named = ("TRACKING_URI", "OBJECT_STORE", "LOCAL")
+    if not any(environment.get(f"TASADOR_SOURCE__{name}") for name in named):
+        added["TASADOR_SOURCE__LOCAL"] = str(workspace / "bundles")
+    return {name: value for name, value in added.items() if name not in environment}

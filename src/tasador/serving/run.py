@@ -1,0 +1,96 @@
+"""Run the service: bind the port, start the workers, stop them gracefully."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tasador.core.errors import ServingError
+from tasador.serving.settings import ServerSettings
+
+_FACTORY = "tasador.serving.assembly:from_environment"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to `host` and `port`; 0 takes a free port.
+
+    Raises:
+        ServingError: The port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise ServingError(
+            f"cannot listen on {host}:{port}",
+            got=str(error),
+            remedy="stop what listens there, or choose another --port"
+            if taken
+            else "choose an address of this machine with --host, and a port below 65536",
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def serve(settings: ServerSettings, bound: socket.socket) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit code.
+
+    Each worker reads its settings from the environment. On SIGTERM no new connection is taken,
+    requests under way get ``drain_s`` to finish, records are flushed.
+
+    Args:
+        settings: Where to listen, and with how many workers.
+        bound: The socket, from `bind`.
+    """
+    import uvicorn
+
+    options: dict[str, Any] = {
+        "factory": True,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": settings.keep_alive_s,
+        "timeout_graceful_shutdown": max(1, round(settings.drain_s)),
+        "backlog": 2048,
+        "workers": settings.workers,
+    }
+    if settings.workers == 1:
+        server = uvicorn.Server(uvicorn.Config(_FACTORY, **options))
+        server.run(sockets=[bound])
+        return 0 if server.started else 1
+    from uvicorn.supervisors import Multiprocess
+
+    with tempfile.TemporaryDirectory(prefix="tasador-metrics-") as temporary:
+        folder = Path(settings.metrics_folder or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("*.db"):
+            file.unlink()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        config = uvicorn.Config(_FACTORY, **options)
+        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[bound]).run()
+    return 0
+
+
+def address(bound: socket.socket) -> str:
+    """Return the URL at which a bound socket is reached."""
+    host, port = bound.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - only shown
+    return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
+
+
+def is_terminal() -> bool:
+    """Tell whether people read the log."""
+    return sys.stderr.isatty()
