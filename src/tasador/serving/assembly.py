@@ -25,11 +25,11 @@ from tasador.serving.appraiser import Appraiser
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
 from tasador.serving.health import Check, DegradedError, Health, disk_check, source_check
-from tasador.serving.holder import LoadedModel, ModelHolder
+from tasador.serving.holder import ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
-from tasador.serving.refresh import RefreshEvents, Refresher
-from tasador.serving.schemas import DeepHealth
+from tasador.serving.refresh import Refresher, RefreshEvents
+from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
 
@@ -105,14 +105,14 @@ class Assembly:
         return DeepHealth(
             status=found.status,
             checks=[
-                {
-                    "name": one.name,
-                    "status": one.status,
-                    "latency_ms": round(one.latency_s * 1000, 3),
-                    "detail": one.detail,
-                }
+                DependencyCheck(
+                    name=one.name,
+                    status=one.status,
+                    latency_ms=round(one.latency_s * 1000, 3),
+                    detail=one.detail,
+                )
                 for one in found.dependencies
-            ],  # type: ignore[arg-type]
+            ],
         )
 
     def _checks(self) -> Mapping[str, Check]:

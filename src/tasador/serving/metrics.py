@@ -30,6 +30,7 @@ class Metrics:
         import prometheus_client as prometheus
 
         self._prometheus = prometheus
+        prometheus.disable_created_metrics()  # doubles every series, read by nobody
         self.registry = prometheus.CollectorRegistry()
         self._refresh: list[Callable[[], None]] = []
         shared: dict[str, Any] = {"registry": self.registry}
@@ -150,4 +151,3 @@ class Metrics:
                 name, description, labels, registry=self.registry, multiprocess_mode=mode
             )
         return self._gauges[name]
-

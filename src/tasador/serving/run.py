@@ -80,7 +80,7 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
             file.unlink()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         config = uvicorn.Config(_FACTORY, **options)
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[bound]).run()
+        Multiprocess(config, sockets=[bound]).run()
     return 0
 
 

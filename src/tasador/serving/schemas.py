@@ -65,8 +65,9 @@ class OutcomeResult(BaseModel):
     """What became of one outcome."""
 
     prediction_id: str
-    status: Literal["recorded", "known", "unknown_id", "conflict", "invalid"] = Field(
-        description="known: the same value was recorded before; conflict: another one was"
+    status: Literal["accepted", "repeated", "conflict", "unknown", "invalid"] = Field(
+        description="repeated: the same value is known already; conflict: another one is, and "
+        "stays; unknown: no valuation has this id"
     )
     message: str | None = None
 
@@ -74,7 +75,7 @@ class OutcomeResult(BaseModel):
 class OutcomesAnswer(BaseModel):
     """What became of all outcomes, in their order."""
 
-    recorded: int
+    accepted: int
     results: list[OutcomeResult]
 
 
@@ -100,7 +101,7 @@ class Ready(BaseModel):
     status: Literal["ready", "not_ready"]
 
 
-class Check(BaseModel):
+class DependencyCheck(BaseModel):
     """One dependency's health."""
 
     name: str
@@ -113,7 +114,7 @@ class DeepHealth(BaseModel):
     """Every dependency's health."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
-    checks: list[Check]
+    checks: list[DependencyCheck]
 
 
 class About(BaseModel):

@@ -24,7 +24,7 @@ from tasador.serving.service import Service
 MOST_EXPLAINED = 20
 MOST_COMPARABLES = 64
 
-#: Records outcomes; returns one status for each: recorded, known, unknown_id or conflict.
+#: Records outcomes; returns one `OutcomeStatus` for each.
 RecordOutcomes = Callable[[Sequence[Outcome]], Sequence[str]]
 
 
@@ -101,8 +101,8 @@ class ValuationRoutes:
             {"prediction_id": outcome.prediction_id, "status": status}
             for outcome, status in zip(read, statuses, strict=True)
         ]
-        recorded = sum(status == "recorded" for status in statuses)
-        return Reply(orjson.dumps({"recorded": recorded, "results": results}))
+        accepted = sum(status == "accepted" for status in statuses)
+        return Reply(orjson.dumps({"accepted": accepted, "results": results}))
 
 
 def _version(exchange: Exchange) -> str | None:
