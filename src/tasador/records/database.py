@@ -1,10 +1,4 @@
-"""One database by one URL: a connection that comes back after an outage, and its errors.
-
-::
-
-    StorageError
-    ├── OutageError     it cannot be reached, is locked, full, does not answer: later may be better
-    └── RefusedError    it was reached and does not take these values: nor will it later
+"""One database by one URL: a connection that comes back after an outage, and what it runs.
 
 Statements are written once, with ``?`` for parameters; what differs between SQLite and PostgreSQL
 stands in `tasador.records.dialects`.
@@ -20,17 +14,10 @@ from typing import Any
 
 from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect, Row, dialect_for
+from tasador.records.errors import OutageError, RefusedError
 from tasador.records.location import DatabaseUrl, parse_url
 from tasador.records.schema import migrate
 from tasador.records.settings import Synchronous
-
-
-class OutageError(StorageError):
-    """The database cannot be reached, is locked, full, or does not answer."""
-
-
-class RefusedError(StorageError):
-    """The database was reached and does not take these values."""
 
 
 class Database:
@@ -66,7 +53,6 @@ class Database:
         Raises:
             ConfigError: The URL cannot be meant.
             OutageError: The database cannot be reached.
-            StorageError: It was made by a newer tasador.
         """
         database = cls(url, synchronous=synchronous, timeout_s=timeout_s)
         database.connect()

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect
+from tasador.records.errors import OutageError
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
     """Bring the tables up to date; of several processes one does it and the others wait.
 
     Raises:
-        StorageError: The tables were changed by a newer tasador in a way this one cannot follow.
+        OutageError: The tables were changed by a newer tasador in a way this one cannot follow.
     """
     dialect.begin(connection)
     try:
@@ -87,7 +87,7 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
         current = max((row[0] for row in found), default=0)
         reader = max((row[1] for row in found), default=0)
         if reader > NEWEST:
-            raise StorageError(
+            raise OutageError(
                 f"the tables in {shown} were changed by a newer tasador",
                 expected=f"a schema that version {NEWEST} can use",
                 got=f"version {current}, for {reader} and newer",

@@ -10,8 +10,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from tasador.core.errors import StorageError
 from tasador.records.dialects import BULK_COLUMNS, ErrorKind, Row, column_names
+from tasador.records.errors import OutageError
 from tasador.records.location import DatabaseUrl
 from tasador.records.settings import Synchronous
 
@@ -61,7 +61,7 @@ class SqliteDialect:
                 time.sleep(0.01)
                 continue
             if mode != "wal":
-                raise StorageError(
+                raise OutageError(
                     f"the SQLite file {self.path} cannot use a write-ahead log",
                     got=f"journal mode {mode!r}",
                     remedy="put it on a local disk",

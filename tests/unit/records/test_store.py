@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tasador.records.database import RefusedError
+from tasador.records.errors import RefusedError
 from tasador.records.record import Outcome
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.store import open_store

@@ -1,0 +1,276 @@
+"""The two threads between the queue and the database.
+
+::
+
+    committer   owns the queue while the database is there: takes a group, commits it. While the
+                database is away it tries to bring the spool into it instead.
+    guard       watches the committer. When a commit fails or takes too long, it takes over the
+                queue and writes to the spool, until the committer has emptied that.
+
+The state says who owns the queue: ``ok`` the committer, ``spooling`` the guard. While ``draining``
+it belongs to nobody, as long as the committer takes to bring in the last of the spool; when that
+takes too long too, the guard goes on.
+
+A group in flight belongs to whoever claims it: the committer when its commit ends, the guard when
+it is overdue. A group that both wrote is in the spool and in the database, and its ids make it one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from queue import SimpleQueue
+from typing import Literal
+
+from tasador.core.errors import StorageError
+from tasador.records.counters import Counters
+from tasador.records.database import Database
+from tasador.records.groups import WAKE, Group, Submission, take_group
+from tasador.records.insertion import insert_records
+from tasador.records.settings import RecordSettings
+from tasador.records.spool import Chunk, Spool
+
+State = Literal["ok", "draining", "spooling"]
+
+_log = logging.getLogger(__name__)
+_HANG_S = 5.0  # how long a silent database is waited for before the line is cut
+_IDLE_S = 1.0
+_LAST_BYTES = 1 << 18  # of the spool, brought in while the queue waits
+
+
+class Committer:
+    """Moves records from a queue into the database or the spool.
+
+    Args:
+        settings: Where and how.
+        queue: What is submitted.
+        spool: Where to put it while the database is away.
+        counters: Told what happened.
+    """
+
+    def __init__(
+        self,
+        settings: RecordSettings,
+        queue: SimpleQueue[Submission],
+        spool: Spool,
+        counters: Counters,
+    ) -> None:
+        self.state: State = "ok"
+        self._settings = settings
+        self._queue = queue
+        self._spool = spool
+        self._counters = counters
+        # what waits behind a group in flight waits as long again: half the bound for each
+        self._patience = settings.bound_s / 2
+        self._database = open_lazily(settings)
+        self._turn = threading.Lock()  # held while the state changes and while the guard spools
+        self._flight: Group | None = None
+        self._asked: float | None = None  # when the database was asked for what it now does
+        self._busy = threading.Event()  # a group is in flight: the guard looks after it
+        self._closing = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=f"tasador-records-{name}", daemon=True)
+            for name, work in (("committer", self._commit), ("guard", self._guard))
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, deadline_s: float) -> bool:
+        """Write what waits, half of the time into the database, then into the spool; stop.
+
+        Returns:
+            Whether nothing waits any more.
+        """
+        end = time.monotonic() + deadline_s
+        self._closing.set()
+        self._busy.set()
+        self._queue.put(WAKE)
+        self._wait_until(end - deadline_s / 2)
+        if self._counters.waiting:
+            self._counters.note("the database did not take the records in time to stop")
+            self._take_over(self._flight)
+            self._wait_until(end)
+        self._database.interrupt()
+        for thread in self._threads:
+            while thread.is_alive():
+                self._queue.put(WAKE)
+                thread.join(0.05)
+                if time.monotonic() > end:
+                    break
+        return not self._counters.waiting
+
+    def _wait_until(self, end: float) -> None:
+        while self._counters.waiting and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _finished(self) -> bool:
+        return self._closing.is_set() and not self._counters.waiting
+
+    # the committer
+
+    def _commit(self) -> None:
+        self._attempt(Group([]))  # connects, so that the first valuation need not wait for it
+        while not self._finished():
+            if self.state == "ok":
+                group = take_group(self._queue, self._settings.group, _IDLE_S)
+                if group is not None:
+                    self._attempt(group)
+            elif self._closing.is_set():
+                break
+            elif not self._replay():
+                self._closing.wait(self._settings.retry_s)
+        self._database.close()
+
+    def _attempt(self, group: Group) -> None:
+        """Commit a group; when the database is away, the group and the queue are the guard's."""
+        self._flight = group
+        self._asked = group.started
+        if not self._busy.is_set():
+            self._busy.set()
+        try:
+            if group.size:
+                inserted = insert_records(self._database, group.rows)
+            else:
+                self._database.connect()
+                inserted = None
+        except Exception as error:  # whatever it is, the records are safe in the spool
+            self._counters.note(error)
+            self._flight = self._asked = None
+            self._take_over(group)
+            return
+        self._flight = self._asked = None
+        if not group.claim():
+            self._turn_to("spooling")  # the guard has it: look after the spool before the queue
+            return
+        if inserted is not None:
+            written, refused, error_of_some = inserted
+            if error_of_some is not None:
+                self._counters.note(error_of_some)
+            self._counters.count(done=group.size, written=written, refused=refused)
+            group.release(error_of_some)
+
+    def _replay(self) -> bool:
+        """Bring the spool into the database; return whether the queue is the committer's again."""
+        try:
+            self._asked = time.monotonic()
+            self._database.connect()
+            while not self._closing.is_set():
+                chunk = self._next_chunk()
+                if chunk is None:
+                    if self._back_to_normal():
+                        return True
+                    self._turn_to("draining")
+                    continue
+                self._asked = time.monotonic()
+                inserted = insert_records(self._database, chunk.records)
+                self._spool.advance(chunk)
+                self._counters.count(replayed=inserted.written, refused=inserted.refused)
+                if self.state == "spooling" and self._spool.bytes < _LAST_BYTES:
+                    self._turn_to("draining")
+        except Exception as error:  # what is in the spool stays there
+            self._counters.note(error)
+        finally:
+            self._asked = None
+        self._turn_to("spooling")
+        return False
+
+    def _next_chunk(self) -> Chunk | None:
+        try:
+            return self._spool.peek(self._settings.group)
+        except StorageError as error:
+            _log.error("a spool file is set aside: %s", error)
+            self._spool.set_aside()
+            raise
+
+    def _back_to_normal(self) -> bool:
+        with self._turn:
+            if self.state != "draining" or self._spool.bytes:
+                return False
+            self.state = "ok"
+            self._flight = None
+        _log.warning("records go into the database again; the spool is empty")
+        return True
+
+    def _turn_to(self, state: State) -> None:
+        with self._turn:
+            self.state = state
+            # while draining the guard watches an empty group in place of the real ones
+            self._flight = Group([]) if state == "draining" else None
+        self._busy.set()
+
+    # the guard
+
+    def _guard(self) -> None:
+        step = min(0.05, self._patience / 3)
+        while not self._finished():
+            if self.state == "spooling":
+                group = take_group(self._queue, self._settings.group, step)
+                if group is not None:
+                    self._spool_group(group)
+                self._cut_a_dead_line()
+                continue
+            if self._flight is None and not self._closing.is_set():
+                self._busy.clear()
+                if self._flight is None:  # the committer sets this before it looks at the event
+                    self._busy.wait()
+            time.sleep(step)
+            flight = self._flight
+            if flight is not None and self._overdue(flight):
+                self._counters.note(f"the database did not answer within {self._patience:g} s")
+                self._take_over(flight)
+
+    def _overdue(self, flight: Group) -> bool:
+        """Tell whether a group takes too long; an empty one only when others wait for it."""
+        late = time.monotonic() - flight.started > self._patience
+        return late and (flight.size > 0 or not self._queue.empty())
+
+    def _take_over(self, flight: Group | None) -> None:
+        """Make the queue the guard's, and write the group in flight to the spool if unclaimed."""
+        mine = flight is None or flight.claim()
+        with self._turn:
+            if mine and self.state == "ok":
+                _log.warning("records go into the spool: %s", self._counters.last_error)
+            if mine or self.state == "draining":
+                self.state = "spooling"
+            if mine and flight is not None:
+                self._write_spool(flight)
+        self._busy.set()
+
+    def _spool_group(self, group: Group) -> None:
+        with self._turn:
+            if self.state == "spooling":
+                self._write_spool(group)
+                return
+        for submission in group.submissions:  # the committer is back: they are its own
+            self._queue.put(submission)
+
+    def _write_spool(self, group: Group) -> None:
+        if not group.size:
+            return
+        error: StorageError | None = None
+        try:
+            self._spool.append(group.rows)
+        except Exception as failed:  # also what a malformed record provokes
+            error = failed if isinstance(failed, StorageError) else StorageError(repr(failed))
+            self._counters.note(error)
+        if error is None:
+            self._counters.count(done=group.size, spooled=group.size)
+        else:
+            self._counters.count(done=group.size, lost=group.size)
+        group.release(error)
+
+    def _cut_a_dead_line(self) -> None:
+        """Make a committer that has waited too long for an answer give up, and connect again."""
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked > _HANG_S:
+            self._database.interrupt()
+
+
+def open_lazily(settings: RecordSettings) -> Database:
+    """Return a database that is connected when first used, with waits that suit a writer."""
+    wait = max(1.0, 4 * settings.bound_s)
+    return Database(settings.url, synchronous=settings.synchronous, timeout_s=wait)

@@ -1,0 +1,20 @@
+"""What can go wrong with a database.
+
+::
+
+    StorageError
+    ├── OutageError     it cannot be reached, is locked, full, does not answer: later may be better
+    └── RefusedError    it was reached and does not take these values: nor will it later
+"""
+
+from __future__ import annotations
+
+from tasador.core.errors import StorageError
+
+
+class OutageError(StorageError):
+    """The database cannot be reached, is locked, full, or does not answer."""
+
+
+class RefusedError(StorageError):
+    """The database was reached and does not take these values."""

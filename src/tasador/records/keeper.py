@@ -1,0 +1,90 @@
+"""`Keeper`: brings in what dead processes left in their spools."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tasador.core.errors import StorageError
+from tasador.records.counters import Counters
+from tasador.records.database import Database
+from tasador.records.insertion import insert_records
+from tasador.records.spool import adopt
+
+_log = logging.getLogger(__name__)
+_EVERY_S = 2.0
+
+
+def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
+    """Bring the records of all orphaned spool files in `folder` into the database.
+
+    Args:
+        folder: The spool folder.
+        database: Where they belong.
+        stop: Asked between chunks; what is not brought in then stays where it is.
+
+    Returns:
+        How many records were brought in.
+
+    Raises:
+        OutageError: The database is away; the file stays for another try.
+        StorageError: A file cannot be read.
+    """
+    total = 0
+    for records in adopt(folder):
+        total += insert_records(database, records).written
+        if stop is not None and stop():
+            break
+    return total
+
+
+class Keeper:
+    """A thread that looks for orphaned spool files now and then.
+
+    Args:
+        folder: The spool folder.
+        database: A connection of its own; closed at the end.
+        counters: Told what happened.
+        allowed: Whether the database is thought to be there.
+    """
+
+    def __init__(
+        self, folder: Path, database: Database, counters: Counters, allowed: Callable[[], bool]
+    ) -> None:
+        self._folder = folder
+        self._database = database
+        self._counters = counters
+        self._allowed = allowed
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="tasador-records-keeper", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start looking."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the chunk at hand."""
+        self._closing.set()
+        self._database.interrupt()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            if self._allowed():
+                self._look()
+            self._closing.wait(_EVERY_S)
+        self._database.close()
+
+    def _look(self) -> None:
+        try:
+            brought = bring_in(self._folder, self._database, self._closing.is_set)
+        except (StorageError, OSError) as error:
+            self._counters.note(error)
+            return
+        if brought:
+            self._counters.count(replayed=brought)
+            _log.warning("%d records of dead processes were brought in", brought)
