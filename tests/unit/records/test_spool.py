@@ -111,7 +111,7 @@ def test_a_full_spool_takes_nothing_and_keeps_what_it_has(tmp_path, make_records
     spool = Spool(tmp_path, "normal", 3000)
     kept = make_records(5)
     spool.append(kept)
-    with pytest.raises(StorageError, match=r"the spool in .* is full: expected at most 3,000 bytes"):
+    with pytest.raises(StorageError, match=r"spool in .* is full: expected at most 3,000 bytes"):
         spool.append(make_records(20))
     assert drained(spool) == kept
 
