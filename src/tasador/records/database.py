@@ -14,7 +14,8 @@ from typing import Any
 
 from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect, Row, dialect_for
-from tasador.records.errors import OutageError, RefusedError
+from tasador.records.errors import OutageError as OutageError
+from tasador.records.errors import RefusedError as RefusedError
 from tasador.records.location import DatabaseUrl, parse_url
 from tasador.records.schema import migrate
 from tasador.records.settings import Synchronous
