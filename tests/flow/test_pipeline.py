@@ -107,6 +107,18 @@ def test_a_step_runs_alone_and_a_later_start_uses_the_cache(project: Path) -> No
     assert [words[1] == "cached" for words in lines] == [True, True, True, False]
 
 
+def test_trials_recorded_in_wandb_leave_their_links(project: Path) -> None:
+    code, out, err = tasador(
+        project, "run", *SMALL, "steps=[sweep]", "tracking.wandb=offline", "tracking.uri=null"
+    )
+    assert code == 0, err
+    assert out.count("cached") == 5
+    card = json.loads((newest_run(project) / "cards" / "sweep.json").read_text())
+    table = next(table for table in card["tables"] if table["title"] == "Trials in W&B")
+    assert len(table["rows"]) == 2
+    assert all((project / "workspace" / link).is_dir() for _, link in table["rows"])
+
+
 def test_a_damaged_cache_entry_and_a_lost_bundle_are_made_again(project: Path) -> None:
     for file in (project / "workspace" / "cache" / "impute").glob("*/imputation.json"):
         file.write_text("{")

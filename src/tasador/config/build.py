@@ -58,6 +58,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         options = [option for option in inner if option is not type(None)]
         return None if value is None else convert(value, options[0], where)
     if origin is Literal:
+        if value is False and "off" in inner:  # what YAML makes of a bare off
+            return "off"
         if value not in inner:
             raise ConfigError(
                 f"{where}: expected one of {', '.join(map(str, inner))}, got {value!r}"

@@ -44,6 +44,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "register.alias": (r"[A-Za-z][A-Za-z0-9_-]*", "a letter, then letters, digits, '_' and '-'"),
     "sweep.study": (r"[A-Za-z0-9][\w.-]*", "letters, digits, '_', '-' and '.'"),
     "tracking.experiment": (r"\s*\S.*", "a name"),
+    "tracking.wandb_project": (r"[\w.-]+", "letters, digits, '_', '-' and '.'"),
     "storage.workspace": (r"\s*\S.*", "a folder"),
 }
 # the smaller mean wins, so a metric that grows with quality cannot decide

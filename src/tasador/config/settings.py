@@ -102,11 +102,17 @@ class TrackingSettings:
         enabled: Whether to track and register at all.
         uri: An MLflow tracking URI; null means SQLite in the workspace.
         experiment: Name of the experiment.
+        wandb: Whether each trial of the sweep is also recorded in Weights & Biases: ``off``,
+            ``offline`` (a folder in the workspace for each, no account needed) or ``online``. Needs
+            the extra ``wandb``.
+        wandb_project: Name of the project there.
     """
 
     enabled: bool = True
     uri: str | None = None
     experiment: str = "tasador"
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "tasador"
 
 
 @dataclass(frozen=True)

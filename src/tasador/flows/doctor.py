@@ -26,6 +26,7 @@ _EXTRAS = {
     "dist": "ray",
     "wandb": "wandb",
     "boosters": "catboost",
+    "postgres": "psycopg",
 }
 _ROOM_GB = 2.0
 

@@ -14,6 +14,8 @@ from tasador.metrics.bootstrap import Estimate
 from tasador.registry.bundle import load_bundle
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
 
+_ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml")
+
 
 def tracking_uri(state: RunState) -> str:
     """Return where runs are tracked: as configured, or SQLite in the workspace."""
@@ -110,7 +112,7 @@ def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
         params={"family": outcome["family"], **outcome["params"]},
         artifacts=tuple(
             state.run_folder / name
-            for name in ("metrics.json", "best_params.yaml", "model_config.yaml")
+            for name in (*_ARTIFACTS, *(["trial_runs.json"] if state.trial_runs else []))
         ),
         steps=tuple(_step(state, card) for card in cards),
     )

@@ -47,6 +47,7 @@ class RunState:
     Z: Floats | None = None  # features
     search: SearchResult | None = None  # select
     sweep: SweepResult | None = None  # sweep
+    trial_runs: list[str] = field(default_factory=list)  # sweep: links of W&B runs
     outcome: dict[str, Any] | None = None  # register
     journal: Path | None = None  # set by the runner for the step at work
 

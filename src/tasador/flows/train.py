@@ -22,6 +22,7 @@ from tasador.flows.report import BundleReference, Comparison, Headline, RunSumma
 from tasador.flows.sample import sample_valuation
 from tasador.flows.state import RunState, save_json
 from tasador.flows.steps import STEPS, Step
+from tasador.flows.trial_records import check_recording
 
 _log = logging.getLogger(__name__)
 #: Called with a step's name and its card when it has ended.
@@ -56,6 +57,7 @@ def train(settings: RunSettings, on_step: OnStep | None = None) -> TrainOutcome:
 
     The report is written however the run ends; an error passes through after it.
     """
+    check_recording(settings.tracking)
     state = _start(settings)
     cache = StepCache(state.workspace / "cache")
     cards: list[Card] = []
@@ -168,6 +170,8 @@ def _leave(state: RunState) -> tuple[str, ...]:
     outcome = state.outcome
     save_json(state.run_folder / "metrics.json", outcome["metrics"])
     write_text(state.run_folder / "best_params.yaml", to_yaml(outcome["params"]))
+    if state.trial_runs:
+        save_json(state.run_folder / "trial_runs.json", state.trial_runs)
     write_text(
         state.run_folder / "model_config.yaml",
         to_yaml(

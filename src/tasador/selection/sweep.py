@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasador.core import seeds
-from tasador.core.errors import StorageError, TrainingError
+from tasador.core.errors import MissingExtraError, StorageError, TrainingError
 from tasador.core.fingerprints import fingerprint, sha256_bytes, to_plain
 from tasador.core.progress import progress
 from tasador.data.table import Part
@@ -29,6 +30,8 @@ from tasador.selection.trial import RUNGS, Task, run_trial
 
 _log = logging.getLogger(__name__)
 _RESULT, _START = "result", "start"
+#: What databases say when another worker has just made the same table or row.
+_MET = ("already exists", "duplicate key", "unique constraint")
 #: Called with each finished trial, the first being the selection's winner.
 OnTrial = Callable[[CandidateResult], None]
 
@@ -39,7 +42,7 @@ class SweepSettings:
 
     Attributes:
         trials: Number of parameter sets to try, the selection's winner first; 0 skips the sweep.
-            Workers that share a study share this number.
+            Workers that share a study share this number; each ends the trial that it is at.
         folds: How many of the selection's folds each trial is judged on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
@@ -153,7 +156,7 @@ def _study(
     shared, storage, engine = settings.storage, None, None
     try:
         if shared is not None:
-            storage = optuna.storages.RDBStorage(shared)
+            storage = _database(shared)
             engine = storage.engine
         elif journal is not None:
             journal.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +183,28 @@ def _study(
     finally:
         if engine is not None:
             engine.dispose()
+
+
+def _database(url: str) -> Any:
+    """Open the database; workers that begin together may meet while one makes its tables.
+
+    Raises:
+        MissingExtraError: The database's driver is not installed.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for pause in (0.2, 0.4, 0.8, 1.6, 0.0):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except ImportError:
+            driver = "psycopg" if "psycopg" in url else url.partition(":")[0]
+            raise MissingExtraError.for_package(driver, "postgres") from None
+        except SQLAlchemyError as error:
+            if not pause or not any(word in str(error).lower() for word in _MET):
+                raise
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def _without_password(url: str) -> str:

@@ -51,6 +51,12 @@ def _contract(state: RunState) -> str:
     return fingerprint({key: value for key, value in plain.items() if key != "source"})
 
 
+def _recording(state: RunState) -> list[str]:
+    """What a sweep's result holds beside its trials: where they were recorded, when they were."""
+    tracking = state.settings.tracking
+    return [] if tracking.wandb == "off" else [tracking.wandb, tracking.wandb_project]
+
+
 STEPS: tuple[Step, ...] = (
     Step(
         "download",
@@ -100,8 +106,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         "sweep",
         "Sweep: tune the winner",
-        (*_MODELS, "flows.steps.selection_card"),
-        lambda s: [s.settings.sweep, s.settings.seed],
+        (*_MODELS, "flows.steps.selection_card", "flows.trial_records"),
+        lambda s: [s.settings.sweep, s.settings.seed, *_recording(s)],
         model_steps.run_sweep,
         model_steps.load_sweep_step,
     ),

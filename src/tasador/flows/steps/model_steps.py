@@ -9,12 +9,14 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import (
     RunState,
+    load_json,
     load_search,
     load_sweep,
     needed,
     save_json,
 )
-from tasador.flows.steps.selection_card import show_search, show_sweep
+from tasador.flows.steps.selection_card import show_search, show_sweep, show_trial_runs
+from tasador.flows.trial_records import TrialRecorder
 from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.search import grid_search
 from tasador.selection.sweep import sweep
@@ -63,6 +65,14 @@ def load_select(state: RunState, folder: Path) -> None:
 def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Tune the winning family on train."""
     settings, winner = state.settings, needed(state.search, "select").best
+    notes = None if state.journal is None else state.journal.with_suffix(".wandb")
+    recorder = TrialRecorder(
+        settings.tracking,
+        state.workspace,
+        group=f"{settings.contract.name}-{winner.family}-{state.run_id}",
+        facts={"dataset": settings.contract.name, "metric": settings.sweep.metric},
+        notes=notes,
+    )
     result = sweep(
         winner.family,
         winner.params,
@@ -72,11 +82,18 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
         state.transform,
         settings.seed,
         journal=state.journal,
+        on_trial=recorder,
     )
+    links = [run.link for run in recorder.runs]
     save_json(folder / "sweep.json", result)
+    save_json(folder / "trial_runs.json", links)
     show_sweep(card, result, settings.sweep)
+    show_trial_runs(card, links, recorder.trouble)
+    if notes is not None:
+        notes.unlink(missing_ok=True)
 
 
 def load_sweep_step(state: RunState, folder: Path) -> None:
     """Take the sweep result."""
     state.sweep = load_sweep(folder / "sweep.json")
+    state.trial_runs = load_json(folder / "trial_runs.json")

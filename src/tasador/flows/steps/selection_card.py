@@ -162,6 +162,21 @@ def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) 
         card.figure(evaluation_plots.parallel_coordinates(numeric, values, metric=metric))
 
 
+def show_trial_runs(card: CardBuilder, links: Sequence[str], trouble: str | None) -> None:
+    """Show where the trials were recorded in W&B, when they were."""
+    if trouble is not None:
+        card.warn(trouble)
+    if not links:
+        return
+    card.fact("Trials recorded in W&B", len(links))
+    card.table(
+        "Trials in W&B",
+        ("trial", "run"),
+        list(enumerate(links, start=1)),
+        note="A folder is an offline run in the workspace: `wandb sync FOLDER` uploads it.",
+    )
+
+
 def describe(candidate: CandidateResult) -> str:
     """Return a candidate as one line of text."""
     params = ", ".join(f"{key}={value}" for key, value in candidate.params.items())

@@ -1,0 +1,60 @@
+"""A worker of a shared sweep, as its own process: storage URL, number of trials.
+
+Says "ready", begins when a line comes in, and prints what it tried and what all tried together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+from tasador.data.contract_reader import from_dict
+from tasador.data.table import Part
+from tasador.features.pipeline import FeaturePipeline, FeatureSettings
+from tasador.modeling.target import TargetTransform
+from tasador.selection.folds import make_folds, random_assignment
+from tasador.selection.search import CandidateResult
+from tasador.selection.sweep import SweepSettings, sweep
+
+
+def main(storage: str, trials: int) -> None:
+    contract = from_dict(
+        {"name": "t", "columns": {"a": {"kind": "number"}}, "target": {"name": "y"}}
+    )
+    random = np.random.default_rng(0)
+    X = random.uniform(1, 9, (400, 1))
+    part = Part(
+        X, 10 + np.sin(X[:, 0]) + random.normal(0, 0.1, 400), np.arange(400, dtype=np.uint64)
+    )
+    transform = TargetTransform("none")
+    pipeline = FeaturePipeline(contract, FeatureSettings(comparables=False))
+    folds = list(make_folds(part, random_assignment(400, 2, 1), pipeline, transform))
+    mine: list[CandidateResult] = []
+    print("ready", flush=True)
+    sys.stdin.readline()
+    result = sweep(
+        "decision_tree",
+        {"max_depth": 8, "min_samples_split": 2, "min_samples_leaf": 1},
+        SweepSettings(trials=trials, folds=2, storage=storage),
+        folds,
+        part,
+        transform,
+        1,
+        on_trial=mine.append,
+    )
+    print(
+        json.dumps(
+            {
+                "mine": [trial.params for trial in mine],
+                "all": [trial.params for trial in result.trials],
+                "best": result.best.mean("wmape"),
+                "first": result.trials[0].mean("wmape"),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
