@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def entries_of(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, parts = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     assert len(data) < 32_768  # one block, so no padding to skip
-    while place < len(data):
+    while place + 7 <= len(data):
         size, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + size > len(data):
+            return  # still being written
         parts += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
@@ -46,7 +49,13 @@ def entries_of(path: Path) -> Iterator[Any]:
 def records_of(folder: Path) -> dict[str, Any]:
     """Read what an offline run holds: its configuration, its history and its summary."""
     found: dict[str, Any] = {"config": {}, "summary": {}, "history": 0, "group": ""}
-    for record in entries_of(next(folder.glob("*.wandb"))):
+    records: list[Any] = []
+    for _ in range(200):  # W&B's own process ends writing a little after `finish` has returned
+        records = list(entries_of(next(folder.glob("*.wandb"))))
+        if any(record.HasField("exit") for record in records):
+            break
+        time.sleep(0.05)
+    for record in records:
         if record.run.config.update:
             found["config"] |= {i.key: i.value_json for i in record.run.config.update}
             found["group"] = record.run.run_group
