@@ -25,7 +25,7 @@ from tasador.registry.bundle import BundleParts, write_bundle
 settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tasador")
 
-pytest_plugins = ["fixtures.postgresql"]
+pytest_plugins = ["fixtures.postgresql", "fixtures.service"]
 
 
 @pytest.fixture(scope="session")
