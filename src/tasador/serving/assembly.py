@@ -29,6 +29,8 @@ from tasador.serving.holder import ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.refresh import Refresher, RefreshEvents
+from tasador.serving.routes.mlflow_scoring import mlflow_router
+from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -70,12 +72,16 @@ class Assembly:
 
     def app(self) -> App:
         """Return the application; its lifespan starts and stops everything."""
-        settings = self.settings
+        settings, own_version = self.settings, version("tasador")
         return build_app(
             Parts(
                 service=self.service,
                 access=KeyAccess(settings.security, settings.limits),
-                version=version("tasador"),
+                version=own_version,
+                routers=[
+                    open_inference_router(self.service, own_version),
+                    mlflow_router(self.service, own_version),
+                ],
                 record_outcomes=self._outcomes.add,
                 deep=self._deep,
                 cors_origins=settings.security.cors_origins,

@@ -30,7 +30,8 @@ class Metrics:
         import prometheus_client as prometheus
 
         self._prometheus = prometheus
-        prometheus.disable_created_metrics()  # doubles every series, read by nobody
+        # doubles every series, read by nobody
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = prometheus.CollectorRegistry()
         self._refresh: list[Callable[[], None]] = []
         shared: dict[str, Any] = {"registry": self.registry}
