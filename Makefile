@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+KERNELS := hatch_build.py $(wildcard src/tasador/*/*.c)
 LOCK := uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--universal -q -p 3.11
 
@@ -53,12 +54,12 @@ clean: ## Remove the environment and the caches, not the workspace
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: requirements/train.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.train: requirements/train.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
 	$(INSTALL) --require-hashes -r requirements/train.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 
-$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: requirements/dev.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps -e .
 	touch $@ $(VENV)/.train

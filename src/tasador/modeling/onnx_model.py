@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError, ValidationError
+from tasador.core.errors import BundleError
+from tasador.modeling.regressor import Regressor
 
 Floats = NDArray[np.float64]
 
 INPUT, OUTPUT = "X", "score"
 _ERRORS_ONLY = 3
-#: Rows of one call: bounds onnxruntime's intermediate matrices, and is what a thread works on.
-_CHUNK = 8192
-#: Rows below which handing work to another thread costs more than it saves.
-_MIN_ROWS_PER_THREAD = 64
 
 
-class OnnxRegressor:
-    """A regression model in ONNX form: (n, q) doubles in, (n,) doubles out.
+class OnnxRegressor(Regressor):
+    """A regression model in ONNX form, run by onnxruntime.
 
-    A row gets the same bits alone and among others, for any `threads`: each call of onnxruntime
-    runs in one thread, and several threads share out whole rows. (With threads of its own,
-    onnxruntime adds the trees of a single row in another order than those of many.)
-
-    Instances may be used from several threads at once.
+    onnxruntime itself is kept to one thread: with threads of its own it adds the trees of a single
+    row in another order than those of many.
 
     Args:
         model_bytes: The serialised graph, as `onnx_export.to_onnx` writes it.
@@ -37,8 +31,9 @@ class OnnxRegressor:
         BundleError: The bytes are no ONNX graph with input ``X`` [None, q] and output ``score``.
     """
 
+    engine: ClassVar[str] = "onnxruntime"
+
     def __init__(self, model_bytes: bytes, threads: int = 1) -> None:
-        self._threads = max(1, threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -56,7 +51,7 @@ class OnnxRegressor:
                 got=str(error).splitlines()[0][:200],
                 remedy="register the model again; the file was not written by tasador",
             ) from None
-        self.n_features = self._check_interface()
+        super().__init__(self._check_interface(), threads)
 
     def _check_interface(self) -> int:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -71,41 +66,6 @@ class OnnxRegressor:
             )
         return width
 
-    def predict(self, Z: Floats) -> Floats:
-        """Return the scores of feature rows.
-
-        Args:
-            Z: Shape (n, q), n >= 0. In a tree, NaN goes where the training library sends it and
-                infinities compare as numbers; in a linear model both give NaN or inf.
-
-        Returns:
-            Scores on the model's scale, shape (n,).
-
-        Raises:
-            ValidationError: `Z` is not a matrix of q columns.
-        """
-        Z = np.ascontiguousarray(Z, dtype=np.float64)
-        if Z.ndim != 2 or Z.shape[1] != self.n_features:
-            raise ValidationError(
-                "the rows do not fit the model",
-                expected=f"shape (n, {self.n_features})",
-                got=f"shape {Z.shape}",
-                remedy="transform the rows with the features of the same bundle",
-            )
-        if 0 < len(Z) <= _CHUNK and (self._threads == 1 or len(Z) < 2 * _MIN_ROWS_PER_THREAD):
-            return self._run(Z)
-        return self._run_chunks(Z)
-
     def _run(self, Z: Floats) -> Floats:
         scores: Floats = self._session.run((OUTPUT,), {INPUT: Z})[0]
         return scores[:, 0]
-
-    def _run_chunks(self, Z: Floats) -> Floats:
-        if not len(Z):
-            return np.empty(0)
-        size = min(_CHUNK, max(_MIN_ROWS_PER_THREAD, -(-len(Z) // self._threads)))
-        chunks = [Z[start : start + size] for start in range(0, len(Z), size)]
-        if self._threads == 1:
-            return np.concatenate([self._run(chunk) for chunk in chunks])
-        with ThreadPoolExecutor(self._threads) as pool:
-            return np.concatenate(list(pool.map(self._run, chunks)))

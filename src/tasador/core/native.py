@@ -1,0 +1,73 @@
+"""The compiled kernels: found, opened and described; everything works without them, only slower.
+
+`hatch_build.py` compiles the rooms' C files into one library beside this module when a C compiler
+is there. Calls go through ctypes, which lets other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+#: Changes with any function's signature or any structure's layout, here and in `native.c`.
+ABI = 1
+#: Set to 0 to do without the kernels.
+SWITCH = "TASADOR_NATIVE"
+PATH = Path(__file__).with_name("_native.so")
+
+Kernel = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The opened library; its functions take addresses, which they trust.
+
+    Attributes:
+        trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
+    """
+
+    trees_predict: Kernel
+
+    @classmethod
+    def open(cls, path: Path) -> Library:
+        """Open the library at `path`.
+
+        Raises:
+            OSError: It is not there, was built for another machine, or from other sources.
+        """
+        library = ctypes.CDLL(str(path))
+        try:
+            found = library.tasador_abi()
+            predict = library.tasador_trees_predict
+        except AttributeError as error:
+            raise OSError(str(error)) from None
+        if found != ABI:
+            raise OSError(f"built from other sources (interface {found}, not {ABI})")
+        address, size = ctypes.c_void_p, ctypes.c_size_t
+        predict.argtypes = (address, address, size, address)
+        return cls(trees_predict=predict)
+
+
+@dataclass(frozen=True)
+class Native:
+    """What came of looking for the library: it, or the reason why there is none."""
+
+    library: Library | None
+    reason: str
+
+
+@cache
+def native() -> Native:
+    """Look for the compiled kernels, once per process."""
+    if os.environ.get(SWITCH) == "0":
+        return Native(None, f"switched off by {SWITCH}=0")
+    if not PATH.exists():
+        return Native(None, "not compiled: there was no C compiler when tasador was installed")
+    try:
+        return Native(Library.open(PATH), str(PATH))
+    except OSError as error:
+        return Native(None, f"{PATH.name} cannot be used, install tasador again: {error}")

@@ -1,0 +1,102 @@
+"""Choose what runs a model file: the compiled kernel where it is proven equal, else onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.core.errors import TrainingError
+from tasador.core.native import Library, native
+from tasador.modeling.compact_trees import CompactTrees
+from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.onnx_trees import read_trees
+from tasador.modeling.regressor import Regressor
+from tasador.modeling.trees import TreeEnsemble
+
+Floats = NDArray[np.float64]
+
+#: Rows on which the kernel has to give onnxruntime's bits before it is used.
+_PROOF_ROWS = 512
+
+_logger = logging.getLogger(__name__)
+
+
+class KernelRegressor(Regressor):
+    """Trees, run by the compiled kernel.
+
+    Args:
+        trees: The ensemble.
+        library: The compiled kernels.
+        threads: How many threads share a batch.
+
+    Raises:
+        TrainingError: The trees do not fit the kernel.
+    """
+
+    engine: ClassVar[str] = "kernel"
+
+    def __init__(self, trees: TreeEnsemble, library: Library, threads: int = 1) -> None:
+        super().__init__(trees.n_features, threads)
+        self._compact = CompactTrees(trees, library)
+
+    def _run(self, Z: Floats) -> Floats:
+        return self._compact.predict(Z)
+
+
+def load_model(model_bytes: bytes, threads: int = 1) -> Regressor:
+    """Load an exported model.
+
+    The trees are read from the file itself and checked before onnxruntime sees it. Where the
+    kernels are compiled, they value the rows once they have given onnxruntime's bits on rows that
+    hit every column's split values, their neighbours, gaps and infinities.
+
+    Args:
+        model_bytes: The serialised graph, as `onnx_export.to_onnx` writes it.
+        threads: How many threads share a batch.
+
+    Returns:
+        The model; its `engine` says what runs it.
+
+    Raises:
+        BundleError: The bytes are no model that tasador wrote.
+    """
+    trees = read_trees(model_bytes)
+    onnx = OnnxRegressor(model_bytes, threads)
+    library = native().library
+    if trees is None or library is None:
+        return onnx
+    try:
+        kernel = KernelRegressor(trees, library, threads)
+    except TrainingError as error:
+        _logger.warning("onnxruntime values the rows, not the compiled kernel: %s", error)
+        return onnx
+    rows = proof_rows(trees)
+    if not np.array_equal(kernel.predict(rows), onnx.predict(rows), equal_nan=True):
+        _logger.warning(
+            "onnxruntime values the rows, not the compiled kernel: their answers differ on this"
+            " machine; please report the processor and onnxruntime's version"
+        )
+        return onnx
+    return kernel
+
+
+def proof_rows(trees: TreeEnsemble, n: int = _PROOF_ROWS) -> Floats:
+    """Return rows (n, q) of split values, what lies next to them, zeros, NaN and infinities."""
+    rng = seeds.generator(n, "proof")
+    Z = rng.normal(size=(n, trees.n_features))
+    for column, known in trees.thresholds().items():
+        values = rng.choice(known, n)
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
+            beside = np.nextafter(single, np.float32(np.inf))
+        choices = (
+            values, values, np.nextafter(values, np.inf), np.nextafter(values, -np.inf),
+            single.astype(np.float64), beside.astype(np.float64), np.zeros(n), np.full(n, np.nan),
+        )  # fmt: skip
+        Z[:, column] = np.choose(rng.integers(0, len(choices), n), choices)
+    Z[0], Z[1], Z[2] = np.inf, -np.inf, np.nan
+    return Z
