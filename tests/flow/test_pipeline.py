@@ -207,6 +207,7 @@ def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None
     code, out, _ = tasador(project, "doctor")
     assert code == 0
     assert "lightgbm" in out
+    assert "kernels" in out
 
 
 @pytest.mark.parametrize(

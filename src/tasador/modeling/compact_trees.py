@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.core.native import Library
-from tasador.modeling.trees import TreeEnsemble
+from tasador.modeling.trees import TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -67,7 +67,7 @@ class CompactTrees:
 
     def __init__(self, trees: TreeEnsemble, library: Library) -> None:
         self.n_features = trees.n_features
-        order, tree_of, left = _breadth_first(trees)
+        order, tree_of, left = breadth_first(trees)
         columns, thresholds, cell, rank = _ranked(trees, order)
         words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
         self._arrays = words, values, columns, thresholds, segments
@@ -95,50 +95,6 @@ class CompactTrees:
         if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
             raise MemoryError
         return scores
-
-
-def _breadth_first(trees: TreeEnsemble) -> tuple[Indices, Indices, Indices]:
-    """Return the nodes tree by tree, breadth first, children side by side.
-
-    Returns:
-        The nodes in their new order, the tree of each, and the place of each one's left child (-1
-        for a leaf).
-    """
-    left, right = trees.left.astype(np.int64), trees.right.astype(np.int64)
-    level, tree = trees.roots.astype(np.int64), np.arange(trees.n_trees)
-    levels, owners, seen = [level], [tree], len(level)
-    _check_inside(level, trees.n_nodes)
-    while True:
-        inner = trees.feature[level] >= 0
-        parents = level[inner]
-        if not len(parents):
-            break
-        level = np.stack((left[parents], right[parents]), axis=1).ravel()
-        tree = np.repeat(tree[inner], 2)
-        seen += len(level)
-        _check_inside(level, trees.n_nodes)
-        if seen > trees.n_nodes:
-            raise _no_trees("a node with two parents, or a circle")
-        levels.append(level)
-        owners.append(tree)
-    order, owner = np.concatenate(levels), np.concatenate(owners)
-    by_tree = np.argsort(owner, kind="stable")
-    order, owner = order[by_tree], owner[by_tree]
-    place = np.full(trees.n_nodes, -1)
-    place[order] = np.arange(len(order))
-    if len(np.unique(order)) != len(order):
-        raise _no_trees("a node with two parents")
-    inner = trees.feature[order] >= 0
-    return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)
-
-
-def _check_inside(nodes: Indices, n: int) -> None:
-    if len(nodes) and not 0 <= nodes.min() <= nodes.max() < n:
-        raise _no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
-
-
-def _no_trees(got: str) -> TrainingError:
-    return TrainingError("the trees are no trees", expected="every node below one root", got=got)
 
 
 def _ranked(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import BundleError, TrainingError
-from tasador.modeling.trees import LEAF, TreeEnsemble
+from tasador.modeling.trees import LEAF, TreeEnsemble, breadth_first
 from tasador.modeling.wire import fields, repeated_ints
 
 # Field numbers of onnx.proto
@@ -64,7 +64,10 @@ def read_trees(model_bytes: bytes) -> TreeEnsemble | None:
     """
     try:
         nodes, constants, width = _graph(memoryview(model_bytes))
-        return _trees(nodes, constants, width)
+        trees = _trees(nodes, constants, width)
+        if trees is not None:
+            breadth_first(trees)  # refuses circles, on which onnxruntime may not return
+        return trees
     except (ValueError, KeyError, IndexError, TrainingError, OverflowError) as error:
         raise BundleError(
             "the model cannot be loaded",
