@@ -43,10 +43,16 @@ up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1
 
 lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \
-		--extra ui --extra wandb -o requirements/dev.txt
+		--extra ui --extra wandb --extra signing -o requirements/dev.txt
 	$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
-	$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
+	$(LOCK) --extra serve --extra signing -c requirements/dev.txt -o requirements/serve.txt
+	$(LOCK) --extra serve --extra signing --extra gcs --extra s3 -c requirements/dev.txt \
+		-o requirements/serve-cloud.txt
+	$(LOCK) --extra train --extra serve --extra signing --extra gcs --extra s3 \
+		-c requirements/dev.txt -o requirements/pipeline.txt
 	$(LOCK) --extra ui -c requirements/dev.txt -o requirements/ui.txt
+	uv pip compile requirements/build.in --generate-hashes --no-emit-index-url --universal -q \
+		-p 3.11 -o requirements/build.txt
 
 clean: ## Remove the environment and the caches, not the workspace
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

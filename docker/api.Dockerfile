@@ -1,0 +1,52 @@
+# The valuation API: the `serve` extra and nothing else.
+#
+# docker build -f docker/api.Dockerfile -t tasador-api .
+#
+# Base images are pinned by version tag: a digest could not be looked up where this file was written.
+# Pin it in your own copy with `docker buildx imagetools inspect python:3.11.14-slim-bookworm`.
+
+FROM python:3.11.14-slim-bookworm AS builder
+# A compiler for the optional C kernel; it stays in this stage. Debian's archive keeps one version of
+# a package only, so a pinned one would soon be gone.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+ARG REQUIREMENTS=requirements/serve.txt
+WORKDIR /build
+COPY requirements/ requirements/
+# The environment has no pip of its own; the builder's installs into it.
+RUN python -m venv --without-pip /opt/tasador \
+    && pip --python /opt/tasador/bin/python install --no-cache-dir --require-hashes \
+        -r "$REQUIREMENTS" \
+    && pip install --no-cache-dir --require-hashes -r requirements/build.txt
+COPY pyproject.toml README.md LICENSE hatch_build.p[y] ./
+COPY src/ src/
+# The libraries' own tests are 49 MB of the environment.
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+    && pip --python /opt/tasador/bin/python install --no-cache-dir --no-deps dist/*.whl \
+    && find /opt/tasador -type d -name tests -prune -exec rm -rf {} +
+
+FROM python:3.11.14-slim-bookworm
+LABEL org.opencontainers.image.title="tasador-api" \
+      org.opencontainers.image.description="Valuations over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=builder /opt/tasador /opt/tasador
+# Written to: the workspace, and /tmp. Everything else may be read-only.
+RUN install -d -o 10001 -g 10001 /srv/tasador/workspace
+WORKDIR /srv/tasador
+ENV PATH=/opt/tasador/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    TASADOR_SERVER__HOST=0.0.0.0 \
+    TASADOR_SERVER__PORT=8000
+USER 10001:10001
+VOLUME ["/srv/tasador/workspace"]
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Alive, not ready: a service without a model waits for one and must not be restarted for it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['TASADOR_SERVER__PORT']}/health/live\", timeout=2)"]
+ENTRYPOINT ["tasador"]
+CMD ["serve"]

@@ -1,0 +1,161 @@
+"""Dockerfiles and compose.yaml, as far as they can be checked without a container engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasador.serving.access import KeyAccess, SecuritySettings
+from tasador.serving.settings import LimitSettings, read_settings
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DOCKERFILES = sorted(ROOT.glob("docker/*.Dockerfile"))
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_a_dockerfile_is_clean_for_hadolint(file: Path) -> None:
+    done = run(BIN / "hadolint", "--failure-threshold", "style", file)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_an_image_runs_as_a_numeric_user_and_holds_no_compiler(file: Path) -> None:
+    text = file.read_text()
+    final = text.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final, re.M)
+    assert not re.search(r"\b(gcc|build-essential|libc6-dev|pip) ", final)
+    assert "HEALTHCHECK" in final
+    for image in re.findall(r"^FROM (\S+)", text, re.M):
+        assert re.search(r":\d+\.\d+\.\d+-", image), f"{image} is not pinned"
+    for requirements in re.findall(r"(?:-r |REQUIREMENTS=)(requirements/\S+)", text):
+        assert "--hash=sha256:" in (ROOT / requirements).read_text()
+
+
+def test_the_build_context_holds_sources_only() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert lines[1] == "*"
+    allowed = {line.strip("!/") for line in lines if line.startswith("!")}
+    assert allowed == {"pyproject.toml", "README.md", "LICENSE", "hatch_build.py"} | {
+        "requirements",
+        "src",
+    }
+
+
+def test_compose_meets_its_schema() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    done = run(BIN / "check-jsonschema", *schema, ROOT / "compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_port_is_bound_to_this_machine_only() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(published) >= 5
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_our_containers_have_read_only_roots_no_capabilities_and_a_limit_of_memory() -> None:
+    for name in ("api", "ui", "watcher", "pipeline", "mlflow"):
+        service = SERVICES[name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "mem_limit" in service, name
+
+
+def test_what_is_waited_for_has_a_health_check() -> None:
+    built_in = {"api", "ui"}  # their images have one
+    for service in SERVICES.values():
+        for needed, condition in service.get("depends_on", {}).items():
+            assert condition == {"condition": "service_healthy"}
+            assert needed in built_in or "healthcheck" in SERVICES[needed], needed
+
+
+def test_no_secret_stands_in_compose_and_every_env_file_is_made_by_the_script(
+    tmp_path: Path,
+) -> None:
+    named = {file for service in SERVICES.values() for file in service.get("env_file", [])}
+    assert run(sys.executable, ROOT / "docker" / "create_env.py", tmp_path / "env").returncode == 0
+    assert {Path(file).name for file in named} == {path.name for path in tmp_path.rglob("*.env")}
+    for service in SERVICES.values():
+        for key in service.get("environment", {}):
+            assert not re.search("PASSWORD|SECRET|KEY|TOKEN", key), key
+
+
+def test_the_environment_of_compose_is_one_that_the_service_reads(tmp_path: Path) -> None:
+    read_settings(_environment(tmp_path, "api"))
+
+
+def test_the_keys_that_are_made_open_the_service(tmp_path: Path) -> None:
+    said = run(sys.executable, ROOT / "docker" / "create_env.py", tmp_path / "env").stdout
+    api = _variables(tmp_path / "env" / "api.env")
+    keys = tuple(api["TASADOR_SECURITY__KEYS"].split(","))
+    access = KeyAccess(SecuritySettings(keys=keys), LimitSettings())
+    client = _variables(tmp_path / "env" / "ui.env")["TASADOR_UI__API_KEY"]
+    admin = said.rpartition(": ")[2].strip()
+    for key, name, role in ((client, "web", "client"), (admin, "operator", "admin")):
+        sent = {b"authorization": f"Bearer {key}".encode()}
+        assert access.admit(sent, "/api/v1/predict", "peer") == (name, role)
+    assert admin not in "".join(path.read_text() for path in tmp_path.rglob("*.env"))
+
+
+def test_secrets_are_readable_by_their_owner_only_and_are_not_replaced(tmp_path: Path) -> None:
+    script = ROOT / "docker" / "create_env.py"
+    run(sys.executable, script, tmp_path)
+    before = {path: path.read_text() for path in tmp_path.glob("*.env")}
+    for path in before:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    again = run(sys.executable, script, tmp_path)
+    assert again.returncode == 1
+    assert "already" in again.stdout
+    assert before == {path: path.read_text() for path in tmp_path.glob("*.env")}
+    ignored = run("git", "-C", ROOT, "check-ignore", "docker/env/api.env")
+    assert ignored.returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_accepts_its_configuration() -> None:
+    done = run("promtool", "check", "config", ROOT / "deploy" / "prometheus" / "prometheus.yml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_grafana_finds_its_source_and_its_dashboards_where_compose_puts_them() -> None:
+    folder = ROOT / "deploy" / "grafana" / "provisioning"
+    source = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    provider = yaml.safe_load((folder / "dashboards" / "tasador.yaml").read_text())
+    path = provider["providers"][0]["options"]["path"]
+    mounted = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
+    assert path in mounted
+    for dashboard in (ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"):
+        assert json.loads(dashboard.read_text())["title"]
+
+
+def _environment(tmp_path: Path, service: str) -> dict[str, str]:
+    """Return what a container of that service would see."""
+    run(sys.executable, ROOT / "docker" / "create_env.py", tmp_path / "env")
+    found: dict[str, str] = {}
+    for file in SERVICES[service].get("env_file", []):
+        found |= _variables(tmp_path / "env" / Path(file).name)
+    for key, value in SERVICES[service]["environment"].items():
+        found[key] = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    return found
+
+
+def _variables(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
