@@ -2,8 +2,8 @@
 
     python docker/create_env.py
 
-Passwords and API keys are made here, at random. The files can be read by their owner only and are in
-no repository and no image. The admin key is shown once: the API knows only its hash.
+Passwords and API keys are made here, at random. The files can be read by their owner only and are
+in no repository and no image. The admin key is shown once: the API knows only its hash.
 """
 
 from __future__ import annotations
