@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import tasador
+from tasador.cli import models
 from tasador.cli.serve import serve
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
@@ -209,6 +210,7 @@ def doctor(
 
 
 app.command()(serve)
+models.add_commands(app)
 
 
 def main() -> None:

@@ -125,6 +125,15 @@ class Leases:
             "UPDATE leases SET expires = 0 WHERE name = ? AND token = ?", (lease.name, lease.token)
         )
 
+    def holder(self, name: str) -> str | None:
+        """Return who holds the lease now; None when nobody does."""
+        rows = self.database.execute(
+            "SELECT holder FROM leases WHERE name = ? "  # noqa: S608
+            f"AND expires > {self.database.dialect.clock}",
+            (name,),
+        )
+        return str(rows[0][0]) if rows else None
+
     def holds(self, lease: Lease) -> bool:
         """Tell whether no later holder came; within a transaction none can until it ends.
 

@@ -1,24 +1,21 @@
 """The model registry, kept by MLflow: register a bundle, resolve an alias, fetch a bundle back.
 
-With `mlflow_runs` the only place that imports MLflow, and only when a function is called. It talks
-through an explicit client, so the process's own tracking settings are neither used nor changed.
+MLflow is imported here, in `mlflow_client` and in `mlflow_runs` only, and only when a function is
+called.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import re
-import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import MissingExtraError, RegistryError, StorageError, TasadorError
+from tasador.core.errors import RegistryError, StorageError
 from tasador.data.contract import TableContract
-from tasador.registry.mlflow_environment import PROBE, WORK, environment, quiet_mlflow
+from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
 from tasador.registry.mlflow_runs import log_parent, log_step, start_run
 from tasador.registry.registration import (
     MlflowRun,
@@ -67,7 +64,7 @@ def register_bundle(
     from tasador.registry.bundle import load_bundle
 
     contract = load_bundle(bundle_folder).contract
-    with _client(tracking_uri) as client:
+    with open_client(tracking_uri) as client:
         _refuse_synthetic_over_real(client, model_name, alias, run)
         experiment_id = _experiment(client, tracking_uri, experiment, artifact_root)
         parent = start_run(client, experiment_id, run.run_id, run.started, {})
@@ -91,8 +88,8 @@ def check_registry(tracking_uri: str) -> str:
         RegistryError: It cannot be reached or refuses.
         MissingExtraError: MLflow is not installed.
     """
-    with _client(tracking_uri):
-        return _without_password(tracking_uri)
+    with open_client(tracking_uri):
+        return without_password(tracking_uri)
 
 
 def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> RegisteredVersion:
@@ -101,7 +98,7 @@ def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> Register
     Raises:
         RegistryError: There is no such model or alias, or the registry cannot be reached.
     """
-    with _client(tracking_uri) as client:
+    with open_client(tracking_uri) as client:
         return _registered(_holder_or_refuse(client, model_name, alias))
 
 
@@ -117,97 +114,39 @@ def download_bundle(
         BundleError: What arrived is damaged.
         StorageError: `destination` exists already or cannot be written.
     """
-    from tasador.registry.bundle import load_bundle
-
     if destination.exists():
         raise StorageError(
             "the folder for the bundle exists already",
             got=str(destination),
             remedy="remove it, or name another folder",
         )
-    with _client(tracking_uri) as client:
+    with open_client(tracking_uri) as client:
         version = _holder_or_refuse(client, model_name, alias)
-        import mlflow.artifacts
-
-        try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            holder = Path(tempfile.mkdtemp(prefix=".download-", dir=destination.parent))
-        except OSError as error:
-            raise StorageError(f"cannot write beside {destination}", got=str(error)) from error
-        try:
-            fetched = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{version.source}/{_BUNDLE_PATH}",
-                dst_path=str(holder),
-                tracking_uri=tracking_uri,
-            )
-            load_bundle(Path(fetched))
-            Path(fetched).replace(destination)
-        finally:
-            shutil.rmtree(holder, ignore_errors=True)
+        fetch_bundle(str(version.source), tracking_uri, destination)
         return _registered(version)
 
 
-@contextmanager
-def _client(tracking_uri: str) -> Iterator[Any]:
-    """Yield a client that has answered once; turn what MLflow raises into `RegistryError`."""
-    with quiet_mlflow():
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise MissingExtraError.for_package("mlflow", "train") from error
-        try:
-            with environment(PROBE):
-                _make_database(tracking_uri)
-                client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-                client.search_experiments(max_results=1)
-            with environment(WORK):
-                yield client
-        except TasadorError:
-            raise
-        except Exception as error:  # MLflow lets its stores' and transports' own errors through
-            raise RegistryError(
-                f"the model registry at {_without_password(tracking_uri)} cannot be used",
-                got=_without_password(_first_line(error)),
-                remedy="check the address, that the server runs and accepts this host "
-                "(mlflow server --allowed-hosts), or use the embedded registry: "
-                "tracking_uri=sqlite:///workspace/mlflow.db",
-            ) from error
+def fetch_bundle(source: str, tracking_uri: str, destination: Path) -> None:
+    """Fetch the bundle of a version's `source` within an open client; see `download_bundle`."""
+    import mlflow.artifacts
 
+    from tasador.registry.bundle import load_bundle
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
-
-
-def _sqlite_file(tracking_uri: str) -> Path | None:
-    match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", tracking_uri)
-    return Path(match.group(1)) if match else None
-
-
-def _make_database(tracking_uri: str) -> None:
-    """Make a SQLite registry that is not there yet.
-
-    It gets its name once all tables are in it: a half-made one, as a full disk or Ctrl-C would
-    leave it, could neither be used nor be completed.
-    """
-    from mlflow import MlflowClient
-
-    file = _sqlite_file(tracking_uri)
-    if file is None or file.exists():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
-        if not file.exists():  # another process may have been faster
-            new.rename(file)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=".download-", dir=destination.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write beside {destination}", got=str(error)) from error
+    try:
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{source}/{_BUNDLE_PATH}",
+            dst_path=str(holder),
+            tracking_uri=tracking_uri,
+        )
+        load_bundle(Path(fetched))
+        Path(fetched).replace(destination)
     finally:
-        for rest in file.parent.glob(f"{new.name}*"):
-            rest.unlink()
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path | None) -> str:
@@ -219,7 +158,7 @@ def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path |
                 remedy=f"mlflow experiments restore -x {found.experiment_id}, or name another one",
             )
         return str(found.experiment_id)
-    database = _sqlite_file(tracking_uri)
+    database = sqlite_file(tracking_uri)
     root = artifact_root or (database.parent / "mlartifacts" if database else None)
     location = root.resolve().as_uri() if root else None
     return str(client.create_experiment(name, artifact_location=location))

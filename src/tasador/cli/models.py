@@ -1,0 +1,226 @@
+"""``tasador models | promote | reject | rollback | history``: a model's versions."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from tasador.flows.lifecycle import Place
+    from tasador.records.journal import AuditEntry
+    from tasador.retraining.switch import Carried
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
+Registry = Annotated[
+    str | None, typer.Option(help="MLflow tracking URI; by default the workspace's.")
+]
+Records = Annotated[
+    str | None, typer.Option(help="URL of the records' database; by default the workspace's.")
+]
+Model = Annotated[
+    str | None, typer.Option(help="Registered model; by default the only one there is.")
+]
+By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+_COLUMNS = (
+    "version", "aliases", "status", "origin", "MAPE", "within 10%", "registered", "bundle",
+)  # fmt: skip
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to the command line."""
+    for command in (models, promote, reject, rollback, history):
+        app.command()(command)
+
+
+def models(
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered versions, their aliases and figures."""
+    from rich.table import Table
+
+    from tasador.core.fingerprints import to_plain
+    from tasador.flows.lifecycle import opened
+
+    with opened(_place(workspace, registry, records, model)) as lifecycle:
+        found, notes = lifecycle.listed()
+    if as_json:
+        print_json({"versions": to_plain(found), "notes": notes})
+        return
+    table = Table(*_COLUMNS)
+    for column in table.columns:
+        column.overflow = "fold"
+    for version in found:
+        tags = version.tags
+        figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
+        table.add_row(
+            version.number, escape(", ".join(version.aliases)), escape(version.status),
+            escape(tags.get("origin", "")), *figures, moment(version.created),
+            escape(version.bundle),
+        )  # fmt: skip
+    out.print(table)
+    show_notes(notes)
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
+    force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
+    reason: Reason = "",
+    by: By = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Let an alias stand for a version."""
+    from tasador.flows.lifecycle import needs_reason, opened
+
+    needs_reason(force, reason)
+    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+        show(lifecycle.promote(version, to, reason=reason, force=force))
+
+
+def reject(
+    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
+    by: By = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Mark a version as not to be used, and take its aliases away."""
+    from tasador.flows.lifecycle import opened
+
+    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+        show(lifecycle.reject(version, reason))
+
+
+def rollback(
+    to: Annotated[str | None, typer.Option(help="An earlier champion than the last.")] = None,
+    reason: Reason = "",
+    by: By = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Return to the previous champion; servers follow at their next poll."""
+    from tasador.flows.lifecycle import opened
+
+    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+        show(lifecycle.roll_back(to, reason))
+
+
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
+    as_json: AsJson = False,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Say what served when, who changed it, and why; newest first."""
+    from rich.table import Table
+
+    from tasador.core.fingerprints import to_plain
+    from tasador.flows.lifecycle import opened
+
+    with opened(_place(workspace, registry, records, model)) as lifecycle:
+        entries = lifecycle.history(limit)
+    if as_json:
+        print_json(to_plain(entries))
+        return
+    table = Table("time", "who", "action", "version", "champion", "result", "reason")
+    for column in table.columns:
+        column.overflow = "fold"
+    for entry in entries:
+        table.add_row(*(escape(cell) for cell in _line(entry)))
+    out.print(table)
+
+
+def _line(entry: AuditEntry) -> tuple[str, ...]:
+    details = entry.details
+    champion = entry.to_value or "none"
+    if entry.from_value != entry.to_value:
+        champion = f"{entry.from_value or 'none'} -> {champion}"
+    result = " ".join(
+        text
+        for text in (
+            details.get("phase", ""),
+            "forced" if details.get("forced") else "",
+            details.get("gates_summary", ""),
+            details.get("note", ""),
+        )
+        if text
+    )
+    action = f"{entry.action} {details.get('alias', '')}".strip()
+    return (
+        moment(entry.time), entry.actor, action, str(details.get("version", "")), champion, result,
+        entry.reason,
+    )  # fmt: skip
+
+
+def _place(
+    workspace: Path,
+    registry: str | None,
+    records: str | None,
+    model: str | None,
+    by: str | None = None,
+) -> Place:
+    from tasador.flows.lifecycle import Place
+
+    return Place(workspace, registry, records, model, by)
+
+
+def show(carried: Carried) -> None:
+    """Print what was done."""
+    show_notes(carried.notes)
+    operation = carried.operation
+    what = {
+        "promote": f"version {operation.version} is {operation.details.get('alias')}",
+        "reject": f"version {operation.version} is rejected",
+        "rollback": f"version {operation.version} is champion again",
+    }[operation.action]
+    out.print(what)
+    if operation.before != operation.after:
+        out.print(f"champion: {operation.before or 'none'} -> {operation.after}")
+
+
+def show_notes(notes: Any) -> None:
+    """Print what was found or put in order beside what was asked."""
+    for note in notes:
+        err.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def moment(seconds: float) -> str:
+    """Return a time for people, in UTC."""
+    return f"{dt.datetime.fromtimestamp(seconds, tz=dt.UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _figure(text: str | None) -> str:
+    try:
+        return f"{float(text):.2f}" if text is not None else ""
+    except ValueError:
+        return escape(text or "")

@@ -1,0 +1,121 @@
+"""The versions of one model in MLflow: list, alias, tag, fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasador.core.errors import ConfigError, RegistryError
+from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
+from tasador.registry.mlflow_environment import BRISK
+from tasador.registry.mlflow_registry import fetch_bundle
+from tasador.registry.versions import ModelVersion
+
+_PAGE = 100
+
+
+@dataclass(frozen=True)
+class MlflowVersions:
+    """See `tasador.registry.versions.Versions` for what each method promises.
+
+    Attributes:
+        uri: The registry.
+        name: The registered model.
+    """
+
+    uri: str
+    name: str
+
+    def all(self) -> list[ModelVersion]:
+        with self._client() as client:
+            aliases = _aliases(client, self.name)
+            found = _pages(client.search_model_versions, f"name = '{self.name}'")
+            versions = [_plain(one, aliases) for one in found]
+        return sorted(versions, key=lambda version: -int(version.number))
+
+    def aliases(self) -> dict[str, str]:
+        with self._client() as client:
+            return _aliases(client, self.name)
+
+    def point(self, alias: str, number: str) -> None:
+        with self._client() as client:
+            client.set_registered_model_alias(self.name, alias, number)
+
+    def drop(self, alias: str) -> None:
+        with self._client() as client:
+            client.delete_registered_model_alias(self.name, alias)
+
+    def tag(self, number: str, key: str, value: str) -> None:
+        with self._client() as client:
+            client.set_model_version_tag(self.name, number, key, value)
+
+    def fetch(self, number: str, destination: Path) -> None:
+        with open_client(self.uri) as client:
+            source = str(client.get_model_version(self.name, number).source)
+            fetch_bundle(source, self.uri, destination)
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        with open_client(self.uri, BRISK) as client:
+            yield client
+
+
+def versions_of(uri: str, name: str | None) -> MlflowVersions:
+    """Return the versions of the model `name`; None takes the only one that is registered.
+
+    Raises:
+        RegistryError: The registry cannot be reached, is not there, or holds no such model.
+        ConfigError: No name was given and several models are registered.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise RegistryError(
+            f"there is no model registry at {without_password(uri)}",
+            remedy="train and register a model with tasador run, or name the registry: --registry",
+        )
+    with open_client(uri, BRISK) as client:
+        found = sorted(str(one.name) for one in _pages(client.search_registered_models, None))
+    if name is None and len(found) == 1:
+        return MlflowVersions(uri, found[0])
+    if name is None and found:
+        raise ConfigError(
+            f"{len(found)} models are registered", expected=f"one of {', '.join(found[:10])}",
+            remedy="name it with --model",
+        )  # fmt: skip
+    if name not in found:
+        raise RegistryError(
+            f"no model {name!r} is registered" if name else "no model is registered",
+            expected=f"one of {', '.join(found[:10])}" if found else None,
+            remedy="register one with tasador run",
+        )
+    return MlflowVersions(uri, str(name))
+
+
+def _pages(search: Any, query: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    held = client.get_registered_model(name).aliases
+    return {str(alias): str(number) for alias, number in held.items()}
+
+
+def _plain(found: Any, aliases: dict[str, str]) -> ModelVersion:
+    number = str(found.version)
+    return ModelVersion(
+        name=str(found.name),
+        number=number,
+        created=found.creation_timestamp / 1000.0,
+        source=str(found.source),
+        tags={str(key): str(value) for key, value in found.tags.items()},
+        aliases=tuple(sorted(alias for alias, held in aliases.items() if held == number)),
+    )

@@ -1,0 +1,117 @@
+"""Registered versions as plain values, and what a registry of them must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tasador.core.errors import ConfigError, RegistryError
+
+#: Tags that tell where a version stands; written by the lifecycle only.
+STATUS_TAG = "tasador.status"
+REASON_TAG = "tasador.status_reason"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version.
+
+    Attributes:
+        name: The registered model's name.
+        number: The version's number, as text.
+        created: When it was registered, seconds since the epoch.
+        source: Where its files are.
+        tags: Its tags: origin, data_hash, content_hash, ``test.<metric>``...
+        aliases: The aliases that point at it.
+    """
+
+    name: str
+    number: str
+    created: float
+    source: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def bundle(self) -> str:
+        """The bundle's own version, as the service names it; empty for a foreign model."""
+        digest = self.tags.get("content_hash", "")
+        return f"{self.name}-{digest[:12]}" if digest else ""
+
+    @property
+    def status(self) -> str:
+        """Where it stands: ``champion``, ``retired``, ``rejected``, ``rolled back`` or empty."""
+        return self.tags.get(STATUS_TAG, "")
+
+
+class Versions(Protocol):
+    """The versions of one registered model. Every method may raise `RegistryError`."""
+
+    @property
+    def name(self) -> str:
+        """The registered model's name."""
+        ...
+
+    def all(self) -> list[ModelVersion]:
+        """Return every version, the newest first."""
+        ...
+
+    def aliases(self) -> dict[str, str]:
+        """Return the version's number by alias; the version may have been deleted."""
+        ...
+
+    def point(self, alias: str, number: str) -> None:
+        """Let `alias` stand for a version."""
+        ...
+
+    def drop(self, alias: str) -> None:
+        """Take `alias` away; nothing happens when there is none."""
+        ...
+
+    def tag(self, number: str, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        ...
+
+    def fetch(self, number: str, destination: Path) -> None:
+        """Fetch a version's verified bundle into the new folder `destination`."""
+        ...
+
+
+def find_version(versions: Versions, wanted: str) -> ModelVersion:
+    """Return the version that `wanted` names.
+
+    Args:
+        versions: Where to look.
+        wanted: A number, an alias, a bundle's version as the service names it, or at least 7 digits
+            of its content hash.
+
+    Raises:
+        RegistryError: An alias that points at a version which was deleted.
+        ConfigError: Nothing has that name, or several have.
+    """
+    known = {version.number: version for version in versions.all()}
+    if wanted in known:
+        return known[wanted]
+    aliases = versions.aliases()
+    if wanted in aliases:
+        return known.get(aliases[wanted]) or _refuse_dangling(wanted, aliases[wanted], known)
+    digits = wanted.removeprefix(f"{versions.name}-")
+    found = [v for v in known.values() if v.tags.get("content_hash", "").startswith(digits)]
+    if len(digits) >= 7 and found:  # the same bundle may have been registered twice
+        return max(found, key=lambda version: int(version.number))
+    raise ConfigError(
+        f"{versions.name} has no version {wanted!r}",
+        expected="a number, an alias, a bundle's version or 7 digits of its content hash",
+        got=f"versions {', '.join(sorted(known, key=int)) or 'none'}; "
+        f"aliases {', '.join(sorted(aliases)) or 'none'}",
+    )
+
+
+def _refuse_dangling(alias: str, number: str, known: Mapping[str, ModelVersion]) -> ModelVersion:
+    raise RegistryError(
+        f"the alias {alias!r} points at version {number}, which was deleted",
+        expected=f"one of the versions {', '.join(sorted(known, key=int)) or '(none is left)'}",
+        remedy=f"point it at another one: tasador promote VERSION --to {alias}",
+    )

@@ -1,0 +1,1 @@
+"""What becomes of models: gates, promotion, retraining, canary."""
