@@ -14,6 +14,7 @@ from typing import Literal
 import tasador
 from tasador.config.settings import RunSettings
 from tasador.core.errors import TasadorError
+from tasador.core.native import native
 from tasador.data.sources import find_local
 
 _NEEDED = ("numpy", "scipy", "onnxruntime", "orjson", "PyYAML")
@@ -50,6 +51,7 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
         yield _package(package, "missing", 'for training: pip install "tasador[train]"')
     for extra, package in _EXTRAS.items():
         yield _package(package, "optional", f'not installed: pip install "tasador[{extra}]"')
+    yield _kernels()
     data = os.environ.get("TASADOR_REAL_DATA")
     if data is None:
         yield Finding("optional", "TASADOR_REAL_DATA", "not set; tables are sought in ./data")
@@ -66,6 +68,13 @@ def _package(name: str, absent: Literal["optional", "missing"], remedy: str) -> 
         return Finding("ok", name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(absent, name, remedy)
+
+
+def _kernels() -> Finding:
+    found = native()
+    if found.library is not None:
+        return Finding("ok", "kernels", f"compiled: {found.reason}")
+    return Finding("optional", "kernels", f"{found.reason}; onnxruntime values the rows")
 
 
 def _disk(workspace: Path) -> Finding:

@@ -25,8 +25,10 @@ from tasador.data.encode import Encoder
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.contributions import Contributions, contributions_from_state
 from tasador.modeling.interval import ConformalInterval
+from tasador.modeling.load_model import load_model
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import TOLERANCE, Parity
+from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
 from tasador.modeling.valuation import Comparable, Explanation, Valuation
 from tasador.registry.arrays import read_arrays, write_arrays
@@ -115,7 +117,7 @@ class ModelBundle:
         manifest: What it says about itself.
         contract: The table's contract.
         features: The fitted features.
-        model: The model.
+        model: The model; its `engine` says what runs it.
         target: The target's transform.
         interval: The calibrated interval.
         contributions: What tells each feature's part in the model's scores.
@@ -130,7 +132,7 @@ class ModelBundle:
     manifest: Manifest
     contract: TableContract
     features: FittedFeatures
-    model: OnnxRegressor
+    model: Regressor
     target: TargetTransform
     interval: ConformalInterval
     contributions: Contributions
@@ -324,7 +326,7 @@ def load_bundle(
             manifest=manifest,
             contract=contract,
             features=features,
-            model=OnnxRegressor(contents[MODEL], threads),
+            model=load_model(contents[MODEL], threads),
             target=TargetTransform.from_dict(manifest.target),
             interval=ConformalInterval.from_dict(manifest.interval),
             contributions=contributions_from_state(

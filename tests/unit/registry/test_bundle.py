@@ -10,6 +10,7 @@ import pytest
 
 from tasador.core.errors import BundleError, StorageError, ValidationError
 from tasador.core.fingerprints import sha256_bytes, sha256_file
+from tasador.core.native import native
 from tasador.modeling.interval import ConformalInterval
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
@@ -49,6 +50,11 @@ def test_a_loaded_bundle_answers_as_the_parts_it_was_made_of(
     assert (bundle.origin, bundle.card, bundle.profile) == ("synthetic", parts.card, parts.profile)
     assert bundle.manifest.metrics == parts.metrics
     assert bundle.version == f"houses_model-{bundle.manifest.content_hash[:12]}"
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
+def test_a_bundle_of_trees_is_valued_by_the_compiled_kernel(written_bundle):
+    assert load_bundle(written_bundle).model.engine == "kernel"
 
 
 def test_a_valuation_has_an_interval_around_it_and_says_who_answered(written_bundle):
