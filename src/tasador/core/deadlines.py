@@ -155,6 +155,8 @@ class BoundedCaller:
     def _call(
         self, work: Callable[[], T], deadline: Deadline, cancelled: threading.Event | None
     ) -> T:
+        if cancelled is not None and cancelled.is_set():
+            raise DeadlineError(f"{self.what} is not called any more")
         self._left = [worker for worker in self._left if worker.hangs]
         if len(self._left) >= self._most:
             raise DeadlineError(

@@ -32,6 +32,7 @@ _VERSION = """
     SELECT name, version, run_id, storage_location, source FROM model_versions
     WHERE name = ? AND version = ? AND current_stage <> 'Deleted_Internal'
 """
+_Row = tuple[str, int, str | None, str | None, str | None]
 _TAGS = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
 _ALIAS = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
 
@@ -75,12 +76,18 @@ class EmbeddedRegistry:
             row = database.execute(_ALIAS, (model_name, alias)).fetchone()
             if row is None:
                 raise _absent(f"no model {model_name!r} with the alias {alias!r} in {self.file}")
-            return self._version(database, model_name, str(row[0]))
+            return self._offered(database, model_name, str(row[0]))
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
         """Return the version of that number; errors as in `resolve`."""
         with self._reading(deadline) as database:
-            return self._version(database, model_name, number)
+            return self._offered(database, model_name, number)
+
+    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
+        """Return the address of a version's files; errors as in `resolve`."""
+        with self._reading(deadline) as database:
+            *_, stored, source = self._row(database, offered.name, offered.version)
+            return stored or source or ""
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
         """Return the content of one file; errors as in `mlflow_rest.MlflowServer`."""
@@ -94,21 +101,18 @@ class EmbeddedRegistry:
             raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
         return content
 
-    def _version(
-        self, database: sqlite3.Connection, model_name: str, number: str
-    ) -> OfferedVersion:
-        row = database.execute(_VERSION, (model_name, number)).fetchone()
+    def _row(self, database: sqlite3.Connection, model_name: str, number: str) -> _Row:
+        row: _Row | None = database.execute(_VERSION, (model_name, number)).fetchone()
         if row is None:
             raise _absent(f"no version {number} of {model_name!r} in {self.file}")
-        name, version, run_id, stored, source = row
-        tags = database.execute(_TAGS, (model_name, number)).fetchall()
-        return OfferedVersion(
-            name=name,
-            version=str(version),
-            run_id=run_id or "",
-            artifact_uri=stored or source or "",
-            tags=dict(tags),
-        )
+        return row
+
+    def _offered(
+        self, database: sqlite3.Connection, model_name: str, number: str
+    ) -> OfferedVersion:
+        name, version, run_id, *_ = self._row(database, model_name, number)
+        tags = dict(database.execute(_TAGS, (model_name, number)).fetchall())
+        return OfferedVersion(name, str(version), run_id or "", tags)
 
     @contextmanager
     def _reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:

@@ -1,4 +1,4 @@
-"""Three questions to an MLflow server, asked without MLflow: which version, where, and its files.
+"""A few questions to an MLflow server, asked without MLflow: which version, where, its files.
 
 Why not `mlflow-skinny`: importing its client takes 2-3 s and 85 MB in a service that has 2 s to be
 ready, it cannot be given a deadline, its timeouts and retries are environment variables of the
@@ -71,13 +71,21 @@ class MlflowServer:
             RegistryError: It cannot be reached, or is in trouble.
         """
         query = {"name": model_name, "alias": alias}
-        plain = self._ask("/registered-models/alias", query, deadline)
-        return self._offered(plain, deadline)
+        return self._offered(self._ask("/registered-models/alias", query, deadline))
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
         """Return the version of that number; errors as in `resolve`."""
         query = {"name": model_name, "version": number}
-        return self._offered(self._ask("/model-versions/get", query, deadline), deadline)
+        return self._offered(self._ask("/model-versions/get", query, deadline))
+
+    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
+        """Return the address of a version's files; errors as in `resolve`."""
+        query = {"name": offered.name, "version": offered.version}
+        plain = self._ask("/model-versions/get-download-uri", query, deadline)
+        address = plain.get("artifact_uri")
+        if not isinstance(address, str):
+            raise self._no_mlflow("no artifact_uri")
+        return address
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
         """Return the content of one file among a run's artifacts.
@@ -105,17 +113,13 @@ class MlflowServer:
             raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
         return content
 
-    def _offered(self, plain: Mapping[str, Any], deadline: Deadline) -> OfferedVersion:
+    def _offered(self, plain: Mapping[str, Any]) -> OfferedVersion:
         try:
             found = plain["model_version"]
-            name, version = str(found["name"]), str(found["version"])
-            query = {"name": name, "version": version}
-            where = self._ask("/model-versions/get-download-uri", query, deadline)
             return OfferedVersion(
-                name=name,
-                version=version,
+                name=str(found["name"]),
+                version=str(found["version"]),
                 run_id=str(found.get("run_id", "")),
-                artifact_uri=str(where["artifact_uri"]),
                 tags={tag["key"]: tag["value"] for tag in found.get("tags", [])},
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -126,9 +130,11 @@ class MlflowServer:
         with self._opened(address, deadline) as response:
             body = read_body(response, _ANSWER_BYTES, deadline, self._shown)
         try:
-            plain: dict[str, Any] = orjson.loads(body)
+            plain = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise self._no_mlflow("an answer that is no JSON") from None
+            plain = None
+        if not isinstance(plain, dict):
+            raise self._no_mlflow("an answer that is no JSON object")
         return plain
 
     @contextmanager

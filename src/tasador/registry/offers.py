@@ -25,14 +25,12 @@ class OfferedVersion:
         name: The registered model's name.
         version: The version's number, as text.
         run_id: The run that logged it.
-        artifact_uri: Where the registered model's files are.
         tags: The version's tags.
     """
 
     name: str
     version: str
     run_id: str
-    artifact_uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -50,6 +48,10 @@ class RegistryReader(Protocol):
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
         """Return the version of that number."""
+        ...
+
+    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
+        """Return the address of the registered model's files."""
         ...
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
@@ -91,8 +93,8 @@ def fetch_offered(
         StorageError: The disk refuses, or it took too long.
     """
     limits = limits or BundleLimits()
-    base = f"{offered.artifact_uri.rstrip('/')}/{BUNDLE_PATH}"
     try:
+        base = f"{reader.locate(offered, deadline).rstrip('/')}/{BUNDLE_PATH}"
         data = reader.read_artifact(f"{base}/{MANIFEST_NAME}", limits.manifest_bytes, deadline)
         manifest = Manifest.from_json(data)
         total = sum(entry.bytes for entry in manifest.files.values())

@@ -15,6 +15,7 @@ from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
 from tasador.serving.cascade import Hop
 from tasador.serving.holder import ModelHolder
+from tasador.serving.refresh import Refresher
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 #: Checks a dependency: returns a detail for people, raises when it is not healthy.
@@ -188,6 +189,28 @@ def source_check(hop: Hop) -> Check:
             return f"offers {hop.source.identity(deadline)}"
         except NothingOfferedError as error:
             raise DegradedError(error.message) from None
+
+    return check
+
+
+def refresher_check(refresher: Refresher, patience_s: float = 120.0) -> Check:
+    """Return the check of the refresher: whether its last round went well, and it goes on.
+
+    Args:
+        refresher: The refresher.
+        patience_s: Seconds that a round may take.
+    """
+
+    def check(_: Deadline) -> str:
+        report = refresher.report()
+        if not report.running:
+            raise DegradedError("the refresher does not run: new models are not noticed")
+        late = refresher.idle_s - refresher.cascade.settings.poll_s * 2 - patience_s
+        if late > 0:
+            raise DegradedError(f"the refresher's last round ended {refresher.idle_s:.0f} s ago")
+        if report.last_error or report.copy_error:
+            raise DegradedError(report.last_error or f"no last good copy: {report.copy_error}")
+        return f"{report.polls} rounds, {report.swaps} swaps, {report.refused} refused"
 
     return check
 

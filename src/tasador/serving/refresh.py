@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tasador.core import clock as wall
-from tasador.core.errors import TasadorError
+from tasador.core.errors import BundleError, TasadorError
 from tasador.serving.cascade import Cascade, Hop
 from tasador.serving.holder import LoadedModel, ModelHolder
-from tasador.serving.refusals import RefusedBeforeError
 from tasador.serving.warm_up import warm_up, warm_up_explanations
 
 _log = logging.getLogger(__name__)
 #: Seconds between two rounds while there is no model at all.
 _EAGER_S = 2.0
+_MOST_VERSIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class RefreshReport:
         polls: Rounds of looking at what the sources offer.
         swaps: Models that began to serve, the first included.
         refused: Bundles that were not taken: damaged, incompatible, synthetic over real.
-        errors: Rounds in which a source that was asked failed.
-        last_error: The last of those or of the refusals, in one line; None when the last round
-            went well.
+        errors: How often a source that was asked did not answer.
+        last_error: What went wrong in the last round, in one line: a source failed, offers nothing,
+            or still offers what was refused; None when nothing did.
         last_poll_at: When the last round ended, ISO 8601 in UTC.
         copy_error: Why there is no last good copy of the running model; None when there is.
         running: Whether the thread is.
@@ -98,6 +98,7 @@ class Refresher:
         self._events = events or RefreshEvents()
         self._settings = cascade.settings
         self._counts = _Counts()
+        self._ended = time.monotonic()
         self._versions: dict[tuple[str, str], str] = {}
         self._round = threading.Lock()
         self._wake = threading.Event()
@@ -129,6 +130,11 @@ class Refresher:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last round ended, or since the refresher was made."""
+        return time.monotonic() - self._ended
+
     def poll_soon(self) -> None:
         """Begin the next round now instead of after the pause."""
         self._wake.set()
@@ -156,6 +162,7 @@ class Refresher:
                 self._fail(error)
             self._counts.polls += 1
             self._counts.last_poll_at = wall.timestamp()
+            self._ended = time.monotonic()
             self._tell(self._events.on_poll, time.monotonic() - started, self._counts.last_error)
             return self._counts.swaps > before
 
@@ -203,7 +210,8 @@ class Refresher:
                 return False
             loaded = self.cascade.load_from(hop, self._accept, identity=identity)
             self._take(loaded, running)
-        except RefusedBeforeError:
+        except BundleError as error:  # it answered: nothing there, or nothing fit to serve
+            self._counts.last_error = str(error)
             return False
         except TasadorError as error:
             self._fail(error)
@@ -216,6 +224,8 @@ class Refresher:
         Raises:
             BundleError: It must not serve.
         """
+        if len(self._versions) > _MOST_VERSIONS:
+            self._versions.clear()
         self._versions[loaded.source, loaded.identity] = loaded.version
         running = self.holder.current
         if running is None:

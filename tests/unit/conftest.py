@@ -1,0 +1,147 @@
+"""A real MLflow server for the rooms that read a registry."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RegistryServer:
+    """A running `mlflow server` on a SQLite database, with proxied artifacts."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--backend-store-uri", self.database]
+        command += ["--workers", "1", "--artifacts-destination", str(self.folder / "served")]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.answers():  # it listens long before it answers
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server and all of its workers."""
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Stop the server's processes: connections are accepted, nothing is answered."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def register(self, folder: Path, model: str, alias: str = "staging", **tags: str) -> str:
+        """Make the bundle in `folder` a version of `model`, give it the alias, return its number.
+
+        Past the server, straight into its database and its store: quick on a busy machine.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri=self.database, registry_uri=self.database)
+        run = client.create_run("0").info.run_id
+        shutil.copytree(folder, self.folder / "served" / "0" / run / "artifacts/model/data/bundle")
+        with contextlib.suppress(MlflowException):  # it exists
+            client.create_registered_model(model)
+        source = f"mlflow-artifacts:/0/{run}/artifacts/model"
+        version = client.create_model_version(model, source, run_id=run, tags=tags)
+        client.set_registered_model_alias(model, alias, str(version.version))
+        return str(version.version)
+
+    def client(self):
+        """Return MLflow's own client."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+
+@pytest.fixture(scope="session")
+def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """One server for all tests of a process; give every test a model name of its own."""
+    server = RegistryServer(tmp_path_factory.mktemp("registry"), free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def real_bundle(bundle_parts, tmp_path_factory) -> Path:
+    """A bundle of real origin; do not change it."""
+    import dataclasses
+
+    from tasador.registry.bundle import write_bundle
+
+    folder = tmp_path_factory.mktemp("real") / "houses-real"
+    write_bundle(folder, dataclasses.replace(bundle_parts, origin="real"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def newer_bundle(bundle_parts, tmp_path_factory) -> Path:
+    """Another bundle of real origin, of the same contract, with wider intervals."""
+    import dataclasses
+
+    from tasador.registry.bundle import write_bundle
+
+    folder = tmp_path_factory.mktemp("newer") / "houses-newer"
+    interval = dataclasses.replace(
+        bundle_parts.interval, quantile=2.0 * bundle_parts.interval.quantile
+    )
+    write_bundle(folder, dataclasses.replace(bundle_parts, origin="real", interval=interval))
+    return folder

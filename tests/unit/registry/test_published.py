@@ -1,0 +1,223 @@
+"""Bundles published to a folder and to real object stores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import threading
+import time
+
+import orjson
+import pytest
+
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, NothingOfferedError, StorageError
+from tasador.core.files import Patience
+from tasador.registry.bundle import load_bundle
+from tasador.registry.published import (
+    POINTER_NAME,
+    fetch_published,
+    prune_published,
+    publish_bundle,
+    read_pointer,
+)
+from tasador.registry.verify import BundleLimits
+
+# moto's and the emulator's threads may leave a socket to the garbage collector
+quiet = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+PATIENCE = Patience(2.0, 5.0)
+
+
+def soon(seconds: float = 30.0) -> Deadline:
+    return Deadline.after(seconds)
+
+
+class SlowProxy:
+    """Passes connections on to another port, after a pause for every chunk that comes back."""
+
+    def __init__(self, port: int) -> None:
+        self.pause_s = 0.0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client, server]
+                for one, other, slow in ((client, server, False), (server, client, True)):
+                    threading.Thread(
+                        target=self._pump, args=(one, other, slow), daemon=True
+                    ).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(1 << 16):
+                if slow:
+                    time.sleep(self.pause_s)
+                target.sendall(chunk)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """(A location in a real moto server behind a proxy that can be slow, the proxy)."""
+    moto = pytest.importorskip("moto.server")
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("s3fs")
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(key, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        proxy = SlowProxy(server.get_host_and_port()[1])
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bundles")
+        yield "s3://bundles", proxy
+        proxy.close()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def gs():
+    """A location in a real emulator of Google's object store."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        pytest.importorskip("gcsfs")
+        server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bundles")
+        server.start()
+        port = server._api._httpd.server_address[1]
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield "gs://bundles"
+        with contextlib.suppress(Exception):
+            server.stop()
+
+
+@pytest.fixture(params=["local", "s3", "gs"])
+def location(request, tmp_path) -> str:
+    """A place to publish to, of every sort there is; nothing is there yet."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    base = request.getfixturevalue(request.param)
+    return f"{base if isinstance(base, str) else base[0]}/{os.urandom(4).hex()}"
+
+
+@quiet
+def test_what_is_published_is_fetched_anywhere(location, real_bundle, newer_bundle, tmp_path):
+    with pytest.raises(NothingOfferedError, match="nothing is published at"):
+        read_pointer(location, deadline=soon(), patience=PATIENCE)
+    for number, bundle in enumerate((real_bundle, newer_bundle)):
+        pointer = publish_bundle(bundle, location, {"by": "a test"})
+        assert read_pointer(location, deadline=soon(), patience=PATIENCE) == pointer
+        target = tmp_path / str(number)
+        fetch_published(location, pointer, target, deadline=soon(), patience=PATIENCE)
+        assert load_bundle(target).version == pointer.version == load_bundle(bundle).version
+    assert pointer.notes == {"by": "a test"}
+
+
+@quiet
+def test_a_store_that_is_slow_is_given_up_in_time(s3, real_bundle, tmp_path):
+    location, proxy = s3
+    publish_bundle(real_bundle, f"{location}/slow")
+    proxy.pause_s = 0.6
+    try:
+        with pytest.raises(StorageError, match=r"cannot read|took too long"):
+            read_pointer(f"{location}/slow", deadline=soon(20), patience=Patience(0.3, 0.3))
+        with pytest.raises(StorageError, match="took too long"):
+            read_pointer(f"{location}/slow", deadline=soon(0.1), patience=PATIENCE)
+    finally:
+        proxy.pause_s = 0.0
+    pointer = read_pointer(f"{location}/slow", deadline=soon(), patience=PATIENCE)
+    assert pointer.version == load_bundle(real_bundle).version
+
+
+def test_a_synthetic_bundle_does_not_take_a_real_one_s_place(real_bundle, written_bundle, tmp_path):
+    publish_bundle(written_bundle, tmp_path)
+    publish_bundle(real_bundle, tmp_path)
+    with pytest.raises(BundleError, match="synthetic rows must not take the place"):
+        publish_bundle(written_bundle, tmp_path)
+    assert read_pointer(tmp_path, deadline=soon()).origin == "real"
+
+
+def test_a_damaged_bundle_is_not_published(bundle_folder, tmp_path):
+    (bundle_folder / "card.md").write_text("# Other")
+    with pytest.raises(BundleError, match=r"card\.md"):
+        publish_bundle(bundle_folder, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"content_hash": "../../etc"},
+        {"files": {"../x": 1}},
+        {"files": {"a/b": 1}},
+        {"files": {"x": -1}},
+        {"files": {f"f{n}": 1 for n in range(65)}},
+        {"origin": "stolen"},
+        {"name": 7},
+        {"unknown": 1},
+        {"notes": {"a": 1}},
+        {"files": 7},
+    ],
+)
+def test_a_pointer_that_nobody_publishes_is_refused(real_bundle, tmp_path, change):
+    publish_bundle(real_bundle, tmp_path)
+    plain = orjson.loads((tmp_path / POINTER_NAME).read_bytes())
+    (tmp_path / POINTER_NAME).write_bytes(orjson.dumps({**plain, **change}))
+    with pytest.raises(BundleError, match=r"latest\.json cannot be read|is refused"):
+        read_pointer(tmp_path, deadline=soon())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b"{", b"\xff" * 20, b" " * (2 << 20)])
+def test_a_pointer_that_is_no_json_object_is_refused(tmp_path, content):
+    (tmp_path / POINTER_NAME).write_bytes(content)
+    with pytest.raises(BundleError, match=r"latest\.json cannot be read"):
+        read_pointer(tmp_path, deadline=soon())
+
+
+def test_a_bundle_with_missing_or_other_files_is_refused(real_bundle, tmp_path):
+    store, target = tmp_path / "store", tmp_path / "got"
+    pointer = publish_bundle(real_bundle, store)
+    card = store / pointer.folder / "card.md"
+    card.write_text("longer than it was before")
+    with pytest.raises(BundleError, match=r"card\.md: got .* bytes instead of"):
+        fetch_published(store, pointer, target, deadline=soon())
+    card.unlink()
+    with pytest.raises(BundleError, match=r"card\.md: got no such file"):
+        fetch_published(store, pointer, target, deadline=soon())
+    with pytest.raises(BundleError, match="too large"):
+        fetch_published(
+            store, pointer, target, deadline=soon(),
+            limits=BundleLimits(manifest_bytes=10, total_bytes=10),
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == [store]
+
+
+def test_old_bundles_are_pruned_but_never_the_one_offered(real_bundle, newer_bundle, tmp_path):
+    offered = publish_bundle(newer_bundle, tmp_path)
+    publish_bundle(real_bundle, tmp_path)
+    shutil.copytree(tmp_path / offered.folder, tmp_path / "bundles" / "fresh")
+    offered = publish_bundle(newer_bundle, tmp_path)
+    for name, age in ((offered.content_hash, 9e4), ("fresh", 60.0)):
+        then = time.time() - age
+        os.utime(tmp_path / "bundles" / name, (then, then))
+    old = tmp_path / read_pointer(tmp_path, deadline=soon()).folder
+    for path in (tmp_path / "bundles").iterdir():
+        if path.name not in (old.name, "fresh"):
+            os.utime(path, (time.time() - 8e4,) * 2)
+    prune_published(tmp_path, keep=1)
+    assert {path.name for path in (tmp_path / "bundles").iterdir()} == {old.name, "fresh"}
