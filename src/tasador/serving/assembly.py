@@ -31,6 +31,7 @@ from tasador.serving.problems import Problem
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.mlflow_scoring import mlflow_router
 from tasador.serving.routes.open_inference import open_inference_router
+from tasador.serving.routes.score import score_router
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -81,6 +82,7 @@ class Assembly:
                 routers=[
                     open_inference_router(self.service, own_version),
                     mlflow_router(self.service, own_version),
+                    score_router(self.service),
                 ],
                 record_outcomes=self._outcomes.add,
                 deep=self._deep,

@@ -97,7 +97,8 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
             elif cells:  # an empty line is no row
                 yield BadRow(f"expected {len(names)} values, got {len(cells)}")
     finally:
-        text.detach()  # the file is its owner's to close
+        if not file.closed:
+            text.detach()  # the file is its owner's to close
 
 
 def _hits(head: str, mark: str, contract: TableContract) -> int:
