@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
 from tasador.data.contract import Column, TableContract
-from tasador.data.encode import Encoder
+from tasador.data.encode import Encoder, cut_repr
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -142,6 +142,5 @@ def expectation(column: Column) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: JSON's words for nothing, cut when long."""
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    """Return a value as a message shows it: JSON's words for nothing, cut when long or deep."""
+    return "null" if value is None else cut_repr(value)

@@ -12,10 +12,11 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from tasador.serving.compression import inflate
 from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, body_of
-from tasador.serving.exchange import App, Exchange, Handler, Reply
+from tasador.serving.exchange import App, Exchange, Handler, Reply, is_json
 from tasador.serving.guard import Access, Guard
-from tasador.serving.problems import Problem, fault
+from tasador.serving.problems import Problem, fault, wrong_media_type
 from tasador.serving.routes.status import DeepCheck, status_router
 from tasador.serving.routes.valuation import RecordOutcomes, ValuationRoutes
 from tasador.serving.service import Service
@@ -63,35 +64,46 @@ def build_app(parts: Parts) -> App:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # a redirect would name whatever host the caller claims
+        redirect_slashes=False,
         lifespan=parts.lifespan,
     )
     _register_refusals(app)
     routes = ValuationRoutes(parts.service, parts.record_outcomes)
-    app.include_router(status_router(parts.service, parts.version, parts.deep))
-    app.include_router(_valuation_router(routes))
-    for router in parts.routers:
+    routers = [
+        status_router(parts.service, parts.version, parts.deep),
+        _valuation_router(routes),
+        *parts.routers,
+    ]
+    for router in routers:
         app.include_router(router)
     _add_documentation(app, Documentation(app, parts.service, parts.version))
-    inner: App = app
-    if parts.cors_origins:
-        from starlette.middleware.cors import CORSMiddleware
-
-        inner = CORSMiddleware(
-            app,
-            allow_origins=list(parts.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["content-type", "x-api-key", "authorization", "x-request-id"],
-        )
-    # pages of other origins need headers that only the middleware adds: no shortcut for them
-    hot = {} if parts.cors_origins else {("POST", "/api/v1/predict"): routes.predict, **parts.hot}
-    return Guard(
-        inner,
-        hot,
+    guarded = Guard(
+        app,
+        {("POST", "/api/v1/predict"): routes.predict, **parts.hot},
         parts.service.limits,
         parts.access,
         parts.service.metrics,
+        known=_plain_paths(routers),
         access_log=parts.access_log,
     )
+    if not parts.cors_origins:
+        return guarded
+    from starlette.middleware.cors import CORSMiddleware
+
+    # outermost: a page may read refusals too, and a browser asks for permission without a key
+    return CORSMiddleware(
+        guarded,
+        allow_origins=list(parts.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["content-type", "x-api-key", "authorization", "x-request-id"],
+        expose_headers=["x-request-id", "retry-after", "x-model-version"],
+    )
+
+
+def _plain_paths(routers: Sequence[APIRouter]) -> list[str]:
+    paths = [getattr(route, "path", "{") for router in routers for route in router.routes]
+    return [path for path in paths if "{" not in path]
 
 
 def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -101,6 +113,9 @@ def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         exchange: Exchange = request.scope["tasador"]
         body = await request.body()
         exchange.body_read = True
+        encoding = exchange.headers.get(b"content-encoding")
+        if encoding is not None:
+            body = inflate(encoding, body, exchange.body_limit)
         return response(await handler(exchange, body))
 
     return call
@@ -120,9 +135,7 @@ def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
     async def call_with_json(request: Request) -> Response:
         kind = request.headers.get("content-type", "application/json")
-        if not kind.startswith("application/json"):
-            from tasador.serving.problems import wrong_media_type
-
+        if not is_json(kind.encode("latin-1")):
             raise wrong_media_type(kind[:100], "application/json")
         return await call(request)
 

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 
 #: Rows above which a batch is valued in a thread, so that the loop goes on answering others.
 INLINE_ROWS = 64
+#: Bytes above which only the contract's columns of a row are recorded.
+_LONGEST_ROW = 16 * 1024
 
 
 class Recorder(Protocol):
@@ -241,7 +243,7 @@ class Appraiser:
                         engine.version,
                         self._variant,
                         engine.source,
-                        orjson.dumps(values),
+                        _row_json(values, engine),
                         found.prediction[i],
                         found.lower[i],
                         found.upper[i],
@@ -252,6 +254,22 @@ class Appraiser:
                 )
                 i += 1
         return records
+
+
+def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
+    """Return a row as it is recorded: as it was sent.
+
+    What is not of the contract's columns was checked by nobody: when it is long, or nested so deep
+    that it cannot be written, only the columns are kept. Otherwise one request could fail those
+    that it happens to share a batch with, or fill the disk.
+    """
+    try:
+        text = orjson.dumps(values)
+        if len(text) <= _LONGEST_ROW:
+            return text
+    except TypeError:
+        pass
+    return orjson.dumps({name: values.get(name) for name in engine.contract.feature_names})
 
 
 def _shares(batch: _Batch, ids: list[str], found: Appraisals) -> list[tuple[_Job, Answer]]:

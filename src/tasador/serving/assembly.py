@@ -28,6 +28,7 @@ from tasador.serving.health import Check, DegradedError, Health, disk_check, sou
 from tasador.serving.holder import ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
+from tasador.serving.protocol import GuardedProtocol
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.mlflow_scoring import mlflow_router
 from tasador.serving.routes.open_inference import open_inference_router
@@ -258,7 +259,12 @@ def _settle_memory() -> None:
 def from_environment() -> App:
     """Return the application that the environment describes; each worker calls this."""
     settings = read_settings(os.environ)
-    configure_logs(settings.server.log_level, as_json=settings.server.log_format == "json")
+    configure_logs(
+        settings.server.log_level,
+        as_json=settings.server.log_format == "json",
+        others=("uvicorn",),
+    )
+    GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
     return Assembly(settings).app()
 
 

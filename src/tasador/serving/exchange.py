@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from tasador.serving.problems import too_large
+from tasador.serving.problems import ClientGone, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -39,6 +39,7 @@ class Exchange:
         role: What it may do.
         expired: Whether it was stopped because it took too long.
         body_read: Whether its whole body has arrived.
+        body_limit: Most bytes of its body, also once inflated.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Exchange:
     role: Role = "anonymous"
     expired: bool = False
     body_read: bool = False
+    body_limit: int = 0
 
 
 @dataclass(slots=True)
@@ -66,6 +68,11 @@ class Reply:
 Handler = Callable[[Exchange, bytes], Awaitable[Reply]]
 
 
+def is_json(content_type: bytes) -> bool:
+    """Tell whether a Content-Type is JSON's: upper or lower case, with parameters or without."""
+    return content_type == JSON or content_type.split(b";")[0].strip().lower() == JSON
+
+
 def request_id(sent: bytes | None) -> str:
     """Return the client's own id when it is a harmless one, else a new one."""
     if sent is not None and _REQUEST_ID.fullmatch(sent):
@@ -78,11 +85,14 @@ async def read_body(receive: Receive, exchange: Exchange, limit: int) -> bytes:
 
     Raises:
         Problem: 413, it is longer than `limit` bytes, as declared or as it turns out.
+        ClientGone: It never became whole.
     """
     declared = exchange.headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise too_large(limit)
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
     body: bytes = message.get("body", b"")
     if message.get("more_body", False):
         parts = [body]
@@ -90,7 +100,7 @@ async def read_body(receive: Receive, exchange: Exchange, limit: int) -> bytes:
         while message.get("more_body", False):
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                raise ClientGone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limit:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from starlette.requests import ClientDisconnect
+
+from tasador.serving.compression import inflate
 from tasador.serving.exchange import (
     JSON,
     App,
@@ -24,10 +27,18 @@ from tasador.serving.exchange import (
     Role,
     Scope,
     Send,
+    is_json,
     read_body,
     request_id,
 )
-from tasador.serving.problems import Problem, overloaded, timed_out, too_large, wrong_media_type
+from tasador.serving.problems import (
+    ClientGone,
+    Problem,
+    overloaded,
+    timed_out,
+    too_large,
+    wrong_media_type,
+)
 from tasador.serving.settings import LimitSettings
 
 log = logging.getLogger(__name__)
@@ -86,6 +97,7 @@ class Guard:
         limits: What a request may ask for.
         access: Who may do what.
         counts: What counts.
+        known: Paths that may name a counter; those of hot routes do anyway.
         access_log: Whether every request is logged.
     """
 
@@ -97,6 +109,7 @@ class Guard:
         access: Access,
         counts: Counts,
         *,
+        known: Collection[str] = (),
         access_log: bool = False,
     ) -> None:
         self._app = app
@@ -104,6 +117,7 @@ class Guard:
         self._limits = limits
         self._access = access
         self._counts = counts
+        self._known = frozenset(known) | {path for _, path in hot}
         self._access_log = access_log
         self._under_way: dict[asyncio.Task[object], Exchange] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -118,6 +132,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # a GET whose body the server leaves out
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         exchange = Exchange(
             scope["method"],
@@ -141,13 +157,15 @@ class Guard:
             await outbox.problem(self._late(exchange))
         except Problem as problem:
             await outbox.problem(problem)
+        except (ClientGone, ClientDisconnect):
+            pass  # nobody is left to answer
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             await outbox.problem(_internal())
         finally:
             self._under_way.pop(task, None)
             self._counts.in_flight(-1)
-            self._note(exchange, outbox)
+            self._note(scope, exchange, outbox)
 
     def _admit(self, scope: Scope, exchange: Exchange, task: asyncio.Task[object]) -> None:
         peer = scope.get("client")
@@ -195,21 +213,31 @@ class Guard:
         handler = self._hot.get((exchange.method, exchange.path))
         if handler is not None:
             kind = exchange.headers.get(b"content-type", JSON)
-            if not kind.startswith(JSON):
+            if not is_json(kind):
                 raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
             body = await read_body(receive, exchange, self._limits.body_bytes)
+            if b"content-encoding" in exchange.headers:
+                encoding = exchange.headers[b"content-encoding"]
+                body = inflate(encoding, body, self._limits.body_bytes)
             await outbox.reply(await handler(exchange, body))
             return
         scope["tasador"] = exchange
         limit = self._limits.body_bytes
         if exchange.path in UPLOADS:
             limit = self._limits.upload_bytes
+        exchange.body_limit = limit
         await self._app(scope, _limited(receive, exchange, limit), outbox.forward)
 
-    def _note(self, exchange: Exchange, outbox: _Outbox) -> None:
+    def _route(self, scope: Scope, exchange: Exchange) -> str:
+        """Return a name for counting: never a caller's own words, which would be without end."""
+        if exchange.path in self._known:
+            return exchange.path
+        return str(getattr(scope.get("route"), "path", "(other)"))
+
+    def _note(self, scope: Scope, exchange: Exchange, outbox: _Outbox) -> None:
         seconds = time.perf_counter() - exchange.started
         status = outbox.status or 499
-        route = outbox.route(exchange.path)
+        route = self._route(scope, exchange)
         self._counts.request(route, exchange.method, status, seconds)
         if self._access_log or status >= 500:
             log.log(
@@ -242,10 +270,6 @@ class _Outbox:
         self._send = send
         self.exchange = exchange
         self.status = 0
-
-    def route(self, path: str) -> str:
-        """Return the path for counting; unknown ones share a name, so that nobody can fill it."""
-        return path if self.status not in (404, 405, 0) else "(other)"
 
     async def reply(self, reply: Reply) -> None:
         self.status = reply.status

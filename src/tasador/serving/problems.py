@@ -138,3 +138,7 @@ def wrong_media_type(got: str, *expected: str) -> Problem:
         got=got or "no content type",
         remedy="set the header Content-Type",
     )
+
+
+class ClientGone(Exception):  # noqa: N818 - nobody is left to call it an error
+    """The client closed the connection before its request was whole."""

@@ -56,7 +56,7 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
     options: dict[str, Any] = {
         "factory": True,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": "tasador.serving.protocol:GuardedProtocol",
         "ws": "none",
         "lifespan": "on",
         "log_config": None,

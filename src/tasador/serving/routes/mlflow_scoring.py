@@ -16,7 +16,6 @@ import orjson
 from fastapi import APIRouter, Response
 
 from tasador.data.row_check import shown
-from tasador.serving.compression import inflate
 from tasador.serving.documentation import answers
 from tasador.serving.engine import Engine
 from tasador.serving.exchange import JSON, Exchange, Reply
@@ -52,9 +51,8 @@ class MlflowRoutes:
         """Value rows in any of MLflow's forms."""
         engine = self._service.engine()
         limits = self._service.limits
-        plain = inflate(exchange.headers.get(b"content-encoding"), body, limits.body_bytes)
         kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
-        place, values = _read(plain, kind.split(";")[0].strip().lower(), engine, limits.batch)
+        place, values = _read(body, kind.split(";")[0].strip().lower(), engine, limits.batch)
         if len(values) > limits.batch:
             raise _unreadable(place, f"at most {limits.batch} rows", str(len(values)))
         predictions: list[float] = []
