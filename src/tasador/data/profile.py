@@ -19,22 +19,26 @@ _QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75,
 _INNER_DECILES = np.arange(1, 10) / 10
 
 
-def reference_profile(X: Floats, y: Floats, contract: TableContract) -> dict[str, Any]:
+def reference_profile(
+    X: Floats, y: Floats, contract: TableContract, prediction: Floats | None = None
+) -> dict[str, Any]:
     """Describe encoded rows.
 
     Args:
         X: Shape (n, p), in the order of ``contract.feature_names``; NaN is missing. n may be 0.
         y: Shape (n,): the target.
         contract: Says what the columns are.
+        prediction: Shape (n,): out-of-fold estimates of the same rows, if there are any.
 
     Returns:
-        ``{"rows": n, "columns": {name: profile}, "target": profile}``. Numbers and datetimes
+        ``{"rows": n, "columns": {name: profile}, "target": profile}``, and ``"prediction"``
+        beside the target when given. Numbers and datetimes
         (seconds since 1970 UTC) have ``n`` (rows), ``missing`` (share), ``min``, ``max``, ``mean``,
         ``std``, ``p01`` ... ``p99``, ``median`` and ``deciles`` (the 9 inner edges) of the finite
         values; each is None, and the deciles empty, when there is none. Categories have
         ``counts`` by code, the last one for unknown, and ``categories`` with the codes' names.
     """
-    return {
+    profile = {
         "rows": len(y),
         "columns": {
             column.name: _category(X[:, i], column)
@@ -44,6 +48,10 @@ def reference_profile(X: Floats, y: Floats, contract: TableContract) -> dict[str
         },
         "target": {"name": contract.target.name, **_number(y, "number")},
     }
+    if prediction is not None:
+        name = contract.target.prediction_name
+        profile["prediction"] = {"name": name, **_number(prediction, "number")}
+    return profile
 
 
 def _missing_share(values: Floats) -> float:

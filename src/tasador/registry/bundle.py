@@ -41,12 +41,14 @@ from tasador.registry.manifest import (
 )
 from tasador.registry.verify import (
     CARD,
+    ERROR_MODEL,
     EXPLAIN,
     FEATURES,
     FETCH_AGAIN,
     GOLDEN,
     MODEL,
     PROFILE,
+    REFERENCE,
     BundleLimits,
     read_verified,
     refuse_foreign,
@@ -89,6 +91,9 @@ class BundleParts:
         lineage: Data hash, code commit, configuration, seeds, library versions.
         profile: The reference profile, JSON values.
         card: The model card, Markdown.
+        reference: Arrays of `monitoring.reference.Reference.state`: what later rows are compared
+            with; None ships without.
+        error_model: ONNX graph of `monitoring.error_model`: how large an error to expect where.
     """
 
     name: str
@@ -106,6 +111,8 @@ class BundleParts:
     lineage: Mapping[str, Any]
     profile: Mapping[str, Any]
     card: str
+    reference: Mapping[str, NDArray[Any]] | None = None
+    error_model: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ class ModelBundle:
         encoder: Turns rows into numbers by the contract.
         golden: Encoded training rows kept with the bundle, shape (k, p), k <= 20; for warming up
             and for examples.
+        reference: What `monitoring.reference.Reference.of_bundle` reads; None in older bundles.
+        error_model: Tells how large an error to expect where; None in older bundles.
     """
 
     folder: Path
@@ -140,6 +149,8 @@ class ModelBundle:
     card: str
     encoder: Encoder
     golden: Floats
+    reference: Mapping[str, NDArray[Any]] | None = None
+    error_model: OnnxRegressor | None = None
 
     @property
     def version(self) -> str:
@@ -254,6 +265,10 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         GOLDEN: write_arrays(_golden(parts)),
         EXPLAIN: write_arrays(parts.contributions.state()),
     }
+    if parts.reference is not None:
+        contents[REFERENCE] = write_arrays(parts.reference)
+    if parts.error_model is not None:
+        contents[ERROR_MODEL] = parts.error_model
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:
@@ -336,6 +351,12 @@ def load_bundle(
             card=contents[CARD].decode(),
             encoder=Encoder(contract),
             golden=golden["X"],
+            reference=read_arrays(contents[REFERENCE], REFERENCE, limits.total_bytes)
+            if REFERENCE in contents
+            else None,
+            error_model=OnnxRegressor(contents[ERROR_MODEL], threads)
+            if ERROR_MODEL in contents
+            else None,
         )
         _check_fit(bundle)
     except _BAD_STATE as error:

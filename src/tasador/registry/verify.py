@@ -16,6 +16,9 @@ FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
 CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
 _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
+#: What monitoring compares later rows with; bundles without them load, and are watched less well.
+REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
+_OPTIONAL = frozenset({REFERENCE, ERROR_MODEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleL
     for problem, names in (
         ("lacks files", (_FILES | listed) - (found & listed)),
         ("has files that its manifest does not list", found - listed),
-        ("lists files that format 1 does not have", listed - _FILES),
+        ("lists files that format 1 does not have", listed - _FILES - _OPTIONAL),
     ):
         if names:
             raise BundleError(

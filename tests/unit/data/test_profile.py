@@ -38,3 +38,13 @@ def test_nothing_at_all_can_be_described_too(flats, n):
     assert column["p99"] is None
     assert column["deciles"] == []
     assert profile["columns"]["kind"]["counts"] == [0, 0, 0]
+
+
+def test_the_predictions_have_a_profile_of_their_own():
+    from tasador.data.contract import Column, TableContract, Target
+
+    contract = TableContract("t", "T", "m", (Column("a", "number"),), Target("y"))
+    X, y = np.arange(5.0)[:, None], np.arange(5.0)
+    assert "prediction" not in reference_profile(X, y, contract)
+    found = reference_profile(X, y, contract, y + 1)["prediction"]
+    assert (found["name"], found["n"], found["min"], found["max"]) == ("prediction", 5, 1.0, 5.0)

@@ -270,3 +270,23 @@ def test_any_flipped_byte_of_the_manifest_is_noticed_or_is_the_time(bundle_folde
         path.write_bytes(bytes(broken))
         with pytest.raises(BundleError, match=r"manifest|format version"):
             load_bundle(bundle_folder)
+
+
+def test_what_monitoring_needs_travels_with_the_bundle(changed_parts, bundle_parts, tmp_path):
+    arrays = {"rows": np.arange(6.0).reshape(3, 2), "counts": np.arange(3)}
+    graph = to_onnx(LinearModel(np.array([2.0]), 1.0))
+    folder = tmp_path / "watched"
+    watched = write_bundle(folder, changed_parts(reference=arrays, error_model=graph))
+    assert {name: array.tolist() for name, array in watched.reference.items()} == {
+        name: array.tolist() for name, array in arrays.items()
+    }
+    assert watched.error_model.predict(np.array([[3.0]])).tolist() == [7.0]
+    assert sorted(set(watched.manifest.files) - set(load_bundle(folder).manifest.files)) == []
+    (folder / "error.onnx").write_bytes(graph[:-1])
+    with pytest.raises(BundleError, match=r"error\.onnx is truncated"):
+        load_bundle(folder)
+
+
+def test_a_bundle_without_them_loads_and_says_so(written_bundle):
+    bundle = load_bundle(written_bundle)
+    assert (bundle.reference, bundle.error_model) == (None, None)
