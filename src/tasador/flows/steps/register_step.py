@@ -35,6 +35,7 @@ from tasador.flows.steps.register_card import (
     show_choice,
     show_diagnostics,
 )
+from tasador.flows.steps.watched_parts import watched_parts
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
@@ -215,8 +216,11 @@ def write_bundle_of(
         golden=train.X[:20],
         metrics=metrics_of(state, report),
         lineage=lineage,
-        profile=reference_profile(train.X, train.y, contract),
+        profile=reference_profile(
+            train.X, train.y, contract, state.transform.inverse(choice.random_cv.score)
+        ),
         card=_model_card(state, choice, report, lineage),
+        **watched_parts(state, choice.random_cv, interval),
     )
     return write_bundle(folder, parts)
 

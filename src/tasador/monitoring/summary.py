@@ -1,0 +1,254 @@
+"""Mergeable summaries: a column counted on the reference's grid.
+
+Everything that drift, quality and prediction checks ask of a column is answered from counts, so a
+window of any length takes constant memory, and parts counted apart (files, hours, machines) add up
+to what one pass over all rows gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+#: Number of quantile steps of a grid: cumulative shares are exact up to 1 / RESOLUTION, and wholly
+#: exact for columns of fewer distinct values.
+RESOLUTION = 1000
+_DECILES = np.arange(1, 10) / 10
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a column is cut into cells, and cells are put together into the bins of the PSI.
+
+    Attributes:
+        edges: Shape (e,), ascending: the cells are ``(-inf, e0], (e0, e1], ..., (e_last, inf)``.
+            Empty for categories, whose cell i is the code i, the last one for unknown.
+        starts: Shape (b,), ascending, the first 0: the cell at which each bin begins.
+        center: Number from which sums are taken, so that large values keep their digits.
+    """
+
+    edges: Floats
+    starts: NDArray[np.int64]
+    center: float
+
+    @classmethod
+    def of_numbers(cls, values: Floats) -> Grid:
+        """Cut at the quantiles of reference values; NaN and infinities are left out.
+
+        Bins are the deciles with open outer ends. A value that fills more than a tenth makes fewer
+        bins; where it is the lowest one, what lies below it gets a bin of its own.
+        """
+        ordered = np.sort(values[np.isfinite(values)])
+        if not len(ordered):
+            return cls(np.empty(0), np.zeros(1, dtype=np.int64), 0.0)
+        deciles = np.unique(np.quantile(ordered, _DECILES))
+        if deciles[0] <= ordered[0]:
+            deciles = np.concatenate(([np.nextafter(ordered[0], -np.inf)], deciles))
+        places = np.unique(np.linspace(0, len(ordered) - 1, RESOLUTION + 1).astype(np.intp))
+        distinct = np.unique(ordered)
+        inner = distinct if len(distinct) <= RESOLUTION else ordered[places]
+        edges = np.unique(np.concatenate((inner, deciles)))
+        starts = np.concatenate(([0], np.searchsorted(edges, deciles) + 1))
+        return cls(edges, starts.astype(np.int64), float(ordered[len(ordered) // 2]))
+
+    @classmethod
+    def of_categories(cls, categories: int) -> Grid:
+        """One cell and bin per category, and one for unknown ones."""
+        return cls(np.empty(0), np.arange(categories + 1, dtype=np.int64), 0.0)
+
+    @property
+    def is_category(self) -> bool:
+        """Whether cells are codes."""
+        return not len(self.edges) and len(self.starts) > 1
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return len(self.starts) if self.is_category else len(self.edges) + 1
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that `from_state` takes."""
+        return {"edges": self.edges, "starts": self.starts, "center": np.array([self.center])}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Grid:
+        """Rebuild from `state`."""
+        return cls(arrays["edges"], arrays["starts"], float(arrays["center"][0]))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A column of some rows, counted on a grid. Summaries on one grid add up with ``+``.
+
+    Attributes:
+        n: Rows.
+        missing: How many of them are NaN.
+        minus, plus: How many are -inf and inf; they are counted in the outer cells.
+        counts: Shape (cells,).
+        sums: Shape (cells,): sums of ``value - center`` of the finite values; 0 for categories.
+        square: Sum of their squares.
+        low: The smallest finite value; inf when there is none.
+        high: The largest; -inf when there is none.
+    """
+
+    n: int
+    missing: int
+    minus: int
+    plus: int
+    counts: Counts
+    sums: Floats
+    square: float
+    low: float
+    high: float
+
+    @classmethod
+    def empty(cls, grid: Grid) -> Summary:
+        """Return the summary of no rows."""
+        zeros = np.zeros(grid.cells)
+        return cls(0, 0, 0, 0, zeros.astype(np.int64), zeros, 0.0, np.inf, -np.inf)
+
+    @classmethod
+    def of(cls, values: Floats, grid: Grid) -> Summary:
+        """Count `values` (n,), NaN for missing."""
+        if grid.is_category:
+            return cls._of_codes(values, grid)
+        ordered = np.sort(values)  # NaN last
+        present = int(np.searchsorted(ordered, np.nan))
+        ends = np.searchsorted(ordered[:present], grid.edges, side="right")
+        bounds = np.concatenate(([0], ends, [present]))
+        first = int(np.searchsorted(ordered[:present], -np.inf, side="right"))
+        last = int(np.searchsorted(ordered[:present], np.inf, side="left"))
+        finite = ordered[first:last] - grid.center
+        running = np.concatenate(([0.0], np.cumsum(finite)))
+        inside = np.clip(bounds, first, last) - first
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(finite @ finite)
+            sums = np.diff(running[inside])
+        return cls(
+            n=len(values),
+            missing=len(values) - present,
+            minus=first,
+            plus=present - last,
+            counts=np.diff(bounds).astype(np.int64),
+            sums=sums,
+            square=square,
+            low=float(ordered[first]) if last > first else np.inf,
+            high=float(ordered[last - 1]) if last > first else -np.inf,
+        )
+
+    @classmethod
+    def _of_codes(cls, values: Floats, grid: Grid) -> Summary:
+        known = values[~np.isnan(values)]
+        codes = np.clip(known, 0, grid.cells - 1).astype(np.int64)
+        counts = np.bincount(codes, minlength=grid.cells).astype(np.int64)
+        zeros = np.zeros(grid.cells)
+        missing = len(values) - len(known)
+        return cls(len(values), missing, 0, 0, counts, zeros, 0.0, np.inf, -np.inf)
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            self.n + other.n,
+            self.missing + other.missing,
+            self.minus + other.minus,
+            self.plus + other.plus,
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.square + other.square,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+    @property
+    def present(self) -> int:
+        """Rows that have a value."""
+        return self.n - self.missing
+
+    @property
+    def infinite(self) -> int:
+        """Rows whose value is infinite."""
+        return self.minus + self.plus
+
+    @property
+    def finite(self) -> int:
+        """Rows that have a finite value."""
+        return self.present - self.infinite
+
+    @property
+    def finite_counts(self) -> Counts:
+        """Finite values per cell, shape (cells,)."""
+        counts = self.counts.copy()
+        counts[0] -= self.minus
+        counts[-1] -= self.plus
+        return counts
+
+    def bins(self, grid: Grid) -> Counts:
+        """Return the counts of the PSI's bins, the last one for missing, shape (b + 1,)."""
+        inner = np.add.reduceat(self.counts, grid.starts)
+        return np.append(inner, self.missing)
+
+    def mean(self, grid: Grid) -> float:
+        """Return the mean of the finite values; NaN without any."""
+        return grid.center + float(self.sums.sum()) / self.finite if self.finite else float("nan")
+
+    def std(self, grid: Grid) -> float:
+        """Return their standard deviation; NaN without any."""
+        if not self.finite:
+            return float("nan")
+        shift = self.mean(grid) - grid.center
+        return float(np.sqrt(max(self.square / self.finite - shift * shift, 0.0)))
+
+    def above(self, value: float, grid: Grid) -> float:
+        """Return about how many values lie above `value`, exact where it is an edge."""
+        return self.present - self._up_to(value, grid)
+
+    def _up_to(self, value: float, grid: Grid) -> float:
+        """Return how many values are at most `value`, taken as spread evenly within a cell."""
+        running = np.concatenate(([0], np.cumsum(self.counts))).astype(np.float64)
+        cell = int(np.searchsorted(grid.edges, value, side="left"))
+        if cell < len(grid.edges) and grid.edges[cell] == value:
+            return float(running[cell + 1])
+        low, high = self._ends(cell, grid)
+        if value >= high:
+            return float(running[cell + 1])
+        share = (value - low) / (high - low) if high > low and value > low else 0.0
+        return float(running[cell] + share * self.counts[cell])
+
+    def quantile(self, q: float, grid: Grid) -> float:
+        """Return the `q`-quantile, linear within a cell; NaN without values."""
+        if not self.finite:
+            return float("nan")
+        running = np.cumsum(self.counts)
+        cell = int(np.searchsorted(running, q * self.present, side="left"))
+        cell = min(cell, len(self.counts) - 1)
+        while not self.counts[cell]:
+            cell += 1
+        before = running[cell] - self.counts[cell]
+        low, high = self._ends(cell, grid)
+        share = (q * self.present - before) / self.counts[cell]
+        return float(low + min(max(share, 0.0), 1.0) * (high - low))
+
+    def _ends(self, cell: int, grid: Grid) -> tuple[float, float]:
+        """Return where the values of a cell lie at most: its edges, inside what was seen."""
+        low = grid.edges[cell - 1] if cell > 0 else self.low
+        high = grid.edges[cell] if cell < len(grid.edges) else self.high
+        return max(float(low), self.low), min(float(high), self.high)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that `from_state` takes."""
+        numbers = [self.n, self.missing, self.minus, self.plus, self.square, self.low, self.high]
+        return {"counts": self.counts, "sums": self.sums, "numbers": np.array(numbers, dtype=float)}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Summary:
+        """Rebuild from `state`."""
+        *whole, square, low, high = (float(number) for number in arrays["numbers"])
+        n, missing, minus, plus = (int(number) for number in whole)
+        counts, sums = arrays["counts"].astype(np.int64), arrays["sums"]
+        return cls(n, missing, minus, plus, counts, sums, square, low, high)
