@@ -91,9 +91,8 @@ class BundleParts:
         lineage: Data hash, code commit, configuration, seeds, library versions.
         profile: The reference profile, JSON values.
         card: The model card, Markdown.
-        reference: Arrays of `monitoring.reference.Reference.state`: what later rows are compared
-            with; None ships without.
-        error_model: ONNX graph of `monitoring.error_model`: how large an error to expect where.
+        reference: What later rows are compared with, `monitoring.reference.Reference.state`.
+        error_model: How large an error to expect where, the graph of `monitoring.error_model`.
     """
 
     name: str
@@ -331,10 +330,14 @@ def load_bundle(
     """
     limits = limits or BundleLimits()
     manifest, contents = read_verified(Path(folder), limits)
+
+    def arrays_of(name: str) -> dict[str, NDArray[Any]]:
+        return read_arrays(contents[name], name, limits.total_bytes)
+
+    errors = contents.get(ERROR_MODEL)
     try:
         contract = from_dict(manifest.contract)
-        arrays = read_arrays(contents[FEATURES], FEATURES, limits.total_bytes)
-        features = FittedFeatures.from_state(contract, manifest.features, arrays)
+        features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
         golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
         bundle = ModelBundle(
             folder=Path(folder),
@@ -344,19 +347,13 @@ def load_bundle(
             model=load_model(contents[MODEL], threads),
             target=TargetTransform.from_dict(manifest.target),
             interval=ConformalInterval.from_dict(manifest.interval),
-            contributions=contributions_from_state(
-                read_arrays(contents[EXPLAIN], EXPLAIN, limits.total_bytes)
-            ),
+            contributions=contributions_from_state(arrays_of(EXPLAIN)),
             profile=orjson.loads(contents[PROFILE]),
             card=contents[CARD].decode(),
             encoder=Encoder(contract),
             golden=golden["X"],
-            reference=read_arrays(contents[REFERENCE], REFERENCE, limits.total_bytes)
-            if REFERENCE in contents
-            else None,
-            error_model=OnnxRegressor(contents[ERROR_MODEL], threads)
-            if ERROR_MODEL in contents
-            else None,
+            reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
+            error_model=OnnxRegressor(errors, threads) if errors is not None else None,
         )
         _check_fit(bundle)
     except _BAD_STATE as error:
