@@ -74,23 +74,25 @@ class Assembly:
 
     def app(self) -> App:
         """Return the application; its lifespan starts and stops everything."""
+        return build_app(self.parts())
+
+    def parts(self) -> Parts:
+        """Return what the application is made from, for those who add to it."""
         settings, own_version = self.settings, version("tasador")
-        return build_app(
-            Parts(
-                service=self.service,
-                access=KeyAccess(settings.security, settings.limits),
-                version=own_version,
-                routers=[
-                    open_inference_router(self.service, own_version),
-                    mlflow_router(self.service, own_version),
-                    score_router(self.service),
-                ],
-                record_outcomes=self._outcomes.add,
-                deep=self._deep,
-                cors_origins=settings.security.cors_origins,
-                access_log=settings.server.access_log,
-                lifespan=self._lifespan,
-            )
+        return Parts(
+            service=self.service,
+            access=KeyAccess(settings.security, settings.limits),
+            version=own_version,
+            routers=[
+                open_inference_router(self.service, own_version),
+                mlflow_router(self.service, own_version),
+                score_router(self.service),
+            ],
+            record_outcomes=self._outcomes.add,
+            deep=self._deep,
+            cors_origins=settings.security.cors_origins,
+            access_log=settings.server.access_log,
+            lifespan=self._lifespan,
         )
 
     @asynccontextmanager

@@ -1,0 +1,24 @@
+"""tasador's own application with one more route, an empty POST, as the limit to compare with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from fastapi import APIRouter, Response
+
+from tasador.serving.app import build_app
+from tasador.serving.assembly import Assembly
+from tasador.serving.exchange import App
+from tasador.serving.settings import read_settings
+
+
+def app() -> App:
+    router = APIRouter()
+
+    @router.post("/empty")
+    async def empty() -> Response:
+        return Response(b"")
+
+    parts = Assembly(read_settings(os.environ)).parts()
+    return build_app(replace(parts, routers=[*parts.routers, router]))
