@@ -29,7 +29,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,7 +87,8 @@ def running(
         sys.stderr.write(log.read().decode(errors="replace")[-3000:])
         raise
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
@@ -208,7 +209,9 @@ def start_servers(
         elif peer == "mlflow":
             target = Target("mlflow models serve", f"http://127.0.0.1:{port}/invocations",
                             json.dumps({"dataframe_records": [ROW]}))  # fmt: skip
-            env = env | {"MLFLOW_TRACKING_URI": f"sqlite:///{workspace.resolve() / 'mlflow.db'}"}
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            registry = f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+            env = env | {"MLFLOW_TRACKING_URI": registry, "PATH": path}
             command = [sys.executable, "-m", "mlflow", "models", "serve", "-m",
                        "models:/housing_price_model@staging", "--env-manager", "local",
                        "--port", str(port), "--workers", "1"]  # fmt: skip
