@@ -197,7 +197,8 @@ class Hop:
         self._on_report(self._last)
         if error is not None:
             # a source that stays down is told once and then quietly
-            level = logging.DEBUG if before == outcome else logging.WARNING
+            level = logging.INFO if outcome == "nothing" else logging.WARNING
+            level = logging.DEBUG if before == outcome else level
             _log.log(level, "source %s: %s: %s", self.name, outcome, error)
 
 

@@ -239,7 +239,7 @@ class Guard:
         status = outbox.status or 499
         route = self._route(scope, exchange)
         self._counts.request(route, exchange.method, status, seconds)
-        if self._access_log or status >= 500:
+        if self._access_log or (status >= 500 and exchange.path not in PROBES):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,
                 "%s %s %d",

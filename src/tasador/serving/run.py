@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -67,6 +68,9 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
         "backlog": 2048,
         "workers": settings.workers,
     }
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn drains, then raises the signal again: an ordered end is no failure
+        signal.signal(stop, lambda *_: None)
     if settings.workers == 1:
         server = uvicorn.Server(uvicorn.Config(_FACTORY, **options))
         server.run(sockets=[bound])

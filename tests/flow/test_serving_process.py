@@ -1,0 +1,259 @@
+"""`tasador serve` as its own process: started, killed, stopped, started without a model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
+#: How often a service under load is killed; `TASADOR_KILLS=20 pytest -k kill` for the whole proof.
+KILLS = int(os.environ.get("TASADOR_KILLS", "3"))
+
+
+class Server:
+    """One `tasador serve`."""
+
+    def __init__(self, workspace: Path, bundle: Path, port: int, **variables: str) -> None:
+        self.workspace, self.bundle, self.port = workspace, bundle, port
+        self.variables = variables
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        env = {
+            **os.environ,
+            "TASADOR_SOURCE__LOCAL": str(self.bundle),
+            "TASADOR_SOURCE__POLL_S": "0.3",
+            **self.variables,
+        }
+        command = [sys.executable, "-m", "tasador.cli.app", "serve", "--port", str(self.port),
+                   "--workspace", str(self.workspace)]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, env=env, cwd=self.workspace, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def wait(self, path: str = "/health/ready", status: int = 200, limit_s: float = 60) -> None:
+        assert self.process is not None
+        started = time.monotonic()
+        while time.monotonic() - started < limit_s:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(self.url + path, timeout=5).status_code == status:
+                    return
+            if self.process.poll() is not None:
+                pytest.fail(f"the server ended: {self.process.communicate()[1][-3000:]}")
+            time.sleep(0.05)
+        pytest.fail(f"{path} did not answer {status} within {limit_s} s")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        assert self.process is not None
+        self.process.send_signal(how)
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def server(tmp_path, written_bundle) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = Server(tmp_path, written_bundle, port)
+    yield found
+    if found.process is not None and found.process.poll() is None:
+        found.process.kill()
+        found.process.communicate()
+
+
+class Load:
+    """Threads that value rows until told to stop, and remember what they were promised."""
+
+    def __init__(self, url: str, threads: int = 4) -> None:
+        self.url = url
+        self.acknowledged: list[str] = []
+        self.failed: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, more: int) -> None:
+        wanted, started = len(self.acknowledged) + more, time.monotonic()
+        while len(self.acknowledged) < wanted and time.monotonic() - started < 60:
+            time.sleep(0.01)
+        assert len(self.acknowledged) >= wanted
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self.url, timeout=10) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/api/v1/predict", json={"instances": [ROW, ROW]})
+                except httpx.TransportError as error:
+                    self.failed.append(type(error).__name__)
+                    time.sleep(0.02)
+                    continue
+                if answer.status_code == 200:
+                    found = answer.json()["predictions"]
+                    self.acknowledged += [one["prediction_id"] for one in found]
+                else:
+                    self.failed.append(str(answer.status_code))
+                    time.sleep(0.02)
+
+
+def recorded(workspace: Path) -> list[str]:
+    with sqlite3.connect(workspace / "tasador.db") as database:
+        return [row[0] for row in database.execute("SELECT id FROM records")]
+
+
+def test_what_was_acknowledged_is_recorded_once_however_often_the_server_is_killed(server) -> None:
+    server.start()
+    server.wait()
+    with Load(server.url) as load:
+        for _ in range(KILLS):
+            load.wait_for(60)
+            server.stop(signal.SIGKILL)
+            server.start()
+            server.wait()
+        load.wait_for(20)
+    server.stop()
+    ids = recorded(server.workspace)
+    assert len(load.acknowledged) > 60 * KILLS
+    assert len(ids) == len(set(ids))
+    assert set(load.acknowledged) <= set(ids)
+
+
+def test_a_stopped_server_finishes_what_is_under_way_and_flushes(server) -> None:
+    server.start()
+    server.wait()
+    with Load(server.url) as load:
+        load.wait_for(40)
+        code, out, err = server.stop(signal.SIGTERM)
+    assert code == 0, err
+    assert f"tasador serves on {server.url}" in out
+    assert "from local" in err
+    # refused connections come after the end; nothing that was taken is broken off
+    assert set(load.failed) <= {"ConnectError"}, set(load.failed)
+    assert set(load.acknowledged) <= set(recorded(server.workspace))
+
+
+def test_without_a_model_the_server_stays_up_not_ready_and_recovers_by_itself(
+    server, tmp_path, written_bundle
+) -> None:
+    empty = tmp_path / "bundles"
+    empty.mkdir()
+    server.bundle = empty
+    server.start()
+    server.wait("/health/live")
+    server.wait("/health/ready", 503)
+    refused = httpx.post(server.url + "/api/v1/predict", json={"instances": [ROW]})
+    assert (refused.status_code, refused.json()["error"]) == (503, "model_not_ready")
+    assert refused.headers["retry-after"]
+    (empty / "one").symlink_to(written_bundle)
+    server.wait("/health/ready", 200)
+    answer = httpx.post(server.url + "/api/v1/predict", json={"instances": [ROW]})
+    assert answer.status_code == 200
+
+
+def test_several_workers_share_the_port_the_database_and_the_counters(server) -> None:
+    server.variables = {"TASADOR_SERVER__WORKERS": "2"}
+    server.start()
+    server.wait()
+    with Load(server.url) as load:
+        load.wait_for(100)
+    counted = 0.0
+    for _ in range(3):  # a scrape is answered by any worker, for all
+        text = httpx.get(server.url + "/metrics").text
+        counted = sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith('tasador_requests_total{method="POST",route="/api/v1/predict"')
+            and 'status="200"' in line
+        )
+        assert counted == len(load.acknowledged) / 2
+    code, _, err = server.stop()
+    assert code == 0, err
+    assert set(load.acknowledged) <= set(recorded(server.workspace))
+
+
+def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", server.port))
+        taken.listen()
+        server.start()
+        assert server.process is not None
+        _, err = server.process.communicate(timeout=30)
+    assert server.process.returncode == 9
+    assert f"cannot listen on 127.0.0.1:{server.port}" in err
+    assert "choose another --port" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TASADOR_SERVER__PRT", "1", "did you mean TASADOR_SERVER__PORT"),
+        ("TASADOR_LIMITS__BATCH", "many", "TASADOR_LIMITS__BATCH cannot be meant"),
+        ("TASADOR_SECURITY__KEYS", "hunter2-secret", "an API key cannot be read"),
+        ("TASADOR_SOURCE__ORDER", "mlflow,moon", "each of mlflow"),
+        ("TASADOR_RECORDS__URL", "mongodb://x", "sqlite:///"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(server, variable, value, said) -> None:
+    server.variables = {variable: value}
+    server.start()
+    assert server.process is not None
+    _, err = server.process.communicate(timeout=30)
+    assert server.process.returncode == 2, err
+    assert said in err
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+
+
+def test_a_record_says_what_was_asked_and_answered(server) -> None:
+    server.start()
+    server.wait()
+    body = {"instances": [{**ROW, "rooms": None}]}
+    answer = httpx.post(server.url + "/api/v1/predict", json=body).json()
+    (found,) = answer["predictions"]
+    server.stop()
+    with sqlite3.connect(server.workspace / "tasador.db") as database:
+        database.row_factory = sqlite3.Row
+        (row,) = database.execute("SELECT * FROM records").fetchall()
+    assert row["id"] == found["prediction_id"]
+    assert json.loads(row["features"]) == body["instances"][0]
+    assert (row["prediction"], row["lower"], row["upper"], row["coverage"]) == (
+        found["prediction"],
+        found["interval"]["lower"],
+        found["interval"]["upper"],
+        found["interval"]["coverage"],
+    )
+    assert (row["version"], row["variant"], row["source"]) == (
+        answer["model_version"],
+        "champion",
+        "local",
+    )
+    assert row["latency_ms"] > 0
+    assert found["warnings"] == ["rooms was missing and has been imputed"]
