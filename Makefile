@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up lock clean
+.PHONY: help run test lint bench up security audit sbom docs lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,25 @@ up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1
 	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/workspace/mlflow.db \
 		--host 127.0.0.1 --port 5000
 
+security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
+	$(BIN)/bandit -q -c pyproject.toml -r src docker deploy .github
+	git ls-files -z -- . ':!requirements' | \
+		xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+	$(BIN)/zizmor --offline --no-progress .github
+	$(BIN)/hadolint docker/*.Dockerfile
+
+audit: $(VENV)/.audit ## Known vulnerabilities of what is locked (needs the network)
+	for file in serve pipeline ui; do \
+		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements/$$file.txt; done
+
+sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/
+	mkdir -p sbom
+	for file in serve pipeline ui; do PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements requirements/$$file.txt \
+		--pyproject pyproject.toml --output-reproducible -o sbom/$$file.cdx.json; done
+
+docs: $(VENV)/.dev ## Build the documentation into site/
+	$(BIN)/python -m mkdocs build --strict
+
 lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \
 		--extra ui --extra wandb --extra signing -o requirements/dev.txt
@@ -51,8 +70,8 @@ lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra signing --extra gcs --extra s3 \
 		-c requirements/dev.txt -o requirements/pipeline.txt
 	$(LOCK) --extra ui -c requirements/dev.txt -o requirements/ui.txt
-	uv pip compile requirements/build.in --generate-hashes --no-emit-index-url --universal -q \
-		-p 3.11 -o requirements/build.txt
+	for file in build audit; do uv pip compile requirements/$$file.in --generate-hashes \
+		--no-emit-index-url --universal -q -p 3.11 -o requirements/$$file.txt; done
 
 clean: ## Remove the environment and the caches, not the workspace
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
@@ -69,3 +88,9 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml $(KERNELS) | $(VENV)/bin/pytho
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps -e .
 	touch $@ $(VENV)/.train
+
+$(VENV)/.audit: requirements/audit.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r requirements/audit.txt
+	touch $@

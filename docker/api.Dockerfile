@@ -20,7 +20,7 @@ RUN python -m venv --without-pip /opt/tasador \
     && pip --python /opt/tasador/bin/python install --no-cache-dir --require-hashes \
         -r "$REQUIREMENTS" \
     && pip install --no-cache-dir --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md LICENSE hatch_build.p[y] ./
+COPY pyproject.toml README.md LICENSE hatch_build.py ./
 COPY src/ src/
 # The libraries' own tests are 49 MB of the environment.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \

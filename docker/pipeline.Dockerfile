@@ -16,7 +16,7 @@ RUN python -m venv --without-pip /opt/tasador \
     && pip --python /opt/tasador/bin/python install --no-cache-dir --require-hashes \
         -r requirements/pipeline.txt \
     && pip install --no-cache-dir --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md LICENSE hatch_build.p[y] ./
+COPY pyproject.toml README.md LICENSE hatch_build.py ./
 COPY src/ src/
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /opt/tasador/bin/python install --no-cache-dir --no-deps dist/*.whl

@@ -1,0 +1,73 @@
+"""Fill in the Cloud Run descriptors from the environment.
+
+``python render.py FOLDER`` writes ``service.yaml`` and ``job-<name>.yaml``. With ``--keep-traffic
+REVISION`` all traffic stays with that revision, and the new one is reached under the tag
+``candidate`` only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import string
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+#: Job: its arguments, seconds, cores, memory.
+JOBS: dict[str, tuple[list[str], int, str, str]] = {
+    "train": (["run", "profile=full", "tracking.uri=${MLFLOW_URI}"], 10800, "4", "8Gi"),
+    "monitor": (["monitor"], 1800, "2", "2Gi"),
+    "retrain": (["retrain"], 10800, "4", "8Gi"),
+    "rollback": (["rollback"], 300, "1", "1Gi"),
+}
+ALL_TO_LATEST = "    - latestRevision: true\n      percent: 100\n"
+
+
+def render(environment: Mapping[str, str], keep: str | None = None) -> dict[str, str]:
+    """Return the text of each file; ends with the name of a variable that is missing."""
+    service = (HERE / "service.yaml").read_text(encoding="utf-8")
+    if keep is not None:
+        if ALL_TO_LATEST not in service:
+            sys.exit("service.yaml does not end with its traffic as expected")
+        service = service.replace(
+            ALL_TO_LATEST,
+            f"    - revisionName: {keep}\n      percent: 100\n"
+            "    - latestRevision: true\n      percent: 0\n      tag: candidate\n",
+        )
+    files = {"service.yaml": _filled(service, environment)}
+    job = (HERE / "job.yaml").read_text(encoding="utf-8")
+    for name, (arguments, seconds, cores, memory) in JOBS.items():
+        own = {
+            "JOB": name,
+            "ARGUMENTS": _substituted(json.dumps(arguments), environment),
+            "TIMEOUT_S": str(seconds),
+            "CPU": cores,
+            "MEMORY": memory,
+        }
+        files[f"job-{name}.yaml"] = _filled(job, {**environment, **own})
+    return files
+
+
+def _filled(text: str, environment: Mapping[str, str]) -> str:
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return _substituted("\n".join(lines) + "\n", environment)
+
+
+def _substituted(text: str, environment: Mapping[str, str]) -> str:
+    try:
+        return string.Template(text).substitute(environment)
+    except KeyError as missing:
+        sys.exit(f"the variable {missing} is not set")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--keep-traffic")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for file, text in render(os.environ, given.keep_traffic).items():
+        (given.folder / file).write_text(text, encoding="utf-8")
