@@ -44,13 +44,15 @@ def wait_until_ready(base: str) -> None:
 
 def row_of(contract: dict[str, Any]) -> dict[str, Any]:
     """Return a row that meets the contract: the middle of bounds, the first category."""
-    return {column["name"]: _value(column) for column in contract["columns"]}
+    return {name: _value(column) for name, column in contract["columns"].items()}
 
 
 def _value(column: dict[str, Any]) -> Any:
     if column.get("categories"):
         return column["categories"][0]
-    if column["kind"] in ("date", "datetime", "timestamp"):
+    if column["kind"] in ("identifier", "text"):
+        return "smoke-test"
+    if column["kind"] == "datetime":
         return "2026-01-01"
     low, high = column.get("bounds") or (0.0, 2.0)
     low = 0.0 if low is None else low

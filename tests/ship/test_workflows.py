@@ -92,7 +92,7 @@ def test_every_make_target_and_script_that_is_called_exists() -> None:
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_the_shell_of_every_step_can_be_parsed(file: Path) -> None:
-    for _, job in READ[file.stem]["jobs"].items():
+    for job in READ[file.stem]["jobs"].values():
         for step in job.get("steps", []):
             if "run" in step:
                 assert "${{" not in re.sub(r"\$\{\{ matrix\.\w+ \}\}", "", step["run"])
