@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `native.c`.
-ABI = 1
+ABI = 2
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
 PATH = Path(__file__).with_name("_native.so")
@@ -28,9 +28,14 @@ class Library:
 
     Attributes:
         trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
+        nearest: ``(index, points, similar, n, nearest, distances, gaps, exponents)``, see
+            `features/comparables.c`.
+        comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
     """
 
     trees_predict: Kernel
+    nearest: Kernel
+    comparables: Kernel
 
     @classmethod
     def open(cls, path: Path) -> Library:
@@ -40,16 +45,22 @@ class Library:
             OSError: It is not there, was built for another machine, or from other sources.
         """
         library = ctypes.CDLL(str(path))
+        address, size = ctypes.c_void_p, ctypes.c_size_t
+        signatures = {
+            "trees_predict": (address, address, size, address),
+            "nearest": (address, address, address, size, address, address, address, address),
+            "comparables": (address, address, address, address, address, size, address, size),
+        }
         try:
             found = library.tasador_abi()
-            predict = library.tasador_trees_predict
+            functions = {name: library[f"tasador_{name}"] for name in signatures}
         except AttributeError as error:
             raise OSError(str(error)) from None
         if found != ABI:
             raise OSError(f"built from other sources (interface {found}, not {ABI})")
-        address, size = ctypes.c_void_p, ctypes.c_size_t
-        predict.argtypes = (address, address, size, address)
-        return cls(trees_predict=predict)
+        for name, kinds in signatures.items():
+            functions[name].argtypes = kinds
+        return cls(**functions)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ that no row ever sees its own target. At predict time the index holds all traini
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from tasador.core.native import native
+from tasador.features.compact_index import CompactIndex
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +39,10 @@ _DISTANCE_COLUMNS = np.array(_DISTANCES) - 1
 _WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
 _NEAREST_STEP = STEPS.index(_NEAREST)
 _KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
+_PROOF_ROWS = 128
+
+_logger = logging.getLogger(__name__)
+
 _CHUNK = 4096  # rows valued at a time: bounds the (rows, 64) work arrays to a few MB each
 
 
@@ -98,6 +106,34 @@ class ComparablesIndex:
     def _tree(self) -> cKDTree:
         return cKDTree(self.points)
 
+    @cached_property
+    def _compact(self) -> CompactIndex | None:
+        """The compiled search and sums, once they gave the same bits as those written here."""
+        library = native().library
+        if library is None or not self.size:
+            return None
+        try:
+            compact = CompactIndex(self, self._tree, _KERNEL_FACTORS[:, 0], library)
+        except ValueError as error:
+            _logger.warning("comparables are found by scipy, not by the kernel: %s", error)
+            return None
+        rows = self._proof_rows()
+        found = compact.features(*rows)
+        if found is not None and np.array_equal(found, self._features(*rows), equal_nan=True):
+            return compact
+        _logger.warning(
+            "comparables are found by scipy, not by the compiled kernel: their answers differ on"
+            " this machine; please report the processor and the versions of numpy and scipy"
+        )
+        return None
+
+    def _proof_rows(self) -> tuple[Floats, Floats | None]:
+        """Return places among the training rows, where distances tie, and beside them."""
+        at = np.linspace(0, self.size - 1, _PROOF_ROWS).astype(np.intp)
+        beside = (self.points[at] + self.points[at[::-1]]) / 2.0
+        similar = np.concatenate([self.similar[at]] * 2) if len(self.similar) else None
+        return np.concatenate([self.points[at], beside]), similar
+
     @property
     def size(self) -> int:
         """Number of training rows in the index."""
@@ -133,6 +169,10 @@ class ComparablesIndex:
             points: Where the rows lie, in the index's scaled space.
             similar: Shape (n,): log of the rows' own attribute; None when the index has none.
         """
+        if self._compact is not None:
+            found = self._compact.features(points, similar)
+            if found is not None:
+                return found
         blocks = [
             self._features(points[rows], None if similar is None else similar[rows])
             for rows in _chunks(len(points))
@@ -140,7 +180,7 @@ class ComparablesIndex:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _features(self, points: Floats, similar: Floats | None) -> Floats:
-        """Value up to `_CHUNK` rows.
+        """Value up to `_CHUNK` rows without the kernel.
 
         Everything that is summed over neighbours goes into one array, one row of 64 numbers per
         sum, and through one `cumsum`: a call per feature would cost a single row ten times as
@@ -196,7 +236,11 @@ class ComparablesIndex:
 
     @classmethod
     def from_state(cls, spec: Mapping[str, Any], arrays: Mapping[str, Floats]) -> ComparablesIndex:
-        """Rebuild from `state`; the tree is built anew, which gives the same tree."""
+        """Rebuild from `state`; the tree is built anew, which gives the same tree.
+
+        Raises:
+            KeyError, ValueError: The state is incomplete, or its arrays do not fit together.
+        """
         index = cls(
             points=arrays["points"],
             target=arrays["target"],
@@ -205,7 +249,11 @@ class ComparablesIndex:
             slope=float(spec["slope"]),
             softening=float(spec["softening"]),
         )
-        _ = index._tree  # built on loading rather than inside the first valuation
+        m = len(index.target)
+        lengths = {len(index.points), len(index.context), len(index.similar) or m}
+        if lengths != {m} or {index.points.ndim, index.context.ndim} != {2}:
+            raise ValueError("the comparables' arrays do not fit together")
+        _ = index._tree, index._compact  # built on loading rather than inside the first valuation
         return index
 
 

@@ -124,8 +124,8 @@ def test_a_library_of_other_sources_is_refused(tmp_path):
     for code, message in (
         (f"int tasador_abi(void) {{ return {ABI + 1}; }}", "undefined symbol"),
         (
-            f"int tasador_abi(void) {{ return {ABI + 1}; }}"
-            " int tasador_trees_predict(void) { return 0; }",
+            f"int tasador_abi(void) {{ return {ABI + 1}; }} int tasador_trees_predict,"
+            " tasador_nearest, tasador_comparables;",
             f"interface {ABI + 1}, not {ABI}",
         ),
     ):
@@ -189,6 +189,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fixtures.random_trees import grown
 from tasador.core.native import Library
+from tasador.features.comparables import _KERNEL_FACTORS, ComparablesIndex
+from tasador.features.compact_index import CompactIndex
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
 library = Library.open(Path(sys.argv[1]))
@@ -199,13 +201,22 @@ for seed in range(0, 40, 3):
     assert np.allclose(want, trees.predict(rows), rtol=1e-9, equal_nan=True)
     for n in (*range(1, 20), 24, 25, 521):
         assert (kernel.predict(rows[:n].copy()) == want[:n]).all()
+    m, d, context = 2 + 9 * seed, 1 + seed % 4, seed % 6
+    rng = np.random.default_rng(seed)
+    index = ComparablesIndex.fit(
+        np.round(rng.normal(size=(m, d)), 1), rng.normal(size=m),
+        rng.normal(size=m) if seed % 2 else None, rng.normal(size=(m, context)),
+    )
+    compact = CompactIndex(index, index._tree, _KERNEL_FACTORS[:, 0], library)
+    similar = rng.normal(size=300) if seed % 2 else None
+    compact.features(rng.normal(size=(300, d)), similar)
 print("clean")
 """
 
 
 @pytest.mark.skipif(compiler is None, reason="no C compiler")
-def test_the_kernel_stays_inside_its_memory(tmp_path):
-    """Runs it under the address and undefined-behaviour sanitizers."""
+def test_the_kernels_stay_inside_their_memory(tmp_path):
+    """Runs them under the address and undefined-behaviour sanitizers."""
     library = tmp_path / "sanitized.so"
     sources = [str(path) for path in SOURCES.glob("*/*.c")]
     flags = ["-O1", "-std=c11", "-ffp-contract=off", "-fPIC", "-shared"]
