@@ -1,4 +1,4 @@
-"""A real MLflow server for the rooms that read a registry."""
+"""Real servers for the rooms that read them: MLflow, and object stores that can be slow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -145,3 +146,77 @@ def newer_bundle(bundle_parts, tmp_path_factory) -> Path:
     )
     write_bundle(folder, dataclasses.replace(bundle_parts, origin="real", interval=interval))
     return folder
+
+
+class SlowProxy:
+    """Passes connections on to another port, after a pause for every chunk that comes back."""
+
+    def __init__(self, port: int) -> None:
+        self.pause_s = 0.0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [client, server]
+                for one, other, slow in ((client, server, False), (server, client, True)):
+                    threading.Thread(
+                        target=self._pump, args=(one, other, slow), daemon=True
+                    ).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(1 << 16):
+                if slow:
+                    time.sleep(self.pause_s)
+                target.sendall(chunk)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """(A location in a real moto server behind a proxy that can be slow, the proxy)."""
+    moto = pytest.importorskip("moto.server")
+    fsspec = pytest.importorskip("fsspec")
+    driver = pytest.importorskip("s3fs").S3FileSystem
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(key, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        proxy = SlowProxy(server.get_host_and_port()[1])
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        driver.clear_instance_cache()  # else they talk to another test's server
+        bucket = f"bundles-{proxy.port}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        yield f"s3://{bucket}", proxy
+        driver.clear_instance_cache()
+        proxy.close()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def gs():
+    """A location in a real emulator of Google's object store."""
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        pytest.importorskip("gcsfs")
+        server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bundles")
+        server.start()
+        port = server._api._httpd.server_address[1]
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield "gs://bundles"
+        with contextlib.suppress(Exception):
+            server.stop()

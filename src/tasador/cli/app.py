@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import tasador
 from tasador.cli import models
+from tasador.cli.publish import publish
 from tasador.cli.serve import serve
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
@@ -210,6 +211,7 @@ def doctor(
 
 
 app.command()(serve)
+app.command()(publish)
 models.add_commands(app)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -301,3 +304,96 @@ def test_downloads_are_removed_once_they_are_not_needed(
         publish_bundle(folder, str(store))
         assert refresher.refresh()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
+    store, real_bundle, newer_bundle, house_rows
+):
+    X = house_rows[0][:16]
+    wanted = {
+        load_bundle(folder).version: load_bundle(folder).value_encoded(X)
+        for folder in (real_bundle, newer_bundle)
+    }
+    publish_bundle(real_bundle, str(store))
+    refresher = made(object_store=str(store), poll_s=0.01)
+    refresher.start()
+    until(lambda: refresher.holder.current is not None)
+    stop, counts, wrong = threading.Event(), dict.fromkeys(wanted, 0), []
+
+    def value() -> None:
+        while not stop.is_set():
+            running = refresher.holder.current
+            answers = running.bundle.value_encoded(X)
+            if answers != wanted[running.version]:
+                wrong.append(answers)
+            counts[running.version] += 1
+
+    threads = [threading.Thread(target=value) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(6):
+        folder = (newer_bundle, real_bundle)[number % 2]
+        publish_bundle(folder, str(store))
+        until(lambda: refresher.holder.current.version == version_of(folder), 120)  # noqa: B023
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert refresher.stop(30)
+    assert wrong == []
+    assert min(counts.values()) > 0
+    assert refresher.report().swaps == 7
+
+
+FULL_DISK = """
+import resource, signal, sys
+from tasador.serving.cascade import Cascade
+from tasador.serving.holder import ModelHolder
+from tasador.serving.refresh import Refresher
+from tasador.serving.source_settings import SourceSettings
+
+store, local, good = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # what a full disk does to writers
+settings = SourceSettings(object_store=store, local=local, last_good=good, attempts=1)
+refresher = Refresher(Cascade.of(settings), ModelHolder())
+assert refresher.refresh()
+print(refresher.holder.current.source)
+print(refresher.cascade.hop("object_store").report().error)
+print(refresher.report().copy_error)
+"""
+
+
+def test_a_full_disk_costs_the_download_and_the_copy_but_no_model(
+    tmp_path, store, real_bundle, newer_bundle
+):
+    publish_bundle(newer_bundle, str(store))
+    command = [sys.executable, "-c", FULL_DISK, str(store), str(real_bundle), str(tmp_path / "g")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    source, download, copy = done.stdout.splitlines()
+    assert source == "local"
+    assert "too large" in download
+    assert "too large" in copy
+    assert not (tmp_path / "g" / "latest.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_slow_object_store_gives_way_in_time_and_takes_over_when_it_is_quick_again(
+    s3, real_bundle, newer_bundle
+):
+    location, proxy = s3
+    publish_bundle(newer_bundle, f"{location}/served")
+    refresher = made(
+        object_store=f"{location}/served", local=str(real_bundle), answer_s=0.5, read_s=30.0
+    )
+    proxy.pause_s = 2.0
+    try:
+        assert refresher.refresh()
+        assert refresher.holder.current.source == "local"
+        assert "did not answer in time" in refresher.cascade.hop("object_store").report().error
+    finally:
+        proxy.pause_s = 0.0
+    refresher.cascade.hop("object_store").settings = SourceSettings(answer_s=60.0)
+    until(refresher.refresh, 120)
+    assert refresher.holder.current.source == "object_store"

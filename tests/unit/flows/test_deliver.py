@@ -1,0 +1,58 @@
+"""Publishing a bundle from a workspace or from the registry, with the real command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, NothingOfferedError
+from tasador.flows.deliver import deliver_bundle, deliver_registered
+from tasador.registry.bundle import load_bundle
+from tasador.registry.published import read_pointer
+
+
+def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundle, written_bundle):
+    workspace, store = tmp_path / "workspace", tmp_path / "store"
+    with pytest.raises(NothingOfferedError, match="no bundle under"):
+        deliver_bundle(store, bundle=None, workspace=workspace)
+    shutil.copytree(real_bundle, workspace / "bundles" / "a")
+    shutil.copytree(written_bundle, workspace / "bundles" / "b")
+    pointer = deliver_bundle(store, bundle=None, workspace=workspace)
+    assert pointer.version == load_bundle(real_bundle).version
+    with pytest.raises(BundleError, match="must not take the place"):
+        deliver_bundle(store, bundle=written_bundle, workspace=workspace)
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+def test_what_an_alias_stands_for_is_published(tmp_path, registry_server, newer_bundle):
+    registry_server.register(newer_bundle, "delivered")
+    pointer = deliver_registered(
+        tmp_path, tracking_uri=registry_server.uri, model_name="delivered", alias="staging"
+    )
+    assert pointer.version == load_bundle(newer_bundle).version
+    assert pointer.notes["from"].startswith("models:/delivered/1#")
+
+
+def test_the_command_says_what_it_published(tmp_path, real_bundle):
+    command = [sys.executable, "-m", "tasador.cli.app", "publish", str(tmp_path / "store")]
+    environment = {**os.environ, "NO_COLOR": "1"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], capture_output=True, text=True, env=environment, check=False
+        )
+
+    done = run("--bundle", str(real_bundle))
+    version = read_pointer(tmp_path / "store", deadline=Deadline.after(10)).version
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"published {version} (")
+    both = run("--bundle", str(real_bundle), "--model", "x")
+    assert both.returncode == 2
+    assert "not both" in both.stderr
+    absent = run("--model", "x", "--workspace", str(tmp_path / "none"))
+    assert absent.returncode == 5
