@@ -24,7 +24,14 @@ from tasador.serving.app import Parts, build_app
 from tasador.serving.appraiser import Appraiser
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
-from tasador.serving.health import Check, DegradedError, Health, disk_check, source_check
+from tasador.serving.health import (
+    Check,
+    DegradedError,
+    Health,
+    disk_check,
+    refresher_check,
+    source_check,
+)
 from tasador.serving.holder import ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
@@ -132,6 +139,7 @@ class Assembly:
             for hop in self.cascade.hops
             if hop.name != "last_good"
         }
+        checks["refresher"] = refresher_check(self.refresher)
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
             checks["disk"] = disk_check(self.settings.records.spool_folder())

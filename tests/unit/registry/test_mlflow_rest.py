@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import ssl
 import subprocess
 import sys
 import threading
@@ -271,3 +272,69 @@ def test_reading_a_registry_imports_neither_mlflow_nor_pandas():
         "assert not {'mlflow', 'pandas', 'sklearn', 'requests', 'fsspec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key with a certificate that only those who are told about it trust."""
+    import datetime as dt
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
+
+
+def test_a_server_over_tls_is_read_when_its_certificate_is_trusted(certificate):
+    handler = type("Handler", (Canned,), {"seen": [], "answer": (200, {}, VERSION)})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    uri = f"https://127.0.0.1:{server.server_address[1]}"
+    try:
+        trusting = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(certificate)}
+        assert ask(uri, environment=trusting).version == "3"
+        with pytest.raises(RegistryError, match="certificate verify failed"):
+            ask(uri)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_certificate_that_cannot_be_read_is_an_outage_and_not_a_crash(tmp_path):
+    missing = {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(tmp_path / "absent.pem")}
+    with pytest.raises(RegistryError, match="cannot be reached"):
+        ask("https://127.0.0.1:9", environment=missing)
