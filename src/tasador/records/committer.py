@@ -94,13 +94,13 @@ class Committer:
             self._counters.note("the database did not take the records in time to stop")
             self._take_over(self._flight)
             self._wait_until(end)
-        self._database.interrupt()
         for thread in self._threads:
-            while thread.is_alive():
+            while thread.is_alive() and time.monotonic() < end:
                 self._queue.put(WAKE)
                 thread.join(0.05)
-                if time.monotonic() > end:
-                    break
+            if thread.is_alive():
+                self._database.interrupt()
+                thread.join(0.2)
         return not self._counters.waiting
 
     def _wait_until(self, end: float) -> None:

@@ -69,8 +69,10 @@ class Keeper:
     def close(self) -> None:
         """Stop after the chunk at hand."""
         self._closing.set()
-        self._database.interrupt()
-        self._thread.join(1.0)
+        self._thread.join(0.5)
+        if self._thread.is_alive():
+            self._database.interrupt()
+            self._thread.join(0.5)
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -1,0 +1,181 @@
+"""What keeping records costs: `python benchmarks/records.py [sqlite|postgresql]`.
+
+An event loop that works as a valuation service does (a given number of clients, each request some
+microseconds of computing, then its record, then the answer) is run without records and with each
+mode and database. Printed are requests a second, the time from request to answer, and what the
+records add to it. PostgreSQL is started from its binaries when they are installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import uvloop
+
+from tasador.records.database import Database
+from tasador.records.ids import new_ids
+from tasador.records.record import Record
+from tasador.records.settings import RecordSettings
+from tasador.records.sql_store import SqlRecordStore
+from tasador.records.writer import RecordWriter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from fixtures.postgresql import PostgresServer, find_binaries
+
+CLIENTS = 16
+SECONDS = 2.0
+WORK_S = 100e-6  # of one request: parse, encode, value, answer
+ROW = (
+    b'{"longitude":-122.23,"latitude":37.88,"housing_median_age":41,"total_rooms":880,'
+    b'"total_bedrooms":129,"population":322,"households":126,"median_income":8.3252,'
+    b'"ocean_proximity":"NEAR BAY"}'
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Requests a second and the milliseconds of a request."""
+
+    rate: float
+    p50: float
+    p99: float
+
+    def __str__(self) -> str:
+        return f"{self.rate:>10,.0f}/s   p50 {self.p50:6.3f} ms   p99 {self.p99:6.3f} ms"
+
+
+def make_records(count: int) -> list[Record]:
+    """Return records like those of California."""
+    now = time.time()
+    version = "california_housing@" + "0" * 64
+    return [
+        Record(i, now, version, "champion", "local", ROW, 2e5, 1.5e5, 2.7e5, 0.9, 0.21, "key-1")
+        for i in new_ids(count)
+    ]
+
+
+async def drive(writer: RecordWriter, clients: int, batch: int, work_s: float) -> Measured:
+    """Run clients for a while; each works, submits and waits."""
+    end = time.perf_counter() + SECONDS
+    taken: list[float] = []
+
+    async def client() -> None:
+        while (started := time.perf_counter()) < end:
+            while time.perf_counter() < started + work_s:
+                pass
+            waiting = writer.submit(make_records(batch))
+            if waiting is None:
+                await asyncio.sleep(0)
+            else:
+                await waiting
+            taken.append(time.perf_counter() - started)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    milliseconds = np.array(taken) * 1000
+    return Measured(
+        len(taken) * batch / SECONDS,
+        float(np.median(milliseconds)),
+        float(np.quantile(milliseconds, 0.99)),
+    )
+
+
+def measure(settings: RecordSettings, clients: int, batch: int, work_s: float) -> Measured:
+    """Measure one kind of writer."""
+    writer = RecordWriter(settings)
+    writer.start()
+    time.sleep(0.3)
+    gc.freeze()
+    measured = uvloop.run(drive(writer, clients, batch, work_s))
+    writer.close(30)
+    status = writer.status()
+    if status.spooled or status.lost or status.last_error:
+        print(f"    spooled {status.spooled:,}, lost {status.lost:,} {status.last_error[:90]}")
+    return measured
+
+
+def compare(name: str, url: str, folder: Path) -> None:
+    """Print the figures of one database."""
+    kinds = [("off", "normal"), ("async", "normal"), ("durable", "normal")]
+    if url.startswith("sqlite"):
+        kinds.append(("durable", "full"))
+    for title, clients, batch, work_s in (
+        ("1 client, 1 record, 100 us of work", 1, 1, WORK_S),
+        (f"{CLIENTS} clients, 1 record, 100 us of work", CLIENTS, 1, WORK_S),
+        (f"{CLIENTS} clients, 1 record, no work", CLIENTS, 1, 0.0),
+        ("2 clients, 500 records, no work", 2, 500, 0.0),
+    ):
+        print(f"{name}: {title}")
+        for mode, synchronous in kinds:
+            settings = RecordSettings(
+                url=url,
+                mode=mode,  # type: ignore[arg-type]
+                synchronous=synchronous,  # type: ignore[arg-type]
+                spool=str(folder / "spool"),
+                queue=100_000,
+            )
+            label = mode if synchronous == "normal" else f"{mode}, {synchronous}"
+            print(f"  {label:<14}{measure(settings, clients, batch, work_s)}", flush=True)
+
+
+def read_back(name: str, url: str) -> None:
+    """Print how fast records are read."""
+    with Database.open(url, timeout_s=60) as database:
+        store = SqlRecordStore(database)
+        started, rows = time.perf_counter(), 0
+        for batch in store.read(0.0, 1e12):
+            rows += len(batch)
+        seconds = time.perf_counter() - started
+        print(f"{name}: read {rows:,} records in {seconds:.1f} s, {rows / seconds:,.0f}/s")
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer | None]:
+    """Start a server with its usual safety; None when it is not installed."""
+    binaries = find_binaries()
+    if binaries is None:
+        yield None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tasador-bench-"))
+    server = PostgresServer(binaries, folder, fsync=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Measure what is asked for, or everything."""
+    asked = sys.argv[1:] or ["sqlite", "postgresql"]
+    made, started = 0, time.perf_counter()
+    while made < 200_000:
+        made += len(new_ids(1))
+    print(f"one id: {(time.perf_counter() - started) / made * 1e6:.2f} us")
+    with tempfile.TemporaryDirectory() as folder:
+        if "sqlite" in asked:
+            url = f"sqlite:///{folder}/records.db"
+            compare("SQLite", url, Path(folder))
+            read_back("SQLite", url)
+        if "postgresql" in asked:
+            with postgres() as server:
+                if server is None:
+                    print("PostgreSQL is not installed")
+                else:
+                    url = server.new_database()
+                    compare("PostgreSQL", url, Path(folder))
+                    read_back("PostgreSQL", url)
+
+
+if __name__ == "__main__":
+    main()
