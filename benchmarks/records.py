@@ -172,7 +172,7 @@ def main() -> None:
                 if server is None:
                     print("PostgreSQL is not installed")
                 else:
-                    url = server.new_database()
+                    url = server.new_schema()
                     compare("PostgreSQL", url, Path(folder))
                     read_back("PostgreSQL", url)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import tasador
-from tasador.cli import models
+from tasador.cli import models, records
 from tasador.cli.publish import publish
 from tasador.cli.serve import serve
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
@@ -213,6 +213,7 @@ def doctor(
 app.command()(serve)
 app.command()(publish)
 models.add_commands(app)
+records.register(app)
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ class Database:
         self.url = parse_url(url) if isinstance(url, str) else url
         self.dialect: Dialect = dialect_for(self.url, synchronous, timeout_s)
         self._connection: Any = None
+        self._opening: Any = None  # not yet prepared, for `interrupt`
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._migrated = False
@@ -117,7 +118,7 @@ class Database:
 
     def interrupt(self) -> None:
         """End a statement that another thread waits for, if there is one, with `OutageError`."""
-        connection = self._connection
+        connection = self._connection or self._opening
         if connection is not None:
             with suppress(Exception):
                 self.dialect.interrupt(connection)
@@ -141,15 +142,17 @@ class Database:
         if self._connection is not None and self.dialect.is_broken(self._connection):
             self._drop()
         if self._connection is None:
-            connection = self.dialect.connect()
-            if not self._migrated:
-                try:
-                    migrate(self.dialect, connection, self.url.shown)
-                except BaseException:
-                    connection.close()
-                    raise
-                self._migrated = True
-            self._connection = connection
+            self._opening = self.dialect.connect()
+            try:
+                self.dialect.prepare(self._opening)
+                if not self._migrated:
+                    migrate(self.dialect, self._opening, self.url.shown)
+                    self._migrated = True
+                self._connection = self._opening
+            finally:
+                if self._connection is None:
+                    self._opening.close()
+                self._opening = None
         return self._connection
 
     def _drop(self) -> None:

@@ -43,7 +43,7 @@ class PostgresqlDialect:
 
     def connect(self) -> Any:
         milliseconds = max(1, int(self.timeout_s * 1000))
-        connection = self.driver.connect(
+        return self.driver.connect(
             self.url.text,
             autocommit=True,
             connect_timeout=max(2, round(self.timeout_s)),  # libpq takes no less than 2 s
@@ -53,12 +53,14 @@ class PostgresqlDialect:
             keepalives_count=3,
             application_name="tasador",
         )
+
+    def prepare(self, connection: Any) -> None:
+        milliseconds = max(1, int(self.timeout_s * 1000))
         connection.prepare_threshold = 2
         connection.execute(
             f"SET statement_timeout = {milliseconds}; SET lock_timeout = {milliseconds}; "
             "SET idle_in_transaction_session_timeout = 60000"
         )
-        return connection
 
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)

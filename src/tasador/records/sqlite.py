@@ -35,20 +35,17 @@ class SqliteDialect:
 
     def connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
+        return sqlite3.connect(
             self.path,
             timeout=self.timeout_s,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
         )
-        try:
-            self._use_wal(connection)
-            connection.execute(f"PRAGMA synchronous={self.synchronous}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        self._use_wal(connection)
+        connection.execute(f"PRAGMA synchronous={self.synchronous}")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         """Switch to the write-ahead log; SQLite does not wait for locks while it does that."""

@@ -118,7 +118,7 @@ def test_twenty_kills_under_load_lose_nothing_acknowledged(tmp_path) -> None:
     check_kills(f"sqlite:///{tmp_path}/records.db", tmp_path, times=20)
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_server_stopped_and_started_under_load_loses_nothing(
     postgres_server, postgres_url, tmp_path, times
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_server_stopped_and_started_under_load_loses_nothing(
         load.wait_for_more()
     load.kill()
     acknowledged, found = acknowledged_and_found(postgres_url, tmp_path)
-    assert len(acknowledged) >= 200
+    assert len(acknowledged) >= 200 * times
     assert set(acknowledged.values()) == set(found.values()) == {1}
     assert not acknowledged - found
 

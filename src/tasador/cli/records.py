@@ -1,0 +1,199 @@
+"""`tasador records` and `tasador outcomes`: what was valued, and what it turned out to be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tasador.records.database import Database
+    from tasador.records.settings import RecordSettings
+
+records = typer.Typer(help="Look after the recorded valuations.", no_args_is_help=True)
+outcomes = typer.Typer(help="Tell what valued things turned out to be.", no_args_is_help=True)
+
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", help="URL; by default TASADOR_RECORDS__URL or the workspace's."),
+]
+SpoolOption = Annotated[
+    str | None, typer.Option("--spool", help="Spool folder; by default as the service has it.")
+]
+Since = Annotated[str | None, typer.Option(help="From, e.g. 2026-11-01 or 7d (ago).")]
+Until = Annotated[str | None, typer.Option(help="Up to, not included; by default now.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add both groups of commands."""
+    app.add_typer(records, name="records")
+    app.add_typer(outcomes, name="outcomes")
+
+
+@records.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    since: Since = None,
+    until: Until = None,
+    version: Annotated[str | None, typer.Option(help="Only this bundle's.")] = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Write records with their outcomes to a Parquet file."""
+    from tasador.core import clock
+    from tasador.records.export import export_parquet
+    from tasador.records.moments import parse_moment
+    from tasador.records.sql_store import SqlRecordStore
+
+    start = 0.0 if since is None else parse_moment(since)
+    end = clock.seconds() if until is None else parse_moment(until)
+    with _opened(_settings(database)) as opened:
+        written = export_parquet(SqlRecordStore(opened), output, start, end, version=version)
+    typer.echo(f"wrote {written:,} records to {output}")
+
+
+@records.command()
+def prune(
+    older_than: Annotated[str, typer.Option(help="Age, e.g. 90d.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete, do not only count.")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Delete old records with their outcomes; without --yes only count them."""
+    from tasador.core import clock
+    from tasador.records.journal import AuditTrail
+    from tasador.records.moments import parse_span, show_moment
+    from tasador.records.sql_store import SqlRecordStore
+
+    before = clock.seconds() - parse_span(older_than)
+    with _opened(_settings(database)) as opened:
+        store = SqlRecordStore(opened)
+        if not yes:
+            found = store.count(0.0, before)
+            typer.echo(
+                f"{found:,} records are older than {show_moment(before)}: --yes deletes them"
+            )
+            return
+        deleted = 0
+        for deleted in store.prune(before):  # noqa: B007 - the last one counts
+            pass
+        AuditTrail(opened).add(
+            os.environ.get("USER", "cli"),
+            "prune",
+            "records",
+            reason=f"older than {older_than}",
+            details={"deleted": deleted, "before": before},
+        )
+    typer.echo(f"deleted {deleted:,} records older than {show_moment(before)}")
+
+
+@records.command()
+def stats(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    database: DatabaseOption = None,
+    spool: SpoolOption = None,
+) -> None:
+    """Say how much is recorded of each version, and what waits in spools."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from tasador.records.moments import show_moment
+    from tasador.records.spool import waiting_bytes
+    from tasador.records.sql_store import SqlRecordStore
+
+    settings = _settings(database, spool)
+    with _opened(settings) as opened:
+        counts = SqlRecordStore(opened).counts()
+        shown = opened.url.shown
+    waiting = waiting_bytes(settings.spool_folder())
+    if as_json:
+        versions = [dataclasses.asdict(entry) for entry in counts]
+        typer.echo(json.dumps({"database": shown, "versions": versions, "spool_bytes": waiting}))
+        return
+    table = Table("version", "variant", "records", "outcomes", "first", "last")
+    for entry in counts:
+        table.add_row(
+            escape(entry.version),
+            escape(entry.variant),
+            f"{entry.records:,}",
+            f"{entry.outcomes:,}",
+            show_moment(entry.first),
+            show_moment(entry.last),
+        )
+    for column in table.columns:  # a narrow terminal breaks names, never cuts them
+        column.overflow = "fold"
+    out = Console(highlight=False, soft_wrap=False)
+    out.print(f"database: {escape(shown)}", soft_wrap=True)
+    out.print(table)
+    out.print(f"spools: {waiting:,} bytes wait in {escape(str(settings.spool_folder()))}")
+
+
+@records.command()
+def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
+    """Bring in what processes that died left in their spools; a running service does it too."""
+    from tasador.records.keeper import bring_in
+
+    settings = _settings(database, spool)
+    with _opened(settings, new=True) as opened:
+        brought = bring_in(settings.spool_folder(), opened)
+    typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
+
+
+@outcomes.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual and maybe time.")],
+    database: DatabaseOption = None,
+    show: Annotated[int, typer.Option(min=0, help="Most rows to name.")] = 20,
+) -> None:
+    """Tell the outcomes in a CSV file; exits with 3 when a row was not taken."""
+    from tasador.core.errors import DataError
+    from tasador.records.outcome_file import import_outcomes
+    from tasador.records.sql_store import SqlRecordStore
+
+    with _opened(_settings(database)) as opened:
+        done = import_outcomes(SqlRecordStore(opened), file)
+    accepted, repeated = done.counts["accepted"], done.counts["repeated"]
+    typer.echo(f"{accepted:,} outcomes were taken, {repeated:,} were known already")
+    for problem in done.problems[:show]:
+        typer.echo(f"  line {problem.line}: {problem.prediction_id}: {problem.reason}", err=True)
+    if len(done.problems) > show:
+        typer.echo(f"  and {len(done.problems) - show:,} more", err=True)
+    if done.problems:
+        typer.echo(f"{len(done.problems):,} rows were not taken", err=True)
+        raise typer.Exit(DataError.exit_code)
+
+
+def _settings(database: str | None, spool: str | None = None) -> RecordSettings:
+    """Return the settings of records: options first, then the service's variables."""
+    from tasador.records.settings import DEFAULT_URL, RecordSettings
+
+    return RecordSettings(
+        url=database or os.environ.get("TASADOR_RECORDS__URL") or DEFAULT_URL,
+        spool=spool or os.environ.get("TASADOR_RECORDS__SPOOL") or None,
+    )
+
+
+@contextmanager
+def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database]:
+    """Open the database; unless `new`, a command does not make one where there is none.
+
+    Raises:
+        SourceError: There is no such SQLite file.
+    """
+    from tasador.core.errors import SourceError
+    from tasador.records.database import Database
+    from tasador.records.location import parse_url
+
+    url = parse_url(settings.url)
+    if not new and url.path is not None and not url.path.exists():
+        raise SourceError(
+            f"there is no database {url.path}",
+            remedy="name it with --database, or let `tasador serve` make it",
+        )
+    with Database.open(url, timeout_s=60.0) as opened:
+        yield opened

@@ -1,0 +1,54 @@
+"""Points and spans of time as people write them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+from tasador.core import clock
+from tasador.core.errors import ConfigError
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+
+
+def parse_span(text: str) -> float:
+    """Return the seconds of a span such as ``90d``, ``12h``, ``30m``, ``2w``.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    found = _SPAN.fullmatch(text.strip().lower())
+    if found is None:
+        raise ConfigError(
+            "a span of time cannot be read",
+            expected="a number and s, m, h, d or w, e.g. 90d",
+            got=repr(text),
+        )
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def parse_moment(text: str) -> float:
+    """Return seconds since the epoch of an ISO 8601 time, or of a span before now.
+
+    A time without a zone is UTC, a date is its first moment.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if _SPAN.fullmatch(text.strip().lower()):
+        return clock.seconds() - parse_span(text)
+    try:
+        moment = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ConfigError(
+            "a time cannot be read",
+            expected="ISO 8601, e.g. 2026-11-24 or 2026-11-24T10:00:00Z, or a span before now: 7d",
+            got=repr(text),
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def show_moment(seconds: float) -> str:
+    """Return a time as ISO 8601 in UTC with seconds."""
+    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

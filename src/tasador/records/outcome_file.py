@@ -1,0 +1,130 @@
+"""Outcomes from a CSV file: each row is taken or named with what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tasador.core import clock
+from tasador.core.errors import ConfigError, SourceError
+from tasador.records.moments import parse_moment
+from tasador.records.record import Outcome
+from tasador.records.store import OutcomeAnswer, RecordStore
+
+_CHUNK = 500
+_REASONS = {
+    "unknown": "no record has this prediction_id",
+    "invalid": "actual is not a finite number",
+}
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """A row that was not taken.
+
+    Attributes:
+        line: Its line in the file; the header is line 1.
+        prediction_id: As given; empty when there is none.
+        reason: What is wrong with it.
+    """
+
+    line: int
+    prediction_id: str
+    reason: str
+
+
+@dataclass
+class Imported:
+    """What became of a file.
+
+    Attributes:
+        counts: Rows by status, see `OutcomeAnswer`; ``invalid`` includes unreadable ones.
+        problems: The rows that were not taken, in their order.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[RowProblem] = field(default_factory=list)
+
+
+def import_outcomes(store: RecordStore, path: Path, client: str = "import") -> Imported:
+    """Write the outcomes of a CSV file with the columns prediction_id, actual and, if wanted, time.
+
+    `time` is ISO 8601 or seconds since the epoch; without it the outcome became known now. Doing it
+    again changes nothing.
+
+    Raises:
+        SourceError: The file cannot be read, or lacks a column.
+        OutageError: The database is away; the rows before were written.
+    """
+    done = Imported()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            missing = {"prediction_id", "actual"} - set(rows.fieldnames or ())
+            if missing:
+                raise SourceError(
+                    f"{path} lacks {' and '.join(sorted(missing))}",
+                    expected="the columns prediction_id, actual and, if wanted, time",
+                    got=", ".join(rows.fieldnames or ()) or "an empty file",
+                )
+            read = _outcomes(rows, client, done)
+            while chunk := list(islice(read, _CHUNK)):
+                answers = store.add_outcomes([outcome for _, outcome in chunk])
+                for (line, outcome), answer in zip(chunk, answers, strict=True):
+                    _note(done, line, outcome, answer)
+    except FileNotFoundError:
+        raise SourceError(f"there is no file {path}", remedy="check the path") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{path} cannot be read as CSV: {error}") from error
+    done.problems.sort(key=lambda problem: problem.line)
+    return done
+
+
+def _outcomes(
+    rows: csv.DictReader[str], client: str, done: Imported
+) -> Iterator[tuple[int, Outcome]]:
+    """Give the readable rows with their lines; the others are noted."""
+    now = clock.seconds()
+    for row in rows:
+        key = (row["prediction_id"] or "").strip()
+        try:
+            time = _time(row.get("time"), now)
+            yield rows.line_num, Outcome(key, float(row["actual"] or "nan"), time, client)
+        except ValueError:
+            reason = f"actual is not a number: {row['actual']!r}"
+            done.problems.append(RowProblem(rows.line_num, key, reason))
+            done.counts["invalid"] += 1
+        except ConfigError as error:
+            done.problems.append(RowProblem(rows.line_num, key, str(error)))
+            done.counts["invalid"] += 1
+
+
+def _time(text: str | None, now: float) -> float:
+    if text is None or not text.strip():
+        return now
+    try:
+        seconds = float(text)
+    except ValueError:
+        return parse_moment(text)
+    if not 0.0 <= seconds < 1e11:  # NaN, or milliseconds
+        raise ConfigError(
+            "time is no moment",
+            expected="ISO 8601 or seconds since the epoch",
+            got=repr(text),
+        )
+    return seconds
+
+
+def _note(done: Imported, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
+    done.counts[answer.status] += 1
+    if answer.status == "conflict":
+        reason = f"another value is known: {answer.known:g}, got {outcome.actual:g}"
+    elif answer.status in _REASONS:
+        reason = _REASONS[answer.status]
+    else:
+        return
+    done.problems.append(RowProblem(line, outcome.prediction_id, reason))

@@ -1,0 +1,250 @@
+"""The shared state in the database: verdicts, audit trail, values, leases, alerts, schema."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from tasador.core import clock
+from tasador.records import schema
+from tasador.records.database import Database
+from tasador.records.errors import OutageError, RefusedError
+from tasador.records.journal import AuditTrail, Verdicts
+from tasador.records.schema import Migration
+from tasador.records.state import AlertState, AlertStates, Leases, State
+
+
+def test_verdicts_come_back_newest_first_and_by_model(database) -> None:
+    verdicts = Verdicts(database)
+    body = {"psi": {"income": 0.25}, "level": "warn", "note": "größer"}
+    first = verdicts.add("houses", 0.0, 10.0, "warn", body)
+    second = verdicts.add("houses", 10.0, 20.0, "ok", {})
+    verdicts.add("diamonds", 0.0, 10.0, "cannot tell", {})
+    assert verdicts.read("houses") == [second, first]
+    assert verdicts.read("houses")[1].body == body
+    assert len(verdicts.read(limit=2)) == 2
+    assert verdicts.read(since=clock.seconds() + 60) == []
+
+
+def test_the_audit_trail_keeps_who_did_what_and_why(database) -> None:
+    trail = AuditTrail(database)
+    made = trail.add(
+        "ana", "promote", "houses", from_value="1", to_value="2", reason="better",
+        details={"gates": [1.5, None]},
+    )  # fmt: skip
+    trail.add("bo", "rollback", "houses")
+    assert trail.read(action="promote") == [made]
+    assert [entry.actor for entry in trail.read("houses")] == ["bo", "ana"]
+    assert trail.read("diamonds") == []
+
+
+def test_an_audit_entry_is_undone_with_the_transaction_it_belongs_to(database) -> None:
+    def promote() -> None:
+        with database.transaction():
+            AuditTrail(database).add("ana", "promote", "houses")
+            State(database).put("champion", 2, seen=0)
+            raise RuntimeError("changed my mind")
+
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        promote()
+    assert AuditTrail(database).read() == []
+    assert State(database).get("champion").version == 0
+    with database.transaction(), database.transaction():
+        State(database).put("champion", 3, seen=0)
+    assert State(database).get("champion").value == 3
+
+
+def test_a_value_is_changed_only_by_who_saw_its_last_version(database) -> None:
+    state = State(database)
+    assert (state.get("share").value, state.get("share").version) == (None, 0)
+    first = state.put("share", {"percent": 1}, seen=0)
+    assert first == state.get("share")
+    assert state.put("share", {"percent": 5}, seen=0) is None
+    second = state.put("share", {"percent": 5}, seen=first.version)
+    assert state.put("share", {"percent": 9}, seen=first.version) is None
+    assert state.get("share") == second
+    assert second.value == {"percent": 5}
+
+
+def test_values_are_listed_by_the_start_of_their_key(database) -> None:
+    state = State(database)
+    for key in ("canary/a", "canary/b", "canary", "canarya", "other", "canary/%"):
+        state.put(key, key, seen=0)
+    assert [entry.key for entry in state.under("canary/")] == ["canary/%", "canary/a", "canary/b"]
+
+
+def test_many_threads_that_count_with_compare_and_set_lose_no_count(url) -> None:
+    Database.open(url).close()
+
+    def count() -> None:
+        with Database.open(url, timeout_s=30) as own:
+            state = State(own)
+            for _ in range(10):
+                while state.put("n", ((e := state.get("n")).value or 0) + 1, e.version) is None:
+                    pass
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Database.open(url) as database:
+        assert State(database).get("n").value == 40
+
+
+def test_a_lease_has_one_holder_until_it_is_released_or_over(database) -> None:
+    leases = Leases(database)
+    mine = leases.acquire("watch", "a", 60)
+    assert leases.acquire("watch", "b", 60) is None
+    assert leases.acquire("other", "b", 60) is not None
+    longer = leases.renew(mine, 120)
+    assert longer.expires > mine.expires
+    leases.release(mine)
+    theirs = leases.acquire("watch", "b", 0.05)
+    assert theirs.token == mine.token + 1
+    time.sleep(0.1)
+    again = leases.acquire("watch", "a", 60)
+    assert again.token == theirs.token + 1
+
+
+def test_a_holder_that_was_replaced_can_neither_renew_nor_release_nor_write(database) -> None:
+    leases = Leases(database)
+    old = leases.acquire("watch", "a", 0.01)
+    time.sleep(0.05)
+    new = leases.acquire("watch", "b", 60)
+    assert leases.renew(old, 60) is None
+    leases.release(old)
+    assert leases.acquire("watch", "c", 60) is None
+    with database.transaction():
+        assert not leases.holds(old)
+        assert leases.holds(new)
+
+
+def test_a_lease_that_ran_out_unclaimed_may_be_renewed(database) -> None:
+    leases = Leases(database)
+    lease = leases.acquire("watch", "a", 0.01)
+    time.sleep(0.05)
+    assert leases.renew(lease, 60) is not None
+    assert leases.acquire("watch", "b", 60) is None
+
+
+def test_only_one_of_many_gets_a_lease(url) -> None:
+    Database.open(url).close()
+    got = []
+
+    def attempt(name: int) -> None:
+        with Database.open(url, timeout_s=30) as own:
+            got.append(Leases(own).acquire("watch", str(name), 60))
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([lease for lease in got if lease is not None]) == 1
+    assert len(got) == 6
+
+
+def test_an_alert_is_changed_only_by_who_saw_its_last_version(database) -> None:
+    alerts = AlertStates(database)
+    fresh = AlertState("psi/income", "pending", 10.0, 10.0, {"count": 1})
+    kept = alerts.put(fresh)
+    assert (kept.version, alerts.get("psi/income")) == (1, kept)
+    assert alerts.put(fresh) is None
+    firing = alerts.put(AlertState("psi/income", "firing", 20.0, 20.0, {"count": 2}, kept.version))
+    assert alerts.all() == [firing]
+    assert alerts.put(kept) is None
+    assert alerts.get("nothing") is None
+
+
+def test_a_value_the_database_cannot_hold_is_refused(database) -> None:
+    with pytest.raises(RefusedError, match="does not take these values"):
+        database.execute("INSERT INTO state (key, value, version, time) VALUES ('k', NULL, 1, 1)")
+
+
+def test_opening_again_changes_no_table(url, make_records) -> None:
+    with Database.open(url) as database:
+        State(database).put("k", 1, seen=0)
+    with Database.open(url) as database:
+        assert State(database).get("k").value == 1
+
+
+def newer(reader: int) -> Migration:
+    statement = "ALTER TABLE state ADD COLUMN owner {text}"
+    return Migration(len(schema.MIGRATIONS) + 1, reader, (statement,))
+
+
+def test_a_newer_schema_that_allows_it_is_used_and_another_is_refused(url, monkeypatch) -> None:
+    with monkeypatch.context() as newer_release:
+        newer_release.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer(reader=1)))
+        Database.open(url).close()
+    with Database.open(url) as database:
+        State(database).put("k", 1, seen=0)
+    with monkeypatch.context() as newest_release:
+        last = Migration(schema.NEWEST + 2, schema.NEWEST + 2, ())
+        newest_release.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer(1), last))
+        Database.open(url).close()
+    with pytest.raises(OutageError, match="changed by a newer tasador"):
+        Database.open(url)
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(url, monkeypatch) -> None:
+    broken = Migration(1, 1, ("CREATE TABLE fine (a {int})", "CREATE NONSENSE"))
+    with monkeypatch.context() as release:
+        release.setattr(schema, "MIGRATIONS", (broken,))
+        with pytest.raises(OutageError, match="cannot be used"):
+            Database.open(url)
+    with Database.open(url) as database, pytest.raises(OutageError, match="fine"):
+        database.execute("SELECT * FROM fine")
+
+
+def test_a_connection_comes_back_after_its_server_was_restarted(
+    postgres_server, postgres_url
+) -> None:
+    with Database.open(postgres_url) as database:
+        postgres_server.stop()
+        with pytest.raises(OutageError, match="cannot be used"):
+            database.execute("SELECT 1")
+        with pytest.raises(OutageError, match="cannot be used"):
+            database.execute("SELECT 1")
+        postgres_server.start()
+        assert database.execute("SELECT 1") == [(1,)]
+
+
+def test_a_line_that_breaks_within_a_transaction_is_not_replaced_in_it(
+    postgres_server, postgres_url
+) -> None:
+    with Database.open(postgres_url) as database:
+
+        def write() -> None:
+            with database.transaction():
+                State(database).put("a", 1, seen=0)
+                postgres_server.stop()
+                postgres_server.start()
+                with pytest.raises(OutageError, match="cannot be used"):
+                    State(database).put("b", 1, seen=0)
+                State(database).put("c", 1, seen=0)
+
+        with pytest.raises(OutageError, match="within a transaction"):
+            write()
+        assert State(database).under("") == []
+
+
+def test_a_folder_that_cannot_hold_a_database_is_an_outage(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutageError, match="cannot be used"):
+        Database.open(f"sqlite:///{tmp_path}/file/records.db")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_connects_by_itself(database) -> None:
+    State(database).put("k", 1, seen=0)
+    child = os.fork()
+    if child == 0:
+        done = State(database).put("child", 2, seen=0)
+        os._exit(0 if done is not None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert State(database).get("child").value == 2
