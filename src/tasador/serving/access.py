@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
+import math
 import re
 import secrets
 import time
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 #: Read without a key: what the service is, and how to ask it.
 PUBLIC = frozenset({"/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2"})
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(client|admin):([0-9a-f]{64})")
+#: A name, an IPv4 or bracketed IPv6 address, with a port or without; a bare IPv6 in settings.
+_HOST = re.compile(
+    r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._*-]+))(?::[0-9]{0,5})?|([0-9a-f:.]*:[0-9a-f:.]*)"
+)
 _RELOAD_S = 5.0
 _ANONYMOUS: Role = "anonymous"
 #: Clients whose rate is remembered; the one not seen for longest is forgotten first.
@@ -130,14 +136,16 @@ class KeyAccess:
         self._settings = settings
         self._fixed = tuple(parse_key(line) for line in settings.keys)
         self._file = Path(settings.keys_file) if settings.keys_file else None
-        self._stamp: tuple[float, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._checked = time.monotonic()
         self._keys = self._fixed
         if self._file is not None:
             self._read_file(self._file)
         self._rate = RateLimit(limits.rate_per_s, limits.burst)
+        failures = settings.failures_per_minute
+        self._failures = RateLimit(failures / 60, max(1, failures))
         self._open = PUBLIC | ({"/metrics"} if settings.metrics_public else set())
-        self._hosts = tuple(host.lower() for host in settings.allowed_hosts)
+        self._hosts = tuple(_plain_host(host.strip().lower()) for host in settings.allowed_hosts)
         self._locked = bool(self._keys) or self._file is not None
 
     def admit(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
@@ -147,22 +155,17 @@ class KeyAccess:
             Problem: 400 for a host the service does not answer to, 401 for a wrong or missing
                 key, 403 for a key that may not do this, 429 for too many requests.
         """
-        if self._hosts and path not in PROBES:
+        if self._hosts and "*" not in self._hosts and path not in PROBES:
             self._check_host(headers.get(b"host", b""))
         if not self._locked and not path.startswith(ADMIN):
             name, role = peer, _ANONYMOUS
         else:
             name, role = self._identify(headers, path, peer)
-        wait = self._rate.take(name)
-        if wait > 0:
-            raise Problem(
-                429,
-                "too_many_requests",
-                "this client sends requests too fast",
-                expected=f"at most {self._rate.per_s:g} a second",
-                remedy="try again after the time in Retry-After",
-                retry_after=max(1, round(wait + 0.5)),
-            )
+        if self._rate.per_s > 0:
+            # a key may be named like an address
+            wait = self._rate.take(_network(peer) if role == _ANONYMOUS else f"key {name}")
+            if wait > 0:
+                raise _too_fast(wait, f"at most {self._rate.per_s:g} requests a second")
         return name, role
 
     def _identify(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
@@ -170,7 +173,7 @@ class KeyAccess:
         if sent is None and path in self._open:
             return peer, "anonymous"
         if sent is None:
-            raise _unauthorised("no API key was sent")
+            raise self._refused("no API key was sent", peer)
         self._refresh()
         digest = _digest(sent)
         found = None
@@ -178,7 +181,7 @@ class KeyAccess:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
-            raise _unauthorised("the API key is not known")
+            raise self._refused("the API key is not known", peer)
         if path.startswith(ADMIN) and found.role != "admin":
             raise Problem(
                 403,
@@ -189,11 +192,19 @@ class KeyAccess:
             )
         return found.name, found.role
 
+    def _refused(self, message: str, peer: str) -> Problem:
+        """Return the answer to a failed try; too many of one peer are told to wait instead."""
+        wait = self._failures.take(_network(peer))
+        if wait > 0:
+            return _too_fast(wait, "fewer requests without a valid key")
+        return _unauthorised(message)
+
     def _check_host(self, sent: bytes) -> None:
-        host = sent.decode("latin-1").lower()
-        host = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        host = _plain_host(sent.decode("latin-1").lower())
         for allowed in self._hosts:
-            if host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:])):
+            if host and (
+                host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:]))
+            ):
                 return
         raise Problem(
             400,
@@ -217,7 +228,7 @@ class KeyAccess:
     def _read_file(self, file: Path) -> None:
         try:
             status = file.stat()
-            stamp = (status.st_mtime, status.st_size)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp == self._stamp:
                 return
             lines = file.read_text(encoding="utf-8").splitlines()
@@ -225,6 +236,33 @@ class KeyAccess:
             raise ConfigError(f"the keys' file {file} cannot be read: {error}") from None
         self._keys = self._fixed + tuple(_parsed(lines))
         self._stamp = stamp
+
+
+def _plain_host(host: str) -> str:
+    """Return a host without port, brackets and the dot of a full name; empty for none."""
+    match = _HOST.fullmatch(host)
+    return "" if match is None else str(next(filter(None, match.groups()))).removesuffix(".")
+
+
+def _network(peer: str) -> str:
+    """Return what is counted as one peer: of IPv6 the /64 that one customer gets."""
+    if ":" not in peer:
+        return peer
+    try:
+        return str(ipaddress.IPv6Network((peer.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return peer
+
+
+def _too_fast(wait: float, expected: str) -> Problem:
+    return Problem(
+        429,
+        "too_many_requests",
+        "this client sends requests too fast",
+        expected=expected,
+        remedy="try again after the time in Retry-After",
+        retry_after=math.ceil(wait),
+    )
 
 
 def _parsed(lines: Iterable[str]) -> Iterable[Key]:

@@ -37,6 +37,7 @@ from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
 from tasador.serving.refresh import Refresher, RefreshEvents
+from tasador.serving.routes.admin import AdminActions, admin_router
 from tasador.serving.routes.mlflow_scoring import mlflow_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
@@ -94,6 +95,13 @@ class Assembly:
                 open_inference_router(self.service, own_version),
                 mlflow_router(self.service, own_version),
                 score_router(self.service),
+                admin_router(
+                    AdminActions(
+                        rollback=lambda: self.holder.rollback().version,
+                        reload=lambda: self.refresher.refresh(force=True),
+                        state=self._state,
+                    )
+                ),
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
@@ -132,6 +140,18 @@ class Assembly:
                 for one in found.dependencies
             ],
         )
+
+    def _state(self) -> Mapping[str, Any]:
+        current, previous = self.holder.current, self.holder.previous
+        return {
+            "current": None
+            if current is None
+            else {"version": current.version, "source": current.source},
+            "previous": None if previous is None else previous.version,
+            "sources": self.cascade.report(),
+            "refresh": self.refresher.report(),
+            "records": self.writer.status(),
+        }
 
     def _checks(self) -> Mapping[str, Check]:
         checks = {

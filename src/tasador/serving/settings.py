@@ -86,6 +86,8 @@ class SecuritySettings:
             empty accepts any. Probes are exempt.
         cors_origins: Origins whose pages may call the service; none by default.
         metrics_public: Whether ``/metrics`` is read without a key.
+        failures_per_minute: Wrong keys that one peer may send, before it is told to wait; a right
+            key is let in all the same.
     """
 
     keys: tuple[str, ...] = ()
@@ -93,6 +95,7 @@ class SecuritySettings:
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     metrics_public: bool = True
+    failures_per_minute: int = 30
 
 
 @dataclass(frozen=True)
