@@ -11,12 +11,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tasador.serving.compression import inflate
 from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, body_of
 from tasador.serving.exchange import App, Exchange, Handler, Reply, is_json
 from tasador.serving.guard import Access, Guard
-from tasador.serving.problems import Problem, fault, wrong_media_type
+from tasador.serving.problems import Problem, fault, internal_error, wrong_media_type
 from tasador.serving.routes.status import DeepCheck, status_router
 from tasador.serving.routes.valuation import RecordOutcomes, ValuationRoutes
 from tasador.serving.service import Service
@@ -172,6 +173,14 @@ def _register_refusals(app: FastAPI) -> None:
             headers["retry-after"] = str(problem.retry_after)
         body = problem.body(request.scope["tasador"].request_id)
         return Response(body, problem.status, headers=headers, media_type="application/json")
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_gone(request: Request, error: ClientDisconnect) -> Response:  # noqa: ARG001
+        return Response(status_code=499)  # for the counters: nobody reads it
+
+    @app.exception_handler(Exception)
+    async def on_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return await on_problem(request, internal_error())  # the guard logs it
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:

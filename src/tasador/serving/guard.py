@@ -34,6 +34,7 @@ from tasador.serving.exchange import (
 from tasador.serving.problems import (
     ClientGone,
     Problem,
+    internal_error,
     overloaded,
     timed_out,
     too_large,
@@ -161,7 +162,8 @@ class Guard:
             pass  # nobody is left to answer
         except Exception:
             log.exception("request %s failed", exchange.request_id)
-            await outbox.problem(_internal())
+            if not outbox.complete:
+                await outbox.problem(internal_error())
         finally:
             self._under_way.pop(task, None)
             self._counts.in_flight(-1)
@@ -262,14 +264,16 @@ class _Outbox:
     Attributes:
         exchange: The request it answers.
         status: The status sent; 0 while none was.
+        complete: Whether the whole answer was handed over.
     """
 
-    __slots__ = ("_send", "exchange", "status")
+    __slots__ = ("_send", "complete", "exchange", "status")
 
     def __init__(self, send: Send, exchange: Exchange) -> None:
         self._send = send
         self.exchange = exchange
         self.status = 0
+        self.complete = False
 
     async def reply(self, reply: Reply) -> None:
         self.status = reply.status
@@ -309,6 +313,8 @@ class _Outbox:
                 (b"x-request-id", self.exchange.request_id.encode()),
                 *(header for header in SECURITY_HEADERS if header[0] not in own),
             ]
+        elif not message.get("more_body", False):
+            self.complete = True
         await self._send(message)
 
 
@@ -330,12 +336,3 @@ def _limited(receive: Receive, exchange: Exchange, limit: int) -> Receive:
         return message
 
     return receive_limited
-
-
-def _internal() -> Problem:
-    return Problem(
-        500,
-        "internal_error",
-        "the request could not be answered",
-        remedy="report the request id with the service's log",
-    )

@@ -117,6 +117,16 @@ def timed_out(seconds: float) -> Problem:
     )
 
 
+def internal_error() -> Problem:
+    """Return the answer when something went wrong here; its reason is in the log alone."""
+    return Problem(
+        500,
+        "internal_error",
+        "the request could not be answered",
+        remedy="report the request id with the service's log",
+    )
+
+
 def too_large(limit: int) -> Problem:
     """Return the answer to a body above the limit."""
     return Problem(
