@@ -14,6 +14,7 @@ from rich.markup import escape
 import tasador
 from tasador.cli import models, records
 from tasador.cli.keys import keys
+from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.serve import serve
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
@@ -214,6 +215,7 @@ def doctor(
 app.command()(serve)
 app.command()(publish)
 app.add_typer(keys, name="keys")
+app.command()(monitor)
 models.add_commands(app)
 records.register(app)
 

@@ -1,0 +1,123 @@
+"""What the columns of a table are, when nobody has written a contract for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tasador.core.errors import ValidationError
+from tasador.data.contract import Column, ColumnRole
+from tasador.data.encode import MISSING_TEXTS, encode_values
+from tasador.monitoring.plain import PlainTable
+
+#: Levels above which texts are not watched as categories.
+MOST_LEVELS = 200
+_PARSED = 0.98
+_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key)|.*[a-z](?:Id|ID)", re.I)
+_LOOKED_AT = 20_000
+
+
+def describe_columns(
+    table: PlainTable, ignored: set[str], segment: str | None = None
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Decide what the columns are by looking at the table.
+
+    Args:
+        table: The reference.
+        ignored: Columns that are no features.
+        segment: Column by which figures are reported apart.
+
+    Returns:
+        The columns to watch, and a sentence for each one set aside.
+
+    Raises:
+        ValidationError: Nothing is left to watch, or there is no column called `segment`.
+    """
+    names = [name for name in table.names if name not in ignored]
+    if segment is not None and segment not in names:
+        raise ValidationError(f"there is no column {segment!r} to report segments by",
+                              expected=f"one of {', '.join(names[:20])}")  # fmt: skip
+    first = next(table.batches(names), None)
+    columns: list[Column] = []
+    notes = []
+    texts = []
+    for name in names:
+        kind = None if first is None else _kind(name, first[name].slice(0, _LOOKED_AT))
+        if kind == "category":
+            texts.append(name)
+        if kind is None:
+            notes.append(f"{name!r} is not watched: it identifies rows or has no usable type")
+        else:
+            columns.append(Column(name, kind, nullable=True))  # type: ignore[arg-type]
+    levels = _levels(table, texts)
+    kept = []
+    for column in columns:
+        found = levels.get(column.name, ())
+        if found is None:
+            notes.append(f"{column.name!r} is not watched: more than {MOST_LEVELS} texts")
+            continue
+        role: ColumnRole | None = "segment" if column.name == segment else None
+        kept.append(replace(column, categories=found, role=role))
+    if not kept:
+        raise ValidationError(
+            f"nothing in {table.location} can be watched",
+            expected="a column of numbers, times or categories",
+            got="; ".join(notes[:5]) or "no columns",
+        )
+    return tuple(kept), tuple(notes)
+
+
+def _kind(name: str, array: Any) -> str | None:
+    import pyarrow as pa
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array = array.cast(kind.value_type)
+        kind = kind.value_type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "datetime"
+    values = [value for value in array.to_pylist() if not _is_missing(value)]
+    unique = len(set(map(str, values))) == len(values) > 20
+    if pa.types.is_integer(kind):
+        return None if unique and _IDENTIFIER.fullmatch(name) else "integer"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "number"
+    if pa.types.is_boolean(kind):
+        return "category"
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return "number" if pa.types.is_null(kind) else None
+    for guess in ("number", "datetime"):
+        _, wrong = encode_values(Column(name, guess), values)
+        if values and wrong.mean() <= 1 - _PARSED:
+            return None if unique and _IDENTIFIER.fullmatch(name) else guess
+    return "category"
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_TEXTS
+    return value is None
+
+
+def _levels(table: PlainTable, names: list[str]) -> dict[str, tuple[str, ...] | None]:
+    """Return the sorted texts of each column; None where there are too many."""
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for batch in table.batches(names) if names else ():
+        for name, array in batch.items():
+            if len(found[name]) <= MOST_LEVELS:
+                for value in array.unique().to_pylist():
+                    if not _is_missing(value):
+                        found[name].add(_text(value))
+    return {
+        name: None if len(some) > MOST_LEVELS else tuple(sorted(some))
+        for name, some in found.items()
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    return str(value).strip()

@@ -1,0 +1,89 @@
+"""`Rules`: from where on a number is a warning or an alert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from tasador.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The limits of every check. A limit that is None is not applied.
+
+    Attributes:
+        chance: Rate of false alarms that is allowed per family of checks: a difference counts only
+            when chance makes one as large less often than this, corrected for the number of checks.
+        min_rows: Rows below which distributions are not judged.
+        min_outcomes: Known values below which errors are not judged.
+        psi_warn: PSI, beyond what chance gives on average at the window's size, that is moderate.
+        psi_alert: And significant.
+        auc_warn: Area under the curve of the classifier that tells reference from window.
+        auc_alert: See `auc_warn`.
+        missing_warn: Rise of the share of missing values.
+        missing_alert: See `missing_warn`.
+        bounds_alert: Share outside the contract's bounds or categories; any at all warns.
+        range_warn: Share outside what the reference's rows span.
+        range_alert: See `range_warn`.
+        twice_warn: Share beyond twice the reference's extreme.
+        twice_alert: See `twice_warn`.
+        mape_max: Highest mean absolute percentage error, in percent.
+        within_10_min: Lowest share within 10%, in percent.
+        coverage_slack: How far the intervals' coverage may fall below what they promise.
+        worse: How many times the reference's error is too much, for what has no limit of its own;
+            also for segments, each against its own on the reference.
+        segment_gap: How many times the whole window's error a segment's may be.
+        concept: How many times the expected error, given the rows, is a change of concept.
+        collapse: Share of the reference's spread of estimates below which a model is stuck.
+        latency_p50_ms: Limits of the latency's percentiles.
+        latency_p95_ms: See `latency_p50_ms`.
+        latency_p99_ms: See `latency_p50_ms`.
+        failures_max: Highest share of requests that fail.
+    """
+
+    chance: float = 0.01
+    min_rows: int = 30
+    min_outcomes: int = 30
+    psi_warn: float = 0.1
+    psi_alert: float = 0.2
+    auc_warn: float = 0.6
+    auc_alert: float = 0.7
+    missing_warn: float = 0.01
+    missing_alert: float = 0.05
+    bounds_alert: float = 0.01
+    range_warn: float = 0.01
+    range_alert: float = 0.05
+    twice_warn: float = 0.001
+    twice_alert: float = 0.01
+    mape_max: float | None = None
+    within_10_min: float | None = None
+    coverage_slack: float = 0.05
+    worse: float = 1.25
+    segment_gap: float | None = None
+    concept: float = 1.25
+    collapse: float = 0.5
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    failures_max: float = 0.01
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not value >= 0:
+                raise ConfigError(
+                    f"the rule {field.name} cannot be meant", expected="0 or more", got=repr(value)
+                )
+        if not 0 < self.chance < 1:
+            raise ConfigError(
+                "the rule chance cannot be meant", expected="between 0 and 1", got=repr(self.chance)
+            )
+        for low, high in (("psi_warn", "psi_alert"), ("auc_warn", "auc_alert"),
+                          ("missing_warn", "missing_alert"), ("range_warn", "range_alert"),
+                          ("twice_warn", "twice_alert")):  # fmt: skip
+            if getattr(self, low) > getattr(self, high):
+                raise ConfigError(
+                    f"the rules {low} and {high} contradict each other",
+                    expected=f"{low} at most {high}",
+                    got=f"{getattr(self, low)} and {getattr(self, high)}",
+                )

@@ -1,0 +1,144 @@
+"""`Window`: a span of rows as they were asked and answered, with the outcomes known so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.monitoring.verdict import Finding
+
+Floats = NDArray[np.float64]
+
+_NUMBERS = ("prediction", "lower", "upper", "actual", "latency_ms", "time", "error")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of a window; entry i of every array is the same row.
+
+    Attributes:
+        columns: Names of the columns of `X`, in its order: those of the reference.
+        X: Shape (n, p), encoded; NaN is missing.
+        prediction: Shape (n,): the answer; NaN when there was none.
+        lower: Lower end of its interval; NaN when there was none.
+        upper: Upper end.
+        actual: The known value; NaN while it is not known.
+        latency_ms: How long the answer took, in milliseconds; NaN when not measured.
+        time: Seconds since 1970 UTC; NaN when not known.
+        error: Expected absolute error, if somebody estimated it already; else NaN.
+        failed: Whether the request failed; such rows have no answer.
+        version: Shape (n,): position in `versions` of what answered; -1 when not known.
+        versions: Names of the versions.
+        problems: What was found wrong while the window was put together.
+    """
+
+    columns: tuple[str, ...]
+    X: Floats
+    prediction: Floats
+    lower: Floats
+    upper: Floats
+    actual: Floats
+    latency_ms: Floats
+    time: Floats
+    error: Floats
+    failed: NDArray[np.bool_]
+    version: NDArray[np.int64]
+    versions: tuple[str, ...] = ()
+    problems: tuple[Finding, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @classmethod
+    def of(cls, columns: Sequence[str], X: Floats, **parts: Any) -> Window:
+        """Put a window together; what is not given is not known.
+
+        Args:
+            columns: Names of the columns of `X`.
+            X: Shape (n, p), encoded.
+            **parts: Any other attribute of `Window`; arrays of n entries.
+
+        Raises:
+            ValueError: An array has another length.
+        """
+        n = len(X)
+        values: dict[str, Any] = {name: np.full(n, np.nan) for name in _NUMBERS}
+        values |= {"failed": np.zeros(n, dtype=np.bool_), "version": np.full(n, -1)}
+        values |= parts
+        for name in (*_NUMBERS, "failed", "version"):
+            values[name] = np.asarray(values[name])
+            if values[name].shape != (n,):
+                raise ValueError(f"{name} has shape {values[name].shape}, expected ({n},)")
+        if X.ndim != 2 or X.shape[1] != len(columns):
+            raise ValueError(f"X has shape {X.shape}, expected (n, {len(columns)})")
+        return cls(tuple(columns), X, **values)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Outcomes brought to the rows they belong to.
+
+    Attributes:
+        actual: Shape (n,): the known value of each row, NaN where there is none.
+        problems: Duplicates that contradict each other, ids that no row has, values that are none.
+    """
+
+    actual: Floats
+    problems: tuple[Finding, ...]
+
+
+def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats) -> Joined:
+    """Bring outcomes to rows by id.
+
+    Of several outcomes of one id the last one counts, as a correction would; that there were
+    several different ones is a warning. Ids that several rows share get the outcome in each.
+
+    Args:
+        ids: The rows' ids, n of them.
+        outcome_ids: The outcomes' ids, k of them.
+        values: Shape (k,): the outcomes.
+    """
+    known: dict[Any, float] = {}
+    repeated = contradicting = 0
+    for key, value in zip(outcome_ids, values.tolist(), strict=True):
+        if key in known:
+            repeated += 1
+            contradicting += known[key] != value
+        known[key] = value
+    found = set(ids)
+    strangers = [key for key in known if key not in found]
+    missing = float("nan")
+    actual = np.array([known.get(key, missing) for key in ids], dtype=np.float64)
+    problems = []
+    if strangers:
+        problems.append(
+            _problem(
+                f"{len(strangers)} outcomes belong to no row of the window, "
+                f"such as {str(strangers[0])[:40]!r}: left out",
+                unknown_ids=len(strangers),
+            )
+        )
+    if repeated:
+        problems.append(
+            _problem(
+                f"{repeated} outcomes repeat an id, {contradicting} of them with another value: "
+                "the last one counts",
+                repeated=repeated,
+                contradicting=contradicting,
+            )
+        )
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        problems.append(_problem(f"{bad} outcomes are no finite number: left out", not_finite=bad))
+    shared = len(ids) - len(found)
+    if shared:
+        problems.append(_problem(f"{shared} rows repeat an id of another row", shared_ids=shared))
+    return Joined(np.where(np.isfinite(actual), actual, np.nan), tuple(problems))
+
+
+def _problem(reason: str, **numbers: float) -> Finding:
+    return Finding("input", "outcomes", "warn", reason, numbers)

@@ -1,0 +1,210 @@
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from tasador.core.errors import ConfigError, ValidationError
+from tasador.monitoring.judge import judge
+from tasador.monitoring.rules import Rules
+from tasador.monitoring.verdict import Finding, Verdict, overall
+from tasador.monitoring.windows import Window
+
+
+def of(verdict, name):
+    return next(column for column in verdict.drift if column.name == name)
+
+
+def finding(verdict, check, subject):
+    return next(f for f in verdict.findings if (f.check, f.subject) == (check, subject))
+
+
+def test_rows_of_the_same_kind_are_ok_and_every_check_says_so(reference, window):
+    verdict = judge(reference, window(2000))
+    assert verdict.level == "ok"
+    assert set(verdict.by_check.values()) == {"ok"}
+    assert {"quality", "drift", "together", "performance", "label", "concept"} <= set(
+        verdict.by_check
+    )
+    assert (verdict.rows, verdict.reference, verdict.reference_rows) == (2000, "houses-1", 6000)
+    assert [column.name for column in verdict.drift] == [
+        "area", "rooms", "built", "kind", "(prediction)", "(target)", "(error)"
+    ]  # fmt: skip
+    assert all(0 < column.psi < column.psi_limit for column in verdict.drift)
+
+
+@pytest.mark.parametrize("n", [60, 200, 1000, 5000])
+def test_chance_is_no_drift_at_any_size(reference, window, n):
+    for seed in range(3, 8):
+        verdict = judge(reference, window(n, seed, outcomes=False), together=False)
+        assert not verdict.trouble
+        assert verdict.level == ("cannot_tell" if n == 60 else "ok")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "story"),
+    [
+        ("area", lambda x: x + 0.5 * x.std(), "mean up by 0"),
+        ("area", lambda x: x * 1000, "all values lie outside"),
+        ("area", lambda x: x + 1e7, "all values lie outside what the reference spans"),
+        ("area", lambda x: np.full(len(x), 90.0), "constant at 90"),
+        ("area", lambda x: np.full(len(x), np.nan), "every value is missing"),
+        ("area", lambda x: np.full(len(x), np.inf), "PSI"),
+        ("area", lambda x: np.where(np.arange(len(x)) % 2, x * 9, x / 9), "PSI"),
+        (
+            "rooms",
+            lambda x: np.where(np.arange(len(x)) % 3, x, np.nan),
+            "of the values are missing",
+        ),
+        ("built", lambda x: x + 5e8, "mean up by"),
+        ("kind", lambda x: np.full(len(x), 4.0), "that the reference does not know"),
+        ("kind", lambda x: 2 - x, "is now"),
+    ],
+    ids=range(11),
+)
+def test_what_has_changed_is_named_and_nothing_else_is(reference, changed, name, change, story):
+    verdict = judge(reference, changed(name, change))
+    assert verdict.level == "alert"
+    assert of(verdict, name).level in ("warn", "alert")
+    assert story in of(verdict, name).reason
+    assert {c.name for c in verdict.drift if c.level != "ok"} == {name}
+
+
+def test_a_new_category_and_one_that_the_reference_never_had_are_named(reference, changed):
+    def some(x, code):
+        return np.where(np.arange(len(x)) % 50 == 0, code, x)
+
+    verdict = judge(reference, changed("kind", lambda x: some(x, 4.0)), together=False)
+    assert "20 rows (2.00%) of an unknown category" in finding(verdict, "quality", "kind").reason
+    assert verdict.level == "alert"
+    verdict = judge(reference, changed("kind", lambda x: some(x, 3.0)), together=False)
+    assert "that the reference never had: 'castle'" in finding(verdict, "quality", "kind").reason
+
+
+def test_values_that_cannot_be_are_counted(reference, changed):
+    verdict = judge(reference, changed("area", lambda x: np.append(x[2:], [-5.0, 9e6])))
+    numbers = finding(verdict, "quality", "area").numbers
+    assert (numbers["out_of_bounds"], numbers["beyond_twice"]) == (2, 1)
+    assert numbers["reference_p95"] > numbers["reference_p05"] > 0
+    assert finding(verdict, "quality", "area").level == "warn"
+
+
+def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
+    verdict = judge(
+        reference, changed("rooms", lambda x: np.where(np.arange(len(x)) % 20, x, np.nan), 5000)
+    )
+    found = finding(verdict, "quality", "rooms")
+    assert found.level == "warn"
+    assert "% missing, was 4" in found.reason or "% missing, was 5" in found.reason
+
+
+def test_no_rows_too_few_rows_and_no_values_are_never_zero_drift(reference, window):
+    empty = Window.of(reference.names, np.empty((0, 4)))
+    for windows in (empty, []):
+        verdict = judge(reference, windows)
+        assert verdict.level == "cannot_tell"
+        assert all(c.psi is None and c.level == "cannot_tell" for c in verdict.drift)
+    verdict = judge(reference, window(20))
+    assert verdict.level == "cannot_tell"
+    assert "too few rows: 20" in of(verdict, "area").reason
+    nothing = Window.of(reference.names, np.full((500, 4), np.nan))
+    verdict = judge(reference, nothing)
+    assert verdict.level == "alert"
+    assert all(c.level == "alert" for c in verdict.drift)
+
+
+def test_a_column_that_never_had_a_value_cannot_be_told(reference, window):
+    from tasador.monitoring.reference import build_reference
+
+    X = window(500).X.copy()
+    X[:, 1] = np.nan
+    blind = build_reference(reference.columns, X)
+    verdict = judge(blind, Window.of(blind.names, X))
+    assert of(verdict, "rooms").level == "cannot_tell"
+    assert verdict.level == "ok"
+    verdict = judge(blind, Window.of(blind.names, window(500).X))
+    assert of(verdict, "rooms").level == "alert"
+    assert "the reference has none" in of(verdict, "rooms").reason
+
+
+def test_columns_that_no_longer_go_together_are_seen_though_none_drifts_alone(reference, window):
+    made = window(3000, outcomes=False)
+    X = made.X.copy()
+    X[:, 1] = np.random.default_rng(0).permutation(X[:, 1])
+    verdict = judge(reference, dataclasses.replace(made, X=X))
+    assert verdict.by_check["drift"] == "ok"
+    found = finding(verdict, "together", "all columns together")
+    assert found.level in ("warn", "alert")
+    assert "area" in found.reason
+    assert "rooms" in found.reason
+
+
+def test_without_lightgbm_columns_together_cannot_be_told(reference, window, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    verdict = judge(reference, window(500))
+    found = finding(verdict, "together", "all columns together")
+    assert (found.level, verdict.level) == ("cannot_tell", "ok")
+    assert "tasador[train]" in found.reason
+
+
+def test_batches_give_the_verdict_of_the_whole(reference, window):
+    whole = window(3000)
+
+    def rows(start, end):
+        parts = {f.name: getattr(whole, f.name)[start:end] for f in dataclasses.fields(whole)
+                 if isinstance(getattr(whole, f.name), np.ndarray)}  # fmt: skip
+        return dataclasses.replace(whole, **parts)
+
+    one = judge(reference, whole, together=False)
+    many = judge(reference, (rows(i, i + 700) for i in range(0, 3000, 700)), together=False)
+    for a, b in zip(one.drift, many.drift, strict=True):
+        assert (a.psi, a.ks, a.level) == (b.psi, b.ks, b.level)
+        assert a.wasserstein == (b.wasserstein and pytest.approx(b.wasserstein, rel=1e-9))
+    assert [f.value for f in one.figures] == [f.value for f in many.figures]
+
+
+def test_a_window_of_other_columns_is_refused(reference, window):
+    with pytest.raises(ValueError, match="columns"):
+        judge(reference, Window.of(("a",), np.zeros((3, 1))))
+    with pytest.raises(ValueError, match="actual has shape"):
+        Window.of(("a",), np.zeros((3, 1)), actual=np.zeros(2))
+    with pytest.raises(ValueError, match="X has shape"):
+        Window.of(("a",), np.zeros((3, 2)))
+
+
+def test_a_verdict_survives_json(reference, window):
+    verdict = judge(reference, window(300, time=1.7e9 + 600.0 * np.arange(300)))
+    again = Verdict.from_json(verdict.to_json())
+    assert again == Verdict.from_json(again.to_json())
+    assert (again.level, again.drift, again.figures) == (
+        verdict.level, verdict.drift, verdict.figures
+    )  # fmt: skip
+    assert again.timeline[0].name.startswith("2023-11-14T")
+    for text in ("{}", "[1]", "nonsense", '{"format": 9}'):
+        with pytest.raises(ValidationError, match="this is no verdict"):
+            Verdict.from_json(text)
+
+
+def test_a_window_is_as_bad_as_its_worst_finding_and_blind_only_without_essentials():
+    def level(*pairs):
+        return overall(Finding(check, "x", level, "") for check, level in pairs)
+
+    assert level() == "ok"
+    assert level(("drift", "ok"), ("performance", "cannot_tell")) == "ok"
+    assert level(("drift", "cannot_tell"), ("quality", "ok")) == "cannot_tell"
+    assert level(("drift", "cannot_tell"), ("drift", "ok"), ("drift", "ok")) == "ok"
+    assert level(("drift", "cannot_tell"), ("quality", "warn")) == "warn"
+    assert level(("quality", "warn"), ("latency", "alert")) == "alert"
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"psi_warn": -1}, "psi_warn cannot be meant"),
+        ({"chance": 1.0}, "chance cannot be meant"),
+        ({"psi_warn": 0.3}, "psi_warn and psi_alert contradict"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(rules, message):
+    with pytest.raises(ConfigError, match=message):
+        Rules(**rules)

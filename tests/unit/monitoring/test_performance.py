@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from tasador.metrics.ratio_study import cod
+from tasador.metrics.regression import mape, within_10
+from tasador.monitoring.judge import judge
+from tasador.monitoring.performance import mape_interval, share_interval
+from tasador.monitoring.rules import Rules
+from tasador.monitoring.windows import join_outcomes
+
+
+def figure(verdict, name, *, estimated=False):
+    return next(f for f in verdict.figures if (f.name, f.estimated) == (name, estimated))
+
+
+def levels(verdict, check):
+    return {f.subject: f.level for f in verdict.of_check(check)}
+
+
+def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(reference, window):
+    made = window(1500)
+    verdict = judge(reference, made, together=False)
+    for name, metric in (("mape", mape), ("within_10", within_10), ("cod", cod)):
+        got = figure(verdict, name)
+        assert got.value == metric(made.actual, made.prediction)
+        assert got.low < got.value < got.high
+        assert abs(got.reference - got.value) < got.value / 4
+    inside = (made.lower <= made.actual) & (made.actual <= made.upper)
+    assert figure(verdict, "coverage").value == pytest.approx(100 * inside.mean())
+
+
+def test_intervals_of_many_rows_are_as_narrow_as_their_number_says(reference, window):
+    few, many = (figure(judge(reference, window(n), together=False), "mape") for n in (500, 20_000))
+    ratio = (few.high - few.low) / (many.high - many.low)
+    assert ratio == pytest.approx(np.sqrt(40), rel=0.35)
+
+
+def test_a_model_that_has_become_wrong_breaks_rules_and_the_concept(reference, window):
+    verdict = judge(reference, window(1000, noise=0.25), together=False)
+    assert verdict.level == "alert"
+    assert levels(verdict, "performance")["mape"] == "alert"
+    assert levels(verdict, "performance")["coverage"] == "alert"
+    assert levels(verdict, "performance")["segment flat"] == "alert"
+    assert levels(verdict, "concept")["error given the row"] == "alert"
+    assert levels(verdict, "concept")["(error)"] == "alert"
+    assert set(levels(verdict, "drift").values()) == {"ok"}
+
+
+def test_prices_that_have_risen_are_a_change_of_labels_and_of_concept(reference, window):
+    made = window(1000)
+    risen = window(1000, actual=made.actual * 1.4)
+    verdict = judge(reference, risen, together=False)
+    assert levels(verdict, "label")["(target)"] in ("warn", "alert")
+    assert levels(verdict, "concept")["(error)"] == "alert"
+
+
+def test_a_promise_is_broken_by_its_value_and_surely_by_its_interval(reference, window):
+    made = window(400)
+    value = mape(made.actual, made.prediction)
+    for limit, level in ((value * 1.01, "ok"), (value * 0.99, "warn"), (value * 0.7, "alert")):
+        verdict = judge(reference, made, Rules(mape_max=limit), together=False)
+        assert levels(verdict, "performance")["mape"] == level
+    verdict = judge(reference, made, Rules(within_10_min=99.0), together=False)
+    assert levels(verdict, "performance")["within_10"] == "alert"
+
+
+def test_a_segment_far_from_the_rest_is_named(reference, window):
+    verdict = judge(reference, window(3000), Rules(segment_gap=1.3), together=False)
+    found = verdict.of_check("performance")
+    assert any("house" in f.reason and "of the whole window's" in f.reason for f in found
+               if f.level == "alert")  # fmt: skip
+    assert [group.name for group in verdict.segments] == ["flat", "house", "villa"]
+    assert verdict.segments[1].mape > 1.3 * verdict.segments[0].mape
+
+
+def test_errors_are_foretold_without_outcomes(reference, window):
+    made = window(4000)
+    houses_only = made.X[:, 3] == 1
+    cut = {name: getattr(made, name)[houses_only] for name in ("prediction", "lower", "upper")}
+    from tasador.monitoring.windows import Window
+
+    blind = Window.of(reference.names, made.X[houses_only], **cut)
+    verdict = judge(reference, blind, together=False)
+    usual = figure(verdict, "mape", estimated=True).reference
+    truth = mape(made.actual[houses_only], made.prediction[houses_only])
+    guess = figure(verdict, "mape", estimated=True).value
+    assert abs(guess - truth) < 0.25 * abs(usual - truth)
+    assert verdict.by_check["performance"] == "cannot_tell"
+    assert verdict.by_check["estimate"] == "warn"
+
+
+def test_without_a_model_of_the_error_nothing_is_foretold(reference, window):
+    import dataclasses
+
+    bare = dataclasses.replace(reference, error_model=None)
+    verdict = judge(bare, window(200, outcomes=False), together=False)
+    assert verdict.by_check["estimate"] == "cannot_tell"
+    assert not verdict.figures
+
+
+def test_intervals_are_wilsons_and_normal():
+    assert share_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert np.isnan(share_interval(0.5, 0)).all()
+    value, low, high = mape_interval(np.array([1.0, 1, 2, 0]), np.array([1.1, 0.9, 2.4, 5]))
+    assert value == pytest.approx(40 / 3)
+    assert low < value < high
+    assert np.isnan(mape_interval(np.empty(0), np.empty(0))).all()
+
+
+def test_outcomes_find_their_rows_and_what_is_odd_about_them_is_named():
+    joined = join_outcomes(
+        ["a", "b", "c", "c"],
+        ["a", "c", "x", "a", "b"],
+        np.array([1.0, 3.0, 9.0, 2.0, np.inf]),
+    )
+    assert joined.actual == pytest.approx([2.0, np.nan, 3.0, 3.0], nan_ok=True)
+    reasons = " ".join(problem.reason for problem in joined.problems)
+    assert "1 outcomes belong to no row of the window, such as 'x'" in reasons
+    assert "1 outcomes repeat an id, 1 of them with another value" in reasons
+    assert "1 outcomes are no finite number" in reasons
+    assert "1 rows repeat an id" in reasons
+    assert join_outcomes(["a"], ["a"], np.array([1.0])).problems == ()

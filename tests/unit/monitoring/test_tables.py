@@ -1,0 +1,257 @@
+"""Plain files, through the command line: reading, judging, what is odd about them, exit codes."""
+
+import datetime as dt
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
+from tasador.monitoring import plain, tables
+from tasador.monitoring.describe import describe_columns
+from tasador.monitoring.plain import Fields, PlainTable
+from tasador.monitoring.rules import Rules
+
+FIELDS = Fields(target="price", prediction="estimate")
+
+
+def frame(n, seed):
+    random = np.random.default_rng(seed)
+    area = random.lognormal(4.5, 0.5, n)
+    price = 900 * area
+    day = dt.datetime(2026, 1, 1)
+    return pl.DataFrame(
+        {
+            "house_id": np.arange(n) + 1000 * seed,
+            "area": area,
+            "rooms": np.round(area / 30),
+            "town": random.choice(["Lugo", "Vigo", "Ourense"], n),
+            "garden": random.random(n) < 0.3,
+            "sold": [day + dt.timedelta(hours=int(h)) for h in random.integers(0, 900, n)],
+            "notes": [f"text {i}" for i in range(n)],
+            "price": price,
+            "estimate": price * np.exp(random.normal(0, 0.1, n)),
+        }
+    ).with_columns(
+        pl.when(pl.col("area") > 200).then(None).otherwise(pl.col("rooms")).alias("rooms")
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    frame(3000, 1).write_parquet(folder / "before.parquet")
+    frame(1000, 2).write_parquet(folder / "now.parquet")
+    frame(1000, 2).write_csv(folder / "now.csv")
+    frame(3000, 1).write_csv(folder / "before.csv")
+    return folder
+
+
+def compared(folder, current="now.parquet", before="before.parquet", fields=FIELDS, **more):
+    rules = more.pop("rules", Rules())
+    return monitor_files(
+        Comparison(str(folder / before), str(folder / current), fields, **more), rules
+    )
+
+
+def problems(verdict):
+    return {f.subject: (f.level, f.reason) for f in verdict.of_check("input")}
+
+
+def test_a_table_of_the_same_kind_is_ok_whatever_the_format(folder):
+    verdicts = [compared(folder)[0], compared(folder, "now.csv", "before.csv")[0]]
+    for verdict in verdicts:
+        assert (verdict.level, verdict.rows, verdict.reference_rows) == ("ok", 1000, 3000)
+        kinds = {c.name: c.kind for c in verdict.drift}
+        assert kinds["town"] == kinds["garden"] == "category"
+        assert (kinds["sold"], kinds["area"]) == ("datetime", "number")
+    for a, b in zip(*(v.drift for v in verdicts), strict=True):
+        assert a.psi == pytest.approx(b.psi, abs=1e-6)
+        assert a.missing == b.missing
+    assert exit_code(verdicts[0]) == 0
+
+
+def test_what_is_not_watched_is_said(folder):
+    _, notes = compared(folder)
+    assert any("'house_id' is not watched: it identifies rows" in note for note in notes)
+    assert any("'notes' is not watched: more than 200 texts" in note for note in notes)
+
+
+def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judged(folder):
+    changed = frame(1000, 2).with_columns(pl.col("area") * 1000, pl.lit(1).alias("pool"))
+    changed.drop("rooms").write_parquet(folder / "changed.parquet")
+    verdict, _ = compared(folder, "changed.parquet")
+    assert (verdict.level, exit_code(verdict)) == ("alert", 10)
+    assert problems(verdict)["rooms"][0] == "alert"
+    assert "is missing in" in problems(verdict)["rooms"][1]
+    assert problems(verdict)["pool"][0] == "ok"
+    bad = {c.name for c in verdict.drift if c.level == "alert"}
+    assert bad == {"area", "rooms"}
+
+
+def test_another_type_is_named_and_values_of_another_kind_are_counted(folder):
+    texts = frame(1000, 2).with_columns(
+        pl.when(pl.int_range(1000) % 10 == 0).then(pl.lit("much")).otherwise(
+            pl.col("area").cast(pl.String)).alias("area"),
+        pl.col("sold").dt.replace_time_zone("Europe/Madrid", ambiguous="earliest"),
+    )  # fmt: skip
+    texts.write_parquet(folder / "texts.parquet")
+    verdict, _ = compared(folder, "texts.parquet")
+    found = [f.reason for f in verdict.of_check("input")]
+    assert any("the type changed from double to" in reason for reason in found)
+    assert any("100 values (10.00%) are no number, such as 'much'" in reason for reason in found)
+    assert any("tz=Europe/Madrid" in reason for reason in found)
+    assert next(c for c in verdict.drift if c.name == "area").missing == 100
+
+
+def test_times_with_and_without_a_zone_in_one_column_are_named(folder):
+    mixed = frame(1000, 2).with_columns(
+        (pl.col("sold").dt.strftime("%Y-%m-%dT%H:%M:%S")
+         + pl.when(pl.int_range(1000) % 2 == 0).then(pl.lit("+02:00")).otherwise(pl.lit("")))
+        .alias("sold")
+    )  # fmt: skip
+    mixed.write_csv(folder / "mixed.csv")
+    verdict, _ = compared(folder, "mixed.csv", "before.csv")
+    assert "with and without a zone are mixed" in problems(verdict)["sold"][1]
+    assert next(c for c in verdict.drift if c.name == "sold").missing == 0
+
+
+def test_outcomes_that_come_later_are_brought_to_their_rows(folder):
+    now = frame(1000, 2)
+    late = now.select("house_id", "price")
+    late = pl.concat([late, late[:5], pl.DataFrame({"house_id": [-1], "price": [1.0]})])
+    late.write_csv(folder / "late.csv")
+    now.drop("price").write_parquet(folder / "open.parquet")
+    fields = Fields(target="price", prediction="estimate", id="house_id")
+    verdict, _ = compared(folder, "open.parquet", fields=fields, outcomes=str(folder / "late.csv"))
+    reasons = " ".join(f.reason for f in verdict.of_check("input"))
+    assert "1 outcomes belong to no row of the window, such as '-1'" in reasons
+    assert "5 outcomes repeat an id, 0 of them with another value" in reasons
+    assert any(f.name == "mape" and not f.estimated for f in verdict.figures)
+    with pytest.raises(ValidationError, match="outcomes cannot be brought to rows"):
+        compared(folder, "open.parquet", outcomes=str(folder / "late.csv"))
+
+
+def test_without_outcomes_the_error_is_estimated(folder):
+    verdict, _ = compared(folder, "open.parquet")
+    estimated = {f.name: f.value for f in verdict.figures}
+    truth = frame(1000, 2)
+    ape = ((truth["estimate"] / truth["price"] - 1).abs() * 100).mean()
+    assert estimated["mape"] == pytest.approx(ape, rel=0.15)
+
+
+def test_versions_latency_and_time_come_from_the_table(folder):
+    served = frame(1000, 2).with_columns(
+        pl.when(pl.int_range(1000) < 400).then(pl.lit("v1")).otherwise(pl.lit("v2")).alias("by"),
+        pl.lit(3.5).alias("ms"),
+    )
+    served.write_parquet(folder / "served.parquet")
+    fields = Fields("price", "estimate", time="sold", latency_ms="ms", version="by")
+    verdict, _ = compared(folder, "served.parquet", fields=fields, segment="town")
+    assert [(g.name, g.rows) for g in verdict.versions] == [("v1", 400), ("v2", 600)]
+    assert [g.name for g in verdict.segments] == ["Lugo", "Ourense", "Vigo"]
+    assert len(verdict.timeline) > 2
+    assert "sold" not in {c.name for c in verdict.drift}
+
+
+def test_a_long_reference_is_counted_in_full_on_the_grid_of_a_sample(folder, monkeypatch):
+    exact, _ = compared(folder)
+    monkeypatch.setattr(tables, "EXACT_ROWS", 2000)
+    monkeypatch.setattr(tables, "SAMPLED_ROWS", 1500)
+    monkeypatch.setattr(plain, "BATCH_ROWS", 700)
+    sampled, _ = compared(folder)
+    assert sampled.reference_rows == 3000
+    for a, b in zip(exact.drift, sampled.drift, strict=True):
+        assert b.psi == pytest.approx(a.psi, abs=0.02)
+        assert sum(b.reference_share) == pytest.approx(1)
+
+
+def test_tables_that_cannot_be_compared_are_refused_with_the_reason(folder, tmp_path):
+    with pytest.raises(SourceError, match="there is no file"):
+        compared(folder, "nowhere.parquet")
+    with pytest.raises(SourceError, match="is a folder"):
+        compared(folder, ".")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(SourceError, match="cannot be read"):
+        compared(folder, str(tmp_path / "broken.parquet"))
+    pl.DataFrame({"other": [1, 2]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValidationError, match="has none of the columns"):
+        compared(folder, str(tmp_path / "other.parquet"))
+    pl.DataFrame({"note": [f"{i} words" for i in range(300)]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValidationError, match="can be watched"):
+        describe_columns(PlainTable.open(tmp_path / "t.parquet"), set())
+    with pytest.raises(ValidationError, match="no column 'county'"):
+        compared(folder, segment="county")
+
+
+def test_rules_are_read_from_texts():
+    assert parse_rules(["mape_max=12", "min_rows=50", "segment_gap=none"]) == Rules(
+        mape_max=12.0, min_rows=50
+    )
+    with pytest.raises(ConfigError, match="there is no rule 'mape'"):
+        parse_rules(["mape=12"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_rules(["mape_max=low"])
+
+
+CONTRACT = """
+name: houses
+title: Houses
+model_name: houses_model
+columns:
+  area: {kind: number, bounds: [0, 1000]}
+  rooms: {kind: number, nullable: true}
+  town: {kind: category, role: segment, categories: [Lugo, Vigo]}
+target: {name: price, unit: EUR, transform: log, prediction_name: estimate}
+"""
+
+
+def test_a_contract_says_what_the_columns_are(folder, tmp_path):
+    path = tmp_path / "houses.yaml"
+    path.write_text(CONTRACT)
+    verdict, _ = compared(folder, fields=Fields(), contract=path)
+    assert [c.name for c in verdict.drift][:3] == ["area", "rooms", "town"]
+    assert "unknown category" in next(
+        f.reason for f in verdict.of_check("quality") if f.subject == "town"
+    )
+    with pytest.raises(ConfigError, match="contradict each other"):
+        compared(folder, fields=Fields(), contract=path, segment="town")
+
+
+def run(*arguments):
+    from typer.testing import CliRunner
+
+    from tasador.cli.app import app
+
+    return CliRunner().invoke(app, ["monitor", *map(str, arguments)])
+
+
+def test_the_command_prints_a_dashboard_writes_json_and_html_and_ends_with_a_code(folder, tmp_path):
+    names = ("--target", "price", "--prediction", "estimate", "--segment", "town")
+    both = ("--reference", folder / "before.parquet", "--current")
+    fine = run(*both, folder / "now.parquet", *names, "--json", tmp_path / "v.json",
+               "--html", tmp_path / "v.html")  # fmt: skip
+    assert fine.exit_code == 0, fine.output
+    assert "Health: ok" in fine.output
+    assert "within 10%" in fine.output
+    assert json.loads((tmp_path / "v.json").read_text())["by_check"]["drift"] == "ok"
+    page = (tmp_path / "v.html").read_text()
+    assert "Column by column" in page
+    assert "Error by segment" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    assert page.count("<img") >= 8
+    changed = run(*both, folder / "changed.parquet", "-q")
+    assert (changed.exit_code, changed.stdout) == (10, "")
+    frame(12, 3).write_parquet(folder / "few.parquet")
+    assert run(*both, folder / "few.parquet").exit_code == 11
+    warned = run(*both, folder / "now.parquet", *names, "--rule", "mape_max=8.3", "--fail-on-warn",
+                 "--rule", "worse=9")  # fmt: skip
+    assert warned.exit_code in (10, 12)
+
+
+def test_the_command_needs_two_tables(folder):
+    result = run("--reference", folder / "before.parquet")
+    assert isinstance(result.exception, ConfigError)
+    assert "nothing to compare" in str(result.exception)
