@@ -34,7 +34,7 @@ from tasador.records.spool import Chunk, Spool
 State = Literal["ok", "draining", "spooling"]
 
 _log = logging.getLogger(__name__)
-_HANG_S = 5.0  # how long a silent database is waited for before the line is cut
+_HANG_S = 10.0  # how long a silent database is waited for before the line is cut
 _IDLE_S = 1.0
 _LAST_BYTES = 1 << 18  # of the spool, brought in while the queue waits
 
@@ -271,6 +271,10 @@ class Committer:
 
 
 def open_lazily(settings: RecordSettings) -> Database:
-    """Return a database that is connected when first used, with waits that suit a writer."""
-    wait = max(1.0, 4 * settings.bound_s)
+    """Return a database that is connected when first used, and patient.
+
+    Nobody waits for it longer than the bound: that is the guard's doing. A server that is slow gets
+    the time to take what the spool holds.
+    """
+    wait = max(5.0, 4 * settings.bound_s)
     return Database(settings.url, synchronous=settings.synchronous, timeout_s=wait)

@@ -90,9 +90,12 @@ def take_group(
         if item is not WAKE:
             taken.append(item)
             size += len(item.records)
-        if size >= most or queue.empty():
+        if size >= most:
             break
-        item = queue.get()
+        try:
+            item = queue.get_nowait()
+        except Empty:
+            break
     return Group(taken) if taken else None
 
 

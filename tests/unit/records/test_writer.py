@@ -23,7 +23,7 @@ def some_records(count: int) -> list[Record]:
 
 @pytest.fixture
 def settings(tmp_path) -> RecordSettings:
-    return RecordSettings(url=f"sqlite:///{tmp_path}/deep/records.db")
+    return RecordSettings(url=f"sqlite:///{tmp_path}/deep/records.db", bound_s=60.0)
 
 
 def ids_in(settings: RecordSettings) -> list[str]:
@@ -60,7 +60,7 @@ def test_a_thread_may_submit_and_wait(settings) -> None:
 
 
 def test_closing_flushes_what_async_mode_still_holds(settings) -> None:
-    writer = RecordWriter(RecordSettings(url=settings.url, mode="async"))
+    writer = RecordWriter(RecordSettings(url=settings.url, mode="async", bound_s=60.0))
     writer.start()
     for _ in range(50):
         assert writer.submit_from_thread(some_records(10)) is None
