@@ -7,12 +7,13 @@ from. Requests are read by `intake`, which a property test keeps equal to these 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from tasador.data.contract import Column, TableContract
+from tasador.data.row_check import expectation
 
 _SHOWN_CATEGORIES = 1000
 
@@ -258,10 +259,21 @@ def _middle(column: Column) -> float:
 
 def _type_of(column: Column) -> Any:
     if column.kind == "category":
-        return str
+        return Annotated[str, AfterValidator(_known_category(column))]
     if column.kind == "datetime":
         return dt.datetime
     return int if column.kind == "integer" else float
+
+
+def _known_category(column: Column) -> Callable[[str], str]:
+    known = {column.category_key(text) for text in column.categories}
+
+    def check(value: str) -> str:
+        if column.category_key(value) not in known:
+            raise ValueError(f"expected {expectation(column)}")
+        return value
+
+    return check
 
 
 def _field(column: Column, default: Any) -> Any:
