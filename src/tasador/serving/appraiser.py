@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tasador.core import clock
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
+from tasador.serving.cache import Cache, appraisals_of, entries_of, keys_of
 from tasador.serving.engine import Appraisals, Engine
 from tasador.serving.intake import Rows, invalid_rows
 
@@ -110,12 +111,20 @@ class Appraiser:
         recorder: Keeps what was asked and answered.
         observer: Counts.
         variant: Which part of an experiment its answers belong to.
+        cache: Remembers values of rows that come again; None remembers nothing.
     """
 
-    def __init__(self, recorder: Recorder, observer: Observer, variant: str = "champion") -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        observer: Observer,
+        variant: str = "champion",
+        cache: Cache | None = None,
+    ) -> None:
         self._recorder = recorder
         self._observer = observer
         self._variant = variant
+        self._cache = cache
         self._open: _Batch | None = None
         self._at_work: set[asyncio.Task[None]] = set()
 
@@ -155,6 +164,9 @@ class Appraiser:
         if not len(X):
             return
         task = asyncio.get_running_loop().create_task
+        if self._cache is not None:
+            self._keep(task(self._value_through(self._cache, batch, X)))
+            return
         if len(X) > INLINE_ROWS:
             self._keep(task(self._value_in_thread(batch, X)))
             return
@@ -197,6 +209,30 @@ class Appraiser:
         self._observer.stage("value", time.perf_counter() - start)
         self._observer.predictions(found.prediction)
         return found
+
+    async def _value_through(self, cache: Cache, batch: _Batch, X: Floats) -> None:
+        """Value the rows that `cache` does not know; ids and records are made for all."""
+        try:
+            keys = keys_of(batch.engine.version, X)
+            entries = await cache.fetch(keys)
+            new = [i for i, entry in enumerate(entries) if entry is None]
+            self._observer.predictions([entry[0] for entry in entries if entry is not None])
+            if new:
+                rest = X if len(new) == len(X) else X[new]
+                if len(new) > INLINE_ROWS:
+                    found = await asyncio.to_thread(self._appraise, batch.engine, rest)
+                else:
+                    found = self._appraise(batch.engine, rest)
+                made = list(zip(new, entries_of(found), strict=True))
+                for i, entry in made:
+                    entries[i] = entry
+                cache.store([(keys[i], entry) for i, entry in made])
+            known = [entry for entry in entries if entry is not None]
+            waiting = self._answer(batch, appraisals_of(known))
+            if waiting is not None:
+                await waiting()
+        except Exception as error:
+            _fail(batch.jobs, error)
 
     async def _value_in_thread(self, batch: _Batch, X: Floats) -> None:
         try:

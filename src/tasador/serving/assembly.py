@@ -22,6 +22,7 @@ from tasador.records.writer import RecordWriter
 from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
 from tasador.serving.appraiser import Appraiser
+from tasador.serving.cache import make_cache
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
 from tasador.serving.health import (
@@ -74,9 +75,9 @@ class Assembly:
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
-        self.service = Service(
-            self.holder, Appraiser(self.writer, self.metrics), self.metrics, settings.limits
-        )
+        self.cache = make_cache(settings.cache, self.metrics.cached)
+        appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
+        self.service = Service(self.holder, appraiser, self.metrics, settings.limits)
         self.health = Health(self.holder, self._checks())
         self.metrics.on_scrape(self._refresh_gauges)
 
@@ -118,6 +119,8 @@ class Assembly:
             yield
         finally:
             self.service.draining = True
+            if self.cache is not None:
+                await self.cache.close()
             await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:

@@ -95,6 +95,15 @@ class Metrics:
         for value in values:
             self._observe_value(value)
 
+    def cached(self, result: str, rows: int) -> None:
+        """Note rows that a cache knew (hit), did not (miss), or could not be asked for (error)."""
+        name = "tasador_cache_rows"
+        if name not in self._counters:
+            self._counters[name] = self._prometheus.Counter(
+                name, "Rows looked up in the cache.", ("result",), registry=self.registry
+            )
+        self._counters[name].labels(result).inc(rows)
+
     def gauge(
         self, name: str, description: str, value: float, labels: Mapping[str, str] | None = None
     ) -> None:

@@ -98,6 +98,27 @@ class SecuritySettings:
     failures_per_minute: int = 30
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Whether predictions are remembered for rows that come again, bit for bit.
+
+    Attributes:
+        kind: ``off``, ``memory`` (each process its own) or ``redis`` (shared).
+        size: Rows that a process remembers.
+        url: Of Redis, e.g. ``redis://localhost:6379/0``.
+        timeout_s: Longest time a request waits for Redis.
+        keep_s: Seconds that Redis keeps a row.
+        reset_s: Seconds that a Redis which failed repeatedly is left alone.
+    """
+
+    kind: Literal["off", "memory", "redis"] = "off"
+    size: int = 100_000
+    url: str | None = None
+    timeout_s: float = 0.005
+    keep_s: float = 86_400.0
+    reset_s: float = 10.0
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """Everything that the service is told.
@@ -108,6 +129,7 @@ class ServeSettings:
         security: Who is let in.
         source: Where its model comes from.
         records: Where valuations are written.
+        cache: Whether predictions are remembered.
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -115,6 +137,7 @@ class ServeSettings:
     security: SecuritySettings = field(default_factory=SecuritySettings)
     source: SourceSettings = field(default_factory=SourceSettings)
     records: RecordSettings = field(default_factory=RecordSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
 
 def variable(section: str, key: str) -> str:
