@@ -1,4 +1,4 @@
-"""``tasador models | promote | reject | rollback | history``: a model's versions."""
+"""``tasador models | promote | reject | rollback | compare | history``: a model's versions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from tasador.flows.judge import Judged
     from tasador.flows.lifecycle import Place
     from tasador.records.journal import AuditEntry
     from tasador.retraining.switch import Carried
@@ -40,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (models, promote, reject, rollback, history):
+    for command in (models, promote, reject, rollback, compare, history):
         app.command()(command)
 
 
@@ -89,11 +90,39 @@ def promote(
     model: Model = None,
 ) -> None:
     """Let an alias stand for a version."""
-    from tasador.flows.lifecycle import needs_reason, opened
+    from tasador.flows.lifecycle import opened
+    from tasador.flows.promotion import Wish
+    from tasador.flows.promotion import promote as promote_version
 
-    needs_reason(force, reason)
     with opened(_place(workspace, registry, records, model, by)) as lifecycle:
-        show(lifecycle.promote(version, to, reason=reason, force=force))
+        wish = Wish(version, to, reason, force)
+        show(promote_version(lifecycle, wish, tell=show_gates))
+
+
+def compare(
+    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    against: Annotated[str, typer.Argument(help="The version to hold it against.")] = "champion",
+    as_json: AsJson = False,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Hold a version against another one on the same sealed rows, gate by gate."""
+    from tasador.core.fingerprints import to_plain
+    from tasador.flows.judge import judge_version
+    from tasador.flows.lifecycle import opened
+    from tasador.registry.versions import find_version
+
+    with opened(_place(workspace, registry, records, model)) as lifecycle:
+        one, other = (find_version(lifecycle.versions, name) for name in (version, against))
+        judged = judge_version(lifecycle, one, other)
+    if as_json:
+        print_json({"passed": judged.report.passed, **to_plain(judged.report)})
+        return
+    out.print(f"version {one.number} ({escape(judged.report.challenger)})")
+    out.print(f"against {other.number} ({escape(judged.report.champion)})")
+    show_gates(judged)
 
 
 def reject(
@@ -201,6 +230,19 @@ def show(carried: Carried) -> None:
     out.print(what)
     if operation.before != operation.after:
         out.print(f"champion: {operation.before or 'none'} -> {operation.after}")
+
+
+def show_gates(judged: Judged) -> None:
+    """Print every gate with its numbers."""
+    mark = {
+        "pass": "[green]pass       [/]",
+        "fail": "[red]fail       [/]",
+        "cannot tell": "[yellow]cannot tell[/]",
+    }
+    out.print(f"rows: {escape(judged.report.rows)}")
+    for gate in judged.report.gates:
+        out.print(f"{mark[gate.state]} {escape(gate.name)}: {escape(gate.text)}")
+    out.print(escape(judged.report.summary))
 
 
 def show_notes(notes: Any) -> None:

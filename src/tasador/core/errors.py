@@ -16,7 +16,8 @@
     ├── StorageError                       7   a disk or object store: full, read-only, unreachable
     │   └── DeadlineError                  7   no answer in the time it was given
     ├── MissingExtraError                  8   an optional dependency is not installed
-    └── ServingError                       9   a request is refused, or the service cannot start
+    ├── ServingError                       9   a request is refused, or the service cannot start
+    └── GateError                         10   a model may not take the place it was to have
 
 Each message has up to four parts: what happened, what was expected, what came instead, and what
 to do about it. The command line prints them without a traceback and exits with the class's code;
@@ -156,6 +157,12 @@ class MissingExtraError(TasadorError):
             f"the package {package!r} is not installed",
             remedy=f'pip install "tasador[{extra}]"',
         )
+
+
+class GateError(TasadorError):
+    """A model that may not take the place it was to have."""
+
+    exit_code = 10
 
 
 class ServingError(TasadorError):

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasador.core.errors import ConfigError
 from tasador.records.database import Database
 from tasador.records.journal import AuditEntry
 from tasador.registry.mlflow_versions import versions_of
 from tasador.registry.versions import ModelVersion, Versions, find_version
 from tasador.retraining.ledger import Ledger
 from tasador.retraining.switch import CHAMPION, Carried, carry_out
-from tasador.retraining.verbs import REJECTED, ROLLED_BACK, promotion, rejection, rollback
+from tasador.retraining.verbs import rejection, rollback
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Place:
 
     Attributes:
         workspace: Folder of runs, bundles and the embedded databases.
-        registry: An MLflow tracking URI; None takes ``TASADOR_SOURCES__TRACKING_URI``, then the
+        registry: An MLflow tracking URI; None takes ``TASADOR_SOURCE__TRACKING_URI``, then the
             workspace's ``mlflow.db``.
         records: A database URL; None takes ``TASADOR_RECORDS__URL``, then ``tasador.db``.
         model: The registered model; None takes the only one there is.
@@ -42,7 +40,7 @@ class Place:
     @property
     def registry_uri(self) -> str:
         """The registry that is meant."""
-        named = self.registry or os.environ.get("TASADOR_SOURCES__TRACKING_URI")
+        named = self.registry or os.environ.get("TASADOR_SOURCE__TRACKING_URI")
         return named or f"sqlite:///{self.workspace.resolve()}/mlflow.db"
 
     @property
@@ -76,35 +74,6 @@ class Lifecycle:
     place: Place
     versions: Versions
     ledger: Ledger
-
-    def promote(
-        self,
-        wanted: str,
-        alias: str,
-        *,
-        reason: str = "",
-        force: bool = False,
-        expected: str | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> Carried:
-        """Let `alias` stand for the version `wanted`; the gates are `flows.judge`'s.
-
-        Raises:
-            ConfigError: There is no such version or alias, or it was rejected.
-            RegistryError: See `retraining.switch.carry_out`.
-        """
-        version = find_version(self.versions, wanted)
-        if version.status in (REJECTED, ROLLED_BACK) and not force:
-            raise ConfigError(
-                f"version {version.number} is {version.status}",
-                got=version.tags.get("tasador.status_reason") or None,
-                remedy="take another version, or --force --reason TEXT, which is recorded",
-            )
-        plan = promotion(
-            self.versions, version, alias, actor=self.place.who, reason=reason,
-            expected=expected, details={"forced": force, **(details or {})},
-        )  # fmt: skip
-        return carry_out(self.versions, self.ledger, self.place.who, plan)
 
     def reject(self, wanted: str, reason: str) -> Carried:
         """Mark a version as not to be used."""
@@ -168,13 +137,3 @@ def opened(place: Place) -> Iterator[Lifecycle]:
     versions = versions_of(place.registry_uri, place.model)
     with Database.open(place.records_url) as database:
         yield Lifecycle(place, versions, Ledger(database, versions.name))
-
-
-def needs_reason(force: bool, reason: str) -> None:
-    """Refuse force without a reason.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if force and not reason.strip():
-        raise ConfigError("--force needs a reason", remedy='add --reason "..."; it is recorded')

@@ -11,7 +11,7 @@ from typing import Any
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.registry.versions import REASON_TAG, STATUS_TAG, ModelVersion, Versions
 from tasador.retraining.ledger import Operation, Standing, Write, new_operation_id
-from tasador.retraining.switch import ALIASES, CHALLENGER, CHAMPION, Plan
+from tasador.retraining.switch import CHALLENGER, CHAMPION, Plan
 
 REJECTED, ROLLED_BACK = "rejected", "rolled back"
 
@@ -36,14 +36,7 @@ def promotion(
         reason: Why.
         expected: The champion against which it was judged; empty for none, None for not judged.
         details: What is kept with it, e.g. the gates' results.
-
-    Raises:
-        ConfigError: The alias is none of these.
     """
-    if alias not in ALIASES:
-        raise ConfigError(
-            f"{alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
-        )
 
     def plan(standing: Standing) -> Operation:
         aliases = versions.aliases()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.houses import Recipe, houses, train_bundle
 from tasador.cli.app import app
-from tasador.core.errors import ConfigError, RegistryError
+from tasador.core.errors import BundleError, ConfigError, GateError, RegistryError
 from tasador.metrics.bootstrap import Estimate
-from tasador.registry.bundle import load_bundle
 from tasador.registry.mlflow_registry import register_bundle
 from tasador.registry.registration import MlflowRun
 
@@ -22,12 +22,16 @@ MODEL = "houses_model"
 
 
 @pytest.fixture(scope="module")
-def template(written_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose registry has three versions of one bundle."""
+def template(house_contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with three versions: a good one, one as good, and a bad one."""
     folder = tmp_path_factory.mktemp("registered")
-    for number in range(3):
+    recipes = [Recipe(), Recipe(seed=1), Recipe(trees=15)]
+    for number, recipe in enumerate(recipes):
+        bundle = train_bundle(
+            folder / f"b{number}", house_contract, houses(3000), folder / "data", recipe
+        )
         register_bundle(
-            written_bundle,
+            bundle.folder,
             tracking_uri=f"sqlite:///{folder}/mlflow.db",
             experiment="houses",
             model_name=MODEL,
@@ -37,10 +41,10 @@ def template(written_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 seconds=1.0,
                 dataset="houses",
                 title="Houses",
-                origin="synthetic",
-                source="generator",
-                data_hash="d" * 64,
-                content_hash=load_bundle(written_bundle).manifest.content_hash,
+                origin="real",
+                source="houses",
+                data_hash=bundle.manifest.lineage["data_hash"],
+                content_hash=bundle.manifest.content_hash,
                 code_commit="abc",
                 test_metrics={"mape": Estimate(12.0 + number, 11.0, 14.0)},
             ),
@@ -51,6 +55,7 @@ def template(written_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def workspace(template: Path, tmp_path: Path) -> Path:
     shutil.copy(template / "mlflow.db", tmp_path / "mlflow.db")
+    (tmp_path / "data").symlink_to(template / "data")
     return tmp_path
 
 
@@ -71,9 +76,12 @@ def test_a_version_is_promoted_rolled_back_and_the_history_tells_it(tasador):
     listed = tasador("models")
     assert "staging" in listed
     assert "14.00" in listed
-    force = ("--force", "--reason", "first")
-    assert "version 1 is champion" in tasador("promote", "1", "--by", "ana", *force)
-    assert "champion: 1 -> 2" in tasador("promote", "2", "--by", "ana", *force)
+    first = tasador("promote", "1", "--by", "ana")
+    assert "6 of 6 gates pass" in first
+    assert "version 1 is champion" in first
+    second = tasador("promote", "2", "--by", "ana", "--reason", "another seed")
+    assert "12 of 12 gates pass" in second
+    assert "champion: 1 -> 2" in second
     assert "champion: 2 -> 1" in tasador("rollback", "--by", "eva", "--reason", "complaints")
     listed = json.loads(tasador("models", "--json"))
     aliases = {v["number"]: v["aliases"] for v in listed["versions"]}
@@ -97,7 +105,50 @@ def test_a_rejected_version_is_not_promoted_without_force(tasador):
     with pytest.raises(ConfigError, match="--force needs a reason"):
         tasador("promote", "2", "--to", "challenger", "--force")
     tasador("promote", "2", "--to", "challenger", "--force", "--reason", "looked again")
-    assert '"forced": true' in tasador("history", "--json")
+    newest = json.loads(tasador("history", "--json"))[0]
+    assert newest["details"]["forced"] is True
+    assert newest["reason"] == "looked again"
+
+
+def test_a_worse_version_is_refused_with_its_numbers_and_forced_only_on_record(tasador):
+    tasador("promote", "1")
+    compared = tasador("compare", "3")
+    assert "fail        MAPE:" in compared
+    with pytest.raises(GateError, match=r"version 3 is not promoted to champion.*MAPE: fail"):
+        tasador("promote", "3")
+    entries = json.loads(tasador("history", "--json"))
+    assert entries[0]["details"]["phase"] == "refused"
+    gates = {g["name"]: g for g in entries[0]["details"]["gates"]["gates"]}
+    assert gates["MAPE"]["figures"]["worse"] > 1
+    told = tasador("promote", "3", "--to", "challenger")  # traffic is to show how it does
+    assert "version 3 is challenger" in told
+    assert "champion: 1 -> 3" in tasador("promote", "3", "--force", "--reason", "a drill")
+    newest = json.loads(tasador("history", "--json"))[0]
+    assert newest["details"]["forced"] is True
+    assert newest["details"]["gates_summary"].startswith("6 of 12 gates pass; not: ")
+    assert json.loads(tasador("compare", "3", "1", "--json"))["passed"] is False
+    with pytest.raises(ConfigError, match="version 3 is champion already"):
+        tasador("promote", "3")
+    with pytest.raises(ConfigError, match="'prod' is no place for a version"):
+        tasador("promote", "2", "--to", "prod")
+
+
+def test_a_damaged_bundle_is_not_promoted_even_with_force(tasador, workspace, template):
+    source = next(
+        v["source"] for v in json.loads(tasador("models", "--json"))["versions"]
+        if v["number"] == "2"
+    )  # fmt: skip
+    card = Path(source.removeprefix("file://")) / "data" / "bundle" / "card.md"
+    kept = card.read_text()
+    card.write_text("# housez")
+    try:
+        with pytest.raises(BundleError, match=r"card\.md.*was changed"):
+            tasador("promote", "2", "--force", "--reason", "trust me")
+    finally:
+        card.write_text(kept)
+    newest = json.loads(tasador("history", "--json"))[0]
+    assert newest["details"]["phase"] == "refused"
+    assert "card.md" in newest["details"]["note"]
 
 
 def test_a_deleted_version_behind_an_alias_is_named_everywhere(tasador, workspace):
