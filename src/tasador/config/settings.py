@@ -8,6 +8,8 @@ from typing import Literal
 from tasador.data.contract import TableContract
 from tasador.data.table import SplitMethod
 from tasador.features.plan import FeatureSettings
+from tasador.retraining.gate import GateSettings
+from tasador.retraining.policy import RetrainSettings
 from tasador.selection.imputation import ImputationSettings
 from tasador.selection.search import SelectionSettings
 from tasador.selection.sweep import SweepSettings
@@ -135,6 +137,8 @@ class RunSettings:
         register: How the final model is proved.
         storage: Where outputs go.
         tracking: Where runs are tracked.
+        gates: How strict the gates before the champion's place are.
+        retraining: When a model is trained again, and on what.
     """
 
     contract: TableContract
@@ -151,3 +155,5 @@ class RunSettings:
     register: RegisterSettings = field(default_factory=RegisterSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+    retraining: RetrainSettings = field(default_factory=RetrainSettings)

@@ -25,6 +25,21 @@ from tasador.selection.sweep import SweepResult
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class StoredTable:
+    """A table that lies in the workspace already.
+
+    Attributes:
+        content_hash: Under which it is stored.
+        origin: real or synthetic.
+        source: Where its rows come from, for people.
+    """
+
+    content_hash: str
+    origin: Origin
+    source: str
+
+
 @dataclass
 class RunState:
     """One run in progress; each attribute is set by the step named beside it."""
@@ -34,6 +49,7 @@ class RunState:
     started: str
     workspace: Path
     run_folder: Path
+    table: StoredTable | None = None  # given in place of what the contract's sources have
     content_hash: str | None = None  # download
     origin: Origin | None = None  # download
     source: str | None = None  # download

@@ -20,7 +20,7 @@ from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, wri
 from tasador.flows.publish import publish
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
-from tasador.flows.state import RunState, save_json
+from tasador.flows.state import RunState, StoredTable, save_json
 from tasador.flows.steps import STEPS, Step
 from tasador.flows.trial_records import check_recording
 
@@ -52,13 +52,18 @@ class TrainOutcome:
     registered: str | None
 
 
-def train(settings: RunSettings, on_step: OnStep | None = None) -> TrainOutcome:
+def train(
+    settings: RunSettings, on_step: OnStep | None = None, table: StoredTable | None = None
+) -> TrainOutcome:
     """Run the steps that `settings` ask for; earlier ones come from the cache or are made.
+
+    `table` is trained on in place of the one that the contract's sources have.
 
     The report is written however the run ends; an error passes through after it.
     """
     check_recording(settings.tracking)
     state = _start(settings)
+    state.table = table
     cache = StepCache(state.workspace / "cache")
     cards: list[Card] = []
     wanted = _wanted(settings)

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasador.core.fingerprints import sha256_file
+from tasador.core.fingerprints import sha256_file, to_plain
 from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.split import split_table
@@ -20,6 +20,8 @@ from tasador.flows.state import RunState, load_json, load_part, needed, save_jso
 
 def download_inputs(state: RunState) -> Any:
     """Return what decides which bytes are read: the source, and the local file's own hash."""
+    if state.table is not None:
+        return to_plain(state.table)
     settings = state.settings.download
     search = [Path(folder) for folder in settings.search]
     local = sources.find_local(state.settings.contract, search)
@@ -29,18 +31,7 @@ def download_inputs(state: RunState) -> Any:
 
 def download(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Read the table from the first source that has it and store it by content hash."""
-    settings = state.settings.download
-    table = sources.load_table(
-        state.settings.contract,
-        state.workspace / "data",
-        search=[Path(place) for place in settings.search],
-        allow_synthetic=settings.allow_synthetic,
-        timeout_s=settings.timeout_s,
-        attempts=settings.attempts,
-        offline=settings.offline,
-        synthetic_rows=settings.synthetic_rows,
-        seed=state.settings.seed,
-    )
+    table = _table(state)
     card.fact("Source", table.source)
     card.fact("Origin", table.origin)
     card.fact("Rows", table.frame.height)
@@ -56,6 +47,25 @@ def download(state: RunState, folder: Path, card: CardBuilder) -> None:
             "source": table.source,
             "warnings": table.warnings,
         },
+    )
+
+
+def _table(state: RunState) -> Table:
+    settings, folder = state.settings.download, state.workspace / "data"
+    given = state.table
+    if given is not None:
+        frame = sources.read_stored(folder, given.content_hash)
+        return Table(frame, given.content_hash, given.origin, given.source)
+    return sources.load_table(
+        state.settings.contract,
+        folder,
+        search=[Path(place) for place in settings.search],
+        allow_synthetic=settings.allow_synthetic,
+        timeout_s=settings.timeout_s,
+        attempts=settings.attempts,
+        offline=settings.offline,
+        synthetic_rows=settings.synthetic_rows,
+        seed=state.settings.seed,
     )
 
 

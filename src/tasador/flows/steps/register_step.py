@@ -194,6 +194,8 @@ def write_bundle_of(
             "impute": {**to_plain(settings.impute), "chosen": dict(state.imputation)},
             "selection": to_plain(settings.selection),
             "sweep": to_plain(settings.sweep),
+            # where the version is registered does not change it
+            "register": {k: v for k, v in to_plain(settings.register).items() if k != "alias"},
         },
         "seed": settings.seed,
         "libraries": library_versions(),
