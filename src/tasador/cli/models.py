@@ -1,4 +1,4 @@
-"""``tasador models | promote | reject | rollback | compare | history``: a model's versions."""
+"""The lifecycle of a model: a model's versions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from tasador.config.settings import RunSettings
     from tasador.flows.judge import Judged
     from tasador.flows.lifecycle import Place
     from tasador.records.journal import AuditEntry
+    from tasador.retraining.new_rows import NewRows
+    from tasador.retraining.policy import RetrainDecision
     from tasador.retraining.switch import Carried
 
 out = Console(highlight=False, soft_wrap=True)
@@ -36,12 +39,16 @@ Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 _COLUMNS = (
     "version", "aliases", "status", "origin", "MAPE", "within 10%", "registered", "bundle",
 )  # fmt: skip
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Settings, e.g. gates.error_margin=0.05; may be repeated."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (models, promote, reject, rollback, compare, history):
+    for command in (models, promote, reject, rollback, compare, retrain, reproduce, history):
         app.command()(command)
 
 
@@ -83,6 +90,7 @@ def promote(
     to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
     force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
     reason: Reason = "",
+    set_: Set = None,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -96,13 +104,15 @@ def promote(
 
     with opened(_place(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
-        show(promote_version(lifecycle, wish, tell=show_gates))
+        settings = _settings(set_).gates
+        show(promote_version(lifecycle, wish, settings=settings, tell=show_gates))
 
 
 def compare(
     version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
     against: Annotated[str, typer.Argument(help="The version to hold it against.")] = "champion",
     as_json: AsJson = False,
+    set_: Set = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
     records: Records = None,
@@ -116,7 +126,7 @@ def compare(
 
     with opened(_place(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))
-        judged = judge_version(lifecycle, one, other)
+        judged = judge_version(lifecycle, one, other, _settings(set_).gates)
     if as_json:
         print_json({"passed": judged.report.passed, **to_plain(judged.report)})
         return
@@ -155,6 +165,95 @@ def rollback(
 
     with opened(_place(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.roll_back(to, reason))
+
+
+def retrain(
+    now: Annotated[bool, typer.Option(help="Without waiting for a trigger.")] = False,
+    reason: Reason = "",
+    dry_run: Annotated[bool, typer.Option(help="Decide and count, train nothing.")] = False,
+    to: Annotated[str, typer.Option(help="The place of a model that passes all gates.")] = (
+        "challenger"
+    ),
+    set_: Set = None,
+    by: By = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Train on reference rows and recorded outcomes, if drift, errors or age give reason to."""
+    from tasador.flows.lifecycle import opened
+    from tasador.flows.retrain import Listeners, Order
+    from tasador.flows.retrain import retrain as retrain_model
+
+    settings = _settings(set_)
+    order = Order(
+        manual=(reason or "no reason given") if now else None,
+        dry_run=dry_run,
+        alias=to,
+        settings=settings.retraining,
+        gates=settings.gates,
+    )
+    listeners = Listeners(_show_decision, lambda name, _: out.print(f"  {name}"), show_gates)
+    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+        done = retrain_model(lifecycle, order, listeners)
+    if done.version is not None:
+        out.print(f"version {done.version} is {to}")
+
+
+def reproduce(
+    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Train a registered version again from its lineage and compare every answer."""
+    from tasador.flows.lifecycle import opened
+    from tasador.flows.reproduce import reproduce as reproduce_version
+
+    with opened(_place(workspace, registry, records, model)) as lifecycle:
+        found = reproduce_version(
+            lifecycle,
+            version,
+            on_step=lambda name, _: out.print(f"  {name}"),
+            tell=lambda text: err.print(f"[yellow]differs:[/] {escape(text)}"),
+        )
+    for missing in found.missing:
+        err.print(f"[yellow]missing:[/] {escape(missing)}")
+    if found.identical:
+        out.print(f"{found.version}: identical on {found.rows:,} rows, bit by bit")
+        return
+    if found.rebuilt is None:
+        out.print(f"{found.version}: cannot be built again")
+    else:
+        out.print(
+            f"{found.version}: not identical; predictions differ by up to {found.largest:.2g} "
+            f"of their value on {found.rows:,} rows"
+        )
+    raise typer.Exit(1)
+
+
+def _show_decision(decision: RetrainDecision, rows: NewRows) -> None:
+    out.print(f"{len(rows):,} usable new rows")
+    for why, count in sorted(rows.left_out.items()):
+        out.print(f"  {count:,} left out: {escape(why)}")
+    for kind, lines in (
+        ("trigger", decision.triggers),
+        ("obstacle", decision.obstacles),
+        ("passed over", decision.notes),
+    ):
+        for line in lines:
+            out.print(f"{kind}: {escape(line)}")
+    if not decision.triggers:
+        out.print("nothing asks for it")
+    out.print("decision: " + ("retrain" if decision.retrain else "leave the champion as it is"))
+
+
+def _settings(overrides: list[str] | None) -> RunSettings:
+    from tasador.config.compose import compose
+
+    return compose(overrides or [], project=Path.cwd())
 
 
 def history(

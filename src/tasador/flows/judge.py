@@ -16,13 +16,14 @@ from tasador.core.errors import TasadorError
 from tasador.core.fingerprints import to_plain
 from tasador.data.sources import read_stored
 from tasador.data.split import split_table
-from tasador.data.table import Splits, Table
+from tasador.data.table import Splits, Table, ValidatedTable
 from tasador.data.validate import validate_table
 from tasador.flows.lifecycle import Lifecycle
 from tasador.registry.bundle import ModelBundle, load_bundle
 from tasador.registry.versions import ModelVersion
 from tasador.retraining.gate import Cost, GateReport, GateSettings, SealedRows
 from tasador.retraining.gates import judge
+from tasador.retraining.new_rows import rows_in
 
 _CALLS = 200
 
@@ -117,11 +118,30 @@ def sealed_rows(
         except (TasadorError, KeyError, TypeError) as error:
             return f"which rows the champion was trained on cannot be told: {error}"
         known = np.isin(part.row_hash, other.train.row_hash)
+        if champion.contract.features == challenger.contract.features:
+            known |= rows_in(part.X, other.train.X)  # sold again: the champion knows the house
         said += f"; {int(known.sum())} of them among the champion's training rows"
         said += ", left out" if known.any() else ": verified by content"
         seen |= known
     part = replace(part, X=part.X[~seen], y=part.y[~seen], row_hash=part.row_hash[~seen])
     return SealedRows(part.X, part.y, said)
+
+
+def reference_table(bundle: ModelBundle, tables: Path) -> ValidatedTable:
+    """Return the validated table of the run that trained `bundle`.
+
+    Raises:
+        KeyError: The bundle's lineage does not say which one.
+        StorageError: The table is gone or damaged.
+        ValidationError: It does not meet the bundle's contract.
+    """
+    lineage = bundle.manifest.lineage
+    settings, content_hash = lineage["config"]["segregate"], lineage["data_hash"]
+    table = Table(read_stored(tables, content_hash), content_hash, bundle.manifest.origin, "")
+    return validate_table(
+        table, bundle.contract, max_refused_share=settings["max_refused_share"],
+        min_rows=settings["min_rows"],
+    )  # fmt: skip
 
 
 def split_again(bundle: ModelBundle, tables: Path) -> Splits:
@@ -132,15 +152,11 @@ def split_again(bundle: ModelBundle, tables: Path) -> Splits:
         StorageError: The table is gone or damaged.
         ValidationError: It does not meet the bundle's contract.
     """
-    lineage = bundle.manifest.lineage
-    settings, content_hash = lineage["config"]["segregate"], lineage["data_hash"]
-    table = Table(read_stored(tables, content_hash), content_hash, bundle.manifest.origin, "")
-    validated = validate_table(
-        table, bundle.contract, max_refused_share=settings["max_refused_share"],
-        min_rows=settings["min_rows"],
-    )  # fmt: skip
+    validated = reference_table(bundle, tables)
+    settings = bundle.manifest.lineage["config"]["segregate"]
     return split_table(
-        validated, method=settings["method"], seed=settings["seed"],
+        validated,
+ method=settings["method"], seed=settings["seed"],
         test_share=settings["test_share"],
     )  # fmt: skip
 

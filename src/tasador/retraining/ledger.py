@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tasador.core.errors import RegistryError
+from tasador.core.errors import RegistryError, StorageError
 from tasador.records.database import Database
 from tasador.records.ids import new_id
 from tasador.records.journal import AuditEntry, AuditTrail
@@ -138,8 +139,7 @@ class Ledger:
         Raises:
             RegistryError: Somebody else is at it; says who.
         """
-        holder = f"{actor} (process {os.getpid()} on {socket.gethostname()})"
-        lease = self._leases.acquire(self._key, holder, LEASE_S)
+        lease = self._leases.acquire(self._key, _holder(actor), LEASE_S)
         if lease is None:
             other = self._leases.holder(self._key) or "somebody"
             raise RegistryError(
@@ -150,6 +150,35 @@ class Ledger:
             yield lease
         finally:
             self._leases.release(lease)
+
+    @contextmanager
+    def busy(self, work: str, actor: str) -> Iterator[None]:
+        """Be the only one at some long work on this model; the lease is renewed by a thread.
+
+        Raises:
+            RegistryError: Somebody else is at it; says who.
+        """
+        name = f"{work}/{self.model}"
+        lease = self._leases.acquire(name, _holder(actor), LEASE_S)
+        if lease is None:
+            other = self._leases.holder(name) or "somebody"
+            raise RegistryError(f"{work} of {self.model} is under way: {other}")
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(LEASE_S / 3):
+                with suppress(StorageError):  # an outage may pass before the lease ends
+                    self._leases.renew(lease, LEASE_S)
+
+        thread = threading.Thread(target=keep, name=f"lease of {work}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with suppress(StorageError):
+                self._leases.release(lease)
 
     def renew(self, lease: Lease) -> None:
         """Hold the lease for another while; what is done meanwhile must be shorter than that.
@@ -216,6 +245,10 @@ class Ledger:
             f"somebody else took over {self.model} meanwhile, since this took too long",
             remedy="see tasador history, then try again",
         )
+
+
+def _holder(actor: str) -> str:
+    return f"{actor} (process {os.getpid()} on {socket.gethostname()})"
 
 
 def new_operation_id() -> str:

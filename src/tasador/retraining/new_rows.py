@@ -124,7 +124,7 @@ def usable_rows(
         bundle: The champion, whose errors tell what new rows have in common.
         settings: The limits.
     """
-    rows = rows.keep(~_isin(np.column_stack([rows.X, rows.y]), known), "known already")
+    rows = rows.keep(~rows_in(np.column_stack([rows.X, rows.y]), known), "known already")
     rows = _without_repeats(rows)
     rows = _without_outliers(rows, bundle, settings)
     return _within_shares(rows, len(known), settings)
@@ -143,7 +143,8 @@ def _plausible(y: Floats, bundle: ModelBundle) -> Flags:
     return good
 
 
-def _isin(rows: Floats, known: Floats) -> Flags:
+def rows_in(rows: Floats, known: Floats) -> Flags:
+    """Tell which of `rows` (n, p) are among `known` (m, p), bit by bit; missing equals missing."""
     seen = set(_keys(known))
     return np.array([key in seen for key in _keys(rows)], dtype=np.bool_)
 

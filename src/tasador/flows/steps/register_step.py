@@ -193,9 +193,9 @@ def write_bundle_of(
             "segregate": to_plain(settings.segregate),
             "impute": {**to_plain(settings.impute), "chosen": dict(state.imputation)},
             "selection": to_plain(settings.selection),
-            "sweep": to_plain(settings.sweep),
-            # where the version is registered does not change it
-            "register": {k: v for k, v in to_plain(settings.register).items() if k != "alias"},
+            # where trials and versions are kept changes no model, and may hold a password
+            "sweep": _without(settings.sweep, "storage", "study"),
+            "register": _without(settings.register, "alias"),
         },
         "seed": settings.seed,
         "libraries": library_versions(),
@@ -225,6 +225,10 @@ def write_bundle_of(
         **watched_parts(state, choice.random_cv, interval),
     )
     return write_bundle(folder, parts)
+
+
+def _without(settings: Any, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in to_plain(settings).items() if key not in names}
 
 
 def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:

@@ -1,0 +1,221 @@
+"""Train the champion's successor on reference rows and recorded outcomes, if there is reason to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tasador.config.settings import TrackingSettings
+from tasador.core import clock
+from tasador.core.errors import ConfigError, TasadorError
+from tasador.core.fingerprints import to_plain
+from tasador.data.sources import read_stored, store_frame
+from tasador.flows.judge import Judged, fetched, reference_table
+from tasador.flows.lifecycle import Lifecycle
+from tasador.flows.promotion import Wish, promote
+from tasador.flows.rebuild import in_workspace, settings_of
+from tasador.flows.state import StoredTable
+from tasador.flows.train import OnStep, train
+from tasador.records.journal import Verdicts
+from tasador.records.sql_store import SqlRecordStore
+from tasador.registry.bundle import ModelBundle
+from tasador.registry.versions import ModelVersion
+from tasador.retraining.gate import GateSettings
+from tasador.retraining.importance import important_columns
+from tasador.retraining.ledger import Operation, new_operation_id
+from tasador.retraining.new_rows import NewRows, read_rows, usable_rows
+from tasador.retraining.new_table import extended_table
+from tasador.retraining.policy import RetrainDecision, RetrainSettings, Situation, decide
+from tasador.retraining.switch import CHALLENGER
+
+_MOST_CONFLICTS = 100_000
+
+
+@dataclass(frozen=True)
+class Order:
+    """What somebody, or the watch, wants.
+
+    Attributes:
+        manual: Why it is asked for by hand; None leaves it to the triggers.
+        dry_run: Decide and count, train nothing.
+        alias: The place that a model which passes all gates gets.
+        settings: The policy.
+        gates: How strict the gates are.
+    """
+
+    manual: str | None = None
+    dry_run: bool = False
+    alias: str = CHALLENGER
+    settings: RetrainSettings = field(default_factory=RetrainSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What is told on the way: the decision, each step of the run, the gates."""
+
+    decided: Callable[[RetrainDecision, NewRows], None] = lambda *_: None
+    step: OnStep | None = None
+    judged: Callable[[Judged], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came of it.
+
+    Attributes:
+        decision: Whether and why.
+        usable: New rows that may be trained on.
+        left_out: New rows left out, by reason.
+        table: Content hash of the new training table; None when nothing was trained.
+        version: The new version's number; None when nothing was trained.
+    """
+
+    decision: RetrainDecision
+    usable: int
+    left_out: Mapping[str, int]
+    table: str | None = None
+    version: str | None = None
+
+
+def retrain(
+    lifecycle: Lifecycle, order: Order | None = None, listeners: Listeners | None = None
+) -> Retrained:
+    """Decide, and if so train, register, judge and give the new version its place.
+
+    The champion is untouched whatever happens, unless `order` asks for its place and all gates
+    pass. Every attempt and its end are in the history.
+
+    Raises:
+        GateError: The new model does not pass the gates; it stays registered, without a place.
+        TasadorError: Training or registering failed.
+        ConfigError: There is no champion.
+        RegistryError: Somebody else is retraining this model.
+    """
+    order, listeners = order or Order(), listeners or Listeners()
+    champion = lifecycle.champion()
+    if champion is None:
+        raise ConfigError(
+            f"{lifecycle.versions.name} has no champion to retrain",
+            remedy="tasador promote VERSION",
+        )
+    who = lifecycle.place.who
+    with lifecycle.ledger.busy("retrain", who), fetched(lifecycle, champion) as bundle:
+        rows, reference = _rows(lifecycle, bundle, order.settings)
+        important = important_columns(bundle, reference, order.settings.importance)
+        decision = decide(
+            order.settings, _situation(lifecycle, champion, bundle, order, len(rows), important)
+        )
+        listeners.decided(decision, rows)
+        if order.dry_run or not decision.retrain:
+            return Retrained(decision, len(rows), rows.left_out)
+        with _noted(lifecycle, champion, decision, rows) as details:
+            table = _new_table(lifecycle, bundle, rows)
+            details |= {"table": table.content_hash}
+            number = _train(lifecycle, bundle, table, listeners)
+            details |= {"new_version": number}
+            reason = "; ".join(decision.triggers)
+            wish = Wish(number, order.alias, f"retrained: {reason}", all_gates=True)
+            promote(lifecycle, wish, settings=order.gates, tell=listeners.judged)
+    return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
+
+
+def _rows(
+    lifecycle: Lifecycle, bundle: ModelBundle, settings: RetrainSettings
+) -> tuple[NewRows, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Return the usable new rows, and the reference's encoded rows."""
+    store = SqlRecordStore(lifecycle.ledger.database)
+    now = clock.seconds()
+    conflicts = store.conflicts(0.0, now + 1.0, _MOST_CONFLICTS)
+    found = read_rows(
+        store.read(0.0, now + 1.0, with_outcome=True),
+        frozenset(one.prediction_id for one in conflicts),
+        bundle,
+    )
+    try:
+        reference = reference_table(bundle, lifecycle.place.workspace / "data")
+    except KeyError as error:
+        raise ConfigError(
+            f"the lineage of {bundle.version} does not name its table: {error}",
+            remedy="train and promote a version with this tasador first",
+        ) from None
+    known = np.column_stack([reference.X, reference.y])
+    return usable_rows(found, known, bundle, settings), reference.X
+
+
+def _situation(
+    lifecycle: Lifecycle,
+    champion: ModelVersion,
+    bundle: ModelBundle,
+    order: Order,
+    usable: int,
+    important: frozenset[str],
+) -> Situation:
+    ledger = lifecycle.ledger
+    entries = ledger.audit.read(subject=ledger.model)
+    since = next(
+        (e.time for e in entries if e.to_value == champion.number and e.from_value != e.to_value
+         and e.details.get("phase") in ("done", "repaired", "seen")),
+        None,
+    )  # fmt: skip
+    own = (ledger.model, bundle.version)
+    verdicts = [
+        one.body for one in Verdicts(ledger.database).read(since=since or 0.0) if one.model in own
+    ]
+    attempts = [
+        e.time for e in entries if e.action == "retrain" and e.details.get("phase") == "intent"
+    ]
+    return Situation(clock.seconds(), verdicts, important, usable, since, attempts, order.manual)
+
+
+def _new_table(lifecycle: Lifecycle, bundle: ModelBundle, rows: NewRows) -> StoredTable:
+    folder, old = lifecycle.place.workspace / "data", bundle.manifest.lineage["data_hash"]
+    content_hash = store_frame(extended_table(read_stored(folder, old), rows, bundle), folder)
+    source = f"table {old[:12]} and {len(rows)} recorded outcomes"
+    return StoredTable(content_hash, bundle.manifest.origin, source)
+
+
+def _train(
+    lifecycle: Lifecycle, bundle: ModelBundle, table: StoredTable, listeners: Listeners
+) -> str:
+    """Run the champion's own pipeline on the new table and return the new version's number."""
+    settings, _ = settings_of(bundle)
+    tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
+    settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
+    outcome = train(settings, listeners.step, table)
+    return str(outcome.registered).rpartition("/")[2]
+
+
+@contextmanager
+def _noted(
+    lifecycle: Lifecycle, champion: ModelVersion, decision: RetrainDecision, rows: NewRows
+) -> Iterator[dict[str, Any]]:
+    """Note the attempt before it begins, and how it ended."""
+    details: dict[str, Any] = {
+        "decision": to_plain(decision),
+        "new_rows": len(rows),
+        "left_out": dict(rows.left_out),
+    }
+
+    def note(phase: str, text: str = "") -> None:
+        operation = Operation(
+            identity, "retrain", str(details.get("new_version", champion.number)),
+            champion.number, champion.number, (), lifecycle.place.who,
+            "; ".join(decision.triggers), details,
+        )  # fmt: skip
+        lifecycle.ledger.note(operation, phase, text)
+
+    identity = new_operation_id()
+    note("intent")
+    try:
+        yield details
+    except BaseException as error:
+        ours = isinstance(error, TasadorError)
+        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        note("failed" if isinstance(error, Exception) else "interrupted", text[:2000])
+        raise
+    note("done")

@@ -1,0 +1,231 @@
+"""Retrain and reproduce with the real pipeline, a real registry and a real database."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import orjson
+import polars as pl
+import pytest
+
+from fixtures.houses import houses
+from tasador.cli.app import app
+from tasador.config.settings import (
+    RegisterSettings,
+    RunSettings,
+    SegregateSettings,
+    StorageSettings,
+)
+from tasador.core.errors import ConfigError, GateError, TrainingError
+from tasador.data.sources import store_frame
+from tasador.features.plan import FeatureSettings
+from tasador.flows import retrain as module
+from tasador.flows.lifecycle import Place, opened
+from tasador.flows.promotion import Wish, promote
+from tasador.flows.reproduce import reproduce
+from tasador.flows.retrain import Order, retrain
+from tasador.flows.state import StoredTable
+from tasador.flows.train import train
+from tasador.records.record import Outcome, Record
+from tasador.records.sql_store import SqlRecordStore
+from tasador.retraining.gate import GateSettings
+from tasador.retraining.policy import RetrainSettings
+from tasador.selection.imputation import ImputationSettings
+from tasador.selection.search import SelectionSettings
+from tasador.selection.sweep import SweepSettings
+
+N = 1500
+RELAXED = GateSettings(
+    error_margin=0.3, within_margin=15.0, segment_limit=0.5, min_rows=50, coverage_slack=0.1,
+    prb_slack=0.2, prd_slack=0.2, latency_ms=1000.0, latency_factor=1000.0,
+)  # fmt: skip
+
+
+def settings(contract, workspace: Path) -> RunSettings:
+    return RunSettings(
+        contract=contract,
+        segregate=SegregateSettings(min_rows=50),
+        impute=ImputationSettings(strategy="median"),
+        features=FeatureSettings(clusters=0, cross_fit_folds=3),
+        selection=SelectionSettings(
+            families={"lightgbm": {"n_estimators": [60], "num_leaves": [15]}}, folds=3
+        ),
+        sweep=SweepSettings(trials=0, folds=2, slowdown=1.0),
+        register=RegisterSettings(spatial_folds=2, parity_rows=500, bootstrap_draws=20),
+        storage=StorageSettings(str(workspace)),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(house_contract, tmp_path_factory) -> Path:
+    """A workspace with one version, trained by the pipeline and promoted."""
+    workspace = tmp_path_factory.mktemp("retrain") / "workspace"
+    content_hash = store_frame(houses(N), workspace / "data")
+    train(settings(house_contract, workspace), None, StoredTable(content_hash, "real", "houses"))
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        promote(lifecycle, Wish("1"), settings=RELAXED)
+    return workspace
+
+
+@pytest.fixture
+def workspace(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it; artifacts stay where they are."""
+    for name in ("mlflow.db", "tasador.db"):
+        shutil.copy(trained / name, tmp_path / name)
+    for name in ("data", "cache", "bundles"):
+        shutil.copytree(trained / name, tmp_path / name)
+    return tmp_path
+
+
+def record(lifecycle, frame: pl.DataFrame, clients: int = 4) -> None:
+    """Record estimates of half a day ago and what became of them."""
+    store = SqlRecordStore(lifecycle.ledger.database)
+    rows = frame.to_dicts()
+    ids = [f"p{i:06d}" for i in range(len(rows))]
+    store.append(
+        [
+            Record(
+                ids[i], 1e9 + i, "v", "champion", "local",
+                orjson.dumps({k: v for k, v in row.items() if k != "price"}),
+                1.0, 0.5, 2.0, 0.9, 1.0, f"client {i % clients}",
+            )
+            for i, row in enumerate(rows)
+        ]
+    )  # fmt: skip
+    store.add_outcomes([Outcome(ids[i], row["price"], 1e9 + i) for i, row in enumerate(rows)])
+
+
+def phases(lifecycle):
+    return [e.details["phase"] for e in reversed(lifecycle.history(100)) if e.action == "retrain"]
+
+
+def order(**changes) -> Order:
+    plain = Order(
+        manual="prices rose", alias="champion", gates=RELAXED,
+        settings=RetrainSettings(max_new_share=0.8),
+    )  # fmt: skip
+    return dataclasses.replace(plain, **changes)
+
+
+def test_a_model_is_retrained_on_outcomes_and_is_better_on_the_new_market(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(3000, seed=20, inflation=1.4))
+        before = lifecycle.champion()
+        decided = retrain(lifecycle, order(dry_run=True))
+        assert decided.decision.retrain
+        assert decided.version is None
+        assert lifecycle.champion() == before
+        assert phases(lifecycle) == []
+        done = retrain(lifecycle, order())
+        assert done.usable > 2900
+        after = lifecycle.champion()
+        assert after is not None
+        assert after.number == done.version == "2"
+        assert after.tags["data_hash"] == done.table
+        assert phases(lifecycle) == ["intent", "done"]
+        market = houses(300, seed=21, inflation=1.4)
+        errors = []
+        for version in ("1", "2"):
+            lifecycle.versions.fetch(version, workspace / f"fetched{version}")
+            from tasador.registry.bundle import load_bundle
+
+            bundle = load_bundle(workspace / f"fetched{version}")
+            columns = {n: market[n].to_list() for n in bundle.contract.feature_names}
+            actual = market["price"].to_numpy()
+            errors.append(float(np.mean(np.abs(bundle.predict_columns(columns) / actual - 1))))
+        assert errors[1] < 0.6 * errors[0]
+        again = reproduce(lifecycle, "2")
+        assert again.identical
+        assert again.rebuilt == again.version == after.bundle
+        assert again.missing == ()
+
+
+def test_without_a_reason_nothing_is_trained_and_nothing_is_written(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(300, seed=20))
+        done = retrain(lifecycle, order(manual=None))
+        assert not done.decision.retrain
+        assert phases(lifecycle) == []
+
+
+def test_a_retrain_that_fails_leaves_the_champion_and_says_why(workspace, monkeypatch):
+    def broken(*_):
+        raise TrainingError("nothing could be fitted")
+
+    monkeypatch.setattr(module, "train", broken)
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(300, seed=20))
+        with pytest.raises(TrainingError, match="nothing could be fitted"):
+            retrain(lifecycle, order())
+        champion = lifecycle.champion()
+        assert champion is not None
+        assert champion.number == "1"
+        newest = lifecycle.history(1)[0]
+        assert (newest.action, newest.details["phase"]) == ("retrain", "failed")
+        assert newest.details["note"] == "nothing could be fitted"
+        held = retrain(lifecycle, order(manual=None, settings=RetrainSettings(new_outcomes=100)))
+        assert not held.decision.retrain
+        assert "cool-down" in held.decision.obstacles[0]
+
+
+def test_a_retrained_model_that_does_not_pass_the_gates_gets_no_place(workspace):
+    strict = dataclasses.replace(RELAXED, error_margin=-0.9)
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(300, seed=20))
+        with pytest.raises(GateError, match="version 2 is not promoted to challenger"):
+            retrain(lifecycle, order(alias="challenger", gates=strict))
+        assert lifecycle.versions.aliases() == {"champion": "1", "staging": "2"}
+        assert phases(lifecycle) == ["intent", "failed"]
+
+
+def test_of_two_retrainings_at_once_one_is_told(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        from tasador.core.errors import RegistryError
+
+        with (
+            lifecycle.ledger.busy("retrain", "eva"),
+            pytest.raises(RegistryError, match=r"retrain of houses_model is under way: eva"),
+        ):
+            retrain(lifecycle, order())
+
+
+def test_the_commands_say_what_they_would_do(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: str) -> str:
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(workspace)
+            app([*words, "--workspace", str(workspace)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    said = call("retrain", "--dry-run")
+    assert "0 usable new rows" in said
+    assert "decision: leave the champion as it is" in said
+    said = call("retrain", "--dry-run", "--now", "--reason", "x", "--set",
+                "retraining.min_new_rows=1")  # fmt: skip
+    assert "obstacle: 0 usable new rows, at least 1 are needed" in said
+    assert "identical on" in call("reproduce", "champion")
+    assert json.loads(call("history", "--json"))[0]["action"] == "promote"
+
+
+def test_a_version_whose_table_is_gone_cannot_be_reproduced_and_names_it(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        for table in (workspace / "data").glob("*.parquet"):
+            table.unlink()
+        found = reproduce(lifecycle, "1")
+        assert not found.identical
+        assert found.rebuilt is None
+        assert "the table" in found.missing[0]
+        assert "was not found" in found.missing[0]
+
+
+def test_without_a_champion_there_is_nothing_to_retrain(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        lifecycle.versions.drop("champion")
+        with pytest.raises(ConfigError, match="has no champion to retrain"):
+            retrain(lifecycle)
