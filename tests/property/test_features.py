@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasador.core.native import Native, native
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
+from tasador.features import compact_plain, comparables
+from tasador.features.categories import TargetMeans
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex
 from tasador.features.derive import date_parts, ratios
@@ -92,6 +96,60 @@ def test_n_rows_at_once_equal_n_times_one_row_bit_for_bit(
     assert together.shape == (len(X), len(features.names))
     alone = np.concatenate([features.transform(X[i : i + 1]) for i in range(len(X))])
     assert np.array_equal(together, alone)
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
+@pytest.mark.parametrize("coordinates", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(drawn=st.lists(ROW, min_size=1, max_size=9))
+def test_the_compiled_pass_gives_the_bits_of_numpy(
+    coordinates: bool, drawn: list[tuple[float, ...]]
+) -> None:
+    features, _, _ = fitted(coordinates)
+    X = np.array(drawn)[:, : len(features.contract.features)]
+    assert features._compact is not None
+    want = features._transform(X, features.imputer.fill(X))
+    assert features.transform(np.asfortranarray(X)).tobytes() == want.tobytes()
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
+@pytest.mark.parametrize("change", ["last bit", "target means", "centroids"])
+def test_a_pass_that_would_answer_differently_is_not_used(
+    change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = dataclasses.replace(fitted(True)[0])
+    if change == "last bit":
+        plain = compact_plain.CompactPlain.transform
+        monkeypatch.setattr(
+            compact_plain.CompactPlain,
+            "transform",
+            lambda self, X, filled: np.nextafter(plain(self, X, filled), np.inf),
+        )
+    elif change == "target means":
+        monkeypatch.setitem(features.target_means, "kind", TargetMeans(np.zeros(9)))
+    else:
+        features = dataclasses.replace(features, clusters=Clusters(np.zeros((3, 5))))
+    caplog.set_level("WARNING", logger="tasador")
+    assert compact_plain.proven(features) is None
+    assert "features are made by numpy" in caplog.text
+
+
+def test_without_the_kernels_the_features_have_the_same_bits(
+    features: FittedFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = rows(60, features.contract.coordinates is not None, seed=9)
+    want = features.transform(X)
+    for module in (compact_plain, comparables):
+        monkeypatch.setattr(module, "native", lambda: Native(None, "not compiled"))
+    plain = FittedFeatures.from_state(features.contract, *features.state())
+    assert plain._compact is None
+    assert plain.transform(X).tobytes() == want.tobytes()
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
+def test_rows_of_another_width_never_reach_the_kernel(features: FittedFeatures) -> None:
+    with pytest.raises(ValueError, match="columns, got shape"):
+        features.transform(np.zeros((2, 3)))
 
 
 def test_the_state_survives_json_and_npz_bit_for_bit(features: FittedFeatures) -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `native.c`.
-ABI = 2
+ABI = 3
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
 PATH = Path(__file__).with_name("_native.so")
@@ -28,12 +28,14 @@ class Library:
 
     Attributes:
         trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
+        plain: ``(plain, X, filled, n, out, stride, points, similar)``, see `features/plain.c`.
         nearest: ``(index, points, similar, n, nearest, distances, gaps, exponents)``, see
             `features/comparables.c`.
         comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
     """
 
     trees_predict: Kernel
+    plain: Kernel
     nearest: Kernel
     comparables: Kernel
 
@@ -48,6 +50,7 @@ class Library:
         address, size = ctypes.c_void_p, ctypes.c_size_t
         signatures = {
             "trees_predict": (address, address, size, address),
+            "plain": (address, address, address, size, address, size, address, address),
             "nearest": (address, address, address, size, address, address, address, address),
             "comparables": (address, address, address, address, address, size, address, size),
         }

@@ -11,7 +11,7 @@ from tasador.data.contract import TableContract
 
 Floats = NDArray[np.float64]
 
-_FARTHEST = 1e100
+FARTHEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ComparablesPlan:
         """Return the rows' places (n, d) in the scaled space."""
         places = frame.values[:, frame.positions(self.near)]
         # Beyond this the squares of a distance overflow and a tree finds no neighbours at all.
-        np.minimum(np.maximum(places, -_FARTHEST, out=places), _FARTHEST, out=places)
+        np.minimum(np.maximum(places, -FARTHEST, out=places), FARTHEST, out=places)
         places *= self.scale
         return np.ascontiguousarray(places)
 

@@ -125,7 +125,7 @@ def test_a_library_of_other_sources_is_refused(tmp_path):
         (f"int tasador_abi(void) {{ return {ABI + 1}; }}", "undefined symbol"),
         (
             f"int tasador_abi(void) {{ return {ABI + 1}; }} int tasador_trees_predict,"
-            " tasador_nearest, tasador_comparables;",
+            " tasador_plain, tasador_nearest, tasador_comparables;",
             f"interface {ABI + 1}, not {ABI}",
         ),
     ):
@@ -190,7 +190,10 @@ sys.path.insert(0, sys.argv[2])
 from fixtures.random_trees import grown
 from tasador.core.native import Library
 from tasador.features.comparables import _KERNEL_FACTORS, ComparablesIndex
+from tasador.data.contract import Column, Ratio, TableContract, Target
 from tasador.features.compact_index import CompactIndex
+from tasador.features.compact_plain import CompactPlain
+from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
 library = Library.open(Path(sys.argv[1]))
@@ -210,6 +213,20 @@ for seed in range(0, 40, 3):
     compact = CompactIndex(index, index._tree, _KERNEL_FACTORS[:, 0], library)
     similar = rng.normal(size=300) if seed % 2 else None
     compact.features(rng.normal(size=(300, d)), similar)
+columns = (
+    Column("lon", "number", role="longitude"), Column("lat", "number", role="latitude"),
+    Column("rooms", "integer", nullable=True), Column("sold", "datetime"),
+    Column("kind", "category", role="segment", categories=("flat", "house", "villa")),
+)
+contract = TableContract("houses", "Houses", "houses", columns, Target("price"),
+                         ratios=(Ratio("r", "lat", "rooms"),))
+X = np.round(np.random.default_rng(0).normal(size=(200, 5)), 1)
+X[:, 4] = np.abs(X[:, 4] * 2 // 1)
+X[X[:, 2] > 1, 2] = np.nan
+features = FeaturePipeline(contract, FeatureSettings(clusters=3)).fit(X, X[:, 0])
+plain = CompactPlain(features, library)
+filled = features.imputer.fill(X)
+assert (plain.transform(X, filled) == features._transform(X, filled)).all()
 print("clean")
 """
 

@@ -1,0 +1,292 @@
+"""`FittedFeatures`: from the encoded matrix to what models see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.data.contract import TableContract
+from tasador.features.categories import TargetMeans, levels_of, one_hot_table
+from tasador.features.clusters import Clusters
+from tasador.features.compact_plain import CompactPlain, proven
+from tasador.features.comparables import ComparablesIndex
+from tasador.features.derive import DATE_PARTS, date_parts, ratios
+from tasador.features.impute import Imputer
+from tasador.features.plan import ComparablesPlan, NumericFrame
+
+Floats = NDArray[np.float64]
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NearRow:
+    """A training row near another: its distance, its transformed target, what is kept of it."""
+
+    distance: float
+    target: float
+    attributes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FittedFeatures:
+    """Everything fitted on the training rows; turns encoded rows into model features.
+
+    Attributes:
+        contract: The table's contract.
+        imputer: Fills for missing numbers.
+        ratio_fill: Shape (r,): fills for ratios whose denominator is zero.
+        one_hot_columns: Names of the categories with 0/1 columns.
+        target_means: Target means by category name.
+        clusters: Fitted geography, or None.
+        plan: How comparables are searched, or None.
+        index: All training rows as comparables, or None.
+    """
+
+    contract: TableContract
+    imputer: Imputer
+    ratio_fill: Floats
+    one_hot_columns: tuple[str, ...]
+    target_means: Mapping[str, TargetMeans]
+    clusters: Clusters | None
+    plan: ComparablesPlan | None
+    index: ComparablesIndex | None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features, in the order of `transform`'s columns."""
+        names = list(self._numeric_names)
+        names += [f"{self.contract.features[i].name}_missing" for i in self.imputer.indicated]
+        for name in self._date_columns:
+            names += [f"{name}_{part}" for part in DATE_PARTS]
+        for name in self.one_hot_columns:
+            names += [f"{name}={level}" for level in self.contract.column(name).categories]
+        names += [f"{name}_target_mean" for name in self.target_means]
+        if self.clusters is not None:
+            k = len(self.clusters.centroids)
+            names += ["cluster", *(f"cluster_distance_{i}" for i in range(k))]
+        if self.index is not None and self.plan is not None:
+            names += self.index.names(self.plan.context)
+        return tuple(names)
+
+    @cached_property
+    def _numeric_positions(self) -> NDArray[np.intp]:
+        kinds = [column.kind for column in self.contract.features]
+        return np.array([i for i, k in enumerate(kinds) if k in ("number", "integer")], np.intp)
+
+    @cached_property
+    def _numeric_names(self) -> tuple[str, ...]:
+        columns = self.contract.feature_names
+        ratios = tuple(r.name for r in self.contract.ratios)
+        return tuple(columns[i] for i in self._numeric_positions) + ratios
+
+    @cached_property
+    def _date_columns(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.contract.features if c.kind == "datetime")
+
+    @cached_property
+    def _ratio_positions(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        position, found = self.contract.position, self.contract.ratios
+        return (
+            np.array([position(ratio.numerator) for ratio in found], np.intp),
+            np.array([position(ratio.denominator) for ratio in found], np.intp),
+        )
+
+    @cached_property
+    def _date_positions(self) -> list[int]:
+        return [self.contract.position(name) for name in self._date_columns]
+
+    @cached_property
+    def _category_sizes(self) -> list[tuple[int, int]]:
+        """Position and number of levels of each category that becomes a feature."""
+        names = dict.fromkeys((*self.one_hot_columns, *self.target_means))
+        return [(self.contract.position(n), len(self.contract.column(n).categories)) for n in names]
+
+    @cached_property
+    def _one_hot_tables(self) -> list[tuple[int, Floats]]:
+        """Position and 0/1 rows by level of each category with 0/1 columns."""
+        return [
+            (self.contract.position(name), one_hot_table(len(levels)))
+            for name in self.one_hot_columns
+            for levels in [self.contract.column(name).categories]
+        ]
+
+    @cached_property
+    def _means(self) -> list[tuple[int, TargetMeans]]:
+        return [(self.contract.position(name), m) for name, m in self.target_means.items()]
+
+    @cached_property
+    def _compact(self) -> CompactPlain | None:
+        """The compiled pass over the columns, once it gave the bits of `_transform`."""
+        return proven(self)
+
+    def transform(self, X: Floats) -> Floats:
+        """Return the features (n, q) of encoded rows `X` (n, p).
+
+        NaN only where the imputer leaves a gap to the model.
+        n may be 1; the answer for a row does not depend on the rows beside it.
+        """
+        filled = self.imputer.fill(X)
+        compact = self._compact
+        return self._transform(X, filled) if compact is None else compact.transform(X, filled)
+
+    def _transform(self, X: Floats, filled: Floats) -> Floats:
+        """Return the features without the kernel."""
+        frame = self._numbers(filled)
+        points = None if self.plan is None else self.plan.points(frame)
+        levels = self._levels(X)
+        blocks = self._plain_blocks(X, filled, frame, levels)
+        blocks += [means.of(levels[i])[:, None] for i, means in self._means]
+        blocks += self._cluster_blocks(points)
+        if self.index is not None and self.plan is not None and points is not None:
+            blocks.append(self.index.features(points, self.plan.similar(frame)))
+        return np.concatenate(blocks, axis=1)
+
+    def frame(self, X: Floats) -> NumericFrame:
+        """Return the imputed numbers and ratios of encoded rows `X` (n, p)."""
+        return self._numbers(self.imputer.fill(X))
+
+    def points(self, X: Floats) -> Floats | None:
+        """Return where encoded rows `X` lie among the comparables (n, d), or None."""
+        return None if self.plan is None else self.plan.points(self.frame(X))
+
+    def nearest(self, X: Floats, k: int) -> list[NearRow]:
+        """Return the `k` nearest training rows of one encoded row `X` (1, p), nearest first."""
+        points = self.points(X)
+        if self.index is None or self.plan is None or points is None:
+            return []
+        plan, index = self.plan, self.index
+        found = index.neighbours(points, min(k, index.size))
+        rows = []
+        for i, distance in zip(found.index[0].tolist(), found.distance[0].tolist(), strict=True):
+            values = dict(zip(plan.near, index.points[i] / plan.scale, strict=True))
+            if plan.similar_by is not None and len(index.similar):
+                values[plan.similar_by] = np.exp(index.similar[i])
+            values |= zip(plan.context, index.context[i], strict=True)
+            # scaling and its inverse leave noise in the last digits
+            plain = {name: float(f"{value:.10g}") for name, value in values.items()}
+            rows.append(NearRow(distance, float(index.target[i]), plain))
+        return rows
+
+    def _numbers(self, filled: Floats) -> NumericFrame:
+        values = filled.take(self._numeric_positions, axis=1)
+        if len(self.ratio_fill):
+            top, bottom = self._ratio_positions
+            quotients = ratios(filled.take(top, axis=1), filled.take(bottom, axis=1))
+            quotients = np.where(np.isnan(quotients), self.ratio_fill, quotients)
+            values = np.concatenate((values, quotients), axis=1)
+        return NumericFrame(self._numeric_names, values)
+
+    def _levels(self, X: Floats) -> dict[int, NDArray[np.intp]]:
+        """Return each category's level indices (n,) by its position."""
+        return {i: levels_of(X[:, i], n) for i, n in self._category_sizes}
+
+    def _plain_blocks(
+        self,
+        X: Floats,
+        filled: Floats,
+        frame: NumericFrame,
+        levels: Mapping[int, NDArray[np.intp]],
+    ) -> list[Floats]:
+        blocks = [self._with_gaps(X, frame.values)]
+        if self.imputer.indicated:
+            blocks.append(np.isnan(X.take(self.imputer.indicated, axis=1)).astype(np.float64))
+        blocks += [date_parts(filled[:, i]) for i in self._date_positions]
+        blocks += [table.take(levels[i], axis=0) for i, table in self._one_hot_tables]
+        return blocks
+
+    def _with_gaps(self, X: Floats, values: Floats) -> Floats:
+        """Return the numbers with NaN in those columns whose gaps the model takes."""
+        if not self.imputer.native:
+            return values
+        values = values.copy()
+        positions = self._numeric_positions.tolist()
+        for i in self.imputer.native:
+            if i in positions:
+                values[np.isnan(X[:, i]), positions.index(i)] = np.nan
+        return values
+
+    def _cluster_blocks(self, points: Floats | None) -> list[Floats]:
+        if self.clusters is None or points is None:
+            return []
+        return [self.clusters.features(points)]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Return the fitted state as JSON values and float64 arrays."""
+        imputer, arrays = self.imputer.state()
+        arrays = {f"imputer.{key}": value for key, value in arrays.items()}
+        arrays["ratio_fill"] = self.ratio_fill
+        for name, means in self.target_means.items():
+            arrays[f"target_means.{self.contract.position(name)}"] = means.means
+        spec: dict[str, Any] = {
+            "format": FORMAT,
+            "names": list(self.names),
+            "imputer": imputer,
+            "one_hot": list(self.one_hot_columns),
+            "target_means": list(self.target_means),
+            "clusters": None,
+            "comparables": None,
+        }
+        if self.clusters is not None:
+            spec["clusters"] = len(self.clusters.centroids)
+            arrays["clusters.centroids"] = self.clusters.centroids
+        if self.plan is not None and self.index is not None:
+            numbers, index_arrays = self.index.state()
+            spec["comparables"] = {
+                "near": list(self.plan.near),
+                "similar_by": self.plan.similar_by,
+                "similar_floor": self.plan.similar_floor,
+                "context": list(self.plan.context),
+                **numbers,
+            }
+            arrays["comparables.scale"] = self.plan.scale
+            arrays |= {f"comparables.{key}": value for key, value in index_arrays.items()}
+        return spec, arrays
+
+    @classmethod
+    def from_state(
+        cls, contract: TableContract, spec: Mapping[str, Any], arrays: Mapping[str, Floats]
+    ) -> FittedFeatures:
+        """Rebuild from `state`.
+
+        Raises:
+            KeyError, ValueError: The state is incomplete or of another format.
+        """
+        if spec["format"] != FORMAT:
+            raise ValueError(f"feature format {spec['format']}, this version reads {FORMAT}")
+
+        def section(prefix: str) -> dict[str, Floats]:
+            start = len(prefix) + 1
+            return {k[start:]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
+
+        means = section("target_means")
+        plan, index = None, None
+        if spec["comparables"] is not None:
+            found, parts = spec["comparables"], section("comparables")
+            plan = ComparablesPlan(
+                near=tuple(found["near"]),
+                scale=parts["scale"],
+                similar_by=found["similar_by"],
+                similar_floor=float(found["similar_floor"]),
+                context=tuple(found["context"]),
+            )
+            index = ComparablesIndex.from_state(found, parts)
+        fitted = cls(
+            contract=contract,
+            imputer=Imputer.from_state(spec["imputer"], section("imputer")),
+            ratio_fill=arrays["ratio_fill"],
+            one_hot_columns=tuple(spec["one_hot"]),
+            target_means={
+                name: TargetMeans(means[str(contract.position(name))])
+                for name in spec["target_means"]
+            },
+            clusters=(None if spec["clusters"] is None else Clusters(arrays["clusters.centroids"])),
+            plan=plan,
+            index=index,
+        )
+        _ = fitted._compact  # built on loading rather than inside the first valuation
+        return fitted
