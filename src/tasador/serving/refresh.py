@@ -13,6 +13,7 @@ from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
 from tasador.serving.cascade import Cascade, Hop
 from tasador.serving.holder import LoadedModel, ModelHolder
+from tasador.serving.memory import give_memory_back
 from tasador.serving.warm_up import warm_up, warm_up_explanations
 
 _log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ class Refresher:
                 self._look()
             except TasadorError as error:
                 self._fail(error)
+            if self._counts.swaps > before:
+                give_memory_back()
             self._counts.polls += 1
             self._counts.last_poll_at = wall.timestamp()
             self._ended = time.monotonic()

@@ -113,32 +113,3 @@ def test_a_version_whose_files_are_gone_or_spoilt_is_refused(
     assert not refresher.refresh(force=True)
     assert "holds no complete bundle" in refresher.report().last_error
     assert refresher.holder.current.version == version_of(real_bundle)
-
-
-@pytest.mark.slow
-def test_a_killed_registry_is_noticed_survived_and_followed_again(
-    registry_server, real_bundle, newer_bundle, tmp_path
-):
-    registry_server.register(real_bundle, "killed")
-    good = str(tmp_path / "good")
-    refresher = made(registry_server, "killed", last_good=good, breaker_reset_s=0.5)
-    assert refresher.refresh()
-    registry_server.kill()
-    try:
-        assert not refresher.refresh()
-        assert refresher.report().errors == 1
-        assert "cannot be reached" in refresher.report().last_error
-        restarted = made(registry_server, "killed", last_good=good, breaker_reset_s=0.5)
-        assert restarted.refresh()
-        assert restarted.holder.current.source == "last_good"
-        assert restarted.holder.current.version == version_of(real_bundle)
-    finally:
-        registry_server.start()
-    registry_server.register(newer_bundle, "killed")
-    restarted.start()
-    until = time.monotonic() + 120
-    while restarted.holder.current.version != version_of(newer_bundle):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert restarted.stop(30)
-    assert refresher.refresh()
