@@ -89,6 +89,15 @@ class Database:
         with self._lock, self._translated():
             self.dialect.insert(self._connected(), table, rows)
 
+    def maintain(self) -> None:
+        """Do what the database needs now and then, beside those who write.
+
+        Raises:
+            OutageError: It cannot be reached.
+        """
+        with self._lock, self._translated():
+            self.dialect.maintain(self._connected())
+
     @contextmanager
     def transaction(self) -> Iterator[Database]:
         """Make what the body runs one write transaction, undone when the body raises.

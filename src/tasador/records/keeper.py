@@ -1,9 +1,10 @@
-"""`Keeper`: brings in what dead processes left in their spools."""
+"""`Keeper`: what has to be done now and then, beside the writing of records."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tasador.records.insertion import insert_records
 from tasador.records.spool import adopt
 
 _log = logging.getLogger(__name__)
-_EVERY_S = 2.0
+_MAINTAIN_S = 0.5
+_LOOK_S = 2.0
 
 
 def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
@@ -41,7 +43,7 @@ def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None =
 
 
 class Keeper:
-    """A thread that looks for orphaned spool files now and then.
+    """A thread that maintains the database and looks for orphaned spool files.
 
     Args:
         folder: The spool folder.
@@ -75,18 +77,21 @@ class Keeper:
             self._thread.join(0.5)
 
     def _run(self) -> None:
+        looked = -1e9
         while not self._closing.is_set():
             if self._allowed():
-                self._look()
-            self._closing.wait(_EVERY_S)
+                try:
+                    self._database.maintain()
+                    if time.monotonic() - looked >= _LOOK_S:
+                        looked = time.monotonic()
+                        self._look()
+                except (StorageError, OSError) as error:
+                    self._counters.note(error)
+            self._closing.wait(_MAINTAIN_S)
         self._database.close()
 
     def _look(self) -> None:
-        try:
-            brought = bring_in(self._folder, self._database, self._closing.is_set)
-        except (StorageError, OSError) as error:
-            self._counters.note(error)
-            return
+        brought = bring_in(self._folder, self._database, self._closing.is_set)
         if brought:
             self._counters.count(replayed=brought)
             _log.warning("%d records of dead processes were brought in", brought)

@@ -78,6 +78,9 @@ class PostgresqlDialect:
             columns = [list(column) for column in zip(*rows, strict=True)]
             connection.execute(_insert_sql(table), columns, prepare=True)
 
+    def maintain(self, connection: Any) -> None:
+        """Nothing to do: the server looks after itself."""
+
     def begin(self, connection: Any) -> None:
         connection.execute("BEGIN")
 

@@ -19,6 +19,8 @@ from tasador.records.settings import Synchronous
 MOST_ROWS = 512
 _EXACT = 64
 _WAL_TRIES = 200
+_WAL_PAGES = 8000  # of 4 KiB each
+_WAL_BYTES = 2 << 20
 
 
 class SqliteDialect:
@@ -46,6 +48,19 @@ class SqliteDialect:
     def prepare(self, connection: sqlite3.Connection) -> None:
         self._use_wal(connection)
         connection.execute(f"PRAGMA synchronous={self.synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+
+    def maintain(self, connection: sqlite3.Connection) -> None:
+        """Bring the write-ahead log into the database without holding up who writes.
+
+        Otherwise a commit does it now and then, and takes ten milliseconds instead of a tenth of
+        one. What is written meanwhile stays in the log, so a commit still cleans up behind it,
+        eight times as rarely and with little left to do.
+        """
+        log = self.path.with_name(self.path.name + "-wal")
+        with suppress(FileNotFoundError):
+            if log.stat().st_size > _WAL_BYTES:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         """Switch to the write-ahead log; SQLite does not wait for locks while it does that."""

@@ -248,3 +248,23 @@ def test_a_forked_child_connects_by_itself(database) -> None:
         os._exit(0 if done is not None else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert State(database).get("child").value == 2
+
+
+def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make_records) -> None:
+    from tasador.records.sql_store import SqlRecordStore
+
+    file = tmp_path / "records.db"
+    with Database.open(f"sqlite:///{file}") as writing, Database.open(f"sqlite:///{file}") as other:
+        store = SqlRecordStore(writing)
+        for _ in range(20):
+            store.append(make_records(500))
+        before = file.stat().st_size
+        other.maintain()
+        assert file.stat().st_size > before + 1_000_000
+        assert store.count(0.0, 1e12) == 10_000
+
+
+def test_maintaining_what_needs_nothing_changes_nothing(database) -> None:
+    State(database).put("k", 1, seen=0)
+    database.maintain()
+    assert State(database).get("k").value == 1
