@@ -156,6 +156,7 @@ def _forest(name: str, title: str, library: str, space: Any) -> Family:
         space=space,
         check=partial(_check, library),
         prefix="n_estimators",
+        averages=True,
         staged=_staged_forest,
         grow=partial(_grow, library),
         canonical=partial(_canonical, _FOREST),

@@ -87,6 +87,7 @@ class Family:
             times more steps, each that much smaller. The same parameters for other families.
         prefix: The parameter that counts steps or trees: the model with fewer is the beginning of
             the model with more. None where there is no such parameter.
+        averages: Whether a model is the mean of its steps (a forest), not their sum.
         staged: (model, Z, steps) -> estimates of the model cut to each of these numbers of steps,
             the same as fitting that smaller model gives; in one pass over the trees.
         grow: (params, Z, target, seed, steps) -> the model at each of these ascending numbers of
@@ -112,6 +113,7 @@ class Family:
     wide_space: Callable[[Trial], dict[str, Any]] | None = None
     vary: Callable[[Params], dict[str, Any] | None] | None = None
     prefix: str | None = None
+    averages: bool = False
     staged: Callable[[Any, Floats, Sequence[int]], list[Floats]] | None = None
     grow: Callable[[Params, Floats, Floats, int, Sequence[int]], Iterator[Any]] | None = None
     canonical: Callable[[Params], dict[str, Any]] = dict

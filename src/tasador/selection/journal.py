@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.fingerprints import fingerprint, to_plain
-from tasador.selection.shared_work import Candidate
+from tasador.selection.shared_work import Candidate, Drop
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class FoldScore:
         seconds: CPU seconds.
         losses: Shape (m,): each held-out row's loss, in a race; None otherwise.
         error: Why it failed, or None.
+        drop: Why a race gave it up before the fold was done, or None.
     """
 
     candidate: Candidate
@@ -39,6 +41,7 @@ class FoldScore:
     seconds: float
     losses: NDArray[np.float32] | None = None
     error: str | None = None
+    drop: Drop | None = None
 
     @property
     def row_losses(self) -> NDArray[np.float32]:
@@ -71,6 +74,7 @@ class Journal:
                 entry["fitted"],
                 entry["seconds"],
                 _unpacked(entry["losses"]),
+                drop=_read_drop(entry["drop"]),
             )
             for entry in self._known.get(_key(candidate), [])
         }
@@ -91,6 +95,7 @@ class Journal:
                 "fitted": to_plain(score.fitted),
                 "seconds": score.seconds,
                 "losses": packed,
+                "drop": to_plain(score.drop),
             }
         )
         with self.path.open("a", encoding="utf-8") as file:
@@ -105,19 +110,26 @@ def _read(path: Path | None) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
     entries = []
-    names = {"key", "fold", "held", "fitted", "seconds", "losses"}
+    names = {"key", "fold", "held", "fitted", "seconds", "losses", "drop"}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line:
             continue
         try:
             entry = json.loads(line)
             _unpacked(entry["losses"])
+            _read_drop(entry["drop"])
             if entry.keys() != names:
                 raise ValueError("not a line of this journal")
             entries.append(entry)
         except (ValueError, KeyError, TypeError, AttributeError):
             _log.warning("a damaged line of %s is ignored (an interrupted write)", path)
     return entries
+
+
+def _read_drop(plain: Mapping[str, Any] | None) -> Drop | None:
+    if plain is None:
+        return None
+    return Drop(**{**plain, "steps": None if plain["steps"] is None else tuple(plain["steps"])})
 
 
 def _unpacked(packed: str | None) -> NDArray[np.float32] | None:

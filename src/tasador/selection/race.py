@@ -1,25 +1,35 @@
 """Drop the candidates that cannot win any more, by a test on the rows held out so far.
 
-The test is `comparison.row_test_limit`: one-sided, at 5% in all for the whole search (Bonferroni's
-correction for the number of candidates and of rounds), against the leader of the moment. It sees
-chance in the held-out rows and, by Nadeau and Bengio's correction, in the fitting rows; a candidate
-that is only a little worse stays and is measured on all folds.
+The test is `comparison.row_test_limit`: one-sided, against the leader of the moment, at 5% for each
+pair in all rounds together (Bonferroni's correction for the rounds). It sees chance in the held-out
+rows and, by Nadeau and Bengio's correction, in the fitting rows. A candidate as good as the leader
+is so dropped once in twenty searches at most, which costs nothing; one that is a little worse stays
+and is measured on all folds.
+
+On the first fold forests and boosted models are tested while they grow. What they have yet to gain
+is granted to them: a mean of trees errs like a + b/n, so that all further trees bring less than the
+second half of those there are, and twice that is granted; in a sum of trees each further step is
+granted what the steps of the last quarter brought. Only what is behind even so is given up.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError
+from tasador.core.fingerprints import fingerprint
 from tasador.selection.comparison import row_test_limit
+from tasador.selection.growing import Growth
+from tasador.selection.shared_work import Drop, Group
 
 Floats = NDArray[np.float64]
 ERROR_RATE = 0.05
 _FEWEST_ROWS = 30
+_CHEAP = 0.1  # of the dearest group: what is run before anything is given up
 
 #: What a row adds to a metric that is a mean over rows, or grows with one.
 ROW_LOSSES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
@@ -46,51 +56,80 @@ def check_scoring(scoring: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Drop:
-    """Why a candidate was dropped.
-
-    Attributes:
-        candidate: Its position.
-        after: The number of folds after which it was.
-        behind: By how much its mean row loss exceeded the leader's.
-        limit: What could still have been chance.
-    """
-
-    candidate: int
-    after: int
-    behind: float
-    limit: float
-
-
 def find_drops(
     losses: Mapping[int, Sequence[NDArray[np.float32]]],
     candidates: Iterable[int],
-    total: int,
     folds: int,
-) -> list[Drop]:
+) -> dict[int, Drop]:
     """Return which of the candidates still in the race cannot win.
 
     Args:
         losses: For each candidate, its row losses on each fold seen so far.
         candidates: Those still in the race.
-        total: All candidates of the search.
         folds: All folds.
     """
-    from scipy.stats import norm
-
     joined = {c: np.concatenate(losses[c]).astype(np.float64) for c in candidates}
     if len(joined) < 2:
-        return []
-    quantile = float(norm.isf(ERROR_RATE / (total * max(folds - 1, 1))))
+        return {}
     leader = min(joined, key=lambda c: (float(joined[c].mean()), c))
     seen = len(losses[leader])
     if len(joined[leader]) < _FEWEST_ROWS:
-        return []
-    drops = []
+        return {}
+    drops = {}
     for candidate, found in joined.items():
         behind = float(found.mean() - joined[leader].mean())
-        limit = row_test_limit(found, joined[leader], seen, folds, quantile)
+        limit = row_test_limit(found, joined[leader], seen, folds, _quantile(folds))
         if candidate != leader and behind > limit:
-            drops.append(Drop(candidate, seen, behind, limit))
+            drops[candidate] = Drop(seen, behind, limit)
     return drops
+
+
+def find_hopeless(
+    growth: Growth,
+    loss: Callable[[Floats], Floats],
+    leader: Floats,
+    folds: int,
+) -> Drop | None:
+    """Return why a growing candidate cannot win, or None.
+
+    Args:
+        growth: How far it has come on the first fold.
+        loss: Estimates (m,) on the transformed scale -> the rows' losses (m,).
+        leader: Shape (m,): the leader's losses on the same rows.
+        folds: All folds.
+    """
+    if len(leader) < _FEWEST_ROWS:
+        return None
+    now = loss(growth.now)
+    gained = max(float(loss(growth.earlier).mean() - now.mean()), 0.0)
+    if growth.averages:
+        granted = 2.0 * gained
+    else:
+        granted = gained * (growth.whole - growth.steps) / (growth.steps - growth.earlier_steps)
+    behind = float(now.mean() - leader.mean()) - granted
+    limit = row_test_limit(now, leader, 1, folds, _quantile(folds))
+    if not behind > limit:  # NaN gives nothing up
+        return None
+    return Drop(0, behind, limit, (growth.steps, growth.whole))
+
+
+def heats(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return the order in which groups run on the first fold, in up to four heats.
+
+    The leader after each is what the next one's models are watched against. What is cheap comes
+    first; then a tenth of what is not, spread over it; then three tenths; then the rest. It depends
+    on the groups alone, so that a race gives the same on every run.
+    """
+    dearest = max((group.cost for group in groups), default=0.0)
+    cheap = [group for group in groups if group.cost <= _CHEAP * dearest]
+    dear = [group for group in groups if group.cost > _CHEAP * dearest]
+    spread = sorted(dear, key=lambda group: fingerprint(group.key))
+    first, second = math.ceil(0.1 * len(spread)), math.ceil(0.4 * len(spread))
+    found = [cheap, spread[:first], spread[first:second], spread[second:]]
+    return [heat for heat in found if heat]
+
+
+def _quantile(folds: int) -> float:
+    from scipy.stats import norm
+
+    return float(norm.isf(ERROR_RATE / max(folds - 1, 1)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
@@ -21,9 +22,11 @@ from tasador.selection import race
 from tasador.selection.comparison import corrected_paired_test
 from tasador.selection.families import expand_grid, family
 from tasador.selection.folds import Fold
+from tasador.selection.growing import Growth, grow_group
 from tasador.selection.journal import FoldScore, Journal
 from tasador.selection.shared_work import (
     Candidate,
+    Drop,
     Estimates,
     Group,
     estimate_group,
@@ -202,6 +205,7 @@ class _Task:
 
     group: Group
     fold: int
+    leader: NDArray[np.float64] | None = None  # the losses that growing models must come up to
 
 
 class _Search:
@@ -223,17 +227,22 @@ class _Search:
         self.target = transform.forward(part.y)
         self.scores: dict[int, dict[int, FoldScore]] = {c.position: {} for c in candidates}
         self.errors: dict[int, str] = {}
-        self.dropped: dict[int, race.Drop] = {}
+        self.dropped: dict[int, Drop] = {}
+        self.given_up: dict[int, float] = {}  # seconds until then
 
     def run(self) -> list[CandidateResult]:
         for candidate in self.candidates:
-            self.scores[candidate.position] = self.journal.known(candidate)
+            for score in self.journal.known(candidate).values():
+                self._take(score)
         everything = range(len(self.folds))
         rounds = [[fold] for fold in everything] if self.settings.racing else [list(everything)]
         total = sum(task.group.cost for fold in rounds for task in self._tasks(fold))
         with progress("comparing models", total) as advance:
             for number, some in enumerate(rounds, start=1):
-                self._measure(some, advance)
+                if self.settings.racing and number == 1:
+                    self._measure_in_heats(advance)
+                else:
+                    self._measure(self._tasks(some), advance)
                 if self.settings.racing and number < len(rounds):
                     self._drop(rounds[:number])
         return [self._result(candidate) for candidate in self.candidates]
@@ -251,30 +260,75 @@ class _Search:
             )
         ]
 
-    def _measure(self, folds: Sequence[int], advance: Advance) -> None:
-        tasks = self._tasks(folds)
+    def _measure(self, tasks: Sequence[_Task], advance: Advance) -> None:
         for place, found in in_parallel(self._work, tasks, cost=lambda task: task.group.cost):
             for score in found:
                 if score.error is not None:
                     _log.warning("%s failed: %s", score.candidate, score.error)
                     self.errors.setdefault(score.candidate.position, score.error)
                     continue
-                self.scores[score.candidate.position][score.fold] = score
+                self._take(score)
                 self.journal.append(score)
             advance(tasks[place].group.cost, note=tasks[place].group.family)
+
+    def _take(self, score: FoldScore) -> None:
+        if score.drop is not None:
+            self.dropped[score.candidate.position] = score.drop
+            self.given_up[score.candidate.position] = score.seconds
+        else:
+            self.scores[score.candidate.position][score.fold] = score
+
+    def _measure_in_heats(self, advance: Advance) -> None:
+        """Measure the first fold of a race; what grows is watched from the second heat on.
+
+        A group of which something is lacking is run as a whole, so that a race that was interrupted
+        gives up what it would have given up.
+        """
+        failed = self.errors.keys()
+        groups = group_candidates([c for c in self.candidates if c.position not in failed])
+        before: list[int] = []
+        for heat in race.heats(groups):
+            leader = self._leader(before)
+            before += [c.position for group in heat for c in group.members]
+            waiting = [
+                _Task(group, 0, leader)
+                for group in heat
+                if any(
+                    0 not in self.scores[c.position] and c.position not in self.dropped
+                    for c in group.members
+                )
+            ]
+            self._measure(waiting, advance)
+
+    def _leader(self, before: Sequence[int]) -> NDArray[np.float64] | None:
+        """Return the row losses on the first fold of the best of earlier heats."""
+        done = [self.scores[i][0].row_losses for i in before if 0 in self.scores[i]]
+        return min(done, key=lambda losses: float(losses.mean())).astype(float) if done else None
 
     def _work(self, task: _Task) -> list[FoldScore]:
         fold = self.folds[task.fold]
         seed = seeds.derive_seed(self.seed, task.group.family)
         target = self.target[fold.fit_rows]
         matrices = (fold.Z_held, fold.Z_fit)
-        return [
-            self._score(found, task.fold)
-            for found in estimate_group(task.group, fold.Z_fit, target, matrices, seed)
-        ]
+        common = (task.group, fold.Z_fit, target, matrices, seed)
+        if task.leader is None:
+            estimates = estimate_group(*common)
+        else:
+            estimates = grow_group(*common, self._watch(fold, task.leader))
+        return [self._score(found, task.fold) for found in estimates]
+
+    def _watch(self, fold: Fold, leader: NDArray[np.float64]) -> Callable[[Growth], Drop | None]:
+        actual, row_losses = self.part.y[fold.held_rows], race.ROW_LOSSES[self.settings.scoring]
+
+        def loss(score: NDArray[np.float64]) -> NDArray[np.float64]:
+            return row_losses(actual, self.transform.inverse(score))
+
+        return lambda growth: race.find_hopeless(growth, loss, leader, len(self.folds))
 
     def _score(self, found: Estimates, number: int) -> FoldScore:
         fold, error = self.folds[number], found.error
+        if found.given_up is not None:
+            return FoldScore(found.candidate, number, {}, {}, found.seconds, drop=found.given_up)
         values = [self.transform.inverse(value) for value in found.values]
         if error is None and not all(np.isfinite(value).all() for value in values):
             error = "the model's estimates are not finite"
@@ -299,25 +353,20 @@ class _Search:
             c.position: [self.scores[c.position][fold].row_losses for fold in seen]
             for c in self._running()
         }
-        for drop in race.find_drops(losses, losses, len(self.candidates), len(self.folds)):
-            self.dropped[drop.candidate] = drop
+        self.dropped |= race.find_drops(losses, losses, len(self.folds))
 
     def _result(self, candidate: Candidate) -> CandidateResult:
         error, drop = self.errors.get(candidate.position), self.dropped.get(candidate.position)
         scores = [] if error else [s for _, s in sorted(self.scores[candidate.position].items())]
         why = None
         if drop is not None:
-            scores = scores[: drop.after]
-            why = (
-                f"behind the leader by {drop.behind:.6g} a row after fold {drop.after} of "
-                f"{len(self.folds)}; chance explains {drop.limit:.6g}"
-            )
+            scores, why = scores[: drop.after], drop.reason(len(self.folds))
         return CandidateResult(
             candidate.family,
             dict(candidate.params),
             tuple(s.held for s in scores),
             tuple(s.fitted for s in scores),
-            sum(s.seconds for s in scores),
+            sum(s.seconds for s in scores) + self.given_up.get(candidate.position, 0.0),
             error,
             why,
         )

@@ -66,11 +66,42 @@ class Group:
     def cost(self) -> float:
         """Rough seconds to fit the group on a fold."""
         chosen = family(self.family)
-        steps = {_steps(chosen, c.params) for c in self.members}
+        steps = {steps_of(chosen, c.params) for c in self.members}
         depths = {c.params.get(DEPTH) for c in self.members} if chosen.reached_depth else {None}
         share = self.members[0].params.get("max_features", 1.0)
         share = share if isinstance(share, float) else 1.0 if share is None else 0.3
         return _SECONDS_A_STEP.get(self.family, 0.05) * max(steps) * len(depths) * share
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why a race left a candidate.
+
+    Attributes:
+        after: Number of folds after which it did; 0 on the first.
+        behind: By how much its mean row loss exceeded the leader's.
+        limit: What could still have been chance.
+        steps: Steps that it had, and would have had, when it was given up on the first fold.
+    """
+
+    after: int
+    behind: float
+    limit: float
+    steps: tuple[int, int] | None = None
+
+    def reason(self, folds: int) -> str:
+        """Return why, for people; `folds` are all folds."""
+        chance = f"chance explains {self.limit:.6g}"
+        if self.steps is None:
+            return (
+                f"behind the leader by {self.behind:.6g} a row after fold {self.after} of {folds}; "
+                f"{chance}"
+            )
+        some, all_ = self.steps
+        return (
+            f"given up with {some} of its {all_} steps on the first fold: behind the leader by "
+            f"{self.behind:.6g} a row with all that they may gain; {chance}"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,12 +113,14 @@ class Estimates:
         values: Shape (m,) for each matrix, on the transformed scale.
         seconds: CPU seconds; what is shared is divided by the number of steps.
         error: Why there are no values, or None.
+        given_up: Why its model was not grown to the end, or None.
     """
 
     candidate: Candidate
     values: tuple[Floats, ...]
     seconds: float
     error: str | None = None
+    given_up: Drop | None = None
 
 
 def group_candidates(candidates: Sequence[Candidate]) -> list[Group]:
@@ -124,13 +157,26 @@ def estimate_group(
             return
         found = list(_by_depth(chosen, group.members, Z, target, matrices, seed))
     except Exception:
-        found = [_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
+        found = [estimate_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
     yield from found
 
 
-def _steps(chosen: Family, params: Mapping[str, Any]) -> int:
+def steps_of(chosen: Family, params: Mapping[str, Any]) -> int:
+    """Return the steps of a set of parameters; 1 for a family that has none."""
     canonical = chosen.canonical(params)
     return int(canonical.get(chosen.prefix, 100)) if chosen.prefix else 1
+
+
+def by_depth(
+    chosen: Family, members: Sequence[Candidate]
+) -> list[tuple[int | None, list[Candidate]]]:
+    """Return the candidates by their limit on depth, the deepest first; None is no limit."""
+    found: dict[Any, list[Candidate]] = defaultdict(list)
+    for candidate in members:
+        depth = chosen.canonical(candidate.params).get(DEPTH) if chosen.reached_depth else None
+        found[depth].append(candidate)
+    order = sorted(found, key=lambda depth: -np.inf if depth is None else -depth)
+    return [(depth, found[depth]) for depth in order]
 
 
 def _by_penalty(
@@ -157,24 +203,19 @@ def _by_depth(
     seed: int,
 ) -> Iterator[Estimates]:
     """Fit the deepest first: what it never reaches needs no fit of its own."""
-    by_depth: dict[Any, list[Candidate]] = defaultdict(list)
-    for candidate in members:
-        depth = chosen.canonical(candidate.params).get(DEPTH) if chosen.reached_depth else None
-        by_depth[depth].append(candidate)
-    deepest_first = sorted(by_depth, key=lambda d: -np.inf if d is None else -d)
-    stages = sorted({_steps(chosen, c.params) for c in members})
+    stages = sorted({steps_of(chosen, c.params) for c in members})
     values: dict[int, tuple[Floats, ...]] = {}
     reached: float = np.inf
-    for depth in deepest_first:
+    for depth, some in by_depth(chosen, members):
         started = time.thread_time()
         if not values or depth is None or reached >= depth:
-            model = _fit(chosen, by_depth[depth][0].params, max(stages), Z, target, seed)
+            model = _fit(chosen, some[0].params, max(stages), Z, target, seed)
             values = _staged(chosen, model, stages, matrices)
             if chosen.reached_depth is not None:
                 reached = chosen.reached_depth(model)
         seconds = time.thread_time() - started
-        wanted = [_steps(chosen, c.params) for c in by_depth[depth]]
-        for candidate, steps in zip(by_depth[depth], wanted, strict=True):
+        wanted = [steps_of(chosen, c.params) for c in some]
+        for candidate, steps in zip(some, wanted, strict=True):
             yield Estimates(candidate, values[steps], seconds * steps / sum(wanted))
 
 
@@ -194,7 +235,7 @@ def _staged(
     return dict(zip(stages, zip(*columns, strict=True), strict=True))
 
 
-def _alone(
+def estimate_alone(
     chosen: Family,
     candidate: Candidate,
     Z: Floats,
@@ -202,6 +243,7 @@ def _alone(
     matrices: Sequence[Floats],
     seed: int,
 ) -> Estimates:
+    """Fit one candidate by itself; a failure is told, not raised."""
     started = time.thread_time()
     try:
         model = chosen.fit(candidate.params, Z, target, seed, 1)

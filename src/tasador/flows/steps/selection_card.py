@@ -95,7 +95,7 @@ def _show_families(card: CardBuilder, result: SearchResult) -> None:
             continue
         first = next(c for c in result.candidates if c.family == name and c.dropped is not None)
         cost = sum(o.seconds for o in result.candidates if o.family == name)
-        after = f"dropped by the race after fold {len(first.held)}"
+        after = f"dropped by the race after fold {max(len(first.held), 1)}"
         rows.append(
             (
                 family(name).title,

@@ -1,0 +1,146 @@
+"""Candidates of a race that grow under watch, and are given up when no step more can save them.
+
+A group's longest forest or boosted model grows from one number of steps in its grid to the next.
+At each it is measured, exactly as if it had been fitted with so many steps; what remains is fitted
+only while it may still matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.selection.families import Family, family
+from tasador.selection.shared_work import (
+    Candidate,
+    Drop,
+    Estimates,
+    Group,
+    by_depth,
+    estimate_alone,
+    estimate_group,
+    steps_of,
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How far a model has come.
+
+    Attributes:
+        steps: Steps that it has.
+        whole: Steps that it will have.
+        now: Shape (m,): its estimates on the first matrix.
+        earlier_steps: Steps that it had a while ago: half of them for a mean of trees, three
+            quarters for a sum.
+        earlier: Shape (m,): its estimates then.
+        averages: Whether it is a mean of its steps.
+    """
+
+    steps: int
+    whole: int
+    now: Floats
+    earlier_steps: int
+    earlier: Floats
+    averages: bool
+
+
+#: Why a model is not worth growing further, or None.
+Watch = Callable[[Growth], Drop | None]
+
+
+def grow_group(
+    group: Group,
+    Z: Floats,
+    target: Floats,
+    matrices: Sequence[Floats],
+    seed: int,
+    watch: Watch,
+) -> Iterator[Estimates]:
+    """Yield what `estimate_group` does; candidates that `watch` gives up have no values.
+
+    Args:
+        group: The candidates.
+        Z: Shape (n, q): the rows to fit on.
+        target: Shape (n,): their target on the transformed scale.
+        matrices: Rows to estimate, (m, q) each; `watch` sees the first.
+        seed: Seed of the models.
+        watch: Asked at each number of steps but the last.
+    """
+    chosen = family(group.family)
+    stages = sorted({steps_of(chosen, c.params) for c in group.members})
+    if chosen.grow is None or chosen.staged is None or len(stages) < 2:
+        yield from estimate_group(group, Z, target, matrices, seed)
+        return
+    try:
+        found = list(_grown(chosen, group.members, stages, Z, target, matrices, seed, watch))
+    except Exception:
+        found = [estimate_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
+    yield from found
+
+
+def _grown(
+    chosen: Family,
+    members: Sequence[Candidate],
+    stages: Sequence[int],
+    Z: Floats,
+    target: Floats,
+    matrices: Sequence[Floats],
+    seed: int,
+    watch: Watch,
+) -> Iterator[Estimates]:
+    values: dict[int, tuple[Floats, ...]] = {}
+    why: Drop | None = None
+    reached: float = np.inf
+    for depth, some in by_depth(chosen, members):
+        started = time.thread_time()
+        if not values or depth is None or reached >= depth:
+            values, why, model = _grow(
+                chosen, some[0].params, stages, Z, target, matrices, seed, watch
+            )
+            if chosen.reached_depth is not None:
+                reached = chosen.reached_depth(model)
+        seconds = time.thread_time() - started
+        wanted = [min(steps_of(chosen, c.params), max(values)) for c in some]
+        for candidate, steps in zip(some, wanted, strict=True):
+            share = seconds * steps / sum(wanted)
+            if steps_of(chosen, candidate.params) in values:
+                yield Estimates(candidate, values[steps], share)
+            else:
+                yield Estimates(candidate, (), share, given_up=why)
+
+
+def _grow(
+    chosen: Family,
+    params: Mapping[str, Any],
+    stages: Sequence[int],
+    Z: Floats,
+    target: Floats,
+    matrices: Sequence[Floats],
+    seed: int,
+    watch: Watch,
+) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, Any]:
+    """Return the estimates by steps, why it was left, and the model as far as it has grown."""
+    assert chosen.grow is not None  # noqa: S101 - the caller has looked
+    assert chosen.staged is not None  # noqa: S101
+    whole = {**params, str(chosen.prefix): stages[-1]}
+    values: dict[int, tuple[Floats, ...]] = {}
+    model: Any = None
+    for steps, model in zip(stages, chosen.grow(whole, Z, target, seed, stages), strict=True):
+        values[steps] = tuple(chosen.predict(model, rows) for rows in matrices)
+        if steps == stages[-1]:
+            break
+        ago = max(1, steps // 2 if chosen.averages else 3 * steps // 4)
+        earlier = chosen.staged(model, matrices[0], [ago])[0]
+        growth = Growth(steps, stages[-1], values[steps][0], ago, earlier, chosen.averages)
+        why = watch(growth)
+        if why is not None:
+            return values, why, model
+    return values, None, model
