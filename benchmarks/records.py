@@ -1,9 +1,10 @@
-"""What keeping records costs: `python benchmarks/records.py [sqlite|postgresql]`.
+"""What keeping records costs: `python benchmarks/records.py [sqlite|postgresql|outages]`.
 
 An event loop that works as a valuation service does (a given number of clients, each request some
 microseconds of computing, then its record, then the answer) is run without records and with each
 mode and database. Printed are records a second, the time from request to answer, and what the
-records add to it. PostgreSQL is started from its binaries when they are installed.
+records add to it; then the longest wait while a database is locked, held still or stopped.
+PostgreSQL is started from its binaries when they are installed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import asyncio
 import gc
 import logging
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +163,54 @@ def read_back(name: str, url: str) -> None:
         print(f"{name}: read {rows:,} records in {seconds:.1f} s, {rows / seconds:,.0f}/s")
 
 
+def outage(name: str, url: str, begin: Callable[[], object], end: Callable[[], object]) -> None:
+    """Print how long requests waited while the database went away for a while."""
+    taken: list[float] = []
+
+    async def client(writer: RecordWriter, until: float) -> None:
+        while (started := time.perf_counter()) < until:
+            waiting = writer.submit(make_records(1))
+            if waiting is not None:
+                await waiting
+            taken.append(time.perf_counter() - started)
+            await asyncio.sleep(0.002)
+
+    async def run(writer: RecordWriter) -> None:
+        until = time.perf_counter() + 4
+        clients = [asyncio.ensure_future(client(writer, until)) for _ in range(CLIENTS)]
+        await asyncio.sleep(1)
+        await asyncio.to_thread(begin)
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(end)
+        await asyncio.gather(*clients)
+
+    with tempfile.TemporaryDirectory() as spool:
+        writer = RecordWriter(RecordSettings(url=url, spool=spool))
+        writer.start()
+        time.sleep(1)
+        uvloop.run(run(writer))
+        status = writer.status()
+        writer.close()
+    print(
+        f"{name}: {len(taken):,} requests, {status.spooled:,} spooled, {status.lost:,} lost, "
+        f"p50 {np.median(taken) * 1e3:.1f} ms, longest {max(taken) * 1e3:.0f} ms "
+        f"(bound {writer.settings.bound_s * 1e3:.0f} ms)",
+        flush=True,
+    )
+
+
+def outages(folder: Path, server: PostgresServer | None) -> None:
+    """Print the longest waits in three kinds of outage."""
+    file = folder / "locked.db"
+    lock = sqlite3.connect(file, isolation_level=None, timeout=10, check_same_thread=False)
+    outage(
+        "SQLite locked", f"sqlite:///{file}", lambda: lock.execute("BEGIN IMMEDIATE"), lock.close
+    )
+    if server is not None:
+        outage("PostgreSQL held still", server.new_schema(), server.hold, server.release)
+        outage("PostgreSQL stopped", server.new_schema(), server.stop, server.start)
+
+
 @contextmanager
 def postgres() -> Iterator[PostgresServer | None]:
     """Start a server with its usual safety; None when it is not installed."""
@@ -181,7 +231,7 @@ def postgres() -> Iterator[PostgresServer | None]:
 def main() -> None:
     """Measure what is asked for, or everything."""
     logging.disable(logging.CRITICAL)
-    asked = sys.argv[1:] or ["sqlite", "postgresql"]
+    asked = sys.argv[1:] or ["sqlite", "postgresql", "outages"]
     for size in (1, 1000):
         seconds = min(timeit.repeat(lambda n=size: new_ids(n), number=20, repeat=200)) / 20 / size
         print(f"ids, {size} at once: {seconds * 1e6:.2f} us each")
@@ -190,8 +240,10 @@ def main() -> None:
             url = f"sqlite:///{folder}/records.db"
             compare("SQLite", url, Path(folder))
             read_back("SQLite", url)
-        if "postgresql" in asked:
-            with postgres() as server:
+        with postgres() as server:
+            if "outages" in asked:
+                outages(Path(folder), server)
+            if "postgresql" in asked:
                 if server is None:
                     print("PostgreSQL is not installed")
                 else:
