@@ -29,7 +29,6 @@ from tasador.registry.bundle import ModelBundle, load_bundle
 Floats = NDArray[np.float64]
 SIZES = (1, 16, 10_000)
 ROWS_A_PASS = 10_000
-PASSES = 5
 SINGLE_ROWS = 1_000
 
 
@@ -99,7 +98,9 @@ def main() -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?", type=Path)
-    folder = parser.parse_args().bundle
+    parser.add_argument("--passes", type=int, default=5)
+    arguments = parser.parse_args()
+    folder = arguments.bundle
     if folder is None:
         folder = max(Path("workspace/bundles").glob("*/manifest.json"), key=os.path.getmtime).parent
     before, after = load(folder, kernels=False), load(folder, kernels=True)
@@ -112,7 +113,7 @@ def main() -> int:
         pieces = [Piece.of(before, X[i : i + n]) for i in range(0, count - n + 1, n)]
         same &= all(same_bits(before, after, piece.X) for piece in pieces[:50])
         best = {name: [np.inf, np.inf] for name in STAGES}
-        for _ in range(PASSES):
+        for _ in range(arguments.passes):
             for side, bundle in enumerate((before, after)):
                 for name, stage in STAGES.items():
                     spent = microseconds(stage, bundle, pieces)
