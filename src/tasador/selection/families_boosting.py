@@ -201,6 +201,21 @@ def _histogram_space(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _histogram_wide_space(trial: Trial) -> dict[str, Any]:
+    return {
+        "max_iter": trial.suggest_int("max_iter", 200, 600),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 15, 95, log=True),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 5, 60, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 1e-3, 10.0, log=True),
+        "max_features": trial.suggest_float("max_features", 0.1, 1.0),
+    }
+
+
+def _vary_histogram(params: Params) -> dict[str, Any]:
+    absolute = params.get("loss", "squared_error") == "absolute_error"
+    return {**params, "loss": "squared_error" if absolute else "absolute_error"}
+
+
 def _check_histogram(params: Params) -> None:
     check_ranges(params, {}, {"loss": _HISTOGRAM_LOSSES})
     check_estimator(_histogram(params, 0))
@@ -232,6 +247,8 @@ HIST_GRADIENT_BOOSTING = Family(
     predict=predict,
     export=importers.from_sklearn,
     space=_histogram_space,
+    wide_space=_histogram_wide_space,
+    vary=_vary_histogram,
     check=_check_histogram,
     slow=_slow_histogram,
     prefix="max_iter",

@@ -25,6 +25,17 @@ class SpaceRecorder:
             for found, value in ((self.distributions[k], v) for k, v in params.items())
         )
 
+    def nearest(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the point of the space nearest to `params`.
+
+        A number outside its range becomes the end of it; what is not named (or, like a depth
+        without limit, no number) becomes the high end of whole numbers, the low end of others, and
+        the first of choices.
+        """
+        return {
+            name: _nearest(found, params.get(name)) for name, found in self.distributions.items()
+        }
+
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         """Note a range of whole numbers."""
         from optuna.distributions import IntDistribution
@@ -45,3 +56,13 @@ class SpaceRecorder:
 
         self.distributions[name] = CategoricalDistribution(choices)
         return choices[0]
+
+
+def _nearest(found: Any, value: Any) -> Any:
+    if hasattr(found, "choices"):
+        return value if value in found.choices else found.choices[0]
+    whole = hasattr(found, "step") and isinstance(found.low, int)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return found.high if whole else found.low
+    bounded = min(max(value, found.low), found.high)
+    return round(bounded) if whole else float(bounded)

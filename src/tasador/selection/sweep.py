@@ -118,7 +118,7 @@ def sweep(
         with progress("sweeping parameters", settings.trials) as advance:
             advance(1 if settings.trials else 0)
             while (done := len(_finished(study))) < settings.trials - 1:
-                result = _next_trial(study, task, settings, done)
+                result = _next_trial(study, task, start, settings, done)
                 tell(result)
                 advance(note=f"{settings.metric} {_lowest(study, first, settings.metric):.3f}")
         results = [first, *(_result_of(trial) for trial in _finished(study))]
@@ -240,15 +240,23 @@ def _result_of(trial: Any) -> CandidateResult:
     return result_from_plain(trial.user_attrs[_RESULT])
 
 
-def _space(task: Task, settings: SweepSettings) -> Callable[[Trial], dict[str, Any]]:
+def _space(
+    task: Task, start: dict[str, Any], settings: SweepSettings
+) -> Callable[[Trial], dict[str, Any]]:
+    """Return the family's space; what it does not search, such as a loss, stays the winner's."""
     chosen = family(task.family)
-    return (chosen.wide_space if settings.wide else None) or chosen.space
+    space = (chosen.wide_space if settings.wide else None) or chosen.space
+    return lambda trial: {**start, **space(trial)}
 
 
 def _first_trial(
     study: Any, task: Task, start: dict[str, Any], settings: SweepSettings
 ) -> CandidateResult:
-    """Measure the selection's winner, and tell the sampler of it where its space holds it."""
+    """Measure the selection's winner, and begin the search beside it.
+
+    Where the space holds the winner the sampler is told of it; where it does not (a parameter left
+    at its default, a value outside) the nearest point of the space is what is tried next.
+    """
     import optuna
 
     if _START in study.user_attrs:
@@ -256,17 +264,22 @@ def _first_trial(
     result = run_trial(task, start, lambda *_: False)
     study.set_user_attr(_START, to_plain(result))
     space = SpaceRecorder()
-    _space(task, settings)(space)
-    if space.holds(start) and result.error is None:
+    _space(task, start, settings)(space)
+    nearest = space.nearest(start)
+    if all(start.get(name) == value for name, value in nearest.items()) and result.error is None:
         study.add_trial(
             optuna.trial.create_trial(
-                params=start, distributions=space.distributions, value=result.mean(task.metric)
+                params=nearest, distributions=space.distributions, value=result.mean(task.metric)
             )
         )
+    else:
+        study.enqueue_trial(nearest)
     return result
 
 
-def _next_trial(study: Any, task: Task, settings: SweepSettings, done: int) -> CandidateResult:
+def _next_trial(
+    study: Any, task: Task, start: dict[str, Any], settings: SweepSettings, done: int
+) -> CandidateResult:
     """Ask for parameters, measure them, tell what came out.
 
     The sampler is made anew from a seed for each trial, so that what it proposes depends on the
@@ -286,7 +299,7 @@ def _next_trial(study: Any, task: Task, settings: SweepSettings, done: int) -> C
         trial.report(error, rung)
         return rung < RUNGS[-1] and bool(trial.should_prune())
 
-    result = run_trial(task, _space(task, settings)(trial), give_up)
+    result = run_trial(task, _space(task, start, settings)(trial), give_up)
     trial.set_user_attr(_RESULT, to_plain(result))
     if result.dropped is not None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)

@@ -122,6 +122,18 @@ def test_a_sweep_starts_at_the_winner_is_never_worse_and_repeats(
     assert [t.held for t in first.trials] == [t.held for t in second.trials]
 
 
+def test_a_sweep_begins_beside_the_winner_and_keeps_what_it_does_not_search(
+    part: Part, folds: list[Fold]
+) -> None:
+    start = {"max_iter": 20, "loss": "absolute_error", "max_features": 1.0, "max_leaf_nodes": 31}
+    settings = SweepSettings(trials=3, folds=2, pruner="none")
+    result = sweep("hist_gradient_boosting", start, settings, folds, part, TRANSFORM, 1)
+    assert {trial.params["loss"] for trial in result.trials} == {"absolute_error"}
+    beside = result.trials[1].params  # 150 steps are the fewest of the space
+    assert (beside["max_iter"], beside["max_leaf_nodes"], beside["max_features"]) == (150, 31, 1.0)
+    assert result.trials[2].params != beside
+
+
 def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
     result = sweep("ridge", {"alpha": 1.0}, SweepSettings(trials=0), folds, part, TRANSFORM, 1)
     assert result.final_params == {"alpha": 1.0}
