@@ -6,7 +6,8 @@ import functools
 import importlib
 import os
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,10 +41,12 @@ class PostgresqlDialect:
             self.driver: Any = importlib.import_module("psycopg")
         except ImportError:
             raise MissingExtraError.for_package("psycopg", "serve") from None
+        # the server's own limit comes first; this one is for a server that says nothing at all
+        self._connections = _limited_connections(self.driver, timeout_s + 1.0)
 
     def connect(self) -> Any:
         milliseconds = max(1, int(self.timeout_s * 1000))
-        return self.driver.connect(
+        return self._connections.connect(
             self.url.text,
             autocommit=True,
             connect_timeout=max(2, round(self.timeout_s)),  # libpq takes no less than 2 s
@@ -100,6 +103,28 @@ class PostgresqlDialect:
         if isinstance(error, (self.driver.DataError, self.driver.IntegrityError, UnicodeError)):
             return "refused"
         return "outage" if isinstance(error, (self.driver.Error, OSError)) else None
+
+
+def _limited_connections(driver: Any, limit_s: float) -> Any:
+    """Return psycopg's class of connections with a limit on how long an answer may take."""
+
+    class Limited(driver.Connection):  # type: ignore[misc]
+        def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().wait(self._until(gen, time.monotonic() + limit_s), *args, **kwargs)
+
+        def _until(self, gen: Any, end: float) -> Generator[Any, Any, Any]:
+            try:
+                asked = next(gen)
+                while True:
+                    ready = yield asked
+                    if not ready and time.monotonic() > end:  # psycopg looks up now and then
+                        self.close()
+                        raise driver.OperationalError(f"no answer within {limit_s:g} s")
+                    asked = gen.send(ready)
+            except StopIteration as done:
+                return done.value
+
+    return Limited
 
 
 @functools.lru_cache(maxsize=256)

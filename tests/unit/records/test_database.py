@@ -268,3 +268,25 @@ def test_maintaining_what_needs_nothing_changes_nothing(database) -> None:
     State(database).put("k", 1, seen=0)
     database.maintain()
     assert State(database).get("k").value == 1
+
+
+def test_a_server_that_says_nothing_is_given_up_and_found_again(
+    postgres_server, postgres_url
+) -> None:
+    with Database.open(postgres_url, timeout_s=0.2) as database:
+        State(database).put("k", 1, seen=0)
+        postgres_server.hold()
+        with pytest.raises(OutageError, match=r"no answer within 1\.2 s"):
+            State(database).get("k")
+        postgres_server.release()
+    with Database.open(postgres_url) as database:
+        assert State(database).get("k").value == 1
+
+
+def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+    postgres_server, postgres_url
+) -> None:
+    with Database.open(postgres_url, timeout_s=0.2) as database:
+        with pytest.raises(OutageError, match="statement timeout"):
+            database.execute("SELECT pg_sleep(30)")
+        assert database.execute("SELECT 1") == [(1,)]
