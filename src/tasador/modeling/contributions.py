@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 _NODE_ARRAYS = ("feature", "threshold", "left", "right", "value", "missing_left", "cover", "roots")
 #: Elements worked on at a time: keeps the arrays of one pass in the processor's cache.
 _CHUNK = 16_384
+#: Leaves turned into arrays at a time.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class _Paths:
 
     @classmethod
     def of_trees(cls, trees: TreeEnsemble) -> _Paths:
-        by_length: dict[int, list[tuple[dict[int, _Condition], float]]] = {}
+        by_length: dict[int, _Leaves] = {}
         expected = 0.0
         for path, value in _leaves(trees):
             share = 1.0
@@ -179,11 +181,10 @@ class _Paths:
                 share *= condition[2]
             expected += share * value
             if path:
-                by_length.setdefault(len(path), []).append((path, value))
-        groups = []
-        for length, leaves in sorted(by_length.items()):
-            size = max(1, _CHUNK // length)
-            groups += [_group(length, leaves[i : i + size]) for i in range(0, len(leaves), size)]
+                by_length.setdefault(len(path), _Leaves(len(path))).add(path, value)
+        groups = [
+            group for _, leaves in sorted(by_length.items()) for group in leaves.groups(_CHUNK)
+        ]
         mean = trees.base + trees.scale * expected
         return cls(tuple(groups), mean, trees.scale, trees.float32_inputs)
 
@@ -226,16 +227,52 @@ def _leaves(trees: TreeEnsemble) -> Any:
             waiting.append((left[node], {**path, column: below}))
 
 
-def _group(length: int, leaves: list[tuple[dict[int, _Condition], float]]) -> _Group:
-    points, weights = np.polynomial.legendre.leggauss((length + 1) // 2)
-    conditions = np.array([list(path.values()) for path, _ in leaves]).reshape(-1, length, 4)
-    return _Group(
-        feature=np.ascontiguousarray(np.array([list(path) for path, _ in leaves], np.intp).T),
-        low=np.ascontiguousarray(conditions[:, :, 0].T),
-        high=np.ascontiguousarray(conditions[:, :, 1].T),
-        gap=np.ascontiguousarray(conditions[:, :, 3].T.astype(bool)),
-        share=np.ascontiguousarray(conditions[:, :, 2].T),
-        value=np.array([value for _, value in leaves]),
-        nodes=(points + 1.0) / 2.0,
-        weights=weights / 2.0,
-    )
+class _Leaves:
+    """The leaves with `length` features on their paths, turned into arrays a few at a time.
+
+    Turning a hundred thousand of them at once would keep every other thread of a service waiting
+    for a fifth of a second, and so would the garbage collector over all of their conditions.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._waiting: list[tuple[dict[int, _Condition], float]] = []
+        self._done: list[tuple[NDArray[np.intp], Floats, Floats]] = []
+
+    def add(self, path: dict[int, _Condition], value: float) -> None:
+        self._waiting.append((path, value))
+        if len(self._waiting) >= _AT_ONCE:
+            self._convert()
+
+    def _convert(self) -> None:
+        leaves, self._waiting = self._waiting, []
+        conditions = np.array([list(path.values()) for path, _ in leaves])
+        self._done.append(
+            (
+                np.array([list(path) for path, _ in leaves], np.intp),
+                conditions.reshape(-1, self._length, 4),
+                np.array([value for _, value in leaves]),
+            )
+        )
+
+    def groups(self, chunk: int) -> list[_Group]:
+        if self._waiting:
+            self._convert()
+        columns, conditions, values = (
+            np.concatenate([part[i] for part in self._done]) for i in range(3)
+        )
+        points, weights = np.polynomial.legendre.leggauss((self._length + 1) // 2)
+        size = max(1, chunk // self._length)
+        return [
+            _Group(
+                feature=np.ascontiguousarray(columns[i : i + size].T),
+                low=np.ascontiguousarray(conditions[i : i + size, :, 0].T),
+                high=np.ascontiguousarray(conditions[i : i + size, :, 1].T),
+                gap=np.ascontiguousarray(conditions[i : i + size, :, 3].T.astype(bool)),
+                share=np.ascontiguousarray(conditions[i : i + size, :, 2].T),
+                value=values[i : i + size],
+                nodes=(points + 1.0) / 2.0,
+                weights=weights / 2.0,
+            )
+            for i in range(0, len(values), size)
+        ]
