@@ -17,6 +17,7 @@ from tasador.cli.keys import keys
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.serve import serve
+from tasador.cli.watch import alerts, simulate, watch
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
 from tasador.core.logs import configure_logs
@@ -216,6 +217,9 @@ app.command()(serve)
 app.command()(publish)
 app.add_typer(keys, name="keys")
 app.command()(monitor)
+app.command()(watch)
+app.command()(simulate)
+app.add_typer(alerts, name="alerts")
 models.add_commands(app)
 records.register(app)
 

@@ -32,6 +32,15 @@ def build(kind: type[Settings], plain: Any, where: str) -> Settings:
         if key not in names:
             raise unknown(f"{where}.{key}", str(key), names)
     values = {key: convert(value, hints[key], f"{where}.{key}") for key, value in plain.items()}
+    missing = [
+        entry.name
+        for entry in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if entry.name not in values
+        and entry.default is dataclasses.MISSING
+        and entry.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {', '.join(missing)} must be set")
     return kind(**values)
 
 
@@ -69,7 +78,11 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise _wrong(where, "a list", value)
         return [convert(item, inner[0], f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(where, "a list", value)
+        return tuple(convert(item, inner[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong(where, "a mapping", value)
         return {str(key): convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}

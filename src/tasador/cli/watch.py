@@ -1,0 +1,247 @@
+"""`tasador watch`, `tasador alerts`, `tasador simulate`: what happens to a service in use."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Workspace = Annotated[Path, typer.Option(help="Folder of bundles and databases.")]
+_COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
+_STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+alerts = typer.Typer(help="List, acknowledge and silence alerts.", no_args_is_help=True)
+
+
+def watch(
+    config: Annotated[Path | None, typer.Option(help="YAML of rules, alerts and routes.")] = None,
+    once: Annotated[bool, typer.Option(help="One round; the exit code tells its verdict.")] = False,
+    interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
+    window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Judge what the service recorded, again and again; alert when it stops being right.
+
+    The model and the database are found as by `tasador serve`: from TASADOR_* variables.
+    """
+    from dataclasses import replace
+
+    from tasador.config.watch import read_watch_settings
+    from tasador.flows.watch import Round, Watcher
+    from tasador.serving.assembly import with_defaults
+    from tasador.serving.settings import read_settings
+
+    settings = read_watch_settings(config)
+    settings = replace(
+        settings,
+        interval_s=settings.interval_s if interval is None else interval,
+        window_s=settings.window_s if window is None else window,
+        metrics_port=settings.metrics_port if metrics_port is None else metrics_port,
+    )
+    served = read_settings(os.environ | with_defaults(os.environ, workspace))
+    watcher = Watcher(settings, served.source, served.records.url)
+
+    def tell(found: Round) -> None:
+        for line in _lines(found):
+            out.print(line)
+
+    if once:
+        try:
+            found = watcher.round(anyway=True)
+        finally:
+            watcher.close()
+        tell(found)
+        if found.verdict is None or found.verdict.level == "cannot_tell":
+            raise typer.Exit(11)
+        raise typer.Exit(10 if found.verdict.level == "alert" else 0)
+    signal.signal(signal.SIGTERM, lambda *_: watcher.stop())
+    signal.signal(signal.SIGINT, lambda *_: watcher.stop())
+    out.print(
+        f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
+        f"(records: {escape(_without_password(served.records.url))})"
+    )
+    watcher.run(tell)
+
+
+def _lines(found: object) -> list[str]:
+    from tasador.flows.watch import Round
+
+    assert isinstance(found, Round)  # noqa: S101 - only called with one
+    moment = datetime.now(UTC).strftime("%H:%M:%S")
+    if not found.leads:
+        return [f"{moment} another watcher leads"]
+    lines = []
+    verdict = found.verdict
+    if verdict is not None:
+        colour = _COLOURS[verdict.level]
+        lines.append(f"{moment} [{colour}]{verdict.level}[/] {verdict.rows:,} rows")
+        for finding in verdict.trouble[:8]:
+            mark = _COLOURS[finding.level]
+            lines.append(
+                f"    [{mark}]{finding.level:<5}[/] {finding.check} {escape(finding.subject)}: "
+                f"{escape(finding.reason)}"
+            )
+    for key, state in found.changes:
+        lines.append(f"    alert {escape(key)} is now [{_STATES[state]}]{state}[/]")
+    return lines + [f"    [yellow]{escape(problem)}[/]" for problem in found.problems]
+
+
+def _without_password(url: str) -> str:
+    from tasador.records.location import parse_url
+
+    return parse_url(url).shown
+
+
+def _book(workspace: Path) -> object:
+    from tasador.monitoring.alerts import AlertBook
+    from tasador.records.database import Database
+    from tasador.serving.assembly import with_defaults
+    from tasador.serving.settings import read_settings
+
+    served = read_settings(os.environ | with_defaults(os.environ, workspace))
+    return AlertBook(Database(served.records.url))
+
+
+@alerts.command("list")
+def list_alerts(
+    everything: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """List the alerts that fire or are about to."""
+    from rich.table import Table
+
+    from tasador.monitoring.alerts import AlertBook
+
+    book = _book(workspace)
+    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
+    table = Table("alert", "state", "since", "severity", "acknowledged", "silent until", "reason")
+    for state in book.all():
+        if state.state == "ok" and not everything:
+            continue
+        silent = state.body.get("silent_until", 0.0)
+        table.add_row(
+            escape(state.key),
+            f"[{_STATES.get(state.state, 'white')}]{state.state}[/]",
+            _moment(state.since),
+            str(state.body.get("severity", "")),
+            escape(str(state.body.get("acknowledged_by", ""))),
+            _moment(silent) if silent else "",
+            escape(str(state.body.get("reason", ""))),
+        )
+    out.print(table if table.row_count else "no alert fires")
+
+
+@alerts.command("ack")
+def acknowledge(
+    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
+    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Stop the reminders of firing alerts."""
+    from tasador.monitoring.alerts import AlertBook
+
+    book = _book(workspace)
+    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
+    _told("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
+
+
+@alerts.command()
+def silence(
+    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
+    for_: Annotated[str, typer.Option("--for", help="How long: 30m, 4h, 2d.")] = "1h",
+    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
+    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Send nothing about some alerts for a time."""
+    from tasador.monitoring.alerts import AlertBook
+
+    book = _book(workspace)
+    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
+    seconds = parse_duration(for_)
+    _told("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
+
+
+@alerts.command()
+def unsilence(
+    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
+    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """End a silence."""
+    from tasador.monitoring.alerts import AlertBook
+
+    book = _book(workspace)
+    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
+    _told("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
+
+
+def simulate(
+    scenario: Annotated[
+        str, typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept.")
+    ] = "inflation",
+    url: Annotated[str, typer.Option(help="Of the service.")] = "http://127.0.0.1:8000",
+    rows: Annotated[
+        str | None, typer.Option(help="Table with targets; by default its own.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=10, help="Rows in each phase.")] = 1000,
+    pause: Annotated[float, typer.Option(min=0.0, help="Seconds between requests.")] = 0.0,
+    phases: Annotated[str, typer.Option(help="Which, in order.")] = "usual,changed,recovered",
+    workspace: Workspace = Path("workspace"),
+) -> None:
+    """Replay real rows through a running service, change the world, send outcomes late.
+
+    An API key is taken from TASADOR_API_KEY.
+    """
+    from tasador.flows.api_client import ApiClient
+    from tasador.flows.simulate import PhaseReport, Simulation, simulate
+
+    def tell(report: PhaseReport) -> None:
+        out.print(
+            f"{report.name:<10} {report.asked:,} rows, {report.outcomes:,} outcomes, "
+            f"MAPE {report.mape:.1f}%  ({escape(report.told)}; {escape(report.version)})"
+        )
+
+    asked = tuple(part.strip() for part in phases.split(",") if part.strip())
+    simulation = Simulation(scenario, rows=count, pause_s=pause, phases=asked)
+    client = ApiClient(url, os.environ.get("TASADOR_API_KEY"))
+    simulate(simulation, client, table=rows, workspace=workspace, tell=tell)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in ``90s``, ``30m``, ``4h`` or ``2d``.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    from tasador.core.errors import ConfigError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigError("a duration cannot be read", expected="90s, 30m, 4h or 2d", got=text)
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _told(what: str, keys: list[str]) -> None:
+    for key in keys:
+        out.print(f"{what}: {escape(key)}")
+    if not keys:
+        out.print("no alert matches; `tasador alerts list --all` shows them")
+        raise typer.Exit(1)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

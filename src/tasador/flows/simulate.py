@@ -1,0 +1,178 @@
+"""Replay real rows through a running service, change the world, send outcomes late."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import ServingError
+from tasador.core.progress import progress
+from tasador.data.contract import TableContract
+from tasador.data.contract_reader import from_dict
+from tasador.data.encode import Encoder
+from tasador.flows.api_client import ApiClient
+from tasador.flows.scenarios import scenario
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What is replayed.
+
+    Attributes:
+        scenario: Its name, see `scenarios.SCENARIOS`.
+        rows: Rows of each phase: as usual, changed, as usual again.
+        batch: Rows in one request.
+        lag: Share of a phase's rows after which outcomes arrive.
+        pause_s: Seconds between two requests.
+        phases: Which phases, of ``usual``, ``changed`` and ``recovered``.
+        seed: Chooses the rows.
+    """
+
+    scenario: str
+    rows: int = 1000
+    batch: int = 50
+    lag: float = 0.1
+    pause_s: float = 0.0
+    phases: tuple[str, ...] = ("usual", "changed", "recovered")
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """What one phase came to.
+
+    Attributes:
+        name: The phase.
+        told: What was changed, for people.
+        asked: Rows that were valued.
+        outcomes: Outcomes that were taken.
+        mape: Mean absolute percentage error of the answers, in percent.
+        version: What answered last.
+    """
+
+    name: str
+    told: str
+    asked: int
+    outcomes: int
+    mape: float
+    version: str
+
+
+def simulate(
+    simulation: Simulation,
+    client: ApiClient,
+    *,
+    table: str | None = None,
+    workspace: Path = Path("workspace"),
+    tell: Callable[[PhaseReport], None] = lambda _: None,
+) -> list[PhaseReport]:
+    """Run a simulation.
+
+    Args:
+        simulation: What is replayed.
+        client: The service.
+        table: CSV or Parquet file of rows with their target; None takes the contract's own source.
+        workspace: Where a table that has to be fetched is kept.
+        tell: Called after each phase.
+
+    Raises:
+        ServingError: The service does not answer, has no model, or refuses.
+        DataError: The table cannot be read.
+        ConfigError: The scenario is unknown, or impossible for this table.
+    """
+    change = scenario(simulation.scenario)
+    contract = from_dict(client.model_info()["contract"])
+    X, y = _rows(contract, table, workspace)
+    rng = np.random.default_rng(simulation.seed)
+    changed = change(contract, X, y)  # refused before anything is sent
+    reports = []
+    for name in simulation.phases:
+        pool_X, pool_y, told = X, y, "rows as they are"
+        if name == "changed":
+            pool_X, pool_y, told = changed.X, changed.y, changed.told
+        picked = rng.integers(0, len(pool_X), simulation.rows)
+        report = _phase(
+            name, told, simulation, client, Encoder(contract), pool_X[picked], pool_y[picked],
+            contract.target.prediction_name,
+        )  # fmt: skip
+        tell(report)
+        reports.append(report)
+    return reports
+
+
+def _rows(contract: TableContract, table: str | None, workspace: Path) -> tuple[Floats, Floats]:
+    from tasador.data.readers import read_table
+    from tasador.data.sources import load_table
+    from tasador.data.table import Table
+    from tasador.data.validate import validate_table
+
+    if table is None:
+        found = load_table(
+            contract, workspace / "data", timeout_s=5.0, attempts=1, offline=True, seed=42
+        )
+    else:
+        frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
+        found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
+    valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
+    return valid.X, valid.y
+
+
+def _phase(
+    name: str,
+    told: str,
+    simulation: Simulation,
+    client: ApiClient,
+    encoder: Encoder,
+    X: Floats,
+    y: Floats,
+    prediction_name: str,
+) -> PhaseReport:
+    waiting: deque[dict[str, Any]] = deque()
+    lag = round(simulation.lag * simulation.rows)
+    errors, taken, version = [], 0, ""
+    columns = encoder.decode(X)
+    starts = range(0, len(X), simulation.batch)
+    with progress(f"{name} ({told})", len(starts)) as advance:
+        for start in starts:
+            stop = min(start + simulation.batch, len(X))
+            rows = [{key: values[i] for key, values in columns.items()} for i in range(start, stop)]
+            answer = client.predict(rows)
+            version = answer["model_version"]
+            for found, actual in zip(answer["predictions"], y[start:stop].tolist(), strict=True):
+                estimate = found[prediction_name]
+                errors.append(abs(estimate - actual) / abs(actual) if actual else np.nan)
+                waiting.append({"prediction_id": found["prediction_id"], "actual": actual})
+            while len(waiting) > lag:
+                due = [waiting.popleft() for _ in range(min(500, len(waiting) - lag))]
+                taken += _sent(client, due)
+            time.sleep(simulation.pause_s)
+            advance(1)
+    while waiting:
+        taken += _sent(client, [waiting.popleft() for _ in range(min(500, len(waiting)))])
+    return PhaseReport(name, told, len(X), taken, 100 * float(np.nanmean(errors)), version)
+
+
+def _sent(client: ApiClient, outcomes: list[dict[str, Any]]) -> int:
+    """Send outcomes; one whose record still waits in a spool is sent once more."""
+    answer = client.send_outcomes(outcomes)
+    unknown = {r["prediction_id"] for r in answer["results"] if r["status"] == "unknown"}
+    if unknown:
+        time.sleep(0.5)
+        again = [one for one in outcomes if one["prediction_id"] in unknown]
+        rest = client.send_outcomes(again)
+        if rest["accepted"] < len(again):
+            raise ServingError(
+                f"{len(again) - rest['accepted']} outcomes belong to no valuation",
+                remedy="are records switched on? see /health/deep",
+            )
+        return int(answer["accepted"]) + int(rest["accepted"])
+    return int(answer["accepted"])

@@ -1,0 +1,223 @@
+"""Watch a service: judge what it recorded, raise alerts, tell people, show Prometheus."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tasador.core import clock
+from tasador.core.errors import TasadorError
+from tasador.monitoring.alerts import AlertBook
+from tasador.monitoring.judge import judge
+from tasador.monitoring.notices import build_routes, check_routes, deliver
+from tasador.monitoring.recorded import recorded_windows
+from tasador.monitoring.reference import Reference
+from tasador.monitoring.verdict import LEVELS, Verdict
+from tasador.monitoring.watch_settings import WatchSettings
+from tasador.records.database import Database
+from tasador.records.journal import Verdicts
+from tasador.records.sql_store import SqlRecordStore
+from tasador.records.state import Lease, Leases
+from tasador.registry.bundle import ModelBundle
+from tasador.serving.cascade import Cascade
+from tasador.serving.holder import ModelHolder
+from tasador.serving.refresh import Refresher
+from tasador.serving.source_settings import SourceSettings
+
+log = logging.getLogger(__name__)
+
+_LEASE = "watch"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round came to.
+
+    Attributes:
+        verdict: What was found; None when another watcher leads, or no model could be loaded.
+        changes: Alerts that changed their state: (key, state).
+        problems: What went wrong, in words.
+        leads: Whether this watcher leads.
+    """
+
+    verdict: Verdict | None
+    changes: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...] = ()
+    leads: bool = True
+
+
+class Watcher:
+    """Looks at one service's records, round after round.
+
+    Several may run: the database lets one of them lead, and another take over within two rounds
+    after its end.
+
+    Args:
+        settings: How.
+        source: Where the model comes from; what its rows looked like is in its bundle.
+        records_url: Where valuations are recorded.
+    """
+
+    def __init__(self, settings: WatchSettings, source: SourceSettings, records_url: str) -> None:
+        self.settings = settings
+        self._database = Database(records_url)
+        self._routes = build_routes(settings.routes)
+        check_routes(settings.alerts, self._routes)
+        self._book = AlertBook(self._database, settings.alerts)
+        self._holder = ModelHolder()
+        self._refresher = Refresher(Cascade.of(source), self._holder)
+        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self._lease: Lease | None = None
+        self._reference: tuple[str, Reference] | None = None
+        self._stop = threading.Event()
+        self._metrics = _VerdictMetrics() if settings.metrics_port is not None else None
+
+    def run(self, tell: Callable[[Round], None] = lambda _: None) -> None:
+        """Do rounds until `stop`; a round that fails is told and the next one tried."""
+        self._serve_metrics()
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                found = self.round()
+            except TasadorError as error:
+                log.error("a round failed: %s", error)
+                found = Round(None, problems=(str(error),))
+            tell(found)
+            self._stop.wait(max(0.0, self.settings.interval_s - (time.monotonic() - started)))
+        self.close()
+
+    def stop(self) -> None:
+        """End `run` after the round under way."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Let another watcher lead, and close the database."""
+        lease, self._lease = self._lease, None
+        try:
+            if lease is not None:
+                Leases(self._database).release(lease)
+        except TasadorError as error:
+            log.warning("the lease was not given back: %s", error)
+        self._refresher.stop()
+        self._database.close()
+
+    def round(self, *, anyway: bool = False) -> Round:
+        """Judge the window that ends now, raise alerts and send what waits.
+
+        Args:
+            anyway: Judge even while another watcher leads; it alone raises alerts then.
+
+        Raises:
+            StorageError: The database is away.
+            BundleError: The model cannot be compared with: it was made by an older tasador.
+        """
+        leads = self._leads()
+        if not leads and not anyway:
+            return Round(None, leads=False)
+        problems = []
+        bundle = self._bundle()
+        verdict: Verdict | None = None
+        changes: tuple[tuple[str, str], ...] = ()
+        if bundle is None:
+            problems.append("no model could be loaded: there is nothing to compare with")
+        else:
+            verdict = self._judged(bundle)
+            if leads:
+                changed = self._book.observe(bundle.manifest.name, verdict)
+                changes = tuple((state.key, state.state) for state in changed)
+        if leads:
+            problems += deliver(self._book, self._routes)
+        for problem in problems:
+            log.warning("%s", problem)
+        if self._metrics is not None and verdict is not None:
+            self._metrics.show(verdict, self._book)
+        return Round(verdict, changes, tuple(problems))
+
+    def _leads(self) -> bool:
+        leases, seconds = Leases(self._database), 2.0 * self.settings.interval_s + 60.0
+        if self._lease is not None:
+            self._lease = leases.renew(self._lease, seconds)
+        if self._lease is None:
+            self._lease = leases.acquire(_LEASE, self._name, seconds)
+        return self._lease is not None
+
+    def _bundle(self) -> ModelBundle | None:
+        self._refresher.refresh()
+        current = self._holder.current
+        return None if current is None else current.bundle
+
+    def _judged(self, bundle: ModelBundle) -> Verdict:
+        until = clock.seconds()
+        since = until - self.settings.window_s
+        if self._reference is None or self._reference[0] != bundle.version:
+            self._reference = bundle.version, Reference.of_bundle(bundle)
+        windows = recorded_windows(
+            SqlRecordStore(self._database), bundle, since, until, variant="champion"
+        )
+        verdict = judge(self._reference[1], windows, self.settings.limits)
+        Verdicts(self._database).add(
+            bundle.manifest.name, since, until, verdict.level, _plain(verdict)
+        )
+        return verdict
+
+    def _serve_metrics(self) -> None:
+        if self._metrics is not None and self.settings.metrics_port is not None:
+            self._metrics.serve(self.settings.metrics_host, self.settings.metrics_port)
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    import orjson
+
+    plain: dict[str, Any] = orjson.loads(verdict.to_json())
+    return plain
+
+
+class _VerdictMetrics:
+    """The last verdict as Prometheus gauges."""
+
+    def __init__(self) -> None:
+        import prometheus_client as prometheus
+
+        self._prometheus = prometheus
+        self.registry = prometheus.CollectorRegistry()
+
+        def gauge(name: str, text: str, *labels: str) -> Any:
+            return prometheus.Gauge(name, text, labels, registry=self.registry)
+
+        levels = "0 ok, 1 cannot tell, 2 warning, 3 alert."
+        self._rows = gauge("tasador_window_rows", "Rows of the last window.")
+        self._level = gauge("tasador_verdict_level", f"The last verdict: {levels}", "check")
+        self._psi = gauge("tasador_drift_psi", "Population stability index.", "column")
+        self._drift = gauge("tasador_drift_level", f"Drift: {levels}", "column")
+        self._figure = gauge("tasador_figure", "A metric of the window.", "name", "estimated")
+        self._alerts = gauge("tasador_alert_firing", "Whether an alert fires.", "alert", "severity")
+        self._at = gauge("tasador_watch_last_round_seconds", "When the last verdict was made.")
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer Prometheus on a port, in a thread."""
+        self._prometheus.start_http_server(port, host, registry=self.registry)
+
+    def show(self, verdict: Verdict, book: AlertBook) -> None:
+        """Show a verdict from now on."""
+        for gauge in (self._level, self._psi, self._drift, self._figure, self._alerts):
+            gauge.clear()
+        self._rows.set(verdict.rows)
+        self._at.set(clock.seconds())
+        for check, level in {"all": verdict.level, **verdict.by_check}.items():
+            self._level.labels(check).set(LEVELS.index(level))
+        for column in verdict.drift:
+            self._drift.labels(column.name).set(LEVELS.index(column.level))
+            if column.psi is not None:
+                self._psi.labels(column.name).set(column.psi)
+        for figure in verdict.figures:
+            if figure.value is not None:
+                self._figure.labels(figure.name, str(figure.estimated).lower()).set(figure.value)
+        for state in book.all():
+            severity = str(state.body.get("severity", "ticket"))
+            self._alerts.labels(state.key, severity).set(float(state.state == "firing"))

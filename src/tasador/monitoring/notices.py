@@ -1,0 +1,290 @@
+"""Routes: where notices go. A route that fails keeps its notices for the next round."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import smtplib
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Any, Literal, Protocol
+
+from tasador.core import clock
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
+from tasador.monitoring.alerts import AlertBook, Notice
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+#: Answers of a receiver after which another try may go better.
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class RouteSettings:
+    """One way out.
+
+    Attributes:
+        kind: ``log``, ``webhook`` (signed JSON), ``slack`` (JSON that Slack and its likes show),
+            ``email`` or ``wandb``.
+        url: Of the webhook; ``smtp://user:password@host:port`` or ``smtps://`` for e-mail.
+        secret: Signs webhooks; empty for no signature.
+        sender: Address that e-mails come from.
+        recipients: Addresses that they go to.
+        project: Of W&B; a run of that project must be running, or it is started.
+        timeout_s: Seconds for one try.
+    """
+
+    kind: Literal["log", "webhook", "slack", "email", "wandb"]
+    url: str = ""
+    secret: str = ""
+    sender: str = ""
+    recipients: tuple[str, ...] = ()
+    project: str = "tasador"
+    timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        needs_url = self.kind in ("webhook", "slack", "email")
+        schemes = ("smtp", "smtps") if self.kind == "email" else ("http", "https")
+        if needs_url and urllib.parse.urlsplit(self.url).scheme not in schemes:
+            raise ConfigError(
+                f"a route of kind {self.kind} has no address",
+                expected=f"url: {schemes[1]}://...",
+                got=f"an address of {len(self.url)} characters",
+            )
+        if self.kind == "email" and not (self.sender and self.recipients):
+            raise ConfigError("a route of kind email needs sender and recipients")
+
+
+class Route(Protocol):
+    """Sends notices somewhere."""
+
+    def send(self, notice: Notice) -> None:
+        """Send one notice.
+
+        Raises:
+            StorageError: It was not taken; another try may go better later.
+        """
+
+
+class LogRoute:
+    """Writes notices to the log."""
+
+    def send(self, notice: Notice) -> None:
+        """Log one notice, a resolved one less loudly."""
+        level = logging.INFO if notice.event == "resolved" else logging.WARNING
+        fields = {"alert": notice.key, "event": notice.event, "severity": notice.severity}
+        log.log(level, "%s: %s", notice.title, notice.reason, extra={"fields": fields})
+
+
+class WebhookRoute:
+    """Posts notices as JSON.
+
+    ``X-Tasador-Signature: t=<seconds>,v1=<hex>`` is the HMAC-SHA256, under the shared secret, of
+    ``<seconds>.<body>``: the receiver recomputes it and refuses old times. ``Idempotency-Key``
+    repeats the notice's id.
+    """
+
+    def __init__(self, settings: RouteSettings) -> None:
+        self._settings = settings
+
+    def send(self, notice: Notice) -> None:
+        """Post one notice, three times at most.
+
+        Raises:
+            StorageError: The receiver cannot be reached or refuses.
+        """
+        import stamina
+
+        body = json.dumps(self.body(notice)).encode()
+        headers = {"content-type": "application/json", "idempotency-key": notice.id}
+        if self._settings.secret:
+            headers["x-tasador-signature"] = signature(self._settings.secret, body, clock.seconds())
+        request = urllib.request.Request(self._settings.url, body, headers)  # noqa: S310 - checked
+        try:
+            for attempt in stamina.retry_context(
+                on=_is_transient, attempts=_ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=15.0
+            ):
+                with (
+                    attempt,
+                    urllib.request.urlopen(  # noqa: S310
+                        request, timeout=self._settings.timeout_s
+                    ),
+                ):
+                    pass
+        except (urllib.error.URLError, OSError) as error:
+            raise StorageError(
+                f"the webhook at {_shown(self._settings.url)} did not take a notice",
+                got=str(error),
+                remedy="check the address; the notice is kept and sent again",
+            ) from None
+
+    def body(self, notice: Notice) -> dict[str, Any]:
+        """Return what is posted."""
+        return notice.to_dict()
+
+
+class SlackRoute(WebhookRoute):
+    """Posts notices in the form that Slack's incoming webhooks, and their likes, show."""
+
+    def body(self, notice: Notice) -> dict[str, Any]:
+        """Return what is posted."""
+        text = f"*{_escaped(notice.title)}*\n{_escaped(notice.reason)}"
+        return {"text": text, "blocks": [
+            {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+        ]}  # fmt: skip
+
+
+class EmailRoute:
+    """Sends notices as plain e-mails."""
+
+    def __init__(self, settings: RouteSettings) -> None:
+        self._settings = settings
+
+    def send(self, notice: Notice) -> None:
+        """Send one e-mail.
+
+        Raises:
+            StorageError: The mail server cannot be reached or refuses.
+        """
+        settings, parts = self._settings, urllib.parse.urlsplit(self._settings.url)
+        message = EmailMessage()
+        message["Subject"] = notice.title.replace("\n", " ")[:200]
+        message["From"], message["To"] = settings.sender, ", ".join(settings.recipients)
+        message["Message-ID"] = f"<{notice.id}@tasador>"
+        message.set_content(
+            f"{notice.reason}\n\n{json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)}\n"
+        )
+        host, timeout = parts.hostname or "localhost", settings.timeout_s
+        try:
+            with (
+                smtplib.SMTP_SSL(
+                    host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
+                )
+                if parts.scheme == "smtps"
+                else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
+            ) as server:
+                if parts.username:
+                    if parts.scheme == "smtp":  # a password never travels in the clear
+                        server.starttls(context=ssl.create_default_context())
+                    server.login(
+                        urllib.parse.unquote(parts.username),
+                        urllib.parse.unquote(parts.password or ""),
+                    )
+                server.send_message(message)
+        except (OSError, smtplib.SMTPException) as error:
+            raise StorageError(
+                f"the mail server {host} did not take a notice",
+                got=str(error),
+                remedy="check its address; the notice is kept and sent again",
+            ) from None
+
+
+class WandbRoute:
+    """Sends notices as alerts of a Weights & Biases run."""
+
+    def __init__(self, settings: RouteSettings) -> None:
+        self._settings = settings
+
+    def send(self, notice: Notice) -> None:
+        """Send one alert.
+
+        Raises:
+            MissingExtraError: W&B is not installed.
+            StorageError: W&B refuses.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise MissingExtraError.for_package("wandb", "wandb") from None
+        try:
+            run = wandb.run or wandb.init(project=self._settings.project, job_type="monitor")
+            level = "ERROR" if notice.severity == "page" else "WARN"
+            run.alert(title=notice.title[:64], text=notice.reason, level=level)
+        except Exception as error:  # W&B's errors share no public root
+            raise StorageError("W&B did not take a notice", got=str(error)) from None
+
+
+_KINDS: Mapping[str, Any] = {
+    "webhook": WebhookRoute,
+    "slack": SlackRoute,
+    "email": EmailRoute,
+    "wandb": WandbRoute,
+}
+
+
+def build_routes(settings: Mapping[str, RouteSettings]) -> dict[str, Route]:
+    """Return the routes by name; ``log`` is always there."""
+    routes: dict[str, Route] = {"log": LogRoute()}
+    for name, one in settings.items():
+        routes[name] = LogRoute() if one.kind == "log" else _KINDS[one.kind](one)
+    return routes
+
+
+def deliver(book: AlertBook, routes: Mapping[str, Route]) -> list[str]:
+    """Send what waits in the outbox; returns what went wrong, in words.
+
+    One failing route does not keep notices from the others. A notice is sent at least once: a
+    watcher that dies between sending and noting it sends it again, with the same id.
+    """
+    problems: list[str] = []
+    broken: set[str] = set()
+    for state, name, notice in list(book.outbox()):
+        if name in broken:
+            continue
+        route = routes.get(name)
+        if route is None:
+            problems.append(f"no route is called {name!r}: a notice about {state.key} is dropped")
+        else:
+            try:
+                route.send(notice)
+            except (StorageError, MissingExtraError) as error:
+                broken.add(name)
+                problems.append(f"route {name}: {error}")
+                continue
+        book.sent(state.key, name, notice.id)
+    return problems
+
+
+def signature(secret: str, body: bytes, now: float) -> str:
+    """Return the signature's header for a body sent `now`, in seconds since the epoch."""
+    moment = str(int(now))
+    digest = hmac.new(secret.encode(), f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={moment},v1={digest}"
+
+
+def check_routes(rules: Sequence[Any], routes: Mapping[str, Route]) -> None:
+    """Refuse rules that name a route that is not there.
+
+    Raises:
+        ConfigError: One does.
+    """
+    for rule in rules:
+        for name in rule.routes:
+            if name not in routes:
+                raise ConfigError(
+                    f"the alert rule {rule.name!r} names the route {name!r}",
+                    expected=f"one of {', '.join(routes)}",
+                )
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in _TRANSIENT
+    return isinstance(error, (urllib.error.URLError, OSError))
+
+
+def _shown(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}"  # paths of webhooks are secrets
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
