@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,66 +15,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fixtures.process import Server, free_port
+
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
 #: How often a service under load is killed; `TASADOR_KILLS=20 pytest -k kill` for the whole proof.
 KILLS = int(os.environ.get("TASADOR_KILLS", "3"))
 
 
-class Server:
-    """One `tasador serve`."""
-
-    def __init__(self, workspace: Path, bundle: Path, port: int, **variables: str) -> None:
-        self.workspace, self.bundle, self.port = workspace, bundle, port
-        self.variables = variables
-        self.process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        env = {
-            **os.environ,
-            "TASADOR_SOURCE__LOCAL": str(self.bundle),
-            "TASADOR_SOURCE__POLL_S": "0.3",
-            **self.variables,
-        }
-        command = [sys.executable, "-m", "tasador.cli.app", "serve", "--port", str(self.port),
-                   "--workspace", str(self.workspace)]  # fmt: skip
-        self.process = subprocess.Popen(
-            command, env=env, cwd=self.workspace, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def wait(self, path: str = "/health/ready", status: int = 200, limit_s: float = 60) -> None:
-        assert self.process is not None
-        started = time.monotonic()
-        while time.monotonic() - started < limit_s:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.url + path, timeout=5).status_code == status:
-                    return
-            if self.process.poll() is not None:
-                pytest.fail(f"the server ended: {self.process.communicate()[1][-3000:]}")
-            time.sleep(0.05)
-        pytest.fail(f"{path} did not answer {status} within {limit_s} s")
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
-        assert self.process is not None
-        self.process.send_signal(how)
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
-
-
 @pytest.fixture
 def server(tmp_path, written_bundle) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = Server(tmp_path, written_bundle, port)
+    found = Server(tmp_path, written_bundle, free_port())
     yield found
-    if found.process is not None and found.process.poll() is None:
-        found.process.kill()
-        found.process.communicate()
+    found.end()
 
 
 class Load:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from tasador.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tasador.monitoring.rules import Rules
+    from tasador.monitoring.verdict import Verdict
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -43,8 +48,17 @@ def monitor(
     html: Annotated[Path | None, typer.Option(help="Write a report here.")] = None,
     fail_on_warn: Annotated[bool, typer.Option(help="End with 12 on a warning.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+    window: Annotated[
+        str, typer.Option(help="How far back, without tables: 90s, 30m, 4h, 2d.")
+    ] = "1d",
+    workspace: Annotated[Path, typer.Option(help="Folder of bundles and databases.")] = Path(
+        "workspace"
+    ),
 ) -> None:
     """Say whether rows still look like the reference: drift, quality, performance.
+
+    With --reference and --current two tables are compared. Without them, what the service recorded
+    is judged against what its model was trained on; both are found as by `tasador serve`.
 
     Ends with 0 when they do, 10 on an alert, 11 when it cannot be told.
     """
@@ -53,15 +67,20 @@ def monitor(
     from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
     from tasador.monitoring.plain import Fields
 
-    if not reference or not current:
+    rules = parse_rules(rule or [])
+    notes: tuple[str, ...] = ()
+    if not reference and not current:
+        verdict = _of_records(rules, window, workspace)
+    elif not reference or not current:
         raise ConfigError(
-            "there is nothing to compare",
-            expected="--reference and --current",
+            "there is nothing to compare with",
+            expected="--reference and --current, or neither to judge what a service recorded",
             remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
         )
-    fields = Fields(target, prediction, lower, upper, time, latency, version, id)
-    comparison = Comparison(reference, current, fields, contract, segment, outcomes)
-    verdict, notes = monitor_files(comparison, parse_rules(rule or []))
+    else:
+        fields = Fields(target, prediction, lower, upper, time, latency, version, id)
+        comparison = Comparison(reference, current, fields, contract, segment, outcomes)
+        verdict, notes = monitor_files(comparison, rules)
     if not quiet:
         for note in notes:
             err.print(f"[dim]note:[/] {escape(note)}")
@@ -75,3 +94,19 @@ def monitor(
     code = exit_code(verdict, fail_on_warn=fail_on_warn)
     if code:
         raise typer.Exit(code)
+
+
+def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
+    from tasador.cli.watch import parse_duration
+    from tasador.flows.watch import Watcher
+    from tasador.monitoring.watch_settings import WatchSettings
+    from tasador.serving.assembly import with_defaults
+    from tasador.serving.settings import read_settings
+
+    served = read_settings(os.environ | with_defaults(os.environ, workspace))
+    settings = WatchSettings(window_s=parse_duration(window), limits=rules)
+    watcher = Watcher(settings, served.source, served.records.url)
+    try:
+        return watcher.judge()
+    finally:
+        watcher.close()

@@ -8,11 +8,15 @@ import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from tasador.flows.watch import Round
+    from tasador.monitoring.alerts import AlertBook
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,7 +31,6 @@ alerts = typer.Typer(help="List, acknowledge and silence alerts.", no_args_is_he
 
 def watch(
     config: Annotated[Path | None, typer.Option(help="YAML of rules, alerts and routes.")] = None,
-    once: Annotated[bool, typer.Option(help="One round; the exit code tells its verdict.")] = False,
     interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
@@ -36,11 +39,12 @@ def watch(
     """Judge what the service recorded, again and again; alert when it stops being right.
 
     The model and the database are found as by `tasador serve`: from TASADOR_* variables.
+    `tasador monitor` judges once.
     """
     from dataclasses import replace
 
     from tasador.config.watch import read_watch_settings
-    from tasador.flows.watch import Round, Watcher
+    from tasador.flows.watch import Watcher
     from tasador.serving.assembly import with_defaults
     from tasador.serving.settings import read_settings
 
@@ -58,15 +62,6 @@ def watch(
         for line in _lines(found):
             out.print(line)
 
-    if once:
-        try:
-            found = watcher.round(anyway=True)
-        finally:
-            watcher.close()
-        tell(found)
-        if found.verdict is None or found.verdict.level == "cannot_tell":
-            raise typer.Exit(11)
-        raise typer.Exit(10 if found.verdict.level == "alert" else 0)
     signal.signal(signal.SIGTERM, lambda *_: watcher.stop())
     signal.signal(signal.SIGINT, lambda *_: watcher.stop())
     out.print(
@@ -76,10 +71,7 @@ def watch(
     watcher.run(tell)
 
 
-def _lines(found: object) -> list[str]:
-    from tasador.flows.watch import Round
-
-    assert isinstance(found, Round)  # noqa: S101 - only called with one
+def _lines(found: Round) -> list[str]:
     moment = datetime.now(UTC).strftime("%H:%M:%S")
     if not found.leads:
         return [f"{moment} another watcher leads"]
@@ -105,7 +97,7 @@ def _without_password(url: str) -> str:
     return parse_url(url).shown
 
 
-def _book(workspace: Path) -> object:
+def _book(workspace: Path) -> AlertBook:
     from tasador.monitoring.alerts import AlertBook
     from tasador.records.database import Database
     from tasador.serving.assembly import with_defaults
@@ -121,27 +113,21 @@ def list_alerts(
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """List the alerts that fire or are about to."""
-    from rich.table import Table
-
-    from tasador.monitoring.alerts import AlertBook
-
     book = _book(workspace)
-    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
-    table = Table("alert", "state", "since", "severity", "acknowledged", "silent until", "reason")
-    for state in book.all():
-        if state.state == "ok" and not everything:
-            continue
-        silent = state.body.get("silent_until", 0.0)
-        table.add_row(
-            escape(state.key),
-            f"[{_STATES.get(state.state, 'white')}]{state.state}[/]",
-            _moment(state.since),
-            str(state.body.get("severity", "")),
-            escape(str(state.body.get("acknowledged_by", ""))),
-            _moment(silent) if silent else "",
-            escape(str(state.body.get("reason", ""))),
+    shown = [state for state in book.all() if state.state != "ok" or everything]
+    for state in shown:
+        colour = _STATES.get(state.state, "white")
+        notes = [f"since {_moment(state.since)}", str(state.body.get("severity", ""))]
+        if state.body.get("acknowledged_by"):
+            notes.append(f"acknowledged by {state.body['acknowledged_by']}")
+        if state.body.get("silent_until"):
+            notes.append(f"silent until {_moment(state.body['silent_until'])}")
+        out.print(
+            f"[{colour}]{state.state:<8}[/] {escape(state.key)}  ({escape(', '.join(notes))})"
         )
-    out.print(table if table.row_count else "no alert fires")
+        out.print(f"         {escape(str(state.body.get('reason', '')))}")
+    if not shown:
+        out.print("no alert fires")
 
 
 @alerts.command("ack")
@@ -151,10 +137,7 @@ def acknowledge(
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Stop the reminders of firing alerts."""
-    from tasador.monitoring.alerts import AlertBook
-
     book = _book(workspace)
-    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
     _told("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
 
 
@@ -167,10 +150,7 @@ def silence(
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Send nothing about some alerts for a time."""
-    from tasador.monitoring.alerts import AlertBook
-
     book = _book(workspace)
-    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
     seconds = parse_duration(for_)
     _told("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
 
@@ -182,10 +162,7 @@ def unsilence(
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """End a silence."""
-    from tasador.monitoring.alerts import AlertBook
-
     book = _book(workspace)
-    assert isinstance(book, AlertBook)  # noqa: S101 - see _book
     _told("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasador.core import clock
-from tasador.core.errors import TasadorError
+from tasador.core.errors import ServingError, TasadorError
 from tasador.monitoring.alerts import AlertBook
 from tasador.monitoring.judge import judge
 from tasador.monitoring.notices import build_routes, check_routes, deliver
@@ -107,18 +107,14 @@ class Watcher:
         self._refresher.stop()
         self._database.close()
 
-    def round(self, *, anyway: bool = False) -> Round:
+    def round(self) -> Round:
         """Judge the window that ends now, raise alerts and send what waits.
-
-        Args:
-            anyway: Judge even while another watcher leads; it alone raises alerts then.
 
         Raises:
             StorageError: The database is away.
             BundleError: The model cannot be compared with: it was made by an older tasador.
         """
-        leads = self._leads()
-        if not leads and not anyway:
+        if not self._leads():
             return Round(None, leads=False)
         problems = []
         bundle = self._bundle()
@@ -128,16 +124,31 @@ class Watcher:
             problems.append("no model could be loaded: there is nothing to compare with")
         else:
             verdict = self._judged(bundle)
-            if leads:
-                changed = self._book.observe(bundle.manifest.name, verdict)
-                changes = tuple((state.key, state.state) for state in changed)
-        if leads:
-            problems += deliver(self._book, self._routes)
+            changed = self._book.observe(bundle.manifest.name, verdict)
+            changes = tuple((state.key, state.state) for state in changed)
+        problems += deliver(self._book, self._routes)
         for problem in problems:
             log.warning("%s", problem)
         if self._metrics is not None and verdict is not None:
             self._metrics.show(verdict, self._book)
         return Round(verdict, changes, tuple(problems))
+
+    def judge(self) -> Verdict:
+        """Judge the window that ends now, whoever leads; no alert changes.
+
+        Raises:
+            StorageError: The database is away.
+            BundleError: As for `round`.
+            ServingError: No model could be loaded.
+        """
+        bundle = self._bundle()
+        if bundle is None:
+            raise ServingError(
+                "no model could be loaded: there is nothing to compare with",
+                got=self._refresher.report().last_error,
+                remedy="train one with `tasador run`, or check TASADOR_SOURCE__*",
+            )
+        return self._judged(bundle)
 
     def _leads(self) -> bool:
         leases, seconds = Leases(self._database), 2.0 * self.settings.interval_s + 60.0

@@ -112,13 +112,8 @@ class WebhookRoute:
             for attempt in stamina.retry_context(
                 on=_is_transient, attempts=_ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=15.0
             ):
-                with (
-                    attempt,
-                    urllib.request.urlopen(  # noqa: S310
-                        request, timeout=self._settings.timeout_s
-                    ),
-                ):
-                    pass
+                with attempt:
+                    self._post(request)
         except (urllib.error.URLError, OSError) as error:
             raise StorageError(
                 f"the webhook at {_shown(self._settings.url)} did not take a notice",
@@ -129,6 +124,13 @@ class WebhookRoute:
     def body(self, notice: Notice) -> dict[str, Any]:
         """Return what is posted."""
         return notice.to_dict()
+
+    def _post(self, request: urllib.request.Request) -> None:
+        try:
+            urllib.request.urlopen(request, timeout=self._settings.timeout_s).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            raise
 
 
 class SlackRoute(WebhookRoute):
