@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -144,6 +145,13 @@ def test_without_the_kernels_the_features_have_the_same_bits(
     plain = FittedFeatures.from_state(features.contract, *features.state())
     assert plain._compact is None
     assert plain.transform(X).tobytes() == want.tobytes()
+
+
+def test_fitted_features_can_be_sent_to_another_process(features: FittedFeatures) -> None:
+    X = rows(30, features.contract.coordinates is not None, seed=3)
+    want = features.transform(X)
+    again = pickle.loads(pickle.dumps(features))
+    assert again.transform(X).tobytes() == want.tobytes()
 
 
 @pytest.mark.skipif(native().library is None, reason=native().reason)

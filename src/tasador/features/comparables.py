@@ -134,6 +134,10 @@ class ComparablesIndex:
         similar = np.concatenate([self.similar[at]] * 2) if len(self.similar) else None
         return np.concatenate([self.points[at], beside]), similar
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernel's addresses to this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_compact"}
+
     @property
     def size(self) -> int:
         """Number of training rows in the index."""

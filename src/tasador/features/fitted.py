@@ -124,6 +124,10 @@ class FittedFeatures:
         """The compiled pass over the columns, once it gave the bits of `_transform`."""
         return proven(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernel's addresses to this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_compact"}
+
     def transform(self, X: Floats) -> Floats:
         """Return the features (n, q) of encoded rows `X` (n, p).
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: Bytes of the longest number read here: positions and small integers fit in 35 bits.
 _LONGEST = 5
+#: Runs of one repeated field; each is looked for in all that follows, which a file may not abuse.
+_MOST_RUNS = 16
 
 Field = tuple[int, "int | memoryview"]
 
@@ -65,6 +67,8 @@ def repeated_ints(message: memoryview, number: int) -> NDArray[np.int64]:
     parts: list[NDArray[np.int64]] = []
     at = 0
     while at < len(message):
+        if len(parts) > _MOST_RUNS:
+            raise ValueError("the values are scattered over the message")
         if message[at] == single:
             values, length = _run(message[at:], single)
             parts.append(values)
