@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import tasador
 from tasador.cli import models, records
+from tasador.cli.canary import canary_app
 from tasador.cli.keys import keys
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
@@ -221,6 +222,7 @@ app.command()(watch)
 app.command()(simulate)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
+app.add_typer(canary_app, name="canary")
 records.register(app)
 
 

@@ -65,7 +65,7 @@ def models(
     from tasador.core.fingerprints import to_plain
     from tasador.flows.lifecycle import opened
 
-    with opened(_place(workspace, registry, records, model)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model)) as lifecycle:
         found, notes = lifecycle.listed()
     if as_json:
         print_json({"versions": to_plain(found), "notes": notes})
@@ -102,7 +102,7 @@ def promote(
     from tasador.flows.promotion import Wish
     from tasador.flows.promotion import promote as promote_version
 
-    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
         settings = _settings(set_).gates
         show(promote_version(lifecycle, wish, settings=settings, tell=show_gates))
@@ -124,7 +124,7 @@ def compare(
     from tasador.flows.lifecycle import opened
     from tasador.registry.versions import find_version
 
-    with opened(_place(workspace, registry, records, model)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))
         judged = judge_version(lifecycle, one, other, _settings(set_).gates)
     if as_json:
@@ -147,7 +147,7 @@ def reject(
     """Mark a version as not to be used, and take its aliases away."""
     from tasador.flows.lifecycle import opened
 
-    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.reject(version, reason))
 
 
@@ -163,7 +163,7 @@ def rollback(
     """Return to the previous champion; servers follow at their next poll."""
     from tasador.flows.lifecycle import opened
 
-    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.roll_back(to, reason))
 
 
@@ -195,7 +195,7 @@ def retrain(
         gates=settings.gates,
     )
     listeners = Listeners(_show_decision, lambda name, _: out.print(f"  {name}"), show_gates)
-    with opened(_place(workspace, registry, records, model, by)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         done = retrain_model(lifecycle, order, listeners)
     if done.version is not None:
         out.print(f"version {done.version} is {to}")
@@ -212,7 +212,7 @@ def reproduce(
     from tasador.flows.lifecycle import opened
     from tasador.flows.reproduce import reproduce as reproduce_version
 
-    with opened(_place(workspace, registry, records, model)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model)) as lifecycle:
         found = reproduce_version(
             lifecycle,
             version,
@@ -270,7 +270,7 @@ def history(
     from tasador.core.fingerprints import to_plain
     from tasador.flows.lifecycle import opened
 
-    with opened(_place(workspace, registry, records, model)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model)) as lifecycle:
         entries = lifecycle.history(limit)
     if as_json:
         print_json(to_plain(entries))
@@ -305,13 +305,14 @@ def _line(entry: AuditEntry) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _place(
+def place_of(
     workspace: Path,
     registry: str | None,
     records: str | None,
     model: str | None,
     by: str | None = None,
 ) -> Place:
+    """Return where a model's versions are, as the options say."""
     from tasador.flows.lifecycle import Place
 
     return Place(workspace, registry, records, model, by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tasador.core.errors import BundleError, ConfigError, GateError
 from tasador.flows.judge import Judged, judge_version
@@ -30,14 +31,14 @@ class Wish:
         alias: The place it shall have.
         reason: Why.
         force: Although a gate refuses.
-        all_gates: Ask a challenger for all gates too.
+        gates: Which are asked for: the place's ``usual`` ones, ``all``, or those of ``safety``.
     """
 
     version: str
     alias: str = CHAMPION
     reason: str = ""
     force: bool = False
-    all_gates: bool = False
+    gates: Literal["usual", "all", "safety"] = "usual"
 
 
 def promote(
@@ -86,7 +87,8 @@ def promote(
         judged = _judged(lifecycle, version, present, wish, settings)
         tell(judged)
         details |= judged.details()
-        asked = SAFETY if wish.alias == CHALLENGER and not wish.all_gates else None
+        safe = wish.gates == "safety" or (wish.alias == CHALLENGER and wish.gates == "usual")
+        asked = SAFETY if safe else None
         bad = [
             gate for gate in judged.report.gates
             if gate.state != "pass" and (asked is None or gate.name in asked)

@@ -119,7 +119,7 @@ def retrain(
             number = _train(lifecycle, bundle, table, listeners)
             details |= {"new_version": number}
             reason = "; ".join(decision.triggers)
-            wish = Wish(number, order.alias, f"retrained: {reason}", all_gates=True)
+            wish = Wish(number, order.alias, f"retrained: {reason}", gates="all")
             promote(lifecycle, wish, settings=order.gates, tell=listeners.judged)
     return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
 

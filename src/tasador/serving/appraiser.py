@@ -277,7 +277,7 @@ class Appraiser:
                         ids[i],
                         now,
                         engine.version,
-                        self._variant,
+                        engine.variant or self._variant,
                         engine.source,
                         _row_json(values, engine),
                         found.prediction[i],

@@ -23,6 +23,7 @@ from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
 from tasador.serving.appraiser import Appraiser
 from tasador.serving.cache import make_cache
+from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
 from tasador.serving.health import (
@@ -78,6 +79,7 @@ class Assembly:
         self.cache = make_cache(settings.cache, self.metrics.cached)
         appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
         self.service = Service(self.holder, appraiser, self.metrics, settings.limits)
+        self.canary = self._canary()
         self.health = Health(self.holder, self._checks())
         self.metrics.on_scrape(self._refresh_gauges)
 
@@ -115,6 +117,8 @@ class Assembly:
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         self.writer.start()
         self.refresher.start()
+        if self.canary is not None:
+            self.canary.start()
         try:
             yield
         finally:
@@ -124,10 +128,26 @@ class Assembly:
             await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
+        if self.canary is not None:
+            self.canary.stop()
         self.refresher.stop()
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
+
+    def _canary(self) -> Canary | None:
+        """Return what takes part in experiments; without a registry or records there are none."""
+        settings = self.settings
+        possible = settings.source.tracking_uri and settings.source.model_name
+        if not possible or not settings.canary.enabled or settings.records.mode == "off":
+            return None
+        return Canary(
+            self.service,
+            settings.canary,
+            Database(settings.records.url, synchronous=settings.records.synchronous),
+            challenger_loader(settings.source),
+            self.writer,
+        )
 
     def _deep(self) -> DeepHealth:
         found = self.health.deep()

@@ -45,6 +45,7 @@ class Engine:
         self.bundle = bundle
         self.source = source
         self.version = bundle.version
+        self.variant: str | None = None  # its part in an experiment
         self.contract = bundle.contract
         self.check = RowCheck(bundle.encoder)
         self.prediction_name = bundle.contract.target.prediction_name

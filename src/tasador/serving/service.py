@@ -43,6 +43,13 @@ class Holder(Protocol):
         """What a rollback returns to."""
 
 
+class Values(Protocol):
+    """Values rows by one of several models; `serving.canary.Canary` is one."""
+
+    async def value(self, exchange: Exchange, engine: Engine, rows: Rows, place: str) -> Answer:
+        """Value encoded rows of one request."""
+
+
 @dataclass
 class Service:
     """What all routes share.
@@ -53,6 +60,7 @@ class Service:
         metrics: Counts.
         limits: What a request may ask for.
         draining: Whether the service is about to stop and wants no new requests.
+        canary: Decides who values, while there is an experiment.
     """
 
     holder: Holder
@@ -60,6 +68,7 @@ class Service:
     metrics: Metrics
     limits: LimitSettings
     draining: bool = False
+    canary: Values | None = None
     _engine: Engine | None = None
     _loaded: Loaded | None = None
 
@@ -85,7 +94,9 @@ class Service:
     async def value(
         self, exchange: Exchange, engine: Engine, rows: Rows, place: str = "instances"
     ) -> Answer:
-        """Value encoded rows of one request."""
+        """Value encoded rows of one request; the answer names the engine that did."""
+        if self.canary is not None:
+            return await self.canary.value(exchange, engine, rows, place)
         return await self.appraiser.value(
             engine, rows, client=exchange.client, started=exchange.started, place=place
         )

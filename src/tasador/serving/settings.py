@@ -119,6 +119,25 @@ class CacheSettings:
     reset_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class CanarySettings:
+    """How a server takes part in experiments that `tasador canary start` begins.
+
+    Attributes:
+        enabled: Whether it does; needs a registry and records.
+        poll_s: Seconds between two looks at the experiment's state.
+        deaf_s: Seconds without the database after which the challenger gets no traffic here.
+        queue: Requests that wait to be valued in shadow; more are not shadowed, and counted.
+        idle_factor: How much longer the shadow's thread rests than it works.
+    """
+
+    enabled: bool = True
+    poll_s: float = 2.0
+    deaf_s: float = 15.0
+    queue: int = 256
+    idle_factor: float = 4.0
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """Everything that the service is told.
@@ -130,6 +149,7 @@ class ServeSettings:
         source: Where its model comes from.
         records: Where valuations are written.
         cache: Whether predictions are remembered.
+        canary: How it takes part in experiments.
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -138,6 +158,7 @@ class ServeSettings:
     source: SourceSettings = field(default_factory=SourceSettings)
     records: RecordSettings = field(default_factory=RecordSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    canary: CanarySettings = field(default_factory=CanarySettings)
 
 
 def variable(section: str, key: str) -> str:

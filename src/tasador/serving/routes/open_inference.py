@@ -87,7 +87,7 @@ class OpenInferenceRoutes:
         rows = engine.encode(request.rows, "inputs")
         answer = await self._service.value(exchange, engine, rows, "inputs")
         found = answer.appraisals
-        head = {"model_name": name, "model_version": engine.version}
+        head = {"model_name": name, "model_version": answer.engine.version}
         if request.identifier is not None:
             head["id"] = request.identifier
         text, length = write_answer(

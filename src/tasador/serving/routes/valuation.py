@@ -63,6 +63,7 @@ class ValuationRoutes:
         if any(engine.check.faults(row) for row in rows.values):
             raise invalid_rows(rows.values, engine.check, "instances")
         answer = await self._service.value(exchange, engine, rows)
+        engine = answer.engine
         async with self._explaining:  # one at a time: valuations keep the other processors
             explained = await asyncio.to_thread(
                 lambda: [engine.bundle.explain(row, comparables=comparables) for row in rows.values]
