@@ -58,7 +58,7 @@ class Moments:
         (2024, "Time-uniform central limit theory and asymptotic confidence sequences", Annals of
         Statistics 52(6), theorem 2.2), which is the normal mixture of Robbins (1970) and of the
         mixture SPRT (Johari, Koomen, Pekelis and Walsh 2022) with an estimated variance. Being
-        asymptotic, it holds for skewed values from about 50 of them on. Values
+        asymptotic, it wants some 50 values, more when they are very skewed. Values
         must not be constant for it to mean anything: with a variance of 0 the bounds are the mean.
 
         Args:
