@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,7 +230,8 @@ def test_a_challenger_that_fails_answers_nobody_with_an_error_and_is_gone_after_
         answered = server.ask(50)
         assert set(answered) == {champion.version}  # every request was answered
         wait_for(lambda: standing(book).status == "rolled back")
-        assert "3 valuations in a row failed" in standing(book).reason
+        # by the server itself or by the test, whichever comes first
+        assert re.search(r"valuations (in a row )?failed", standing(book).reason)
         with Database.open(server.url) as database:
             tallies = ExperimentBook(database, "houses_model").tallies("e")
         assert sum(t["failures"] for t in tallies) <= 10
