@@ -87,7 +87,7 @@ def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
     names = list(dict.fromkeys([*(c.name for c in reader.columns), *chosen.values()]))
     for batch in reader.table.batches(names):
         n = len(next(iter(batch.values())))
-        rows = np.full((n, len(reader.columns) + len(_ROLES)), np.nan)
+        rows = np.full((n, len(reader.columns) + len(_ROLES)), np.nan, order="F")
         for i, column in enumerate(reader.columns):
             rows[:, i] = reader.encode(column, batch[column.name])
         for i, role in enumerate(_ROLES):
@@ -202,7 +202,7 @@ def _window(
     reader: Reader, reference: Reference, batch: dict[str, Any], present: dict[str, str]
 ) -> Window:
     n = len(next(iter(batch.values())))
-    X = np.full((n, len(reference.columns)), np.nan)
+    X = np.full((n, len(reference.columns)), np.nan, order="F")
     for i, column in enumerate(reference.columns):
         if column.name in batch:
             X[:, i] = reader.encode(column, batch[column.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,10 +45,17 @@ class Sample:
 
     def add(self, rows: Floats) -> None:
         """Offer rows (n, width)."""
-        keys = self._random.random(len(rows))
-        self.seen += len(rows)
-        chosen = keys < self._limit
-        self._kept.append(np.ascontiguousarray(rows[chosen]))
+        self.offer(len(rows), lambda chosen: rows[chosen])
+
+    def offer(self, n: int, take: Callable[[NDArray[np.intp]], Floats]) -> None:
+        """Offer `n` rows, of which only those at the places that `take` is called with are made."""
+        keys = self._random.random(n)
+        self.seen += n
+        chosen = np.flatnonzero(keys < self._limit)
+        if len(chosen) > self.most:  # more than can stay: the others need not be made
+            chosen = chosen[np.argpartition(keys[chosen], self.most - 1)[: self.most]]
+            chosen.sort()
+        self._kept.append(np.ascontiguousarray(take(chosen)))
         self._keys.append(keys[chosen])
         if sum(map(len, self._keys)) > 2 * self.most:
             self._shrink()
@@ -201,7 +209,10 @@ class Tally:
 
     def _add_samples(self, window: Window, X: Floats, ok: NDArray[np.bool_]) -> None:
         answers = (window.prediction, window.lower, window.upper)
-        self.rows.add(np.column_stack([X, *(values[ok] for values in answers)]))
+        given = [values if ok.all() else values[ok] for values in answers]
+        self.rows.offer(
+            len(X), lambda rows: np.column_stack([X[rows], *(values[rows] for values in given)])
+        )
         negative = window.latency_ms < 0
         self.negative_latencies += int(negative.sum())
         times = window.time[np.isfinite(window.time)]

@@ -1,0 +1,26 @@
+"""Environments of other tools, made on demand: they need versions that ours does not take."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+PEERS = {
+    "evidently": ("evidently==0.7.23", "pandas==2.3.3", "pyarrow"),
+    "nannyml": ("nannyml==0.13.1", "pandas==2.3.3", "statsmodels==0.15.0", "pyarrow"),
+}
+
+
+def peer_python(name: str) -> Path:
+    """Return the Python of an environment that has the peer installed; made when it is missing."""
+    folder = Path(tempfile.gettempdir()) / "tasador-peers" / name
+    python = folder / "bin" / "python"
+    ready = folder / ".ready"
+    if not ready.exists():
+        print(f"installing {name} into {folder}", flush=True)
+        subprocess.run(["uv", "venv", "-q", "--clear", "-p", "3.11", str(folder)], check=True)
+        install = ["uv", "pip", "install", "-q", "--python", str(python), *PEERS[name]]
+        subprocess.run(install, check=True)
+        ready.touch()
+    return python
