@@ -48,7 +48,7 @@ _SETTINGS = {
 #: Numbers of trees to choose from, and by how much the fewest may miss the best: a window unlike
 #: the training rows is served better by too few than by too many.
 _ROUNDS = (25, 50, 100, 150, 200, 300)
-_TOLERANCE = 1.01
+_TOLERANCE = 1.005
 
 
 @dataclass(frozen=True)
