@@ -204,6 +204,11 @@ def _segments(segments: Sequence[SegmentFigure]) -> str:
 
 
 def _limits(contract: TableContract, facts: ModelFacts) -> str:
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in limits(contract, facts))
+
+
+def limits(contract: TableContract, facts: ModelFacts) -> list[str]:
+    """Return what estimates cannot do, a sentence each."""
     unit = f" {contract.target.unit}" if contract.target.unit else ""
     low, high = (number(value) for value in facts.train_range)
     lines = [
@@ -222,7 +227,7 @@ def _limits(contract: TableContract, facts: ModelFacts) -> str:
             "average over all rows; a single segment may fare worse."
         )
     lines.append("Values drift with time; figures hold for the period of the table only.")
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
 def _avm_rule(
@@ -237,10 +242,20 @@ def _avm_rule(
         "secured by a home for policies on five matters. Software alone does not comply with it. "
         f"This is what tasador checked for `{_text(contract.model_name)}`, and what it did not:",
     ]
-    checks = _avm_checks(facts, headline, segments)
-    for (title, unchecked), checked in zip(_AVM_STANDARDS, checks, strict=True):
+    for title, checked, unchecked in standards(facts, headline, segments):
         parts.append(f"### {title}\n\n- Checked: {checked}\n- Not checked: {unchecked}")
     return "\n\n".join(parts)
+
+
+def standards(
+    facts: ModelFacts, headline: Sequence[Headline], segments: Sequence[SegmentFigure]
+) -> list[tuple[str, str, str]]:
+    """Return each standard of the rule with what was checked for it and what was not."""
+    checks = _avm_checks(facts, headline, segments)
+    return [
+        (title, checked, unchecked)
+        for (title, unchecked), checked in zip(_AVM_STANDARDS, checks, strict=True)
+    ]
 
 
 def _avm_checks(

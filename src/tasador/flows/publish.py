@@ -8,13 +8,14 @@ from typing import Any
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
+from tasador.flows.model_card_page import FILES
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
 from tasador.registry.bundle import load_bundle
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
 
-_ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml")
+_ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
 
 
 def tracking_uri(state: RunState) -> str:

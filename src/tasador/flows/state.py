@@ -65,6 +65,7 @@ class RunState:
     sweep: SweepResult | None = None  # sweep
     trial_runs: list[str] = field(default_factory=list)  # sweep: links of W&B runs
     outcome: dict[str, Any] | None = None  # register
+    documents: Path | None = None  # register: folder of the model card's files
     journal: Path | None = None  # set by the runner for the step at work
 
     @property

@@ -13,14 +13,15 @@ from tasador.config.compose import to_yaml
 from tasador.config.settings import RunSettings
 from tasador.core import clock
 from tasador.core.errors import BundleError, StorageError
-from tasador.core.files import write_text
+from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
+from tasador.flows.model_card_page import FILES
 from tasador.flows.publish import publish
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
-from tasador.flows.state import RunState, StoredTable, save_json
+from tasador.flows.state import RunState, StoredTable, needed, save_json
 from tasador.flows.steps import STEPS, Step
 from tasador.flows.trial_records import check_recording
 
@@ -175,6 +176,10 @@ def _leave(state: RunState) -> tuple[str, ...]:
     outcome = state.outcome
     save_json(state.run_folder / "metrics.json", outcome["metrics"])
     write_text(state.run_folder / "best_params.yaml", to_yaml(outcome["params"]))
+    for name in FILES:
+        write_bytes(
+            state.run_folder / name, (needed(state.documents, "register") / name).read_bytes()
+        )
     if state.trial_runs:
         save_json(state.run_folder / "trial_runs.json", state.trial_runs)
     write_text(

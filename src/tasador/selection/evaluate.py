@@ -77,7 +77,10 @@ class EvaluationReport:
         capped: Figures below and at the contract's cap; empty without one.
         actual: The test part's targets.
         predicted: Their estimates.
+        lower: Lower ends of their intervals.
+        upper: Upper ends.
         X: The test part's encoded rows.
+        row_hash: Hashes of their content.
         openings: Why the sealed part was opened, once each.
     """
 
@@ -91,7 +94,10 @@ class EvaluationReport:
     capped: tuple[Group, ...]
     actual: Floats
     predicted: Floats
+    lower: Floats
+    upper: Floats
     X: Floats
+    row_hash: NDArray[np.uint64]
     openings: tuple[str, ...]
 
 
@@ -191,7 +197,10 @@ def evaluate(
         capped=tuple(group(name, rows) for name, rows in _by_cap(contract, part.y)),
         actual=part.y,
         predicted=predicted,
+        lower=lower,
+        upper=upper,
         X=part.X,
+        row_hash=part.row_hash,
         openings=tuple(sealed.openings),
     )
 

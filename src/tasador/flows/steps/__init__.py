@@ -126,6 +126,8 @@ STEPS: tuple[Step, ...] = (
             "monitoring.summary",
             "flows.steps.selection_card",
             "flows.model_card",
+            "flows.model_card_page",
+            "flows.steps.model_documents",
         ),
         lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],
         register_step.register,

@@ -18,6 +18,7 @@ from tasador.data.profile import reference_profile
 from tasador.flows.cards import CardBuilder
 from tasador.flows.lineage import code_commit, library_versions
 from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
+from tasador.flows.model_card_page import write_model_card
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.final_model import (
     FinalChoice,
@@ -26,6 +27,7 @@ from tasador.flows.steps.final_model import (
     fit_final,
     spatial_cross_validation,
 )
+from tasador.flows.steps.model_documents import decisions, document_of, show_decisions
 from tasador.flows.steps.model_steps import pipeline_of
 from tasador.flows.steps.register_card import (
     comparison,
@@ -65,6 +67,9 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
     draft = write_bundle_of(folder / "bundle", state, choice, final, interval, report)
     bundle = _move_in(draft, state.bundles)
+    made = decisions(state, choice, interval)
+    facts = _model_facts(state, choice, report)
+    write_model_card(folder, document_of(state, facts, bundle, report, made))
     metrics = metrics_of(state, report)
     save_json(
         folder / "outcome.json",
@@ -79,6 +84,7 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
         },
     )
     fill_card(contract, card, bundle, final.parity, report)
+    show_decisions(card, made, report.openings)
     show_choice(card, choice, final.microseconds, state.settings.sweep.metric)
     show_diagnostics(card, _diagnose(state))
     target = state.transform.forward(needed(state.train, "segregate").y)
@@ -95,6 +101,7 @@ def load_register(state: RunState, folder: Path) -> None:
     outcome = load_json(folder / "outcome.json")
     load_bundle(state.bundles / outcome["folder"])
     state.outcome = outcome
+    state.documents = folder
 
 
 def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
@@ -221,7 +228,7 @@ def write_bundle_of(
         profile=reference_profile(
             train.X, train.y, contract, state.transform.inverse(choice.random_cv.score)
         ),
-        card=_model_card(state, choice, report, lineage),
+        card=_model_card(state, choice, report),
         **watched_parts(state, choice.random_cv, interval),
     )
     return write_bundle(folder, parts)
@@ -252,22 +259,17 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
     return load_bundle(folder)
 
 
-def _model_card(
-    state: RunState,
-    choice: FinalChoice,
-    report: EvaluationReport,
-    lineage: dict[str, Any],
-) -> str:
+def _model_facts(state: RunState, choice: FinalChoice, report: EvaluationReport) -> ModelFacts:
     train, contract = needed(state.train, "segregate"), state.settings.contract
     cap = contract.target.cap
-    facts = ModelFacts(
+    return ModelFacts(
         model=" and ".join(describe_member(member) for member in choice.members),
         version="the version in this bundle's manifest.json",
         trained="the time in this bundle's manifest.json",
         origin=needed(state.origin, "download"),
         source=needed(state.source, "download"),
         data_hash=needed(state.content_hash, "download"),
-        code_commit=lineage["code_commit"],
+        code_commit=code_commit(),
         bundle_hash="in this bundle's manifest.json",
         train_rows=len(train),
         test_rows=len(report.actual),
@@ -277,6 +279,10 @@ def _model_card(
         interval_coverage=(report.coverage, report.promised),
         test_openings=report.openings,
     )
+
+
+def _model_card(state: RunState, choice: FinalChoice, report: EvaluationReport) -> str:
+    contract, facts = state.settings.contract, _model_facts(state, choice, report)
     segments = [SegmentFigure(s.name, s.rows, s.mape, s.within_10) for s in report.segments]
     return model_card(
         contract, facts, headline(contract, report), comparison(contract, report), segments
