@@ -5,14 +5,18 @@ come again (every request a miss, the price of having a cache), one row a reques
 one run, with wrk, one worker each, records asynchronous so that the disk is not what is measured.
 Answers with the cache are compared with those without.
 
+Before that, the processor time of one process per request, without HTTP, which a busy machine blurs
+least: from it follows the share of rows that must come again for a kind to pay.
+
     python benchmarks/serving_cache.py --workspace workspace [--seconds 3] [--rounds 3]
 
-Needs wrk and redis-server.
+``--seconds 0`` stops after that. Needs redis-server, and wrk.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -20,12 +24,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
+from tasador.flows.predict import newest_bundle
+from tasador.registry.bundle import load_bundle
+from tasador.serving.appraiser import Appraiser
+from tasador.serving.cache import make_cache
+from tasador.serving.engine import Engine
+from tasador.serving.settings import CacheSettings
 
 BATCHES = (1, 50)
 _SCRIPT = """
@@ -60,12 +72,50 @@ def load(url: str, *, same: bool, batch: int, seconds: float) -> float:
     return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])  # type: ignore[index]
 
 
-def start(workspace: Path, folder: Path, stack: ExitStack) -> list[Target]:
+class Nobody:
+    """Keeps and counts nothing."""
+
+    def submit(self, records: object) -> None: ...
+
+    def stage(self, name: str, seconds: float) -> None: ...
+
+    def predictions(self, values: object) -> None: ...
+
+
+async def processor_time(workspace: Path, port: int, requests: int = 1500) -> None:
+    """Print the microseconds of processor time that a request of one row takes."""
+    engine = Engine(load_bundle(newest_bundle(workspace / "bundles")), "local")
+    numbers = count(1)
+    off = 0.0
+    for kind in ("off", "memory", "redis"):
+        settings = CacheSettings(kind=kind, url=f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
+        cache = make_cache(settings, lambda *_: None)
+        appraiser = Appraiser(Nobody(), Nobody(), cache=cache)
+        found = []
+        for same in (True, False):
+            times = []
+            for _ in range(3):
+                rows = [
+                    engine.encode(
+                        [ROW if same else {**ROW, "median_income": 1 + next(numbers) / 1e5}]
+                    )
+                    for _ in range(requests)
+                ]
+                start = time.process_time()
+                for row in rows:
+                    await appraiser.value(engine, row, client="", started=0.0)
+                times.append((time.process_time() - start) / requests * 1e6)
+            found.append(min(times))
+        hit, miss = found
+        off = off or (hit + miss) / 2
+        pays = "" if kind == "off" else f"; pays when {(miss - off) / (miss - hit):.0%} come again"
+        print(f"{kind:>7}: hit {hit:5.0f} us, miss {miss:5.0f} us{pays}", flush=True)
+        if cache is not None:
+            await cache.close()
+
+
+def start(workspace: Path, folder: Path, redis: int, stack: ExitStack) -> list[Target]:
     """Start one service of each kind."""
-    redis = free_port()
-    stack.enter_context(
-        running(["redis-server", "--port", str(redis), "--save", ""], dict(os.environ), folder)
-    )
     targets = []
     for kind in ("off", "memory", "redis"):
         port, own = free_port(), folder / kind
@@ -102,7 +152,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        targets = start(given.workspace.resolve(), Path(folder), stack)
+        redis, workspace = free_port(), given.workspace.resolve()
+        command = ["redis-server", "--port", str(redis), "--save", ""]
+        stack.enter_context(running(command, dict(os.environ), Path(folder)))
+        while subprocess.run(
+            ["redis-cli", "-p", str(redis), "ping"], check=False, capture_output=True
+        ).returncode:
+            time.sleep(0.05)
+        asyncio.run(processor_time(workspace, redis))
+        if given.seconds == 0:
+            return
+        targets = start(workspace, Path(folder), redis, stack)
         print(f"same answers: {same_answers(targets)}")
         print(f"{'rows':>6} {'traffic':<10} " + " ".join(f"{t.name:>18}" for t in targets))
         for batch in BATCHES:
