@@ -161,7 +161,7 @@ class FittedFeatures:
     def nearest(self, X: Floats, k: int) -> list[NearRow]:
         """Return the `k` nearest training rows of one encoded row `X` (1, p), nearest first."""
         points = self.points(X)
-        if self.index is None or self.plan is None or points is None:
+        if self.index is None or self.plan is None or points is None or k < 1:
             return []
         plan, index = self.plan, self.index
         found = index.neighbours(points, min(k, index.size))

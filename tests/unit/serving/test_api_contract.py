@@ -139,6 +139,8 @@ def test_a_row_is_explained(client, house):
     import math
 
     assert math.exp(found["expected"] + parts) == pytest.approx(estimate["prediction"])
+    none = client.post("/api/v1/explain", json={"instances": [house], "comparables": 0})
+    assert none.json()["explanations"][0]["comparables"] == []
     bad = client.post("/api/v1/explain", json={"instances": [house], "comparables": 65})
     assert faults(bad) == [(["comparables"], "invalid_value")]
 
