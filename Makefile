@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up security audit sbom docs lock clean
+.PHONY: help run test lint bench up security audit sbom docs pages lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -59,6 +59,12 @@ sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/
 
 docs: $(VENV)/.dev ## Build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict
+
+pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
+	$(BIN)/python -m tasador.config.reference > docs/reference/configuration.md
+	$(BIN)/python -m tasador.config.service_reference settings > docs/reference/service-settings.md
+	$(BIN)/python -m tasador.config.service_reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
 
 lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \

@@ -1,6 +1,6 @@
 """The page that lists every setting, made from the settings' own docstrings and defaults.
 
-``python -m tasador.config.reference`` prints it; a test keeps ``docs/reference/configuration.md``
+``python -m tasador.config.reference`` prints it (`make pages` writes all such pages); a test keeps ``docs/reference/configuration.md``
 equal to it.
 """
 
@@ -43,7 +43,7 @@ def page() -> str:
     for name, kind in get_type_hints(RunSettings).items():
         if name == "contract" or not dataclasses.is_dataclass(kind):
             continue
-        lines += ["", f"## `{name}`\n", f"{_summary(kind)}\n"]
+        lines += ["", f"## `{name}`\n", f"{summary(kind)}\n"]
         lines += _table(f"{name}.", kind, _defaults()[name])
     return "\n".join(lines) + "\n"
 
@@ -70,18 +70,19 @@ def _groups() -> Iterator[str]:
 
 
 def _table(prefix: str, kind: Any, defaults: dict[str, Any]) -> Iterator[str]:
-    described, hints = _attributes(kind), get_type_hints(kind)
+    described, hints = attributes(kind), get_type_hints(kind)
     yield "| Key | Default | Meaning |"
     yield "|---|---|---|"
     for field in dataclasses.fields(kind):
         if field.name == "contract" or dataclasses.is_dataclass(hints[field.name]):
             continue
-        value = _shown(defaults[field.name])
-        meaning = described[field.name] + _choices(hints[field.name])
+        value = shown(defaults[field.name])
+        meaning = described[field.name] + choices(hints[field.name])
         yield f"| `{prefix}{field.name}` | {value} | {meaning} |"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a default as it is written in a table."""
     if isinstance(value, dict):
         return ", ".join(f"`{key}`" for key in value)
     if value is None:
@@ -89,17 +90,19 @@ def _shown(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _choices(hint: Any) -> str:
+def choices(hint: Any) -> str:
+    """Return what to say of the values that a type allows, or nothing."""
     if get_origin(hint) is not Literal:
         return ""
     return f" One of {', '.join(f'`{choice}`' for choice in get_args(hint))}."
 
 
-def _summary(kind: Any) -> str:
+def summary(kind: Any) -> str:
+    """Return the first paragraph of a docstring."""
     return str(inspect.getdoc(kind)).split("\n\n")[0].replace("``", "`")
 
 
-def _attributes(kind: Any) -> dict[str, str]:
+def attributes(kind: Any) -> dict[str, str]:
     """Return what the docstring's ``Attributes`` section says of each name."""
     text = str(inspect.getdoc(kind)).partition("Attributes:\n")[2]
     found: dict[str, str] = {}
