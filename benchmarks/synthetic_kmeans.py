@@ -51,7 +51,9 @@ def main(path: Path) -> None:
     )
     invented = np.random.default_rng(SEED).uniform(place.min(0), place.max(0), (POINTS, 2))
     train, test = train_test_split(np.arange(len(table)), test_size=0.2, random_state=SEED)
-    print("| K | labels that differ | after the best renaming | MAPE, real labels | MAPE, invented |")
+    print(
+        "| K | labels that differ | after the best renaming | MAPE, real labels | MAPE, invented |"
+    )
     print("|---|---|---|---|---|")
     for k in (2, 5, 10):
         fitted = KMeans(k, random_state=SEED, n_init=10).fit(place[train])
@@ -62,7 +64,9 @@ def main(path: Path) -> None:
         forest.fit(with_labels(rest.iloc[train], labels[train], k), target[train])
         errors = [
             np.mean(
-                np.abs(forest.predict(with_labels(rest.iloc[test], shown[test], k)) / target[test] - 1)
+                np.abs(
+                    forest.predict(with_labels(rest.iloc[test], shown[test], k)) / target[test] - 1
+                )
             )
             for shown in (labels, others)
         ]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import tasador
-from tasador.cli import models, records
+from tasador.cli import bundles, models, records
 from tasador.cli.canary import canary_app
 from tasador.cli.keys import keys
 from tasador.cli.monitor import monitor
@@ -223,6 +223,7 @@ app.command()(simulate)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
 app.add_typer(canary_app, name="canary")
+bundles.add_commands(app)
 records.register(app)
 
 

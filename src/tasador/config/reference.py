@@ -1,7 +1,7 @@
 """The page that lists every setting, made from the settings' own docstrings and defaults.
 
-``python -m tasador.config.reference`` prints it (`make pages` writes all such pages); a test keeps ``docs/reference/configuration.md``
-equal to it.
+``python -m tasador.config.reference`` prints it, ``make pages`` writes all such pages; a test keeps
+``docs/reference/configuration.md`` equal to it.
 """
 
 from __future__ import annotations

@@ -108,6 +108,8 @@ class TrackingSettings:
             ``offline`` (a folder in the workspace for each, no account needed) or ``online``. Needs
             the extra ``wandb``.
         wandb_project: Name of the project there.
+        signing_key: PEM file of an elliptic curve key with which the bundle is signed before it is
+            registered; null signs nothing. Its password is taken from TASADOR_SIGNING_PASSWORD.
     """
 
     enabled: bool = True
@@ -115,6 +117,7 @@ class TrackingSettings:
     experiment: str = "tasador"
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "tasador"
+    signing_key: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def _register(state: RunState, cards: list[Card], uri: str) -> str:
 
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
     bundle = load_bundle(state.bundles / outcome["folder"])
+    _sign(bundle.folder, state.settings.tracking.signing_key)
     try:
         version = register_bundle(
             bundle.folder,
@@ -80,6 +82,16 @@ def _register(state: RunState, cards: list[Card], uri: str) -> str:
             remedy=error.remedy,
         ) from error
     return version.uri
+
+
+def _sign(folder: Path, key: str | None) -> None:
+    """Sign the bundle, where a key is configured."""
+    if key is None:
+        return
+    from tasador.registry.signature import sign_bundle
+
+    password = os.environ.get("TASADOR_SIGNING_PASSWORD")
+    sign_bundle(folder, Path(key), password.encode() if password else None)
 
 
 def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:

@@ -39,6 +39,7 @@ from tasador.registry.manifest import (
     Manifest,
     ModelEntry,
 )
+from tasador.registry.signature import TrustedKeys
 from tasador.registry.verify import (
     CARD,
     ERROR_MODEL,
@@ -315,6 +316,7 @@ def load_bundle(
     check_golden: bool = True,
     threads: int = 1,
     limits: BundleLimits | None = None,
+    trusted: TrustedKeys | None = None,
 ) -> ModelBundle:
     """Load and verify the bundle in `folder`.
 
@@ -323,13 +325,17 @@ def load_bundle(
         check_golden: Whether to value the golden rows and compare with their kept answers.
         threads: How many threads share a batch of rows.
         limits: Sizes above which the bundle is refused.
+        trusted: Keys, one of which must have signed the bundle; None asks for no signature.
 
     Raises:
         BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
-            large, of an unknown format, or that answers differently on this machine.
+            large, of an unknown format, not signed by a trusted key where one is asked for, or
+            that answers differently on this machine.
     """
     limits = limits or BundleLimits()
     manifest, contents = read_verified(Path(folder), limits)
+    if trusted is not None:
+        trusted.check({**contents, MANIFEST_NAME: manifest.to_json()})
 
     def arrays_of(name: str) -> dict[str, NDArray[Any]]:
         return read_arrays(contents[name], name, limits.total_bytes)

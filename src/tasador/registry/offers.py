@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +12,11 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.core.files import atomic_folder
 from tasador.registry.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.verify import BundleLimits
+from tasador.registry.verify import SIGNATURE, BundleLimits
 
 #: Where the bundle is in a registered model.
 BUNDLE_PATH = "data/bundle"
+_SIGNATURE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,17 @@ def fetch_offered(
             for name, entry in sorted(manifest.files.items()):
                 content = reader.read_artifact(f"{base}/{name}", entry.bytes, deadline)
                 (temporary / name).write_bytes(content)
+            _fetch_signature(reader, base, temporary, deadline)
     except NothingOfferedError as error:
         raise BundleError(
             f"{offered.identity} holds no complete bundle", got=error.got or error.message,
             remedy="register the model again, or move the alias to another version",
         ) from None  # fmt: skip
     return destination
+
+
+def _fetch_signature(reader: RegistryReader, base: str, folder: Path, deadline: Deadline) -> None:
+    """Fetch the signature if the bundle has one; whether it needs one is `load_bundle`'s matter."""
+    with suppress(NothingOfferedError):
+        content = reader.read_artifact(f"{base}/{SIGNATURE}", _SIGNATURE_BYTES, deadline)
+        (folder / SIGNATURE).write_bytes(content)

@@ -14,7 +14,10 @@ from tasador.registry.manifest import MANIFEST_NAME, Manifest
 
 FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
 CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
+#: Not listed in the manifest, since it is made after it: see `registry.signature`.
+SIGNATURE = "model.sig"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
+_SIGNATURE_BYTES = 1 << 20
 _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 #: What monitoring compares later rows with; bundles without them load, and are watched less well.
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
@@ -37,7 +40,8 @@ class BundleLimits:
 def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and the content of every file, each checked against it.
 
-    What is checked is what is returned: a file that changes afterwards changes nothing.
+    What is checked is what is returned: a file that changes afterwards changes nothing. A signature
+    is returned with the files, unread.
 
     Raises:
         BundleError: See `load_bundle`.
@@ -63,6 +67,8 @@ def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[st
                 got=got,
                 remedy=FETCH_AGAIN,
             )
+    if SIGNATURE in present:
+        contents[SIGNATURE] = _read(folder / SIGNATURE, _SIGNATURE_BYTES)
     return manifest, contents
 
 
@@ -86,7 +92,7 @@ def _listed(folder: Path) -> dict[str, int]:
 
 
 def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleLimits) -> None:
-    listed, found = set(manifest.files), set(present) - {MANIFEST_NAME}
+    listed, found = set(manifest.files), set(present) - {MANIFEST_NAME, SIGNATURE}
     for problem, names in (
         ("lacks files", (_FILES | listed) - (found & listed)),
         ("has files that its manifest does not list", found - listed),
@@ -96,6 +102,8 @@ def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleL
             raise BundleError(
                 f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN
             )
+    if present.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
+        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, present[SIGNATURE])
     total = sum(entry.bytes for entry in manifest.files.values())
     if total > limits.total_bytes:
         raise _too_large("the bundle", limits.total_bytes, total)

@@ -19,6 +19,7 @@ from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError, TasadorError
 from tasador.core.files import storage_error
 from tasador.registry.bundle import load_bundle
+from tasador.registry.signature import TrustedKeys
 from tasador.serving.breaker import Breaker, BreakerState, OpenCircuitError
 from tasador.serving.holder import LoadedModel
 from tasador.serving.refusals import Refusals
@@ -85,6 +86,7 @@ class Hop:
             source.name, settings.breaker_failures, settings.breaker_reset_s, clock
         )
         self._budget, self._on_report = budget, on_report
+        self._trusted = TrustedKeys.read(settings.trusted_keys)
         self._backoff = Backoff(attempts=settings.attempts)
         self._asking = BoundedCaller(f"{source.name} identity")
         self._loading = BoundedCaller(f"{source.name} load")
@@ -129,7 +131,7 @@ class Hop:
         return self._made(
             "load",
             self._loading,
-            lambda: _load(self.source, ends, self.settings.threads),
+            lambda: _load(self.source, ends, self.settings.threads, self._trusted),
             ends,
             cancelled,
             lambda loaded: loaded.identity,
@@ -349,14 +351,16 @@ class Cascade:
         return None
 
 
-def _load(source: BundleSource, deadline: Deadline, threads: int) -> LoadedModel:
+def _load(
+    source: BundleSource, deadline: Deadline, threads: int, trusted: TrustedKeys | None
+) -> LoadedModel:
     """Fetch and load; what was downloaded goes when the model does, or is discarded before."""
     started = time.monotonic()
     download = Path(tempfile.mkdtemp(prefix="tasador-bundle-"))
     try:
         folder, identity = source.fetch(download / "bundle", deadline)
         deadline.check(f"loading from {source.name}")
-        bundle = load_bundle(folder, threads=threads)
+        bundle = load_bundle(folder, threads=threads, trusted=trusted)
     except BaseException:
         shutil.rmtree(download, ignore_errors=True)
         raise

@@ -38,6 +38,8 @@ class SourceSettings:
         refused_again_s: Seconds after which a refused bundle is tried again, while there is no
             model at all. With a model it is not, until the source offers another one.
         threads: Threads that share a batch of rows.
+        trusted_keys: PEM files of public keys; when there are any, a bundle that none of them
+            signed is refused, wherever it comes from. Needs the extra ``signing``.
     """
 
     model_name: str = ""
@@ -60,6 +62,7 @@ class SourceSettings:
     breaker_reset_s: float = 60.0
     refused_again_s: float = 900.0
     threads: int = 1
+    trusted_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.order if name not in SOURCE_NAMES]
