@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up security audit sbom docs pages lock clean
+.PHONY: help run test lint bench up security secrets audit sbom docs pages lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -48,6 +48,10 @@ security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
 	$(BIN)/zizmor --offline --no-progress .github
 	$(BIN)/hadolint docker/*.Dockerfile
 
+secrets: $(VENV)/.dev ## Note false alarms of detect-secrets in its baseline
+	git ls-files -z -- . ':!requirements' ':!.secrets.baseline' | \
+		xargs -0 $(BIN)/detect-secrets scan > .secrets.baseline
+
 audit: $(VENV)/.audit ## Known vulnerabilities of what is locked (needs the network)
 	for file in serve pipeline ui; do \
 		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements/$$file.txt; done
@@ -58,7 +62,7 @@ sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/
 		--pyproject pyproject.toml --output-reproducible -o sbom/$$file.cdx.json; done
 
 docs: $(VENV)/.dev ## Build the documentation into site/
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
 	$(BIN)/python -m tasador.config.reference > docs/reference/configuration.md
