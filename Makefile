@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up security secrets audit sbom docs pages lock clean
+.PHONY: help run test lint bench up security secrets audit sbom docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -69,6 +69,14 @@ pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
 	$(BIN)/python -m tasador.config.service_reference settings > docs/reference/service-settings.md
 	$(BIN)/python -m tasador.config.service_reference metrics > docs/reference/metrics.md
 	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
+
+evidently: ## Evidently's own report: make evidently REFERENCE=a.csv CURRENT=b.csv OUT=drift.html
+	test -x $(VENV)-evidently/bin/python || $(PYTHON) -m venv $(VENV)-evidently
+	$(VENV)-evidently/bin/python -m pip install -q "evidently>=0.7.23" "pandas>=2.3,<3" pyarrow
+	$(VENV)-evidently/bin/python deploy/evidently_report.py "$(REFERENCE)" "$(CURRENT)" "$(or $(OUT),drift.html)"
+
+dashboards: $(VENV)/.dev ## Write the Grafana dashboards again
+	$(BIN)/python deploy/grafana/dashboards.py
 
 lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \

@@ -34,6 +34,7 @@ def watch(
     interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Judge what the service recorded, again and again; alert when it stops being right.
@@ -54,6 +55,7 @@ def watch(
         interval_s=settings.interval_s if interval is None else interval,
         window_s=settings.window_s if window is None else window,
         metrics_port=settings.metrics_port if metrics_port is None else metrics_port,
+        metrics_host=metrics_host or settings.metrics_host,
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     watcher = Watcher(settings, served.source, served.records.url)

@@ -76,7 +76,7 @@ class Watcher:
         self._lease: Lease | None = None
         self._reference: tuple[str, Reference] | None = None
         self._stop = threading.Event()
-        self._metrics = _VerdictMetrics() if settings.metrics_port is not None else None
+        self._metrics = VerdictMetrics() if settings.metrics_port is not None else None
 
     def run(self, tell: Callable[[Round], None] = lambda _: None) -> None:
         """Do rounds until `stop`; a round that fails is told and the next one tried."""
@@ -189,7 +189,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
     return plain
 
 
-class _VerdictMetrics:
+class VerdictMetrics:
     """The last verdict as Prometheus gauges."""
 
     def __init__(self) -> None:

@@ -1,0 +1,234 @@
+"""The Grafana dashboards as code: ``python deploy/grafana/dashboards.py`` writes them as JSON.
+
+Two of them: the service (is it up, fast, complete?) and the model (is it still right?). A test
+keeps the written files equal to this code, and every metric in them to one that exists.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard as models
+
+FOLDER = Path(__file__).parent / "dashboards"
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="prometheus")
+RATE = "[$__rate_interval]"
+
+
+def query(expression: str, legend: str = "") -> prometheus.Dataquery:
+    """Return one query."""
+    return prometheus.Dataquery().expr(expression).legend_format(legend or "__auto")
+
+
+def lines(title: str, unit: str, *queries: prometheus.Dataquery, span: int = 12) -> Any:
+    """Return a panel of lines over time."""
+    panel = timeseries.Panel().title(title).unit(unit).datasource(SOURCE).span(span).height(8)
+    panel = panel.fill_opacity(8).line_width(2).min(0)
+    for one in queries:
+        panel = panel.with_target(one)
+    return panel
+
+
+def levels() -> list[models.ValueMap]:
+    """Return words and colours of a verdict's levels."""
+    words = {
+        "0": ("ok", "green"),
+        "1": ("cannot tell", "blue"),
+        "2": ("warning", "orange"),
+        "3": ("alert", "red"),
+    }
+    return [
+        models.ValueMap(
+            options={
+                value: models.ValueMappingResult(text=text, color=colour, index=int(value))
+                for value, (text, colour) in words.items()
+            }
+        )
+    ]
+
+
+def number(title: str, unit: str, one: prometheus.Dataquery, *, span: int = 6) -> Any:
+    """Return a panel of one number."""
+    panel = stat.Panel().title(title).unit(unit).datasource(SOURCE).span(span).height(4)
+    return panel.with_target(one)
+
+
+def empty(title: str, uid: str) -> dashboard.Dashboard:
+    """Return a dashboard without panels."""
+    return (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .tags(["tasador"])
+        .refresh("30s")
+        .time("now-6h", "now")
+        .timezone("browser")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .readonly()
+    )
+
+
+def service() -> dashboard.Dashboard:
+    """Is the service up, fast and complete?"""
+    predict = 'route="/api/v1/predict"'
+    seconds = f"rate(tasador_request_seconds_bucket{{{predict}}}{RATE})"
+
+    def quantile(q: float) -> prometheus.Dataquery:
+        return query(f"histogram_quantile({q}, sum by (le) ({seconds}))", f"p{q * 100:g}")
+
+    stage = f"sum by (stage) (rate(tasador_stage_seconds_sum{RATE}))"
+    calls = f"sum by (stage) (rate(tasador_stage_seconds_count{RATE}))"
+    failed = f'sum(rate(tasador_requests_total{{status=~"5.."}}{RATE}))'
+    return (
+        empty("tasador: service", "tasador-service")
+        .with_panel(number("Model", "none", query("max(tasador_model_loaded)")))
+        .with_panel(number("Requests", "reqps", query(f"sum(rate(tasador_requests_total{RATE}))")))
+        .with_panel(
+            number(
+                "Failing",
+                "percentunit",
+                query(f"{failed} / sum(rate(tasador_requests_total{RATE}))"),
+            )
+        )
+        .with_panel(number("Under way", "none", query("sum(tasador_in_flight)")))
+        .with_panel(
+            lines(
+                "Requests by status",
+                "reqps",
+                query(f"sum by (status) (rate(tasador_requests_total{RATE}))", "{{status}}"),
+            )
+        )
+        .with_panel(
+            lines("Latency of a valuation", "s", quantile(0.5), quantile(0.95), quantile(0.99))
+        )
+        .with_panel(lines("Mean time by stage", "s", query(f"{stage} / {calls}", "{{stage}}")))
+        .with_panel(
+            lines(
+                "Records",
+                "cps",
+                query(f"sum by (fate) (rate(tasador_records_total{RATE}))", "{{fate}}"),
+            )
+        )
+        .with_panel(
+            lines(
+                "Records that wait",
+                "none",
+                query("max(tasador_records_queued)", "in memory"),
+                query("max(tasador_records_spool_bytes)", "bytes in the spool"),
+            )
+        )
+        .with_panel(
+            lines(
+                "Breakers (0 closed, 1 half open, 2 open)",
+                "none",
+                query("max by (source) (tasador_breaker_state)", "{{source}}"),
+            )
+        )
+        .with_panel(
+            lines(
+                "Version that answers",
+                "none",
+                query(
+                    "max by (version, source) (tasador_model_info)", "{{version}} from {{source}}"
+                ),
+            )
+        )
+        .with_panel(
+            lines(
+                "Swaps and refusals of models",
+                "none",
+                query("increase(tasador_model_swaps_total[1h])", "swaps"),
+                query("increase(tasador_model_refusals_total[1h])", "refusals"),
+            )
+        )
+    )
+
+
+def model() -> dashboard.Dashboard:
+    """Is the model still right?"""
+    verdict = number("Verdict", "none", query('max(tasador_verdict_level{check="all"})')).mappings(
+        levels()
+    )
+    by_check = lines(
+        "Verdict by check (0 ok, 1 cannot tell, 2 warning, 3 alert)",
+        "none",
+        query("max by (check) (tasador_verdict_level)", "{{check}}"),
+    )
+    error = 'tasador_figure{name="mape"}'
+    return (
+        empty("tasador: model", "tasador-model")
+        .with_panel(verdict)
+        .with_panel(number("Rows in the window", "none", query("max(tasador_window_rows)")))
+        .with_panel(
+            number("Alerts firing", "none", query("sum(tasador_alert_firing) or vector(0)"))
+        )
+        .with_panel(
+            number(
+                "Since the last round",
+                "s",
+                query("time() - max(tasador_watch_last_round_seconds)"),
+            )
+        )
+        .with_panel(by_check)
+        .with_panel(
+            lines(
+                "Drift by column: PSI",
+                "none",
+                query("max by (column) (tasador_drift_psi)", "{{column}}"),
+            )
+        )
+        .with_panel(
+            lines(
+                "MAPE, measured and estimated",
+                "percent",
+                query(f"max by (estimated) ({error})", "estimated: {{estimated}}"),
+            )
+        )
+        .with_panel(
+            lines(
+                "Estimates: median and tenths",
+                "none",
+                *(
+                    query(
+                        f"histogram_quantile({q}, sum by (le) "
+                        f"(rate(tasador_predictions_bucket{RATE})))",
+                        f"p{q * 100:g}",
+                    )
+                    for q in (0.1, 0.5, 0.9)
+                ),
+            )
+        )
+        .with_panel(
+            lines(
+                "Alerts firing",
+                "none",
+                query("max by (alert) (tasador_alert_firing) == 1", "{{alert}}"),
+                span=24,
+            )
+        )
+    )
+
+
+def rendered() -> dict[str, str]:
+    """Return the dashboards' JSON by file name."""
+    return {
+        f"{name}.json": json.dumps(
+            json.loads(JSONEncoder(sort_keys=True).encode(made.build())), indent=1, sort_keys=True
+        )
+        + "\n"
+        for name, made in (("service", service()), ("model", model()))
+    }
+
+
+def main() -> None:
+    """Write the dashboards."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in rendered().items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
