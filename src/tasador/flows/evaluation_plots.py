@@ -144,7 +144,10 @@ def parallel_coordinates(
 
 
 def _axis_places(found: Sequence[Any]) -> tuple[Floats, str, str]:
-    """Return places in [0, 1] and the texts of the ends; logarithmic over three decades or more."""
+    """Return places in [0, 1] and the texts of the ends; logarithmic over two decades or more.
+
+    On a logarithmic axis zero lies where the smallest other value does.
+    """
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found)
     if not numbers:
         levels = sorted({str(value) for value in found})
@@ -152,7 +155,9 @@ def _axis_places(found: Sequence[Any]) -> tuple[Floats, str, str]:
         return ranks / max(len(levels) - 1, 1), short(levels[0], 12), short(levels[-1], 12)
     values = np.array(found, dtype=float)
     low, high = float(values.min()), float(values.max())
-    scale = np.log(values) if low > 0 and high / low > 100 else values
+    positive = values[values > 0]
+    logarithmic = low >= 0 and len(positive) > 0 and high / float(positive.min()) > 100
+    scale = np.log(np.maximum(values, positive.min())) if logarithmic else values
     spread = float(np.ptp(scale)) or 1.0
     return (scale - scale.min()) / spread, f"{low:.3g}", f"{high:.3g}"
 

@@ -144,19 +144,23 @@ class _Group:
 
     def add_to(self, total: Floats, z: Floats) -> None:
         """Add the group's contributions for features `z` (q,) to `total` (q,)."""
-        x = z[self.feature]
-        met = (x > self.low) & (x <= self.high)
-        missing = np.isnan(x)
-        if missing.any():
-            met = np.where(missing, self.gap, met)
-        first = np.where(met, 1.0 - self.share, -self.share)  # o - z
-        sums = np.zeros_like(first)
+        x = z.take(self.feature)
+        met = x > self.low
+        met &= x <= self.high
+        if np.isnan(z).any():
+            met = np.where(np.isnan(x), self.gap, met)
+        first = met - self.share  # o - z
+        factor, sums = x, np.empty(0)  # the memory of x is free now
         for node, weight in zip(self.nodes, self.weights, strict=True):
-            factor = first * node  # z (1 - t) + o t = z + (o - z) t
+            np.multiply(first, node, out=factor)  # z (1 - t) + o t = z + (o - z) t
             factor += self.share
-            product = weight * np.multiply.reduce(factor, axis=0)
-            np.divide(product, factor, out=factor)
-            sums += factor
+            product = np.multiply.reduce(factor, axis=0)
+            product *= weight
+            if len(sums):
+                np.divide(product, factor, out=factor)
+                sums += factor
+            else:
+                sums = product / factor
         sums *= first
         sums *= self.value
         total += np.bincount(self.feature.ravel(), weights=sums.ravel(), minlength=len(total))

@@ -136,7 +136,12 @@ def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) 
     given_up = sum(t.dropped is not None for t in result.trials)
     card.fact("Given up early", given_up, f"pruner: {settings.pruner}")
     card.fact(f"{metric} of the selection's winner", result.trials[0].mean(result.metric))
-    card.fact(f"{metric} of the best trial", result.best.mean(result.metric))
+    gain = 1.0 - result.best.mean(result.metric) / result.trials[0].mean(result.metric)
+    card.fact(
+        f"{metric} of the best trial",
+        result.best.mean(result.metric),
+        f"{gain:.2%} below the winner's",
+    )
     card.table(
         "Parameters",
         ("parameter", "best trial", "final model"),
@@ -152,10 +157,12 @@ def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) 
     card.figure(evaluation_plots.sweep_history(np.array(scores), metric=metric))
     if result.importance:
         card.figure(evaluation_plots.parameter_importance(result.importance))
+    # a parameter that the winner left at its default has that value
+    complete = [family(result.family).canonical(trial.params) for trial in whole]
     numeric = {
-        key: [trial.params.get(key) for trial in whole]
+        key: [params.get(key) for params in complete]
         for key in result.best.params
-        if len({str(trial.params.get(key)) for trial in whole}) > 1
+        if len({str(params.get(key)) for params in complete}) > 1
     }
     if len(whole) > 2 and numeric:
         values = np.array([trial.mean(result.metric) for trial in whole])
