@@ -10,6 +10,7 @@ from tasador.flows.cards import Figure
 from tasador.flows.plot_style import (
     ACCENT,
     INK,
+    MUTED,
     SECOND,
     SOFT,
     TROUBLE,
@@ -34,11 +35,15 @@ def drift_overview(columns: tuple[ColumnDrift, ...]) -> Figure:
         values = np.array([c.psi for c in known], dtype=float)
         # a missing feed reaches 15: without a ceiling nothing else could be seen
         shown = np.minimum(values, 1.0)
-        texts = [f"{v:.3g}" for v in values]
+        limits = np.array([c.psi_limit for c in known], dtype=float)
+        span = max(float(shown.max()), float(limits.max()) * 1.02)
         bars(axes, [c.name for c in known], shown, colours=[_COLOUR[c.level] for c in known],
-             texts=texts)  # fmt: skip
-        limits = [c.psi_limit for c in known]
+             texts=[""] * len(known))  # fmt: skip
+        axes.set_xlim(0, span * 1.18)
         axes.scatter(limits, np.arange(len(known)), marker="|", s=120, color=INK, linewidth=1.2)
+        for place, (value, length) in enumerate(zip(values, shown, strict=True)):
+            axes.text(length + span * 0.015, place, f"{value:.3g}", va="center", color=MUTED,
+                      fontsize=7.5)  # fmt: skip
 
     caption = "Population stability index; the mark is what counts as drift at this window's size."
     return drawn("Drift by column", caption, draw, height=0.9 + 0.26 * max(len(known), 1))
@@ -61,7 +66,7 @@ def column_bins(column: ColumnDrift) -> Figure:
         axes.set_xticks(place, names, rotation=40, ha="right")
         axes.set_ylabel("share of the rows, %")
         format_axes(axes)
-        axes.legend(loc="upper right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
 
     return drawn(column.name, f"{column.level}: {column.reason}", draw, height=2.7)
 

@@ -13,7 +13,7 @@ from tasador.monitoring.verdict import Finding
 
 Floats = NDArray[np.float64]
 
-_NUMBERS = ("prediction", "lower", "upper", "actual", "latency_ms", "time", "error")
+_NUMBERS = ("prediction", "lower", "upper", "actual", "latency_ms", "time")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Window:
         actual: The known value; NaN while it is not known.
         latency_ms: How long the answer took, in milliseconds; NaN when not measured.
         time: Seconds since 1970 UTC; NaN when not known.
-        error: Expected absolute error, if somebody estimated it already; else NaN.
         failed: Whether the request failed; such rows have no answer.
         version: Shape (n,): position in `versions` of what answered; -1 when not known.
         versions: Names of the versions.
@@ -44,7 +43,6 @@ class Window:
     actual: Floats
     latency_ms: Floats
     time: Floats
-    error: Floats
     failed: NDArray[np.bool_]
     version: NDArray[np.int64]
     versions: tuple[str, ...] = ()

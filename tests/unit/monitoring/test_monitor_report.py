@@ -1,0 +1,85 @@
+"""The HTML report and the dashboard of a verdict that has everything in it."""
+
+import dataclasses
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tasador.cli.dashboard import dashboard
+from tasador.data.contract import Column
+from tasador.flows.monitor_report import write_monitor_report
+from tasador.monitoring.judge import judge
+from tasador.monitoring.reference import build_reference
+from tasador.monitoring.verdict import Verdict
+from tasador.monitoring.windows import Window
+
+
+def page_of(verdict, folder):
+    return write_monitor_report(folder / "v.html", verdict).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def eventful(reference, window):
+    made = window(600, time=1.7e9 + 3600.0 * np.arange(600), latency_ms=np.full(600, 4.0))
+    X = made.X.copy()
+    X[:, 0] *= 1000
+    return judge(reference, dataclasses.replace(made, X=X))
+
+
+def test_the_report_shows_trouble_first_then_time_segments_and_every_column(eventful, tmp_path):
+    page = page_of(eventful, tmp_path)
+    for text in ("What to look at", "Over time", "Error by segment", "Drift by column", "Timeline",
+                 "all values lie outside what the reference spans", "within 10%"):  # fmt: skip
+        assert text in page
+    assert page.index("What to look at") < page.index("Drift by column")
+    assert page.count("<figure>") == 3 + len(eventful.drift)
+    assert page.index('<h3 class="named">area') < page.index('<h3 class="named">rooms')
+
+
+def test_names_from_the_table_cannot_become_markup(tmp_path):
+    columns = (Column("<script>alert(1)</script>", "number"),)
+    X = np.random.default_rng(0).normal(size=(300, 1))
+    verdict = judge(build_reference(columns, X), Window.of([columns[0].name], X))
+    page = page_of(verdict, tmp_path)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_column_of_many_categories_shows_the_bins_that_changed_most(tmp_path):
+    names = tuple(f"town {i:02d}" for i in range(60))
+    columns = (Column("town", "category", categories=names),)
+    random = np.random.default_rng(0)
+    reference = build_reference(columns, random.integers(0, 60, (3000, 1)).astype(float))
+    changed = np.where(np.arange(900)[:, None] % 2, 7.0, random.integers(0, 60, (900, 1)))
+    verdict = judge(reference, Window.of(["town"], changed))
+    assert verdict.drift[0].level == "alert"
+    assert "town 07" in verdict.drift[0].reason
+    assert len(page_of(verdict, tmp_path)) < 400_000
+
+
+def test_an_empty_window_still_has_a_report_and_a_dashboard(reference, tmp_path):
+    verdict = judge(reference, [])
+    assert "It cannot be told" in page_of(verdict, tmp_path)
+    assert "cannot tell" in printed(verdict)
+
+
+def printed(verdict, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(dashboard(verdict))
+    return console.export_text()
+
+
+def test_the_dashboard_names_the_worst_and_fits_eighty_columns(eventful):
+    text = printed(eventful, 80)
+    assert re.search(r"Health: ALERT +600 rows", text)
+    assert "2023-11-14T22:13:20Z" in text
+    assert "What to look at" in text
+    assert "area: all values lie outside" in text.replace("\n", " ")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_verdict_read_back_from_json_shows_the_same(eventful):
+    assert printed(Verdict.from_json(eventful.to_json())) == printed(eventful)
