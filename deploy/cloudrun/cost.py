@@ -2,8 +2,9 @@
 
     python deploy/cloudrun/cost.py BUNDLE
 
-Starts `tasador serve` as the descriptor does, sends it requests, and reads from /proc how much CPU
-time the server took for them; the sender's is not counted. Records are written (SQLite here).
+Starts `tasador serve` as the descriptor does, sends it requests over 16 connections, and reads from
+/proc how much CPU time the server took for them; the sender's is not counted. Records are written
+(SQLite here).
 
 Prices are the list prices of Tier 1 regions with instance-based billing, without free tier or
 discount. They change: pass your own with the options.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from smoke_test import call, row_of, wait_until_ready
 
 #: USD, Cloud Run, Tier 1, instance-based billing.
 CPU_SECOND, GIB_SECOND = 0.000018, 0.000002
+CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,9 @@ def measure(bundle: Path, batch: int, seconds: float) -> tuple[float, float]:
         wait_until_ready(base)
         row = row_of(call(f"{base}/api/v1/model/info")["contract"])
         body = json.dumps({"instances": [row] * batch}).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        _send(connection, body, 0.5)
+        _send_all(port, body, 0.5)
         before, start = _cpu_seconds(process.pid), time.perf_counter()
-        requests = _send(connection, body, seconds)
+        requests = _send_all(port, body, seconds)
         elapsed = time.perf_counter() - start
         used = _cpu_seconds(process.pid) - before
     return used / (requests * batch), elapsed / (requests * batch)
@@ -83,7 +85,13 @@ def _serving(bundle: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             process.wait(30)
 
 
-def _send(connection: http.client.HTTPConnection, body: bytes, seconds: float) -> int:
+def _send_all(port: int, body: bytes, seconds: float) -> int:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return sum(pool.map(lambda _: _send(port, body, seconds), range(CONNECTIONS)))
+
+
+def _send(port: int, body: bytes, seconds: float) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     end, count = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         connection.request("POST", "/api/v1/predict", body, {"Content-Type": "application/json"})
@@ -92,6 +100,7 @@ def _send(connection: http.client.HTTPConnection, body: bytes, seconds: float) -
         if answer.status != 200:
             sys.exit(f"{answer.status}: {text[:300].decode()}")
         count += 1
+    connection.close()
     return count
 
 

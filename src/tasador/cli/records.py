@@ -38,7 +38,10 @@ def register(app: typer.Typer) -> None:
 
 @records.command()
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help="Parquet file to write; gs:// and s3:// too."),
+    ],
     since: Since = None,
     until: Until = None,
     version: Annotated[str | None, typer.Option(help="Only this bundle's.")] = None,

@@ -183,6 +183,21 @@ def copy_to_local(location: Location, target: Path) -> Path:
     return target
 
 
+def copy_from_local(source: Path, location: Location) -> None:
+    """Copy the local file `source` to `location`, whole or not at all.
+
+    Large files go to an object store in parts, so that memory holds one part and not the file.
+
+    Raises:
+        StorageError: The file cannot be read or the copy cannot be written.
+    """
+    if is_remote(location):
+        with _storage_errors("write", location):
+            _filesystem(str(location)).put_file(str(source), str(location))
+    else:
+        copy_to_local(str(source), Path(location))
+
+
 def storage_error(error: OSError) -> StorageError | None:
     """Return what to say when a disk refused a write somewhere; None for any other error."""
     if error.errno not in _REFUSALS:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasador.core.errors import MissingExtraError
-from tasador.core.files import atomic_file
+from tasador.core.files import Location, atomic_file, copy_from_local, is_remote
 from tasador.records.store import RecordBatch, RecordStore
 
 _MICROSECONDS = 1e6
@@ -19,7 +20,7 @@ _TEXTS = ("id", "version", "variant", "source", "client")
 
 def export_parquet(
     store: RecordStore,
-    path: Path,
+    path: Location,
     since: float,
     until: float,
     *,
@@ -30,7 +31,7 @@ def export_parquet(
 
     Columns are those of `RecordBatch`: times as UTC timestamps in microseconds, `features` as JSON
     text, unknown numbers as nulls. No more than `batch` records are in memory; the file takes its
-    name when it is complete.
+    name when it is complete. For ``gs://`` and ``s3://`` it is written here first, then copied.
 
     Returns:
         The number of records.
@@ -40,6 +41,12 @@ def export_parquet(
         OutageError: The store cannot be read.
         StorageError: The file cannot be written.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="tasador-export-") as folder:
+            local = Path(folder) / "records.parquet"
+            count = export_parquet(store, local, since, until, version=version, batch=batch)
+            copy_from_local(local, path)
+        return count
     try:
         arrow: Any = importlib.import_module("pyarrow")
         parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -48,7 +55,7 @@ def export_parquet(
     schema = arrow.schema([(name, _kind(arrow, name)) for name in RecordBatch.__dataclass_fields__])
     written = 0
     with (
-        atomic_file(path) as file,
+        atomic_file(Path(path)) as file,
         parquet.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         for part in store.read(since, until, version=version, batch=batch):

@@ -1,0 +1,193 @@
+"""From a table in an object store to a served model and exported records, against real emulators.
+
+The commands are processes of their own, as on a machine in the cloud; only the store's address is
+the emulator's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+SMALL = [
+    "selection.folds=3",
+    "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[40],num_leaves:[7]}}",
+    "sweep.trials=0",
+    "features.cross_fit_folds=4",
+    "register.parity_rows=1000",
+    "register.bootstrap_draws=20",
+    "register.average=1",
+]
+ROW = {"area": 82.5, "rooms": 3, "town": "Lugo"}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A bucket, and the variables with which a process reaches it."""
+
+    url: str
+    environment: dict[str, str]
+
+    def files(self) -> Any:
+        import fsspec
+
+        fsspec.filesystem(self.url.partition("://")[0]).invalidate_cache()
+        return fsspec.filesystem(self.url.partition("://")[0], use_listings_cache=False)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    with {"s3": _s3, "gs": _gs}[request.param]() as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        if request.param == "s3":
+            found.files().mkdir(found.url)
+        yield found
+
+
+@contextlib.contextmanager
+def _s3() -> Iterator[Store]:
+    moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield Store(
+        f"s3://valuations-{port}",
+        {
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",  # pragma: allowlist secret
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        },
+    )
+    server.stop()
+
+
+@contextlib.contextmanager
+def _gs() -> Iterator[Store]:
+    emulator = pytest.importorskip("gcp_storage_emulator.server")
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    pytest.importorskip("gcsfs").GCSFileSystem.clear_instance_cache()
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="valuations")
+    server.start()
+    port = server._api._httpd.server_address[1]
+    yield Store(
+        "gs://valuations",
+        {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        },
+    )
+    with contextlib.suppress(Exception):
+        server.stop()
+
+
+def tasador(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+def homes() -> bytes:
+    random = np.random.default_rng(1)
+    n = 400
+    area, rooms = random.uniform(30, 200, n).round(1), random.integers(1, 6, n)
+    town = random.choice(["Ferrol", "Lugo", "Vigo"], n)
+    price = (900 * area * (1 + (town == "Vigo")) * random.lognormal(0, 0.1, n)).round()
+    rows = [f"{a},{r},{t},{p}" for a, r, t, p in zip(area, rooms, town, price, strict=True)]
+    return "\n".join(["area,rooms,town,price", *rows, ""]).encode()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, location: str) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "tasador.cli.app", "serve", "--port", str(port), "--object-store", location]
+    log = folder / "serve.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--workspace", "served"],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait(f"http://127.0.0.1:{port}/health/ready", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait(url: str, log: Path) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+def ask(url: str, body: object = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+# the emulators' threads may leave a socket to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_table_in_a_store_becomes_a_served_model_and_its_records_go_back(
+    store: Store, tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    table = f"{store.url}/tables/homes.csv"
+    with store.files().open(table, "wb") as file:
+        file.write(homes())
+    tasador(tmp_path, "init", table, "--target", "price", "--name", "homes")
+    assert table in (tmp_path / "conf" / "dataset" / "homes.yaml").read_text()
+    tasador(tmp_path, "run", "dataset=homes", *SMALL)
+    # nothing of the run is left but what is published
+    published = f"{store.url}/published"
+    version = tasador(tmp_path, "publish", published).split()[1]
+    (tmp_path / "workspace").rename(tmp_path / "gone")
+
+    with serving(tmp_path, published) as url:
+        assert ask(f"{url}/health")["source"] == "object_store"
+        answer = ask(f"{url}/api/v1/predict", {"instances": [ROW, {**ROW, "area": 120.0}]})
+        ids = {item["prediction_id"] for item in answer["predictions"]}
+    assert answer["model_version"] == version
+    assert len(ids) == 2
+
+    records = f"{store.url}/records/today.parquet"
+    database = f"sqlite:///{tmp_path / 'served' / 'tasador.db'}"
+    tasador(tmp_path, "records", "export", "-o", records, "--database", database)
+    with store.files().open(records, "rb") as file:
+        exported = pd.read_parquet(io.BytesIO(file.read()))
+    assert set(exported["id"]) == ids
+    assert set(exported["version"]) == {version}
