@@ -285,6 +285,8 @@ def test_a_category_of_one_level_is_a_warning(tasador: Run, tmp_path: Path) -> N
         ("register.alias='a b'", "register.alias: cannot be used"),
         ("sweep.trails=3", "did you mean 'trials'"),
         ("steps=[cook]", "steps.cook"),
+        ("selection.families.ridge.alpha=[-1.0]", "selection.families.ridge.alpha: "),
+        ("+selection.families.lightgbm.leaves=[7]", "lightgbm has no such parameter"),
         ("dataset.model_name=../x", "model_name: cannot be the name of a model"),
         ("dataset.columns.size.kind=foo", "unknown kind 'foo'"),
     ],

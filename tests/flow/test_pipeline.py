@@ -76,7 +76,14 @@ def test_a_run_leaves_its_cards_metrics_parameters_and_report(project: Path) -> 
     assert metrics["origin"] == "synthetic"
     assert set(metrics) >= {"test", "random_cv", "spatial_cv"}
     assert len(list((run / "cards").glob("*.html"))) == 7
-    for name in ("best_params.yaml", "model_config.yaml", "report.html"):
+    card = json.loads((run / "cards" / "register.json").read_text())
+    tables = {table["title"]: table["rows"] for table in card["tables"]}
+    promised = [row[0] for row in tables["Intervals: promised and held"]]
+    held = [row[1] for row in tables["Intervals: promised and held"]]
+    assert (promised, held) == ([50, 80, 90, 95], sorted(held))
+    assert all("train" in row[3] for row in tables["How the model was chosen"][1:])
+    assert len(json.loads((run / "model_card.json").read_text())["review"]) == 30
+    for name in ("best_params.yaml", "model_config.yaml", "report.html", "model_card.html"):
         assert (run / name).stat().st_size > 0
 
 

@@ -24,6 +24,7 @@ from tasador.flows.sample import sample_valuation
 from tasador.flows.state import RunState, StoredTable, needed, save_json
 from tasador.flows.steps import STEPS, Step
 from tasador.flows.trial_records import check_recording
+from tasador.selection.search import wanted_candidates
 
 _log = logging.getLogger(__name__)
 #: Called with a step's name and its card when it has ended.
@@ -62,6 +63,7 @@ def train(
 
     The report is written however the run ends; an error passes through after it.
     """
+    wanted_candidates(settings.selection)
     check_recording(settings.tracking)
     state = _start(settings)
     state.table = table

@@ -132,6 +132,29 @@ class SearchResult:
         }
 
 
+def wanted_candidates(settings: SelectionSettings) -> list[tuple[str, dict[str, Any]]]:
+    """Return the family and parameters of every candidate, in the grids' order.
+
+    Nothing is fitted: called at a run's start, it says what is wrong before any work is done.
+
+    Raises:
+        ConfigError: A grid names an unknown family, parameter or value, or racing a metric that it
+            cannot use.
+        MissingExtraError: A family's library is not installed.
+        TrainingError: There is no candidate.
+    """
+    if settings.racing:
+        race.check_scoring(settings.scoring)
+    wanted = [
+        (name, params)
+        for name, grid in settings.families.items()
+        for params in expand_grid(name, grid)
+    ]
+    if not wanted:
+        raise TrainingError("no candidate to compare", remedy="name one in selection.families")
+    return wanted
+
+
 def grid_search(
     settings: SelectionSettings,
     folds: Sequence[Fold],
@@ -162,15 +185,7 @@ def grid_search(
             use (before anything is fitted).
         TrainingError: No candidate could be fitted.
     """
-    if settings.racing:
-        race.check_scoring(settings.scoring)
-    wanted = [
-        (name, params)
-        for name, grid in settings.families.items()
-        for params in expand_grid(name, grid)
-    ]
-    if not wanted:
-        raise TrainingError("no candidate to compare", remedy="name one in selection.families")
+    wanted = wanted_candidates(settings)
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
     search = _Search(settings, candidates, folds, part, transform, seed, Journal(journal))
     if gaps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tasador.data.contract import TableContract
@@ -139,6 +141,38 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
     card.figure(
         evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
+
+
+def show_intervals(
+    card: CardBuilder, rows: Sequence[tuple[float, float, float, float]], coverage: float
+) -> None:
+    """Show what intervals of several promises hold, and how wide they are.
+
+    Args:
+        card: The step's card.
+        rows: (promised, held of the test rows, mean width, mean width if constant).
+        coverage: The promise that is shipped.
+    """
+    for promised, _, width, constant in rows:
+        if promised == coverage:
+            note = f"{constant:,.6g} if it were the same for every row"
+            card.fact("Mean width of the interval", width, note)
+    card.table(
+        "Intervals: promised and held",
+        ("promised (%)", "held on test (%)", "mean width", "of one width", "narrower by"),
+        [
+            (
+                promised * 100,
+                held * 100,
+                width,
+                constant,
+                f"{1.0 - width / constant:.1%}" if constant else None,
+            )
+            for promised, held, width, constant in rows
+        ],
+        note="Calibrated out of fold on train, measured on the test part; widths are those of the "
+        "out-of-fold rows.",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import BundleError
+from tasador.core.errors import BundleError, TrainingError
 from tasador.core.fingerprints import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.flows.cards import CardBuilder
@@ -36,6 +36,7 @@ from tasador.flows.steps.register_card import (
     headline,
     show_choice,
     show_diagnostics,
+    show_intervals,
 )
 from tasador.flows.steps.watched_parts import watched_parts
 from tasador.modeling.interval import ConformalInterval, calibrate
@@ -53,6 +54,7 @@ _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 _SCALE = "comparables_spread"
+_PROMISES = (0.5, 0.8, 0.9, 0.95)
 
 
 def register(state: RunState, folder: Path, card: CardBuilder) -> None:
@@ -87,13 +89,7 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     show_decisions(card, made, report.openings)
     show_choice(card, choice, final.microseconds, state.settings.sweep.metric)
     show_diagnostics(card, _diagnose(state))
-    target = state.transform.forward(needed(state.train, "segregate").y)
-    constant = calibrate(target - random_cv.score, random_cv.Z, interval.coverage, None)
-    card.fact(
-        "Mean width of the interval",
-        _mean_width(state, random_cv, interval),
-        f"{_mean_width(state, random_cv, constant):,.6g} if it were the same for every row",
-    )
+    show_intervals(card, _calibration(state, random_cv, interval, report), interval.coverage)
 
 
 def load_register(state: RunState, folder: Path) -> None:
@@ -110,6 +106,33 @@ def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
     target = state.transform.forward(needed(state.train, "segregate").y)
     scale = names.index(_SCALE) if _SCALE in names else None
     return calibrate(target - cv.score, cv.Z, state.settings.register.coverage, scale)
+
+
+def _calibration(
+    state: RunState, cv: CrossValidation, interval: ConformalInterval, report: EvaluationReport
+) -> list[tuple[float, float, float, float]]:
+    """Return, for several promises: promised, held of the test rows, mean width, constant width.
+
+    Each is calibrated on the out-of-fold errors. Widths are those of the out-of-fold rows, in the
+    target's unit; the constant one is what the same promise takes without a scale.
+    """
+    transform = state.transform
+    errors = transform.forward(needed(state.train, "segregate").y) - cv.score
+    score = transform.forward(report.predicted)
+    off = np.abs(transform.forward(report.actual) - score)
+    half = transform.forward(report.upper) - score
+    rows = []
+    for promised in sorted({*_PROMISES, interval.coverage}):
+        try:
+            own = calibrate(errors, cv.Z, promised, interval.scale_index)
+            constant = calibrate(errors, cv.Z, promised, None)
+        except TrainingError:  # too few rows for so high a promise
+            continue
+        factor = own.quantile / interval.quantile if interval.quantile else 1.0
+        held = float(np.mean(off <= half * factor))
+        widths = (_mean_width(state, cv, found) for found in (own, constant))
+        rows.append((promised, held, *widths))
+    return rows  # type: ignore[return-value]
 
 
 def _mean_width(state: RunState, cv: CrossValidation, interval: ConformalInterval) -> float:
