@@ -125,7 +125,7 @@ class PlainTable:
                 parts = self._whole.select(names).to_batches(max_chunksize=BATCH_ROWS)
             else:
                 texts = [n for n in names if self.types[n] in ("string", "large_string")]
-                file = pq.ParquetFile(str(self.location), read_dictionary=texts, memory_map=True)
+                file = pq.ParquetFile(str(self.location), read_dictionary=texts, pre_buffer=False)
                 parts = file.iter_batches(batch_size=BATCH_ROWS, columns=names)
             for part in parts:
                 yield dict(zip(part.schema.names, part.columns, strict=True))
