@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from fixtures.process import free_port, wait_until_ready
 from tasador.data.contract_reader import from_dict
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,39 @@ def test_the_readmes_commands_and_its_python_work(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     prediction, lower, upper = map(float, done.stdout.split())
     assert lower < prediction < upper
+    serve_and_watch(tmp_path)
+
+
+def serve_and_watch(folder: Path) -> None:
+    """Serve, ask and watch as the README says, on a port that is free."""
+    port = str(free_port())
+    (serve,) = block(ROOT / "README.md", "sh", "tasador serve").splitlines()
+    words = [*shlex.split(serve, comments=True)[1:], "--port", port]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasador.cli.app", *words], cwd=folder, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", process)
+        console = block(ROOT / "README.md", "console", "curl")
+        asked = console.removeprefix("$ ").split("\n{")[0].replace(":8000", f":{port}")
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+        assert list(json.loads(done.stdout)) == ["predictions", "model_version"]
+        shown = json.loads(console.split("\n", 2)[2].replace("\n", ""))
+        assert list(shown["predictions"][0]) == list(json.loads(done.stdout)["predictions"][0])
+        simulate, monitor, _ = block(ROOT / "README.md", "sh", "tasador simulate").splitlines()
+        small = ["--url", f"http://127.0.0.1:{port}", "--count", "100"]
+        for line, extra, codes in ((simulate, small, {0}), (monitor, [], {0, 10})):
+            words = [*shlex.split(line, comments=True)[1:], *extra]
+            done = subprocess.run(
+                [sys.executable, "-m", "tasador.cli.app", *words], cwd=folder,
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert done.returncode in codes, done.stderr
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
 
 
 def test_every_target_that_the_readme_names_is_in_make_help() -> None:
