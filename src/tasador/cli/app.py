@@ -18,6 +18,7 @@ from tasador.cli.keys import keys
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.serve import serve
+from tasador.cli.ui import ui
 from tasador.cli.watch import alerts, simulate, watch
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
@@ -215,6 +216,7 @@ def doctor(
 
 
 app.command()(serve)
+app.command()(ui)
 app.command()(publish)
 app.add_typer(keys, name="keys")
 app.command()(monitor)

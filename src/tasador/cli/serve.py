@@ -49,12 +49,13 @@ def serve(
         if value is not None:
             os.environ[variable(*place)] = str(value)
     os.environ.update(with_defaults(os.environ, workspace))
+    os.environ.setdefault("TASADOR_WORKSPACE", str(workspace))
     if is_terminal():
         os.environ.setdefault(variable("server", "log_format"), "text")
     settings = read_settings(os.environ)
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
     typer.echo(f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)")
-    code = run(settings.server, bound)
+    code = run(settings.server, bound, "tasador.flows.served:from_environment")
     if code:
         raise typer.Exit(code)

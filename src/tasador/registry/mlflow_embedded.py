@@ -27,11 +27,17 @@ from tasador.core.errors import (
 from tasador.core.files import read_limited
 from tasador.registry.mlflow_rest import local_path
 from tasador.registry.offers import OfferedVersion
+from tasador.registry.versions import ModelVersion
 
 _VERSION = """
     SELECT name, version, run_id, storage_location, source FROM model_versions
     WHERE name = ? AND version = ? AND current_stage <> 'Deleted_Internal'
 """
+_LISTED = """
+    SELECT version, creation_time, source FROM model_versions
+    WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version DESC
+"""
+_ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 _Row = tuple[str, int, str | None, str | None, str | None]
 _TAGS = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
 _ALIAS = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
@@ -82,6 +88,29 @@ class EmbeddedRegistry:
         """Return the version of that number; errors as in `resolve`."""
         with self._reading(deadline) as database:
             return self._offered(database, model_name, number)
+
+    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
+        """Return every version of a model, the newest first; none when there is no such model.
+
+        Raises:
+            NothingOfferedError: There is no such database.
+            RefusedError: The database is no registry of a known layout.
+            RegistryError: It is locked.
+        """
+        with self._reading(deadline) as database:
+            aliases = dict(database.execute(_ALIASES, (model_name,)).fetchall())
+            rows = database.execute(_LISTED, (model_name,)).fetchall()
+            return [
+                ModelVersion(
+                    name=model_name,
+                    number=str(number),
+                    created=created / 1000.0,
+                    source=source or "",
+                    tags=dict(database.execute(_TAGS, (model_name, number)).fetchall()),
+                    aliases=tuple(sorted(a for a, held in aliases.items() if held == number)),
+                )
+                for number, created, source in rows
+            ]
 
     def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
         """Return the address of a version's files; errors as in `resolve`."""

@@ -32,6 +32,7 @@ from tasador.core.errors import (
 )
 from tasador.registry.http_answers import opener, read_body
 from tasador.registry.offers import OfferedVersion
+from tasador.registry.versions import ModelVersion
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -77,6 +78,21 @@ class MlflowServer:
         """Return the version of that number; errors as in `resolve`."""
         query = {"name": model_name, "version": number}
         return self._offered(self._ask("/model-versions/get", query, deadline))
+
+    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
+        """Return every version of a model, the newest first; errors as in `resolve`."""
+        found = self._ask("/registered-models/get", {"name": model_name}, deadline)
+        held = found.get("registered_model", {}).get("aliases", [])
+        aliases = {one["alias"]: str(one["version"]) for one in held}
+        query = {"filter": f"name='{model_name}'", "max_results": "200"}
+        versions: list[ModelVersion] = []
+        while True:
+            page = self._ask("/model-versions/search", query, deadline)
+            versions += [_plain(one, aliases) for one in page.get("model_versions", [])]
+            token = page.get("next_page_token")
+            if not token:
+                return sorted(versions, key=lambda version: -int(version.number))
+            query["page_token"] = str(token)
 
     def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
         """Return the address of a version's files; errors as in `resolve`."""
@@ -237,6 +253,18 @@ class MlflowServer:
             f"the server at {self._shown} does not answer as MLflow does", got=got,
             remedy="check the address",
         )  # fmt: skip
+
+
+def _plain(found: Mapping[str, Any], aliases: Mapping[str, str]) -> ModelVersion:
+    number = str(found["version"])
+    return ModelVersion(
+        name=str(found["name"]),
+        number=number,
+        created=float(found.get("creation_timestamp", 0)) / 1000.0,
+        source=str(found.get("source", "")),
+        tags={str(tag["key"]): str(tag["value"]) for tag in found.get("tags", [])},
+        aliases=tuple(sorted(alias for alias, held in aliases.items() if held == number)),
+    )
 
 
 def local_path(artifact_uri: str) -> files.Location:

@@ -13,6 +13,7 @@ from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.core.files import atomic_folder
 from tasador.registry.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.verify import SIGNATURE, BundleLimits
+from tasador.registry.versions import ModelVersion
 
 #: Where the bundle is in a registered model.
 BUNDLE_PATH = "data/bundle"
@@ -50,6 +51,10 @@ class RegistryReader(Protocol):
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
         """Return the version of that number."""
+        ...
+
+    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
+        """Return every version of a model, the newest first."""
         ...
 
     def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:

@@ -41,11 +41,14 @@ from tasador.serving.protocol import GuardedProtocol
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.admin import AdminActions, admin_router
 from tasador.serving.routes.mlflow_scoring import mlflow_router
+from tasador.serving.routes.models import card_router
+from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
+from tasador.serving.watched import Watched
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Assembly:
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
+        self._watched = Watched(settings.records)
         self.cache = make_cache(settings.cache, self.metrics.cached)
         appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
         self.service = Service(self.holder, appraiser, self.metrics, settings.limits)
@@ -98,6 +102,8 @@ class Assembly:
                 open_inference_router(self.service, own_version),
                 mlflow_router(self.service, own_version),
                 score_router(self.service),
+                card_router(self.service),
+                monitoring_router(self.service, self._watched),
                 admin_router(
                     AdminActions(
                         rollback=lambda: self.holder.rollback().version,
@@ -134,6 +140,7 @@ class Assembly:
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
+        self._watched.close()
 
     def _canary(self) -> Canary | None:
         """Return what takes part in experiments; without a registry or records there are none."""
@@ -310,15 +317,20 @@ def _settle_memory() -> None:
 
 
 def from_environment() -> App:
-    """Return the application that the environment describes; each worker calls this."""
-    settings = read_settings(os.environ)
+    """Return the application that the environment describes; each worker may call this."""
+    return assembled(os.environ).app()
+
+
+def assembled(environment: Mapping[str, str]) -> Assembly:
+    """Return the service that an environment describes, with its process set up for it."""
+    settings = read_settings(environment)
     configure_logs(
         settings.server.log_level,
         as_json=settings.server.log_format == "json",
         others=("uvicorn",),
     )
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
-    return Assembly(settings).app()
+    return Assembly(settings)
 
 
 def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import Any
 from tasador.core.errors import ServingError
 from tasador.serving.settings import ServerSettings
 
-_FACTORY = "tasador.serving.assembly:from_environment"
+#: Makes each worker's application.
+FACTORY = "tasador.serving.assembly:from_environment"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(settings: ServerSettings, bound: socket.socket) -> int:
+def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code.
 
     Each worker reads its settings from the environment. On SIGTERM no new connection is taken,
@@ -51,6 +52,7 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
     Args:
         settings: Where to listen, and with how many workers.
         bound: The socket, from `bind`.
+        factory: Makes each worker's application, as ``module:function``.
     """
     import uvicorn
 
@@ -72,7 +74,7 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
         # uvicorn drains, then raises the signal again: an ordered end is no failure
         signal.signal(stop, lambda *_: None)
     if settings.workers == 1:
-        server = uvicorn.Server(uvicorn.Config(_FACTORY, **options))
+        server = uvicorn.Server(uvicorn.Config(factory, **options))
         server.run(sockets=[bound])
         return 0 if server.started else 1
     from uvicorn.supervisors import Multiprocess
@@ -83,7 +85,7 @@ def serve(settings: ServerSettings, bound: socket.socket) -> int:
         for file in folder.glob("*.db"):
             file.unlink()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        config = uvicorn.Config(_FACTORY, **options)
+        config = uvicorn.Config(factory, **options)
         Multiprocess(config, sockets=[bound]).run()
     return 0
 

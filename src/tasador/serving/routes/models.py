@@ -1,0 +1,192 @@
+"""``/api/v1/models``: the model's card and map; its versions and history, and who may change them.
+
+What versions there are and how one is promoted is the lifecycle's business, above this room: it is
+handed in as `Lifecycle`, so that the command line and the API do the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from tasador.core.errors import (
+    ConfigError,
+    GateError,
+    MissingExtraError,
+    TasadorError,
+)
+from tasador.serving.density import density
+from tasador.serving.documentation import answers
+from tasador.serving.exchange import Exchange
+from tasador.serving.guard import ADMIN
+from tasador.serving.problems import Problem, not_ready
+from tasador.serving.service import Service
+
+T = TypeVar("T")
+
+_READ = (400, 401, 404, 422, 429, 500, 503)
+_CHANGE = (400, 401, 403, 409, 422, 429, 500, 503)
+
+
+class Promotion(BaseModel):
+    """Which version shall have which place."""
+
+    version: str = Field(description="A number, an alias or a bundle's version", min_length=1)
+    alias: str = Field("champion", description="champion, challenger or staging")
+    reason: str = Field("", max_length=500)
+    force: bool = Field(False, description="Although a gate refuses; needs a reason")
+
+
+class Return(BaseModel):
+    """Which earlier champion shall return."""
+
+    to: str | None = Field(None, description="A version; by default the previous champion")
+    reason: str = Field("", max_length=500)
+
+
+class Density(BaseModel):
+    """Where the training rows lie."""
+
+    x: str
+    y: str
+    x_step: float
+    y_step: float
+    cells: list[tuple[float, float, int, float | None]] = Field(
+        description="Centre x, centre y, rows, median target (null for fewer than five rows)"
+    )
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """What can be told and done about versions; each is called in a thread, may raise TasadorError.
+
+    Attributes:
+        versions: Returns ``{"model", "versions", "notes"}``.
+        history: Returns the audit trail's latest entries; takes how many.
+        report: Returns the HTML report of the run that made a version; None when it is not here.
+        promote: Takes the wish and who wishes it; returns what was done.
+        rollback: Takes the version to return to or None, the reason, and who.
+        changed: Called after a change, so that it counts at once.
+    """
+
+    versions: Callable[[], dict[str, Any]]
+    history: Callable[[int], list[dict[str, Any]]]
+    report: Callable[[str], str | None]
+    promote: Callable[[Promotion, str], dict[str, Any]]
+    rollback: Callable[[Return, str], dict[str, Any]]
+    changed: Callable[[], object]
+
+
+def card_router(service: Service) -> APIRouter:
+    """Return the routes about the model that answers."""
+    router = APIRouter(prefix="/api/v1/models", tags=["models"], responses=answers(None, *_READ))
+
+    @router.get("/card", response_class=Response)
+    def card() -> Response:
+        """The model card, Markdown."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        return Response(loaded.bundle.card, media_type="text/markdown; charset=utf-8")
+
+    @router.get("/density", response_model=Density)
+    def places() -> Density:
+        """Where the training rows of a table with coordinates lie, by cell of a grid."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        found = density(loaded.bundle)
+        if found is None:
+            raise Problem(404, "no_coordinates", "this table has no coordinates to draw")
+        return Density(
+            x=found.x, y=found.y, x_step=found.x_step, y_step=found.y_step, cells=list(found.cells)
+        )
+
+    return router
+
+
+def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
+    """Return the routes about versions, and the administrators' verbs that change them."""
+    router = APIRouter()
+    reading: dict[str, Any] = {"tags": ["models"], "responses": answers(None, *_READ)}
+    changing: dict[str, Any] = {"tags": ["admin"], "responses": answers(None, *_CHANGE)}
+    lock = asyncio.Lock()
+
+    @router.get("/api/v1/models/versions", **reading)
+    def versions() -> dict[str, Any]:
+        """Every registered version with its metrics and aliases, newest first."""
+        return _asked(lifecycle.versions)
+
+    @router.get("/api/v1/models/history", **reading)
+    def history(limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
+        """What served when, who changed it and why, newest first."""
+        return {"entries": _asked(lambda: lifecycle.history(limit))}
+
+    @router.get("/api/v1/models/report", response_class=Response, **reading)
+    def report() -> Response:
+        """The report of the run that made the model which answers, HTML."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        found = _asked(lambda: lifecycle.report(loaded.bundle.version))
+        if found is None:
+            raise Problem(
+                404,
+                "no_report",
+                "the run that made this model is not kept where the service runs",
+                remedy="see the run in MLflow, or `tasador report` where it was trained",
+            )
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        return Response(found, media_type="text/html", headers={"content-security-policy": policy})
+
+    @router.post(f"{ADMIN}models/promote", **changing)
+    async def promote(request: Request, wish: Promotion) -> dict[str, Any]:
+        """Let an alias stand for a version that passes the gates, as `tasador promote`."""
+        who = _administrator(request)
+        async with lock:
+            done = await asyncio.to_thread(_asked, lambda: lifecycle.promote(wish, who))
+        await asyncio.to_thread(lifecycle.changed)
+        return done
+
+    @router.post(f"{ADMIN}models/rollback", **changing)
+    async def rollback(request: Request, wish: Return) -> dict[str, Any]:
+        """Return to the previous champion or an earlier one, as `tasador rollback`."""
+        who = _administrator(request)
+        async with lock:
+            done = await asyncio.to_thread(_asked, lambda: lifecycle.rollback(wish, who))
+        await asyncio.to_thread(lifecycle.changed)
+        return done
+
+    return router
+
+
+def _administrator(request: Request) -> str:
+    """Return who asks; refuses others than administrators, whatever stands before this route."""
+    exchange: Exchange = request.scope["tasador"]
+    if exchange.role != "admin":
+        raise Problem(403, "forbidden", "the admin routes need a key of role admin")
+    return f"api key {exchange.client}"
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except Problem:
+        raise
+    except TasadorError as error:
+        status, word = 503, "registry_away"
+        if isinstance(error, GateError):
+            status, word = 409, "gates_refuse"
+        elif isinstance(error, MissingExtraError):
+            word = "lifecycle_unavailable"
+        elif isinstance(error, ConfigError):
+            status, word = 422, "invalid_request"
+        raise Problem(
+            status, word, error.message,
+            expected=error.expected, got=error.got, remedy=error.remedy,
+        ) from None  # fmt: skip

@@ -1,0 +1,65 @@
+"""What the watcher wrote beside the records: verdicts and alerts, read for who looks at them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tasador.records.database import Database, OutageError
+from tasador.records.journal import StoredVerdict, Verdicts
+from tasador.records.settings import RecordSettings
+from tasador.records.state import AlertState, AlertStates
+from tasador.serving.problems import Problem
+
+T = TypeVar("T")
+
+
+class Watched:
+    """Reads through a connection of its own, made when first used.
+
+    Every method raises `Problem`: 503, records are switched off or the database is away.
+
+    Args:
+        settings: Where the records are.
+    """
+
+    def __init__(self, settings: RecordSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    def verdicts(self, model: str | None, since: float, limit: int) -> list[StoredVerdict]:
+        """Return the verdicts found at or after `since`, newest first."""
+        return self._read(lambda database: Verdicts(database).read(model, since, limit))
+
+    def alerts(self) -> list[AlertState]:
+        """Return every alert, by key."""
+        return self._read(lambda database: AlertStates(database).all())
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+
+    def _read(self, ask: Callable[[Database], T]) -> T:
+        if self._settings.mode == "off":
+            raise Problem(
+                503,
+                "records_off",
+                "nothing is watched while records are switched off",
+                remedy="set TASADOR_RECORDS__MODE to durable or async",
+            )
+        try:
+            return ask(self._opened())
+        except OutageError as error:
+            raise Problem(503, "database_away", error.message, retry_after=5) from None
+
+    def _opened(self) -> Database:
+        with self._lock:
+            if self._database is None:
+                self._database = Database(
+                    self._settings.url, synchronous=self._settings.synchronous
+                )
+            return self._database

@@ -1,0 +1,1 @@
+"""The web app: forms and charts over the API, which is all that it knows of the service."""

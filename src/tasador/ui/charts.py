@@ -1,0 +1,210 @@
+"""The charts. All are drawn from what the API said; none loads anything from another host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from tasador.data.contract import TableContract
+from tasador.ui.formats import amount, digits_of, label, number
+from tasador.ui.session import language, say
+
+#: Readable for people who do not tell red from green: blue up, orange down.
+UP, DOWN, PLAIN, ACCENT = "#2b6cb0", "#c05621", "#64748b", "#b42318"
+LEVELS = {"ok": "#1e7a46", "cannot_tell": "#64748b", "warn": "#b7791f", "alert": "#b42318"}
+_HERE = {"size": 15, "color": ACCENT, "symbol": "x", "line": {"width": 2, "color": "white"}}
+CONFIG = {"displayModeBar": False, "scrollZoom": False}
+
+
+def _laid(figure: go.Figure, height: int, **options: Any) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=options.pop("showlegend", False),
+        dragmode=options.pop("dragmode", False),
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        **options,
+    )
+    return figure
+
+
+def place_map(
+    contract: TableContract,
+    places: Mapping[str, Any],
+    here: tuple[float | None, float | None],
+    comparables: Sequence[Mapping[str, Any]] = (),
+) -> go.Figure:
+    """Return a map of the training rows, this row, and its comparables, on plain axes.
+
+    Args:
+        contract: The table's; it has coordinates.
+        places: What ``/api/v1/models/density`` said.
+        here: Longitude and latitude of this row; None where a field is empty.
+        comparables: What ``/api/v1/explain`` said.
+    """
+    unit, lang = contract.target.unit, language()
+    cells = places["cells"]
+    known = [cell for cell in cells if cell[3] is not None]
+    rest = [cell for cell in cells if cell[3] is None]
+    figure = go.Figure()
+    for part, colour in (
+        (rest, {"color": "#cbd5e1"}),
+        (
+            known,
+            {
+                "color": [cell[3] for cell in known],
+                "colorscale": "Viridis",
+                "colorbar": {"title": {"text": unit or ""}, "thickness": 10, "len": 0.7},
+            },
+        ),
+    ):
+        figure.add_scatter(
+            x=[cell[0] for cell in part],
+            y=[cell[1] for cell in part],
+            mode="markers",
+            marker={
+                "size": [4 + 1.2 * math.log1p(cell[2]) for cell in part],
+                "opacity": 0.75,
+                "symbol": "square",
+                **colour,
+            },
+            text=[
+                f"{amount(cell[3], unit, lang)}<br>{say('map.rows', rows=cell[2])}" for cell in part
+            ],
+            hovertemplate="%{x:.2f}, %{y:.2f}<br>%{text}<extra></extra>",
+        )
+    longitude, latitude = (column.name for column in contract.coordinates or ())
+    if comparables:
+        near = [one["attributes"] for one in comparables]
+        figure.add_scatter(
+            x=[one.get(longitude) for one in near],
+            y=[one.get(latitude) for one in near],
+            mode="markers",
+            marker={"size": 9, "color": DOWN, "line": {"width": 1, "color": "white"}},
+            text=[amount(one["value"], unit, lang) for one in comparables],
+            hovertemplate="%{text}<extra></extra>",
+            name=say("value.comparables"),
+        )
+    if None not in here:
+        figure.add_scatter(
+            x=[here[0]], y=[here[1]], mode="markers",
+            marker=_HERE,
+            hovertemplate=say("map.here") + "<extra></extra>", name=say("map.here"),
+        )  # fmt: skip
+    middle = sum(cell[1] for cell in cells) / len(cells) if cells else 0.0
+    ratio = 1 / max(0.2, math.cos(math.radians(middle)))
+    _laid(figure, 420)
+    figure.update_xaxes(title=label(longitude), constrain="domain", zeroline=False)
+    figure.update_yaxes(
+        title=label(latitude), scaleanchor="x", scaleratio=ratio, constrain="domain",
+        zeroline=False,
+    )  # fmt: skip
+    return figure
+
+
+def close_map(
+    contract: TableContract,
+    here: tuple[float | None, float | None],
+    comparables: Sequence[Mapping[str, Any]],
+) -> go.Figure:
+    """Return a row and its comparables, close up."""
+    unit, lang = contract.target.unit, language()
+    longitude, latitude = (column.name for column in contract.coordinates or ())
+    near = [one["attributes"] for one in comparables]
+    figure = go.Figure(
+        go.Scatter(
+            x=[one.get(longitude) for one in near],
+            y=[one.get(latitude) for one in near],
+            mode="markers",
+            marker={
+                "size": 12,
+                "color": [one["value"] for one in comparables],
+                "colorscale": "Viridis",
+                "colorbar": {"title": {"text": unit or ""}, "thickness": 10},
+                "line": {"width": 1, "color": "white"},
+            },
+            text=[
+                f"{i}: {amount(one['value'], unit, lang)}" for i, one in enumerate(comparables, 1)
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.add_scatter(
+        x=[here[0]], y=[here[1]], mode="markers", hovertemplate=say("map.here") + "<extra></extra>",
+        marker=_HERE,
+    )  # fmt: skip
+    ratio = 1 / max(0.2, math.cos(math.radians(here[1] or 0.0)))
+    _laid(figure, 320)
+    figure.update_xaxes(title=label(longitude), zeroline=False)
+    figure.update_yaxes(title=label(latitude), scaleanchor="x", scaleratio=ratio, zeroline=False)
+    return figure
+
+
+def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None) -> go.Figure:
+    """Return how an estimate comes about: from the typical value, step by step.
+
+    Args:
+        steps: Name and amount of each, in the target's unit.
+        start: Where it begins.
+        unit: The target's.
+    """
+    lang = language()
+    names = [say("waterfall.start"), *[name for name, _ in steps], say("waterfall.end")]
+    end = start + sum(value for _, value in steps)
+    values = [start, *[value for _, value in steps], end]
+    digits = digits_of(end)
+    told = [number(start, digits, lang)]
+    told += [("+" if value >= 0 else "") + number(value, digits, lang) for _, value in steps]
+    told.append(number(end, digits, lang))
+    reached = [start, *(start + sum(v for _, v in steps[:n]) for n in range(1, len(steps) + 1))]
+    spread = max(max(reached) - min(reached), 0.02 * abs(end))
+    figure = go.Figure(
+        go.Waterfall(
+            orientation="h",
+            y=names,
+            x=values,
+            measure=["absolute", *["relative"] * len(steps), "total"],
+            text=told,
+            textposition="outside",
+            cliponaxis=False,
+            increasing={"marker": {"color": UP}},
+            decreasing={"marker": {"color": DOWN}},
+            totals={"marker": {"color": PLAIN}},
+            connector={"line": {"color": "#cbd5e1", "width": 1}},
+            hovertemplate="%{y}: %{text}<extra></extra>",
+        )
+    )
+    _laid(figure, 60 + 34 * len(names))
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    # from nearly where it begins: the steps are what is to be seen
+    figure.update_xaxes(
+        title=unit or "", nticks=5,
+        range=[min(reached) - 0.35 * spread, max(reached) + 0.45 * spread],
+    )  # fmt: skip
+    return figure
+
+
+def interval_bar(lower: float, estimate: float, upper: float, unit: str | None) -> go.Figure:
+    """Return an estimate within its interval."""
+    lang = language()
+    figure = go.Figure(
+        go.Scatter(
+            x=[lower, upper], y=[0, 0], mode="lines", line={"width": 14, "color": "#bcd3ee"},
+            hoverinfo="skip",
+        )
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[lower, estimate, upper], y=[0, 0, 0], mode="markers+text",
+        marker={"size": [10, 18, 10], "color": [PLAIN, UP, PLAIN]},
+        text=[amount(value, None, lang) for value in (lower, estimate, upper)],
+        textposition=["bottom center", "top center", "bottom center"],
+        hovertemplate="%{x:,.0f} " + (unit or "") + "<extra></extra>", cliponaxis=False,
+    )  # fmt: skip
+    spread = upper - lower
+    _laid(figure, 110)
+    figure.update_yaxes(visible=False, range=[-1, 1])
+    figure.update_xaxes(visible=False, range=[lower - 0.12 * spread, upper + 0.12 * spread])
+    return figure

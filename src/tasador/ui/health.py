@@ -1,0 +1,197 @@
+"""*Health*: whether the model is still right, and why it is thought so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from tasador.flows.api_client import ServiceRefusedError
+from tasador.ui import health_charts as charts
+from tasador.ui.formats import escaped, label, moment, number, percent
+from tasador.ui.session import client, language, model, say
+
+_ICONS = {
+    "ok": ":material/check_circle:",
+    "cannot_tell": ":material/help:",
+    "warn": ":material/warning:",
+    "alert": ":material/error:",
+}
+_COLOURS = {"ok": "green", "cannot_tell": "gray", "warn": "orange", "alert": "red"}
+_REFRESH_S = 30
+
+
+def draw() -> None:
+    """Draw the page; what is watched is asked again every half minute."""
+    st.title(say("health.title"))
+    model()
+    _live()
+
+
+@st.fragment(run_every=_REFRESH_S)
+def _live() -> None:
+    _draw_service(client().health())
+    try:
+        whole = client().get("/api/v1/monitoring/verdicts/latest")
+    except ServiceRefusedError as error:
+        if error.word not in ("no_verdict", "records_off"):
+            st.error(error.said, icon=":material/error:")
+            return
+        st.info(say("health.no_verdict"), icon=":material/hourglass_empty:")
+        st.code("tasador watch", language="sh")
+        return
+    lines = client().get("/api/v1/monitoring/verdicts", {"limit": 200})["verdicts"]
+    alerts = client().get("/api/v1/monitoring/alerts")["alerts"]
+    _draw_verdict(whole, alerts)
+    verdict = whole["verdict"]
+    tabs = st.tabs([say(f"health.{name}") for name in
+                    ("timeline", "drift", "segments", "latency", "alerts")])  # fmt: skip
+    with tabs[0]:
+        _draw_timeline(lines)
+    with tabs[1]:
+        _draw_drift(verdict["drift"])
+    with tabs[2]:
+        _draw_segments(verdict["segments"])
+    with tabs[3]:
+        _draw_latency(verdict, lines)
+    with tabs[4]:
+        _draw_alerts(alerts)
+
+
+def _draw_service(found: Mapping[str, Any]) -> None:
+    colours = {"healthy": "green", "degraded": "orange", "unhealthy": "red"}
+    with st.container(horizontal=True):
+        for one in [{"name": say("health.service"), **found}, *found["checks"]]:
+            st.badge(
+                f"{one['name']}: {say('status.' + one['status'])}",
+                color=colours[one["status"]],  # type: ignore[arg-type]
+                help=one.get("detail"),
+            )
+
+
+def _draw_verdict(whole: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> None:
+    verdict, lang = whole["verdict"], language()
+    level = verdict["level"]
+    show = {"ok": st.success, "cannot_tell": st.info, "warn": st.warning, "alert": st.error}[level]
+    show(
+        say(f"verdict.{level}", since=moment(whole["since"]), until=moment(whole["until"])),
+        icon=_ICONS[level],
+    )
+    figures = {(one["name"], one["estimated"]): one for one in verdict["figures"]}
+    outcomes = sum(one["outcomes"] for one in verdict["timeline"])
+    cells = st.columns(4)
+    cells[0].metric(say("health.rows"), number(verdict["rows"], 0, lang))
+    cells[1].metric(say("health.outcomes"), number(outcomes, 0, lang))
+    _figure(cells[2], "MAPE", figures, "mape")
+    firing = sum(one["state"] == "firing" for one in alerts)
+    cells[3].metric(say("health.firing"), number(firing, 0, lang))
+    if not outcomes:
+        st.info(say("health.no_outcomes"), icon=":material/hourglass_empty:")
+    trouble = [one for one in verdict["findings"] if one["level"] in ("warn", "alert")]
+    if trouble:
+        with st.expander(say("health.trouble", count=len(trouble)), expanded=True):
+            for one in trouble[:12]:
+                st.markdown(
+                    f":{_COLOURS[one['level']]}[{_ICONS[one['level']]} **{_about(one)}**] "
+                    f"{escaped(one['reason'])}"
+                )
+
+
+def _about(finding: Mapping[str, Any]) -> str:
+    """Return what a finding is about; a metric or segment is named in its reason already."""
+    if finding["check"] in ("performance", "together"):
+        return label(finding["check"])
+    return escaped(f"{label(finding['check'])}: {label(finding['subject'])}")
+
+
+def _figure(cell: Any, name: str, figures: Mapping[Any, Any], key: str) -> None:
+    lang = language()
+    measured, guessed = figures.get((key, False)), figures.get((key, True))
+    if measured is not None and measured["value"] is not None:
+        usual = measured.get("reference")
+        delta = None if usual is None else f"{number(measured['value'] - usual, 1, lang)}"
+        cell.metric(name, percent(measured["value"], 1, lang), delta, delta_color="inverse",
+                    help=say("health.usual", value=percent(usual, 1, lang)))  # fmt: skip
+    elif guessed is not None and guessed["value"] is not None:
+        cell.metric(
+            say("health.estimated", name=name), percent(guessed["value"], 1, lang),
+            help=say("health.estimated_help"),
+        )  # fmt: skip
+    else:
+        cell.metric(name, "–")
+
+
+def _draw_timeline(lines: Sequence[Mapping[str, Any]]) -> None:
+    st.plotly_chart(charts.timeline(lines), key="timeline", config=charts.CONFIG)
+    st.caption(say("health.timeline_help"))
+
+
+def _draw_drift(drift: Sequence[Mapping[str, Any]]) -> None:
+    known = [one for one in drift if one["psi"] is not None]
+    if not known:
+        st.info(say("health.no_drift"), icon=":material/help:")
+        return
+    st.plotly_chart(charts.drift(known), key="drift", config=charts.CONFIG)
+    st.caption(say("health.drift_help"))
+    names = [one["name"] for one in known]
+    worst = max(range(len(known)), key=lambda i: known[i]["psi"] - (known[i]["psi_limit"] or 0))
+    chosen = st.selectbox(say("health.column"), names, index=worst, key="drift column")
+    one = next(one for one in known if one["name"] == chosen)
+    st.markdown(f":{_COLOURS[one['level']]}[{_ICONS[one['level']]}] {escaped(one['reason'])}")
+    st.plotly_chart(charts.bins(one), key="bins", config=charts.CONFIG)
+
+
+def _draw_segments(segments: Sequence[Mapping[str, Any]]) -> None:
+    if not segments:
+        st.info(say("health.no_segments"), icon=":material/help:")
+        return
+    if any(one["mape"] is not None for one in segments):
+        st.plotly_chart(charts.segments(segments), key="segments", config=charts.CONFIG)
+    st.dataframe(
+        [
+            {
+                say("health.segment"): one["name"],
+                say("health.rows"): one["rows"],
+                say("health.outcomes"): one["outcomes"],
+                "MAPE": one["mape"],
+                say("health.within"): one["within_10"],
+                say("health.ratio"): one["ratio"],
+                say("health.coverage"): None if one["coverage"] is None else 100 * one["coverage"],
+            }
+            for one in segments
+        ],
+        hide_index=True,
+    )
+
+
+def _draw_latency(verdict: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+    said = [one for one in verdict["findings"] if one["check"] == "latency"]
+    for one in said:
+        st.markdown(f":{_COLOURS[one['level']]}[{_ICONS[one['level']]}] {escaped(one['reason'])}")
+    if any(one["latency_p95"] is not None for one in lines):
+        st.plotly_chart(charts.latency(lines), key="latency", config=charts.CONFIG)
+    else:
+        st.info(say("health.no_latency"), icon=":material/help:")
+
+
+def _draw_alerts(alerts: Sequence[Mapping[str, Any]]) -> None:
+    if not alerts:
+        st.success(say("health.no_alerts"), icon=":material/check_circle:")
+        return
+    st.dataframe(
+        [
+            {
+                say("alert.state"): say(f"state.{one['state']}"),
+                say("alert.severity"): one["severity"],
+                say("alert.about"): one["key"].split("/", 1)[-1],
+                say("alert.since"): moment(one["since"]),
+                say("alert.reason"): one["reason"],
+                say("alert.seen"): one["acknowledged_by"] or "",
+                say("alert.silent"): moment(one["silent_until"]),
+            }
+            for one in alerts
+        ],
+        hide_index=True,
+    )
+    st.caption(say("health.alerts_help"))

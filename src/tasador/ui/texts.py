@@ -1,0 +1,299 @@
+"""Every text of the app in every language: the one catalogue."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Language = Literal["en", "es"]
+#: Languages by their code, as they call themselves.
+LANGUAGES: dict[str, str] = {"en": "English", "es": "Español"}
+
+
+def text(key: str, language: Language, **values: object) -> str:
+    """Return a text with its values filled in; KeyError for a key that is not in the catalogue."""
+    return TEXTS[key][0 if language == "en" else 1].format(**values)
+
+
+#: Key: English, Spanish.
+TEXTS: dict[str, tuple[str, str]] = {
+    "language": ("Language", "Idioma"),
+    "details": ("Details", "Detalles"),
+    "again": ("Try again", "Intentar de nuevo"),
+    "page.value": ("Value", "Valorar"),
+    "page.batch": ("Batch", "Por lotes"),
+    "page.health": ("Health", "Salud"),
+    "page.models": ("Models", "Modelos"),
+    "page.report": ("Report", "Informe"),
+    "away.title": ("The service at {url} does not answer", "El servicio en {url} no responde"),
+    "away.help": (
+        "Start it, or name its address when you start this app:",
+        "Arránquelo, o indique su dirección al iniciar esta aplicación:",
+    ),
+    "key.title": ("The service wants an API key", "El servicio pide una clave de API"),
+    "key.help": (
+        "Start the app with the environment variable `TASADOR_API_KEY`; `tasador keys new` makes "
+        "a key.",
+        "Inicie la aplicación con la variable de entorno `TASADOR_API_KEY`; `tasador keys new` "
+        "crea una clave.",
+    ),
+    "not_ready.title": ("There is no model yet", "Todavía no hay modelo"),
+    "not_ready.help": (
+        "The service runs, but has loaded no model. Train one with `tasador run`; the service "
+        "takes it within half a minute. Its `/health/deep` says which source it waits for.",
+        "El servicio funciona, pero no ha cargado ningún modelo. Entrene uno con `tasador run`; el "
+        "servicio lo toma en medio minuto. Su `/health/deep` dice qué fuente espera.",
+    ),
+    # --- forms
+    "field.between": ("From {low} to {high}", "De {low} a {high}"),
+    "field.least": ("At least {low}", "Al menos {low}"),
+    "field.most": ("At most {high}", "Como máximo {high}"),
+    "field.optional": ("May be left empty", "Puede quedar vacío"),
+    # --- value
+    "value.title": ("What is it worth?", "¿Cuánto vale?"),
+    "value.ask": ("Value it", "Valorar"),
+    "value.asking": ("Valuing…", "Valorando…"),
+    "value.refused": (
+        "Nothing was valued: {count} of the values cannot be right. See the fields above.",
+        "No se valoró nada: {count} de los valores no pueden ser correctos. Vea los campos.",
+    ),
+    "value.estimate": ("Estimate: {target}", "Estimación: {target}"),
+    "value.interval": (
+        "**{share} %** of such intervals hold the real value: **{low}** to **{high}**",
+        "El **{share} %** de estos intervalos contiene el valor real: de **{low}** a **{high}**",
+    ),
+    "value.why": ("Where the estimate comes from", "De dónde sale la estimación"),
+    "value.comparables": ("Comparables", "Comparables"),
+    "value.comparables_help": (
+        "The {count} nearest rows that the model was trained on, with their real values.",
+        "Las {count} filas más cercanas con las que se entrenó el modelo, con su valor real.",
+    ),
+    "value.distance": ("Distance", "Distancia"),
+    "map.rows": ("{rows} rows", "{rows} filas"),
+    "map.here": ("This one", "Esta"),
+    "map.alt": ("Map of the training rows", "Mapa de las filas de entrenamiento"),
+    "map.help": (
+        "Each square: training rows there, coloured by their median value. Tap one to move there.",
+        "Cada cuadro: filas de entrenamiento, con el color de su valor mediano. Toque uno para "
+        "situarse ahí.",
+    ),
+    "waterfall.start": ("Typical value", "Valor típico"),
+    "waterfall.end": ("Estimate", "Estimación"),
+    "waterfall.help": (
+        "Exact parts (TreeSHAP), grouped by where the information comes from and applied one "
+        "after the other.",
+        "Partes exactas (TreeSHAP), agrupadas por el origen de la información y aplicadas una "
+        "tras otra.",
+    ),
+    "part.comparables": ("Comparables nearby", "Comparables cercanos"),
+    "part.area": ("Area", "Zona"),
+    "part.others": ("Everything else", "Todo lo demás"),
+    # --- batch
+    "batch.title": ("A file of rows", "Un archivo de filas"),
+    "batch.help": (
+        "Upload a CSV or Parquet file with one line of column names. A row that cannot be valued "
+        "is listed with its error; the others are valued all the same.",
+        "Suba un CSV o Parquet con una línea de nombres de columna. Una fila que no se puede "
+        "valorar se lista con su error; las demás se valoran igualmente.",
+    ),
+    "batch.columns": ("Columns and a template", "Columnas y una plantilla"),
+    "batch.template": ("Template", "Plantilla"),
+    "batch.column": ("Column", "Columna"),
+    "batch.kind": ("Kind", "Tipo"),
+    "batch.unit": ("Unit", "Unidad"),
+    "batch.meaning": ("Meaning", "Significado"),
+    "batch.file": ("File", "Archivo"),
+    "batch.ask": ("Value all rows", "Valorar todas las filas"),
+    "batch.sending": ("Sending…", "Enviando…"),
+    "batch.progress": ("{done} rows done", "{done} filas hechas"),
+    "batch.valued": ("Valued", "Valoradas"),
+    "batch.bad": ("With errors", "Con errores"),
+    "batch.median": ("Median estimate", "Estimación mediana"),
+    "batch.download": ("Download the values", "Descargar los valores"),
+    "batch.errors": ("Rows with errors", "Filas con errores"),
+    "batch.values": ("Values", "Valores"),
+    "batch.first": ("The first {count}; the download has all.", "Las primeras {count}; la descarga "
+                    "las tiene todas."),
+    "batch.row": ("Row", "Fila"),
+    "batch.error": ("Error", "Error"),
+    "batch.lower": ("Lower", "Inferior"),
+    "batch.upper": ("Upper", "Superior"),
+    "batch.warnings": ("Warnings", "Avisos"),
+    "batch.place": ("Where", "Dónde"),
+    "batch.todo": ("To do", "Qué hacer"),
+    # --- health
+    "health.title": ("Is the model still right?", "¿Sigue acertando el modelo?"),
+    "health.service": ("Service", "Servicio"),
+    "status.healthy": ("healthy", "sano"),
+    "status.degraded": ("degraded", "degradado"),
+    "status.unhealthy": ("unhealthy", "caído"),
+    "health.no_verdict": (
+        "Nothing was judged yet. The watcher judges what the service records:",
+        "Todavía no se ha juzgado nada. El vigilante juzga lo que registra el servicio:",
+    ),
+    "verdict.ok": (
+        "The model is as it was: nothing stands out from {since} to {until} UTC.",
+        "El modelo sigue igual: nada llama la atención de {since} a {until} UTC.",
+    ),
+    "verdict.cannot_tell": (
+        "It cannot be told: too little is known from {since} to {until} UTC.",
+        "No se puede decir: se sabe demasiado poco de {since} a {until} UTC.",
+    ),
+    "verdict.warn": (
+        "Something changed from {since} to {until} UTC: keep an eye on it.",
+        "Algo cambió de {since} a {until} UTC: conviene vigilarlo.",
+    ),
+    "verdict.alert": (
+        "The model is no longer right, judged from {since} to {until} UTC.",
+        "El modelo ya no acierta, a juzgar de {since} a {until} UTC.",
+    ),
+    "level.ok": ("ok", "bien"),
+    "level.cannot_tell": ("cannot tell", "no se sabe"),
+    "level.warn": ("warning", "aviso"),
+    "level.alert": ("alert", "alerta"),
+    "health.rows": ("Rows", "Filas"),
+    "health.outcomes": ("Outcomes known", "Resultados conocidos"),
+    "health.firing": ("Alerts firing", "Alertas activas"),
+    "health.usual": ("Usual: {value}", "Lo habitual: {value}"),
+    "health.estimated": ("{name}, estimated", "{name}, estimado"),
+    "health.estimated_help": (
+        "No outcomes are known; estimated from the errors that such rows usually have.",
+        "No se conocen resultados; se estima de los errores habituales de filas así.",
+    ),
+    "health.no_outcomes": (
+        "No outcomes yet: errors are estimated until real values arrive at `/api/v1/outcomes`.",
+        "Aún sin resultados: los errores se estiman hasta que lleguen valores reales a "
+        "`/api/v1/outcomes`.",
+    ),
+    "health.trouble": ("What stands out: {count}", "Lo que llama la atención: {count}"),
+    "health.timeline": ("Timeline", "Evolución"),
+    "health.drift": ("Drift", "Deriva"),
+    "health.segments": ("Segments", "Segmentos"),
+    "health.latency": ("Latency", "Latencia"),
+    "health.alerts": ("Alerts", "Alertas"),
+    "health.measured": ("measured", "medido"),
+    "health.guessed": ("estimated", "estimado"),
+    "health.timeline_help": (
+        "Bars: rows of each window; grey where nothing can be told, green, amber, red by verdict.",
+        "Barras: filas de cada ventana; gris si no se sabe, verde, ámbar o rojo según el juicio.",
+    ),
+    "health.limit": ("What chance alone gives at most", "Lo máximo que da el azar"),
+    "health.drift_help": (
+        "Population stability index of each column. The mark is what chance passes only rarely "
+        "with so many rows.",
+        "Índice de estabilidad de cada columna. La marca es lo que el azar rara vez supera con "
+        "tantas filas.",
+    ),
+    "health.no_drift": ("Too few rows to tell.", "Demasiado pocas filas."),
+    "health.column": ("Column", "Columna"),
+    "health.training": ("Training", "Entrenamiento"),
+    "health.window": ("Window", "Ventana"),
+    "health.share": ("Share of rows (%)", "Porcentaje de filas"),
+    "health.segment": ("Segment", "Segmento"),
+    "health.within": ("Within 10 %", "Dentro del 10 %"),
+    "health.ratio": ("Estimate / actual", "Estimado / real"),
+    "health.coverage": ("In interval (%)", "En el intervalo (%)"),
+    "health.no_segments": (
+        "The contract names no segment, or too few rows are known.",
+        "El contrato no nombra segmentos, o se conocen demasiado pocas filas.",
+    ),
+    "health.no_latency": ("Nothing was measured yet.", "Todavía no se ha medido nada."),
+    "health.no_alerts": ("No alert was ever raised.", "Nunca hubo una alerta."),
+    "health.alerts_help": (
+        "`tasador alerts ack` and `tasador alerts silence` answer them.",
+        "Se atienden con `tasador alerts ack` y `tasador alerts silence`.",
+    ),
+    "alert.state": ("State", "Estado"),
+    "alert.severity": ("Severity", "Gravedad"),
+    "alert.about": ("About", "Sobre"),
+    "alert.since": ("Since (UTC)", "Desde (UTC)"),
+    "alert.reason": ("Reason", "Motivo"),
+    "alert.seen": ("Acknowledged by", "Atendida por"),
+    "alert.silent": ("Silent until", "Silenciada hasta"),
+    "state.firing": ("🔴 firing", "🔴 activa"),
+    "state.pending": ("🟡 pending", "🟡 pendiente"),
+    "state.ok": ("🟢 over", "🟢 pasada"),
+    # --- models
+    "models.title": ("Models", "Modelos"),
+    "models.answers": ("Answers now", "Responde ahora"),
+    "models.source": ("Comes from", "Viene de"),
+    "models.origin": ("Trained on", "Entrenado con"),
+    "origin.real": ("real rows", "filas reales"),
+    "origin.synthetic": ("generated rows", "filas generadas"),
+    "models.synthetic": (
+        "This model was trained on generated rows: its figures say nothing about the world.",
+        "Este modelo se entrenó con filas generadas: sus cifras no dicen nada del mundo.",
+    ),
+    "models.no_registry": (
+        "There is no registry to list versions from.",
+        "No hay registro del que listar versiones.",
+    ),
+    "models.board": ("Versions", "Versiones"),
+    "models.gates": ("Gates", "Controles"),
+    "models.history": ("History", "Historia"),
+    "models.change": ("Change", "Cambiar"),
+    "models.board_help": (
+        "Best first, by the MAPE of each version's own sealed test part. ● answers now.",
+        "Primero el mejor, por el MAPE de la parte de prueba de cada versión. ● responde ahora.",
+    ),
+    "models.version": ("Version", "Versión"),
+    "models.place": ("Place", "Puesto"),
+    "models.status": ("Status", "Estado"),
+    "models.created": ("Registered (UTC)", "Registrada (UTC)"),
+    "models.bundle": ("Bundle", "Paquete"),
+    "models.run": ("Run", "Ejecución"),
+    "models.no_gates": (
+        "No version was held against the gates yet: promoting one does it.",
+        "Ninguna versión pasó aún los controles: se hace al promoverla.",
+    ),
+    "models.judgement": ("Judgement", "Juicio"),
+    "models.gate": ("Gate", "Control"),
+    "models.result": ("Result", "Resultado"),
+    "models.numbers": ("Numbers", "Cifras"),
+    "gate.pass": ("passes", "pasa"),
+    "gate.fail": ("fails", "no pasa"),
+    "gate.cannot_tell": ("cannot tell", "no se sabe"),
+    "models.no_history": ("Nothing was changed yet.", "Todavía no se cambió nada."),
+    "models.time": ("Time (UTC)", "Hora (UTC)"),
+    "models.who": ("Who", "Quién"),
+    "models.action": ("What", "Qué"),
+    "models.champion": ("Champion", "Campeón"),
+    "models.reason": ("Reason", "Motivo"),
+    "models.change_help": (
+        "For holders of an admin key. It is sent with this one request and kept nowhere. What is "
+        "done is in the history.",
+        "Para quien tiene una clave de administración. Se envía con esta única petición y no se "
+        "guarda. Lo hecho queda en la historia.",
+    ),
+    "models.follows": (
+        "The service follows the alias “{alias}”: a new champion does not answer before that "
+        "alias moves too.",
+        "El servicio sigue el alias «{alias}»: un nuevo campeón no responde hasta que ese alias "
+        "también se mueva.",
+    ),
+    "models.follows_none": (
+        "The service reads bundles, not the registry: it goes on answering with what it has.",
+        "El servicio lee paquetes, no el registro: sigue respondiendo con lo que tiene.",
+    ),
+    "models.promote": ("Promote", "Promover"),
+    "models.rollback": ("Roll back", "Revertir"),
+    "models.to": ("To version", "A la versión"),
+    "models.previous": ("the previous champion", "el campeón anterior"),
+    "models.force": ("Although a gate refuses", "Aunque un control lo rechace"),
+    "models.force_help": ("Needs a reason, which is recorded.", "Pide un motivo, que se registra."),
+    "models.key": ("Admin key", "Clave de administración"),
+    "models.no_key": ("Enter an admin key.", "Introduzca una clave de administración."),
+    "models.working": ("Holding it against the gates…", "Pasando los controles…"),
+    "models.done_promote": (
+        "Version {version} has its place; champion: {before} → {after}.",
+        "La versión {version} tiene su puesto; campeón: {before} → {after}.",
+    ),
+    "models.done_rollback": (
+        "Version {version} is champion again: {before} → {after}.",
+        "La versión {version} vuelve a ser campeona: {before} → {after}.",
+    ),
+    # --- report
+    "report.title": ("What is known about the model", "Lo que se sabe del modelo"),
+    "report.card": ("Model card", "Ficha del modelo"),
+    "report.run": ("Run report", "Informe de la ejecución"),
+    "report.download": ("Download", "Descargar"),
+}  # fmt: skip

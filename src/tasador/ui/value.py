@@ -1,0 +1,162 @@
+"""*Value*: one row in, its estimate out, with where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from tasador.flows.api_client import ServiceRefusedError
+from tasador.ui import breakdown, charts
+from tasador.ui.form import draw_fields, field_key
+from tasador.ui.formats import amount, label, number
+from tasador.ui.session import Model, client, language, model, places, say
+
+_FOUND, _FAULTS = "value found", "value faults"
+_COMPARABLES = 12
+
+
+def draw() -> None:
+    """Draw the page."""
+    st.title(say("value.title"))
+    found = model()
+    st.caption(found.contract.title)
+    left, right = st.columns([5, 6], gap="large")
+    with right:
+        _draw_map(found)
+    with left:
+        _draw_form(found)
+    answer = st.session_state.get(_FOUND)
+    if answer is not None and answer["model_version"] == found.version:
+        _draw_answer(found, answer)
+
+
+def _draw_form(found: Model) -> None:
+    faults: dict[str, str] = st.session_state.get(_FAULTS, {})
+    with st.form("row", border=False):
+        row = draw_fields(found.contract, found.example, found.version, faults)
+        asked = st.form_submit_button(
+            say("value.ask"), type="primary", icon=":material/calculate:", width="stretch"
+        )
+    if faults:
+        st.error(say("value.refused", count=len(faults)), icon=":material/error:")
+    if asked:
+        _ask(found, row)
+        st.rerun()
+
+
+def _ask(found: Model, row: dict[str, Any]) -> None:
+    st.session_state.pop(_FOUND, None)
+    st.session_state[_FAULTS] = {}
+    try:
+        with st.spinner(say("value.asking")):
+            answer = client().explain(row, _COMPARABLES)
+    except ServiceRefusedError as error:
+        faults = faults_by_column(error.faults)
+        if not faults:
+            raise
+        st.session_state[_FAULTS] = faults
+        return
+    st.session_state[_FOUND] = {**answer, "row": row, "model_version": found.version}
+
+
+def faults_by_column(faults: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what the service said, by the column it is about."""
+    return {str(one["loc"][-1]): str(one["msg"]) for one in faults if one.get("loc")}
+
+
+def _draw_map(found: Model) -> None:
+    coordinates = found.contract.coordinates
+    rows = None if coordinates is None else places(client().url, found.version)
+    if coordinates is None or rows is None:
+        return
+    longitude, latitude = (field_key(column, found.version) for column in coordinates)
+
+    def take() -> None:
+        points = st.session_state["map"]["selection"]["points"]
+        if points:
+            st.session_state[longitude] = round(float(points[0]["x"]), 4)
+            st.session_state[latitude] = round(float(points[0]["y"]), 4)
+            st.session_state.pop(_FOUND, None)
+
+    for key, column in zip((longitude, latitude), coordinates, strict=True):
+        if key not in st.session_state and found.example.get(column.name) is not None:
+            st.session_state[key] = float(found.example[column.name])
+    here = (st.session_state.get(longitude), st.session_state.get(latitude))
+    answer = st.session_state.get(_FOUND) or {}
+    figure = charts.place_map(found.contract, rows, here, answer.get("comparables", ()))
+    st.plotly_chart(
+        figure, key="map", on_select=take, selection_mode="points", config=charts.CONFIG,
+        alt=say("map.alt"),
+    )  # fmt: skip
+    st.caption(say("map.help"))
+
+
+def _draw_answer(found: Model, answer: Mapping[str, Any]) -> None:
+    target, lang = found.contract.target, language()
+    valuation = answer["valuation"]
+    estimate, interval = valuation[target.prediction_name], valuation["interval"]
+    st.divider()
+    left, right = st.columns([5, 6], gap="large")
+    with left:
+        st.metric(
+            say("value.estimate", target=label(target.name)), amount(estimate, target.unit, lang)
+        )
+        share = number(100 * interval["coverage"], 0, lang)
+        low, high = (amount(interval[key], target.unit, lang) for key in ("lower", "upper"))
+        st.markdown(say("value.interval", share=share, low=low, high=high))
+        figure = charts.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
+        st.plotly_chart(figure, key="interval", config=charts.CONFIG)
+        for warning in valuation["warnings"]:
+            st.warning(warning, icon=":material/info:")
+        st.caption(f"{found.version} · {valuation['prediction_id']}")
+    with right:
+        st.subheader(say("value.why"))
+        _draw_waterfall(found, answer, estimate)
+    _draw_comparables(found, answer)
+
+
+def _draw_waterfall(found: Model, answer: Mapping[str, Any], estimate: float) -> None:
+    names = {key: say(f"part.{key}") for key in
+             (breakdown.COMPARABLES, breakdown.AREA, breakdown.OTHERS)}  # fmt: skip
+    parts = breakdown.grouped(answer["contributions"], found.contract)
+    start, steps = breakdown.in_money(
+        parts, expected=answer["expected"], estimate=estimate, scale=answer["scale"]
+    )
+    told = [(names.get(name, label(name)), value) for name, value in steps]
+    figure = charts.waterfall(told, start, found.contract.target.unit)
+    st.plotly_chart(figure, key="waterfall", config=charts.CONFIG)
+    st.caption(say("waterfall.help"))
+
+
+def _draw_comparables(found: Model, answer: Mapping[str, Any]) -> None:
+    near = answer["comparables"]
+    if not near:
+        return
+    st.subheader(say("value.comparables"))
+    st.caption(say("value.comparables_help", count=len(near)))
+    target = found.contract.target
+    table = [
+        {
+            "#": place,
+            f"{label(target.name)} ({target.unit})" if target.unit else label(target.name):
+                one["value"],
+            say("value.distance"): one["distance"],
+            **{label(name): value for name, value in one["attributes"].items()},
+        }
+        for place, one in enumerate(near, 1)
+    ]  # fmt: skip
+    coordinates = found.contract.coordinates
+    if coordinates is None:
+        st.dataframe(table, hide_index=True)
+        return
+    left, right = st.columns([5, 6], gap="large")
+    row = answer["row"]
+    here = (row.get(coordinates[0].name), row.get(coordinates[1].name))
+    with left:
+        st.plotly_chart(
+            charts.close_map(found.contract, here, near), key="close map", config=charts.CONFIG
+        )
+    with right:
+        st.dataframe(table, hide_index=True, height=320)

@@ -1,0 +1,177 @@
+"""What people do in the web app, done in a real Chromium."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from fixtures.process import Server, free_port
+from tasador.data.encode import Encoder
+from tasador.flows.api_client import ApiClient
+from tasador.flows.watch import Watcher
+from tasador.monitoring.alerts import AlertRule
+from tasador.monitoring.watch_settings import WatchSettings
+from tasador.serving.source_settings import SourceSettings
+
+from .conftest import start_app
+
+
+def text_of(page, selector: str = "[data-testid=stMain]") -> str:
+    return page.locator(selector).inner_text()
+
+
+def test_a_house_is_valued_with_its_interval_its_parts_and_its_comparables(
+    visit, service, house
+) -> None:
+    page = visit()
+    page.get_by_label("Area", exact=True).fill("100")
+    page.get_by_label("Income", exact=True).fill("3")
+    page.get_by_role("button", name="Value it").click()
+    page.wait_for_selector("[data-testid=stMetricValue]")
+    said = text_of(page, "[data-testid=stMetricValue]")
+    row = {
+        "lon": float(page.get_by_label("Lon", exact=True).input_value()),
+        "lat": float(page.get_by_label("Lat", exact=True).input_value()),
+        "income": 3.0,
+        "rooms": int(page.get_by_label("Rooms", exact=True).input_value()),
+        "area": 100.0,
+        "kind": "flat",
+    }
+    (valued,) = ApiClient(service.url).predict([row])["predictions"]
+    assert said == f"{valued['prediction']:,.0f} USD"
+    assert f"{valued['interval']['lower']:,.0f} USD" in text_of(page)
+    page.get_by_role("heading", name="Comparables").wait_for()
+    page.get_by_text("Comparables nearby").wait_for()
+    page.locator(".js-plotly-plot").nth(3).wait_for()  # map, interval, waterfall, close map
+
+
+def test_an_invalid_value_is_shown_at_its_field_with_what_the_service_expects(visit) -> None:
+    page = visit()
+    page.get_by_label("Area", exact=True).fill("-5")
+    page.get_by_role("button", name="Value it").click()
+    page.get_by_text("expected a number in [1, 10000], got -5").wait_for()
+    assert "1 of the values cannot be right" in text_of(page)
+    assert page.locator("[data-testid=stMetricValue]").count() == 0
+
+
+def test_a_file_is_scored_with_the_errors_of_its_bad_rows_and_a_download(visit, tmp_path) -> None:
+    page = visit("batch")
+    lines = ["lon,lat,income,rooms,area,kind"]
+    lines += [f"-3.5,40.5,3.0,4,{area},flat" for area in (80, 90, -1, 100)]
+    page.locator("input[type=file]").set_input_files(
+        {"name": "four.csv", "mimeType": "text/csv", "buffer": "\n".join(lines).encode()}
+    )
+    page.get_by_role("button", name="Value all rows").click()
+    page.get_by_role("heading", name="Rows with errors").wait_for()
+    page.locator("[data-testid=stMetricValue]").nth(2).wait_for()
+    valued, bad = page.locator("[data-testid=stMetricValue]").all_inner_texts()[:2]
+    assert (valued, bad) == ("3", "1")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the values").click()
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    assert [row["error"] == "" for row in rows] == [True, True, False, True]
+    assert "area" in rows[2]["error"]
+    assert float(rows[0]["prediction"]) > 0
+
+
+def test_a_file_without_the_needed_columns_is_refused_with_what_is_missing(visit) -> None:
+    page = visit("batch")
+    page.locator("input[type=file]").set_input_files(
+        {"name": "bad.csv", "mimeType": "text/csv", "buffer": b"lon,lat\n1,2\n"}
+    )
+    page.get_by_role("button", name="Value all rows").click()
+    page.get_by_text("the file's columns do not meet the contract").wait_for()
+
+
+def test_health_says_what_to_do_before_anything_was_judged(visit) -> None:
+    page = visit("health")
+    page.get_by_text("Nothing was judged yet").wait_for()
+    page.get_by_text("tasador watch", exact=True).wait_for()
+
+
+@pytest.fixture(scope="module")
+def judged(service: Server, house_rows, house_contract) -> None:
+    """Rows of a changed world, valued; half of their outcomes are known; the watcher's round."""
+    X, price = house_rows
+    X = X[:200].copy()
+    X[:, 2] *= 3.0
+    client = ApiClient(service.url)
+    columns = Encoder(house_contract).decode(X)
+    rows = [{name: values[i] for name, values in columns.items()} for i in range(len(X))]
+    found = client.predict(rows)["predictions"]
+    outcomes = [
+        {"prediction_id": one["prediction_id"], "actual": float(actual)}
+        for one, actual in zip(found, price[:200], strict=True)
+    ]
+    assert client.send_outcomes(outcomes)["accepted"] == 200
+    rules = (AlertRule("drift", ("drift",), after=1, clear_after=1),)
+    watcher = Watcher(
+        WatchSettings(window_s=3600.0, alerts=rules),
+        SourceSettings(local=str(service.bundle)),
+        service.records_url,
+    )
+    verdict = watcher.round().verdict
+    watcher.close()
+    assert verdict is not None
+    assert verdict.level == "alert"
+    assert np.isfinite(verdict.figures[0].value)
+
+
+def test_health_shows_the_verdict_drift_segments_latency_and_alerts(visit, judged) -> None:
+    page = visit("health")
+    page.get_by_text("The model is no longer right").wait_for()
+    assert "Drift: Income" in text_of(page)
+    for tab in ("Timeline", "Drift", "Segments"):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(".js-plotly-plot:visible").first.wait_for()
+    page.get_by_role("tab", name="Alerts").click()
+    page.get_by_text("tasador alerts ack").wait_for()
+
+
+def test_models_without_a_registry_says_so(visit) -> None:
+    page = visit("models")
+    page.get_by_text("There is no registry to list versions from").wait_for()
+
+
+def test_the_model_card_is_shown_and_a_run_that_is_not_here_is_told(visit) -> None:
+    page = visit("report")
+    page.get_by_role("heading", name="Houses").wait_for()
+    page.get_by_role("tab", name="Run report").click()
+    page.get_by_text("not kept where the service runs").wait_for()
+
+
+def test_spanish_is_chosen_by_address_and_by_hand(visit) -> None:
+    page = visit(lang="es")
+    page.get_by_role("heading", name="¿Cuánto vale?").wait_for()
+    page.get_by_role("button", name="Valorar").click()
+    page.wait_for_selector("[data-testid=stMetricValue]")
+    assert "." in text_of(page, "[data-testid=stMetricValue]")
+    page.get_by_role("combobox", name="Idioma").click()
+    page.get_by_role("option", name="English").click()
+    page.get_by_role("heading", name="What is it worth?").wait_for()
+
+
+@pytest.mark.parametrize("path", ["", "batch", "health", "models", "report"])
+def test_no_page_is_wider_than_a_phone(visit, path: str) -> None:
+    page = visit(path, width=390)
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_absent_service_is_told_and_then_one_without_a_model(visit, tmp_path) -> None:
+    port = free_port()
+    lonely = start_app(f"http://127.0.0.1:{port}")
+    server = Server(tmp_path, tmp_path / "nothing", port)
+    try:
+        page = visit(base=lonely.url)
+        page.get_by_text(f"The service at http://127.0.0.1:{port} does not answer").wait_for()
+        server.start()
+        server.wait("/health/live")
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_text("There is no model yet").wait_for()
+    finally:
+        server.end()
+        lonely.end()
