@@ -19,7 +19,7 @@ from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target import TargetTransform
-from tasador.registry.bundle import BundleParts, write_bundle
+from tasador.registry.bundle_writer import BundleParts, write_bundle
 
 # no deadline: machines of continuous integration stall now and then
 settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)

@@ -24,7 +24,8 @@ from tasador.monitoring.reference import build_reference
 from tasador.monitoring.watch_settings import WatchSettings
 from tasador.records.database import Database
 from tasador.records.journal import Verdicts
-from tasador.registry.bundle import load_bundle, write_bundle
+from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle_writer import write_bundle
 from tasador.serving.source_settings import SourceSettings
 
 ROWS = 400

@@ -6,7 +6,8 @@ import pytest
 from tasador.core.errors import BundleError
 from tasador.monitoring.error_model import error_inputs, fit_error_model
 from tasador.monitoring.reference import Reference, build_reference, sample_places
-from tasador.registry.bundle import load_bundle, write_bundle
+from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle_writer import write_bundle
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.trees import LinearModel
 from tasador.registry.arrays import write_arrays
-from tasador.registry.bundle import BundleLimits, load_bundle, write_bundle
+from tasador.registry.bundle import BundleLimits, load_bundle
+from tasador.registry.bundle_writer import write_bundle
 
 ROW = {"lon": -3.5, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "house"}
 

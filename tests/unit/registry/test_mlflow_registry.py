@@ -31,7 +31,8 @@ from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target import TargetTransform
-from tasador.registry.bundle import BundleParts, load_bundle, write_bundle
+from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle_writer import BundleParts, write_bundle
 from tasador.registry.mlflow_registry import download_bundle, register_bundle, resolve_alias
 from tasador.registry.registration import CandidateScore, MlflowRun, RegisteredVersion, StepRun
 

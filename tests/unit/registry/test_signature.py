@@ -94,7 +94,7 @@ def test_a_whole_bundle_made_by_an_attacker_is_refused_though_its_checksums_are_
     bundle_folder: Path, written_bundle: Path, keys: Keys, changed_parts, tmp_path: Path
 ) -> None:
     """A manifest can be written anew by whoever can write to the store; a signature cannot."""
-    from tasador.registry.bundle import write_bundle
+    from tasador.registry.bundle_writer import write_bundle
 
     sign_bundle(bundle_folder, keys[0])
     forged = write_bundle(tmp_path / "forged", changed_parts(card="# Trust me\n")).folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasador.core.errors import NothingOfferedError
-from tasador.registry.bundle import write_bundle
+from tasador.registry.bundle_writer import write_bundle
 from tasador.registry.published import publish_bundle
 from tasador.serving.cascade import Cascade
 from tasador.serving.source_settings import SourceSettings

@@ -15,7 +15,8 @@ import pytest
 
 from tasador.core import clock as wall
 from tasador.core.errors import StorageError
-from tasador.registry.bundle import load_bundle, write_bundle
+from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle_writer import write_bundle
 from tasador.registry.published import publish_bundle
 from tasador.serving.cascade import Cascade
 from tasador.serving.holder import ModelHolder

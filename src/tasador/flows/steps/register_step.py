@@ -41,7 +41,8 @@ from tasador.flows.steps.register_card import (
 from tasador.flows.steps.watched_parts import watched_parts
 from tasador.modeling.interval import ConformalInterval, calibrate
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.registry.bundle import BundleParts, ModelBundle, load_bundle, write_bundle
+from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.bundle_writer import BundleParts, write_bundle
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluate import (
     CrossValidation,
