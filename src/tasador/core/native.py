@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,12 +33,15 @@ class Library:
         nearest: ``(index, points, similar, n, nearest, distances, gaps, exponents)``, see
             `features/comparables.c`.
         comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
+        contributions: ``(groups, n_groups, z, total)``, see `modeling/contributions.c`; None in
+            libraries from before there was one.
     """
 
     trees_predict: Kernel
     plain: Kernel
     nearest: Kernel
     comparables: Kernel
+    contributions: Kernel | None = None
 
     @classmethod
     def open(cls, path: Path) -> Library:
@@ -61,6 +65,9 @@ class Library:
             raise OSError(str(error)) from None
         if found != ABI:
             raise OSError(f"built from other sources (interface {found}, not {ABI})")
+        with suppress(AttributeError):
+            functions["contributions"] = library.tasador_contributions
+            signatures["contributions"] = (address, size, address, address)
         for name, kinds in signatures.items():
             functions[name].argtypes = kinds
         return cls(**functions)

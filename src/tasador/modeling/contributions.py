@@ -14,7 +14,8 @@ path are one interval, so that a row is compared twice per (leaf, feature) and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core.native import Kernel, native
 from tasador.modeling.trees import LinearModel, TreeEnsemble
 
 Floats = NDArray[np.float64]
@@ -31,6 +33,8 @@ _NODE_ARRAYS = ("feature", "threshold", "left", "right", "value", "missing_left"
 _CHUNK = 16_384
 #: Leaves turned into arrays at a time.
 _AT_ONCE = 256
+#: Most features on a path that the kernel has room for.
+_LONGEST = 32
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,49 @@ class _Group:
         total += np.bincount(self.feature.ravel(), weights=sums.ravel(), minlength=len(total))
 
 
+class _KernelGroup(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("feature", "low", "high", "share", "gap", "value")),
+        *((name, ctypes.c_void_p) for name in ("points", "weights")),
+        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs")),
+    )
+
+
+class _Kernel:
+    """The groups laid out for `contributions.c`: the conditions of a leaf side by side."""
+
+    def __init__(self, groups: Sequence[_Group], call: Kernel) -> None:
+        self._call = call
+        self._arrays: list[list[NDArray[Any]]] = []
+        self._groups = (_KernelGroup * len(groups))()
+        self._width = max((int(group.feature.max()) + 1 for group in groups), default=0)
+        for place, group in enumerate(groups):
+            arrays: list[NDArray[Any]] = [
+                np.ascontiguousarray(group.feature.T, dtype=np.int32),
+                *(np.ascontiguousarray(a.T) for a in (group.low, group.high, group.share)),
+                np.ascontiguousarray(group.gap.T, dtype=np.uint8),
+                np.ascontiguousarray(group.value),
+                *(np.pad(a, (0, len(a) % 2)) for a in (group.nodes, group.weights)),
+            ]
+            self._arrays.append(arrays)  # the kernel reads them as long as it lives
+            self._groups[place] = _KernelGroup(
+                *(array.ctypes.data for array in arrays),
+                *(len(group.feature), len(group.value), (len(group.nodes) + 1) // 2),
+            )
+
+    def add_to(self, total: Floats, z: Floats) -> None:
+        """Add all contributions for features `z` (q,), contiguous doubles, to `total` (q,).
+
+        Raises:
+            IndexError: The row has fewer features than the trees ask for.
+        """
+        if len(z) < self._width:
+            raise IndexError(f"a row of {len(z)} features, the trees ask for {self._width}")
+        self._call(
+            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data
+        )
+
+
 @dataclass(frozen=True)
 class _Paths:
     """The leaves of an ensemble by the number of features on their paths."""
@@ -174,6 +221,12 @@ class _Paths:
     expected: float
     scale: float
     float32_inputs: bool
+
+    @cached_property
+    def _kernel(self) -> _Kernel | None:
+        call = None if (library := native().library) is None else library.contributions
+        longest = max((len(group.feature) for group in self.groups), default=0)
+        return None if call is None or longest > _LONGEST else _Kernel(self.groups, call)
 
     @classmethod
     def of_trees(cls, trees: TreeEnsemble) -> _Paths:
@@ -195,8 +248,11 @@ class _Paths:
     def contributions(self, z: Floats) -> Floats:
         x = z.astype(np.float32).astype(np.float64) if self.float32_inputs else z
         total = np.zeros(len(z))
-        for group in self.groups:
-            group.add_to(total, x)
+        if self._kernel is not None:
+            self._kernel.add_to(total, np.ascontiguousarray(x, dtype=np.float64))
+        else:
+            for group in self.groups:
+                group.add_to(total, x)
         result: Floats = total * self.scale
         return result
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 
+from tasador.core.native import native
 from tasador.modeling.contributions import (
     LinearContributions,
     TreeContributions,
@@ -106,3 +107,62 @@ def test_the_state_gives_the_same_answers(table: Any) -> None:
         again = contributions_from_state(first.state())
         assert np.array_equal(again.of(X[0]), first.of(X[0]))
         assert again.expected == first.expected
+
+
+def _both(trees: TreeEnsemble, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the compiled kernel and what numpy says of each row."""
+    compiled, plain = TreeContributions(trees), TreeContributions(trees)
+    assert compiled._paths._kernel is not None
+    plain._paths.__dict__["_kernel"] = None
+    return tuple(np.array([found.of(x) for x in rows]) for found in (compiled, plain))  # type: ignore[return-value]
+
+
+@pytest.mark.skipif(getattr(native().library, "contributions", None) is None, reason="no kernel")
+@pytest.mark.parametrize("leaves", [2, 5, 60])
+def test_the_compiled_kernel_says_what_numpy_says(table: Any, leaves: int) -> None:
+    X, y = table
+    holes = np.where(np.random.default_rng(3).random(X.shape) < 0.2, np.nan, X)
+    settings = {"num_leaves": leaves, "min_data_in_leaf": 2, "verbosity": -1}
+    boosted = from_lightgbm(lightgbm.train(settings, lightgbm.Dataset(holes, y), 40))
+    forest = from_sklearn(RandomForestRegressor(5, random_state=0).fit(X, y))
+    edges = np.resize(np.concatenate(list(boosted.thresholds().values())), (20, 6))
+    odd = np.array([[np.inf] * 6, [-np.inf] * 6, [np.nan] * 6])
+    for trees, rows in ((boosted, np.vstack([holes[:40], edges, odd])), (forest, X[:40])):
+        fast, slow = _both(trees, rows)
+        np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(getattr(native().library, "contributions", None) is None, reason="no kernel")
+def test_a_row_that_is_too_short_is_refused_and_paths_that_are_too_long_go_without_kernel() -> None:
+    random = np.random.default_rng(5)
+    X = random.normal(size=(3000, 40))
+    y = X @ random.normal(size=40)
+    boosted = from_lightgbm(
+        lightgbm.train({"num_leaves": 7, "verbosity": -1}, lightgbm.Dataset(X, y), 20)
+    )
+    with pytest.raises(IndexError, match="a row of 2 features, the trees ask for"):
+        TreeContributions(boosted).of(X[0, :2])
+    chain = TreeContributions(_chain(40))
+    assert chain._paths._kernel is None
+    row = np.ones(40)
+    assert chain.expected + chain.of(row).sum() == pytest.approx(chain.trees.predict(row[None])[0])
+
+
+def _chain(length: int) -> TreeEnsemble:
+    """One tree that asks for each of `length` features, one below the other."""
+    inner = np.arange(length)
+    n = 2 * length + 1  # node i's left child is the leaf length + i, its right child is i + 1
+    right = np.append(inner[1:], n - 1)
+    none = np.full(n - length, -1)
+    return TreeEnsemble(
+        feature=np.concatenate([inner, none]).astype(np.int32),
+        threshold=np.zeros(n),
+        left=np.concatenate([inner + length, none]).astype(np.int32),
+        right=np.concatenate([right, none]).astype(np.int32),
+        value=np.concatenate([np.zeros(length), np.arange(length + 1.0)]),
+        missing_left=np.zeros(n, dtype=bool),
+        cover=np.concatenate([2.0 * (length + 1 - inner), np.full(n - length, 2.0)]),
+        roots=np.zeros(1, dtype=np.int32),
+        n_features=length,
+        base=1.0,
+    )
