@@ -24,6 +24,7 @@ from tasador.selection.families import expand_grid, family
 from tasador.selection.folds import Fold
 from tasador.selection.growing import Growth, grow_group
 from tasador.selection.journal import FoldScore, Journal
+from tasador.selection.penalties import convergence_told_once
 from tasador.selection.shared_work import (
     Candidate,
     Drop,
@@ -194,7 +195,8 @@ def grid_search(
             for c in candidates
             if not family(c.family).takes_missing
         }
-    results = search.run()
+    with convergence_told_once():
+        results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):
         raise TrainingError(

@@ -97,6 +97,25 @@ def test_a_failing_candidate_is_recorded_and_the_rest_goes_on(
         grid_search(SelectionSettings({"gradient_boosting": endless}), folds, part, TRANSFORM, 1)
 
 
+def test_fits_that_do_not_converge_are_told_in_one_line(
+    part: Part, folds: list[Fold], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import functools
+
+    from sklearn import linear_model
+
+    few = functools.partial(linear_model.lasso_path)
+    monkeypatch.setattr(
+        linear_model, "lasso_path", lambda *a, **k: few(*a, **{**k, "max_iter": 1, "tol": 0.0})
+    )
+    settings = SelectionSettings({"lasso": {"alpha": [0.0001, 0.001]}}, folds=3)
+    result = grid_search(settings, folds, part, TRANSFORM, 1)
+    assert len(result.complete) == 2
+    lines = [record.message for record in caplog.records if "converged" in record.message]
+    assert len(lines) == 1
+    assert lines[0].startswith("6 linear fits stopped")
+
+
 def test_a_wrong_grid_is_named_before_anything_is_fitted(part: Part) -> None:
     for grid, match in (
         ({"ridge": {"alfa": [1]}}, "no such parameter"),
