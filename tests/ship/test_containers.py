@@ -97,8 +97,19 @@ def test_no_secret_stands_in_compose_and_every_env_file_is_made_by_the_script(
             assert not re.search("PASSWORD|SECRET|KEY|TOKEN", key), key
 
 
-def test_the_environment_of_compose_is_one_that_the_service_reads(tmp_path: Path) -> None:
-    read_settings(_environment(tmp_path, "api"))
+@pytest.mark.parametrize("service", ["api", "watcher"])
+def test_the_environment_of_compose_is_one_that_is_read(tmp_path: Path, service: str) -> None:
+    settings = read_settings(_environment(tmp_path, service))
+    assert settings.source.tracking_uri == "http://mlflow:5000"
+    assert settings.records.url.startswith("postgresql://tasador:")
+
+
+def test_prometheus_scrapes_the_ports_on_which_services_answer() -> None:
+    plain = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    targets = {t for job in plain["scrape_configs"] for t in job["static_configs"][0]["targets"]}
+    assert "api:8000" in targets
+    port = next(word for word in SERVICES["watcher"]["command"] if "--metrics-port" in word)
+    assert f"watcher:{port.partition('=')[2]}" in targets
 
 
 def test_the_keys_that_are_made_open_the_service(tmp_path: Path) -> None:
