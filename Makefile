@@ -42,7 +42,7 @@ up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1
 		--host 127.0.0.1 --port 5000
 
 security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
-	$(BIN)/bandit -q -c pyproject.toml -r src docker deploy .github
+	$(BIN)/bandit -q -ll -c pyproject.toml -r src docker deploy .github
 	git ls-files -z -- . ':!requirements' | \
 		xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 	$(BIN)/zizmor --offline --no-progress .github

@@ -40,7 +40,7 @@ def contents() -> tuple[dict[str, dict[str, str]], str]:
         "mlflow.env": {
             "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tasador:{password}@postgres:5432/mlflow"
         },
-        "ui.env": {"TASADOR_UI__API_KEY": client},
+        "ui.env": {"TASADOR_API_KEY": client},
         "grafana.env": {"GF_SECURITY_ADMIN_PASSWORD": grafana},
     }
     return files, admin

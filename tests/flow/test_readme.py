@@ -121,6 +121,15 @@ def test_the_example_on_the_contracts_page_is_a_contract() -> None:
     assert contract.feature_names == ("area", "rooms", "town", "sold", "lon", "lat")
 
 
+def test_the_spanish_readme_shows_the_same_output_code_and_commands() -> None:
+    def shown(page: str) -> list[str]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        blocks = re.findall(r"```(?:sh|console|python)\n(.*?)```", text, re.S)
+        return [re.sub(r" +# .*", "", block) for block in blocks]
+
+    assert shown("README.es.md") == shown("README.md")
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -16,15 +16,11 @@ from tasador.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 ROOT_COMMAND: Any = typer.main.get_command(app)
-#: Named by containers and jobs before they are there.
-COMING = {"ui", "retrain"}
 PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def check(words: list[str], where: str) -> None:
     """Follow the words down the tree of commands, then look for each option."""
-    if words[0] in COMING and words[0] not in ROOT_COMMAND.commands:
-        return
     command = ROOT_COMMAND
     for word in words:
         children = getattr(command, "commands", None)

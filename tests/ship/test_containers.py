@@ -117,7 +117,7 @@ def test_the_keys_that_are_made_open_the_service(tmp_path: Path) -> None:
     api = _variables(tmp_path / "env" / "api.env")
     keys = tuple(api["TASADOR_SECURITY__KEYS"].split(","))
     access = KeyAccess(SecuritySettings(keys=keys), LimitSettings())
-    client = _variables(tmp_path / "env" / "ui.env")["TASADOR_UI__API_KEY"]
+    client = _variables(tmp_path / "env" / "ui.env")["TASADOR_API_KEY"]
     admin = said.rpartition(": ")[2].strip()
     for key, name, role in ((client, "web", "client"), (admin, "operator", "admin")):
         sent = {b"authorization": f"Bearer {key}".encode()}
