@@ -58,6 +58,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "retraining.max_client_share": (0, 1),
     "retraining.outlier_spreads": (1, _INFINITY),
     "retraining.client_spreads": (1, _INFINITY),
+    "retraining.level_from": (0, 10),
 }
 #: (pattern, in words) by key.
 _TEXTS: dict[str, tuple[str, str]] = {

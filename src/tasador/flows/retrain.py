@@ -27,7 +27,7 @@ from tasador.registry.versions import ModelVersion
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.importance import important_columns
 from tasador.retraining.ledger import Operation, new_operation_id
-from tasador.retraining.new_rows import NewRows, read_rows, usable_rows
+from tasador.retraining.new_rows import NewRows, common_shift, read_rows, usable_rows
 from tasador.retraining.new_table import extended_table
 from tasador.retraining.policy import RetrainDecision, RetrainSettings, Situation, decide
 from tasador.retraining.switch import CHALLENGER
@@ -114,7 +114,9 @@ def retrain(
         if order.dry_run or not decision.retrain:
             return Retrained(decision, len(rows), rows.left_out)
         with _noted(lifecycle, champion, decision, rows) as details:
-            table = _new_table(lifecycle, bundle, rows)
+            level = common_shift(rows, bundle, order.settings)
+            details |= {"level": level}
+            table = _new_table(lifecycle, bundle, rows, level)
             details |= {"table": table.content_hash}
             number = _train(lifecycle, bundle, table, listeners)
             details |= {"new_version": number}
@@ -172,10 +174,14 @@ def _situation(
     return Situation(clock.seconds(), verdicts, important, usable, since, attempts, order.manual)
 
 
-def _new_table(lifecycle: Lifecycle, bundle: ModelBundle, rows: NewRows) -> StoredTable:
+def _new_table(
+    lifecycle: Lifecycle, bundle: ModelBundle, rows: NewRows, level: float | None
+) -> StoredTable:
     folder, old = lifecycle.place.workspace / "data", bundle.manifest.lineage["data_hash"]
-    content_hash = store_frame(extended_table(read_stored(folder, old), rows, bundle), folder)
-    source = f"table {old[:12]} and {len(rows)} recorded outcomes"
+    frame = extended_table(read_stored(folder, old), rows, bundle, level)
+    content_hash = store_frame(frame, folder)
+    levelled = "" if level is None else f", its values times {level:.4g},"
+    source = f"table {old[:12]}{levelled} and {len(rows)} recorded outcomes"
     return StoredTable(content_hash, bundle.manifest.origin, source)
 
 

@@ -198,6 +198,26 @@ def _without_outliers(rows: NewRows, bundle: ModelBundle, settings: RetrainSetti
     return kept.keep(~far, "far from what new rows have in common")
 
 
+def common_shift(rows: NewRows, bundle: ModelBundle, settings: RetrainSettings) -> float | None:
+    """Return the factor by which values have moved since the reference; None when they have not.
+
+    Sales of another time are brought to today's level before they are used: time adjustment, IAAO
+    Standard on Ratio Studies (2013), section 4.6. The factor is the median over clients of their
+    median ratio of outcome to estimate. It must be at least `level_from` away from 1, and so must
+    be its 95% bound, with the standard error of a median.
+    """
+    few = len(rows) < settings.min_new_rows or settings.level_from <= 0
+    if few or bundle.contract.target.transform != "log":
+        return None
+    error = _errors(rows, bundle)
+    medians = [float(np.median(error[chosen])) for chosen in _by_client(rows).values()]
+    shift = float(np.median(medians))
+    noise = 1.96 * 1.2533 * _spread(error, float(np.median(error))) / np.sqrt(len(rows))
+    if abs(shift) - noise < np.log1p(settings.level_from):
+        return None
+    return float(np.exp(shift))
+
+
 def _errors(rows: NewRows, bundle: ModelBundle) -> Floats:
     """Return relative errors, in logarithms when the target's scale is one."""
     estimates = bundle.predict(rows.X)  # recorded ones may be of several versions

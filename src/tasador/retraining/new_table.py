@@ -11,7 +11,9 @@ from tasador.registry.bundle import ModelBundle
 from tasador.retraining.new_rows import NewRows
 
 
-def extended_table(reference: pl.DataFrame, rows: NewRows, bundle: ModelBundle) -> pl.DataFrame:
+def extended_table(
+    reference: pl.DataFrame, rows: NewRows, bundle: ModelBundle, level: float | None = None
+) -> pl.DataFrame:
     """Return the contract's columns of `reference` with the new rows after them.
 
     New rows get their identifiers from the time of their outcome, since the reference's own kind of
@@ -21,6 +23,8 @@ def extended_table(reference: pl.DataFrame, rows: NewRows, bundle: ModelBundle) 
         reference: The table that the champion was trained on, as it was stored.
         rows: What is added.
         bundle: The champion: its contract and encoder.
+        level: What the reference's values are multiplied by; None leaves them. Values beyond the
+            target's bounds or at its cap stay there.
     """
     contract = bundle.contract
     columns: dict[str, list[Any]] = dict(bundle.encoder.decode(rows.X))
@@ -31,13 +35,24 @@ def extended_table(reference: pl.DataFrame, rows: NewRows, bundle: ModelBundle) 
         elif column.name not in columns:
             columns[column.name] = [None] * len(rows)
     names = [name for name in reference.columns if name in columns]
-    kept = reference.select(names)
+    kept = _levelled(reference.select(names), bundle, level)
     new = pl.DataFrame(
         {name: pl.Series(name, _values(columns[name]), strict=False) for name in names}
     )
     if not len(rows):
         return kept
     return pl.concat([_fitted(kept, new), new.cast(_fitted(kept, new).schema)])
+
+
+def _levelled(kept: pl.DataFrame, bundle: ModelBundle, level: float | None) -> pl.DataFrame:
+    if level is None:
+        return kept
+    target = bundle.contract.target
+    high = min(
+        (bound for bound in (target.bounds[1], target.cap) if bound is not None), default=None
+    )
+    moved = pl.col(target.name).cast(pl.Float64) * level
+    return kept.with_columns(moved.clip(target.bounds[0], high).alias(target.name))
 
 
 def _values(values: list[Any]) -> list[Any]:

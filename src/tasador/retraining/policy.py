@@ -33,6 +33,8 @@ class RetrainSettings:
         outlier_spreads: Robust standard deviations, from what new rows have in common, beyond which
             a new row is set aside.
         client_spreads: The same for a client's rows as a whole.
+        level_from: Shift, as a share, that all new outcomes have in common and from which the
+            reference's values are brought to the new level; 0 never does. On a log scale only.
     """
 
     psi: float = 0.2
@@ -50,6 +52,7 @@ class RetrainSettings:
     max_client_share: float = 0.25
     outlier_spreads: float = 6.0
     client_spreads: float = 6.0
+    level_from: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class SourceSettings:
     object_store: str | None = None
     local: str | None = None
     last_good: str | None = None
-    poll_s: float = 30.0
+    poll_s: float = 8.0
     poll_jitter: float = 0.2
     answer_s: float = 5.0
     hop_deadline_s: float = 30.0

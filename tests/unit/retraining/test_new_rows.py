@@ -13,7 +13,7 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.records.store import RecordBatch
 from tasador.retraining.importance import important_columns
-from tasador.retraining.new_rows import read_rows, usable_rows
+from tasador.retraining.new_rows import common_shift, read_rows, usable_rows
 from tasador.retraining.new_table import extended_table
 from tasador.retraining.policy import RetrainSettings
 
@@ -166,6 +166,22 @@ def test_the_new_table_has_the_reference_first_and_is_the_same_every_time(bundle
     assert table.equals(extended_table(reference, rows, bundle))
     none = usable(bundle, read(bundle))
     assert extended_table(reference, none, bundle).height == 1500
+
+
+def test_a_move_that_all_share_is_measured_and_the_reference_brought_to_its_level(bundle):
+    rows = usable(
+        bundle, read(bundle, batch(houses(400, seed=10, inflation=1.5), ["a", "b", "c", "d"] * 100))
+    )
+    level = common_shift(rows, bundle, OPEN)
+    assert level == pytest.approx(1.5, rel=0.03)
+    table = extended_table(houses(1500), rows, bundle, level)
+    assert np.allclose(table["price"][:1500], houses(1500)["price"] * level)
+    assert table["price"][1500:].to_list() == rows.y.tolist()
+    still = usable(bundle, read(bundle, batch(houses(400, seed=10))))
+    assert common_shift(still, bundle, OPEN) is None
+    assert common_shift(rows, bundle, dataclasses.replace(OPEN, level_from=0.0)) is None
+    few = rows.keep(np.arange(len(rows)) < 50, "few")
+    assert common_shift(few, bundle, OPEN) is None
 
 
 def test_columns_that_move_no_estimate_are_not_important(bundle):
