@@ -17,6 +17,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
+    from tasador.serving.source_settings import SourceSettings
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,6 +36,9 @@ def watch(
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
+    retrain: Annotated[
+        bool, typer.Option(help="Retrain and run canaries too, when there is reason to.")
+    ] = False,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Judge what the service recorded, again and again; alert when it stops being right.
@@ -63,6 +67,9 @@ def watch(
     def tell(found: Round) -> None:
         for line in _lines(found):
             out.print(line)
+        if retrain and found.leads:
+            for line in _tended(workspace, served.source, served.records.url):
+                out.print(f"    {escape(line)}")
 
     signal.signal(signal.SIGTERM, lambda *_: watcher.stop())
     signal.signal(signal.SIGINT, lambda *_: watcher.stop())
@@ -71,6 +78,15 @@ def watch(
         f"(records: {escape(_without_password(served.records.url))})"
     )
     watcher.run(tell)
+
+
+def _tended(workspace: Path, source: SourceSettings, records: str) -> list[str]:
+    from tasador.config.compose import compose
+    from tasador.flows.lifecycle import Place
+    from tasador.flows.tend import tend
+
+    place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
+    return tend(place, compose([], project=Path.cwd()))
 
 
 def _lines(found: Round) -> list[str]:

@@ -23,12 +23,14 @@ from tasador.config.settings import (
 from tasador.core.errors import ConfigError, GateError, TrainingError
 from tasador.data.sources import store_frame
 from tasador.features.plan import FeatureSettings
+from tasador.flows import canary
 from tasador.flows import retrain as module
 from tasador.flows.lifecycle import Place, opened
 from tasador.flows.promotion import Wish, promote
 from tasador.flows.reproduce import reproduce
 from tasador.flows.retrain import Order, retrain
 from tasador.flows.state import StoredTable
+from tasador.flows.tend import tend
 from tasador.flows.train import train
 from tasador.records.record import Outcome, Record
 from tasador.records.sql_store import SqlRecordStore
@@ -37,6 +39,7 @@ from tasador.retraining.policy import RetrainSettings
 from tasador.selection.imputation import ImputationSettings
 from tasador.selection.search import SelectionSettings
 from tasador.selection.sweep import SweepSettings
+from tasador.serving.experiment import ExperimentBook, Rules
 
 N = 1500
 RELAXED = GateSettings(
@@ -222,6 +225,52 @@ def test_a_version_whose_table_is_gone_cannot_be_reproduced_and_names_it(workspa
         assert found.rebuilt is None
         assert "the table" in found.missing[0]
         assert "was not found" in found.missing[0]
+
+
+def test_a_watched_model_is_retrained_canaried_and_promoted_step_by_step(workspace, house_contract):
+    place = Place(workspace, actor="watch")
+    plain = dataclasses.replace(
+        settings(house_contract, workspace),
+        gates=RELAXED,
+        retraining=RetrainSettings(new_outcomes=250, max_new_share=0.8),
+    )
+    with opened(place) as lifecycle:
+        assert tend(place, plain) == []
+        record(lifecycle, houses(300, seed=20))
+        said = tend(place, plain)
+        assert "version 2 passed the gates, canary begun" in said[0]
+        assert lifecycle.versions.aliases()["challenger"] == "2"
+        assert "canary of version 2: 0%" in tend(place, plain)[0]
+        book = ExperimentBook(lifecycle.ledger.database, "houses_model")
+        running, seen = book.read()
+        assert running is not None
+        with pytest.raises(ConfigError, match="a canary of version 2 is running"):
+            canary.start(lifecycle, Rules())
+        assert book.write(dataclasses.replace(running, status="passed"), seen, "canary")
+        said = tend(place, plain)
+        assert "promote of version 2" in said[0]
+        assert len(said) == 1  # its rows are known now: nothing asks for another
+        champion = lifecycle.champion()
+        assert champion is not None
+        assert champion.number == "2"
+        with pytest.raises(ConfigError, match="has no challenger"):
+            canary.start(lifecycle, Rules())
+        with pytest.raises(ConfigError, match="no canary is running"):
+            canary.stop(lifecycle, "")
+    bad = dataclasses.replace(place, model="flats")
+    assert "the model is left as it is: no model 'flats'" in tend(bad, plain)[0]
+
+
+def test_a_challenger_that_was_rolled_back_is_rejected_and_stages_are_checked(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        for stages in ((), (0.5, 0.1), (0.0,), (0.0, 2.0)):
+            with pytest.raises(ConfigError, match="these stages cannot be meant"):
+                canary.start(lifecycle, Rules(stages=stages))
+        lifecycle.versions.point("challenger", "1")
+        with pytest.raises(ConfigError, match="are the same bundle"):
+            canary.start(lifecycle, Rules())
+        assert canary.status(lifecycle) is None
+        assert canary.settle(lifecycle) is None
 
 
 def test_without_a_champion_there_is_nothing_to_retrain(workspace):
