@@ -234,10 +234,11 @@ def reproduce(
     raise typer.Exit(1)
 
 
-def _show_decision(decision: RetrainDecision, rows: NewRows) -> None:
-    out.print(f"{len(rows):,} usable new rows")
-    for why, count in sorted(rows.left_out.items()):
-        out.print(f"  {count:,} left out: {escape(why)}")
+def _show_decision(decision: RetrainDecision, rows: NewRows | None) -> None:
+    if rows is not None:
+        out.print(f"{len(rows):,} usable new rows")
+        for why, count in sorted(rows.left_out.items()):
+            out.print(f"  {count:,} left out: {escape(why)}")
     for kind, lines in (
         ("trigger", decision.triggers),
         ("obstacle", decision.obstacles),

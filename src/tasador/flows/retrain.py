@@ -14,6 +14,7 @@ from tasador.core import clock
 from tasador.core.errors import ConfigError, TasadorError
 from tasador.core.fingerprints import to_plain
 from tasador.data.sources import read_stored, store_frame
+from tasador.data.table import ValidatedTable
 from tasador.flows.judge import Judged, fetched, reference_table
 from tasador.flows.lifecycle import Lifecycle
 from tasador.flows.promotion import Wish, promote
@@ -56,9 +57,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Listeners:
-    """What is told on the way: the decision, each step of the run, the gates."""
+    """What is told on the way: the decision with the rows it took, each step, the gates."""
 
-    decided: Callable[[RetrainDecision, NewRows], None] = lambda *_: None
+    decided: Callable[[RetrainDecision, NewRows | None], None] = lambda *_: None
     step: OnStep | None = None
     judged: Callable[[Judged], None] = lambda _: None
 
@@ -105,11 +106,15 @@ def retrain(
         )
     who = lifecycle.place.who
     with lifecycle.ledger.busy("retrain", who), fetched(lifecycle, champion) as bundle:
-        rows, reference = _rows(lifecycle, bundle, order.settings)
-        important = important_columns(bundle, reference, order.settings.importance)
-        decision = decide(
-            order.settings, _situation(lifecycle, champion, bundle, order, len(rows), important)
-        )
+        reference = _reference(lifecycle, bundle)
+        known = _situation(lifecycle, champion, bundle, order, reference.X)
+        at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
+        hopeful = decide(order.settings, replace(known, usable=at_most))
+        if not hopeful.retrain and not order.dry_run:  # no need to read a million outcomes
+            listeners.decided(hopeful, None)
+            return Retrained(hopeful, at_most, {})
+        rows = _rows(lifecycle, bundle, reference, order.settings)
+        decision = decide(order.settings, replace(known, usable=len(rows)))
         listeners.decided(decision, rows)
         if order.dry_run or not decision.retrain:
             return Retrained(decision, len(rows), rows.left_out)
@@ -126,10 +131,23 @@ def retrain(
     return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
 
 
+def _reference(lifecycle: Lifecycle, bundle: ModelBundle) -> ValidatedTable:
+    try:
+        return reference_table(bundle, lifecycle.place.workspace / "data")
+    except KeyError as error:
+        raise ConfigError(
+            f"the lineage of {bundle.version} does not name its table: {error}",
+            remedy="train and promote a version with this tasador first",
+        ) from None
+
+
 def _rows(
-    lifecycle: Lifecycle, bundle: ModelBundle, settings: RetrainSettings
-) -> tuple[NewRows, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Return the usable new rows, and the reference's encoded rows."""
+    lifecycle: Lifecycle,
+    bundle: ModelBundle,
+    reference: ValidatedTable,
+    settings: RetrainSettings,
+) -> NewRows:
+    """Return the new rows that may be trained on."""
     store = SqlRecordStore(lifecycle.ledger.database)
     now = clock.seconds()
     conflicts = store.conflicts(0.0, now + 1.0, _MOST_CONFLICTS)
@@ -138,15 +156,8 @@ def _rows(
         frozenset(one.prediction_id for one in conflicts),
         bundle,
     )
-    try:
-        reference = reference_table(bundle, lifecycle.place.workspace / "data")
-    except KeyError as error:
-        raise ConfigError(
-            f"the lineage of {bundle.version} does not name its table: {error}",
-            remedy="train and promote a version with this tasador first",
-        ) from None
     known = np.column_stack([reference.X, reference.y])
-    return usable_rows(found, known, bundle, settings), reference.X
+    return usable_rows(found, known, bundle, settings)
 
 
 def _situation(
@@ -154,9 +165,10 @@ def _situation(
     champion: ModelVersion,
     bundle: ModelBundle,
     order: Order,
-    usable: int,
-    important: frozenset[str],
+    X: np.ndarray[Any, np.dtype[np.float64]],
 ) -> Situation:
+    """Return everything but the number of usable rows."""
+    important = important_columns(bundle, X, order.settings.importance)
     ledger = lifecycle.ledger
     entries = ledger.audit.read(subject=ledger.model)
     since = next(
@@ -171,7 +183,7 @@ def _situation(
     attempts = [
         e.time for e in entries if e.action == "retrain" and e.details.get("phase") == "intent"
     ]
-    return Situation(clock.seconds(), verdicts, important, usable, since, attempts, order.manual)
+    return Situation(clock.seconds(), verdicts, important, 0, since, attempts, order.manual)
 
 
 def _new_table(
