@@ -111,8 +111,10 @@ def retrain(
         at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
         hopeful = decide(order.settings, replace(known, usable=at_most))
         if not hopeful.retrain and not order.dry_run:  # no need to read a million outcomes
-            listeners.decided(hopeful, None)
-            return Retrained(hopeful, at_most, {})
+            uncounted = replace(order.settings, new_outcomes=0)  # most may be known already
+            decision = decide(uncounted, replace(known, usable=at_most))
+            listeners.decided(decision, None)
+            return Retrained(decision, at_most, {})
         rows = _rows(lifecycle, bundle, reference, order.settings)
         decision = decide(order.settings, replace(known, usable=len(rows)))
         listeners.decided(decision, rows)
