@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up security secrets audit sbom docs pages dashboards evidently lock clean
+.PHONY: help run test lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -37,9 +37,11 @@ lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 bench: $(VENV)/.train ## Measure the acceptance figures
 	$(BIN)/python benchmarks/main_job.py
 
-up: $(VENV)/.train ## Show the runs and the registry: MLflow on http://127.0.0.1:5000
-	$(BIN)/mlflow server --backend-store-uri sqlite:///$(CURDIR)/workspace/mlflow.db \
-		--host 127.0.0.1 --port 5000
+up: $(VENV)/.dev ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
+	$(BIN)/tasador up $(ARGS)
+
+demo: $(VENV)/.dev ## Replay rows through what `make up` started, prices rise meanwhile
+	$(BIN)/tasador simulate --pause 0.2 $(ARGS)
 
 security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
 	$(BIN)/bandit -q -ll -c pyproject.toml -r src docker deploy .github

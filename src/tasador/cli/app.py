@@ -19,6 +19,7 @@ from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.serve import serve
 from tasador.cli.ui import ui
+from tasador.cli.up import up
 from tasador.cli.watch import alerts, simulate, watch
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
 from tasador.core.files import storage_error
@@ -217,6 +218,7 @@ def doctor(
 
 app.command()(serve)
 app.command()(ui)
+app.command()(up)
 app.command()(publish)
 app.add_typer(keys, name="keys")
 app.command()(monitor)

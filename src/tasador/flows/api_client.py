@@ -90,9 +90,9 @@ class ApiClient:
         with self._opened(path, None) as answer:
             return str(answer.read(), "utf-8", errors="replace")
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Send JSON, return what is answered; errors as for `get`."""
-        return self._call(path, body)
+    def change(self, path: str, body: Mapping[str, Any], timeout_s: float = 320.0) -> Any:
+        """Ask an admin route for a change that may take minutes; errors as for `get`."""
+        return replace(self, timeout_s=timeout_s)._call(path, body)
 
     def health(self) -> dict[str, Any]:
         """Return what ``/health/deep`` says, also when it says that the service is not well.

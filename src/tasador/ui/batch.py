@@ -10,7 +10,7 @@ from typing import IO, Any
 import streamlit as st
 
 from tasador.flows.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.formats import amount, label, number
+from tasador.ui.formats import amount, label, number, rounded
 from tasador.ui.session import Model, client, language, model, say
 
 _SHOWN = 1000
@@ -127,14 +127,19 @@ def _draw_done(found: Model, rows: Sequence[ScoredRow], name: str) -> None:
         [
             {
                 say("batch.row"): row.row + 1,
-                label(found.contract.target.prediction_name): row.prediction,
-                say("batch.lower"): row.lower,
-                say("batch.upper"): row.upper,
+                label(found.contract.target.prediction_name): rounded(row.prediction),
+                say("batch.lower"): rounded(row.lower),
+                say("batch.upper"): rounded(row.upper),
                 say("batch.warnings"): row.warnings,
             }
             for row in rows[:_SHOWN] if not row.error
         ],
         hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="localized")
+            for name in (label(found.contract.target.prediction_name), say("batch.lower"),
+                         say("batch.upper"))
+        },
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from tasador.data.contract import Column, TableContract
-from tasador.ui.formats import label
+from tasador.ui.formats import escaped, label
 from tasador.ui.session import say
 
 _NONE = "—"
@@ -34,12 +34,14 @@ def draw_fields(
         faults: What the service said about a column's value, by column.
     """
     row: dict[str, Any] = {}
-    columns = st.columns(2)
+    pair = st.columns(2)
     for place, column in enumerate(contract.features):
-        with columns[place % 2]:
+        if place and place % 2 == 0:
+            pair = st.columns(2)  # pair by pair: on a phone the order stays the contract's
+        with pair[place % 2]:
             row[column.name] = _draw(column, example.get(column.name), version)
             if column.name in faults:
-                st.error(faults[column.name], icon=":material/priority_high:")
+                st.error(escaped(faults[column.name]), icon=":material/priority_high:")
     return row
 
 

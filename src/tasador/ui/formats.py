@@ -37,6 +37,11 @@ def digits_of(value: float) -> int:
     return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
 
 
+def rounded(value: float | None) -> float | None:
+    """Return an estimate with the digits that its size deserves, for a table of numbers."""
+    return None if value is None else round(value, digits_of(value))
+
+
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     return "–" if value is None else f"{number(value, digits, language)} %"

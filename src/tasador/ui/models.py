@@ -95,11 +95,9 @@ def _draw_gates(entries: Sequence[Mapping[str, Any]]) -> None:
     report = judged[place]["details"]["gates"]
     st.markdown(f"**{report['summary']}**" if "summary" in report else "")
     st.caption(str(report.get("rows", "")))
-    icons = {"pass": "✅", "fail": "❌", "cannot tell": "❔"}
     st.dataframe(
         [
             {
-                "": icons.get(gate["state"], ""),
                 say("models.gate"): gate["name"],
                 say("models.result"): say(f"gate.{gate['state'].replace(' ', '_')}"),
                 say("models.numbers"): gate["text"],
@@ -177,7 +175,7 @@ def _change(verb: str, wish: Mapping[str, Any], key: str) -> None:
         return
     try:
         with st.spinner(say("models.working")):
-            done = client().with_key(key.strip()).post(f"/api/v1/admin/models/{verb}", wish)
+            done = client().with_key(key.strip()).change(f"/api/v1/admin/models/{verb}", wish)
     except ServiceRefusedError as error:
         st.error(error.said, icon=":material/block:")
         return

@@ -10,7 +10,7 @@ import streamlit as st
 from tasador.flows.api_client import ServiceRefusedError
 from tasador.ui import breakdown, charts
 from tasador.ui.form import draw_fields, field_key
-from tasador.ui.formats import amount, label, number
+from tasador.ui.formats import amount, escaped, label, number, rounded
 from tasador.ui.session import Model, client, language, model, places, say
 
 _FOUND, _FAULTS = "value found", "value faults"
@@ -28,8 +28,18 @@ def draw() -> None:
     with left:
         _draw_form(found)
     answer = st.session_state.get(_FOUND)
-    if answer is not None and answer["model_version"] == found.version:
-        _draw_answer(found, answer)
+    if answer is None or answer["model_version"] != found.version:
+        return
+    with left:
+        _draw_estimate(found, answer)
+    st.divider()
+    first, second = st.columns([6, 5], gap="large")
+    with first:
+        st.subheader(say("value.why"))
+        _draw_waterfall(found, answer)
+    with second:
+        _draw_near(found, answer)
+    _draw_comparables(found, answer)
 
 
 def _draw_form(found: Model) -> None:
@@ -93,13 +103,10 @@ def _draw_map(found: Model) -> None:
     st.caption(say("map.help"))
 
 
-def _draw_answer(found: Model, answer: Mapping[str, Any]) -> None:
-    target, lang = found.contract.target, language()
-    valuation = answer["valuation"]
+def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
+    target, lang, valuation = found.contract.target, language(), answer["valuation"]
     estimate, interval = valuation[target.prediction_name], valuation["interval"]
-    st.divider()
-    left, right = st.columns([5, 6], gap="large")
-    with left:
+    with st.container(border=True):
         st.metric(
             say("value.estimate", target=label(target.name)), amount(estimate, target.unit, lang)
         )
@@ -109,15 +116,12 @@ def _draw_answer(found: Model, answer: Mapping[str, Any]) -> None:
         figure = charts.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
         st.plotly_chart(figure, key="interval", config=charts.CONFIG)
         for warning in valuation["warnings"]:
-            st.warning(warning, icon=":material/info:")
+            st.warning(escaped(warning), icon=":material/info:")
         st.caption(f"{found.version} · {valuation['prediction_id']}")
-    with right:
-        st.subheader(say("value.why"))
-        _draw_waterfall(found, answer, estimate)
-    _draw_comparables(found, answer)
 
 
-def _draw_waterfall(found: Model, answer: Mapping[str, Any], estimate: float) -> None:
+def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:
+    estimate = answer["valuation"][found.contract.target.prediction_name]
     names = {key: say(f"part.{key}") for key in
              (breakdown.COMPARABLES, breakdown.AREA, breakdown.OTHERS)}  # fmt: skip
     parts = breakdown.grouped(answer["contributions"], found.contract)
@@ -137,26 +141,27 @@ def _draw_comparables(found: Model, answer: Mapping[str, Any]) -> None:
     st.subheader(say("value.comparables"))
     st.caption(say("value.comparables_help", count=len(near)))
     target = found.contract.target
+    heading = label(target.name) + (f" ({target.unit})" if target.unit else "")
     table = [
         {
             "#": place,
-            f"{label(target.name)} ({target.unit})" if target.unit else label(target.name):
-                one["value"],
+            heading: rounded(one["value"]),
             say("value.distance"): one["distance"],
             **{label(name): value for name, value in one["attributes"].items()},
         }
         for place, one in enumerate(near, 1)
     ]  # fmt: skip
-    coordinates = found.contract.coordinates
-    if coordinates is None:
-        st.dataframe(table, hide_index=True)
+    st.dataframe(
+        table, hide_index=True,
+        column_config={heading: st.column_config.NumberColumn(format="localized")},
+    )  # fmt: skip
+
+
+def _draw_near(found: Model, answer: Mapping[str, Any]) -> None:
+    near, coordinates = answer["comparables"], found.contract.coordinates
+    if coordinates is None or not near:
         return
-    left, right = st.columns([5, 6], gap="large")
-    row = answer["row"]
-    here = (row.get(coordinates[0].name), row.get(coordinates[1].name))
-    with left:
-        st.plotly_chart(
-            charts.close_map(found.contract, here, near), key="close map", config=charts.CONFIG
-        )
-    with right:
-        st.dataframe(table, hide_index=True, height=320)
+    st.subheader(say("value.near"))
+    here = (answer["row"].get(coordinates[0].name), answer["row"].get(coordinates[1].name))
+    figure = charts.close_map(found.contract, here, near)
+    st.plotly_chart(figure, key="close map", config=charts.CONFIG)

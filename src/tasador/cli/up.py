@@ -1,0 +1,140 @@
+"""`tasador up`: the whole product on this machine, as one process to start and to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from tasador.flows.stack import Member
+
+out = Console(highlight=False, soft_wrap=True)
+
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+def up(
+    workspace: Annotated[Path, typer.Option(help="Folder of bundles and databases.")] = Path(
+        "workspace"
+    ),
+    api_port: Port = 8000,
+    ui_port: Port = 8501,
+    mlflow_port: Port = 5000,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between verdicts.")] = 15.0,
+    window: Annotated[float, typer.Option(min=1, help="Seconds a verdict looks back.")] = 600.0,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave one out: mlflow, api, ui or watcher.")
+    ] = None,
+) -> None:
+    """Start API, web app, watcher and MLflow on this machine; Ctrl-C stops them.
+
+    The champion is served; while there is none, the newest bundle. When one of the processes ends,
+    all do. What they print is in the workspace's `logs`.
+    """
+    from tasador.core.errors import ConfigError
+    from tasador.flows.stack import Stack
+
+    ports = {"mlflow": mlflow_port, "api": api_port, "ui": ui_port}
+    members = [
+        member
+        for member in stack_members(workspace.resolve(), ports, interval, window)
+        if member.name not in (without or ())
+    ]
+    unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
+    if unknown or not members:
+        raise ConfigError(
+            "what to leave out cannot be meant", expected="some of mlflow, api, ui, watcher",
+            got=", ".join(without or ()),
+        )  # fmt: skip
+    stack = Stack(members, workspace / "logs")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stack.stop())
+
+    def ready() -> None:
+        shown = {"api": " (routes: /docs)", "mlflow": " (runs and registry)"}
+        for member in members:
+            where = member.url or "watching"
+            out.print(f"  {member.name:<8} {escape(where)}{shown.get(member.name, '')}")
+        out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
+
+    out.print(f"starting {', '.join(member.name for member in members)}")
+    stack.run(ready)
+    out.print("stopped")
+
+
+def stack_members(
+    workspace: Path, ports: dict[str, int], interval: float, window: float
+) -> list[Member]:
+    """Return what is started, MLflow first.
+
+    Args:
+        workspace: Absolute.
+        ports: Of mlflow, api and ui.
+        interval: Seconds between verdicts.
+        window: Seconds a verdict looks back.
+    """
+    from tasador.flows.stack import Member
+
+    own = (sys.executable, "-m", "tasador.cli.app")
+    there = ("--workspace", str(workspace))
+    database = f"sqlite:///{workspace / 'mlflow.db'}"
+    source = _source(workspace, database)
+    workspace.mkdir(parents=True, exist_ok=True)
+    return [
+        Member(
+            "mlflow",
+            (
+                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
+                str(ports["mlflow"]), "--workers", "1", "--backend-store-uri", database,
+                "--artifacts-destination", str(workspace / "mlartifacts"),
+            ),
+            ports["mlflow"], "/health", {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        ),
+        Member(
+            "api", (*own, "serve", "--host", "127.0.0.1", "--port", str(ports["api"]), *there),
+            ports["api"], "/health/live", source,
+        ),
+        Member(
+            "ui",
+            (*own, "ui", "--port", str(ports["ui"]), "--api", f"http://127.0.0.1:{ports['api']}"),
+            ports["ui"], "/_stcore/health",
+        ),
+        Member(
+            "watcher",
+            (*own, "watch", "--interval", str(interval), "--window", str(window), *there),
+            environment={**source, "PYTHONUNBUFFERED": "1"},
+        ),
+    ]  # fmt: skip
+
+
+def _source(workspace: Path, database: str) -> dict[str, str]:
+    """Return where the model comes from: the champion, else the newest bundle.
+
+    What the environment names goes before it.
+    """
+    import json
+    import os
+
+    from tasador.core.errors import NothingOfferedError
+    from tasador.registry.folders import newest_bundle
+
+    found = {
+        "TASADOR_SOURCE__TRACKING_URI": database,
+        "TASADOR_SOURCE__ALIAS": "champion",
+        "TASADOR_SOURCE__LOCAL": str(workspace / "bundles"),
+        "TASADOR_SOURCE__POLL_S": "5",
+    }
+    try:
+        manifest = newest_bundle(workspace / "bundles") / "manifest.json"
+        found["TASADOR_SOURCE__MODEL_NAME"] = str(json.loads(manifest.read_bytes())["name"])
+    except (NothingOfferedError, OSError, ValueError, KeyError):
+        del found["TASADOR_SOURCE__TRACKING_URI"]  # whose champion is not known yet
+    named = any(key in os.environ for key in ("TASADOR_SOURCE__TRACKING_URI",
+                "TASADOR_SOURCE__LOCAL", "TASADOR_SOURCE__OBJECT_STORE"))  # fmt: skip
+    return {} if named else {k: v for k, v in found.items() if k not in os.environ}
