@@ -17,7 +17,7 @@ import pytest
 
 from fixtures.process import Server, free_port
 from tasador.monitoring.reference import build_reference
-from tasador.registry.bundle import write_bundle
+from tasador.registry.bundle_writer import write_bundle
 from tasador.serving.access import new_key
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

@@ -43,7 +43,7 @@ def test_a_house_is_valued_with_its_interval_its_parts_and_its_comparables(
     (valued,) = ApiClient(service.url).predict([row])["predictions"]
     assert said == f"{valued['prediction']:,.0f} USD"
     assert f"{valued['interval']['lower']:,.0f} USD" in text_of(page)
-    page.get_by_role("heading", name="Comparables").wait_for()
+    page.get_by_role("heading", name="Comparables", exact=True).wait_for()
     page.get_by_text("Comparables nearby").wait_for()
     page.locator(".js-plotly-plot").nth(3).wait_for()  # map, interval, waterfall, close map
 

@@ -6,6 +6,7 @@ The serving room knows nothing of promotion; here its application gets routes th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -143,6 +144,9 @@ class ServedLifecycle:
         Judging needs MLflow and two whole models: seconds of processor and memory that requests
         under way should not pay for. Addresses go through the environment: they may hold passwords.
         """
+        for package in ("mlflow", "polars"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError.for_package(package, "train")
         settings = self.assembly.settings
         variables = {
             "TASADOR_SOURCE__TRACKING_URI": self._registry,
