@@ -65,23 +65,30 @@ def serving(folder: Path, key: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = [
+        "--port",
+        str(port),
         "--tracking-uri",
         f"sqlite:///{folder}/workspace/mlflow.db",
         "--model",
         "flats_model",
     ]
+    log = folder / f"{key}.log"
+    output = log.open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "tasador.cli.app", "serve", *options, "--workspace", f"for-{key}"],
         cwd=folder,
         env={**os.environ, "TASADOR_SOURCE__TRUSTED_KEYS": f"{key}.pub"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
     )
     try:
         yield f"http://127.0.0.1:{port}"
+    except AssertionError as error:
+        raise AssertionError(log.read_text()[-2000:]) from error
     finally:
         process.terminate()
         process.wait(30)
+        output.close()
 
 
 def status(url: str) -> tuple[int, str]:
