@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -47,9 +46,8 @@ def start_app(api: str) -> App:
     """Start `tasador ui` over the service at `api` and wait until it answers."""
     port = free_port()
     command = [sys.executable, "-m", "tasador.cli.app", "ui", "--api", api, "--port", str(port)]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     process = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     app = App(f"http://127.0.0.1:{port}", process)
     end = time.monotonic() + 90

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -225,7 +226,8 @@ def _version(one: ModelVersion) -> dict[str, Any]:
 
 def _last_error(text: str) -> str:
     """Return what a command of ours said went wrong, without the notes before it."""
-    return text.rpartition("error:")[2].strip()[:2000]
+    # at a line's start: a gate may be called error too
+    return re.split(r"(?m)^error: ", text)[-1].strip()[:2000]
 
 
 def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
