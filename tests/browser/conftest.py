@@ -123,7 +123,7 @@ def visit(browser, app: App) -> Iterator[Callable[..., object]]:
         def open_page(path: str = "", lang: str = "en", width: int = 1280, base: str = app.url):
             page = browser.new_page(viewport={"width": width, "height": 900}, locale="en-US")
             stack.callback(page.close)
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(90_000)  # two workers train models beside it
             page.on(
                 "request",
                 lambda request: (

@@ -149,6 +149,7 @@ def test_spanish_is_chosen_by_address_and_by_hand(visit) -> None:
     page.get_by_role("button", name="Valorar").click()
     page.wait_for_selector("[data-testid=stMetricValue]")
     assert "." in text_of(page, "[data-testid=stMetricValue]")
+    page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
     page.get_by_role("combobox", name="Idioma").click()
     page.get_by_role("option", name="English").click()
     page.get_by_role("heading", name="What is it worth?").wait_for()

@@ -407,7 +407,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     assert "run the same command to go on" in err
     assert "Traceback" not in err
     before = _journal(tmp_path)
-    assert 1 <= len(before) < 5
+    assert before, "the journal goes when the step is done: the run was stopped within it"
     # a power cut may leave half a line; the next one must not be glued to it
     with next(tmp_path.rglob("*.journal.jsonl")).open("a") as file:
         file.write('{"key": "hal')

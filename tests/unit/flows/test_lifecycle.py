@@ -61,7 +61,8 @@ def workspace(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tasador(workspace: Path, capsys, monkeypatch) -> Tasador:
-    monkeypatch.setenv("COLUMNS", "200")
+    # made when the module is imported, at the width that the terminal had then
+    monkeypatch.setattr("tasador.cli.models.out._width", 200)
 
     def call(*words: str) -> str:
         capsys.readouterr()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,10 +151,22 @@ def test_a_mail_server_that_is_away_is_named() -> None:
         EmailRoute(settings).send(NOTICE)
 
 
-def test_w_and_b_gets_an_alert_without_an_account(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    build_routes({"wandb": RouteSettings("wandb")})["wandb"].send(NOTICE)
+def test_w_and_b_gets_an_alert_without_an_account(tmp_path) -> None:
+    # a process of its own: W&B keeps the mode it first saw for as long as its process lives
+    code = (
+        "from tasador.monitoring.alerts import Notice\n"
+        "from tasador.monitoring.notices import RouteSettings, build_routes\n"
+        "import wandb\n"
+        f"build_routes({{'w': RouteSettings('wandb')}})['w'].send({NOTICE!r})\n"
+        "print(wandb.run is not None)\n"
+        "wandb.finish()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "True" in done.stdout
 
 
 @pytest.mark.parametrize(
