@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
+.PHONY: help run test slow lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -26,7 +26,10 @@ run: $(VENV)/.train ## Install what is locked and run the pipeline (ARGS="datase
 	$(BIN)/tasador run $(ARGS)
 
 test: lint ## Lint, layering, tests with coverage
-	$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
+
+slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/ruff check .
