@@ -29,7 +29,7 @@ test: lint ## Lint, layering, tests with coverage
 	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
 
 slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -n 2 -m slow --dist loadfile
 
 lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/ruff check .

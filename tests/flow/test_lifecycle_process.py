@@ -316,3 +316,43 @@ def test_a_promotion_killed_at_random_points_leaves_a_state_that_the_next_one_en
         if e["action"] == "promote" and e["details"].get("phase") == "intent"
     }  # fmt: skip
     assert begun <= ended
+
+
+def test_a_retrain_killed_at_random_points_leaves_the_champion_and_the_next_one_finishes(
+    town: Town,
+) -> None:
+    rng = random.Random(11)
+    champion = town.aliases()["champion"]
+    server = town.server()
+    server.start()
+    try:
+        server.wait()
+        send(server.url, houses(1200, seed=70, inflation=1.5))
+        served = version_of(server)
+        words = ["retrain", "--now", *sets(LENIENT)]
+        for _ in range(3):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tasador.cli.app", *words], cwd=town.folder, env=town.env,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(rng.uniform(3.0, 15.0))
+            process.kill()
+            process.wait()
+            assert town.aliases()["champion"] == champion
+            _, versions = send(server.url, houses(20, seed=71), outcomes=False)
+            assert versions == {served}
+        deadline = time.monotonic() + 120  # the lease of the dead ends by itself
+        while True:
+            done = subprocess.run(
+                [sys.executable, "-m", "tasador.cli.app", *words], cwd=town.folder, env=town.env,
+                capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
+            assert "Traceback" not in done.stderr, done.stderr
+            if done.returncode in (0, 10):  # it ended, whatever the gates say of this model
+                break
+            assert time.monotonic() < deadline, done.stdout + done.stderr
+            time.sleep(2)
+        assert town.aliases()["champion"] == champion
+        assert json.loads(town.tasador("models", "--json"))["notes"] == []
+    finally:
+        server.end()
