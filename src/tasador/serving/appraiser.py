@@ -243,9 +243,7 @@ class Appraiser:
         except Exception as error:
             _fail(batch.jobs, error)
 
-    def _answer(
-        self, batch: _Batch, found: Appraisals
-    ) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    def _answer(self, batch: _Batch, found: Appraisals) -> _Waiting | None:
         """Share the values out, keep the records; returns what there is to wait for, if any."""
         ids = new_ids(len(found.prediction))
         answers = _shares(batch, ids, found)
