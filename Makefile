@@ -102,8 +102,8 @@ clean: ## Remove the environment and the caches, not the workspace
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: requirements/train.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
-	$(INSTALL) --require-hashes -r requirements/train.txt
+$(VENV)/.train: requirements/pipeline.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
+	$(INSTALL) --require-hashes -r requirements/pipeline.txt
 	$(INSTALL) --no-deps -e .
 	touch $@
 

@@ -21,7 +21,12 @@ from tasador.cli.serve import serve
 from tasador.cli.ui import ui
 from tasador.cli.up import up
 from tasador.cli.watch import alerts, simulate, watch
-from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, TasadorError
+from tasador.core.errors import (
+    INTERRUPTED_EXIT_CODE,
+    ConfigError,
+    MissingExtraError,
+    TasadorError,
+)
 from tasador.core.files import storage_error
 from tasador.core.logs import configure_logs
 
@@ -241,6 +246,11 @@ def main() -> None:
         sys.exit(code)
     except TasadorError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        root = (error.name or "").partition(".")[0]
+        if root in ("", "tasador"):
+            raise
+        _fail(MissingExtraError.for_package(root, "train,serve"))
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
