@@ -77,6 +77,11 @@ class RowCheck:
                 found.append(fault)
         return found
 
+    def reasons(self, values: Mapping[str, Any]) -> str:
+        """Return `faults` as one line of text."""
+        faults = self.faults(values)
+        return "; ".join(f"{f.field}: expected {f.expected}, got {f.got}" for f in faults)
+
     def _fault(self, column: Column, values: Mapping[str, Any]) -> Fault | None:
         name = column.name
         if name not in values:

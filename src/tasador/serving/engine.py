@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.data.row_check import RowCheck
+from tasador.data.training_range import TrainingRange
 from tasador.registry.bundle import ModelBundle
 from tasador.serving.intake import Rows, encode
 
@@ -50,8 +51,7 @@ class Engine:
         self.check = RowCheck(bundle.encoder)
         self.prediction_name = bundle.contract.target.prediction_name
         self.coverage = bundle.interval.coverage
-        self._names = bundle.contract.feature_names
-        self._least, self._most = _training_range(bundle)
+        self._range = TrainingRange(bundle.contract, bundle.profile)
 
     def encode(self, values: Sequence[Any], place: str = "instances") -> Rows:
         """Encode rows as they were sent; see `intake.encode`."""
@@ -60,32 +60,4 @@ class Engine:
     def appraise(self, X: Floats) -> Appraisals:
         """Value encoded rows (n, p) that `check` accepts."""
         prediction, lower, upper = self.bundle.value_arrays(X)
-        return Appraisals(prediction.tolist(), lower.tolist(), upper.tolist(), self._notes(X))
-
-    def _notes(self, X: Floats) -> dict[int, list[str]]:
-        # written so that NaN counts as outside: one test finds both what is odd and what is missing
-        odd = ~((self._least <= X) & (self._most >= X))
-        notes: dict[int, list[str]] = {}
-        if odd.any():
-            for row, column in np.argwhere(odd).tolist():
-                value = X[row, column]
-                name = self._names[column]
-                if np.isnan(value):
-                    note = f"{name} was missing and has been imputed"
-                else:
-                    least, most = self._least[column], self._most[column]
-                    note = f"{name} {value:g} lies outside the training range [{least:g}, {most:g}]"
-                notes.setdefault(row, []).append(note)
-        return notes
-
-
-def _training_range(bundle: ModelBundle) -> tuple[Floats, Floats]:
-    """Return the least and greatest training value of each column; open where none is known."""
-    columns = bundle.profile.get("columns", {})
-    least, most = [], []
-    for name in bundle.contract.feature_names:
-        profile = columns.get(name, {})
-        low, high = profile.get("min"), profile.get("max")
-        least.append(-np.inf if low is None else float(low))
-        most.append(np.inf if high is None else float(high))
-    return np.array(least), np.array(most)
+        return Appraisals(prediction.tolist(), lower.tolist(), upper.tolist(), self._range.notes(X))

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from tasador.core.errors import MissingExtraError
+from tasador.data.arrow_columns import plain_values
 from tasador.data.contract import TableContract
 from tasador.data.row_check import expectation, shown
 from tasador.serving.problems import Problem, fault, wrong_media_type
@@ -134,28 +135,13 @@ def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | Non
         for batch in table.iter_batches(
             batch_size=1024, columns=[name for name in names if name in known]
         ):
-            columns = {name: _plain(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+            columns = {
+                name: plain_values(batch.column(i)) for i, name in enumerate(batch.schema.names)
+            }
             for cells in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, cells, strict=True))
     except (arrow.ArrowException, OSError, ValueError) as error:
         yield BadRow(f"the file cannot be read any further: {shown(str(error))}")
-
-
-def _plain(column: Any) -> list[Any]:
-    """Return a column as values that JSON knows."""
-    import pyarrow as arrow
-
-    kind = column.type
-    if arrow.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if arrow.types.is_decimal(kind):
-        column = column.cast(arrow.float64(), safe=False)
-    elif arrow.types.is_timestamp(kind):
-        column = column.cast(arrow.timestamp("us", kind.tz), safe=False)
-    elif arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind):
-        return [None if v is None else v.decode("utf-8", "replace") for v in column.to_pylist()]
-    values: list[Any] = column.to_pylist()
-    return values
 
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:

@@ -32,7 +32,7 @@ from tasador.serving.exchange import Exchange, Receive, Scope, Send
 from tasador.serving.intake import Rows
 from tasador.serving.problems import Problem, fault, overloaded
 from tasador.serving.service import Service
-from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, BadRow, Row, Upload
+from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, BadRow, Upload
 
 log = logging.getLogger(__name__)
 
@@ -216,14 +216,14 @@ def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
         try:
             codes.append(engine.bundle.encoder.codes(row))
         except (ValidationError, TypeError):
-            errors[place] = _reasons(engine, row)
+            errors[place] = engine.check.reasons(row)
             continue
         values.append(row)
         places.append(place)
     if codes:
         accepted = engine.check.accepts(np.array(codes))
         for i in np.flatnonzero(~accepted).tolist():
-            errors[places[i]] = _reasons(engine, values[i])
+            errors[places[i]] = engine.check.reasons(values[i])
         right = np.flatnonzero(accepted).tolist()
         values, codes, places = (
             [values[i] for i in right],
@@ -231,12 +231,6 @@ def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
             [places[i] for i in right],
         )
     return _Chunk(len(taken), Rows(values, codes), places, errors)
-
-
-def _reasons(engine: Engine, row: Row) -> str:
-    assert isinstance(row, dict)  # noqa: S101 - bad rows have their reason already
-    faults = engine.check.faults(row)
-    return "; ".join(f"{f.field}: expected {f.expected}, got {f.got}" for f in faults)
 
 
 def _written_csv(items: Sequence[dict[str, Any]]) -> bytes:
