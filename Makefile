@@ -37,8 +37,8 @@ lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.train ## Measure the acceptance figures
-	$(BIN)/python benchmarks/main_job.py
+bench: $(VENV)/.dev ## Measure everything and draw docs/explanation/benchmarks.md (ARGS="--only NAME")
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 up: $(VENV)/.dev ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
 	$(BIN)/tasador up $(ARGS)

@@ -9,7 +9,13 @@ from pathlib import Path
 PEERS = {
     "evidently": ("evidently==0.7.23", "pandas==2.3.3", "pyarrow"),
     "nannyml": ("nannyml==0.13.1", "pandas==2.3.3", "statsmodels==0.15.0", "pyarrow"),
-}
+    # flaml[automl] without the GPU libraries that the plain xgboost brings along
+    "flaml": ("flaml==2.7.0", "lightgbm==4.7.0", "xgboost-cpu==2.1.4", "catboost==1.2.10",
+              "scikit-learn==1.7.2", "pandas==2.3.3", "pyarrow"),
+    "autogluon": ("autogluon.tabular[lightgbm,catboost]==1.6.3", "pandas==2.3.3", "pyarrow"),
+    "lightgbm": ("lightgbm==4.7.0", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
+    "catboost": ("catboost==1.2.10", "scikit-learn==1.9.1", "pandas==3.1.1", "pyarrow"),
+}  # fmt: skip
 
 
 def peer_python(name: str) -> Path:

@@ -25,6 +25,7 @@ from tasador.core.native import SWITCH, native
 from tasador.data.readers import read_table
 from tasador.data.sources import find_local
 from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.folders import newest_bundle
 
 Floats = NDArray[np.float64]
 SIZES = (1, 16, 10_000)
@@ -99,10 +100,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--workspace", type=Path, default=Path("workspace"))
     arguments = parser.parse_args()
     folder = arguments.bundle
     if folder is None:
-        folder = max(Path("workspace/bundles").glob("*/manifest.json"), key=os.path.getmtime).parent
+        folder = newest_bundle(arguments.workspace / "bundles")
     before, after = load(folder, kernels=False), load(folder, kernels=True)
     print(f"{folder.name}: trees run by {after.model.engine}; {native().reason}")
     X = rows_of(before)

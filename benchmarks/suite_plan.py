@@ -1,0 +1,122 @@
+"""Which benchmarks there are, in which order they run, and under which headings they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One command of the suite.
+
+    Attributes:
+        name: Its result is results/NAME.json.
+        section: The heading under which it is shown.
+        text: What it measures.
+        arguments: What Python is started with; `{workspace}` is one with a trained default model.
+        small: The same at a size that only shows that it works.
+        minutes: About how long it takes on two quiet cores.
+        keeps: Whether it keeps figures; otherwise what it prints is shown as it is.
+        needs: Programs without which it does not run.
+    """
+
+    name: str
+    section: str
+    text: str
+    arguments: tuple[str, ...]
+    small: tuple[str, ...]
+    minutes: int
+    keeps: bool = True
+    needs: tuple[str, ...] = ()
+
+
+#: Headings in the order of the page, each with what the reader should know first.
+SECTIONS = {
+    "The main job": (
+        "What `make run` does on the default table, in a process of its own, beside the goals "
+        "that the product sets itself."
+    ),
+    "Selection": (
+        "The reference's grid of 594 candidates, by scikit-learn's `GridSearchCV` and by "
+        "tasador's exact search, which shares the work that candidates have in common."
+    ),
+    "Serving": (
+        "One worker each, loaded by wrk on the same machine, in rounds that visit all servers in "
+        "turn."
+    ),
+    "Cache of predictions": ("Whether a cache pays; it is off by default."),
+    "Records": ("What keeping a record of every valuation costs."),
+    "One valuation": (
+        "Where the microseconds of one valuation go, with the compiled kernels and without them. "
+        "[How it came to that](valuation-path.md)."
+    ),
+    "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
+    "Growth": (
+        "How cost grows with rows, columns and categories. Each measurement is a process of its "
+        "own on a generated table. The exponent is the slope between the two largest sizes on "
+        "logarithmic axes: 1 is proportional, below 1 cheaper."
+    ),
+    "Another table": (
+        "A table without coordinates: 53 940 diamonds, beside a LightGBM tuned by Optuna."
+    ),
+    "What refitting in the API costs": (
+        "[Why the fitted state is shipped](why-not-synthetic-kmeans.md)."
+    ),
+}
+
+
+def _one(
+    name: str,
+    section: str,
+    text: str,
+    arguments: str,
+    small: str,
+    minutes: int,
+    *,
+    keeps: bool = True,
+    needs: tuple[str, ...] = (),
+) -> Benchmark:
+    def words(options: str) -> tuple[str, ...]:
+        script, *rest = options.split()
+        return (f"benchmarks/{script}.py", *rest)
+
+    return Benchmark(name, section, text, words(arguments), words(small), minutes, keeps, needs)
+
+
+BENCHMARKS = (
+    _one("main_job", "The main job", "time, memory, accuracy and repeatability of the default run",
+         "main_job", "main_job", 8),
+    _one("grid_search", "Selection", "exact search and race against GridSearchCV",
+         "grid_search", "grid_search --rows 300", 7),
+    _one("serving", "Serving", "throughput, latency, cold start and memory beside three peers",
+         "serving --workspace {workspace}",
+         "serving --workspace {workspace} --peers reference --seconds 1 --rounds 1", 5,
+         needs=("wrk",)),
+    _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
+         "serving_cache --workspace {workspace}",
+         "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
+         needs=("wrk", "redis-server")),
+    _one("records", "Records", "requests per second and added latency by mode and database",
+         "records", "records sqlite", 4, keeps=False),
+    _one("valuation_path", "One valuation", "microseconds by stage",
+         "valuation_path --workspace {workspace}",
+         "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),
+    _one("drift_speed", "Drift", "a million rows judged, beside Evidently and NannyML",
+         "drift_speed", "drift_speed 20000 40000", 5),
+    _one("drift_power", "Drift", "false alarms and changes seen", "drift_power 200",
+         "drift_power 5", 5, keeps=False),
+    _one("error_estimate", "Drift", "errors estimated without outcomes, beside NannyML",
+         "error_estimate", "error_estimate 5", 2, keeps=False),
+    _one("growth_rows", "Growth", "seconds and memory by rows", "growth rows",
+         "growth rows --small", 6),
+    _one("growth_columns", "Growth", "seconds and memory by columns",
+         "growth columns", "growth columns --small", 3),
+    _one("growth_categories", "Growth", "seconds and memory by categories",
+         "growth categories", "growth categories --small", 3),
+    _one("growth_comparables", "Growth", "memory and query time of the comparables' index",
+         "growth comparables", "growth comparables --small", 2),
+    _one("diamonds", "Another table", "tasador beside a tuned LightGBM",
+         "diamonds --trials 20", "diamonds --trials 1 --rows 2000", 8, keeps=False),
+    _one("synthetic_kmeans", "What refitting in the API costs", "labels and errors",
+         "synthetic_kmeans", "synthetic_kmeans", 1, keeps=False),
+)  # fmt: skip

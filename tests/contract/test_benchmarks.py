@@ -1,0 +1,188 @@
+"""The benchmark suite: its page says what the results say, and every figure has its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def result(name: str, **figures: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "command": f"python benchmarks/{name}.py",
+        "commit": "abc1234",
+        "date": "2026-11-24 23:10 UTC",
+        "seconds": 61.2,
+        "load_before": 0.1,
+        "exit_code": 0,
+        "machine": {"cpu": "a processor", "cores": 2, "ram_gib": 8.0, "system": "Linux 6"},
+        "versions": {"python": "3.11.9"},
+        "figures": {"tables": [], "goals": [], "plots": []} | figures,
+        "printed": "",
+    }
+
+
+def test_the_page_of_benchmarks_says_what_the_results_say() -> None:
+    import suite_page
+
+    found = (ROOT / suite_page.PAGE).read_text(encoding="utf-8")
+    wanted = suite_page.draw_page(suite_page.read_results(ROOT))
+    assert found == wanted, "run `python benchmarks/suite.py --page` and commit what changed"
+
+
+def test_every_picture_of_the_page_is_there_and_no_other() -> None:
+    import suite_page
+
+    results = suite_page.read_results(ROOT).values()
+    plots = [plot for one in results for plot in (one["figures"] or {}).get("plots", ())]
+    wanted = {suite_page.picture_name(plot["title"]) for plot in plots}
+    assert len(wanted) == len(plots)
+    assert {path.name for path in (ROOT / suite_page.PICTURES).glob("*.svg")} == wanted
+
+
+def test_every_result_has_a_command_of_the_suite_and_the_machine_it_belongs_to() -> None:
+    import suite_plan
+
+    scripts = {one.name: one.arguments[0] for one in suite_plan.BENCHMARKS}
+    for path in (SCRIPTS / "results").glob("*.json"):
+        found = json.loads(path.read_text())
+        assert found["command"].startswith(f"python {scripts[path.stem]}")
+        assert found["machine"]["cpu"]
+        assert found["machine"]["cores"] > 0
+        assert found["commit"]
+        assert found["versions"]["python"]
+        assert not found["commit"].endswith("+"), "measured with uncommitted changes"
+
+
+def test_every_benchmark_has_a_script_and_a_heading() -> None:
+    import suite_plan
+
+    assert {one.section for one in suite_plan.BENCHMARKS} <= set(suite_plan.SECTIONS)
+    for one in suite_plan.BENCHMARKS:
+        assert (ROOT / one.arguments[0]).exists()
+        assert one.small[0] == one.arguments[0]
+        assert one.minutes <= 8
+
+
+def test_a_table_stands_above_its_command_and_parts_of_one_table_are_joined() -> None:
+    from suite_page import draw_page
+
+    parts = {
+        name: result(
+            name,
+            tables=[{"title": "Errors", "columns": ["Method", "MAPE"], "rows": [[name, value]],
+                     "note": "of the test part"}],
+        )
+        for name, value in (("growth_rows", 12.3456), ("growth_columns", None))
+    }  # fmt: skip
+    page = draw_page(parts)
+    assert page.count("**Errors**") == 1
+    assert page.count("of the test part") == 1
+    assert "| growth_rows | 12.35 |\n| growth_columns | – |" in page
+    assert page.index("| growth_rows | 12.35 |") < page.index("`python benchmarks/growth_rows.py`")
+    assert "`python benchmarks/suite.py --only serving`" in page
+    assert "a processor, 2 cores, 8 GiB, Linux 6; python 3.11.9" in page
+
+
+def test_a_goal_that_was_missed_is_told() -> None:
+    from suite_page import draw_page
+
+    goals = [
+        {"name": "seconds", "value": 3.0, "goal": 2.0, "sign": "<="},
+        {"name": "times", "value": 3.0, "goal": 2.0, "sign": ">="},
+    ]
+    page = draw_page({"main_job": result("main_job", goals=goals)})
+    assert "| seconds | 3 | at most 2 | **no** |" in page
+    assert "| times | 3 | at least 2 | yes |" in page
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (0.00012345, "1.2e-04"),
+        (12345.6, "12\u00a0346"),
+        ("a|b", "a\\|b"),
+    ],
+)
+def test_cells_are_shown_for_people(cell: Any, shown: str) -> None:
+    from suite_page import show
+
+    assert show(cell) == shown
+
+
+def test_pictures_are_the_same_each_time_and_name_what_they_show() -> None:
+    from figures import Figures
+    from suite_page import draw_picture
+
+    kept = Figures()
+    kept.bars("Speed", "", ["tasador", "a peer"], [2.0, None])
+    kept.lines("Cost", "", ("rows", "s"), {"a part": [(10, 0.1), (100, 1.1)]})
+    for plot, text in zip(kept.plots, ("a peer", "a part"), strict=True):
+        assert draw_picture(plot) == draw_picture(plot)
+        assert text in draw_picture(plot).decode()
+
+
+def test_an_exponent_is_the_slope_on_logarithmic_axes() -> None:
+    from growth import exponent
+
+    assert exponent([(n, 3.0 * n**1.5) for n in (10, 100, 1000)]) == pytest.approx(1.5)
+    assert exponent([(10, 5.0), (100, 5.0)]) == pytest.approx(0.0)
+    assert exponent([(10, 0.001), (100, 1.0)], least=0.02) is None
+
+
+def test_a_benchmark_is_run_and_kept_with_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import suite
+    from suite_plan import Benchmark
+
+    script = tmp_path / "one.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        "from figures import Figures\n"
+        "kept = Figures(); kept.goal('seconds', 1.0, 2.0); kept.keep(); print('done')\n"
+        "sys.exit(int(sys.argv[1]))\n"
+    )
+    benchmark = Benchmark("one", "The main job", "text", (), (), 1)
+    found = suite.measure(benchmark, [str(script), "1"])
+    assert found is not None
+    assert found["figures"]["goals"][0]["value"] == 1.0
+    assert found["command"] == f"python {script} 1"
+    assert suite.measure(benchmark, [str(script), "3"]) is None
+    assert "FAILED with exit code 3" in capsys.readouterr().out
+
+    kept = tmp_path / "one.json"
+    kept.write_text(json.dumps(found | {"commit": "abc"}))
+    monkeypatch.setattr(suite, "measured_commit", lambda: "abc")
+    assert suite.is_fresh(kept, found["command"])
+    assert not suite.is_fresh(kept, found["command"] + " --other")
+    monkeypatch.setattr(suite, "measured_commit", lambda: "abd")
+    assert not suite.is_fresh(kept, found["command"])
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
+    import growth
+
+    sizes = (1000, 6, 10)
+    growth.measure("table", tmp_path, sizes)
+    for part in ("validate and split", "features, fit"):
+        found = growth.measure(part, tmp_path, sizes)
+        assert found["holds"], found
+        assert found["peak_gb"] > 0
+    found = growth.measure("no such part", tmp_path, sizes)
+    assert not found["holds"]
+    assert found["check"].startswith("failed: KeyError")
