@@ -191,3 +191,26 @@ def test_a_table_in_a_store_becomes_a_served_model_and_its_records_go_back(
         exported = pd.read_parquet(io.BytesIO(file.read()))
     assert set(exported["id"]) == ids
     assert set(exported["version"]) == {version}
+
+
+def test_files_in_a_store_are_scored_into_the_store(
+    store: Store, tmp_path: Path, written_bundle: Path
+):
+    head = "lon,lat,income,rooms,area,kind\n"
+    lines = [f"-3.{i % 10},40.{i % 7},{1 + i % 5},3,{60 + i},flat\n" for i in range(400)]
+    for name in ("a", "b"):
+        store.files().pipe_file(f"{store.url}/in/{name}.csv", (head + "".join(lines)).encode())
+    words = (f"{store.url}/in/*.csv", "--out", f"{store.url}/out", "--bundle", str(written_bundle))
+    assert "scored 800 rows of 2 files" in tasador(
+        tmp_path, "score", *words, "--format", "parquet", "--batch-rows", "100"
+    )
+    import pyarrow.parquet as parquet
+
+    with store.files().open(f"{store.url}/out/b.parquet") as file:
+        found = parquet.read_table(file)
+    assert found.column("row").to_pylist() == list(range(400))
+    assert found.column("error").null_count == 400
+    again = tasador(tmp_path, "score", *words, "--format", "parquet")
+    assert "scored 0 rows" in again
+    assert "2 finished before" in again
+    assert store.files().exists(f"{store.url}/out/_tasador_score.json")

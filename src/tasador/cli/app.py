@@ -17,6 +17,7 @@ from tasador.cli.canary import canary_app
 from tasador.cli.keys import keys
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
+from tasador.cli.score import score
 from tasador.cli.serve import serve
 from tasador.cli.ui import ui
 from tasador.cli.up import up
@@ -221,6 +222,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command()(score)
 app.command()(serve)
 app.command()(ui)
 app.command()(up)

@@ -8,6 +8,7 @@ give the same promise for a single object. Whatever the disk or the store refuse
 from __future__ import annotations
 
 import errno
+import glob
 import importlib
 import os
 import secrets
@@ -38,11 +39,13 @@ _REASONS = {
     errno.ENAMETOOLONG: ("its name is too long", "check the path"),
     errno.EISDIR: ("it is a folder", "name a file"),
     errno.ENOTDIR: ("a part of its path is a file", "check the path"),
+    errno.EEXIST: ("a part of its path is a file", "check the path"),  # where a folder was to be
 }
 #: What a disk refuses, whoever was writing; anything else in a caller's body is the caller's.
 _REFUSALS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 )
+_NO_PLACE = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,55 @@ def is_folder(location: Location) -> bool:
     """
     with _storage_errors("look for", location):
         return not is_remote(location) and Path(location).is_dir()
+
+
+def find(pattern: Location) -> list[str]:
+    """Return the files that a location with ``*``, ``?``, ``[...]`` or ``**`` names, sorted.
+
+    A location without any of them is returned as it is, whether it exists or not.
+
+    Raises:
+        StorageError: The disk or the object store cannot be reached or refuses to say.
+    """
+    text = str(pattern)
+    if not any(mark in text for mark in "*?["):
+        return [text]
+    with _storage_errors("look for", text):
+        if not is_remote(text):
+            if Path(text).exists():  # a name may hold brackets
+                return [text]
+            found = glob.glob(text, recursive=True)  # noqa: PTH207 - keeps the pattern's spelling
+            return sorted(name for name in found if Path(name).is_file())
+        scheme = text.partition("://")[0]
+        return sorted(f"{scheme}://{name}" for name in _filesystem(text).glob(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when a file does, short of reading it.
+
+    Attributes:
+        size: Its size in bytes.
+        changed: Its time of change, or an object's tag.
+    """
+
+    size: int
+    changed: str
+
+
+def stamp(location: Location) -> Stamp:
+    """Return a file's size and when it was changed.
+
+    Raises:
+        StorageError: It does not exist, or the disk or the object store refuses to say.
+    """
+    with _storage_errors("read", location):
+        if not is_remote(location):
+            found = Path(location).stat()
+            return Stamp(found.st_size, str(found.st_mtime_ns))
+        about = _filesystem(str(location)).info(str(location))
+    named = (about.get(key) for key in ("etag", "ETag", "generation", "updated", "LastModified"))
+    return Stamp(int(about["size"]), str(next((one for one in named if one is not None), "")))
 
 
 @contextmanager
@@ -159,7 +211,7 @@ def write_bytes(location: Location, data: bytes) -> None:
         if is_remote(location):
             _filesystem(str(location)).pipe_file(str(location), data)
         else:
-            with _local_file(Path(location)) as file:
+            with open_write(Path(location)) as file:
                 file.write(data)
 
 
@@ -208,8 +260,8 @@ def storage_error(error: OSError) -> StorageError | None:
 
 
 @contextmanager
-def _local_file(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing: replaced at once, unless it is a pipe or a device."""
+def open_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a local file for writing, as `atomic_file`; a pipe or a device stays what it is."""
     if not path.exists() or path.is_file() or path.is_dir():
         with atomic_file(path.resolve() if path.is_symlink() else path) as file:
             yield file
@@ -226,7 +278,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         StorageError: Disk full, read-only or permission denied; the temporary file is removed.
     """
     temporary = _sibling(path)
-    with _storage_errors("write", path, only=_REFUSALS | {errno.EISDIR, errno.ENOTDIR}):
+    with _storage_errors("write", path, only=_REFUSALS | _NO_PLACE):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
-from tasador.core.errors import MissingExtraError
+from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_values
 from tasador.data.contract import TableContract
+from tasador.data.csv_header import LONGEST_HEADER, read_header
 from tasador.data.row_check import expectation, shown
 from tasador.serving.problems import Problem, fault, wrong_media_type
 
@@ -23,9 +24,6 @@ CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(
     {"application/vnd.apache.parquet", "application/x-parquet", "application/parquet"}
 )
-_DELIMITERS = (",", ";", "\t", "|")
-#: A header line above this is no header, and would be held in memory whole.
-_LONGEST_HEADER = 1 << 20
 #: A Parquet file inflates; one row group above this is refused.
 _LARGEST_GROUP = 1 << 31
 
@@ -70,15 +68,10 @@ class Upload:
 
 
 def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
-    first = file.readline(_LONGEST_HEADER)
-    head = first.decode("utf-8-sig", errors="replace")
-    if "\x00" in head or not head.strip():
-        raise _no_table("a line of column names", "an empty line" if not head.strip() else "bytes")
-    delimiter = max(_DELIMITERS, key=lambda mark: _hits(head, mark, contract))
     try:
-        names = [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
-    except csv.Error as error:
-        raise _no_table("a line of column names", str(error)) from None
+        delimiter, names = read_header(file.readline(LONGEST_HEADER), contract)
+    except SourceError as error:
+        raise _no_table(error.expected or "", error.got or "") from None
     _check_header(names, contract)
     yield None
     # what is not UTF-8 becomes an unknown category or a wrong number of one row
@@ -100,11 +93,6 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     finally:
         if not file.closed:
             text.detach()  # the file is its owner's to close
-
-
-def _hits(head: str, mark: str, contract: TableContract) -> int:
-    names = {name.strip().strip('"') for name in head.split(mark)}
-    return len(names.intersection(contract.feature_names))
 
 
 def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:

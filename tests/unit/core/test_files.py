@@ -226,3 +226,24 @@ def test_an_unnamed_system_error_keeps_its_text(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match="Input/output error"):
         files.write_text(tmp_path / "x", "y")
+
+
+def test_patterns_find_files_anywhere_and_a_change_shows(base):
+    for name in ("b.csv", "a.csv", "c.txt"):
+        files.write_text(files.join(base, "in", name), name)
+    found = files.find(files.join(base, "in", "*.csv"))
+    assert found == [files.join(base, "in", name) for name in ("a.csv", "b.csv")]
+    assert files.find(files.join(base, "in", "gone.csv")) == [files.join(base, "in", "gone.csv")]
+    assert files.find(files.join(base, "in", "gone*")) == []
+    before = files.stamp(found[0])
+    assert before.size == len("a.csv")
+    assert files.stamp(found[0]) == before
+    files.write_text(found[0], "A.csv")
+    assert files.stamp(found[0]) != before
+    with pytest.raises(StorageError, match="does not exist"):
+        files.stamp(files.join(base, "in", "gone.csv"))
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path):
+    (tmp_path / "a[1].csv").write_text("")
+    assert files.find(tmp_path / "a[1].csv") == [str(tmp_path / "a[1].csv")]

@@ -1,0 +1,100 @@
+"""``tasador score``: value whole files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from tasador.flows.score_files import Scored
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+def score(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="CSV (also .gz) or Parquet files or patterns, local, gs://, s3://."),
+    ],
+    to: Annotated[str, typer.Option("--out", "-o", help="A .csv or .parquet file, or a folder.")],
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Folder, or a registered version's alias; by default the newest."),
+    ] = None,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="By default that of --out, or the input's.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Columns to hand on: a,b or * or none; by default identifiers."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default all cores.")
+    ] = None,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Rows valued at a time.")
+    ] = 32_768,
+    force: Annotated[bool, typer.Option(help="Score finished files again.")] = False,
+    workspace: Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")] = Path(
+        "workspace"
+    ),
+    registry: Annotated[
+        str | None, typer.Option(help="MLflow tracking URI; by default the workspace's.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Registered model; by default the only one there is.")
+    ] = None,
+) -> None:
+    """Value whole files on all cores; a second run goes on where the first was interrupted.
+
+    A row that does not meet the contract gets an error instead of a value, as from the service.
+    """
+    from tasador.core.errors import DataError
+    from tasador.flows.score_files import ScoreOrder, chosen_bundle, score_files
+
+    kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
+    order = ScoreOrder(
+        inputs=tuple(inputs),
+        out=to,
+        kind=None if format_ is None else format_.value,
+        columns=() if kept == ("none",) else kept,
+        workers=workers,
+        batch_rows=batch_rows,
+        force=force,
+    )
+    chosen = chosen_bundle(bundle, workspace=workspace, registry=registry, model=model)
+    if chosen.origin == "synthetic":
+        err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
+    scored = score_files(chosen, order, lambda line: err.print(escape(line)))
+    _summarise(scored, to)
+    if scored.failed:
+        raise DataError(
+            f"{len(scored.failed)} of {scored.files + scored.passed + len(scored.failed)} files "
+            f"were not scored: {', '.join(name for name, _ in scored.failed[:10])}",
+            remedy="mend them and run the same command: the others are passed over",
+        )
+
+
+def _summarise(scored: Scored, to: str) -> None:
+    speed = scored.rows / scored.seconds if scored.seconds > 0 else 0.0
+    files = f"{scored.files:,} file" + ("" if scored.files == 1 else "s")
+    before = f", {scored.passed:,} finished before" if scored.passed else ""
+    out.print(
+        f"scored {scored.rows:,} rows of {files} to {escape(to)} in {scored.seconds:.1f} s "
+        f"({speed:,.0f} rows/s) with {escape(scored.version)}{before}"
+    )
+    if scored.refused:
+        err.print(f"[yellow]refused:[/] {scored.refused:,} rows; the column 'error' says why")

@@ -1,0 +1,299 @@
+"""Tables read piece by piece: CSV (also compressed) and Parquet, local or in an object store.
+
+Memory holds one piece, never the file. What a file is is decided by looking at it. A line that has
+too many or too few cells is that line's fault alone: it comes out with its number and a reason.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tasador.core import files
+from tasador.core.errors import MissingExtraError, SourceError
+from tasador.data.arrow_columns import plain_array
+from tasador.data.contract import TableContract
+from tasador.data.csv_header import LONGEST_HEADER, read_header
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TableKind = Literal["csv", "parquet"]
+
+_PARQUET = b"PAR1"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bz2"}
+_LEAST_BLOCK, _LARGEST_BLOCK = 1 << 18, 1 << 26
+_PAGE_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive rows of a file.
+
+    Attributes:
+        start: Number of its first row, from 0.
+        batch: The rows that could be read, in order.
+        torn: Why the others could not, by their number in the file.
+    """
+
+    start: int
+    batch: pa.RecordBatch
+    torn: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows) + len(self.torn)
+
+
+class TableStream(Protocol):
+    """An open file.
+
+    Attributes:
+        kind: What it is.
+        names: Its columns, in order; there may be duplicates.
+    """
+
+    kind: TableKind
+    names: list[str]
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        """Yield the file's rows from the beginning, about `rows` at a time.
+
+        Args:
+            columns: Those to read; each has to be there once.
+            rows: How many rows a piece should have.
+
+        Raises:
+            SourceError: The file is damaged.
+            StorageError: The object store cannot be reached any more.
+        """
+        ...
+
+    def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
+        """Return a batch of no rows with these columns, of the types that `pieces` gives them."""
+        ...
+
+    def done(self) -> float:
+        """Return about which share of the file has been read, in [0, 1]."""
+        ...
+
+
+@contextmanager
+def open_table(location: files.Location, contract: TableContract) -> Iterator[TableStream]:
+    """Open a table; the columns' names are known afterwards, no row has been read.
+
+    Args:
+        location: A CSV file, plain or compressed by gzip, zstd or bzip2, or a Parquet file.
+        contract: Helps to find out how a CSV is separated.
+
+    Raises:
+        SourceError: There is no such file, it is empty, or no table.
+        StorageError: The disk or the object store refuses to give it.
+        MissingExtraError: pyarrow is not installed.
+    """
+    _need_pyarrow()
+    if files.is_folder(location):
+        raise SourceError(
+            f"{location} is a folder", expected="files", remedy=f"name them: '{location}/*.parquet'"
+        )
+    if not files.exists(location):
+        raise SourceError(f"there is no file {location}", remedy="check the path")
+    with ExitStack() as stack:
+        file = stack.enter_context(files.open_read(location))
+        beginning = file.read(4)
+        if not beginning:
+            raise SourceError(f"{location} is empty", expected="a table with a header and rows")
+        file.seek(0)
+        with _readable(location):
+            if beginning == _PARQUET:
+                yield_this: TableStream = _ParquetStream(location, file)
+            else:
+                compression = _COMPRESSED.get(beginning[:2])
+                yield_this = _CsvStream(location, file, compression, contract)
+        yield yield_this
+
+
+def _need_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise MissingExtraError.for_package("pyarrow", "parquet") from None
+
+
+@contextmanager
+def _readable(location: files.Location) -> Iterator[None]:
+    """Turn Arrow's errors into ours."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(
+            f"{location}: {error.message}", expected=error.expected, got=error.got,
+            remedy="name CSV or Parquet files",
+        ) from None  # fmt: skip
+    except (pa.ArrowException, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's or the store's, not the file's
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise SourceError(
+            f"{location} cannot be read", got=reason, remedy="copy or write it again"
+        ) from error
+
+
+class _ParquetStream:
+    kind: TableKind = "parquet"
+
+    def __init__(self, location: files.Location, file: Any) -> None:
+        import pyarrow.parquet as parquet
+
+        remote = files.is_remote(location)
+        source = file if remote else str(location)  # read without asking Python for each page
+        self._file = parquet.ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=remote)
+        self._location = location
+        self.names = list(self._file.schema_arrow.names)
+        self._rows, self._read = self._file.metadata.num_rows, 0
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        batches = self._file.iter_batches(batch_size=rows, columns=list(columns))
+        while True:
+            with _readable(self._location):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield Piece(self._read, batch.select(list(columns)))
+            self._read += batch.num_rows
+
+    def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        return _no_rows(pa.schema([self._file.schema_arrow.field(name) for name in columns]))
+
+    def done(self) -> float:
+        return self._read / self._rows if self._rows else 1.0
+
+
+class _CsvStream:
+    kind: TableKind = "csv"
+
+    def __init__(
+        self,
+        location: files.Location,
+        file: Any,
+        compression: str | None,
+        contract: TableContract,
+    ) -> None:
+        self._location, self._compression = location, compression
+        self._source = file
+        self._size = max(1, files.stamp(location).size)
+        with self._stream() as stream:
+            head = stream.read(LONGEST_HEADER)
+        line, _, rest = head.partition(b"\n")
+        self._delimiter, self.names = read_header(line, contract)
+        self._headed_only = not rest
+        self._row_bytes = max(1, len(rest) // max(1, rest.count(b"\n")))
+
+    def _stream(self) -> Any:
+        import pyarrow as pa
+
+        self._source.seek(0)
+        raw = (
+            pa.PythonFile(_Lent(self._source), mode="r")
+            if files.is_remote(self._location)
+            else pa.OSFile(str(self._location))
+        )
+        self._raw = raw
+        return (
+            raw if self._compression is None else pa.CompressedInputStream(raw, self._compression)
+        )
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        if self._headed_only:
+            return
+        torn: deque[tuple[int, str]] = deque()
+        reader = None
+        at = 0
+        with self._stream() as stream:
+            while True:
+                with _readable(self._location):
+                    if reader is None:
+                        reader = self._reader(stream, columns, rows, torn)
+                    batch = next(reader, None)
+                if batch is None:
+                    break
+                arrays = [plain_array(array) for array in batch.columns]
+                batch = type(batch).from_arrays(arrays, names=list(columns))
+                piece = _numbered(at, batch, torn)
+                yield piece
+                at += len(piece)
+        if torn:
+            yield Piece(at, self.nothing(columns), dict(torn))
+
+    def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        return _no_rows(pa.schema([(name, pa.string()) for name in columns]))
+
+    def _reader(
+        self, stream: Any, columns: Sequence[str], rows: int, torn: deque[tuple[int, str]]
+    ) -> Any:
+        import pyarrow as pa
+        import pyarrow.csv as csv
+
+        width = len(self.names)
+        numbers = [str(position) for position in range(width)]  # any name, even twice, can be read
+        taken = [str(self.names.index(name)) for name in columns]
+        block = min(_LARGEST_BLOCK, max(_LEAST_BLOCK, rows * self._row_bytes))
+
+        def skip(row: Any) -> str:
+            reason = f"expected {width} values, got {row.actual_columns}"
+            torn.append((row.number - 2, reason))  # the header is row 1 to Arrow
+            return "skip"
+
+        return csv.open_csv(
+            stream,
+            # rows have numbers only when Arrow reads them in one thread
+            csv.ReadOptions(use_threads=False, block_size=block, skip_rows=1, column_names=numbers),
+            csv.ParseOptions(
+                delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(taken, pa.binary()),
+                include_columns=taken,
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        )
+
+    def done(self) -> float:
+        return min(1.0, float(self._raw.tell()) / self._size) if not self._raw.closed else 1.0
+
+
+class _Lent:
+    """A file that Arrow may close without closing it for its owner."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.closed = False
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _numbered(start: int, batch: pa.RecordBatch, torn: deque[tuple[int, str]]) -> Piece:
+    """Return the batch with those torn rows that stand before its last row."""
+    mine, end = {}, start + batch.num_rows
+    while torn and torn[0][0] < end:
+        number, reason = torn.popleft()
+        mine[number] = reason
+        end += 1
+    return Piece(start, batch, mine)
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array([], kind) for kind in schema.types], schema=schema)
