@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.random_trees import grown
+from tasador.core.errors import TrainingError
 from tasador.core.native import native
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
@@ -13,6 +14,7 @@ from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.onnx_trees import read_trees
 from tasador.modeling.trees import LEAF, TreeEnsemble
+from tasador.modeling.wide_trees import WideTrees
 
 pytestmark = pytest.mark.skipif(native().library is None, reason=native().reason)
 
@@ -36,6 +38,70 @@ def test_random_trees_give_the_bits_of_onnxruntime(seed, n_trees, leaves, q, flo
     assert kernel.predict(rows).tobytes() == want.tobytes()
     assert kernel.predict(rows[:n]).tobytes() == want[:n].tobytes()
     assert np.array_equal(read.predict(rows), trees.predict(rows))
+
+
+def wide_kernel(trees):
+    """The kernel for many rows, where the processor is made for it."""
+    library = native().library
+    if library.wide_trees_predict is None or library.wide_trees_predict(None, None, 0, None):
+        pytest.skip("the processor lacks AVX-512")
+    return WideTrees(trees, library)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 70),
+    st.sampled_from([1, 2, 31, 32, 40, 63]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(1, 700),
+)
+def test_random_trees_give_the_bits_of_onnxruntime_for_many_rows_too(
+    seed, n_trees, splits, q, float32, n
+):
+    trees = grown(seed, n_trees, splits, q, float32)
+    model = to_onnx(trees)
+    rows = proof_rows(trees, max(n, 8))[:n].copy()
+    want = OnnxRegressor(model).predict(rows)
+    assert wide_kernel(read_trees(model)).predict(rows).tobytes() == want.tobytes()
+
+
+def test_trees_of_several_segments_give_the_same_bits_for_many_rows():
+    trees = grown(3, 1_500, 60, 6, False)
+    kernel = wide_kernel(trees)
+    assert len(kernel._arrays["segments"]) > 1
+    rows = proof_rows(trees, 1_300)
+    want = CompactTrees(trees, native().library).predict(rows)
+    for n in (1, 63, 64, 65, 127, 128, 129, 191, 193, 511, 512, 513, 577, 1_300):
+        assert kernel.predict(rows[-n:].copy()).tobytes() == want[-n:].tobytes()
+
+
+def test_trees_too_large_for_many_rows_at_once_are_refused():
+    with pytest.raises(TrainingError, match="too large for the kernel: expected 64 leaves"):
+        wide_kernel(TreeEnsemble(**counting(np.arange(64.0)), n_features=1))
+    edges = np.arange(63.0)
+    rows = np.append(edges, [np.nan, 0.5, 99.0])[:, None]
+    trees = TreeEnsemble(**counting(edges), n_features=1)
+    assert (wide_kernel(trees).predict(rows) == trees.predict(rows)).all()
+
+
+def test_a_column_with_more_thresholds_than_a_byte_can_count_is_shared_out():
+    parts = [counting(np.arange(k * 40.0, k * 40.0 + 40.0)) for k in range(30)]
+    sizes = np.cumsum([0, *(len(part["feature"]) for part in parts)])[:-1]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    moved = [
+        np.where(part[side] == LEAF, LEAF, part[side] + size).astype(np.int32)
+        for side in ("left", "right")
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+    joined["left"], joined["right"] = np.concatenate(moved[:30]), np.concatenate(moved[30:])
+    joined["roots"] = sizes.astype(np.int32)
+    trees = TreeEnsemble(**joined, n_features=1)
+    kernel = wide_kernel(trees)
+    assert len(kernel._arrays["columns"]) > 4
+    rows = np.concatenate([np.arange(-2.0, 1_203.0, 0.5), [np.nan, np.inf, -np.inf]])[:, None]
+    assert (kernel.predict(rows) == trees.predict(rows)).all()
 
 
 @pytest.mark.parametrize("float32", [False, True])

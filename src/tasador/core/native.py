@@ -35,6 +35,7 @@ class Library:
         comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
         contributions: ``(groups, n_groups, z, total)``, see `modeling/contributions.c`; None in
             libraries from before there was one.
+        wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`; or None.
     """
 
     trees_predict: Kernel
@@ -42,6 +43,7 @@ class Library:
     nearest: Kernel
     comparables: Kernel
     contributions: Kernel | None = None
+    wide_trees_predict: Kernel | None = None
 
     @classmethod
     def open(cls, path: Path) -> Library:
@@ -68,6 +70,9 @@ class Library:
         with suppress(AttributeError):
             functions["contributions"] = library.tasador_contributions
             signatures["contributions"] = (address, size, address, address)
+        with suppress(AttributeError):
+            functions["wide_trees_predict"] = library.tasador_wide_trees_predict
+            signatures["wide_trees_predict"] = signatures["trees_predict"]
         for name, kinds in signatures.items():
             functions[name].argtypes = kinds
         return cls(**functions)

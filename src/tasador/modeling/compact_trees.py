@@ -28,7 +28,6 @@ Indices = NDArray[np.int64]
 _LANES = 16
 _MOST_COLUMNS = 65_536 // _LANES
 _MOST_RANKS = 65_535
-_NAN_RIGHT = 65_535
 #: A segment of trees stays in the processor's second cache while a block of rows goes through it.
 _SEGMENT_BYTES = 256 * 1024
 
@@ -68,7 +67,8 @@ class CompactTrees:
     def __init__(self, trees: TreeEnsemble, library: Library) -> None:
         self.n_features = trees.n_features
         order, tree_of, left = breadth_first(trees)
-        columns, thresholds, cell, rank = _ranked(trees, order)
+        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        cell = column * np.uint16(_LANES)
         words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
         self._arrays = words, values, columns, thresholds, segments
         self._trees = _Trees(
@@ -97,15 +97,30 @@ class CompactTrees:
         return scores
 
 
-def _ranked(
-    trees: TreeEnsemble, order: Indices
+def ranked(
+    trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int
 ) -> tuple[NDArray[Any], Floats, NDArray[np.uint16], NDArray[np.uint16]]:
-    """Return the virtual columns, their thresholds, and each node's cell and rank."""
+    """Replace thresholds by their ranks in virtual columns.
+
+    Args:
+        trees: The ensemble.
+        order: Its nodes, in the order of the results.
+        most_ranks: How many thresholds a virtual column may have; also the rank of NaN that goes
+            right.
+        most_columns: How many virtual columns there may be.
+
+    Returns:
+        The virtual columns, their thresholds, and each node's virtual column and rank; 0 for a
+        leaf.
+
+    Raises:
+        TrainingError: There are more virtual columns.
+    """
     feature, threshold = trees.feature[order], trees.threshold[order]
     columns: list[tuple[int, int, int, int]] = [(0, 0, 0, 0), (0, 0, 0, 0)]
     parts: list[Floats] = []
     first = 0
-    cell = np.zeros(len(order), dtype=np.uint16)
+    column_of = np.zeros(len(order), dtype=np.uint16)
     rank = np.zeros(len(order), dtype=np.uint16)
     # one key for a column and where its NaN goes; -1 or less for a leaf
     key = np.where(feature >= 0, feature.astype(np.int64) * 2 + trees.missing_left[order], -1)
@@ -115,20 +130,20 @@ def _ranked(
         if k < 0:
             continue
         known, at = np.unique(threshold[nodes], return_inverse=True)
-        for start in range(0, len(known), _MOST_RANKS):
-            part = known[start : start + _MOST_RANKS]
+        for start in range(0, len(known), most_ranks):
+            part = known[start : start + most_ranks]
             mine = (at >= start) & (at < start + len(part))
-            if len(columns) == _MOST_COLUMNS:
+            if len(columns) == most_columns:
                 raise TrainingError(
-                    "the trees are too wide for the kernel", expected=f"{_MOST_COLUMNS} columns"
+                    "the trees are too wide for the kernel", expected=f"{most_columns} columns"
                 )
-            cell[nodes[mine]] = len(columns) * _LANES
+            column_of[nodes[mine]] = len(columns)
             rank[nodes[mine]] = at[mine] - start
-            columns.append((k // 2, first, len(part), 0 if k % 2 else _NAN_RIGHT))
+            columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
             parts.append(part)
             first += len(part)
     thresholds = np.concatenate(parts) if parts else np.zeros(1)
-    return np.array(columns, dtype=_COLUMN), thresholds, cell, rank
+    return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
 
 
 def _chained(

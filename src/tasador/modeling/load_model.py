@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.onnx_trees import read_trees
 from tasador.modeling.regressor import Regressor
 from tasador.modeling.trees import TreeEnsemble
+from tasador.modeling.wide_trees import LEAST_ROWS, WideTrees
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class KernelRegressor(Regressor):
-    """Trees, run by the compiled kernel.
+    """Trees, run by the compiled kernels.
 
     Args:
         trees: The ensemble.
@@ -35,6 +37,9 @@ class KernelRegressor(Regressor):
 
     Raises:
         TrainingError: The trees do not fit the kernel.
+
+    Attributes:
+        wide: Values many rows at once; None where the trees or the processor are not made for it.
     """
 
     engine: ClassVar[str] = "kernel"
@@ -42,8 +47,13 @@ class KernelRegressor(Regressor):
     def __init__(self, trees: TreeEnsemble, library: Library, threads: int = 1) -> None:
         super().__init__(trees.n_features, threads)
         self._compact = CompactTrees(trees, library)
+        self.wide: WideTrees | None = None
+        with suppress(TrainingError):
+            self.wide = WideTrees(trees, library)
 
     def _run(self, Z: Floats) -> Floats:
+        if self.wide is not None and len(Z) >= LEAST_ROWS:
+            return self.wide.predict(Z)
         return self._compact.predict(Z)
 
 
@@ -75,13 +85,24 @@ def load_model(model_bytes: bytes, threads: int = 1) -> Regressor:
         _logger.warning("onnxruntime values the rows, not the compiled kernel: %s", error)
         return onnx
     rows = proof_rows(trees)
-    if not np.array_equal(kernel.predict(rows), onnx.predict(rows), equal_nan=True):
-        _logger.warning(
-            "onnxruntime values the rows, not the compiled kernel: their answers differ on this"
-            " machine; please report the processor and onnxruntime's version"
-        )
+    want, wide = onnx.predict(rows), kernel.wide
+    if wide is not None and not np.array_equal(wide.predict(rows), want, equal_nan=True):
+        _report_difference("batches are valued row by row, not by the wide kernel")
+        wide = None
+    kernel.wide = None
+    if not np.array_equal(kernel.predict(rows), want, equal_nan=True):
+        _report_difference("onnxruntime values the rows, not the compiled kernel")
         return onnx
+    kernel.wide = wide
     return kernel
+
+
+def _report_difference(what: str) -> None:
+    _logger.warning(
+        "%s: their answers differ on this machine; please report the processor and onnxruntime's"
+        " version",
+        what,
+    )
 
 
 def proof_rows(trees: TreeEnsemble, n: int = _PROOF_ROWS) -> Floats:

@@ -32,7 +32,9 @@ def forest():
     rng = np.random.default_rng(4)
     X = rng.normal(size=(400, 5))
     X[rng.random(X.shape) < 0.1] = np.nan
-    return from_sklearn(RandomForestRegressor(8, random_state=0).fit(X, np.nansum(X, axis=1)))
+    return from_sklearn(
+        RandomForestRegressor(8, max_leaf_nodes=60, random_state=0).fit(X, np.nansum(X, axis=1))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,24 @@ def test_a_kernel_that_answers_differently_is_not_used(exported, monkeypatch, ca
     with caplog.at_level(logging.WARNING, logger="tasador"):
         assert load_model(exported).engine == "onnxruntime"
     assert "answers differ on this machine" in caplog.text
+
+
+@compiled
+def test_a_wide_kernel_that_answers_differently_is_not_used(exported, forest, monkeypatch, caplog):
+    if load_model(exported).wide is None:
+        pytest.skip("the processor lacks AVX-512")
+
+    class Wrong(module.WideTrees):
+        def predict(self, Z):
+            return np.nextafter(super().predict(Z), np.inf)
+
+    monkeypatch.setattr(module, "WideTrees", Wrong)
+    with caplog.at_level(logging.WARNING, logger="tasador"):
+        model = load_model(exported)
+    assert (model.engine, model.wide) == ("kernel", None)
+    assert "batches are valued row by row" in caplog.text
+    rows = proof_rows(forest, 300)
+    assert (model.predict(rows) == OnnxRegressor(exported).predict(rows)).all()
 
 
 @compiled
@@ -196,7 +216,9 @@ from tasador.features.compact_plain import CompactPlain
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
+from tasador.modeling.wide_trees import WideTrees
 library = Library.open(Path(sys.argv[1]))
+wide = library.wide_trees_predict(None, None, 0, None) == 0
 for seed in range(0, 40, 3):
     trees = grown(seed, 1 + 3 * seed, 1 + seed, 1 + seed % 5, bool(seed % 2))
     kernel, rows = CompactTrees(trees, library), proof_rows(trees, 560)
@@ -204,6 +226,10 @@ for seed in range(0, 40, 3):
     assert np.allclose(want, trees.predict(rows), rtol=1e-9, equal_nan=True)
     for n in (*range(1, 20), 24, 25, 521):
         assert (kernel.predict(rows[:n].copy()) == want[:n]).all()
+    if wide:
+        kernel = WideTrees(trees, library)
+        for n in (1, 63, 64, 65, 128, 129, 513, 560):
+            assert (kernel.predict(rows[:n].copy()) == want[:n]).all()
     m, d, context = 2 + 9 * seed, 1 + seed % 4, seed % 6
     rng = np.random.default_rng(seed)
     index = ComparablesIndex.fit(
