@@ -36,6 +36,19 @@ SECTIONS = {
         "What `make run` does on the default table, in a process of its own, beside the goals "
         "that the product sets itself."
     ),
+    "Accuracy": (
+        "The default table, split 80/20 at random with seed 42, as the reference pipeline does. "
+        "Every method gets the training part as a file, and the test part without its prices; it "
+        "writes its estimates to a file, and tasador's metrics score them all. Nothing is tuned "
+        "on the test part. Each peer runs in an environment of its own, on all cores, within the "
+        "same wall time, and is told what tasador's contract says: which column is a category, "
+        "and that prices are to be modelled on a logarithmic scale."
+    ),
+    "End to end": (
+        "From a file on disk to a registered model: `tasador run` in a fresh workspace, and the "
+        "seven steps of the reference pipeline, re-created from their description. In full they "
+        "take hours, so the stated part of each is measured and extrapolated."
+    ),
     "Selection": (
         "The reference's grid of 594 candidates, by scikit-learn's `GridSearchCV` and by "
         "tasador's exact search, which shares the work that candidates have in common."
@@ -86,6 +99,17 @@ def _one(
 BENCHMARKS = (
     _one("main_job", "The main job", "time, memory, accuracy and repeatability of the default run",
          "main_job", "main_job", 8),
+    _one("accuracy", "Accuracy", "tasador's quick profile and the reference's own method",
+         "accuracy_peers --methods tasador reference --workspace {workspace}",
+         "accuracy_peers --methods tasador reference --rows 2000 --workspace {workspace}", 2),
+    _one("accuracy_boosters", "Accuracy", "LightGBM and CatBoost, tuned",
+         "accuracy_peers --methods lightgbm catboost --budget 180",
+         "accuracy_peers --methods lightgbm catboost --budget 20 --rows 2000", 7),
+    _one("accuracy_automl", "Accuracy", "FLAML and AutoGluon",
+         "accuracy_peers --methods flaml autogluon --budget 180",
+         "accuracy_peers --methods flaml autogluon --budget 60 --rows 2000", 8),
+    _one("end_to_end", "End to end", "the whole run against the reference's seven steps",
+         "end_to_end", "end_to_end --small", 8),
     _one("grid_search", "Selection", "exact search and race against GridSearchCV",
          "grid_search", "grid_search --rows 300", 7),
     _one("serving", "Serving", "throughput, latency, cold start and memory beside three peers",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
+HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
+           "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +190,60 @@ def test_growth_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
     found = growth.measure("no such part", tmp_path, sizes)
     assert not found["holds"]
     assert found["check"].startswith("failed: KeyError")
+
+
+def test_a_peer_that_is_missing_or_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import accuracy_peers
+
+    def cannot(name: str) -> Path:
+        raise OSError(f"no {name} here")
+
+    monkeypatch.setattr(accuracy_peers, "peer_python", cannot)
+    found = accuracy_peers.run_peer("flaml", tmp_path, 1.0)
+    assert found.estimates is None
+    assert "cannot be installed" in found.told
+    assert "no flaml here" in found.told
+
+    monkeypatch.setattr(accuracy_peers, "peer_python", lambda _: Path(sys.executable))
+    found = accuracy_peers.run_peer("lightgbm", tmp_path, 1.0)  # there is no table
+    assert found.estimates is None
+    assert found.told.startswith("failed: FileNotFoundError")
+
+
+def test_each_part_of_the_reference_is_measured_in_the_proportion_that_is_stated() -> None:
+    import end_to_end
+    from grid_search import design
+
+    grid = {"n_estimators": [50, 100, 150, 200], "learning_rate": [0.1, 0.2], "depth": [3, 4, 5]}
+    picked = design(grid, 12)
+    for name, values in grid.items():
+        counts = [sum(one[name] == value for one in picked) for value in values]
+        assert counts == [12 // len(values)] * len(values)
+    assert picked == design(grid, 12)
+    numbers = end_to_end.reference.CLUSTERS
+    assert np.mean(end_to_end.TRIED_CLUSTERS) == np.mean(numbers)  # the line through them is fair
+
+
+def test_the_references_features_are_fitted_on_the_training_part_alone() -> None:
+    import pandas as pd
+
+    from reference_method import ReferenceFeatures
+
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame(random.uniform(1, 9, (60, 8)), columns=list(HOUSING[:-1]))
+    rows["ocean_proximity"] = ["INLAND", "NEAR BAY"] * 30
+    rows["median_house_value"] = random.uniform(1e5, 5e5, 60)
+    train, test = rows[:40].copy(), rows[40:].copy()
+    train.loc[3, "total_bedrooms"] = np.nan
+    test["total_bedrooms"] = np.nan
+    fitted = ReferenceFeatures(clusters=3).fit(train)
+    found = fitted.transform(test)
+    assert found.shape == (20, 8 + 2 + 1)
+    assert np.isfinite(found).all()
+    place = HOUSING.index("total_bedrooms")
+    scaler, median = fitted.scaler, train["total_bedrooms"].median()
+    filled = (median - scaler.mean_[place]) / scaler.scale_[place]
+    assert found[:, place] == pytest.approx(filled)
+    assert fitted.transform(test.drop(columns="median_house_value")) == pytest.approx(found)
