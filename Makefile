@@ -85,7 +85,7 @@ dashboards: $(VENV)/.dev ## Write the Grafana dashboards again
 
 lock: ## Resolve the requirements again
 	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \
-		--extra ui --extra wandb --extra signing -o requirements/dev.txt
+		--extra ui --extra wandb --extra signing --extra dist -o requirements/dev.txt
 	$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
 	$(LOCK) --extra serve --extra signing -c requirements/dev.txt -o requirements/serve.txt
 	$(LOCK) --extra serve --extra signing --extra gcs --extra s3 -c requirements/dev.txt \

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
 from tasador.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ Name = Annotated[str | None, typer.Option(help="Column of that meaning.", show_d
 
 def monitor(
     reference: Annotated[str, typer.Option(help="Table of known good rows: Parquet or CSV.")] = "",
-    current: Annotated[str, typer.Option(help="Table of the rows to judge.")] = "",
+    current: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Table of the rows to judge, or a pattern; may be repeated.", show_default=False
+        ),
+    ] = None,
     contract: Annotated[
         Path | None,
         typer.Option(help="YAML that says what the columns are; else they are looked at."),
@@ -54,15 +60,19 @@ def monitor(
     workspace: Annotated[Path, typer.Option(help="Folder of bundles and databases.")] = Path(
         "workspace"
     ),
+    engine: EngineOption = EngineChoice.local,
+    ray_address: RayAddress = None,
 ) -> None:
     """Say whether rows still look like the reference: drift, quality, performance.
 
-    With --reference and --current two tables are compared. Without them, what the service recorded
-    is judged against what its model was trained on; both are found as by `tasador serve`.
+    With --reference and --current tables are compared, several current ones as one window. Without
+    them, what the service recorded is judged against what its model was trained on; both are found
+    as by `tasador serve`.
 
     Ends with 0 when they do, 10 on an alert, 11 when it cannot be told.
     """
     from tasador.cli.dashboard import dashboard
+    from tasador.core.engine import RaySettings, open_engine
     from tasador.core.files import write_text
     from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
     from tasador.monitoring.plain import Fields
@@ -79,8 +89,10 @@ def monitor(
         )
     else:
         fields = Fields(target, prediction, lower, upper, time, latency, version, id)
-        comparison = Comparison(reference, current, fields, contract, segment, outcomes)
-        verdict, notes = monitor_files(comparison, rules)
+        found = tuple(current)
+        comparison = Comparison(reference, found, fields, contract, segment, outcomes)
+        with open_engine(engine.value, RaySettings(ray_address)) as opened:
+            verdict, notes = monitor_files(comparison, rules, opened)
     if not quiet:
         for note in notes:
             err.print(f"[dim]note:[/] {escape(note)}")

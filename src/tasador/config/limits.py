@@ -59,6 +59,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "retraining.outlier_spreads": (1, _INFINITY),
     "retraining.client_spreads": (1, _INFINITY),
     "retraining.level_from": (0, 10),
+    "ray.cpus": (1, 100_000),
+    "ray.retries": (0, 1000),
 }
 #: (pattern, in words) by key.
 _TEXTS: dict[str, tuple[str, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tasador.core.engine import EngineName, RaySettings
 from tasador.data.contract import TableContract
 from tasador.data.table import SplitMethod
 from tasador.features.plan import FeatureSettings
@@ -142,6 +143,9 @@ class RunSettings:
         tracking: Where runs are tracked.
         gates: How strict the gates before the champion's place are.
         retraining: When a model is trained again, and on what.
+        engine: Where candidates and trials are fitted: ``local``, on this machine's cores, or
+            ``ray``, on a cluster. The results are the same.
+        ray: Which cluster.
     """
 
     contract: TableContract
@@ -160,3 +164,5 @@ class RunSettings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     gates: GateSettings = field(default_factory=GateSettings)
     retraining: RetrainSettings = field(default_factory=RetrainSettings)
+    engine: EngineName = "local"
+    ray: RaySettings = field(default_factory=RaySettings)

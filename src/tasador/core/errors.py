@@ -17,7 +17,8 @@
     │   └── DeadlineError                  7   no answer in the time it was given
     ├── MissingExtraError                  8   an optional dependency is not installed
     ├── ServingError                       9   a request is refused, or the service cannot start
-    └── GateError                         10   a model may not take the place it was to have
+    ├── GateError                         10   a model may not take the place it was to have
+    └── EngineError                       13   a cluster that cannot be reached, or lost the work
 
 Each message has up to four parts: what happened, what was expected, what came instead, and what
 to do about it. The command line prints them without a traceback and exits with the class's code;
@@ -163,6 +164,12 @@ class GateError(TasadorError):
     """A model that may not take the place it was to have."""
 
     exit_code = 10
+
+
+class EngineError(TasadorError):
+    """A cluster that cannot be reached, or that lost the work too often."""
+
+    exit_code = 13  # 11 and 12 are verdicts of `tasador monitor`
 
 
 class ServingError(TasadorError):

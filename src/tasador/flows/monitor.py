@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasador.core.errors import ConfigError
+from tasador.core import files
+from tasador.core.engine import Engine, LocalEngine
+from tasador.core.errors import ConfigError, SourceError
 from tasador.data.contract import Column
 from tasador.data.contract_reader import read_contract
 from tasador.monitoring.describe import describe_columns
-from tasador.monitoring.judge import judge
+from tasador.monitoring.judge import judge_tally
+from tasador.monitoring.parts import count_files, look_at_all
 from tasador.monitoring.plain import Fields, PlainTable
 from tasador.monitoring.rules import Rules
-from tasador.monitoring.tables import read_reference, read_windows
+from tasador.monitoring.tables import read_reference
 from tasador.monitoring.verdict import Verdict
 
 #: Exit codes of a verdict, beside those of errors.
@@ -26,7 +29,7 @@ class Comparison:
 
     Attributes:
         reference: Table of known good rows.
-        current: Table of the rows to judge.
+        current: Tables of the rows to judge, in order, or patterns such as ``day-*.parquet``.
         fields: Which columns are no features.
         contract: YAML that says what the columns are; by default they are looked at.
         segment: Column by which figures are reported apart, where no contract says so.
@@ -34,30 +37,54 @@ class Comparison:
     """
 
     reference: str
-    current: str
+    current: str | tuple[str, ...]
     fields: Fields
     contract: Path | None = None
     segment: str | None = None
     outcomes: str | None = None
 
 
-def monitor_files(comparison: Comparison, rules: Rules) -> tuple[Verdict, tuple[str, ...]]:
-    """Judge a table; return the verdict, and notes on what was assumed.
+def monitor_files(
+    comparison: Comparison, rules: Rules, engine: Engine | None = None
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge tables as one window; return the verdict, and notes on what was assumed.
+
+    Args:
+        comparison: What is compared with what.
+        rules: The limits.
+        engine: Where files are counted, this machine's cores by default; the verdict is the same.
 
     Raises:
         DataError: A file cannot be read, or lacks a column that is named.
         ConfigError: The contract cannot be read.
+        EngineError: The cluster was lost.
     """
-    before, now = PlainTable.open(comparison.reference), PlainTable.open(comparison.current)
+    engine = engine or LocalEngine()
+    before = PlainTable.open(comparison.reference)
+    now = look_at_all(_found(comparison.current), engine)
     columns, fields, notes = _columns(comparison, before)
     outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
-    blind = outcomes is None and (fields.target is None or fields.target not in now.types)
-    learn = fields.prediction is not None and fields.prediction in now.types and blind
+    names = {name for table in now for name in table.types}
+    blind = outcomes is None and (fields.target is None or fields.target not in names)
+    learn = fields.prediction is not None and fields.prediction in names and blind
     compared = read_reference(before, columns, _available(fields, before), learn_errors=learn)
-    verdict = judge(
-        compared.reference, read_windows(replace(compared, fields=fields), now, outcomes), rules
-    )
-    return verdict, notes
+    tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
+    return judge_tally(tally, rules), notes
+
+
+def _found(patterns: str | tuple[str, ...]) -> list[str]:
+    """Return the files that are meant, each once.
+
+    Raises:
+        SourceError: A pattern names none.
+    """
+    found: dict[str, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        names = files.find(pattern)
+        if not names:
+            raise SourceError(f"no file is called {pattern}", remedy="check the pattern")
+        found |= dict.fromkeys(names)
+    return list(found)
 
 
 def _available(fields: Fields, table: PlainTable) -> Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.config.settings import RunSettings
+from tasador.core.engine import Engine, open_engine
 from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import to_plain
 from tasador.data.table import Origin, Part, SealedPart
@@ -67,6 +69,17 @@ class RunState:
     outcome: dict[str, Any] | None = None  # register
     documents: Path | None = None  # register: folder of the model card's files
     journal: Path | None = None  # set by the runner for the step at work
+
+    open: ExitStack = field(default_factory=ExitStack)  # closed by the runner at the end
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Where models are fitted; a cluster is reached when there is work for it, and once."""
+        if self._engine is None:
+            opened = open_engine(self.settings.engine, self.settings.ray)
+            self._engine = self.open.enter_context(opened)
+        return self._engine
 
     @property
     def transform(self) -> TargetTransform:

@@ -12,6 +12,7 @@ from typing import Any
 from tasador.config.compose import to_yaml
 from tasador.config.settings import RunSettings
 from tasador.core import clock
+from tasador.core.engine import check_engine
 from tasador.core.errors import BundleError, StorageError
 from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import code_version, fingerprint
@@ -65,6 +66,7 @@ def train(
     """
     wanted_candidates(settings.selection)
     check_recording(settings.tracking)
+    check_engine(settings.engine, settings.ray)
     state = _start(settings)
     state.table = table
     cache = StepCache(state.workspace / "cache")
@@ -73,12 +75,13 @@ def train(
     last = max(i for i, step in enumerate(STEPS) if step.name in wanted)
     chain: str = ""
     try:
-        for step in STEPS[: last + 1]:
-            fresh = settings.force and step.name in wanted
-            chain = _key(step, state, chain)
-            _run_step(step, chain, state, cache, fresh=fresh, cards=cards)
-            if on_step is not None:
-                on_step(step.name, cards[-1])
+        with state.open:
+            for step in STEPS[: last + 1]:
+                fresh = settings.force and step.name in wanted
+                chain = _key(step, state, chain)
+                _run_step(step, chain, state, cache, fresh=fresh, cards=cards)
+                if on_step is not None:
+                    on_step(step.name, cards[-1])
         sample = _leave(state)
         registered = publish(state, cards) if state.outcome else None
     except BaseException:

@@ -7,7 +7,7 @@ in the verdict, and neither keeps the other columns from being judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,26 +58,34 @@ class Fields:
 
 
 @dataclass
-class PlainTable:
-    """A table on disk, or in an object store.
+class TableFacts:
+    """What a table is, without its rows.
 
     Attributes:
         location: Where it is.
         names: Its columns.
         types: Their types, as Arrow names them.
         rows: How many rows it has.
+        typed: Whether the file says of what type its columns are; CSV does not.
     """
 
     location: files.Location
     names: tuple[str, ...]
     types: dict[str, str]
     rows: int
+    typed: bool
+
+
+@dataclass
+class PlainTable(TableFacts):
+    """A table on disk, or in an object store."""
+
     _whole: Any = field(repr=False, default=None)
 
     @property
-    def typed(self) -> bool:
-        """Whether the file says of what type its columns are; CSV does not."""
-        return self._whole is None
+    def facts(self) -> TableFacts:
+        """What it is, which can be sent elsewhere."""
+        return TableFacts(self.location, self.names, self.types, self.rows, self.typed)
 
     @classmethod
     def open(cls, location: files.Location) -> PlainTable:
@@ -109,7 +117,7 @@ class PlainTable:
         if twice:
             raise SourceError(f"{location} has duplicate column names", got=", ".join(twice))
         types = {name: str(schema.field(name).type) for name in names}
-        return cls(location, names, types, rows, whole)
+        return cls(location, names, types, rows, whole is None, whole)
 
     def batches(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the named columns as Arrow arrays, some rows at a time.
@@ -210,18 +218,35 @@ class Reader:
 
     def problems(self) -> tuple[Finding, ...]:
         """Return what was found wrong while reading."""
-        found = []
-        for name, (count, first) in self.wrong.items():
-            share = count / max(self.table.rows, 1)
-            level: Level = "alert" if share >= _WRONG_ALERT else "warn"
-            kind = next((c.kind for c in self.columns if c.name == name), "number")
-            text = f"{count} values ({share:.2%}) are no {kind}, such as {first}: taken as missing"
-            found.append(Finding("input", name, level, text, {"rows": count}))
-        for name, seen in self.zones.items():
-            if all(seen):
-                text = "times with and without a zone are mixed: those without are taken as UTC"
-                found.append(Finding("input", name, "warn", text))
-        return tuple(found)
+        return value_problems(self.wrong, self.zones, self.columns, self.table.rows)
+
+
+def value_problems(
+    wrong: Mapping[str, tuple[int, str]],
+    zones: Mapping[str, Sequence[bool]],
+    columns: tuple[Column, ...],
+    rows: int,
+) -> tuple[Finding, ...]:
+    """Return what was wrong with a table's values; see `Reader` for the first two.
+
+    Args:
+        wrong: Values of another kind.
+        zones: Times with and without a zone.
+        columns: What the columns are.
+        rows: How many rows were read.
+    """
+    found = []
+    for name, (count, first) in wrong.items():
+        share = count / max(rows, 1)
+        level: Level = "alert" if share >= _WRONG_ALERT else "warn"
+        kind = next((c.kind for c in columns if c.name == name), "number")
+        text = f"{count} values ({share:.2%}) are no {kind}, such as {first}: taken as missing"
+        found.append(Finding("input", name, level, text, {"rows": count}))
+    for name, seen in zones.items():
+        if all(seen):
+            text = "times with and without a zone are mixed: those without are taken as UTC"
+            found.append(Finding("input", name, "warn", text))
+    return tuple(found)
 
 
 def _is_number(kind: Any) -> bool:
@@ -247,7 +272,7 @@ def _seconds(array: Any) -> Floats:
     return result
 
 
-def check_same(reference: PlainTable, current: PlainTable, columns: tuple[Column, ...],
+def check_same(reference: TableFacts, current: TableFacts, columns: tuple[Column, ...],
                ignored: set[str]) -> tuple[Finding, ...]:  # fmt: skip
     """Name the columns that one table has and the other has not, and those of another type.
 

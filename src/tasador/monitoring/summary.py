@@ -96,6 +96,8 @@ class Summary:
         square: Sum of their squares.
         low: The smallest finite value; inf when there is none.
         high: The largest; -inf when there is none.
+        lost: Shape (cells + 1,): what `sums` and `square` lack of the exact sums of the parts that
+            were added, so that the order in which they are added does not show.
     """
 
     n: int
@@ -107,6 +109,7 @@ class Summary:
     square: float
     low: float
     high: float
+    lost: Floats | None = None
 
     @classmethod
     def empty(cls, grid: Grid) -> Summary:
@@ -153,17 +156,24 @@ class Summary:
         return cls(len(values), missing, 0, 0, counts, zeros, 0.0, np.inf, -np.inf)
 
     def __add__(self, other: Summary) -> Summary:
+        mine, more = (np.append(one.sums, one.square) for one in (self, other))
+        sums, lost = _sum_exactly(mine, self._lost, more, other._lost)
         return Summary(
             self.n + other.n,
             self.missing + other.missing,
             self.minus + other.minus,
             self.plus + other.plus,
             self.counts + other.counts,
-            self.sums + other.sums,
-            self.square + other.square,
+            sums[:-1],
+            float(sums[-1]),
             min(self.low, other.low),
             max(self.high, other.high),
+            lost,
         )
+
+    @property
+    def _lost(self) -> Floats:
+        return np.zeros(len(self.sums) + 1) if self.lost is None else self.lost
 
     @property
     def present(self) -> int:
@@ -243,7 +253,12 @@ class Summary:
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that `from_state` takes."""
         numbers = [self.n, self.missing, self.minus, self.plus, self.square, self.low, self.high]
-        return {"counts": self.counts, "sums": self.sums, "numbers": np.array(numbers, dtype=float)}
+        arrays = {
+            "counts": self.counts,
+            "sums": self.sums,
+            "numbers": np.array(numbers, dtype=float),
+        }
+        return arrays if self.lost is None else {**arrays, "lost": self.lost}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Summary:
@@ -251,4 +266,20 @@ class Summary:
         *whole, square, low, high = (float(number) for number in arrays["numbers"])
         n, missing, minus, plus = (int(number) for number in whole)
         counts, sums = arrays["counts"].astype(np.int64), arrays["sums"]
-        return cls(n, missing, minus, plus, counts, sums, square, low, high)
+        lost = arrays.get("lost")
+        return cls(n, missing, minus, plus, counts, sums, square, low, high, lost)
+
+
+def _sum_exactly(a: Floats, a_lost: Floats, b: Floats, b_lost: Floats) -> tuple[Floats, Floats]:
+    """Return a + b and what that lacks of the exact sum (Knuth's two-sum), twice a double's digits.
+
+    Where the sum is not finite nothing is said to be lacking.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = a + b
+        part = total - a
+        error = (a - (total - part)) + (b - part) + (a_lost + b_lost)
+        result = total + error
+        lost = error - (result - total)
+    finite = np.isfinite(result) & np.isfinite(lost)
+    return np.where(finite, result, total), np.where(finite, lost, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError, ValidationError
 from tasador.data.contract import Column
 from tasador.monitoring.error_model import error_inputs, fit_error_model, residuals
-from tasador.monitoring.plain import Fields, PlainTable, Reader, check_same
+from tasador.monitoring.plain import Fields, PlainTable, Reader, TableFacts, check_same
 from tasador.monitoring.reference import Profile, Reference, build_reference, sample_places
+from tasador.monitoring.sample import Sample
 from tasador.monitoring.summary import Summary
-from tasador.monitoring.tally import Sample
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.windows import Joined, Window, join_outcomes
 
@@ -35,7 +35,7 @@ class Compared:
     """A reference made from a table, and what was found while reading it."""
 
     reference: Reference
-    table: PlainTable
+    table: TableFacts
     fields: Fields
     problems: tuple[Finding, ...]
 
@@ -70,14 +70,14 @@ def read_reference(
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
     sample = Sample(p + len(_ROLES), most, "reference")
     for rows in _encoded(reader, fields):
-        sample.add(rows)
+        sample.add(sample.seen, rows)
     rows = sample.rows()
     reference = _built(columns, rows, fields, table)
     if table.rows > EXACT_ROWS:
         reference = _counted(reference, Reader(table, columns), fields)
     if learn_errors and reference.residual is not None:
         reference = _with_error_model(reference, rows)
-    return Compared(reference, table, fields, reader.problems())
+    return Compared(reference, table.facts, fields, reader.problems())
 
 
 def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
@@ -171,13 +171,30 @@ def read_windows(
     """
     reference, fields = compared.reference, compared.fields
     reader = Reader(table, reference.columns)
-    ignored = set(fields.named().values())
-    problems = check_same(compared.table, table, reference.columns, ignored)
-    present = {role: n for role, n in fields.named().items() if n in table.types}
+    problems = check_same(compared.table, table, reference.columns, set(fields.named().values()))
     joined = None
     if outcomes is not None:
-        joined = _joined(table, outcomes, fields)
+        joined = join_tables([table], outcomes, fields)
         problems += joined.problems
+    yield from read_rows(reader, reference, fields, None if joined is None else joined.actual)
+    empty = np.empty((0, len(reference.columns)))
+    found = (*compared.problems, *problems, *reader.problems())
+    yield Window.of(reference.names, empty, problems=each_once(found))
+
+
+def read_rows(
+    reader: Reader, reference: Reference, fields: Fields, actual: Floats | None = None
+) -> Iterator[Window]:
+    """Yield a table's rows in batches; what is wrong with them is the reader's to tell.
+
+    Args:
+        reader: Of the table.
+        reference: What it is compared with.
+        fields: Which columns are no features.
+        actual: Shape (n,): known values of the table's rows, in place of what it says itself.
+    """
+    table = reader.table
+    present = {role: n for role, n in fields.named().items() if n in table.types}
     names = list(dict.fromkeys([
         *(c.name for c in reference.columns if c.name in table.types),
         *(name for role, name in present.items() if role != "id"),
@@ -185,16 +202,14 @@ def read_windows(
     start = 0
     for batch in table.batches(names):
         window = _window(reader, reference, batch, present)
-        if joined is not None:
-            window = replace(window, actual=joined.actual[start : start + len(window)])
+        if actual is not None:
+            window = replace(window, actual=actual[start : start + len(window)])
         start += len(window)
         yield window
-    empty = np.empty((0, len(reference.columns)))
-    found = (*compared.problems, *problems, *reader.problems())
-    yield Window.of(reference.names, empty, problems=_each_once(found))
 
 
-def _each_once(problems: tuple[Finding, ...]) -> tuple[Finding, ...]:
+def each_once(problems: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Leave out what is said twice."""
     return tuple({(f.subject, f.reason): f for f in problems}.values())
 
 
@@ -221,13 +236,13 @@ def _window(
     return Window.of(reference.names, X, **parts)
 
 
-def _joined(table: PlainTable, outcomes: PlainTable, fields: Fields) -> Joined:
-    """Bring late outcomes to the rows.
+def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fields) -> Joined:
+    """Bring late outcomes to the rows of tables, which count as one.
 
     Raises:
         ValidationError: The id or the target is not named, or a table does not have it.
     """
-    wanted = [("id", fields.id, table), ("id", fields.id, outcomes),
+    wanted = [*(("id", fields.id, table) for table in tables), ("id", fields.id, outcomes),
               ("target", fields.target, outcomes)]  # fmt: skip
     for role, name, where in wanted:
         if name is None or name not in where.types:
@@ -238,7 +253,12 @@ def _joined(table: PlainTable, outcomes: PlainTable, fields: Fields) -> Joined:
             )
     assert fields.id is not None  # noqa: S101 - looked at above
     assert fields.target is not None  # noqa: S101
-    ids = [key for batch in table.batches([fields.id]) for key in _keys(batch[fields.id])]
+    ids = [
+        key
+        for table in tables
+        for batch in table.batches([fields.id])
+        for key in _keys(batch[fields.id])
+    ]
     reader = Reader(outcomes, (Column(fields.target, "number"),))
     keys: list[Any] = []
     values = []

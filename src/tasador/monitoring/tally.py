@@ -1,16 +1,22 @@
-"""`Tally`: a window counted batch by batch, in memory that does not grow with its rows."""
+"""`Tally`: a window counted batch by batch, in memory that does not grow with its rows.
+
+Parts of a window that were counted apart (files, hours, machines) add up by `merge`, in any order,
+to the tally of one pass over all rows: counts, extremes and samples exactly, sums of values up to
+the last bits. `state` is what travels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core import seeds
 from tasador.monitoring.error_model import residuals
 from tasador.monitoring.reference import Profile, Reference
+from tasador.monitoring.sample import Sample
 from tasador.monitoring.summary import Summary
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.windows import Window
@@ -20,58 +26,9 @@ Floats = NDArray[np.float64]
 #: Rows kept whole for checks that need them; of more, an even sample.
 MOST_ROWS = 20_000
 MOST_FIGURES = 200_000
-_SEED = 20_240_816
 #: Columns of `Tally.figures`.
 FIGURES = ("prediction", "lower", "upper", "actual", "latency_ms", "time", "failed", "version",
            "segment")  # fmt: skip
-
-
-class Sample:
-    """An even sample of rows that come in batches: those of the lowest random number are kept.
-
-    Args:
-        width: Columns of a row.
-        most: How many rows are kept.
-        name: Of the random numbers' stream.
-    """
-
-    def __init__(self, width: int, most: int, name: str) -> None:
-        self.most = most
-        self.seen = 0
-        self._random = seeds.generator(_SEED, name)
-        self._kept: list[Floats] = [np.empty((0, width))]
-        self._keys: list[Floats] = [np.empty(0)]
-        self._limit = np.inf
-
-    def add(self, rows: Floats) -> None:
-        """Offer rows (n, width)."""
-        self.offer(len(rows), lambda chosen: rows[chosen])
-
-    def offer(self, n: int, take: Callable[[NDArray[np.intp]], Floats]) -> None:
-        """Offer `n` rows, of which only those at the places that `take` is called with are made."""
-        keys = self._random.random(n)
-        self.seen += n
-        chosen = np.flatnonzero(keys < self._limit)
-        if len(chosen) > self.most:  # more than can stay: the others need not be made
-            chosen = chosen[np.argpartition(keys[chosen], self.most - 1)[: self.most]]
-            chosen.sort()
-        self._kept.append(np.ascontiguousarray(take(chosen)))
-        self._keys.append(keys[chosen])
-        if sum(map(len, self._keys)) > 2 * self.most:
-            self._shrink()
-
-    def _shrink(self) -> None:
-        rows, keys = np.concatenate(self._kept), np.concatenate(self._keys)
-        if len(keys) > self.most:
-            chosen = np.sort(np.argpartition(keys, self.most - 1)[: self.most])
-            rows, keys = rows[chosen], keys[chosen]
-            self._limit = float(keys.max())
-        self._kept, self._keys = [rows], [keys]
-
-    def rows(self) -> Floats:
-        """Return the rows kept, in the order in which they came; all of them when they are few."""
-        self._shrink()
-        return self._kept[0]
 
 
 @dataclass
@@ -90,6 +47,16 @@ class Outside:
     over: int = 0
     twice: int = 0
 
+    def __add__(self, other: Outside) -> Outside:
+        return Outside(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+#: Place of the window that a finding was made in, its number there, the finding.
+_Noted = tuple[int, int, Finding]
+_COUNTS = ("n", "failures", "answered", "estimates_outside", "not_finite", "negative_latencies")
+_SUMMARIES = ("prediction", "target", "residual")
+_SAMPLES = ("rows", "figures", "known", "with_outcomes")
+
 
 @dataclass
 class Tally:
@@ -97,6 +64,7 @@ class Tally:
 
     Attributes:
         reference: What it will be compared with; its grids are those of the counts.
+        first: Place of its first row among all rows of the window; not 0 for a later part of it.
         n: Rows so far.
         failures: Requests that failed.
         columns: One summary per column of the reference, of the rows that did not fail.
@@ -110,11 +78,10 @@ class Tally:
         answered: How many rows have a finite estimate.
         estimates_outside: How many of those lie beyond what the reference spans.
         not_finite: How many answers are NaN or infinite, though the request did not fail.
-        problems: What was found wrong on the way.
-        versions: Names of the versions seen.
     """
 
     reference: Reference
+    first: int = 0
     n: int = 0
     failures: int = 0
     answered: int = 0
@@ -123,8 +90,18 @@ class Tally:
     negative_latencies: int = 0
     begins: float = np.inf
     ends: float = -np.inf
-    problems: list[Finding] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)
+    _noted: list[_Noted] = field(default_factory=list)
+    _versions: dict[str, tuple[int, int]] = field(default_factory=dict)  # where each was first seen
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What was found wrong on the way, in the order of the rows."""
+        return [finding for _, _, finding in self._noted]
+
+    @property
+    def versions(self) -> list[str]:
+        """Names of the versions seen, in the order of the rows."""
+        return list(self._versions)
 
     def __post_init__(self) -> None:
         reference = self.reference
@@ -150,7 +127,8 @@ class Tally:
         """
         if window.columns != self.reference.names:
             raise ValueError(f"columns {window.columns}, expected {self.reference.names}")
-        self.problems += window.problems
+        place = self.first + self.n
+        self.note(window.problems)
         self.n += len(window)
         self.failures += int(window.failed.sum())
         ok = ~window.failed
@@ -160,7 +138,12 @@ class Tally:
             self._count_outside(i, X[:, i], part, profile)
             self.columns[i] += part
         self._add_answers(window, ok)
-        self._add_samples(window, X, ok)
+        self._add_samples(window, place, ok)
+
+    def note(self, problems: Sequence[Finding]) -> None:
+        """Add what was found wrong with all rows so far."""
+        place = self.first + self.n
+        self._noted += [(place, i, found) for i, found in enumerate(problems)]
 
     def _count_outside(self, i: int, values: Floats, part: Summary, profile: Profile) -> None:
         """Count what lies outside; a glance at the batch's extremes usually settles it."""
@@ -207,11 +190,12 @@ class Tally:
             errors = residuals(actual[both], prediction[both], log=reference.log)
             self.residual = _plus(self.residual, errors, reference.residual)
 
-    def _add_samples(self, window: Window, X: Floats, ok: NDArray[np.bool_]) -> None:
+    def _add_samples(self, window: Window, place: int, ok: NDArray[np.bool_]) -> None:
         answers = (window.prediction, window.lower, window.upper)
-        given = [values if ok.all() else values[ok] for values in answers]
         self.rows.offer(
-            len(X), lambda rows: np.column_stack([X[rows], *(values[rows] for values in given)])
+            place,
+            ok,
+            lambda some: np.column_stack([window.X[some], *(values[some] for values in answers)]),
         )
         negative = window.latency_ms < 0
         self.negative_latencies += int(negative.sum())
@@ -229,29 +213,120 @@ class Tally:
                 np.where(negative, np.nan, window.latency_ms),
                 window.time,
                 window.failed,
-                self._version_codes(window),
+                self._version_codes(window, place),
                 np.full(len(window), np.nan) if segment is None else segment,
             ]
         )
-        self.figures.add(rows)
+        self.figures.add(place, rows)
         known = np.isfinite(window.actual)
         if known.any():
-            self.known.add(rows[known])
-            whole = np.column_stack([window.X, *answers, window.actual])
-            self.with_outcomes.add(whole[known])
+            self.known.offer(place, known, lambda some: rows[some])
+            parts = (*answers, window.actual)
+            self.with_outcomes.offer(
+                place,
+                known,
+                lambda some: np.column_stack([window.X[some], *(part[some] for part in parts)]),
+            )
 
     @staticmethod
     def _has_figures(window: Window) -> bool:
         parts = (window.prediction, window.actual, window.latency_ms, window.time)
         return bool(window.failed.any()) or any(np.isfinite(part).any() for part in parts)
 
-    def _version_codes(self, window: Window) -> NDArray[np.int64]:
+    def _version_codes(self, window: Window, place: int) -> NDArray[np.int64]:
         """Return the versions' places in `versions`, -1 for unknown."""
-        for name in window.versions:
-            if name not in self.versions:
-                self.versions.append(name)
-        places = np.array([*(self.versions.index(name) for name in window.versions), -1])
+        for i, name in enumerate(window.versions):
+            self._versions.setdefault(name, (place, i))
+        order = self.versions
+        places = np.array([*(order.index(name) for name in window.versions), -1])
         return places[window.version]  # -1 is the last one
+
+    def merge(self, other: Tally) -> Tally:
+        """Return the tally of both parts' rows; neither is changed.
+
+        Parts must not overlap. The order in which they are merged does not matter.
+
+        Raises:
+            ValueError: They are compared with different references.
+        """
+        names, others = self.reference.names, other.reference.names
+        if names != others or self.reference.version != other.reference.version:
+            raise ValueError(f"a tally of {others} cannot be added to one of {names}")
+        found = Tally(self.reference, min(self.first, other.first))
+        for name in _COUNTS:
+            setattr(found, name, getattr(self, name) + getattr(other, name))
+        found.begins, found.ends = min(self.begins, other.begins), max(self.ends, other.ends)
+        found.columns = [a + b for a, b in zip(self.columns, other.columns, strict=True)]
+        found.outside = [a + b for a, b in zip(self.outside, other.outside, strict=True)]
+        for name in _SUMMARIES:
+            mine, more = getattr(self, name), getattr(other, name)
+            setattr(found, name, None if mine is None or more is None else mine + more)
+        found._noted = sorted([*self._noted, *other._noted], key=_noted_at)
+        seen = [*self._versions.items(), *other._versions.items()]
+        for name, where in sorted(seen, key=lambda entry: (entry[1], entry[0])):
+            found._versions.setdefault(name, where)
+        for name in _SAMPLES:
+            mine, more = (one._sample(name, found.versions) for one in (self, other))
+            setattr(found, name, mine.merge(more))
+        return found
+
+    def _sample(self, name: str, versions: list[str]) -> Sample:
+        """Return a sample of which the version's places are those in `versions`."""
+        sample: Sample = getattr(self, name)
+        if name not in ("figures", "known") or self.versions == versions[: len(self.versions)]:
+            return sample
+        column = FIGURES.index("version")
+        places = np.array([*(versions.index(own) for own in self.versions), -1], dtype=np.float64)
+
+        def renumber(rows: Floats) -> Floats:
+            rows[:, column] = places[rows[:, column].astype(np.intp)]
+            return rows
+
+        return sample.changed(renumber)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and arrays that `from_state` takes."""
+        return {
+            "reference": self.reference.version,
+            "counts": {name: getattr(self, name) for name in ("first", *_COUNTS)},
+            "span": [self.begins, self.ends],
+            "outside": [asdict(one) for one in self.outside],
+            "columns": [one.state() for one in self.columns],
+            "summaries": {
+                name: one.state() for name in _SUMMARIES if (one := getattr(self, name)) is not None
+            },
+            "samples": {name: getattr(self, name).state() for name in _SAMPLES},
+            "versions": {name: list(where) for name, where in self._versions.items()},
+            "noted": [[place, i, asdict(finding)] for place, i, finding in self._noted],
+        }
+
+    @classmethod
+    def from_state(cls, reference: Reference, state: Mapping[str, Any]) -> Tally:
+        """Rebuild from `state`.
+
+        Raises:
+            ValueError: It was counted on another reference's grids.
+        """
+        if state["reference"] != reference.version:
+            raise ValueError(f"counted for {state['reference']}, not for {reference.version}")
+        found = cls(reference)
+        for name, value in state["counts"].items():
+            setattr(found, name, value)
+        found.begins, found.ends = state["span"]
+        found.outside = [Outside(**one) for one in state["outside"]]
+        found.columns = [Summary.from_state(one) for one in state["columns"]]
+        for name, one in state["summaries"].items():
+            setattr(found, name, Summary.from_state(one))
+        for name, one in state["samples"].items():
+            setattr(found, name, Sample.from_state(one, getattr(found, name).name))
+        found._versions = {name: (place, i) for name, (place, i) in state["versions"].items()}
+        found._noted = [(place, i, Finding(**one)) for place, i, one in state["noted"]]
+        return found
+
+
+def _noted_at(noted: _Noted) -> tuple[int, int, str, str, str]:
+    place, number, finding = noted
+    return place, number, finding.check, finding.subject, finding.reason
 
 
 def _plus(summary: Summary | None, values: Floats, profile: Profile) -> Summary:

@@ -20,21 +20,35 @@ _BLOCKS_A_FOLD = 10
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One fold: features fitted on its fitting rows only, applied to its held-out rows.
+class FoldRows:
+    """What models are fitted and measured on in one fold.
 
     Attributes:
         fit_rows: Positions of the fitting rows in the training part.
         held_rows: Positions of the held-out rows.
         Z_fit: Cross-fitted features of the fitting rows.
         Z_held: Features of the held-out rows.
-        fitted: The features as fitted on the fitting rows.
     """
 
     fit_rows: NDArray[np.intp]
     held_rows: NDArray[np.intp]
     Z_fit: Floats
     Z_held: Floats
+
+    @property
+    def rows(self) -> FoldRows:
+        """These alone, without what a `Fold` has beside them."""
+        return FoldRows(self.fit_rows, self.held_rows, self.Z_fit, self.Z_held)
+
+
+@dataclass(frozen=True)
+class Fold(FoldRows):
+    """One fold: features fitted on its fitting rows only, applied to its held-out rows.
+
+    Attributes:
+        fitted: The features as fitted on the fitting rows.
+    """
+
     fitted: FittedFeatures
 
     @property

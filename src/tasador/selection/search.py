@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core import seeds
+from tasador.core.engine import Engine, LocalEngine
 from tasador.core.errors import TrainingError
 from tasador.core.progress import Advance, progress
-from tasador.core.workers import in_parallel
 from tasador.data.table import Part
-from tasador.metrics.regression import all_metrics
 from tasador.modeling.target import TargetTransform
 from tasador.selection import race
 from tasador.selection.comparison import corrected_paired_test
 from tasador.selection.families import expand_grid, family
+from tasador.selection.fold_work import FoldTask, Ground, measure_task
 from tasador.selection.folds import Fold
-from tasador.selection.growing import Growth, grow_group
 from tasador.selection.journal import FoldScore, Journal
 from tasador.selection.penalties import convergence_told_once
-from tasador.selection.shared_work import (
-    Candidate,
-    Drop,
-    Estimates,
-    Group,
-    estimate_group,
-    group_candidates,
-)
+from tasador.selection.shared_work import Candidate, Drop, group_candidates
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +156,7 @@ def grid_search(
     journal: Path | None = None,
     *,
     gaps: bool = False,
+    engine: Engine | None = None,
 ) -> SearchResult:
     """Compare every candidate of every family's grid.
 
@@ -180,15 +172,27 @@ def grid_search(
         journal: File to which each finished fold of a candidate is appended; what is found in it
             is not computed again, so that an interrupted search goes on where it was.
         gaps: Whether features may be NaN; families that take none then fail.
+        engine: Where candidates are fitted, this machine's cores by default. The scores are the
+            same wherever that is.
 
     Raises:
         ConfigError: A grid names an unknown family or parameter, or racing a metric that it cannot
             use (before anything is fitted).
         TrainingError: No candidate could be fitted.
+        EngineError: The cluster was lost.
     """
     wanted = wanted_candidates(settings)
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
-    search = _Search(settings, candidates, folds, part, transform, seed, Journal(journal))
+    search = _Search(
+        settings,
+        candidates,
+        folds,
+        part,
+        transform,
+        seed,
+        Journal(journal),
+        engine or LocalEngine(),
+    )
     if gaps:
         search.errors |= {
             c.position: f"{c.family} takes no missing values, which impute.strategy=native leaves"
@@ -216,15 +220,6 @@ def grid_search(
     return SearchResult(settings.scoring, tuple(ordered))
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Some candidates that share work, on one fold."""
-
-    group: Group
-    fold: int
-    leader: NDArray[np.float64] | None = None  # the losses that growing models must come up to
-
-
 class _Search:
     """One search in progress: what is measured of each candidate on each fold so far."""
 
@@ -237,13 +232,23 @@ class _Search:
         transform: TargetTransform,
         seed: int,
         journal: Journal,
+        engine: Engine,
     ) -> None:
         self.settings, self.candidates, self.folds = settings, candidates, folds
-        self.part, self.transform, self.seed = part, transform, seed
-        self.journal = journal
-        self.target = transform.forward(part.y)
+        self.journal, self.engine = journal, engine
+        ground = Ground(
+            tuple(fold.rows for fold in folds),
+            part.y,
+            transform.forward(part.y),
+            transform,
+            settings.scoring,
+            settings.racing,
+            seed,
+        )
+        self.ground = engine.share(ground)
         self.scores: dict[int, dict[int, FoldScore]] = {c.position: {} for c in candidates}
         self.errors: dict[int, str] = {}
+        self.failed_on: dict[int, int] = {}  # fold
         self.dropped: dict[int, Drop] = {}
         self.given_up: dict[int, float] = {}  # seconds until then
 
@@ -268,25 +273,34 @@ class _Search:
         out = self.errors.keys() | self.dropped.keys()
         return [c for c in self.candidates if c.position not in out]
 
-    def _tasks(self, folds: Sequence[int]) -> list[_Task]:
+    def _tasks(self, folds: Sequence[int]) -> list[FoldTask]:
         return [
-            _Task(group, fold)
+            FoldTask(group, fold)
             for fold in folds
             for group in group_candidates(
                 [c for c in self._running() if fold not in self.scores[c.position]]
             )
         ]
 
-    def _measure(self, tasks: Sequence[_Task], advance: Advance) -> None:
-        for place, found in in_parallel(self._work, tasks, cost=lambda task: task.group.cost):
+    def _measure(self, tasks: Sequence[FoldTask], advance: Advance) -> None:
+        measured = self.engine.map(
+            measure_task, self.ground, tasks, cost=lambda task: task.group.cost
+        )
+        for place, found in measured:
             for score in found:
                 if score.error is not None:
                     _log.warning("%s failed: %s", score.candidate, score.error)
-                    self.errors.setdefault(score.candidate.position, score.error)
+                    self._note_error(score, score.error)
                     continue
                 self._take(score)
                 self.journal.append(score)
             advance(tasks[place].group.cost, note=tasks[place].group.family)
+
+    def _note_error(self, score: FoldScore, error: str) -> None:
+        """Keep the first fold's error, whichever fold is done first."""
+        place = score.candidate.position
+        if score.fold < self.failed_on.get(place, len(self.folds)):
+            self.errors[place], self.failed_on[place] = error, score.fold
 
     def _take(self, score: FoldScore) -> None:
         if score.drop is not None:
@@ -308,7 +322,7 @@ class _Search:
             leader = self._leader(before)
             before += [c.position for group in heat for c in group.members]
             waiting = [
-                _Task(group, 0, leader)
+                FoldTask(group, 0, leader)
                 for group in heat
                 if any(
                     0 not in self.scores[c.position] and c.position not in self.dropped
@@ -321,48 +335,6 @@ class _Search:
         """Return the row losses on the first fold of the best of earlier heats."""
         done = [self.scores[i][0].row_losses for i in before if 0 in self.scores[i]]
         return min(done, key=lambda losses: float(losses.mean())).astype(float) if done else None
-
-    def _work(self, task: _Task) -> list[FoldScore]:
-        fold = self.folds[task.fold]
-        seed = seeds.derive_seed(self.seed, task.group.family)
-        target = self.target[fold.fit_rows]
-        matrices = (fold.Z_held, fold.Z_fit)
-        common = (task.group, fold.Z_fit, target, matrices, seed)
-        if task.leader is None:
-            estimates = estimate_group(*common)
-        else:
-            estimates = grow_group(*common, self._watch(fold, task.leader))
-        return [self._score(found, task.fold) for found in estimates]
-
-    def _watch(self, fold: Fold, leader: NDArray[np.float64]) -> Callable[[Growth], Drop | None]:
-        actual, row_losses = self.part.y[fold.held_rows], race.ROW_LOSSES[self.settings.scoring]
-
-        def loss(score: NDArray[np.float64]) -> NDArray[np.float64]:
-            return row_losses(actual, self.transform.inverse(score))
-
-        return lambda growth: race.find_hopeless(growth, loss, leader, len(self.folds))
-
-    def _score(self, found: Estimates, number: int) -> FoldScore:
-        fold, error = self.folds[number], found.error
-        if found.given_up is not None:
-            return FoldScore(found.candidate, number, {}, {}, found.seconds, drop=found.given_up)
-        values = [self.transform.inverse(value) for value in found.values]
-        if error is None and not all(np.isfinite(value).all() for value in values):
-            error = "the model's estimates are not finite"
-        if error is not None:
-            return FoldScore(found.candidate, number, {}, {}, found.seconds, None, error)
-        actual = self.part.y[fold.held_rows]
-        losses = None
-        if self.settings.racing:
-            losses = race.ROW_LOSSES[self.settings.scoring](actual, values[0]).astype(np.float32)
-        return FoldScore(
-            found.candidate,
-            number,
-            all_metrics(actual, values[0]),
-            all_metrics(self.part.y[fold.fit_rows], values[1]),
-            found.seconds,
-            losses,
-        )
 
     def _drop(self, rounds: Sequence[Sequence[int]]) -> None:
         seen = [fold for some in rounds for fold in some]

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasador.core import seeds
+from tasador.core.engine import Engine, LocalEngine
 from tasador.core.errors import MissingExtraError, StorageError, TrainingError
 from tasador.core.fingerprints import fingerprint, sha256_bytes, to_plain
 from tasador.core.progress import progress
@@ -26,7 +27,7 @@ from tasador.selection.family import Trial
 from tasador.selection.folds import Fold
 from tasador.selection.search import CandidateResult, result_from_plain
 from tasador.selection.space import SpaceRecorder
-from tasador.selection.trial import RUNGS, Task, run_trial
+from tasador.selection.trial import RUNGS, Bench, Task, open_bench, run_trial
 
 _log = logging.getLogger(__name__)
 _RESULT, _START = "result", "start"
@@ -99,26 +100,34 @@ def sweep(
     *,
     journal: Path | None = None,
     on_trial: OnTrial | None = None,
+    engine: Engine | None = None,
 ) -> SweepResult:
     """Search the family's space with Optuna's TPE, starting from the selection's winner.
 
     The test part is not in reach: `folds` and `part` are the training part's. Alone, the sweep
     gives the same trials on every run, also when it goes on after an interruption; workers that
-    share a study influence each other and do not.
+    share a study influence each other and do not. Trials follow one another, since each is proposed
+    from those before; `engine` (this machine's cores by default) fits a trial's folds side by side.
 
     Raises:
+        EngineError: The cluster was lost; what was finished is in the journal.
         StorageError: The storage cannot be reached.
         TrainingError: Every trial failed.
     """
-    task = Task(name, folds[: settings.folds], part, transform, settings.metric, seed)
-    with _quiet_optuna(), _study(task, start, settings, journal) as study:
-        first = _first_trial(study, task, start, settings)
+    folds = folds[: settings.folds]
+    task = Task.of(name, folds, part, transform, settings.metric, seed)
+    with (
+        _quiet_optuna(),
+        _study(_key(task, folds, part, start, settings), settings, journal) as study,
+        open_bench(task, engine or LocalEngine()) as bench,
+    ):
+        first = _first_trial(study, bench, start, settings)
         tell = on_trial or (lambda _: None)
         tell(first)
         with progress("sweeping parameters", settings.trials) as advance:
             advance(1 if settings.trials else 0)
             while (done := len(_finished(study))) < settings.trials - 1:
-                result = _next_trial(study, task, start, settings, done)
+                result = _next_trial(study, bench, start, settings, done)
                 tell(result)
                 advance(note=f"{settings.metric} {_lowest(study, first, settings.metric):.3f}")
         results = [first, *(_result_of(trial) for trial in _finished(study))]
@@ -141,18 +150,22 @@ def _quiet_optuna() -> Iterator[None]:
         yield
 
 
+def _key(
+    task: Task, folds: Sequence[Fold], part: Part, start: dict[str, Any], settings: SweepSettings
+) -> str:
+    """Return what tells this very sweep from others, wherever its models are fitted."""
+    rows = [sha256_bytes(part.row_hash[fold.held_rows].tobytes()) for fold in folds]
+    columns = [fold.names for fold in folds]
+    what = [task.family, start, settings.wide, task.metric, task.seed, columns, rows]
+    return fingerprint(what)[:16]
+
+
 @contextlib.contextmanager
-def _study(
-    task: Task, start: dict[str, Any], settings: SweepSettings, journal: Path | None
-) -> Iterator[Any]:
-    """Open the study of this very sweep, in its storage."""
+def _study(key: str, settings: SweepSettings, journal: Path | None) -> Iterator[Any]:
+    """Open the study of that key, in its storage."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    rows = [sha256_bytes(task.part.row_hash[f.held_rows].tobytes()) for f in task.folds]
-    columns = [fold.names for fold in task.folds]
-    what = [task.family, start, settings.wide, task.metric, task.seed, columns, rows]
-    key = fingerprint(what)[:16]
     shared, storage, engine = settings.storage, None, None
     try:
         if shared is not None:
@@ -250,7 +263,7 @@ def _space(
 
 
 def _first_trial(
-    study: Any, task: Task, start: dict[str, Any], settings: SweepSettings
+    study: Any, bench: Bench, start: dict[str, Any], settings: SweepSettings
 ) -> CandidateResult:
     """Measure the selection's winner, and begin the search beside it.
 
@@ -261,7 +274,8 @@ def _first_trial(
 
     if _START in study.user_attrs:
         return result_from_plain(study.user_attrs[_START])
-    result = run_trial(task, start, lambda *_: False)
+    task = bench.task
+    result = run_trial(bench, start, lambda *_: False)
     study.set_user_attr(_START, to_plain(result))
     space = SpaceRecorder()
     _space(task, start, settings)(space)
@@ -278,7 +292,7 @@ def _first_trial(
 
 
 def _next_trial(
-    study: Any, task: Task, start: dict[str, Any], settings: SweepSettings, done: int
+    study: Any, bench: Bench, start: dict[str, Any], settings: SweepSettings, done: int
 ) -> CandidateResult:
     """Ask for parameters, measure them, tell what came out.
 
@@ -287,6 +301,7 @@ def _next_trial(
     """
     import optuna
 
+    task = bench.task
     worker = [] if settings.storage is None else [socket.gethostname(), os.getpid()]
     study.sampler = optuna.samplers.TPESampler(
         seed=seeds.derive_seed(task.seed, "sweep", done, *worker),
@@ -299,7 +314,7 @@ def _next_trial(
         trial.report(error, rung)
         return rung < RUNGS[-1] and bool(trial.should_prune())
 
-    result = run_trial(task, _space(task, start, settings)(trial), give_up)
+    result = run_trial(bench, _space(task, start, settings)(trial), give_up)
     trial.set_user_attr(_RESULT, to_plain(result))
     if result.dropped is not None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import TrainingError
-from tasador.core.workers import in_parallel
+from tasador.core.engine import Engine, Held, Stand
+from tasador.core.errors import EngineError, TrainingError
 from tasador.data.table import Part
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.target import TargetTransform
 from tasador.selection.families import family
-from tasador.selection.folds import Fold
+from tasador.selection.folds import Fold, FoldRows
 from tasador.selection.search import CandidateResult
 
 _log = logging.getLogger(__name__)
@@ -39,34 +40,46 @@ class Task:
     Attributes:
         family: The family.
         folds: The folds, features made.
-        part: The training part.
+        y: Shape (n,): the training part's target.
         transform: The target's transform.
         metric: The metric that decides.
         seed: Seed of the models.
     """
 
     family: str
-    folds: Sequence[Fold]
-    part: Part
+    folds: tuple[FoldRows, ...]
+    y: Floats
     transform: TargetTransform
     metric: str
     seed: int
 
-    def error(self, fold: Fold, model: Any) -> float:
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        folds: Sequence[Fold],
+        part: Part,
+        transform: TargetTransform,
+        metric: str,
+        seed: int,
+    ) -> Task:
+        """Take from folds and rows what trials need of them."""
+        return cls(name, tuple(fold.rows for fold in folds), part.y, transform, metric, seed)
+
+    def error(self, fold: FoldRows, model: Any) -> float:
         """Return the metric of a model on a fold's held-out rows."""
         estimate = self._estimate(model, fold.Z_held)
-        return METRICS[self.metric](self.part.y[fold.held_rows], estimate)
+        return METRICS[self.metric](self.y[fold.held_rows], estimate)
 
-    def measure(self, fold: Fold, model: Any) -> tuple[dict[str, float], dict[str, float]]:
+    def measure(self, fold: FoldRows, model: Any) -> tuple[dict[str, float], dict[str, float]]:
         """Return every metric of a model on a fold's held-out and fitting rows."""
         held, fitted = (self._estimate(model, Z) for Z in (fold.Z_held, fold.Z_fit))
-        y = self.part.y
-        return all_metrics(y[fold.held_rows], held), all_metrics(y[fold.fit_rows], fitted)
+        return all_metrics(self.y[fold.held_rows], held), all_metrics(self.y[fold.fit_rows], fitted)
 
-    def grow(self, params: Mapping[str, Any], fold: Fold) -> Iterator[Any]:
+    def grow(self, params: Mapping[str, Any], fold: FoldRows) -> Iterator[Any]:
         """Yield the model on a fold at each rung; the whole one at all where it cannot grow."""
         chosen = family(self.family)
-        target = self.transform.forward(self.part.y[fold.fit_rows])
+        target = self.transform.forward(self.y[fold.fit_rows])
         seed = seeds.derive_seed(self.seed, self.family)
         model, left = None, len(RUNGS)
         if chosen.grow is None or chosen.prefix is None:
@@ -86,46 +99,116 @@ class Task:
         return estimate
 
 
-def run_trial(task: Task, params: Mapping[str, Any], give_up: GiveUp) -> CandidateResult:
+@dataclass(frozen=True)
+class _Question:
+    """What a fold is asked: the error of a trial at a rung's place, or `whole`, every metric."""
+
+    params: Mapping[str, Any]
+    place: int
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """What a fold answers, and the CPU seconds for it."""
+
+    seconds: float
+    error: float = float("nan")
+    held: dict[str, float] = field(default_factory=dict)
+    fitted: dict[str, float] = field(default_factory=dict)
+
+
+class _GrowingFold:
+    """A trial's model on one fold, grown as far as it is asked about; another trial's begins anew.
+
+    Args:
+        task: What trials are measured on.
+        number: The fold's.
+    """
+
+    def __init__(self, task: Task, number: int) -> None:
+        self._task, self._fold = task, task.folds[number]
+        self._params: Mapping[str, Any] | None = None
+        self._growing: Iterator[Any] = iter(())
+        self._place = -1
+        self._model: Any = None
+
+    def __call__(self, question: _Question) -> _Growth:
+        started = time.thread_time()
+        if question.params != self._params or question.place < self._place:
+            self._params, self._place = question.params, -1
+            self._growing = self._task.grow(question.params, self._fold)
+        while self._place < question.place:
+            self._model = next(self._growing)
+            self._place += 1
+        if not question.whole:
+            error = self._task.error(self._fold, self._model)
+            return _Growth(time.thread_time() - started, error)
+        held, fitted = self._task.measure(self._fold, self._model)
+        return _Growth(time.thread_time() - started, float("nan"), held, fitted)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the trials of a sweep are measured; see `open_bench`."""
+
+    task: Task
+    held: Held[Task]
+    grown: Stand[_Question, _Growth]
+    engine: Engine
+
+
+@contextmanager
+def open_bench(task: Task, engine: Engine) -> Iterator[Bench]:
+    """Bring a task to where its models are fitted, while the body runs."""
+    held = engine.share(task)
+    numbers = range(len(task.folds[:_GROWN_FOLDS]))
+    with engine.stand(_GrowingFold, held, numbers) as grown:
+        yield Bench(task, held, grown, engine)
+
+
+def run_trial(bench: Bench, params: Mapping[str, Any], give_up: GiveUp) -> CandidateResult:
     """Measure a set of parameters; a fit that fails is recorded, not raised.
 
     The first two folds grow side by side. At each rung their mean error goes to `give_up`; a trial
     that is given up keeps what its two folds measured last.
+
+    Raises:
+        EngineError: The cluster was lost.
     """
-    started, cpu = time.perf_counter(), time.process_time()
-    held: list[dict[str, float]] = []
-    fitted: list[dict[str, float]] = []
+    task, started = bench.task, time.perf_counter()
     dropped = None
+    measured: list[_Growth] = []
+    seconds = 0.0
+    place = 0
     try:
-        grown = task.folds[:_GROWN_FOLDS]
-        growing = [task.grow(params, fold) for fold in grown]
-        models: list[Any] = []
-        for rung in RUNGS:
-            found = dict(in_parallel(next, growing))
-            models = [found[i] for i in range(len(grown))]
-            error = float(np.mean([task.error(f, m) for f, m in zip(grown, models, strict=True)]))
-            if give_up(rung, error):
+        for place, rung in enumerate(RUNGS):
+            found = bench.grown.ask(_Question(params, place))
+            seconds += sum(one.seconds for one in found)
+            if give_up(rung, float(np.mean([one.error for one in found]))):
                 dropped = f"given up after {rung}/{RUNGS[-1]} of its steps"
                 break
-        measured = [task.measure(f, m) for f, m in zip(grown, models, strict=True)]
+        measured += bench.grown.ask(_Question(params, place, whole=True))
         if dropped is None:
-            rest = list(task.folds[_GROWN_FOLDS:])
-            others = dict(in_parallel(lambda fold: _whole(task, params, fold), rest))
+            rest = [(params, i) for i in range(len(task.folds))][_GROWN_FOLDS:]
+            others = dict(bench.engine.map(_whole, bench.held, rest))
             measured += [others[i] for i in range(len(rest))]
-        held = [pair[0] for pair in measured]
-        fitted = [pair[1] for pair in measured]
+    except EngineError:
+        raise
     except Exception as error_:  # one trial's failure must not lose the others
         _log.warning("%s %s failed: %s", task.family, dict(params), error_)
         wall = time.perf_counter() - started
         return CandidateResult(task.family, dict(params), (), (), wall, f"{error_}")
-    seconds = time.process_time() - cpu
     return CandidateResult(
-        task.family, dict(params), tuple(held), tuple(fitted), seconds, dropped=dropped
+        task.family,
+        dict(params),
+        tuple(one.held for one in measured),
+        tuple(one.fitted for one in measured),
+        seconds + sum(one.seconds for one in measured),
+        dropped=dropped,
     )
 
 
-def _whole(
-    task: Task, params: Mapping[str, Any], fold: Fold
-) -> tuple[dict[str, float], dict[str, float]]:
-    *_, model = task.grow(params, fold)
-    return task.measure(fold, model)
+def _whole(task: Task, asked: tuple[Mapping[str, Any], int]) -> _Growth:
+    params, number = asked
+    return _GrowingFold(task, number)(_Question(params, len(RUNGS) - 1, whole=True))

@@ -3,7 +3,7 @@ import pytest
 
 from tasador.monitoring.judge import judge
 from tasador.monitoring.rules import Rules
-from tasador.monitoring.tally import Sample
+from tasador.monitoring.sample import Sample
 
 
 def finding(verdict, check, subject):
@@ -73,12 +73,12 @@ def test_a_timeline_has_spans_that_suit_its_length(reference, window):
 
 def test_a_sample_keeps_all_of_few_rows_and_an_even_share_of_many():
     few = Sample(2, 50, "x")
-    few.add(np.arange(40.0).reshape(20, 2))
-    few.add(np.arange(40.0, 80.0).reshape(20, 2))
+    few.add(0, np.arange(40.0).reshape(20, 2))
+    few.add(20, np.arange(40.0, 80.0).reshape(20, 2))
     assert (few.rows() == np.arange(80.0).reshape(40, 2)).all()
     many = Sample(1, 500, "x")
     for i in range(20):
-        many.add(np.full((1000, 1), float(i)))
+        many.add(1000 * i, np.full((1000, 1), float(i)))
     rows = many.rows()[:, 0]
     assert (len(rows), many.seen) == (500, 20_000)
     counts = np.bincount(rows.astype(int), minlength=20)

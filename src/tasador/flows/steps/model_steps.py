@@ -52,6 +52,7 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
         settings.seed,
         state.journal,
         gaps="native" in state.imputation.values(),
+        engine=state.engine,
     )
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
@@ -83,6 +84,7 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
         settings.seed,
         journal=state.journal,
         on_trial=recorder,
+        engine=state.engine,
     )
     links = [run.link for run in recorder.runs]
     save_json(folder / "sweep.json", result)
