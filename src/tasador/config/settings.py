@@ -64,6 +64,8 @@ class RegisterSettings:
 
     Attributes:
         spatial_folds: Folds of the cross-validation that holds out whole areas.
+        fold_rows: Cross-validation of the final model stops after the fold with which so many rows
+            are held out: a table of a million needs one fold of five for its intervals.
         coverage: Share of values that an interval promises to hold.
         parity_rows: Generated rows on which export and library must agree.
         bootstrap_draws: Resamples behind each metric's interval.
@@ -77,6 +79,7 @@ class RegisterSettings:
     """
 
     spatial_folds: int = 5
+    fold_rows: int = 100_000
     coverage: float = 0.9
     parity_rows: int = 200_000
     bootstrap_draws: int = 1000

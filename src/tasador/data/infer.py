@@ -28,7 +28,7 @@ from tasador.data.readers import parse_table, sniff_delimiter, unpack
 Floats = NDArray[np.float64]
 
 MAX_LEVELS = 50
-_MOST_LEVELS = 500
+_MOST_LEVELS = 10_000
 _PARSED_SHARE = 0.98
 _LEAK_CORRELATION = 0.98
 _CAP_SHARE = 0.01

@@ -174,6 +174,7 @@ def build_reference(
     columns: Sequence[Column],
     X: Floats,
     *,
+    held: NDArray[np.intp] | None = None,
     prediction: Floats | None = None,
     actual: Floats | None = None,
     log: bool = False,
@@ -185,14 +186,15 @@ def build_reference(
     Args:
         columns: What the columns of `X` are.
         X: Shape (n, p), encoded; NaN is missing.
-        prediction: Shape (n,): estimates of models that did not see the row; NaN for none.
-        actual: Shape (n,): known values; NaN for none.
+        held: Shape (m,): positions of the rows that were estimated; all n when None.
+        prediction: Shape (m,): their estimates, by models that did not see the row; NaN for none.
+        actual: Shape (m,): their known values; NaN for none.
         log: Whether errors are relative.
         error_model: Fitted on the same rows.
         **names: Further attributes of `Reference`: coverage, unit, version.
     """
     number = Column("number", "number")
-    chosen = sample_places(len(X), SAMPLE)
+    chosen = sample_places(len(X if held is None else held), SAMPLE)
     pairs: dict[str, Any] = {}
     if prediction is not None:
         pairs["prediction"] = Profile.of(prediction, number)
@@ -204,7 +206,7 @@ def build_reference(
     return Reference(
         columns=tuple(columns),
         profiles=tuple(Profile.of(X[:, i], column) for i, column in enumerate(columns)),
-        rows=np.ascontiguousarray(X[chosen]),
+        rows=np.ascontiguousarray(X[chosen if held is None else held[chosen]]),
         n=len(X),
         log=log,
         error_model=error_model,

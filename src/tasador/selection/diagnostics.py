@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 #: Shares of the fitting rows on which the learning curve is measured.
 SHARES = (0.125, 0.25, 0.5, 1.0)
 _FEWEST_ROWS = 40
+_SHUFFLED_ROWS = 20_000  # most held-out rows on which columns are shuffled, a sample of them
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,17 @@ def diagnose(
         def value(Z: Floats) -> Floats:
             return transform.inverse(chosen.predict(model, Z))
 
+        if len(X) > _SHUFFLED_ROWS:
+            some = np.sort(random.permutation(len(X))[:_SHUFFLED_ROWS])
+            X, y = X[some], y[some]
         importance = []
+        whole = score(y, value(features.transform(X)))
         for column in range(X.shape[1]):
             grown = []
             for _ in range(repeats):
                 shuffled = X.copy()
                 shuffled[:, column] = shuffled[random.permutation(len(X)), column]
-                grown.append(score(y, value(features.transform(shuffled))) - held[-1])
+                grown.append(score(y, value(features.transform(shuffled))) - whole)
             importance.append(float(np.mean(grown)))
             advance()
     return Diagnostics(

@@ -29,13 +29,15 @@ class CrossValidation:
     """Out-of-fold answers of one model.
 
     Attributes:
-        score: Shape (n,): estimates on the transformed scale, each by a model that did not see
-            the row.
+        rows: Shape (n,): positions in the part of the rows that were held out, ascending.
+        score: Shape (n,): their estimates on the transformed scale, each by a model that did not
+            see the row.
         Z: Shape (n, q): the features on which each was made, in the order asked for; NaN where a
             fold has no such feature.
-        metrics: Every metric over all rows.
+        metrics: Every metric over these rows.
     """
 
+    rows: NDArray[np.intp]
     score: Floats
     Z: Floats
     metrics: dict[str, float]
@@ -112,17 +114,17 @@ def out_of_fold(
 
     Args:
         members: The models.
-        folds: The folds, which together hold out every row.
+        folds: The folds.
         part: The rows.
         transform: The target's transform.
         description: What the progress bar says.
 
     Returns:
         For each model the scores (n,) on the transformed scale, each by a fit that did not see
-        the row.
+        the row; NaN for rows that no fold holds out.
     """
     target = transform.forward(part.y)
-    scores = [np.empty(len(part)) for _ in members]
+    scores = [np.full(len(part), np.nan) for _ in members]
     tasks = [(m, fold) for m in range(len(members)) for fold in folds]
 
     def work(task: tuple[int, Fold]) -> Floats:
@@ -149,18 +151,22 @@ def cross_validation(
     """Put out-of-fold scores together with the features and the metrics.
 
     Args:
-        score: Shape (n,): out-of-fold scores on the transformed scale.
+        score: Shape (n,): out-of-fold scores of all rows on the transformed scale, NaN where no
+            fold held a row out.
         folds: The folds they come from.
         part: The rows.
         transform: The target's transform.
         names: The features to keep of each held-out row.
     """
-    Z = np.full((len(part), len(names)), np.nan)
+    rows = np.sort(np.concatenate([fold.held_rows for fold in folds]))
+    Z = np.full((len(rows), len(names)), np.nan)
     for fold in folds:
+        places = np.searchsorted(rows, fold.held_rows)
         for column, feature in enumerate(names):
             if feature in fold.names:
-                Z[fold.held_rows, column] = fold.Z_held[:, fold.names.index(feature)]
-    return CrossValidation(score, Z, all_metrics(part.y, transform.inverse(score)))
+                Z[places, column] = fold.Z_held[:, fold.names.index(feature)]
+    score = score[rows]
+    return CrossValidation(rows, score, Z, all_metrics(part.y[rows], transform.inverse(score)))
 
 
 def evaluate(

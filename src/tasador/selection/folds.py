@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,13 +101,42 @@ def blocked_assignment(points: Floats, folds: int, seed: int) -> NDArray[np.intp
     return fold_of[labels]
 
 
+def sample_rows(part: Part, most: int | None, seed: int) -> Part:
+    """Return the part, or a seeded sample of `most` of its rows where it has more."""
+    if most is None or len(part) <= most:
+        return part
+    kept = seeds.generator(seed, "compared rows").permutation(len(part))[:most]
+    kept.sort()
+    return Part(part.X[kept], part.y[kept], part.row_hash[kept])
+
+
+def folds_for(assignment: NDArray[np.intp], rows: int) -> list[int]:
+    """Return the first folds that together hold out at least `rows` rows; all, where none do.
+
+    What is measured out of fold on a hundred thousand rows needs no more of them, and each fold
+    costs a fit.
+    """
+    sizes = np.bincount(assignment)
+    enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
+    return list(range(min(enough, len(sizes))))
+
+
 def make_folds(
     part: Part,
     assignment: NDArray[np.intp],
     pipeline: FeaturePipeline,
     transform: TargetTransform,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Fold]:
-    """Yield each fold with its features, fitted on the other folds' rows only, in their order."""
+    """Yield each fold with its features, fitted on the other folds' rows only, in their order.
+
+    Args:
+        part: The rows.
+        assignment: Shape (n,): the fold of each row.
+        pipeline: The unfitted features.
+        transform: The target's transform.
+        numbers: The folds to make; all of them when None.
+    """
     target = transform.forward(part.y)
 
     def make(number: int) -> Fold:
@@ -116,7 +145,7 @@ def make_folds(
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
         return Fold(fit_rows, held_rows, Z_fit, fitted.transform(part.X[held_rows]), fitted)
 
-    numbers = np.unique(assignment).tolist()
+    numbers = np.unique(assignment).tolist() if numbers is None else list(numbers)
     ready: dict[int, Fold] = {}
     following = iter(range(len(numbers)))
     awaited = next(following)

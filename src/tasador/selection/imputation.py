@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.progress import progress
+from tasador.core.workers import in_parallel
 from tasador.data.contract import TableContract
 from tasador.data.table import Part
 from tasador.features.impute import STRATEGIES, Strategy
@@ -51,6 +52,8 @@ class ImputationSettings:
         folds: Folds in which known values are masked.
         repeats: How often, each time with other folds.
         max_rows: Most training rows on which imputers are compared, a seeded sample of them.
+        max_columns: Most columns on which they are compared, those that lack the most values. The
+            others are filled by what was chosen most often for these.
     """
 
     strategy: Literal[
@@ -59,6 +62,7 @@ class ImputationSettings:
     folds: int = 5
     repeats: int = 2
     max_rows: int = 5000
+    max_columns: int = 12
 
 
 @dataclass(frozen=True)
@@ -169,12 +173,26 @@ def compare_imputers(
         rows = np.sort(random.choice(len(part), settings.max_rows, replace=False))
     sample = Part(part.X[rows], part.y[rows], part.row_hash[rows])
     names = columns_to_impute(contract, part.X)
-    total = len(names) * len(STRATEGIES)
-    with progress("comparing imputers", total) as advance:
-        return tuple(
-            _column_evidence(settings, contract, sample, transform, seed, name, advance)
-            for name in names
+    gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
+    compared = sorted(names, key=lambda name: -gaps[name])[: settings.max_columns]
+    with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
+        measured = in_parallel(
+            lambda name: _column_evidence(
+                settings, contract, sample, transform, seed, name, advance
+            ),
+            compared,
         )
+        evidence = {compared[place]: found for place, found in measured}
+    usual = _most_chosen(settings, [evidence[name] for name in compared])
+    return tuple(evidence.get(name) or ColumnEvidence(name, (), usual) for name in names)
+
+
+def _most_chosen(settings: ImputationSettings, evidence: Sequence[ColumnEvidence]) -> Strategy:
+    """Return what fills in columns that are not compared."""
+    if settings.strategy != "auto":
+        return settings.strategy
+    chosen = [found.chosen for found in evidence]
+    return max(STRATEGIES, key=chosen.count, default="median")  # of equals the cheapest
 
 
 def _column_evidence(

@@ -38,12 +38,16 @@ class SelectionSettings:
         scoring: The metric that decides; the smaller mean over the folds wins.
         racing: Whether candidates that cannot win any more are dropped after each fold, by the
             test of `selection.race`. Without it every candidate is measured on every fold.
+        max_rows: Most training rows on which candidates, numbers of clusters and the sweep's trials
+            are compared, a seeded sample of them; null compares on all. The final model is fitted
+            on all rows in any case.
     """
 
     families: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     folds: int = 5
     scoring: str = "mae"
     racing: bool = False
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True)

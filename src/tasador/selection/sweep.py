@@ -31,6 +31,7 @@ from tasador.selection.trial import RUNGS, Bench, Task, open_bench, run_trial
 
 _log = logging.getLogger(__name__)
 _RESULT, _START = "result", "start"
+_SLOWED_ROWS = 100_000
 #: What databases say when another worker has just made the same table or row.
 _MET = ("already exists", "duplicate key", "unique constraint")
 #: Called with each finished trial, the first being the selection's winner.
@@ -47,7 +48,9 @@ class SweepSettings:
         folds: How many of the selection's folds each trial is judged on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
-            smaller, than the sweep, which only has to rank parameters.
+            smaller, than the sweep, which only has to rank parameters. Above 100 000 training rows
+            it falls in proportion to their number, to 1 at last: more rows gain less by it, and
+            each step costs more.
         pruner: How trials are given up on the way, at a ninth and a third of their steps:
             ``hyperband``, ``halving`` (successive halving) or ``none``.
         storage: Where trials are kept; null keeps them beside the step's cache. A database URL
@@ -65,6 +68,10 @@ class SweepSettings:
     wide: bool = False
     storage: str | None = None
     study: str = "sweep"
+
+    def slowdown_for(self, rows: int) -> float:
+        """Return the slowdown of a final model fitted on so many rows."""
+        return max(1.0, self.slowdown * min(1.0, _SLOWED_ROWS / rows))
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,14 @@ def sweep(
     transform: TargetTransform,
     seed: int,
     *,
+    final_rows: int | None = None,
     journal: Path | None = None,
     on_trial: OnTrial | None = None,
     engine: Engine | None = None,
 ) -> SweepResult:
     """Search the family's space with Optuna's TPE, starting from the selection's winner.
+
+    `final_rows` is how many rows the final model will be fitted on, those of `part` when None.
 
     The test part is not in reach: `folds` and `part` are the training part's. Alone, the sweep
     gives the same trials on every run, also when it goes on after an interruption; workers that
@@ -136,7 +146,7 @@ def sweep(
     if not whole:
         raise TrainingError(f"every trial of the sweep failed, the first with: {first.error}")
     best = min(whole, key=lambda result: result.mean(settings.metric))
-    final = family(name).slow(best.params, settings.slowdown)
+    final = family(name).slow(best.params, settings.slowdown_for(final_rows or len(part)))
     return SweepResult(name, settings.metric, best, tuple(results), final, importance)
 
 

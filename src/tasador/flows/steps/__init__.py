@@ -91,6 +91,7 @@ STEPS: tuple[Step, ...] = (
             s.settings.seed,
             s.settings.selection.scoring,
             s.settings.selection.folds,
+            s.settings.selection.max_rows,
         ],
         features_step.features,
         features_step.load_features,

@@ -11,7 +11,7 @@ from tasador.features.plan import rank_correlation
 from tasador.flows import evaluation_plots, plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState, load_json, needed, save_array, save_json
-from tasador.flows.steps.model_steps import pipeline_of, random_folds
+from tasador.flows.steps.model_steps import compared_part, note_sample, pipeline_of, random_folds
 from tasador.metrics.regression import label
 from tasador.selection.geography import ClusterChoice, ClusterEvidence, choose_clusters
 
@@ -45,21 +45,24 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.figure(plots.correlation_bars(fitted.names, strength))
     if choice is not None:
         _show_clusters(card, choice)
+        note_sample(state, card)
 
 
 def _choose_clusters(state: RunState) -> ClusterChoice | None:
     """Measure how many clusters are worth it, where that is asked for and there is a map."""
-    settings, train = state.settings, needed(state.train, "segregate")
+    settings = state.settings
     if settings.features.clusters is not None or settings.contract.coordinates is None:
         return None
-    bare = pipeline_of(state, 0)
-    points = bare.fit(train.X, state.transform.forward(train.y)).points(train.X)
+    part, bare = compared_part(state), pipeline_of(state, 0)
+    points = bare.fit(part.X, state.transform.forward(part.y)).points(part.X)
     if points is None:
         return None
+    folds = random_folds(state, 0)[:_CLUSTER_FOLDS]
+    del state.folds[0]  # large, and made again in the rare case that no clusters are best
     return choose_clusters(
-        random_folds(state, 0)[:_CLUSTER_FOLDS],
+        folds,
         points,
-        train,
+        part,
         state.transform,
         most=settings.features.most_clusters,
         metric=settings.selection.scoring,

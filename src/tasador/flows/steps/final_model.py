@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasador.core.workers import in_parallel
 from tasador.flows.state import RunState, needed
-from tasador.flows.steps.model_steps import pipeline_of, random_folds
+from tasador.flows.steps.model_steps import compared_part, pipeline_of, random_folds
 from tasador.modeling.averaging import average
 from tasador.modeling.contributions import Contributions, LinearContributions, TreeContributions
 from tasador.modeling.onnx_export import to_onnx
@@ -22,7 +22,13 @@ from tasador.modeling.trees import LinearModel, TreeEnsemble
 from tasador.selection.averaging import Bias, Member, Pick, measure_bias, pick_members, pool_of
 from tasador.selection.evaluate import CrossValidation, cross_validation, out_of_fold
 from tasador.selection.families import family
-from tasador.selection.folds import blocked_assignment, make_folds
+from tasador.selection.folds import (
+    Fold,
+    blocked_assignment,
+    folds_for,
+    make_folds,
+    random_assignment,
+)
 
 Floats = NDArray[np.float64]
 _TIMED_CALLS = 200
@@ -74,18 +80,19 @@ def choose_final(state: RunState) -> FinalChoice:
     settings, train = state.settings, needed(state.train, "segregate")
     found, most = needed(state.sweep, "sweep"), settings.register.average
     runners_up = [
-        (c.family, family(c.family).slow(c.params, settings.sweep.slowdown))
+        (c.family, family(c.family).slow(c.params, settings.sweep.slowdown_for(len(train))))
         for c in needed(state.search, "select").best_of_families()
         if c.family != found.family
     ][: most - 1]
     pool = pool_of(found.family, found.final_params, runners_up, most, settings.seed)
-    folds = random_folds(state)
+    folds = _folds_of_all(state)
+    rows = np.sort(np.concatenate([fold.held_rows for fold in folds]))
     scores = out_of_fold(pool, folds, train, state.transform, "cross-validation")
     metric = settings.sweep.metric
     picks = pick_members(
         pool,
-        scores,
-        train.y,
+        [score[rows] for score in scores],
+        train.y[rows],
         state.transform,
         metric=metric,
         most=most,
@@ -94,12 +101,27 @@ def choose_final(state: RunState) -> FinalChoice:
     members = tuple(pick.member for pick in picks if pick.taken)
     score = np.mean([scores[pool.index(member)] for member in members], axis=0)
     bias = measure_bias(
-        score, train.y, state.transform, metric=metric, choice=settings.register.smearing
+        score[rows],
+        train.y[rows],
+        state.transform,
+        metric=metric,
+        choice=settings.register.smearing,
     )
     names = needed(state.fitted, "features").names
     shifted = score + np.log(bias.factor)
     cv = cross_validation(shifted, folds, train, state.transform, names)
     return FinalChoice(members, tuple(picks), bias, cv)
+
+
+def _folds_of_all(state: RunState) -> list[Fold]:
+    """Return random folds of all training rows, as many as it takes for `register.fold_rows`."""
+    settings, train = state.settings, needed(state.train, "segregate")
+    assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
+    numbers = folds_for(assignment, settings.register.fold_rows)
+    if compared_part(state) is train:
+        return [random_folds(state)[number] for number in numbers]
+    state.folds.clear()  # those of the compared rows; nothing asks for them after this
+    return list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
 
 
 def spatial_cross_validation(state: RunState, choice: FinalChoice) -> CrossValidation | None:
@@ -109,7 +131,8 @@ def spatial_cross_validation(state: RunState, choice: FinalChoice) -> CrossValid
         return None
     points = needed(state.fitted, "features").points(train.X)
     assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
-    folds = list(make_folds(train, assignment, pipeline_of(state), state.transform))
+    numbers = folds_for(assignment, settings.register.fold_rows)
+    folds = list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
     scores = out_of_fold(choice.members, folds, train, state.transform, "spatial cross-validation")
     score = np.mean(scores, axis=0) + choice.shift
     names = needed(state.fitted, "features").names

@@ -17,7 +17,8 @@ from tasador.flows.state import (
 )
 from tasador.flows.steps.selection_card import show_search, show_sweep, show_trial_runs
 from tasador.flows.trial_records import TrialRecorder
-from tasador.selection.folds import Fold, make_folds, random_assignment
+from tasador.data.table import Part
+from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search import grid_search
 from tasador.selection.sweep import sweep
 
@@ -30,24 +31,30 @@ def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline
     return FeaturePipeline(settings.contract, features, settings.seed, state.imputation)
 
 
+def compared_part(state: RunState) -> Part:
+    """Return the training rows on which candidates are compared: all, or a sample of very many."""
+    train = needed(state.train, "segregate")
+    return sample_rows(train, state.settings.selection.max_rows, state.settings.seed)
+
+
 def random_folds(state: RunState, clusters: int | None = None) -> list[Fold]:
-    """Return the run's random folds, features fitted inside each; made once in a run."""
+    """Return the random folds of the compared rows, features fitted inside; made once in a run."""
     k = state.clusters if clusters is None else clusters
     if k not in state.folds:
-        train, n_folds = needed(state.train, "segregate"), state.settings.selection.folds
-        assignment = random_assignment(len(train), n_folds, state.settings.seed)
+        part, n_folds = compared_part(state), state.settings.selection.folds
+        assignment = random_assignment(len(part), n_folds, state.settings.seed)
         pipeline = pipeline_of(state, k)
-        state.folds[k] = list(make_folds(train, assignment, pipeline, state.transform))
+        state.folds[k] = list(make_folds(part, assignment, pipeline, state.transform))
     return state.folds[k]
 
 
 def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Compare every candidate by cross-validation on train."""
-    settings, train = state.settings, needed(state.train, "segregate")
+    settings, part = state.settings, compared_part(state)
     result = grid_search(
         settings.selection,
         random_folds(state),
-        train,
+        part,
         state.transform,
         settings.seed,
         state.journal,
@@ -56,6 +63,14 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     )
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
+    note_sample(state, card)
+
+
+def note_sample(state: RunState, card: CardBuilder) -> None:
+    """Say so where not all training rows were compared on."""
+    used, rows = len(compared_part(state)), len(needed(state.train, "segregate"))
+    if used < rows:
+        card.fact("Rows compared on", used, f"a seeded sample of {rows:,} training rows")
 
 
 def load_select(state: RunState, folder: Path) -> None:
@@ -79,9 +94,10 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
         winner.params,
         settings.sweep,
         random_folds(state)[: settings.sweep.folds],
-        needed(state.train, "segregate"),
+        compared_part(state),
         state.transform,
         settings.seed,
+        final_rows=len(needed(state.train, "segregate")),
         journal=state.journal,
         on_trial=recorder,
         engine=state.engine,

@@ -104,7 +104,7 @@ def load_register(state: RunState, folder: Path) -> None:
 def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
     """Calibrate on out-of-fold errors, scaled by how much a row's comparables differ."""
     names = needed(state.fitted, "features").names
-    target = state.transform.forward(needed(state.train, "segregate").y)
+    target = state.transform.forward(needed(state.train, "segregate").y[cv.rows])
     scale = names.index(_SCALE) if _SCALE in names else None
     return calibrate(target - cv.score, cv.Z, state.settings.register.coverage, scale)
 
@@ -118,7 +118,7 @@ def _calibration(
     target's unit; the constant one is what the same promise takes without a scale.
     """
     transform = state.transform
-    errors = transform.forward(needed(state.train, "segregate").y) - cv.score
+    errors = transform.forward(needed(state.train, "segregate").y[cv.rows]) - cv.score
     score = transform.forward(report.predicted)
     off = np.abs(transform.forward(report.actual) - score)
     half = transform.forward(report.upper) - score

@@ -27,14 +27,15 @@ def watched_parts(
     Too few rows, or errors that are all zero, ship without an error model.
     """
     train, transform = needed(state.train, "segregate"), state.transform
+    X, y = train.X[cv.rows], train.y[cv.rows]
     log = transform.kind == "log"
     predicted = transform.inverse(cv.score)
     low, high = (transform.inverse(bound) for bound in interval.bounds(cv.score, cv.Z))
     model = graph = None
     with suppress(TrainingError):  # estimated performance is then "cannot tell"
         model, graph = fit_error_model(
-            error_inputs(train.X, predicted, low, high, log=log),
-            train.y,
+            error_inputs(X, predicted, low, high, log=log),
+            y,
             predicted,
             log=log,
             seed=seeds.derive_seed(state.settings.seed, "errors"),
@@ -42,8 +43,9 @@ def watched_parts(
     reference = build_reference(
         state.settings.contract.features,
         train.X,
+        held=cv.rows,
         prediction=predicted,
-        actual=train.y,
+        actual=y,
         log=log,
         error_model=model,
     )
