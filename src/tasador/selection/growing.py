@@ -1,8 +1,8 @@
 """Candidates of a race that grow under watch, and are given up when no step more can save them.
 
-A group's longest forest or boosted model grows from one number of steps in its grid to the next.
-At each it is measured, exactly as if it had been fitted with so many steps; what remains is fitted
-only while it may still matter.
+A group's longest forest or boosted model grows from one number of steps in its grid to the next,
+with stops between them. At each it is measured, exactly as if it had been fitted with so many
+steps; what remains is fitted only while it may still matter.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class Growth:
     averages: bool
 
 
+#: Shares of the whole at which a model is looked at besides the grid's numbers of steps. A mean of
+#: trees shows early what it will come to; a sum does not.
+_LOOKS_AT_A_MEAN = (1 / 30, 1 / 15, 1 / 8, 1 / 4, 1 / 2)
+_LOOKS_AT_A_SUM = tuple(i / 8 for i in range(1, 8))
+_FEWEST_STEPS = 8
+
 #: Why a model is not worth growing further, or None.
 Watch = Callable[[Growth], Drop | None]
 
@@ -72,7 +78,7 @@ def grow_group(
         target: Shape (n,): their target on the transformed scale.
         matrices: Rows to estimate, (m, q) each; `watch` sees the first.
         seed: Seed of the models.
-        watch: Asked at each number of steps but the last.
+        watch: Asked at each stop but the last.
     """
     chosen = family(group.family)
     stages = sorted({steps_of(chosen, c.params) for c in group.members})
@@ -98,17 +104,17 @@ def _grown(
 ) -> Iterator[Estimates]:
     values: dict[int, tuple[Floats, ...]] = {}
     why: Drop | None = None
-    reached: float = np.inf
+    grown, reached = 0, np.inf
     for depth, some in by_depth(chosen, members):
         started = time.thread_time()
-        if not values or depth is None or reached >= depth:
-            values, why, model = _grow(
+        if not grown or depth is None or reached >= depth:
+            values, why, grown, model = _grow(
                 chosen, some[0].params, stages, Z, target, matrices, seed, watch
             )
             if chosen.reached_depth is not None:
                 reached = chosen.reached_depth(model)
         seconds = time.thread_time() - started
-        wanted = [min(steps_of(chosen, c.params), max(values)) for c in some]
+        wanted = [min(steps_of(chosen, c.params), grown) for c in some]
         for candidate, steps in zip(some, wanted, strict=True):
             share = seconds * steps / sum(wanted)
             if steps_of(chosen, candidate.params) in values:
@@ -126,21 +132,29 @@ def _grow(
     matrices: Sequence[Floats],
     seed: int,
     watch: Watch,
-) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, Any]:
-    """Return the estimates by steps, why it was left, and the model as far as it has grown."""
+) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, int, Any]:
+    """Return the estimates by steps, why it was left, the steps it has come to, and the model."""
     assert chosen.grow is not None  # noqa: S101 - the caller has looked
     assert chosen.staged is not None  # noqa: S101
     whole = {**params, str(chosen.prefix): stages[-1]}
     values: dict[int, tuple[Floats, ...]] = {}
-    model: Any = None
-    for steps, model in zip(stages, chosen.grow(whole, Z, target, seed, stages), strict=True):
-        values[steps] = tuple(chosen.predict(model, rows) for rows in matrices)
+    stops = _stops(stages, averages=chosen.averages)
+    for steps, model in zip(stops, chosen.grow(whole, Z, target, seed, stops), strict=True):
+        now = chosen.predict(model, matrices[0])
+        if steps in stages:
+            values[steps] = (now, *(chosen.predict(model, rows) for rows in matrices[1:]))
         if steps == stages[-1]:
             break
         ago = max(1, steps // 2 if chosen.averages else 3 * steps // 4)
         earlier = chosen.staged(model, matrices[0], [ago])[0]
-        growth = Growth(steps, stages[-1], values[steps][0], ago, earlier, chosen.averages)
-        why = watch(growth)
+        why = watch(Growth(steps, stages[-1], now, ago, earlier, chosen.averages))
         if why is not None:
-            return values, why, model
-    return values, None, model
+            return values, why, steps, model
+    return values, None, stages[-1], model
+
+
+def _stops(stages: Sequence[int], *, averages: bool) -> list[int]:
+    """Return the numbers of steps at which a model is measured, ascending."""
+    shares = _LOOKS_AT_A_MEAN if averages else _LOOKS_AT_A_SUM
+    looks = {int(share * stages[-1]) for share in shares}
+    return sorted({*stages, *(steps for steps in looks if steps >= _FEWEST_STEPS)})

@@ -29,7 +29,7 @@ from tasador.selection.shared_work import Drop, Group
 Floats = NDArray[np.float64]
 ERROR_RATE = 0.05
 _FEWEST_ROWS = 30
-_CHEAP = 0.1  # of the dearest group: what is run before anything is given up
+_CHEAP = 0.02  # of the dearest group: what is run before anything is given up
 
 #: What a row adds to a metric that is a mean over rows, or grows with one.
 ROW_LOSSES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
@@ -117,12 +117,14 @@ def heats(groups: Sequence[Group]) -> list[list[Group]]:
     """Return the order in which groups run on the first fold, in up to four heats.
 
     The leader after each is what the next one's models are watched against. What is cheap comes
-    first; then a tenth of what is not, spread over it; then three tenths; then the rest. It depends
-    on the groups alone, so that a race gives the same on every run.
+    first, and where nothing is, the cheapest; then a tenth of what is not, spread over it; then
+    three tenths; then the rest. It depends on the groups alone, so that a race gives the same on
+    every run.
     """
-    dearest = max((group.cost for group in groups), default=0.0)
-    cheap = [group for group in groups if group.cost <= _CHEAP * dearest]
-    dear = [group for group in groups if group.cost > _CHEAP * dearest]
+    costs = [group.cost for group in groups]
+    limit = max(_CHEAP * max(costs, default=0.0), min(costs, default=0.0))
+    cheap = [group for group in groups if group.cost <= limit]
+    dear = [group for group in groups if group.cost > limit]
     spread = sorted(dear, key=lambda group: fingerprint(group.key))
     first, second = math.ceil(0.1 * len(spread)), math.ceil(0.4 * len(spread))
     found = [cheap, spread[:first], spread[first:second], spread[second:]]
