@@ -2,8 +2,8 @@
 
     python benchmarks/big_table.py --rows 1000000 --columns 30 --categories 10000 big.parquet
 
-The price falls with the distance from a hundred towns, follows a tenth of the numbers and one effect
-a category, and is noisy by 12%, so that what a good model can reach is known: a median error of 8%.
+The price falls with the distance from a hundred towns, follows a tenth of the numbers and one
+effect a category, and is noisy by 12%: a perfect model has a median error of 8%.
 """
 
 from __future__ import annotations

@@ -66,11 +66,17 @@ def init(
     target: Annotated[str, typer.Option(help="The column to estimate.")],
     name: Annotated[str | None, typer.Option(help="Short name; by default the file's.")] = None,
     force: Annotated[bool, typer.Option(help="Replace an existing contract.")] = False,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(help="A column that is a category, whatever it looks like; may be repeated."),
+    ] = None,
 ) -> None:
     """Write a contract for a table, and say what was assumed."""
     from tasador.flows.init import write_new_contract
 
-    written = write_new_contract(file, target, name=name, force=force, project=Path.cwd())
+    written = write_new_contract(
+        file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
+    )
     out.print(f"wrote {escape(str(written.path))}")
     for line in written.assumptions:
         out.print(f"  assumed: {escape(line)}")

@@ -6,12 +6,11 @@ against what they know of the table, and one line of YAML that they can change.
 
 from __future__ import annotations
 
-import datetime as dt
 import difflib
 import math
 import re
-import sys
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,23 +19,18 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.core import files
-from tasador.core.errors import SourceError, ValidationError
+from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.data.contract import Column, Source, TableContract, Target, Transform
 from tasador.data.encode import encode_values
+from tasador.data.kinds import PARSED_SHARE, bounds_around, describe_column, round_outwards
 from tasador.data.readers import parse_table, sniff_delimiter, unpack
 
 Floats = NDArray[np.float64]
 
-MAX_LEVELS = 50
-_MOST_LEVELS = 10_000
-_PARSED_SHARE = 0.98
 _LEAK_CORRELATION = 0.98
 _CAP_SHARE = 0.01
-_LONG_TEXT = 64
 _LATITUDE = re.compile(r"(?:.*[_ ])?(?:lat|latitude)(?:[_ ].*)?", re.I)
 _LONGITUDE = re.compile(r"(?:.*[_ ])?(?:lon|lng|long|longitude)(?:[_ ].*)?", re.I)
-_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
-_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
 _PRICE = re.compile(r"(?:.*[_ ])?(?:price[_ ]per[_ ].*|price)", re.I)
 
 
@@ -55,25 +49,41 @@ class Inference:
     leaks: list[str]
 
 
-def infer_contract(path: files.Location, target: str, *, name: str | None = None) -> Inference:
+def infer_contract(
+    path: files.Location,
+    target: str,
+    *,
+    name: str | None = None,
+    categories: Collection[str] = (),
+) -> Inference:
     """Look at the table in a CSV, Parquet or archive file and write a contract for it.
 
     Args:
         path: The file; it becomes the contract's source.
         target: The column to estimate.
         name: Name of the contract; by default from the file's name.
+        categories: Columns that are categories, whatever they look like.
 
     Raises:
         SourceError: The file cannot be read as a table.
+        ConfigError: One of `categories` is not a column to estimate from.
         ValidationError: The target is not a column, not a number, or constant; or no column is
             left to estimate it from.
     """
     frame, delimiter = _read(path)
     y = _target_values(frame, target)
+    for wanted in categories:
+        if wanted not in frame.columns or wanted == target:
+            raise ConfigError(
+                f"there is no column {wanted!r} to take for a category",
+                expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
+            )
     short = name or _name_of(path)
     assumptions: list[str] = []
     columns = [
-        _describe(frame[column], assumptions) for column in frame.columns if column != target
+        describe_column(frame[column], assumptions, as_category=column in categories)
+        for column in frame.columns
+        if column != target
     ]
     columns, leaks = _set_leaks_aside(columns, frame, target, y)
     columns = _with_roles(columns, frame, y, assumptions)
@@ -131,7 +141,7 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
         raise ValidationError(
             f"the target {target!r} has no value in any row", remedy="choose another column"
         )
-    if wrong.sum() > (1 - _PARSED_SHARE) * present:
+    if wrong.sum() > (1 - PARSED_SHARE) * present:
         example = frame[target][int(np.flatnonzero(wrong)[0])]
         raise ValidationError(
             f"the target {target!r} is not a number",
@@ -154,109 +164,6 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
             remedy="choose another column, or check how the file was made",
         )
     return y
-
-
-def _describe(series: pl.Series, assumptions: list[str]) -> Column:
-    """Decide on one column's kind and what follows from it."""
-    name, rows = series.name, len(series)
-    present = series.drop_nulls()
-    if series.dtype.is_float():
-        present = present.drop_nans()
-    if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
-        return _aside(name, f"set aside: {series.dtype} is not a kind of value used here",
-                      assumptions)  # fmt: skip
-    levels = present.n_unique()
-    if levels <= 1:
-        what = "no value in any row" if levels == 0 else "constant"
-        return _aside(name, f"set aside: {what}, so it cannot explain anything", assumptions)
-    nullable = len(present) < rows
-    numbers, wrong = encode_values(Column(name, "number"), present)
-    if series.dtype != pl.Boolean and wrong.sum() <= (1 - _PARSED_SHARE) * len(present):
-        return _describe_number(name, present, numbers, wrong, nullable, assumptions)
-    if isinstance(series.dtype, pl.Datetime | pl.Date) or _are_dates(present):
-        assumptions.append(f"{name!r} is a date and time; those without a zone are in UTC")
-        return Column(name, "datetime", nullable=nullable)
-    return _describe_text(name, present.cast(pl.String), nullable, assumptions)
-
-
-def _describe_number(
-    name: str,
-    present: pl.Series,
-    numbers: Floats,
-    wrong: NDArray[np.bool_],
-    nullable: bool,
-    assumptions: list[str],
-) -> Column:
-    finite = numbers[np.isfinite(numbers)]
-    if len(finite) == 0:
-        return _aside(name, "set aside: no finite number in any row", assumptions)
-    is_text = present.dtype == pl.String
-    pointed = bool(present.str.contains(r"[.eE]").any()) if is_text else present.dtype.is_float()
-    whole = not pointed and bool((finite == np.floor(finite)).all())
-    if whole and _numbers_identify(name, finite):
-        assumptions.append(f"{name!r} identifies the row: carried along, not used")
-        return Column(name, "identifier", nullable=nullable)
-    low, high = float(finite.min()), float(finite.max())
-    if low == high:
-        return _aside(name, "set aside: constant, so it cannot explain anything", assumptions)
-    bounds = _bounds(low, high)
-    note = f"{name!r} is a {'whole ' if whole else ''}number in [{bounds[0]:g}, {bounds[1]:g}]"
-    note += f" (seen: {low:g} to {high:g})" + (", may be missing" if nullable else "")
-    strange = int(wrong.sum() + (~np.isfinite(numbers) & ~wrong).sum())
-    if strange:
-        row = int(np.flatnonzero(wrong | ~np.isfinite(numbers))[0])
-        note += f"; {strange} cell(s) such as {present[row]!r} are not and their rows are refused"
-    assumptions.append(note)
-    return Column(name, "integer" if whole else "number", bounds=bounds, nullable=nullable)
-
-
-def _numbers_identify(name: str, values: Floats) -> bool:
-    """Tell whether whole numbers merely count or name the rows."""
-    unique = len(np.unique(values)) / len(values)
-    if _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name):
-        return unique >= 0.95
-    return unique == 1.0 and len(values) >= 20 and bool(np.ptp(values) <= 1.05 * len(values))
-
-
-def _are_dates(present: pl.Series) -> bool:
-    texts = present.cast(pl.String).str.strip_chars()
-    parsed = 0
-    for text in texts.head(1000):
-        try:
-            dt.datetime.fromisoformat(text)
-            parsed += len(text) >= 8
-        except ValueError:
-            continue
-    return parsed >= _PARSED_SHARE * min(len(texts), 1000)
-
-
-def _describe_text(name: str, present: pl.Series, nullable: bool, assumptions: list[str]) -> Column:
-    texts = present.str.strip_chars()
-    counts = texts.value_counts(sort=True)
-    spelled: dict[str, str] = {}
-    for text in counts[texts.name].to_list():  # the most frequent spelling comes first
-        spelled.setdefault(text.casefold(), text)
-    levels = len(spelled)
-    longest = int(texts.str.len_chars().max() or 0)  # type: ignore[arg-type]
-    few = levels <= MAX_LEVELS or levels <= min(_MOST_LEVELS, 0.01 * len(texts))
-    if few and levels <= len(texts) / 2 and longest <= _LONG_TEXT and levels > 1:
-        note = f"{name!r} is a category with {levels} levels, upper and lower case alike"
-        assumptions.append(note + (", may be missing" if nullable else ""))
-        names = tuple(sorted(spelled.values()))
-        return Column(name, "category", nullable=nullable, categories=names, case_sensitive=False)
-    if levels <= 1:
-        return _aside(name, "set aside: constant, so it cannot explain anything", assumptions)
-    named = _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name)
-    unique = texts.n_unique() / len(texts)
-    if longest <= _LONG_TEXT and (unique == 1.0 or (named and unique >= 0.95)):
-        assumptions.append(f"{name!r} identifies the row: carried along, not used")
-        return Column(name, "identifier", nullable=nullable)
-    return _aside(name, f"set aside: text with {levels} different values", assumptions)
-
-
-def _aside(name: str, why: str, assumptions: list[str]) -> Column:
-    assumptions.append(f"{name!r} is {why}")
-    return Column(name, "text", nullable=True, description=why[0].upper() + why[1:])
 
 
 def _set_leaks_aside(
@@ -376,7 +283,11 @@ def _describe_target(name: str, y: Floats, assumptions: list[str]) -> Target:
     missing = len(y) - len(values)
     if missing:
         assumptions.append(f"{missing} row(s) have no usable target and are refused")
-    bounds = (_nice(low / 2, up=False), _nice(high * 2, up=True)) if low > 0 else _bounds(low, high)
+    bounds = (
+        (round_outwards(low / 2, up=False), round_outwards(high * 2, up=True))
+        if low > 0
+        else bounds_around(low, high)
+    )
     slug = _slug(name)
     return Target(
         name=name,
@@ -390,24 +301,6 @@ def _describe_target(name: str, y: Floats, assumptions: list[str]) -> Target:
 def _skewness(values: Floats) -> float:
     spread = float(values.std())
     return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
-
-
-def _bounds(low: float, high: float) -> tuple[float, float]:
-    """Widen the observed range by its own width on both sides; what is never negative stays so."""
-    width = high - low
-    lower = 0.0 if low >= 0 else _nice(low - width, up=False)
-    return lower, 0.0 if high <= 0 else _nice(high + width, up=True)
-
-
-def _nice(value: float, *, up: bool) -> float:
-    """Round outwards to two significant digits."""
-    if value == 0:
-        return 0.0
-    if math.isinf(value):
-        return math.copysign(sys.float_info.max, value)
-    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-    steps = math.ceil(value / unit) if up else math.floor(value / unit)
-    return float(f"{steps * unit:.12g}")
 
 
 def _slug(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,17 @@ class WrittenContract:
 
 
 def write_new_contract(
-    file: str, target: str, *, name: str | None, force: bool, project: Path
+    file: str,
+    target: str,
+    *,
+    name: str | None,
+    force: bool,
+    project: Path,
+    categories: Collection[str] = (),
 ) -> WrittenContract:
     """Infer a contract from `file` and write it to ``conf/dataset/<name>.yaml`` of `project`.
+
+    `categories` are columns that are categories, whatever they look like.
 
     Raises:
         ConfigError: The name cannot be one, or a contract of that name exists and `force` is not
@@ -41,7 +50,7 @@ def write_new_contract(
             expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
             remedy="choose another --name",
         )
-    inference = infer_contract(file, target, name=name)
+    inference = infer_contract(file, target, name=name, categories=categories)
     contract = inference.contract
     path = project / "conf" / "dataset" / f"{contract.name}.yaml"
     if path.exists() and not force:

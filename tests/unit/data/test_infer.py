@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasador.core.errors import SourceError, ValidationError
+from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.data.contract_reader import read_contract, write_contract
 from tasador.data.infer import infer_contract
 from tasador.data.readers import read_table
@@ -177,6 +177,17 @@ def test_many_short_names_without_repetition_identify_and_others_are_text(tmp_pa
                    y=np.arange(200) % 9)  # fmt: skip
     kinds = {c.name: c.kind for c in infer_contract(path, "y").contract.columns}
     assert kinds == {"a": "identifier", "b": "text", "parcelId": "identifier", "x": "integer"}
+
+
+def test_texts_are_a_category_when_each_level_has_many_rows_or_when_they_are_said_to_be(tmp_path):
+    zips = [f"zip {i % 700}" for i in range(70_000)]
+    path = written(tmp_path, zip=zips, y=np.arange(70_000) % 9)
+    assert len(infer_contract(path, "y").contract.columns[0].categories) == 700
+    few = written(tmp_path, zip=zips[:2000], number=np.arange(2000) % 40, y=np.arange(2000) % 9)
+    said = infer_contract(few, "y", categories=["zip", "number"]).contract.columns
+    assert [(c.kind, len(c.categories)) for c in said] == [("category", 700), ("category", 40)]
+    with pytest.raises(ConfigError, match="no column 'zap' to take for a category"):
+        infer_contract(few, "y", categories=["zap"])
 
 
 def test_columns_named_after_the_target_are_suspected(tmp_path):

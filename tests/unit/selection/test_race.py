@@ -18,7 +18,7 @@ from tasador.selection import race
 from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.growing import Growth, grow_group
 from tasador.selection.search import SearchResult, SelectionSettings, grid_search
-from tasador.selection.shared_work import Candidate, estimate_group, group_candidates
+from tasador.selection.shared_work import Candidate, Group, estimate_group, group_candidates
 
 CONTRACT = from_dict(
     {
@@ -122,6 +122,55 @@ def test_a_group_that_grows_unwatched_gives_what_it_gives_at_once(
     for whole in estimate_group(*common):
         for mine, theirs in zip(grown[whole.candidate.position].values, whole.values, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_stops_between_the_grids_steps_change_nothing(part: Part, folds: list[Fold]) -> None:
+    fold, seen = folds[0], []
+    target = part.y[fold.fit_rows]
+    candidates = [
+        Candidate(i, "gradient_boosting", {"n_estimators": n, "max_depth": 2, "subsample": 0.7})
+        for i, n in enumerate((20, 80))
+    ]
+    (group,) = group_candidates(candidates)
+    common = (group, fold.Z_fit, target, [fold.Z_held, fold.Z_fit], 5)
+    grown = {
+        e.candidate.position: e
+        for e in grow_group(*common, lambda growth: seen.append(growth.steps))
+    }
+    assert seen == [10, 20, 30, 40, 50, 60, 70]
+    for whole in estimate_group(*common):
+        for mine, theirs in zip(grown[whole.candidate.position].values, whole.values, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_what_is_given_up_at_a_stop_before_the_first_step_of_the_grid_has_no_values(
+    part: Part, folds: list[Fold]
+) -> None:
+    fold = folds[0]
+    candidates = [
+        Candidate(i, "random_forest", {"n_estimators": n, "max_depth": depth})
+        for i, (n, depth) in enumerate((n, d) for n in (60, 90) for d in (2, 50, None))
+    ]
+    (group,) = group_candidates(candidates)
+    why = race.Drop(0, 1.0, 0.5, (11, 90))
+    common = (group, fold.Z_fit, part.y[fold.fit_rows], [fold.Z_held], 5)
+    found = list(grow_group(*common, lambda _: why))
+    assert [e.given_up for e in found] == [why] * 6
+    assert all(e.values == () and e.seconds > 0 for e in found)
+
+
+def test_the_dear_wait_for_a_leader_among_the_cheap() -> None:
+    def group(name: str, steps: int) -> Group:
+        return group_candidates([Candidate(0, name, {"n_estimators": steps})])[0]
+
+    cheap, forest = group("lightgbm", 100), group("random_forest", 300)
+    boosted = [group("gradient_boosting", 100 + i) for i in range(3)]
+    heats = race.heats([forest, *boosted, cheap])
+    assert heats[0] == [cheap]
+    assert len(heats) > 2
+    assert sum(map(len, heats)) == 5
+    assert race.heats([forest])[0] == [forest]
+    assert race.heats([]) == []
 
 
 def growth(now: NDArray[np.float64], earlier: NDArray[np.float64], *, averages: bool) -> Growth:

@@ -11,9 +11,17 @@ from tasador.data.contract_reader import from_dict
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target import TargetTransform
+from tasador.selection.averaging import Member
 from tasador.selection.diagnostics import Diagnostics, diagnose
-from tasador.selection.evaluate import evaluate
-from tasador.selection.folds import Fold, blocked_assignment, make_folds, random_assignment
+from tasador.selection.evaluate import cross_validation, evaluate, out_of_fold
+from tasador.selection.folds import (
+    Fold,
+    blocked_assignment,
+    folds_for,
+    make_folds,
+    random_assignment,
+    sample_rows,
+)
 from tasador.selection.search import SelectionSettings, grid_search
 from tasador.selection.sweep import SweepSettings, sweep
 
@@ -47,6 +55,37 @@ def test_folds_hold_every_row_once_and_repeat() -> None:
     assert np.array_equal(first, random_assignment(100, 5, 7))
     with pytest.raises(TrainingError, match="too few training rows"):
         random_assignment(5, 5, 7)
+
+
+def test_a_sample_is_seeded_and_none_is_taken_of_few_rows(part: Part) -> None:
+    some = sample_rows(part, 50, 3)
+    assert len(some) == 50
+    assert (np.diff(some.row_hash.astype(int)) > 0).all()
+    assert np.array_equal(some.row_hash, sample_rows(part, 50, 3).row_hash)
+    assert not np.array_equal(some.row_hash, sample_rows(part, 50, 4).row_hash)
+    assert sample_rows(part, 120, 3) is sample_rows(part, None, 3) is part
+
+
+def test_folds_end_when_enough_rows_are_held_out(part: Part) -> None:
+    assignment = random_assignment(len(part), 4, 1)  # 30 rows each
+    assert folds_for(assignment, 30) == [0]
+    assert folds_for(assignment, 31) == [0, 1]
+    assert folds_for(assignment, 10_000) == [0, 1, 2, 3]
+    pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
+    some = list(make_folds(part, assignment, pipeline, TRANSFORM, [1, 3]))
+    assert [np.unique(assignment[fold.held_rows]).tolist() for fold in some] == [[1], [3]]
+    (scores,) = out_of_fold([Member("ridge", {"alpha": 1.0}, 1)], some, part, TRANSFORM, "")
+    assert np.array_equal(np.isfinite(scores), np.isin(assignment, [1, 3]))
+    found = cross_validation(scores, some, part, TRANSFORM, some[0].names)
+    assert np.array_equal(found.rows, np.flatnonzero(np.isin(assignment, [1, 3])))
+    assert found.Z.shape == (60, len(some[0].names))
+    assert np.isfinite(found.Z).all()
+    assert found.metrics["mae"] == pytest.approx(np.mean(np.abs(found.score - part.y[found.rows])))
+
+
+def test_the_final_model_is_slowed_less_where_rows_are_many() -> None:
+    settings = SweepSettings(slowdown=4.0)
+    assert [settings.slowdown_for(n) for n in (500, 100_000, 200_000, 10**6)] == [4, 4, 2, 1]
 
 
 def test_blocked_folds_keep_the_rows_of_a_place_together() -> None:

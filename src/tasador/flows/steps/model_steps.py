@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import (
@@ -17,7 +18,6 @@ from tasador.flows.state import (
 )
 from tasador.flows.steps.selection_card import show_search, show_sweep, show_trial_runs
 from tasador.flows.trial_records import TrialRecorder
-from tasador.data.table import Part
 from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search import grid_search
 from tasador.selection.sweep import sweep
