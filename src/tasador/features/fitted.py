@@ -240,15 +240,11 @@ class FittedFeatures:
             arrays["clusters.centroids"] = self.clusters.centroids
         if self.plan is not None and self.index is not None:
             numbers, index_arrays = self.index.state()
-            spec["comparables"] = {
-                "near": list(self.plan.near),
-                "similar_by": self.plan.similar_by,
-                "similar_floor": self.plan.similar_floor,
-                "context": list(self.plan.context),
-                **numbers,
-            }
+            spec["comparables"] = {**self.plan.spec(), **numbers}
             arrays["comparables.scale"] = self.plan.scale
             arrays |= {f"comparables.{key}": value for key, value in index_arrays.items()}
+        elif self.plan is not None:  # without comparables it still says where clusters lie
+            spec["plan"], arrays["plan.scale"] = self.plan.spec(), self.plan.scale
         return spec, arrays
 
     @classmethod
@@ -271,14 +267,10 @@ class FittedFeatures:
         plan, index = None, None
         if spec["comparables"] is not None:
             found, parts = spec["comparables"], section("comparables")
-            plan = ComparablesPlan(
-                near=tuple(found["near"]),
-                scale=parts["scale"],
-                similar_by=found["similar_by"],
-                similar_floor=float(found["similar_floor"]),
-                context=tuple(found["context"]),
-            )
+            plan = ComparablesPlan.from_spec(found, parts["scale"])
             index = ComparablesIndex.from_state(found, parts)
+        elif "plan" in spec:
+            plan = ComparablesPlan.from_spec(spec["plan"], arrays["plan.scale"])
         fitted = cls(
             contract=contract,
             imputer=Imputer.from_state(spec["imputer"], section("imputer")),

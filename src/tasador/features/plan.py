@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +79,30 @@ class ComparablesPlan:
     similar_by: str | None
     similar_floor: float
     context: tuple[str, ...]
+
+    def spec(self) -> dict[str, Any]:
+        """Return all but the scale as JSON values."""
+        return {
+            "near": list(self.near),
+            "similar_by": self.similar_by,
+            "similar_floor": self.similar_floor,
+            "context": list(self.context),
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], scale: Floats) -> ComparablesPlan:
+        """Rebuild from `spec` and the scale (d,).
+
+        Raises:
+            KeyError: The spec is incomplete.
+        """
+        return cls(
+            near=tuple(spec["near"]),
+            scale=scale,
+            similar_by=spec["similar_by"],
+            similar_floor=float(spec["similar_floor"]),
+            context=tuple(spec["context"]),
+        )
 
     def points(self, frame: NumericFrame) -> Floats:
         """Return the rows' places (n, d) in the scaled space."""

@@ -53,7 +53,7 @@ class ImputationSettings:
         repeats: How often, each time with other folds.
         max_rows: Most training rows on which imputers are compared, a seeded sample of them.
         max_columns: Most columns on which they are compared, those that lack the most values. The
-            others are filled by what was chosen most often for these.
+            others get their median, with ``auto``.
     """
 
     strategy: Literal[
@@ -183,16 +183,9 @@ def compare_imputers(
             compared,
         )
         evidence = {compared[place]: found for place, found in measured}
-    usual = _most_chosen(settings, [evidence[name] for name in compared])
+    # without evidence the simplest, which also bounds the work on a table of a thousand columns
+    usual: Strategy = "median" if settings.strategy == "auto" else settings.strategy
     return tuple(evidence.get(name) or ColumnEvidence(name, (), usual) for name in names)
-
-
-def _most_chosen(settings: ImputationSettings, evidence: Sequence[ColumnEvidence]) -> Strategy:
-    """Return what fills in columns that are not compared."""
-    if settings.strategy != "auto":
-        return settings.strategy
-    chosen = [found.chosen for found in evidence]
-    return max(STRATEGIES, key=chosen.count, default="median")  # of equals the cheapest
 
 
 def _column_evidence(

@@ -108,14 +108,14 @@ def test_a_strategy_that_was_named_is_taken_whatever_the_evidence_says():
     assert beds.best == "iterative_linear"
 
 
-def test_columns_beyond_the_most_get_what_was_chosen_most_often():
+def test_columns_beyond_the_most_get_their_median_or_what_was_named():
     rows = part()
     rows.X[:40, 1] = np.nan  # beds lacks most and is the one compared
     settings = dataclasses.replace(QUICK, max_columns=1)
     beds, noise = compare_imputers(settings, CONTRACT, rows, TargetTransform("none"), seed=1)
     assert beds.scores
     assert noise.scores == ()
-    assert noise.chosen == beds.chosen == "iterative_linear"
+    assert (beds.chosen, noise.chosen) == ("iterative_linear", "median")
     named = dataclasses.replace(settings, strategy="mean")
     assert compare_imputers(named, CONTRACT, rows, TargetTransform("none"), 1)[1].chosen == "mean"
 
