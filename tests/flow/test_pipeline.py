@@ -17,6 +17,8 @@ SMALL = [
     "download.offline=true",
     "dataset.source.paths=[nowhere.csv]",
     "selection.folds=3",
+    "selection.max_rows=500",  # of some 720: as a large table is compared
+    "register.fold_rows=300",
     "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[60],num_leaves:[15]},"
     "random_forest:{n_estimators:[10]}}",
     *(
@@ -77,6 +79,8 @@ def test_a_run_leaves_its_cards_metrics_parameters_and_report(project: Path) -> 
     assert set(metrics) >= {"test", "random_cv", "spatial_cv"}
     assert len(list((run / "cards").glob("*.html"))) == 7
     card = json.loads((run / "cards" / "register.json").read_text())
+    select = json.loads((run / "cards" / "select.json").read_text())
+    assert "Rows compared on" in {fact["label"] for fact in select["facts"]}
     tables = {table["title"]: table["rows"] for table in card["tables"]}
     promised = [row[0] for row in tables["Intervals: promised and held"]]
     held = [row[1] for row in tables["Intervals: promised and held"]]

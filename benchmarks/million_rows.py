@@ -1,0 +1,102 @@
+"""The whole pipeline on a generated table of a million rows: time, memory, error.
+
+    python benchmarks/million_rows.py [--rows N] [--columns N] [--categories N] [--folder FOLDER]
+
+Writes the table (`big_table.py`), has `tasador init` describe it and `tasador run` train on it with
+the quick profile, each in a process of its own; then loads the bundle and values the table's first
+rows one by one and together. What is generated has a known noise, so that the error can be judged.
+Exits with 1 when a goal is missed: 30 minutes, 8 GB. Takes about 20 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from big_table import NOISE, make_table
+from figures import Figures
+from main_job import newest, newest_bundle
+from tasador.registry.bundle import load_bundle
+
+MINUTES, GIGABYTES = 30.0, 8.0
+#: Median of |exp(e) - 1|, e normal with the table's noise: no model's median error is below it.
+LEAST_ERROR = 100.0 * math.expm1(0.6745 * NOISE)
+
+
+def timed(folder: Path, *words: str) -> tuple[float, float]:
+    """Run tasador; return seconds and peak resident memory in GB."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "tasador.cli.app", *words], cwd=folder)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"failed: tasador {' '.join(words)}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1e6
+
+
+def values_agree(workspace: Path, frame: pl.DataFrame) -> bool:
+    """Tell whether rows are worth the same alone and together."""
+    bundle = load_bundle(newest_bundle(workspace))
+    rows = frame.select(bundle.contract.feature_names).to_dicts()
+    together = [valuation.prediction for valuation in bundle.value_rows(rows)]
+    return together == [bundle.value(row).prediction for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, compare with the goals."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--columns", type=int, default=30)
+    parser.add_argument("--categories", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, help="kept; by default a temporary one")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        frame = make_table(chosen.rows, chosen.columns, chosen.categories)
+        frame.write_parquet(folder / "big.parquet")
+        some = frame.head(200)
+        size = (folder / "big.parquet").stat().st_size / 1e6
+        del frame
+        print(f"{chosen.rows} rows, {chosen.columns} columns, {size:.0f} MB", flush=True)
+        seconds, memory = timed(folder, "init", "big.parquet", "--target", "price", "--force",
+                                "--category", "category_0")  # fmt: skip
+        print(f"init: {seconds:.0f} s, {memory:.1f} GB", flush=True)
+        seconds, memory = timed(folder, "run", "dataset=big", "storage.workspace=workspace")
+        workspace = folder / "workspace"
+        test = json.loads(newest(workspace, "metrics.json").read_text())["test"]
+        steps = [json.loads(path.read_text()) for path in cards(workspace)]
+        agree = values_agree(workspace, some)
+    figures = Figures()
+    figures.table("A million rows", ("step", "seconds"), [(s["step"], s["seconds"]) for s in steps])
+    goals = (
+        ("whole run, minutes", seconds / 60, MINUTES),
+        ("peak memory, GB", memory, GIGABYTES),
+        (f"median error, % (least possible {LEAST_ERROR:.1f})", test["median_ape"], 10.0),
+        ("rows valued otherwise together than alone", float(not agree), 0.0),
+    )
+    for name, value, goal in goals:
+        print(f"{name:<48}{value:>10.2f}   <= {goal:g}{'' if value <= goal else '   MISSED'}")
+        figures.goal(name, value, goal)
+    figures.keep()
+    return 0 if all(np.less_equal(value, goal) for _, value, goal in goals) else 1
+
+
+def cards(workspace: Path) -> list[Path]:
+    """Return the newest run's cards in the order of the steps."""
+    folder = newest(workspace, "metrics.json").parent / "cards"
+    return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
