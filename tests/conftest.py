@@ -25,7 +25,12 @@ from tasador.registry.bundle_writer import BundleParts, write_bundle
 settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tasador")
 
-pytest_plugins = ["fixtures.postgresql", "fixtures.ray_cluster", "fixtures.service"]
+pytest_plugins = [
+    "fixtures.object_stores",
+    "fixtures.postgresql",
+    "fixtures.ray_cluster",
+    "fixtures.service",
+]
 
 
 @pytest.fixture(scope="session")

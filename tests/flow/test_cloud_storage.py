@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from fixtures.object_stores import Store
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -34,68 +34,6 @@ SMALL = [
     "register.average=1",
 ]
 ROW = {"area": 82.5, "rooms": 3, "town": "Lugo"}
-
-
-@dataclass(frozen=True)
-class Store:
-    """A bucket, and the variables with which a process reaches it."""
-
-    url: str
-    environment: dict[str, str]
-
-    def files(self) -> Any:
-        import fsspec
-
-        fsspec.filesystem(self.url.partition("://")[0]).invalidate_cache()
-        return fsspec.filesystem(self.url.partition("://")[0], use_listings_cache=False)
-
-
-@pytest.fixture(params=["s3", "gs"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    with {"s3": _s3, "gs": _gs}[request.param]() as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-        if request.param == "s3":
-            found.files().mkdir(found.url)
-        yield found
-
-
-@contextlib.contextmanager
-def _s3() -> Iterator[Store]:
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Store(
-        f"s3://valuations-{port}",
-        {
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",  # pragma: allowlist secret
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        },
-    )
-    server.stop()
-
-
-@contextlib.contextmanager
-def _gs() -> Iterator[Store]:
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    pytest.importorskip("gcsfs").GCSFileSystem.clear_instance_cache()
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="valuations")
-    server.start()
-    port = server._api._httpd.server_address[1]
-    yield Store(
-        "gs://valuations",
-        {
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-        },
-    )
-    with contextlib.suppress(Exception):
-        server.stop()
 
 
 def tasador(folder: Path, *words: str) -> str:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
+
 if TYPE_CHECKING:
     from tasador.flows.score_files import Scored
 
@@ -57,13 +59,16 @@ def score(
     model: Annotated[
         str | None, typer.Option(help="Registered model; by default the only one there is.")
     ] = None,
+    engine: EngineOption = EngineChoice.local,
+    ray_address: RayAddress = None,
 ) -> None:
     """Value whole files on all cores; a second run goes on where the first was interrupted.
 
     A row that does not meet the contract gets an error instead of a value, as from the service.
     """
     from tasador.core.errors import DataError
-    from tasador.flows.score_files import ScoreOrder, chosen_bundle, score_files
+    from tasador.flows.score_files import ScoreOrder, chosen_folder, score_files
+    from tasador.registry.bundle import load_bundle
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     order = ScoreOrder(
@@ -75,10 +80,20 @@ def score(
         batch_rows=batch_rows,
         force=force,
     )
-    chosen = chosen_bundle(bundle, workspace=workspace, registry=registry, model=model)
-    if chosen.origin == "synthetic":
+
+    def tell(line: str) -> None:
+        err.print(escape(line))
+
+    with chosen_folder(bundle, workspace=workspace, registry=registry, model=model) as folder:
+        if engine is EngineChoice.ray:
+            from tasador.core.engine import RaySettings
+            from tasador.flows.score_on_ray import score_files_on_ray
+
+            scored = score_files_on_ray(folder, order, tell, RaySettings(ray_address))
+        else:
+            scored = score_files(load_bundle(folder), order, tell)
+    if scored.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
-    scored = score_files(chosen, order, lambda line: err.print(escape(line)))
     _summarise(scored, to)
     if scored.failed:
         raise DataError(

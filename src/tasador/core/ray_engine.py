@@ -53,12 +53,12 @@ class RayEngine:
     @property
     def slots(self) -> int:
         """See `Engine.slots`: the cores of the machines that are there now."""
-        with _ray_errors():
+        with ray_errors():
             return max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
 
     def share(self, value: Shared) -> Held[Shared]:
         """See `Engine.share`."""
-        with _ray_errors():
+        with ray_errors():
             return Held(self._ray.put(value))
 
     def map(
@@ -73,15 +73,15 @@ class RayEngine:
         order = list(range(len(items)))
         if cost is not None:
             order.sort(key=lambda position: -cost(items[position]))
-        with _ray_errors():
-            versions = self._ray.put(_versions())
+        with ray_errors():
+            versions = self._ray.put(own_versions())
             waiting = {
                 self._run.remote(versions, work, held.where, items[position]): position
                 for position in order
             }
         try:
             while waiting:
-                with _ray_errors():
+                with ray_errors():
                     ready, _ = self._ray.wait(list(waiting), num_returns=1)
                     result, warned = self._ray.get(ready[0])
                 position = waiting.pop(ready[0])
@@ -108,8 +108,8 @@ class RayEngine:
         place = self._ray.remote(_Place).options(
             max_restarts=self.retries, max_task_retries=self.retries, scheduling_strategy="SPREAD"
         )
-        with _ray_errors():
-            versions = self._ray.put(_versions())
+        with ray_errors():
+            versions = self._ray.put(own_versions())
             places = [place.remote(versions, make, held.where, item) for item in items]
         try:
             yield _RayStand(self._ray, places)
@@ -128,11 +128,11 @@ class _RayStand(Generic[Question, Result]):
 
     def ask(self, question: Question) -> list[Result]:
         answers: list[Result | Exception] = []
-        with _ray_errors():
+        with ray_errors():
             asked = [place.ask.remote(question) for place in self._places]
         for reference in asked:
             try:
-                with _ray_errors():
+                with ray_errors():
                     answer, warned = self._ray.get(reference)
             except EngineError:
                 raise
@@ -158,7 +158,7 @@ class _Place:
 
     def ask(self, question: Any) -> tuple[Any, list[_Warned]]:
         versions, make, shared, item = self._parts
-        _check_versions(versions)
+        check_versions(versions)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             # made here and not above, so that an error of it is the answer's and not the place's
@@ -171,7 +171,7 @@ def _run(
     versions: dict[str, str], work: Callable[[Shared, Item], Result], shared: Shared, item: Item
 ) -> tuple[Result, list[_Warned]]:
     """Work on one item; runs in the cluster."""
-    _check_versions(versions)
+    check_versions(versions)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = work(shared, item)
@@ -188,7 +188,7 @@ def _warn(warned: list[_Warned]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
+def own_versions() -> dict[str, str]:
     """Return the versions of what decides a result's bits, as far as it is installed."""
     found = {}
     for package in _PACKAGES:
@@ -197,13 +197,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _check_versions(wanted: dict[str, str]) -> None:
+def check_versions(wanted: dict[str, str]) -> None:
     """Refuse to work with other versions than those of the machine that asks.
 
     Raises:
         EngineError: Naming the machine and the packages.
     """
-    own = _versions()
+    own = own_versions()
     if own == wanted:
         return
     differing = sorted(
@@ -309,7 +309,7 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _ray_errors() -> Iterator[None]:
+def ray_errors() -> Iterator[None]:
     """Give the work's own errors as they were raised, and Ray's as ours."""
     from ray import exceptions
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from tasador.flows.score_outputs import (
     output_names,
     sole_writer,
 )
-from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.bundle import ModelBundle
 from tasador.registry.folders import newest_bundle
 from tasador.registry.mlflow_versions import versions_of
 from tasador.registry.versions import find_version
@@ -48,7 +48,7 @@ BATCH_ROWS = 32_768
 #: Stands for all columns of the input.
 ALL = "*"
 ROW = "row"
-_MEGA = 1e6
+MEGA = 1e6
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ class Scored:
     failed: list[tuple[str, DataError]] = field(default_factory=list)
 
 
-def chosen_bundle(
+@contextmanager
+def chosen_folder(
     named: str | None, *, workspace: Path, registry: str | None, model: str | None
-) -> ModelBundle:
-    """Load the bundle that is meant.
+) -> Iterator[Path]:
+    """Give the folder of the bundle that is meant while the body runs.
 
     Args:
         named: Its folder; or a number, alias or bundle's version in the model registry; None takes
@@ -112,19 +113,20 @@ def chosen_bundle(
         model: The registered model; None takes the only one.
 
     Raises:
-        BundleError: There is none, or it is damaged.
+        BundleError: There is none.
         RegistryError: The registry cannot be reached.
         ConfigError: It has no such version.
     """
     if named is None:
-        return load_bundle(newest_bundle(workspace / "bundles"))
-    if Path(named).is_dir() or "/" in named:
-        return load_bundle(named)
-    versions = versions_of(Place(workspace, registry).registry_uri, model)
-    with tempfile.TemporaryDirectory(prefix="tasador-score-") as folder:
-        destination = Path(folder) / "bundle"
-        versions.fetch(find_version(versions, named).number, destination)
-        return load_bundle(destination)
+        yield newest_bundle(workspace / "bundles")
+    elif Path(named).is_dir() or "/" in named:
+        yield Path(named)
+    else:
+        versions = versions_of(Place(workspace, registry).registry_uri, model)
+        with tempfile.TemporaryDirectory(prefix="tasador-score-") as folder:
+            destination = Path(folder) / "bundle"
+            versions.fetch(find_version(versions, named).number, destination)
+            yield destination
 
 
 def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], None]) -> Scored:
@@ -145,7 +147,7 @@ def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], No
         StorageError: The disk or store refuses; what is finished is kept.
     """
     started = time.perf_counter()
-    inputs = _found(order.inputs)
+    inputs = find_inputs(order.inputs)
     scored = Scored(bundle.version, bundle.origin)
     with ExitStack() as stack:
         if is_folder(order.out, len(inputs)):
@@ -156,9 +158,9 @@ def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], No
         workers = order.workers or usable_cores()
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
-        sizes = [_size(name) for name in inputs]
-        advance = stack.enter_context(progress("scoring, MB", sum(sizes) / _MEGA))
-        run = _Run(bundle, order, pool, workers, finished, scored, started, advance)
+        sizes = [size_of(name) for name in inputs]
+        advance = stack.enter_context(progress("scoring, MB", sum(sizes) / MEGA))
+        run = Run(bundle, order, pool, workers, finished, scored, started, advance)
         for name, output, size in zip(inputs, output_names(inputs), sizes, strict=True):
             try:
                 if not run.one(name, output, size):
@@ -173,8 +175,8 @@ def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], No
 
 
 @dataclass
-class _Run:
-    """One run of `score_files`."""
+class Run:
+    """One run of `score_files`, or a worker's part of it."""
 
     bundle: ModelBundle
     order: ScoreOrder
@@ -199,7 +201,7 @@ class _Run:
                 place = files.join(self.order.out, output)
                 if not self.order.force and self.finished.find(output, wanted) is not None:
                     self.scored.passed += 1
-                    self.advance(size / _MEGA)
+                    self.advance(size / MEGA)
                     return False
             else:
                 place = self.order.out
@@ -239,7 +241,7 @@ class _Run:
                 refused += batch.num_rows - batch.column("error").null_count
                 done = table.done()
                 speed = (self.scored.rows + rows) / (time.perf_counter() - self.started)
-                self.advance((done - before) * size / _MEGA, note=f"{speed:,.0f} rows/s")
+                self.advance((done - before) * size / MEGA, note=f"{speed:,.0f} rows/s")
                 before = done
         self.scored.rows += rows
         self.scored.refused += refused
@@ -273,7 +275,7 @@ class _Run:
         }
 
 
-def _found(patterns: Sequence[str]) -> list[str]:
+def find_inputs(patterns: Sequence[str]) -> list[str]:
     """Return the files that the patterns name, each once.
 
     Raises:
@@ -288,7 +290,8 @@ def _found(patterns: Sequence[str]) -> list[str]:
     return list(inputs)
 
 
-def _size(location: str) -> int:
+def size_of(location: str) -> int:
+    """Return a file's size in bytes; 0 when it is not there, which is said when it is read."""
     return files.stamp(location).size if files.exists(location) else 0
 
 

@@ -248,9 +248,16 @@ def sole_writer(folder: str) -> Iterator[None]:
             raise StorageError(
                 f"another run writes to {folder}", remedy="wait for it, or choose another folder"
             ) from None
-        for found in place.rglob(".*.tmp"):
-            if _LEFT_OVER.fullmatch(found.name):
-                found.unlink(missing_ok=True)
+        remove_left_over(folder)
         yield
     finally:
         os.close(lock)
+
+
+def remove_left_over(folder: str) -> None:
+    """Remove what killed processes have half written into a local folder."""
+    if files.is_remote(folder):
+        return
+    for found in Path(folder).rglob(".*.tmp"):
+        if _LEFT_OVER.fullmatch(found.name):
+            found.unlink(missing_ok=True)

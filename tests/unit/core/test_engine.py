@@ -87,8 +87,8 @@ def test_who_stops_listening_is_not_kept_waiting(ray_cluster) -> None:
 
 @pytest.mark.slow
 def test_a_machine_with_other_packages_is_named(ray_cluster, monkeypatch) -> None:
-    other = {**ray_engine._versions(), "numpy": "1.0"}
-    monkeypatch.setattr(ray_engine, "_versions", lambda: other)
+    other = {**ray_engine.own_versions(), "numpy": "1.0"}
+    monkeypatch.setattr(ray_engine, "own_versions", lambda: other)
     with pytest.raises(EngineError, match=r"has other packages .* expected numpy 1\.0, got numpy"):
         dict(RayEngine(retries=0).map(ray_work.add, RayEngine(0).share(1), [1]))
 
