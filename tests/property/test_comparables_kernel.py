@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tasador.core.native import Native, native
 from tasador.features import comparables as module
 from tasador.features.comparables import ComparablesIndex
+from tasador.features.plan import neighbourly_order
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
 
@@ -69,6 +70,25 @@ def test_many_rows_are_searched_in_chunks_with_the_same_bits():
     got = index.features(points[::-1], attribute[::-1])
     assert (got == index._features(points, attribute)[::-1]).all()
     assert index.features(points[:0], attribute[:0]).shape == (0, got.shape[1])
+    together, own = np.repeat(points, 3, axis=0), np.repeat(attribute, 3) + np.arange(2100) % 3
+    out = np.zeros((2100, got.shape[1] + 5))
+    assert index.features(together, own, out=out[:, 2:-3]) is not None
+    assert (out[:, 2:-3] == index._features(together, own)).all()
+    assert not out[:, :2].any()
+    assert not out[:, -3:].any()
+
+
+def test_rows_of_one_place_follow_one_another_and_then_those_near():
+    rng = np.random.default_rng(4)
+    places = np.round(rng.normal(size=(3_000, 2)), 1)
+    order = neighbourly_order(places)
+    assert sorted(order.tolist()) == list(range(3_000))
+    steps = np.diff(places[order], axis=0)
+    assert (steps != 0).any(axis=1).sum() == len(np.unique(places, axis=0)) - 1
+    assert np.abs(steps).mean() < 0.1 * np.abs(np.diff(places, axis=0)).mean()
+    places[::7] = np.nan
+    for odd in (places, places[:1], np.ones((5, 1)), np.ones((2, 3))):
+        assert sorted(neighbourly_order(odd).tolist()) == list(range(len(odd)))
 
 
 @compiled

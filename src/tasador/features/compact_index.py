@@ -103,7 +103,9 @@ class CompactIndex:
         self._pointer = ctypes.addressof(self._index)
         self._library = library
 
-    def features(self, points: Floats, similar: Floats | None) -> Floats | None:
+    def features(
+        self, points: Floats, similar: Floats | None, out: Floats | None = None
+    ) -> Floats | None:
         """Return the features (n, q) of rows; None when that is left to numpy.
 
         It is for points that are not finite, and where only the rows or only the training rows
@@ -112,13 +114,14 @@ class CompactIndex:
         Args:
             points: Shape (n, d), where the rows lie.
             similar: Shape (n,): the rows' own attribute of resemblance, or None.
+            out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
 
         Raises:
             MemoryError: No memory for the search.
         """
         if (similar is not None) != (self._likes > 0):
             return None
-        result = np.empty((len(points), self.width))
+        result = np.empty((len(points), self.width)) if out is None else out
         points = np.ascontiguousarray(points, dtype=np.float64)
         similar = None if similar is None else np.ascontiguousarray(similar, dtype=np.float64)
         for start in range(0, len(points), _CHUNK):
@@ -162,8 +165,9 @@ class CompactIndex:
             np.exp(exponents, out=exponents)
         if out is not None:
             self._library.comparables(
-                self._pointer, index, distances, gaps, kernels, n, out.ctypes.data, self.width
-            )
+                self._pointer, index, distances, gaps, kernels, n,
+                out.ctypes.data, out.strides[0] // out.itemsize,
+            )  # fmt: skip
         return work
 
 

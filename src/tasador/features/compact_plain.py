@@ -117,7 +117,7 @@ class CompactPlain:
             similar = places[d * n :]
             points = places[: d * n].reshape(n, d)
             log = np.log(similar) if self._has_similar else None
-            Z[:, self._comparables :] = self._index.features(points, log)
+            self._index.features(points, log, out=Z[:, self._comparables :])
         return Z
 
 

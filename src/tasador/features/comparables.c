@@ -16,6 +16,7 @@
 #define WIDE 3         /* the first of them from which means by resemblance are taken: 8 */
 #define NEAREST_STEP 4 /* 16 */
 #define MOST_SERIES 64
+#define LANES 4        /* rows whose heaps are emptied in step */
 
 typedef struct {
     double split;
@@ -45,6 +46,17 @@ typedef struct {
     size_t n, space;
 } Heap;
 
+/* The nearest so far, the farthest on top: the same heap, made for its fixed size. A squared distance
+   is compared by its bits, which order like the number, since none is negative; behind the last item
+   are NOBODYs, so that every path through it is of the same length. Nothing here branches on a
+   distance: that could not be predicted. */
+typedef struct {
+    int64_t keys[NEIGHBOURS + 1], contents[NEIGHBOURS + 1];
+    size_t n;
+} Near;
+
+#define NOBODY (-1)
+
 /* A cell waiting to be searched; its distances along the axes stand in the search's `sides`. */
 typedef struct {
     uint32_t cell;
@@ -52,7 +64,7 @@ typedef struct {
 } Visit;
 
 typedef struct {
-    Heap near, waiting;
+    Heap waiting;
     Visit *visits;
     double *sides;
     size_t n_visits, space;
@@ -91,6 +103,68 @@ static Item pop(Heap *heap)
     return top;
 }
 
+/* How many steps lead from the top to the last of n items, down the left side. */
+static size_t levels_of(size_t n)
+{
+    size_t levels = 0;
+    while ((size_t)2 << levels <= n)
+        levels++;
+    return levels;
+}
+
+/* Changes the items' places unless they are to stay. */
+static inline void order(int stay, int64_t *key, int64_t *other, int64_t *content, int64_t *whose)
+{
+    const int64_t mask = (int64_t)stay - 1, keys = (*key ^ *other) & mask;
+    const int64_t contents = (*content ^ *whose) & mask;
+    *key ^= keys;
+    *other ^= keys;
+    *content ^= contents;
+    *whose ^= contents;
+}
+
+/* A step of an item down from `at`: the greater of it and of the greater child stays there, the other
+   one goes on. Below where the item stays this changes nothing. */
+static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content)
+{
+    size_t child = 2 * at + 1;
+    child += near->keys[child] < near->keys[child + 1];
+    int64_t other = near->keys[child], whose = near->contents[child];
+    order(*key < other, key, &other, content, &whose);
+    near->keys[at] = other;
+    near->contents[at] = whose;
+    return child;
+}
+
+/* Puts an item behind the last and lets it rise: above where it stays this changes nothing. */
+static inline void push(Near *near, int64_t key, int64_t content)
+{
+    for (size_t at = near->n++; ; at = (at - 1) / 2) {
+        if (at == 0) {
+            near->keys[0] = key;
+            near->contents[0] = content;
+            return;
+        }
+        int64_t other = near->keys[(at - 1) / 2], whose = near->contents[(at - 1) / 2];
+        order(key > other, &key, &other, &content, &whose);
+        near->keys[at] = other;
+        near->contents[at] = whose;
+    }
+}
+
+/* Takes the farthest away. */
+static inline void pop_farthest(Near *near)
+{
+    const size_t n = --near->n;
+    int64_t key = near->keys[n], content = near->contents[n];
+    size_t at = 0;
+    near->keys[n] = NOBODY;
+    for (size_t level = levels_of(n); level > 0; level--)
+        at = sink(near, at, &key, &content);
+    near->keys[at] = key;
+    near->contents[at] = content;
+}
+
 static int grow(Search *search, size_t dimensions)
 {
     const size_t space = search->space ? 2 * search->space : 256;
@@ -123,10 +197,9 @@ static inline double squared(const double *a, const double *b, size_t n)
 }
 
 /* Takes a leaf's points into the k nearest; returns the distance that still interests. */
-static double scan(const Index *index, const Cell *leaf, const double *x, size_t k, Heap *near,
-                   double bound)
+static inline double scan(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
+                          size_t k, Near *near, double bound)
 {
-    const size_t dimensions = index->dimensions;
     for (uint32_t i = leaf->less; i < leaf->greater; i++) {
         const double *point = index->points + i * dimensions;
         double distance;
@@ -135,22 +208,25 @@ static double scan(const Index *index, const Cell *leaf, const double *x, size_t
         else
             distance = squared(point, x, dimensions);
         if (distance < bound) {
+            int64_t bits;
+            memcpy(&bits, &distance, sizeof bits);
             if (near->n == k)
-                pop(near);
-            sift_up(near, (Item){-distance, index->indices[i]});
+                pop_farthest(near);
+            push(near, bits, index->indices[i]);
             if (near->n == k)
-                bound = -near->items[0].priority;
+                memcpy(&bound, &near->keys[0], sizeof bound);
         }
     }
     return bound;
 }
 
-/* Leaves the k nearest of x in search->near, the farthest on top; 1 when memory is short. */
-static int search_point(const Index *index, const double *x, size_t k, Search *search)
+/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. */
+static inline int search_point(const Index *index, const double *x, size_t d, size_t k, Near *near,
+                               Search *search)
 {
-    const size_t d = index->dimensions;
     double bound = INFINITY;
-    search->near.n = search->waiting.n = 0;
+    near->n = search->waiting.n = 0;
+    memset(near->keys, 0xff, sizeof near->keys);
     search->n_visits = 1;
     size_t at = 0;
     search->visits[0] = (Visit){0, 0.0};
@@ -164,7 +240,7 @@ static int search_point(const Index *index, const double *x, size_t k, Search *s
         Visit *here = &search->visits[at];
         const Cell *cell = &index->cells[here->cell];
         if (cell->axis < 0) {
-            bound = scan(index, cell, x, k, &search->near, bound);
+            bound = scan(index, cell, x, d, k, near, bound);
             if (search->waiting.n == 0)
                 return 0;
             at = (size_t)pop(&search->waiting).content;
@@ -194,21 +270,68 @@ static int search_point(const Index *index, const double *x, size_t k, Search *s
     }
 }
 
+/* Empties some heaps of k, the nearest last, in step: one waits for its memory while others compare. */
+static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows, int64_t *nearest,
+                         double *distances)
+{
+    size_t levels = levels_of(k);
+    for (size_t n = k; n-- > 0;) {
+        if (levels > 0 && n < (size_t)1 << levels)
+            levels--;
+        int64_t key[LANES], content[LANES];
+        size_t at[LANES] = {0};
+        for (size_t lane = 0; lane < lanes; lane++) {
+            double squared;
+            memcpy(&squared, &heaps[lane].keys[0], sizeof squared);
+            nearest[rows[lane] * k + n] = heaps[lane].contents[0];
+            distances[rows[lane] * k + n] = sqrt(squared);
+            key[lane] = heaps[lane].keys[n];
+            content[lane] = heaps[lane].contents[n];
+            heaps[lane].keys[n] = NOBODY;
+        }
+        for (size_t level = 0; level < levels; level++)
+            for (size_t lane = 0; lane < lanes; lane++)
+                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane]);
+        for (size_t lane = 0; lane < lanes; lane++) {
+            heaps[lane].keys[at[lane]] = key[lane];
+            heaps[lane].contents[at[lane]] = content[lane];
+        }
+    }
+}
+
+/* Whether a row lies where the one before it does: then it has the same neighbours. */
+static int same_place(const double *points, size_t row, size_t d)
+{
+    return row > 0 && memcmp(points + row * d, points + (row - 1) * d, d * sizeof *points) == 0;
+}
+
 static int nearest_rows(const Index *index, const double *points, size_t n, size_t k,
                         int64_t *nearest, double *distances)
 {
+    const size_t d = index->dimensions;
     Search search = {0};
-    search.near.items = malloc(k * sizeof(Item));
-    int failed = search.near.items == NULL || grow(&search, index->dimensions);
+    Near *near = calloc(LANES, sizeof *near);
+    int failed = near == NULL || grow(&search, d);
+    size_t rows[LANES], lanes = 0;
     for (size_t row = 0; row < n && !failed; row++) {
-        failed = search_point(index, points + row * index->dimensions, k, &search);
-        for (size_t i = search.near.n; i-- > 0 && !failed;) {
-            const Item item = pop(&search.near);
-            nearest[row * k + i] = item.content;
-            distances[row * k + i] = sqrt(-item.priority);
+        if (same_place(points, row, d))
+            continue;
+        failed = d == 2 ? search_point(index, points + row * d, 2, k, &near[lanes], &search)
+                        : search_point(index, points + row * d, d, k, &near[lanes], &search);
+        rows[lanes++] = row;
+        if (lanes == LANES) {
+            drain(near, LANES, k, rows, nearest, distances);
+            lanes = 0;
         }
     }
-    free(search.near.items);
+    for (size_t lane = 0; lane < lanes && !failed; lane++)
+        drain(near + lane, 1, k, rows + lane, nearest, distances);
+    for (size_t row = 1; row < n && !failed; row++)
+        if (same_place(points, row, d)) {
+            memcpy(nearest + row * k, nearest + (row - 1) * k, k * sizeof *nearest);
+            memcpy(distances + row * k, distances + (row - 1) * k, k * sizeof *distances);
+        }
+    free(near);
     free(search.waiting.items);
     free(search.visits);
     free(search.sides);
@@ -245,34 +368,59 @@ int tasador_nearest(const Index *index, const double *points, const double *simi
     return 0;
 }
 
+/* Sums over the first 1, 2, 4 ... 64 neighbours, in `at`: of the weights, by distance and by each
+   resemblance as well; of the targets times those; and of the gaps times the first of them. */
+static inline void sum_weighted(const Index *index, const int64_t *nearest, const double *distances,
+                                const double *gaps, const double *kernels, size_t likes,
+                                double at[STEPS][MOST_SERIES])
+{
+    const size_t means = 1 + likes, series = 2 * means + 1;
+    double sums[MOST_SERIES], terms[MOST_SERIES];
+    for (size_t step = 0, i = 0; step < STEPS; step++) {
+        for (; i < (size_t)1 << step; i++) {
+            const double target = index->target[nearest[i]];
+            const double weight = 1.0 / (distances[i] + index->softening);
+            terms[0] = weight;
+            for (size_t b = 0; b < likes; b++)
+                terms[1 + b] = weight * (kernels[b * NEIGHBOURS + i] + 1e-6);
+            for (size_t m = 0; m < means; m++)
+                terms[means + m] = terms[m] * target;
+            terms[2 * means] = likes ? weight * gaps[i] : 0.0;
+            for (size_t s = 0; s < series; s++)
+                sums[s] = i ? sums[s] + terms[s] : terms[s];
+        }
+        for (size_t s = 0; s < series; s++)
+            at[step][s] = sums[s];
+    }
+}
+
+/* Sums over the first 16 neighbours: of the attributes, of what targets differ by from the first
+   one's, and of the squares of that. */
+static inline void sum_nearest(const Index *index, const int64_t *nearest, size_t contexts, double *sums)
+{
+    const double first = index->target[nearest[0]];
+    for (size_t i = 0; i < (size_t)1 << NEAREST_STEP; i++) {
+        const double *context = index->context + (size_t)nearest[i] * contexts;
+        const double off = index->target[nearest[i]] - first;
+        for (size_t c = 0; c < contexts; c++)
+            sums[c] = i ? sums[c] + context[c] : context[c];
+        sums[contexts] = i ? sums[contexts] + off : off;
+        sums[contexts + 1] = i ? sums[contexts + 1] + off * off : off * off;
+    }
+}
+
 /* Writes a row's features; `kernels` are the exponentials, NULL without an attribute. */
 static void sum_row(const Index *index, const int64_t *nearest, const double *distances,
                     const double *gaps, const double *kernels, double *out)
 {
     const size_t likes = kernels == NULL ? 0 : index->bandwidths, means = 1 + likes;
-    const size_t contexts = index->contexts, gap_row = 2 * means, context_row = gap_row + 1;
-    const size_t spread_row = context_row + contexts, series = spread_row + 2;
-    double sums[MOST_SERIES], terms[MOST_SERIES], at[STEPS][MOST_SERIES];
-    const double first = index->target[nearest[0]];
-    size_t step = 0;
-    for (size_t i = 0; i < NEIGHBOURS; i++) {
-        const double target = index->target[nearest[i]], weight = 1.0 / (distances[i] + index->softening);
-        const double *context = index->context + (size_t)nearest[i] * contexts;
-        terms[0] = weight;
-        for (size_t b = 0; b < likes; b++)
-            terms[1 + b] = weight * (kernels[b * NEIGHBOURS + i] + 1e-6);
-        for (size_t m = 0; m < means; m++)
-            terms[means + m] = terms[m] * target;
-        terms[gap_row] = likes ? weight * gaps[i] : 0.0;
-        for (size_t c = 0; c < contexts; c++)
-            terms[context_row + c] = context[c];
-        terms[spread_row] = target - first;
-        terms[spread_row + 1] = (target - first) * (target - first);
-        for (size_t s = 0; s < series; s++)
-            sums[s] = i ? sums[s] + terms[s] : terms[s];
-        if (i + 1 == (size_t)1 << step)
-            memcpy(at[step++], sums, series * sizeof *sums);
-    }
+    const size_t contexts = index->contexts, gap_row = 2 * means;
+    double near[MOST_SERIES], at[STEPS][MOST_SERIES];
+    if (likes == 2) /* what there is; a constant keeps the sums in registers */
+        sum_weighted(index, nearest, distances, gaps, kernels, 2, at);
+    else
+        sum_weighted(index, nearest, distances, gaps, kernels, likes, at);
+    sum_nearest(index, nearest, contexts, near);
     for (size_t s = 0; s < STEPS; s++)
         *out++ = at[s][means] / at[s][0];
     for (size_t b = 1; b <= likes; b++)
@@ -281,9 +429,9 @@ static void sum_row(const Index *index, const int64_t *nearest, const double *di
     for (size_t s = WIDE; s < STEPS && likes; s++)
         *out++ = at[s][means] / at[s][0] - index->slope * (at[s][gap_row] / at[s][0]);
     for (size_t c = 0; c < contexts; c++)
-        *out++ = at[NEAREST_STEP][context_row + c] / 16.0;
-    const double offset = at[NEAREST_STEP][spread_row] / 16.0;
-    const double variance = at[NEAREST_STEP][spread_row + 1] / 16.0 - offset * offset;
+        *out++ = near[c] / 16.0;
+    const double offset = near[contexts] / 16.0;
+    const double variance = near[contexts + 1] / 16.0 - offset * offset;
     *out++ = sqrt(variance < 0.0 ? 0.0 : variance);
     *out++ = distances[0];
     *out++ = distances[3];

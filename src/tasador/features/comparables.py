@@ -166,22 +166,23 @@ class ComparablesIndex:
             distance, index = np.pad(distance, pad, mode="edge"), np.pad(index, pad, mode="edge")
         return Neighbours(index, distance)
 
-    def features(self, points: Floats, similar: Floats | None) -> Floats:
+    def features(self, points: Floats, similar: Floats | None, out: Floats | None = None) -> Floats:
         """Return the comparables' features (n, q) of rows at `points` (n, d).
 
         Args:
             points: Where the rows lie, in the index's scaled space.
             similar: Shape (n,): log of the rows' own attribute; None when the index has none.
+            out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
         """
         if self._compact is not None:
-            found = self._compact.features(points, similar)
+            found = self._compact.features(points, similar, out)
             if found is not None:
                 return found
         blocks = [
             self._features(points[rows], None if similar is None else similar[rows])
             for rows in _chunks(len(points))
         ]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return np.concatenate(blocks, out=out)
 
     def _features(self, points: Floats, similar: Floats | None) -> Floats:
         """Value up to `_CHUNK` rows without the kernel.

@@ -17,7 +17,7 @@ from tasador.features.compact_plain import CompactPlain, proven
 from tasador.features.comparables import ComparablesIndex
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
 from tasador.features.impute import Imputer
-from tasador.features.plan import ComparablesPlan, NumericFrame
+from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -157,6 +157,17 @@ class FittedFeatures:
     def points(self, X: Floats) -> Floats | None:
         """Return where encoded rows `X` lie among the comparables (n, d), or None."""
         return None if self.plan is None else self.plan.points(self.frame(X))
+
+    def order(self, X: Floats) -> NDArray[np.intp] | None:
+        """Return an order of encoded rows `X` (n, p) in which their comparables are found soonest.
+
+        Rows of one place share their search. None where the order does not matter.
+        """
+        if self.index is None or self.plan is None or not len(X):
+            return None
+        columns = self.contract.feature_names
+        near = [columns.index(name) for name in self.plan.near if name in columns]
+        return neighbourly_order(X[:, near]) if near else None
 
     def nearest(self, X: Floats, k: int) -> list[NearRow]:
         """Return the `k` nearest training rows of one encoded row `X` (1, p), nearest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,25 @@ class ComparablesPlan:
     def context_of(self, frame: NumericFrame) -> Floats:
         """Return the context columns (n, c)."""
         return frame.values[:, frame.positions(self.context)]
+
+
+def neighbourly_order(places: Floats) -> NDArray[np.intp]:
+    """Return an order of rows in which those of one place, then those near it, follow one another.
+
+    It goes up and down in strips of the first column, by the second one.
+
+    Args:
+        places: Shape (n, d), d >= 1; NaN counts as the least.
+    """
+    n, d = places.shape
+    with np.errstate(all="ignore"):
+        unit = places[:, : min(d, 2)] - np.fmin.reduce(places[:, : min(d, 2)], axis=0)
+        unit = np.nan_to_num(unit / np.max(np.nan_to_num(unit), axis=0), nan=0.0, posinf=1.0)
+    x, y = unit[:, 0], unit[:, -1]
+    strip = np.floor(x * max(1.0, math.sqrt(n)))
+    turned = np.where(strip % 2 == 1, 1.0 - y, y)
+    # the last term keeps rows apart that share a strip and the second column only
+    return np.argsort(strip + 0.99 * turned + 1e-3 * x)
 
 
 def plan_comparables(

@@ -172,9 +172,12 @@ class BatchScorer:
         """Return estimates, lower and upper ends of the accepted rows; null for the refused."""
         import pyarrow as pa
 
+        order = self.bundle.features.order(rows)
+        if order is None:
+            order = np.arange(len(rows))
         found = np.empty((3, len(rows)))
         for part in _parts(len(rows)):
-            found[0, part], found[1, part], found[2, part] = self.bundle.value_arrays(rows[part])
+            found[:, order[part]] = self.bundle.value_arrays(rows[order[part]])
         if not refused.any():
             return [pa.array(values) for values in found]
         spread = np.zeros((3, len(refused)))
