@@ -39,28 +39,34 @@ def search(
     y: Any,
     seconds: float,
 ) -> tuple[dict[str, Any], int, dict[str, Any]]:
-    """Return the best parameters, their number of trees, and what was tried, in 70% of the time."""
+    """Return the best parameters, their number of trees, and what was tried.
+
+    Goes on for as long as another candidate and the final fit, reckoned from the longest
+    candidate so far, have time.
+    """
     random = np.random.default_rng(SEED)
     fold_of = random.permutation(len(y)) % FOLDS
     best: tuple[float, dict[str, Any], int] | None = None
     tried, longest = 0, 0.0
-    while best is None or left(seconds) - longest > 0.3 * seconds:
+    reserve = 0.3 * seconds
+    while best is None or left(seconds) - longest > reserve:
         begun, params, errors, trees = time.perf_counter(), draw(random), [], []
         for fold in range(FOLDS):
             held = fold_of == fold
-            most = left(seconds) - (0.3 if best else 0.5 + 0.1 * (FOLDS - 1 - fold)) * seconds
+            most = left(seconds) - (reserve if best else (0.5 + 0.1 * (FOLDS - 1 - fold)) * seconds)
             fitting = X[~held], y[~held], (X[held], y[held]), MOST_TREES
             model, count = fit(params, *fitting, time.perf_counter() + max(most, 1.0))
             estimate = np.exp(model.predict(X[held]))
             errors.append(np.abs(estimate - np.exp(y[held])).mean())
             trees.append(count)
-            if best is not None and left(seconds) < 0.3 * seconds:
+            if best is not None and left(seconds) < reserve:
                 break  # cut short: it does not compare
         else:
             tried += 1
             if best is None or np.mean(errors) < best[0]:
                 best = float(np.mean(errors)), params, int(np.mean(trees))
         longest = max(longest, time.perf_counter() - begun)
+        reserve = 0.05 * seconds + 2.5 * longest / FOLDS
     return best[1], best[2], {"candidates": tried, "cross-validated MAE": round(best[0])}
 
 
