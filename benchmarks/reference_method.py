@@ -6,8 +6,8 @@ scale, five families on grids by five-fold cross-validation, a sweep of random f
 
     python benchmarks/reference_method.py [--trees N]
 
-searches the corner of its GradientBoosting grid where the best candidate lies, by five-fold
-cross-validation on the training part, and prints it: where `GRADIENT_BOOSTING` below comes from.
+searches the corner of its GradientBoosting grid round `GRADIENT_BOOSTING` by five-fold
+cross-validation on the training part (ten minutes of CPU time) and prints every error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SEED = 42
 TARGET, GAP, CATEGORY = "median_house_value", "total_bedrooms", "ocean_proximity"
 PLACE = ["longitude", "latitude"]
 CLUSTERS = range(2, 21)
-#: Its grid's best, as the command above finds it, and the forest of its sweep.
+#: The end of its grid that comes nearest to the error that it publishes for its grid's best
+#: (RMSE 46 097), and the forest of its sweep.
 GRADIENT_BOOSTING = {"n_estimators": 200, "learning_rate": 0.1, "max_depth": 7, "subsample": 0.9}
 RANDOM_FOREST = {"n_estimators": 128, "max_depth": 23}
 PARAMETERS = {"GradientBoosting": GRADIENT_BOOSTING, "RandomForest": RANDOM_FOREST}

@@ -24,8 +24,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    """Interrupt a benchmark, so that it stops its servers; end it when it does not."""
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def run(
     command: Sequence[str], environment: dict[str, str], limit_s: float
 ) -> tuple[int, str, str]:
@@ -103,21 +116,19 @@ def run(
         )  # fmt: skip
         assert process.stdout is not None
         printed = []
-        previous = signal.signal(signal.SIGALRM, lambda *_: os.killpg(process.pid, signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        timer = threading.Timer(limit_s, stop, [process])
+        timer.start()
         try:
             for row in process.stdout:
                 print("   ", row, end="", flush=True)
                 printed.append(row)
             code = process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            stop(process)
             raise
         finally:
+            timer.cancel()
             process.stdout.close()
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
         errors.seek(0)
         return code, "".join(printed), errors.read()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,24 @@ def test_a_benchmark_is_run_and_kept_with_what_it_found(
     assert not suite.is_fresh(kept, found["command"] + " --other")
     monkeypatch.setattr(suite, "measured_commit", lambda: "abd")
     assert not suite.is_fresh(kept, found["command"])
+
+
+def test_a_benchmark_that_is_stopped_may_stop_what_it_started(tmp_path: Path) -> None:
+    import suite
+
+    script = tmp_path / "one.py"
+    script.write_text(
+        "import time\ntry:\n    print('ready', flush=True)\n    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    print('tidied up')\n"
+    )
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        suite.stop(process)
+        assert process.stdout.read() == "tidied up\n"
 
 
 @pytest.mark.slow
