@@ -174,12 +174,23 @@ def prepare(workspace: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def is_fresh(result: Path, command: str) -> bool:
+def fill(arguments: Sequence[str], workspace: str) -> list[str]:
+    """Put the workspace, and the model that is newest in it, into arguments."""
+    bundle = ""
+    if "{bundle}" in arguments:
+        found = (ROOT / workspace / "bundles").glob("*/manifest.json")
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+        bundle = "" if newest is None else os.path.relpath(newest.parent, ROOT)
+    return [one.format(workspace=workspace, bundle=bundle) for one in arguments]
+
+
+def is_fresh(result: Path, arguments: Sequence[str]) -> bool:
     """Tell whether a result was measured by this command on what is checked out."""
     if not result.exists():
         return False
     kept = json.loads(result.read_text())
-    same = kept["commit"] == measured_commit() and kept["command"] == command
+    same = kept["commit"] == measured_commit()
+    same = same and kept["command"] == " ".join(["python", *arguments])
     return same and not kept["commit"].endswith("+")
 
 
@@ -199,14 +210,13 @@ def run_all(wanted: Sequence[Benchmark], given: argparse.Namespace) -> list[str]
         result = RESULTS / f"{benchmark.name}.json"
         print(f"[{number}/{len(wanted)}] {benchmark.name}", flush=True)
         chosen = benchmark.small if given.small else benchmark.arguments
-        arguments = [one.format(workspace=given.workspace) for one in chosen]
-        command = " ".join(["python", *arguments])
-        if not given.small and not given.force and is_fresh(result, command):
+        if not given.small and not given.force and is_fresh(result, fill(chosen, given.workspace)):
             print("    measured on this commit already")
             continue
-        if given.workspace in arguments and not prepared:
+        if any(one in ("{workspace}", "{bundle}") for one in chosen) and not prepared:
             prepare(given.workspace)
             prepared = True
+        arguments = fill(chosen, given.workspace)
         found = measure(benchmark, arguments)
         if found is None:
             failed.append(benchmark.name)

@@ -13,7 +13,8 @@ class Benchmark:
         name: Its result is results/NAME.json.
         section: The heading under which it is shown.
         text: What it measures.
-        arguments: What Python is started with; `{workspace}` is one with a trained default model.
+        arguments: What Python is started with; `{workspace}` is one with a trained default model,
+            `{bundle}` that model.
         small: The same at a size that only shows that it works.
         minutes: About how long it takes on two quiet cores.
         keeps: Whether it keeps figures; otherwise what it prints is shown as it is.
@@ -68,6 +69,10 @@ SECTIONS = {
         "How cost grows with rows, columns and categories. Each measurement is a process of its "
         "own on a generated table. The exponent is the slope between the two largest sizes on "
         "logarithmic axes: 1 is proportional, below 1 cheaper."
+    ),
+    "A million rows": (
+        "`tasador init` and `tasador run` on a generated table of a million rows, 30 columns and "
+        "a column of 10 000 categories; its noise is known, and so the least possible error."
     ),
     "Another table": (
         "A table without coordinates: 53 940 diamonds, beside a LightGBM tuned by Optuna."
@@ -139,6 +144,8 @@ BENCHMARKS = (
          "growth categories", "growth categories --small", 3),
     _one("growth_comparables", "Growth", "memory and query time of the comparables' index",
          "growth comparables", "growth comparables --small", 2),
+    _one("million_rows", "A million rows", "the whole run on a generated table",
+         "million_rows", "million_rows --rows 3000 --categories 50", 20),
     _one("diamonds", "Another table", "tasador beside a tuned LightGBM",
          "diamonds --trials 20", "diamonds --trials 1 --rows 2000", 8, keeps=False),
     _one("synthetic_kmeans", "What refitting in the API costs", "labels and errors",
