@@ -58,6 +58,7 @@ SECTIONS = {
         "One worker each, loaded by wrk on the same machine, in rounds that visit all servers in "
         "turn."
     ),
+    "Batch scoring": ("Rows a second of `tasador score`, Parquet to Parquet."),
     "Cache of predictions": ("Whether a cache pays; it is off by default."),
     "Records": ("What keeping a record of every valuation costs."),
     "One valuation": (
@@ -121,6 +122,9 @@ BENCHMARKS = (
          "serving --workspace {workspace}",
          "serving --workspace {workspace} --peers reference --seconds 1 --rounds 1", 5,
          needs=("wrk",)),
+    _one("batch_scoring", "Batch scoring", "rows a second of whole files",
+         "batch_scoring {bundle}", "batch_scoring {bundle} --rows 5000 --trees 20", 5,
+         keeps=False),
     _one("serving_cache", "Cache of predictions", "requests per second: none, memory, Redis",
          "serving_cache --workspace {workspace}",
          "serving_cache --workspace {workspace} --seconds 0", 3, keeps=False,
