@@ -8,6 +8,7 @@ begun anew elsewhere; an error of the work itself is not tried again.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -109,10 +110,9 @@ class RayEngine:
             max_restarts=self.retries, max_task_retries=self.retries, scheduling_strategy="SPREAD"
         )
         with ray_errors():
-            versions = self._ray.put(own_versions())
-            places = [place.remote(versions, make, held.where, item) for item in items]
+            places = [place.remote(own_versions(), make, item) for item in items]
         try:
-            yield _RayStand(self._ray, places)
+            yield _RayStand(self._ray, places, held.where)
         finally:
             for one in places:
                 with suppress(Exception):
@@ -120,16 +120,15 @@ class RayEngine:
 
 
 class _RayStand(Generic[Question, Result]):
-    """Actors."""
+    """Actors, to which what they share goes with each question: a restart needs nothing else."""
 
-    def __init__(self, ray: Any, places: Sequence[Any]) -> None:
-        self._ray = ray
-        self._places = places
+    def __init__(self, ray: Any, places: Sequence[Any], shared: Any) -> None:
+        self._ray, self._places, self._shared = ray, places, shared
 
     def ask(self, question: Question) -> list[Result]:
         answers: list[Result | Exception] = []
         with ray_errors():
-            asked = [place.ask.remote(question) for place in self._places]
+            asked = [place.ask.remote(self._shared, question) for place in self._places]
         for reference in asked:
             try:
                 with ray_errors():
@@ -147,22 +146,18 @@ class _Place:
     """One object of a stand, in a process of its own; runs in the cluster."""
 
     def __init__(
-        self,
-        versions: dict[str, str],
-        make: Callable[[Shared, Item], Callable[[Any], Any]],
-        shared: Shared,
-        item: Item,
+        self, versions: dict[str, str], make: Callable[[Any, Any], Callable[[Any], Any]], item: Any
     ) -> None:
-        self._parts = versions, make, shared, item
+        self._versions, self._make, self._item = versions, make, item
         self._made: Callable[[Any], Any] | None = None
 
-    def ask(self, question: Any) -> tuple[Any, list[_Warned]]:
-        versions, make, shared, item = self._parts
-        check_versions(versions)
+    def ask(self, shared: Any, question: Any) -> tuple[Any, list[_Warned]]:
+        check_versions(self._versions)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             # made here and not above, so that an error of it is the answer's and not the place's
-            self._made = make(shared, item) if self._made is None else self._made
+            if self._made is None:
+                self._made = self._make(shared, self._item)
             answer = self._made(question)
         return answer, [_warned(one) for one in caught]
 
@@ -281,6 +276,11 @@ def _begin(ray: Any, options: dict[str, Any], attempts: int) -> None:
     for left in reversed(range(attempts)):
         try:
             ray.init(**options)
+            if options["address"] == "auto":
+                # Ray 2.60 cancels the actors of who comes by this name, and not by the address
+                options = {**options, "address": ray.get_runtime_context().gcs_address}
+                ray.shutdown()
+                ray.init(**options)
             return
         except Exception:
             with suppress(Exception):
@@ -325,7 +325,7 @@ def ray_errors() -> Iterator[None]:
 
 
 def _lost(error: BaseException) -> EngineError:
-    text = f"{error}".strip().splitlines()[0]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{error}".strip().splitlines()[0])
     if "No module named" in text:
         return EngineError(
             f"a machine of the cluster lacks code: {text}",
