@@ -259,7 +259,7 @@ def _connect(ray: Any, settings: RaySettings) -> None:
         options |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
     else:
         _knock(address)
-        options["address"] = address
+        options["address"] = _resolved(address)
     try:
         _begin(ray, options, attempts=2 if address is None else 1)
     except Exception as error:  # Ray raises whatever went wrong on the way
@@ -271,16 +271,24 @@ def _connect(ray: Any, settings: RaySettings) -> None:
         ) from error
 
 
+def _resolved(address: str) -> str:
+    """Return the address that ``auto`` stands for.
+
+    Ray 2.60 cancels the actors of a driver that comes by ``auto``, and not by the address itself.
+    """
+    if address == "auto":
+        with suppress(Exception):  # Ray itself says what is wrong
+            from ray._private.services import canonicalize_bootstrap_address_or_die
+
+            return str(canonicalize_bootstrap_address_or_die("auto"))
+    return address
+
+
 def _begin(ray: Any, options: dict[str, Any], attempts: int) -> None:
     """Call ``ray.init``; on a busy machine it gives up on its own processes after 30 seconds."""
     for left in reversed(range(attempts)):
         try:
             ray.init(**options)
-            if options["address"] == "auto":
-                # Ray 2.60 cancels the actors of who comes by this name, and not by the address
-                options = {**options, "address": ray.get_runtime_context().gcs_address}
-                ray.shutdown()
-                ray.init(**options)
             return
         except Exception:
             with suppress(Exception):
