@@ -46,6 +46,8 @@ def folder(tmp_path_factory):
     frame(1000, 2).write_parquet(folder / "now.parquet")
     frame(1000, 2).write_csv(folder / "now.csv")
     frame(3000, 1).write_csv(folder / "before.csv")
+    changed = frame(1000, 2).with_columns(pl.col("area") * 1000, pl.lit(1).alias("pool"))
+    changed.drop("rooms").write_parquet(folder / "changed.parquet")
     return folder
 
 
@@ -80,8 +82,6 @@ def test_what_is_not_watched_is_said(folder):
 
 
 def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judged(folder):
-    changed = frame(1000, 2).with_columns(pl.col("area") * 1000, pl.lit(1).alias("pool"))
-    changed.drop("rooms").write_parquet(folder / "changed.parquet")
     verdict, _ = compared(folder, "changed.parquet")
     assert (verdict.level, exit_code(verdict)) == ("alert", 10)
     assert problems(verdict)["rooms"][0] == "alert"
