@@ -42,7 +42,8 @@ SECTIONS = {
         "Every method gets the training part as a file, and the test part without its prices; it "
         "writes its estimates to a file, and tasador's metrics score them all. Nothing is tuned "
         "on the test part, with one exception in the reference's favour: its gradient boosting "
-        "has the parameters whose test error comes nearest to the one it publishes. Each peer runs in an environment of its own, on all cores, within the "
+        "has the parameters whose test error comes nearest to the one it publishes. Each peer runs "
+        "in an environment of its own, on all cores, within the "
         "same wall time, and is told what tasador's contract says: which column is a category, "
         "and that prices are to be modelled on a logarithmic scale."
     ),
