@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from tasador.core.engine import Engine, Held, RaySettings, Stand, raise_first
 from tasador.core.errors import EngineError, MissingExtraError
-from tasador.core.workers import usable_cores
+from tasador.core.workers import longest_first, usable_cores
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -71,14 +71,11 @@ class RayEngine:
         cost: Callable[[Item], float] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.map`."""
-        order = list(range(len(items)))
-        if cost is not None:
-            order.sort(key=lambda position: -cost(items[position]))
         with ray_errors():
             versions = self._ray.put(own_versions())
             waiting = {
                 self._run.remote(versions, work, held.where, items[position]): position
-                for position in order
+                for position in longest_first(items, cost)
             }
         try:
             while waiting:

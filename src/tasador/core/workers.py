@@ -20,6 +20,14 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
+def longest_first(items: Sequence[Item], cost: Callable[[Item], float] | None) -> list[int]:
+    """Return the items' positions in the order to begin them; their own without a cost."""
+    order = list(range(len(items)))
+    if cost is not None:
+        order.sort(key=lambda position: -cost(items[position]))
+    return order
+
+
 def in_parallel(
     work: Callable[[Item], Result],
     items: Sequence[Item],
@@ -42,9 +50,7 @@ def in_parallel(
     Raises:
         BaseException: Whatever `work` raises first.
     """
-    order = list(range(len(items)))
-    if cost is not None:
-        order.sort(key=lambda position: -cost(items[position]))
+    order = longest_first(items, cost)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for position in order:
         waiting.put(position)

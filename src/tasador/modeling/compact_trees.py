@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
-from tasador.core.native import Library
+from tasador.core.native import Kernel, Library
 from tasador.modeling.trees import TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,31 @@ class _Trees(ctypes.Structure):
     )
 
 
-class CompactTrees:
+class TreesKernel:
+    """Values rows with a C kernel; may be used from several threads at once.
+
+    Args:
+        call: The kernel: ``(trees, rows, n, scores)``, not 0 where there is no memory.
+        trees: What it takes, which points into arrays that its maker keeps.
+    """
+
+    def __init__(self, call: Kernel, trees: ctypes.Structure) -> None:
+        self._call, self._trees = call, trees
+        self._pointer = ctypes.addressof(trees)
+
+    def predict(self, Z: Floats) -> Floats:
+        """Return the scores (n,) of rows `Z` (n, q): C-contiguous doubles, which is not checked.
+
+        Raises:
+            MemoryError: No memory for the work arrays.
+        """
+        scores = np.empty(len(Z))
+        if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
+            raise MemoryError
+        return scores
+
+
+class CompactTrees(TreesKernel):
     """Values rows with the C kernel; may be used from several threads at once.
 
     Args:
@@ -71,7 +95,7 @@ class CompactTrees:
         cell = column * np.uint16(_LANES)
         words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
         self._arrays = words, values, columns, thresholds, segments
-        self._trees = _Trees(
+        compact = _Trees(
             *(array.ctypes.data for array in self._arrays),
             n_columns=len(columns),
             n_segments=len(segments),
@@ -82,19 +106,7 @@ class CompactTrees:
             scale=trees.scale,
             base=trees.base,
         )
-        self._call = library.trees_predict
-        self._pointer = ctypes.addressof(self._trees)
-
-    def predict(self, Z: Floats) -> Floats:
-        """Return the scores (n,) of rows `Z` (n, q): C-contiguous doubles, which is not checked.
-
-        Raises:
-            MemoryError: No memory for the work arrays.
-        """
-        scores = np.empty(len(Z))
-        if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
-            raise MemoryError
-        return scores
+        super().__init__(library.trees_predict, compact)
 
 
 def ranked(

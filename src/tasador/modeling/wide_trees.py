@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.core.native import Library
-from tasador.modeling.compact_trees import ranked
+from tasador.modeling.compact_trees import TreesKernel, ranked
 from tasador.modeling.trees import TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
@@ -54,7 +54,7 @@ class _WideTrees(ctypes.Structure):
     )
 
 
-class WideTrees:
+class WideTrees(TreesKernel):
     """Values many rows with the C kernel; may be used from several threads at once.
 
     Args:
@@ -88,7 +88,7 @@ class WideTrees:
             "thresholds": thresholds,
             "segments": _segments(counts, table),
         }
-        self._trees = _WideTrees(
+        wide = _WideTrees(
             **{name: array.ctypes.data for name, array in self._arrays.items()},
             n_columns=len(columns),
             n_segments=len(self._arrays["segments"]),
@@ -98,19 +98,7 @@ class WideTrees:
             scale=trees.scale,
             base=trees.base,
         )
-        self._call = call
-        self._pointer = ctypes.addressof(self._trees)
-
-    def predict(self, Z: Floats) -> Floats:
-        """Return the scores (n,) of rows `Z` (n, q): C-contiguous doubles, which is not checked.
-
-        Raises:
-            MemoryError: No memory for the work arrays.
-        """
-        scores = np.empty(len(Z))
-        if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
-            raise MemoryError
-        return scores
+        super().__init__(call, wide)
 
 
 def _operands(tree_of: Indices, leaf: NDArray[np.bool_], counts: NDArray[np.uint32]) -> Indices:

@@ -17,7 +17,7 @@ from tasador.metrics.regression import all_metrics, mape, within_10
 from tasador.modeling.target import TargetTransform
 from tasador.selection.averaging import Member
 from tasador.selection.families import family
-from tasador.selection.folds import Fold
+from tasador.selection.folds import Fold, held_out
 
 Floats = NDArray[np.float64]
 #: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
@@ -158,7 +158,7 @@ def cross_validation(
         transform: The target's transform.
         names: The features to keep of each held-out row.
     """
-    rows = np.sort(np.concatenate([fold.held_rows for fold in folds]))
+    rows = held_out(folds)
     Z = np.full((len(rows), len(names)), np.nan)
     for fold in folds:
         places = np.searchsorted(rows, fold.held_rows)

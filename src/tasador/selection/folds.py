@@ -121,6 +121,11 @@ def folds_for(assignment: NDArray[np.intp], rows: int) -> list[int]:
     return list(range(min(enough, len(sizes))))
 
 
+def held_out(folds: Sequence[FoldRows]) -> NDArray[np.intp]:
+    """Return the positions of the rows that the folds hold out together, ascending."""
+    return np.sort(np.concatenate([fold.held_rows for fold in folds]))
+
+
 def make_folds(
     part: Part,
     assignment: NDArray[np.intp],

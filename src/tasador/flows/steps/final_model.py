@@ -26,6 +26,7 @@ from tasador.selection.folds import (
     Fold,
     blocked_assignment,
     folds_for,
+    held_out,
     make_folds,
     random_assignment,
 )
@@ -86,7 +87,7 @@ def choose_final(state: RunState) -> FinalChoice:
     ][: most - 1]
     pool = pool_of(found.family, found.final_params, runners_up, most, settings.seed)
     folds = _folds_of_all(state)
-    rows = np.sort(np.concatenate([fold.held_rows for fold in folds]))
+    rows = held_out(folds)
     scores = out_of_fold(pool, folds, train, state.transform, "cross-validation")
     metric = settings.sweep.metric
     picks = pick_members(
