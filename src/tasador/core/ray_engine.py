@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -70,25 +71,26 @@ class RayEngine:
         *,
         cost: Callable[[Item], float] | None = None,
     ) -> Iterator[tuple[int, Result]]:
-        """See `Engine.map`."""
+        """See `Engine.map`.
+
+        The cluster is given twice as many items as it has cores. Who stops asking leaves those to
+        finish for nothing, instead of cancelling them: in Ray 2.60 a task that ends while it is
+        being cancelled takes the whole process down ("task that was not pending").
+        """
         with ray_errors():
             versions = self._ray.put(own_versions())
-            waiting = {
-                self._run.remote(versions, work, held.where, items[position]): position
-                for position in longest_first(items, cost)
-            }
-        try:
-            while waiting:
-                with ray_errors():
-                    ready, _ = self._ray.wait(list(waiting), num_returns=1)
-                    result, warned = self._ray.get(ready[0])
-                position = waiting.pop(ready[0])
-                _warn(warned)
-                yield position, result
-        finally:
-            for reference in waiting:
-                with suppress(Exception):  # the cluster may be gone
-                    self._ray.cancel(reference)
+        left = deque(longest_first(items, cost))
+        begun: dict[Any, int] = {}
+        while left or begun:
+            with ray_errors():
+                while left and len(begun) < 2 * self.slots:
+                    position = left.popleft()
+                    task = self._run.remote(versions, work, held.where, items[position])
+                    begun[task] = position
+                ready, _ = self._ray.wait(list(begun), num_returns=1)
+                result, warned = self._ray.get(ready[0])
+            _warn(warned)
+            yield begun.pop(ready[0]), result
 
     @contextmanager
     def stand(
