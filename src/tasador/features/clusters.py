@@ -23,11 +23,17 @@ class Clusters:
 
     @classmethod
     def fit(cls, points: Floats, k: int, seed: int) -> Clusters:
-        """Fit KMeans with `k` clusters on `points` (n, d); scikit-learn is needed here only."""
+        """Fit KMeans with `k` clusters on `points` (n, d); scikit-learn is needed here only.
+
+        On one thread: sums that several share would end in other bits from run to run.
+        """
         from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
 
         distinct = len(np.unique(points, axis=0))
-        model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed).fit(points)
+        model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed)
+        with threadpool_limits(1):
+            model.fit(points)
         centroids = np.asarray(model.cluster_centers_, dtype=np.float64)
         return cls(np.ascontiguousarray(centroids[np.lexsort(centroids.T[::-1])]))
 

@@ -156,7 +156,7 @@ def _around_float32(values: Floats, rng: np.random.Generator) -> Floats:
     return choices
 
 
-def lightgbm_predictor(booster: Any, num_iteration: int | None = None) -> Predict:
+def lightgbm_predictor(booster: Any, num_iteration: int | None = None, threads: int = 0) -> Predict:
     """Return LightGBM's prediction by blocks of trees: the same sum in half the time.
 
     LightGBM sends each row through all trees, which for thousands of trees do not fit the
@@ -165,6 +165,7 @@ def lightgbm_predictor(booster: Any, num_iteration: int | None = None) -> Predic
     Args:
         booster: A ``lightgbm.Booster`` or a fitted ``LGBMRegressor``, not of boosting type rf.
         num_iteration: Number of trees; by default as in `importers.from_lightgbm`.
+        threads: 0 for all cores.
     """
     booster = getattr(booster, "booster_", booster)
     if num_iteration is None:
@@ -176,7 +177,9 @@ def lightgbm_predictor(booster: Any, num_iteration: int | None = None) -> Predic
         score = np.zeros(len(X))
         for start in range(0, total, _BLOCK_OF_TREES):
             count = min(_BLOCK_OF_TREES, total - start)
-            score += booster.predict(X, start_iteration=start, num_iteration=count)
+            score += booster.predict(
+                X, start_iteration=start, num_iteration=count, num_threads=threads
+            )
         return score
 
     return predict

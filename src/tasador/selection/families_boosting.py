@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasador.modeling import importers
+from tasador.modeling.parity import lightgbm_predictor
 from tasador.selection.families_trees import slow_steps
 from tasador.selection.family import (
     Family,
@@ -95,7 +96,19 @@ def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads:
 
 def _predict_lightgbm(model: Any, Z: Floats) -> Floats:
     # several threads would have to be taken back from a model that is still growing
-    return np.asarray(model.predict(Z, num_threads=1), dtype=np.float64)
+    return lightgbm_predictor(model, threads=1)(Z)
+
+
+def _fitted_lightgbm(model: Any) -> Floats:
+    """Take the scores that LightGBM keeps of its training rows."""
+    kept: list[Floats] = []
+
+    def take(scores: Floats, _: Any) -> tuple[str, float, bool]:
+        kept.append(np.array(scores, dtype=np.float64))
+        return "taken", 0.0, True
+
+    model.eval_train(take)
+    return kept[0]
 
 
 def _staged_lightgbm(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
@@ -227,6 +240,7 @@ LIGHTGBM = Family(
     parameters=frozenset((*_LIGHTGBM_RANGES, "objective")),
     fit=_fit_lightgbm,
     predict=_predict_lightgbm,
+    fitted=_fitted_lightgbm,
     export=importers.from_lightgbm,
     space=_lightgbm_space,
     wide_space=_lightgbm_wide_space,

@@ -79,6 +79,8 @@ class Family:
             whatever the number of threads, 0 for all cores.
         predict: (model, Z) -> estimates (n,) on the transformed scale.
         export: The fitted model as the arrays that are shipped.
+        fitted: (model) -> estimates (n,) of the rows that it was fitted on in this process, which
+            some libraries keep; as `predict` up to rounding. None where they have to be predicted.
         space: Draws the parameters of one sweep trial.
         wide_space: The same where trials and latency cost nothing; `space` where there is none.
         vary: The parameters with another loss, for an average; None where there is nothing to vary.
@@ -110,6 +112,7 @@ class Family:
     space: Callable[[Trial], dict[str, Any]]
     check: Callable[[Params], None]
     slow: Callable[[Params, float], dict[str, Any]] = keep
+    fitted: Callable[[Any], Floats] | None = None
     wide_space: Callable[[Trial], dict[str, Any]] | None = None
     vary: Callable[[Params], dict[str, Any] | None] | None = None
     prefix: str | None = None

@@ -66,15 +66,20 @@ class Task:
         """Take from folds and rows what trials need of them."""
         return cls(name, tuple(fold.rows for fold in folds), part.y, transform, metric, seed)
 
-    def error(self, fold: FoldRows, model: Any) -> float:
-        """Return the metric of a model on a fold's held-out rows."""
-        estimate = self._estimate(model, fold.Z_held)
+    def error(self, fold: FoldRows, estimate: Floats) -> float:
+        """Return the metric of estimates (m,) of a fold's held-out rows."""
         return METRICS[self.metric](self.y[fold.held_rows], estimate)
 
-    def measure(self, fold: FoldRows, model: Any) -> tuple[dict[str, float], dict[str, float]]:
-        """Return every metric of a model on a fold's held-out and fitting rows."""
-        held, fitted = (self._estimate(model, Z) for Z in (fold.Z_held, fold.Z_fit))
-        return all_metrics(self.y[fold.held_rows], held), all_metrics(self.y[fold.fit_rows], fitted)
+    def measure(
+        self, fold: FoldRows, model: Any, estimate: Floats
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Return every metric on a fold's held-out rows, estimated so, and on its fitting rows."""
+        kept = family(self.family).fitted
+        own = self.estimate(model, fold.Z_fit) if kept is None else self._inverse(kept(model))
+        return (
+            all_metrics(self.y[fold.held_rows], estimate),
+            all_metrics(self.y[fold.fit_rows], own),
+        )
 
     def grow(self, params: Mapping[str, Any], fold: FoldRows) -> Iterator[Any]:
         """Yield the model on a fold at each rung; the whole one at all where it cannot grow."""
@@ -92,8 +97,16 @@ class Task:
                 yield model
         yield from left * [model]
 
-    def _estimate(self, model: Any, Z: Floats) -> Floats:
-        estimate = self.transform.inverse(family(self.family).predict(model, Z))
+    def estimate(self, model: Any, Z: Floats) -> Floats:
+        """Return a model's estimates (m,) in the target's unit.
+
+        Raises:
+            TrainingError: One is not finite.
+        """
+        return self._inverse(family(self.family).predict(model, Z))
+
+    def _inverse(self, score: Floats) -> Floats:
+        estimate = self.transform.inverse(score)
         if not np.isfinite(estimate).all():
             raise TrainingError("the model's estimates are not finite")
         return estimate
@@ -132,6 +145,7 @@ class _GrowingFold:
         self._growing: Iterator[Any] = iter(())
         self._place = -1
         self._model: Any = None
+        self._held: Floats | None = None
 
     def __call__(self, question: _Question) -> _Growth:
         started = time.thread_time()
@@ -140,11 +154,13 @@ class _GrowingFold:
             self._growing = self._task.grow(question.params, self._fold)
         while self._place < question.place:
             self._model = next(self._growing)
-            self._place += 1
+            self._place, self._held = self._place + 1, None
+        if self._held is None:
+            self._held = self._task.estimate(self._model, self._fold.Z_held)
         if not question.whole:
-            error = self._task.error(self._fold, self._model)
+            error = self._task.error(self._fold, self._held)
             return _Growth(time.thread_time() - started, error)
-        held, fitted = self._task.measure(self._fold, self._model)
+        held, fitted = self._task.measure(self._fold, self._model, self._held)
         return _Growth(time.thread_time() - started, float("nan"), held, fitted)
 
 

@@ -78,6 +78,22 @@ def test_a_smaller_model_is_the_beginning_of_a_larger_one(
             np.testing.assert_allclose(found, alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if FAMILIES[name].fitted is not None])
+def test_what_a_model_keeps_of_its_rows_is_what_it_predicts(
+    name: str, table: tuple[Floats, Floats]
+) -> None:
+    Z, target = table
+    Z = np.where(np.random.default_rng(1).random(Z.shape) < 0.1, np.nan, Z)
+    chosen = family(name)
+    kept, grow = chosen.fitted, chosen.grow
+    assert kept is not None
+    assert grow is not None
+    for loss in ("l1", "l2", "huber"):
+        params = {**SMALL[name], "objective": loss, chosen.prefix: 90}
+        for model in grow(params, Z, target, 7, (1, 20, 90)):
+            assert kept(model) == pytest.approx(chosen.predict(model, Z), rel=1e-12, abs=1e-12)
+
+
 @pytest.mark.parametrize("name", [n for n in GROWING if FAMILIES[n].grow is not None])
 def test_a_model_that_grows_is_at_each_rung_the_one_fitted_at_once(
     name: str, table: tuple[Floats, Floats]
