@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from tasador.core.native import native
+from tasador.core.workers import in_parallel
 from tasador.features.compact_index import CompactIndex
 
 Floats = NDArray[np.float64]
@@ -278,19 +279,22 @@ def cross_fitted(
         context: Shape (n, c).
         folds: Shape (n,): the fold of each row.
     """
-    result: Floats | None = None
-    for fold in np.unique(folds):
+    numbers = np.unique(folds)
+    if not len(numbers):
+        raise ValueError("no rows to cross-fit")
+
+    def block(fold: np.intp) -> Floats:
         held = folds == fold
         rest = ~held
         index = ComparablesIndex.fit(
             points[rest], target[rest], None if similar is None else similar[rest], context[rest]
         )
-        block = index.features(points[held], None if similar is None else similar[held])
-        if result is None:
-            result = np.empty((len(points), block.shape[1]))
-        result[held] = block
-    if result is None:
-        raise ValueError("no rows to cross-fit")
+        return index.features(points[held], None if similar is None else similar[held])
+
+    blocks = dict(in_parallel(block, numbers))
+    result = np.empty((len(points), blocks[0].shape[1]))
+    for place, fold in enumerate(numbers):
+        result[folds == fold] = blocks[place]
     return result
 
 

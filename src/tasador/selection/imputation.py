@@ -175,10 +175,12 @@ def compare_imputers(
     names = columns_to_impute(contract, part.X)
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
     compared = sorted(names, key=lambda name: -gaps[name])[: settings.max_columns]
+    # side by side columns take a core each; threads of their own would only wait for one another
+    threads = 0 if len(compared) == 1 else 1
     with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
         measured = in_parallel(
             lambda name: _column_evidence(
-                settings, contract, sample, transform, seed, name, advance
+                settings, contract, sample, transform, seed, name, advance, threads
             ),
             compared,
         )
@@ -196,6 +198,7 @@ def _column_evidence(
     seed: int,
     name: str,
     advance: Any,
+    threads: int,
 ) -> ColumnEvidence:
     known = np.flatnonzero(~np.isnan(part.X[:, contract.position(name)]))
     fixed = None if settings.strategy == "auto" else settings.strategy
@@ -210,14 +213,14 @@ def _column_evidence(
     for strategy in STRATEGIES:
         advance(0, note=f"{name}: {strategy}")
         errors, seconds = _errors(settings, contract, part.X, known, name, strategy, seed)
-        effect = _downstream(contract, masks, part, transform, {name: strategy}, seed)
+        effect = _downstream(contract, masks, part, transform, {name: strategy}, seed, threads)
         scores.append(ImputerScore(strategy, errors, seconds, effect))
         advance()
     chosen, best, limit = choose_cheapest(scores, settings.folds)
-    effect = _downstream(contract, masks, part, transform, {name: "native"}, seed)
+    effect = _downstream(contract, masks, part, transform, {name: "native"}, seed, threads)
     scores.append(ImputerScore("native", (), 0.0, effect))
     known_masks = [(part.X, rows) for _, rows in masks]
-    unmasked = _downstream(contract, known_masks, part, transform, {}, seed)
+    unmasked = _downstream(contract, known_masks, part, transform, {}, seed, threads)
     return ColumnEvidence(
         name, tuple(scores), fixed or chosen.strategy, best.strategy, limit, unmasked
     )
@@ -267,6 +270,7 @@ def _downstream(
     transform: TargetTransform,
     imputation: Mapping[str, Strategy],
     seed: int,
+    threads: int,
 ) -> float | None:
     """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks."""
     pipeline = FeaturePipeline(contract, _PLAIN_FEATURES, seed, imputation)
@@ -280,7 +284,7 @@ def _downstream(
             if not len(held):
                 continue
             fitted, Z = pipeline.fit_transform(X[fit], target[fit])
-            small = model.fit(_DOWNSTREAM_MODEL, Z, target[fit], model_seed)
+            small = model.fit(_DOWNSTREAM_MODEL, Z, target[fit], model_seed, threads)
             estimate = transform.inverse(model.predict(small, fitted.transform(X[held])))
             errors.append(mae(part.y[held], estimate))
     found = float(np.mean(errors)) if errors else float("nan")
