@@ -32,7 +32,7 @@ class Clusters:
 
         distinct = len(np.unique(points, axis=0))
         model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed)
-        with threadpool_limits(1):
+        with threadpool_limits(1, user_api="openmp"):
             model.fit(points)
         centroids = np.asarray(model.cluster_centers_, dtype=np.float64)
         return cls(np.ascontiguousarray(centroids[np.lexsort(centroids.T[::-1])]))
