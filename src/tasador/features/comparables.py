@@ -279,11 +279,11 @@ def cross_fitted(
         context: Shape (n, c).
         folds: Shape (n,): the fold of each row.
     """
-    numbers = np.unique(folds)
-    if not len(numbers):
+    numbers: list[int] = np.unique(folds).tolist()
+    if not numbers:
         raise ValueError("no rows to cross-fit")
 
-    def block(fold: np.intp) -> Floats:
+    def block(fold: int) -> Floats:
         held = folds == fold
         rest = ~held
         index = ComparablesIndex.fit(
