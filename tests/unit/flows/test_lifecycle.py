@@ -184,3 +184,24 @@ def test_what_is_not_there_is_said(tasador, workspace):
         tasador("models")
     with pytest.raises(RegistryError, match="cannot be used"):
         tasador("models", "--registry", "http://127.0.0.1:9")
+
+
+def test_files_are_scored_by_the_version_that_is_named(
+    tasador: Tasador, template: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        "lon,lat,income,rooms,area,kind\n-3.5,40.2,3.1,4,90,flat\n-3.2,40.9,2,,70,villa\n"
+    )
+    tasador("promote", "2", "--force", "--reason", "the first")
+
+    def scored(named: str) -> bytes:
+        out = tmp_path / f"{Path(named).name}.csv"
+        tasador("score", str(rows), "--out", str(out), "--bundle", named)
+        return out.read_bytes()
+
+    second = scored(str(template / "b1"))
+    assert scored("2") == scored("champion") == second
+    assert scored("1") == scored(str(template / "b0")) != second
+    with pytest.raises(ConfigError, match="nobody"):
+        scored("nobody")
