@@ -67,6 +67,10 @@ SECTIONS = {
         "Where the microseconds of one valuation go, with the compiled kernels and without them. "
         "[How it came to that](valuation-path.md)."
     ),
+    "Limits": (
+        "What bounds the parts above on this machine, whoever writes them. "
+        "[Where the time goes](where-the-time-goes.md)."
+    ),
     "Drift": ("Judging a window of rows against a reference, beside Evidently and NannyML."),
     "Growth": (
         "How cost grows with rows, columns and categories. Each measurement is a process of its "
@@ -136,6 +140,7 @@ BENCHMARKS = (
     _one("valuation_path", "One valuation", "microseconds by stage",
          "valuation_path --workspace {workspace}",
          "valuation_path --workspace {workspace} --passes 1", 2, keeps=False),
+    _one("limits", "Limits", "memory, parsing, loopback", "limits", "limits --rows 20000", 1),
     _one("drift_speed", "Drift", "a million rows judged, beside Evidently and NannyML",
          "drift_speed", "drift_speed 20000 40000", 5),
     _one("drift_power", "Drift", "false alarms and changes seen", "drift_power 200",
