@@ -79,7 +79,8 @@ SECTIONS = {
     ),
     "A million rows": (
         "`tasador init` and `tasador run` on a generated table of a million rows, 30 columns and "
-        "a column of 10 000 categories; its noise is known, and so the least possible error."
+        "a column of 10 000 categories. How it was made is known, and so the least possible error: "
+        "towns overlap, and a place does not always tell its town."
     ),
     "Another table": (
         "A table without coordinates: 53 940 diamonds, beside a LightGBM tuned by Optuna."
