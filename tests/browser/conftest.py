@@ -99,7 +99,7 @@ def app(service: Server) -> Iterator[App]:
     found.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs on: no other test of the process has one
 def browser():
     if not Path(CHROMIUM).exists():
         pytest.skip("chromium is not installed")
