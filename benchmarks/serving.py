@@ -190,7 +190,7 @@ def tasador_environment(workspace: Path, folder: Path) -> dict[str, str]:
     """Return the variables under which tasador serves the newest bundle of `workspace`."""
     return {
         **os.environ,
-        "TASADOR_SOURCE__LOCAL": str(newest_bundle(workspace / "bundles")),
+        "TASADOR_SOURCE__LOCAL": str(newest_bundle(workspace.resolve() / "bundles")),
         "TASADOR_RECORDS__URL": f"sqlite:///{folder / 'records.db'}",
         "TASADOR_SERVER__LOG_LEVEL": "WARNING",
         "PYTHONPATH": str(PEERS),
