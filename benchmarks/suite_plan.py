@@ -79,8 +79,9 @@ SECTIONS = {
     ),
     "A million rows": (
         "`tasador init` and `tasador run` on a generated table of a million rows, 30 columns and "
-        "a column of 10 000 categories. How it was made is known, and so the least possible error: "
-        "towns overlap, and a place does not always tell its town."
+        "a column of 10 000 categories. How it was made is known: its noise alone makes a median "
+        "error of 8.4%, and who knows everything but a row's town, which overlap, has 11.6% "
+        "(`big_table.least_error`), the least possible for a model."
     ),
     "Another table": (
         "A table without coordinates: 53 940 diamonds, beside a LightGBM tuned by Optuna. Both are "
