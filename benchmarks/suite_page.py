@@ -19,7 +19,7 @@ PICTURES = Path("docs/images/benchmarks")
 _HEAD = """# Benchmarks
 
 What tasador costs and what it is worth, beside what you would pick instead. `make bench` measures
-everything (about an hour and a half; `python benchmarks/suite.py --list` names the parts, `--only
+everything (about two hours; `python benchmarks/suite.py --list` names the parts, `--only
 NAME` runs some) and draws this page from `benchmarks/results/`. Every table stands above the
 command that made it. Times belong to the machine; ratios within one run travel better.
 Competitors' answers are checked too: their error or how far they are from ours stands beside

@@ -126,7 +126,7 @@ BENCHMARKS = (
     _one("end_to_end", "End to end", "the whole run against the reference's seven steps",
          "end_to_end", "end_to_end --small", 8),
     _one("grid_search", "Selection", "exact search and race against GridSearchCV",
-         "grid_search", "grid_search --rows 300", 7),
+         "grid_search", "grid_search --rows 300", 13),
     _one("serving", "Serving", "throughput, latency, cold start and memory beside three peers",
          "serving --workspace {workspace}",
          "serving --workspace {workspace} --peers reference --seconds 1 --rounds 1", 5,
