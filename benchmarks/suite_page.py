@@ -149,6 +149,11 @@ def draw_page(results: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join([_HEAD.strip(), *sections, *machines]) + "\n"
 
 
+def _is_two_or_five(value: float) -> bool:
+    """Tell whether a value is two or five times a power of ten."""
+    return f"{value:e}"[0] in "25"
+
+
 def draw_picture(plot: dict[str, Any]) -> bytes:
     """Return a picture as SVG."""
     import numpy as np
@@ -163,9 +168,15 @@ def draw_picture(plot: dict[str, Any]) -> bytes:
             axes.plot(x, y, dash, marker="o", markersize=3, color=colour, label=name)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):  # powers would be TeX, which an SVG's text is not
+            axis.set_major_formatter(lambda value, _: show(value))
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.yaxis.set_minor_formatter(
+            lambda value, _: show(value) if _is_two_or_five(value) else ""
+        )
         axes.set_xlabel(plot["axes"][0])
         axes.set_ylabel(plot["axes"][1])
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
     def bars(axes: Any) -> None:
         values = np.array([np.nan if v is None else v for v in plot["values"]], dtype=float)
