@@ -77,7 +77,7 @@ def test_every_benchmark_has_a_script_and_a_heading() -> None:
     for one in suite_plan.BENCHMARKS:
         assert (ROOT / one.arguments[0]).exists()
         assert one.small[0] == one.arguments[0]
-        assert one.minutes <= 20  # so that a part can be measured again by itself
+        assert one.minutes <= 8 or one.name in ("grid_search", "million_rows", "diamonds")
 
 
 def test_a_table_stands_above_its_command_and_parts_of_one_table_are_joined() -> None:
