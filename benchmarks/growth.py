@@ -4,9 +4,10 @@ Every measurement is a process of its own on a generated table (`growth_parts.py
 checked. The exponent is the slope of a line through the points on logarithmic axes: doubling the
 size multiplies the cost by two to that power. Points below 20 ms say nothing and are left out.
 
-    python benchmarks/growth.py rows|columns|categories|comparables [--full] [--small]
+    python benchmarks/growth.py rows|columns|categories|comparables [--small]
 
-`--full` adds ten million rows. Exits with 1 when an answer was wrong or a part did not finish.
+Ten million rows take 16 GB of memory. Exits with 1 when an answer was wrong or a part did not
+finish.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ PIPELINE = ("validate and split", "features, fit", "features, transform", "Light
 INDEX = ("index, 2 dimensions", "index, 5 dimensions")
 #: For each axis: what is measured, (rows, columns, categories) by size, and the rest in words.
 SIZES: dict[str, tuple[tuple[str, ...], list[tuple[int, int, int]], str]] = {
-    "rows": (PIPELINE, [(10**k, 30, 100) for k in (4, 5, 6)], "30 columns, 100 categories"),
+    "rows": (PIPELINE, [(10**k, 30, 100) for k in (4, 5, 6, 7)], "30 columns, 100 categories"),
     "columns": (PIPELINE, [(10_000, p, 100) for p in (10, 100, 1000)], "10 000 rows"),
     "categories": (PIPELINE, [(200_000, 10, k) for k in (10, 1000, 100_000)],
                    "200 000 rows, 10 columns"),
-    "comparables": (INDEX, [(10**k, 0, 0) for k in (4, 5, 6)], "64 neighbours, 4 context columns"),
+    "comparables": (INDEX, [(10**k, 0, 0) for k in (4, 5, 6, 7)],
+                    "64 neighbours, 4 context columns"),
 }  # fmt: skip
 SMALL = {
     "rows": [(1000, 10, 10), (4000, 10, 10)],
@@ -141,12 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one axis."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("axis", choices=list(SIZES))
-    parser.add_argument("--full", action="store_true", help="ten million rows as well")
     parser.add_argument("--small", action="store_true", help="only show that it works")
     given = parser.parse_args(arguments)
     sizes = SMALL[given.axis] if given.small else SIZES[given.axis][1]
-    if given.full and given.axis in ("rows", "comparables"):
-        sizes = [*sizes, (10_000_000, *sizes[0][1:])]
     return 0 if keep(given.axis, run(given.axis, sizes)) else 1
 
 

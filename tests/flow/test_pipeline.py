@@ -287,3 +287,20 @@ def test_init_writes_a_contract_that_trains_without_a_line_of_code(tmp_path: Pat
     code, _, err = tasador(tmp_path, "init", "gone.csv", "--target", "x")
     assert code == 3
     assert "gone.csv" in err
+
+
+def test_init_of_a_wide_table_says_what_matters_and_writes_the_rest(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    names = [f"x{i}" for i in range(200)]
+    lines = [",".join([*names, "price"])]
+    lines += [",".join(f"{v:.3f}" for v in row) for row in random.lognormal(3, 1, (80, 201))]
+    (tmp_path / "wide.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    code, out, err = tasador(tmp_path, "init", "wide.csv", "--target", "price")
+    assert code == 0, err
+    said = [line for line in out.splitlines() if "assumed:" in line]
+    assert len(said) == 40
+    assert "'x0' is" in said[0]
+    assert "the target 'price'" in said[-1]
+    contract = (tmp_path / "conf" / "dataset" / "wide.yaml").read_text(encoding="utf-8")
+    written = sum("assumed:" in line for line in contract.splitlines())
+    assert f"and {written - 40} more" in out

@@ -114,6 +114,17 @@ def test_the_compiled_pass_gives_the_bits_of_numpy(
 
 
 @pytest.mark.skipif(native().library is None, reason=native().reason)
+def test_a_table_of_a_thousand_columns_goes_through_the_compiled_pass() -> None:
+    columns = {f"x{i}": {"kind": "number"} for i in range(1000)}
+    wide = from_dict({"name": "wide", "columns": columns, "target": {"name": "price"}})
+    X = np.random.default_rng(2).normal(0, 1, (40, 1000))
+    features = FeaturePipeline(wide, FeatureSettings()).fit(X, X[:, 0])
+    assert features._compact is not None
+    want = features._transform(X, features.imputer.fill(X))
+    assert features.transform(X).tobytes() == want.tobytes()
+
+
+@pytest.mark.skipif(native().library is None, reason=native().reason)
 @pytest.mark.parametrize("change", ["last bit", "target means", "centroids"])
 def test_a_pass_that_would_answer_differently_is_not_used(
     change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -37,6 +37,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+#: Lines of `tasador init` about what was assumed; of a wide table those of its first columns, and
+#: the last ones, which are about the table.
+_MOST_ASSUMED = 40
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -78,7 +81,13 @@ def init(
         file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
     )
     out.print(f"wrote {escape(str(written.path))}")
-    for line in written.assumptions:
+    lines = written.assumptions
+    half, left_out = _MOST_ASSUMED // 2, max(len(lines) - _MOST_ASSUMED, 0)
+    for line in lines[:half]:
+        out.print(f"  assumed: {escape(line)}")
+    if left_out:
+        out.print(f"  ... and {left_out} more, written at the head of the contract")
+    for line in lines[half + left_out :]:
         out.print(f"  assumed: {escape(line)}")
     for line in written.leaks:
         out.print(f"  [yellow]possible leak:[/] {escape(line)}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_MOST_NUMBERS = 512
+_MOST_NUMBERS = 8192  # as in plain.c
 _PROOF_ROWS = 64
 _ARRAYS = (
     "numbers", "native", "ratios", "ratio_fill", "indicated", "one_hot", "means", "mean_values",
@@ -218,12 +218,13 @@ def _check(arrays: dict[str, NDArray[Any]], features: FittedFeatures, columns: i
     levels = dict(features._category_sizes)
     if any(levels[int(m[0])] != m[1] for m in arrays["means"]):
         raise ValueError("target means do not fit their categories")
+    if frames > _MOST_NUMBERS:
+        raise ValueError(f"at most {_MOST_NUMBERS} numbers and ratios, there are {frames}")
     dimensions = len(arrays["near"])
     fits = (
         len(arrays["ratios"]) == len(arrays["ratio_fill"])
         and len(arrays["scale"]) == dimensions
         and (not arrays["centroids"].size or arrays["centroids"].shape[1] == dimensions)
-        and frames <= _MOST_NUMBERS
         and frames == len(features._numeric_names)
     )
     if not fits:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.data.contract import TableContract
+from tasador.data.contract import Column, TableContract
+from tasador.features.categories import levels_of
 from tasador.features.fillers import Filler, LinearFiller, NeighboursFiller, TreesFiller
 from tasador.features.impute import ROUNDS, ColumnFiller, FillerInputs, Imputer, Strategy
 
@@ -17,6 +18,9 @@ Floats = NDArray[np.float64]
 
 #: Categories with more levels are no input.
 MAX_LEVELS = 12
+#: Most columns that a predictor sees: those that tell the most about its own one by one. Among many
+#: more, all rows are about equally far from one another, and every fit and gap pays for all.
+MAX_INPUTS = 50
 #: With fewer known values than this a column keeps its one number.
 FEWEST_KNOWN = 20
 #: Most training rows that a predictor is fitted on, a seeded sample of them: neighbours are kept
@@ -105,8 +109,8 @@ def _fit_filler(
     if len(known) > MOST_ROWS[strategy]:
         random = seeds.generator(seed, "impute", column)
         known = np.sort(random.choice(known, MOST_ROWS[strategy], replace=False))
-    inputs = _fit_inputs(contract, column, filled[known])
     y = X[known, column]
+    inputs = _fit_inputs(contract, column, X[known], filled[known], y)
     scale = np.array([np.mean(y), np.std(y), np.min(y), np.max(y)])
     if not inputs.size or not np.isfinite(scale).all() or scale[1] == 0:
         return None
@@ -115,13 +119,24 @@ def _fit_filler(
     return ColumnFiller(column, strategy.startswith("iterative"), inputs, model, scale)
 
 
-def _fit_inputs(contract: TableContract, column: int, filled: Floats) -> FillerInputs:
+def _fit_inputs(
+    contract: TableContract, column: int, X: Floats, filled: Floats, y: Floats
+) -> FillerInputs:
+    """Return what a predictor of `column` sees of rows that have values `y` in it."""
+    candidates = [
+        i
+        for i, found in enumerate(contract.features)
+        if i != column and (found.kind != "category" or len(found.categories) <= MAX_LEVELS)
+    ]
+    if len(candidates) > MAX_INPUTS:
+        told = [_explained(contract.features[i], X[:, i], filled[:, i], y) for i in candidates]
+        best = np.argsort(-np.array(told), kind="stable")[:MAX_INPUTS]
+        candidates = [candidates[place] for place in np.sort(best)]
     numeric, categories = [], []
-    for i, found in enumerate(contract.features):
-        if found.kind == "category":
-            if len(found.categories) <= MAX_LEVELS:
-                categories.append((i, len(found.categories)))
-        elif i != column:
+    for i in candidates:
+        if contract.features[i].kind == "category":
+            categories.append((i, len(contract.features[i].categories)))
+        else:
             numeric.append(i)
     values = filled[:, numeric]
     with np.errstate(over="ignore"):
@@ -135,6 +150,26 @@ def _fit_inputs(contract: TableContract, column: int, filled: Floats) -> FillerI
         high=np.max(values, axis=0),
         categories=np.array(categories, np.intp).reshape(-1, 2),
     )
+
+
+def _explained(column: Column, codes: Floats, values: Floats, y: Floats) -> float:
+    """Return the share of the variance of `y` that a column explains by itself, 0 if unknown.
+
+    The squared correlation of a number; of a category Fisher's correlation ratio, whose free
+    levels are taken off as in the adjusted R2 so that more of them do not tell more by themselves.
+    """
+    n, centred = len(y), y - y.mean()
+    with np.errstate(all="ignore"):
+        if column.kind == "category":
+            level = levels_of(codes, len(column.categories))
+            rows = np.bincount(level)
+            sums = np.bincount(level, weights=centred)[rows > 0]
+            between = np.sum(np.square(sums) / rows[rows > 0]) / (centred @ centred)
+            told = 1.0 - (1.0 - between) * (n - 1) / max(n - len(sums), 1)
+        else:
+            away = values - values.mean()
+            told = np.square(away @ centred) / ((away @ away) * (centred @ centred))
+    return float(told) if np.isfinite(told) else 0.0
 
 
 def _fit_model(strategy: Strategy, Z: Floats, target: Floats, seed: int) -> Filler:

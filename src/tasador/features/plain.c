@@ -3,7 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MOST_NUMBERS 512
+/* What a row's numbers may take on the stack: 64 KB. A contract has at most 5000 columns. */
+#define MOST_NUMBERS 8192
 
 typedef struct {
     const int64_t *numbers;       /* columns of the encoded row */

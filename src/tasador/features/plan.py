@@ -155,10 +155,9 @@ def plan_comparables(
         settings: Bounds the number of columns.
     """
     declared, coordinates = contract.comparables, contract.coordinates
-    strength = {
-        name: abs(rank_correlation(frame.values[:, i], target))
-        for i, name in enumerate(frame.names)
-    }
+    strength = dict(
+        zip(frame.names, np.abs(rank_correlations(frame.values, target)).tolist(), strict=True)
+    )
     ranked = sorted(strength, key=lambda name: (-strength[name], name))
     if declared.near:
         near = declared.near
@@ -189,13 +188,25 @@ def plan_comparables(
     return ComparablesPlan(near, scale, similar_by, floor, context)
 
 
-def rank_correlation(values: Floats, target: Floats) -> float:
-    """Return Spearman's rank correlation, ties broken by order; 0 for a constant column."""
-    if np.ptp(values) == 0 or np.ptp(target) == 0:
-        return 0.0
-    first = np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
-    second = np.argsort(np.argsort(target, kind="stable"), kind="stable").astype(np.float64)
-    return float(np.corrcoef(first, second)[0, 1])
+def rank_correlations(X: Floats, target: Floats) -> Floats:
+    """Return Spearman's rank correlation of each column of `X` (n, p) with `target` (n,), (p,).
+
+    Ties are broken by order; 0 for a constant column, and for all when the target is constant.
+    """
+    result = np.zeros(X.shape[1])
+    if np.ptp(target) == 0:
+        return result
+    ranks = _ranks(target)
+    for i, values in enumerate(X.T):
+        if np.ptp(values) != 0:
+            result[i] = np.corrcoef(_ranks(values), ranks)[0, 1]
+    return result
+
+
+def _ranks(values: Floats) -> Floats:
+    ranks = np.empty(len(values))
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks
 
 
 def _standard_scale(

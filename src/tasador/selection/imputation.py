@@ -8,7 +8,7 @@ small model fitted on the filled columns shows what the difference is worth in t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,11 @@ from tasador.selection.families import family
 
 Floats = NDArray[np.float64]
 _MASKED_SHARE = 0.2
+_USUAL_COLUMNS = 100
 _DOWNSTREAM_FOLDS = 3
+#: Most features of the small model that shows what a difference is worth; the column's own, and of
+#: the others those that by themselves go with the target most.
+_DOWNSTREAM_FEATURES = 100
 _DOWNSTREAM_MODEL = {
     "n_estimators": 80,
     "num_leaves": 15,
@@ -52,8 +56,9 @@ class ImputationSettings:
         folds: Folds in which known values are masked.
         repeats: How often, each time with other folds.
         max_rows: Most training rows on which imputers are compared, a seeded sample of them.
-        max_columns: Most columns on which they are compared, those that lack the most values. The
-            others get their median, with ``auto``.
+        max_columns: Most columns on which they are compared, those that lack the most values; in
+            tables of more than 100 columns, where each comparison takes longer, so many fewer (at
+            least 2). The others get their median, with ``auto``.
     """
 
     strategy: Literal[
@@ -174,7 +179,10 @@ def compare_imputers(
     sample = Part(part.X[rows], part.y[rows], part.row_hash[rows])
     names = columns_to_impute(contract, part.X)
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
-    compared = sorted(names, key=lambda name: -gaps[name])[: settings.max_columns]
+    most = settings.max_columns
+    if part.X.shape[1] > _USUAL_COLUMNS:
+        most = min(most, max(2, most * _USUAL_COLUMNS // part.X.shape[1]))
+    compared = sorted(names, key=lambda name: -gaps[name])[:most]
     # side by side columns take a core each; threads of their own would only wait for one another
     threads = 0 if len(compared) == 1 else 1
     with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
@@ -213,14 +221,14 @@ def _column_evidence(
     for strategy in STRATEGIES:
         advance(0, note=f"{name}: {strategy}")
         errors, seconds = _errors(settings, contract, part.X, known, name, strategy, seed)
-        effect = _downstream(contract, masks, part, transform, {name: strategy}, seed, threads)
+        effect = _downstream(contract, masks, part, transform, name, strategy, seed, threads)
         scores.append(ImputerScore(strategy, errors, seconds, effect))
         advance()
     chosen, best, limit = choose_cheapest(scores, settings.folds)
-    effect = _downstream(contract, masks, part, transform, {name: "native"}, seed, threads)
+    effect = _downstream(contract, masks, part, transform, name, "native", seed, threads)
     scores.append(ImputerScore("native", (), 0.0, effect))
     known_masks = [(part.X, rows) for _, rows in masks]
-    unmasked = _downstream(contract, known_masks, part, transform, {}, seed, threads)
+    unmasked = _downstream(contract, known_masks, part, transform, name, None, seed, threads)
     return ColumnEvidence(
         name, tuple(scores), fixed or chosen.strategy, best.strategy, limit, unmasked
     )
@@ -268,15 +276,18 @@ def _downstream(
     masks: Sequence[tuple[Floats, NDArray[np.intp]]],
     part: Part,
     transform: TargetTransform,
-    imputation: Mapping[str, Strategy],
+    name: str,
+    strategy: Strategy | None,
     seed: int,
     threads: int,
 ) -> float | None:
     """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks."""
+    imputation = {} if strategy is None else {name: strategy}
     pipeline = FeaturePipeline(contract, _PLAIN_FEATURES, seed, imputation)
     target, model = transform.forward(part.y), family("lightgbm")
     model_seed = seeds.derive_seed(seed, "downstream")
     folds = seeds.generator(seed, "downstream folds").permutation(len(part)) % _DOWNSTREAM_FOLDS
+    own = {name, f"{name}_missing"}
     errors = []
     for X, rows in masks:
         for fold in range(_DOWNSTREAM_FOLDS):
@@ -284,8 +295,21 @@ def _downstream(
             if not len(held):
                 continue
             fitted, Z = pipeline.fit_transform(X[fit], target[fit])
-            small = model.fit(_DOWNSTREAM_MODEL, Z, target[fit], model_seed, threads)
-            estimate = transform.inverse(model.predict(small, fitted.transform(X[held])))
+            seen = _strongest(Z, target[fit], [i for i, f in enumerate(fitted.names) if f in own])
+            small = model.fit(_DOWNSTREAM_MODEL, Z[:, seen], target[fit], model_seed, threads)
+            estimate = transform.inverse(model.predict(small, fitted.transform(X[held])[:, seen]))
             errors.append(mae(part.y[held], estimate))
     found = float(np.mean(errors)) if errors else float("nan")
     return found if np.isfinite(found) else None
+
+
+def _strongest(Z: Floats, target: Floats, own: Sequence[int]) -> slice | NDArray[np.intp]:
+    """Return the features (k,) that the small model sees of `Z` (n, q): all where they are few."""
+    if Z.shape[1] <= _DOWNSTREAM_FEATURES:
+        return slice(None)
+    away = Z - Z.mean(axis=0)
+    with np.errstate(all="ignore"):
+        strength = np.abs((target - target.mean()) @ away) / np.sqrt(np.square(away).sum(axis=0))
+    strength = np.nan_to_num(strength, nan=0.0, posinf=0.0)
+    strength[list(own)] = np.inf
+    return np.sort(np.argsort(-strength, kind="stable")[:_DOWNSTREAM_FEATURES])

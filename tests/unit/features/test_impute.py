@@ -10,7 +10,7 @@ import pytest
 from tasador.data.contract import Column, TableContract, Target
 from tasador.features.fillers import TreesFiller, filler_from_state
 from tasador.features.impute import STRATEGIES, Imputer
-from tasador.features.impute_fit import fit_imputer
+from tasador.features.impute_fit import MAX_INPUTS, _explained, fit_imputer
 
 CONTRACT = TableContract(
     name="flats",
@@ -127,3 +127,52 @@ def test_trees_answer_as_the_library_that_grew_them():
         n_estimators=50, max_depth=8, min_samples_leaf=2, max_features=0.5, random_state=5
     ).fit(Z, y)
     assert np.allclose(_fit_forest(Z, y, 5).predict(Z), library.predict(Z), atol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["iterative_linear", "knn", "boosting", "iterative_rf"])
+def test_among_many_columns_a_predictor_sees_those_that_tell_the_most(strategy):
+    random = np.random.default_rng(5)
+    numbers, n = 300, 400
+    wide = TableContract(
+        name="wide",
+        title="Wide",
+        model_name="wide",
+        columns=(
+            *(Column(f"x{i}", "number", nullable=i == 7) for i in range(numbers)),
+            *(Column(f"k{i}", "category", categories=("a", "b", "c")) for i in range(20)),
+        ),
+        target=Target("price"),
+    )
+    kinds = random.integers(0, 3, (n, 20)).astype(float)
+    X = np.column_stack([random.normal(0, 1, (n, numbers)), kinds])
+    X[:, 7] = X[:, 200] - 2.0 * (kinds[:, 11] == 1) + random.normal(0, 0.1, n)
+    X[::9, 200] = np.nan
+    X[::7, numbers + 11] = np.nan
+    masked = X.copy()
+    masked[::4, 7] = np.nan
+    imputer = fit_imputer(wide, masked, {"x7": strategy}, seed=0)
+    (filler,) = imputer.fillers
+    inputs = filler.inputs
+    assert len(inputs.numeric) + len(inputs.categories) == MAX_INPUTS
+    assert 200 in inputs.numeric
+    assert [numbers + 11, 3] in inputs.categories.tolist()
+    assert 7 not in inputs.numeric
+    plain = np.sqrt(np.mean(np.square(X[::4, 7] - np.nanmedian(masked[:, 7]))))
+    error = np.sqrt(np.mean(np.square(X[::4, 7] - imputer.fill(masked)[::4, 7])))
+    assert error < (0.95 if strategy == "knn" else 0.7) * plain
+
+
+def test_a_column_of_noise_in_many_levels_tells_no_more_than_one_of_few():
+    random = np.random.default_rng(6)
+    y = random.normal(0, 1, 500)
+    few, many = (Column("k", "category", categories=tuple("abcdefghijkl"[:k])) for k in (2, 12))
+    told = [
+        np.mean([_explained(column, random.integers(0, k, 500).astype(float), y, y)
+                 for _ in range(200)])
+        for column, k in ((few, 2), (many, 12))
+    ]  # fmt: skip
+    assert abs(told[0] - told[1]) < 0.002
+    exact = _explained(few, (y > 0).astype(float), y, y)
+    assert 0.5 < exact < 0.75  # 2 / pi for a normal split at its mean
+    assert _explained(Column("x", "number"), y, 3.0 - 2.0 * y, y) == pytest.approx(1.0)
+    assert _explained(Column("x", "number"), y, np.full(500, 3.0), y) == 0.0

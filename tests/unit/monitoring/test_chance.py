@@ -53,3 +53,34 @@ def test_rows_in_a_bin_that_the_reference_has_never_filled_are_told_from_chance(
     assert judge_psi(reference, np.array([100, 100, 0])).p_value == 1.0
     assert judge_psi(reference, np.array([60, 60, 80])).p_value < 1e-6
     assert judge_psi(reference, np.array([100, 99, 1])).p_value > 0.01
+
+
+def test_among_many_categories_chance_is_known_as_well_from_fewer_draws(monkeypatch):
+    from tasador.monitoring import chance
+
+    levels, n = 6000, 20_000
+    random = np.random.default_rng(7)
+    shares = 1 / np.arange(1, levels + 1)
+    counts = random.multinomial(n, shares / shares.sum())
+    few = psi_null(counts, n)
+    assert len(few.draws) < chance.DRAWS
+    monkeypatch.setattr(chance, "FEWEST_DRAWS", chance.DRAWS)
+    chance._psi_null.cache_clear()
+    many = psi_null(counts, n)
+    chance._psi_null.cache_clear()
+    assert len(many.draws) == chance.DRAWS
+    assert few.mean == pytest.approx(many.mean, rel=0.005)
+    assert few.variance == pytest.approx(many.variance, rel=0.2)
+    for q in (0.9, 0.99, 0.999):  # the last ones from the fitted tail
+        assert few.quantile(q) == pytest.approx(many.quantile(q), rel=0.01)
+
+
+def test_no_more_than_the_draws_of_a_block_are_in_memory():
+    import tracemalloc
+
+    counts = np.random.default_rng(3).poisson(2.0, 40_000)
+    tracemalloc.start()
+    psi_null(counts, 80_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400e6  # 400 draws at once would take five times as much: 128 MB an array

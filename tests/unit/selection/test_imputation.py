@@ -125,3 +125,26 @@ def test_too_few_known_values_leave_the_median():
     rows.X[30:, 1] = np.nan
     beds, _ = compare_imputers(QUICK, CONTRACT, rows, TargetTransform("none"), seed=1)
     assert (beds.chosen, beds.best, beds.scores) == ("median", None, ())
+
+
+def test_on_a_wide_table_the_evidence_still_tells_what_a_column_is_worth():
+    random = np.random.default_rng(3)
+    n, numbers = 200, 130
+    X = random.normal(0, 1, (n, numbers))
+    X[:, 1] = X[:, 0] + random.normal(0, 0.1, n)
+    y = 100.0 + 20.0 * X[:, 1] + random.normal(0, 1, n)
+    wide = TableContract(
+        name="wide",
+        title="Wide",
+        model_name="wide",
+        columns=tuple(Column(f"x{i}", "number", nullable=i in (1, 9)) for i in range(numbers)),
+        target=Target("price"),
+    )
+    rows = Part(X, y, np.arange(n).astype(np.uint64))
+    useful, useless = compare_imputers(QUICK, wide, rows, TargetTransform("none"), seed=1)
+    assert (useful.column, useless.column) == ("x1", "x9")
+    by_name = {s.strategy: s.downstream for s in useful.scores}
+    assert by_name["iterative_linear"] < 0.8 * by_name["median"]
+    assert useful.unmasked < 0.8 * by_name["median"]
+    by_name = {s.strategy: s.downstream for s in useless.scores}
+    assert by_name["iterative_linear"] == pytest.approx(by_name["median"], rel=0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasador.features.pipeline import FittedFeatures
-from tasador.features.plan import rank_correlation
+from tasador.features.plan import rank_correlations
 from tasador.flows import evaluation_plots, plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState, load_json, needed, save_array, save_json
@@ -33,7 +33,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     np.savez(folder / "features.npz", allow_pickle=False, **arrays)
     save_array(folder / "train.npy", Z)
     some = slice(None, None, -(-len(Z) // _STRENGTH_ROWS))
-    strength = np.array([abs(rank_correlation(column, target[some])) for column in Z[some].T])
+    strength = np.abs(rank_correlations(Z[some], target[some]))
     card.fact("Features", len(fitted.names))
     card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
     card.fact("Comparables", 0 if fitted.index is None else fitted.index.size)
