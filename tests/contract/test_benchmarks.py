@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
-LONG = ("grid_search", "growth_rows", "million_rows", "diamonds")
+LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds")
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
