@@ -81,14 +81,13 @@ def init(
         file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
     )
     out.print(f"wrote {escape(str(written.path))}")
-    lines = written.assumptions
-    half, left_out = _MOST_ASSUMED // 2, max(len(lines) - _MOST_ASSUMED, 0)
-    for line in lines[:half]:
-        out.print(f"  assumed: {escape(line)}")
-    if left_out:
-        out.print(f"  ... and {left_out} more, written at the head of the contract")
-    for line in lines[half + left_out :]:
-        out.print(f"  assumed: {escape(line)}")
+    lines = [f"assumed: {escape(line)}" for line in written.assumptions]
+    half, left_out = _MOST_ASSUMED // 2, len(lines) - _MOST_ASSUMED
+    if left_out > 0:
+        more = f"... and {left_out} more, written at the head of the contract"
+        lines[half : half + left_out] = [more]
+    for line in lines:
+        out.print(f"  {line}")
     for line in written.leaks:
         out.print(f"  [yellow]possible leak:[/] {escape(line)}")
     out.print(f"next: tasador run dataset={escape(written.name)}")

@@ -30,6 +30,7 @@ from tasador.selection.families import family
 
 Floats = NDArray[np.float64]
 _MASKED_SHARE = 0.2
+#: Up to so many columns a comparison costs about the same; beyond, in proportion to them.
 _USUAL_COLUMNS = 100
 _DOWNSTREAM_FOLDS = 3
 #: Most features of the small model that shows what a difference is worth; the column's own, and of
@@ -179,9 +180,8 @@ def compare_imputers(
     sample = Part(part.X[rows], part.y[rows], part.row_hash[rows])
     names = columns_to_impute(contract, part.X)
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
-    most = settings.max_columns
-    if part.X.shape[1] > _USUAL_COLUMNS:
-        most = min(most, max(2, most * _USUAL_COLUMNS // part.X.shape[1]))
+    width = max(part.X.shape[1], _USUAL_COLUMNS)
+    most = max(settings.max_columns * _USUAL_COLUMNS // width, min(settings.max_columns, 2))
     compared = sorted(names, key=lambda name: -gaps[name])[:most]
     # side by side columns take a core each; threads of their own would only wait for one another
     threads = 0 if len(compared) == 1 else 1
