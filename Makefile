@@ -4,27 +4,33 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UV := $(shell command -v uv 2>/dev/null)
 KERNELS := hatch_build.py $(wildcard src/tasador/*/*.c)
-LOCK := uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--universal -q -p 3.11
+LOCK := requirements/lock.txt
+# What `make run` and `make up` use; the tests use every extra.
+RUN_EXTRAS := train serve ui signing
+# The same pinned installer everywhere, whatever pip the machine's Python brings. Everything is compiled
+# at once, so that no process has to (5 seconds each, where Python may not write its cache).
+UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 
-# uv installs the same locked set in a fraction of pip's time; pip does where uv is not there. Both
-# compile it, so that no process has to (5 seconds each, where Python may not write its cache).
-ifdef UV
-INSTALL = uv pip install -q --compile-bytecode --python $(BIN)/python
-else
-INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
-endif
+# $(call install,EXTRAS): exactly what is locked, hashes checked, then tasador itself from this folder
+define install
+	@echo "installing: $(1) (a minute or two; the packages are listed at the end)"
+	$(UV_INSTALL) --require-hashes -c $(LOCK) -r pyproject.toml $(addprefix --extra ,$(1))
+	$(UV_INSTALL) --no-deps --build-constraints $(LOCK) -e .
+	@$(BIN)/python -m compileall -q src
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test slow lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
+.PHONY: help run install test slow lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-run: $(VENV)/.train ## Install what is locked and run the pipeline (ARGS="dataset=diamonds")
+run: $(VENV)/.run ## Install what is locked and run the pipeline (ARGS="dataset=diamonds")
 	$(BIN)/tasador run $(ARGS)
+
+install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist boosters")
+	$(call install,$(RUN_EXTRAS) $(EXTRAS))
 
 test: lint ## Lint, layering, tests with coverage
 	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
@@ -41,10 +47,10 @@ lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 bench: $(VENV)/.dev ## Measure everything and draw docs/explanation/benchmarks.md (ARGS="--only NAME")
 	$(BIN)/python benchmarks/suite.py $(ARGS)
 
-up: $(VENV)/.dev ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
+up: $(VENV)/.run ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
 	$(BIN)/tasador up $(ARGS)
 
-demo: $(VENV)/.dev ## Replay rows through what `make up` started, prices rise meanwhile
+demo: $(VENV)/.run ## Replay rows through what `make up` started, prices rise meanwhile
 	$(BIN)/tasador simulate --pause 0.2 $(ARGS)
 
 security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
@@ -59,13 +65,16 @@ secrets: $(VENV)/.dev ## Note false alarms of detect-secrets in its baseline
 		xargs -0 $(BIN)/detect-secrets scan > .secrets.baseline
 
 audit: $(VENV)/.audit ## Known vulnerabilities of what is locked (needs the network)
-	for file in serve pipeline ui; do \
-		$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements/$$file.txt; done
+	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r $(LOCK)
 
-sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/
+sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/ (needs the network)
 	mkdir -p sbom
-	for file in serve pipeline ui; do PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements requirements/$$file.txt \
-		--pyproject pyproject.toml --output-reproducible -o sbom/$$file.cdx.json; done
+	for image in api pipeline ui; do \
+		extras=$$(sed -n 's/^ARG EXTRAS="\(.*\)"$$/\1/p' docker/$$image.Dockerfile); \
+		$(BIN)/uv pip compile pyproject.toml $$extras -c $(LOCK) --generate-hashes --no-annotate \
+			--no-emit-index-url -p 3.11 -q -o sbom/$$image.txt; \
+		PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements sbom/$$image.txt \
+			--pyproject pyproject.toml --output-reproducible -o sbom/$$image.cdx.json; done
 
 docs: $(VENV)/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -84,39 +93,32 @@ evidently: ## Evidently's own report: make evidently REFERENCE=a.csv CURRENT=b.c
 dashboards: $(VENV)/.dev ## Write the Grafana dashboards again
 	$(BIN)/python deploy/grafana/dashboards.py
 
-lock: ## Resolve the requirements again
-	$(LOCK) --extra train --extra serve --extra boosters --extra dev --extra gcs --extra s3 \
-		--extra ui --extra wandb --extra signing --extra dist -o requirements/dev.txt
-	$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
-	$(LOCK) --extra serve --extra signing -c requirements/dev.txt -o requirements/serve.txt
-	$(LOCK) --extra serve --extra signing --extra gcs --extra s3 -c requirements/dev.txt \
-		-o requirements/serve-cloud.txt
-	$(LOCK) --extra train --extra serve --extra signing --extra gcs --extra s3 \
-		-c requirements/dev.txt -o requirements/pipeline.txt
-	$(LOCK) --extra ui -c requirements/dev.txt -o requirements/ui.txt
-	for file in build audit; do uv pip compile requirements/$$file.in --generate-hashes \
-		--no-emit-index-url --universal -q -p 3.11 -o requirements/$$file.txt; done
+lock: $(VENV)/bin/uv ## Resolve the requirements again (ARGS="--upgrade-package NAME")
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group audit --generate-hashes \
+		--no-strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --universal -q -p 3.11 \
+		$(ARGS) -o $(LOCK)
 
 clean: ## Remove the environment and the caches, not the workspace
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tasador needs Python 3.11" \
+		"or newer, got $$($(PYTHON) --version 2>&1): make PYTHON=python3.12 names another"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.train: requirements/pipeline.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
-	$(INSTALL) --require-hashes -r requirements/pipeline.txt
-	$(INSTALL) --no-deps -e .
-	$(BIN)/python -m compileall -q src
-	touch $@
+$(VENV)/bin/uv: requirements/uv.txt | $(VENV)/bin/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt pyproject.toml $(KERNELS) | $(VENV)/bin/python
-	$(INSTALL) --require-hashes -r requirements/dev.txt
-	$(INSTALL) --no-deps -e .
-	$(BIN)/python -m compileall -q src
-	touch $@ $(VENV)/.train
+$(VENV)/.run: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
+	$(call install,$(RUN_EXTRAS))
+	@touch $@
 
-$(VENV)/.audit: requirements/audit.txt | $(VENV)/bin/python
+$(VENV)/.dev: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
+	$(call install,train serve ui signing gcs s3 wandb dist boosters dev)
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.audit: $(LOCK) pyproject.toml $(VENV)/bin/uv
 	$(PYTHON) -m venv $(VENV)/audit
-	$(VENV)/audit/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
-		-r requirements/audit.txt
+	$(BIN)/uv pip install -q --python $(VENV)/audit/bin/python --require-hashes -c $(LOCK) --group audit
 	touch $@

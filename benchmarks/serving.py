@@ -177,12 +177,16 @@ def environment(name: str, *packages: str) -> Path:
 def serving_environment() -> Path:
     """Return the Python of an environment with the locked serve extra and tasador alone."""
     root = HERE.parent
-    locked = root / "requirements" / "serve.txt"
-    python = environment("serve", "--require-hashes", "-r", str(locked))
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(root)],
-        check=True,
-    )
+    python = environment("serve", "--require-hashes", "-r", str(root / "requirements" / "uv.txt"))
+    install = [str(python.parent / "uv"), "pip", "install", "-q", "--python", str(python)]
+    lock = str(root / "requirements" / "lock.txt")
+    extras = ["--extra", "serve", "--extra", "signing"]
+    project = str(root / "pyproject.toml")
+    for arguments in (
+        ["--require-hashes", "-c", lock, "-r", project, *extras],
+        ["--no-deps", "--reinstall", "--build-constraints", lock, str(root)],
+    ):
+        subprocess.run([*install, *arguments], check=True)
     return python
 
 

@@ -10,16 +10,19 @@ FROM python:3.11.14-slim-bookworm AS builder
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
+ARG EXTRAS="--extra train --extra serve --extra signing --extra gcs --extra s3"
 WORKDIR /build
 COPY requirements/ requirements/
-RUN python -m venv --without-pip /opt/tasador \
-    && pip --python /opt/tasador/bin/python install --no-cache-dir --require-hashes \
-        -r requirements/pipeline.txt \
-    && pip install --no-cache-dir --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE hatch_build.py ./
+# The environment has no pip of its own. EXTRAS is several words.
+# hadolint ignore=SC2086
+RUN pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
+    && python -m venv --without-pip /opt/tasador \
+    && uv pip install --no-cache --python /opt/tasador/bin/python --require-hashes \
+        -c requirements/lock.txt -r pyproject.toml $EXTRAS
 COPY src/ src/
-RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /opt/tasador/bin/python install --no-cache-dir --no-deps dist/*.whl
+RUN uv pip install --no-cache --python /opt/tasador/bin/python --no-deps \
+        --build-constraints requirements/lock.txt .
 
 FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="tasador-pipeline" \

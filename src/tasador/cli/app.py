@@ -266,7 +266,7 @@ def main() -> None:
         root = (error.name or "").partition(".")[0]
         if root in ("", "tasador"):
             raise
-        _fail(MissingExtraError.for_package(root, "train,serve"))
+        _fail(MissingExtraError.for_module(root))
     except typer.Exit as ended:
         sys.exit(ended.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -283,6 +283,8 @@ def main() -> None:
         _fail(refused)
     except Exception as error:
         # Typer's own usage errors know how to show themselves.
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
+            sys.exit(0)
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             _fail(ConfigError(error.format_message()))  # type: ignore[attr-defined]
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from tasador.flows.stack import Member
 
 out = Console(highlight=False, soft_wrap=True)
+
+#: What each process imports first, so that one message names what is not installed.
+_NEEDS = {
+    "mlflow": ("mlflow",),
+    "api": ("fastapi", "uvicorn"),
+    "ui": ("streamlit", "plotly"),
+    "watcher": ("fastapi",),
+}
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
@@ -37,7 +46,7 @@ def up(
     The champion is served; while there is none, the newest bundle. When one of the processes ends,
     all do. What they print is in the workspace's `logs`.
     """
-    from tasador.core.errors import ConfigError
+    from tasador.core.errors import ConfigError, MissingExtraError
     from tasador.flows.stack import Stack
 
     ports = {"mlflow": mlflow_port, "api": api_port, "ui": ui_port}
@@ -49,9 +58,13 @@ def up(
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
         raise ConfigError(
-            "what to leave out cannot be meant", expected="some of mlflow, api, ui, watcher",
+            "--without names something that is not started here", expected="some of mlflow, api, ui, watcher",
             got=", ".join(without or ()),
         )  # fmt: skip
+    for member in members:
+        for module in _NEEDS[member.name]:
+            if find_spec(module) is None:
+                raise MissingExtraError.for_package(module, "train,serve,ui")
     stack = Stack(members, workspace / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stack.stop())
@@ -64,7 +77,7 @@ def up(
         out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
 
     out.print(f"starting {', '.join(member.name for member in members)}")
-    stack.run(ready)
+    stack.run(ready, lambda: out.print("stopping, at most 5 seconds"))
     out.print("stopped")
 
 
@@ -94,7 +107,9 @@ def stack_members(
                 str(ports["mlflow"]), "--workers", "1", "--backend-store-uri", database,
                 "--artifacts-destination", str(workspace / "mlartifacts"),
             ),
-            ports["mlflow"], "/health", {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            ports["mlflow"], "/health",
+            # its job workers (seven processes, 1.2 GB) run GenAI evaluations, which nothing here asks for
+            {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         Member(
             "api", (*own, "serve", "--host", "127.0.0.1", "--port", str(ports["api"]), *there),

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tasador.core.installation import extra_with, install_command
+
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -154,10 +156,12 @@ class MissingExtraError(TasadorError):
     @classmethod
     def for_package(cls, package: str, extra: str) -> MissingExtraError:
         """Build the message for `package`, which comes with `extra`."""
-        return cls(
-            f"the package {package!r} is not installed",
-            remedy=f'pip install "tasador[{extra}]"',
-        )
+        return cls(f"the package {package!r} is not installed", remedy=install_command(extra))
+
+    @classmethod
+    def for_module(cls, module: str) -> MissingExtraError:
+        """Build the message for a failed import of `module`."""
+        return cls.for_package(module, extra_with(module) or "train,serve")
 
 
 class GateError(TasadorError):

@@ -14,10 +14,11 @@ from typing import Literal
 import tasador
 from tasador.config.settings import RunSettings
 from tasador.core.errors import TasadorError
+from tasador.core.installation import install_command
 from tasador.core.native import native
 from tasador.data.sources import find_local
 
-_NEEDED = ("numpy", "scipy", "onnxruntime", "orjson", "PyYAML")
+_NEEDED = ("numpy", "scipy", "onnxruntime", "orjson", "PyYAML", "rich", "typer")
 _TRAIN = ("scikit-learn", "lightgbm", "polars", "optuna", "onnx", "mlflow", "hydra-core")
 _EXTRAS = {
     "gcs": "gcsfs",
@@ -48,9 +49,9 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
     for package in _NEEDED:
         yield _package(package, "missing", "part of every install: install tasador again")
     for package in _TRAIN:
-        yield _package(package, "missing", 'for training: pip install "tasador[train]"')
+        yield _package(package, "missing", f"for training: {install_command('train')}")
     for extra, package in _EXTRAS.items():
-        yield _package(package, "optional", f'not installed: pip install "tasador[{extra}]"')
+        yield _package(package, "optional", f"not installed: {install_command(extra)}")
     yield _kernels()
     data = os.environ.get("TASADOR_REAL_DATA")
     if data is None:

@@ -53,11 +53,11 @@ class Stack:
         members: In the order in which they start; they stop in reverse.
         logs: Folder for what each prints.
         start_s: Seconds in which all must be ready.
-        stop_s: Seconds that each gets to end by itself.
+        stop_s: Seconds that all get to end by themselves.
     """
 
     def __init__(
-        self, members: Sequence[Member], logs: Path, *, start_s: float = 180.0, stop_s: float = 15.0
+        self, members: Sequence[Member], logs: Path, *, start_s: float = 180.0, stop_s: float = 5.0
     ) -> None:
         self._members = tuple(members)
         self._logs = logs
@@ -66,8 +66,12 @@ class Stack:
         self._running: list[tuple[Member, subprocess.Popen[bytes], IO[bytes]]] = []
         self._ended = threading.Event()
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Start all, tell when they are ready, and go on until `stop`.
+    def run(
+        self,
+        ready: Callable[[], None] = lambda: None,
+        stopping: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start all, call `ready` when they are, go on until `stop`, and call `stopping` first then.
 
         Raises:
             ConfigError: Two members want one port.
@@ -86,6 +90,8 @@ class Stack:
             while not self._ended.wait(_LOOK_S):
                 self._check_alive()
         finally:
+            if self._ended.is_set():
+                stopping()
             self._stop_all()
 
     def stop(self) -> None:

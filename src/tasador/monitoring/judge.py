@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tasador.core import clock
+from tasador.core.installation import install_command
 from tasador.data.contract import Column
 from tasador.monitoring import groups
 from tasador.monitoring.drift import Measured, judge_columns, measure
@@ -129,7 +130,7 @@ def _separation(tally: Tally, rules: Rules) -> tuple[Separation | None, str]:
     try:
         return separate(tally.reference.rows, window), ""
     except ImportError:
-        return None, 'it needs LightGBM: pip install "tasador[train]"'
+        return None, f"it needs LightGBM: {install_command('train')}"
 
 
 def _together(
