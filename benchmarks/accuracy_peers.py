@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 import reference_method
 from figures import Figures
+from inputs import bundle_folder, real_table
 from peer_environments import PEERS, peer_python
 from tasador.metrics.regression import all_metrics, label
 from tasador.registry.bundle import load_bundle
-from tasador.registry.folders import newest_bundle
 
 Floats = NDArray[np.float64]
 HERE = Path(__file__).parent
@@ -105,7 +105,7 @@ def run_reference(train: pd.DataFrame, test: pd.DataFrame) -> list[Method]:
 
 def run_tasador(workspace: Path, test: pd.DataFrame, actual: Floats) -> tuple[Method, bool]:
     """Value the test rows with the newest bundle; also whether its run says the same."""
-    bundle = load_bundle(newest_bundle(workspace / "bundles"))
+    bundle = load_bundle(bundle_folder(workspace))
     estimates = bundle.predict_columns({name: test[name].tolist() for name in test.columns})
     runs = [json.loads(path.read_text()) | {"folder": path.parent}
             for path in (workspace / "runs").glob("*/run.json")]  # fmt: skip
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="training rows; 0 for all")
     parser.add_argument("--workspace", type=Path, default=Path("workspace"))
     given = parser.parse_args(arguments)
-    train, test = reference_method.split_table(reference_method.housing())
+    train, test = reference_method.split_table(real_table("housing.csv"))
     actual = test.pop(reference_method.TARGET).to_numpy(float)
     train = train[[name for name in train if name != reference_method.TARGET]
                   + [reference_method.TARGET]][: given.rows or None]  # fmt: skip

@@ -14,7 +14,6 @@ with what the service's engine answers; the exit code is 1 when one differs.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -28,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+import inputs
 from tasador.core.workers import usable_cores
 from tasador.data.readers import read_table
-from tasador.data.sources import find_local
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.flows.score_batches import BatchScorer
 from tasador.flows.score_files import ScoreOrder, score_files
@@ -39,7 +38,6 @@ from tasador.modeling.interval import calibrate
 from tasador.modeling.load_model import load_model
 from tasador.modeling.onnx_export import to_onnx
 from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.registry.folders import newest_bundle
 from tasador.serving.engine import Engine
 
 GOAL = 200_000
@@ -50,10 +48,7 @@ MICRO = 1e6
 
 def table_of(bundle: ModelBundle) -> pa.Table:
     """Return the bundle's own table, with the types of its columns."""
-    found = find_local(bundle.contract, [Path(os.environ.get("TASADOR_REAL_DATA", "data"))])
-    if found is None:
-        sys.exit("the bundle's table is not on disk: set TASADOR_REAL_DATA to its folder")
-    frame = read_table(found, delimiter=bundle.contract.source.delimiter)
+    frame = read_table(inputs.table_of(bundle.contract), delimiter=bundle.contract.source.delimiter)
     columns: dict[str, Any] = {}
     for column in (*bundle.contract.features, bundle.contract.target):
         values = frame[column.name]
@@ -224,7 +219,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--trees", type=int, default=500)
     asked = parser.parse_args()
-    bundle = load_bundle(asked.bundle or newest_bundle(Path("workspace/bundles")))
+    bundle = load_bundle(asked.bundle or inputs.bundle_folder(Path("workspace")))
     table = table_of(bundle)
     own = rows_for(table, bundle, asked.rows, moved=False)
     moved = rows_for(table, bundle, asked.rows, moved=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inputs import real_table
 from tasador.core import seeds
 from tasador.flows.state import load_part
 from tasador.registry.bundle import load_bundle
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=0, help="a sample of the table; 0 for all")
     parser.add_argument("settings", nargs="*", help="of our run, e.g. profile=full")
     chosen = parser.parse_args(arguments)
-    source = Path(os.environ.get("TASADOR_REAL_DATA", "data")) / "diamonds.csv"
+    source = real_table("diamonds.csv")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.rows:

@@ -19,10 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.config.compose import compose
+from inputs import housing
 from tasador.data.contract import TableContract
-from tasador.data.sources import load_table
-from tasador.data.validate import validate_table
 from tasador.monitoring.judge import judge
 from tasador.monitoring.performance import share_interval
 from tasador.monitoring.reference import Reference, build_reference
@@ -34,14 +32,6 @@ Change = Callable[[Floats, TableContract, np.random.Generator], str]
 
 SIZES = (200, 1000, 10_000)
 CHANGED = 1000
-
-
-def real_rows(folder: Path) -> tuple[TableContract, Floats]:
-    """Return the contract and the encoded rows of the real table."""
-    contract = compose(["dataset=california_housing"], project=folder).contract
-    table = load_table(contract, folder, timeout_s=1, attempts=1, offline=True,
-                       allow_synthetic=False, seed=0)  # fmt: skip
-    return contract, validate_table(table, contract, max_refused_share=0.1, min_rows=100).X
 
 
 def shift(X: Floats, contract: TableContract, random: np.random.Generator) -> str:
@@ -115,7 +105,8 @@ def main() -> int:
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     started, random = time.perf_counter(), np.random.default_rng(7)
     with tempfile.TemporaryDirectory() as folder:
-        contract, X = real_rows(Path(folder))
+        contract, table = housing(Path(folder))
+    X = table.X
     print(f"{len(X)} rows, {X.shape[1]} columns, {draws} draws each")
     alarms, blind = dict.fromkeys(SIZES, 0), dict.fromkeys(SIZES, 0)
     seen, named = dict.fromkeys(CHANGES, 0), dict.fromkeys(CHANGES, 0)

@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 
 from figures import Figures
+from inputs import real_table
 from peer_environments import peer_python
 
 _MEASURED = """
@@ -98,8 +99,7 @@ def write_rows(path: Path, rows: int, seed: int, factor: float = 1.0) -> None:
     """Write `rows` rows like the real ones, a million at a time."""
     import pyarrow.parquet as pq
 
-    table = Path(os.environ["TASADOR_REAL_DATA"]) / "housing.csv"
-    real = pl.read_csv(table).drop("median_house_value")
+    real = pl.read_csv(real_table("housing.csv")).drop("median_house_value")
     writer = None
     random = np.random.default_rng(seed)
     for start in range(0, rows, 1_000_000):

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 import reference_method as reference
 from figures import Figures
 from grid_search import DESIGN, FAMILIES, FOLDS, SEED, Table, cpu, design, theirs
+from inputs import real_table
 from tasador.config.compose import conf_folder
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="1500 rows, to show that it works")
     given = parser.parse_args(arguments)
-    table, settings = reference.housing().resolve(), list[str]()
+    table, settings = real_table("housing.csv"), list[str]()
     with tempfile.TemporaryDirectory(prefix="tasador-end-to-end-") as name:
         if given.small:
             rows = pd.read_csv(table).sample(1500, random_state=SEED)

@@ -22,12 +22,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from inputs import housing
 from peer_environments import peer_python
-from tasador.config.compose import compose
 from tasador.data.contract import TableContract
-from tasador.data.sources import load_table
-from tasador.data.table import ValidatedTable
-from tasador.data.validate import validate_table
 from tasador.metrics.regression import METRICS
 from tasador.modeling.interval import calibrate
 from tasador.monitoring.error_model import error_inputs, fit_error_model
@@ -50,14 +47,6 @@ dle.fit(a)
 found = dle.estimate(b).filter(period="analysis").to_df()
 pd.DataFrame({m: found[(m, "value")].to_numpy() for m in ("mae", "mape")}).to_parquet(sys.argv[3])
 """
-
-
-def real_table(folder: Path) -> tuple[TableContract, ValidatedTable]:
-    """Return the real table, encoded."""
-    contract = compose(["dataset=california_housing"], project=folder).contract
-    table = load_table(contract, folder, timeout_s=1, attempts=1, offline=True,
-                       allow_synthetic=False, seed=0)  # fmt: skip
-    return contract, validate_table(table, contract, max_refused_share=0.1, min_rows=100)
 
 
 def grow(X: Floats, y: Floats) -> lightgbm.Booster:
@@ -115,7 +104,7 @@ def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     random = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as name:
-        contract, table = real_table(Path(name))
+        contract, table = housing(Path(name))
         order = random.permutation(len(table.y))
         known, later = np.array_split(order, 2)
         X, y = table.X, table.y

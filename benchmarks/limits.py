@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
 from figures import Figures
+from inputs import real_table
 from main_job import ROW
 
 PASSES = 5
@@ -54,8 +54,7 @@ def copied_gb_s() -> float:
 
 def table_of(rows: int) -> pa.Table:
     """Return the real table again and again, to `rows` rows."""
-    folder = Path(os.environ.get("TASADOR_REAL_DATA", "data"))
-    frame = pl.read_csv(folder / "housing.csv")
+    frame = pl.read_csv(real_table("housing.csv"))
     return pl.concat([frame] * (rows // len(frame) + 1)).head(rows).to_arrow()
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from figures import Figures
+from inputs import real_table
 from tasador.registry.bundle import ModelBundle, load_bundle
 
 ROW = {
@@ -123,6 +124,7 @@ def newest_bundle(workspace: Path) -> Path:
 def main() -> int:
     """Print the figures as they come."""
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
+    real_table("housing.csv")
     missed, kept = 0, Figures()
     with tempfile.TemporaryDirectory() as folder:
         for figure in measure(Path(folder)):

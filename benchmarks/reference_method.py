@@ -13,7 +13,6 @@ cross-validation on the training part (ten minutes of CPU time) and prints every
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from inputs import real_table
 
 Floats = NDArray[np.float64]
 SEED = 42
@@ -42,11 +43,6 @@ def split_table(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     train, test = train_test_split(pd.read_csv(path), test_size=0.2, random_state=SEED)
     return train, test
-
-
-def housing() -> Path:
-    """Return where the real table is."""
-    return Path(os.environ.get("TASADOR_REAL_DATA", "data")) / "housing.csv"
 
 
 @dataclass
@@ -144,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trees", type=int, default=200)
     trees = parser.parse_args().trees
-    train, _ = split_table(housing())
+    train, _ = split_table(real_table("housing.csv"))
     X, y = ReferenceFeatures().fit(train).transform(train), train[TARGET].to_numpy(float)
     folds = list(KFold(5, shuffle=True, random_state=SEED).split(X))
     for rate in (0.1, 0.15):

@@ -34,8 +34,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from figures import Figures
+from inputs import bundle_folder, real_table
 from main_job import ROW, Figure
-from tasador.flows.predict import newest_bundle
 from tasador.registry.bundle import load_bundle
 
 HERE = Path(__file__).parent
@@ -194,7 +194,7 @@ def tasador_environment(workspace: Path, folder: Path) -> dict[str, str]:
     """Return the variables under which tasador serves the newest bundle of `workspace`."""
     return {
         **os.environ,
-        "TASADOR_SOURCE__LOCAL": str(newest_bundle(workspace.resolve() / "bundles")),
+        "TASADOR_SOURCE__LOCAL": str(bundle_folder(workspace)),
         "TASADOR_RECORDS__URL": f"sqlite:///{folder / 'records.db'}",
         "TASADOR_SERVER__LOG_LEVEL": "WARNING",
         "PYTHONPATH": str(PEERS),
@@ -225,6 +225,7 @@ def start_servers(
         port = free_port()
         url = f"http://127.0.0.1:{port}/api/v1/predict"
         if peer == "reference":
+            real_table("housing.csv")
             target = Target("reference architecture", url, body)
             env = with_forest(sys.executable, env, folder / "reference.joblib")
             command = uvicorn(sys.executable, "reference:app", port)
@@ -345,7 +346,7 @@ def main() -> int:
                 load(target, arguments.seconds if round_ else 2.0)
                 if round_ == 0:
                     target.rounds.clear()  # the first one warms up
-        expected = load_bundle(newest_bundle(arguments.workspace / "bundles")).value(ROW).prediction
+        expected = load_bundle(bundle_folder(arguments.workspace)).value(ROW).prediction
         answer = json.loads(post(targets[0].url, targets[0].body))
         equal = answer["predictions"][0]["predicted_price"] == expected
         memory = {target.name: group_memory(target.group) for target in targets}

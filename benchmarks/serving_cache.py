@@ -30,9 +30,9 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
+from inputs import bundle_folder
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
-from tasador.flows.predict import newest_bundle
 from tasador.registry.bundle import load_bundle
 from tasador.serving.appraiser import Appraiser
 from tasador.serving.cache import make_cache
@@ -84,7 +84,7 @@ class Nobody:
 
 async def processor_time(workspace: Path, port: int, requests: int = 1500) -> None:
     """Print the microseconds of processor time that a request of one row takes."""
-    engine = Engine(load_bundle(newest_bundle(workspace / "bundles")), "local")
+    engine = Engine(load_bundle(bundle_folder(workspace)), "local")
     numbers = count(1)
     off = 0.0
     for kind in ("off", "memory", "redis"):

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import VARIABLE
+from inputs import real_table
 from suite_page import write_page
 from suite_plan import BENCHMARKS, Benchmark
 
@@ -196,10 +197,7 @@ def is_fresh(result: Path, arguments: Sequence[str]) -> bool:
 
 def find_data() -> str:
     """Return the folder of the real tables."""
-    folder = Path(os.environ.get("TASADOR_REAL_DATA", ROOT / "data")).resolve()
-    if not (folder / "housing.csv").exists():
-        raise SystemExit(f"expected housing.csv in {folder}: set TASADOR_REAL_DATA to its folder")
-    return str(folder)
+    return str(real_table("housing.csv").parent)
 
 
 def run_all(wanted: Sequence[Benchmark], given: argparse.Namespace) -> list[str]:

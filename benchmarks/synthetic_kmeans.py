@@ -11,7 +11,6 @@ error of a forest trained with the real labels.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import train_test_split
+
+from inputs import real_table
 
 SEED, POINTS = 42, 1000
 LABELS = NDArray[np.int64]
@@ -74,5 +75,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(os.environ.get("TASADOR_REAL_DATA", "data"))
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else folder / "housing.csv")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else real_table("housing.csv"))

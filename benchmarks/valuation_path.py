@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from inputs import bundle_folder, table_of
 from tasador.core.native import SWITCH, native
 from tasador.data.readers import read_table
-from tasador.data.sources import find_local
 from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.registry.folders import newest_bundle
 
 Floats = NDArray[np.float64]
 SIZES = (1, 16, 10_000)
@@ -42,11 +41,7 @@ def load(folder: Path, kernels: bool) -> ModelBundle:
 
 def rows_of(bundle: ModelBundle) -> Floats:
     """Return 10 000 encoded rows of the bundle's table, in random order."""
-    places = [Path(os.environ.get("TASADOR_REAL_DATA", "data"))]
-    found = find_local(bundle.contract, places)
-    if found is None:
-        sys.exit("the bundle's table is not on disk: set TASADOR_REAL_DATA to its folder")
-    frame = read_table(found)
+    frame = read_table(table_of(bundle.contract))
     X = bundle.encoder.columns({name: frame[name] for name in bundle.contract.feature_names})
     return X[np.random.default_rng(0).permutation(len(X))[:ROWS_A_PASS]]
 
@@ -104,7 +99,7 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.bundle
     if folder is None:
-        folder = newest_bundle(arguments.workspace / "bundles")
+        folder = bundle_folder(arguments.workspace)
     before, after = load(folder, kernels=False), load(folder, kernels=True)
     print(f"{folder.name}: trees run by {after.model.engine}; {native().reason}")
     X = rows_of(before)

@@ -269,3 +269,28 @@ def test_the_references_features_are_fitted_on_the_training_part_alone() -> None
     filled = (median - scaler.mean_[place]) / scaler.scale_[place]
     assert found[:, place] == pytest.approx(filled)
     assert fitted.transform(test.drop(columns="median_house_value")) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["suite.py"],
+        ["main_job.py"],
+        ["diamonds.py"],
+        ["drift_power.py", "1"],
+        ["synthetic_kmeans.py"],
+        ["reference_method.py"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_benchmark_without_its_table_ends_with_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TASADOR_REAL_DATA", raising=False)
+    script = ROOT / "benchmarks" / arguments[0]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments[1:]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "TASADOR_REAL_DATA" in line
