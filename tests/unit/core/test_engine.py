@@ -98,7 +98,7 @@ def test_a_machine_with_other_packages_is_named(ray_cluster, monkeypatch) -> Non
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(MissingExtraError, match=r"tasador\[dist\]"),
+        pytest.raises(MissingExtraError, match=r"not installed.*dist"),
         open_engine("ray", RaySettings()),
     ):
         pass

@@ -116,7 +116,7 @@ def test_a_mistake_in_our_own_code_is_not_blamed_on_the_store(monkeypatch):
 )
 def test_a_missing_driver_names_the_extra_to_install(monkeypatch, scheme, driver, extra):
     monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(MissingExtraError, match=rf"'{driver}'.*tasador\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"'{driver}'.*{extra}"):
         files.read_bytes(f"{scheme}://bucket/key")
 
 

