@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -60,7 +61,21 @@ class RecordBatch:
                 made.append(np.array(column, dtype=np.float64))  # None becomes NaN
         return cls(*made)
 
+    def of_model(self, name: str) -> RecordBatch:
+        """Return the records without those that a bundle of another model than `name` answered."""
+        owners = {version: _BUNDLE.fullmatch(str(version)) for version in set(self.version)}
+        others = {version for version, own in owners.items() if own and own[1] != name}
+        if not others:
+            return self
+        kept = np.flatnonzero([version not in others for version in self.version])
+        columns: dict[str, Any] = {
+            one: getattr(self, one)[kept] for one in self.__dataclass_fields__ if one != "features"
+        }
+        return RecordBatch(**columns, features=[self.features[i] for i in kept])
 
+
+#: A bundle's version: the model's name and digits of the content hash.
+_BUNDLE = re.compile(r"(.+)-[0-9a-f]{12}")
 _TEXTS = frozenset({"id", "version", "variant", "source", "client"})
 
 

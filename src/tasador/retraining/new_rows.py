@@ -82,7 +82,8 @@ def read_rows(
     p, left_out = len(bundle.contract.features), Counter[str]()
     encoded: list[Floats] = []
     plain: list[tuple[float, float, float, str]] = []
-    for batch in batches:
+    for every in batches:
+        batch = every.of_model(bundle.manifest.name)
         for i in range(len(batch)):
             if batch.variant[i] == "shadow" or not np.isfinite(batch.actual[i]):
                 continue

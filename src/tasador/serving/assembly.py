@@ -156,6 +156,7 @@ class Assembly:
             Database(settings.records.url, synchronous=settings.records.synchronous),
             challenger_loader(settings.source),
             self.writer,
+            on_end=self.refresher.poll_soon,
         )
 
     def _deep(self) -> DeepHealth:
