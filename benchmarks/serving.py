@@ -37,6 +37,7 @@ from figures import Figures
 from inputs import bundle_folder, real_table
 from main_job import ROW, Figure
 from tasador.registry.bundle import load_bundle
+from tasador.registry.folders import newest_bundle
 
 HERE = Path(__file__).parent
 PEERS = HERE / "serving_peers"

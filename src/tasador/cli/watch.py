@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tasador.cli.model_choice import note
+
 if TYPE_CHECKING:
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
@@ -50,7 +52,7 @@ def watch(
 
     from tasador.config.watch import read_watch_settings
     from tasador.flows.watch import Watcher
-    from tasador.serving.defaults import with_defaults
+    from tasador.serving.defaults import unasked, with_defaults
     from tasador.serving.settings import read_settings
 
     settings = read_watch_settings(config)
@@ -77,6 +79,8 @@ def watch(
         f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
         f"(records: {escape(_without_password(served.records.url))})"
     )
+    if line := unasked(served.source):
+        note(line)
     watcher.run(tell)
 
 

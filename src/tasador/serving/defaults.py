@@ -13,6 +13,7 @@ from tasador.registry.folders import bundle_names
 from tasador.registry.offers import OfferedVersion, registry_reader
 from tasador.serving.settings import variable
 from tasador.serving.source_settings import SourceSettings
+from tasador.serving.sources import registry_source
 
 _READ_S = 5.0
 TRACKING_URI = variable("source", "tracking_uri")
@@ -99,6 +100,23 @@ def check_choice(source: SourceSettings) -> None:
         ) from None
     except RegistryError:  # away: what is asked for may be there when it answers
         return
+
+
+def unasked(source: SourceSettings) -> str:
+    """Return a line about the model where it is not the champion and nobody has chosen it.
+
+    Empty when it is, or when the registry cannot be read.
+    """
+    registry = registry_source(source)
+    try:
+        if registry is None:
+            return ""
+        if registry.content_hash(Deadline.after(_READ_S)) is None:
+            return "no version is registered: the newest bundle is used"
+        found = offered(source)
+    except (NothingOfferedError, ConfigError, RegistryError):  # told where it is used
+        return ""
+    return f"{found.name}: version {found.version} is used ({found.why})" if found.why else ""
 
 
 def offered(source: SourceSettings) -> OfferedVersion:
