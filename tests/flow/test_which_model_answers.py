@@ -50,7 +50,7 @@ def register(workspace: Path, bundle: ModelBundle, run: str) -> None:
         run=MlflowRun(
             run_id=run, started="2026-11-23T20:01:07Z", seconds=1.0, dataset="towns", title="Towns",
             origin=bundle.origin, source="towns",
-            data_hash=bundle.manifest.lineage["data_hash"],
+            data_hash=bundle.manifest.lineage.get("data_hash", ""),
             content_hash=bundle.manifest.content_hash, code_commit="abc",
         ),
     )  # fmt: skip
@@ -464,18 +464,23 @@ def test_a_model_of_generated_rows_does_not_become_champion_by_itself(
     from tasador.registry.bundle import load_bundle
 
     monkeypatch.setattr("os.environ", dict(os.environ))
-    for folder in (workspace / "new", workspace):
-        folder.mkdir(exist_ok=True)
-        register(folder, load_bundle(written_bundle), "run-generated")
-    place = Place(workspace / "new", model=MODEL)
+    new = workspace / "new"
+    new.mkdir()
+    (new / "data").symlink_to(workspace / "data")
+    register(new, load_bundle(written_bundle), "run-generated")
+    place = Place(new, model=MODEL)
     after = after_run(place, "1", GateSettings())
     assert "version 1 was trained on generated rows: it does not become champion" in after.lines[0]
-    assert after.following == f"tasador up --workspace {workspace / 'new'}"
-    own = Place(workspace, model=MODEL)
-    with opened(own) as lifecycle:
-        promote(lifecycle, Wish("3", force=True, reason="to begin with"))
-    after = after_run(own, "2", GateSettings(prb_slack=1.0))
+    assert after.following == f"tasador up --workspace {new}"
+    with opened(place) as lifecycle:
+        promote(lifecycle, Wish("1", force=True, reason="to begin with"))
+    register(new, load_bundle(workspace / "bundles" / "v1"), "run-real")
+    after = after_run(place, "2", GateSettings(prb_slack=1.0))
     assert after.lines[0].startswith("champion: version 2 (the first model trained on real rows")
+    register(new, load_bundle(workspace / "bundles" / "v2"), "run-later")
+    after = after_run(place, "3", GateSettings())
+    assert after.lines == ("version 3 is registered; version 2 is still champion",)
+    assert after.following == f"tasador promote 3 --workspace {new}"
 
 
 def test_a_damaged_bundle_that_is_named_is_still_said_to_be_damaged(tasador, workspace):
