@@ -37,7 +37,6 @@ from figures import Figures
 from inputs import bundle_folder, real_table
 from main_job import ROW, Figure
 from tasador.registry.bundle import load_bundle
-from tasador.registry.folders import newest_bundle
 
 HERE = Path(__file__).parent
 PEERS = HERE / "serving_peers"

@@ -34,7 +34,6 @@ from inputs import bundle_folder
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
 from tasador.registry.bundle import load_bundle
-from tasador.registry.folders import newest_bundle
 from tasador.serving.appraiser import Appraiser
 from tasador.serving.cache import make_cache
 from tasador.serving.engine import Engine

@@ -22,7 +22,7 @@ import typer
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
 from tasador.cli.app import app
-from tasador.core.errors import BundleError, ConfigError, NothingOfferedError
+from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, RegistryError
 from tasador.data.contract import Column, TableContract, Target
 from tasador.data.encode import Encoder
 from tasador.flows.api_client import ApiClient
@@ -277,7 +277,7 @@ def test_a_workspace_without_a_registry_answers_with_its_newest_bundle_and_says_
     said = tasador("predict", json.dumps(house()))
     assert versions["2"] in said
     assert "note: no version is registered: the newest bundle is used" in said
-    with pytest.raises(ConfigError, match="cannot be resolved"):
+    with pytest.raises(RegistryError, match="cannot be resolved: there is no model registry"):
         tasador("predict", json.dumps(house()), "--alias", "champion")
 
 

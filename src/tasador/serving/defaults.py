@@ -10,6 +10,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError
 from tasador.registry.default_version import Choice, only_model, used_model
 from tasador.registry.folders import bundle_names
+from tasador.registry.mlflow_client import without_password
 from tasador.registry.offers import OfferedVersion, registry_reader
 from tasador.serving.settings import variable
 from tasador.serving.source_settings import SourceSettings
@@ -81,7 +82,8 @@ def check_choice(source: SourceSettings) -> None:
     """Refuse an alias or a version that cannot be resolved, before anything else is tried.
 
     Raises:
-        ConfigError: There is no registry, or it has no such alias or version.
+        ConfigError: No registry is asked, or it has no such alias or version.
+        RegistryError: There is no registry where it should be.
     """
     asked = f"version {source.version!r}" if source.version else f"alias {source.alias!r}"
     if not source.tracking_uri:
@@ -89,6 +91,16 @@ def check_choice(source: SourceSettings) -> None:
             f"the {asked} belongs to a model registry, and none is asked",
             remedy="leave out --bundle and --object-store, or name a registry with --tracking-uri",
         )
+    try:
+        registry_reader(source.tracking_uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError as error:
+        raise RegistryError(
+            f"the {asked} cannot be resolved: there is no model registry at "
+            f"{without_password(source.tracking_uri)}",
+            remedy=error.remedy,
+        ) from None
+    except RegistryError:  # away: what is asked for may be there when it answers
+        return
     try:
         offered(source)
     except NothingOfferedError as error:
