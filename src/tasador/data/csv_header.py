@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Iterator
 
 from tasador.core.errors import SourceError
-from tasador.data.contract import TableContract
+from tasador.data.contract import TableContract, plain_name
 
 _DELIMITERS = (",", ";", "\t", "|")
 #: A first line above this is no header, and would be held in memory whole.
 LONGEST_HEADER = 1 << 20
+#: Longest cell; the module's own limit of 128 KiB refuses a description or a picture beside the row.
+_LONGEST_CELL = (1 << 31) - 1
+
+
+def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
+    """Return a `csv.reader` of `lines` for cells of any length."""
+    csv.field_size_limit(_LONGEST_CELL)
+    return csv.reader(lines, delimiter=delimiter)
 
 
 def read_header(first_line: bytes, contract: TableContract) -> tuple[str, list[str]]:
-    """Return the separator and the columns' names in a CSV's first line.
+    """Return the separator and the columns' names (see `plain_name`) in a CSV's first line.
 
     The separator is the one that splits the line into most of the contract's columns.
 
@@ -25,13 +34,14 @@ def read_header(first_line: bytes, contract: TableContract) -> tuple[str, list[s
         raise _no_header("bytes" if head.strip() else "an empty line")
     delimiter = max(_DELIMITERS, key=lambda mark: _hits(head, mark, contract))
     try:
-        return delimiter, [name.strip() for name in next(csv.reader([head], delimiter=delimiter))]
+        cells = next(csv_rows([head], delimiter))
+        return delimiter, [plain_name(name.strip()) for name in cells]
     except csv.Error as error:
         raise _no_header(str(error)) from None
 
 
 def _hits(head: str, mark: str, contract: TableContract) -> int:
-    names = {name.strip().strip('"') for name in head.split(mark)}
+    names = {plain_name(name.strip().strip('"')) for name in head.split(mark)}
     return len(names.intersection(contract.feature_names))
 
 

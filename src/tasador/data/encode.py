@@ -2,7 +2,8 @@
 
 Numbers stay as they are, a category becomes the position of its name in the contract, a datetime
 becomes seconds since 1970 UTC, a missing value becomes NaN. The same rules serve a whole table and
-a single row; numpy is all they need.
+a single row; numpy is all they need. Whether the encoded row is a valid one is for
+`data.row_check` to say.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
-from tasador.data.contract import Column, TableContract
+from tasador.data.contract import Column, TableContract, plain_name
+from tasador.data.dates import EPOCH, seconds_of
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 #: Texts that stand for a missing value, in lower case.
 MISSING_TEXTS = frozenset({"", "na", "nan", "null", "none"})
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I)
 _REAL = (int, float, Decimal, np.integer, np.floating)
+#: A whole number as a typed column of numbers with gaps is written to a CSV.
+_WHOLE_AS_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
 _NAN = math.nan
 
 
@@ -76,10 +79,10 @@ class Encoder:
         """Encode several rows given one by one; shape (n, p), equal to stacking `row`.
 
         Raises:
-            ValidationError: As `row`, with the row's number (from 0) in front.
+            ValidationError: As `row`, with the row's number (from 1) in front.
         """
         coded = []
-        for number, values in enumerate(rows):
+        for number, values in enumerate(rows, 1):
             try:
                 coded.append(self.codes(values))
             except ValidationError as error:
@@ -99,8 +102,10 @@ class Encoder:
             try:
                 value = values[name]
             except KeyError:
-                append(self._absent(name, values))
-                continue
+                value = field_of(values, name)
+                if value is ABSENT:
+                    append(self._absent(name, values))
+                    continue
             if is_number and type(value) is float:
                 append(value)
             else:
@@ -136,8 +141,9 @@ class Encoder:
 
         Raises:
             ValidationError: A column is missing though not nullable, lengths differ, or a value is
-                of another kind than its column (with its row number, from 0).
+                of another kind than its column (with its row number, from 1).
         """
+        columns = with_plain_names(columns)
         lengths = {name: len(columns[name]) for name in self._nullable if name in columns}
         if len(set(lengths.values())) != 1:
             raise ValidationError(
@@ -153,7 +159,7 @@ class Encoder:
             X[:, position], wrong = encode_values(column, columns[column.name])
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise _wrong_value(column, columns[column.name][row], f" in row {row}")
+                raise _wrong_value(column, columns[column.name][row], f" in row {row + 1}")
         return X
 
     def decode(self, X: Floats) -> dict[str, list[Any]]:
@@ -170,6 +176,37 @@ class Encoder:
             column.name: [_decoded(column, value) for value in X[:, position].tolist()]
             for position, column in enumerate(self.contract.features)
         }
+
+
+class _Absent:
+    """No value at all, where None is a value that is missing."""
+
+
+ABSENT = _Absent()
+
+
+def field_of(values: Mapping[str, Any], name: str) -> Any:
+    """Return a row's value of the column `name`, spelled in any of Unicode's forms, or `ABSENT`."""
+    if name in values:
+        return values[name]
+    if not name.isascii():
+        for key in values:
+            if isinstance(key, str) and plain_name(key) == name:
+                return values[key]
+    return ABSENT
+
+
+def with_plain_names(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return columns by the names that the contract has for them.
+
+    Raises:
+        ValidationError: Two names are the same one, written in different forms of Unicode.
+    """
+    plain = {plain_name(name) if isinstance(name, str) else name: columns[name] for name in columns}
+    if len(plain) < len(columns):
+        twice = [n for n in plain if sum(plain_name(str(other)) == n for other in columns) > 1]
+        raise ValidationError(f"the column {twice[0]!r} is there twice", remedy="drop one of them")
+    return plain
 
 
 def columns_with_missing_words(contract: TableContract) -> tuple[str, ...]:
@@ -295,10 +332,15 @@ def _number(column: Column, value: Any) -> float:
 
 
 def _category_encoder(column: Column) -> Callable[[Any], float]:
+    """Return the function that looks a level up.
+
+    Levels are texts and are never read as numbers: ``01``, ``1``, ``1e0`` are three of them. A
+    number is the level written as that number, so that 1000 and 1000.0 are both ``1000``, and so is
+    the text ``1000.0``, which a CSV makes of it. True and false are levels of that name.
+    """
     codes = {column.category_key(text): float(i) for i, text in enumerate(column.categories)}
-    for position, text in enumerate(column.categories):  # "1.0" in a file is 1 in a typed table
-        codes.setdefault(_numeric_key(text), float(position))
     exact = {text: codes[column.category_key(text)] for text in column.categories}
+    truth = {text.casefold(): code for text, code in exact.items()}
     unknown = float(len(column.categories))
 
     def encode(value: Any) -> float:
@@ -308,12 +350,16 @@ def _category_encoder(column: Column) -> Callable[[Any], float]:
                 return code
         elif value is None or (isinstance(value, (float, np.floating)) and value != value):
             return _NAN
-        elif not isinstance(value, (str, bool, int, float, np.generic)):
+        elif isinstance(value, (bool, np.bool_)):
+            return truth.get("true" if value else "false", unknown)
+        elif not isinstance(value, (str, int, float, Decimal, np.generic)):
             raise _wrong_value(column, value)
-        key = column.category_key(_category_text(value))
+        text = value if isinstance(value, str) else _number_text(value)
+        key = column.category_key(text)
         code = codes.get(key)
         if code is None:
-            code = codes.get(_numeric_key(key))
+            whole = _WHOLE_AS_FLOAT.fullmatch(key)
+            code = codes.get(whole[1] if whole else f"{key}.0")
         if code is None:
             return _NAN if key.lower() in MISSING_TEXTS else unknown
         return code
@@ -321,18 +367,12 @@ def _category_encoder(column: Column) -> Callable[[Any], float]:
     return encode
 
 
-def _category_text(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
+def _number_text(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        return str(int(value))  # 1e16 too, whose own text has an exponent
     return str(value)
-
-
-def _numeric_key(text: str) -> str:
-    """Return one spelling for all of ``1``, ``1.0`` and ``01``; other texts as they are."""
-    if not _NUMBER.fullmatch(text.strip()):
-        return text
-    number = float(text)
-    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def _seconds(column: Column, value: Any) -> float:
@@ -350,11 +390,8 @@ def _seconds(column: Column, value: Any) -> float:
         if np.isnat(value):
             return _NAN
         value = value.astype("datetime64[us]").item()
-    if isinstance(value, dt.datetime):
-        aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
-        return (aware - EPOCH).total_seconds()
     if isinstance(value, dt.date):
-        return float((value - EPOCH.date()).days * 86400)
+        return seconds_of(value)
     raise _wrong_value(column, value)
 
 

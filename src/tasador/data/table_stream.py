@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tasador.core import files
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_array
-from tasador.data.contract import TableContract
+from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, read_header
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Piece:
     """Some consecutive rows of a file.
 
     Attributes:
-        start: Number of its first row, from 0.
+        start: How many rows of the file come before it.
         batch: The rows that could be read, in order.
-        torn: Why the others could not, by their number in the file.
+        torn: Why the others could not, by how many rows of the file come before each.
     """
 
     start: int
@@ -52,7 +52,7 @@ class TableStream(Protocol):
 
     Attributes:
         kind: What it is.
-        names: Its columns, in order; there may be duplicates.
+        names: Its columns by `plain_name`, in order; there may be duplicates.
     """
 
     kind: TableKind
@@ -153,23 +153,30 @@ class _ParquetStream:
         source = file if remote else str(location)  # read without asking Python for each page
         self._file = parquet.ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=remote)
         self._location = location
-        self.names = list(self._file.schema_arrow.names)
+        self._own = list(self._file.schema_arrow.names)
+        self.names = [plain_name(name) for name in self._own]
         self._rows, self._read = self._file.metadata.num_rows, 0
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        batches = self._file.iter_batches(batch_size=rows, columns=list(columns))
+        own = self._own_names(columns)
+        batches = self._file.iter_batches(batch_size=rows, columns=own)
         while True:
             with _readable(self._location):
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield Piece(self._read, batch.select(list(columns)))
+            yield Piece(self._read, batch.select(own).rename_columns(list(columns)))
             self._read += batch.num_rows
+
+    def _own_names(self, columns: Sequence[str]) -> list[str]:
+        return [self._own[self.names.index(name)] for name in columns]
 
     def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
         import pyarrow as pa
 
-        return _no_rows(pa.schema([self._file.schema_arrow.field(name) for name in columns]))
+        own = zip(columns, self._own_names(columns), strict=True)
+        schema = self._file.schema_arrow
+        return _no_rows(pa.schema([schema.field(there).with_name(name) for name, there in own]))
 
     def done(self) -> float:
         return self._read / self._rows if self._rows else 1.0

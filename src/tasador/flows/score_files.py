@@ -332,5 +332,5 @@ def _valued(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
         order = np.argsort(np.concatenate([whole, sorted(piece.torn)]))
         scored = pa.concat_batches([scored, blank]).take(pa.array(order))
     return pa.RecordBatch.from_arrays(
-        [pa.array(numbers), *scored.columns], names=[ROW, *scored.schema.names]
+        [pa.array(numbers + 1), *scored.columns], names=[ROW, *scored.schema.names]
     )

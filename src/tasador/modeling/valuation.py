@@ -17,6 +17,8 @@ class Valuation:
         coverage: Share of truths that such intervals hold, in (0, 1).
         version: Name and content hash of the bundle that answered.
         unit: Unit of the target, e.g. ``"USD"``; None when the contract names none.
+        warnings: What is unusual about the row: imputed values, values outside the training range,
+            comparables that are far away.
     """
 
     prediction: float
@@ -25,6 +27,7 @@ class Valuation:
     coverage: float
     version: str
     unit: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
