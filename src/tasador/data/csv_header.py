@@ -11,12 +11,13 @@ from tasador.data.contract import TableContract, plain_name
 _DELIMITERS = (",", ";", "\t", "|")
 #: A first line above this is no header, and would be held in memory whole.
 LONGEST_HEADER = 1 << 20
-#: Longest cell; the module's own limit of 128 KiB refuses a description or a picture beside the row.
-_LONGEST_CELL = (1 << 31) - 1
+#: Longest cell: Python's own limit of 128 KiB refuses a long text beside the row's values, and none
+#: at all would let one quote that is never closed take the whole file into memory.
+_LONGEST_CELL = 1 << 24
 
 
 def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
-    """Return a `csv.reader` of `lines` for cells of any length."""
+    """Return a `csv.reader` of `lines` for cells of up to 16 MiB."""
     csv.field_size_limit(_LONGEST_CELL)
     return csv.reader(lines, delimiter=delimiter)
 
@@ -29,6 +30,8 @@ def read_header(first_line: bytes, contract: TableContract) -> tuple[str, list[s
     Raises:
         SourceError: The line is empty or no text.
     """
+    if len(first_line) >= LONGEST_HEADER:
+        raise _no_header(f"a first line of more than {LONGEST_HEADER} bytes")
     head = first_line.decode("utf-8-sig", errors="replace")
     if "\x00" in head or not head.strip():
         raise _no_header("bytes" if head.strip() else "an empty line")

@@ -47,11 +47,10 @@ class Comparable:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class Reasons:
     """Why a row is worth what it is.
 
     Attributes:
-        valuation: The estimate and its interval.
         transform: Scale of the contributions: on ``log`` they multiply (exp of each is a factor),
             on ``none`` they add up, in the target's unit.
         expected: The model's mean score, on that scale.
@@ -59,8 +58,18 @@ class Explanation:
         comparables: The nearest training rows, nearest first; empty when there is no index.
     """
 
-    valuation: Valuation
     transform: str
     expected: float
     contributions: Mapping[str, float]
     comparables: tuple[Comparable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Reasons):
+    """A valuation, and why it is what it is.
+
+    Attributes:
+        valuation: The estimate and its interval.
+    """
+
+    valuation: Valuation

@@ -31,7 +31,7 @@ from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
-from tasador.modeling.valuation import Comparable, Explanation, Valuation
+from tasador.modeling.valuation import Comparable, Explanation, Reasons, Valuation
 from tasador.registry.arrays import read_arrays
 from tasador.registry.manifest import (
     MANIFEST_NAME,
@@ -214,15 +214,21 @@ class ModelBundle:
             ValidationError: A value is missing or does not meet the contract.
         """
         X = self.check.row(row)
-        return self.explain_encoded(X, self.value_encoded(X)[0], comparables)
+        found = self.reasons(X, comparables)
+        return Explanation(
+            found.transform,
+            found.expected,
+            found.contributions,
+            found.comparables,
+            valuation=self.value_encoded(X)[0],
+        )
 
-    def explain_encoded(self, X: Floats, valuation: Valuation, comparables: int) -> Explanation:
-        """Say why one encoded row (1, p) is worth what `valuation` says; see `explain`."""
+    def reasons(self, X: Floats, comparables: int) -> Reasons:
+        """Say why one encoded row (1, p) that `check` accepts is worth what it is; see `explain`."""
         contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
         near = self.features.nearest(X, min(comparables, 64))
         values = self.target.inverse(np.array([found.target for found in near])).tolist()
-        return Explanation(
-            valuation=valuation,
+        return Reasons(
             transform=self.contract.target.transform,
             expected=self.contributions.expected,
             contributions=dict(zip(self.features.names, contributions, strict=True)),

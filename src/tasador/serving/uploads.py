@@ -79,6 +79,7 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     reader = csv_rows(text, delimiter)
     try:
         while True:
+            before = reader.line_num
             try:
                 cells = next(reader)
             except StopIteration:
@@ -89,7 +90,11 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
             if len(cells) == len(names):
                 yield dict(zip(names, cells, strict=True))
             elif cells:  # an empty line is no row
-                yield BadRow(f"expected {len(names)} values, got {len(cells)}")
+                lines = reader.line_num - before
+                yield BadRow(
+                    f"expected {len(names)} values, got {len(cells)}"
+                    + (f" in {lines} lines: a quote is never closed" if lines > 1 else "")
+                )
     finally:
         if not file.closed:
             text.detach()  # the file is its owner's to close
