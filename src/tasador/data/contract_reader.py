@@ -190,7 +190,7 @@ def _bounds(
 
 
 def _moment(value: Any, where: str) -> float:
-    """Read a date or a date and time, which YAML gives as such or as text; or seconds since 1970."""
+    """Read a date, with or without a time, as YAML gives it or as text; or seconds since 1970."""
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value.strip())
@@ -304,10 +304,10 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
                 raise ContractError(
                     f"ratios.{name}.{part}: {section.get(part)!r} is not a number column"
                 )
-        name, top, bottom = map(plain_name, (str(name), section["numerator"], section["denominator"]))
-        if any(column.name == name for column in columns):
+        if any(column.name == plain_name(str(name)) for column in columns):
             raise ContractError(f"ratios.{name}: a column has that name already")
-        ratios.append(Ratio(name, top, bottom))
+        parts = (str(name), section["numerator"], section["denominator"])
+        ratios.append(Ratio(*map(plain_name, parts)))
     return tuple(ratios)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
 
 from tasador.core.errors import SourceError
 from tasador.data.contract import TableContract, plain_name
@@ -16,7 +17,7 @@ LONGEST_HEADER = 1 << 20
 _LONGEST_CELL = 1 << 24
 
 
-def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
+def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Any:
     """Return a `csv.reader` of `lines` for cells of up to 16 MiB."""
     csv.field_size_limit(_LONGEST_CELL)
     return csv.reader(lines, delimiter=delimiter)

@@ -1,4 +1,4 @@
-"""Dates and times as the encoded matrix holds them (seconds since 1970 UTC), and as people read them."""
+"""Dates and times: as the encoded matrix holds them, in seconds since 1970 UTC, and as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def seconds_of(value: dt.date) -> float:
-    """Return the seconds since 1970 UTC; a time without a zone is in UTC, a date is its midnight."""
+    """Return the seconds since 1970 UTC; a date is its midnight, a time without a zone in UTC."""
     if isinstance(value, dt.datetime):
         aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
         return (aware - EPOCH).total_seconds()

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from tasador.core import files
 from tasador.core.errors import SourceError
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import plain_name
 from tasador.data.csv_header import csv_rows
-from tasador.data.encode import MISSING_TEXTS
 
 MAX_COLUMNS = 5000
 MAX_UNPACKED_BYTES = 1 << 30

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
+from tasador.data.cells import cut_repr
 from tasador.data.contract import Column, TableContract
-from tasador.data.encode import ABSENT, Encoder, cut_repr, encode_values, field_of, with_plain_names
+from tasador.data.encode import ABSENT, Encoder, encode_values, field_of, with_plain_names
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -40,9 +40,7 @@ def far_notes(features: FittedFeatures, X: Floats, rows: NDArray[np.intp]) -> di
             for row, times in zip(rows.tolist(), near.distance[:, -1] / usual, strict=True)
         }
     here = points / plan.scale
-    km = np.column_stack(
-        [_kilometres(here, index.points[at] / plan.scale) for at in near.index.T]
-    )
+    km = np.column_stack([_kilometres(here, index.points[at] / plan.scale) for at in near.index.T])
     km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
     return {
         row: f"nearest comparable is {first:,.0f} km away, the {FAR_NEIGHBOUR}th {fourth:,.0f} km"

@@ -175,7 +175,7 @@ class BatchScorer:
         if order is None:
             order = np.arange(len(rows))
         found = np.empty((3, len(rows)))
-        at, warnings = np.flatnonzero(~refused), {}
+        at, warnings = np.flatnonzero(~refused), dict[int, str]()
         for part in _parts(len(rows)):
             *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
             places = at[order[part]]

@@ -178,8 +178,8 @@ class ModelBundle:
         if factor == 1.0:
             return "the interval does not hold there"
         return (
-            f"the interval is {factor:.2g} times as wide, as measured on areas without comparables, "
-            "and may still be too narrow"
+            f"the interval is {factor:.2g} times as wide, as measured on areas without "
+            "comparables, and may still be too narrow"
         )
 
     def _valued(self, X: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None]:
@@ -224,7 +224,7 @@ class ModelBundle:
         )
 
     def reasons(self, X: Floats, comparables: int) -> Reasons:
-        """Say why one encoded row (1, p) that `check` accepts is worth what it is; see `explain`."""
+        """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
         contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
         near = self.features.nearest(X, min(comparables, 64))
         values = self.target.inverse(np.array([found.target for found in near])).tolist()

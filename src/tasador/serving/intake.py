@@ -48,7 +48,7 @@ def read_json(body: bytes, *, nan: bool = False) -> Any:
         if not nan:
             raise _malformed(body, error) from None
         return _read_strictly(body, error)
-    # Where as many names were sent as were kept none came twice: a count instead of a second parser.
+    # Where as many names were sent as were kept, none came twice: a count, not a second parser.
     sent = body.count(b'":') if b'" :' not in body else -1
     if sent != _names_of_rows(plain) and sent != _names_of_all(plain):
         _read_strictly(body, None)
