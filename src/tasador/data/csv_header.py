@@ -19,8 +19,13 @@ _LONGEST_CELL = 1 << 24
 
 def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Any:
     """Return a `csv.reader` of `lines` for cells of up to 16 MiB."""
-    csv.field_size_limit(_LONGEST_CELL)
+    allow_long_cells()
     return csv.reader(lines, delimiter=delimiter)
+
+
+def allow_long_cells() -> None:
+    """Let this process's `csv` readers take cells of up to 16 MiB."""
+    csv.field_size_limit(_LONGEST_CELL)
 
 
 def read_header(first_line: bytes, contract: TableContract) -> tuple[str, list[str]]:

@@ -27,6 +27,8 @@ _PARQUET = b"PAR1"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bz2"}
 _LEAST_BLOCK, _LARGEST_BLOCK = 1 << 18, 1 << 26
 _PAGE_BUFFER = 1 << 20
+#: What Arrow says of a row that does not end within the block it begins in.
+_TOO_LONG = "straddling object"
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,22 @@ class _CsvStream:
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         if self._headed_only:
             return
+        block = min(_LARGEST_BLOCK, max(_LEAST_BLOCK, rows * self._row_bytes))
+        read = 0
+        try:
+            for piece in self._pieces(columns, block):
+                yield piece
+                read = piece.start + len(piece)
+        except SourceError as error:
+            if _TOO_LONG not in (error.got or "") or block == _LARGEST_BLOCK:
+                raise
+        else:
+            return
+        for piece in self._pieces(columns, _LARGEST_BLOCK):  # a row longer than the block
+            if piece.start + len(piece) > read:
+                yield _after(piece, read)
+
+    def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
         torn: deque[tuple[int, str]] = deque()
         reader = None
         at = 0
@@ -226,7 +244,7 @@ class _CsvStream:
             while True:
                 with _readable(self._location):
                     if reader is None:
-                        reader = self._reader(stream, columns, rows, torn)
+                        reader = self._reader(stream, columns, block, torn)
                     batch = next(reader, None)
                 if batch is None:
                     break
@@ -244,7 +262,7 @@ class _CsvStream:
         return _no_rows(pa.schema([(name, pa.string()) for name in columns]))
 
     def _reader(
-        self, stream: Any, columns: Sequence[str], rows: int, torn: deque[tuple[int, str]]
+        self, stream: Any, columns: Sequence[str], block: int, torn: deque[tuple[int, str]]
     ) -> Any:
         import pyarrow as pa
         import pyarrow.csv as csv
@@ -252,7 +270,6 @@ class _CsvStream:
         width = len(self.names)
         numbers = [str(position) for position in range(width)]  # any name, even twice, can be read
         taken = [str(self.names.index(name)) for name in columns]
-        block = min(_LARGEST_BLOCK, max(_LEAST_BLOCK, rows * self._row_bytes))
 
         def skip(row: Any) -> str:
             reason = f"expected {width} values, got {row.actual_columns}"
@@ -288,6 +305,14 @@ class _Lent:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _after(piece: Piece, read: int) -> Piece:
+    """Return the piece without its rows before the number `read`."""
+    before = max(0, read - piece.start)
+    torn = {number: reason for number, reason in piece.torn.items() if number >= read}
+    batch = piece.batch.slice(before - (len(piece.torn) - len(torn)))
+    return Piece(piece.start + before, batch, torn)
 
 
 def _numbered(start: int, batch: pa.RecordBatch, torn: deque[tuple[int, str]]) -> Piece:

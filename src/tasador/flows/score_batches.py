@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
 from tasador.data.arrow_columns import encode_arrow, rows_of
+from tasador.data.contract import plain_name
 from tasador.registry.bundle import ModelBundle
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class BatchScorer:
         """
         import pyarrow as pa
 
-        names = batch.schema.names
+        names = [plain_name(name) for name in batch.schema.names]
+        batch = batch.rename_columns(names)
         self.check_columns(names)
         X, wrong = self._encoded(batch)
         refused = wrong | ~self._check.accepts(X)
