@@ -64,7 +64,9 @@ def _draw(column: Column, example: Any, version: str) -> Any:
 def _choice(column: Column, name: str, key: str, told: str, example: Any) -> str | None:
     options = [*([_NONE] if column.nullable else []), *column.categories]
     index = options.index(example) if example in options else 0
-    chosen = st.selectbox(name, options, index=index, key=key, help=told)
+    chosen = st.selectbox(
+        name, options, index=index, key=key, help=told, accept_new_options=column.open
+    )
     return None if chosen == _NONE else chosen
 
 
