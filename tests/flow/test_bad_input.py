@@ -263,7 +263,8 @@ def test_single_bad_cells_cost_their_rows_and_the_user_is_told(
     code, _, err = tasador("run", "dataset=flats", *SEGREGATE)
     assert code == 0, err
     assert "4 of 200 rows were refused" in err
-    assert "row 3: 'size': expected a number, got 'big'" in err
+    assert "the first is row 4: 'size': expected a number" in err
+    assert ", got 'big'" in err
 
 
 def test_a_category_of_one_level_is_a_warning(tasador: Run, tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def _check_column(
     note = faults.note
     if not column.nullable:
         note(missing, column.name, "a value")
+    note(np.isinf(codes), column.name, "a finite number")
     note(wrong | ~(missing | valid_codes(column, codes)), column.name, expectation(column))
     if log:
         note(codes <= 0, column.name, "a number above 0 (models are fitted on its logarithm)")

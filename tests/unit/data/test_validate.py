@@ -36,7 +36,7 @@ def test_a_good_table_passes_whole(flats, flats_frame, as_table):
     ("column", "value", "reason"),
     [
         ("area", "big", r"expected a number in \[10, 500\] \(m2\), got 'big'"),
-        ("area", "inf", r"expected a number in \[10, 500\] \(m2\), got 'inf'"),
+        ("area", "inf", r"expected a finite number, got 'inf'"),
         ("area", None, r"expected a value, got nothing"),
         ("area", "9", r"expected a number in \[10, 500\] \(m2\), got '9'"),
         ("area", "501", r"expected a number in \[10, 500\]"),
@@ -48,7 +48,7 @@ def test_a_good_table_passes_whole(flats, flats_frame, as_table):
         ("id", None, r"expected a value, got nothing"),
         ("price", None, r"expected a value, got nothing"),
         ("price", "cheap", r"expected a number"),
-        ("price", "-inf", r"expected a number in .*, got '-inf'"),
+        ("price", "-inf", r"expected a finite number"),
         ("price", "0", r"expected a number above 0 .*logarithm"),
         ("price", "-5", r"expected a number above 0"),
         ("price", "2e9", r"expected a number in \[-1000000000, 1000000000\]"),
