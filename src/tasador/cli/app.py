@@ -50,6 +50,8 @@ app = typer.Typer(
 #: Lines of `tasador init` about what was assumed; of a wide table those of its first columns, and
 #: the last ones, which are about the table.
 _MOST_ASSUMED = 40
+#: Refused rows that `tasador predict` names on the terminal; its output has all.
+_MOST_REFUSED = 20
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -161,23 +163,43 @@ def predict(
     version: Version = None,
     registry: Registry = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--with", help="Columns to add in front: ids, inputs (all) or names, a,b."),
+    ] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
-    """Value the rows of a file, or one row given as JSON, by the champion."""
+    """Value the rows of a file, or one row given as JSON, by the champion.
+
+    A row that does not meet the contract gets an error instead of a value, the others are valued.
+    """
     from tasador.flows.chosen import BundleChoice
     from tasador.flows.predict import predict_rows, to_csv, to_json
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    predicted = predict_rows(rows, choice, note)
+    names = [name.strip() for name in (keep or "").split(",") if name.strip()]
+    predicted = predict_rows(rows, choice, note, keep=names)
     if predicted.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     if output is None:
         sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
-        return
-    from tasador.core.files import write_text
+    else:
+        from tasador.core.files import write_text
 
-    write_text(output, to_csv(predicted))
-    out.print(f"wrote {len(predicted.valuations):,} valuations to {escape(str(output))}")
+        write_text(output, to_csv(predicted))
+        valued = len(predicted.rows) - len(predicted.refused)
+        out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+    _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
+
+
+def _list_refused(lines: list[str]) -> None:
+    if not lines:
+        return
+    err.print(f"[yellow]refused:[/] {len(lines):,} rows; the column 'error' has all reasons")
+    for line in lines[:_MOST_REFUSED]:
+        err.print(f"  {escape(line)}")
+    if len(lines) > _MOST_REFUSED:
+        err.print(f"  and {len(lines) - _MOST_REFUSED:,} more")
 
 
 @app.command()

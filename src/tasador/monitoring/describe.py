@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from tasador.core.errors import ValidationError
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column, ColumnRole
-from tasador.data.encode import MISSING_TEXTS, encode_values
+from tasador.data.encode import encode_values
 from tasador.monitoring.plain import PlainTable
 
 #: Levels above which texts are not watched as categories.

@@ -128,7 +128,7 @@ def _story(m: Measured) -> str:
     if window.high < reference.low or window.low > reference.high:
         return "all values lie outside what the reference spans"
     if window.low == window.high and reference.low < reference.high:
-        return f"constant at {window.low:.6g}"
+        return f"constant at {_edge(m.column, window.low)}"
     spread = reference.std(grid)
     shift = (window.mean(grid) - reference.mean(grid)) / spread if spread > 0 else 0.0
     if abs(shift) < 0.1:

@@ -92,7 +92,7 @@ def _breaches(
     """Yield what the contract rules out."""
     if not window.n:
         return
-    unknown = int(window.counts[-1]) if profile.grid.is_category else 0
+    unknown = int(window.counts[-1]) if profile.grid.is_category and not column.open else 0
     new = _new_categories(column, profile, window)
     for count, what in (
         (unknown, "of an unknown category"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError, SourceError
+from tasador.data.csv_header import allow_long_cells
 from tasador.records.moments import parse_moment
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer, RecordStore
@@ -63,6 +64,7 @@ def import_outcomes(store: RecordStore, path: Path, client: str = "import") -> I
     done = Imported()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            allow_long_cells()
             rows = csv.DictReader(file, strict=True)
             missing = {"prediction_id", "actual"} - set(rows.fieldnames or ())
             if missing:

@@ -193,7 +193,13 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
         __doc__="One estimate.",
         **{target.prediction_name: (float, estimate)},  # type: ignore[call-overload]
         interval=(Interval, ...),
-        warnings=(list[str], Field(description="Imputed fields, values outside training's range")),
+        warnings=(
+            list[str],
+            Field(
+                description="Imputed fields, values outside the training range, unknown levels of "
+                "open categories, comparables that are far away"
+            ),
+        ),
         prediction_id=(str, Field(description="Names this valuation in /api/v1/outcomes")),
     )
     return made
@@ -259,7 +265,7 @@ def _middle(column: Column) -> float:
 
 def _type_of(column: Column) -> Any:
     if column.kind == "category":
-        return Annotated[str, AfterValidator(_known_category(column))]
+        return str if column.open else Annotated[str, AfterValidator(_known_category(column))]
     if column.kind == "datetime":
         return dt.datetime
     return int if column.kind == "integer" else float
@@ -286,7 +292,10 @@ def _field(column: Column, default: Any) -> Any:
     if column.unit:
         description += f" ({column.unit})"
     if column.kind == "category":
-        extra["enum"] = list(column.categories[:_SHOWN_CATEGORIES])
+        levels = list(column.categories[:_SHOWN_CATEGORIES])
+        extra["examples" if column.open else "enum"] = levels
+        if column.open:
+            description += "; other levels are valued with a warning"
         if not column.case_sensitive:
             description += "; upper and lower case are the same"
         return Field(default, description=description, json_schema_extra=extra)

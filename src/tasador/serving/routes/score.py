@@ -127,7 +127,7 @@ class ScoreRoutes:
         written = _written_lines if as_lines else _written_csv
         if not as_lines:
             yield (",".join(_FIELDS) + "\r\n").encode()
-        start = 0
+        start = 1
         while True:
             chunk = await asyncio.to_thread(_next_chunk, upload, engine)
             if chunk.size == 0:
@@ -289,7 +289,7 @@ def score_router(service: Service) -> APIRouter:
         responses={
             **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
             200: {
-                "description": f"Columns: {', '.join(_FIELDS)}. Row numbers start at 0.",
+                "description": f"Columns: {', '.join(_FIELDS)}. Rows count from 1.",
                 "content": {
                     _CSV: {"schema": {"type": "string"}},
                     _LINES[0]: {"schema": {"type": "string"}},

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
+import numpy as np
 import orjson
 
 from tasador.core import clock
 from tasador.data.row_check import shown
-from tasador.modeling.valuation import Explanation
+from tasador.modeling.valuation import Reasons
 from tasador.records.record import Outcome
 from tasador.serving.exchange import Exchange, Reply
-from tasador.serving.intake import invalid_rows, read_instances, read_json
+from tasador.serving.intake import instances_of, read_json
 from tasador.serving.problems import Problem, fault
 from tasador.serving.service import Service
 
@@ -46,7 +47,7 @@ class ValuationRoutes:
         service = self._service
         engine = service.engine(_version(exchange) if exchange.query else None)
         start = time.perf_counter()
-        values = read_instances(body, service.limits.batch)
+        values = instances_of(read_json(body), service.limits.batch)
         parsed = time.perf_counter()
         rows = engine.encode(values)
         service.metrics.stage("parse", parsed - start)
@@ -57,20 +58,22 @@ class ValuationRoutes:
     async def explain(self, exchange: Exchange, body: bytes) -> Reply:
         """Say why rows are worth what they are."""
         engine = self._service.engine(_version(exchange) if exchange.query else None)
-        values = read_instances(body, min(MOST_EXPLAINED, self._service.limits.batch))
-        comparables = _comparables(read_json(body))
+        plain = read_json(body)
+        values = instances_of(plain, min(MOST_EXPLAINED, self._service.limits.batch))
+        comparables = _comparables(plain)
         rows = engine.encode(values)
-        if any(engine.check.faults(row) for row in rows.values):
-            raise invalid_rows(rows.values, engine.check, "instances")
         answer = await self._service.value(exchange, engine, rows)
-        engine = answer.engine
+        if answer.engine is not engine:  # a challenger answered: its columns may be others
+            engine = answer.engine
+            rows = engine.encode(values)
+        X = np.array(rows.codes)
         async with self._explaining:  # one at a time: valuations keep the other processors
             explained = await asyncio.to_thread(
-                lambda: [engine.bundle.explain(row, comparables=comparables) for row in rows.values]
+                lambda: [engine.bundle.reasons(X[i : i + 1], comparables) for i in range(len(X))]
             )
         items = [
-            {"valuation": valuation, **_plain(explanation)}
-            for valuation, explanation in zip(answer.items(), explained, strict=True)
+            {"valuation": valuation, **_plain(reasons)}
+            for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
         return Reply(orjson.dumps({"explanations": items, "model_version": engine.version}))
 
@@ -134,7 +137,7 @@ def _comparables(plain: dict[str, Any]) -> int:
     )
 
 
-def _plain(explanation: Explanation) -> dict[str, Any]:
+def _plain(explanation: Reasons) -> dict[str, Any]:
     parts = sorted(explanation.contributions.items(), key=lambda part: -abs(part[1]))
     return {
         "scale": explanation.transform,
