@@ -12,6 +12,7 @@ from tasador.core.errors import StorageError
 from tasador.records.counters import Counters
 from tasador.records.database import Database
 from tasador.records.insertion import insert_records
+from tasador.records.refused import RefusedBuffer
 from tasador.records.spool import adopt
 
 _log = logging.getLogger(__name__)
@@ -43,22 +44,29 @@ def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None =
 
 
 class Keeper:
-    """A thread that maintains the database and looks for orphaned spool files.
+    """A thread that maintains the database, looks for orphaned spool files, records refused rows.
 
     Args:
         folder: The spool folder.
         database: A connection of its own; closed at the end.
         counters: Told what happened.
         allowed: Whether the database is thought to be there.
+        refused: Refused rows that wait for the database.
     """
 
     def __init__(
-        self, folder: Path, database: Database, counters: Counters, allowed: Callable[[], bool]
+        self,
+        folder: Path,
+        database: Database,
+        counters: Counters,
+        allowed: Callable[[], bool],
+        refused: RefusedBuffer,
     ) -> None:
         self._folder = folder
         self._database = database
         self._counters = counters
         self._allowed = allowed
+        self._refused = refused
         self._closing = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="tasador-records-keeper", daemon=True
@@ -81,6 +89,7 @@ class Keeper:
         while not self._closing.is_set():
             if self._allowed():
                 try:
+                    self._refused.flush(self._database)
                     self._database.maintain()
                     if time.monotonic() - looked >= _LOOK_S:
                         looked = time.monotonic()
@@ -88,6 +97,11 @@ class Keeper:
                 except (StorageError, OSError) as error:
                     self._counters.note(error)
             self._closing.wait(_MAINTAIN_S)
+        if self._allowed():
+            try:
+                self._refused.flush(self._database)
+            except (StorageError, OSError) as error:
+                self._counters.note(error)
         self._database.close()
 
     def _look(self) -> None:

@@ -16,6 +16,7 @@ from tasador.records.counters import Counters, WriterStatus
 from tasador.records.groups import Submission, Waiting
 from tasador.records.keeper import Keeper
 from tasador.records.record import Record
+from tasador.records.refused import Refusal, RefusedBuffer
 from tasador.records.settings import RecordSettings
 from tasador.records.spool import Spool
 
@@ -38,11 +39,13 @@ class RecordWriter:
         self._queue: SimpleQueue[Submission] = SimpleQueue()
         self._spool = Spool(settings.spool_folder(), settings.synchronous, settings.spool_bytes)
         self._committer = Committer(settings, self._queue, self._spool, self._counters)
+        self._refused = RefusedBuffer(settings)
         self._keeper = Keeper(
             self._spool.folder,
             open_lazily(settings),
             self._counters,
             lambda: self._committer.state == "ok",
+            self._refused,
         )
 
     def start(self) -> None:
@@ -97,6 +100,11 @@ class RecordWriter:
         )
         self._put(records, waiting)
         return waiting
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Record what was refused, soon and at most once; never blocks, and never raises."""
+        if self._running:
+            self._refused.add(refusal)
 
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:

@@ -86,6 +86,7 @@ def build_app(parts: Parts) -> App:
         parts.access,
         parts.service.metrics,
         known=_plain_paths(routers),
+        refused=parts.service.refused.request,
         access_log=parts.access_log,
     )
     if not parts.cors_origins:
@@ -169,6 +170,7 @@ def _register_refusals(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> Response:
         headers = {}
+        request.scope["tasador"].problem = problem
         if problem.retry_after is not None:
             headers["retry-after"] = str(problem.retry_after)
         body = problem.body(request.scope["tasador"].request_id)

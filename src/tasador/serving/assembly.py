@@ -82,7 +82,13 @@ class Assembly:
         self._watched = Watched(settings.records)
         self.cache = make_cache(settings.cache, self.metrics.cached)
         appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
-        self.service = Service(self.holder, appraiser, self.metrics, settings.limits)
+        self.service = Service(
+            self.holder,
+            appraiser,
+            self.metrics,
+            settings.limits,
+            keep_refused=self.writer.refuse,
+        )
         self.canary = self._canary()
         self.health = Health(self.holder, self._checks())
         self.metrics.on_scrape(self._refresh_gauges)

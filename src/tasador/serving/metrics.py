@@ -61,6 +61,20 @@ class Metrics:
             buckets=_VALUES,
             **shared,
         )
+        self._refused = prometheus.Counter(
+            "tasador_refused_rows_total",
+            "Rows not valued: refused ones, and withheld ones that came in the same request.",
+            ("result",),
+            **shared,
+        )
+        self._refused_values = prometheus.Counter(
+            "tasador_refused_values_total",
+            "Refused rows by each field that is wrong, and why.",
+            ("field", "cause"),
+            **shared,
+        )
+        for result in ("refused", "withheld"):
+            self._refused.labels(result)
         self._gauges: dict[str, Any] = {}
         self._counters: dict[str, Any] = {}
         self._in_flight = self._gauge("tasador_in_flight", "Requests under way.", ())
@@ -94,6 +108,14 @@ class Metrics:
         """Note what was answered."""
         for value in values:
             self._observe_value(value)
+
+    def refused(self, result: str, rows: int) -> None:
+        """Note rows that were not valued: ``refused``, or ``withheld`` together with such."""
+        self._refused.labels(result).inc(rows)
+
+    def refused_value(self, field: str, cause: str, rows: int) -> None:
+        """Note rows that were refused for a field."""
+        self._refused_values.labels(field, cause).inc(rows)
 
     def cached(self, result: str, rows: int) -> None:
         """Note rows that a cache knew (hit), did not (miss), or could not be asked for (error)."""
