@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from tasador.core.errors import StorageError
 from tasador.records.committer import Committer, open_lazily
 from tasador.records.counters import Counters, WriterStatus
+from tasador.records.errors import BusyError
 from tasador.records.groups import Submission, Waiting
 from tasador.records.keeper import Keeper
 from tasador.records.record import Record
@@ -113,7 +114,7 @@ class RecordWriter:
             self._queue.put(Submission(records, waiting))
         elif waiting is not None:
             waiting.set_exception(
-                StorageError(
+                BusyError(
                     "the queue of records is full",
                     expected=f"at most {self.settings.queue:,} waiting",
                     remedy="send less, or raise the setting queue",
@@ -133,7 +134,16 @@ class RecordWriter:
             queued=counters.waiting,
             spool_bytes=self._spool.bytes,
             last_error=counters.last_error,
+            full=self._committer.full,
         )
+
+    def keeps(self) -> bool:
+        """Tell whether a valuation submitted now would be recorded, if it has to be.
+
+        False in ``durable`` mode while the database takes nothing and the spool is full or its disk
+        refuses. It becomes true by itself.
+        """
+        return self.settings.mode != "durable" or not self._committer.full
 
     def close(self, deadline_s: float = 5.0) -> bool:
         """Take no more, flush what waits and stop.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasador.core.deadlines import Deadline
+from tasador.core.errors import StorageError
 from tasador.core.logs import configure_logs
 from tasador.records.database import Database, OutageError
 from tasador.records.record import Outcome
@@ -87,10 +88,11 @@ class Assembly:
             appraiser,
             self.metrics,
             settings.limits,
+            keeps_records=self.writer.keeps,
             keep_refused=self.writer.refuse,
         )
         self.canary = self._canary()
-        self.health = Health(self.holder, self._checks())
+        self.health = Health(self.holder, self._checks(), keeps_records=self.writer.keeps)
         self.metrics.on_scrape(self._refresh_gauges)
 
     def app(self) -> App:
@@ -204,6 +206,12 @@ class Assembly:
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()
         detail = f"{status.written} written, {status.spooled} spooled, {status.lost} lost"
+        if status.full:
+            raise StorageError(
+                f"records can be kept nowhere: {detail}",
+                got=status.last_error,
+                remedy="bring the database back, or make space where the spool is",
+            )
         if status.state != "ok":
             raise DegradedError(
                 f"the database is away, records go to the spool: {detail}", got=status.last_error

@@ -18,8 +18,9 @@ from typing import Any
 
 import orjson
 
-from tasador.core.errors import ServingError
+from tasador.core.errors import ServingError, StorageError
 from tasador.data.row_check import Fault
+from tasador.records.errors import BusyError
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.
 MOST_DETAILS = 100
@@ -145,6 +146,19 @@ def timed_out(seconds: float) -> Problem:
         f"the request took longer than {seconds:g} s",
         remedy="send fewer rows at once, or try again",
         retry_after=1,
+    )
+
+
+def not_recorded(error: StorageError) -> Problem:
+    """Return the answer when a valuation cannot be recorded, and is therefore not given."""
+    if isinstance(error, BusyError):
+        return overloaded()
+    return Problem(
+        503,
+        "no_space",
+        "the valuation cannot be recorded: the database takes nothing, and the spool is full",
+        remedy="try again after the time in Retry-After; /health/deep says what is wrong",
+        retry_after=5,
     )
 
 

@@ -64,6 +64,7 @@ class Service:
         limits: What a request may ask for.
         draining: Whether the service is about to stop and wants no new requests.
         canary: Decides who values, while there is an experiment.
+        keeps_records: Whether a valuation could be recorded now, if it has to be.
         keep_refused: Records what was refused; never blocks.
         refused: Notes what was refused.
     """
@@ -74,6 +75,7 @@ class Service:
     limits: LimitSettings
     draining: bool = False
     canary: Values | None = None
+    keeps_records: Callable[[], bool] = lambda: True
     keep_refused: Callable[[Refusal], None] = lambda _: None
     refused: RefusedRows = field(init=False)
     _engine: Engine | None = None
@@ -81,6 +83,11 @@ class Service:
 
     def __post_init__(self) -> None:
         self.refused = RefusedRows(self.metrics, self._model, self.keep_refused)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here; what every probe says."""
+        return self.holder.current is not None and not self.draining and self.keeps_records()
 
     def _model(self) -> tuple[str, Collection[str]] | None:
         loaded = self.holder.current

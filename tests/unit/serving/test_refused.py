@@ -52,7 +52,9 @@ def test_whatever_the_route_a_bad_row_is_counted_and_recorded_by_field_and_cause
         if route in ("predict", "explain"):
             client.post(f"/api/v1/{route}", json={"instances": rows})
         elif route == "score":
-            assert client.post("/api/v1/score", content=as_csv(rows), headers=CSV).status_code == 200
+            assert (
+                client.post("/api/v1/score", content=as_csv(rows), headers=CSV).status_code == 200
+            )
         elif route == "csv":
             client.post("/invocations", content=as_csv(rows), headers=CSV)
         elif route == "records":

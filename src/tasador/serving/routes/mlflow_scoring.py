@@ -39,9 +39,8 @@ class MlflowRoutes:
         self._version = version
 
     def ping(self) -> Reply:
-        """Whether a model is loaded."""
-        loaded = self._service.holder.current is not None and not self._service.draining
-        return Reply(b"\n", 200 if loaded else 503)
+        """Whether requests should be sent here."""
+        return Reply(b"\n", 200 if self._service.ready else 503)
 
     def version(self) -> Reply:
         """The version of what answers."""
