@@ -54,6 +54,13 @@ def judge_tally(
     """Judge what was counted; see `judge`."""
     reference = tally.reference
     findings = [*tally.problems]
+    if tally.impossible_outcomes:
+        text = (
+            f"{tally.impossible_outcomes} outcomes are no possible value of the target, "
+            f"expected {tally.target_bounds.expected}: left out"
+        )
+        numbers = {"rows": tally.impossible_outcomes}
+        findings.append(Finding("input", "outcomes", "warn", text, numbers))
     if not tally.n:
         findings.append(Finding("input", "window", "cannot_tell", "the window has no rows"))
     separation, note = _separation(tally, rules) if together else (None, "not asked for")

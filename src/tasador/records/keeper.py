@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasador.core.errors import StorageError
+from tasador.data.target_check import TargetBounds
 from tasador.records.counters import Counters
 from tasador.records.database import Database
 from tasador.records.insertion import insert_records
 from tasador.records.refused import RefusedBuffer
 from tasador.records.spool import adopt
+from tasador.records.targets import keep_target
 
 _log = logging.getLogger(__name__)
 _MAINTAIN_S = 0.5
@@ -67,6 +69,7 @@ class Keeper:
         self._counters = counters
         self._allowed = allowed
         self._refused = refused
+        self._targets: dict[str, TargetBounds] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="tasador-records-keeper", daemon=True
@@ -75,6 +78,10 @@ class Keeper:
     def start(self) -> None:
         """Start looking."""
         self._thread.start()
+
+    def keep_target(self, model: str, bounds: TargetBounds) -> None:
+        """Keep what a model's target may be, once the database is there."""
+        self._targets[model] = bounds
 
     def close(self) -> None:
         """Stop after the chunk at hand."""
@@ -90,6 +97,9 @@ class Keeper:
             if self._allowed():
                 try:
                     self._refused.flush(self._database)
+                    for model, bounds in list(self._targets.items()):
+                        keep_target(self._database, model, bounds)
+                        self._targets.pop(model, None)
                     self._database.maintain()
                     if time.monotonic() - looked >= _LOOK_S:
                         looked = time.monotonic()

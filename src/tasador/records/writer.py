@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from tasador.core.errors import StorageError
+from tasador.data.target_check import TargetBounds
 from tasador.records.committer import Committer, open_lazily
 from tasador.records.counters import Counters, WriterStatus
 from tasador.records.errors import BusyError
@@ -106,6 +107,10 @@ class RecordWriter:
         """Record what was refused, soon and at most once; never blocks, and never raises."""
         if self._running:
             self._refused.add(refusal)
+
+    def keep_target(self, model: str, bounds: TargetBounds) -> None:
+        """Keep what a model's target may be beside the records, soon; never blocks."""
+        self._keeper.keep_target(model, bounds)
 
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:

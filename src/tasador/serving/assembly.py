@@ -16,9 +16,11 @@ from typing import Any
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logs import configure_logs
+from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database, OutageError
 from tasador.records.record import Outcome
 from tasador.records.sql_store import SqlRecordStore
+from tasador.records.store import OutcomeAnswer
 from tasador.records.writer import RecordWriter
 from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
@@ -35,7 +37,7 @@ from tasador.serving.health import (
     refresher_check,
     source_check,
 )
-from tasador.serving.holder import ModelHolder
+from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
@@ -76,7 +78,7 @@ class Assembly:
         self.holder = ModelHolder()
         self.cascade = Cascade.of(settings.source)
         self.refresher = Refresher(
-            self.cascade, self.holder, RefreshEvents(on_swap=lambda *_: _settle_memory())
+            self.cascade, self.holder, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
@@ -149,6 +151,12 @@ class Assembly:
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
         self._watched.close()
+
+    def _swapped(self, now: LoadedModel) -> None:
+        model, bounds = now.bundle.manifest.name, TargetBounds.of(now.bundle.contract.target)
+        self._outcomes.targets[model] = bounds
+        self.writer.keep_target(model, bounds)
+        _settle_memory()
 
     def _canary(self) -> Canary | None:
         """Return what takes part in experiments; without a registry or records there are none."""
@@ -274,11 +282,12 @@ class _Outcomes:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings.records
+        self.targets: dict[str, TargetBounds] = {}
         self._lock = threading.Lock()
         self._store: SqlRecordStore | None = None
 
-    def add(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """Write outcomes and return what became of each.
+    def add(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        """Write outcomes and return the result of each.
 
         Raises:
             Problem: 503, records are switched off or the database is away.
@@ -291,7 +300,7 @@ class _Outcomes:
                 remedy="set TASADOR_RECORDS__MODE to durable or async",
             )
         try:
-            return [answer.status for answer in self._opened().add_outcomes(outcomes)]
+            return self._opened().add_outcomes(outcomes, self.targets)
         except OutageError as error:
             raise Problem(
                 503,
