@@ -1,4 +1,4 @@
-"""Whether a number can be a value of the target: the one check of outcomes, wherever they arrive."""
+"""Whether a number can be the target's value: the one check of outcomes, wherever they arrive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TargetBounds:
         return expectation(column)
 
     def reason(self, value: Any) -> str | None:
-        """Return why `value` cannot be the target's, None when it can; booleans and texts cannot."""
+        """Return why `value` cannot be the target's; None when it can."""
         number = type(value) in (int, float) and math.isfinite(_as_float(value))
         if number and self.accepts(np.array([_as_float(value)]))[0]:
             return None
