@@ -133,6 +133,7 @@ class Assembly:
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         self.writer.start()
         self.refresher.start()
+        self.metrics.start()
         if self.canary is not None:
             self.canary.start()
         try:
@@ -146,6 +147,7 @@ class Assembly:
     def _stop(self) -> None:
         if self.canary is not None:
             self.canary.stop()
+        self.metrics.stop()
         self.refresher.stop()
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
@@ -205,11 +207,20 @@ class Assembly:
             for hop in self.cascade.hops
             if hop.name != "last_good"
         }
+        if self.metrics.shared:
+            checks["workers"] = self._check_workers
         checks["refresher"] = refresher_check(self.refresher)
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
             checks["disk"] = disk_check(self.settings.records.spool_folder())
         return checks
+
+    def _check_workers(self, _: Deadline) -> str:
+        found, wanted = self.metrics.workers(), self.settings.server.workers
+        detail = f"{len(found)} of {wanted} workers run, {sum(found)} have a model"
+        if sum(found) < max(wanted, len(found)):
+            raise DegradedError(detail, remedy="workers that end are started again: see the log")
+        return detail
 
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()
@@ -232,6 +243,7 @@ class Assembly:
         metrics.gauge(
             "tasador_model_loaded", "Whether a model answers.", float(current is not None)
         )
+        metrics.worker(current is not None)
         metrics.forget("tasador_model_info")
         if current is not None:
             labels = {
