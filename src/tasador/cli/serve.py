@@ -29,7 +29,7 @@ def serve(
 ) -> None:
     """Serve valuations over HTTP; settings come from TASADOR_* variables and these options."""
     from tasador.serving.assembly import with_defaults
-    from tasador.serving.run import address, bind, is_terminal
+    from tasador.serving.run import address, bind
     from tasador.serving.run import serve as run
     from tasador.serving.settings import read_settings, variable
 
@@ -50,8 +50,6 @@ def serve(
             os.environ[variable(*place)] = str(value)
     os.environ.update(with_defaults(os.environ, workspace))
     os.environ.setdefault("TASADOR_WORKSPACE", str(workspace))
-    if is_terminal():
-        os.environ.setdefault(variable("server", "log_format"), "text")
     settings = read_settings(os.environ)
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)

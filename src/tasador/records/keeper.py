@@ -118,4 +118,4 @@ class Keeper:
         brought = bring_in(self._folder, self._database, self._closing.is_set)
         if brought:
             self._counters.count(replayed=brought)
-            _log.warning("%d records of dead processes were brought in", brought)
+            _log.info("%d records of dead processes were brought in", brought)

@@ -48,6 +48,7 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
+from tasador.serving.run import is_terminal
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -106,7 +107,7 @@ class Assembly:
         settings, own_version = self.settings, version("tasador")
         return Parts(
             service=self.service,
-            access=KeyAccess(settings.security, settings.limits),
+            access=KeyAccess(settings.security, settings.limits, self.metrics.folder),
             version=own_version,
             routers=[
                 open_inference_router(self.service, own_version),
@@ -361,7 +362,8 @@ def assembled(environment: Mapping[str, str]) -> Assembly:
     settings = read_settings(environment)
     configure_logs(
         settings.server.log_level,
-        as_json=settings.server.log_format == "json",
+        as_json=settings.server.log_format == "json"
+        or (settings.server.log_format == "auto" and not is_terminal()),
         others=("uvicorn",),
     )
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ class Metrics:
         # doubles every series, read by nobody
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = prometheus.CollectorRegistry()
-        self.shared = bool(os.environ.get(FOLDER_VARIABLE))
+        shared_folder = os.environ.get(FOLDER_VARIABLE)
+        self.folder = Path(shared_folder) if shared_folder else None  # shared by workers
+        self.shared = self.folder is not None
         self._refresh: list[Callable[[], None]] = []
         self._refreshing = threading.Lock()
         self._stop = threading.Event()

@@ -176,6 +176,8 @@ class Refresher:
                 self.refresh()
             except Exception:
                 _log.exception("a round of the refresher failed; the running model goes on")
+            if self.holder.current is None and not self._first.is_set():
+                _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
             self._first.set()
             self._wake.wait(self._pause())
 
@@ -256,7 +258,7 @@ class Refresher:
     def _swap(self, loaded: LoadedModel) -> None:
         before = self.holder.swap(loaded)
         self._counts.swaps += 1
-        _log.warning("serving %s from %s", loaded.version, loaded.source)
+        _log.info("serving %s from %s", loaded.version, loaded.source)
         self._tell(self._events.on_swap, loaded, before)
         self._first.set()
         self._counts.copy_error = self.cascade.keep(loaded)

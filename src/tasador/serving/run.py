@@ -84,8 +84,8 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
     with tempfile.TemporaryDirectory(prefix="tasador-metrics-") as temporary:
         folder = Path(settings.metrics_folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob("*.db"):
-            file.unlink()
+        for file in (*folder.glob("*.db"), folder / "rates", folder / "wrong"):
+            file.unlink(missing_ok=True)  # of an earlier start
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         _workers(uvicorn.Config(factory, **options), bound, folder).run()
     return 0
