@@ -212,6 +212,9 @@ def test_workers_that_were_killed_leave_no_gauge_behind_and_lost_models_show(
     eventually(lambda: gauge(server, "tasador_model_loaded") == {"tasador_model_loaded": 0.0})
     assert gauge(server, "tasador_model_info") == {}
     assert httpx.get(server.url + "/health/ready").status_code == 503
+    for one in slow:
+        one.close()
+    server.stop()
 
 
 def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:

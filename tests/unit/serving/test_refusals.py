@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tasador.core.errors import BundleError
@@ -22,7 +24,7 @@ def test_without_a_model_a_damaged_bundle_is_tried_within_seconds_and_then_ever_
             continue
         tries.append(now)
         refusals.note("store", "v1", BundleError("checksum"))
-    pauses = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(tries)]
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
 
 
