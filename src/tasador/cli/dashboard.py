@@ -21,7 +21,8 @@ _WORD: dict[Level, str] = {
     "cannot_tell": "cannot tell",
 }
 _TITLES = {
-    "input": "Input", "quality": "Data quality", "drift": "Drift of columns",
+    "input": "Input", "refused": "Refused rows", "quality": "Data quality",
+    "drift": "Drift of columns",
     "together": "Columns together", "performance": "Performance",
     "estimate": "Estimated performance",
     "label": "Label drift", "concept": "Concept drift", "prediction": "Predictions",

@@ -137,6 +137,38 @@ def stats(
 
 
 @records.command()
+def refused(
+    since: Since = "1d",
+    until: Until = None,
+    show: Annotated[int, typer.Option(min=0, help="Most rows to print with their values.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a row.")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Say which rows the service refused, by field and cause, and print some of them."""
+    from tasador.core import clock
+    from tasador.records.moments import parse_moment, show_moment
+    from tasador.records.refused import kept_rows, read_refused
+
+    start = 0.0 if since is None else parse_moment(since)
+    end = clock.seconds() if until is None else parse_moment(until)
+    with _opened(_settings(database)) as opened:
+        counts = read_refused(opened, start, end)
+        rows = list(kept_rows(opened, start, end, show))
+    if as_json:
+        for row in rows:
+            plain = row._replace(features=json.loads(row.features))
+            typer.echo(json.dumps(plain._asdict()))
+        return
+    typer.echo(f"{counts.refused:,} rows were refused since {show_moment(start)}")
+    for (field, cause), number in counts.causes.items():
+        example = counts.examples.get((field, cause), "")
+        said = f", e.g. {example}" if example else ""
+        typer.echo(f"  {field}: {cause.replace('_', ' ')}: {number:,}{said}")
+    for row in rows:
+        typer.echo(f"{show_moment(row.time)} {row.route} {row.client}: {row.features.decode()}")
+
+
+@records.command()
 def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
     """Bring in what processes that died left in their spools; a running service does it too."""
     from tasador.records.keeper import bring_in

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,18 @@ _KINDS = {
     "datetime": "a date and time in ISO 8601",
 }
 
+Cause = Literal["missing", "wrong_kind", "out_of_bounds", "unknown_level"]
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with one field of a row, in words for its sender."""
+    """What is wrong with one field of a row, in words for its sender, and as a cause to count."""
 
     field: str
     expected: str
     got: str
     remedy: str
+    cause: Cause
 
 
 class RowCheck:
@@ -171,7 +174,7 @@ class RowCheck:
                 remedy=fault.remedy,
             )
         return ValidationError(
-            f"{len(faults)} fields are not valid: {_joined(faults)}", remedy="correct the fields"
+            f"{len(faults)} fields are not valid: {described(faults)}", remedy="correct the fields"
         )
 
     def accepts(self, X: Floats) -> Flags:
@@ -200,7 +203,7 @@ class RowCheck:
 
     def reasons(self, values: Mapping[str, Any]) -> str:
         """Return `faults` as one line of text."""
-        return _joined(self.faults(values))
+        return described(self.faults(values))
 
     def _fault(self, column: Column, values: Mapping[str, Any]) -> Fault | None:
         name = column.name
@@ -208,27 +211,27 @@ class RowCheck:
         if value is ABSENT:
             if column.nullable:
                 return None
-            return Fault(name, expectation(column), "nothing", f"send the field {name!r}")
+            remedy = f"send the field {name!r}"
+            return Fault(name, expectation(column), "nothing", remedy, "missing")
         try:
             code = self._encoder.cell(name, value)
         except ValidationError as error:
-            return Fault(
-                name, expectation(column), error.got or shown(value), "send a value of that kind"
-            )
+            got = error.got or shown(value)
+            remedy = "send a value of that kind"
+            return Fault(name, expectation(column), got, remedy, "wrong_kind")
         if math.isnan(code):
             if column.nullable:
                 return None
-            return Fault(name, expectation(column), shown(value), "send a value")
+            return Fault(name, expectation(column), shown(value), "send a value", "missing")
         low, high = _limits(column)
         fraction = column.kind == "integer" and math.isfinite(code) and not code.is_integer()
         if low <= code <= high and not fraction:
             return None
-        remedy = (
-            "send one of the known categories"
-            if column.kind == "category"
-            else "check the value and its unit"
-        )
-        return Fault(name, expectation(column), shown(value), remedy)
+        remedy = "check the value and its unit"
+        cause: Cause = "wrong_kind" if fraction and low <= code <= high else "out_of_bounds"
+        if column.kind == "category":
+            remedy, cause = "send one of the known categories", "unknown_level"
+        return Fault(name, expectation(column), shown(value), remedy, cause)
 
     def unknown_fields(self, values: Mapping[str, Any]) -> list[str]:
         """Return the fields of a row that the contract does not name, at most 20."""
@@ -245,7 +248,8 @@ def valid_codes(column: Column, codes: Floats) -> Flags:
     return right | np.isnan(codes) if column.nullable else right
 
 
-def _joined(faults: Sequence[Fault]) -> str:
+def described(faults: Sequence[Fault]) -> str:
+    """Return faults as one line of text."""
     return "; ".join(f"{f.field}: expected {f.expected}, got {f.got}" for f in faults)
 
 

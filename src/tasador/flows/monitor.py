@@ -8,8 +8,9 @@ from pathlib import Path
 from tasador.core import files
 from tasador.core.engine import Engine, LocalEngine
 from tasador.core.errors import ConfigError, SourceError
-from tasador.data.contract import Column
+from tasador.data.contract import Column, TableContract
 from tasador.data.contract_reader import read_contract
+from tasador.data.target_check import TargetBounds
 from tasador.monitoring.describe import describe_columns
 from tasador.monitoring.judge import judge_tally
 from tasador.monitoring.parts import count_files, look_at_all
@@ -62,12 +63,16 @@ def monitor_files(
     engine = engine or LocalEngine()
     before = PlainTable.open(comparison.reference)
     now = look_at_all(_found(comparison.current), engine)
-    columns, fields, notes = _columns(comparison, before)
+    contract = None if comparison.contract is None else read_contract(comparison.contract)
+    columns, fields, notes = _columns(comparison, contract, before)
     outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
     compared = read_reference(before, columns, _available(fields, before), learn_errors=learn)
+    if contract is not None:
+        bounds = TargetBounds.of(contract.target)
+        compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
     return judge_tally(tally, rules), notes
 
@@ -98,14 +103,13 @@ def _available(fields: Fields, table: PlainTable) -> Fields:
 
 
 def _columns(
-    comparison: Comparison, table: PlainTable
+    comparison: Comparison, contract: TableContract | None, table: PlainTable
 ) -> tuple[tuple[Column, ...], Fields, tuple[str, ...]]:
     fields = comparison.fields
-    if comparison.contract is None:
+    if contract is None:
         ignored = set(fields.named().values())
         columns, notes = describe_columns(table, ignored, comparison.segment)
         return columns, fields, notes
-    contract = read_contract(comparison.contract)
     if comparison.segment is not None:
         raise ConfigError("--segment and --contract contradict each other",
                           remedy="give the column the role `segment` in the contract")  # fmt: skip

@@ -22,6 +22,7 @@ from tasador.monitoring.verdict import LEVELS, Verdict
 from tasador.monitoring.watch_settings import WatchSettings
 from tasador.records.database import Database
 from tasador.records.journal import Verdicts
+from tasador.records.refused import read_refused
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.state import Lease, Leases
 from tasador.registry.bundle import ModelBundle
@@ -171,7 +172,8 @@ class Watcher:
         windows = recorded_windows(
             SqlRecordStore(self._database), bundle, since, until, variant="champion"
         )
-        verdict = judge(self._reference[1], windows, self.settings.limits)
+        refused = read_refused(self._database, since, until, bundle.manifest.name)
+        verdict = judge(self._reference[1], windows, self.settings.limits, refused=refused)
         Verdicts(self._database).add(
             bundle.manifest.name, since, until, verdict.level, _plain(verdict)
         )

@@ -19,18 +19,20 @@ from tasador.monitoring.performance import (
 )
 from tasador.monitoring.quality import judge_quality
 from tasador.monitoring.reference import Reference
+from tasador.monitoring.refused import judge_refused
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.service import judge_answers, judge_service
 from tasador.monitoring.tally import Tally
 from tasador.monitoring.together import FEWEST_ROWS, Separation, separate
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.windows import Window
+from tasador.records.refused import RefusedCounts
 
 _TOGETHER = "all columns together"
 
 
 def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules | None = None,
-          *, together: bool = True) -> Verdict:  # fmt: skip
+          *, together: bool = True, refused: RefusedCounts | None = None) -> Verdict:  # fmt: skip
     """Judge a window given whole or in batches.
 
     Args:
@@ -38,17 +40,27 @@ def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules
         windows: The window's rows.
         rules: The limits; the defaults when None.
         together: Whether to look at columns together, which takes some tenths of a second.
+        refused: What was refused in the window's time; None when that is not known.
     """
     tally = Tally(reference)
     for window in [windows] if isinstance(windows, Window) else windows:
         tally.add(window)
-    return judge_tally(tally, rules or Rules(), together=together)
+    return judge_tally(tally, rules or Rules(), together=together, refused=refused)
 
 
-def judge_tally(tally: Tally, rules: Rules, *, together: bool = True) -> Verdict:
-    """Judge what was counted."""
+def judge_tally(
+    tally: Tally, rules: Rules, *, together: bool = True, refused: RefusedCounts | None = None
+) -> Verdict:
+    """Judge what was counted; see `judge`."""
     reference = tally.reference
     findings = [*tally.problems]
+    if tally.impossible_outcomes:
+        text = (
+            f"{tally.impossible_outcomes} outcomes are no possible value of the target, "
+            f"expected {tally.target_bounds.expected}: left out"
+        )
+        numbers = {"rows": tally.impossible_outcomes}
+        findings.append(Finding("input", "outcomes", "warn", text, numbers))
     if not tally.n:
         findings.append(Finding("input", "window", "cannot_tell", "the window has no rows"))
     separation, note = _separation(tally, rules) if together else (None, "not asked for")
@@ -60,6 +72,8 @@ def judge_tally(tally: Tally, rules: Rules, *, together: bool = True) -> Verdict
         foreseen = []
     findings += [*about, *judge_segments(tally, rules), *foreseen, *judge_concept(tally, rules)]
     findings += [*judge_answers(tally, rules), *judge_service(tally, rules)]
+    if refused is not None:
+        findings.append(judge_refused(refused, tally.n, rules))
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends
     return Verdict(

@@ -26,8 +26,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: Which check: input, quality, drift, together, performance, estimate, concept,
-            prediction, latency.
+        check: Which check: input, refused, quality, drift, together, performance, estimate,
+            concept, prediction, latency.
         subject: What it looked at: a column, a metric, a segment, a version.
         level: What it came to.
         reason: One sentence with the numbers that decided.

@@ -30,6 +30,9 @@ class RecordSettings:
         spool_bytes: Most bytes of a process's spool.
         bound_s: Longest time a valuation waits for the database before the spool takes over.
         retry_s: How often the database is tried again while it is away.
+        refused_per_day: Most refused rows of a day that are kept with their values; 0 keeps none.
+            Their numbers by field and cause are kept in any case.
+        refused_days: Days after which refused rows and their numbers are deleted.
     """
 
     url: str = DEFAULT_URL
@@ -41,6 +44,8 @@ class RecordSettings:
     spool_bytes: int = 1 << 30
     bound_s: float = 0.25
     retry_s: float = 0.5
+    refused_per_day: int = 1000
+    refused_days: int = 30
 
     def spool_folder(self) -> Path:
         """Return where the spool files lie."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.data.target_check import TargetBounds
 from tasador.records.record import Outcome, Record
 
 OutcomeStatus = Literal["accepted", "repeated", "conflict", "unknown", "invalid"]
@@ -87,13 +88,16 @@ class OutcomeAnswer:
         prediction_id: As given.
         status: ``accepted``; ``repeated`` (known already, the same value); ``conflict`` (another
             value is known: that one stays, this one is kept apart); ``unknown`` (no record has this
-            id, or its record is still in a spool); ``invalid`` (not a finite number).
+            id, or its record is still in a spool); ``invalid`` (no possible value of the target,
+            or a time that has not come).
         known: The value that stays, for ``repeated`` and ``conflict``.
+        reason: What is wrong with an invalid one.
     """
 
     prediction_id: str
     status: OutcomeStatus
     known: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,14 @@ class RecordStore(Protocol):
         """Write records in one transaction; those whose id is known are passed over."""
         ...
 
-    def add_outcomes(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
-        """Write outcomes; one answer for each, in order. Giving them again changes nothing."""
+    def add_outcomes(
+        self, outcomes: Sequence[Outcome], targets: Mapping[str, TargetBounds] | None = None
+    ) -> list[OutcomeAnswer]:
+        """Write outcomes; one answer for each, in order. Giving them again changes nothing.
+
+        What a service has said of its model's target (`targets.keep_target`) is checked; `targets`
+        are bounds by model that are known besides.
+        """
         ...
 
     def read(

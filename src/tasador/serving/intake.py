@@ -12,7 +12,7 @@ from tasador.core import strict_json
 from tasador.core.errors import ValidationError
 from tasador.data.encode import ABSENT, Encoder, field_of
 from tasador.data.row_check import RowCheck, shown
-from tasador.serving.problems import Problem, fault
+from tasador.serving.problems import BadRow, Problem, fault
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -177,10 +177,10 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
 def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     """Return the answer to rows of which some do not meet the contract."""
     detail = []
-    bad = 0
+    bad = []
     for index, row in enumerate(values):
         if not isinstance(row, dict):
-            bad += 1
+            bad.append(BadRow.unreadable(shown(row), row))
             detail.append(
                 fault(
                     [place, index],
@@ -192,7 +192,8 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
             )
             continue
         faults = check.faults(row)
-        bad += bool(faults)
+        if faults:
+            bad.append(BadRow.of(row, faults))
         detail += [
             fault(
                 [place, index, found.field],
@@ -206,7 +207,9 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     return Problem(
         422,
         "invalid_rows",
-        f"{bad} of {len(values)} rows do not meet the contract",
+        f"{len(bad)} of {len(values)} rows do not meet the contract",
         remedy="correct the fields listed in detail; no row was valued",
         detail=detail,
+        asked=len(values),
+        bad_rows=bad,
     )

@@ -68,15 +68,17 @@ class OutcomeResult(BaseModel):
     prediction_id: str
     status: Literal["accepted", "repeated", "conflict", "unknown", "invalid"] = Field(
         description="repeated: the same value is known already; conflict: another one is, and "
-        "stays; unknown: no valuation has this id"
+        "stays; unknown: no valuation has this id; invalid: no possible value of the target, or "
+        "otherwise wrong"
     )
-    message: str | None = None
+    message: str | None = Field(None, description="What is wrong with an invalid one")
 
 
 class OutcomesAnswer(BaseModel):
     """What became of all outcomes, in their order."""
 
     accepted: int
+    refused: int = Field(description="How many are invalid; the others are recorded all the same")
     results: list[OutcomeResult]
 
 

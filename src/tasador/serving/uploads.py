@@ -1,7 +1,7 @@
 """Tables sent as files: CSV and Parquet, read piece by piece in bounded memory.
 
 The header is checked before any row is valued. After that one bad row is that row's fault alone:
-it comes out as a `BadRow`, and the rest goes on.
+it comes out as a `UnreadableRow`, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _LARGEST_GROUP = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
+class UnreadableRow:
     """A row that cannot be read, and why."""
 
     reason: str
 
 
-Row = dict[str, Any] | BadRow
+Row = dict[str, Any] | UnreadableRow
 
 
 class Upload:
@@ -85,13 +85,13 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(f"the line cannot be read: {error}")
+                yield UnreadableRow(f"the line cannot be read: {error}")
                 continue
             if len(cells) == len(names):
                 yield dict(zip(names, cells, strict=True))
             elif cells:  # an empty line is no row
                 lines = reader.line_num - before
-                yield BadRow(
+                yield UnreadableRow(
                     f"expected {len(names)} values, got {len(cells)}"
                     + (f" in {lines} lines: a quote is never closed" if lines > 1 else "")
                 )
@@ -135,7 +135,7 @@ def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | Non
             for cells in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, cells, strict=True))
     except (arrow.ArrowException, OSError, ValueError) as error:
-        yield BadRow(f"the file cannot be read any further: {shown(str(error))}")
+        yield UnreadableRow(f"the file cannot be read any further: {shown(str(error))}")
 
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:

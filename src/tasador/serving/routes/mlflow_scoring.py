@@ -21,9 +21,9 @@ from tasador.serving.documentation import answers
 from tasador.serving.engine import Engine
 from tasador.serving.exchange import JSON, Exchange, Reply
 from tasador.serving.intake import read_json
-from tasador.serving.problems import Problem, fault, wrong_media_type
+from tasador.serving.problems import BadRow, Problem, fault, wrong_media_type
 from tasador.serving.service import Service
-from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, BadRow, Upload
+from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
@@ -41,9 +41,8 @@ class MlflowRoutes:
         self._version = version
 
     def ping(self) -> Reply:
-        """Whether a model is loaded."""
-        loaded = self._service.holder.current is not None and not self._service.draining
-        return Reply(b"\n", 200 if loaded else 503)
+        """Whether requests should be sent here."""
+        return Reply(b"\n", 200 if self._service.ready else 503)
 
     def version(self) -> Reply:
         """The version of what answers."""
@@ -116,10 +115,18 @@ def _read(body: bytes, kind: str, engine: Engine, most: int) -> tuple[str, Seque
                 remedy="correct the row",
             )
             for index, row in enumerate(rows)
-            if isinstance(row, BadRow)
+            if isinstance(row, UnreadableRow)
         ]
         if detail:
-            raise Problem(422, "invalid_rows", "some rows cannot be read", detail=detail)
+            bad = [BadRow.unreadable(row.reason) for row in rows if isinstance(row, UnreadableRow)]
+            raise Problem(
+                422,
+                "invalid_rows",
+                "some rows cannot be read",
+                detail=detail,
+                asked=len(rows),
+                bad_rows=bad,
+            )
         return "rows", rows
     raise wrong_media_type(
         kind[:100], "application/json", "text/csv", "application/vnd.apache.parquet"
