@@ -13,7 +13,7 @@ from tasador.data.contract_reader import read_contract
 from tasador.monitoring.describe import describe_columns
 from tasador.monitoring.judge import judge_tally
 from tasador.monitoring.parts import count_files, look_at_all
-from tasador.monitoring.plain import Fields, PlainTable
+from tasador.monitoring.plain import Fields, PlainTable, common_precision
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.tables import read_reference
 from tasador.monitoring.verdict import Verdict
@@ -67,7 +67,10 @@ def monitor_files(
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
-    compared = read_reference(before, columns, _available(fields, before), learn_errors=learn)
+    compared = read_reference(
+        before, columns, _available(fields, before), learn_errors=learn,
+        precision=common_precision([before, *now]),
+    )  # fmt: skip
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
     return judge_tally(tally, rules), notes
 

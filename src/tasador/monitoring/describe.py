@@ -11,7 +11,7 @@ import numpy as np
 from tasador.core.errors import ValidationError
 from tasador.data.contract import Column, ColumnRole
 from tasador.data.encode import MISSING_TEXTS, encode_values
-from tasador.monitoring.plain import PlainTable
+from tasador.monitoring.plain import PlainTable, is_flag
 
 #: Levels above which texts are not watched as categories.
 MOST_LEVELS = 200
@@ -60,7 +60,8 @@ def describe_columns(
             notes.append(f"{column.name!r} is not watched: more than {MOST_LEVELS} texts")
             continue
         role: ColumnRole | None = "segment" if column.name == segment else None
-        kept.append(replace(column, categories=found, role=role))
+        exact = not is_flag(found)  # one file says True, another one true
+        kept.append(replace(column, categories=found, role=role, case_sensitive=exact))
     if not kept:
         raise ValidationError(
             f"nothing in {table.location} can be watched",

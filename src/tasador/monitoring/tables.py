@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,30 @@ _SEED = 20_240_816
 
 @dataclass(frozen=True)
 class Compared:
-    """A reference made from a table, and what was found while reading it."""
+    """A reference made from a table, and what was found while reading it.
+
+    Attributes:
+        reference: What was made.
+        table: The table.
+        fields: Which of its columns are no features.
+        problems: What was found wrong with it.
+        precision: Of the columns that are not compared as float64: see `common_precision`.
+    """
 
     reference: Reference
     table: TableFacts
     fields: Fields
     problems: tuple[Finding, ...]
+    precision: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_reference(
-    table: PlainTable, columns: tuple[Column, ...], fields: Fields, *, learn_errors: bool = False
+    table: PlainTable,
+    columns: tuple[Column, ...],
+    fields: Fields,
+    *,
+    learn_errors: bool = False,
+    precision: Mapping[str, str] | None = None,
 ) -> Compared:
     """Count a table of known good rows.
 
@@ -51,6 +65,7 @@ def read_reference(
         fields: Which columns are the target, the estimate and so on.
         learn_errors: Whether to fit a model of the error, if there are estimates and outcomes and
             LightGBM is installed.
+        precision: See `Compared`.
 
     Raises:
         ValidationError: It lacks a column that is named.
@@ -65,7 +80,8 @@ def read_reference(
             expected=", ".join(lacking),
             got=f"columns {', '.join(table.names[:20])}",
         )
-    reader = Reader(table, columns)
+    precision = precision or {}
+    reader = Reader(table, columns, precision)
     p = len(columns)
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
     sample = Sample(p + len(_ROLES), most, "reference")
@@ -74,10 +90,10 @@ def read_reference(
     rows = sample.rows()
     reference = _built(columns, rows, fields, table)
     if table.rows > EXACT_ROWS:
-        reference = _counted(reference, Reader(table, columns), fields)
+        reference = _counted(reference, Reader(table, columns, precision), fields)
     if learn_errors and reference.residual is not None:
         reference = _with_error_model(reference, rows)
-    return Compared(reference, table.facts, fields, reader.problems())
+    return Compared(reference, table.facts, fields, reader.problems(), precision)
 
 
 def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
@@ -170,7 +186,7 @@ def read_windows(
         outcomes: A table of the fields' id and target: outcomes that came later.
     """
     reference, fields = compared.reference, compared.fields
-    reader = Reader(table, reference.columns)
+    reader = Reader(table, reference.columns, compared.precision)
     problems = check_same(compared.table, table, reference.columns, set(fields.named().values()))
     joined = None
     if outcomes is not None:
