@@ -107,7 +107,9 @@ def _columns(
     if comparison.contract is None:
         ignored = set(fields.named().values())
         columns, notes = describe_columns(table, ignored, comparison.segment)
-        return columns, fields, notes
+        times = [column.name for column in columns if column.role == "timestamp"]
+        axis = fields.time or (times[0] if len(times) == 1 else None)
+        return columns, replace(fields, time=axis), notes
     contract = read_contract(comparison.contract)
     if comparison.segment is not None:
         raise ConfigError("--segment and --contract contradict each other",

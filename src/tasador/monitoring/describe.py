@@ -60,6 +60,9 @@ def describe_columns(
             notes.append(f"{column.name!r} is not watched: more than {MOST_LEVELS} texts")
             continue
         role: ColumnRole | None = "segment" if column.name == segment else None
+        if column.kind == "datetime":
+            role = "timestamp"
+            notes.append(f"{column.name!r} is a time, which moves on: only gaps in it are compared")
         exact = not is_flag(found)  # one file says True, another one true
         kept.append(replace(column, categories=found, role=role, case_sensitive=exact))
     if not kept:

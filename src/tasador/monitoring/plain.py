@@ -152,7 +152,7 @@ def _parquet(location: files.Location, **how: Any) -> Iterator[Any]:
     if not files.is_remote(location):
         yield pq.ParquetFile(str(location), pre_buffer=False, **how)
         return
-    with files.open_read(location) as file:
+    with files.open_read(location, scattered=True) as file:
         yield pq.ParquetFile(file, pre_buffer=True, **how)
 
 
@@ -161,7 +161,7 @@ def _is_parquet(location: files.Location) -> bool:
         raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
     if not files.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
-    with files.open_read(location) as file:
+    with files.open_read(location, scattered=True) as file:
         return file.read(4) == b"PAR1"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError, ValidationError
 from tasador.data.contract import Column
+from tasador.data.encode import MISSING_TEXTS
 from tasador.monitoring.error_model import error_inputs, fit_error_model, residuals
 from tasador.monitoring.plain import Fields, PlainTable, Reader, TableFacts, check_same
 from tasador.monitoring.reference import Profile, Reference, build_reference, sample_places
@@ -272,19 +276,44 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
     ids = [
         key
         for table in tables
-        for batch in table.batches([fields.id])
-        for key in _keys(batch[fields.id])
+        for key in _keys(batch[fields.id] for batch in table.batches([fields.id]))
     ]
     reader = Reader(outcomes, (Column(fields.target, "number"),))
-    keys: list[Any] = []
-    values = []
+    arrays, values = [], []
     for batch in outcomes.batches([fields.id, fields.target]):
-        keys += _keys(batch[fields.id])
+        arrays.append(batch[fields.id])
         values.append(reader.encode(reader.columns[0], batch[fields.target]))
+    keys = _keys(arrays)
+    if set(ids).isdisjoint({*keys} - {None}):
+        ids, keys = _whole_numbers(ids), _whole_numbers(keys)
     joined = join_outcomes(ids, keys, np.concatenate([np.empty(0), *values]))
     return replace(joined, problems=(*joined.problems, *reader.problems()))
 
 
-def _keys(array: Any) -> list[str]:
-    """Return ids as texts: 17 in a Parquet file is 17 in a CSV."""
-    return [str(value) for value in array.to_pylist()]
+_NO_ID = MISSING_TEXTS | {"nat", "<na>"}
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+
+
+def _keys(arrays: Iterable[Any]) -> list[str | None]:
+    """Return a column of ids as texts, None for none: 17 is 17.0 and "17", but "017" is not."""
+    return [_key(value) for array in arrays for value in array.to_pylist()]
+
+
+def _whole_numbers(keys: list[str | None]) -> list[str | None]:
+    """Return texts without their ".0", if all of them have one.
+
+    So pandas writes a column of whole numbers of which some are missing.
+    """
+    whole = [None if key is None else _WHOLE.fullmatch(key) for key in keys]
+    if all(match for key, match in zip(keys, whole, strict=True) if key is not None):
+        return [None if match is None else match[1] for match in whole]
+    return keys
+
+
+def _key(value: Any) -> str | None:
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    elif isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    text = str(value).strip()
+    return None if text.lower() in _NO_ID else text
