@@ -286,18 +286,18 @@ def _same_flags(column: Column, array: Any) -> Any:
     """Return 1 and 0 for true and false in a column of numbers; of flags, the other way round."""
     import pyarrow as pa
 
+    boolean = pa.types.is_boolean(array.type)
     if column.kind in ("number", "integer"):
-        if pa.types.is_boolean(array.type):
+        if boolean:
             return array.cast(pa.uint8())
         first = array.drop_null().slice(0, 1).to_pylist() if _is_text(array.type) else []
         if first and first[0].strip().casefold() in _FLAGS:
-            texts = [None if v is None else v.strip().casefold() for v in array.to_pylist()]
-            if set(texts) <= {*_FLAGS, *MISSING_TEXTS, None}:
-                return pa.array([_FLAGS.get(text or "") for text in texts], pa.float64())
-    elif column.kind == "category" and is_flag(column.categories):
-        if not pa.types.is_boolean(array.type):
-            texts = ["" if v is None else str(v).strip().casefold() for v in array.to_pylist()]
-            return pa.array([_FLAG_WORDS.get(text, text) for text in texts], pa.string())
+            words = [str(v or "").strip().casefold() for v in array.to_pylist()]
+            if set(words) <= {*_FLAGS, *MISSING_TEXTS}:
+                return pa.array([_FLAGS.get(word) for word in words], pa.float64())
+    elif column.kind == "category" and is_flag(column.categories) and not boolean:
+        words = ["" if v is None else str(v).strip().casefold() for v in array.to_pylist()]
+        return pa.array([_FLAG_WORDS.get(word, word) for word in words], pa.string())
     return array
 
 
