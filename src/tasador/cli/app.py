@@ -113,8 +113,11 @@ def run(
         for warning in card.warnings:
             err.print(f"    [yellow]warning:[/] {escape(warning)}")
 
+    def wait(why: str) -> None:
+        err.print(escape(why))
+
     out.print(f"{escape(settings.contract.title)}")
-    outcome = train(settings, tell)
+    outcome = train(settings, tell, on_wait=wait)
     if outcome.outcome is not None:
         origin = outcome.outcome["metrics"]["origin"]
         if origin == "synthetic":

@@ -1,4 +1,4 @@
-"""Standard output and error as they come: in any encoding, closed early, or closed from the start."""
+"""Standard output and error as they come: in any encoding, or closed before all was written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+from pathlib import Path
 
 _HANDLER = "tasador.legible"
 _ALIKE = str.maketrans(
@@ -25,7 +26,7 @@ def accept_any_encoding() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as `>&-` does
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
 
