@@ -117,7 +117,7 @@ def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     settings = WatchSettings(window_s=parse_duration(window), limits=rules)
-    watcher = Watcher(settings, served.source, served.records.url)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
         return watcher.judge()
     finally:

@@ -62,7 +62,7 @@ def watch(
         metrics_host=metrics_host or settings.metrics_host,
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
-    watcher = Watcher(settings, served.source, served.records.url)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
 
     def tell(found: Round) -> None:
         for line in _lines(found):

@@ -40,6 +40,7 @@ class RecordWriter:
         self._committer = Committer(settings, self._queue, self._spool, self._counters)
         self._keeper = Keeper(
             self._spool.folder,
+            settings,
             open_lazily(settings),
             self._counters,
             lambda: self._committer.state == "ok",
