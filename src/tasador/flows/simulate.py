@@ -17,6 +17,7 @@ from tasador.core.progress import progress
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
+from tasador.data.table import ValidatedTable
 from tasador.flows.api_client import ApiClient
 from tasador.flows.scenarios import scenario
 
@@ -90,13 +91,14 @@ def simulate(
         ConfigError: The scenario is unknown, or impossible for this table.
     """
     change = scenario(simulation.scenario)
-    contract = from_dict(client.model_info()["contract"])
-    X, y = _rows(contract, table, workspace)
+    info = client.model_info()
+    contract = from_dict(info["contract"])
+    X, y, origin = _rows(contract, table, workspace, info["model_version"])
     rng = np.random.default_rng(simulation.seed)
     changed = change(contract, X, y)  # refused before anything is sent
     reports = []
     for name in simulation.phases:
-        pool_X, pool_y, told = X, y, "rows as they are"
+        pool_X, pool_y, told = X, y, f"{origin} as they are"
         if name == "changed":
             pool_X, pool_y, told = changed.X, changed.y, changed.told
         picked = rng.integers(0, len(pool_X), simulation.rows)
@@ -109,7 +111,13 @@ def simulate(
     return reports
 
 
-def _rows(contract: TableContract, table: str | None, workspace: Path) -> tuple[Floats, Floats]:
+def _rows(
+    contract: TableContract, table: str | None, workspace: Path, version: str
+) -> tuple[Floats, Floats, str]:
+    """Return rows, their known values, and what rows they are.
+
+    Of the table that the model was trained on, they are those that it was not trained on.
+    """
     from tasador.data.readers import read_table
     from tasador.data.sources import load_table
     from tasador.data.table import Table
@@ -123,7 +131,31 @@ def _rows(contract: TableContract, table: str | None, workspace: Path) -> tuple[
         frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
         found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
     valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
-    return valid.X, valid.y
+    held_out = None if table is not None else _held_out(valid, workspace / "bundles" / version)
+    return (valid.X, valid.y, "rows") if held_out is None else (*held_out, "held-out rows")
+
+
+def _held_out(valid: ValidatedTable, folder: Path) -> tuple[Floats, Floats] | None:
+    """Return the rows that the bundle in `folder` was not trained on; None where that is unknown.
+
+    A row that lacks a value which no training row lacks is left out: it is not as usual.
+    """
+    from tasador.data.split import split_table
+    from tasador.flows.rebuild import settings_of
+    from tasador.registry.bundle import load_bundle
+
+    if not folder.is_dir():
+        return None
+    bundle = load_bundle(folder, check_golden=False)
+    if bundle.manifest.lineage.get("data_hash") != valid.content_hash:
+        return None
+    settings, _ = settings_of(bundle)
+    how = settings.segregate
+    splits = split_table(valid, method=how.method, seed=how.seed, test_share=how.test_share)
+    part = splits.sealed.open("simulate")
+    unusual = np.isnan(part.X) & ~np.isnan(splits.train.X).any(axis=0)
+    usual = ~unusual.any(axis=1)
+    return part.X[usual], part.y[usual]
 
 
 def _phase(

@@ -1,6 +1,5 @@
 """One at a time, also after a holder was killed, and where nothing can be locked."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -87,5 +86,5 @@ def test_a_lock_file_with_anything_in_it_still_locks(tmp_path, text, holder):
 def test_where_nothing_can_be_locked_the_body_runs_with_a_warning(tmp_path, caplog):
     (tmp_path / "run.lock").mkdir()  # what cannot be opened, even by root
     with one_at_a_time(tmp_path / "run.lock", pytest.fail):
-        assert os.path.isdir(tmp_path / "run.lock")
+        assert (tmp_path / "run.lock").is_dir()
     assert "cannot be locked" in caplog.text
