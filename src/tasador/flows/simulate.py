@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import ServingError
+from tasador.core.errors import DataError, ServingError, StorageError
 from tasador.core.progress import progress
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
-from tasador.data.table import ValidatedTable
 from tasador.flows.api_client import ApiClient
 from tasador.flows.scenarios import scenario
 
@@ -124,6 +123,9 @@ def _rows(
     from tasador.data.validate import validate_table
 
     if table is None:
+        held_out = _held_out(workspace, version)
+        if held_out is not None:
+            return *held_out, "held-out rows"
         found = load_table(
             contract, workspace / "data", timeout_s=5.0, attempts=1, offline=True, seed=42
         )
@@ -131,26 +133,28 @@ def _rows(
         frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
         found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
     valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
-    held_out = None if table is not None else _held_out(valid, workspace / "bundles" / version)
-    return (valid.X, valid.y, "rows") if held_out is None else (*held_out, "held-out rows")
+    return valid.X, valid.y, "rows"
 
 
-def _held_out(valid: ValidatedTable, folder: Path) -> tuple[Floats, Floats] | None:
-    """Return the rows that the bundle in `folder` was not trained on; None where that is unknown.
+def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
+    """Return the rows that a bundle of the workspace was not trained on; None without it.
 
     A row that lacks a value which no training row lacks is left out: it is not as usual.
     """
     from tasador.data.split import split_table
+    from tasador.flows.judge import reference_table
     from tasador.flows.rebuild import settings_of
     from tasador.registry.bundle import load_bundle
 
+    folder = workspace / "bundles" / version
     if not folder.is_dir():
         return None
     bundle = load_bundle(folder, check_golden=False)
-    if bundle.manifest.lineage.get("data_hash") != valid.content_hash:
+    try:
+        valid = reference_table(bundle, workspace / "data")
+    except (KeyError, DataError, StorageError):  # not the table's machine
         return None
-    settings, _ = settings_of(bundle)
-    how = settings.segregate
+    how = settings_of(bundle)[0].segregate
     splits = split_table(valid, method=how.method, seed=how.seed, test_share=how.test_share)
     part = splits.sealed.open("simulate")
     unusual = np.isnan(part.X) & ~np.isnan(splits.train.X).any(axis=0)
