@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +27,7 @@ from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.score import score
 from tasador.cli.serve import serve
+from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
 from tasador.cli.ui import ui
 from tasador.cli.up import up
 from tasador.cli.use import use
@@ -123,8 +123,11 @@ def run(
         for warning in card.warnings:
             err.print(f"    [yellow]warning:[/] {escape(warning)}")
 
+    def wait(why: str) -> None:
+        err.print(escape(why))
+
     out.print(f"{escape(settings.contract.title)}")
-    outcome = train(settings, tell)
+    outcome = train(settings, tell, on_wait=wait)
     if outcome.outcome is not None:
         origin = outcome.outcome["metrics"]["origin"]
         if origin == "synthetic":
@@ -297,6 +300,7 @@ records.register(app)
 
 def main() -> None:
     """Run the command line; every error that is ours ends without a traceback."""
+    accept_any_encoding()
     try:
         code = app(standalone_mode=False) or 0
         if code == INTERRUPTED_EXIT_CODE:  # what typer makes of Ctrl-C
@@ -316,13 +320,12 @@ def main() -> None:
         err.print("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
-        _drop_output()  # the reader, such as `head`, has gone: nothing to say, as typer does it
-        sys.exit(TasadorError.exit_code)
+        sys.exit(TasadorError.exit_code)  # the reader, such as `head`, has gone: nothing to say
     except OSError as error:
         refused = storage_error(error)
         if refused is None:
             raise
-        _drop_output()
+        drop_what_is_not_taken()
         _fail(refused)
     except Exception as error:
         # Typer's own usage errors know how to show themselves.
@@ -331,11 +334,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             _fail(ConfigError(error.format_message()))  # type: ignore[attr-defined]
         raise
-
-
-def _drop_output() -> None:
-    """Let the interpreter's own flush at its end go nowhere, since the output takes no more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        drop_what_is_not_taken()
 
 
 def _fail(error: TasadorError) -> None:

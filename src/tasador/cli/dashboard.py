@@ -41,6 +41,9 @@ def dashboard(verdict: Verdict) -> RenderableType:
     )
     if verdict.begins:
         head.append(f"\n{verdict.begins} to {verdict.ends}", "dim")
+    for found in verdict.of_check("input"):
+        if found.subject == "outcomes" and "joined" in found.numbers:
+            head.append(f"\n{found.reason}", _STYLE[found.level])
     parts: list[RenderableType] = [head, "", _checks(verdict)]
     if verdict.drift:
         parts += ["", _drift(verdict.drift)]

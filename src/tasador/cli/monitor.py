@@ -118,7 +118,7 @@ def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
     if line := unasked(served.source):
         note(line)
     settings = WatchSettings(window_s=parse_duration(window), limits=rules)
-    watcher = Watcher(settings, served.source, served.records.url)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
         return watcher.judge()
     finally:

@@ -14,7 +14,7 @@ from tasador.data.target_check import TargetBounds
 from tasador.monitoring.describe import describe_columns
 from tasador.monitoring.judge import judge_tally
 from tasador.monitoring.parts import count_files, look_at_all
-from tasador.monitoring.plain import Fields, PlainTable
+from tasador.monitoring.plain import Fields, PlainTable, common_precision
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.tables import read_reference
 from tasador.monitoring.verdict import Verdict
@@ -69,7 +69,10 @@ def monitor_files(
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
-    compared = read_reference(before, columns, _available(fields, before), learn_errors=learn)
+    compared = read_reference(
+        before, columns, _available(fields, before), learn_errors=learn,
+        precision=common_precision([before, *now]),
+    )  # fmt: skip
     if contract is not None:
         bounds = TargetBounds.of(contract.target)
         compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
@@ -109,7 +112,9 @@ def _columns(
     if contract is None:
         ignored = set(fields.named().values())
         columns, notes = describe_columns(table, ignored, comparison.segment)
-        return columns, fields, notes
+        times = [column.name for column in columns if column.role == "timestamp"]
+        axis = fields.time or (times[0] if len(times) == 1 else None)
+        return columns, replace(fields, time=axis), notes
     if comparison.segment is not None:
         raise ConfigError("--segment and --contract contradict each other",
                           remedy="give the column the role `segment` in the contract")  # fmt: skip

@@ -136,15 +136,22 @@ def _of_column(drift: ColumnDrift) -> Finding:
 
 
 def _separation(tally: Tally, rules: Rules) -> tuple[Separation | None, str]:
-    p = len(tally.reference.columns)
-    window = tally.rows.rows()[:, :p]
+    looked_at = _looked_at_together(tally.reference)
+    if not looked_at:
+        return None, "there is nothing but the rows' time"
+    window = tally.rows.rows()[:, looked_at]
     fewest = min(len(window), len(tally.reference.rows))
     if fewest < max(FEWEST_ROWS, rules.min_rows):
         return None, f"{fewest} rows are too few for it, at least {FEWEST_ROWS} are needed"
     try:
-        return separate(tally.reference.rows, window), ""
+        return separate(tally.reference.rows[:, looked_at], window), ""
     except ImportError:
         return None, f"it needs LightGBM: {install_command('train')}"
+
+
+def _looked_at_together(reference: Reference) -> list[int]:
+    """Return the places of the columns; without the rows' time, by which any two windows differ."""
+    return [i for i, column in enumerate(reference.columns) if column.role != "timestamp"]
 
 
 def _together(
@@ -160,7 +167,8 @@ def _together(
     level: Level = "ok"
     if p <= rules.chance and auc >= rules.auc_warn:
         level = "alert" if auc >= rules.auc_alert else "warn"
-    most = [tally.reference.names[i] for i in np.argsort(-separation.importance)[:3]]
+    names = [tally.reference.names[i] for i in _looked_at_together(tally.reference)]
+    most = [names[i] for i in np.argsort(-separation.importance)[:3]]
     text = f"a classifier tells the window from the reference with an AUC of {auc:.3f}"
     if level != "ok":
         text += f", most by {', '.join(most)}"

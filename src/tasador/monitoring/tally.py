@@ -131,7 +131,7 @@ class Tally:
         """
         if window.columns != self.reference.names:
             raise ValueError(f"columns {window.columns}, expected {self.reference.names}")
-        window = self._with_possible_outcomes(window)
+        window = self._in_double(self._with_possible_outcomes(window))
         place = self.first + self.n
         self.note(window.problems)
         self.n += len(window)
@@ -144,6 +144,17 @@ class Tally:
             self.columns[i] += part
         self._add_answers(window, ok)
         self._add_samples(window, place, ok)
+
+    def _in_double(self, window: Window) -> Window:
+        """Put back what became of the reference's values in float32: see `Grid.in_double`."""
+        changed: Floats | None = None
+        for i, profile in enumerate(self.reference.profiles):
+            given = window.X[:, i]
+            values = profile.grid.in_double(given)
+            if values is not given:
+                changed = window.X.copy(order="F") if changed is None else changed
+                changed[:, i] = values
+        return window if changed is None else replace(window, X=changed)
 
     def note(self, problems: Sequence[Finding]) -> None:
         """Add what was found wrong with all rows so far."""
@@ -195,7 +206,8 @@ class Tally:
             self.answered += int(finite.sum())
             self.not_finite += int((~finite).sum())
         if reference.prediction is not None and finite.any():
-            seen, given = reference.prediction.summary, prediction[finite]
+            seen = reference.prediction.summary
+            given = reference.prediction.grid.in_double(prediction[finite])
             self.prediction = _plus(self.prediction, given, reference.prediction)
             self.estimates_outside += int(((given < seen.low) | (given > seen.high)).sum())
         known = np.isfinite(actual)

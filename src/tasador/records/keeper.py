@@ -14,12 +14,15 @@ from tasador.records.counters import Counters
 from tasador.records.database import Database
 from tasador.records.insertion import insert_records
 from tasador.records.refused import RefusedBuffer
+from tasador.records.retention import prune_in_turn
+from tasador.records.settings import RecordSettings
 from tasador.records.spool import adopt
 from tasador.records.targets import keep_target
 
 _log = logging.getLogger(__name__)
 _MAINTAIN_S = 0.5
 _LOOK_S = 2.0
+_PRUNE_S = 600.0
 
 
 def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
@@ -50,6 +53,7 @@ class Keeper:
 
     Args:
         folder: The spool folder.
+        settings: For how long things are kept.
         database: A connection of its own; closed at the end.
         counters: Told what happened.
         allowed: Whether the database is thought to be there.
@@ -59,12 +63,14 @@ class Keeper:
     def __init__(
         self,
         folder: Path,
+        settings: RecordSettings,
         database: Database,
         counters: Counters,
         allowed: Callable[[], bool],
         refused: RefusedBuffer,
     ) -> None:
         self._folder = folder
+        self._settings = settings
         self._database = database
         self._counters = counters
         self._allowed = allowed
@@ -92,7 +98,7 @@ class Keeper:
             self._thread.join(0.5)
 
     def _run(self) -> None:
-        looked = -1e9
+        looked = pruned = -1e9
         while not self._closing.is_set():
             if self._allowed():
                 try:
@@ -104,6 +110,9 @@ class Keeper:
                     if time.monotonic() - looked >= _LOOK_S:
                         looked = time.monotonic()
                         self._look()
+                    if time.monotonic() - pruned >= _PRUNE_S:
+                        pruned = time.monotonic()
+                        prune_in_turn(self._database, self._settings)
                 except (StorageError, OSError) as error:
                     self._counters.note(error)
             self._closing.wait(_MAINTAIN_S)

@@ -27,7 +27,6 @@ _MOST_WAITING = 10_000
 #: Rows that wait in memory: what one transaction writes between those of accepted requests.
 _MOST_ROWS = 100
 _DAY_S = 86_400.0
-_PRUNE_S = 3600.0
 #: Under this field stand the numbers of rows, by what was done with them.
 _ROWS = ""
 
@@ -106,7 +105,7 @@ class RefusedBuffer:
     written stay for the next try.
 
     Args:
-        settings: How many rows are kept, and for how long.
+        settings: How many rows a day are kept.
     """
 
     def __init__(self, settings: RecordSettings) -> None:
@@ -117,7 +116,6 @@ class RefusedBuffer:
         self._rows: list[RefusedRow] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._span = 0.0
-        self._pruned = -_PRUNE_S
 
     def add(self, refusal: Refusal) -> None:
         """Take a refusal; bounded in time and memory."""
@@ -153,7 +151,7 @@ class RefusedBuffer:
             self._counts[key] += number
 
     def flush(self, database: Database) -> None:
-        """Bring what waits into the database, and delete what is too old.
+        """Bring what waits into the database.
 
         Raises:
             StorageError: The database is away; what waits stays.
@@ -165,7 +163,6 @@ class RefusedBuffer:
         try:
             if counts:
                 self._write(database, counts, examples, rows)
-            self._prune(database)
         except BaseException:
             with self._lock:
                 for key, number in counts.items():
@@ -200,18 +197,6 @@ class RefusedBuffer:
                     "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     row._replace(client=_text(row.client), causes=_causes(row)),  # type: ignore[arg-type]
                 )
-
-    def _prune(self, database: Database) -> None:
-        now = clock.seconds()
-        if now - self._pruned >= _PRUNE_S:
-            prune_refused(database, now - self._settings.refused_days * _DAY_S)
-            self._pruned = now
-
-
-def prune_refused(database: Database, before: float) -> int:
-    """Delete what was refused before `before`; returns how many kept rows that were."""
-    database.change("DELETE FROM refused WHERE time < ?", (before,))
-    return database.change("DELETE FROM refused_rows WHERE time < ?", (before,))
 
 
 def read_refused(

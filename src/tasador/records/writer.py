@@ -44,6 +44,7 @@ class RecordWriter:
         self._refused = RefusedBuffer(settings)
         self._keeper = Keeper(
             self._spool.folder,
+            settings,
             open_lazily(settings),
             self._counters,
             lambda: self._committer.state == "ok",

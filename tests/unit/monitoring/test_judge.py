@@ -227,3 +227,21 @@ def test_known_values_that_the_target_cannot_have_are_left_out_and_named(
     kept = replace(rows, actual=np.where(sentinel < 2, np.nan, rows.actual))
     clean = judge(reference, kept, together=False)
     assert judged.figures == clean.figures
+
+
+def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
+    import orjson
+
+    from tasador.monitoring.verdict import in_short
+
+    text = judge(reference, changed("area", lambda x: x * 2)).to_json()
+    whole, short = orjson.loads(text), in_short(orjson.loads(text))
+    assert len(orjson.dumps(short)) < len(orjson.dumps(whole)) / 3
+    assert (short["level"], short["rows"], short["by_check"]) == (
+        whole["level"], whole["rows"], whole["by_check"],
+    )  # fmt: skip
+    psi = {one["name"]: one["psi"] for one in whole["drift"] if one["psi"] is not None}
+    assert {one["name"]: one["psi"] for one in short["drift"]} == pytest.approx(psi, rel=1e-4)
+    alerts = [f["subject"] for f in whole["findings"] if f["level"] in ("warn", "alert")]
+    assert alerts
+    assert [f["subject"] for f in short["findings"]] == alerts

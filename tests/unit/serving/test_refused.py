@@ -14,6 +14,7 @@ from tasador.monitoring.refused import judge_refused
 from tasador.monitoring.rules import Rules
 from tasador.records.database import Database
 from tasador.records.refused import Refusal, RefusedBuffer, RefusedCounts, kept_rows, read_refused
+from tasador.records.retention import Retention
 from tasador.records.settings import RecordSettings
 
 CSV = {"content-type": "text/csv"}
@@ -180,7 +181,8 @@ def test_a_flood_of_one_cause_is_kept_bounded_and_leaves_space_for_another(tmp_p
 def test_no_more_rows_a_day_are_kept_than_the_setting_says(tmp_path, monkeypatch) -> None:
     now = 86_400.0 * 20_000
     monkeypatch.setattr("tasador.core.clock.seconds", lambda: now)
-    buffer = RefusedBuffer(RecordSettings(refused_per_day=25, refused_days=2))
+    settings = RecordSettings(refused_per_day=25, keep_refused_days=2)
+    buffer = RefusedBuffer(settings)
     with Database(f"sqlite:///{tmp_path}/r.db") as database:
         for _ in range(8):
             buffer.add(refusal(1, rows=10))
@@ -190,6 +192,7 @@ def test_no_more_rows_a_day_are_kept_than_the_setting_says(tmp_path, monkeypatch
         now += 3 * 86_400.0
         buffer.add(refusal(1))
         buffer.flush(database)
+        Retention(database, settings).delete()
         assert len(list(kept_rows(database, 0.0, now + 1, 1000))) == 1  # the old ones are gone
         assert read_refused(database, 0.0, now + 1).refused == 1
 
