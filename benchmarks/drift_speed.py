@@ -80,6 +80,7 @@ NANNYML = (
 import warnings; warnings.filterwarnings("ignore")
 import logging; logging.disable(logging.CRITICAL)
 import pandas as pd, nannyml
+from isolation import isolate
 imported = time.perf_counter() - started
 a, b = pd.read_parquet(sys.argv[1]), pd.read_parquet(sys.argv[2])
 ready, ready_cpu = time.perf_counter(), time.process_time()
@@ -225,4 +226,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -39,6 +39,7 @@ NAMES = ("mae", "mape", "within_10")
 DLE = """
 import sys, warnings, logging; warnings.filterwarnings("ignore"); logging.disable(logging.CRITICAL)
 import pandas as pd, nannyml
+from isolation import isolate
 a, b = pd.read_parquet(sys.argv[1]), pd.read_parquet(sys.argv[2])
 features = [c for c in a.columns if c not in ("actual", "predicted")]
 dle = nannyml.DLE(feature_column_names=features, y_pred="predicted", y_true="actual",
@@ -162,4 +163,5 @@ def report(
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())
