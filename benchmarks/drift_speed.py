@@ -26,6 +26,7 @@ import polars as pl
 
 from figures import Figures
 from inputs import real_table
+from isolation import isolate
 from peer_environments import peer_python
 
 _MEASURED = """
@@ -80,7 +81,6 @@ NANNYML = (
 import warnings; warnings.filterwarnings("ignore")
 import logging; logging.disable(logging.CRITICAL)
 import pandas as pd, nannyml
-from isolation import isolate
 imported = time.perf_counter() - started
 a, b = pd.read_parquet(sys.argv[1]), pd.read_parquet(sys.argv[2])
 ready, ready_cpu = time.perf_counter(), time.process_time()

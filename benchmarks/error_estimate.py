@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from inputs import housing
+from isolation import isolate
 from peer_environments import peer_python
 from tasador.data.contract import TableContract
 from tasador.metrics.regression import METRICS
@@ -39,7 +40,6 @@ NAMES = ("mae", "mape", "within_10")
 DLE = """
 import sys, warnings, logging; warnings.filterwarnings("ignore"); logging.disable(logging.CRITICAL)
 import pandas as pd, nannyml
-from isolation import isolate
 a, b = pd.read_parquet(sys.argv[1]), pd.read_parquet(sys.argv[2])
 features = [c for c in a.columns if c not in ("actual", "predicted")]
 dle = nannyml.DLE(feature_column_names=features, y_pred="predicted", y_true="actual",

@@ -27,8 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_ROOT / ".github" / "scripts"), str(_ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".github" / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from smoke_test import call, row_of, wait_until_ready
 
 from isolation import isolate
