@@ -27,6 +27,7 @@ from tasador.data.profile import reference_profile
 from tasador.data.table import Table
 from tasador.data.validate import validate_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
+from tasador.flows.chosen import BundleChoice
 from tasador.flows.explain import to_lines
 from tasador.flows.predict import predict_rows, to_csv
 from tasador.flows.score_batches import BatchScorer
@@ -160,7 +161,7 @@ def by_file(bundle: ModelBundle, row: dict[str, Any], folder: Path) -> Any:
         writer = csv.writer(out)
         writer.writerow(row)
         writer.writerow(row.values())
-    return predict_rows(str(file), bundle=bundle.folder, workspace=folder).rows[0].valuation
+    return predict_rows(str(file), BundleChoice(folder, bundle.folder)).rows[0].valuation
 
 
 def by_service(bundle: ModelBundle, row: dict[str, Any], _: Path) -> Any:
@@ -193,7 +194,7 @@ ROADS: dict[str, Callable[[ModelBundle, dict[str, Any], Path], Any]] = {
     ),
     "a CSV": by_file,
     "JSON": lambda bundle, row, folder: (
-        predict_rows(json.dumps(row, default=str), bundle=bundle.folder, workspace=folder)
+        predict_rows(json.dumps(row, default=str), BundleChoice(folder, bundle.folder))
         .rows[0].valuation
     ),
     "score": by_batch,
@@ -309,10 +310,10 @@ def test_a_column_there_twice_is_refused_by_mlflow_and_files(
     file = tmp_path / "rows.csv"
     file.write_text(",".join([*GOOD, "área"]) + "\n" + ",".join(map(str, [*GOOD.values(), 1])))
     with pytest.raises(ValidationError, match="'área' is there 2 times"):
-        predict_rows(str(file), bundle=bundle.folder, workspace=tmp_path)
+        predict_rows(str(file), BundleChoice(tmp_path, bundle.folder))
     twice = json.dumps(GOOD)[:-1] + ', "rooms": 4}'
     with pytest.raises(TasadorError, match="'rooms' is given twice"):
-        predict_rows(twice, bundle=bundle.folder, workspace=tmp_path)
+        predict_rows(twice, BundleChoice(tmp_path, bundle.folder))
 
 
 def run(folder: Path, *words: str) -> tuple[int, str, str]:
@@ -362,10 +363,10 @@ def test_a_file_of_bad_rows_only_is_an_error(bundle: ModelBundle, tmp_path: Path
 
 def test_ids_and_inputs_are_handed_on_when_asked(bundle: ModelBundle, tmp_path: Path) -> None:
     rows = json.dumps([{**GOOD, "ref": 7}, {**GOOD, "town": "Madrid", "ref": 8}])
-    found = predict_rows(rows, bundle=bundle.folder, workspace=tmp_path, keep=["inputs"])
+    found = predict_rows(rows, BundleChoice(tmp_path, bundle.folder), keep=["inputs"])
     lines = list(csv.DictReader(to_csv(found).splitlines()))
     assert [line["ref"] for line in lines] == ["7", "8"]
     assert [line["sold"] for line in lines] == ["2024-05-01"] * 2
     assert [row.number for row in found.refused] == [2]
     with pytest.raises(TasadorError, match="no column 'nobody' to hand on"):
-        predict_rows(rows, bundle=bundle.folder, workspace=tmp_path, keep=["nobody"])
+        predict_rows(rows, BundleChoice(tmp_path, bundle.folder), keep=["nobody"])

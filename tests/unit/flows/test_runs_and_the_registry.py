@@ -59,7 +59,8 @@ def test_a_registry_gets_a_version_of_a_bundle_once_and_the_first_becomes_champi
         said = run(uri)
         assert "registered: models:/houses_model/1" in said
         assert "champion: version 1 (the first model trained on real rows; passed" in said
-        assert "next: tasador up" in said
+        if uri != registry_server.uri:  # which holds models of other tests too
+            assert "next: tasador up" in said
         assert "champion: version 1, this very bundle" in run(uri)
         assert [one.number for one in list_versions(uri, MODEL)] == ["1"]
         assert list_versions(uri, MODEL)[0].aliases == ("champion", "staging")

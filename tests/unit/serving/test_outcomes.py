@@ -75,7 +75,7 @@ def test_the_store_refuses_what_a_models_target_cannot_be_whoever_sends_it(
         answers = store.add_outcomes(sent)
         # nothing is known of the other model's target
         assert [answer.status for answer in answers] == ["invalid", "accepted", "accepted"]
-        assert answers[0].reason.startswith("actual: expected a number in [1, 1e+06] (USD), got")
+        assert answers[0].reason.startswith("actual: expected a number in [1, 1000000] (USD), got")
         assert store.count_outcomes(0.0, 1e12) == 2
 
 
@@ -95,7 +95,7 @@ def test_a_file_of_outcomes_is_read_as_every_table_is_and_each_wrong_row_is_name
         assert done.counts == {"accepted": len(right), "invalid": len(texts) + 3}
         said = {problem.line: problem.reason for problem in done.problems}
         assert set(said) == {*range(2, len(texts) + 2), *range(len(names) + 2, len(names) + 5)}
-        assert said[2] == "actual: expected a number in [1, 1e+06] (USD), got -1.0"
+        assert said[2] == "actual: expected a number in [1, 1000000] (USD), got -1.0"
         assert said[8] == "actual is not a number: '1_000'"
         assert "expected a time that has come, got 2999-01-01" in said[len(names) + 2]
         assert "a date with hyphens" in said[len(names) + 3]
