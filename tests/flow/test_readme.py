@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -41,6 +42,7 @@ def tasador(folder: Path, line: str, *extra: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, "-m", "tasador.cli.app", *words[1:], *extra],
         cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "COLUMNS": "200"},  # a narrow table folds names
     )  # fmt: skip
 
 
