@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import stamina
+
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
     BundleError,
@@ -99,8 +101,6 @@ def call_again(
     Raises:
         Exception: What the last attempt raised.
     """
-    import stamina
-
     made = 0
 
     def worthwhile(error: Exception) -> bool:
