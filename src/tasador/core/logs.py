@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tasador.core import clock
 
@@ -95,6 +95,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error at the time, since a program may replace and close it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The stream to write to."""
+        return sys.stderr
+
+
 def configure_logs(
     level: str = "WARNING", *, as_json: bool = False, others: Sequence[str] = ()
 ) -> None:
@@ -107,7 +119,7 @@ def configure_logs(
         as_json: Whether machines read it.
         others: Loggers whose warnings come out in the same form.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logger = logging.getLogger("tasador")
     logger.handlers[:] = [handler]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import pickle
@@ -64,6 +65,18 @@ def test_logs_can_be_json(capsys: pytest.CaptureFixture[str]) -> None:
         logger.handlers[:], logger.level, logger.propagate = before
     assert (entry["level"], entry["message"]) == ("error", "it broke")
     assert "ValueError: why" in entry["exception"]
+
+
+def test_log_lines_go_to_what_is_standard_error_when_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", first)
+    logs.configure_logs("INFO")
+    monkeypatch.setattr("sys.stderr", second)
+    first.close()
+    logging.getLogger("tasador.x").info("still here")
+    assert second.getvalue() == "INFO tasador.x: still here\n"
 
 
 def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
