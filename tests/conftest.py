@@ -37,7 +37,7 @@ pytest_plugins = [
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    """Commands that run in this process configure logging for all of it; the next test starts anew."""
+    """Commands that run in this process configure its logging; the next test starts afresh."""
     logger = logging.getLogger("tasador")
     before = logger.handlers[:], logger.level, logger.propagate
     yield
