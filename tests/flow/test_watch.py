@@ -267,7 +267,8 @@ def test_following_a_simulation_shows_what_the_watcher_saw(server, table) -> Non
 
     client = ApiClient(server.url)
     lines: list[str] = []
-    watching = watcher(server, interval_s=0.5, window_s=2.0)
+    # longer than a loaded machine takes for a phase and the verdicts on it
+    watching = watcher(server, interval_s=0.5, window_s=8.0)
     thread = threading.Thread(target=watching.run)
     thread.start()
     try:
