@@ -37,7 +37,8 @@ Model = Annotated[
 By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 _COLUMNS = (
-    "version", "aliases", "status", "origin", "MAPE", "within 10%", "registered", "bundle",
+    "version", "release", "aliases", "status", "origin", "MAPE", "within 10%", "registered",
+    "bundle",
 )  # fmt: skip
 Set = Annotated[
     list[str] | None,
@@ -77,8 +78,8 @@ def models(
         tags = version.tags
         figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
         table.add_row(
-            version.number, escape(", ".join(version.aliases)), escape(version.status),
-            escape(tags.get("origin", "")), *figures, moment(version.created),
+            version.number, version.release, escape(", ".join(version.aliases)),
+            escape(version.status), escape(tags.get("origin", "")), *figures, moment(version.created),
             escape(version.bundle),
         )  # fmt: skip
     out.print(table)
@@ -86,7 +87,7 @@ def models(
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
     force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
     reason: Reason = "",
@@ -109,7 +110,7 @@ def promote(
 
 
 def compare(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     against: Annotated[str, typer.Argument(help="The version to hold it against.")] = "champion",
     as_json: AsJson = False,
     set_: Set = None,
@@ -136,7 +137,7 @@ def compare(
 
 
 def reject(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
     by: By = None,
     workspace: Workspace = Path("workspace"),
@@ -202,7 +203,7 @@ def retrain(
 
 
 def reproduce(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
     records: Records = None,

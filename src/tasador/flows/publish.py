@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
-from tasador.flows.model_card_page import FILES
+from tasador.flows.model_files import MODEL_FILES, write_model_files
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
-from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.manifest import Manifest
+from tasador.registry.metadata import as_texts, model_metadata
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
-
-_ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
+from tasador.registry.release import next_release, stamp_release
+from tasador.registry.verify import SIGNATURE
 
 
 def tracking_uri(state: RunState) -> str:
@@ -63,14 +66,14 @@ def _register(state: RunState, cards: list[Card], uri: str) -> str:
 
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
     bundle = load_bundle(state.bundles / outcome["folder"])
-    _sign(bundle.folder, state.settings.tracking.signing_key)
     try:
+        manifest = _released(state, bundle, uri)
         version = register_bundle(
             bundle.folder,
             tracking_uri=uri,
             experiment=state.settings.tracking.experiment,
             model_name=contract.model_name,
-            run=_run(state, cards, bundle.manifest.content_hash),
+            run=_run(state, cards, manifest),
             alias=state.settings.register.alias,
             artifact_root=state.workspace.resolve() / "mlartifacts",
         )
@@ -84,6 +87,20 @@ def _register(state: RunState, cards: list[Card], uri: str) -> str:
     return version.uri
 
 
+def _released(state: RunState, bundle: ModelBundle, uri: str) -> Manifest:
+    """Give the bundle its release, sign it where a key is configured, bring the files up to it."""
+    from tasador.registry.mlflow_versions import registered_versions
+
+    key = state.settings.tracking.signing_key
+    release = next_release(bundle.manifest, registered_versions(uri, bundle.manifest.name))
+    if key is None and (bundle.folder / SIGNATURE).exists():
+        return replace(bundle.manifest, release=release)  # its signature covers the manifest
+    manifest = stamp_release(bundle.folder, release)
+    _sign(bundle.folder, key)
+    write_model_files(state)
+    return manifest
+
+
 def _sign(folder: Path, key: str | None) -> None:
     """Sign the bundle, where a key is configured."""
     if key is None:
@@ -94,7 +111,7 @@ def _sign(folder: Path, key: str | None) -> None:
     sign_bundle(folder, Path(key), password.encode() if password else None)
 
 
-def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
+def _run(state: RunState, cards: list[Card], manifest: Manifest) -> MlflowRun:
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
     metrics, search = outcome["metrics"], needed(state.search, "select")
     other = {f"random_cv.{k}": v for k, v in metrics["random_cv"].items()}
@@ -110,7 +127,8 @@ def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
         origin=needed(state.origin, "download"),
         source=needed(state.source, "download"),
         data_hash=needed(state.content_hash, "download"),
-        content_hash=content_hash,
+        content_hash=manifest.content_hash,
+        tags=as_texts(model_metadata(manifest)),
         code_commit=code_commit(),
         unit=contract.target.unit,
         test_metrics={
@@ -125,7 +143,7 @@ def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
         params={"family": outcome["family"], **outcome["params"]},
         artifacts=tuple(
             state.run_folder / name
-            for name in (*_ARTIFACTS, *(["trial_runs.json"] if state.trial_runs else []))
+            for name in (*MODEL_FILES, *(["trial_runs.json"] if state.trial_runs else []))
         ),
         steps=tuple(_step(state, card) for card in cards),
     )

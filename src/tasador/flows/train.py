@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasador.config.compose import to_yaml
 from tasador.config.settings import RunSettings
 from tasador.core import clock
 from tasador.core.engine import check_engine
 from tasador.core.errors import BundleError, StorageError
-from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
-from tasador.flows.model_card_page import FILES
+from tasador.flows.model_files import write_model_files
 from tasador.flows.publish import publish
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
-from tasador.flows.state import RunState, StoredTable, needed, save_json
+from tasador.flows.state import RunState, StoredTable, save_json
 from tasador.flows.steps import STEPS, Step
 from tasador.flows.trial_records import check_recording
 from tasador.selection.search import wanted_candidates
@@ -178,30 +176,9 @@ def _leave(state: RunState) -> tuple[str, ...]:
     """Write the run's own files, once everything has been decided."""
     if state.outcome is None:
         return ()
-    outcome = state.outcome
-    save_json(state.run_folder / "metrics.json", outcome["metrics"])
-    write_text(state.run_folder / "best_params.yaml", to_yaml(outcome["params"]))
-    for name in FILES:
-        write_bytes(
-            state.run_folder / name, (needed(state.documents, "register") / name).read_bytes()
-        )
+    write_model_files(state)
     if state.trial_runs:
         save_json(state.run_folder / "trial_runs.json", state.trial_runs)
-    write_text(
-        state.run_folder / "model_config.yaml",
-        to_yaml(
-            {
-                "model_name": state.settings.contract.model_name,
-                "version": outcome["version"],
-                "family": outcome["family"],
-                "params": outcome["params"],
-                "target_transform": state.settings.contract.target.transform,
-                "origin": state.origin,
-                "data_hash": state.content_hash,
-                "bundle": outcome["folder"],
-            }
-        ),
-    )
     return sample_valuation(state)
 
 

@@ -31,10 +31,7 @@ class MlflowVersions:
 
     def all(self) -> list[ModelVersion]:
         with self._client() as client:
-            aliases = _aliases(client, self.name)
-            found = _pages(client.search_model_versions, f"name = '{self.name}'")
-            versions = [_plain(one, aliases) for one in found]
-        return sorted(versions, key=lambda version: -int(version.number))
+            return _newest_first(client, self.name, _aliases(client, self.name))
 
     def aliases(self) -> dict[str, str]:
         with self._client() as client:
@@ -92,6 +89,21 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
             remedy="register one with tasador run",
         )
     return MlflowVersions(uri, str(name))
+
+
+def registered_versions(uri: str, name: str) -> list[ModelVersion]:
+    """Return every version of the model `name`, the newest first; none when it is not registered.
+
+    Raises:
+        RegistryError: The registry cannot be reached or refuses.
+    """
+    with open_client(uri) as client:
+        return _newest_first(client, name, {})
+
+
+def _newest_first(client: Any, name: str, aliases: dict[str, str]) -> list[ModelVersion]:
+    found = _pages(client.search_model_versions, f"name = '{name}'")
+    return sorted((_plain(one, aliases) for one in found), key=lambda one: -int(one.number))
 
 
 def _pages(search: Any, query: str | None) -> Iterator[Any]:
