@@ -95,7 +95,7 @@ dashboards: $(VENV)/.dev ## Write the Grafana dashboards again
 
 lock: $(VENV)/bin/uv ## Resolve the requirements again (ARGS="--upgrade-package NAME")
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group build --group audit --generate-hashes \
-		--no-strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --universal -q -p 3.11 \
+		--no-strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --universal --fork-strategy fewest -q -p 3.11 \
 		$(ARGS) -o $(LOCK)
 
 clean: ## Remove the environment and the caches, not the workspace
