@@ -15,6 +15,15 @@ import tasador
 from tasador.cli import bundles, models, records
 from tasador.cli.canary import canary_app
 from tasador.cli.keys import keys
+from tasador.cli.model_choice import (
+    Alias,
+    BundleFolder,
+    Model,
+    Registry,
+    Version,
+    Workspace,
+    note,
+)
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.score import score
@@ -42,8 +51,6 @@ app = typer.Typer(
 _MOST_ASSUMED = 40
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
 
 
 def _show_version(value: bool) -> None:
@@ -143,16 +150,20 @@ def _headline(entry: dict[str, object]) -> str:
 @app.command()
 def predict(
     rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; by default the newest.")
-    ] = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here.")] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
-    """Value the rows of a file, or one row given as JSON."""
+    """Value the rows of a file, or one row given as JSON, by the champion."""
+    from tasador.flows.chosen import BundleChoice
     from tasador.flows.predict import predict_rows, to_csv, to_json
 
-    predicted = predict_rows(rows, bundle=bundle, workspace=workspace)
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    predicted = predict_rows(rows, choice, note)
     if predicted.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     if output is None:
@@ -167,17 +178,21 @@ def predict(
 @app.command()
 def explain(
     row: Annotated[str, typer.Argument(help="One row as JSON text.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; by default the newest.")
-    ] = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
     comparables: Annotated[int, typer.Option(min=0, max=64, help="How many to name.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Say why one row is worth what it is: each feature's part, and the comparables."""
+    from tasador.flows.chosen import BundleChoice
     from tasador.flows.explain import explain_row, to_json, to_lines
 
-    found = explain_row(row, bundle=bundle, workspace=workspace, comparables=comparables)
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    found = explain_row(row, choice, comparables=comparables, tell=note)
     if as_json:
         sys.stdout.write(to_json(found))
         return

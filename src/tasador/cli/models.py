@@ -32,7 +32,7 @@ Records = Annotated[
     str | None, typer.Option(help="URL of the records' database; by default the workspace's.")
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Registered model; by default the only one there is.")
+    str | None, typer.Option(help="Registered model; by default the one that is in use.")
 ]
 By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
@@ -48,7 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (models, promote, reject, rollback, compare, retrain, reproduce, history):
+    for command in (models, use, promote, reject, rollback, compare, retrain, reproduce, history):
         app.command()(command)
 
 
@@ -59,30 +59,54 @@ def models(
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered versions, their aliases and figures."""
+    """List the registered versions of every model, their aliases and figures."""
     from rich.table import Table
 
     from tasador.core.fingerprints import to_plain
-    from tasador.flows.lifecycle import opened
+    from tasador.flows.lifecycle import list_models
 
-    with opened(place_of(workspace, registry, records, model)) as lifecycle:
-        found, notes = lifecycle.listed()
+    place = place_of(workspace, registry, records, model)
+    found, notes = list_models(place)
     if as_json:
-        print_json({"versions": to_plain(found), "notes": notes})
+        used = place.model_name
+        print_json({"versions": to_plain(found), "notes": notes, "used": used})
         return
-    table = Table(*_COLUMNS)
+    several = len({version.name for version in found}) > 1
+    table = Table(*(("model",) if several else ()), *_COLUMNS)
     for column in table.columns:
         column.overflow = "fold"
     for version in found:
         tags = version.tags
         figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
         table.add_row(
+            *((escape(version.name),) if several else ()),
             version.number, escape(", ".join(version.aliases)), escape(version.status),
             escape(tags.get("origin", "")), *figures, moment(version.created),
             escape(version.bundle),
         )  # fmt: skip
     out.print(table)
     show_notes(notes)
+    if several:
+        chosen = place.model_name
+        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
+
+
+def use(
+    name: Annotated[
+        str | None, typer.Argument(help="A registered model; without it, say which is in use.")
+    ] = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+) -> None:
+    """Choose the model that the commands in a workspace mean, where it holds several."""
+    from tasador.flows.lifecycle import Place, choose_model
+
+    place = Place(workspace, registry)
+    if name is None:
+        out.print(escape(place.model_name or "no model was chosen: tasador use NAME"))
+        return
+    choose_model(place, name)
+    out.print(f"{escape(str(workspace))} uses {escape(name)}")
 
 
 def promote(

@@ -9,11 +9,18 @@ from typing import Literal
 from tasador.core.errors import BundleError, ConfigError, GateError
 from tasador.flows.judge import Judged, judge_version
 from tasador.flows.lifecycle import Lifecycle
-from tasador.registry.versions import REASON_TAG, ModelVersion, find_version
+from tasador.registry.versions import (
+    CHAMPION,
+    REASON_TAG,
+    REJECTED,
+    ROLLED_BACK,
+    ModelVersion,
+    find_version,
+)
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.ledger import Operation, new_operation_id
-from tasador.retraining.switch import ALIASES, CHALLENGER, CHAMPION, Carried, carry_out
-from tasador.retraining.verbs import REJECTED, ROLLED_BACK, promotion
+from tasador.retraining.switch import ALIASES, CHALLENGER, Carried, carry_out
+from tasador.retraining.verbs import promotion
 
 #: A challenger gets some of the traffic: whether it is better is what that is to show.
 SAFETY = frozenset(

@@ -30,7 +30,7 @@ from tasador.core.fingerprints import to_plain
 from tasador.records.database import Database
 from tasador.records.journal import AuditTrail
 from tasador.registry.offers import registry_reader
-from tasador.registry.versions import ModelVersion
+from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.retraining.ledger import Ledger
 from tasador.serving.app import build_app
 from tasador.serving.assembly import Assembly, assembled
@@ -207,7 +207,7 @@ class ServedLifecycle:
     def _followed(self) -> str | None:
         """Return the alias that the service follows; None when it follows no registry."""
         source = self.assembly.settings.source
-        return source.alias if source.tracking_uri and source.model_name else None
+        return (source.alias or CHAMPION) if source.tracking_uri else None
 
 
 def _version(one: ModelVersion) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import ConfigError, RegistryError
+from tasador.core.errors import RegistryError
+from tasador.registry.default_version import only_model
 from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
 from tasador.registry.mlflow_environment import BRISK
 from tasador.registry.mlflow_registry import fetch_bundle
@@ -70,21 +71,9 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
         RegistryError: The registry cannot be reached, is not there, or holds no such model.
         ConfigError: No name was given and several models are registered.
     """
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise RegistryError(
-            f"there is no model registry at {without_password(uri)}",
-            remedy="train and register a model with tasador run, or name the registry: --registry",
-        )
-    with open_client(uri, BRISK) as client:
-        found = sorted(str(one.name) for one in _pages(client.search_registered_models, None))
-    if name is None and len(found) == 1:
-        return MlflowVersions(uri, found[0])
+    found = registered_models(uri)
     if name is None and found:
-        raise ConfigError(
-            f"{len(found)} models are registered", expected=f"one of {', '.join(found[:10])}",
-            remedy="name it with --model",
-        )  # fmt: skip
+        return MlflowVersions(uri, only_model(found))
     if name not in found:
         raise RegistryError(
             f"no model {name!r} is registered" if name else "no model is registered",
@@ -92,6 +81,22 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
             remedy="register one with tasador run",
         )
     return MlflowVersions(uri, str(name))
+
+
+def registered_models(uri: str) -> list[str]:
+    """Return the names of the registered models, in order.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or is not there.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise RegistryError(
+            f"there is no model registry at {without_password(uri)}",
+            remedy="train and register a model with tasador run, or name the registry: --registry",
+        )
+    with open_client(uri, BRISK) as client:
+        return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
 
 
 def _pages(search: Any, query: str | None) -> Iterator[Any]:

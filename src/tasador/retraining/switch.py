@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.state import Lease
-from tasador.registry.versions import Versions
+from tasador.registry.versions import CHAMPION, Versions
 from tasador.retraining.ledger import Ledger, Operation, Standing, Write, new_operation_id
 
-CHAMPION, CHALLENGER, STAGING = "champion", "challenger", "staging"
+CHALLENGER, STAGING = "challenger", "staging"
 ALIASES = (STAGING, CHALLENGER, CHAMPION)
 
 #: Makes the operation once the standing can no longer change; refuses by raising.
