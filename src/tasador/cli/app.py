@@ -30,6 +30,7 @@ from tasador.cli.score import score
 from tasador.cli.serve import serve
 from tasador.cli.ui import ui
 from tasador.cli.up import up
+from tasador.cli.use import use
 from tasador.cli.watch import alerts, simulate, watch
 from tasador.core.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -138,6 +139,10 @@ def run(
     if outcome.registered:
         out.print(f"\nregistered: {outcome.registered}")
     out.print(f"report: {escape(str(outcome.report))}")
+    for line in outcome.standing.lines:
+        out.print(escape(line))
+    if outcome.standing.following:
+        out.print(f"next: {escape(outcome.standing.following)}")
 
 
 def _headline(entry: dict[str, object]) -> str:
@@ -262,6 +267,7 @@ app.command()(watch)
 app.command()(simulate)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
+app.command()(use)
 app.add_typer(canary_app, name="canary")
 bundles.add_commands(app)
 records.register(app)

@@ -48,7 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (models, use, promote, reject, rollback, compare, retrain, reproduce, history):
+    for command in (models, promote, reject, rollback, compare, retrain, reproduce, history):
         app.command()(command)
 
 
@@ -91,30 +91,13 @@ def models(
         out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
 
 
-def use(
-    name: Annotated[
-        str | None, typer.Argument(help="A registered model; without it, say which is in use.")
-    ] = None,
-    workspace: Workspace = Path("workspace"),
-    registry: Registry = None,
-) -> None:
-    """Choose the model that the commands in a workspace mean, where it holds several."""
-    from tasador.flows.lifecycle import Place, choose_model
-
-    place = Place(workspace, registry)
-    if name is None:
-        out.print(escape(place.model_name or "no model was chosen: tasador use NAME"))
-        return
-    choose_model(place, name)
-    out.print(f"{escape(str(workspace))} uses {escape(name)}")
-
-
 def promote(
     version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
     to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
     force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
     reason: Reason = "",
     set_: Set = None,
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -129,7 +112,8 @@ def promote(
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
         settings = _settings(set_).gates
-        show(promote_version(lifecycle, wish, settings=settings, tell=show_gates))
+        tell = (lambda _: None) if as_json else show_gates
+        show(promote_version(lifecycle, wish, settings=settings, tell=tell), as_json=as_json)
 
 
 def compare(
@@ -162,6 +146,7 @@ def compare(
 def reject(
     version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -172,12 +157,13 @@ def reject(
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        show(lifecycle.reject(version, reason))
+        show(lifecycle.reject(version, reason), as_json=as_json)
 
 
 def rollback(
     to: Annotated[str | None, typer.Option(help="An earlier champion than the last.")] = None,
     reason: Reason = "",
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -188,7 +174,7 @@ def rollback(
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        show(lifecycle.roll_back(to, reason))
+        show(lifecycle.roll_back(to, reason), as_json=as_json)
 
 
 def retrain(
@@ -343,10 +329,18 @@ def place_of(
     return Place(workspace, registry, records, model, by)
 
 
-def show(carried: Carried) -> None:
+def show(carried: Carried, *, as_json: bool = False) -> None:
     """Print what was done."""
     show_notes(carried.notes)
     operation = carried.operation
+    if as_json:
+        names = ("action", "version", "before", "after")
+        print_json({name: getattr(operation, name) for name in names})
+        return
+    if not carried.changed:
+        alias = operation.details.get("alias")
+        out.print(f"version {operation.version} is {alias} already: nothing was changed")
+        return
     what = {
         "promote": f"version {operation.version} is {operation.details.get('alias')}",
         "reject": f"version {operation.version} is rejected",

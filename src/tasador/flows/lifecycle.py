@@ -53,6 +53,11 @@ class Place:
         named = self.model or os.environ.get("TASADOR_SOURCE__MODEL_NAME")
         return named or used_model(self.workspace) or None
 
+    def is_clear(self, registered: list[str]) -> bool:
+        """Tell whether commands mean this model among the `registered` ones without naming it."""
+        unnamed = replace(self, model=None).model_name
+        return unnamed == self.model if unnamed else len(registered) < 2
+
     @property
     def records_url(self) -> str:
         """The database that is meant."""

@@ -38,14 +38,15 @@ class Wish:
         alias: The place it shall have.
         reason: Why.
         force: Although a gate refuses.
-        gates: Which are asked for: the place's ``usual`` ones, ``all``, or those of ``safety``.
+        gates: Which are asked for: the place's ``usual`` ones, ``all``, those of ``safety``, or
+            for the ``first`` real model those that need no predecessor.
     """
 
     version: str
     alias: str = CHAMPION
     reason: str = ""
     force: bool = False
-    gates: Literal["usual", "all", "safety"] = "usual"
+    gates: Literal["usual", "all", "safety", "first"] = "usual"
 
 
 def promote(
@@ -58,7 +59,8 @@ def promote(
     """Let an alias stand for a version that passes the gates.
 
     ``champion`` asks for all gates, ``challenger`` for those that keep clients safe, ``staging``
-    for none. Force passes any gate, but what is damaged is never promoted.
+    for none. Force passes any gate, but what is damaged is never promoted. A version that has the
+    alias already is left as it is, and nothing is judged or noted.
 
     Args:
         lifecycle: The model's.
@@ -89,7 +91,10 @@ def promote(
             f"{wish.alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
         )
     if version.number == versions.aliases().get(wish.alias):
-        raise ConfigError(f"version {version.number} is {wish.alias} already")
+        same = Operation(
+            "", "promote", version.number, present, present, (), who, "", {"alias": wish.alias}
+        )
+        return Carried(same, (), changed=False)
     if wish.alias in (CHAMPION, CHALLENGER):
         judged = _judged(lifecycle, version, present, wish, settings)
         tell(judged)
@@ -123,7 +128,8 @@ def _judged(
 ) -> Judged:
     known = {one.number: one for one in lifecycle.versions.all()}
     try:
-        return judge_version(lifecycle, version, known.get(present), settings)
+        against = None if wish.gates == "first" else known.get(present)
+        return judge_version(lifecycle, version, against, settings)
     except BundleError as error:
         _note_refusal(lifecycle, version, present, wish, str(error), {})
         raise

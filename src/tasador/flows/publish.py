@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
 from tasador.flows.model_card_page import FILES
-from tasador.flows.state import RunState, load_json, needed, save_json
+from tasador.flows.state import RunState, needed
 from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
 from tasador.registry.bundle import load_bundle
+from tasador.registry.mlflow_versions import list_versions
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
 
 _ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
@@ -25,7 +25,7 @@ def tracking_uri(state: RunState) -> str:
 
 
 def publish(state: RunState, cards: list[Card]) -> str | None:
-    """Register the run's bundle unless the very same one is registered already.
+    """Register the run's bundle unless the registry has a version of the very same content.
 
     Returns:
         ``models:/name/version``, or None when tracking is switched off.
@@ -37,25 +37,19 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
         return None
     outcome = needed(state.outcome, "register")
     uri = tracking_uri(state)
-    note = state.bundles / f"{outcome['folder']}.registered.json"
-    known = _known(note)
-    if known is not None:
-        database = uri.removeprefix("sqlite:///")
-        still_there = uri == f"sqlite:///{database}" and (state.workspace / "mlflow.db").exists()
-        if known["tracking_uri"] == uri and known["version"] == outcome["version"] and still_there:
-            return str(known["uri"])
-    registered = _register(state, cards, uri)
-    save_json(note, {"tracking_uri": uri, "version": outcome["version"], "uri": registered})
-    return registered
-
-
-def _known(note: Path) -> dict[str, Any] | None:
-    """Return what was noted when this bundle was registered; None when that is not to be read."""
+    name = state.settings.contract.model_name
     try:
-        known: dict[str, Any] = load_json(note)
-        return known if {"tracking_uri", "version", "uri"} <= set(known) else None
-    except (OSError, ValueError, TypeError):
-        return None
+        for version in list_versions(uri, name):
+            if version.bundle == outcome["version"]:
+                return f"models:/{name}/{version.number}"
+        return _register(state, cards, uri)
+    except RegistryError as error:
+        raise RegistryError(
+            f"the bundle {outcome['version']} is on disk but was not registered: {error.message}",
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy,
+        ) from error
 
 
 def _register(state: RunState, cards: list[Card], uri: str) -> str:
@@ -64,23 +58,15 @@ def _register(state: RunState, cards: list[Card], uri: str) -> str:
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
     bundle = load_bundle(state.bundles / outcome["folder"])
     _sign(bundle.folder, state.settings.tracking.signing_key)
-    try:
-        version = register_bundle(
-            bundle.folder,
-            tracking_uri=uri,
-            experiment=state.settings.tracking.experiment,
-            model_name=contract.model_name,
-            run=_run(state, cards, bundle.manifest.content_hash),
-            alias=state.settings.register.alias,
-            artifact_root=state.workspace.resolve() / "mlartifacts",
-        )
-    except RegistryError as error:
-        raise RegistryError(
-            f"the bundle {bundle.version} is on disk but was not registered: {error.message}",
-            expected=error.expected,
-            got=error.got,
-            remedy=error.remedy,
-        ) from error
+    version = register_bundle(
+        bundle.folder,
+        tracking_uri=uri,
+        experiment=state.settings.tracking.experiment,
+        model_name=contract.model_name,
+        run=_run(state, cards, bundle.manifest.content_hash),
+        alias=state.settings.register.alias,
+        artifact_root=state.workspace.resolve() / "mlartifacts",
+    )
     return version.uri
 
 

@@ -18,8 +18,10 @@ from tasador.core.files import write_bytes, write_text
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
+from tasador.flows.first_champion import AfterRun, after_run
+from tasador.flows.lifecycle import Place
 from tasador.flows.model_card_page import FILES
-from tasador.flows.publish import publish
+from tasador.flows.publish import publish, tracking_uri
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
 from tasador.flows.state import RunState, StoredTable, needed, save_json
@@ -44,6 +46,7 @@ class TrainOutcome:
         outcome: What the register step made, or None when it was not asked for.
         sample: Lines of one sample valuation.
         registered: The registry's version, or None.
+        standing: What answers now, and which command comes next.
     """
 
     run_id: str
@@ -53,6 +56,7 @@ class TrainOutcome:
     outcome: dict[str, Any] | None
     sample: tuple[str, ...]
     registered: str | None
+    standing: AfterRun
 
 
 def train(
@@ -89,8 +93,16 @@ def train(
         raise
     report = _report(state, cards, sample)
     return TrainOutcome(
-        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered
-    )
+        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered,
+        _standing(state, registered),
+    )  # fmt: skip
+
+
+def _standing(state: RunState, registered: str | None) -> AfterRun:
+    if registered is None:
+        return AfterRun()
+    place = Place(state.workspace, tracking_uri(state), model=state.settings.contract.model_name)
+    return after_run(place, registered.rpartition("/")[2], state.settings.gates)
 
 
 def _start(settings: RunSettings) -> RunState:

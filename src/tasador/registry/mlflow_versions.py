@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import RegistryError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError
 from tasador.registry.default_version import only_model
 from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
 from tasador.registry.mlflow_environment import BRISK
 from tasador.registry.mlflow_registry import fetch_bundle
+from tasador.registry.offers import registry_reader
 from tasador.registry.versions import ModelVersion
 
 _PAGE = 100
+_READ_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,30 @@ def registered_models(uri: str) -> list[str]:
         )
     with open_client(uri, BRISK) as client:
         return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
+
+
+def list_registered(uri: str) -> list[str]:
+    """Return what `registered_models` does, without MLflow's packages where they are not needed."""
+    try:
+        return registry_reader(uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return registered_models(uri)
+
+
+def list_versions(uri: str, name: str) -> list[ModelVersion]:
+    """Return a model's versions, the newest first; none when there is no such model or registry.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+    """
+    try:
+        return registry_reader(uri).listed(name, Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return MlflowVersions(uri, name).all() if name in registered_models(uri) else []
 
 
 def _pages(search: Any, query: str | None) -> Iterator[Any]:

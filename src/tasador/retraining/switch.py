@@ -30,10 +30,12 @@ class Carried:
     Attributes:
         operation: The operation, as the audit trail has it.
         notes: What was found and put in order before it.
+        changed: Whether anything was; the history does not have an operation that changed nothing.
     """
 
     operation: Operation
     notes: tuple[str, ...]
+    changed: bool = True
 
 
 def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Carried:
