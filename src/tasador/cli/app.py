@@ -15,12 +15,22 @@ import tasador
 from tasador.cli import bundles, models, records
 from tasador.cli.canary import canary_app
 from tasador.cli.keys import keys
+from tasador.cli.model_choice import (
+    Alias,
+    BundleFolder,
+    Model,
+    Registry,
+    Version,
+    Workspace,
+    note,
+)
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.score import score
 from tasador.cli.serve import serve
 from tasador.cli.ui import ui
 from tasador.cli.up import up
+from tasador.cli.use import use
 from tasador.cli.watch import alerts, simulate, watch
 from tasador.core.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -42,8 +52,6 @@ app = typer.Typer(
 _MOST_ASSUMED = 40
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
 
 
 def _show_version(value: bool) -> None:
@@ -131,6 +139,10 @@ def run(
     if outcome.registered:
         out.print(f"\nregistered: {outcome.registered}")
     out.print(f"report: {escape(str(outcome.report))}")
+    for line in outcome.standing.lines:
+        out.print(escape(line))
+    if outcome.standing.following:
+        out.print(f"next: {escape(outcome.standing.following)}")
 
 
 def _headline(entry: dict[str, object]) -> str:
@@ -143,16 +155,20 @@ def _headline(entry: dict[str, object]) -> str:
 @app.command()
 def predict(
     rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; by default the newest.")
-    ] = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here.")] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
-    """Value the rows of a file, or one row given as JSON."""
+    """Value the rows of a file, or one row given as JSON, by the champion."""
+    from tasador.flows.chosen import BundleChoice
     from tasador.flows.predict import predict_rows, to_csv, to_json
 
-    predicted = predict_rows(rows, bundle=bundle, workspace=workspace)
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    predicted = predict_rows(rows, choice, note)
     if predicted.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     if output is None:
@@ -167,17 +183,21 @@ def predict(
 @app.command()
 def explain(
     row: Annotated[str, typer.Argument(help="One row as JSON text.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; by default the newest.")
-    ] = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
     comparables: Annotated[int, typer.Option(min=0, max=64, help="How many to name.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Say why one row is worth what it is: each feature's part, and the comparables."""
+    from tasador.flows.chosen import BundleChoice
     from tasador.flows.explain import explain_row, to_json, to_lines
 
-    found = explain_row(row, bundle=bundle, workspace=workspace, comparables=comparables)
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    found = explain_row(row, choice, comparables=comparables, tell=note)
     if as_json:
         sys.stdout.write(to_json(found))
         return
@@ -247,6 +267,7 @@ app.command()(watch)
 app.command()(simulate)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
+app.command()(use)
 app.add_typer(canary_app, name="canary")
 bundles.add_commands(app)
 records.register(app)

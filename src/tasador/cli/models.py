@@ -32,7 +32,7 @@ Records = Annotated[
     str | None, typer.Option(help="URL of the records' database; by default the workspace's.")
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Registered model; by default the only one there is.")
+    str | None, typer.Option(help="Registered model; by default the one that is in use.")
 ]
 By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
@@ -60,30 +60,37 @@ def models(
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered versions, their aliases and figures."""
+    """List the registered versions of every model, their aliases and figures."""
     from rich.table import Table
 
     from tasador.core.fingerprints import to_plain
-    from tasador.flows.lifecycle import opened
+    from tasador.flows.lifecycle import list_models
 
-    with opened(place_of(workspace, registry, records, model)) as lifecycle:
-        found, notes = lifecycle.listed()
+    place = place_of(workspace, registry, records, model)
+    found, notes = list_models(place)
     if as_json:
-        print_json({"versions": to_plain(found), "notes": notes})
+        used = place.model_name
+        listed = [{**to_plain(one), "release": one.release} for one in found]
+        print_json({"versions": listed, "notes": notes, "used": used})
         return
-    table = Table(*_COLUMNS)
+    several = len({version.name for version in found}) > 1
+    table = Table(*(("model",) if several else ()), *_COLUMNS)
     for column in table.columns:
         column.overflow = "fold"
     for version in found:
         tags = version.tags
         figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
         table.add_row(
+            *((escape(version.name),) if several else ()),
             version.number, version.release, escape(", ".join(version.aliases)),
-            escape(version.status), escape(tags.get("origin", "")), *figures, moment(version.created),
-            escape(version.bundle),
+            escape(version.status), escape(tags.get("origin", "")), *figures,
+            moment(version.created), escape(version.bundle),
         )  # fmt: skip
     out.print(table)
     show_notes(notes)
+    if several:
+        chosen = place.model_name
+        out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
 
 
 def promote(
@@ -92,6 +99,7 @@ def promote(
     force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
     reason: Reason = "",
     set_: Set = None,
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -106,7 +114,8 @@ def promote(
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
         settings = _settings(set_).gates
-        show(promote_version(lifecycle, wish, settings=settings, tell=show_gates))
+        tell = (lambda _: None) if as_json else show_gates
+        show(promote_version(lifecycle, wish, settings=settings, tell=tell), as_json=as_json)
 
 
 def compare(
@@ -139,6 +148,7 @@ def compare(
 def reject(
     version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -149,12 +159,13 @@ def reject(
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        show(lifecycle.reject(version, reason))
+        show(lifecycle.reject(version, reason), as_json=as_json)
 
 
 def rollback(
     to: Annotated[str | None, typer.Option(help="An earlier champion than the last.")] = None,
     reason: Reason = "",
+    as_json: AsJson = False,
     by: By = None,
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
@@ -165,7 +176,7 @@ def rollback(
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        show(lifecycle.roll_back(to, reason))
+        show(lifecycle.roll_back(to, reason), as_json=as_json)
 
 
 def retrain(
@@ -320,10 +331,18 @@ def place_of(
     return Place(workspace, registry, records, model, by)
 
 
-def show(carried: Carried) -> None:
+def show(carried: Carried, *, as_json: bool = False) -> None:
     """Print what was done."""
     show_notes(carried.notes)
     operation = carried.operation
+    if as_json:
+        names = ("action", "version", "before", "after")
+        print_json({name: getattr(operation, name) for name in names})
+        return
+    if not carried.changed:
+        alias = operation.details.get("alias")
+        out.print(f"version {operation.version} is {alias} already: nothing was changed")
+        return
     what = {
         "promote": f"version {operation.version} is {operation.details.get('alias')}",
         "reject": f"version {operation.version} is rejected",

@@ -112,7 +112,7 @@ def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
     from tasador.cli.watch import parse_duration
     from tasador.flows.watch import Watcher
     from tasador.monitoring.watch_settings import WatchSettings
-    from tasador.serving.assembly import with_defaults
+    from tasador.serving.defaults import with_defaults
     from tasador.serving.settings import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
+from tasador.cli.model_choice import Alias, Model, Registry, Version, Workspace, err, note
 
 if TYPE_CHECKING:
     from tasador.flows.score_files import Scored
 
 out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Format(StrEnum):
@@ -34,8 +34,10 @@ def score(
     to: Annotated[str, typer.Option("--out", "-o", help="A .csv or .parquet file, or a folder.")],
     bundle: Annotated[
         str | None,
-        typer.Option(help="Folder, or a registered version's alias; by default the newest."),
+        typer.Option(help="Bundle folder, or a registered version; by default the champion."),
     ] = None,
+    alias: Alias = None,
+    version: Version = None,
     format_: Annotated[
         Format | None, typer.Option("--format", help="By default that of --out, or the input's.")
     ] = None,
@@ -50,15 +52,9 @@ def score(
         int, typer.Option(min=1, max=10_000_000, help="Rows valued at a time.")
     ] = 32_768,
     force: Annotated[bool, typer.Option(help="Score finished files again.")] = False,
-    workspace: Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")] = Path(
-        "workspace"
-    ),
-    registry: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; by default the workspace's.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Registered model; by default the only one there is.")
-    ] = None,
+    workspace: Workspace = Path("workspace"),
+    registry: Registry = None,
+    model: Model = None,
     engine: EngineOption = EngineChoice.local,
     ray_address: RayAddress = None,
 ) -> None:
@@ -66,8 +62,9 @@ def score(
 
     A row that does not meet the contract gets an error instead of a value, as from the service.
     """
-    from tasador.core.errors import DataError
-    from tasador.flows.score_files import ScoreOrder, chosen_folder, score_files
+    from tasador.core.errors import ConfigError, DataError
+    from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
+    from tasador.flows.score_files import ScoreOrder, find_inputs, score_files
     from tasador.registry.bundle import load_bundle
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
@@ -84,14 +81,21 @@ def score(
     def tell(line: str) -> None:
         err.print(escape(line))
 
-    with chosen_folder(bundle, workspace=workspace, registry=registry, model=model) as folder:
+    if bundle is not None and not Path(bundle).is_dir() and "/" not in bundle:
+        if alias is not None or version is not None:
+            raise ConfigError("--bundle and --alias or --version contradict each other")
+        bundle, version = None, bundle
+    choice = BundleChoice(
+        workspace, None if bundle is None else Path(bundle), model, alias, version, registry
+    )
+    with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
         if engine is EngineChoice.ray:
             from tasador.core.engine import RaySettings
             from tasador.flows.score_on_ray import score_files_on_ray
 
-            scored = score_files_on_ray(folder, order, tell, RaySettings(ray_address))
+            scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
         else:
-            scored = score_files(load_bundle(folder), order, tell)
+            scored = score_files(load_bundle(chosen.folder), order, tell)
     if scored.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     _summarise(scored, to)

@@ -18,7 +18,12 @@ def serve(
     ] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow's address.")] = None,
     model: Annotated[str | None, typer.Option(help="Name in the registry.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias in the registry.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Alias in the registry; by default the champion.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version in the registry: its number, or the bundle's.")
+    ] = None,
     object_store: Annotated[
         str | None, typer.Option(help="gs://, s3:// or a folder of published bundles.")
     ] = None,
@@ -27,8 +32,13 @@ def serve(
         "workspace"
     ),
 ) -> None:
-    """Serve valuations over HTTP; settings come from TASADOR_* variables and these options."""
-    from tasador.serving.assembly import with_defaults
+    """Serve valuations over HTTP; settings come from TASADOR_* variables and these options.
+
+    The champion of the workspace's registry answers; before there is one, the newest version that
+    was not rejected.
+    """
+    from tasador.core.errors import ConfigError
+    from tasador.serving.defaults import check_choice, with_defaults
     from tasador.serving.run import address, bind, is_terminal
     from tasador.serving.run import serve as run
     from tasador.serving.settings import read_settings, variable
@@ -41,9 +51,12 @@ def serve(
         ("source", "tracking_uri"): tracking_uri,
         ("source", "model_name"): model,
         ("source", "alias"): alias,
+        ("source", "version"): version,
         ("source", "object_store"): object_store,
         ("records", "url"): records,
     }
+    if alias is not None and version is not None:
+        raise ConfigError("either an alias or a version is served, not both")
     # workers are processes of their own: what they are told goes through the environment
     for place, value in given.items():
         if value is not None:
@@ -53,6 +66,8 @@ def serve(
     if is_terminal():
         os.environ.setdefault(variable("server", "log_format"), "text")
     settings = read_settings(os.environ)
+    if alias is not None or version is not None:
+        check_choice(settings.source)
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
     typer.echo(f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)")

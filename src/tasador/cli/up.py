@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.util import find_spec
@@ -43,8 +44,8 @@ def up(
 ) -> None:
     """Start API, web app, watcher and MLflow on this machine; Ctrl-C stops them.
 
-    The champion is served; while there is none, the newest bundle. When one of the processes ends,
-    all do. What they print is in the workspace's `logs`.
+    The champion is served; before there is one, the newest version that was not rejected. When one
+    of the processes ends, all do. What they print is in the workspace's `logs`.
     """
     from tasador.core.errors import ConfigError, MissingExtraError
     from tasador.flows.stack import Stack
@@ -93,11 +94,13 @@ def stack_members(
         window: Seconds a verdict looks back.
     """
     from tasador.flows.stack import Member
+    from tasador.serving.defaults import with_defaults
 
     own = (sys.executable, "-m", "tasador.cli.app")
     there = ("--workspace", str(workspace))
     database = f"sqlite:///{workspace / 'mlflow.db'}"
-    source = _source(workspace, database)
+    with_defaults(os.environ, workspace)  # refuses several models of which none is chosen
+    source = {"TASADOR_SOURCE__POLL_S": os.environ.get("TASADOR_SOURCE__POLL_S", "5")}
     workspace.mkdir(parents=True, exist_ok=True)
     return [
         Member(
@@ -126,30 +129,3 @@ def stack_members(
             environment={**source, "PYTHONUNBUFFERED": "1"},
         ),
     ]  # fmt: skip
-
-
-def _source(workspace: Path, database: str) -> dict[str, str]:
-    """Return where the model comes from: the champion, else the newest bundle.
-
-    What the environment names goes before it.
-    """
-    import json
-    import os
-
-    from tasador.core.errors import NothingOfferedError
-    from tasador.registry.folders import newest_bundle
-
-    found = {
-        "TASADOR_SOURCE__TRACKING_URI": database,
-        "TASADOR_SOURCE__ALIAS": "champion",
-        "TASADOR_SOURCE__LOCAL": str(workspace / "bundles"),
-        "TASADOR_SOURCE__POLL_S": "5",
-    }
-    try:
-        manifest = newest_bundle(workspace / "bundles") / "manifest.json"
-        found["TASADOR_SOURCE__MODEL_NAME"] = str(json.loads(manifest.read_bytes())["name"])
-    except (NothingOfferedError, OSError, ValueError, KeyError):
-        del found["TASADOR_SOURCE__TRACKING_URI"]  # whose champion is not known yet
-    named = any(key in os.environ for key in ("TASADOR_SOURCE__TRACKING_URI",
-                "TASADOR_SOURCE__LOCAL", "TASADOR_SOURCE__OBJECT_STORE"))  # fmt: skip
-    return {} if named else {k: v for k, v in found.items() if k not in os.environ}

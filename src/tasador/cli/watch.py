@@ -50,7 +50,7 @@ def watch(
 
     from tasador.config.watch import read_watch_settings
     from tasador.flows.watch import Watcher
-    from tasador.serving.assembly import with_defaults
+    from tasador.serving.defaults import with_defaults
     from tasador.serving.settings import read_settings
 
     settings = read_watch_settings(config)
@@ -118,7 +118,7 @@ def _without_password(url: str) -> str:
 def _book(workspace: Path) -> AlertBook:
     from tasador.monitoring.alerts import AlertBook
     from tasador.records.database import Database
-    from tasador.serving.assembly import with_defaults
+    from tasador.serving.defaults import with_defaults
     from tasador.serving.settings import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))

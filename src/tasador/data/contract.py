@@ -7,6 +7,7 @@ monitors' bins, the forms) is derived from a `TableContract`. Reading one from Y
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -178,6 +179,12 @@ class TableContract:
             if column.name == name:
                 return column
         raise KeyError(name)
+
+    def takes(self, names: Iterable[str]) -> bool:
+        """Tell whether rows of these columns have all that the contract cannot do without."""
+        present = set(names)
+        needed = [column.name for column in self.features if not column.nullable]
+        return present.issuperset(needed) and not present.isdisjoint(self.feature_names)
 
     def position(self, name: str) -> int:
         """Return the index of `name` in the encoded matrix; ValueError when it is not in it."""

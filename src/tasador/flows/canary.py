@@ -9,9 +9,9 @@ from tasador.core.errors import ConfigError, RegistryError
 from tasador.flows.lifecycle import Lifecycle
 from tasador.flows.promotion import Wish, promote
 from tasador.records.ids import new_id
-from tasador.registry.versions import find_version
+from tasador.registry.versions import CHAMPION, find_version
 from tasador.retraining.gate import GateSettings
-from tasador.retraining.switch import CHALLENGER, CHAMPION, Carried
+from tasador.retraining.switch import CHALLENGER, Carried
 from tasador.serving.evidence import collect
 from tasador.serving.experiment import Evidence, Experiment, ExperimentBook, Rules
 

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasador.core.errors import SourceError, ValidationError
 from tasador.core.fingerprints import to_plain
+from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
 from tasador.modeling.valuation import Explanation
 from tasador.registry.bundle import load_bundle
-from tasador.registry.folders import newest_bundle
 
 _MOST_FEATURES = 12
 
 
 def explain_row(
-    text: str, *, bundle: Path | None, workspace: Path, comparables: int = 5
+    text: str,
+    choice: BundleChoice,
+    *,
+    comparables: int = 5,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Explanation:
     """Explain the value of one row given as a JSON object.
+
+    Args:
+        text: The row.
+        choice: Which model is used.
+        comparables: How many are named.
+        tell: See `chosen_bundle`.
 
     Raises:
         DataError: The text is no row, or it does not meet the contract.
         BundleError: There is no bundle, or it is damaged.
+        ConfigError: See `chosen_bundle`.
     """
     try:
         row: Any = json.loads(text)
@@ -32,7 +42,8 @@ def explain_row(
         raise SourceError(f"not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValidationError("one row is explained at a time", expected="{column: value}")
-    loaded = load_bundle(bundle or newest_bundle(workspace / "bundles"))
+    with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
+        loaded = load_bundle(chosen.folder)
     return loaded.explain(row, comparables=comparables)
 
 

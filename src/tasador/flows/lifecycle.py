@@ -6,15 +6,18 @@ import getpass
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tasador.core.errors import ConfigError, RegistryError
 from tasador.records.database import Database
 from tasador.records.journal import AuditEntry
-from tasador.registry.mlflow_versions import versions_of
-from tasador.registry.versions import ModelVersion, Versions, find_version
+from tasador.registry.default_version import use_model, used_model
+from tasador.registry.folders import bundle_names
+from tasador.registry.mlflow_versions import registered_models, versions_of
+from tasador.registry.versions import CHAMPION, ModelVersion, Versions, find_version
 from tasador.retraining.ledger import Ledger
-from tasador.retraining.switch import CHAMPION, Carried, carry_out
+from tasador.retraining.switch import Carried, carry_out
 from tasador.retraining.verbs import rejection, rollback
 
 
@@ -27,7 +30,8 @@ class Place:
         registry: An MLflow tracking URI; None takes ``TASADOR_SOURCE__TRACKING_URI``, then the
             workspace's ``mlflow.db``.
         records: A database URL; None takes ``TASADOR_RECORDS__URL``, then ``tasador.db``.
-        model: The registered model; None takes the only one there is.
+        model: The registered model; None takes ``TASADOR_SOURCE__MODEL_NAME``, then the one that
+            `tasador use` chose for the workspace, then the only one there is.
         actor: Who acts; None takes ``TASADOR_ACTOR``, then the user's name.
     """
 
@@ -42,6 +46,17 @@ class Place:
         """The registry that is meant."""
         named = self.registry or os.environ.get("TASADOR_SOURCE__TRACKING_URI")
         return named or f"sqlite:///{self.workspace.resolve()}/mlflow.db"
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that is meant; None when nothing says which."""
+        named = self.model or os.environ.get("TASADOR_SOURCE__MODEL_NAME")
+        return named or used_model(self.workspace) or None
+
+    def is_clear(self, registered: list[str]) -> bool:
+        """Tell whether commands mean this model among the `registered` ones without naming it."""
+        unnamed = replace(self, model=None).model_name
+        return unnamed == self.model if unnamed else len(registered) < 2
 
     @property
     def records_url(self) -> str:
@@ -125,6 +140,49 @@ class Lifecycle:
         return self.ledger.audit.read(subject=self.versions.name, limit=limit)
 
 
+def list_models(place: Place) -> tuple[list[ModelVersion], list[str]]:
+    """Return the versions of the model that `place` names, else of every one; and what is wrong.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or holds no model.
+        StorageError: The database cannot be reached.
+    """
+    found: list[ModelVersion] = []
+    notes: list[str] = []
+    for name in [place.model] if place.model else _registered(place):
+        with opened(replace(place, model=name)) as lifecycle:
+            versions, own = lifecycle.listed()
+        found, notes = found + versions, notes + own
+    return found, notes
+
+
+def choose_model(place: Place, name: str) -> None:
+    """Let the commands in a workspace mean the model `name`.
+
+    Raises:
+        ConfigError: There is no such model.
+        RegistryError: The registry cannot be reached.
+        StorageError: The disk refuses.
+    """
+    bundles = bundle_names(place.workspace / "bundles")
+    known = sorted({*bundles, *_registered(place, missing_ok=bool(bundles))})
+    if name not in known:
+        raise ConfigError(
+            f"there is no model {name!r}", expected=f"one of {', '.join(known) or '(none)'}",
+            remedy="train it with `tasador run`",
+        )  # fmt: skip
+    use_model(place.workspace, name)
+
+
+def _registered(place: Place, *, missing_ok: bool = False) -> list[str]:
+    try:
+        return registered_models(place.registry_uri)
+    except RegistryError:
+        if missing_ok:
+            return []
+        raise
+
+
 @contextmanager
 def opened(place: Place) -> Iterator[Lifecycle]:
     """Open a model's lifecycle.
@@ -134,6 +192,6 @@ def opened(place: Place) -> Iterator[Lifecycle]:
         StorageError: The database cannot be reached.
         ConfigError: Which model is meant is not clear.
     """
-    versions = versions_of(place.registry_uri, place.model)
+    versions = versions_of(place.registry_uri, place.model_name)
     with Database.open(place.records_url) as database:
         yield Lifecycle(place, versions, Ledger(database, versions.name))

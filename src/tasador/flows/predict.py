@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasador.core.errors import DataError, SourceError, ValidationError
 from tasador.data.encode import columns_with_missing_words
+from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.valuation import Valuation
 from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.registry.folders import newest_bundle
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,28 @@ class Predicted:
     from_json: bool
 
 
-def predict_rows(rows: str, *, bundle: Path | None, workspace: Path) -> Predicted:
+def predict_rows(
+    rows: str, choice: BundleChoice, tell: Callable[[str], None] = lambda _: None
+) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
+
+    Args:
+        rows: The rows.
+        choice: Which model is used.
+        tell: See `chosen_bundle`.
 
     Raises:
         DataError: The rows cannot be read, or one does not meet the contract; the message names
             it.
         BundleError: There is no bundle, or it is damaged.
+        ConfigError: See `chosen_bundle`.
     """
-    loaded = load_bundle(bundle or newest_bundle(workspace / "bundles"))
+    with chosen_bundle(choice, fits=fits_rows(rows), tell=tell) as chosen:
+        loaded = load_bundle(chosen.folder)
     text = rows.lstrip()
     is_json = text.startswith(("{", "["))
     if is_json or rows.endswith(".json"):
-        valuations = _value_json(loaded, rows if is_json else _read(rows))
+        valuations = _value_json(loaded, rows if is_json else read_text(rows))
     else:
         valuations = _value_table(loaded, rows)
         is_json = False
@@ -53,13 +61,6 @@ def predict_rows(rows: str, *, bundle: Path | None, workspace: Path) -> Predicte
         loaded.origin,
         is_json or rows.endswith(".json"),
     )
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from None
 
 
 def _value_json(bundle: ModelBundle, text: str) -> list[Valuation]:

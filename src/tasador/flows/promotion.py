@@ -9,11 +9,18 @@ from typing import Literal
 from tasador.core.errors import BundleError, ConfigError, GateError
 from tasador.flows.judge import Judged, judge_version
 from tasador.flows.lifecycle import Lifecycle
-from tasador.registry.versions import REASON_TAG, ModelVersion, find_version
+from tasador.registry.versions import (
+    CHAMPION,
+    REASON_TAG,
+    REJECTED,
+    ROLLED_BACK,
+    ModelVersion,
+    find_version,
+)
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.ledger import Operation, new_operation_id
-from tasador.retraining.switch import ALIASES, CHALLENGER, CHAMPION, Carried, carry_out
-from tasador.retraining.verbs import REJECTED, ROLLED_BACK, promotion
+from tasador.retraining.switch import ALIASES, CHALLENGER, Carried, carry_out
+from tasador.retraining.verbs import promotion
 
 #: A challenger gets some of the traffic: whether it is better is what that is to show.
 SAFETY = frozenset(
@@ -31,14 +38,15 @@ class Wish:
         alias: The place it shall have.
         reason: Why.
         force: Although a gate refuses.
-        gates: Which are asked for: the place's ``usual`` ones, ``all``, or those of ``safety``.
+        gates: Which are asked for: the place's ``usual`` ones, ``all``, those of ``safety``, or
+            for the ``first`` real model those that need no predecessor.
     """
 
     version: str
     alias: str = CHAMPION
     reason: str = ""
     force: bool = False
-    gates: Literal["usual", "all", "safety"] = "usual"
+    gates: Literal["usual", "all", "safety", "first"] = "usual"
 
 
 def promote(
@@ -51,7 +59,8 @@ def promote(
     """Let an alias stand for a version that passes the gates.
 
     ``champion`` asks for all gates, ``challenger`` for those that keep clients safe, ``staging``
-    for none. Force passes any gate, but what is damaged is never promoted.
+    for none. Force passes any gate, but what is damaged is never promoted. A version that has the
+    alias already is left as it is, and nothing is judged or noted.
 
     Args:
         lifecycle: The model's.
@@ -82,7 +91,10 @@ def promote(
             f"{wish.alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
         )
     if version.number == versions.aliases().get(wish.alias):
-        raise ConfigError(f"version {version.number} is {wish.alias} already")
+        same = Operation(
+            "", "promote", version.number, present, present, (), who, "", {"alias": wish.alias}
+        )
+        return Carried(same, (), changed=False)
     if wish.alias in (CHAMPION, CHALLENGER):
         judged = _judged(lifecycle, version, present, wish, settings)
         tell(judged)
@@ -116,7 +128,8 @@ def _judged(
 ) -> Judged:
     known = {one.number: one for one in lifecycle.versions.all()}
     try:
-        return judge_version(lifecycle, version, known.get(present), settings)
+        against = None if wish.gates == "first" else known.get(present)
+        return judge_version(lifecycle, version, against, settings)
     except BundleError as error:
         _note_refusal(lifecycle, version, present, wish, str(error), {})
         raise

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
 from tasador.flows.model_files import MODEL_FILES, write_model_files
-from tasador.flows.state import RunState, load_json, needed, save_json
+from tasador.flows.state import RunState, needed
 from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
-from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.bundle import load_bundle
 from tasador.registry.manifest import Manifest
 from tasador.registry.metadata import as_texts, model_metadata
+from tasador.registry.mlflow_versions import list_versions
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
 from tasador.registry.release import next_release, stamp_release
 from tasador.registry.verify import SIGNATURE
+from tasador.registry.versions import ModelVersion
 
 
 def tracking_uri(state: RunState) -> str:
@@ -28,7 +30,7 @@ def tracking_uri(state: RunState) -> str:
 
 
 def publish(state: RunState, cards: list[Card]) -> str | None:
-    """Register the run's bundle unless the very same one is registered already.
+    """Register the run's bundle unless the registry has a version of the very same content.
 
     Returns:
         ``models:/name/version``, or None when tracking is switched off.
@@ -40,61 +42,47 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
         return None
     outcome = needed(state.outcome, "register")
     uri = tracking_uri(state)
-    note = state.bundles / f"{outcome['folder']}.registered.json"
-    known = _known(note)
-    if known is not None:
-        database = uri.removeprefix("sqlite:///")
-        still_there = uri == f"sqlite:///{database}" and (state.workspace / "mlflow.db").exists()
-        if known["tracking_uri"] == uri and known["version"] == outcome["version"] and still_there:
-            return str(known["uri"])
-    registered = _register(state, cards, uri)
-    save_json(note, {"tracking_uri": uri, "version": outcome["version"], "uri": registered})
-    return registered
-
-
-def _known(note: Path) -> dict[str, Any] | None:
-    """Return what was noted when this bundle was registered; None when that is not to be read."""
+    name = state.settings.contract.model_name
     try:
-        known: dict[str, Any] = load_json(note)
-        return known if {"tracking_uri", "version", "uri"} <= set(known) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _register(state: RunState, cards: list[Card], uri: str) -> str:
-    from tasador.registry.mlflow_registry import register_bundle
-
-    outcome, contract = needed(state.outcome, "register"), state.settings.contract
-    bundle = load_bundle(state.bundles / outcome["folder"])
-    try:
-        manifest = _released(state, bundle, uri)
-        version = register_bundle(
-            bundle.folder,
-            tracking_uri=uri,
-            experiment=state.settings.tracking.experiment,
-            model_name=contract.model_name,
-            run=_run(state, cards, manifest),
-            alias=state.settings.register.alias,
-            artifact_root=state.workspace.resolve() / "mlartifacts",
-        )
+        earlier = list_versions(uri, name)
+        for version in earlier:
+            if version.bundle == outcome["version"]:
+                if version.release:
+                    _released(state, earlier)
+                return f"models:/{name}/{version.number}"
+        return _register(state, cards, uri, _released(state, earlier))
     except RegistryError as error:
         raise RegistryError(
-            f"the bundle {bundle.version} is on disk but was not registered: {error.message}",
+            f"the bundle {outcome['version']} is on disk but was not registered: {error.message}",
             expected=error.expected,
             got=error.got,
             remedy=error.remedy,
         ) from error
+
+
+def _register(state: RunState, cards: list[Card], uri: str, manifest: Manifest) -> str:
+    from tasador.registry.mlflow_registry import register_bundle
+
+    outcome, contract = needed(state.outcome, "register"), state.settings.contract
+    version = register_bundle(
+        state.bundles / outcome["folder"],
+        tracking_uri=uri,
+        experiment=state.settings.tracking.experiment,
+        model_name=contract.model_name,
+        run=_run(state, cards, manifest),
+        alias=state.settings.register.alias,
+        artifact_root=state.workspace.resolve() / "mlartifacts",
+    )
     return version.uri
 
 
-def _released(state: RunState, bundle: ModelBundle, uri: str) -> Manifest:
+def _released(state: RunState, earlier: Sequence[ModelVersion]) -> Manifest:
     """Give the bundle its release, sign it where a key is configured, bring the files up to it."""
-    from tasador.registry.mlflow_versions import registered_versions
-
-    key = state.settings.tracking.signing_key
-    release = next_release(bundle.manifest, registered_versions(uri, bundle.manifest.name))
-    if key is None and (bundle.folder / SIGNATURE).exists():
-        return replace(bundle.manifest, release=release)  # its signature covers the manifest
+    bundle = load_bundle(state.bundles / needed(state.outcome, "register")["folder"])
+    key, release = state.settings.tracking.signing_key, next_release(bundle.manifest, earlier)
+    signed = (bundle.folder / SIGNATURE).exists()
+    if signed and (key is None or bundle.manifest.release == release):
+        return replace(bundle.manifest, release=release)  # the signature covers the manifest
     manifest = stamp_release(bundle.folder, release)
     _sign(bundle.folder, key)
     write_model_files(state)

@@ -7,15 +7,13 @@ over by the next run, so that an interrupted one goes on where it ended.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from tasador.core.errors import ConfigError, DataError, SourceError
 from tasador.core.progress import Advance, progress
 from tasador.core.workers import usable_cores
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
-from tasador.flows.lifecycle import Place
 from tasador.flows.score_batches import BatchScorer
 from tasador.flows.score_outputs import (
     SUFFIXES,
@@ -37,9 +34,6 @@ from tasador.flows.score_outputs import (
     sole_writer,
 )
 from tasador.registry.bundle import ModelBundle
-from tasador.registry.folders import newest_bundle
-from tasador.registry.mlflow_versions import versions_of
-from tasador.registry.versions import find_version
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,36 +91,6 @@ class Scored:
     refused: int = 0
     seconds: float = 0.0
     failed: list[tuple[str, DataError]] = field(default_factory=list)
-
-
-@contextmanager
-def chosen_folder(
-    named: str | None, *, workspace: Path, registry: str | None, model: str | None
-) -> Iterator[Path]:
-    """Give the folder of the bundle that is meant while the body runs.
-
-    Args:
-        named: Its folder; or a number, alias or bundle's version in the model registry; None takes
-            the workspace's newest.
-        workspace: Folder of bundles and of the embedded registry.
-        registry: MLflow tracking URI; see `Place`.
-        model: The registered model; None takes the only one.
-
-    Raises:
-        BundleError: There is none.
-        RegistryError: The registry cannot be reached.
-        ConfigError: It has no such version.
-    """
-    if named is None:
-        yield newest_bundle(workspace / "bundles")
-    elif Path(named).is_dir() or "/" in named:
-        yield Path(named)
-    else:
-        versions = versions_of(Place(workspace, registry).registry_uri, model)
-        with tempfile.TemporaryDirectory(prefix="tasador-score-") as folder:
-            destination = Path(folder) / "bundle"
-            versions.fetch(find_version(versions, named).number, destination)
-            yield destination
 
 
 def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], None]) -> Scored:

@@ -30,7 +30,7 @@ from tasador.core.fingerprints import to_plain
 from tasador.records.database import Database
 from tasador.records.journal import AuditTrail
 from tasador.registry.offers import registry_reader
-from tasador.registry.versions import ModelVersion
+from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.retraining.ledger import Ledger
 from tasador.serving.app import build_app
 from tasador.serving.assembly import Assembly, assembled
@@ -127,20 +127,16 @@ class ServedLifecycle:
 
     def promote(self, wish: Promotion, who: str) -> dict[str, Any]:
         """Do what `tasador promote` does; errors as it has them."""
-        told = ["--force"] if wish.force else []
-        self._command(
-            "promote", wish.version, "--to", wish.alias, *told, reason=wish.reason, who=who
-        )
-        return self._done("promote")
+        told = [f"--to={wish.alias}", *(["--force"] if wish.force else []), "--", wish.version]
+        return self._command("promote", *told, reason=wish.reason, who=who)
 
     def roll_back(self, wish: Return, who: str) -> dict[str, Any]:
         """Do what `tasador rollback` does; errors as it has them."""
-        told = ["--to", wish.to] if wish.to else []
-        self._command("rollback", *told, reason=wish.reason, who=who)
-        return self._done("rollback")
+        told = [f"--to={wish.to}"] if wish.to else []
+        return self._command("rollback", *told, reason=wish.reason, who=who)
 
-    def _command(self, verb: str, *told: str, reason: str, who: str) -> None:
-        """Run a command of ours in a process of its own.
+    def _command(self, verb: str, *told: str, reason: str, who: str) -> dict[str, Any]:
+        """Run a command of ours in a process of its own and return what it did.
 
         Judging needs MLflow and two whole models: seconds of processor and memory that requests
         under way should not pay for. Addresses go through the environment: they may hold passwords.
@@ -155,8 +151,8 @@ class ServedLifecycle:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         command = [
-            sys.executable, "-m", "tasador.cli.app", verb, "--reason", reason, "--by", who,
-            "--workspace", str(self.workspace), "--model", self._model(), *told,
+            sys.executable, "-m", "tasador.cli.app", verb, "--json", f"--reason={reason}",
+            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *told,
         ]  # fmt: skip
         try:
             done = subprocess.run(
@@ -171,15 +167,8 @@ class ServedLifecycle:
         if done.returncode:
             kind = _KINDS.get(done.returncode, RegistryError)
             raise kind(_last_error(done.stderr) or f"{verb} failed")
-
-    def _done(self, action: str) -> dict[str, Any]:
-        entry = next(one for one in self.history(20) if one["action"] == action)
-        return {
-            "action": action,
-            "version": str(entry["details"].get("version", "")),
-            "before": entry["from_value"],
-            "after": entry["to_value"],
-        }
+        plain: dict[str, Any] = json.loads(done.stdout)
+        return plain
 
     def _notes(self, name: str) -> list[str]:
         with Database.open(self.assembly.settings.records.url) as database:
@@ -207,7 +196,7 @@ class ServedLifecycle:
     def _followed(self) -> str | None:
         """Return the alias that the service follows; None when it follows no registry."""
         source = self.assembly.settings.source
-        return source.alias if source.tracking_uri and source.model_name else None
+        return (source.alias or CHAMPION) if source.tracking_uri else None
 
 
 def _version(one: ModelVersion) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from tasador.core.errors import BundleError, StorageError
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
+from tasador.flows.first_champion import AfterRun, after_run
+from tasador.flows.lifecycle import Place
 from tasador.flows.model_files import write_model_files
-from tasador.flows.publish import publish
+from tasador.flows.publish import publish, tracking_uri
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
 from tasador.flows.state import RunState, StoredTable, save_json
@@ -42,6 +44,7 @@ class TrainOutcome:
         outcome: What the register step made, or None when it was not asked for.
         sample: Lines of one sample valuation.
         registered: The registry's version, or None.
+        standing: What answers now, and which command comes next.
     """
 
     run_id: str
@@ -51,6 +54,7 @@ class TrainOutcome:
     outcome: dict[str, Any] | None
     sample: tuple[str, ...]
     registered: str | None
+    standing: AfterRun
 
 
 def train(
@@ -87,8 +91,16 @@ def train(
         raise
     report = _report(state, cards, sample)
     return TrainOutcome(
-        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered
-    )
+        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered,
+        _standing(state, registered),
+    )  # fmt: skip
+
+
+def _standing(state: RunState, registered: str | None) -> AfterRun:
+    if registered is None:
+        return AfterRun()
+    place = Place(state.workspace, tracking_uri(state), model=state.settings.contract.model_name)
+    return after_run(place, registered.rpartition("/")[2], state.settings.gates)
 
 
 def _start(settings: RunSettings) -> RunState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tasador.registry.manifest import MANIFEST_NAME
 MOVED_ASIDE = ".damaged-"
 
 
-def newest_bundle(folder: Path, name: str | None = None) -> Path:
+def newest_bundle(
+    folder: Path, name: str | None = None, *, content_hash: str | None = None
+) -> Path:
     """Return the bundle in `folder` that was written last; one trained on real rows comes first.
 
     What a manifest claims decides; whether it is true is checked when the bundle is loaded.
@@ -21,28 +24,42 @@ def newest_bundle(folder: Path, name: str | None = None) -> Path:
     Args:
         folder: Where the bundles' folders are.
         name: The model's name; None takes any.
+        content_hash: The bundle's content hash; None takes any.
 
     Raises:
         NothingOfferedError: There is none.
     """
+    wanted = {"name": name, "content_hash": content_hash}
     found = []
-    for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
-        own = manifest.parent.name
-        if own.startswith(".") or MOVED_ASIDE in own:
-            continue
+    for manifest in _manifests(folder):
         claims = _claims(manifest)
-        if name is not None and claims.get("name") != name:
+        if any(value is not None and claims.get(key) != value for key, value in wanted.items()):
             continue
         try:
-            found.append((claims.get("origin") == "real", manifest.stat().st_mtime_ns, own))
+            stamp = manifest.stat().st_mtime_ns
         except OSError:  # removed meanwhile
             continue
+        found.append((claims.get("origin") == "real", stamp, manifest.parent.name))
     if not found:
+        said = [f"{key.replace('_', ' ')} {value}" for key, value in wanted.items() if value]
         raise NothingOfferedError(
-            f"no bundle under {folder}" + (f" of the model {name!r}" if name else ""),
+            " with the ".join([f"no bundle under {folder}", *said]),
             remedy="make one with `tasador run`, or name one with --bundle",
         )
     return folder / max(found)[2]
+
+
+def bundle_names(folder: Path) -> list[str]:
+    """Return the names of the models that the bundles in `folder` are of, in order."""
+    names = {str(_claims(manifest).get("name", "")) for manifest in _manifests(folder)}
+    return sorted(names - {""})
+
+
+def _manifests(folder: Path) -> Iterator[Path]:
+    for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
+        own = manifest.parent.name
+        if not own.startswith(".") and MOVED_ASIDE not in own:
+            yield manifest
 
 
 def _claims(manifest: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tasador.core.errors import (
 from tasador.core.files import read_limited
 from tasador.registry.mlflow_rest import local_path
 from tasador.registry.offers import OfferedVersion
-from tasador.registry.versions import ModelVersion
+from tasador.registry.versions import ModelVersion, refuse_dangling
 
 _VERSION = """
     SELECT name, version, run_id, storage_location, source FROM model_versions
@@ -36,6 +36,10 @@ _VERSION = """
 _LISTED = """
     SELECT version, creation_time, source FROM model_versions
     WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version DESC
+"""
+_MODELS = """
+    SELECT DISTINCT name FROM model_versions
+    WHERE current_stage <> 'Deleted_Internal' ORDER BY name
 """
 _ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 _Row = tuple[str, int, str | None, str | None, str | None]
@@ -76,18 +80,26 @@ class EmbeddedRegistry:
         Raises:
             NothingOfferedError: There is no such database, model or alias.
             RefusedError: The database is no registry of a known layout.
-            RegistryError: It is locked.
+            RegistryError: It is locked, or the alias points at a version that was deleted.
         """
         with self._reading(deadline) as database:
             row = database.execute(_ALIAS, (model_name, alias)).fetchone()
             if row is None:
                 raise _absent(f"no model {model_name!r} with the alias {alias!r} in {self.file}")
-            return self._offered(database, model_name, str(row[0]))
+            number = str(row[0])
+            if database.execute(_VERSION, (model_name, number)).fetchone() is None:
+                refuse_dangling(alias, number)
+            return self._offered(database, model_name, number)
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
         """Return the version of that number; errors as in `resolve`."""
         with self._reading(deadline) as database:
             return self._offered(database, model_name, number)
+
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the names of the models that have a version; errors as in `listed`."""
+        with self._reading(deadline) as database:
+            return [str(name) for (name,) in database.execute(_MODELS)]
 
     def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
         """Return every version of a model, the newest first; none when there is no such model.

@@ -79,20 +79,30 @@ class MlflowServer:
         query = {"name": model_name, "version": number}
         return self._offered(self._ask("/model-versions/get", query, deadline))
 
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the names of the models that have a version; errors as in `resolve`."""
+        query, names = {"max_results": "200"}, []
+        for page in self._pages("/registered-models/search", query, deadline):
+            found = page.get("registered_models", [])
+            names += [str(one["name"]) for one in found if one.get("latest_versions")]
+        return sorted(names)
+
     def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
-        """Return every version of a model, the newest first; errors as in `resolve`."""
-        found = self._ask("/registered-models/get", {"name": model_name}, deadline)
+        """Return every version of a model, the newest first; none when there is no such model.
+
+        Errors as in `resolve`.
+        """
+        try:
+            found = self._ask("/registered-models/get", {"name": model_name}, deadline)
+        except NothingOfferedError:
+            return []
         held = found.get("registered_model", {}).get("aliases", [])
         aliases = {one["alias"]: str(one["version"]) for one in held}
         query = {"filter": f"name='{model_name}'", "max_results": "200"}
         versions: list[ModelVersion] = []
-        while True:
-            page = self._ask("/model-versions/search", query, deadline)
+        for page in self._pages("/model-versions/search", query, deadline):
             versions += [_plain(one, aliases) for one in page.get("model_versions", [])]
-            token = page.get("next_page_token")
-            if not token:
-                return sorted(versions, key=lambda version: -int(version.number))
-            query["page_token"] = str(token)
+        return sorted(versions, key=lambda version: -int(version.number))
 
     def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
         """Return the address of a version's files; errors as in `resolve`."""
@@ -140,6 +150,17 @@ class MlflowServer:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise self._no_mlflow(f"no {error}") from None
+
+    def _pages(
+        self, path: str, query: dict[str, str], deadline: Deadline
+    ) -> Iterator[dict[str, Any]]:
+        while True:
+            page = self._ask(path, query, deadline)
+            yield page
+            token = page.get("next_page_token")
+            if not token:
+                return
+            query = {**query, "page_token": str(token)}
 
     def _ask(self, path: str, query: Mapping[str, str], deadline: Deadline) -> dict[str, Any]:
         address = f"{self._base}{_API}{path}?{urllib.parse.urlencode(query)}"

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import ConfigError, RegistryError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError
+from tasador.registry.default_version import only_model
 from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
 from tasador.registry.mlflow_environment import BRISK
 from tasador.registry.mlflow_registry import fetch_bundle
+from tasador.registry.offers import registry_reader
 from tasador.registry.versions import ModelVersion
 
 _PAGE = 100
+_READ_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class MlflowVersions:
 
     def all(self) -> list[ModelVersion]:
         with self._client() as client:
-            return _newest_first(client, self.name, _aliases(client, self.name))
+            aliases = _aliases(client, self.name)
+            found = _pages(client.search_model_versions, f"name = '{self.name}'")
+            versions = [_plain(one, aliases) for one in found]
+        return sorted(versions, key=lambda version: -int(version.number))
 
     def aliases(self) -> dict[str, str]:
         with self._client() as client:
@@ -67,21 +74,9 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
         RegistryError: The registry cannot be reached, is not there, or holds no such model.
         ConfigError: No name was given and several models are registered.
     """
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
-        raise RegistryError(
-            f"there is no model registry at {without_password(uri)}",
-            remedy="train and register a model with tasador run, or name the registry: --registry",
-        )
-    with open_client(uri, BRISK) as client:
-        found = sorted(str(one.name) for one in _pages(client.search_registered_models, None))
-    if name is None and len(found) == 1:
-        return MlflowVersions(uri, found[0])
+    found = registered_models(uri)
     if name is None and found:
-        raise ConfigError(
-            f"{len(found)} models are registered", expected=f"one of {', '.join(found[:10])}",
-            remedy="name it with --model",
-        )  # fmt: skip
+        return MlflowVersions(uri, only_model(found))
     if name not in found:
         raise RegistryError(
             f"no model {name!r} is registered" if name else "no model is registered",
@@ -91,19 +86,44 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
     return MlflowVersions(uri, str(name))
 
 
-def registered_versions(uri: str, name: str) -> list[ModelVersion]:
-    """Return every version of the model `name`, the newest first; none when it is not registered.
+def registered_models(uri: str) -> list[str]:
+    """Return the names of the registered models, in order.
 
     Raises:
-        RegistryError: The registry cannot be reached or refuses.
+        RegistryError: The registry cannot be reached, or is not there.
     """
-    with open_client(uri) as client:
-        return _newest_first(client, name, {})
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise RegistryError(
+            f"there is no model registry at {without_password(uri)}",
+            remedy="train and register a model with tasador run, or name the registry: --registry",
+        )
+    with open_client(uri, BRISK) as client:
+        return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
 
 
-def _newest_first(client: Any, name: str, aliases: dict[str, str]) -> list[ModelVersion]:
-    found = _pages(client.search_model_versions, f"name = '{name}'")
-    return sorted((_plain(one, aliases) for one in found), key=lambda one: -int(one.number))
+def list_registered(uri: str) -> list[str]:
+    """Return what `registered_models` does, without MLflow's packages where they are not needed."""
+    try:
+        return registry_reader(uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return registered_models(uri)
+
+
+def list_versions(uri: str, name: str) -> list[ModelVersion]:
+    """Return a model's versions, the newest first; none when there is no such model or registry.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+    """
+    try:
+        return registry_reader(uri).listed(name, Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return MlflowVersions(uri, name).all() if name in registered_models(uri) else []
 
 
 def _pages(search: Any, query: str | None) -> Iterator[Any]:

@@ -29,17 +29,20 @@ class OfferedVersion:
         version: The version's number, as text.
         run_id: The run that logged it.
         tags: The version's tags.
+        why: Why it is this one, where nobody has chosen it; empty otherwise.
     """
 
     name: str
     version: str
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
 
     @property
     def identity(self) -> str:
         """Text that changes whenever another version, or another run's, is offered."""
-        return f"models:/{self.name}/{self.version}#{self.run_id}"
+        chosen = f" ({self.why})" if self.why else ""
+        return f"models:/{self.name}/{self.version}#{self.run_id}{chosen}"
 
 
 class RegistryReader(Protocol):
@@ -53,8 +56,12 @@ class RegistryReader(Protocol):
         """Return the version of that number."""
         ...
 
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the names of the registered models that have a version, in order."""
+        ...
+
     def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
-        """Return every version of a model, the newest first."""
+        """Return every version of a model, the newest first; none when there is no such model."""
         ...
 
     def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:

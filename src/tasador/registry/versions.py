@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.registry.manifest import RELEASE_PATTERN
@@ -15,6 +15,9 @@ from tasador.registry.manifest import RELEASE_PATTERN
 STATUS_TAG = "tasador.status"
 REASON_TAG = "tasador.status_reason"
 RELEASE_TAG = "release"
+REJECTED, ROLLED_BACK, RETIRED = "rejected", "rolled back", "retired"
+#: The alias that is served unless another one is asked for.
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,19 @@ def find_version(versions: Versions, wanted: str) -> ModelVersion:
         RegistryError: An alias that points at a version which was deleted.
         ConfigError: Nothing has that name, or several have.
     """
-    known = {version.number: version for version in versions.all()}
+    return pick_version(versions.name, versions.all(), versions.aliases(), wanted)
+
+
+def pick_version(
+    name: str, listed: Iterable[ModelVersion], aliases: Mapping[str, str], wanted: str
+) -> ModelVersion:
+    """Return the one of a model's `listed` versions that `wanted` names; see `find_version`."""
+    known = {version.number: version for version in listed}
     if wanted in known:
         return known[wanted]
-    aliases = versions.aliases()
     if wanted in aliases:
-        return known.get(aliases[wanted]) or _refuse_dangling(wanted, aliases[wanted], known)
-    digits = wanted.removeprefix(f"{versions.name}-")
+        return known.get(aliases[wanted]) or refuse_dangling(wanted, aliases[wanted], known)
+    digits = wanted.removeprefix(f"{name}-")
     found = [
         version
         for version in known.values()
@@ -116,7 +125,7 @@ def find_version(versions: Versions, wanted: str) -> ModelVersion:
     if found:  # the same bundle may have been registered twice
         return max(found, key=lambda version: int(version.number))
     raise ConfigError(
-        f"{versions.name} has no version {wanted!r}",
+        f"{name} has no version {wanted!r}",
         expected="a number, a release such as 1.2.0, an alias, a bundle's version or 7 digits of "
         "its content hash",
         got=f"versions {', '.join(sorted(known, key=int)) or 'none'}; "
@@ -124,9 +133,15 @@ def find_version(versions: Versions, wanted: str) -> ModelVersion:
     )
 
 
-def _refuse_dangling(alias: str, number: str, known: Mapping[str, ModelVersion]) -> ModelVersion:
+def refuse_dangling(alias: str, number: str, known: Iterable[str] = ()) -> NoReturn:
+    """Refuse an alias whose version is gone.
+
+    Raises:
+        RegistryError: Always.
+    """
+    left = ", ".join(sorted(known, key=int))
     raise RegistryError(
         f"the alias {alias!r} points at version {number}, which was deleted",
-        expected=f"one of the versions {', '.join(sorted(known, key=int)) or '(none is left)'}",
+        expected=f"one of the versions {left}" if left else "a version that exists",
         remedy=f"point it at another one: tasador promote VERSION --to {alias}",
     )

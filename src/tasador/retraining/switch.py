@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.state import Lease
-from tasador.registry.versions import Versions
+from tasador.registry.versions import CHAMPION, Versions
 from tasador.retraining.ledger import Ledger, Operation, Standing, Write, new_operation_id
 
-CHAMPION, CHALLENGER, STAGING = "champion", "challenger", "staging"
+CHALLENGER, STAGING = "challenger", "staging"
 ALIASES = (STAGING, CHALLENGER, CHAMPION)
 
 #: Makes the operation once the standing can no longer change; refuses by raising.
@@ -30,10 +30,12 @@ class Carried:
     Attributes:
         operation: The operation, as the audit trail has it.
         notes: What was found and put in order before it.
+        changed: Whether anything was; the history does not have an operation that changed nothing.
     """
 
     operation: Operation
     notes: tuple[str, ...]
+    changed: bool = True
 
 
 def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Carried:

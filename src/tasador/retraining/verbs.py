@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasador.core.errors import ConfigError, RegistryError
-from tasador.registry.versions import REASON_TAG, STATUS_TAG, ModelVersion, Versions
+from tasador.registry.versions import (
+    CHAMPION,
+    REASON_TAG,
+    REJECTED,
+    RETIRED,
+    ROLLED_BACK,
+    STATUS_TAG,
+    ModelVersion,
+    Versions,
+)
 from tasador.retraining.ledger import Operation, Standing, Write, new_operation_id
-from tasador.retraining.switch import CHALLENGER, CHAMPION, Plan
-
-REJECTED, ROLLED_BACK = "rejected", "rolled back"
+from tasador.retraining.switch import CHALLENGER, Plan
 
 
 def promotion(
@@ -143,5 +150,5 @@ def _crowned(versions: Versions, before: str, after: str) -> list[Write]:
     known = {version.number for version in versions.all()}
     writes = [Write("tag", STATUS_TAG, CHAMPION, after)]
     if before in known:
-        writes.append(Write("tag", STATUS_TAG, "retired", before))
+        writes.append(Write("tag", STATUS_TAG, RETIRED, before))
     return writes

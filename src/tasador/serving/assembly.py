@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from tasador.core.deadlines import Deadline
@@ -145,8 +144,11 @@ class Assembly:
     def _canary(self) -> Canary | None:
         """Return what takes part in experiments; without a registry or records there are none."""
         settings = self.settings
-        possible = settings.source.tracking_uri and settings.source.model_name
-        if not possible or not settings.canary.enabled or settings.records.mode == "off":
+        if (
+            not settings.source.tracking_uri
+            or not settings.canary.enabled
+            or settings.records.mode == "off"
+        ):
             return None
         return Canary(
             self.service,
@@ -331,19 +333,3 @@ def assembled(environment: Mapping[str, str]) -> Assembly:
     )
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
     return Assembly(settings)
-
-
-def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
-    """Return what to add to the environment so that a laptop needs no setting at all.
-
-    With no source named, the newest bundle of the workspace is served, and records and the copy of
-    the last good model lie there too.
-    """
-    added: dict[str, Any] = {
-        "TASADOR_RECORDS__URL": f"sqlite:///{workspace / 'tasador.db'}",
-        "TASADOR_SOURCE__LAST_GOOD": str(workspace / "last_good"),
-    }
-    named = ("TRACKING_URI", "OBJECT_STORE", "LOCAL")
-    if not any(environment.get(f"TASADOR_SOURCE__{name}") for name in named):
-        added["TASADOR_SOURCE__LOCAL"] = str(workspace / "bundles")
-    return {name: value for name, value in added.items() if name not in environment}

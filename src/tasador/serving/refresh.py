@@ -256,7 +256,7 @@ class Refresher:
     def _swap(self, loaded: LoadedModel) -> None:
         before = self.holder.swap(loaded)
         self._counts.swaps += 1
-        _log.warning("serving %s from %s", loaded.version, loaded.source)
+        _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
         self._tell(self._events.on_swap, loaded, before)
         self._first.set()
         self._counts.copy_error = self.cascade.keep(loaded)

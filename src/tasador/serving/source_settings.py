@@ -15,9 +15,11 @@ class SourceSettings:
 
     Attributes:
         model_name: The model's name in the registry; also picks one out of a folder of bundles.
-            Empty: no registry is asked, and a folder's newest bundle is taken.
-        alias: The registry's alias to follow.
-        version: A registered version's number to use instead of the alias; null follows the alias.
+            Empty: the only model of the registry, and a folder's newest bundle.
+        alias: The registry's alias to follow. Empty: the champion; before there is one, the newest
+            version that was neither rejected nor rolled back.
+        version: A registered version to use instead of an alias: its number, the bundle's version
+            or 7 digits of its content hash; null follows the alias.
         order: The sources, in the order in which they are tried.
         tracking_uri: The registry: ``http(s)://`` of an MLflow server, or ``sqlite:///`` of the
             embedded one.
@@ -43,7 +45,7 @@ class SourceSettings:
     """
 
     model_name: str = ""
-    alias: str = "staging"
+    alias: str = ""
     version: str | None = None
     order: tuple[str, ...] = SOURCE_NAMES
     tracking_uri: str | None = None

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, NothingOfferedError, StorageError
+from tasador.core.errors import BundleError, NothingOfferedError, RegistryError, StorageError
 from tasador.core.files import Patience
 from tasador.core.fingerprints import fingerprint
 from tasador.registry.bundle import ModelBundle
+from tasador.registry.default_version import Choice
 from tasador.registry.folders import newest_bundle
 from tasador.registry.manifest import MANIFEST_NAME
-from tasador.registry.offers import OfferedVersion, RegistryReader, fetch_offered, registry_reader
+from tasador.registry.offers import RegistryReader, fetch_offered, registry_reader
 from tasador.registry.published import (
     Pointer,
     fetch_published,
@@ -62,35 +64,41 @@ class BundleSource(Protocol):
 
 @dataclass(frozen=True)
 class MlflowSource:
-    """The version that an alias of a model registry stands for.
+    """The version that a model registry says is to answer.
 
     Attributes:
         reader: The registry.
-        model_name: The registered model.
-        alias: The alias to follow.
-        version: A version's number to use instead; None follows the alias.
+        choice: Which version of which model is asked for.
     """
 
     reader: RegistryReader
-    model_name: str
-    alias: str
-    version: str | None = None
+    choice: Choice
     name: str = field(default="mlflow", init=False)
 
     def identity(self, deadline: Deadline) -> str:
         """Return the model, the version's number and its run."""
-        return self._offered(deadline).identity
+        return self.choice.find(self.reader, deadline).identity
 
     def fetch(self, destination: Path, deadline: Deadline) -> tuple[Path, str]:
         """Download the bundle; see `BundleSource`."""
-        offered = self._offered(deadline)
+        offered = self.choice.find(self.reader, deadline)
         folder = fetch_offered(self.reader, offered, destination, deadline=deadline)
         return folder, offered.identity
 
-    def _offered(self, deadline: Deadline) -> OfferedVersion:
-        if self.version is not None:
-            return self.reader.version(self.model_name, self.version, deadline)
-        return self.reader.resolve(self.model_name, self.alias, deadline)
+    def content_hash(self, deadline: Deadline) -> str | None:
+        """Return the content hash of the version offered; None when no model is registered.
+
+        Raises:
+            NothingOfferedError: Models are registered, and none of their versions is offered.
+            RegistryError: The registry cannot be read.
+        """
+        try:
+            names = self.reader.models(deadline)
+        except NothingOfferedError:
+            return None
+        if not names or self.choice.model_name not in ("", *names):
+            return None
+        return self.choice.find(self.reader, deadline).tags.get("content_hash", "")
 
 
 @dataclass(frozen=True)
@@ -129,25 +137,29 @@ class FolderSource:
     Attributes:
         folder: Either of them.
         model_name: Which model to take from a folder of bundles; empty takes any.
+        registry: The registry on the same disk. Of a model that it knows, no other bundle is taken
+            from a folder of them than the one it offers.
     """
 
     folder: Path
     model_name: str = ""
+    registry: MlflowSource | None = None
     name: str = field(default="local", init=False)
 
-    def identity(self, _: Deadline) -> str:
+    def identity(self, deadline: Deadline) -> str:
         """Return the folder's name and a hash of its files' names, sizes and times."""
-        return self._identity(self._newest())
+        return self._identity(self._newest(deadline))
 
-    def fetch(self, _destination: Path, _deadline: Deadline) -> tuple[Path, str]:
+    def fetch(self, _: Path, deadline: Deadline) -> tuple[Path, str]:
         """Return the folder itself; nothing is copied."""
-        found = self._newest()
+        found = self._newest(deadline)
         return found, self._identity(found)
 
-    def _newest(self) -> Path:
+    def _newest(self, deadline: Deadline) -> Path:
         if (self.folder / MANIFEST_NAME).is_file():
             return self.folder
-        return newest_bundle(self.folder, self.model_name or None)
+        wanted = None if self.registry is None else self.registry.content_hash(deadline)
+        return newest_bundle(self.folder, self.model_name or None, content_hash=wanted)
 
     def _identity(self, folder: Path) -> str:
         try:
@@ -168,20 +180,35 @@ class LastGoodSource:
     Attributes:
         folder: Where it is; the layout is that of `registry.published`.
         model_name: The model that is served; a copy of another one is not used.
+        registry: The registry on the same disk. While it can be read, a copy of another version
+            than the one it offers is not used.
     """
 
     folder: Path
     model_name: str = ""
+    registry: MlflowSource | None = None
     name: str = field(default="last_good", init=False)
 
     def identity(self, deadline: Deadline) -> str:
         """Return the content hash of the copy."""
-        return self._pointer(deadline).content_hash
+        return self._offered(deadline).content_hash
 
     def fetch(self, _: Path, deadline: Deadline) -> tuple[Path, str]:
         """Return the copy's folder; nothing is copied."""
-        pointer = self._pointer(deadline)
+        pointer = self._offered(deadline)
         return self.folder / pointer.folder, pointer.content_hash
+
+    def _offered(self, deadline: Deadline) -> Pointer:
+        pointer, wanted = self._pointer(deadline), None
+        with suppress(RegistryError):  # what the copy is for
+            wanted = None if self.registry is None else self.registry.content_hash(deadline)
+        if wanted not in (None, pointer.content_hash):
+            raise NothingOfferedError(
+                f"the copy in {self.folder} is of another version than the registry offers",
+                expected=f"content hash {wanted}",
+                got=pointer.content_hash,
+            )
+        return pointer
 
     def keep(self, bundle: ModelBundle, source: str) -> None:
         """Copy a bundle's files; the older copy stays until the new one is complete.
@@ -231,15 +258,29 @@ def build_sources(settings: SourceSettings) -> tuple[BundleSource, ...]:
 
 def _build(name: str, settings: SourceSettings) -> BundleSource | None:
     patience = Patience(settings.connect_s, settings.read_s)
-    if name == "mlflow" and settings.tracking_uri and settings.model_name:
-        reader = registry_reader(
-            settings.tracking_uri, connect_s=settings.connect_s, read_s=settings.read_s
-        )
-        return MlflowSource(reader, settings.model_name, settings.alias, settings.version)
+    if name == "mlflow":
+        return registry_source(settings)
     if name == "object_store" and settings.object_store:
         return PublishedSource(settings.object_store, patience)
+    # a registry elsewhere may be away, which is what these two are for
+    beside = (settings.tracking_uri or "").startswith("sqlite:")
+    registry = registry_source(settings) if beside else None
     if name == "local" and settings.local:
-        return FolderSource(Path(settings.local), settings.model_name)
+        return FolderSource(Path(settings.local), settings.model_name, registry)
     if name == "last_good" and settings.last_good:
-        return LastGoodSource(Path(settings.last_good), settings.model_name)
+        return LastGoodSource(Path(settings.last_good), settings.model_name, registry)
     return None
+
+
+def registry_source(settings: SourceSettings) -> MlflowSource | None:
+    """Return the configured model registry as a source; None when there is none.
+
+    Raises:
+        ConfigError: Its address is of an unknown kind.
+    """
+    if not settings.tracking_uri:
+        return None
+    reader = registry_reader(
+        settings.tracking_uri, connect_s=settings.connect_s, read_s=settings.read_s
+    )
+    return MlflowSource(reader, Choice(settings.model_name, settings.alias, settings.version))

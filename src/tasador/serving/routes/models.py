@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasador.core.errors import (
     ConfigError,
@@ -33,20 +33,29 @@ _READ = (400, 401, 404, 422, 429, 500, 503)
 _CHANGE = (400, 401, 403, 409, 422, 429, 500, 503)
 
 
+#: They become arguments of a command: none may be read as an option, or hold a control character.
+VersionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+ReasonText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=500)]
+
+
 class Promotion(BaseModel):
     """Which version shall have which place."""
 
-    version: str = Field(description="A number, an alias or a bundle's version", min_length=1)
-    alias: str = Field("champion", description="champion, challenger or staging")
-    reason: str = Field("", max_length=500)
+    model_config = ConfigDict(extra="forbid")
+
+    version: VersionName = Field(description="A number, an alias or a bundle's version")
+    alias: Literal["champion", "challenger", "staging"] = "champion"
+    reason: ReasonText = ""
     force: bool = Field(False, description="Although a gate refuses; needs a reason")
 
 
 class Return(BaseModel):
     """Which earlier champion shall return."""
 
-    to: str | None = Field(None, description="A version; by default the previous champion")
-    reason: str = Field("", max_length=500)
+    model_config = ConfigDict(extra="forbid")
+
+    to: VersionName | None = Field(None, description="A version; by default the previous champion")
+    reason: ReasonText = ""
 
 
 class Density(BaseModel):
