@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isolation import isolate
+
 STARTED = time.perf_counter()
 SEED, FOLDS, MOST_TREES = 42, 3, 4000
 CORES = os.cpu_count() or 1
@@ -186,4 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 import reference_method
 from figures import Figures
 from inputs import bundle_folder, real_table
+from isolation import isolate
 from peer_environments import PEERS, peer_python
 from tasador.metrics.regression import all_metrics, label
 from tasador.registry.bundle import load_bundle
@@ -165,4 +166,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

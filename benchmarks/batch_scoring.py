@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 import inputs
+from isolation import isolate
 from tasador.core.workers import usable_cores
 from tasador.data.readers import read_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
@@ -262,4 +263,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

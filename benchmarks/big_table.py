@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from isolation import isolate
+
 NOISE = 0.12
 _TOWNS = 100
 _FALL, _SPREAD = 0.8, 0.15  # of the price's logarithm with a degree; of places about a town
@@ -107,4 +109,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputs import real_table
+from isolation import isolate
 from tasador.core import seeds
 from tasador.flows.state import load_part
 from tasador.registry.bundle import load_bundle
@@ -127,4 +128,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

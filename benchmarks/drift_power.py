@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputs import housing
+from isolation import isolate
 from tasador.data.contract import TableContract
 from tasador.monitoring.judge import judge
 from tasador.monitoring.performance import share_interval
@@ -132,4 +133,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

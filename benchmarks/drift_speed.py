@@ -26,6 +26,7 @@ import polars as pl
 
 from figures import Figures
 from inputs import real_table
+from isolation import isolate
 from peer_environments import peer_python
 
 _MEASURED = """
@@ -225,4 +226,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -42,6 +42,7 @@ import reference_method as reference
 from figures import Figures
 from grid_search import DESIGN, FAMILIES, FOLDS, SEED, Table, cpu, design, theirs
 from inputs import real_table
+from isolation import isolate
 from tasador.config.compose import conf_folder
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
@@ -231,4 +232,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

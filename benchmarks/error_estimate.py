@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from inputs import housing
+from isolation import isolate
 from peer_environments import peer_python
 from tasador.data.contract import TableContract
 from tasador.metrics.regression import METRICS
@@ -162,4 +163,5 @@ def report(
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -30,6 +30,7 @@ import numpy as np
 import yaml
 
 from figures import Figures
+from isolation import isolate
 from tasador.config.compose import compose, conf_folder
 from tasador.core import seeds
 from tasador.core.fingerprints import fingerprint
@@ -260,4 +261,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

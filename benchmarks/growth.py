@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import Figures
+from isolation import isolate
 
 HERE = Path(__file__).parent
 PIPELINE = ("validate and split", "features, fit", "features, transform", "LightGBM, fit",
@@ -150,4 +151,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

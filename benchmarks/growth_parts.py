@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isolation import isolate
 from tasador.core import seeds
 from tasador.data.contract import Column, Ratio, TableContract, Target
 from tasador.features.comparables import ComparablesIndex
@@ -280,4 +281,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

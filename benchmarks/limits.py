@@ -25,6 +25,7 @@ import pyarrow.parquet as parquet
 
 from figures import Figures
 from inputs import real_table
+from isolation import isolate
 from main_job import ROW
 
 PASSES = 5
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from figures import Figures
 from inputs import real_table
+from isolation import isolate
 from tasador.registry.bundle import ModelBundle, load_bundle
 
 ROW = {
@@ -137,4 +138,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -25,6 +25,7 @@ import polars as pl
 
 from big_table import least_error, make_table
 from figures import Figures
+from isolation import isolate
 from main_job import newest, newest_bundle
 from tasador.registry.bundle import load_bundle
 
@@ -107,4 +108,5 @@ def cards(workspace: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

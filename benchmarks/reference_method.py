@@ -24,6 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from inputs import real_table
+from isolation import isolate
 
 Floats = NDArray[np.float64]
 SEED = 42
@@ -157,4 +158,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

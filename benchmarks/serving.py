@@ -35,6 +35,7 @@ from pathlib import Path
 
 from figures import Figures
 from inputs import bundle_folder, real_table
+from isolation import isolate
 from main_job import ROW, Figure
 from tasador.registry.bundle import load_bundle
 
@@ -383,4 +384,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -31,6 +31,7 @@ from itertools import count
 from pathlib import Path
 
 from inputs import bundle_folder
+from isolation import isolate
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
 from tasador.registry.bundle import load_bundle
@@ -178,4 +179,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

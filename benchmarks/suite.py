@@ -34,6 +34,7 @@ from typing import Any
 
 from figures import VARIABLE
 from inputs import real_table
+from isolation import isolate
 from suite_page import write_page
 from suite_plan import BENCHMARKS, Benchmark
 
@@ -251,4 +252,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

@@ -23,6 +23,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import train_test_split
 
 from inputs import real_table
+from isolation import isolate
 
 SEED, POINTS = 42, 1000
 LABELS = NDArray[np.int64]
@@ -75,4 +76,5 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else real_table("housing.csv"))

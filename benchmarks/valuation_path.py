@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inputs import bundle_folder, table_of
+from isolation import isolate
 from tasador.core.native import SWITCH, native
 from tasador.data.readers import read_table
 from tasador.registry.bundle import ModelBundle, load_bundle
@@ -122,4 +123,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    isolate()
     sys.exit(main())

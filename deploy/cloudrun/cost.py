@@ -4,7 +4,7 @@
 
 Starts `tasador serve` as the descriptor does, sends it requests over 16 connections, and reads from
 /proc how much CPU time the server took for them; the sender's is not counted. Records are written
-(SQLite here).
+(SQLite in a temporary folder, whatever the environment names).
 
 Prices are the list prices of Tier 1 regions with instance-based billing, without free tier or
 discount. They change: pass your own with the options.
@@ -28,7 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".github" / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from smoke_test import call, row_of, wait_until_ready
+
+from isolation import isolate
 
 #: USD, Cloud Run, Tier 1, instance-based billing.
 CPU_SECOND, GIB_SECOND = 0.000018, 0.000002
@@ -127,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

@@ -102,6 +102,16 @@ def service() -> dashboard.Dashboard:
             )
         )
         .with_panel(
+            lines(
+                "Refused rows by field",
+                "cps",
+                query(
+                    f"sum by (field, cause) (rate(tasador_refused_values_total{RATE}))",
+                    "{{field}}: {{cause}}",
+                ),
+            )
+        )
+        .with_panel(
             lines("Latency of a valuation", "s", quantile(0.5), quantile(0.95), quantile(0.99))
         )
         .with_panel(lines("Mean time by stage", "s", query(f"{stage} / {calls}", "{{stage}}")))

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from tasador.data.contract import TableContract
     from tasador.data.contract_reader import read_contract
     from tasador.features.pipeline import FeaturePipeline, FittedFeatures
+    from tasador.flows.load import load_bundle
     from tasador.flows.train import train
     from tasador.metrics.regression import all_metrics
     from tasador.modeling.valuation import Valuation
     from tasador.registry.archive import pack, unpack
-    from tasador.registry.bundle import ModelBundle, load_bundle
+    from tasador.registry.bundle import ModelBundle
     from tasador.registry.mlflow_registry import download_bundle
 
 __version__ = version("tasador")
@@ -35,7 +36,7 @@ _HOME = {
     "all_metrics": "metrics.regression",
     "compose": "config.compose",
     "download_bundle": "registry.mlflow_registry",
-    "load_bundle": "registry.bundle",
+    "load_bundle": "flows.load",
     "pack": "registry.archive",
     "read_contract": "data.contract_reader",
     "train": "flows.train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import http.server
 import os
@@ -262,7 +263,8 @@ def test_single_bad_cells_cost_their_rows_and_the_user_is_told(
     code, _, err = tasador("run", "dataset=flats", *SEGREGATE)
     assert code == 0, err
     assert "4 of 200 rows were refused" in err
-    assert "row 3: 'size': expected a number, got 'big'" in err
+    assert "the first is row 4: 'size': expected a number" in err
+    assert ", got 'big'" in err
 
 
 def test_a_category_of_one_level_is_a_warning(tasador: Run, tmp_path: Path) -> None:
@@ -490,12 +492,12 @@ def rows_of(project: Path, rows: int = 3) -> list[str]:
         (lambda _: "", "is empty"),
         (lambda lines: lines[0], "has a header but no rows"),
         (lambda lines: "\n".join(lines).replace("latitude", "lat", 1), "no latitude"),
-        (lambda lines: "\n".join([*lines, "1,2"]), "ragged"),
-        (lambda lines: "\n".join([*lines, "east" + lines[-1][4:]]), "'longitude' in row 3"),
-        (lambda lines: "\n".join([*lines, "," + lines[-1].partition(",")[2]]), "is missing in 1"),
+        (lambda lines: "\n".join([lines[0], "1,2"]), "row 1: expected 10 values, got 2"),
+        (lambda lines: "\n".join([lines[0], "east" + lines[-1][4:]]), "row 1: longitude: expected"),
+        (lambda lines: lines[0].replace("latitude", "longitude"), "no latitude"),
     ],
 )
-def test_rows_that_cannot_be_valued_are_refused(
+def test_a_file_of_which_no_row_can_be_valued_is_refused(
     tasador: Run, trained: Path, tmp_path: Path, edit: Callable[[list[str]], str], said: str
 ) -> None:
     rows = tmp_path / "rows.csv"
@@ -504,6 +506,28 @@ def test_rows_that_cannot_be_valued_are_refused(
     assert code == 3, err
     assert said in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda _: "1,2", "row 4: expected 10 values, got 2"),
+        (lambda line: "east" + line[4:], "row 4: longitude: expected a number in"),
+        (lambda line: "," + line.partition(",")[2], "(degrees), got ''"),
+    ],
+)
+def test_a_row_that_cannot_be_valued_is_named_and_the_others_are_valued(
+    tasador: Run, trained: Path, tmp_path: Path, edit: Callable[[str], str], said: str
+) -> None:
+    lines, rows = rows_of(trained), tmp_path / "rows.csv"
+    rows.write_text("\n".join([*lines, edit(lines[-1]), lines[1]]))
+    code, out, err = tasador("predict", str(rows), "--bundle", str(bundle_of(trained)))
+    assert code == 0, err
+    assert said in err
+    found = list(csv.DictReader(out.splitlines()))
+    assert [bool(row["error"]) for row in found] == [False] * 3 + [True, False]
+    assert [row["model_version"] for row in found][:1] * 5 == [r["model_version"] for r in found]
+    assert found[0]["lower"] == found[4]["lower"] != ""
 
 
 def test_rows_separated_otherwise_than_the_training_table_are_valued(

@@ -146,7 +146,7 @@ def test_files_in_a_store_are_scored_into_the_store(
 
     with store.files().open(f"{store.url}/out/b.parquet") as file:
         found = parquet.read_table(file)
-    assert found.column("row").to_pylist() == list(range(400))
+    assert found.column("row").to_pylist() == list(range(1, 401))
     assert found.column("error").null_count == 400
     again = tasador(tmp_path, "score", *words, "--format", "parquet")
     assert "scored 0 rows" in again

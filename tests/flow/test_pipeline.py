@@ -101,6 +101,39 @@ def test_an_unchanged_run_is_all_cached_and_registers_nothing_new(project: Path)
     assert "models:/housing_price_model/1" in out
 
 
+def test_two_runs_at_once_in_one_workspace_wait_for_each_other(project: Path) -> None:
+    words = [sys.executable, "-m", "tasador.cli.app", "run", *SMALL, "sweep.trials=3"]
+    both = [
+        subprocess.Popen(
+            words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    ended = [(one.communicate(timeout=300), one.returncode) for one in both]
+    assert [code for _, code in ended] == [0, 0], ended
+    waited = [err for (_, err), _ in ended if "waiting for another run in workspace" in err]
+    assert len(waited) == 1
+    assert any(f"process {one.pid} (" in waited[0] for one in both)
+    cached = sorted(out.count("cached") for (out, _), _ in ended)
+    assert cached[0] < cached[1] == 7  # the second one finds what the first one made
+
+
+def test_a_simulation_replays_rows_that_the_model_was_not_trained_on(project: Path) -> None:
+    from tasador.flows.simulate import _rows
+    from tasador.flows.state import load_part
+
+    bundle = load_bundle(bundle_of(project))
+    X, y, what = _rows(bundle.contract, None, project / "workspace", bundle.version)
+    assert what == "held-out rows"
+    parts = next((project / "workspace" / "cache").glob("segregate*/**/train.npz"))
+    trained = load_part(parts)
+    assert 0 < len(X) < len(trained.X)
+    known = {tuple(row) for row in np.column_stack([np.nan_to_num(trained.X), trained.y]).tolist()}
+    replayed = {tuple(row) for row in np.column_stack([np.nan_to_num(X), y]).tolist()}
+    assert not known & replayed
+    assert _rows(bundle.contract, None, project / "nowhere", "none")[2] == "rows"
+
+
 def test_equal_runs_in_two_workspaces_give_equal_bytes(project: Path) -> None:
     code, _, err = tasador(project, "run", *SMALL, "tracking=none", "storage.workspace=elsewhere")
     assert code == 0, err

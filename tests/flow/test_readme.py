@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import pytest
 import yaml
 
 from fixtures.process import free_port, wait_until_ready
@@ -32,48 +35,61 @@ def block(page: Path, language: str, containing: str) -> str:
     return next(text for text in found if containing in text)
 
 
-def write_homes(path: Path, n: int, seed: int, *, price: bool) -> None:
-    random = np.random.default_rng(seed)
-    area, rooms = random.uniform(30, 200, n).round(1), random.integers(1, 6, n)
-    town = random.choice(["Ferrol", "Lugo", "Vigo"], n)
-    prices = (900 * area * (1 + (town == "Vigo")) * random.lognormal(0, 0.1, n)).round()
-    head = ["area", "rooms", "town"] + ["price"] * price
-    rows = [
-        [str(area[i]), str(rooms[i]), str(town[i])] + [str(prices[i])] * price for i in range(n)
-    ]
-    path.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+def tasador(folder: Path, line: str, *extra: str) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(line, comments=True)
+    assert words[0] == "tasador"
+    return subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", *words[1:], *extra],
+        cwd=folder, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
 
 
-def test_the_readmes_commands_and_its_python_work(tmp_path: Path) -> None:
-    write_homes(tmp_path / "homes.csv", 400, 1, price=True)
-    write_homes(tmp_path / "new_homes.csv", 5, 2, price=False)
-    outputs = []
-    for line in block(ROOT / "README.md", "sh", "tasador init").splitlines():
-        words = shlex.split(line, comments=True)
-        assert words[0] == "tasador"
-        extra = SMALL if words[1] == "run" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "tasador.cli.app", *words[1:], *extra],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert len(outputs[2].strip().splitlines()) == 6
-    assert (tmp_path / outputs[3].strip()).is_file()
+@pytest.fixture(scope="module")
+def after_make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkout's examples and the workspace that `make run` leaves, smaller."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    done = tasador(
+        folder, "tasador run", "download.offline=true", "download.synthetic_rows=3000", *SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    assert "next: tasador " in done.stdout
+    return folder
 
-    folder = next((tmp_path / "workspace" / "bundles").glob("homes_model-*/"))
+
+def test_the_readmes_commands_work_in_its_order_after_make_run(after_make_run: Path) -> None:
+    folder = after_make_run
+    activate, predict, report = block(ROOT / "README.md", "sh", "tasador predict").splitlines()
+    assert activate == "source .venv/bin/activate"
+    valued = tasador(folder, predict)
+    assert valued.returncode == 0, valued.stderr
+    rows = list(csv.DictReader(io.StringIO(valued.stdout)))
+    assert len(rows) == 12
+    assert not any(row["error"] for row in rows)
+    found = tasador(folder, report)
+    assert (folder / found.stdout.strip()).is_file()
+
     code = block(ROOT / "README.md", "python", "load_bundle")
-    code = re.sub(r"homes_model-\w+", folder.name, code)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     prediction, lower, upper = map(float, done.stdout.split())
     assert lower < prediction < upper
-    serve_and_watch(tmp_path)
+    serve_and_watch(folder)
+
+    init, train, value, use = block(ROOT / "README.md", "sh", "tasador init").splitlines()
+    for line, extra in ((init, []), (train, SMALL), (value, []), (use, [])):
+        done = tasador(folder, line, *extra)
+        assert done.returncode == 0, (line, done.stderr)
+        if line == value:
+            assert json.loads(done.stdout)["model_version"].startswith("flats_model-")
+    back = re.search(r"`(tasador use housing_price_model)`", (ROOT / "README.md").read_text())
+    assert back is not None
+    assert tasador(folder, back[1]).returncode == 0
+    listed = tasador(folder, "tasador models").stdout
+    assert "housing_price_model" in listed
+    assert "flats_model" in listed
 
 
 def serve_and_watch(folder: Path) -> None:
@@ -88,20 +104,17 @@ def serve_and_watch(folder: Path) -> None:
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         console = block(ROOT / "README.md", "console", "curl")
-        asked = console.removeprefix("$ ").split("\n{")[0].replace(":8000", f":{port}")
+        asked, _, answer = console.removeprefix("$ ").partition("\n{")
+        asked = asked.replace(":8000", f":{port}")
         done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
-        assert list(json.loads(done.stdout)) == ["predictions", "model_version"]
-        shown = json.loads(console.split("\n", 2)[2].replace("\n", ""))
-        assert list(shown["predictions"][0]) == list(json.loads(done.stdout)["predictions"][0])
+        got, shown = json.loads(done.stdout), json.loads(("{" + answer).replace("\n", ""))
+        assert list(got) == list(shown) == ["predictions", "model_version"]
+        assert list(shown["predictions"][0]) == list(got["predictions"][0])
         simulate, monitor, _ = block(ROOT / "README.md", "sh", "tasador simulate").splitlines()
         small = ["--url", f"http://127.0.0.1:{port}", "--count", "100"]
         for line, extra, codes in ((simulate, small, {0}), (monitor, [], {0, 10})):
-            words = [*shlex.split(line, comments=True)[1:], *extra]
-            done = subprocess.run(
-                [sys.executable, "-m", "tasador.cli.app", *words], cwd=folder,
-                capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-            assert done.returncode in codes, done.stderr
+            watched = tasador(folder, line, *extra)
+            assert watched.returncode in codes, watched.stderr
     finally:
         process.terminate()
         _, errors = process.communicate(timeout=30)
@@ -118,7 +131,7 @@ def test_every_target_that_the_readme_names_is_in_make_help() -> None:
 def test_the_example_on_the_contracts_page_is_a_contract() -> None:
     page = ROOT / "docs" / "reference" / "contract.md"
     contract = from_dict(yaml.safe_load(block(page, "yaml", "model_name")))
-    assert contract.feature_names == ("area", "rooms", "town", "sold", "lon", "lat")
+    assert contract.feature_names == ("area", "rooms", "town", "street", "sold", "lon", "lat")
 
 
 def test_the_spanish_readme_shows_the_same_output_code_and_commands() -> None:

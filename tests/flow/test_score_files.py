@@ -116,7 +116,7 @@ def test_parquet_comes_out_as_parquet_with_the_version_inside(
     assert code == 0
     found = parquet.read_table(tmp_path / "result" / "in.parquet")
     assert found.column_names == ["row", "id", "kind", *MADE]
-    assert found.column("row").to_pylist() == list(range(1_000))
+    assert found.column("row").to_pylist() == list(range(1, 1_001))
     assert found.column("id").to_pylist() == table.column("id").to_pylist()
     rows = [{k: v for k, v in row.items() if k != "id"} for row in table.to_pylist()]
     valued = house_bundle.value_rows(rows)

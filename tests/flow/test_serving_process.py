@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -148,6 +150,71 @@ def test_several_workers_share_the_port_the_database_and_the_counters(server) ->
     code, _, err = server.stop()
     assert code == 0, err
     assert set(load.acknowledged) <= set(recorded(server.workspace))
+
+
+def gauge(server: Server, name: str) -> dict[str, float]:
+    text = httpx.get(server.url + "/metrics", timeout=10).text
+    lines = [line for line in text.splitlines() if line.startswith(name)]
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def eventually(said: Callable[[], bool], limit_s: float = 60) -> None:
+    end = time.monotonic() + limit_s
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if said():
+                return
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def workers_of(server: Server) -> set[int]:
+    """Return the processes that serve: children of the supervisor that uvicorn spawned."""
+    assert server.process is not None
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return {
+        int(pid)
+        for pid in children.split()
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+
+
+def test_workers_that_were_killed_leave_no_gauge_behind_and_lost_models_show(
+    server, written_bundle, tmp_path
+) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(written_bundle, bundles / "houses")
+    server.bundle = bundles
+    last_good = tmp_path / "none" / "last_good"
+    server.variables = {
+        "TASADOR_SERVER__WORKERS": "2",
+        "TASADOR_SOURCE__LAST_GOOD": str(last_good),
+    }
+    server.start()
+    server.wait()
+    eventually(lambda: len(gauge(server, "tasador_worker_model_loaded")) == 2)
+    assert httpx.get(server.url + "/health/deep").json()["checks"]
+    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+    for one in slow:  # requests whose body never comes
+        one.sendall(
+            b"POST /api/v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: text/csv\r\n"
+            b"Content-Length: 1000\r\n\r\na,b"
+        )
+    eventually(lambda: gauge(server, "tasador_in_flight") == {"tasador_in_flight": 5.0})
+    shutil.rmtree(bundles)
+    shutil.rmtree(last_good, ignore_errors=True)
+    before = workers_of(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(workers_of(server) - before) == 2)
+    server.wait("/health/live")
+    eventually(lambda: gauge(server, "tasador_in_flight") == {"tasador_in_flight": 1.0})
+    eventually(lambda: gauge(server, "tasador_model_loaded") == {"tasador_model_loaded": 0.0})
+    assert gauge(server, "tasador_model_info") == {}
+    assert httpx.get(server.url + "/health/ready").status_code == 503
+    for one in slow:
+        one.close()
+    server.stop()
 
 
 def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:

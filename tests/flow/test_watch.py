@@ -257,3 +257,29 @@ def test_alerts_are_listed_acknowledged_and_silenced_by_command(
     assert run(app, ["alerts", "ack", "nothing"]).exit_code == 1
     wrong = run(app, ["alerts", "silence", "*", "--for", "a while"])
     assert isinstance(wrong.exception, ConfigError)
+
+
+def test_following_a_simulation_shows_what_the_watcher_saw(server, table) -> None:
+    import threading
+
+    from tasador.core import clock
+    from tasador.flows.watching import Witness
+
+    client = ApiClient(server.url)
+    lines: list[str] = []
+    watching = watcher(server, interval_s=0.5, window_s=2.0)
+    thread = threading.Thread(target=watching.run)
+    thread.start()
+    try:
+        witness = Witness(client, lines.append, wait_s=30.0)
+        for phase in ("usual", "changed"):
+            began = clock.seconds()
+            simulate(Simulation("inflation", rows=ROWS, phases=(phase,)), client, table=table)
+            witness.look(phase, began)
+    finally:
+        watching.stop()
+        thread.join()
+    seen = [line for line in lines if "watcher: " in line]
+    assert "MAPE" in seen[0]
+    assert "watcher: ALERT" in seen[1]
+    assert any("ALERT since +" in line and "performance:mape" in line for line in lines)

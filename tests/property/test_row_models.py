@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError as ModelError
 
 from tasador.core.errors import ValidationError
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column, TableContract, Target
-from tasador.data.encode import MISSING_TEXTS, Encoder
+from tasador.data.encode import Encoder
 from tasador.data.row_check import RowCheck
 from tasador.serving.schemas import example_row, row_model
 

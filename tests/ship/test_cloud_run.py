@@ -128,9 +128,16 @@ def test_the_cost_is_cpu_time_times_price_over_utilisation() -> None:
 
 
 @pytest.mark.slow
-def test_the_cost_is_measured_with_a_real_server(written_bundle: Path) -> None:
+def test_the_cost_is_measured_with_a_real_server_that_leaves_live_records_alone(
+    written_bundle: Path, tmp_path: Path
+) -> None:
+    live = {
+        "TASADOR_RECORDS__URL": f"sqlite:///{tmp_path}/live.db",
+        "TASADOR_WORKSPACE": str(tmp_path),
+    }
     done = subprocess.run(
         [sys.executable, "cost.py", str(written_bundle), "--seconds", "1"],
+        env={**os.environ, **live},
         cwd=FOLDER,
         capture_output=True,
         text=True,
@@ -140,3 +147,4 @@ def test_the_cost_is_measured_with_a_real_server(written_bundle: Path) -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith("| 1")]
     assert len(rows) == 4
     assert all(float(row.split("|")[3]) > 0 for row in rows)
+    assert not list(tmp_path.iterdir())

@@ -153,6 +153,7 @@ class SlowProxy:
 
     def __init__(self, port: int) -> None:
         self.pause_s = 0.0
+        self.sent_back = 0
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -175,6 +176,7 @@ class SlowProxy:
             while chunk := source.recv(1 << 16):
                 if slow:
                     time.sleep(self.pause_s)
+                    self.sent_back += len(chunk)
                 target.sendall(chunk)
             target.shutdown(socket.SHUT_WR)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +27,7 @@ from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.score import score
 from tasador.cli.serve import serve
+from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
 from tasador.cli.ui import ui
 from tasador.cli.up import up
 from tasador.cli.use import use
@@ -50,6 +50,8 @@ app = typer.Typer(
 #: Lines of `tasador init` about what was assumed; of a wide table those of its first columns, and
 #: the last ones, which are about the table.
 _MOST_ASSUMED = 40
+#: Refused rows that `tasador predict` names on the terminal; its output has all.
+_MOST_REFUSED = 20
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -121,8 +123,11 @@ def run(
         for warning in card.warnings:
             err.print(f"    [yellow]warning:[/] {escape(warning)}")
 
+    def wait(why: str) -> None:
+        err.print(escape(why))
+
     out.print(f"{escape(settings.contract.title)}")
-    outcome = train(settings, tell)
+    outcome = train(settings, tell, on_wait=wait)
     if outcome.outcome is not None:
         origin = outcome.outcome["metrics"]["origin"]
         if origin == "synthetic":
@@ -161,23 +166,43 @@ def predict(
     version: Version = None,
     registry: Registry = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a CSV here.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--with", help="Columns to add in front: ids, inputs (all) or names, a,b."),
+    ] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
-    """Value the rows of a file, or one row given as JSON, by the champion."""
+    """Value the rows of a file, or one row given as JSON, by the champion.
+
+    A row that does not meet the contract gets an error instead of a value, the others are valued.
+    """
     from tasador.flows.chosen import BundleChoice
     from tasador.flows.predict import predict_rows, to_csv, to_json
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    predicted = predict_rows(rows, choice, note)
+    names = [name.strip() for name in (keep or "").split(",") if name.strip()]
+    predicted = predict_rows(rows, choice, note, keep=names)
     if predicted.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     if output is None:
         sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
-        return
-    from tasador.core.files import write_text
+    else:
+        from tasador.core.files import write_text
 
-    write_text(output, to_csv(predicted))
-    out.print(f"wrote {len(predicted.valuations):,} valuations to {escape(str(output))}")
+        write_text(output, to_csv(predicted))
+        valued = len(predicted.rows) - len(predicted.refused)
+        out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+    _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
+
+
+def _list_refused(lines: list[str]) -> None:
+    if not lines:
+        return
+    err.print(f"[yellow]refused:[/] {len(lines):,} rows; the column 'error' has all reasons")
+    for line in lines[:_MOST_REFUSED]:
+        err.print(f"  {escape(line)}")
+    if len(lines) > _MOST_REFUSED:
+        err.print(f"  and {len(lines) - _MOST_REFUSED:,} more")
 
 
 @app.command()
@@ -275,6 +300,7 @@ records.register(app)
 
 def main() -> None:
     """Run the command line; every error that is ours ends without a traceback."""
+    accept_any_encoding()
     try:
         code = app(standalone_mode=False) or 0
         if code == INTERRUPTED_EXIT_CODE:  # what typer makes of Ctrl-C
@@ -294,13 +320,12 @@ def main() -> None:
         err.print("interrupted; what was finished is kept: run the same command to go on")
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
-        _drop_output()  # the reader, such as `head`, has gone: nothing to say, as typer does it
-        sys.exit(TasadorError.exit_code)
+        sys.exit(TasadorError.exit_code)  # the reader, such as `head`, has gone: nothing to say
     except OSError as error:
         refused = storage_error(error)
         if refused is None:
             raise
-        _drop_output()
+        drop_what_is_not_taken()
         _fail(refused)
     except Exception as error:
         # Typer's own usage errors know how to show themselves.
@@ -309,11 +334,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             _fail(ConfigError(error.format_message()))  # type: ignore[attr-defined]
         raise
-
-
-def _drop_output() -> None:
-    """Let the interpreter's own flush at its end go nowhere, since the output takes no more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        drop_what_is_not_taken()
 
 
 def _fail(error: TasadorError) -> None:

@@ -21,7 +21,8 @@ _WORD: dict[Level, str] = {
     "cannot_tell": "cannot tell",
 }
 _TITLES = {
-    "input": "Input", "quality": "Data quality", "drift": "Drift of columns",
+    "input": "Input", "refused": "Refused rows", "quality": "Data quality",
+    "drift": "Drift of columns",
     "together": "Columns together", "performance": "Performance",
     "estimate": "Estimated performance",
     "label": "Label drift", "concept": "Concept drift", "prediction": "Predictions",
@@ -40,6 +41,9 @@ def dashboard(verdict: Verdict) -> RenderableType:
     )
     if verdict.begins:
         head.append(f"\n{verdict.begins} to {verdict.ends}", "dim")
+    for found in verdict.of_check("input"):
+        if found.subject == "outcomes" and "joined" in found.numbers:
+            head.append(f"\n{found.reason}", _STYLE[found.level])
     parts: list[RenderableType] = [head, "", _checks(verdict)]
     if verdict.drift:
         parts += ["", _drift(verdict.drift)]

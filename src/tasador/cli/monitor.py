@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
+from tasador.cli.model_choice import note
 from tasador.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tasador.monitoring.verdict import Verdict
 
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Name = Annotated[str | None, typer.Option(help="Column of that meaning.", show_default=False)]
 
@@ -94,8 +93,8 @@ def monitor(
         with open_engine(engine.value, RaySettings(ray_address)) as opened:
             verdict, notes = monitor_files(comparison, rules, opened)
     if not quiet:
-        for note in notes:
-            err.print(f"[dim]note:[/] {escape(note)}")
+        for one in notes:
+            note(one)
         out.print(dashboard(verdict))
     if json is not None:
         write_text(json, verdict.to_json())
@@ -112,12 +111,14 @@ def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
     from tasador.cli.watch import parse_duration
     from tasador.flows.watch import Watcher
     from tasador.monitoring.watch_settings import WatchSettings
-    from tasador.serving.defaults import with_defaults
+    from tasador.serving.defaults import unasked, with_defaults
     from tasador.serving.settings import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
+    if line := unasked(served.source):
+        note(line)
     settings = WatchSettings(window_s=parse_duration(window), limits=rules)
-    watcher = Watcher(settings, served.source, served.records.url)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
         return watcher.judge()
     finally:

@@ -62,36 +62,50 @@ def export(
 
 @records.command()
 def prune(
-    older_than: Annotated[str, typer.Option(help="Age, e.g. 90d.")],
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="One age for all of it, e.g. 90d; by default each kind's own."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete, do not only count.")] = False,
     database: DatabaseOption = None,
+    spool: SpoolOption = None,
 ) -> None:
-    """Delete old records with their outcomes; without --yes only count them."""
-    from tasador.core import clock
+    """Delete old records with their outcomes, verdicts, alerts that are over, spool files, logs.
+
+    Without --yes they are only counted. A service and a watcher do it by themselves, once an hour,
+    by the ages in TASADOR_RECORDS__KEEP_*_DAYS. The audit trail is kept.
+    """
     from tasador.records.journal import AuditTrail
     from tasador.records.moments import parse_span, show_moment
-    from tasador.records.sql_store import SqlRecordStore
+    from tasador.records.retention import Retention
 
-    before = clock.seconds() - parse_span(older_than)
-    with _opened(_settings(database)) as opened:
-        store = SqlRecordStore(opened)
-        if not yes:
-            found = store.count(0.0, before)
-            typer.echo(
-                f"{found:,} records are older than {show_moment(before)}: --yes deletes them"
+    settings = _settings(database, spool)
+    age = None if older_than is None else parse_span(older_than)
+    with _opened(settings) as opened:
+        retention = Retention(opened, settings, age)
+        found = retention.delete() if yes else retention.count()
+        if yes:
+            AuditTrail(opened).add(
+                os.environ.get("USER", "cli"),
+                "prune",
+                "records",
+                reason=f"older than {older_than}" if older_than else "older than each is kept",
+                details={
+                    "deleted": found[0].number,
+                    "before": found[0].before,
+                    "others": {old.what: old.number for old in found[1:]},
+                },
             )
-            return
-        deleted = 0
-        for deleted in store.prune(before):  # noqa: B007 - the last one counts
-            pass
-        AuditTrail(opened).add(
-            os.environ.get("USER", "cli"),
-            "prune",
-            "records",
-            reason=f"older than {older_than}",
-            details={"deleted": deleted, "before": before},
-        )
-    typer.echo(f"deleted {deleted:,} records older than {show_moment(before)}")
+    for old in found:
+        if old.before is None:
+            typer.echo(f"all {old.what} are kept")
+        elif yes:
+            typer.echo(f"deleted {old.number:,} {old.what} older than {show_moment(old.before)}")
+        else:
+            typer.echo(
+                f"{old.number:,} {old.what} are older than {show_moment(old.before)}: "
+                "--yes deletes them"
+            )
 
 
 @records.command()
@@ -137,6 +151,38 @@ def stats(
 
 
 @records.command()
+def refused(
+    since: Since = "1d",
+    until: Until = None,
+    show: Annotated[int, typer.Option(min=0, help="Most rows to print with their values.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a row.")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Say which rows the service refused, by field and cause, and print some of them."""
+    from tasador.core import clock
+    from tasador.records.moments import parse_moment, show_moment
+    from tasador.records.refused import kept_rows, read_refused
+
+    start = 0.0 if since is None else parse_moment(since)
+    end = clock.seconds() if until is None else parse_moment(until)
+    with _opened(_settings(database)) as opened:
+        counts = read_refused(opened, start, end)
+        rows = list(kept_rows(opened, start, end, show))
+    if as_json:
+        for row in rows:
+            plain = row._replace(features=json.loads(row.features))
+            typer.echo(json.dumps(plain._asdict()))
+        return
+    typer.echo(f"{counts.refused:,} rows were refused since {show_moment(start)}")
+    for (field, cause), number in counts.causes.items():
+        example = counts.examples.get((field, cause), "")
+        said = f", e.g. {example}" if example else ""
+        typer.echo(f"  {field}: {cause.replace('_', ' ')}: {number:,}{said}")
+    for row in rows:
+        typer.echo(f"{show_moment(row.time)} {row.route} {row.client}: {row.features.decode()}")
+
+
+@records.command()
 def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
     """Bring in what processes that died left in their spools; a running service does it too."""
     from tasador.records.keeper import bring_in
@@ -173,12 +219,13 @@ def import_file(
 
 def _settings(database: str | None, spool: str | None = None) -> RecordSettings:
     """Return the settings of records: options first, then the service's variables."""
-    from tasador.records.settings import DEFAULT_URL, RecordSettings
+    from dataclasses import replace
 
-    return RecordSettings(
-        url=database or os.environ.get("TASADOR_RECORDS__URL") or DEFAULT_URL,
-        spool=spool or os.environ.get("TASADOR_RECORDS__SPOOL") or None,
-    )
+    from tasador.serving.settings import read_settings
+
+    own = {k: v for k, v in os.environ.items() if k.startswith("TASADOR_RECORDS__") and v}
+    found = read_settings(own).records
+    return replace(found, url=database or found.url, spool=spool or found.spool)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def score(
 
     A row that does not meet the contract gets an error instead of a value, as from the service.
     """
-    from tasador.core.errors import ConfigError, DataError
+    from tasador.core.errors import ConfigError, DataError, ValidationError
     from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
     from tasador.flows.score_files import ScoreOrder, find_inputs, score_files
     from tasador.registry.bundle import load_bundle
@@ -104,6 +104,11 @@ def score(
             f"{len(scored.failed)} of {scored.files + scored.passed + len(scored.failed)} files "
             f"were not scored: {', '.join(name for name, _ in scored.failed[:10])}",
             remedy="mend them and run the same command: the others are passed over",
+        )
+    if scored.rows and scored.refused == scored.rows:
+        raise ValidationError(
+            f"none of the {scored.rows:,} rows meets the contract",
+            remedy="the column 'error' of the output says why",
         )
 
 

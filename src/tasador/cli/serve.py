@@ -39,7 +39,7 @@ def serve(
     """
     from tasador.core.errors import ConfigError
     from tasador.serving.defaults import check_choice, with_defaults
-    from tasador.serving.run import address, bind, is_terminal
+    from tasador.serving.run import address, bind
     from tasador.serving.run import serve as run
     from tasador.serving.settings import read_settings, variable
 
@@ -63,8 +63,6 @@ def serve(
             os.environ[variable(*place)] = str(value)
     os.environ.update(with_defaults(os.environ, workspace))
     os.environ.setdefault("TASADOR_WORKSPACE", str(workspace))
-    if is_terminal():
-        os.environ.setdefault(variable("server", "log_format"), "text")
     settings = read_settings(os.environ)
     if alias is not None or version is not None:
         check_choice(settings.source)

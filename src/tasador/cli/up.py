@@ -59,7 +59,7 @@ def up(
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
         raise ConfigError(
-            "--without names something that is not started here", expected="some of mlflow, api, ui, watcher",
+            "--without names what is not started here", expected="some of mlflow, api, ui, watcher",
             got=", ".join(without or ()),
         )  # fmt: skip
     for member in members:
@@ -111,7 +111,7 @@ def stack_members(
                 "--artifacts-destination", str(workspace / "mlartifacts"),
             ),
             ports["mlflow"], "/health",
-            # its job workers (seven processes, 1.2 GB) run GenAI evaluations, which nothing here asks for
+            # its job workers (seven processes, 1.2 GB) run GenAI evaluations, which nobody asks for
             {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ),
         Member(

@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tasador.cli.model_choice import note
+
 if TYPE_CHECKING:
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
@@ -50,7 +52,7 @@ def watch(
 
     from tasador.config.watch import read_watch_settings
     from tasador.flows.watch import Watcher
-    from tasador.serving.defaults import with_defaults
+    from tasador.serving.defaults import unasked, with_defaults
     from tasador.serving.settings import read_settings
 
     settings = read_watch_settings(config)
@@ -62,7 +64,7 @@ def watch(
         metrics_host=metrics_host or settings.metrics_host,
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
-    watcher = Watcher(settings, served.source, served.records.url)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
 
     def tell(found: Round) -> None:
         for line in _lines(found):
@@ -77,6 +79,8 @@ def watch(
         f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
         f"(records: {escape(_without_password(served.records.url))})"
     )
+    if line := unasked(served.source):
+        note(line)
     watcher.run(tell)
 
 
@@ -195,24 +199,36 @@ def simulate(
     count: Annotated[int, typer.Option(min=10, help="Rows in each phase.")] = 1000,
     pause: Annotated[float, typer.Option(min=0.0, help="Seconds between requests.")] = 0.0,
     phases: Annotated[str, typer.Option(help="Which, in order.")] = "usual,changed,recovered",
+    follow: Annotated[
+        bool, typer.Option(help="After each phase, wait for the watcher and show what it saw.")
+    ] = False,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Replay real rows through a running service, change the world, send outcomes late.
 
-    An API key is taken from TASADOR_API_KEY.
+    Of the table that the model was trained on, rows that were held out are replayed. An API key is
+    taken from TASADOR_API_KEY.
     """
+    from tasador.core import clock
     from tasador.flows.api_client import ApiClient
     from tasador.flows.simulate import PhaseReport, Simulation, simulate
+    from tasador.flows.watching import Witness
+
+    client = ApiClient(url, os.environ.get("TASADOR_API_KEY"))
+    witness = Witness(client, lambda line: out.print(escape(line))) if follow else None
+    began = [clock.seconds()]
 
     def tell(report: PhaseReport) -> None:
         out.print(
             f"{report.name:<10} {report.asked:,} rows, {report.outcomes:,} outcomes, "
             f"MAPE {report.mape:.1f}%  ({escape(report.told)}; {escape(report.version)})"
         )
+        if witness is not None:
+            witness.look(report.name, began[0])
+        began[0] = clock.seconds()
 
     asked = tuple(part.strip() for part in phases.split(",") if part.strip())
     simulation = Simulation(scenario, rows=count, pause_s=pause, phases=asked)
-    client = ApiClient(url, os.environ.get("TASADOR_API_KEY"))
     simulate(simulation, client, table=rows, workspace=workspace, tell=tell)
 
 

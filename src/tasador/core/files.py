@@ -145,12 +145,15 @@ def stamp(location: Location) -> Stamp:
 
 
 @contextmanager
-def open_read(location: Location, patience: Patience | None = None) -> Iterator[BinaryIO]:
+def open_read(
+    location: Location, patience: Patience | None = None, *, scattered: bool = False
+) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; it is closed when the body ends.
 
     Args:
         location: The file.
         patience: How long an object store is waited for; None leaves that to its driver.
+        scattered: Whether small parts of it are read: the driver then fetches little ahead.
 
     Raises:
         StorageError: It does not exist, or cannot be read.
@@ -158,7 +161,9 @@ def open_read(location: Location, patience: Patience | None = None) -> Iterator[
     with _storage_errors("read", location):
         if is_remote(location):
             store = _filesystem(str(location), patience)
-            options = {} if patience is None else {"block_size": _BLOCK}
+            options = {"block_size": _BLOCK} if patience is not None else {}
+            if scattered:
+                options = {"block_size": _CHUNK}
             file = cast(BinaryIO, store.open(str(location), "rb", **options))
         else:
             file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds

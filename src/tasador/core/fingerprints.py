@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import enum
 import hashlib
 import importlib.resources
@@ -29,7 +30,7 @@ def sha256_file(path: Path) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn dataclasses, enums, paths, tuples and mappings into JSON's own types."""
+    """Turn dataclasses, enums, paths, dates, tuples and mappings into JSON's own types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -38,6 +39,8 @@ def to_plain(value: Any) -> Any:
         return to_plain(value.value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
     if isinstance(value, dict):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -45,7 +48,7 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(to_plain(item) for item in value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy scalar
-        return value.item()
+        return to_plain(value.item())
     return value
 
 

@@ -50,8 +50,11 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        return redact(super().format(record))
+        """Return the line, with the fields that a JSON line would have."""
+        fields = getattr(record, "fields", None)
+        plain = _hidden(fields) if isinstance(fields, Mapping) else {}
+        said = ", ".join(f"{name} {value}" for name, value in plain.items())
+        return redact(super().format(record)) + (f" ({said})" if said else "")
 
 
 class JsonFormatter(logging.Formatter):

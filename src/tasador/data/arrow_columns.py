@@ -68,8 +68,8 @@ def plain_array(values: pa.Array) -> pa.Array:
     if types.is_dictionary(kind):
         values = values.dictionary_decode()
         kind = values.type
-    if types.is_decimal(kind):
-        return values.cast(pa.float64(), safe=False)
+    if types.is_decimal(kind):  # Arrow's own cast of 0.7 gives 0.7000000000000001
+        return values.cast(pa.string()).cast(pa.float64())
     if types.is_timestamp(kind):
         return values.cast(pa.timestamp("us", kind.tz), safe=False)
     if types.is_date64(kind):

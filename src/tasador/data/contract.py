@@ -7,12 +7,14 @@ monitors' bins, the forms) is derived from a `TableContract`. Reading one from Y
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from tasador.core.fingerprints import fingerprint, to_plain
+from tasador.data.dates import date_text
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
 ColumnRole = Literal["longitude", "latitude", "segment", "timestamp"]
@@ -31,6 +33,11 @@ COLUMN_ROLES: tuple[ColumnRole, ...] = ("longitude", "latitude", "segment", "tim
 ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
 
 
+def plain_name(text: str) -> str:
+    """Return the form in which names of columns are compared: composed (Unicode's NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of the table, other than the target.
@@ -41,9 +48,12 @@ class Column:
         role: What the column stands for beyond its kind, if anything.
         unit: Unit of measurement, for people: ``"degrees"``, ``"USD"``.
         description: One sentence for forms and documentation.
-        bounds: Inclusive lower and upper bound for numbers; None leaves a side open.
+        bounds: Inclusive lower and upper bound of numbers, and of datetimes in seconds since 1970
+            UTC; None leaves a side open.
         nullable: Whether a missing value is acceptable.
-        categories: The allowed values of a category, in a fixed order.
+        categories: The known levels of a category, in a fixed order.
+        open: Whether a category has other levels than those: such a value is accepted with a
+            warning, where otherwise it is refused.
         case_sensitive: Whether ``"inland"`` and ``"INLAND"`` are different categories.
     """
 
@@ -56,11 +66,16 @@ class Column:
     nullable: bool = False
     categories: tuple[str, ...] = ()
     case_sensitive: bool = True
+    open: bool = False
 
     def category_key(self, value: str) -> str:
         """Return the form of a category's text under which it is looked up."""
         text = value.strip()
-        return text if self.case_sensitive else text.casefold()
+        return plain_name(text if self.case_sensitive else text.casefold())
+
+    def text_of(self, value: float) -> str:
+        """Return a number of this column, such as a bound, for people: a date as a date."""
+        return date_text(value) if self.kind == "datetime" else f"{value:.12g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +222,7 @@ class TableContract:
             {
                 "columns": [
                     (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
+                    + (("open",) if c.open else ())  # older contracts keep their fingerprint
                     for c in self.features
                 ],
                 "target": (self.target.name, self.target.unit, self.target.prediction_name),
@@ -216,6 +232,11 @@ class TableContract:
     def to_dict(self) -> dict[str, Any]:
         """Return the contract as plain JSON types; `contract_reader.from_dict` reads it back."""
         plain: dict[str, Any] = to_plain(self)
+        for column, item in zip(self.columns, plain["columns"], strict=True):
+            if column.kind == "datetime":
+                item["bounds"] = [None if b is None else date_text(b) for b in column.bounds]
+            if not column.open:
+                del item["open"]
         plain["columns"] = {item.pop("name"): _pruned(item) for item in plain["columns"]}
         plain["ratios"] = {
             item["name"]: {k: item[k] for k in ("numerator", "denominator")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import math
 import re
@@ -22,13 +23,15 @@ from tasador.data.contract import (
     Source,
     TableContract,
     Target,
+    plain_name,
 )
+from tasador.data.dates import seconds_of
 
 #: Not the contract's: defaults of runs on this table, which `tasador.config` reads.
 _RUN_SETTINGS = "settings"
 _TOP = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
 _COLUMN = ("kind", "role", "unit", "description", "bounds", "nullable", "categories",
-           "case_sensitive")  # fmt: skip
+           "case_sensitive", "open")  # fmt: skip
 _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name")
 _SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic")
 _COMPARABLES = ("near", "similar_by", "context")
@@ -122,7 +125,7 @@ def _text(section: Mapping[str, Any], key: str, where: str, default: str | None 
     value = section.get(key, default)
     if not isinstance(value, str) or not value.strip():
         raise ContractError(f"{where}.{key}: expected a text, got {value!r}")
-    return value
+    return plain_name(value)
 
 
 def _model_name(top: Mapping[str, Any], name: str) -> str:
@@ -155,7 +158,7 @@ def _texts(section: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
             f"{where}.{key}: expected a list of texts, got {value!r}",
             remedy="quote words that YAML reads as true or false, such as 'yes', 'no' and 'on'",
         )
-    return tuple(str(item) for item in value)
+    return tuple(plain_name(str(item)) for item in value)
 
 
 def _flag(section: Mapping[str, Any], key: str, where: str, default: bool) -> bool:
@@ -171,22 +174,40 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _bounds(section: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
+def _bounds(
+    section: Mapping[str, Any], where: str, *, dates: bool = False
+) -> tuple[float | None, float | None]:
     value = section.get("bounds")
     if value is None:
         return (None, None)
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ContractError(f"{where}.bounds: expected [low, high], got {value!r}")
-    low, high = (None if side is None else _number(side, f"{where}.bounds") for side in value)
+    read = _moment if dates else _number
+    low, high = (None if side is None else read(side, f"{where}.bounds") for side in value)
     if low is not None and high is not None and low >= high:
         raise ContractError(f"{where}.bounds: expected low < high, got {value!r}")
     return (low, high)
 
 
+def _moment(value: Any, where: str) -> float:
+    """Read a date, with or without a time, as YAML gives it or as text; or seconds since 1970."""
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ContractError(
+                f"{where}: expected a date such as 2026-01-31, got {value!r}"
+            ) from None
+    return seconds_of(value) if isinstance(value, dt.date) else _number(value, where)
+
+
 def _columns(value: Any) -> tuple[Column, ...]:
     if not isinstance(value, Mapping) or not value:
         raise ContractError("columns: expected a mapping of column name to its description")
-    columns = tuple(_column(str(name), entry) for name, entry in value.items())
+    columns = tuple(_column(plain_name(str(name)), entry) for name, entry in value.items())
+    twice = [name for name, count in Counter(c.name for c in columns).items() if count > 1]
+    if twice:
+        raise ContractError(f"columns.{twice[0]}: is listed more than once")
     for role in COLUMN_ROLES:
         holders = [column.name for column in columns if column.role == role]
         if len(holders) > 1:
@@ -220,10 +241,11 @@ def _column(name: str, entry: Any) -> Column:
         role=role,
         unit=_optional_text(section, "unit", where),
         description=_optional_text(section, "description", where),
-        bounds=_bounds(section, where),
+        bounds=_bounds(section, where, dates=kind == "datetime"),
         nullable=_flag(section, "nullable", where, default=False),
         categories=_texts(section, "categories", where),
         case_sensitive=_flag(section, "case_sensitive", where, default=True),
+        open=_flag(section, "open", where, default=False),
     )
     _check_categories(column, where)
     return column
@@ -233,6 +255,8 @@ def _check_categories(column: Column, where: str) -> None:
     if column.kind != "category":
         if column.categories:
             raise ContractError(f"{where}.categories: only a category has them")
+        if column.open:
+            raise ContractError(f"{where}.open: only a category can be open to other levels")
         return
     if column.bounds != (None, None):
         raise ContractError(f"{where}.bounds: a category has none")
@@ -276,13 +300,14 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
     for name, entry in value.items():
         section = _mapping(entry, f"ratios.{name}", ("numerator", "denominator"))
         for part in ("numerator", "denominator"):
-            if section.get(part) not in numbers:
+            if _optional_text(section, part, f"ratios.{name}") not in numbers:
                 raise ContractError(
                     f"ratios.{name}.{part}: {section.get(part)!r} is not a number column"
                 )
-        if any(column.name == name for column in columns):
+        if any(column.name == plain_name(str(name)) for column in columns):
             raise ContractError(f"ratios.{name}: a column has that name already")
-        ratios.append(Ratio(str(name), section["numerator"], section["denominator"]))
+        parts = (str(name), section["numerator"], section["denominator"])
+        ratios.append(Ratio(*map(plain_name, parts)))
     return tuple(ratios)
 
 

@@ -2,33 +2,31 @@
 
 Numbers stay as they are, a category becomes the position of its name in the contract, a datetime
 becomes seconds since 1970 UTC, a missing value becomes NaN. The same rules serve a whole table and
-a single row; numpy is all they need.
+a single row; numpy is all they need. Whether the encoded row is a valid one is for
+`data.row_check` to say.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
-from tasador.data.contract import Column, TableContract
+from tasador.data.cells import (
+    MISSING_TEXTS,
+    cell_encoder,
+    decoded_cell,
+    wrong_value,
+)
+from tasador.data.contract import Column, TableContract, plain_name
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-#: Texts that stand for a missing value, in lower case.
-MISSING_TEXTS = frozenset({"", "na", "nan", "null", "none"})
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I)
-_REAL = (int, float, Decimal, np.integer, np.floating)
 _NAN = math.nan
 
 
@@ -49,7 +47,7 @@ class Encoder:
             for column in contract.features
             if column.kind == "category"
         }
-        self._cells: list[Callable[[Any], float]] = [_cell_encoder(c) for c in contract.features]
+        self._cells: list[Callable[[Any], float]] = [cell_encoder(c) for c in contract.features]
         self._plan = [
             (column.name, column.kind in ("number", "integer"), encode)
             for column, encode in zip(contract.features, self._cells, strict=True)
@@ -76,10 +74,10 @@ class Encoder:
         """Encode several rows given one by one; shape (n, p), equal to stacking `row`.
 
         Raises:
-            ValidationError: As `row`, with the row's number (from 0) in front.
+            ValidationError: As `row`, with the row's number (from 1) in front.
         """
         coded = []
-        for number, values in enumerate(rows):
+        for number, values in enumerate(rows, 1):
             try:
                 coded.append(self.codes(values))
             except ValidationError as error:
@@ -99,8 +97,10 @@ class Encoder:
             try:
                 value = values[name]
             except KeyError:
-                append(self._absent(name, values))
-                continue
+                value = field_of(values, name)
+                if value is ABSENT:
+                    append(self._absent(name, values))
+                    continue
             if is_number and type(value) is float:
                 append(value)
             else:
@@ -136,8 +136,9 @@ class Encoder:
 
         Raises:
             ValidationError: A column is missing though not nullable, lengths differ, or a value is
-                of another kind than its column (with its row number, from 0).
+                of another kind than its column (with its row number, from 1).
         """
+        columns = with_plain_names(columns)
         lengths = {name: len(columns[name]) for name in self._nullable if name in columns}
         if len(set(lengths.values())) != 1:
             raise ValidationError(
@@ -153,7 +154,7 @@ class Encoder:
             X[:, position], wrong = encode_values(column, columns[column.name])
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise _wrong_value(column, columns[column.name][row], f" in row {row}")
+                raise wrong_value(column, columns[column.name][row], f" in row {row + 1}")
         return X
 
     def decode(self, X: Floats) -> dict[str, list[Any]]:
@@ -167,9 +168,40 @@ class Encoder:
             unknown one as ``"(unknown)"``), datetimes in UTC, None where a value is missing.
         """
         return {
-            column.name: [_decoded(column, value) for value in X[:, position].tolist()]
+            column.name: [decoded_cell(column, value) for value in X[:, position].tolist()]
             for position, column in enumerate(self.contract.features)
         }
+
+
+class _Absent:
+    """No value at all, where None is a value that is missing."""
+
+
+ABSENT = _Absent()
+
+
+def field_of(values: Mapping[str, Any], name: str) -> Any:
+    """Return a row's value of the column `name`, spelled in any of Unicode's forms, or `ABSENT`."""
+    if name in values:
+        return values[name]
+    if not name.isascii():
+        for key in values:
+            if isinstance(key, str) and plain_name(key) == name:
+                return values[key]
+    return ABSENT
+
+
+def with_plain_names(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return columns by the names that the contract has for them.
+
+    Raises:
+        ValidationError: Two names are the same one, written in different forms of Unicode.
+    """
+    plain = {plain_name(name) if isinstance(name, str) else name: columns[name] for name in columns}
+    if len(plain) < len(columns):
+        twice = [n for n in plain if sum(plain_name(str(other)) == n for other in columns) > 1]
+        raise ValidationError(f"the column {twice[0]!r} is there twice", remedy="drop one of them")
+    return plain
 
 
 def columns_with_missing_words(contract: TableContract) -> tuple[str, ...]:
@@ -199,7 +231,7 @@ def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
         microseconds = _polars_microseconds(values)
         if microseconds is not None and column.kind == "datetime":
             return microseconds, np.zeros(len(microseconds), dtype=np.bool_)
-    encode = _cell_encoder(column)
+    encode = cell_encoder(column)
     known: dict[Any, tuple[float, bool]] = {}
     codes, wrong = [], []
     for value in _as_list(values):
@@ -263,146 +295,3 @@ def _polars_microseconds(series: Any) -> Floats | None:
     since = aware.dt.epoch("us").cast(pl.Float64).fill_null(_NAN).to_numpy().astype(np.float64)
     result: Floats = since / 1e6  # numpy divides as Python does; polars by the reciprocal
     return result
-
-
-def _cell_encoder(column: Column) -> Callable[[Any], float]:
-    """Return the function that encodes one value of `column`."""
-    if column.kind == "category":
-        return _category_encoder(column)
-    if column.kind == "datetime":
-        return lambda value: _seconds(column, value)
-    return lambda value: _number(column, value)
-
-
-def _number(column: Column, value: Any) -> float:
-    kind = type(value)
-    if kind is float or kind is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise _wrong_value(column, value) from None
-    if value is None:
-        return _NAN
-    if kind is str:
-        text = value.strip()
-        if _NUMBER.fullmatch(text):
-            return float(text)
-        if text.lower() in MISSING_TEXTS:
-            return _NAN
-    elif isinstance(value, _REAL) and kind is not bool:
-        return float(value)
-    raise _wrong_value(column, value)
-
-
-def _category_encoder(column: Column) -> Callable[[Any], float]:
-    codes = {column.category_key(text): float(i) for i, text in enumerate(column.categories)}
-    for position, text in enumerate(column.categories):  # "1.0" in a file is 1 in a typed table
-        codes.setdefault(_numeric_key(text), float(position))
-    exact = {text: codes[column.category_key(text)] for text in column.categories}
-    unknown = float(len(column.categories))
-
-    def encode(value: Any) -> float:
-        if type(value) is str:
-            code = exact.get(value)
-            if code is not None:
-                return code
-        elif value is None or (isinstance(value, (float, np.floating)) and value != value):
-            return _NAN
-        elif not isinstance(value, (str, bool, int, float, np.generic)):
-            raise _wrong_value(column, value)
-        key = column.category_key(_category_text(value))
-        code = codes.get(key)
-        if code is None:
-            code = codes.get(_numeric_key(key))
-        if code is None:
-            return _NAN if key.lower() in MISSING_TEXTS else unknown
-        return code
-
-    return encode
-
-
-def _category_text(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    return str(value)
-
-
-def _numeric_key(text: str) -> str:
-    """Return one spelling for all of ``1``, ``1.0`` and ``01``; other texts as they are."""
-    if not _NUMBER.fullmatch(text.strip()):
-        return text
-    number = float(text)
-    return str(int(number)) if number.is_integer() else repr(number)
-
-
-def _seconds(column: Column, value: Any) -> float:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return _NAN
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in MISSING_TEXTS:
-            return _NAN
-        try:
-            value = dt.datetime.fromisoformat(text)
-        except ValueError:
-            raise _wrong_value(column, text) from None
-    elif isinstance(value, np.datetime64):
-        if np.isnat(value):
-            return _NAN
-        value = value.astype("datetime64[us]").item()
-    if isinstance(value, dt.datetime):
-        aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
-        return (aware - EPOCH).total_seconds()
-    if isinstance(value, dt.date):
-        return float((value - EPOCH.date()).days * 86400)
-    raise _wrong_value(column, value)
-
-
-def _decoded(column: Column, value: float) -> Any:
-    if math.isnan(value):
-        return None
-    if column.kind == "category":
-        code = int(value)
-        return column.categories[code] if 0 <= code < len(column.categories) else "(unknown)"
-    if column.kind == "datetime":
-        try:
-            return EPOCH + dt.timedelta(seconds=value)
-        except OverflowError:  # no calendar date: show the number
-            return value
-    if column.kind == "integer" and value.is_integer():
-        return int(value)
-    return value
-
-
-_EXPECTED = {
-    "number": "a number",
-    "integer": "a whole number",
-    "category": "a text",
-    "datetime": "a date and time in ISO 8601, such as 2026-01-31T10:00:00",
-}
-
-
-def _wrong_value(column: Column, value: Any, where: str = "") -> ValidationError:
-    return ValidationError(
-        f"{column.name!r}{where} is of another kind",
-        expected=_EXPECTED.get(column.kind, "another value"),
-        got=cut_repr(value),
-        remedy=f"fix the value, or the column's kind ({column.kind}) in the contract",
-    )
-
-
-class _Repr(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _SHOWN
-        self.maxlevel = 2
-
-
-_SHOWN = 80
-_repr = _Repr().repr
-
-
-def cut_repr(value: Any) -> str:
-    """Return `repr(value)`, at most 80 characters, however large or deeply nested it is."""
-    text = _repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -9,12 +9,14 @@ import datetime as dt
 import math
 import re
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.data.contract import Column
+from tasador.data.contract import Column, plain_name
 from tasador.data.encode import encode_values
 
 Floats = NDArray[np.float64]
@@ -25,6 +27,9 @@ PARSED_SHARE = 0.98
 _FEW_LEVELS = 50
 _MOST_LEVELS = 10_000
 _LONG_TEXT = 64
+#: A category with more levels than this, or with one seen in fewer rows than that, has others too.
+_MOST_CLOSED_LEVELS = 20
+_FEWEST_ROWS = 5
 _IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
 _CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
 
@@ -131,17 +136,29 @@ def _describe_text(name: str, present: pl.Series, nullable: bool, assumptions: l
 
 
 def _category(name: str, texts: pl.Series, nullable: bool, assumptions: list[str]) -> Column:
-    names = _spellings(texts.str.strip_chars())
+    texts = texts.str.strip_chars()
+    names = _spellings(texts)
+    column = Column(name, "category", nullable=nullable, categories=names, case_sensitive=False)
+    rows = Counter(column.category_key(text) for text in texts.to_list())
+    rare = min(rows.values()) < _FEWEST_ROWS
+    is_open = len(names) > _MOST_CLOSED_LEVELS or (rare and len(names) > 2)
     note = f"{name!r} is a category with {len(names)} levels, upper and lower case alike"
-    assumptions.append(note + (", may be missing" if nullable else ""))
-    return Column(name, "category", nullable=nullable, categories=names, case_sensitive=False)
+    note += ", may be missing" if nullable else ""
+    why = "so many" if len(names) > _MOST_CLOSED_LEVELS else "some are rare"
+    note += (
+        f"; open ({why}): other levels are valued with a warning"
+        if is_open
+        else "; other levels are refused"
+    )
+    assumptions.append(note)
+    return replace(column, open=is_open)
 
 
 def _spellings(texts: pl.Series) -> tuple[str, ...]:
-    """Return the levels in order, each in its most frequent spelling."""
+    """Return the levels in order, each in its most frequent spelling, composed (Unicode's NFC)."""
     spelled: dict[str, str] = {}
     for text in texts.value_counts(sort=True)[texts.name].to_list():
-        spelled.setdefault(text.casefold(), text)
+        spelled.setdefault(plain_name(text.casefold()), plain_name(text))
     return tuple(sorted(spelled.values()))
 
 

@@ -7,7 +7,6 @@ validation instead of being lost here.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import lzma
@@ -25,7 +24,9 @@ from numpy.typing import NDArray
 
 from tasador.core import files
 from tasador.core.errors import SourceError
-from tasador.data.encode import MISSING_TEXTS
+from tasador.data.cells import MISSING_TEXTS
+from tasador.data.contract import plain_name
+from tasador.data.csv_header import csv_rows
 
 MAX_COLUMNS = 5000
 MAX_UNPACKED_BYTES = 1 << 30
@@ -182,9 +183,11 @@ def _parse_parquet(data: bytes, name: str) -> pl.DataFrame:
     if data[-4:] != b"PAR1":
         raise SourceError(f"the Parquet file {name} is cut short", remedy="copy it again")
     try:
-        names = list(pl.read_parquet_schema(io.BytesIO(data)))
+        names = [plain_name(field) for field in pl.read_parquet_schema(io.BytesIO(data))]
         _check_names(names, name)
-        return pl.read_parquet(io.BytesIO(data))
+        frame = pl.read_parquet(io.BytesIO(data))
+        frame.columns = names
+        return frame
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(
             f"the Parquet file {name} is damaged: {error}", remedy="copy it again"
@@ -202,7 +205,7 @@ def _parse_csv(data: bytes, name: str, delimiter: str) -> pl.DataFrame:
         data += b"\n"
     ends, separators = _records(data, name, delimiter)
     header = data[: ends[0] + 1].decode()
-    names = [field.strip() for field in _header_fields(header, delimiter)]
+    names = [plain_name(field.strip()) for field in _header_fields(header, delimiter)]
     names = [field or f"unnamed_{i + 1}" for i, field in enumerate(names)]
     _check_delimiter(header, names, name, delimiter)
     _check_names(names, name)
@@ -274,7 +277,7 @@ def _records(data: bytes, name: str, delimiter: str) -> tuple[NDArray[np.intp], 
 
 
 def _header_fields(header: str, delimiter: str) -> list[str]:
-    return next(csv.reader(io.StringIO(header), delimiter=delimiter), [])
+    return next(csv_rows(io.StringIO(header), delimiter), [])
 
 
 def _check_delimiter(header: str, names: list[str], name: str, delimiter: str) -> None:
@@ -327,7 +330,7 @@ def _check_widths(
         raise SourceError(
             f"{name} has {len(wrong)} ragged row(s)",
             expected=f"{columns} cells in each row, as in the header",
-            got=f"{cells[wrong[0]]} in row {wrong[0]} (0 is the first below the header)",
+            got=f"{cells[wrong[0]]} in row {wrong[0] + 1} (the first below the header is 1)",
             remedy="fix the rows, or put cells that contain the separator in quotes",
         )
 

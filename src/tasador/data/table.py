@@ -43,7 +43,7 @@ class RefusedRow:
     """A row that does not meet the contract.
 
     Attributes:
-        row: Its position in the table, 0 for the first data row.
+        row: Its position in the table's arrays.
         column: The first column found wrong.
         reason: What was expected and what was found.
     """
@@ -51,6 +51,11 @@ class RefusedRow:
     row: int
     column: str
     reason: str
+
+    @property
+    def number(self) -> int:
+        """The row as people count, from 1."""
+        return self.row + 1
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tasador.core import files
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_array
-from tasador.data.contract import TableContract
+from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, read_header
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _PARQUET = b"PAR1"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bz2"}
 _LEAST_BLOCK, _LARGEST_BLOCK = 1 << 18, 1 << 26
 _PAGE_BUFFER = 1 << 20
+#: What Arrow says of a row that does not end within the block it begins in.
+_TOO_LONG = "straddling object"
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Piece:
     """Some consecutive rows of a file.
 
     Attributes:
-        start: Number of its first row, from 0.
+        start: How many rows of the file come before it.
         batch: The rows that could be read, in order.
-        torn: Why the others could not, by their number in the file.
+        torn: Why the others could not, by how many rows of the file come before each.
     """
 
     start: int
@@ -52,7 +54,7 @@ class TableStream(Protocol):
 
     Attributes:
         kind: What it is.
-        names: Its columns, in order; there may be duplicates.
+        names: Its columns by `plain_name`, in order; there may be duplicates.
     """
 
     kind: TableKind
@@ -153,23 +155,30 @@ class _ParquetStream:
         source = file if remote else str(location)  # read without asking Python for each page
         self._file = parquet.ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=remote)
         self._location = location
-        self.names = list(self._file.schema_arrow.names)
+        self._own = list(self._file.schema_arrow.names)
+        self.names = [plain_name(name) for name in self._own]
         self._rows, self._read = self._file.metadata.num_rows, 0
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
-        batches = self._file.iter_batches(batch_size=rows, columns=list(columns))
+        own = self._own_names(columns)
+        batches = self._file.iter_batches(batch_size=rows, columns=own)
         while True:
             with _readable(self._location):
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield Piece(self._read, batch.select(list(columns)))
+            yield Piece(self._read, batch.select(own).rename_columns(list(columns)))
             self._read += batch.num_rows
+
+    def _own_names(self, columns: Sequence[str]) -> list[str]:
+        return [self._own[self.names.index(name)] for name in columns]
 
     def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
         import pyarrow as pa
 
-        return _no_rows(pa.schema([self._file.schema_arrow.field(name) for name in columns]))
+        own = zip(columns, self._own_names(columns), strict=True)
+        schema = self._file.schema_arrow
+        return _no_rows(pa.schema([schema.field(there).with_name(name) for name, there in own]))
 
     def done(self) -> float:
         return self._read / self._rows if self._rows else 1.0
@@ -212,6 +221,22 @@ class _CsvStream:
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         if self._headed_only:
             return
+        block = min(_LARGEST_BLOCK, max(_LEAST_BLOCK, rows * self._row_bytes))
+        read = 0
+        try:
+            for piece in self._pieces(columns, block):
+                yield piece
+                read = piece.start + len(piece)
+        except SourceError as error:
+            if _TOO_LONG not in (error.got or "") or block == _LARGEST_BLOCK:
+                raise
+        else:
+            return
+        for piece in self._pieces(columns, _LARGEST_BLOCK):  # a row longer than the block
+            if piece.start + len(piece) > read:
+                yield _after(piece, read)
+
+    def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
         torn: deque[tuple[int, str]] = deque()
         reader = None
         at = 0
@@ -219,7 +244,7 @@ class _CsvStream:
             while True:
                 with _readable(self._location):
                     if reader is None:
-                        reader = self._reader(stream, columns, rows, torn)
+                        reader = self._reader(stream, columns, block, torn)
                     batch = next(reader, None)
                 if batch is None:
                     break
@@ -237,7 +262,7 @@ class _CsvStream:
         return _no_rows(pa.schema([(name, pa.string()) for name in columns]))
 
     def _reader(
-        self, stream: Any, columns: Sequence[str], rows: int, torn: deque[tuple[int, str]]
+        self, stream: Any, columns: Sequence[str], block: int, torn: deque[tuple[int, str]]
     ) -> Any:
         import pyarrow as pa
         import pyarrow.csv as csv
@@ -245,7 +270,6 @@ class _CsvStream:
         width = len(self.names)
         numbers = [str(position) for position in range(width)]  # any name, even twice, can be read
         taken = [str(self.names.index(name)) for name in columns]
-        block = min(_LARGEST_BLOCK, max(_LEAST_BLOCK, rows * self._row_bytes))
 
         def skip(row: Any) -> str:
             reason = f"expected {width} values, got {row.actual_columns}"
@@ -281,6 +305,14 @@ class _Lent:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _after(piece: Piece, read: int) -> Piece:
+    """Return the piece without its rows before the number `read`."""
+    before = max(0, read - piece.start)
+    torn = {number: reason for number, reason in piece.torn.items() if number >= read}
+    batch = piece.batch.slice(before - (len(piece.torn) - len(torn)))
+    return Piece(piece.start + before, batch, torn)
 
 
 def _numbered(start: int, batch: pa.RecordBatch, torn: deque[tuple[int, str]]) -> Piece:

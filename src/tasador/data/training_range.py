@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import TableContract
+from tasador.data.contract import Column, TableContract
 
 Floats = NDArray[np.float64]
 
@@ -22,12 +22,14 @@ class TrainingRange:
     """
 
     def __init__(self, contract: TableContract, profile: Mapping[str, Any]) -> None:
-        self._names = contract.feature_names
+        self._columns = contract.features
         columns = profile.get("columns", {})
         least, most = [], []
-        for name in self._names:
-            found = columns.get(name, {})
+        for column in self._columns:
+            found = columns.get(column.name, {})
             low, high = found.get("min"), found.get("max")
+            if column.kind == "category":  # one code more is that of all other levels
+                high = len(column.categories) - 1
             least.append(-np.inf if low is None else float(low))
             most.append(np.inf if high is None else float(high))
         self._least, self._most = np.array(least), np.array(most)
@@ -35,19 +37,24 @@ class TrainingRange:
     def notes(self, X: Floats) -> dict[int, list[str]]:
         """Return what the sender of encoded rows (n, p) should know, by row; usual rows are absent.
 
-        Named are values that were missing and so imputed, and those outside the training range.
+        Named are values that were missing and so imputed, those outside the training range, and
+        levels of open categories that are not known.
         """
         # written so that NaN counts as outside: one test finds both what is odd and what is missing
         odd = ~((self._least <= X) & (self._most >= X))
         notes: dict[int, list[str]] = {}
         if odd.any():
-            for row, column in np.argwhere(odd).tolist():
-                value = X[row, column]
-                name = self._names[column]
-                if np.isnan(value):
-                    note = f"{name} was missing and has been imputed"
-                else:
-                    least, most = self._least[column], self._most[column]
-                    note = f"{name} {value:g} lies outside the training range [{least:g}, {most:g}]"
-                notes.setdefault(row, []).append(note)
+            for row, at in np.argwhere(odd).tolist():
+                notes.setdefault(row, []).append(self._note(self._columns[at], at, X[row, at]))
         return notes
+
+    def _note(self, column: Column, at: int, value: float) -> str:
+        if np.isnan(value):
+            return f"{column.name} was missing and has been imputed"
+        if column.kind == "category":
+            return (
+                f"{column.name} is none of the {len(column.categories)} known levels: it is valued "
+                "as an average one"
+            )
+        shown, least, most = map(column.text_of, (value, self._least[at], self._most[at]))
+        return f"{column.name} {shown} lies outside the training range [{least}, {most}]"

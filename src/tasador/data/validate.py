@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import ValidationError
 from tasador.data.contract import Column, TableContract
 from tasador.data.encode import encode_values
+from tasador.data.row_check import expectation, valid_codes
 from tasador.data.table import RefusedRow, Table, ValidatedTable
 
 Floats = NDArray[np.float64]
@@ -122,7 +123,8 @@ class _Faults:
             column, expected = self.kinds[kind]
             row = int(np.flatnonzero(self.first == kind)[0])
             parts.append(
-                f"{column!r}: {count} row(s) without {expected}, e.g. row {row}: {self.value(row)}"
+                f"{column!r}: {count} row(s) without {expected}, e.g. row {row + 1}: "
+                f"{self.value(row)}"
             )
         more = len(counts) - _SHOWN_REASONS
         return "; ".join(parts) + (f"; and {more} more reason(s)" if more > 0 else "")
@@ -177,23 +179,10 @@ def _check_column(
     note = faults.note
     if not column.nullable:
         note(missing, column.name, "a value")
-    note(wrong, column.name, "a date and time" if column.kind == "datetime" else "a number"
-         if column.kind != "category" else "a text")  # fmt: skip
-    if column.kind == "category":
-        names = ", ".join(column.categories[:10]) + (", ..." if len(column.categories) > 10 else "")
-        note(codes == len(column.categories), column.name, f"one of {names}")
-        return codes
     note(np.isinf(codes), column.name, "a finite number")
-    if column.kind == "integer":
-        note(np.isfinite(codes) & (codes != np.floor(codes)), column.name, "a whole number")
+    note(wrong | ~(missing | valid_codes(column, codes)), column.name, expectation(column))
     if log:
         note(codes <= 0, column.name, "a number above 0 (models are fitted on its logarithm)")
-    low, high = column.bounds
-    below = np.zeros(len(codes), dtype=np.bool_) if low is None else codes < low
-    above = np.zeros(len(codes), dtype=np.bool_) if high is None else codes > high
-    unit = f" ({column.unit})" if column.unit else ""
-    span = f"[{'-inf' if low is None else f'{low:g}'}, {'inf' if high is None else f'{high:g}'}]"
-    note(below | above, column.name, f"a value in {span}{unit}")
     return codes
 
 

@@ -41,6 +41,11 @@ _WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
 _NEAREST_STEP = STEPS.index(_NEAREST)
 _KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
 _PROOF_ROWS = 128
+#: The comparable whose distance says how much is known about a place (one alone may be misplaced),
+#: the share of the training rows that have it within reach, and how many of them are asked.
+FAR_NEIGHBOUR = 4
+REACH_QUANTILE = 0.999
+_REACH_ROWS = 20_000
 
 _logger = logging.getLogger(__name__)
 
@@ -134,6 +139,19 @@ class ComparablesIndex:
         beside = (self.points[at] + self.points[at[::-1]]) / 2.0
         similar = np.concatenate([self.similar[at]] * 2) if len(self.similar) else None
         return np.concatenate([self.points[at], beside]), similar
+
+    @cached_property
+    def reach(self) -> float:
+        """How far away the `FAR_NEIGHBOUR`-th other row is of nearly all training rows.
+
+        A row whose own is farther away is like none of them. Infinite where rows cannot be told
+        apart by place.
+        """
+        rows = np.linspace(0, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
+        others = min(FAR_NEIGHBOUR + 1, self.size)  # the nearest one is the row itself
+        distance, _ = self._tree.query(self.points[rows], k=[others])
+        usual = float(np.quantile(distance, REACH_QUANTILE))
+        return usual if usual > 0.0 else np.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernel's addresses to this process."""
@@ -259,7 +277,8 @@ class ComparablesIndex:
         lengths = {len(index.points), len(index.context), len(index.similar) or m}
         if lengths != {m} or {index.points.ndim, index.context.ndim} != {2}:
             raise ValueError("the comparables' arrays do not fit together")
-        _ = index._tree, index._compact  # built on loading rather than inside the first valuation
+        # built on loading rather than inside the first valuation
+        _ = index._tree, index._compact, index.reach
         return index
 
 

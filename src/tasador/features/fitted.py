@@ -14,7 +14,7 @@ from tasador.data.contract import TableContract
 from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
 from tasador.features.compact_plain import CompactPlain, proven
-from tasador.features.comparables import ComparablesIndex
+from tasador.features.comparables import FAR_NEIGHBOUR, ComparablesIndex
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
 from tasador.features.impute import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
@@ -157,6 +157,26 @@ class FittedFeatures:
     def points(self, X: Floats) -> Floats | None:
         """Return where encoded rows `X` lie among the comparables (n, d), or None."""
         return None if self.plan is None else self.plan.points(self.frame(X))
+
+    @cached_property
+    def _far_distance(self) -> tuple[int, float] | None:
+        """Column of the features with the distance to a comparable, and where far away begins."""
+        name = f"comparables_distance_{FAR_NEIGHBOUR}"
+        if self.index is None or name not in self.names:
+            return None
+        return self.names.index(name), self.index.reach
+
+    def far(self, Z: Floats) -> NDArray[np.bool_] | None:
+        """Tell which feature rows (n, q) lie farther from comparables than training rows do.
+
+        Returns:
+            Shape (n,); None when none does, or when there are no comparables.
+        """
+        if self._far_distance is None:
+            return None
+        column, reach = self._far_distance
+        far: NDArray[np.bool_] = Z[:, column] > reach
+        return far if far.any() else None
 
     def order(self, X: Floats) -> NDArray[np.intp] | None:
         """Return an order of encoded rows `X` (n, p) in which their comparables are found soonest.

@@ -40,7 +40,7 @@ class ScoredRow:
     """One line of what ``/api/v1/score`` answers.
 
     Attributes:
-        row: Its place in the file, from 0.
+        row: Its place in the file, from 1.
         prediction: The estimate; None when the row has an error.
         lower: Lower end of its interval.
         upper: Upper end.

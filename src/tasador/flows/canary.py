@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError, RegistryError
@@ -13,7 +13,7 @@ from tasador.registry.versions import CHAMPION, find_version
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.switch import CHALLENGER, Carried
 from tasador.serving.evidence import collect
-from tasador.serving.experiment import Evidence, Experiment, ExperimentBook, Rules
+from tasador.serving.experiment import Evidence, Experiment, Rules
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
             rules cannot be meant.
     """
     _check(rules)
-    versions, book = lifecycle.versions, _book(lifecycle)
+    versions, book = lifecycle.versions, lifecycle.experiments
     aliases = versions.aliases()
     for alias in (CHAMPION, CHALLENGER):
         if alias not in aliases:
@@ -60,7 +60,7 @@ def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
 
 def status(lifecycle: Lifecycle) -> Report | None:
     """Return the last experiment with its evidence; None when there never was one."""
-    book = _book(lifecycle)
+    book = lifecycle.experiments
     experiment, _ = book.read()
     if experiment is None:
         return None
@@ -68,19 +68,16 @@ def status(lifecycle: Lifecycle) -> Report | None:
 
 
 def stop(lifecycle: Lifecycle, reason: str) -> Experiment:
-    """End the running experiment; servers send the challenger nothing from their next poll on.
+    """End the experiment; servers send the challenger nothing from their next poll on.
 
     Raises:
-        ConfigError: None is running.
+        ConfigError: None is running, and none that passed waits to be settled.
     """
-    book = _book(lifecycle)
-    while True:
-        experiment, seen = book.read()
-        if experiment is None or experiment.status != "running":
-            raise ConfigError("no canary is running")
-        ended = replace(experiment, status="stopped", reason=reason or "stopped by hand")
-        if book.write(ended, seen, lifecycle.place.who):
-            return ended
+    why = reason or "stopped by hand"
+    ended = lifecycle.experiments.end("stopped", lifecycle.place.who, lambda _: why)
+    if ended is None:
+        raise ConfigError("no canary is running")
+    return ended
 
 
 def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried | None:
@@ -93,7 +90,7 @@ def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried |
         GateError: The challenger passed, but a gate of safety refuses it.
         RegistryError: See `retraining.switch.carry_out`.
     """
-    experiment, _ = _book(lifecycle).read()
+    experiment, _ = lifecycle.experiments.read()
     if experiment is None:
         return None
     version = find_version(lifecycle.versions, experiment.number)
@@ -106,10 +103,6 @@ def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried |
     if experiment.status == "rolled back" and CHALLENGER in version.aliases:
         return lifecycle.reject(version.number, f"canary {experiment.id}: {experiment.reason}")
     return None
-
-
-def _book(lifecycle: Lifecycle) -> ExperimentBook:
-    return ExperimentBook(lifecycle.ledger.database, lifecycle.versions.name)
 
 
 def _check(rules: Rules) -> None:

@@ -24,7 +24,7 @@ from tasador.serving.defaults import (
     TRACKING_URI,
     check_choice,
     known_models,
-    offered,
+    unasked,
     with_defaults,
     workspace_registry,
 )
@@ -185,20 +185,20 @@ def _fits(choice: BundleChoice, fits: Fits) -> bool:
 
 def _fetched(source: SourceSettings, destination: Path, tell: Callable[[str], None]) -> Chosen:
     """Fetch what the first source that has something offers."""
-    deadline, failed = Deadline.after(_FETCH_S), list[BundleError]()
+    deadline = Deadline.after(_FETCH_S)
+    nothing, damaged = list[BundleError](), list[BundleError]()
     for one in build_sources(replace(source, last_good=None)):  # a stale copy is not taken
         try:
             folder, identity = one.fetch(destination, deadline)
-        except BundleError as error:
-            failed.append(error)
+        except NothingOfferedError as error:
+            nothing.insert(0, error)
             continue
-        if one.name == "mlflow":
-            found = offered(source)
-            if found.why:
-                tell(f"{found.name}: version {found.version} is used ({found.why})")
-        elif one.name == "local" and source.tracking_uri:
-            tell(f"no version is registered: the newest bundle is used, {folder.name}")
+        except BundleError as error:  # the same version may lie among the bundles
+            damaged.append(error)
+            continue
+        line = unasked(source)
+        if line:
+            tell(line)
         return Chosen(folder, identity)
-    nothing = NothingOfferedError("no source of models is configured", remedy="tasador run")
-    damaged = [error for error in failed if not isinstance(error, NothingOfferedError)]
-    raise [*damaged, *failed[::-1], nothing][0]
+    none = NothingOfferedError("no source of models is configured", remedy="tasador run")
+    raise [*damaged, *nothing, none][0]

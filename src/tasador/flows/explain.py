@@ -9,6 +9,7 @@ from typing import Any
 
 from tasador.core.errors import SourceError, ValidationError
 from tasador.core.fingerprints import to_plain
+from tasador.core.strict_json import read_json
 from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
 from tasador.modeling.valuation import Explanation
 from tasador.registry.bundle import load_bundle
@@ -37,7 +38,7 @@ def explain_row(
         ConfigError: See `chosen_bundle`.
     """
     try:
-        row: Any = json.loads(text)
+        row: Any = read_json(text)
     except ValueError as error:
         raise SourceError(f"not valid JSON: {error}") from None
     if not isinstance(row, dict):
@@ -60,6 +61,8 @@ def to_lines(explanation: Explanation) -> Iterator[str]:
         f"estimate {valuation.prediction:,.6g}{unit}, {valuation.coverage:.0%} interval "
         f"{valuation.lower:,.6g} to {valuation.upper:,.6g} ({valuation.version})"
     )
+    for warning in valuation.warnings:
+        yield f"warning: {warning}"
     log = explanation.transform == "log"
     start = math.exp(explanation.expected) if log else explanation.expected
     yield ""

@@ -16,9 +16,10 @@ from tasador.registry.default_version import use_model, used_model
 from tasador.registry.folders import bundle_names
 from tasador.registry.mlflow_versions import registered_models, versions_of
 from tasador.registry.versions import CHAMPION, ModelVersion, Versions, find_version
-from tasador.retraining.ledger import Ledger
-from tasador.retraining.switch import Carried, carry_out
+from tasador.retraining.ledger import Ledger, Operation, Standing
+from tasador.retraining.switch import CHALLENGER, Carried, Plan, carry_out
 from tasador.retraining.verbs import rejection, rollback
+from tasador.serving.experiment import Experiment, ExperimentBook
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,39 @@ class Lifecycle:
         """Mark a version as not to be used."""
         version = find_version(self.versions, wanted)
         plan = rejection(self.versions, version, actor=self.place.who, reason=reason)
-        return carry_out(self.versions, self.ledger, self.place.who, plan)
+        return self.change(plan)
 
     def roll_back(self, to: str | None, reason: str) -> Carried:
         """Return to the previous champion, or to an earlier one."""
         target = None if to is None else find_version(self.versions, to)
         plan = rollback(self.versions, to=target, actor=self.place.who, reason=reason)
-        return carry_out(self.versions, self.ledger, self.place.who, plan)
+        return self.change(plan)
+
+    @property
+    def experiments(self) -> ExperimentBook:
+        """The model's canary."""
+        return ExperimentBook(self.ledger.database, self.versions.name)
+
+    def change(self, plan: Plan) -> Carried:
+        """Do what `plan` says, and end the canary that it concerns.
+
+        One that stands in the way ends before anything is changed, so that nothing which dies in
+        between leaves a version with traffic that it shall not have.
+
+        Raises:
+            RegistryError: See `retraining.switch.carry_out`.
+            StorageError: The database cannot be reached.
+        """
+        who, book = self.place.who, self.experiments
+
+        def planned(standing: Standing) -> Operation:
+            operation = plan(standing)
+            book.end("stopped", who, lambda one: _stops(operation, one))
+            return operation
+
+        carried = carry_out(self.versions, self.ledger, who, planned)
+        book.end("settled", who, lambda one: _settles(carried.operation, one))
+        return carried
 
     def champion(self) -> ModelVersion | None:
         """Return the version that the alias stands for; None when there is none.
@@ -181,6 +208,27 @@ def _registered(place: Place, *, missing_ok: bool = False) -> list[str]:
         if missing_ok:
             return []
         raise
+
+
+def _settles(operation: Operation, experiment: Experiment) -> str | None:
+    moved = operation.before != operation.after
+    if operation.action == "promote" and moved and operation.version == experiment.number:
+        return f"version {operation.version} became champion"
+    return None
+
+
+def _stops(operation: Operation, experiment: Experiment) -> str | None:
+    """Return why an operation ends an experiment without its challenger becoming champion."""
+    if _settles(operation, experiment) is not None:
+        return None
+    if operation.before != operation.after:
+        return f"{operation.action}: version {operation.after} is champion"
+    if operation.action == "reject" and operation.version == experiment.number:
+        return f"version {operation.version} was rejected"
+    takes = operation.details.get("alias") == CHALLENGER
+    if takes and operation.version != experiment.number:
+        return f"version {operation.version} is challenger now"
+    return None
 
 
 @contextmanager

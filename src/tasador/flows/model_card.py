@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tasador.data.contract import TableContract
+from tasador.data.contract import Column, TableContract
 from tasador.flows.numerals import number
 from tasador.flows.report import Comparison, Headline
 
@@ -146,7 +146,7 @@ def _data(contract: TableContract, facts: ModelFacts) -> str:
         ("rows refused by the contract", number(facts.refused_rows)),
     ]
     columns = [
-        (f"`{_text(column.name)}`", column.kind, _text(column.unit or "–"), _bounds(column.bounds))
+        (f"`{_text(column.name)}`", column.kind, _text(column.unit or "–"), _bounds(column))
         for column in contract.features
     ]
     return (
@@ -303,13 +303,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _bounds(bounds: tuple[float | None, float | None]) -> str:
-    low, high = bounds
+def _bounds(column: Column) -> str:
+    low, high = column.bounds
     if low is None and high is None:
         return "–"
-    return (
-        f"{number(low) if low is not None else '…'} to {number(high) if high is not None else '…'}"
-    )
+    shown = column.text_of if column.kind == "datetime" else number
+    return f"{shown(low) if low is not None else '…'} to {shown(high) if high is not None else '…'}"
 
 
 def _text(text: str) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from tasador.core import files
 from tasador.core.engine import Engine, LocalEngine
 from tasador.core.errors import ConfigError, SourceError
-from tasador.data.contract import Column
+from tasador.data.contract import Column, TableContract
 from tasador.data.contract_reader import read_contract
+from tasador.data.target_check import TargetBounds
 from tasador.monitoring.describe import describe_columns
 from tasador.monitoring.judge import judge_tally
 from tasador.monitoring.parts import count_files, look_at_all
-from tasador.monitoring.plain import Fields, PlainTable
+from tasador.monitoring.plain import Fields, PlainTable, common_precision
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.tables import read_reference
 from tasador.monitoring.verdict import Verdict
@@ -62,12 +63,19 @@ def monitor_files(
     engine = engine or LocalEngine()
     before = PlainTable.open(comparison.reference)
     now = look_at_all(_found(comparison.current), engine)
-    columns, fields, notes = _columns(comparison, before)
+    contract = None if comparison.contract is None else read_contract(comparison.contract)
+    columns, fields, notes = _columns(comparison, contract, before)
     outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
-    compared = read_reference(before, columns, _available(fields, before), learn_errors=learn)
+    compared = read_reference(
+        before, columns, _available(fields, before), learn_errors=learn,
+        precision=common_precision([before, *now]),
+    )  # fmt: skip
+    if contract is not None:
+        bounds = TargetBounds.of(contract.target)
+        compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
     return judge_tally(tally, rules), notes
 
@@ -98,14 +106,15 @@ def _available(fields: Fields, table: PlainTable) -> Fields:
 
 
 def _columns(
-    comparison: Comparison, table: PlainTable
+    comparison: Comparison, contract: TableContract | None, table: PlainTable
 ) -> tuple[tuple[Column, ...], Fields, tuple[str, ...]]:
     fields = comparison.fields
-    if comparison.contract is None:
+    if contract is None:
         ignored = set(fields.named().values())
         columns, notes = describe_columns(table, ignored, comparison.segment)
-        return columns, fields, notes
-    contract = read_contract(comparison.contract)
+        times = [column.name for column in columns if column.role == "timestamp"]
+        axis = fields.time or (times[0] if len(times) == 1 else None)
+        return columns, replace(fields, time=axis), notes
     if comparison.segment is not None:
         raise ConfigError("--segment and --contract contradict each other",
                           remedy="give the column the role `segment` in the contract")  # fmt: skip

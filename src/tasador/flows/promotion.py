@@ -19,7 +19,7 @@ from tasador.registry.versions import (
 )
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.ledger import Operation, new_operation_id
-from tasador.retraining.switch import ALIASES, CHALLENGER, Carried, carry_out
+from tasador.retraining.switch import ALIASES, CHALLENGER, Carried
 from tasador.retraining.verbs import promotion
 
 #: A challenger gets some of the traffic: whether it is better is what that is to show.
@@ -116,7 +116,7 @@ def promote(
         versions, version, wish.alias, actor=who, reason=wish.reason, expected=present,
         details=details,
     )  # fmt: skip
-    return carry_out(versions, lifecycle.ledger, who, plan)
+    return lifecycle.change(plan)
 
 
 def _judged(

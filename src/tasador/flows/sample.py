@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from itertools import islice
+from typing import Any
 
+from tasador.data.dates import date_text, seconds_of
 from tasador.data.encode import Encoder
 from tasador.flows.state import RunState, needed
 from tasador.registry.bundle import load_bundle
@@ -20,7 +23,7 @@ def sample_valuation(state: RunState) -> tuple[str, ...]:
     row = {name: values[0] for name, values in decoded.items()}
     valuation = bundle.value(row)
     unit = contract.target.unit or ""
-    inputs = ", ".join(f"{name}={value}" for name, value in islice(row.items(), _SHOWN))
+    inputs = ", ".join(f"{name}={_shown(value)}" for name, value in islice(row.items(), _SHOWN))
     if len(row) > _SHOWN:
         inputs += f" and {len(row) - _SHOWN} more"
     return (
@@ -30,3 +33,7 @@ def sample_valuation(state: RunState) -> tuple[str, ...]:
         f"recorded {contract.target.name}: {train.y[0]:,.0f} (a training row)",
         f"model: {bundle.version}",
     )
+
+
+def _shown(value: Any) -> str:
+    return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)

@@ -54,7 +54,9 @@ def new_region(contract: TableContract, X: Floats, y: Floats) -> Changed:
     values = X[:, contract.position(column.name)]
     limit = np.nanquantile(values, 0.9)
     far = np.flatnonzero(values >= limit)
-    return Changed(X[far], y[far], f"only rows with {column.name} of at least {limit:g}")
+    return Changed(
+        X[far], y[far], f"only rows with {column.name} of at least {column.text_of(limit)}"
+    )
 
 
 def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:

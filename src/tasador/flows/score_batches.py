@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
 from tasador.data.arrow_columns import encode_arrow, rows_of
-from tasador.data.row_check import RowCheck
-from tasador.data.training_range import TrainingRange
+from tasador.data.contract import plain_name
 from tasador.registry.bundle import ModelBundle
 
 if TYPE_CHECKING:
@@ -53,8 +52,7 @@ class BatchScorer:
             raise MissingExtraError.for_package("pyarrow", "parquet") from None
         self.bundle = bundle
         self._contract = bundle.contract
-        self._check = RowCheck(bundle.encoder)
-        self._range = TrainingRange(bundle.contract, bundle.profile)
+        self._check = bundle.check
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
         self.schema = pa.schema(
             [
@@ -132,14 +130,14 @@ class BatchScorer:
         """
         import pyarrow as pa
 
-        names = batch.schema.names
+        names = [plain_name(name) for name in batch.schema.names]
+        batch = batch.rename_columns(names)
         self.check_columns(names)
         X, wrong = self._encoded(batch)
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
         kept = [(name, batch.column(name)) for name in self.kept(names)]
-        made = [*self._values(rows, refused), self._warnings(rows, refused)]
-        made.append(self._errors(batch, np.flatnonzero(refused)))
+        made = [*self._values(rows, refused), self._errors(batch, np.flatnonzero(refused))]
         fields = [batch.schema.field(name) for name, _ in kept]
         return pa.RecordBatch.from_arrays(
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
@@ -169,25 +167,27 @@ class BatchScorer:
         return X, wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
-        """Return estimates, lower and upper ends of the accepted rows; null for the refused."""
+        """Return estimates, lower and upper ends and warnings of the accepted rows.
+
+        They are null for the refused.
+        """
         import pyarrow as pa
 
         order = self.bundle.features.order(rows)
         if order is None:
             order = np.arange(len(rows))
         found = np.empty((3, len(rows)))
+        at, warnings = np.flatnonzero(~refused), dict[int, str]()
         for part in _parts(len(rows)):
-            found[:, order[part]] = self.bundle.value_arrays(rows[order[part]])
+            *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
+            places = at[order[part]]
+            warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
+        told = _sparse(len(refused), warnings)
         if not refused.any():
-            return [pa.array(values) for values in found]
+            return [*(pa.array(values) for values in found), told]
         spread = np.zeros((3, len(refused)))
         spread[:, ~refused] = found
-        return [pa.array(values, mask=refused) for values in spread]
-
-    def _warnings(self, rows: Floats, refused: NDArray[np.bool_]) -> pa.Array:
-        notes = self._range.notes(rows)
-        at = np.flatnonzero(~refused)
-        return _sparse(len(refused), {int(at[row]): "; ".join(n) for row, n in notes.items()})
+        return [*(pa.array(values, mask=refused) for values in spread), told]
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):

@@ -190,7 +190,7 @@ class Run:
         """Score an open table into a file; return the rows and how many were refused."""
         scorer = self._scorer(name, table)
         columns = [one for one in scorer.columns if one in table.names]
-        value = partial(_valued, scorer)
+        value = partial(value_piece, scorer)
         pieces = table.pieces(columns, self.order.batch_rows)
         results = _in_order(self.pool, value, pieces, self.workers + 1)
         first = next(results, None)
@@ -280,8 +280,8 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def _valued(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
-    """Value a piece: the rows' numbers, then what `scorer` makes of them, torn rows included."""
+def value_piece(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
+    """Value a piece: the rows' numbers from 1, then what `scorer` makes of them, torn ones too."""
     import pyarrow as pa
 
     scored = scorer.score(piece.batch)
@@ -296,5 +296,5 @@ def _valued(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
         order = np.argsort(np.concatenate([whole, sorted(piece.torn)]))
         scored = pa.concat_batches([scored, blank]).take(pa.array(order))
     return pa.RecordBatch.from_arrays(
-        [pa.array(numbers), *scored.columns], names=[ROW, *scored.schema.names]
+        [pa.array(numbers + 1), *scored.columns], names=[ROW, *scored.schema.names]
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import ServingError
+from tasador.core.errors import DataError, ServingError, StorageError
 from tasador.core.progress import progress
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
@@ -90,13 +90,14 @@ def simulate(
         ConfigError: The scenario is unknown, or impossible for this table.
     """
     change = scenario(simulation.scenario)
-    contract = from_dict(client.model_info()["contract"])
-    X, y = _rows(contract, table, workspace)
+    info = client.model_info()
+    contract = from_dict(info["contract"])
+    X, y, origin = _rows(contract, table, workspace, info["model_version"])
     rng = np.random.default_rng(simulation.seed)
     changed = change(contract, X, y)  # refused before anything is sent
     reports = []
     for name in simulation.phases:
-        pool_X, pool_y, told = X, y, "rows as they are"
+        pool_X, pool_y, told = X, y, f"{origin} as they are"
         if name == "changed":
             pool_X, pool_y, told = changed.X, changed.y, changed.told
         picked = rng.integers(0, len(pool_X), simulation.rows)
@@ -109,13 +110,22 @@ def simulate(
     return reports
 
 
-def _rows(contract: TableContract, table: str | None, workspace: Path) -> tuple[Floats, Floats]:
+def _rows(
+    contract: TableContract, table: str | None, workspace: Path, version: str
+) -> tuple[Floats, Floats, str]:
+    """Return rows, their known values, and what rows they are.
+
+    Of the table that the model was trained on, they are those that it was not trained on.
+    """
     from tasador.data.readers import read_table
     from tasador.data.sources import load_table
     from tasador.data.table import Table
     from tasador.data.validate import validate_table
 
     if table is None:
+        held_out = _held_out(workspace, version)
+        if held_out is not None:
+            return *held_out, "held-out rows"
         found = load_table(
             contract, workspace / "data", timeout_s=5.0, attempts=1, offline=True, seed=42
         )
@@ -123,7 +133,33 @@ def _rows(contract: TableContract, table: str | None, workspace: Path) -> tuple[
         frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
         found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
     valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
-    return valid.X, valid.y
+    return valid.X, valid.y, "rows"
+
+
+def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
+    """Return the rows that a bundle of the workspace was not trained on; None without it.
+
+    A row that lacks a value which no training row lacks is left out: it is not as usual.
+    """
+    from tasador.data.split import split_table
+    from tasador.flows.judge import reference_table
+    from tasador.flows.rebuild import settings_of
+    from tasador.registry.bundle import load_bundle
+
+    folder = workspace / "bundles" / version
+    if not folder.is_dir():
+        return None
+    bundle = load_bundle(folder, check_golden=False)
+    try:
+        valid = reference_table(bundle, workspace / "data")
+    except (KeyError, DataError, StorageError):  # not the table's machine
+        return None
+    how = settings_of(bundle)[0].segregate
+    splits = split_table(valid, method=how.method, seed=how.seed, test_share=how.test_share)
+    part = splits.sealed.open("simulate")
+    unusual = np.isnan(part.X) & ~np.isnan(splits.train.X).any(axis=0)
+    usual = ~unusual.any(axis=1)
+    return part.X[usual], part.y[usual]
 
 
 def _phase(

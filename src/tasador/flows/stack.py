@@ -71,7 +71,7 @@ class Stack:
         ready: Callable[[], None] = lambda: None,
         stopping: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start all, call `ready` when they are, go on until `stop`, and call `stopping` first then.
+        """Start all, call `ready` when they are, and go on until `stop`; then call `stopping`.
 
         Raises:
             ConfigError: Two members want one port.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tasador.core import clock
 from tasador.core.engine import check_engine
 from tasador.core.errors import BundleError, StorageError
 from tasador.core.fingerprints import code_version, fingerprint
+from tasador.core.locks import one_at_a_time
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
 from tasador.flows.first_champion import AfterRun, after_run
@@ -58,18 +60,35 @@ class TrainOutcome:
 
 
 def train(
-    settings: RunSettings, on_step: OnStep | None = None, table: StoredTable | None = None
+    settings: RunSettings,
+    on_step: OnStep | None = None,
+    table: StoredTable | None = None,
+    on_wait: Callable[[str], None] = _log.warning,
 ) -> TrainOutcome:
     """Run the steps that `settings` ask for; earlier ones come from the cache or are made.
 
-    `table` is trained on in place of the one that the contract's sources have.
+    `table` is trained on in place of the one that the contract's sources have. Runs in one
+    workspace share its cache and registry: one waits for the other, and `on_wait` is called with a
+    sentence that says for whom.
 
     The report is written however the run ends; an error passes through after it.
     """
     wanted_candidates(settings.selection)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
-    state = _start(settings)
+    workspace = _workspace(settings)
+
+    def waiting(holder: str) -> None:
+        on_wait(f"waiting for another run in {workspace}: {holder}")
+
+    with one_at_a_time(workspace / "run.lock", waiting):
+        return _train(settings, workspace, on_step, table)
+
+
+def _train(
+    settings: RunSettings, workspace: Path, on_step: OnStep | None, table: StoredTable | None
+) -> TrainOutcome:
+    state = _start(settings, workspace)
     state.table = table
     cache = StepCache(state.workspace / "cache")
     cards: list[Card] = []
@@ -103,18 +122,30 @@ def _standing(state: RunState, registered: str | None) -> AfterRun:
     return after_run(place, registered.rpartition("/")[2], state.settings.gates)
 
 
-def _start(settings: RunSettings) -> RunState:
-    started = clock.now()
-    run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def _workspace(settings: RunSettings) -> Path:
     workspace = Path(settings.storage.workspace)
-    run_folder = workspace / "runs" / run_id
+    with _writable(workspace):
+        workspace.mkdir(parents=True, exist_ok=True)
+    return workspace
+
+
+@contextmanager
+def _writable(workspace: Path) -> Iterator[None]:
     try:
-        run_folder.mkdir(parents=True)
+        yield
     except OSError as error:
         raise StorageError(
             f"the workspace {workspace} cannot be written: {error.strerror}",
             remedy="choose another with storage.workspace=FOLDER",
         ) from None
+
+
+def _start(settings: RunSettings, workspace: Path) -> RunState:
+    started = clock.now()
+    run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_folder = workspace / "runs" / run_id
+    with _writable(workspace):
+        run_folder.mkdir(parents=True)
     return RunState(
         settings=settings,
         run_id=run_id,

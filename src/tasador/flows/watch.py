@@ -18,10 +18,13 @@ from tasador.monitoring.judge import judge
 from tasador.monitoring.notices import build_routes, check_routes, deliver
 from tasador.monitoring.recorded import recorded_windows
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.verdict import LEVELS, Verdict
+from tasador.monitoring.verdict import LEVELS, Verdict, in_short
 from tasador.monitoring.watch_settings import WatchSettings
 from tasador.records.database import Database
 from tasador.records.journal import Verdicts
+from tasador.records.refused import read_refused
+from tasador.records.retention import prune_in_turn
+from tasador.records.settings import RecordSettings
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.state import Lease, Leases
 from tasador.registry.bundle import ModelBundle
@@ -33,6 +36,7 @@ from tasador.serving.source_settings import SourceSettings
 log = logging.getLogger(__name__)
 
 _LEASE = "watch"
+_PRUNE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,19 @@ class Watcher:
         settings: How.
         source: Where the model comes from; what its rows looked like is in its bundle.
         records_url: Where valuations are recorded.
+        records: For how long they and what is found are kept; the defaults when None.
     """
 
-    def __init__(self, settings: WatchSettings, source: SourceSettings, records_url: str) -> None:
+    def __init__(
+        self,
+        settings: WatchSettings,
+        source: SourceSettings,
+        records_url: str,
+        records: RecordSettings | None = None,
+    ) -> None:
         self.settings = settings
+        self._records = records or RecordSettings(url=records_url)
+        self._pruned = -_PRUNE_S
         self._database = Database(records_url)
         self._routes = build_routes(settings.routes)
         check_routes(settings.alerts, self._routes)
@@ -127,6 +140,9 @@ class Watcher:
             changed = self._book.observe(bundle.manifest.name, verdict)
             changes = tuple((state.key, state.state) for state in changed)
         problems += deliver(self._book, self._routes)
+        if time.monotonic() - self._pruned >= _PRUNE_S:
+            self._pruned = time.monotonic()
+            prune_in_turn(self._database, self._records)
         for problem in problems:
             log.warning("%s", problem)
         if self._metrics is not None and verdict is not None:
@@ -171,9 +187,10 @@ class Watcher:
         windows = recorded_windows(
             SqlRecordStore(self._database), bundle, since, until, variant="champion"
         )
-        verdict = judge(self._reference[1], windows, self.settings.limits)
+        refused = read_refused(self._database, since, until, bundle.manifest.name)
+        verdict = judge(self._reference[1], windows, self.settings.limits, refused=refused)
         Verdicts(self._database).add(
-            bundle.manifest.name, since, until, verdict.level, _plain(verdict)
+            bundle.manifest.name, since, until, verdict.level, _plain(verdict), shorten=in_short
         )
         return verdict
 

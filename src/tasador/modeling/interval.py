@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ _FLOOR_QUANTILE = 0.05
 class ConformalInterval:
     """``score +- quantile * (scale_offset + max(Z[:, scale_index], scale_floor))``.
 
+    Rows far from every comparable get `far_factor` times that.
+
     The scale is a feature that tells hard rows from easy ones, such as the spread of the nearest
     sales. All on the model's scale: under a log target the bounds are relative to the value.
 
@@ -31,6 +33,7 @@ class ConformalInterval:
         scale_index: Column of the features that scales the width; None for a constant width.
         scale_floor: Smallest scale; also taken for NaN.
         scale_offset: Added to the scale, so that a scale near zero gives no zero width.
+        far_factor: How much wider intervals are of rows far from every comparable; see `widened`.
     """
 
     coverage: float
@@ -38,19 +41,23 @@ class ConformalInterval:
     scale_index: int | None = None
     scale_floor: float = 0.0
     scale_offset: float = 0.0
+    far_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = (self.coverage, self.quantile, self.scale_floor, self.scale_offset)
+        numbers = (
+            self.coverage, self.quantile, self.scale_floor, self.scale_offset, self.far_factor
+        )  # fmt: skip
         right = (
             all(math.isfinite(number) for number in numbers)
             and 0.0 < self.coverage < 1.0
             and min(numbers[1:]) >= 0.0
+            and self.far_factor >= 1.0
             and (self.scale_index is None or self.scale_index >= 0)
         )
         if not right:
             raise TrainingError(
                 "the interval cannot be used",
-                expected="coverage in (0, 1), all else finite and not negative",
+                expected="coverage in (0, 1), far_factor >= 1, all else finite and not negative",
                 got=str(asdict(self)),
             )
 
@@ -62,14 +69,47 @@ class ConformalInterval:
         result: Floats = self.quantile * (self.scale_offset + scale)
         return result
 
-    def bounds(self, score: Floats, Z: Floats) -> tuple[Floats, Floats]:
-        """Return the (low, high) scores around `score` (n,) for feature rows `Z` (n, q)."""
+    def bounds(
+        self, score: Floats, Z: Floats, far: NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats]:
+        """Return the (low, high) scores around `score` (n,) for feature rows `Z` (n, q).
+
+        `far` (n,) tells which rows lie far from every comparable; None for none.
+        """
         half = self.half_width(Z)
+        if far is not None:
+            half = np.where(far, half * self.far_factor, half)
         return score - half, score + half
 
+    def widened(
+        self, residuals: Floats, Z: Floats, far: NDArray[np.bool_] | None
+    ) -> ConformalInterval:
+        """Return the interval with `far_factor` fitted to errors in places never seen.
+
+        The factor is what it takes to hold `coverage` of the errors of the rows that are far from
+        comparables, or of all of them where those are too few to tell.
+
+        Args:
+            residuals: Errors on the model's scale with whole areas held out, shape (n,).
+            Z: Features of the same rows, shape (n, q).
+            far: Which of them lie far from every comparable, shape (n,); None for none.
+        """
+        half = self.half_width(Z)
+        known = (half > 0.0) & np.isfinite(residuals)
+        for rows in (known & far if far is not None else np.zeros_like(known), known):
+            ratios = np.abs(residuals[rows]) / half[rows]
+            rank = _ceil((len(ratios) + 1) * self.coverage)
+            if 0 < rank <= len(ratios):
+                factor = float(np.partition(ratios, rank - 1)[rank - 1])
+                return replace(self, far_factor=max(1.0, factor))
+        return self
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the interval as plain JSON types."""
-        return asdict(self)
+        """Return the interval as plain JSON types; a factor of 1 is left out, as it used to be."""
+        plain = asdict(self)
+        if self.far_factor == 1.0:
+            del plain["far_factor"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ConformalInterval:
@@ -80,6 +120,7 @@ class ConformalInterval:
         """
         names = {field.name for field in fields(cls)}
         try:
+            plain = {"far_factor": 1.0, **plain}
             if set(plain) != names:
                 raise ValueError(f"keys {sorted(plain)}")
             index = plain["scale_index"]

@@ -17,6 +17,8 @@ class Valuation:
         coverage: Share of truths that such intervals hold, in (0, 1).
         version: Name and content hash of the bundle that answered.
         unit: Unit of the target, e.g. ``"USD"``; None when the contract names none.
+        warnings: What is unusual about the row: imputed values, values outside the training range,
+            comparables that are far away.
     """
 
     prediction: float
@@ -25,6 +27,7 @@ class Valuation:
     coverage: float
     version: str
     unit: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,10 @@ class Comparable:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class Reasons:
     """Why a row is worth what it is.
 
     Attributes:
-        valuation: The estimate and its interval.
         transform: Scale of the contributions: on ``log`` they multiply (exp of each is a factor),
             on ``none`` they add up, in the target's unit.
         expected: The model's mean score, on that scale.
@@ -56,8 +58,18 @@ class Explanation:
         comparables: The nearest training rows, nearest first; empty when there is no index.
     """
 
-    valuation: Valuation
     transform: str
     expected: float
     contributions: Mapping[str, float]
     comparables: tuple[Comparable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Reasons):
+    """A valuation, and why it is what it is.
+
+    Attributes:
+        valuation: The estimate and its interval.
+    """
+
+    valuation: Valuation

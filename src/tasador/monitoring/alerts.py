@@ -96,6 +96,7 @@ DEFAULT_RULES = (
     AlertRule("drift", ("drift", "together", "label")),
     AlertRule("concept", ("concept", "estimate")),
     AlertRule("quality", ("quality",)),
+    AlertRule("refused", ("refused",)),
     AlertRule("latency", ("latency",)),
     AlertRule("blind", ("input",), level="cannot_tell", after=3, severity="info"),
 )

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tasador.core.errors import ValidationError
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column, ColumnRole
-from tasador.data.encode import MISSING_TEXTS, encode_values
-from tasador.monitoring.plain import PlainTable
+from tasador.data.encode import encode_values
+from tasador.monitoring.plain import PlainTable, is_flag
 
 #: Levels above which texts are not watched as categories.
 MOST_LEVELS = 200
@@ -60,7 +61,11 @@ def describe_columns(
             notes.append(f"{column.name!r} is not watched: more than {MOST_LEVELS} texts")
             continue
         role: ColumnRole | None = "segment" if column.name == segment else None
-        kept.append(replace(column, categories=found, role=role))
+        if column.kind == "datetime":
+            role = "timestamp"
+            notes.append(f"{column.name!r} is a time, which moves on: only gaps in it are compared")
+        exact = not is_flag(found)  # one file says True, another one true
+        kept.append(replace(column, categories=found, role=role, case_sensitive=exact))
     if not kept:
         raise ValidationError(
             f"nothing in {table.location} can be watched",

@@ -4,6 +4,8 @@ A column drifts when its PSI is at least .1 (moderate) or .2 (significant) above
 on average at the window's size, *and* chance alone would hardly make one as large, however many
 columns are looked at. Where even the limit of chance lies above .2, a drift that matters would go
 unseen: the verdict is then "cannot tell", not "no drift".
+
+Time passes: of a column with the role `timestamp`, nothing but missing values is compared.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from tasador.monitoring.distances import (
 )
 from tasador.monitoring.reference import Profile
 from tasador.monitoring.rules import Rules
-from tasador.monitoring.summary import Summary
+from tasador.monitoring.summary import Counts, Summary
 from tasador.monitoring.verdict import ColumnDrift, Level
 
 MISSING, UNKNOWN = "(missing)", "(unknown)"
@@ -46,13 +48,28 @@ class Measured:
     window: Summary
     test: PsiTest | None
 
+    @property
+    def is_axis(self) -> bool:
+        """Whether it is the rows' time, of which only missing values are compared."""
+        return self.column.role == "timestamp"
+
+    @property
+    def bins(self) -> tuple[Counts, Counts]:
+        """The reference's and the window's counts that are compared, the last for missing."""
+        sides = self.profile.summary, self.window
+        if self.is_axis:
+            before, now = (np.array([one.present, one.missing]) for one in sides)
+        else:
+            before, now = (one.bins(self.profile.grid) for one in sides)
+        return before, now
+
 
 def measure(column: Column, profile: Profile, window: Summary) -> Measured:
     """Compare a column with its reference."""
+    measured = Measured(column, profile, window, None)
     if not window.n or not profile.summary.n:
-        return Measured(column, profile, window, None)
-    bins = profile.summary.bins(profile.grid), window.bins(profile.grid)
-    return Measured(column, profile, window, judge_psi(*bins))
+        return measured
+    return replace(measured, test=judge_psi(*measured.bins))
 
 
 def judge_columns(
@@ -111,6 +128,8 @@ def _level(m: Measured, p: float, limit: float, rules: Rules) -> tuple[Level, st
             f"{n} rows are too few: chance alone gives a PSI of up to {limit:.2g}, "
             f"this one is {m.test.psi:.3g}"
         )
+    if m.is_axis:
+        return "ok", "the rows' time: only missing values are compared"
     return "ok", f"PSI {m.test.psi:.3g}, chance gives up to {limit:.2g}"
 
 
@@ -123,12 +142,15 @@ def _story(m: Measured) -> str:
         return "has values, the reference has none"
     if window.missing / window.n > reference.missing / reference.n + 0.1:
         return f"{window.missing / window.n:.0%} of the values are missing"
+    if m.is_axis:
+        before = reference.missing / reference.n
+        return f"{window.missing / window.n:.1%} of the values are missing, was {before:.1%}"
     if grid.is_category:
         return _category_story(m)
     if window.high < reference.low or window.low > reference.high:
         return "all values lie outside what the reference spans"
     if window.low == window.high and reference.low < reference.high:
-        return f"constant at {window.low:.6g}"
+        return f"constant at {_edge(m.column, window.low)}"
     spread = reference.std(grid)
     shift = (window.mean(grid) - reference.mean(grid)) / spread if spread > 0 else 0.0
     if abs(shift) < 0.1:
@@ -151,7 +173,7 @@ def _described(m: Measured) -> ColumnDrift:
     drift = ColumnDrift(m.column.name, m.column.kind, "ok", "", window.n, window.missing)
     if m.test is None:
         return drift
-    a, b = reference.bins(grid), window.bins(grid)
+    a, b = m.bins
     _, chi2_p, v = chi_square(a, b)
     drift = replace(
         drift,
@@ -162,7 +184,7 @@ def _described(m: Measured) -> ColumnDrift:
         reference_share=tuple((a / a.sum()).tolist()),
         window_share=tuple((b / b.sum()).tolist()),
     )
-    if grid.is_category or not reference.present or not window.present:
+    if m.is_axis or grid.is_category or not reference.present or not window.present:
         return drift
     d, p = kolmogorov_smirnov(reference, window)
     return replace(drift, ks=d, ks_p=p, wasserstein=wasserstein(reference, window, grid))
@@ -173,7 +195,7 @@ def _bin_names(m: Measured) -> tuple[str, ...]:
     if grid.is_category:
         return (*m.column.categories, UNKNOWN, MISSING)
     edges = grid.edges[grid.starts[1:] - 1].tolist()
-    if not edges:
+    if m.is_axis or not edges:
         return ("any value", MISSING)
     texts = [_edge(m.column, edge) for edge in edges]
     inner = [f"{low} to {high}" for low, high in pairwise(texts)]

@@ -19,18 +19,20 @@ from tasador.monitoring.performance import (
 )
 from tasador.monitoring.quality import judge_quality
 from tasador.monitoring.reference import Reference
+from tasador.monitoring.refused import judge_refused
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.service import judge_answers, judge_service
 from tasador.monitoring.tally import Tally
 from tasador.monitoring.together import FEWEST_ROWS, Separation, separate
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.windows import Window
+from tasador.records.refused import RefusedCounts
 
 _TOGETHER = "all columns together"
 
 
 def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules | None = None,
-          *, together: bool = True) -> Verdict:  # fmt: skip
+          *, together: bool = True, refused: RefusedCounts | None = None) -> Verdict:  # fmt: skip
     """Judge a window given whole or in batches.
 
     Args:
@@ -38,17 +40,27 @@ def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules
         windows: The window's rows.
         rules: The limits; the defaults when None.
         together: Whether to look at columns together, which takes some tenths of a second.
+        refused: What was refused in the window's time; None when that is not known.
     """
     tally = Tally(reference)
     for window in [windows] if isinstance(windows, Window) else windows:
         tally.add(window)
-    return judge_tally(tally, rules or Rules(), together=together)
+    return judge_tally(tally, rules or Rules(), together=together, refused=refused)
 
 
-def judge_tally(tally: Tally, rules: Rules, *, together: bool = True) -> Verdict:
-    """Judge what was counted."""
+def judge_tally(
+    tally: Tally, rules: Rules, *, together: bool = True, refused: RefusedCounts | None = None
+) -> Verdict:
+    """Judge what was counted; see `judge`."""
     reference = tally.reference
     findings = [*tally.problems]
+    if tally.impossible_outcomes:
+        text = (
+            f"{tally.impossible_outcomes} outcomes are no possible value of the target, "
+            f"expected {tally.target_bounds.expected}: left out"
+        )
+        numbers = {"rows": tally.impossible_outcomes}
+        findings.append(Finding("input", "outcomes", "warn", text, numbers))
     if not tally.n:
         findings.append(Finding("input", "window", "cannot_tell", "the window has no rows"))
     separation, note = _separation(tally, rules) if together else (None, "not asked for")
@@ -60,6 +72,8 @@ def judge_tally(tally: Tally, rules: Rules, *, together: bool = True) -> Verdict
         foreseen = []
     findings += [*about, *judge_segments(tally, rules), *foreseen, *judge_concept(tally, rules)]
     findings += [*judge_answers(tally, rules), *judge_service(tally, rules)]
+    if refused is not None:
+        findings.append(judge_refused(refused, tally.n, rules))
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends
     return Verdict(
@@ -122,15 +136,22 @@ def _of_column(drift: ColumnDrift) -> Finding:
 
 
 def _separation(tally: Tally, rules: Rules) -> tuple[Separation | None, str]:
-    p = len(tally.reference.columns)
-    window = tally.rows.rows()[:, :p]
+    looked_at = _looked_at_together(tally.reference)
+    if not looked_at:
+        return None, "there is nothing but the rows' time"
+    window = tally.rows.rows()[:, looked_at]
     fewest = min(len(window), len(tally.reference.rows))
     if fewest < max(FEWEST_ROWS, rules.min_rows):
         return None, f"{fewest} rows are too few for it, at least {FEWEST_ROWS} are needed"
     try:
-        return separate(tally.reference.rows, window), ""
+        return separate(tally.reference.rows[:, looked_at], window), ""
     except ImportError:
         return None, f"it needs LightGBM: {install_command('train')}"
+
+
+def _looked_at_together(reference: Reference) -> list[int]:
+    """Return the places of the columns; without the rows' time, by which any two windows differ."""
+    return [i for i, column in enumerate(reference.columns) if column.role != "timestamp"]
 
 
 def _together(
@@ -146,7 +167,8 @@ def _together(
     level: Level = "ok"
     if p <= rules.chance and auc >= rules.auc_warn:
         level = "alert" if auc >= rules.auc_alert else "warn"
-    most = [tally.reference.names[i] for i in np.argsort(-separation.importance)[:3]]
+    names = [tally.reference.names[i] for i in _looked_at_together(tally.reference)]
+    most = [names[i] for i in np.argsort(-separation.importance)[:3]]
     text = f"a classifier tells the window from the reference with an AUC of {auc:.3f}"
     if level != "ok":
         text += f", most by {', '.join(most)}"

@@ -6,8 +6,8 @@ on the order, so the verdict is the same from one process and from a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,13 @@ class Counting:
         reference: Known good rows, counted.
         table: The table that they came from.
         fields: Which columns are no features.
+        precision: Of the columns that are not compared as float64.
     """
 
     reference: Reference
     table: TableFacts
     fields: Fields
+    precision: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compared: Compared) -> Counting:
@@ -48,7 +50,7 @@ class Counting:
             compared.reference, error_model=None, rows=compared.reference.rows[:0],
             actual=None, predicted=None,
         )  # fmt: skip
-        return cls(light, compared.table, compared.fields)
+        return cls(light, compared.table, compared.fields, compared.precision)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
 def _count(counting: Counting, part: FilePart) -> tuple[Tally, Faults]:
     reference, fields = counting.reference, counting.fields
     table = PlainTable.open(part.location)
-    reader = Reader(table, reference.columns)
+    reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
     tally = Tally(reference, part.first)
     for window in read_rows(reader, reference, fields, part.actual):

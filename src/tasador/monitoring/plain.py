@@ -3,11 +3,15 @@
 Values are encoded by the same rules as everywhere (`data.encode`). A value of another kind than its
 column is counted and taken for missing; a column that is not there is all missing. Both are named
 in the verdict, and neither keeps the other columns from being judged.
+
+How values are stored makes no difference: a column that one of the tables has as float32 is
+compared with the precision of float32, true and false equal 1 and 0, a date equals its midnight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +20,9 @@ from numpy.typing import NDArray
 
 from tasador.core import files
 from tasador.core.errors import MissingExtraError, SourceError, ValidationError
+from tasador.data.arrow_columns import encode_arrow, plain_values
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column
-from tasador.data.encode import encode_values
 from tasador.monitoring.verdict import Finding, Level
 
 Floats = NDArray[np.float64]
@@ -97,16 +102,15 @@ class PlainTable(TableFacts):
         """
         try:
             import pyarrow as pa
-            import pyarrow.parquet as pq
         except ImportError:
             raise MissingExtraError.for_package("pyarrow", "parquet") from None
         whole = None
         if _is_parquet(location):
             try:
-                file = pq.ParquetFile(str(location))
+                with _parquet(location) as file:
+                    schema, rows = file.schema_arrow, file.metadata.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(f"{location} cannot be read: {error}") from None
-            schema, rows = file.schema_arrow, file.metadata.num_rows
         else:
             from tasador.data.readers import read_table
 
@@ -126,19 +130,30 @@ class PlainTable(TableFacts):
             SourceError: The file is damaged.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         try:
             if self._whole is not None:
-                parts = self._whole.select(names).to_batches(max_chunksize=BATCH_ROWS)
-            else:
-                texts = [n for n in names if self.types[n] in ("string", "large_string")]
-                file = pq.ParquetFile(str(self.location), read_dictionary=texts, pre_buffer=False)
-                parts = file.iter_batches(batch_size=BATCH_ROWS, columns=names)
-            for part in parts:
-                yield dict(zip(part.schema.names, part.columns, strict=True))
+                for part in self._whole.select(names).to_batches(max_chunksize=BATCH_ROWS):
+                    yield dict(zip(part.schema.names, part.columns, strict=True))
+                return
+            texts = [n for n in names if self.types[n] in ("string", "large_string")]
+            with _parquet(self.location, read_dictionary=texts) as file:
+                for part in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                    yield dict(zip(part.schema.names, part.columns, strict=True))
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{self.location} is damaged: {error}") from None
+
+
+@contextmanager
+def _parquet(location: files.Location, **how: Any) -> Iterator[Any]:
+    """Open a Parquet file, of which no more than what is asked for is read, remote or not."""
+    import pyarrow.parquet as pq
+
+    if not files.is_remote(location):
+        yield pq.ParquetFile(str(location), pre_buffer=False, **how)
+        return
+    with files.open_read(location, scattered=True) as file:
+        yield pq.ParquetFile(file, pre_buffer=True, **how)
 
 
 def _is_parquet(location: files.Location) -> bool:
@@ -146,8 +161,18 @@ def _is_parquet(location: files.Location) -> bool:
         raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
     if not files.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
-    with files.open_read(location) as file:
-        return not files.is_remote(location) and file.read(4) == b"PAR1"
+    with files.open_read(location, scattered=True) as file:
+        return file.read(4) == b"PAR1"
+
+
+def common_precision(tables: Sequence[TableFacts]) -> dict[str, str]:
+    """Return the columns that a table stores coarser than float64, with the coarsest type."""
+    found: dict[str, str] = {}
+    for coarse, dtype in (("float", "float32"), ("halffloat", "float16")):
+        for table in tables:
+            named = (name for name, kind in table.types.items() if _value_type(kind) == coarse)
+            found |= dict.fromkeys(named, dtype)
+    return found
 
 
 @dataclass
@@ -157,6 +182,7 @@ class Reader:
     Args:
         table: The table.
         columns: What its columns are.
+        precision: See `common_precision`: columns whose values are rounded to a coarser type.
 
     Attributes:
         wrong: By column: how many values are of another kind, and the first of them.
@@ -165,6 +191,7 @@ class Reader:
 
     table: PlainTable
     columns: tuple[Column, ...]
+    precision: Mapping[str, str] = field(default_factory=dict)
     wrong: dict[str, tuple[int, str]] = field(default_factory=dict)
     zones: dict[str, list[bool]] = field(default_factory=dict)
 
@@ -172,40 +199,28 @@ class Reader:
         """Encode one column of a batch, shape (n,)."""
         import pyarrow as pa
 
-        kind = array.type
-        if column.kind in ("number", "integer") and _is_number(kind):
-            return _numbers(array)
-        if column.kind == "datetime" and pa.types.is_timestamp(kind):
-            return _seconds(array)
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or column.kind == "category":
+        if _is_text(array.type) and column.kind in ("category", "datetime"):
             array = array.dictionary_encode()
-        if pa.types.is_dictionary(array.type):
-            return self._by_value(column, array)
-        values, wrong = encode_values(column, array.to_pylist())
-        self._note(column, wrong, array)
-        return values
-
-    def _by_value(self, column: Column, array: Any) -> Floats:
-        """Encode each distinct value once."""
-        levels = array.dictionary.to_pylist()
-        if column.kind == "datetime":
-            self._note_zones(column, levels)
-        if column.kind in ("number", "integer") and levels:
-            import polars as pl
-
-            codes, wrong = encode_values(column, pl.Series(levels, dtype=pl.String))
+        if pa.types.is_dictionary(array.type):  # each different value is encoded once
+            levels = array.dictionary
+            if column.kind == "datetime":
+                self._note_zones(column, levels.to_pylist())
+            codes, wrong = encode_arrow(column, _same_flags(column, levels))
+            places = array.indices.fill_null(len(levels)).to_numpy(zero_copy_only=False)
+            codes, wrong = np.append(codes, np.nan)[places], np.append(wrong, False)[places]
         else:
-            codes, wrong = encode_values(column, levels)
-        places = array.indices.fill_null(len(levels)).to_numpy(zero_copy_only=False)
-        self._note(column, np.append(wrong, False)[places], array)
-        result: Floats = np.append(codes, np.nan)[places]
-        return result
+            codes, wrong = encode_arrow(column, _same_flags(column, array))
+        self._note(column, wrong, array)
+        dtype = self.precision.get(column.name)
+        numbers = dtype is not None and column.kind in ("number", "integer")
+        return _rounded(codes, dtype) if numbers else codes
 
     def _note(self, column: Column, wrong: NDArray[np.bool_], array: Any) -> None:
         count = int(wrong.sum())
         if count:
             before, first = self.wrong.get(column.name, (0, ""))
-            shown = first or repr(array[int(np.flatnonzero(wrong)[0])].as_py())[:40]
+            at = int(np.flatnonzero(wrong)[0])
+            shown = first or repr(plain_values(array.slice(at, 1))[0])[:40]
             self.wrong[column.name] = (before + count, shown)
 
     def _note_zones(self, column: Column, levels: list[Any]) -> None:
@@ -249,27 +264,46 @@ def value_problems(
     return tuple(found)
 
 
-def _is_number(kind: Any) -> bool:
+def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
     types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _numbers(array: Any) -> Floats:
+def _rounded(values: Floats, dtype: str | None) -> Floats:
+    """Return values as a coarser type has them; those beyond its range as they are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        coarse = values.astype(dtype).astype(np.float64)
+    return np.where(np.isinf(coarse), values, coarse)
+
+
+_FLAGS = {"true": 1.0, "false": 0.0}
+_FLAG_WORDS = {"1": "true", "1.0": "true", "0": "false", "0.0": "false"}
+
+
+def _same_flags(column: Column, array: Any) -> Any:
+    """Return 1 and 0 for true and false in a column of numbers; of flags, the other way round."""
     import pyarrow as pa
 
-    values = array.cast(pa.float64())
-    result: Floats = values.to_numpy(zero_copy_only=False)
-    return result
+    boolean = pa.types.is_boolean(array.type)
+    if column.kind in ("number", "integer"):
+        if boolean:
+            return array.cast(pa.uint8())
+        first = array.drop_null().slice(0, 1).to_pylist() if _is_text(array.type) else []
+        if first and first[0].strip().casefold() in _FLAGS:
+            words = [str(v or "").strip().casefold() for v in array.to_pylist()]
+            if set(words) <= {*_FLAGS, *MISSING_TEXTS}:
+                return pa.array([_FLAGS.get(word) for word in words], pa.float64())
+    elif column.kind == "category" and is_flag(column.categories) and not boolean:
+        words = ["" if v is None else str(v).strip().casefold() for v in array.to_pylist()]
+        return pa.array([_FLAG_WORDS.get(word, word) for word in words], pa.string())
+    return array
 
 
-def _seconds(array: Any) -> Floats:
-    import pyarrow as pa
-
-    micro = array.cast(pa.timestamp("us", tz=array.type.tz), safe=False).cast(pa.int64())
-    result: Floats = micro.cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
-    return result
+def is_flag(categories: Sequence[str]) -> bool:
+    """Tell whether categories are true and false, in whatever case."""
+    return bool(categories) and {text.casefold() for text in categories} <= _FLAGS.keys()
 
 
 def check_same(reference: TableFacts, current: TableFacts, columns: tuple[Column, ...],
@@ -294,10 +328,11 @@ def check_same(reference: TableFacts, current: TableFacts, columns: tuple[Column
             found.append(Finding("input", name, "alert", text))
             continue
         before, now = (_family(table.types.get(name, "")) for table in (reference, current))
-        # what comes as text is judged by its values: each one of another kind is counted
         if reference.typed and current.typed and before and before != now:
             text = f"the type changed from {reference.types[name]} to {current.types[name]}"
-            found.append(Finding("input", name, "warn", text))
+            # what can be read as before is equal; what cannot is counted, value by value
+            level: Level = "ok" if "text" in (before, now) else "warn"
+            found.append(Finding("input", name, level, text))
     for name in current.names:
         if name not in wanted and name not in ignored:
             text = f"the column is in {current.location} only: not looked at"
@@ -305,12 +340,21 @@ def check_same(reference: TableFacts, current: TableFacts, columns: tuple[Column
     return tuple(found)
 
 
+def _value_type(kind: str) -> str:
+    """Return the type of a dictionary's values; other types as they are."""
+    if not kind.startswith("dictionary<values="):
+        return kind
+    return kind.removeprefix("dictionary<values=").partition(",")[0]
+
+
 def _family(kind: str) -> str:
     """Return what an Arrow type is, for the purpose of comparing: int32 is like double."""
-    if kind.startswith(("int", "uint", "float", "double", "half", "decimal")):
+    kind = _value_type(kind)
+    if kind.startswith(("int", "uint", "float", "double", "half", "decimal", "bool")):
         return "number"
+    if kind.startswith("date"):
+        return "time without a zone"
     if kind.startswith("timestamp"):
-        return "time with a zone" if "tz=" in kind else "time without a zone"
-    if "string" in kind or kind.startswith("dictionary"):
-        return "text"
-    return kind
+        aware = "tz=" in kind and not kind.endswith(("tz=UTC]", "tz=+00:00]"))  # none is UTC
+        return "time with a zone" if aware else "time without a zone"
+    return "text" if "string" in kind else kind

@@ -46,7 +46,7 @@ def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
     """
     columns, profiles = tally.reference.columns, tally.reference.profiles
     parts = list(zip(columns, profiles, tally.columns, tally.outside, strict=True))
-    rates = [list(_rates(*part[1:], rules)) for part in parts]
+    rates = [list(_rates(*part, rules)) for part in parts]
     corrected = iter(adjusted([rate.p_value for some in rates for rate in some]).tolist())
     findings = []
     for part, some in zip(parts, rates, strict=True):
@@ -57,14 +57,16 @@ def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _rates(profile: Profile, window: Summary, outside: Outside, rules: Rules) -> Iterator[_Rate]:
+def _rates(
+    column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
+) -> Iterator[_Rate]:
     seen = profile.summary
     if not window.n or not seen.n:
         return
     limits = (rules.missing_warn, rules.missing_alert)
     p = more_often(window.missing, window.n, seen.missing, seen.n)
     yield _Rate("missing", window.missing, window.n, seen.missing / seen.n, p, *limits)
-    if profile.grid.is_category or not seen.finite:
+    if profile.grid.is_category or not seen.finite or column.role == "timestamp":
         return
     # the reference's own extremes: as many as two unchanged rows in m lie beyond
     beyond = outside.under + outside.over
@@ -92,7 +94,7 @@ def _breaches(
     """Yield what the contract rules out."""
     if not window.n:
         return
-    unknown = int(window.counts[-1]) if profile.grid.is_category else 0
+    unknown = int(window.counts[-1]) if profile.grid.is_category and not column.open else 0
     new = _new_categories(column, profile, window)
     for count, what in (
         (unknown, "of an unknown category"),

@@ -26,8 +26,9 @@ def recorded_windows(
 ) -> Iterator[Window]:
     """Give the valuations of ``since <= time < until`` in batches, oldest first.
 
-    Rows are encoded by the contract of `bundle`; those that another contract let in and this one
-    cannot read are counted as a problem and left out.
+    Rows that another model answered are left out. The others are encoded by the contract of
+    `bundle`; those that an older contract let in and this one cannot read are counted as a problem
+    and left out.
 
     Args:
         store: Where they were recorded.
@@ -39,7 +40,9 @@ def recorded_windows(
     """
     versions: dict[str, int] = {}
     for found in store.read(since, until, variant=variant, batch=batch):
-        yield _window(found, bundle, versions)
+        own = found.of_model(bundle.manifest.name)
+        if len(own):
+            yield _window(own, bundle, versions)
 
 
 def _window(found: RecordBatch, bundle: ModelBundle, versions: dict[str, int]) -> Window:

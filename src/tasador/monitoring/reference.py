@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.errors import BundleError
 from tasador.data.contract import Column
+from tasador.data.target_check import TargetBounds
 from tasador.monitoring.error_model import ErrorModel, residuals
 from tasador.monitoring.summary import Grid, Summary
 
@@ -77,6 +78,7 @@ class Reference:
         coverage: Share of truths that the intervals promise to hold, if known.
         unit: The target's unit.
         version: The model's version, or what else the reference is called.
+        target_bounds: What the target's values may be, if known.
     """
 
     columns: tuple[Column, ...]
@@ -93,6 +95,7 @@ class Reference:
     coverage: float | None = None
     unit: str | None = None
     version: str = "reference"
+    target_bounds: TargetBounds | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,6 +165,7 @@ class Reference:
                 coverage=bundle.interval.coverage,
                 unit=bundle.contract.target.unit,
                 version=bundle.version,
+                target_bounds=TargetBounds.of(bundle.contract.target),
             )
         except (KeyError, ValueError, IndexError) as error:
             raise BundleError(

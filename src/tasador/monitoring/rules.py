@@ -39,6 +39,8 @@ class Rules:
         latency_p95_ms: See `latency_p50_ms`.
         latency_p99_ms: See `latency_p50_ms`.
         failures_max: Highest share of requests that fail.
+        refused_warn: Share of the rows sent to a service that it refused.
+        refused_alert: See `refused_warn`.
     """
 
     chance: float = 0.01
@@ -66,6 +68,8 @@ class Rules:
     latency_p95_ms: float | None = None
     latency_p99_ms: float | None = None
     failures_max: float = 0.01
+    refused_warn: float = 0.01
+    refused_alert: float = 0.05
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -80,7 +84,8 @@ class Rules:
             )
         for low, high in (("psi_warn", "psi_alert"), ("auc_warn", "auc_alert"),
                           ("missing_warn", "missing_alert"), ("range_warn", "range_alert"),
-                          ("twice_warn", "twice_alert")):  # fmt: skip
+                          ("twice_warn", "twice_alert"),
+                          ("refused_warn", "refused_alert")):  # fmt: skip
             if getattr(self, low) > getattr(self, high):
                 raise ConfigError(
                     f"the rules {low} and {high} contradict each other",

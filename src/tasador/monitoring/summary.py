@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,46 @@ class Grid:
         """Number of cells."""
         return len(self.starts) if self.is_category else len(self.edges) + 1
 
+    @cached_property
+    def _singles(self) -> tuple[Floats, Floats, Floats]:
+        """Edges that differ from their float32 form: (those forms, the edges); edges in that form.
+
+        Only forms that show what they are count, such as 0.10000000149011612: a float32 that is a
+        short decimal too, as 0.5, may be meant exactly.
+        """
+        all_forms = _as_single(self.edges)
+        forms, first, count = np.unique(all_forms, return_index=True, return_counts=True)
+        edges = self.edges[first + count - 1]  # an edge just below a value has the same form
+        shown = np.array([float(f"{form:.9g}") != form for form in forms.tolist()], dtype=np.bool_)
+        exact = np.isin(forms, self.edges)
+        return forms[shown & ~exact], edges[shown & ~exact], forms[shown & exact]
+
+    def in_double(self, values: Floats) -> Floats:
+        """Return values with the edges' float32 forms, and what has an edge as its form, as edges.
+
+        So that 0.1, whether it went through float32 or not, is counted in one and the same cell.
+        """
+        if self.is_category or not len(self.edges):
+            return values
+        forms, edges, singles = self._singles
+        if not len(forms) and not len(singles):
+            return values
+        single = _as_single(values)
+        result = values
+        for wanted, keys, exact in (
+            (single == values, forms, edges),
+            (single != values, singles, singles),
+        ):
+            rows = np.flatnonzero(wanted) if len(keys) else np.empty(0, dtype=np.intp)
+            if not len(rows):
+                continue
+            at = np.minimum(np.searchsorted(keys, single[rows]), len(keys) - 1)
+            same = keys[at] == single[rows]
+            if same.any():
+                result = values.copy() if result is values else result
+                result[rows[same]] = exact[at[same]]
+        return result
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that `from_state` takes."""
         return {"edges": self.edges, "starts": self.starts, "center": np.array([self.center])}
@@ -81,6 +122,12 @@ class Grid:
     def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Grid:
         """Rebuild from `state`."""
         return cls(arrays["edges"], arrays["starts"], float(arrays["center"][0]))
+
+
+def _as_single(values: Floats) -> Floats:
+    """Return values as float32 has them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError, ValidationError
+from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column
 from tasador.monitoring.error_model import error_inputs, fit_error_model, residuals
 from tasador.monitoring.plain import Fields, PlainTable, Reader, TableFacts, check_same
@@ -32,16 +36,30 @@ _SEED = 20_240_816
 
 @dataclass(frozen=True)
 class Compared:
-    """A reference made from a table, and what was found while reading it."""
+    """A reference made from a table, and what was found while reading it.
+
+    Attributes:
+        reference: What was made.
+        table: The table.
+        fields: Which of its columns are no features.
+        problems: What was found wrong with it.
+        precision: Of the columns that are not compared as float64: see `common_precision`.
+    """
 
     reference: Reference
     table: TableFacts
     fields: Fields
     problems: tuple[Finding, ...]
+    precision: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_reference(
-    table: PlainTable, columns: tuple[Column, ...], fields: Fields, *, learn_errors: bool = False
+    table: PlainTable,
+    columns: tuple[Column, ...],
+    fields: Fields,
+    *,
+    learn_errors: bool = False,
+    precision: Mapping[str, str] | None = None,
 ) -> Compared:
     """Count a table of known good rows.
 
@@ -51,6 +69,7 @@ def read_reference(
         fields: Which columns are the target, the estimate and so on.
         learn_errors: Whether to fit a model of the error, if there are estimates and outcomes and
             LightGBM is installed.
+        precision: See `Compared`.
 
     Raises:
         ValidationError: It lacks a column that is named.
@@ -65,7 +84,8 @@ def read_reference(
             expected=", ".join(lacking),
             got=f"columns {', '.join(table.names[:20])}",
         )
-    reader = Reader(table, columns)
+    precision = precision or {}
+    reader = Reader(table, columns, precision)
     p = len(columns)
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
     sample = Sample(p + len(_ROLES), most, "reference")
@@ -74,10 +94,10 @@ def read_reference(
     rows = sample.rows()
     reference = _built(columns, rows, fields, table)
     if table.rows > EXACT_ROWS:
-        reference = _counted(reference, Reader(table, columns), fields)
+        reference = _counted(reference, Reader(table, columns, precision), fields)
     if learn_errors and reference.residual is not None:
         reference = _with_error_model(reference, rows)
-    return Compared(reference, table.facts, fields, reader.problems())
+    return Compared(reference, table.facts, fields, reader.problems(), precision)
 
 
 def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
@@ -170,7 +190,7 @@ def read_windows(
         outcomes: A table of the fields' id and target: outcomes that came later.
     """
     reference, fields = compared.reference, compared.fields
-    reader = Reader(table, reference.columns)
+    reader = Reader(table, reference.columns, compared.precision)
     problems = check_same(compared.table, table, reference.columns, set(fields.named().values()))
     joined = None
     if outcomes is not None:
@@ -256,19 +276,44 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
     ids = [
         key
         for table in tables
-        for batch in table.batches([fields.id])
-        for key in _keys(batch[fields.id])
+        for key in _keys(batch[fields.id] for batch in table.batches([fields.id]))
     ]
     reader = Reader(outcomes, (Column(fields.target, "number"),))
-    keys: list[Any] = []
-    values = []
+    arrays, values = [], []
     for batch in outcomes.batches([fields.id, fields.target]):
-        keys += _keys(batch[fields.id])
+        arrays.append(batch[fields.id])
         values.append(reader.encode(reader.columns[0], batch[fields.target]))
+    keys = _keys(arrays)
+    if set(ids).isdisjoint({*keys} - {None}):
+        ids, keys = _whole_numbers(ids), _whole_numbers(keys)
     joined = join_outcomes(ids, keys, np.concatenate([np.empty(0), *values]))
     return replace(joined, problems=(*joined.problems, *reader.problems()))
 
 
-def _keys(array: Any) -> list[str]:
-    """Return ids as texts: 17 in a Parquet file is 17 in a CSV."""
-    return [str(value) for value in array.to_pylist()]
+_NO_ID = MISSING_TEXTS | {"nat", "<na>"}
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+
+
+def _keys(arrays: Iterable[Any]) -> list[str | None]:
+    """Return a column of ids as texts, None for none: 17 is 17.0 and "17", but "017" is not."""
+    return [_key(value) for array in arrays for value in array.to_pylist()]
+
+
+def _whole_numbers(keys: list[str | None]) -> list[str | None]:
+    """Return texts without their ".0", if all of them have one.
+
+    So pandas writes a column of whole numbers of which some are missing.
+    """
+    whole = [None if key is None else _WHOLE.fullmatch(key) for key in keys]
+    if all(match for key, match in zip(keys, whole, strict=True) if key is not None):
+        return [None if match is None else match[1] for match in whole]
+    return keys
+
+
+def _key(value: Any) -> str | None:
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    elif isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    text = str(value).strip()
+    return None if text.lower() in _NO_ID else text

@@ -8,12 +8,13 @@ the last bits. `state` is what travels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.data.target_check import TargetBounds
 from tasador.monitoring.error_model import residuals
 from tasador.monitoring.reference import Profile, Reference
 from tasador.monitoring.sample import Sample
@@ -53,7 +54,8 @@ class Outside:
 
 #: Place of the window that a finding was made in, its number there, the finding.
 _Noted = tuple[int, int, Finding]
-_COUNTS = ("n", "failures", "answered", "estimates_outside", "not_finite", "negative_latencies")
+_COUNTS = ("n", "failures", "answered", "estimates_outside", "not_finite", "negative_latencies",
+           "impossible_outcomes")  # fmt: skip
 _SUMMARIES = ("prediction", "target", "residual")
 _SAMPLES = ("rows", "figures", "known", "with_outcomes")
 
@@ -77,6 +79,7 @@ class Tally:
         negative_latencies: How many latencies are below zero; they are left out.
         answered: How many rows have a finite estimate.
         estimates_outside: How many of those lie beyond what the reference spans.
+        impossible_outcomes: How many known values the target cannot have; they are left out.
         not_finite: How many answers are NaN or infinite, though the request did not fail.
     """
 
@@ -88,6 +91,7 @@ class Tally:
     estimates_outside: int = 0
     not_finite: int = 0
     negative_latencies: int = 0
+    impossible_outcomes: int = 0
     begins: float = np.inf
     ends: float = -np.inf
     _noted: list[_Noted] = field(default_factory=list)
@@ -127,6 +131,7 @@ class Tally:
         """
         if window.columns != self.reference.names:
             raise ValueError(f"columns {window.columns}, expected {self.reference.names}")
+        window = self._in_double(self._with_possible_outcomes(window))
         place = self.first + self.n
         self.note(window.problems)
         self.n += len(window)
@@ -140,10 +145,34 @@ class Tally:
         self._add_answers(window, ok)
         self._add_samples(window, place, ok)
 
+    def _in_double(self, window: Window) -> Window:
+        """Put back what became of the reference's values in float32: see `Grid.in_double`."""
+        changed: Floats | None = None
+        for i, profile in enumerate(self.reference.profiles):
+            given = window.X[:, i]
+            values = profile.grid.in_double(given)
+            if values is not given:
+                changed = window.X.copy(order="F") if changed is None else changed
+                changed[:, i] = values
+        return window if changed is None else replace(window, X=changed)
+
     def note(self, problems: Sequence[Finding]) -> None:
         """Add what was found wrong with all rows so far."""
         place = self.first + self.n
         self._noted += [(place, i, found) for i, found in enumerate(problems)]
+
+    def _with_possible_outcomes(self, window: Window) -> Window:
+        """Leave out known values such as -1, which mean that there is none."""
+        possible = self.target_bounds.accepts(window.actual) | np.isnan(window.actual)
+        if possible.all():
+            return window
+        self.impossible_outcomes += int((~possible).sum())
+        return replace(window, actual=np.where(possible, window.actual, np.nan))
+
+    @property
+    def target_bounds(self) -> TargetBounds:
+        """What known values may be; without a contract what the reference's errors allow."""
+        return self.reference.target_bounds or TargetBounds(positive=self.reference.log)
 
     def _count_outside(self, i: int, values: Floats, part: Summary, profile: Profile) -> None:
         """Count what lies outside; a glance at the batch's extremes usually settles it."""
@@ -177,7 +206,8 @@ class Tally:
             self.answered += int(finite.sum())
             self.not_finite += int((~finite).sum())
         if reference.prediction is not None and finite.any():
-            seen, given = reference.prediction.summary, prediction[finite]
+            seen = reference.prediction.summary
+            given = reference.prediction.grid.in_double(prediction[finite])
             self.prediction = _plus(self.prediction, given, reference.prediction)
             self.estimates_outside += int(((given < seen.low) | (given > seen.high)).sum())
         known = np.isfinite(actual)

@@ -26,8 +26,8 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: Which check: input, quality, drift, together, performance, estimate, concept,
-            prediction, latency.
+        check: Which check: input, refused, quality, drift, together, performance, estimate,
+            concept, prediction, latency.
         subject: What it looked at: a column, a metric, a segment, a version.
         level: What it came to.
         reason: One sentence with the numbers that decided.
@@ -220,6 +220,45 @@ class Verdict:
             raise ValidationError(
                 f"this is no verdict: {error}", expected="what `tasador monitor --json` writes"
             ) from None
+
+
+def in_short(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a verdict's JSON is still asked for once a later one is there.
+
+    That is its levels and figures, the columns' PSI, what was wrong, and how many outcomes were
+    known; a twentieth of the whole.
+    """
+    timeline = plain.get("timeline") or ()
+    latencies = [one["latency_p95"] for one in timeline if one.get("latency_p95") is not None]
+    whole = ("format", "level", "rows", "reference", "made", "begins", "ends", "by_check")
+    return {
+        **{key: plain[key] for key in whole if key in plain},
+        "short": True,
+        "figures": [
+            {"name": one["name"], "value": _digits(one["value"]), "estimated": one["estimated"]}
+            for one in plain.get("figures") or ()
+        ],
+        "drift": [
+            {"name": one["name"], "psi": _digits(one["psi"])}
+            for one in plain.get("drift") or ()
+            if one.get("psi") is not None
+        ],
+        "findings": [
+            {key: one[key] for key in ("check", "subject", "level", "reason")}
+            for one in plain.get("findings") or ()
+            if one["level"] in ("warn", "alert")
+        ],
+        "timeline": [
+            {
+                "outcomes": sum(int(one.get("outcomes", 0)) for one in timeline),
+                "latency_p95": max(latencies, default=None),
+            }
+        ],
+    }
+
+
+def _digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
 
 
 _PARTS: dict[str, Any] = {

@@ -82,7 +82,8 @@ class Joined:
 
     Attributes:
         actual: Shape (n,): the known value of each row, NaN where there is none.
-        problems: Duplicates that contradict each other, ids that no row has, values that are none.
+        problems: How many joined, duplicates that contradict each other, ids that no row has, rows
+            and outcomes without an id, values that are no numbers.
     """
 
     actual: Floats
@@ -93,26 +94,33 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
     """Bring outcomes to rows by id.
 
     Of several outcomes of one id the last one counts, as a correction would; that there were
-    several different ones is a warning. Ids that several rows share get the outcome in each.
+    several different ones is a warning. Ids that several rows share get the outcome in each. An id
+    that is None joins nothing, and neither does an outcome that is no finite number.
 
     Args:
-        ids: The rows' ids, n of them.
+        ids: The rows' ids, n of them; None for none.
         outcome_ids: The outcomes' ids, k of them.
         values: Shape (k,): the outcomes.
     """
     known: dict[Any, float] = {}
-    repeated = contradicting = 0
+    nameless = repeated = contradicting = bad = 0
     for key, value in zip(outcome_ids, values.tolist(), strict=True):
-        if key in known:
-            repeated += 1
-            contradicting += known[key] != value
-        known[key] = value
-    found = set(ids)
+        if key is None:
+            nameless += 1
+        elif not np.isfinite(value):
+            bad += 1
+        else:
+            if key in known:
+                repeated += 1
+                contradicting += known[key] != value
+            known[key] = value
+    found = {key for key in ids if key is not None}
     strangers = [key for key in known if key not in found]
     missing = float("nan")
     actual = np.array([known.get(key, missing) for key in ids], dtype=np.float64)
-    problems = []
-    if strangers:
+    unnamed = sum(key is None for key in ids)
+    problems = [_joined(len(known) - len(strangers), known, strangers, actual, unnamed)]
+    if strangers and len(strangers) < len(known):
         problems.append(
             _problem(
                 f"{len(strangers)} outcomes belong to no row of the window, "
@@ -120,6 +128,8 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
                 unknown_ids=len(strangers),
             )
         )
+    if nameless:
+        problems.append(_problem(f"{nameless} outcomes have no id: left out", no_id=nameless))
     if repeated:
         problems.append(
             _problem(
@@ -129,13 +139,30 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
                 contradicting=contradicting,
             )
         )
-    bad = int((~np.isfinite(values)).sum())
     if bad:
         problems.append(_problem(f"{bad} outcomes are no finite number: left out", not_finite=bad))
-    shared = len(ids) - len(found)
+    shared = len(ids) - unnamed - len(found)
     if shared:
         problems.append(_problem(f"{shared} rows repeat an id of another row", shared_ids=shared))
-    return Joined(np.where(np.isfinite(actual), actual, np.nan), tuple(problems))
+    return Joined(actual, tuple(problems))
+
+
+def _joined(
+    joined: int, known: dict[Any, float], strangers: list[Any], actual: Floats, unnamed: int
+) -> Finding:
+    """Say how many outcomes joined; when none did, nothing can be told of the errors."""
+    rows = int(np.isfinite(actual).sum())
+    numbers = {"joined": joined, "not_joined": len(strangers), "rows": rows, "rows_no_id": unnamed}
+    without = f", {unnamed} rows have no id" if unnamed else ""
+    if joined or not known:
+        text = f"{joined} outcomes joined to {rows} of {len(actual)} rows{without}"
+        return Finding("input", "outcomes", "ok", text, numbers)
+    text = (
+        f"none of the {len(known)} outcomes belongs to a row of the window{without}: expected ids "
+        f"that the rows have, got such as {str(strangers[0])[:40]!r}; check that both tables write "
+        "ids alike"
+    )
+    return Finding("input", "outcomes", "cannot_tell", text, numbers)
 
 
 def _problem(reason: str, **numbers: float) -> Finding:

@@ -23,9 +23,11 @@ import time
 from queue import SimpleQueue
 from typing import Literal
 
+from tasador.core import clock
 from tasador.core.errors import StorageError
 from tasador.records.counters import Counters
 from tasador.records.database import Database
+from tasador.records.errors import RefusedError
 from tasador.records.groups import WAKE, Group, Submission, take_group
 from tasador.records.insertion import insert_records
 from tasador.records.settings import RecordSettings
@@ -57,6 +59,8 @@ class Committer:
         counters: Counters,
     ) -> None:
         self.state: State = "ok"
+        self.full = False  # neither the database nor the spool takes records
+        self._checked = 0.0
         self._settings = settings
         self._queue = queue
         self._spool = spool
@@ -135,7 +139,7 @@ class Committer:
             if group.size:
                 inserted = insert_records(self._database, group.rows)
             else:
-                self._database.connect()
+                self._check_database()
                 inserted = None
         except Exception as error:  # whatever it is, the records are safe in the spool
             self._counters.note(error)
@@ -157,7 +161,7 @@ class Committer:
         """Bring the spool into the database; return whether the queue is the committer's again."""
         try:
             self._asked = time.monotonic()
-            self._database.connect()
+            self._check_database()
             while not self._closing.is_set():
                 chunk = self._next_chunk()
                 if chunk is None:
@@ -178,6 +182,14 @@ class Committer:
         self._turn_to("spooling")
         return False
 
+    def _check_database(self) -> None:
+        """Connect and write something: a full disk and a read-only file show only then."""
+        self._database.execute(
+            "INSERT INTO state (key, value, version, time) VALUES ('records/check', 'null', 1, ?) "
+            "ON CONFLICT (key) DO UPDATE SET time = excluded.time",
+            (clock.seconds(),),
+        )
+
     def _next_chunk(self) -> Chunk | None:
         try:
             return self._spool.peek(self._settings.group)
@@ -191,8 +203,9 @@ class Committer:
             if self.state != "draining" or self._spool.bytes:
                 return False
             self.state = "ok"
+            self.full = False
             self._flight = None
-        _log.warning("records go into the database again; the spool is empty")
+        _log.info("records go into the database again; the spool is empty")
         return True
 
     def _turn_to(self, state: State) -> None:
@@ -211,6 +224,7 @@ class Committer:
                 group = take_group(self._queue, self._settings.group, step)
                 if group is not None:
                     self._spool_group(group)
+                self._check_spool()
                 self._cut_a_dead_line()
                 continue
             if self._flight is None and not self._closing.is_set():
@@ -254,14 +268,39 @@ class Committer:
         error: StorageError | None = None
         try:
             self._spool.append(group.rows)
-        except Exception as failed:  # also what a malformed record provokes
-            error = failed if isinstance(failed, StorageError) else StorageError(repr(failed))
+        except StorageError as failed:
+            error = failed
+            self._found_full(error)
+        except Exception as failed:  # what a malformed record provokes
+            error = RefusedError(repr(failed))
             self._counters.note(error)
         if error is None:
             self._counters.count(done=group.size, spooled=group.size)
         else:
             self._counters.count(done=group.size, lost=group.size)
         group.release(error)
+
+    def _check_spool(self) -> None:
+        """Find out now and then whether the spool takes records, also when none are sent."""
+        now = time.monotonic()
+        if now - self._checked < self._settings.retry_s:
+            return
+        self._checked = now
+        with self._turn:
+            if self.state != "spooling":
+                return
+            try:
+                self._spool.check()
+            except StorageError as error:
+                self._found_full(error)
+            else:
+                self.full = False
+
+    def _found_full(self, error: StorageError) -> None:
+        self._counters.note(error)
+        if not self.full:
+            _log.error("records can be kept nowhere: %s", error)
+        self.full = True
 
     def _cut_a_dead_line(self) -> None:
         """Make a committer that has waited too long for an answer give up, and connect again."""

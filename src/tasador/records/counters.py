@@ -21,6 +21,7 @@ class WriterStatus:
         queued: Records that wait in memory now.
         spool_bytes: Bytes in this process's spool now.
         last_error: What went wrong last; empty when nothing did.
+        full: Whether neither the database nor the spool takes records now.
     """
 
     state: Literal["ok", "spooling"]
@@ -32,6 +33,7 @@ class WriterStatus:
     queued: int
     spool_bytes: int
     last_error: str
+    full: bool = False
 
 
 class Counters:

@@ -4,6 +4,7 @@
 
     StorageError
     ├── OutageError     it cannot be reached, is locked, full, does not answer: later may be better
+    ├── BusyError       more records wait in memory than may: in a moment it is better
     └── RefusedError    it was reached and does not take these values: nor will it later
 """
 
@@ -14,6 +15,10 @@ from tasador.core.errors import StorageError
 
 class OutageError(StorageError):
     """The database cannot be reached, is locked, full, or does not answer."""
+
+
+class BusyError(StorageError):
+    """More records wait in memory than may."""
 
 
 class RefusedError(StorageError):

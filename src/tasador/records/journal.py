@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ class StoredVerdict:
         since: Start of the window, included.
         until: End of the window, excluded.
         level: ``ok``, ``warn``, ``alert``, ``cannot tell``.
-        body: The whole verdict, as JSON's own types.
+        body: The verdict, as JSON's own types: whole for the newest one of a model and for those
+            with which the level changed, of the others what `Verdicts.add` was given to shorten it.
     """
 
     id: str
@@ -43,17 +44,41 @@ class Verdicts:
         self.database = database
 
     def add(
-        self, model: str, since: float, until: float, level: str, body: Mapping[str, Any]
+        self,
+        model: str,
+        since: float,
+        until: float,
+        level: str,
+        body: Mapping[str, Any],
+        shorten: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> StoredVerdict:
-        """Keep a verdict of now and return it as kept."""
+        """Keep a verdict of now and return it as kept.
+
+        The one before is shortened, unless the level changed with it.
+
+        Args:
+            model: The model it is about.
+            since: Start of the window.
+            until: End of the window.
+            level: What it came to.
+            body: All of it.
+            shorten: Makes the short form of a body; None leaves all bodies whole.
+        """
         made = StoredVerdict(
             new_id(), model, clock.seconds(), since, until, level, to_plain(dict(body))
         )
-        self.database.execute(
-            "INSERT INTO verdicts (id, model, time, since, until, level, body) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (made.id, model, made.time, since, until, level, _json(made.body)),
-        )
+        with self.database.transaction():
+            before = self.read(model, limit=2) if shorten is not None else []
+            self.database.execute(
+                "INSERT INTO verdicts (id, model, time, since, until, level, body) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (made.id, model, made.time, since, until, level, _json(made.body)),
+            )
+            if shorten is not None and len(before) == 2 and before[0].level == before[1].level:
+                self.database.execute(
+                    "UPDATE verdicts SET body = ? WHERE id = ?",
+                    (_json(shorten(before[0].body)), before[0].id),
+                )
         return made
 
     def read(

@@ -9,14 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasador.core.errors import StorageError
+from tasador.data.target_check import TargetBounds
 from tasador.records.counters import Counters
 from tasador.records.database import Database
 from tasador.records.insertion import insert_records
+from tasador.records.refused import RefusedBuffer
+from tasador.records.retention import prune_in_turn
+from tasador.records.settings import RecordSettings
 from tasador.records.spool import adopt
+from tasador.records.targets import keep_target
 
 _log = logging.getLogger(__name__)
 _MAINTAIN_S = 0.5
 _LOOK_S = 2.0
+_PRUNE_S = 600.0
 
 
 def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
@@ -43,22 +49,33 @@ def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None =
 
 
 class Keeper:
-    """A thread that maintains the database and looks for orphaned spool files.
+    """A thread that maintains the database, looks for orphaned spool files, records refused rows.
 
     Args:
         folder: The spool folder.
+        settings: For how long things are kept.
         database: A connection of its own; closed at the end.
         counters: Told what happened.
         allowed: Whether the database is thought to be there.
+        refused: Refused rows that wait for the database.
     """
 
     def __init__(
-        self, folder: Path, database: Database, counters: Counters, allowed: Callable[[], bool]
+        self,
+        folder: Path,
+        settings: RecordSettings,
+        database: Database,
+        counters: Counters,
+        allowed: Callable[[], bool],
+        refused: RefusedBuffer,
     ) -> None:
         self._folder = folder
+        self._settings = settings
         self._database = database
         self._counters = counters
         self._allowed = allowed
+        self._refused = refused
+        self._targets: dict[str, TargetBounds] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name="tasador-records-keeper", daemon=True
@@ -67,6 +84,10 @@ class Keeper:
     def start(self) -> None:
         """Start looking."""
         self._thread.start()
+
+    def keep_target(self, model: str, bounds: TargetBounds) -> None:
+        """Keep what a model's target may be, once the database is there."""
+        self._targets[model] = bounds
 
     def close(self) -> None:
         """Stop after the chunk at hand."""
@@ -77,21 +98,33 @@ class Keeper:
             self._thread.join(0.5)
 
     def _run(self) -> None:
-        looked = -1e9
+        looked = pruned = -1e9
         while not self._closing.is_set():
             if self._allowed():
                 try:
+                    self._refused.flush(self._database)
+                    for model, bounds in list(self._targets.items()):
+                        keep_target(self._database, model, bounds)
+                        self._targets.pop(model, None)
                     self._database.maintain()
                     if time.monotonic() - looked >= _LOOK_S:
                         looked = time.monotonic()
                         self._look()
+                    if time.monotonic() - pruned >= _PRUNE_S:
+                        pruned = time.monotonic()
+                        prune_in_turn(self._database, self._settings)
                 except (StorageError, OSError) as error:
                     self._counters.note(error)
             self._closing.wait(_MAINTAIN_S)
+        if self._allowed():
+            try:
+                self._refused.flush(self._database)
+            except (StorageError, OSError) as error:
+                self._counters.note(error)
         self._database.close()
 
     def _look(self) -> None:
         brought = bring_in(self._folder, self._database, self._closing.is_set)
         if brought:
             self._counters.count(replayed=brought)
-            _log.warning("%d records of dead processes were brought in", brought)
+            _log.info("%d records of dead processes were brought in", brought)

@@ -9,7 +9,9 @@ from tasador.core import clock
 from tasador.core.errors import ConfigError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+#: Seconds by which two machines' clocks may differ.
+_SKEW_S = 300.0
 
 
 def parse_span(text: str) -> float:
@@ -47,6 +49,16 @@ def parse_moment(text: str) -> float:
             got=repr(text),
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def time_reason(seconds: float) -> str | None:
+    """Return why a time cannot be when something became known; None when it can."""
+    if not 0.0 <= seconds < 1e11:  # NaN, or milliseconds
+        return f"expected ISO 8601 or seconds since the epoch, got {seconds:.15g}"
+    if seconds > clock.seconds() + _SKEW_S:
+        shown = show_moment(seconds) if seconds < 2.5e11 else f"{seconds:g}"
+        return f"expected a time that has come, got {shown}"
+    return None
 
 
 def show_moment(seconds: float) -> str:

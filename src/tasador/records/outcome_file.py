@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,15 +12,14 @@ from pathlib import Path
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError, SourceError
+from tasador.data.csv_header import allow_long_cells
+from tasador.data.target_check import read_number
 from tasador.records.moments import parse_moment
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer, RecordStore
 
 _CHUNK = 500
-_REASONS = {
-    "unknown": "no record has this prediction_id",
-    "invalid": "actual is not a finite number",
-}
+_COMPACT_DATE = re.compile(r"(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def import_outcomes(store: RecordStore, path: Path, client: str = "import") -> I
     done = Imported()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            allow_long_cells()
             rows = csv.DictReader(file, strict=True)
             missing = {"prediction_id", "actual"} - set(rows.fieldnames or ())
             if missing:
@@ -91,13 +92,11 @@ def _outcomes(
     now = clock.seconds()
     for row in rows:
         key = (row["prediction_id"] or "").strip()
+        actual = read_number(row["actual"] or "")
         try:
-            time = _time(row.get("time"), now)
-            yield rows.line_num, Outcome(key, float(row["actual"] or "nan"), time, client)
-        except ValueError:
-            reason = f"actual is not a number: {row['actual']!r}"
-            done.problems.append(RowProblem(rows.line_num, key, reason))
-            done.counts["invalid"] += 1
+            if actual is None:
+                raise ConfigError(f"actual is not a number: {row['actual']!r}")
+            yield rows.line_num, Outcome(key, actual, _time(row.get("time"), now), client)
         except ConfigError as error:
             done.problems.append(RowProblem(rows.line_num, key, str(error)))
             done.counts["invalid"] += 1
@@ -106,25 +105,24 @@ def _outcomes(
 def _time(text: str | None, now: float) -> float:
     if text is None or not text.strip():
         return now
-    try:
-        seconds = float(text)
-    except ValueError:
-        return parse_moment(text)
-    if not 0.0 <= seconds < 1e11:  # NaN, or milliseconds
+    if _COMPACT_DATE.fullmatch(text.strip()):
         raise ConfigError(
-            "time is no moment",
-            expected="ISO 8601 or seconds since the epoch",
+            "time can be a date or seconds since the epoch",
+            expected="a date with hyphens, such as 2026-11-24",
             got=repr(text),
         )
-    return seconds
+    seconds = read_number(text)
+    return parse_moment(text) if seconds is None else seconds
 
 
 def _note(done: Imported, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
     done.counts[answer.status] += 1
     if answer.status == "conflict":
         reason = f"another value is known: {answer.known:g}, got {outcome.actual:g}"
-    elif answer.status in _REASONS:
-        reason = _REASONS[answer.status]
+    elif answer.status == "unknown":
+        reason = "no record has this prediction_id"
+    elif answer.status == "invalid":
+        reason = answer.reason
     else:
         return
     done.problems.append(RowProblem(line, outcome.prediction_id, reason))

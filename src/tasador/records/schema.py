@@ -65,6 +65,21 @@ MIGRATIONS = (
                 token {int} NOT NULL)""",
         ),
     ),
+    Migration(
+        2,
+        1,
+        (
+            """CREATE TABLE refused (
+                time {real} NOT NULL, version {text} NOT NULL, field {text} NOT NULL,
+                cause {text} NOT NULL, number {int} NOT NULL, example {text} NOT NULL,
+                PRIMARY KEY (time, version, field, cause))""",
+            """CREATE TABLE refused_rows (
+                id {text} PRIMARY KEY, time {real} NOT NULL, version {text} NOT NULL,
+                route {text} NOT NULL, client {text} NOT NULL, causes {text} NOT NULL,
+                features {bytes} NOT NULL)""",
+            "CREATE INDEX refused_rows_by_time ON refused_rows (time, id)",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].version
 _TABLE = (

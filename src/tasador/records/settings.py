@@ -30,6 +30,16 @@ class RecordSettings:
         spool_bytes: Most bytes of a process's spool.
         bound_s: Longest time a valuation waits for the database before the spool takes over.
         retry_s: How often the database is tried again while it is away.
+        keep_predictions_days: Age at which predictions and their outcomes are deleted; null keeps
+            them, since models are retrained on them.
+        keep_verdicts_days: Age at which a watcher's verdicts are deleted; the newest one stays.
+        keep_alerts_days: How long alerts are kept after they are over.
+        keep_refused_days: Age at which refused rows, and their numbers by field and cause, are
+            deleted.
+        keep_leftovers_days: Age at which damaged spool files, set aside, are deleted.
+        keep_logs_days: Age at which log files of `tasador up` that nobody writes are deleted.
+        refused_per_day: Most refused rows of a day that are kept with their values; 0 keeps none.
+            Their numbers by field and cause are kept in any case.
     """
 
     url: str = DEFAULT_URL
@@ -41,6 +51,13 @@ class RecordSettings:
     spool_bytes: int = 1 << 30
     bound_s: float = 0.25
     retry_s: float = 0.5
+    keep_predictions_days: float | None = None
+    keep_verdicts_days: float | None = 30.0
+    keep_alerts_days: float | None = 90.0
+    keep_refused_days: float | None = 30.0
+    keep_leftovers_days: float | None = 90.0
+    keep_logs_days: float | None = 30.0
+    refused_per_day: int = 1000
 
     def spool_folder(self) -> Path:
         """Return where the spool files lie."""
@@ -52,3 +69,10 @@ class RecordSettings:
         if location.path is not None:
             return location.path.with_name(location.path.name + ".spool")
         return Path("workspace") / "spool"
+
+    def log_folder(self) -> Path:
+        """Return where `tasador up` writes what its processes print."""
+        from tasador.records.location import parse_url
+
+        path = parse_url(self.url).path
+        return (Path("workspace") if path is None else path.parent) / "logs"

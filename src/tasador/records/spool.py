@@ -26,6 +26,9 @@ from tasador.records.settings import Synchronous
 
 SEGMENT_BYTES = 8 << 20
 _SUFFIX = ".spool"
+#: Bytes below which a spool counts as full: a few records.
+_LEAST_SPACE = 4096
+_Frame = bytes
 _log = logging.getLogger(__name__)
 
 
@@ -102,26 +105,40 @@ class Spool:
         """
         frame = encode_frame(records)
         with self._lock, _disk_errors(self.folder):
-            held = sum(segment.size for segment in self._segments)
-            if held + len(frame) > self._limit:
-                raise StorageError(
-                    f"the spool in {self.folder} is full",
-                    expected=f"at most {self._limit:,} bytes",
-                    remedy="bring the database back, or raise spool_bytes",
-                )
-            if not self._segments or self._segments[-1].size > SEGMENT_BYTES:
-                self._segments.append(_new_segment(self.folder))
-            segment = self._segments[-1]
-            try:
-                _write_all(segment.file, frame, segment.size)
-                if self._flush:
-                    os.fdatasync(segment.file)
-            except OSError:
-                with suppress(OSError):  # what was written of the frame is torn, and skipped
-                    os.ftruncate(segment.file, segment.size)
-                raise
-            segment.size += len(frame)
+            self._write(frame).size += len(frame)
             self._waiting += len(frame)
+
+    def check(self) -> None:
+        """Find out whether there is space for another request's records, without adding any.
+
+        Raises:
+            StorageError: As for `append`.
+        """
+        with self._lock, _disk_errors(self.folder):
+            segment = self._write(bytes(_LEAST_SPACE))
+            os.ftruncate(segment.file, segment.size)
+
+    def _write(self, frame: _Frame) -> _Segment:
+        """Write a frame behind the last one; it counts once the segment's size says so."""
+        held = sum(segment.size for segment in self._segments)
+        if held + len(frame) > self._limit:
+            raise StorageError(
+                f"the spool in {self.folder} is full",
+                expected=f"at most {self._limit:,} bytes",
+                remedy="bring the database back, or raise spool_bytes",
+            )
+        if not self._segments or self._segments[-1].size > SEGMENT_BYTES:
+            self._segments.append(_new_segment(self.folder))
+        segment = self._segments[-1]
+        try:
+            _write_all(segment.file, frame, segment.size)
+            if self._flush:
+                os.fdatasync(segment.file)
+        except OSError:
+            with suppress(OSError):  # what was written of the frame is torn, and skipped
+                os.ftruncate(segment.file, segment.size)
+            raise
+        return segment
 
     def peek(self, most: int = 512) -> Chunk | None:
         """Return about `most` records from the front, which stay; None when nothing waits.

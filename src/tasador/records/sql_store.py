@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database
 from tasador.records.dialects import Row, column_names
+from tasador.records.moments import time_reason
 from tasador.records.record import Outcome, Record
 from tasador.records.store import OutcomeAnswer, RecordBatch, VersionCounts
+from tasador.records.targets import kept_targets, model_of
 
 _COLUMNS = column_names("records")
 _PREFIXED = ", ".join(f"r.{name}" for name in _COLUMNS.split(", "))
 _MOST_IDS = 500  # in one statement
+_ANY = TargetBounds()
 
 
 class SqlRecordStore:
@@ -28,23 +32,28 @@ class SqlRecordStore:
     def append(self, records: Sequence[Record]) -> None:
         self.database.insert("records", records)
 
-    def add_outcomes(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+    def add_outcomes(
+        self, outcomes: Sequence[Outcome], targets: Mapping[str, TargetBounds] | None = None
+    ) -> list[OutcomeAnswer]:
         answers: list[OutcomeAnswer] = []
+        bounds = {**kept_targets(self.database), **(targets or {})} if outcomes else {}
         for start in range(0, len(outcomes), _MOST_IDS):
             part = outcomes[start : start + _MOST_IDS]
             with self.database.transaction():
-                answers += self._add_some(part)
+                answers += self._add_some(part, bounds)
         return answers
 
-    def _add_some(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+    def _add_some(
+        self, outcomes: Sequence[Outcome], bounds: Mapping[str, TargetBounds]
+    ) -> list[OutcomeAnswer]:
         ids = [outcome.prediction_id for outcome in outcomes]
-        recorded = {
-            row[0] for row in self._by_ids("SELECT id FROM records WHERE id IN ({ids})", ids)
-        }
+        versions = self._by_ids("SELECT id, version FROM records WHERE id IN ({ids})", ids)
+        recorded = {row[0]: bounds.get(model_of(row[1]), _ANY) for row in versions}
         known = self._known(ids)
         first: dict[str, Outcome] = {}
         for outcome in outcomes:
-            if outcome.prediction_id in recorded and math.isfinite(outcome.actual):
+            found = recorded.get(outcome.prediction_id)
+            if found is not None and not _reason(outcome, found):
                 first.setdefault(outcome.prediction_id, outcome)
         self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
         stays = self._known(list(first))  # another process may have been faster
@@ -61,14 +70,15 @@ class SqlRecordStore:
     @staticmethod
     def _answer(
         outcome: Outcome,
-        recorded: set[str],
+        recorded: Mapping[str, TargetBounds],
         known: dict[str, float],
         stays: dict[str, float],
         first: dict[str, Outcome],
     ) -> OutcomeAnswer:
         key = outcome.prediction_id
-        if not math.isfinite(outcome.actual):
-            return OutcomeAnswer(key, "invalid")
+        reason = _reason(outcome, recorded.get(key, _ANY))
+        if reason:
+            return OutcomeAnswer(key, "invalid", reason=reason)
         if key not in recorded:
             return OutcomeAnswer(key, "unknown")
         if outcome.actual != stays[key]:
@@ -171,6 +181,15 @@ class SqlRecordStore:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _reason(outcome: Outcome, bounds: TargetBounds) -> str:
+    """Return what is wrong with an outcome itself; empty when nothing is."""
+    said = bounds.reason(outcome.actual)
+    if said is not None:
+        return f"actual: {said}"
+    late = time_reason(outcome.time)
+    return "" if late is None else f"time: {late}"
 
 
 def _filters(version: str | None, variant: str | None, prefix: str = "") -> tuple[str, list[str]]:

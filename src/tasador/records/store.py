@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.data.target_check import TargetBounds
 from tasador.records.record import Outcome, Record
 
 OutcomeStatus = Literal["accepted", "repeated", "conflict", "unknown", "invalid"]
@@ -60,7 +62,21 @@ class RecordBatch:
                 made.append(np.array(column, dtype=np.float64))  # None becomes NaN
         return cls(*made)
 
+    def of_model(self, name: str) -> RecordBatch:
+        """Return the records without those that a bundle of another model than `name` answered."""
+        owners = {version: _BUNDLE.fullmatch(str(version)) for version in set(self.version)}
+        others = {version for version, own in owners.items() if own and own[1] != name}
+        if not others:
+            return self
+        kept = np.flatnonzero([version not in others for version in self.version])
+        columns: dict[str, Any] = {
+            one: getattr(self, one)[kept] for one in self.__dataclass_fields__ if one != "features"
+        }
+        return RecordBatch(**columns, features=[self.features[i] for i in kept])
 
+
+#: A bundle's version: the model's name and digits of the content hash.
+_BUNDLE = re.compile(r"(.+)-[0-9a-f]{12}")
 _TEXTS = frozenset({"id", "version", "variant", "source", "client"})
 
 
@@ -72,13 +88,16 @@ class OutcomeAnswer:
         prediction_id: As given.
         status: ``accepted``; ``repeated`` (known already, the same value); ``conflict`` (another
             value is known: that one stays, this one is kept apart); ``unknown`` (no record has this
-            id, or its record is still in a spool); ``invalid`` (not a finite number).
+            id, or its record is still in a spool); ``invalid`` (no possible value of the target,
+            or a time that has not come).
         known: The value that stays, for ``repeated`` and ``conflict``.
+        reason: What is wrong with an invalid one.
     """
 
     prediction_id: str
     status: OutcomeStatus
     known: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,8 +132,14 @@ class RecordStore(Protocol):
         """Write records in one transaction; those whose id is known are passed over."""
         ...
 
-    def add_outcomes(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
-        """Write outcomes; one answer for each, in order. Giving them again changes nothing."""
+    def add_outcomes(
+        self, outcomes: Sequence[Outcome], targets: Mapping[str, TargetBounds] | None = None
+    ) -> list[OutcomeAnswer]:
+        """Write outcomes; one answer for each, in order. Giving them again changes nothing.
+
+        What a service has said of its model's target (`targets.keep_target`) is checked; `targets`
+        are bounds by model that are known besides.
+        """
         ...
 
     def read(

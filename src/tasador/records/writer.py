@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from tasador.core.errors import StorageError
+from tasador.data.target_check import TargetBounds
 from tasador.records.committer import Committer, open_lazily
 from tasador.records.counters import Counters, WriterStatus
+from tasador.records.errors import BusyError
 from tasador.records.groups import Submission, Waiting
 from tasador.records.keeper import Keeper
 from tasador.records.record import Record
+from tasador.records.refused import Refusal, RefusedBuffer
 from tasador.records.settings import RecordSettings
 from tasador.records.spool import Spool
 
@@ -38,11 +41,14 @@ class RecordWriter:
         self._queue: SimpleQueue[Submission] = SimpleQueue()
         self._spool = Spool(settings.spool_folder(), settings.synchronous, settings.spool_bytes)
         self._committer = Committer(settings, self._queue, self._spool, self._counters)
+        self._refused = RefusedBuffer(settings)
         self._keeper = Keeper(
             self._spool.folder,
+            settings,
             open_lazily(settings),
             self._counters,
             lambda: self._committer.state == "ok",
+            self._refused,
         )
 
     def start(self) -> None:
@@ -98,6 +104,15 @@ class RecordWriter:
         self._put(records, waiting)
         return waiting
 
+    def refuse(self, refusal: Refusal) -> None:
+        """Record what was refused, soon and at most once; never blocks, and never raises."""
+        if self._running:
+            self._refused.add(refusal)
+
+    def keep_target(self, model: str, bounds: TargetBounds) -> None:
+        """Keep what a model's target may be beside the records, soon; never blocks."""
+        self._keeper.keep_target(model, bounds)
+
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:
             raise StorageError("the record writer is not running", remedy="start it first")
@@ -105,7 +120,7 @@ class RecordWriter:
             self._queue.put(Submission(records, waiting))
         elif waiting is not None:
             waiting.set_exception(
-                StorageError(
+                BusyError(
                     "the queue of records is full",
                     expected=f"at most {self.settings.queue:,} waiting",
                     remedy="send less, or raise the setting queue",
@@ -125,7 +140,16 @@ class RecordWriter:
             queued=counters.waiting,
             spool_bytes=self._spool.bytes,
             last_error=counters.last_error,
+            full=self._committer.full,
         )
+
+    def keeps(self) -> bool:
+        """Tell whether a valuation submitted now would be recorded, if it has to be.
+
+        False in ``durable`` mode while the database takes nothing and the spool is full or its disk
+        refuses. It becomes true by itself.
+        """
+        return self.settings.mode != "durable" or not self._committer.full
 
     def close(self, deadline_s: float = 5.0) -> bool:
         """Take no more, flush what waits and stop.

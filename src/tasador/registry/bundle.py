@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from tasador.core.errors import BundleError, ContractError, TrainingError
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
-from tasador.features.pipeline import FittedFeatures
+from tasador.data.row_check import RowCheck
+from tasador.data.training_range import TrainingRange
+from tasador.features.fitted import FittedFeatures
+from tasador.features.remoteness import far_notes
 from tasador.modeling.contributions import Contributions, contributions_from_state
 from tasador.modeling.interval import ConformalInterval
 from tasador.modeling.load_model import load_model
@@ -27,7 +31,7 @@ from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
-from tasador.modeling.valuation import Comparable, Explanation, Valuation
+from tasador.modeling.valuation import Comparable, Explanation, Reasons, Valuation
 from tasador.registry.arrays import read_arrays
 from tasador.registry.manifest import (
     MANIFEST_NAME,
@@ -101,6 +105,15 @@ class ModelBundle:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: OnnxRegressor | None = None
 
+    @cached_property
+    def check(self) -> RowCheck:
+        """What decides whether a row is valid."""
+        return RowCheck(self.encoder)
+
+    @cached_property
+    def _range(self) -> TrainingRange:
+        return TrainingRange(self.contract, self.profile)
+
     @property
     def version(self) -> str:
         """The model's name and the first 12 digits of the content hash."""
@@ -119,9 +132,10 @@ class ModelBundle:
         """Return the estimates (n,) of n rows given as columns.
 
         Raises:
-            ValidationError: A column is missing or a value does not meet the contract.
+            ValidationError: A column is missing, or a row does not meet the contract; names the
+                first, counted from 1.
         """
-        return self.predict(self.encoder.columns(columns))
+        return self.predict(self.check.columns(columns))
 
     def value(self, row: Mapping[str, Any]) -> Valuation:
         """Value one row.
@@ -132,27 +146,59 @@ class ModelBundle:
         Raises:
             ValidationError: A value is missing or does not meet the contract.
         """
-        return self.value_encoded(self.encoder.row(row))[0]
+        return self.value_encoded(self.check.row(row))[0]
 
     def value_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Valuation]:
-        """Value several rows; each gets the same answer as from `value`."""
-        return self.value_encoded(self.encoder.rows(rows)) if rows else []
+        """Value several rows; each gets the same answer as from `value`.
+
+        Raises:
+            ValidationError: One does not meet the contract; names the first, counted from 1.
+        """
+        return self.value_encoded(self.check.rows(rows)) if rows else []
 
     def value_arrays(self, X: Floats) -> tuple[Floats, Floats, Floats]:
-        """Value encoded rows (n, p): estimates, lower and upper ends, each (n,)."""
+        """Value encoded rows (n, p): estimates, lower and upper ends, each (n,).
+
+        Whether the rows meet the contract is for the caller to check, with `check`.
+        """
+        return self._valued(X)[:3]
+
+    def appraise(self, X: Floats) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
+        """Value encoded rows as `value_arrays`, with what their senders should know, by row."""
+        prediction, lower, upper, far = self._valued(X)
+        notes = self._range.notes(X)
+        if far is not None:
+            for row, note in far_notes(self.features, X, np.flatnonzero(far)).items():
+                notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
+        return prediction, lower, upper, notes
+
+    @cached_property
+    def _far_interval(self) -> str:
+        factor = self.interval.far_factor
+        if factor == 1.0:
+            return "the interval does not hold there"
+        return (
+            f"the interval is {factor:.2g} times as wide, as measured on areas without "
+            "comparables, and may still be too narrow"
+        )
+
+    def _valued(self, X: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None]:
         Z = self.features.transform(X)
-        score = self.model.predict(Z)
-        low, high = self.interval.bounds(score, Z)
+        score, far = self.model.predict(Z), self.features.far(Z)
+        low, high = self.interval.bounds(score, Z, far)
         answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
-        return answers[:n], answers[n : 2 * n], answers[2 * n :]
+        return answers[:n], answers[n : 2 * n], answers[2 * n :], far
 
     def value_encoded(self, X: Floats) -> list[Valuation]:
-        """Value encoded rows (n, p)."""
+        """Value encoded rows (n, p) that `check` accepts."""
         version, unit, coverage = self.version, self.contract.target.unit, self.interval.coverage
-        estimates, lower, upper = (values.tolist() for values in self.value_arrays(X))
+        *values, notes = self.appraise(X)
+        estimates, lower, upper = (array.tolist() for array in values)
         return [
-            Valuation(estimate, low, high, coverage, version, unit)
-            for estimate, low, high in zip(estimates, lower, upper, strict=True)
+            Valuation(
+                estimate, lower[i], upper[i], coverage, version, unit, tuple(notes.get(i, ()))
+            )
+            for i, estimate in enumerate(estimates)
         ]
 
     def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
@@ -167,12 +213,22 @@ class ModelBundle:
         Raises:
             ValidationError: A value is missing or does not meet the contract.
         """
-        X = self.encoder.row(row)
+        X = self.check.row(row)
+        found = self.reasons(X, comparables)
+        return Explanation(
+            found.transform,
+            found.expected,
+            found.contributions,
+            found.comparables,
+            valuation=self.value_encoded(X)[0],
+        )
+
+    def reasons(self, X: Floats, comparables: int) -> Reasons:
+        """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
         contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
         near = self.features.nearest(X, min(comparables, 64))
         values = self.target.inverse(np.array([found.target for found in near])).tolist()
-        return Explanation(
-            valuation=self.value_encoded(X)[0],
+        return Reasons(
             transform=self.contract.target.transform,
             expected=self.contributions.expected,
             contributions=dict(zip(self.features.names, contributions, strict=True)),

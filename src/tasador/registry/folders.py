@@ -41,9 +41,10 @@ def newest_bundle(
             continue
         found.append((claims.get("origin") == "real", stamp, manifest.parent.name))
     if not found:
-        said = [f"{key.replace('_', ' ')} {value}" for key, value in wanted.items() if value]
+        named = f" of the model {name!r}" if name else ""
+        exact = f" with the content hash {content_hash}" if content_hash else ""
         raise NothingOfferedError(
-            " with the ".join([f"no bundle under {folder}", *said]),
+            f"no bundle under {folder}{named}{exact}",
             remedy="make one with `tasador run`, or name one with --bundle",
         )
     return folder / max(found)[2]

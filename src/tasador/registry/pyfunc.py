@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import Column, TableContract
+from tasador.core.errors import ValidationError
+from tasador.data.contract import Column, TableContract, plain_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,25 +53,35 @@ class BundleModel:
             One column, named by the contract's ``prediction_name``, with the input's index.
 
         Raises:
-            TasadorError: A column is missing or a value does not meet the contract.
+            ValidationError: A column is missing or there twice, or a row does not meet the
+                contract; names the first, counted from 1.
         """
         import pandas as pd
 
         contract = self.bundle.contract
+        there = [plain_name(str(name)) for name in model_input.columns]
         columns = {
-            column.name: _values(model_input, column)
+            column.name: _values(model_input, there, column)
             for column in contract.features
-            if column.name in model_input.columns or column.nullable
+            if column.name in there or column.nullable
         }
         estimates = self.bundle.predict_columns(columns) if len(model_input) else np.empty(0)
         return pd.DataFrame({contract.target.prediction_name: estimates}, index=model_input.index)
 
 
-def _values(frame: pd.DataFrame, column: Column) -> Sequence[Any]:
-    """Return a column as a list of plain values, None where one is missing."""
-    if column.name not in frame.columns:
+def _values(frame: pd.DataFrame, there: list[str], column: Column) -> Sequence[Any]:
+    """Return a column as a list of plain values, None where one is missing.
+
+    `there` are the frame's columns by `plain_name`.
+    """
+    if column.name not in there:
         return [None] * len(frame)
-    series = frame[column.name]
+    if there.count(column.name) > 1:
+        raise ValidationError(
+            f"the column {column.name!r} is there {there.count(column.name)} times",
+            remedy="rename or drop the others",
+        )
+    series = frame.iloc[:, there.index(column.name)]
     if series.dtype.kind == "M":
         series = series.dt.strftime("%Y-%m-%dT%H:%M:%S.%f%z")
     plain: list[Any] = series.astype(object).where(series.notna(), None).tolist()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
 from tasador.data.row_check import RowCheck
+from tasador.data.target_check import TargetBounds
 from tasador.records.store import RecordBatch
 from tasador.registry.bundle import ModelBundle
 from tasador.retraining.policy import RetrainSettings
@@ -82,7 +83,8 @@ def read_rows(
     p, left_out = len(bundle.contract.features), Counter[str]()
     encoded: list[Floats] = []
     plain: list[tuple[float, float, float, str]] = []
-    for batch in batches:
+    for every in batches:
+        batch = every.of_model(bundle.manifest.name)
         for i in range(len(batch)):
             if batch.variant[i] == "shadow" or not np.isfinite(batch.actual[i]):
                 continue
@@ -105,7 +107,8 @@ def read_rows(
     )  # fmt: skip
     good = RowCheck(bundle.encoder).accepts(rows.X) if len(rows) else np.zeros(0, np.bool_)
     rows = rows.keep(good, "does not meet the contract")
-    rows = rows.keep(_plausible(rows.y, bundle), "outcome outside the target's bounds")
+    possible = TargetBounds.of(bundle.contract.target).accepts(rows.y)
+    rows = rows.keep(possible, "outcome outside the target's bounds")
     order = np.argsort(rows.time, kind="stable")
     return NewRows(
         rows.X[order], rows.y[order], rows.predicted[order], rows.time[order], rows.client[order],
@@ -128,19 +131,6 @@ def usable_rows(
     rows = _without_repeats(rows)
     rows = _without_outliers(rows, bundle, settings)
     return _within_shares(rows, len(known), settings)
-
-
-def _plausible(y: Floats, bundle: ModelBundle) -> Flags:
-    target = bundle.contract.target
-    low, high = target.bounds
-    good: Flags = np.isfinite(y)
-    if target.transform == "log":
-        good &= y > 0
-    if low is not None:
-        good &= y >= low
-    if high is not None:
-        good &= y <= high
-    return good
 
 
 def rows_in(rows: Floats, known: Floats) -> Flags:

@@ -101,7 +101,10 @@ def rejection(versions: Versions, version: ModelVersion, *, actor: str, reason: 
 def rollback(
     versions: Versions, *, to: ModelVersion | None = None, actor: str, reason: str
 ) -> Plan:
-    """Return to the champion before the present one, or to the earlier champion `to`."""
+    """Return to the champion before the present one, or to the earlier champion `to`.
+
+    The version left loses its other aliases too: nobody who follows one gets it.
+    """
 
     def plan(standing: Standing) -> Operation:
         target = _earlier(versions, standing) if to is None else to.number
@@ -118,6 +121,11 @@ def rollback(
             writes += [
                 Write("tag", STATUS_TAG, ROLLED_BACK, left),
                 Write("tag", REASON_TAG, reason[:500], left),
+                *(
+                    Write("alias", name, "")
+                    for name, number in versions.aliases().items()
+                    if number == left and name != CHAMPION
+                ),
             ]
         writes.append(Write("tag", STATUS_TAG, CHAMPION, target))
         return Operation(

@@ -25,6 +25,7 @@ from tasador.serving.exchange import Role
 from tasador.serving.guard import ADMIN, PROBES
 from tasador.serving.problems import Problem
 from tasador.serving.settings import LimitSettings, SecuritySettings
+from tasador.serving.shared_limits import SharedBuckets
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +101,13 @@ class RateLimit:
         per_s: Requests per second; 0 limits nothing.
         burst: Requests at once.
         clock: Seconds that only go forward.
+        shared: Where the workers of a service share the buckets; None keeps them in this process.
     """
 
     per_s: float
     burst: int
     clock: Clock = time.monotonic
+    shared: SharedBuckets | None = None
     _buckets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)
 
     def take(self, client: str) -> float:
@@ -112,6 +115,9 @@ class RateLimit:
         if self.per_s <= 0:
             return 0.0
         now = self.clock()
+        if self.shared is not None:
+            tokens = self.shared.take(client, now, self.per_s, self.burst)
+            return 0.0 if tokens >= 1.0 else (1.0 - tokens) / self.per_s
         tokens, last = self._buckets.pop(client, (float(self.burst), now))
         tokens = min(float(self.burst), tokens + (now - last) * self.per_s)
         allowed = tokens >= 1.0
@@ -127,12 +133,15 @@ class KeyAccess:
     Args:
         settings: Who is let in.
         limits: How often.
+        shared: Folder that the workers of a service share; None for a service of one process.
 
     Raises:
         ConfigError: A key cannot be read.
     """
 
-    def __init__(self, settings: SecuritySettings, limits: LimitSettings) -> None:
+    def __init__(
+        self, settings: SecuritySettings, limits: LimitSettings, shared: Path | None = None
+    ) -> None:
         self._settings = settings
         self._fixed = tuple(parse_key(line) for line in settings.keys)
         self._file = Path(settings.keys_file) if settings.keys_file else None
@@ -141,9 +150,12 @@ class KeyAccess:
         self._keys = self._fixed
         if self._file is not None:
             self._read_file(self._file)
-        self._rate = RateLimit(limits.rate_per_s, limits.burst)
+        rates, wrong = (
+            None if shared is None else SharedBuckets(shared / name) for name in ("rates", "wrong")
+        )
+        self._rate = RateLimit(limits.rate_per_s, limits.burst, shared=rates)
         failures = settings.failures_per_minute
-        self._failures = RateLimit(failures / 60, max(1, failures))
+        self._failures = RateLimit(failures / 60, max(1, failures), shared=wrong)
         self._open = PUBLIC | ({"/metrics"} if settings.metrics_public else set())
         self._hosts = tuple(_plain_host(host.strip().lower()) for host in settings.allowed_hosts)
         self._locked = bool(self._keys) or self._file is not None

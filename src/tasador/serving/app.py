@@ -18,8 +18,9 @@ from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, 
 from tasador.serving.exchange import App, Exchange, Handler, Reply, is_json
 from tasador.serving.guard import Access, Guard
 from tasador.serving.problems import Problem, fault, internal_error, wrong_media_type
+from tasador.serving.routes.outcomes import OutcomeRoutes, RecordOutcomes
 from tasador.serving.routes.status import DeepCheck, status_router
-from tasador.serving.routes.valuation import RecordOutcomes, ValuationRoutes
+from tasador.serving.routes.valuation import ValuationRoutes
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,11 @@ def build_app(parts: Parts) -> App:
         lifespan=parts.lifespan,
     )
     _register_refusals(app)
-    routes = ValuationRoutes(parts.service, parts.record_outcomes)
+    routes = ValuationRoutes(parts.service)
+    outcomes = OutcomeRoutes(parts.service, parts.record_outcomes)
     routers = [
         status_router(parts.service, parts.version, parts.deep),
-        _valuation_router(routes),
+        _valuation_router(routes, outcomes),
         *parts.routers,
     ]
     for router in routers:
@@ -86,6 +88,7 @@ def build_app(parts: Parts) -> App:
         parts.access,
         parts.service.metrics,
         known=_plain_paths(routers),
+        refused=parts.service.refused.request,
         access_log=parts.access_log,
     )
     if not parts.cors_origins:
@@ -143,12 +146,12 @@ def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return call_with_json
 
 
-def _valuation_router(routes: ValuationRoutes) -> APIRouter:
+def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["valuation"])
     for path, handler, name, summary in (
         ("predict", routes.predict, "Predict", "Value rows"),
         ("explain", routes.explain, "Explain", "Say why rows are worth what they are"),
-        ("outcomes", routes.outcomes, "Outcomes", "Record what rows turned out to be worth"),
+        ("outcomes", outcomes.outcomes, "Outcomes", "Record what rows turned out to be worth"),
     ):
         router.add_api_route(
             f"/{path}",
@@ -169,6 +172,7 @@ def _register_refusals(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> Response:
         headers = {}
+        request.scope["tasador"].problem = problem
         if problem.retry_after is not None:
             headers["retry-after"] = str(problem.retry_after)
         body = problem.body(request.scope["tasador"].request_id)

@@ -18,11 +18,14 @@ import orjson
 from numpy.typing import NDArray
 
 from tasador.core import clock
+from tasador.core.errors import StorageError
+from tasador.records.errors import RefusedError
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
 from tasador.serving.cache import Cache, appraisals_of, entries_of, keys_of
 from tasador.serving.engine import Appraisals, Engine
 from tasador.serving.intake import Rows, invalid_rows
+from tasador.serving.problems import not_recorded
 
 Floats = NDArray[np.float64]
 
@@ -330,6 +333,8 @@ def _release(answers: list[tuple[_Job, Answer]]) -> None:
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    if isinstance(error, StorageError) and not isinstance(error, RefusedError):
+        error = not_recorded(error)
     for job in jobs:
         if not job.done.done():
             job.done.set_exception(error)

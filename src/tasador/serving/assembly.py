@@ -13,10 +13,13 @@ from importlib.metadata import version
 from typing import Any
 
 from tasador.core.deadlines import Deadline
+from tasador.core.errors import StorageError
 from tasador.core.logs import configure_logs
+from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database, OutageError
 from tasador.records.record import Outcome
 from tasador.records.sql_store import SqlRecordStore
+from tasador.records.store import OutcomeAnswer
 from tasador.records.writer import RecordWriter
 from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
@@ -33,7 +36,7 @@ from tasador.serving.health import (
     refresher_check,
     source_check,
 )
-from tasador.serving.holder import ModelHolder
+from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
@@ -44,6 +47,7 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
+from tasador.serving.run import is_terminal
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -74,16 +78,23 @@ class Assembly:
         self.holder = ModelHolder()
         self.cascade = Cascade.of(settings.source)
         self.refresher = Refresher(
-            self.cascade, self.holder, RefreshEvents(on_swap=lambda *_: _settle_memory())
+            self.cascade, self.holder, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
         self._watched = Watched(settings.records)
         self.cache = make_cache(settings.cache, self.metrics.cached)
         appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
-        self.service = Service(self.holder, appraiser, self.metrics, settings.limits)
+        self.service = Service(
+            self.holder,
+            appraiser,
+            self.metrics,
+            settings.limits,
+            keeps_records=self.writer.keeps,
+            keep_refused=self.writer.refuse,
+        )
         self.canary = self._canary()
-        self.health = Health(self.holder, self._checks())
+        self.health = Health(self.holder, self._checks(), keeps_records=self.writer.keeps)
         self.metrics.on_scrape(self._refresh_gauges)
 
     def app(self) -> App:
@@ -95,7 +106,7 @@ class Assembly:
         settings, own_version = self.settings, version("tasador")
         return Parts(
             service=self.service,
-            access=KeyAccess(settings.security, settings.limits),
+            access=KeyAccess(settings.security, settings.limits, self.metrics.folder),
             version=own_version,
             routers=[
                 open_inference_router(self.service, own_version),
@@ -122,6 +133,7 @@ class Assembly:
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         self.writer.start()
         self.refresher.start()
+        self.metrics.start()
         if self.canary is not None:
             self.canary.start()
         try:
@@ -135,11 +147,18 @@ class Assembly:
     def _stop(self) -> None:
         if self.canary is not None:
             self.canary.stop()
+        self.metrics.stop()
         self.refresher.stop()
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
         self._watched.close()
+
+    def _swapped(self, now: LoadedModel) -> None:
+        model, bounds = now.bundle.manifest.name, TargetBounds.of(now.bundle.contract.target)
+        self._outcomes.targets[model] = bounds
+        self.writer.keep_target(model, bounds)
+        _settle_memory()
 
     def _canary(self) -> Canary | None:
         """Return what takes part in experiments; without a registry or records there are none."""
@@ -156,6 +175,7 @@ class Assembly:
             Database(settings.records.url, synchronous=settings.records.synchronous),
             challenger_loader(settings.source),
             self.writer,
+            on_end=self.refresher.poll_soon,
         )
 
     def _deep(self) -> DeepHealth:
@@ -191,15 +211,30 @@ class Assembly:
             for hop in self.cascade.hops
             if hop.name != "last_good"
         }
+        if self.metrics.shared:
+            checks["workers"] = self._check_workers
         checks["refresher"] = refresher_check(self.refresher)
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
             checks["disk"] = disk_check(self.settings.records.spool_folder())
         return checks
 
+    def _check_workers(self, _: Deadline) -> str:
+        found, wanted = self.metrics.workers(), self.settings.server.workers
+        detail = f"{len(found)} of {wanted} workers run, {sum(found)} have a model"
+        if sum(found) < max(wanted, len(found)):
+            raise DegradedError(detail, remedy="workers that end are started again: see the log")
+        return detail
+
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()
         detail = f"{status.written} written, {status.spooled} spooled, {status.lost} lost"
+        if status.full:
+            raise StorageError(
+                f"records can be kept nowhere: {detail}",
+                got=status.last_error,
+                remedy="bring the database back, or make space where the spool is",
+            )
         if status.state != "ok":
             raise DegradedError(
                 f"the database is away, records go to the spool: {detail}", got=status.last_error
@@ -212,6 +247,7 @@ class Assembly:
         metrics.gauge(
             "tasador_model_loaded", "Whether a model answers.", float(current is not None)
         )
+        metrics.worker(current is not None)
         metrics.forget("tasador_model_info")
         if current is not None:
             labels = {
@@ -262,11 +298,12 @@ class _Outcomes:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings.records
+        self.targets: dict[str, TargetBounds] = {}
         self._lock = threading.Lock()
         self._store: SqlRecordStore | None = None
 
-    def add(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """Write outcomes and return what became of each.
+    def add(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+        """Write outcomes and return the result of each.
 
         Raises:
             Problem: 503, records are switched off or the database is away.
@@ -279,7 +316,7 @@ class _Outcomes:
                 remedy="set TASADOR_RECORDS__MODE to durable or async",
             )
         try:
-            return [answer.status for answer in self._opened().add_outcomes(outcomes)]
+            return self._opened().add_outcomes(outcomes, self.targets)
         except OutageError as error:
             raise Problem(
                 503,
@@ -328,7 +365,8 @@ def assembled(environment: Mapping[str, str]) -> Assembly:
     settings = read_settings(environment)
     configure_logs(
         settings.server.log_level,
-        as_json=settings.server.log_format == "json",
+        as_json=settings.server.log_format == "json"
+        or (settings.server.log_format == "auto" and not is_terminal()),
         others=("uvicorn",),
     )
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -23,16 +23,15 @@ import orjson
 
 from tasador.core import clock
 from tasador.core.errors import StorageError, TasadorError
-from tasador.metrics.sequential import Moments
 from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.state import Lease, Leases
 from tasador.serving.appraiser import Answer
 from tasador.serving.cascade import Cascade
 from tasador.serving.engine import Appraisals, Engine, Floats
-from tasador.serving.evidence import SHADOW_SUFFIX, collect
+from tasador.serving.evidence import SHADOW_SUFFIX, Counts, collect
 from tasador.serving.exchange import Exchange
-from tasador.serving.experiment import Experiment, ExperimentBook, decide
+from tasador.serving.experiment import ACTIVE, Experiment, ExperimentBook, decide
 from tasador.serving.holder import LoadedModel
 from tasador.serving.intake import Rows
 from tasador.serving.service import Service
@@ -101,6 +100,7 @@ class Canary:
         database: The records' database, a connection of its own.
         load: Loads what the alias ``challenger`` stands for.
         recorder: Keeps what was valued in shadow.
+        on_end: Called when an experiment that was followed here has ended.
     """
 
     def __init__(
@@ -110,13 +110,16 @@ class Canary:
         database: Database,
         load: Callable[[], LoadedModel],
         recorder: ThreadRecorder,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._service, self._settings = service, settings
         self._database, self._load, self._recorder = database, load, recorder
+        self._on_end = on_end
+        self._followed = ""  # the experiment that was active here at the last look
         self._worker = secrets.token_hex(6)
         self._run: _Run | None = None
         self._loaded: LoadedModel | None = None
-        self._counts = _Counts()
+        self._counts = Counts()
         self._queue: queue.Queue[_Shadow | None] = queue.Queue(settings.queue)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._given_up: set[str] = set()
@@ -216,25 +219,33 @@ class Canary:
             return
         book = ExperimentBook(self._database, current.bundle.manifest.name)
         experiment, seen = book.read()
-        if experiment is None or experiment.status in ("rolled back", "stopped"):
+        if experiment is None or experiment.status not in ACTIVE:
             self._leave()
             self._loaded = None
+            if self._followed:  # the champion may be another one now
+                self._followed = ""
+                self._on_end()
             return
         version = current.bundle.version
+        self._followed = experiment.id
         if experiment.id in self._given_up:
             self._end(book, experiment, seen, "rolled back",
                       f"{FAILURES_IN_A_ROW} valuations in a row failed in one server")  # fmt: skip
             return
-        if version not in (experiment.champion, experiment.challenger):
+        if version == experiment.challenger:
+            # left active it would get the traffic again after a rollback to the champion
+            self._end(book, experiment, seen, "settled", "the challenger became champion")
+            return
+        if version != experiment.champion:
             self._end(book, experiment, seen, "stopped", f"the champion became {version}")
             return
-        self._take_part(experiment, current.bundle.version)
+        self._take_part(experiment)
         book.tell(experiment.id, self._worker, self._counts.plain())
         if experiment.status == "running" and self._leads(book):
             after = decide(experiment, collect(self._database, book, experiment))
             if after != experiment and book.write(after, seen, "canary"):
                 _log.warning("canary %s: %s, %s", after.challenger, after.status, after.reason)
-                self._take_part(after, current.bundle.version)
+                self._take_part(after)
 
     def _end(
         self, book: ExperimentBook, experiment: Experiment, seen: int, status: Any, reason: str
@@ -243,9 +254,9 @@ class Canary:
         book.tell(experiment.id, self._worker, self._counts.plain())
         book.write(replace(experiment, status=status, reason=reason), seen, "canary")
 
-    def _take_part(self, experiment: Experiment, champion: str) -> None:
+    def _take_part(self, experiment: Experiment) -> None:
         """Set or clear what requests see; loads the challenger first, beside the traffic."""
-        if champion != experiment.champion or experiment.status not in ("running", "passed"):
+        if experiment.status not in ACTIVE:
             self._leave()
             return
         if self._loaded is None or self._loaded.version != experiment.challenger:
@@ -259,7 +270,7 @@ class Canary:
             warm_up_explanations(loaded.bundle)
             self._loaded = loaded
         if self._counted != experiment.id:
-            self._counts, self._counted = _Counts(), experiment.id
+            self._counts, self._counted = Counts(), experiment.id
         run = self._run
         if run is None or run.experiment.id != experiment.id:
             engine = ChallengerEngine(self._loaded.bundle, self._loaded.source)
@@ -326,37 +337,6 @@ class Canary:
                 for i in range(n)
             ]
         )  # fmt: skip
-
-
-class _Counts:
-    """What one worker counted; from the event loop and from the shadow's thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.attempts = self.failures = self.in_a_row = self.dropped = 0
-        self.slower = Moments()
-
-    def succeeded(self) -> None:
-        with self._lock:
-            self.attempts, self.in_a_row = self.attempts + 1, 0
-
-    def failed(self) -> int:
-        with self._lock:
-            self.attempts, self.failures = self.attempts + 1, self.failures + 1
-            self.in_a_row += 1
-            return self.in_a_row
-
-    def valued(self, slower_ms: float) -> None:
-        self.succeeded()
-        with self._lock:
-            self.slower = self.slower.plus(Moments.of([slower_ms]))
-
-    def plain(self) -> dict[str, Any]:
-        with self._lock:
-            return {
-                "attempts": self.attempts, "failures": self.failures, "dropped": self.dropped,
-                "slower": asdict(self.slower),
-            }  # fmt: skip
 
 
 def challenger_loader(source: SourceSettings) -> Callable[[], LoadedModel]:

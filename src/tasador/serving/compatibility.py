@@ -61,6 +61,10 @@ def _changes(old: Column, new: Column) -> Iterator[str]:
 def _category_changes(old: Column, new: Column) -> Iterator[str]:
     if new.case_sensitive and not old.case_sensitive:
         yield "upper and lower case did not matter and would"
+    if old.open and not new.open:
+        yield "other levels than the known ones were accepted and would be refused"
+    if new.open:
+        return
     known = {new.category_key(category) for category in new.categories}
     gone = [name for name in old.categories if new.category_key(name) not in known]
     if gone:
@@ -80,5 +84,5 @@ def _narrower(old: Column, new: Column) -> bool:
 
 
 def _range(column: Column) -> str:
-    low, high = ("open" if bound is None else f"{bound:g}" for bound in column.bounds)
+    low, high = ("open" if bound is None else column.text_of(bound) for bound in column.bounds)
     return f"[{low}, {high}]"

@@ -10,9 +10,11 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError
 from tasador.registry.default_version import Choice, only_model, used_model
 from tasador.registry.folders import bundle_names
+from tasador.registry.mlflow_client import without_password
 from tasador.registry.offers import OfferedVersion, registry_reader
 from tasador.serving.settings import variable
 from tasador.serving.source_settings import SourceSettings
+from tasador.serving.sources import registry_source
 
 _READ_S = 5.0
 TRACKING_URI = variable("source", "tracking_uri")
@@ -80,7 +82,8 @@ def check_choice(source: SourceSettings) -> None:
     """Refuse an alias or a version that cannot be resolved, before anything else is tried.
 
     Raises:
-        ConfigError: There is no registry, or it has no such alias or version.
+        ConfigError: No registry is asked, or it has no such alias or version.
+        RegistryError: There is no registry where it should be.
     """
     asked = f"version {source.version!r}" if source.version else f"alias {source.alias!r}"
     if not source.tracking_uri:
@@ -88,6 +91,16 @@ def check_choice(source: SourceSettings) -> None:
             f"the {asked} belongs to a model registry, and none is asked",
             remedy="leave out --bundle and --object-store, or name a registry with --tracking-uri",
         )
+    try:
+        registry_reader(source.tracking_uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError as error:
+        raise RegistryError(
+            f"the {asked} cannot be resolved: there is no model registry at "
+            f"{without_password(source.tracking_uri)}",
+            remedy=error.remedy,
+        ) from None
+    except RegistryError:  # away: what is asked for may be there when it answers
+        return
     try:
         offered(source)
     except NothingOfferedError as error:
@@ -99,6 +112,23 @@ def check_choice(source: SourceSettings) -> None:
         ) from None
     except RegistryError:  # away: what is asked for may be there when it answers
         return
+
+
+def unasked(source: SourceSettings) -> str:
+    """Return a line about the model where it is not the champion and nobody has chosen it.
+
+    Empty when it is, or when the registry cannot be read.
+    """
+    registry = registry_source(source)
+    try:
+        if registry is None:
+            return ""
+        if registry.content_hash(Deadline.after(_READ_S)) is None:
+            return "no version is registered: the newest bundle is used"
+        found = offered(source)
+    except (NothingOfferedError, ConfigError, RegistryError):  # told where it is used
+        return ""
+    return f"{found.name}: version {found.version} is used ({found.why})" if found.why else ""
 
 
 def offered(source: SourceSettings) -> OfferedVersion:

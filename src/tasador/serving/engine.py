@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.row_check import RowCheck
-from tasador.data.training_range import TrainingRange
 from tasador.registry.bundle import ModelBundle
 from tasador.serving.intake import Rows, encode
 
@@ -48,10 +46,9 @@ class Engine:
         self.version = bundle.version
         self.variant: str | None = None  # its part in an experiment
         self.contract = bundle.contract
-        self.check = RowCheck(bundle.encoder)
+        self.check = bundle.check
         self.prediction_name = bundle.contract.target.prediction_name
         self.coverage = bundle.interval.coverage
-        self._range = TrainingRange(bundle.contract, bundle.profile)
 
     def encode(self, values: Sequence[Any], place: str = "instances") -> Rows:
         """Encode rows as they were sent; see `intake.encode`."""
@@ -59,5 +56,5 @@ class Engine:
 
     def appraise(self, X: Floats) -> Appraisals:
         """Value encoded rows (n, p) that `check` accepts."""
-        prediction, lower, upper = self.bundle.value_arrays(X)
-        return Appraisals(prediction.tolist(), lower.tolist(), upper.tolist(), self._range.notes(X))
+        prediction, lower, upper, notes = self.bundle.appraise(X)
+        return Appraisals(prediction.tolist(), lower.tolist(), upper.tolist(), notes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -68,3 +70,34 @@ def _counted(tallies: Sequence[Mapping[str, Any]]) -> tuple[int, int, Moments]:
         slower = slower.plus(Moments(**tally["slower"]))
     attempts = sum(int(tally["attempts"]) for tally in tallies)
     return attempts, sum(int(tally["failures"]) for tally in tallies), slower
+
+
+class Counts:
+    """What one worker counted; from the event loop and from the shadow's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.attempts = self.failures = self.in_a_row = self.dropped = 0
+        self.slower = Moments()
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self.attempts, self.in_a_row = self.attempts + 1, 0
+
+    def failed(self) -> int:
+        with self._lock:
+            self.attempts, self.failures = self.attempts + 1, self.failures + 1
+            self.in_a_row += 1
+            return self.in_a_row
+
+    def valued(self, slower_ms: float) -> None:
+        self.succeeded()
+        with self._lock:
+            self.slower = self.slower.plus(Moments.of([slower_ms]))
+
+    def plain(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "attempts": self.attempts, "failures": self.failures, "dropped": self.dropped,
+                "slower": asdict(self.slower),
+            }  # fmt: skip

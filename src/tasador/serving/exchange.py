@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from tasador.serving.problems import ClientGone, too_large
+from tasador.serving.problems import ClientGone, Problem, too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -40,6 +40,7 @@ class Exchange:
         expired: Whether it was stopped because it took too long.
         body_read: Whether its whole body has arrived.
         body_limit: Most bytes of its body, also once inflated.
+        problem: Why it was refused; None when it was not.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Exchange:
     expired: bool = False
     body_read: bool = False
     body_limit: int = 0
+    problem: Problem | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ set. `decide` is a pure function of it and of the evidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,7 +18,9 @@ from tasador.records.database import Database
 from tasador.records.journal import AuditTrail
 from tasador.records.state import State
 
-Status = Literal["running", "passed", "rolled back", "stopped"]
+Status = Literal["running", "passed", "rolled back", "stopped", "settled"]
+#: While an experiment has one of these, the challenger may get traffic.
+ACTIVE = ("running", "passed")
 #: Kinds of harm among which alpha is divided.
 _HARMS = 4
 
@@ -64,7 +66,7 @@ class Experiment:
         champion: The champion's bundle version.
         challenger: The challenger's.
         number: The challenger's number in the registry.
-        status: running, passed, rolled back or stopped.
+        status: running, passed, rolled back, stopped, or settled once the challenger is champion.
         stage: Position in the rules' stages.
         started: When it began, seconds since the epoch.
         stage_started: When the stage began.
@@ -234,6 +236,21 @@ class ExperimentBook:
                     },
                 )  # fmt: skip
         return True
+
+    def end(
+        self, status: Status, actor: str, reason: Callable[[Experiment], str | None]
+    ) -> Experiment | None:
+        """End the experiment if it is active and `reason` gives one; None when it was not ended."""
+        while True:
+            experiment, seen = self.read()
+            if experiment is None or experiment.status not in ACTIVE:
+                return None
+            why = reason(experiment)
+            if why is None:
+                return None
+            ended = replace(experiment, status=status, reason=why)
+            if self.write(ended, seen, actor):
+                return ended
 
     def tell(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
         """Keep what one worker counted; only that worker writes it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect
@@ -40,6 +40,7 @@ from tasador.serving.problems import (
     too_large,
     wrong_media_type,
 )
+from tasador.serving.refused import summary
 from tasador.serving.settings import LimitSettings
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Guard:
         access: Who may do what.
         counts: What counts.
         known: Paths that may name a counter; those of hot routes do anyway.
+        refused: Notes a request that was refused.
         access_log: Whether every request is logged.
     """
 
@@ -113,6 +115,7 @@ class Guard:
         counts: Counts,
         *,
         known: Collection[str] = (),
+        refused: Callable[[Exchange, Problem], None] = lambda *_: None,
         access_log: bool = False,
     ) -> None:
         self._app = app
@@ -121,6 +124,7 @@ class Guard:
         self._access = access
         self._counts = counts
         self._known = frozenset(known) | {path for _, path in hot}
+        self._refused = refused
         self._access_log = access_log
         self._under_way: dict[asyncio.Task[object], Exchange] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -159,6 +163,7 @@ class Guard:
             task.uncancel()
             await outbox.problem(self._late(exchange))
         except Problem as problem:
+            exchange.problem = problem
             await outbox.problem(problem)
         except (ClientGone, ClientDisconnect):
             pass  # nobody is left to answer
@@ -243,13 +248,20 @@ class Guard:
         status = outbox.status or 499
         route = self._route(scope, exchange)
         self._counts.request(route, exchange.method, status, seconds)
-        if self._access_log or (status >= 500 and exchange.path not in PROBES):
+        problem = exchange.problem
+        if problem is not None:
+            try:
+                self._refused(exchange, problem)
+            except Exception:  # the answer is out: nothing of this may reach the connection
+                log.exception("a refusal could not be noted")
+        if self._access_log or (status >= 400 and exchange.path not in PROBES):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,
-                "%s %s %d",
+                "%s %s %d%s",
                 exchange.method,
                 route,
                 status,
+                "" if problem is None else f" {summary(problem)}",
                 extra={
                     "fields": {
                         "request_id": exchange.request_id,

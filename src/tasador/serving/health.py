@@ -75,6 +75,7 @@ class Health:
         ttl_s: Seconds for which an answer is good.
         timeout_s: Seconds in which a check must answer.
         clock: Seconds that never run backwards.
+        keeps_records: Whether a valuation could be recorded, if it has to be.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Health:
         ttl_s: float = 5.0,
         timeout_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        keeps_records: Callable[[], bool] = lambda: True,
     ) -> None:
         self._holder = holder
+        self._keeps_records = keeps_records
         self._checks = [_Cached(name, check, ttl_s, clock) for name, check in checks.items()]
         self._timeout_s = timeout_s
 
@@ -95,8 +98,8 @@ class Health:
         return True
 
     def ready(self) -> bool:
-        """Whether there is a model: without one, requests belong to another server."""
-        return self._holder.current is not None
+        """Whether rows can be valued and recorded here: else requests belong to another server."""
+        return self._holder.current is not None and self._keeps_records()
 
     def deep(self) -> HealthReport:
         """Check everything; blocks for `timeout_s` and a fifth of a second at most."""
@@ -106,7 +109,7 @@ class Health:
         found = tuple(check.answer(deadline) for check in self._checks)
         model = self._model()
         status: Status = "healthy"
-        if model.status == "unhealthy":
+        if not self.ready():
             status = "unhealthy"
         elif any(one.status != "healthy" for one in (model, *found)):
             status = "degraded"

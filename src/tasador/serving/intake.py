@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 
+from tasador.core import strict_json
 from tasador.core.errors import ValidationError
-from tasador.data.encode import Encoder
+from tasador.data.encode import ABSENT, Encoder, field_of
 from tasador.data.row_check import RowCheck, shown
-from tasador.serving.problems import Problem, fault
+from tasador.serving.problems import BadRow, Problem, fault
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -29,43 +30,110 @@ class Rows:
     codes: list[list[float]]
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, *, nan: bool = False) -> Any:
     """Return the JSON value in `body`.
 
+    Args:
+        body: UTF-8.
+        nan: Whether NaN and Infinity are read as the numbers that Python's and NumPy's clients
+            write so; they are no JSON.
+
     Raises:
-        Problem: 422, it is none: malformed, NaN or Infinity, nested too deeply, not UTF-8.
+        Problem: 422, it is none: malformed, NaN or Infinity, nested too deeply, not UTF-8; or an
+            object in it has a name twice, of which a parser would keep the last in silence.
     """
     try:
-        return orjson.loads(body)
+        plain = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if not nan:
+            raise _malformed(body, error) from None
+        return _read_strictly(body, error)
+    # Where as many names were sent as were kept, none came twice: a count, not a second parser.
+    sent = body.count(b'":') if b'" :' not in body else -1
+    if sent != _names_of_rows(plain) and sent != _names_of_all(plain):
+        _read_strictly(body, None)
+    return plain
+
+
+def _names_of_rows(plain: Any) -> int:
+    """Count the names in an object and in the flat objects of its lists."""
+    if type(plain) is not dict:
+        return 0
+    lists = (value for value in plain.values() if type(value) is list)
+    return len(plain) + sum(
+        len(item) for items in lists if items and type(items[0]) is dict
+        for item in items if type(item) is dict
+    )  # fmt: skip
+
+
+def _names_of_all(plain: Any) -> int:
+    """Count the names in a JSON value, however deep."""
+    count, waiting = 0, [plain]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            count += len(value)
+            waiting += [item for item in value.values() if type(item) in (list, dict)]
+        elif type(value) is list:
+            waiting += [item for item in value if type(item) in (list, dict)]
+    return count
+
+
+def _read_strictly(body: bytes, error: ValueError | None) -> Any:
+    """Read with Python's parser, which takes NaN and sees every name."""
+    try:
+        return strict_json.read_json(body)
+    except strict_json.RepeatedNameError as repeated:
+        remedy = "send each field once"
         raise Problem(
             422,
-            "malformed_json",
-            f"the body is not JSON: {error}",
-            expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
+            "duplicate_field",
+            f"the field {repeated.name!r} is given twice in one object",
+            expected="each field once",
+            got="two values",
+            remedy=remedy,
             detail=[
                 fault(
-                    ["body"],
-                    kind="json_invalid",
-                    expected="JSON",
-                    got=f"{len(body)} bytes that are none",
-                    remedy=_REMEDY,
+                    ["body", repeated.name],
+                    kind="duplicate",
+                    expected="each field once",
+                    got="two values",
+                    remedy=remedy,
                 )
             ],
         ) from None
+    except ValueError as other:
+        raise _malformed(body, error or other) from None
 
 
-def read_instances(body: bytes, most: int) -> list[Any]:
-    """Return the list under ``instances``.
+def _malformed(body: bytes, error: ValueError) -> Problem:
+    return Problem(
+        422,
+        "malformed_json",
+        f"the body is not JSON: {error}",
+        expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
+        detail=[
+            fault(
+                ["body"],
+                kind="json_invalid",
+                expected="JSON",
+                got=f"{len(body)} bytes that are none",
+                remedy=_REMEDY,
+            )
+        ],
+    )
+
+
+def instances_of(plain: Any, most: int) -> list[Any]:
+    """Return the list under ``instances`` of a JSON value.
 
     Args:
-        body: A JSON object.
+        plain: Should be an object.
         most: How many there may be.
 
     Raises:
-        Problem: 422, no JSON, no such list, an empty one or too many.
+        Problem: 422, no such list, an empty one or too many.
     """
-    plain = read_json(body)
     found = plain.get("instances") if type(plain) is dict else None
     if type(found) is not list:
         raise _wrong_list("a list of rows under the key 'instances'", shown(found))
@@ -109,10 +177,10 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
 def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     """Return the answer to rows of which some do not meet the contract."""
     detail = []
-    bad = 0
+    bad = []
     for index, row in enumerate(values):
         if not isinstance(row, dict):
-            bad += 1
+            bad.append(BadRow.unreadable(shown(row), row))
             detail.append(
                 fault(
                     [place, index],
@@ -124,11 +192,12 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
             )
             continue
         faults = check.faults(row)
-        bad += bool(faults)
+        if faults:
+            bad.append(BadRow.of(row, faults))
         detail += [
             fault(
                 [place, index, found.field],
-                kind="missing" if found.field not in row else "invalid_value",
+                kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
                 expected=found.expected,
                 got=found.got,
                 remedy=found.remedy,
@@ -138,7 +207,9 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     return Problem(
         422,
         "invalid_rows",
-        f"{bad} of {len(values)} rows do not meet the contract",
+        f"{len(bad)} of {len(values)} rows do not meet the contract",
         remedy="correct the fields listed in detail; no row was valued",
         detail=detail,
+        asked=len(values),
+        bad_rows=bad,
     )

@@ -13,14 +13,40 @@ clients of the reference API go on working.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from tasador.core.errors import ServingError
+from tasador.core.errors import ServingError, StorageError
+from tasador.data.row_check import Fault
+from tasador.records.errors import BusyError
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.
 MOST_DETAILS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that does not meet the contract.
+
+    Attributes:
+        values: As it was sent; None when it could not be read.
+        faults: Field, cause and value of everything that is wrong with it.
+    """
+
+    values: Any
+    faults: Sequence[tuple[str, str, str]]
+
+    @classmethod
+    def of(cls, values: Any, faults: Sequence[Fault]) -> BadRow:
+        """Return a row with what the contract's check found."""
+        return cls(values, [(found.field, found.cause, found.got) for found in faults])
+
+    @classmethod
+    def unreadable(cls, got: str, values: Any = None) -> BadRow:
+        """Return what is no row at all."""
+        return cls(values, [("(row)", "unreadable", got)])
 
 
 class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
@@ -32,6 +58,8 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         message: What happened, for people.
         detail: Faults by place; see the module.
         retry_after: Seconds after which another try may go better; None says nothing.
+        asked: How many rows the request holds, when they could be read.
+        bad_rows: Which of them do not meet the contract.
     """
 
     def __init__(
@@ -45,12 +73,16 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         remedy: str | None = None,
         detail: Sequence[Mapping[str, Any]] = (),
         retry_after: int | None = None,
+        asked: int = 1,
+        bad_rows: Sequence[BadRow] = (),
     ) -> None:
         super().__init__(message, expected=expected, got=got, remedy=remedy)
         self.status = status
         self.error = error
         self.detail = list(detail)
         self.retry_after = retry_after
+        self.asked = asked
+        self.bad_rows = bad_rows
 
     def body(self, request_id: str) -> bytes:
         """Return the answer's body."""
@@ -114,6 +146,19 @@ def timed_out(seconds: float) -> Problem:
         f"the request took longer than {seconds:g} s",
         remedy="send fewer rows at once, or try again",
         retry_after=1,
+    )
+
+
+def not_recorded(error: StorageError) -> Problem:
+    """Return the answer when a valuation cannot be recorded, and is therefore not given."""
+    if isinstance(error, BusyError):
+        return overloaded()
+    return Problem(
+        503,
+        "no_space",
+        "the valuation cannot be recorded: the database takes nothing, and the spool is full",
+        remedy="try again after the time in Retry-After; /health/deep says what is wrong",
+        retry_after=5,
     )
 
 

@@ -176,6 +176,8 @@ class Refresher:
                 self.refresh()
             except Exception:
                 _log.exception("a round of the refresher failed; the running model goes on")
+            if self.holder.current is None and not self._first.is_set():
+                _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
             self._first.set()
             self._wake.wait(self._pause())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tasador.core.errors import BundleError
 
 _MOST = 1000
+_FIRST_S = 2.0
 
 
 class RefusedBeforeError(BundleError):
@@ -18,18 +19,20 @@ class RefusedBeforeError(BundleError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a bundle was refused, and when by the clock of `Refusals`."""
+    """Why a bundle was refused, when by the clock of `Refusals`, and how often so far."""
 
     reason: str
     at: float
+    times: int
 
 
 class Refusals:
     """Remembers refused bundles by their source and identity; safe to use from several threads.
 
     Args:
-        again_s: Seconds after which one may be fetched again by a service that has no model at
-            all: what damaged it may have been the way and not the source.
+        again_s: Most seconds until one is fetched again by a service that has no model at all:
+            what damaged it may have been the way and not the source. The first time it is after
+            2 s, and each time after twice as long.
         clock: Seconds that never run backwards.
 
     Attributes:
@@ -55,21 +58,25 @@ class Refusals:
         """
         with self._lock:
             known = self._known.get((source, identity))
-        if known is None or (desperate and self._clock() - known.at >= self._again_s):
+        if known is None or (desperate and self._clock() - known.at >= self._pause(known)):
             return
         raise RefusedBeforeError(
             f"{identity} was refused before", got=known.reason,
             remedy=f"let {source} offer another bundle",
         )  # fmt: skip
 
+    def _pause(self, known: Refusal) -> float:
+        return min(self._again_s, _FIRST_S * 2.0 ** min(known.times - 1, 60))
+
     def note(self, source: str, identity: str, error: BundleError) -> None:
         """Remember a bundle that turned out to be damaged or unfit."""
         with self._lock:
-            new = (source, identity) not in self._known
+            before = self._known.get((source, identity))
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
-            self._known[source, identity] = Refusal(str(error), self._clock())
-        if new:
+            times = 1 if before is None else before.times + 1
+            self._known[source, identity] = Refusal(str(error), self._clock(), times)
+        if before is None:
             self.on_new(source, identity, str(error))
 
     def clear(self) -> None:

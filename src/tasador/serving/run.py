@@ -9,10 +9,14 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasador.core.errors import ServingError
 from tasador.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
 #: Makes each worker's application.
 FACTORY = "tasador.serving.assembly:from_environment"
@@ -77,17 +81,32 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         server = uvicorn.Server(uvicorn.Config(factory, **options))
         server.run(sockets=[bound])
         return 0 if server.started else 1
-    from uvicorn.supervisors import Multiprocess
-
     with tempfile.TemporaryDirectory(prefix="tasador-metrics-") as temporary:
         folder = Path(settings.metrics_folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob("*.db"):
-            file.unlink()
+        for file in (*folder.glob("*.db"), folder / "rates", folder / "wrong"):
+            file.unlink(missing_ok=True)  # of an earlier start
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        config = uvicorn.Config(factory, **options)
-        Multiprocess(config, sockets=[bound]).run()
+        _workers(uvicorn.Config(factory, **options), bound, folder).run()
     return 0
+
+
+def _workers(config: uvicorn.Config, bound: socket.socket, folder: Path) -> Multiprocess:
+    """Return what starts workers and replaces dead ones, whose gauges are then forgotten."""
+    from prometheus_client.multiprocess import mark_process_dead
+    from uvicorn.supervisors import Multiprocess
+
+    class Workers(Multiprocess):
+        seen: set[int | None] = set()  # noqa: RUF012 - there is one of these in a process
+
+        def keep_subprocess_alive(self) -> None:
+            super().keep_subprocess_alive()
+            running = {process.pid for process in self.processes}
+            for ended in self.seen - running:
+                mark_process_dead(ended, str(folder))  # type: ignore[no-untyped-call]
+            self.seen = running
+
+    return Workers(config, sockets=[bound])
 
 
 def address(bound: socket.socket) -> str:

@@ -69,15 +69,17 @@ class OutcomeResult(BaseModel):
     prediction_id: str
     status: Literal["accepted", "repeated", "conflict", "unknown", "invalid"] = Field(
         description="repeated: the same value is known already; conflict: another one is, and "
-        "stays; unknown: no valuation has this id"
+        "stays; unknown: no valuation has this id; invalid: no possible value of the target, or "
+        "otherwise wrong"
     )
-    message: str | None = None
+    message: str | None = Field(None, description="What is wrong with an invalid one")
 
 
 class OutcomesAnswer(BaseModel):
     """What became of all outcomes, in their order."""
 
     accepted: int
+    refused: int = Field(description="How many are invalid; the others are recorded all the same")
     results: list[OutcomeResult]
 
 
@@ -196,7 +198,13 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
         __doc__="One estimate.",
         **{target.prediction_name: (float, estimate)},  # type: ignore[call-overload]
         interval=(Interval, ...),
-        warnings=(list[str], Field(description="Imputed fields, values outside training's range")),
+        warnings=(
+            list[str],
+            Field(
+                description="Imputed fields, values outside the training range, unknown levels of "
+                "open categories, comparables that are far away"
+            ),
+        ),
         prediction_id=(str, Field(description="Names this valuation in /api/v1/outcomes")),
     )
     return made
@@ -262,7 +270,7 @@ def _middle(column: Column) -> float:
 
 def _type_of(column: Column) -> Any:
     if column.kind == "category":
-        return Annotated[str, AfterValidator(_known_category(column))]
+        return str if column.open else Annotated[str, AfterValidator(_known_category(column))]
     if column.kind == "datetime":
         return dt.datetime
     return int if column.kind == "integer" else float
@@ -289,7 +297,10 @@ def _field(column: Column, default: Any) -> Any:
     if column.unit:
         description += f" ({column.unit})"
     if column.kind == "category":
-        extra["enum"] = list(column.categories[:_SHOWN_CATEGORIES])
+        levels = list(column.categories[:_SHOWN_CATEGORIES])
+        extra["examples" if column.open else "enum"] = levels
+        if column.open:
+            description += "; other levels are valued with a warning"
         if not column.case_sensitive:
             description += "; upper and lower case are the same"
         return Field(default, description=description, json_schema_extra=extra)

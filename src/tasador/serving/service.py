@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from tasador.records.refused import Refusal
 from tasador.registry.bundle import ModelBundle
 from tasador.serving.appraiser import Answer, Appraiser
 from tasador.serving.engine import Engine
@@ -12,6 +14,7 @@ from tasador.serving.exchange import Exchange
 from tasador.serving.intake import Rows
 from tasador.serving.metrics import Metrics
 from tasador.serving.problems import Problem, not_ready
+from tasador.serving.refused import RefusedRows
 from tasador.serving.settings import LimitSettings
 
 
@@ -61,6 +64,9 @@ class Service:
         limits: What a request may ask for.
         draining: Whether the service is about to stop and wants no new requests.
         canary: Decides who values, while there is an experiment.
+        keeps_records: Whether a valuation could be recorded now, if it has to be.
+        keep_refused: Records what was refused; never blocks.
+        refused: Notes what was refused.
     """
 
     holder: Holder
@@ -69,8 +75,25 @@ class Service:
     limits: LimitSettings
     draining: bool = False
     canary: Values | None = None
+    keeps_records: Callable[[], bool] = lambda: True
+    keep_refused: Callable[[Refusal], None] = lambda _: None
+    refused: RefusedRows = field(init=False)
     _engine: Engine | None = None
     _loaded: Loaded | None = None
+
+    def __post_init__(self) -> None:
+        self.refused = RefusedRows(self.metrics, self._model, self.keep_refused)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here; what every probe says."""
+        return self.holder.current is not None and not self.draining and self.keeps_records()
+
+    def _model(self) -> tuple[str, Collection[str]] | None:
+        loaded = self.holder.current
+        if loaded is None:
+            return None
+        return loaded.bundle.version, loaded.bundle.contract.feature_names
 
     def engine(self, version: str | None = None) -> Engine:
         """Return what values rows now.

@@ -28,7 +28,7 @@ class ServerSettings:
         port: Port to listen on; 0 takes a free one.
         workers: Processes that share the port.
         log_level: Least level that is logged.
-        log_format: ``json`` or ``text``.
+        log_format: ``json``, ``text``, or ``auto``: text on a terminal, JSON elsewhere.
         access_log: Whether every request is logged; refused and failed ones always are.
         drain_s: Seconds that requests under way get to finish on SIGTERM.
         keep_alive_s: Seconds after which an idle connection is closed.
@@ -41,7 +41,7 @@ class ServerSettings:
     port: int = 8000
     workers: int = 1
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["json", "text"] = "json"
+    log_format: Literal["auto", "json", "text"] = "auto"
     access_log: bool = False
     drain_s: float = 10.0
     keep_alive_s: int = 15

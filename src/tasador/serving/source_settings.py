@@ -37,7 +37,8 @@ class SourceSettings:
         retries_per_minute: Most retries of all sources together.
         breaker_failures: Failures in a row after which a source is left alone.
         breaker_reset_s: Seconds for which it is.
-        refused_again_s: Seconds after which a refused bundle is tried again, while there is no
+        refused_again_s: Most seconds until a refused bundle is tried again (first after
+            2 s, then each time after twice as long), while there is no
             model at all. With a model it is not, until the source offers another one.
         threads: Threads that share a batch of rows.
         trusted_keys: PEM files of public keys; when there are any, a bundle that none of them

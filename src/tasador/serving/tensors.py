@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tasador.data.contract import plain_name
 from tasador.data.row_check import shown
 from tasador.serving.intake import read_json
 from tasador.serving.problems import Problem, fault
 
 _TYPES = {
+    "BOOL": "|b1",
     "FP64": "<f8",
     "FP32": "<f4",
     "FP16": "<f2",
@@ -73,7 +75,7 @@ def read_request(body: bytes, header_length: bytes | None, most: int) -> InferRe
         Problem: 422, it cannot be read.
     """
     text, data = _divided(body, header_length)
-    plain = read_json(text)
+    plain = read_json(text, nan=True)
     inputs = plain.get("inputs") if type(plain) is dict else None
     if type(inputs) is not list or not inputs:
         raise _refusal(["inputs"], "a list of tensors, one a column", shown(inputs))
@@ -165,7 +167,7 @@ def _name_and_length(tensor: Any, place: int) -> tuple[str, int]:
         raise _refusal(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
     if len(shape) == 2 and shape[1] != 1:
         raise _refusal(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
-    return tensor["name"], int(shape[0])
+    return plain_name(tensor["name"]), int(shape[0])
 
 
 def _values(

@@ -1,7 +1,7 @@
 """Tables sent as files: CSV and Parquet, read piece by piece in bounded memory.
 
 The header is checked before any row is valued. After that one bad row is that row's fault alone:
-it comes out as a `BadRow`, and the rest goes on.
+it comes out as a `UnreadableRow`, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_values
-from tasador.data.contract import TableContract
-from tasador.data.csv_header import LONGEST_HEADER, read_header
+from tasador.data.contract import TableContract, plain_name
+from tasador.data.csv_header import LONGEST_HEADER, csv_rows, read_header
 from tasador.data.row_check import expectation, shown
 from tasador.serving.problems import Problem, fault, wrong_media_type
 
@@ -29,13 +29,13 @@ _LARGEST_GROUP = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
+class UnreadableRow:
     """A row that cannot be read, and why."""
 
     reason: str
 
 
-Row = dict[str, Any] | BadRow
+Row = dict[str, Any] | UnreadableRow
 
 
 class Upload:
@@ -76,20 +76,25 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     yield None
     # what is not UTF-8 becomes an unknown category or a wrong number of one row
     text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-    reader = csv.reader(text, delimiter=delimiter)
+    reader = csv_rows(text, delimiter)
     try:
         while True:
+            before = reader.line_num
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield BadRow(f"line {reader.line_num + 1} cannot be read: {error}")
+                yield UnreadableRow(f"the line cannot be read: {error}")
                 continue
             if len(cells) == len(names):
                 yield dict(zip(names, cells, strict=True))
             elif cells:  # an empty line is no row
-                yield BadRow(f"expected {len(names)} values, got {len(cells)}")
+                lines = reader.line_num - before
+                yield UnreadableRow(
+                    f"expected {len(names)} values, got {len(cells)}"
+                    + (f" in {lines} lines: a quote is never closed" if lines > 1 else "")
+                )
     finally:
         if not file.closed:
             text.detach()  # the file is its owner's to close
@@ -115,21 +120,22 @@ def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | Non
         raise _no_table("a Parquet file", shown(str(error))) from None
     if largest > _LARGEST_GROUP:
         raise _no_table("row groups of at most 2 GiB", f"{largest} bytes")
-    names = list(schema.names)
+    names = [plain_name(name) for name in schema.names]
     _check_header(names, contract)
     known = {column.name for column in contract.columns}
     yield None
     try:
         for batch in table.iter_batches(
-            batch_size=1024, columns=[name for name in names if name in known]
+            batch_size=1024, columns=[name for name in schema.names if plain_name(name) in known]
         ):
             columns = {
-                name: plain_values(batch.column(i)) for i, name in enumerate(batch.schema.names)
+                plain_name(name): plain_values(batch.column(i))
+                for i, name in enumerate(batch.schema.names)
             }
             for cells in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, cells, strict=True))
     except (arrow.ArrowException, OSError, ValueError) as error:
-        yield BadRow(f"the file cannot be read any further: {shown(str(error))}")
+        yield UnreadableRow(f"the file cannot be read any further: {shown(str(error))}")
 
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:

@@ -114,10 +114,7 @@ def _draw_done(found: Model, rows: Sequence[ScoredRow], name: str) -> None:
     if bad:
         st.subheader(say("batch.errors"))
         st.dataframe(
-            [
-                {say("batch.row"): row.row + 1, say("batch.error"): row.error}
-                for row in bad[:_SHOWN]
-            ],
+            [{say("batch.row"): row.row, say("batch.error"): row.error} for row in bad[:_SHOWN]],
             hide_index=True,
         )
     st.subheader(say("batch.values"))
@@ -126,7 +123,7 @@ def _draw_done(found: Model, rows: Sequence[ScoredRow], name: str) -> None:
     st.dataframe(
         [
             {
-                say("batch.row"): row.row + 1,
+                say("batch.row"): row.row,
                 label(found.contract.target.prediction_name): rounded(row.prediction),
                 say("batch.lower"): rounded(row.lower),
                 say("batch.upper"): rounded(row.upper),

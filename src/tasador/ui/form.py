@@ -64,7 +64,9 @@ def _draw(column: Column, example: Any, version: str) -> Any:
 def _choice(column: Column, name: str, key: str, told: str, example: Any) -> str | None:
     options = [*([_NONE] if column.nullable else []), *column.categories]
     index = options.index(example) if example in options else 0
-    chosen = st.selectbox(name, options, index=index, key=key, help=told)
+    chosen = st.selectbox(
+        name, options, index=index, key=key, help=told, accept_new_options=column.open
+    )
     return None if chosen == _NONE else chosen
 
 
@@ -74,14 +76,18 @@ def _typed(column: Column, example: Any) -> float | int:
 
 def hint(column: Column) -> str:
     """Return what a field says about itself: what it is, its bounds, whether it may be empty."""
-    low, high = column.bounds
+    low, high = (
+        None if bound is None
+        else column.text_of(bound) if column.kind == "datetime" else f"{bound:,g}"
+        for bound in column.bounds
+    )  # fmt: skip
     said = [column.description or label(column.name)]
     if low is not None and high is not None:
-        said.append(say("field.between", low=f"{low:,g}", high=f"{high:,g}"))
+        said.append(say("field.between", low=low, high=high))
     elif low is not None:
-        said.append(say("field.least", low=f"{low:,g}"))
+        said.append(say("field.least", low=low))
     elif high is not None:
-        said.append(say("field.most", high=f"{high:,g}"))
+        said.append(say("field.most", high=high))
     if column.nullable:
         said.append(say("field.optional"))
     return ". ".join(part.rstrip(".") for part in said) + "."

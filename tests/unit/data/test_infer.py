@@ -190,6 +190,36 @@ def test_texts_are_a_category_when_each_level_has_many_rows_or_when_they_are_sai
         infer_contract(few, "y", categories=["zap"])
 
 
+def test_long_lists_and_rare_levels_are_open_and_short_ones_closed(tmp_path):
+    n = 600
+    path = written(
+        tmp_path,
+        town=[f"Town {i % 3}" for i in range(n)],
+        street=[f"Street {i % 40}" for i in range(n)],
+        style=["rare" if i < 2 else f"Style {i % 4}" for i in range(n)],
+        pool=["yes" if i < 2 else "no" for i in range(n)],
+        y=np.arange(n) % 50,
+    )
+    found = infer_contract(path, "y")
+    assert {c.name: c.open for c in found.contract.columns} == {
+        "town": False, "street": True, "style": True, "pool": False,
+    }  # fmt: skip
+    said = "\n".join(found.assumptions)
+    assert (
+        "'town' is a category with 3 levels, upper and lower case alike; other levels are " in said
+    )
+    assert "open (so many): other levels are valued with a warning" in said
+    assert "open (some are rare)" in said
+    (tmp_path / "c.yaml").write_text(write_contract(found.contract), encoding="utf-8")
+    assert read_contract(tmp_path / "c.yaml") == found.contract
+
+
+def test_levels_in_two_forms_of_unicode_are_one(tmp_path):
+    towns = ["Ávila", "A\N{COMBINING ACUTE ACCENT}vila", "Lugo"] * 40
+    found = infer_contract(written(tmp_path, town=towns, y=np.arange(120) % 50), "y").contract
+    assert found.column("town").categories == ("Lugo", "Ávila")
+
+
 def test_columns_named_after_the_target_are_suspected(tmp_path):
     rng = np.random.default_rng(0)
     path = written(tmp_path, rent_index=rng.normal(size=99), list_price=rng.normal(size=99),

@@ -11,7 +11,8 @@ import pytest
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError
-from tasador.flows.deliver import deliver_bundle, deliver_registered
+from tasador.flows.chosen import BundleChoice
+from tasador.flows.deliver import deliver
 from tasador.registry.bundle import load_bundle
 from tasador.registry.published import read_pointer
 
@@ -19,21 +20,20 @@ from tasador.registry.published import read_pointer
 def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundle, written_bundle):
     workspace, store = tmp_path / "workspace", tmp_path / "store"
     with pytest.raises(NothingOfferedError, match="no bundle under"):
-        deliver_bundle(store, bundle=None, workspace=workspace)
+        deliver(store, BundleChoice(workspace))
     shutil.copytree(real_bundle, workspace / "bundles" / "a")
     shutil.copytree(written_bundle, workspace / "bundles" / "b")
-    pointer = deliver_bundle(store, bundle=None, workspace=workspace)
+    pointer = deliver(store, BundleChoice(workspace))
     assert pointer.version == load_bundle(real_bundle).version
     with pytest.raises(BundleError, match="must not take the place"):
-        deliver_bundle(store, bundle=written_bundle, workspace=workspace)
+        deliver(store, BundleChoice(workspace, written_bundle))
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 def test_what_an_alias_stands_for_is_published(tmp_path, registry_server, newer_bundle):
     registry_server.register(newer_bundle, "delivered")
-    pointer = deliver_registered(
-        tmp_path, tracking_uri=registry_server.uri, model_name="delivered", alias="staging"
-    )
+    choice = BundleChoice(model="delivered", alias="staging", registry=registry_server.uri)
+    pointer = deliver(tmp_path, choice)
     assert pointer.version == load_bundle(newer_bundle).version
     assert pointer.notes["from"].startswith("models:/delivered/1#")
 
@@ -53,6 +53,6 @@ def test_the_command_says_what_it_published(tmp_path, real_bundle):
     assert done.stdout.startswith(f"published {version} (")
     both = run("--bundle", str(real_bundle), "--model", "x")
     assert both.returncode == 2
-    assert "not both" in both.stderr
+    assert "--bundle and --model contradict each other" in both.stderr
     absent = run("--model", "x", "--workspace", str(tmp_path / "none"))
     assert absent.returncode == 5

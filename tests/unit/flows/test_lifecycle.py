@@ -128,8 +128,8 @@ def test_a_worse_version_is_refused_with_its_numbers_and_forced_only_on_record(t
     assert newest["details"]["forced"] is True
     assert newest["details"]["gates_summary"].startswith("6 of 12 gates pass; not: ")
     assert json.loads(tasador("compare", "3", "1", "--json"))["passed"] is False
-    with pytest.raises(ConfigError, match="version 3 is champion already"):
-        tasador("promote", "3")
+    assert "version 3 is champion already: nothing was changed" in tasador("promote", "3")
+    assert json.loads(tasador("history", "--json"))[0] == newest
     with pytest.raises(ConfigError, match="'prod' is no place for a version"):
         tasador("promote", "2", "--to", "prod")
 

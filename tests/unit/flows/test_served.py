@@ -15,6 +15,8 @@ from tasador.registry.offers import registry_reader
 from tasador.serving.access import new_key
 
 MODEL = "served_houses"
+#: None of them names a version, and none must become an option of a command.
+NO_VERSIONS = ("--help", "-h", "--force", "", " 1", "1 --force", "1\n", "../1", "a\0b", "é")
 
 
 def test_versions_are_listed_alike_by_server_database_and_mlflow(
@@ -68,6 +70,25 @@ def test_a_version_is_promoted_through_the_gates_told_and_served(
             done = client.get("/api/v1/models/history").json()["entries"][0]
             assert done["actor"] == "api key ana"
             assert done["reason"] == "its rows are elsewhere"
+            assert client.post(promote, json={"version": number}).json() == {
+                "action": "promote", "version": number, "before": number, "after": number,
+            }  # fmt: skip
+            back = "/api/v1/admin/models/rollback"
+            for path, wish in (
+                *((promote, {"version": text}) for text in NO_VERSIONS),
+                *((back, {"to": text}) for text in NO_VERSIONS),
+                (promote, {"version": number, "alias": "--force"}),
+                (promote, {"version": number, "alias": "prod"}),
+                (promote, {"version": number, "reason": "a\0b"}),
+                (promote, {"version": number, "forse": True}),
+                (back, {"reason": "two\nlines"}),
+            ):
+                refused = client.post(path, json=wish)
+                assert refused.status_code == 422, (wish, refused.text)
+            options = client.post(back, json={"reason": "--to=1 --help"})
+            assert options.status_code == 422  # taken as a reason: there is nothing to return to
+            assert "has had no champion before" in options.json()["message"]
+            assert client.get("/api/v1/models/history").json()["entries"][0] == done
     finally:
         server.end()
 

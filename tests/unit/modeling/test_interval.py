@@ -79,3 +79,23 @@ def test_plain_values_that_are_no_interval_are_refused(change):
     plain = ConformalInterval(0.9, 2.0, 1, 0.5, 1.0).to_dict() | change
     with pytest.raises(BundleError, match="interval cannot be read"):
         ConformalInterval.from_dict(plain)
+
+
+def test_far_from_comparables_an_interval_holds_what_it_promises_of_places_never_seen():
+    rng = np.random.default_rng(1)
+    far = rng.random(6000) < 0.5
+    errors, Z = rng.normal(size=6000) * np.where(far, 3.0, 1.0), np.zeros((6000, 1))
+    interval = calibrate(errors[~far][:1500], Z[:1500], 0.9, None)
+    assert interval.far_factor == 1.0
+    wider = interval.widened(errors[:3000], Z[:3000], far[:3000])
+    assert wider.far_factor == pytest.approx(3.0, rel=0.1)
+    low, high = wider.bounds(np.zeros(3000), Z[3000:], far[3000:])
+    inside = (low <= errors[3000:]) & (errors[3000:] <= high)
+    for rows in (far[3000:], ~far[3000:]):
+        assert inside[rows].mean() == pytest.approx(0.9, abs=0.03)
+    few = np.zeros(6000, dtype=bool)
+    few[:3] = True  # too few to tell: all errors in places never seen are taken
+    assert 1.0 < interval.widened(errors, Z, few).far_factor < wider.far_factor
+    assert interval.widened(errors * 0.01, Z, far).far_factor == 1.0
+    assert ConformalInterval.from_dict(wider.to_dict()) == wider
+    assert "far_factor" not in interval.to_dict()  # and older bundles have none

@@ -1,10 +1,12 @@
 import dataclasses
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasador.core.errors import ConfigError, ValidationError
+from tasador.data.target_check import TargetBounds
 from tasador.monitoring.judge import judge
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.verdict import Finding, Verdict, overall
@@ -208,3 +210,38 @@ def test_a_window_is_as_bad_as_its_worst_finding_and_blind_only_without_essentia
 def test_rules_that_cannot_be_meant_are_refused(rules, message):
     with pytest.raises(ConfigError, match=message):
         Rules(**rules)
+
+
+@pytest.mark.parametrize("bounds", [TargetBounds(1.0, 1e7), None])
+def test_known_values_that_the_target_cannot_have_are_left_out_and_named(
+    reference, window, bounds
+) -> None:
+    rows = window(1000)
+    sentinel = np.arange(1000) % 20
+    actual = np.where(sentinel == 0, -1.0, np.where(sentinel == 1, 0.0, rows.actual))
+    judged = judge(
+        replace(reference, target_bounds=bounds), replace(rows, actual=actual), together=False
+    )
+    found = [f for f in judged.findings if (f.check, f.subject) == ("input", "outcomes")]
+    assert [f.numbers["rows"] for f in found] == [100]
+    kept = replace(rows, actual=np.where(sentinel < 2, np.nan, rows.actual))
+    clean = judge(reference, kept, together=False)
+    assert judged.figures == clean.figures
+
+
+def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
+    import orjson
+
+    from tasador.monitoring.verdict import in_short
+
+    text = judge(reference, changed("area", lambda x: x * 2)).to_json()
+    whole, short = orjson.loads(text), in_short(orjson.loads(text))
+    assert len(orjson.dumps(short)) < len(orjson.dumps(whole)) / 3
+    assert (short["level"], short["rows"], short["by_check"]) == (
+        whole["level"], whole["rows"], whole["by_check"],
+    )  # fmt: skip
+    psi = {one["name"]: one["psi"] for one in whole["drift"] if one["psi"] is not None}
+    assert {one["name"]: one["psi"] for one in short["drift"]} == pytest.approx(psi, rel=1e-4)
+    alerts = [f["subject"] for f in whole["findings"] if f["level"] in ("warn", "alert")]
+    assert alerts
+    assert [f["subject"] for f in short["findings"]] == alerts

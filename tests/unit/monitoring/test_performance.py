@@ -119,4 +119,5 @@ def test_outcomes_find_their_rows_and_what_is_odd_about_them_is_named():
     assert "1 outcomes repeat an id, 1 of them with another value" in reasons
     assert "1 outcomes are no finite number" in reasons
     assert "1 rows repeat an id" in reasons
-    assert join_outcomes(["a"], ["a"], np.array([1.0])).problems == ()
+    (only,) = join_outcomes(["a"], ["a"], np.array([1.0])).problems
+    assert (only.level, only.reason) == ("ok", "1 outcomes joined to 1 of 1 rows")

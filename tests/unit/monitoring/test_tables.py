@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tasador.core import files
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
 from tasador.monitoring import plain, tables
@@ -255,3 +256,67 @@ def test_the_command_needs_two_tables(folder):
     result = run("--reference", folder / "before.parquet")
     assert isinstance(result.exception, ConfigError)
     assert "nothing to compare" in str(result.exception)
+
+
+def later(n, seed, days):
+    return frame(n, seed).with_columns(pl.col("sold") + pl.duration(days=days))
+
+
+@pytest.mark.parametrize("days", [40, 4000, -400])
+def test_a_time_that_moves_on_is_no_drift_but_the_axis(folder, tmp_path, days):
+    later(1000, 2, days).write_parquet(tmp_path / "later.parquet")
+    verdict, notes = monitor_files(
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"), FIELDS), Rules()
+    )
+    assert verdict.level == "ok", [f.reason for f in verdict.trouble]
+    first = (dt.datetime(2026, 1, 1) + dt.timedelta(days=days)).strftime("%Y-%m-%d")
+    assert verdict.begins.startswith(first)
+    assert any("'sold' is a time, which moves on" in note for note in notes)
+
+
+TIMED = """
+title: Houses
+model_name: houses
+columns:
+  area: {kind: number}
+  town: {kind: category, categories: [Lugo, Vigo, Ourense]}
+  sold: {kind: datetime, nullable: true%s}
+target: {name: price}
+source: {paths: [none.csv]}
+"""
+
+
+@pytest.mark.parametrize(("role", "level"), [(", role: timestamp", "ok"), ("", "alert")])
+def test_a_contract_says_whether_a_date_is_the_axis_or_a_feature(folder, tmp_path, role, level):
+    later(1000, 2, 400).write_parquet(tmp_path / "later.parquet")
+    (tmp_path / "houses.yaml").write_text(TIMED % role)
+    verdict, _ = monitor_files(
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"),
+                   Fields(prediction="estimate"), contract=tmp_path / "houses.yaml"),
+        Rules(),
+    )  # fmt: skip
+    assert verdict.level == level
+    assert (verdict.begins is not None) == (level == "ok")
+
+
+def test_gaps_in_the_axis_are_still_found(folder, tmp_path):
+    gaps = later(1000, 2, 400).with_columns(
+        pl.when(pl.int_range(1000) % 2 == 0).then(pl.col("sold")).alias("sold")
+    )
+    gaps.write_parquet(tmp_path / "gaps.parquet")
+    verdict, _ = monitor_files(
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "gaps.parquet"), FIELDS), Rules()
+    )
+    assert {f.check for f in verdict.trouble if f.subject == "sold"} == {"drift", "quality"}
+
+
+def test_a_remote_parquet_file_is_read_column_by_column(s3, tmp_path):
+    bucket, proxy = s3
+    noise = np.random.default_rng(0).random((1 << 20, 4))
+    columns = {f"noise{i}": noise[:, i] for i in range(4)}
+    pl.DataFrame({"area": np.arange(1 << 20) % 7, **columns}).write_parquet(tmp_path / "a.parquet")
+    files.copy_from_local(tmp_path / "a.parquet", f"{bucket}/a.parquet")
+    before = proxy.sent_back
+    table = PlainTable.open(f"{bucket}/a.parquet")
+    assert table.rows == sum(len(batch["area"]) for batch in table.batches(["area"]))
+    assert proxy.sent_back - before < (tmp_path / "a.parquet").stat().st_size / 2

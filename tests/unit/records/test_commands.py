@@ -180,11 +180,11 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     assert lines[0] == f"  line 3: {two}: actual is not a number: 'cheap'"
     assert lines[1] == "  line 4: nobody: no record has this prediction_id"
     assert lines[2] == f"  line 5: {one}: another value is known: 100.5, got 7"
-    assert lines[3] == f"  line 6: {three}: actual is not a finite number"
+    assert lines[3] == f"  line 6: {three}: actual: expected a number, got inf"
     assert "line 7" in lines[4]
     assert "a time cannot be read" in lines[4]
     assert "line 8" in lines[5]
-    assert "time is no moment" in lines[5]
+    assert "time: expected ISO 8601 or seconds since the epoch" in lines[5]
     assert lines[6] == "6 rows were not taken"
     batches = list(SqlRecordStore(database).read(0.0, 1e12, with_outcome=True, batch=2))
     taken = {i: time for b in batches for i, time in zip(b.id, b.outcome_time, strict=True)}

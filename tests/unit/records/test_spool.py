@@ -224,3 +224,16 @@ def test_a_disk_that_takes_no_more_leaves_no_half_frame(tmp_path) -> None:
     assert int(kept) > 20
     found = [int(record.id) for chunk in adopt(tmp_path) for record in chunk]
     assert found == list(range(int(kept)))
+
+
+def test_looking_whether_a_spool_has_space_adds_nothing_to_it(tmp_path, make_records) -> None:
+    spool = Spool(tmp_path, "normal", 20_000)
+    spool.append(make_records(3))
+    before = spool.bytes
+    spool.check()
+    assert spool.bytes == before
+    chunk = spool.peek()
+    assert chunk is not None
+    assert len(chunk.records) == 3
+    with pytest.raises(StorageError, match="is full"):
+        Spool(tmp_path, "normal", 4000).check()

@@ -168,7 +168,7 @@ def test_outcomes_are_taken_by_the_id_of_their_valuation(client, running, house)
     sent = {"prediction_id": made["prediction_id"], "actual": 123456.0}
     answer = client.post("/api/v1/outcomes", json={"outcomes": [sent]})
     assert answer.json()["results"] == [
-        {"prediction_id": made["prediction_id"], "status": "recorded"}
+        {"prediction_id": made["prediction_id"], "status": "accepted"}
     ]
     assert running.outcomes[-1].actual == 123456.0
     bad = client.post("/api/v1/outcomes", json={"outcomes": [{"actual": "much"}]})

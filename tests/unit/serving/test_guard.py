@@ -19,6 +19,7 @@ from tasador.serving.settings import LimitSettings, SecuritySettings
 
 REFUSAL = {"error", "message", "request_id", "detail"}
 PREDICT = "/api/v1/predict"
+JSON = {"content-type": "application/json"}
 
 
 def raw(port, sent, timeout=10.0):
@@ -120,11 +121,16 @@ def test_a_row_that_cannot_be_recorded_whole_fails_nobody(client, running, house
     assert [row["prediction"] for row in found] == [expected[0]["prediction"]] * 2
 
 
-def test_of_a_repeated_key_the_last_counts(client, house):
-    text = json.dumps(house)[:-1]
-    body = f'{{"instances": [{text}, "income": -5}}]}}'
-    found = refused(client.post(PREDICT, content=body), 422, "invalid_rows")
-    assert found["detail"][0]["got"] == "-5"
+@pytest.mark.parametrize("colon", [":", ": ", " : "])
+def test_a_field_given_twice_is_refused_and_not_decided(client, house, colon):
+    row = json.dumps({**house, "note": 'a": b'}, separators=(",", colon))
+    twice = f'{row[:-1]},"income"{colon}3.5}}'
+    for path in (PREDICT, "/api/v1/explain", "/invocations"):
+        assert client.post(path, content=f'{{"instances":[{row}]}}', headers=JSON).is_success
+        answer = client.post(path, content=f'{{"instances":[{row},{twice}]}}', headers=JSON)
+        assert refused(answer, 422, "duplicate_field")["detail"][0]["loc"] == ["body", "income"]
+    twice = f'{{"instances":[{row}],"instances":[{row}]}}'
+    refused(client.post(PREDICT, content=twice), 422, "duplicate_field")
 
 
 @pytest.mark.parametrize(

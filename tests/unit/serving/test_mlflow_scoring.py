@@ -122,6 +122,24 @@ REFUSED = {
         422,
         "invalid_request",
     ),
+    "a column twice": (
+        b'{"dataframe_split": {"columns": ["income", "area", "income"], "data": [[1, 2, 3]]}}',
+        "application/json",
+        422,
+        "invalid_request",
+    ),
+    "a column twice in two forms of Unicode": (
+        '{"dataframe_split": {"columns": ["caf\u00e9", "cafe\u0301"], "data": [[1, 2]]}}'.encode(),
+        "application/json",
+        422,
+        "invalid_request",
+    ),
+    "a column twice among columns": (
+        b'{"inputs": {"income": [1], "income": [2]}}',
+        "application/json",
+        422,
+        "duplicate_field",
+    ),
     "ragged columns": (
         b'{"inputs": {"a": [1], "b": []}}',
         "application/json",

@@ -1,4 +1,5 @@
 import gzip
+import json
 import struct
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from tasador.core.errors import ValidationError
+from tasador.data.contract import Column, TableContract, Target
+from tasador.data.encode import Encoder
+from tasador.data.row_check import RowCheck
 from tasador.serving.settings import LimitSettings
+from tasador.serving.tensors import read_request
 
 MODEL = "houses_model"
 ROWS = [
@@ -107,6 +113,31 @@ def test_tensors_in_json_get_the_answers_of_predict(triton, expected):
     result = triton.infer(MODEL, tensors(rows, binary=False), outputs=outputs)
     assert answered(result)[0] == expected[0]
     assert answered(result)[2] == expected[2]
+
+
+def test_nan_in_json_is_a_missing_value_and_infinity_is_refused(client, triton, expected):
+    assert answered(triton.infer(MODEL, tensors(binary=False))) == expected
+    endless = [{**row, "income": float("inf")} for row in ROWS]
+    for binary in (True, False):
+        with pytest.raises(InferenceServerException, match="invalid_rows"):
+            triton.infer(MODEL, tensors(endless, binary=binary))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tensors_of_true_and_false_are_the_levels_of_that_name(binary):
+    plain = {"name": "lift", "datatype": "BOOL", "shape": [3]}
+    if binary:
+        plain["parameters"] = {"binary_data_size": 3}
+        head = json.dumps({"inputs": [plain]}).encode()
+        found = read_request(head + b"\x01\x00\x01", str(len(head)).encode(), 10).rows
+    else:
+        plain["data"] = [True, False, True]
+        found = read_request(json.dumps({"inputs": [plain]}).encode(), None, 10).rows
+    lift = Column("lift", "category", categories=("False", "True"))
+    encoder = Encoder(TableContract("t", "T", "t", (lift,), Target("y")))
+    assert RowCheck(encoder).rows(found)[:, 0].tolist() == [1.0, 0.0, 1.0]
+    with pytest.raises(ValidationError, match=r"row 1: .*one of False, True, got 1"):
+        RowCheck(encoder).rows([{"lift": 1}])
 
 
 def test_json_takes_null_for_missing_and_nested_columns(client, expected):

@@ -21,9 +21,11 @@ def made(server, model, **values) -> Refresher:
     """Return a refresher that is patient with a busy machine unless told otherwise."""
     patient = {"answer_s": 60.0, "read_s": 60.0, "hop_deadline_s": 120.0, "poll_s": 0.1}
     settings = SourceSettings(
-        alias="staging",
-        **{"tracking_uri": server.uri, "model_name": model, "attempts": 1, **patient, **values}
-    )
+        **{
+            "tracking_uri": server.uri, "model_name": model, "alias": "staging", "attempts": 1,
+            **patient, **values,
+        }
+    )  # fmt: skip
     return Refresher(Cascade.of(settings), ModelHolder())
 
 

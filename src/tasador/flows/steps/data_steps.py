@@ -102,7 +102,7 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "column", "reason"])
-        writer.writerows((r.row, r.column, r.reason) for r in validated.refused)
+        writer.writerows((r.number, r.column, r.reason) for r in validated.refused)
     save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))
@@ -115,12 +115,12 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
         first = validated.refused[0]
         card.warn(
             f"{len(validated.refused)} of {table.frame.height} rows were refused and are not used, "
-            f"the first is row {first.row}: {first.column!r}: {first.reason}"
+            f"the first is row {first.number}: {first.column!r}: {first.reason}"
         )
         card.table(
             "Refused rows",
             ("row", "column", "reason"),
-            [(r.row, r.column, r.reason) for r in validated.refused[:50]],
+            [(r.number, r.column, r.reason) for r in validated.refused[:50]],
             note="The first 50; all are in refused.csv beside the cached result.",
         )
         reasons = Counter(f"{r.column}: {r.reason}"[:60] for r in validated.refused)

@@ -66,7 +66,7 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     random_cv = choice.random_cv
     spatial_cv = spatial_cross_validation(state, choice)
     final = fit_final(state, choice, seeds.derive_seed(state.settings.seed, "parity"))
-    interval = _interval(state, random_cv)
+    interval = _interval(state, random_cv, spatial_cv)
     report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
     draft = write_bundle_of(folder / "bundle", state, choice, final, interval, report)
     bundle = _move_in(draft, state.bundles)
@@ -101,12 +101,22 @@ def load_register(state: RunState, folder: Path) -> None:
     state.documents = folder
 
 
-def _interval(state: RunState, cv: CrossValidation) -> ConformalInterval:
-    """Calibrate on out-of-fold errors, scaled by how much a row's comparables differ."""
-    names = needed(state.fitted, "features").names
-    target = state.transform.forward(needed(state.train, "segregate").y[cv.rows])
+def _interval(
+    state: RunState, cv: CrossValidation, spatial: CrossValidation | None
+) -> ConformalInterval:
+    """Calibrate on out-of-fold errors, scaled by how much a row's comparables differ.
+
+    How much wider it is far from every comparable is measured with whole areas held out.
+    """
+    fitted = needed(state.fitted, "features")
+    names, target = fitted.names, state.transform.forward(needed(state.train, "segregate").y)
     scale = names.index(_SCALE) if _SCALE in names else None
-    return calibrate(target - cv.score, cv.Z, state.settings.register.coverage, scale)
+    coverage = state.settings.register.coverage
+    interval = calibrate(target[cv.rows] - cv.score, cv.Z, coverage, scale)
+    if spatial is None:
+        return interval
+    errors = target[spatial.rows] - spatial.score
+    return interval.widened(errors, spatial.Z, fitted.far(spatial.Z))
 
 
 def _calibration(
@@ -171,7 +181,7 @@ def _evaluate(
     def value(X: Floats) -> tuple[Floats, Floats, Floats]:
         Z = fitted.transform(X)
         score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z)
+        lower, upper = interval.bounds(score, Z, fitted.far(Z))
         return transform.inverse(score), transform.inverse(lower), transform.inverse(upper)
 
     return evaluate(

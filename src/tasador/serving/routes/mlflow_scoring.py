@@ -7,21 +7,23 @@ given. Estimates are recorded, and refused rows are refused in this service's sc
 from __future__ import annotations
 
 import io
-import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Response
 
+from tasador.data.contract import plain_name
 from tasador.data.row_check import shown
 from tasador.serving.documentation import answers
 from tasador.serving.engine import Engine
 from tasador.serving.exchange import JSON, Exchange, Reply
-from tasador.serving.problems import Problem, fault, wrong_media_type
+from tasador.serving.intake import read_json
+from tasador.serving.problems import BadRow, Problem, fault, wrong_media_type
 from tasador.serving.service import Service
-from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, BadRow, Upload
+from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
@@ -39,9 +41,8 @@ class MlflowRoutes:
         self._version = version
 
     def ping(self) -> Reply:
-        """Whether a model is loaded."""
-        loaded = self._service.holder.current is not None and not self._service.draining
-        return Reply(b"\n", 200 if loaded else 503)
+        """Whether requests should be sent here."""
+        return Reply(b"\n", 200 if self._service.ready else 503)
 
     def version(self) -> Reply:
         """The version of what answers."""
@@ -102,7 +103,7 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
 def _read(body: bytes, kind: str, engine: Engine, most: int) -> tuple[str, Sequence[Any]]:
     """Return the rows of a body, and what they are called in messages."""
     if kind == JSON.decode():
-        return _from_json(_loose_json(body))
+        return _from_json(_read_json(body))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
         rows = Upload(io.BytesIO(body), kind, engine.contract).take(most + 1)
         detail = [
@@ -114,29 +115,32 @@ def _read(body: bytes, kind: str, engine: Engine, most: int) -> tuple[str, Seque
                 remedy="correct the row",
             )
             for index, row in enumerate(rows)
-            if isinstance(row, BadRow)
+            if isinstance(row, UnreadableRow)
         ]
         if detail:
-            raise Problem(422, "invalid_rows", "some rows cannot be read", detail=detail)
+            bad = [BadRow.unreadable(row.reason) for row in rows if isinstance(row, UnreadableRow)]
+            raise Problem(
+                422,
+                "invalid_rows",
+                "some rows cannot be read",
+                detail=detail,
+                asked=len(rows),
+                bad_rows=bad,
+            )
         return "rows", rows
     raise wrong_media_type(
         kind[:100], "application/json", "text/csv", "application/vnd.apache.parquet"
     )
 
 
-def _loose_json(body: bytes) -> Any:
+def _read_json(body: bytes) -> Any:
     """Read JSON as MLflow's server does: Python's NaN and Infinity are numbers."""
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as strict:
-        try:
-            return json.loads(body, parse_int=_bounded_int)
-        except (ValueError, RecursionError):
-            raise _unreadable("body", "JSON", str(strict)) from None
-
-
-def _bounded_int(text: str) -> float:
-    return int(text) if len(text) < 19 else float(text)  # as orjson reads them
+        return read_json(body, nan=True)
+    except Problem as problem:
+        if problem.error != "malformed_json":
+            raise
+        raise _unreadable("body", "JSON", problem.message) from None
 
 
 def _from_json(plain: Any) -> tuple[str, Sequence[Any]]:
@@ -163,6 +167,9 @@ def _from_split(content: Any) -> list[dict[str, Any]]:
         raise _unreadable(
             "dataframe_split", "columns (a list of names) and data (a list of rows)", shown(content)
         )
+    twice = [name for name, count in Counter(map(plain_name, columns)).items() if count > 1]
+    if twice:
+        raise _unreadable("dataframe_split", "each column once", f"{shown(twice[0])} twice")
     for index, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):
             got = f"{len(row)} values" if isinstance(row, list) else shown(row)

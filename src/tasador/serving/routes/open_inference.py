@@ -47,7 +47,7 @@ class OpenInferenceRoutes:
 
     def ready(self) -> Reply:
         """Whether requests should be sent here."""
-        ready = self._service.holder.current is not None and not self._service.draining
+        ready = self._service.ready
         return _json({"ready": ready}, 200 if ready else 503)
 
     def model(self, name: str, version: str | None) -> Reply:
@@ -72,7 +72,8 @@ class OpenInferenceRoutes:
     def model_ready(self, name: str, version: str | None) -> Reply:
         """Whether a model answers."""
         self._engine(name, version)
-        return _json({"name": name, "ready": True})
+        ready = self._service.ready
+        return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, exchange: Exchange, body: bytes, name: str, version: str | None) -> Reply:
         """Value rows given as one tensor a column."""

@@ -24,15 +24,16 @@ from starlette.datastructures import UploadFile
 from starlette.responses import StreamingResponse
 
 from tasador.core.errors import TasadorError, ValidationError
+from tasador.data.row_check import described
 from tasador.serving.appraiser import Answer
 from tasador.serving.compression import Inflater
 from tasador.serving.documentation import answers
 from tasador.serving.engine import Engine
 from tasador.serving.exchange import Exchange, Receive, Scope, Send
 from tasador.serving.intake import Rows
-from tasador.serving.problems import Problem, fault, overloaded
+from tasador.serving.problems import BadRow, Problem, fault, overloaded
 from tasador.serving.service import Service
-from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, BadRow, Upload
+from tasador.serving.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +128,12 @@ class ScoreRoutes:
         written = _written_lines if as_lines else _written_csv
         if not as_lines:
             yield (",".join(_FIELDS) + "\r\n").encode()
-        start = 0
+        start = 1
         while True:
             chunk = await asyncio.to_thread(_next_chunk, upload, engine)
             if chunk.size == 0:
                 return
+            self._service.refused.rows(exchange, chunk.bad_rows)
             items = await self._valued(engine, chunk, exchange.client)
             for row, item in enumerate(items, start):
                 item["row"] = row
@@ -194,12 +196,14 @@ class _Chunk:
         rows: The ones to value.
         places: Where each of those stands in the chunk.
         errors: Why the others are not valued, by their place.
+        bad_rows: Those others.
     """
 
     size: int
     rows: Rows
     places: list[int]
     errors: dict[int, str]
+    bad_rows: list[BadRow]
 
 
 def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
@@ -209,28 +213,36 @@ def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
     codes: list[list[float]] = []
     places: list[int] = []
     errors: dict[int, str] = {}
+    bad: list[BadRow] = []
+
+    def refuse(place: int, row: dict[str, Any]) -> None:
+        faults = engine.check.faults(row)
+        errors[place] = described(faults)
+        bad.append(BadRow.of(row, faults))
+
     for place, row in enumerate(taken):
-        if isinstance(row, BadRow):
+        if isinstance(row, UnreadableRow):
             errors[place] = row.reason
+            bad.append(BadRow.unreadable(row.reason))
             continue
         try:
             codes.append(engine.bundle.encoder.codes(row))
         except (ValidationError, TypeError):
-            errors[place] = engine.check.reasons(row)
+            refuse(place, row)
             continue
         values.append(row)
         places.append(place)
     if codes:
         accepted = engine.check.accepts(np.array(codes))
         for i in np.flatnonzero(~accepted).tolist():
-            errors[places[i]] = engine.check.reasons(values[i])
+            refuse(places[i], values[i])
         right = np.flatnonzero(accepted).tolist()
         values, codes, places = (
             [values[i] for i in right],
             [codes[i] for i in right],
             [places[i] for i in right],
         )
-    return _Chunk(len(taken), Rows(values, codes), places, errors)
+    return _Chunk(len(taken), Rows(values, codes), places, errors, bad)
 
 
 def _written_csv(items: Sequence[dict[str, Any]]) -> bytes:
@@ -289,7 +301,7 @@ def score_router(service: Service) -> APIRouter:
         responses={
             **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
             200: {
-                "description": f"Columns: {', '.join(_FIELDS)}. Row numbers start at 0.",
+                "description": f"Columns: {', '.join(_FIELDS)}. Rows count from 1.",
                 "content": {
                     _CSV: {"schema": {"type": "string"}},
                     _LINES[0]: {"schema": {"type": "string"}},

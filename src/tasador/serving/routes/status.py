@@ -36,7 +36,7 @@ def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
         """Whether the service can answer; says so with 200 even when it cannot."""
         loaded = service.holder.current
         return Health(
-            status="healthy" if loaded is not None else "unhealthy",
+            status="healthy" if service.ready else "unhealthy",
             model_loaded=loaded is not None,
             version=version,
             model_version=None if loaded is None else loaded.bundle.version,
@@ -52,7 +52,7 @@ def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
     @router.get("/health/ready", response_model=Ready, responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
         """Whether requests should be sent here."""
-        if service.holder.current is None or service.draining:
+        if not service.ready:
             response.status_code = 503
             return Ready(status="not_ready")
         return Ready(status="ready")

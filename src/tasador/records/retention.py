@@ -1,0 +1,226 @@
+"""What grows beside the recorded valuations, and for how long each of it is kept.
+
+A new table is one more entry in `TABLES`; its rows need a column `time`, seconds since the epoch.
+The audit trail is kept: it is the evidence of who changed what.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasador.core import clock
+from tasador.records.database import Database
+from tasador.records.settings import RecordSettings
+from tasador.records.sql_store import SqlRecordStore
+from tasador.records.state import Leases
+
+_log = logging.getLogger(__name__)
+_DAY_S = 86_400.0
+#: One process prunes in this time, however many share a database.
+EVERY_S = 3600.0
+_CHUNK = 500
+_LOG_BYTES = 64 << 20
+_LOG_KEPT = 8 << 20
+_LOG_NAMES = ("api.log", "mlflow.log", "ui.log", "watcher.log")
+_LEFT_OVER = ("*.damaged",)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose old rows are deleted.
+
+    Attributes:
+        name: Its name.
+        what: What its rows are, for people.
+        setting: Of `RecordSettings`: for how many days they are kept; None for ever.
+        unless: SQL condition of the rows that stay whatever their age.
+    """
+
+    name: str
+    what: str
+    setting: str
+    unless: str = ""
+
+    @property
+    def where(self) -> str:
+        """SQL condition of the rows to delete, with one parameter: the oldest time that stays."""
+        return "time < ?" + (f" AND NOT ({self.unless})" if self.unless else "")
+
+
+TABLES = (
+    Table(
+        "verdicts", "verdicts", "keep_verdicts_days",
+        unless="id IN (SELECT max(id) FROM verdicts GROUP BY model)",
+    ),
+    Table("outcome_conflicts", "contradicting outcomes", "keep_predictions_days"),
+    Table("refused_rows", "refused rows", "keep_refused_days"),
+    Table("refused", "counts of refused rows", "keep_refused_days"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Old:
+    """How much of one kind is older than it is kept.
+
+    Attributes:
+        what: The kind, for people.
+        number: How many rows or files.
+        before: Time up to which they are old; None where all are kept.
+    """
+
+    what: str
+    number: int
+    before: float | None
+
+
+class Retention:
+    """Counts and deletes what is older than it is kept.
+
+    Args:
+        database: The records' database.
+        settings: For how long each kind is kept.
+        older_than: One age in seconds for all kinds, in place of the settings.
+    """
+
+    def __init__(
+        self, database: Database, settings: RecordSettings, older_than: float | None = None
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._older_than = older_than
+        self._now = clock.seconds()
+
+    def count(self) -> list[Old]:
+        """Return how much of each kind is old, the predictions first."""
+        return self._each(delete=False)
+
+    def delete(self) -> list[Old]:
+        """Delete what is old, a chunk in each transaction, and return how much it was."""
+        return self._each(delete=True)
+
+    def _each(self, *, delete: bool) -> list[Old]:
+        found = [self._predictions(delete)]
+        for table in TABLES:
+            before = self._before(table.setting)
+            number = 0 if before is None else self._rows(table, before, delete)
+            found.append(Old(table.what, number, before))
+        found.append(self._alerts(delete))
+        for what, setting, old in (
+            ("damaged spool files", "keep_leftovers_days", self._left_over),
+            ("log files", "keep_logs_days", self._logs),
+        ):
+            before = self._before(setting)
+            files = [] if before is None else [*old(before)]
+            for file in files if delete else []:
+                with suppress(FileNotFoundError):
+                    file.unlink()
+            found.append(Old(what, len(files), before))
+        if delete:
+            self._shorten_logs()
+        return found
+
+    def _before(self, setting: str) -> float | None:
+        """Return the time up to which things are old; None to keep them all."""
+        if self._older_than is not None:
+            return self._now - self._older_than
+        days: float | None = getattr(self._settings, setting)
+        return None if days is None else self._now - days * _DAY_S
+
+    def _predictions(self, delete: bool) -> Old:
+        before = self._before("keep_predictions_days")
+        store, number = SqlRecordStore(self._database), 0
+        if before is not None and delete:
+            for number in store.prune(before):  # noqa: B007 - the last one counts
+                pass
+        elif before is not None:
+            number = store.count(0.0, before)
+        return Old("records", number, before)
+
+    def _rows(self, table: Table, before: float, delete: bool) -> int:
+        if not delete:
+            sql = f"SELECT count(*) FROM {table.name} WHERE {table.where}"  # noqa: S608
+            return int(self._database.execute(sql, (before,))[0][0])
+        number = 0
+        while True:
+            some = self._database.execute(
+                f"SELECT time FROM {table.name} WHERE {table.where} "  # noqa: S608
+                f"ORDER BY time LIMIT 1 OFFSET {_CHUNK}",
+                (before,),
+            )
+            until = some[0][0] if some else before
+            sql = f"DELETE FROM {table.name} WHERE {table.where}"  # noqa: S608
+            deleted = self._database.change(sql, (until,))
+            number += deleted
+            if not some or not deleted:  # a chunk of one and the same time: all at once
+                break
+        if some:
+            number += self._database.change(sql, (before,))
+        return number
+
+    def _alerts(self, delete: bool) -> Old:
+        """Alerts that have long been over, with nothing to send and no silence under way."""
+        before = self._before("keep_alerts_days")
+        number = 0
+        if before is not None:
+            rows = self._database.execute(
+                "SELECT key, version, body FROM alerts WHERE state = 'ok' AND since < ?", (before,)
+            )
+            for key, version, text in rows:
+                body = json.loads(text)
+                if body.get("outbox") or body.get("silent_until", 0.0) > self._now:
+                    continue
+                number += 1 if not delete else self._database.change(
+                    "DELETE FROM alerts WHERE key = ? AND version = ?", (key, version)
+                )  # fmt: skip
+        return Old("alerts that are over", number, before)
+
+    def _left_over(self, before: float) -> Iterator[Path]:
+        for pattern in _LEFT_OVER:
+            yield from _older(self._settings.spool_folder().glob(pattern), before)
+
+    def _logs(self, before: float) -> Iterator[Path]:
+        folder = self._settings.log_folder()
+        yield from _older((folder / name for name in _LOG_NAMES), before)
+
+    def _shorten_logs(self) -> None:
+        """Leave the last lines of logs that grew beyond all use; their writers append."""
+        for name in _LOG_NAMES:
+            path = self._settings.log_folder() / name
+            with suppress(OSError):
+                if path.stat().st_size <= _LOG_BYTES:
+                    continue
+                with path.open("r+b") as file:
+                    file.seek(-_LOG_KEPT, os.SEEK_END)
+                    end = file.read().partition(b"\n")[2]
+                    file.seek(0)
+                    file.truncate()
+                    file.write(end)
+
+
+def _older(paths: Iterator[Path], before: float) -> Iterator[Path]:
+    for path in paths:
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                yield path
+
+
+def prune_in_turn(database: Database, settings: RecordSettings) -> None:
+    """Prune by the settings, unless a process did within the last hour.
+
+    Raises:
+        StorageError: The database is away.
+    """
+    me = f"{socket.gethostname()}-{os.getpid()}"
+    if Leases(database).acquire("prune", me, EVERY_S) is None:
+        return
+    deleted = {old.what: old.number for old in Retention(database, settings).delete() if old.number}
+    if deleted:
+        shown = ", ".join(f"{number:,} {what}" for what, number in deleted.items())
+        _log.info("deleted what was older than it is kept: %s", shown)

@@ -1,0 +1,63 @@
+"""A table with dates, from the first command to the last."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = [
+    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=3", "features.cross_fit_folds=5",
+    "register.bootstrap_draws=50", "tracking=none",
+    *(f"~selection.families.{name}" for name in (
+        "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
+    )),
+]  # fmt: skip
+
+
+def tasador(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", *words],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dates")
+    rng = random.Random(1)
+    with (folder / "homes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["area", "sold", "price"])
+        for _ in range(300):
+            area = round(rng.uniform(30, 200), 1)
+            sold = dt.date(2024, 1, 1) + dt.timedelta(days=rng.randrange(700))
+            writer.writerow([area, sold.isoformat(), round(area * 1500 * rng.uniform(0.6, 1.4))])
+    tasador(folder, "init", "homes.csv", "--target", "price")
+    return folder
+
+
+def test_a_table_with_dates_is_trained_reviewed_and_valued(project: Path) -> None:
+    out = tasador(project, "run", "dataset=homes", *QUICK)
+    assert "sold=202" in out
+    assert "00:00:00" not in out
+    (card,) = (project / "workspace" / "runs").glob("*/model_card.json")
+    reviewed = json.loads(card.read_text())["review"][0]["values"]["sold"]
+    assert dt.datetime.fromisoformat(reviewed).year in (2024, 2025)
+    row = {"area": 80, "sold": "2031-05-01"}
+    told = json.loads(tasador(project, "predict", json.dumps(row)))["predictions"][0]["warnings"][0]
+    assert told.startswith("sold 2031-05-01 lies outside the training range [2024-01-")
+    explained = json.loads(tasador(project, "explain", json.dumps(row), "--json"))
+    assert explained["valuation"]["warnings"][0] == told
+    (project / "new.csv").write_text("area,sold\n80,2031-05-01\n")
+    assert told in tasador(project, "predict", "new.csv", "--with", "inputs")
+    tasador(project, "score", "new.csv", "-o", "valued.csv", "--columns", "*")
+    assert told in (project / "valued.csv").read_text()
