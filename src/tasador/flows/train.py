@@ -13,7 +13,7 @@ from typing import Any
 from tasador.config.settings import RunSettings
 from tasador.core import clock
 from tasador.core.engine import check_engine
-from tasador.core.errors import BundleError, StorageError
+from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.core.locks import one_at_a_time
 from tasador.flows.cache import StepCache
@@ -74,6 +74,7 @@ def train(
     The report is written however the run ends; an error passes through after it.
     """
     wanted_candidates(settings.selection)
+    _check_family(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
     workspace = _workspace(settings)
@@ -138,6 +139,17 @@ def _writable(workspace: Path) -> Iterator[None]:
             f"the workspace {workspace} cannot be written: {error.strerror}",
             remedy="choose another with storage.workspace=FOLDER",
         ) from None
+
+
+def _check_family(settings: RunSettings) -> None:
+    """Refuse to begin when the family to tune is not among those that are compared."""
+    family, compared = settings.sweep.family, settings.selection.families
+    if family is not None and family not in compared:
+        raise ConfigError(
+            f"sweep.family: {family!r} is not compared",
+            expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
+            remedy="add it to selection.families, or name another",
+        )
 
 
 def _start(settings: RunSettings, workspace: Path) -> RunState:
