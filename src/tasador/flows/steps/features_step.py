@@ -95,9 +95,9 @@ def _show_clusters(card: CardBuilder, choice: ClusterChoice, by: Criterion) -> N
     )
     card.note(
         f"The errors are the model's cross-validated {name}. Within one standard error of the "
-        "best (Nadeau and Bengio's, of the paired difference) and so not told apart by these folds: "
-        f"{', '.join(map(str, choice.alike))} clusters. Geometry is reported beside it; it knows "
-        "nothing of the target."
+        "best (Nadeau and Bengio's, of the paired difference) and so not told apart by these "
+        f"folds: {', '.join(map(str, choice.alike))} clusters. Geometry is reported "
+        "beside it; it knows nothing of the target."
     )
     card.table(
         "Numbers of clusters",
