@@ -124,6 +124,12 @@ def _standing(state: RunState, registered: str | None) -> AfterRun:
 
 
 def _workspace(settings: RunSettings) -> Path:
+    if "://" in settings.storage.workspace:
+        raise ConfigError(
+            f"storage.workspace={settings.storage.workspace} is not a local folder",
+            remedy="work in a local folder, and publish from it: tasador publish LOCATION --with "
+            "data,splits,cards,report",
+        )
     workspace = Path(settings.storage.workspace)
     with _writable(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
