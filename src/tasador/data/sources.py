@@ -67,7 +67,8 @@ def load_table(
         contract: Names the sources, their checksums and the CSV's delimiter.
         storage_folder: Where the table is kept as ``<content hash>.parquet``.
         search: Folders or prefixes of object stores under which relative paths are looked for
-            after the working folder, also by file name alone; the folder in `REAL_DATA_VARIABLE` is the last one.
+            after the working folder, also by file name alone; the one in `REAL_DATA_VARIABLE` is
+            the last.
         allow_synthetic: Whether generated rows may stand in for the table.
         timeout_s: Seconds without a sign of life after which a connection is given up.
         attempts: How often a download is tried.

@@ -67,7 +67,7 @@ def test_documents_that_are_not_there_are_named_and_nothing_is_offered(
     choice, place = BundleChoice(tmp_path, bundle=real_bundle), tmp_path / "place"
     with pytest.raises(ConfigError, match=r"pictures cannot be published.*data, splits"):
         deliver(place, choice, documents=["data", "pictures"])
-    with pytest.raises(ConfigError, match="the run that made .* is not kept"):
+    with pytest.raises(ConfigError, match=r"the run that made .* is not kept"):
         deliver(place, choice, documents=["cards"])
     assert not (place / "latest.json").exists()
 
@@ -79,6 +79,6 @@ def test_an_address_of_an_unknown_kind_is_no_folder(
     with pytest.raises(ConfigError, match=r"ftp://host/x cannot be reached.*gs://"):
         deliver("ftp://host/x", BundleChoice(tmp_path, bundle=real_bundle))
     for words in (["download.search=[ftp://host/x]"], ["storage.workspace=gs://bucket/w"]):
-        with pytest.raises(ConfigError, match="cannot be reached|is not a local folder"):
+        with pytest.raises(ConfigError, match=r"cannot be reached|is not a local folder"):
             train(compose([*words, "steps=[download]"], project=tmp_path))
     assert not list(tmp_path.glob("*:"))
