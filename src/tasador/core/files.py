@@ -67,17 +67,10 @@ def is_remote(location: Location) -> bool:
 
 
 def check_scheme(location: Location) -> None:
-    """Refuse an address that is neither local nor in an object store that is known.
-
-    Raises:
-        ConfigError: Taken for a path it would lose a slash, and name a folder of its own.
-    """
+    """Raise ConfigError for ``ftp://...`` and the like: as a path it would be a new folder."""
     if "://" in str(location) and not is_remote(location):
         known = " or ".join(f"{scheme}://" for scheme in _DRIVERS)
-        raise ConfigError(
-            f"{location} cannot be reached", expected=f"a local path, {known}",
-            remedy="copy it to one of these",
-        )  # fmt: skip
+        raise ConfigError(f"{location} cannot be reached", expected=f"a local path, {known}")
 
 
 def join(base: Location, *parts: str) -> str:
