@@ -21,7 +21,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test slow lint bench up demo security secrets audit sbom docs pages dashboards evidently lock clean
+.PHONY: help run install test slow lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -56,16 +56,18 @@ demo: $(VENV)/.run ## Replay held-out rows through what `make up` started, then 
 	@echo 'next, some minutes of training: $(BIN)/tasador retrain --now --reason "prices rose"'
 	@echo 'then: $(BIN)/tasador canary start; $(BIN)/tasador canary settle    (or promote challenger)'
 
-security: $(VENV)/.dev ## bandit, secrets, workflows, Dockerfiles
+security: $(VENV)/.dev ## bandit, secrets now and in all commits, workflows, Dockerfiles
 	$(BIN)/bandit -q -ll -c pyproject.toml -r src docker deploy .github
-	git ls-files -z -- . ':!requirements' | \
+	git ls-files -z -- . ':!requirements' ':!.secrets.history' | \
 		xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+	$(BIN)/python .github/scripts/secrets_in_history.py
 	$(BIN)/zizmor --offline --no-progress .github
 	$(BIN)/hadolint docker/*.Dockerfile
 
 secrets: $(VENV)/.dev ## Note false alarms of detect-secrets in its baseline
-	git ls-files -z -- . ':!requirements' ':!.secrets.baseline' | \
+	git ls-files -z -- . ':!requirements' ':!.secrets.baseline' ':!.secrets.history' | \
 		xargs -0 $(BIN)/detect-secrets scan > .secrets.baseline
+	$(BIN)/python .github/scripts/secrets_in_history.py --note
 
 audit: $(VENV)/.audit ## Known vulnerabilities of what is locked (needs the network)
 	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r $(LOCK)
@@ -78,6 +80,12 @@ sbom: $(VENV)/.dev ## Bills of materials (CycloneDX) of the images, into sbom/ (
 			--no-emit-index-url -p 3.11 -q -o sbom/$$image.txt; \
 		PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements sbom/$$image.txt \
 			--pyproject pyproject.toml --output-reproducible -o sbom/$$image.cdx.json; done
+
+# The wheel shows that the sources build; it holds kernels for this machine's C library only.
+dist: $(VENV)/.dev ## The source distribution in dist/, built with what is locked
+	rm -rf dist
+	$(BIN)/uv build --build-constraints $(LOCK) -q -o dist .
+	rm dist/*.whl
 
 docs: $(VENV)/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
+from isolation import isolate
 from tasador.records.database import Database
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
@@ -253,4 +254,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    isolate()
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,28 @@ def test_the_page_of_benchmarks_says_what_the_results_say() -> None:
     found = (ROOT / suite_page.PAGE).read_text(encoding="utf-8")
     wanted = suite_page.draw_page(suite_page.read_results(ROOT))
     assert found == wanted, "run `python benchmarks/suite.py --page` and commit what changed"
+
+
+def test_a_benchmark_sees_nothing_of_what_the_environment_configures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from isolation import isolate
+
+    live = ("TASADOR_RECORDS__URL", "TASADOR_SOURCE__TRACKING_URI", "MLFLOW_TRACKING_URI",
+            "WANDB_API_KEY", "TASADOR_ACTOR")  # fmt: skip
+    kept = ("TASADOR_REAL_DATA", "TASADOR_NATIVE", "TASADOR_BENCH_JSON")
+    for name in (*live, *kept):
+        monkeypatch.setenv(name, "x")
+    isolate()
+    assert [name for name in (*live, *kept) if name in os.environ] == list(kept)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_leaves_the_environment_before_it_begins(script: Path) -> None:
+    text = script.read_text()
+    assert text.count('if __name__ == "__main__":\n') == text.count(
+        'if __name__ == "__main__":\n    isolate()\n'
+    )
 
 
 def test_every_picture_of_the_page_is_there_and_no_other() -> None:

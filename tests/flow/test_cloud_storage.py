@@ -109,10 +109,27 @@ def test_a_table_in_a_store_becomes_a_served_model_and_its_records_go_back(
         file.write(homes())
     tasador(tmp_path, "init", table, "--target", "price", "--name", "homes")
     assert table in (tmp_path / "conf" / "dataset" / "homes.yaml").read_text()
-    tasador(tmp_path, "run", "dataset=homes", *SMALL)
+    contract = tmp_path / "conf" / "dataset" / "homes.yaml"
+    contract.write_text(contract.read_text().replace(table, "homes.csv"))  # found by the search
+    tasador(tmp_path, "run", "dataset=homes", f"download.search=[{store.url}/tables]", *SMALL)
+    assert not (tmp_path / store.url.partition("/")[0]).exists()
     # nothing of the run is left but what is published
     published = f"{store.url}/published"
-    version = tasador(tmp_path, "publish", published).split()[1]
+    said = tasador(tmp_path, "publish", published, "--with", "data,splits,cards,report")
+    version = said.split()[1]
+    documents = f"{published}/versions/{version}"
+    with store.files().open(f"{documents}/report/report.html", "rb") as file:
+        assert version.encode() in file.read()
+    sides = {}
+    for side in ("train", "test"):
+        with store.files().open(f"{documents}/splits/{side}.parquet", "rb") as file:
+            sides[side] = pd.read_parquet(io.BytesIO(file.read()))
+    assert {"area", "town", "price"} <= set(sides["test"])
+    assert not set(sides["train"]["row_hash"]) & set(sides["test"]["row_hash"])
+    assert len(sides["train"]) + len(sides["test"]) == 400
+    with store.files().open(f"{documents}/cards/model_config.yaml", "rb") as file:
+        assert f"version: {version}".encode() in file.read()
+    assert f"{documents}/data/" in said
     (tmp_path / "workspace").rename(tmp_path / "gone")
 
     with serving(tmp_path, published) as url:

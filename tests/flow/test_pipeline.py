@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tasador.registry.bundle import load_bundle
+from tasador.registry.metadata import as_texts
+from tasador.registry.registration import accepted_names
 
 SMALL = [
     "download.synthetic_rows=900",
@@ -337,3 +340,34 @@ def test_init_of_a_wide_table_says_what_matters_and_writes_the_rest(tmp_path: Pa
     contract = (tmp_path / "conf" / "dataset" / "wide.yaml").read_text(encoding="utf-8")
     written = sum("assumed:" in line for line in contract.splitlines())
     assert f"and {written - 40} more" in out
+
+
+def test_file_tags_and_card_say_the_same_of_the_model_and_its_release_grows(project: Path) -> None:
+    code, _, err = tasador(project, "run", *SMALL, "register.bootstrap_draws=60")
+    assert code == 0, err
+    run = newest_run(project)
+    config = yaml.safe_load((run / "model_config.yaml").read_text())
+    code, out, err = tasador(project, "models", "--json")
+    assert code == 0, err
+    newest, *_, first = json.loads(out)["versions"]
+    assert (first["release"], newest["release"]) == ("1.0.0", "1.0.1")
+    assert config["release"] == newest["release"]
+    texts = as_texts({key: value for key, value in config.items() if key != "bundle"})
+    tags = newest["tags"]
+    assert {key: tags.get(key) for key, _ in accepted_names(texts)} == dict(accepted_names(texts))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert config["metrics"]["test"] == metrics["test"]
+    assert config["metrics"]["cross_validation"] == metrics["random_cv"]
+    assert {"mape", "rows"} <= set(config["metrics"]["by_segment"]["INLAND"])
+    assert config["split"]["method"] == "random"
+    assert config["rows"]["train"] + config["rows"]["test"] + config["rows"]["refused"] == 900
+    assert {"python", "numpy"} <= set(config["environment"])
+    assert json.loads((run / "model_card.json").read_text())["metadata"] == {
+        key: value for key, value in config.items() if key != "bundle"
+    }
+    page = (run / "model_card.html").read_text()
+    assert all(text in page for text in ("Metadata", "1.0.1", tags["features_hash"]))
+    best = yaml.safe_load((run / "best_params.yaml").read_text())
+    assert (best["family"], best["metric"]) == (config["family"], "wmape")
+    assert best["params"] == config["params"]
+    assert 0 < best["score"] < 100

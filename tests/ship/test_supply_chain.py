@@ -107,7 +107,7 @@ def test_an_old_pip_installs_the_installer_and_that_resolves_every_extra(
 @pytest.mark.slow
 def test_no_secret_has_come_into_the_repository() -> None:
     listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "--", ".", ":!requirements"],
+        ["git", "-C", str(ROOT), "ls-files", "--", ".", ":!requirements", ":!.secrets.history"],
         capture_output=True,
         text=True,
         check=True,
@@ -121,6 +121,44 @@ def test_no_secret_has_come_into_the_repository() -> None:
     baseline.write_bytes(before)  # the hook notes lines that moved
     # 3: nothing new, but lines moved
     assert done.returncode in (0, 3), f"{done.stdout}\na false alarm? `make secrets` notes it"
+
+
+HISTORY = ROOT / ".github" / "scripts" / "secrets_in_history.py"
+
+
+def test_a_secret_that_was_removed_again_is_found_in_the_history(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    def scan(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(HISTORY), str(tmp_path), *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    git("init", "-q")
+    (tmp_path / "settings.py").write_text("debug = True\n")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    assert scan().returncode == 0, scan().stderr
+    planted = "AKIA" + "IOSFODNN7QWERTYU"
+    (tmp_path / "settings.py").write_text(f'debug = True\nkey = "{planted}"\n')
+    git("commit", "-qam", "two")
+    (tmp_path / "settings.py").write_text("debug = True\n")
+    git("commit", "-qam", "three")
+    done = scan()
+    assert done.returncode == 1
+    assert "settings.py: AWS Access Key" in done.stdout
+    assert planted not in done.stdout + done.stderr
+    assert scan("--note").returncode == 0
+    assert scan().returncode == 0
+
+
+@pytest.mark.slow
+def test_no_secret_was_ever_committed() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository")
+    done = subprocess.run([sys.executable, str(HISTORY), str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
 def test_bandit_finds_nothing() -> None:

@@ -50,10 +50,12 @@ def test_every_action_is_pinned_by_commit_with_its_version_beside_it() -> None:
 def test_no_workflow_has_a_permission_that_a_job_did_not_ask_for() -> None:
     for name, plain in READ.items():
         assert plain["permissions"] == {}, name
-    for _, name, job in jobs():
+    for workflow, name, job in jobs():
         asked = job["permissions"]
         assert set(asked) <= {"contents", "id-token"}, name
-        assert asked.get("contents", "read") == "read", name
+        # making a release is the one thing that writes to the repository
+        allowed = (workflow, name) == ("release", "announce")
+        assert asked.get("contents", "read") == ("write" if allowed else "read"), name
         if "steps" in job:
             assert 0 < job["timeout-minutes"] <= 180, name
 
@@ -81,6 +83,25 @@ def test_production_comes_after_staging_and_each_has_its_environment() -> None:
     assert steps.index("New revision") < tested < steps.index("All traffic to it")
 
 
+@pytest.mark.parametrize("event", ["push to main", "pull request", "tag"])
+def test_an_event_runs_the_checks_once(event: str) -> None:
+    def starts(plain: dict[Any, Any]) -> bool:
+        on = plain[True]  # YAML 1.1 takes `on` for a flag
+        if event == "pull request":
+            return "pull_request" in on
+        branches = "branches" if event == "push to main" else "tags"
+        return branches in (on.get("push") or {})
+
+    runs = [
+        name
+        for name, plain in READ.items()
+        if starts(plain)
+        for job in ({"uses": "ci.yaml"} if name == "ci" else {}, *plain["jobs"].values())
+        if str(job.get("uses", "")).endswith("ci.yaml")
+    ]
+    assert len(runs) == 1, runs
+
+
 def test_every_make_target_and_script_that_is_called_exists() -> None:
     offered = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for path in WORKFLOWS:
@@ -100,6 +121,31 @@ def test_the_shell_of_every_step_can_be_parsed(file: Path) -> None:
                     ["bash", "-n"], input=step["run"], capture_output=True, text=True
                 )
                 assert done.returncode == 0, (step["run"], done.stderr)
+
+
+def test_a_release_says_what_the_changelog_says_of_the_packages_own_version() -> None:
+    script = ROOT / ".github" / "scripts" / "release_notes.py"
+    done = run(sys.executable, script, "v9.9.9")
+    assert done.returncode == 1
+    assert re.search(r"expected the tag v\d+\.\d+\.\d+, .* got v9\.9\.9", done.stderr)
+    code = (
+        f"import sys; sys.path.insert(0, {str(script.parent)!r}); from release_notes import notes;"
+        "text = '# C\\n\\n## [Unreleased]\\n\\n- no\\n\\n## [1.2.0] - 2026-12-01\\n\\n- this\\n\\n"
+        "## [1.1.0] - 2026-11-01\\n\\n- older\\n'; print(notes('v1.2.0', text, '1.2.0'));"
+        "notes('v1.3.0', text, '1.3.0')"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.stdout.strip() == "- this"
+    assert "says nothing about 1.3.0" in done.stderr
+
+
+def test_the_package_is_published_without_a_stored_token_after_the_checks() -> None:
+    release = READ["release"]["jobs"]
+    assert (release["build"]["needs"], release["publish"]["needs"]) == (["checks"], ["build"])
+    assert release["publish"]["environment"] == "release"
+    assert release["publish"]["permissions"]["id-token"] == "write"
+    assert any("--trusted-publishing always" in str(s) for s in release["publish"]["steps"])
+    assert any(step.get("run") == "make sbom" for step in release["build"]["steps"])
 
 
 def test_the_smoke_test_values_a_row_of_whatever_model_answers(running: Any) -> None:

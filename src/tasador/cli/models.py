@@ -37,7 +37,8 @@ Model = Annotated[
 By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 _COLUMNS = (
-    "version", "aliases", "status", "origin", "MAPE", "within 10%", "registered", "bundle",
+    "version", "release", "aliases", "status", "origin", "MAPE", "within 10%", "registered",
+    "bundle",
 )  # fmt: skip
 Set = Annotated[
     list[str] | None,
@@ -69,7 +70,8 @@ def models(
     found, notes = list_models(place)
     if as_json:
         used = place.model_name
-        print_json({"versions": to_plain(found), "notes": notes, "used": used})
+        listed = [{**to_plain(one), "release": one.release} for one in found]
+        print_json({"versions": listed, "notes": notes, "used": used})
         return
     several = len({version.name for version in found}) > 1
     table = Table(*(("model",) if several else ()), *_COLUMNS)
@@ -80,9 +82,9 @@ def models(
         figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
         table.add_row(
             *((escape(version.name),) if several else ()),
-            version.number, escape(", ".join(version.aliases)), escape(version.status),
-            escape(tags.get("origin", "")), *figures, moment(version.created),
-            escape(version.bundle),
+            version.number, version.release, escape(", ".join(version.aliases)),
+            escape(version.status), escape(tags.get("origin", "")), *figures,
+            moment(version.created), escape(version.bundle),
         )  # fmt: skip
     out.print(table)
     show_notes(notes)
@@ -92,7 +94,7 @@ def models(
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
     force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
     reason: Reason = "",
@@ -117,7 +119,7 @@ def promote(
 
 
 def compare(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     against: Annotated[str, typer.Argument(help="The version to hold it against.")] = "champion",
     as_json: AsJson = False,
     set_: Set = None,
@@ -144,7 +146,7 @@ def compare(
 
 
 def reject(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
     as_json: AsJson = False,
     by: By = None,
@@ -212,7 +214,7 @@ def retrain(
 
 
 def reproduce(
-    version: Annotated[str, typer.Argument(help="Number, alias or bundle version.")],
+    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     workspace: Workspace = Path("workspace"),
     registry: Registry = None,
     records: Records = None,

@@ -22,6 +22,12 @@ def publish(
     location: Annotated[
         str, typer.Argument(help="gs://bucket/prefix, s3://bucket/prefix or a folder.")
     ],
+    with_: Annotated[
+        str,
+        typer.Option(
+            "--with", help="Publish these of the version too: data, splits, cards, report."
+        ),
+    ] = "",
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -37,6 +43,9 @@ def publish(
     from tasador.flows.deliver import deliver
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    pointer = deliver(location, choice, note)
+    documents = [word.strip() for word in with_.split(",") if word.strip()]
+    pointer, written = deliver(location, choice, note, documents)
     size = sum(pointer.files.values()) / 2**20
     typer.echo(f"published {pointer.version} ({size:.1f} MiB, {pointer.origin}) at {location}")
+    for where in written:
+        typer.echo(f"  {where}")

@@ -23,7 +23,8 @@ class DownloadSettings:
     """How the table is looked for.
 
     Attributes:
-        search: Folders under which the contract's relative paths are looked for.
+        search: Folders or prefixes of object stores (``gs://``, ``s3://``) under which the
+            contract's relative paths are looked for.
         allow_synthetic: Whether generated rows may stand in for a table that is not found.
         timeout_s: Seconds of silence after which a connection is given up.
         attempts: How often a download is tried.

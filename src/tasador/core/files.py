@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import MissingExtraError, StorageError
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 
 Location = str | Path
 
@@ -64,6 +64,13 @@ class Patience:
 def is_remote(location: Location) -> bool:
     """Tell whether `location` is an address in an object store."""
     return isinstance(location, str) and location.partition("://")[0] in _DRIVERS
+
+
+def check_scheme(location: Location) -> None:
+    """Raise ConfigError for ``ftp://...`` and the like: as a path it would be a new folder."""
+    if "://" in str(location) and not is_remote(location):
+        known = " or ".join(f"{scheme}://" for scheme in _DRIVERS)
+        raise ConfigError(f"{location} cannot be reached", expected=f"a local path, {known}")
 
 
 def join(base: Location, *parts: str) -> str:

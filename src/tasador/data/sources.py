@@ -53,7 +53,7 @@ def load_table(
     contract: TableContract,
     storage_folder: Path,
     *,
-    search: Sequence[Path] = (),
+    search: Sequence[files.Location] = (),
     allow_synthetic: bool = True,
     timeout_s: float,
     attempts: int,
@@ -66,8 +66,9 @@ def load_table(
     Args:
         contract: Names the sources, their checksums and the CSV's delimiter.
         storage_folder: Where the table is kept as ``<content hash>.parquet``.
-        search: Folders under which relative paths are looked for after the working folder, also
-            by file name alone; the folder in `REAL_DATA_VARIABLE` is the last one.
+        search: Folders or prefixes of object stores under which relative paths are looked for
+            after the working folder, also by file name alone; the one in `REAL_DATA_VARIABLE` is
+            the last.
         allow_synthetic: Whether generated rows may stand in for the table.
         timeout_s: Seconds without a sign of life after which a connection is given up.
         attempts: How often a download is tried.
@@ -103,7 +104,7 @@ def load_table(
     )
 
 
-def find_local(contract: TableContract, search: Sequence[Path] = ()) -> Path | None:
+def find_local(contract: TableContract, search: Sequence[files.Location] = ()) -> Path | None:
     """Return the local file that `load_table` would read first, or None when there is none."""
     for place in _places(contract.source.paths, search):
         if files.is_remote(place):
@@ -169,18 +170,20 @@ def read_stored(storage_folder: Path, content_hash: str) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(data))
 
 
-def _places(paths: Sequence[str], search: Sequence[Path]) -> Iterator[str]:
+def _places(paths: Sequence[str], search: Sequence[files.Location]) -> Iterator[str]:
     """Yield the locations to try, in order, each once."""
     folders = [*search]
     if os.environ.get(REAL_DATA_VARIABLE):
-        folders.append(Path(os.environ[REAL_DATA_VARIABLE]))
+        folders.append(os.environ[REAL_DATA_VARIABLE])
+    for place in folders:
+        files.check_scheme(place)
     seen = set()
     for folder in [None, *folders]:
         for path in paths:
             if files.is_remote(path) or Path(path).is_absolute() or folder is None:
                 candidates = [path]
             else:
-                candidates = [str(folder / path), str(folder / Path(path).name)]
+                candidates = [files.join(folder, name) for name in (path, Path(path).name)]
             for candidate in candidates:
                 if candidate not in seen:
                     seen.add(candidate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from tasador.data.contract import TableContract
 Floats = NDArray[np.float64]
 
 FARTHEST = 1e100
+#: What decides about the number of clusters.
+Criterion = Literal["error", "silhouette", "davies_bouldin"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class FeatureSettings:
         clusters: Number of KMeans clusters of the coordinates; 0 for none. null leaves it to the
             features step, which measures the model's error with none and with 2 to `most_clusters`
             and takes the best; a pipeline that is given null has none.
+        clusters_by: What decides then: the model's ``error``, or what geometry says of 2 clusters
+            and more, ``silhouette`` or ``davies_bouldin``, which know nothing of the target.
         most_clusters: The largest number that it tries.
         comparables: Whether to search comparables.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.
@@ -34,6 +38,7 @@ class FeatureSettings:
     """
 
     clusters: int | None = None
+    clusters_by: Criterion = "error"
     most_clusters: int = 20
     comparables: bool = True
     cross_fit_folds: int = 20

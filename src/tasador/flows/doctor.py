@@ -92,7 +92,7 @@ def _disk(workspace: Path) -> Finding:
 def _table(settings: RunSettings) -> Finding:
     contract = settings.contract
     what = f"table {contract.name}"
-    found = find_local(contract, [Path(folder) for folder in settings.download.search])
+    found = find_local(contract, settings.download.search)
     if found is not None:
         return Finding("ok", what, str(found))
     if contract.source.url is not None:

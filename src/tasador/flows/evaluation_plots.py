@@ -189,7 +189,7 @@ def cluster_evidence(
         first.set_title(short(metric))
         for axis, (title, values) in zip(others, geometry.items(), strict=True):
             axis.plot(counts, values, marker="o", markersize=3, color=SOFT)
-            axis.set_title(title)
+            axis.set_title(short(title))
         for axis in axes.ravel():
             axis.axvline(chosen, color=SECOND, linewidth=1.0, linestyle=(0, (3, 2)))
             axis.xaxis.get_major_locator().set_params(integer=True)

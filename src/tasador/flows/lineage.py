@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def code_commit() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide a model's numbers."""
-    found = {}
+    """Return the versions of Python and of the libraries that decide a model's numbers."""
+    found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -96,6 +96,8 @@ def drawn(
     with mpl.rc_context(_RC), warnings.catch_warnings():
         # texts are set by the browser, which has the glyphs that matplotlib's font lacks
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # how wide texts are depends on the machine's fonts; a picture without margins is still one
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(canvas)
         axes = canvas.subplots(*shape, squeeze=False).ravel()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
 from tasador.flows.lineage import code_commit
-from tasador.flows.model_card_page import FILES
+from tasador.flows.model_files import MODEL_FILES, write_model_files
 from tasador.flows.state import RunState, needed
 from tasador.flows.steps.selection_card import describe
 from tasador.metrics.bootstrap import Estimate
 from tasador.registry.bundle import load_bundle
+from tasador.registry.manifest import Manifest
+from tasador.registry.metadata import as_texts, model_metadata
 from tasador.registry.mlflow_versions import list_versions
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
-
-_ARTIFACTS = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
+from tasador.registry.release import next_release, stamp_release
+from tasador.registry.verify import SIGNATURE
+from tasador.registry.versions import ModelVersion
 
 
 def tracking_uri(state: RunState) -> str:
@@ -39,10 +44,13 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
     uri = tracking_uri(state)
     name = state.settings.contract.model_name
     try:
-        for version in list_versions(uri, name):
+        earlier = list_versions(uri, name)
+        for version in earlier:
             if version.bundle == outcome["version"]:
+                if version.release:
+                    _released(state, earlier)
                 return f"models:/{name}/{version.number}"
-        return _register(state, cards, uri)
+        return _register(state, cards, uri, _released(state, earlier))
     except RegistryError as error:
         raise RegistryError(
             f"the bundle {outcome['version']} is on disk but was not registered: {error.message}",
@@ -52,22 +60,33 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
         ) from error
 
 
-def _register(state: RunState, cards: list[Card], uri: str) -> str:
+def _register(state: RunState, cards: list[Card], uri: str, manifest: Manifest) -> str:
     from tasador.registry.mlflow_registry import register_bundle
 
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
-    bundle = load_bundle(state.bundles / outcome["folder"])
-    _sign(bundle.folder, state.settings.tracking.signing_key)
     version = register_bundle(
-        bundle.folder,
+        state.bundles / outcome["folder"],
         tracking_uri=uri,
         experiment=state.settings.tracking.experiment,
         model_name=contract.model_name,
-        run=_run(state, cards, bundle.manifest.content_hash),
+        run=_run(state, cards, manifest),
         alias=state.settings.register.alias,
         artifact_root=state.workspace.resolve() / "mlartifacts",
     )
     return version.uri
+
+
+def _released(state: RunState, earlier: Sequence[ModelVersion]) -> Manifest:
+    """Give the bundle its release, sign it where a key is configured, bring the files up to it."""
+    bundle = load_bundle(state.bundles / needed(state.outcome, "register")["folder"])
+    key, release = state.settings.tracking.signing_key, next_release(bundle.manifest, earlier)
+    signed = (bundle.folder / SIGNATURE).exists()
+    if signed and (key is None or bundle.manifest.release == release):
+        return replace(bundle.manifest, release=release)  # the signature covers the manifest
+    manifest = stamp_release(bundle.folder, release)
+    _sign(bundle.folder, key)
+    write_model_files(state)
+    return manifest
 
 
 def _sign(folder: Path, key: str | None) -> None:
@@ -80,7 +99,7 @@ def _sign(folder: Path, key: str | None) -> None:
     sign_bundle(folder, Path(key), password.encode() if password else None)
 
 
-def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
+def _run(state: RunState, cards: list[Card], manifest: Manifest) -> MlflowRun:
     outcome, contract = needed(state.outcome, "register"), state.settings.contract
     metrics, search = outcome["metrics"], needed(state.search, "select")
     other = {f"random_cv.{k}": v for k, v in metrics["random_cv"].items()}
@@ -96,7 +115,8 @@ def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
         origin=needed(state.origin, "download"),
         source=needed(state.source, "download"),
         data_hash=needed(state.content_hash, "download"),
-        content_hash=content_hash,
+        content_hash=manifest.content_hash,
+        tags=as_texts(model_metadata(manifest)),
         code_commit=code_commit(),
         unit=contract.target.unit,
         test_metrics={
@@ -111,7 +131,7 @@ def _run(state: RunState, cards: list[Card], content_hash: str) -> MlflowRun:
         params={"family": outcome["family"], **outcome["params"]},
         artifacts=tuple(
             state.run_folder / name
-            for name in (*_ARTIFACTS, *(["trial_runs.json"] if state.trial_runs else []))
+            for name in (*MODEL_FILES, *(["trial_runs.json"] if state.trial_runs else []))
         ),
         steps=tuple(_step(state, card) for card in cards),
     )

@@ -29,6 +29,21 @@ def find_run(workspace: Path, run_id: str | None) -> Path:
     )
 
 
+def run_of_version(workspace: Path, version: str) -> Path:
+    """Return the folder of the newest run that made a bundle's version.
+
+    Raises:
+        ConfigError: The workspace keeps no such run.
+    """
+    for folder in _folders(workspace):
+        if _read(folder / "run.json").get("version") == version:
+            return folder
+    raise ConfigError(
+        f"the run that made {version} is not kept in {workspace / 'runs'}",
+        remedy="publish from the workspace in which it was trained",
+    )
+
+
 def list_runs(workspace: Path) -> list[tuple[str, str, str, str, str, str, str]]:
     """Return run, dataset, status, origin, MAPE, within 10% and bundle of each, newest first."""
     found = []

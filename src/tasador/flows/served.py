@@ -202,6 +202,7 @@ class ServedLifecycle:
 def _version(one: ModelVersion) -> dict[str, Any]:
     return {
         "number": one.number,
+        "release": one.release,
         "bundle": one.bundle,
         "created": one.created,
         "status": one.status,

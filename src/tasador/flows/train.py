@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasador.config.compose import to_yaml
 from tasador.config.settings import RunSettings
 from tasador.core import clock
 from tasador.core.engine import check_engine
-from tasador.core.errors import BundleError, StorageError
-from tasador.core.files import write_bytes, write_text
+from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.fingerprints import code_version, fingerprint
 from tasador.core.locks import one_at_a_time
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
 from tasador.flows.first_champion import AfterRun, after_run
 from tasador.flows.lifecycle import Place
-from tasador.flows.model_card_page import FILES
+from tasador.flows.model_files import write_model_files
 from tasador.flows.publish import publish, tracking_uri
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
-from tasador.flows.state import RunState, StoredTable, needed, save_json
+from tasador.flows.state import RunState, StoredTable, save_json
 from tasador.flows.steps import STEPS, Step
 from tasador.flows.trial_records import check_recording
 from tasador.selection.search import wanted_candidates
@@ -76,6 +74,7 @@ def train(
     The report is written however the run ends; an error passes through after it.
     """
     wanted_candidates(settings.selection)
+    _check_family(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
     workspace = _workspace(settings)
@@ -125,6 +124,12 @@ def _standing(state: RunState, registered: str | None) -> AfterRun:
 
 
 def _workspace(settings: RunSettings) -> Path:
+    if "://" in settings.storage.workspace:
+        raise ConfigError(
+            f"storage.workspace={settings.storage.workspace} is not a local folder",
+            remedy="work in a local folder, and publish from it: tasador publish LOCATION --with "
+            "data,splits,cards,report",
+        )
     workspace = Path(settings.storage.workspace)
     with _writable(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
@@ -140,6 +145,17 @@ def _writable(workspace: Path) -> Iterator[None]:
             f"the workspace {workspace} cannot be written: {error.strerror}",
             remedy="choose another with storage.workspace=FOLDER",
         ) from None
+
+
+def _check_family(settings: RunSettings) -> None:
+    """Refuse to begin when the family to tune is not among those that are compared."""
+    family, compared = settings.sweep.family, settings.selection.families
+    if family is not None and family not in compared:
+        raise ConfigError(
+            f"sweep.family: {family!r} is not compared",
+            expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
+            remedy="add it to selection.families, or name another",
+        )
 
 
 def _start(settings: RunSettings, workspace: Path) -> RunState:
@@ -221,30 +237,9 @@ def _leave(state: RunState) -> tuple[str, ...]:
     """Write the run's own files, once everything has been decided."""
     if state.outcome is None:
         return ()
-    outcome = state.outcome
-    save_json(state.run_folder / "metrics.json", outcome["metrics"])
-    write_text(state.run_folder / "best_params.yaml", to_yaml(outcome["params"]))
-    for name in FILES:
-        write_bytes(
-            state.run_folder / name, (needed(state.documents, "register") / name).read_bytes()
-        )
+    write_model_files(state)
     if state.trial_runs:
         save_json(state.run_folder / "trial_runs.json", state.trial_runs)
-    write_text(
-        state.run_folder / "model_config.yaml",
-        to_yaml(
-            {
-                "model_name": state.settings.contract.model_name,
-                "version": outcome["version"],
-                "family": outcome["family"],
-                "params": outcome["params"],
-                "target_transform": state.settings.contract.target.transform,
-                "origin": state.origin,
-                "data_hash": state.content_hash,
-                "bundle": outcome["folder"],
-            }
-        ),
-    )
     return sample_valuation(state)
 
 

@@ -15,8 +15,10 @@ from tasador.core.fingerprints import sha256_bytes, to_plain
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-#: Keys that say when, not what: two bundles of the same content have the same hash.
-_NOT_CONTENT = frozenset({"created", "content_hash"})
+#: Keys that say when and under which release, not what: equal content has an equal hash.
+_NOT_CONTENT = frozenset({"created", "release", "content_hash"})
+_OPTIONAL = frozenset({"release"})
+RELEASE_PATTERN = r"\d{1,9}\.\d{1,9}\.\d{1,9}"
 _VERSION_DIGITS = 12
 _REGISTER_AGAIN = "fetch the bundle again, or register the model again"
 
@@ -56,7 +58,9 @@ class Manifest:
         lineage: Data hash, code commit, configuration, seeds, library versions.
         parity: Proof that the exported model answers as the library did.
         files: Every file of the folder but the manifest, by relative path.
-        content_hash: SHA-256 over all of the above but `created`.
+        release: The version people say, e.g. ``1.2.0``; given when the model is registered, empty
+            before that and in older bundles.
+        content_hash: SHA-256 over all of the above but `created` and `release`.
     """
 
     format_version: int
@@ -73,6 +77,7 @@ class Manifest:
     parity: Mapping[str, Any]
     files: Mapping[str, FileEntry]
     content_hash: str = ""
+    release: str = ""
 
     @property
     def version(self) -> str:
@@ -91,8 +96,11 @@ class Manifest:
         Raises:
             BundleError: Something in it is no JSON value.
         """
+        plain = to_plain(self)
+        if not self.release:
+            del plain["release"]
         try:
-            return orjson.dumps(to_plain(self), option=orjson.OPT_INDENT_2)
+            return orjson.dumps(plain, option=orjson.OPT_INDENT_2)
         except TypeError as error:
             raise BundleError(
                 f"the manifest cannot be written: {error}",
@@ -116,9 +124,11 @@ class Manifest:
         if not isinstance(plain, dict):
             raise _wrong(MANIFEST_NAME, "an object", plain)
         _check_format(plain)
-        _check_keys(plain, {field.name for field in fields(cls)}, MANIFEST_NAME)
+        names = {field.name for field in fields(cls)}
+        _check_keys(plain, names - (_OPTIONAL - plain.keys()), MANIFEST_NAME)
         for key, check in _CHECKS.items():
-            check(key, plain[key])
+            if key in plain:
+                check(key, plain[key])
         if plain["content_hash"] != _content_hash(plain):
             raise BundleError(
                 f"{MANIFEST_NAME} was changed after it was written",
@@ -239,4 +249,5 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "parity": _is_mapping,
     "files": _check_files,
     "content_hash": _is_sha256,
+    "release": _matches(RELEASE_PATTERN, "a release such as 1.2.0"),
 }

@@ -90,7 +90,7 @@ def publish_bundle(
         origin=manifest.origin,
         published=clock.timestamp(),
         files={name: len(content) for name, content in sorted(contents.items())},
-        notes=dict(notes or {}),
+        notes={**(notes or {}), **({"release": manifest.release} if manifest.release else {})},
     )
     _refuse_synthetic_over_real(location, pointer)
     for name, content in sorted(contents.items()):

@@ -18,6 +18,8 @@ StepStatus = Literal["done", "cached", "failed", "interrupted"]
 
 #: A model version's description is a VARCHAR(5000) in the registry's database.
 DESCRIPTION_LIMIT = 5000
+#: And so is a tag's value.
+_TAG_LIMIT = 5000
 _HEADLINE = ("mape", "wmape", "median_ape", "within_10", "mae", "rmse", "r2")
 
 
@@ -149,7 +151,8 @@ def version_tags(run: MlflowRun) -> dict[str, str]:
         "tasador_run": run.run_id,
     }
     tags |= {f"test.{name}": f"{one.value:.6g}" for name, one in sorted(run.test_metrics.items())}
-    return {**dict(accepted_names(run.tags)), **tags}
+    told = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
+    return {**told, **tags}
 
 
 def describe(run: MlflowRun, model_name: str, alias: str) -> str:
@@ -160,8 +163,10 @@ def describe(run: MlflowRun, model_name: str, alias: str) -> str:
         if run.origin == "synthetic"
         else ""
     )
+    release = f"Release {run.tags['release']}. " if "release" in run.tags else ""
     sections = [
-        f"# {_cell(run.title)}\n\n{warning}Trained by tasador run `{run.run_id}` on {run.started}.",
+        f"# {_cell(run.title)}\n\n{warning}{release}Trained by tasador run `{run.run_id}` "
+        f"on {run.started}.",
         f"## Data\n\n| | |\n|---|---|\n| dataset | {_cell(run.dataset)} |\n"
         f"| origin | **{run.origin}** |\n| source | {_cell(run.source)} |\n"
         f"| content hash | `{run.data_hash}` |",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tasador.core.errors import ConfigError, RegistryError
+from tasador.registry.manifest import RELEASE_PATTERN
 
 #: Tags that tell where a version stands; written by the lifecycle only.
 STATUS_TAG = "tasador.status"
 REASON_TAG = "tasador.status_reason"
+RELEASE_TAG = "release"
 REJECTED, ROLLED_BACK, RETIRED = "rejected", "rolled back", "retired"
 #: The alias that is served unless another one is asked for.
 CHAMPION = "champion"
@@ -42,6 +45,12 @@ class ModelVersion:
         """The bundle's own version, as the service names it; empty for a foreign model."""
         digest = self.tags.get("content_hash", "")
         return f"{self.name}-{digest[:12]}" if digest else ""
+
+    @property
+    def release(self) -> str:
+        """The version people say, e.g. ``1.2.0``; empty for one registered without."""
+        said = self.tags.get(RELEASE_TAG, "")
+        return said if re.fullmatch(RELEASE_PATTERN, said) else ""
 
     @property
     def status(self) -> str:
@@ -87,8 +96,8 @@ def find_version(versions: Versions, wanted: str) -> ModelVersion:
 
     Args:
         versions: Where to look.
-        wanted: A number, an alias, a bundle's version as the service names it, or at least 7 digits
-            of its content hash.
+        wanted: A number, a release such as ``1.2.0``, an alias, a bundle's version as the service
+            names it, or at least 7 digits of its content hash.
 
     Raises:
         RegistryError: An alias that points at a version which was deleted.
@@ -107,12 +116,18 @@ def pick_version(
     if wanted in aliases:
         return known.get(aliases[wanted]) or refuse_dangling(wanted, aliases[wanted], known)
     digits = wanted.removeprefix(f"{name}-")
-    found = [v for v in known.values() if v.tags.get("content_hash", "").startswith(digits)]
-    if len(digits) >= 7 and found:  # the same bundle may have been registered twice
+    found = [
+        version
+        for version in known.values()
+        if (wanted and version.release == wanted)
+        or (len(digits) >= 7 and version.tags.get("content_hash", "").startswith(digits))
+    ]
+    if found:  # the same bundle may have been registered twice
         return max(found, key=lambda version: int(version.number))
     raise ConfigError(
         f"{name} has no version {wanted!r}",
-        expected="a number, an alias, a bundle's version or 7 digits of its content hash",
+        expected="a number, a release such as 1.2.0, an alias, a bundle's version or 7 digits of "
+        "its content hash",
         got=f"versions {', '.join(sorted(known, key=int)) or 'none'}; "
         f"aliases {', '.join(sorted(aliases)) or 'none'}",
     )

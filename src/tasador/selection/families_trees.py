@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,23 @@ def _estimator(name: str, params: Params, seed: int, threads: int = 1) -> Any:
         return tree.DecisionTreeRegressor(random_state=seed, **params)
     if name == "GradientBoostingRegressor":
         return ensemble.GradientBoostingRegressor(random_state=seed, **params)
+    _use_joblib_directly()
     return getattr(ensemble, name)(random_state=seed, n_jobs=threads or -1, **params)
+
+
+@cache
+def _use_joblib_directly() -> None:
+    """Let forests call joblib without scikit-learn's wrapper of it.
+
+    Round each tree the wrapper empties the process's list of warning filters and fills it again,
+    which goes wrong when several threads grow forests: warnings that are none, turned into errors
+    where warnings are, and filters that are lost. What it is for, handing scikit-learn's global
+    configuration to threads, is not used here.
+    """
+    import joblib
+    from sklearn.ensemble import _forest
+
+    _forest.Parallel, _forest.delayed = joblib.Parallel, joblib.delayed
 
 
 def _fit(

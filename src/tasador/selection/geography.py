@@ -13,6 +13,7 @@ from tasador.core.progress import progress
 from tasador.core.workers import in_parallel
 from tasador.data.table import Part
 from tasador.features.clusters import Clusters
+from tasador.features.plan import Criterion
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target import TargetTransform
 from tasador.selection.comparison import corrected_standard_error
@@ -75,10 +76,12 @@ class ClusterChoice:
     chosen: int
     alike: tuple[int, ...]
 
-    def preferred(self, measure: str) -> int:
-        """Return the number that a geometric measure prefers: the best silhouette or index."""
+    def by(self, criterion: Criterion) -> int:
+        """Return the number that the model's error prefers, or a geometric measure."""
+        if criterion == "error":
+            return self.chosen
         measured = [found for found in self.tried if found.clusters]
-        if measure == "silhouette":
+        if criterion == "silhouette":
             return max(measured, key=lambda found: found.silhouette).clusters
         return min(measured, key=lambda found: found.davies_bouldin).clusters
 

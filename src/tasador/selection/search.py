@@ -114,6 +114,24 @@ class SearchResult:
             seen.setdefault(candidate.family, candidate)
         return tuple(seen.values())
 
+    def best_of(self, family: str | None) -> CandidateResult:
+        """Return the best candidate of a family; None takes the best of all.
+
+        Raises:
+            TrainingError: The family has no candidate that was measured on all folds.
+        """
+        if family is None:
+            return self.best
+        for candidate in self.best_of_families():
+            if candidate.family == family:
+                return candidate
+        raise TrainingError(
+            f"there is no candidate of the family {family} to tune",
+            expected="one of "
+            + (", ".join(c.family for c in self.best_of_families()) or "none: all failed"),
+            remedy="name another with sweep.family, or null for that of the best candidate",
+        )
+
     def tie_probabilities(self) -> dict[str, float]:
         """Return, for the best candidate of each family, the p-value that it equals the winner.
 

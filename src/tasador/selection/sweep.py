@@ -53,6 +53,8 @@ class SweepSettings:
             each step costs more.
         pruner: How trials are given up on the way, at a ninth and a third of their steps:
             ``hyperband``, ``halving`` (successive halving) or ``none``.
+        family: The family to tune, one of the selection's, from its best candidate on; null takes
+            that of the best candidate of all.
         storage: Where trials are kept; null keeps them beside the step's cache. A database URL
             (``sqlite:///...``, ``postgresql+psycopg://...``) lets several workers share a study.
         wide: Whether to search the family's wide space; its models may be several times as large.
@@ -66,6 +68,7 @@ class SweepSettings:
     slowdown: float = 4.0
     pruner: Literal["hyperband", "halving", "none"] = "hyperband"
     wide: bool = False
+    family: str | None = None
     storage: str | None = None
     study: str = "sweep"
 

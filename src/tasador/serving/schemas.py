@@ -16,6 +16,7 @@ from tasador.data.contract import Column, TableContract
 from tasador.data.row_check import expectation
 
 _SHOWN_CATEGORIES = 1000
+_RELEASE = "The model's version for people, e.g. 1.2.0; null when it was never registered"
 
 
 class Fault(BaseModel):
@@ -89,6 +90,7 @@ class Health(BaseModel):
     model_loaded: bool
     version: str = Field(description="Version of the service")
     model_version: str | None = None
+    release: str | None = Field(None, description=_RELEASE)
     source: str | None = Field(None, description="Where the model came from")
 
 
@@ -136,6 +138,7 @@ class ModelInfo(BaseModel):
     status: str
     model_loaded: bool
     model_version: str | None
+    release: str | None = Field(None, description=_RELEASE)
     source: str | None = None
     loaded_at: str | None = None
     origin: str | None = Field(None, description="real or synthetic: what it was trained on")

@@ -29,7 +29,9 @@ def draw() -> None:
     st.title(say("models.title"))
     found = model()
     cells = st.columns(3)
-    cells[0].metric(say("models.answers"), found.version.rsplit("-", 1)[-1], help=found.version)
+    digits = found.version.rsplit("-", 1)[-1]
+    said = found.info.get("release") or digits
+    cells[0].metric(say("models.answers"), said, help=found.version)
     cells[1].metric(say("models.source"), str(found.info["source"]))
     cells[2].metric(say("models.origin"), say(f"origin.{found.info['origin']}"))
     if found.info["origin"] == "synthetic":
@@ -62,6 +64,7 @@ def _draw_board(versions: Sequence[Mapping[str, Any]], answering: str) -> None:
         [
             {
                 say("models.version"): int(one["number"]),
+                say("models.release"): one.get("release", ""),
                 say("models.place"): ", ".join(one["aliases"])
                 + (" ●" if one["bundle"] == answering else ""),
                 say("models.status"): one["status"],

@@ -237,6 +237,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Primero el mejor, por el MAPE de la parte de prueba de cada versión. ● responde ahora.",
     ),
     "models.version": ("Version", "Versión"),
+    "models.release": ("Release", "Edición"),
     "models.place": ("Place", "Puesto"),
     "models.status": ("Status", "Estado"),
     "models.created": ("Registered (UTC)", "Registrada (UTC)"),

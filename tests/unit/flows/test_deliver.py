@@ -6,13 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tasador.config.compose import compose
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, NothingOfferedError
+from tasador.core.errors import BundleError, ConfigError, NothingOfferedError
 from tasador.flows.chosen import BundleChoice
 from tasador.flows.deliver import deliver
+from tasador.flows.train import train
 from tasador.registry.bundle import load_bundle
 from tasador.registry.published import read_pointer
 
@@ -23,7 +26,7 @@ def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundl
         deliver(store, BundleChoice(workspace))
     shutil.copytree(real_bundle, workspace / "bundles" / "a")
     shutil.copytree(written_bundle, workspace / "bundles" / "b")
-    pointer = deliver(store, BundleChoice(workspace))
+    pointer, _ = deliver(store, BundleChoice(workspace))
     assert pointer.version == load_bundle(real_bundle).version
     with pytest.raises(BundleError, match="must not take the place"):
         deliver(store, BundleChoice(workspace, written_bundle))
@@ -33,7 +36,7 @@ def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundl
 def test_what_an_alias_stands_for_is_published(tmp_path, registry_server, newer_bundle):
     registry_server.register(newer_bundle, "delivered")
     choice = BundleChoice(model="delivered", alias="staging", registry=registry_server.uri)
-    pointer = deliver(tmp_path, choice)
+    pointer, _ = deliver(tmp_path, choice)
     assert pointer.version == load_bundle(newer_bundle).version
     assert pointer.notes["from"].startswith("models:/delivered/1#")
 
@@ -56,3 +59,26 @@ def test_the_command_says_what_it_published(tmp_path, real_bundle):
     assert "--bundle and --model contradict each other" in both.stderr
     absent = run("--model", "x", "--workspace", str(tmp_path / "none"))
     assert absent.returncode == 5
+
+
+def test_documents_that_are_not_there_are_named_and_nothing_is_offered(
+    real_bundle: Path, tmp_path: Path
+) -> None:
+    choice, place = BundleChoice(tmp_path, bundle=real_bundle), tmp_path / "place"
+    with pytest.raises(ConfigError, match=r"pictures cannot be published.*data, splits"):
+        deliver(place, choice, documents=["data", "pictures"])
+    with pytest.raises(ConfigError, match=r"the run that made .* is not kept"):
+        deliver(place, choice, documents=["cards"])
+    assert not (place / "latest.json").exists()
+
+
+def test_an_address_of_an_unknown_kind_is_no_folder(
+    real_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"ftp://host/x cannot be reached.*gs://"):
+        deliver("ftp://host/x", BundleChoice(tmp_path, bundle=real_bundle))
+    for words in (["download.search=[ftp://host/x]"], ["storage.workspace=gs://bucket/w"]):
+        with pytest.raises(ConfigError, match=r"cannot be reached|is not a local folder"):
+            train(compose([*words, "steps=[download]"], project=tmp_path))
+    assert not list(tmp_path.glob("*:"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasador.data.contract_reader import from_dict
-from tasador.flows import evaluation_plots, plots
+from tasador.flows import evaluation_plots, plot_style, plots
 from tasador.flows.cards import Figure
 from tasador.flows.plot_style import compact, short
 
@@ -99,6 +99,14 @@ PICTURES: dict[str, Callable[[], Figure]] = {
 
 def svg_of(figure: Figure) -> str:
     return base64.b64decode(figure.data.partition(",")[2]).decode()
+
+
+def test_a_picture_is_drawn_where_the_machines_font_is_wide(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = {"font.size": 40, "axes.titlesize": 60, "axes.labelsize": 60, "xtick.labelsize": 60}
+    monkeypatch.setattr("tasador.flows.plot_style._RC", {**plot_style._RC, **wide})
+    assert all("</svg>" in svg_of(draw()) for draw in PICTURES.values())
 
 
 @pytest.mark.parametrize("name", PICTURES)

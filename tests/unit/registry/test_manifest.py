@@ -36,6 +36,15 @@ def test_the_time_of_writing_is_no_part_of_the_content(manifest):
     assert Manifest.from_json(orjson.dumps(plain)).content_hash == manifest.content_hash
 
 
+def test_the_release_is_no_part_of_the_content_and_may_be_missing(manifest):
+    released = dataclasses.replace(manifest, release="1.2.0")
+    assert Manifest.from_json(released.to_json()) == released
+    assert released.sealed().content_hash == manifest.content_hash
+    assert "release" not in orjson.loads(manifest.to_json())
+    with pytest.raises(BundleError, match=r"release cannot be read.*a release such as 1\.2\.0"):
+        Manifest.from_json(orjson.dumps(orjson.loads(manifest.to_json()) | {"release": "v2"}))
+
+
 def test_a_changed_figure_is_noticed(manifest):
     data = manifest.to_json().replace(b"12.5", b"11.5")
     with pytest.raises(BundleError, match="was changed after it was written"):

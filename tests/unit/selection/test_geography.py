@@ -51,8 +51,8 @@ def test_geometry_finds_the_towns_and_the_models_error_decides() -> None:
     choice = chosen(towns([5.0, 40.0, 11.0, 90.0, 2.0, 60.0], 1))
     assert choice is not None
     assert [found.clusters for found in choice.tried] == [0, *range(2, 9)]
-    assert choice.preferred("silhouette") == 6
-    assert choice.preferred("davies_bouldin") == 6
+    assert choice.by("silhouette") == 6
+    assert choice.by("davies_bouldin") == 6
     inertia = [found.inertia for found in choice.tried[1:]]
     assert inertia == sorted(inertia, reverse=True)
     by_number = {found.clusters: found for found in choice.tried}

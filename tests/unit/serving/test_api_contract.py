@@ -1,8 +1,12 @@
 """What clients of the reference API rely on, and what a generated client is told."""
 
 import concurrent.futures
+import shutil
 
 import pytest
+
+from tasador.registry.bundle import load_bundle
+from tasador.registry.release import stamp_release
 
 REFUSAL = {"error", "message", "request_id", "detail"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}
@@ -31,6 +35,20 @@ def test_health_says_whether_a_model_is_loaded(client, serve):
         refused = empty.post(PREDICT, json={"instances": [{}]})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert empty.get("/api/v1/model/info").json()["model_version"] is None
+
+
+def test_health_and_info_name_the_release_and_answers_keep_the_version(
+    serve, house, house_bundle, tmp_path
+):
+    folder = tmp_path / "bundle"
+    shutil.copytree(house_bundle.folder, folder)
+    stamp_release(folder, "1.2.0")
+    with serve(load_bundle(folder)).client() as client:
+        for path in ("/health", "/api/v1/model/info"):
+            found = client.get(path).json()
+            assert (found["release"], found["model_version"]) == ("1.2.0", house_bundle.version)
+        answer = client.post(PREDICT, json={"instances": [house]}).json()
+        assert answer["model_version"] == house_bundle.version
 
 
 def test_predict_answers_an_estimate_an_interval_and_an_id_for_every_row(

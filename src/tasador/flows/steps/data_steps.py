@@ -23,8 +23,7 @@ def download_inputs(state: RunState) -> Any:
     if state.table is not None:
         return to_plain(state.table)
     settings = state.settings.download
-    search = [Path(folder) for folder in settings.search]
-    local = sources.find_local(state.settings.contract, search)
+    local = sources.find_local(state.settings.contract, settings.search)
     content = None if local is None else [str(local), sha256_file(local)]
     return [state.settings.contract.source, settings, state.settings.seed, content]
 
@@ -59,7 +58,7 @@ def _table(state: RunState) -> Table:
     return sources.load_table(
         state.settings.contract,
         folder,
-        search=[Path(place) for place in settings.search],
+        search=settings.search,
         allow_synthetic=settings.allow_synthetic,
         timeout_s=settings.timeout_s,
         attempts=settings.attempts,

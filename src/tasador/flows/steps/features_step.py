@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasador.features.pipeline import FittedFeatures
-from tasador.features.plan import rank_correlations
+from tasador.features.plan import Criterion, rank_correlations
 from tasador.flows import evaluation_plots, plots
 from tasador.flows.cards import CardBuilder
 from tasador.flows.state import RunState, load_json, needed, save_array, save_json
@@ -25,7 +25,8 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     target = state.transform.forward(train.y)
     choice = _choose_clusters(state)
     configured = state.settings.features.clusters or 0
-    state.clusters = configured if choice is None else choice.chosen
+    by = state.settings.features.clusters_by
+    state.clusters = configured if choice is None else choice.by(by)
     save_json(folder / "clusters.json", {"clusters": state.clusters, "evidence": choice})
     fitted, Z = pipeline_of(state).fit_transform(train.X, target)
     spec, arrays = fitted.state()
@@ -46,7 +47,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     )
     card.figure(plots.correlation_bars(fitted.names, strength))
     if choice is not None:
-        _show_clusters(card, choice)
+        _show_clusters(card, choice, by)
         note_sample(state, card)
 
 
@@ -83,20 +84,20 @@ def load_features(state: RunState, folder: Path) -> None:
     state.Z = np.load(folder / "train.npy", allow_pickle=False)
 
 
-def _show_clusters(card: CardBuilder, choice: ClusterChoice) -> None:
+def _show_clusters(card: CardBuilder, choice: ClusterChoice, by: Criterion) -> None:
     name = label(choice.metric)
     none = choice.tried[0]
     card.fact(
         "Number of clusters by evidence",
-        choice.chosen,
-        f"by {name}; silhouette would take {choice.preferred('silhouette')}, "
-        f"Davies-Bouldin {choice.preferred('davies_bouldin')}",
+        choice.by(by),
+        f"by {name} {choice.by('error')}, by silhouette {choice.by('silhouette')}, by "
+        f"Davies-Bouldin {choice.by('davies_bouldin')}; features.clusters_by={by} decides",
     )
     card.note(
-        f"The model's cross-validated {name} decides. Within one standard error of the best "
-        "(Nadeau and Bengio's, of the paired difference) and so not told apart by these folds: "
-        f"{', '.join(map(str, choice.alike))} clusters. Geometry is reported beside it; it knows "
-        "nothing of the target."
+        f"The errors are the model's cross-validated {name}. Within one standard error of the "
+        "best (Nadeau and Bengio's, of the paired difference) and so not told apart by these "
+        f"folds: {', '.join(map(str, choice.alike))} clusters. Geometry is reported "
+        "beside it; it knows nothing of the target."
     )
     card.table(
         "Numbers of clusters",
@@ -120,7 +121,7 @@ def _show_clusters(card: CardBuilder, choice: ClusterChoice) -> None:
                 "inertia (look for the elbow)": [e.inertia for e in choice.tried],
             },
             metric=name,
-            chosen=choice.chosen,
+            chosen=choice.by(by),
         )
     )
 

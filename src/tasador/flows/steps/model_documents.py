@@ -56,11 +56,13 @@ def _decisions(
     if state.clusters is not None and settings.contract.coordinates is not None:
         by = "configured" if settings.features.clusters is not None else "the model's error"
         yield Decision("number of clusters", str(state.clusters), by, f"{_ON_TRAIN}, 3 folds")
+    tuned = search.best_of(settings.sweep.family)
+    chosen = "the smallest of" if tuned is search.best else "configured, its best of"
     yield Decision(
         "family",
-        family(search.best.family).title,
-        f"{label(search.scoring)} {search.best.mean(search.scoring):,.6g}, the smallest of "
-        f"{len(search.candidates)} candidates: {describe(search.best)}",
+        family(tuned.family).title,
+        f"{label(search.scoring)} {tuned.mean(search.scoring):,.6g}, {chosen} "
+        f"{len(search.candidates)} candidates: {describe(tuned)}",
         f"{_ON_TRAIN}, {folds} folds",
     )
     before, after = (t.mean(sweep.metric) for t in (sweep.trials[0], sweep.best))

@@ -80,7 +80,8 @@ def load_select(state: RunState, folder: Path) -> None:
 
 def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Tune the winning family on train."""
-    settings, winner = state.settings, needed(state.search, "select").best
+    settings = state.settings
+    winner = needed(state.search, "select").best_of(settings.sweep.family)
     notes = None if state.journal is None else state.journal.with_suffix(".wandb")
     recorder = TrialRecorder(
         settings.tracking,

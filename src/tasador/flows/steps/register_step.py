@@ -227,6 +227,7 @@ def write_bundle_of(
     lineage = {
         "data_hash": state.content_hash,
         "source": state.source,
+        "rows": {"train": len(train), "test": len(report.actual), "refused": state.refused},
         "code_commit": code_commit(),
         "code_version": code_version(["core", "data", "features", "modeling", "selection"]),
         "config": {

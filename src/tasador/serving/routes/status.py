@@ -40,6 +40,7 @@ def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
             model_loaded=loaded is not None,
             version=version,
             model_version=None if loaded is None else loaded.bundle.version,
+            release=None if loaded is None else loaded.bundle.manifest.release or None,
             source=None if loaded is None else loaded.source,
         )
 
@@ -85,6 +86,7 @@ def _described(loaded: Loaded | None, previous: Loaded | None) -> dict[str, Any]
         "status": "ready",
         "model_loaded": True,
         "model_version": bundle.version,
+        "release": bundle.manifest.release or None,
         "source": loaded.source,
         "loaded_at": dt.datetime.fromtimestamp(loaded.loaded_at, tz=dt.UTC).isoformat(),
         "origin": bundle.origin,
