@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError, ContractError, TrainingError
+from tasador.core.errors import BundleError, MissingExtraError
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
@@ -33,10 +33,7 @@ from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
 from tasador.modeling.valuation import Comparable, Explanation, Reasons, Valuation
 from tasador.registry.arrays import read_arrays
-from tasador.registry.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-)
+from tasador.registry.manifest import Manifest
 from tasador.registry.signature import TrustedKeys
 from tasador.registry.verify import (
     CARD,
@@ -55,17 +52,6 @@ from tasador.registry.verify import (
 __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
 
 Floats = NDArray[np.float64]
-
-#: What rebuilding fitted state raises when the state is not what it should be.
-_BAD_STATE = (
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    ContractError,
-    TrainingError,
-)
 
 
 @dataclass(frozen=True)
@@ -262,40 +248,52 @@ def load_bundle(
             that answers differently on this machine.
     """
     limits = limits or BundleLimits()
-    manifest, contents = read_verified(Path(folder), limits)
-    if trusted is not None:
-        trusted.check({**contents, MANIFEST_NAME: manifest.to_json()})
+    try:
+        return _loaded(Path(folder), check_golden, threads, limits, trusted)
+    except (BundleError, MissingExtraError):
+        raise
+    except Exception as error:
+        # whatever a forged file makes a parser raise, the file is what is refused
+        raise BundleError(
+            f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}"[:500],
+            remedy=FETCH_AGAIN,
+        ) from error
+
+
+def _loaded(
+    folder: Path,
+    check_golden: bool,
+    threads: int,
+    limits: BundleLimits,
+    trusted: TrustedKeys | None,
+) -> ModelBundle:
+    prove = None if trusted is None else trusted.check
+    manifest, contents = read_verified(folder, limits, prove)
 
     def arrays_of(name: str) -> dict[str, NDArray[Any]]:
         return read_arrays(contents[name], name, limits.total_bytes)
 
     errors = contents.get(ERROR_MODEL)
-    try:
-        contract = from_dict(manifest.contract)
-        features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
-        golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
-        bundle = ModelBundle(
-            folder=Path(folder),
-            manifest=manifest,
-            contract=contract,
-            features=features,
-            model=load_model(contents[MODEL], threads),
-            target=TargetTransform.from_dict(manifest.target),
-            interval=ConformalInterval.from_dict(manifest.interval),
-            contributions=contributions_from_state(arrays_of(EXPLAIN)),
-            profile=orjson.loads(contents[PROFILE]),
-            card=contents[CARD].decode(),
-            encoder=Encoder(contract),
-            golden=golden["X"],
-            reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
-            error_model=OnnxRegressor(errors, threads) if errors is not None else None,
-        )
-        _check_fit(bundle)
-    except _BAD_STATE as error:
-        raise BundleError(
-            f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}",
-            remedy=FETCH_AGAIN,
-        ) from None
+    contract = from_dict(manifest.contract)
+    features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
+    golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
+    bundle = ModelBundle(
+        folder=folder,
+        manifest=manifest,
+        contract=contract,
+        features=features,
+        model=load_model(contents[MODEL], threads),
+        target=TargetTransform.from_dict(manifest.target),
+        interval=ConformalInterval.from_dict(manifest.interval),
+        contributions=contributions_from_state(arrays_of(EXPLAIN)),
+        profile=orjson.loads(contents[PROFILE]),
+        card=contents[CARD].decode(),
+        encoder=Encoder(contract),
+        golden=golden["X"],
+        reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
+        error_model=OnnxRegressor(errors, threads) if errors is not None else None,
+    )
+    _check_fit(bundle)
     if check_golden:
         _check_golden(bundle, golden["prediction"])
     return bundle

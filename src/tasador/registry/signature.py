@@ -33,7 +33,7 @@ _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _REMEDY = "do not use this bundle; have it signed by whoever is trusted: tasador sign"
 #: What reading a signature that is none raises.
-_MALFORMED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
+_MALFORMED = (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,21 @@ class BundleLimits:
     total_bytes: int = 2 * 2**30
 
 
-def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[str, bytes]]:
+def read_verified(
+    folder: Path,
+    limits: BundleLimits,
+    check_signature: Callable[[Mapping[str, bytes]], object] | None = None,
+) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and the content of every file, each checked against it.
 
     What is checked is what is returned: a file that changes afterwards changes nothing. A signature
     is returned with the files, unread.
+
+    Args:
+        folder: The bundle's folder.
+        limits: Sizes above which the bundle is refused.
+        check_signature: Called with the content of every file before any of them is parsed; raises
+            `BundleError` for files that were not signed.
 
     Raises:
         BundleError: See `load_bundle`.
@@ -54,11 +64,21 @@ def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[st
         )  # fmt: skip
     if present[MANIFEST_NAME] > limits.manifest_bytes:
         raise _too_large(MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME])
-    manifest = Manifest.from_json(_read(folder / MANIFEST_NAME, limits.manifest_bytes))
+    if present.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
+        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, present[SIGNATURE])
+    found: dict[str, bytes] = {}
+    if check_signature is not None:
+        total = sum(present.values()) - present[MANIFEST_NAME]
+        if total > limits.total_bytes:
+            raise _too_large("the bundle", limits.total_bytes, total)
+        found = {name: _read(folder / name, size) for name, size in present.items()}
+        check_signature(found)
+    data = found.get(MANIFEST_NAME) or _read(folder / MANIFEST_NAME, limits.manifest_bytes)
+    manifest = Manifest.from_json(data)
     _check_files(manifest, present, limits)
     contents = {}
     for name, entry in sorted(manifest.files.items()):
-        contents[name] = _read(folder / name, entry.bytes)
+        contents[name] = found[name] if name in found else _read(folder / name, entry.bytes)
         got = sha256_bytes(contents[name])
         if got != entry.sha256:
             raise BundleError(
@@ -68,7 +88,7 @@ def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[st
                 remedy=FETCH_AGAIN,
             )
     if SIGNATURE in present:
-        contents[SIGNATURE] = _read(folder / SIGNATURE, _SIGNATURE_BYTES)
+        contents[SIGNATURE] = found.get(SIGNATURE) or _read(folder / SIGNATURE, _SIGNATURE_BYTES)
     return manifest, contents
 
 
@@ -102,8 +122,6 @@ def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleL
             raise BundleError(
                 f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN
             )
-    if present.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
-        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, present[SIGNATURE])
     total = sum(entry.bytes for entry in manifest.files.values())
     if total > limits.total_bytes:
         raise _too_large("the bundle", limits.total_bytes, total)

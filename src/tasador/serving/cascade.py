@@ -324,7 +324,7 @@ class Cascade:
             self.refusals.note(hop.name, offered, error)
             raise
         try:
-            accept(loaded)
+            _accepted(accept, loaded)
         except BundleError as error:
             hop.refuse(error, loaded.identity)
             self.refusals.note(hop.name, loaded.identity, error)
@@ -343,7 +343,7 @@ class Cascade:
                 work = partial(keeper.keep, loaded.bundle, loaded.source)
                 deadline = Deadline.after(self.settings.hop_deadline_s)
                 self._keeping.call(work, deadline, self.cancelled)
-        except (TasadorError, OSError) as error:
+        except Exception as error:
             _log.warning("the last good copy was not made: %s", error)
             return str(error)
         finally:
@@ -371,14 +371,35 @@ def _load(
     return LoadedModel(bundle, source.name, identity, now, seconds, discard)
 
 
+def _accepted(accept: Callable[[LoadedModel], None], loaded: LoadedModel) -> None:
+    """Call `accept`; whatever else it raises is the bundle's fault too."""
+    try:
+        accept(loaded)
+    except TasadorError:
+        raise
+    except Exception as error:
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> BundleError:
+    return BundleError(
+        f"the bundle cannot be used: {type(error).__name__}: {error}"[:500],
+        remedy="fetch the bundle again, or register the model again",
+    )
+
+
 def _ours(work: Callable[[], T]) -> T:
-    """Turn what a disk says into our own errors."""
+    """Turn what a disk says, or a forged answer causes, into our own errors."""
     try:
         return work()
     except OSError as error:
         raise storage_error(error) or StorageError(
             f"the disk refused: {error.strerror or error}", got=error.filename
         ) from error
+    except TasadorError:
+        raise
+    except Exception as error:
+        raise _unusable(error) from error
 
 
 def _outcome(error: Exception) -> Outcome:

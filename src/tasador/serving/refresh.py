@@ -161,6 +161,9 @@ class Refresher:
                 self._look()
             except TasadorError as error:
                 self._fail(error)
+            except Exception as error:
+                _log.exception("a round of the refresher failed; the running model goes on")
+                self._fail(error)
             if self._counts.swaps > before:
                 give_memory_back()
             self._counts.polls += 1
@@ -172,10 +175,7 @@ class Refresher:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            try:
-                self.refresh()
-            except Exception:
-                _log.exception("a round of the refresher failed; the running model goes on")
+            self.refresh()
             if self.holder.current is None and not self._first.is_set():
                 _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
             self._first.set()
@@ -267,9 +267,9 @@ class Refresher:
         self._counts.refused += 1
         self._tell(self._events.on_refused, source, identity, reason)
 
-    def _fail(self, error: TasadorError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._counts.errors += 1
-        self._counts.last_error = str(error)
+        self._counts.last_error = str(error) or type(error).__name__
 
     def _tell(self, listener: Callable[..., None], *what: object) -> None:
         try:
