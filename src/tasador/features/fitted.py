@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core.errors import BundleError
 from tasador.data.contract import TableContract
 from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
@@ -18,6 +19,7 @@ from tasador.features.comparables import FAR_NEIGHBOUR, ComparablesIndex
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
 from tasador.features.impute import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
+from tasador.features.state_check import check_state
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -285,10 +287,13 @@ class FittedFeatures:
         """Rebuild from `state`.
 
         Raises:
-            KeyError, ValueError: The state is incomplete or of another format.
+            BundleError: An array or an entry does not fit the contract or the others.
+            KeyError, TypeError, ValueError: The state is incomplete or of another format.
         """
         if spec["format"] != FORMAT:
             raise ValueError(f"feature format {spec['format']}, this version reads {FORMAT}")
+
+        check_state(contract, spec, arrays)
 
         def section(prefix: str) -> dict[str, Floats]:
             start = len(prefix) + 1
@@ -315,5 +320,11 @@ class FittedFeatures:
             plan=plan,
             index=index,
         )
+        if list(spec["names"]) != list(fitted.names):
+            raise BundleError(
+                "the fitted features are refused",
+                expected="the names that the manifest lists",
+                got="others made by its plan",
+            )
         _ = fitted._compact  # built on loading rather than inside the first valuation
         return fitted

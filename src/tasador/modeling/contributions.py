@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core.array_check import BOOL, INTEGER, ArrayRule, check_arrays
+from tasador.core.errors import BundleError
 from tasador.core.native import Kernel, native
-from tasador.modeling.trees import LinearModel, TreeEnsemble
+from tasador.modeling.trees import LEAF, LinearModel, TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +37,7 @@ _CHUNK = 16_384
 _AT_ONCE = 256
 #: Most features on a path that the kernel has room for.
 _LONGEST = 32
+_MOST_FEATURES = 2**24
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class LinearContributions:
     coef: Floats
     center: Floats
     expected: float
+
+    @property
+    def n_features(self) -> int:
+        """q, the number of features of a row."""
+        return len(self.coef)
 
     @classmethod
     def of_model(cls, model: LinearModel, center: Floats) -> LinearContributions:
@@ -75,6 +83,11 @@ class TreeContributions:
     """
 
     trees: TreeEnsemble
+
+    @property
+    def n_features(self) -> int:
+        """q, the number of features of a row."""
+        return self.trees.n_features
 
     @property
     def expected(self) -> float:
@@ -108,21 +121,42 @@ def contributions_from_state(arrays: Mapping[str, NDArray[Any]]) -> Contribution
     """Rebuild from `state`.
 
     Raises:
-        KeyError, ValueError: The state is incomplete.
-        TrainingError: The trees cannot be meant.
+        BundleError: An array is not what it should be, or has no place there.
+        TrainingError: The trees are none: a branch that leads outside, or into a circle.
     """
     if "coef" in arrays:
-        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
-    features, base, scale, float32_inputs = (float(number) for number in arrays["numbers"])
-    return TreeContributions(
-        TreeEnsemble(
-            **{name: arrays[name] for name in _NODE_ARRAYS},
-            n_features=int(features),
-            base=base,
-            scale=scale,
-            float32_inputs=bool(float32_inputs),
+        width = arrays["coef"].shape
+        row = ArrayRule(width if len(width) == 1 else (None,))
+        check_arrays(
+            arrays, {"coef": row, "center": row, "expected": ArrayRule((1,))}, "explain.npz"
         )
+        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
+    nodes = arrays["feature"].size if "feature" in arrays else 0
+    pointer, number = ArrayRule((nodes,), INTEGER, LEAF), ArrayRule((nodes,))
+    rules = {
+        "feature": pointer,
+        "threshold": ArrayRule((nodes,), infinite=True),
+        "left": pointer,
+        "right": pointer,
+        "value": number,
+        "missing_left": ArrayRule((nodes,), BOOL),
+        "cover": ArrayRule((nodes,), low=0.0),
+        "roots": ArrayRule((None,), INTEGER, 0, nodes - 1),
+        "numbers": ArrayRule((4,)),
+    }
+    check_arrays(arrays, rules, "explain.npz")
+    features, base, scale, float32_inputs = arrays["numbers"].tolist()
+    if not features.is_integer() or not 0 < features < _MOST_FEATURES:
+        raise BundleError("explain.npz is refused", expected="features", got=repr(features))
+    trees = TreeEnsemble(
+        **{name: arrays[name] for name in _NODE_ARRAYS},
+        n_features=int(features),
+        base=base,
+        scale=scale,
+        float32_inputs=bool(float32_inputs),
     )
+    breadth_first(trees)  # refuses circles and branches that lead outside
+    return TreeContributions(trees)
 
 
 @dataclass(frozen=True)

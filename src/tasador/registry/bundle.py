@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from tasador.core.array_check import ArrayRule, check_arrays
 from tasador.core.errors import BundleError, MissingExtraError
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
@@ -42,6 +43,7 @@ from tasador.registry.verify import (
     FEATURES,
     FETCH_AGAIN,
     GOLDEN,
+    GOLDEN_ROWS,
     MODEL,
     PROFILE,
     REFERENCE,
@@ -303,11 +305,12 @@ def _check_fit(bundle: ModelBundle) -> None:
     """Refuse parts that were not made for each other."""
     q = len(bundle.features.names)
     index = bundle.interval.scale_index
-    if {q, bundle.model.n_features} != {bundle.manifest.model.n_features}:
+    explained = bundle.contributions.n_features
+    if {q, bundle.model.n_features, explained} != {bundle.manifest.model.n_features}:
         raise BundleError(
             "the bundle's parts do not fit together",
             expected=f"{bundle.manifest.model.n_features} features",
-            got=f"{q} made, {bundle.model.n_features} taken by the model",
+            got=f"{q} made, {bundle.model.n_features} taken by the model, {explained} explained",
         )
     if (index is not None and index >= q) or not isinstance(bundle.profile, dict):
         raise BundleError(
@@ -319,9 +322,12 @@ def _check_fit(bundle: ModelBundle) -> None:
 
 def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floats]:
     golden = read_arrays(content, GOLDEN, limits.total_bytes)
-    X, want = golden.get("X"), golden.get("prediction")
-    if X is None or want is None or X.ndim != 2 or X.shape[1] != p or want.shape != (len(X),):
-        raise BundleError(f"{GOLDEN} is damaged", expected=f"X (k, {p}) and prediction (k,)")
+    rows = golden["X"].shape[0] if "X" in golden and golden["X"].ndim else 0
+    rules = {
+        "X": ArrayRule((rows, p), infinite=True, missing=True),
+        "prediction": ArrayRule((rows,)),
+    }
+    check_arrays(golden, rules, GOLDEN)
     return golden
 
 
@@ -336,3 +342,13 @@ def _check_golden(bundle: ModelBundle, want: Floats) -> None:
             got=repr(float(got[row])),
             remedy="install the library versions named in the manifest's lineage",
         )
+    if len(want) < GOLDEN_ROWS:
+        raise BundleError(
+            "the bundle brings too few rows to check its answers by",
+            expected=f"{GOLDEN_ROWS} golden rows",
+            got=str(len(want)),
+            remedy=FETCH_AGAIN,
+        )
+    bounds = np.stack(bundle.value_arrays(bundle.golden))
+    if not np.isfinite(bounds).all():
+        raise BundleError("the bundle gives no finite interval for its golden rows")

@@ -37,6 +37,7 @@ from tasador.registry.verify import (
     EXPLAIN,
     FEATURES,
     GOLDEN,
+    GOLDEN_ROWS,
     MODEL,
     PROFILE,
     REFERENCE,
@@ -44,8 +45,6 @@ from tasador.registry.verify import (
 )
 
 Floats = NDArray[np.float64]
-
-_GOLDEN_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
 
 
 def _golden(parts: BundleParts) -> dict[str, Floats]:
-    X = np.ascontiguousarray(parts.golden[:_GOLDEN_ROWS], dtype=np.float64)
+    X = np.ascontiguousarray(parts.golden[:GOLDEN_ROWS], dtype=np.float64)
     score = OnnxRegressor(parts.model).predict(parts.features.transform(X))
     return {"X": X, "prediction": parts.target.inverse(score)}
 

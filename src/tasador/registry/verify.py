@@ -17,6 +17,8 @@ CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
 #: Not listed in the manifest, since it is made after it: see `registry.signature`.
 SIGNATURE = "model.sig"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
+#: Rows kept with their answers in every bundle.
+GOLDEN_ROWS = 20
 _SIGNATURE_BYTES = 1 << 20
 _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 #: What monitoring compares later rows with; bundles without them load, and are watched less well.
