@@ -84,10 +84,14 @@ def check_arrays(
             f"{what} does not hold the arrays that the manifest describes",
             expected=f"{len(rules)} arrays",
             got=f"missing {missing[:5]}, unknown {unknown[:5]}",
+            remedy="fetch the bundle again, or register the model again",
         )
     for name, rule in rules.items():
         fault = rule.fault(arrays[name])
         if fault is not None:
             raise BundleError(
-                f"the array {name} of {what} is refused", expected=fault[0], got=fault[1]
+                f"the array {name} of {what} is refused",
+                expected=fault[0],
+                got=fault[1],
+                remedy="fetch the bundle again, or register the model again",
             )

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `native.c`.
-ABI = 3
+ABI = 4
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
 PATH = Path(__file__).with_name("_native.so")
@@ -29,12 +29,13 @@ class Library:
 
     Attributes:
         trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
-        plain: ``(plain, X, filled, n, out, stride, points, similar)``, see `features/plain.c`.
-        nearest: ``(index, points, similar, n, nearest, distances, gaps, exponents)``, see
+        plain: ``(plain, X, filled, n, columns, out, stride, points, similar)``, see
+            `features/plain.c`.
+        nearest: ``(index, points, similar, n, width, nearest, distances, gaps, exponents)``, see
             `features/comparables.c`.
-        comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
-        contributions: ``(groups, n_groups, z, total)``, see `modeling/contributions.c`; None in
-            libraries from before there was one.
+        comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride, width)``.
+        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`;
+            None in libraries from before there was one.
         wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`; or None.
     """
 
@@ -56,9 +57,12 @@ class Library:
         address, size = ctypes.c_void_p, ctypes.c_size_t
         signatures = {
             "trees_predict": (address, address, size, address),
-            "plain": (address, address, address, size, address, size, address, address),
-            "nearest": (address, address, address, size, address, address, address, address),
-            "comparables": (address, address, address, address, address, size, address, size),
+            "plain": (address, address, address, size, size, address, size, address, address),
+            "nearest": (
+                *(address, address, address, size, size),
+                *(address, address, address, address),
+            ),
+            "comparables": (*(address,) * 5, size, address, size, size),
         }
         try:
             found = library.tasador_abi()
@@ -69,7 +73,7 @@ class Library:
             raise OSError(f"built from other sources (interface {found}, not {ABI})")
         with suppress(AttributeError):
             functions["contributions"] = library.tasador_contributions
-            signatures["contributions"] = (address, size, address, address)
+            signatures["contributions"] = (address, size, address, address, size)
         with suppress(AttributeError):
             functions["wide_trees_predict"] = library.tasador_wide_trees_predict
             signatures["wide_trees_predict"] = signatures["trees_predict"]

@@ -154,20 +154,24 @@ class CompactIndex:
         kernels = index + 24 * block if likes else 0
         failed = self._library.nearest(
             self._pointer, points.ctypes.data, 0 if similar is None else similar.ctypes.data, n,
-            index, distances, gaps, kernels,
+            points.shape[1], index, distances, gaps, kernels,
         )  # fmt: skip
         if failed == _NOT_FINITE:
             return None
         if failed:
-            raise MemoryError
+            raise (
+                MemoryError if failed == 1 else ValueError("the points do not fit the comparables")
+            )
         if likes:
             exponents = work[3 * block :]
             np.exp(exponents, out=exponents)
         if out is not None:
-            self._library.comparables(
+            failed = self._library.comparables(
                 self._pointer, index, distances, gaps, kernels, n,
-                out.ctypes.data, out.strides[0] // out.itemsize,
+                out.ctypes.data, out.strides[0] // out.itemsize, out.shape[1],
             )  # fmt: skip
+            if failed:
+                raise ValueError(f"{self.width} features do not fit into {out.shape[1]} columns")
         return work
 
 

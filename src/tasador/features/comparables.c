@@ -341,10 +341,13 @@ static int nearest_rows(const Index *index, const double *points, size_t n, size
 /* Writes the min(64, size) nearest training rows of n points, nearest first, the last one repeated
    up to 64: their positions and distances (n, 64). With an attribute of resemblance also how far
    they are in it (n, 64), and the exponents of the resemblance kernels (n, bandwidths, 64).
-   Returns 1 when memory is short, 2 when a point is not finite. */
+   Returns 1 when memory is short, 2 when a point is not finite, 4 when rows are not of `width`. */
 int tasador_nearest(const Index *index, const double *points, const double *similar, size_t n,
-                    int64_t *nearest, double *distances, double *gaps, double *exponents)
+                    size_t width, int64_t *nearest, double *distances, double *gaps,
+                    double *exponents)
 {
+    if (width != index->dimensions || width == 0 || index->size == 0)
+        return 4;
     const size_t k = index->size < NEIGHBOURS ? index->size : NEIGHBOURS;
     for (size_t i = 0; i < n * index->dimensions; i++)
         if (!isfinite(points[i]))
@@ -438,13 +441,21 @@ static void sum_row(const Index *index, const int64_t *nearest, const double *di
     *out++ = distances[15];
 }
 
-/* Writes the features of n rows, `stride` doubles apart; returns 3 when there are too many. */
+/* Writes the features of n rows, `stride` doubles apart, of which `width` may be written. Returns 3
+   when there are too many series, 4 when a row's features are not `width` or a neighbour is none. */
 int tasador_comparables(const Index *index, const int64_t *nearest, const double *distances,
                         const double *gaps, const double *kernels, size_t n, double *out,
-                        size_t stride)
+                        size_t stride, size_t width)
 {
-    if (2 * (1 + index->bandwidths) + index->contexts + 3 > MOST_SERIES)
+    const size_t likes = kernels == NULL ? 0 : index->bandwidths;
+    if (index->bandwidths > MOST_SERIES || index->contexts > MOST_SERIES
+        || 2 * (1 + index->bandwidths) + index->contexts + 3 > MOST_SERIES)
         return 3;
+    if (STEPS + (likes + (likes > 0)) * (STEPS - WIDE) + index->contexts + 4 != width || stride < width)
+        return 4;
+    for (size_t i = 0; i < n * NEIGHBOURS; i++)
+        if ((uint64_t)nearest[i] >= index->size)
+            return 4;
     for (size_t row = 0; row < n; row++)
         sum_row(index, nearest + row * NEIGHBOURS, distances + row * NEIGHBOURS,
                 kernels == NULL ? NULL : gaps + row * NEIGHBOURS,

@@ -19,7 +19,7 @@ typedef struct {
     const double *scale;
     const double *centroids;      /* (clusters, dimensions) */
     uint64_t columns, n_numbers, n_ratios, n_indicated, n_one_hot, n_means;
-    uint64_t dimensions, clusters, cluster_place;
+    uint64_t dimensions, clusters, cluster_place, n_mean_values;
     int64_t similar;              /* the number comparables should resemble in, or -1 */
     double similar_floor, farthest;
 } Plain;
@@ -56,15 +56,56 @@ static void place_row(const Plain *plain, const double *frame, double *out, doub
         distances[-1] = (double)nearest;
 }
 
-/* Writes the features of n rows, `stride` doubles apart, their places (n, dimensions), and the
-   attribute of resemblance (n,) before its logarithm is taken. */
-int tasador_plain(const Plain *plain, const double *X, const double *filled, size_t n, double *out,
-                  size_t stride, double *points, double *similar)
+static int outside(const int64_t *columns, size_t n, size_t step, uint64_t most)
+{
+    for (size_t i = 0; i < n; i++)
+        if ((uint64_t)columns[i * step] >= most)
+            return 1;
+    return 0;
+}
+
+/* Whether anything would be read or written outside of a row, of its features or of the arrays. */
+static int unfit(const Plain *plain, size_t columns, size_t stride)
+{
+    const size_t frames = plain->n_numbers + plain->n_ratios;
+    if (columns != plain->columns || plain->n_indicated > columns || frames + plain->n_indicated > stride)
+        return 1;
+    for (size_t i = 0; i < plain->n_one_hot; i++) {
+        const int64_t *category = plain->one_hot + 3 * i;
+        if (category[1] < 0 || category[2] < 0 || (size_t)category[1] > stride
+            || (size_t)category[2] > stride - (size_t)category[1])
+            return 1;
+    }
+    for (size_t i = 0; i < plain->n_means; i++) {
+        const int64_t *mean = plain->means + 4 * i;
+        if (mean[1] < 0 || mean[2] < 0 || (size_t)mean[2] >= stride || mean[3] < 0
+            || (uint64_t)mean[3] + (uint64_t)mean[1] + 2 > plain->n_mean_values)
+            return 1;
+    }
+    if (plain->clusters && (plain->cluster_place >= stride
+                            || plain->clusters > stride - plain->cluster_place - 1))
+        return 1;
+    return outside(plain->numbers, plain->n_numbers, 1, columns)
+           || outside(plain->ratios, 2 * plain->n_ratios, 1, columns)
+           || outside(plain->indicated, plain->n_indicated, 1, columns)
+           || outside(plain->one_hot, plain->n_one_hot, 3, columns)
+           || outside(plain->means, plain->n_means, 4, columns)
+           || outside(plain->near, plain->dimensions, 1, frames)
+           || (plain->similar >= 0 && (uint64_t)plain->similar >= frames);
+}
+
+/* Writes the features of n rows of `columns`, `stride` doubles apart, their places (n, dimensions), and the
+   attribute of resemblance (n,) before its logarithm is taken. Returns 3 when there are too many
+   numbers, 4 when what was fitted does not fit the widths. */
+int tasador_plain(const Plain *plain, const double *X, const double *filled, size_t n,
+                  size_t columns, double *out, size_t stride, double *points, double *similar)
 {
     double frame[MOST_NUMBERS];
     const size_t numbers = plain->n_numbers, frames = numbers + plain->n_ratios;
-    if (frames > MOST_NUMBERS)
+    if (numbers > MOST_NUMBERS || frames > MOST_NUMBERS)
         return 3;
+    if (unfit(plain, columns, stride))
+        return 4;
     for (size_t row = 0; row < n; row++) {
         for (size_t i = 0; i < numbers; i++) {
             frame[i] = filled[plain->numbers[i]];

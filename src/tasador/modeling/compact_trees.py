@@ -71,6 +71,8 @@ class TreesKernel:
         Raises:
             MemoryError: No memory for the work arrays.
         """
+        if Z.shape[1] != self._trees.n_features:
+            raise ValueError(f"rows of {Z.shape[1]} columns for trees of {self._trees.n_features}")
         scores = np.empty(len(Z))
         if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
             raise MemoryError

@@ -19,9 +19,11 @@ typedef struct {
     const double *value; /* (n_leaves) */
     const double *points, *weights; /* (2 * n_pairs), the last of weight 0 when they are odd */
     uint32_t length, n_leaves, n_pairs;
+    uint32_t width; /* one more than the greatest feature */
 } Paths;
 
-int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total);
+int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total,
+                          size_t width);
 
 static inline void add_leaf(const Paths *paths, size_t first, double value, uint32_t n,
                             const double *z, double *total)
@@ -55,9 +57,15 @@ static inline void add_leaf(const Paths *paths, size_t first, double value, uint
     }
 }
 
-/* Adds the contributions of all groups' leaves for the row `z` to `total`. */
-int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total)
+/* Adds the contributions of all groups' leaves for the row `z` to `total`, both (width,). Returns 4
+   when a path is too long or asks for a feature that the row does not have. */
+int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total,
+                          size_t width)
 {
+    for (size_t g = 0; g < n_groups; g++)
+        if (groups[g].length > MOST_FEATURES || groups[g].n_pairs > MOST_PAIRS
+            || groups[g].width > width)
+            return 4;
     for (size_t g = 0; g < n_groups; g++) {
         const Paths *paths = &groups[g];
         const size_t length = paths->length;

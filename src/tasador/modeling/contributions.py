@@ -208,7 +208,7 @@ class _KernelGroup(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("feature", "low", "high", "share", "gap", "value")),
         *((name, ctypes.c_void_p) for name in ("points", "weights")),
-        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs")),
+        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs", "width")),
     )
 
 
@@ -232,6 +232,7 @@ class _Kernel:
             self._groups[place] = _KernelGroup(
                 *(array.ctypes.data for array in arrays),
                 *(len(group.feature), len(group.value), (len(group.nodes) + 1) // 2),
+                int(group.feature.max()) + 1,
             )
 
     def add_to(self, total: Floats, z: Floats) -> None:
@@ -242,9 +243,12 @@ class _Kernel:
         """
         if len(z) < self._width:
             raise IndexError(f"a row of {len(z)} features, the trees ask for {self._width}")
-        self._call(
-            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data
+        failed = self._call(
+            *(ctypes.addressof(self._groups), len(self._groups)),
+            *(z.ctypes.data, total.ctypes.data, min(len(z), len(total))),
         )
+        if failed:
+            raise ValueError("the row does not fit the trees' paths")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tasador.core.errors import BundleError
+from tasador.modeling.onnx_check import check_graph
 from tasador.modeling.regressor import Regressor
 
 Floats = NDArray[np.float64]
@@ -28,12 +29,14 @@ class OnnxRegressor(Regressor):
         threads: How many threads share a batch; a single row is always valued in the caller's.
 
     Raises:
-        BundleError: The bytes are no ONNX graph with input ``X`` [None, q] and output ``score``.
+        BundleError: The bytes are no graph that `onnx_export.to_onnx` writes, which is checked
+            before onnxruntime sees them.
     """
 
     engine: ClassVar[str] = "onnxruntime"
 
     def __init__(self, model_bytes: bytes, threads: int = 1) -> None:
+        check_graph(model_bytes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
 from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.regressor import Regressor
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +63,7 @@ class ErrorModel:
         log: Whether errors are differences of logarithms.
     """
 
-    model: OnnxRegressor
+    model: Regressor
     places: Floats
     terms: Floats
     log: bool
@@ -86,7 +87,7 @@ class ErrorModel:
         }
 
     @classmethod
-    def from_state(cls, model: OnnxRegressor, arrays: Mapping[str, NDArray[Any]]) -> ErrorModel:
+    def from_state(cls, model: Regressor, arrays: Mapping[str, NDArray[Any]]) -> ErrorModel:
         """Rebuild from `state` and the model.
 
         Raises:

@@ -28,7 +28,6 @@ from tasador.features.remoteness import far_notes
 from tasador.modeling.contributions import Contributions, contributions_from_state
 from tasador.modeling.interval import ConformalInterval
 from tasador.modeling.load_model import load_model
-from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
@@ -91,7 +90,7 @@ class ModelBundle:
     encoder: Encoder
     golden: Floats
     reference: Mapping[str, NDArray[Any]] | None = None
-    error_model: OnnxRegressor | None = None
+    error_model: Regressor | None = None
 
     @cached_property
     def check(self) -> RowCheck:
@@ -293,7 +292,7 @@ def _loaded(
         encoder=Encoder(contract),
         golden=golden["X"],
         reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
-        error_model=OnnxRegressor(errors, threads) if errors is not None else None,
+        error_model=load_model(errors, threads) if errors is not None else None,
     )
     _check_fit(bundle)
     if check_golden:
