@@ -168,12 +168,12 @@ def test_trials_recorded_in_wandb_leave_their_links(project: Path) -> None:
 
 def test_a_damaged_cache_entry_and_a_lost_bundle_are_made_again(project: Path) -> None:
     for file in (project / "workspace" / "cache" / "impute").glob("*/imputation.json"):
-        file.write_text("{")
+        file.write_text(json.dumps({"another": "valid text"}))
     manifest = bundle_of(project) / "manifest.json"
     manifest.unlink()
     code, out, err = tasador(project, "run", *SMALL)
     assert code == 0, err
-    assert "damaged" in err
+    assert "the cached result of impute is damaged" in err
     assert load_bundle(bundle_of(project)).version in out
 
 
