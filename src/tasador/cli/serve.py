@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tasador.core.logs import JsonFormatter
 
 
 def serve(
@@ -39,7 +42,7 @@ def serve(
     """
     from tasador.core.errors import ConfigError
     from tasador.serving.defaults import check_choice, with_defaults
-    from tasador.serving.run import address, bind
+    from tasador.serving.run import address, bind, set_up_logs
     from tasador.serving.run import serve as run
     from tasador.serving.settings import read_settings, variable
 
@@ -68,7 +71,15 @@ def serve(
         check_choice(settings.source)
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
-    typer.echo(f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)")
+    typer.echo(_announced(set_up_logs(settings.server), url))
     code = run(settings.server, bound, "tasador.flows.served:from_environment")
     if code:
         raise typer.Exit(code)
+
+
+def _announced(lines: logging.Formatter, url: str) -> str:
+    text = f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)"
+    if isinstance(lines, JsonFormatter):
+        record = logging.LogRecord("tasador", logging.INFO, __file__, 0, text, None, None)
+        return lines.format(record)
+    return text

@@ -10,7 +10,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from tasador.core import clock
@@ -107,8 +108,13 @@ class _StandardError(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def formatter(*, as_json: bool) -> logging.Formatter:
+    """Return what makes lines of records: JSON for machines, text for people."""
+    return JsonFormatter() if as_json else TextFormatter()
+
+
 def configure_logs(
-    level: str = "WARNING", *, as_json: bool = False, others: Sequence[str] = ()
+    level: str = "WARNING", *, as_json: bool = False, everything: bool = False
 ) -> None:
     """Send tasador's log records to standard error at `level`.
 
@@ -117,14 +123,25 @@ def configure_logs(
     Args:
         level: The least level that is shown.
         as_json: Whether machines read it.
-        others: Loggers whose warnings come out in the same form.
+        everything: Whether the process is ours alone: what other libraries log, Python's warnings,
+            and errors that nobody caught, in threads too, then come out in the same form.
     """
     handler = _StandardError()
-    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.setFormatter(formatter(as_json=as_json))
     logger = logging.getLogger("tasador")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    for name in others:
-        logging.getLogger(name).handlers[:] = [handler]
-        logging.getLogger(name).propagate = False
+    if everything:
+        logging.getLogger().handlers[:] = [handler]
+        logging.captureWarnings(True)
+        sys.excepthook = lambda *error: _uncaught("the process ends", error)
+        threading.excepthook = lambda args: _uncaught(
+            f"the thread {args.thread.name if args.thread else '?'} ended",
+            (args.exc_type, args.exc_value, args.exc_traceback),
+        )
+
+
+def _uncaught(what: str, error: Any) -> None:
+    if not issubclass(error[0], (KeyboardInterrupt, SystemExit)):
+        logging.getLogger("tasador").critical("%s: an error was not caught", what, exc_info=error)

@@ -101,7 +101,7 @@ class WebhookRoute:
         Raises:
             StorageError: The receiver cannot be reached or refuses.
         """
-        import stamina
+        from tasador.core.retries import retry_context
 
         body = json.dumps(self.body(notice)).encode()
         headers = {"content-type": "application/json", "idempotency-key": notice.id}
@@ -109,7 +109,7 @@ class WebhookRoute:
             headers["x-tasador-signature"] = signature(self._settings.secret, body, clock.seconds())
         request = urllib.request.Request(self._settings.url, body, headers)  # noqa: S310 - checked
         try:
-            for attempt in stamina.retry_context(
+            for attempt in retry_context(
                 on=_is_transient, attempts=_ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=15.0
             ):
                 with attempt:

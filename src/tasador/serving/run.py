@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasador.core.errors import ServingError
+from tasador.core.logs import configure_logs, formatter
 from tasador.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -116,6 +118,10 @@ def address(bound: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
 
 
-def is_terminal() -> bool:
-    """Tell whether people read the log."""
-    return sys.stderr.isatty()
+def set_up_logs(settings: ServerSettings) -> logging.Formatter:
+    """Set up the logs of a process that serves, and return what makes its lines."""
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and not sys.stderr.isatty()
+    )
+    configure_logs(settings.log_level, as_json=as_json, everything=True)
+    return formatter(as_json=as_json)
