@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,37 @@ def test_several_workers_share_the_port_the_database_and_the_counters(server) ->
     code, _, err = server.stop()
     assert code == 0, err
     assert set(load.acknowledged) <= set(recorded(server.workspace))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("package", "name", "value", "extra"),
+    [
+        ("gcsfs", "SOURCE__OBJECT_STORE", "gs://bucket/models", "gcs"),
+        ("s3fs", "SOURCE__OBJECT_STORE", "s3://bucket/models", "s3"),
+        ("psycopg", "RECORDS__URL", "postgresql://u:p@127.0.0.1:1/d", "serve"),
+        ("cryptography", "SOURCE__TRUSTED_KEYS", "key.pem", "signing"),
+    ],
+)
+def test_a_setting_whose_package_is_not_installed_is_refused_at_the_start(
+    server, tmp_path, package, name, value, extra, workers
+) -> None:
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / f"{package}.py").write_text(f"raise ImportError('No module named {package}')")
+    server.variables = {
+        f"TASADOR_{name}": value,
+        "TASADOR_SERVER__WORKERS": workers,
+        "PYTHONPATH": os.pathsep.join([str(without), *sys.path]),
+    }
+    server.start()
+    assert server.process is not None
+    out, err = server.process.communicate(timeout=60)
+    assert server.process.returncode == 8
+    assert out == ""  # it never said that it serves
+    assert err.startswith(f"error: the package '{package}' is not installed. To do: ")
+    assert extra in err
+    assert len(err.splitlines()) == 1
 
 
 SCHEMA = {"status", "version", "model_loaded", "model_version", "release", "source", "checks"}

@@ -41,6 +41,7 @@ def serve(
     was not rejected.
     """
     from tasador.core.errors import ConfigError
+    from tasador.flows.served import from_environment
     from tasador.serving.defaults import check_choice, with_defaults
     from tasador.serving.run import address, bind, set_up_logs
     from tasador.serving.run import serve as run
@@ -69,10 +70,12 @@ def serve(
     settings = read_settings(os.environ)
     if alias is not None or version is not None:
         check_choice(settings.source)
+    # workers that cannot start would be started again for ever: what is wrong shows here, first
+    app = from_environment()
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
     typer.echo(_announced(set_up_logs(settings.server), url))
-    code = run(settings.server, bound, "tasador.flows.served:from_environment")
+    code = run(settings.server, bound, "tasador.flows.served:from_environment", app)
     if code:
         raise typer.Exit(code)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from tasador.serving.exchange import App
+
 #: Makes each worker's application.
 FACTORY = "tasador.serving.assembly:from_environment"
 
@@ -49,7 +51,12 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY) -> int:
+def serve(
+    settings: ServerSettings,
+    bound: socket.socket,
+    factory: str = FACTORY,
+    app: App | None = None,
+) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code.
 
     Each worker reads its settings from the environment. On SIGTERM no new connection is taken,
@@ -59,11 +66,11 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         settings: Where to listen, and with how many workers.
         bound: The socket, from `bind`.
         factory: Makes each worker's application, as ``module:function``.
+        app: What `factory` made in this process, which a single worker then serves.
     """
     import uvicorn
 
     options: dict[str, Any] = {
-        "factory": True,
         "loop": "uvloop",
         "http": "tasador.serving.protocol:GuardedProtocol",
         "ws": "none",
@@ -80,7 +87,8 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         # uvicorn drains, then raises the signal again: an ordered end is no failure
         signal.signal(stop, lambda *_: None)
     if settings.workers == 1:
-        server = uvicorn.Server(uvicorn.Config(factory, **options))
+        config = uvicorn.Config(app or factory, factory=app is None, **options)
+        server = uvicorn.Server(config)
         server.run(sockets=[bound])
         return 0 if server.started else 1
     with tempfile.TemporaryDirectory(prefix="tasador-metrics-") as temporary:
@@ -89,7 +97,7 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         for file in (*folder.glob("*.db"), folder / "rates", folder / "wrong"):
             file.unlink(missing_ok=True)  # of an earlier start
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        _workers(uvicorn.Config(factory, **options), bound, folder).run()
+        _workers(uvicorn.Config(factory, factory=True, **options), bound, folder).run()
     return 0
 
 
