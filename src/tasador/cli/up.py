@@ -66,6 +66,8 @@ def up(
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
                 raise MissingExtraError.for_package(module, "train,serve,ui")
+    for line in trust_workspace(workspace):
+        out.print(escape(line))
     stack = Stack(members, workspace / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stack.stop())
@@ -80,6 +82,26 @@ def up(
     out.print(f"starting {', '.join(member.name for member in members)}")
     stack.run(ready, lambda: out.print("stopping, at most 5 seconds"))
     out.print("stopped")
+
+
+def trust_workspace(workspace: Path) -> list[str]:
+    """Make the workspace's signing key, sign what is there, and return what to say about it.
+
+    Only the first time: a bundle that comes later without a signature is refused. Nothing is done
+    where keys or other sources are configured.
+    """
+    from tasador.registry.trust import VARIABLE, KeyPair, sign_workspace
+    from tasador.serving.defaults import LOCAL, OBJECT_STORE, TRACKING_URI
+
+    configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
+    if any(os.environ.get(name) is not None for name in configured):
+        return []
+    pair = KeyPair(workspace)
+    if not pair.make():
+        return []
+    signed, problems = sign_workspace(workspace)
+    made = f"made {pair.private}: only models that it signed are served from this workspace"
+    return [f"{made} ({signed} bundles signed)", *problems]
 
 
 def stack_members(

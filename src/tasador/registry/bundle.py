@@ -37,7 +37,8 @@ from tasador.registry.manifest import (
     MANIFEST_NAME,
     Manifest,
 )
-from tasador.registry.signature import TrustedKeys
+from tasador.registry.signature import Trusted
+from tasador.registry.trust import trusted_keys
 from tasador.registry.verify import (
     CARD,
     ERROR_MODEL,
@@ -245,7 +246,7 @@ def load_bundle(
     check_golden: bool = True,
     threads: int = 1,
     limits: BundleLimits | None = None,
-    trusted: TrustedKeys | None = None,
+    trusted: Trusted = "configured",
 ) -> ModelBundle:
     """Load and verify the bundle in `folder`.
 
@@ -254,7 +255,9 @@ def load_bundle(
         check_golden: Whether to value the golden rows and compare with their kept answers.
         threads: How many threads share a batch of rows.
         limits: Sizes above which the bundle is refused.
-        trusted: Keys, one of which must have signed the bundle; None asks for no signature.
+        trusted: Keys, one of which must have signed the bundle; by default those of
+            TASADOR_SOURCE__TRUSTED_KEYS. None asks for no signature: for bundles that this
+            process has just made.
 
     Raises:
         BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
@@ -263,6 +266,8 @@ def load_bundle(
     """
     limits = limits or BundleLimits()
     manifest, contents = read_verified(Path(folder), limits)
+    if trusted == "configured":
+        trusted = trusted_keys()
     if trusted is not None:
         trusted.check({**contents, MANIFEST_NAME: manifest.to_json()})
 

@@ -132,8 +132,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
         (temporary / MANIFEST_NAME).write_bytes(manifest.to_json())
-        load_bundle(temporary)
-    return load_bundle(folder, check_golden=False)
+        load_bundle(temporary, trusted=None)
+    return load_bundle(folder, check_golden=False, trusted=None)
 
 
 def _golden(parts: BundleParts) -> dict[str, Floats]:
