@@ -1,8 +1,9 @@
 """Fill in the Cloud Run descriptors from the environment.
 
-``python render.py FOLDER`` writes ``service.yaml`` and ``job-<name>.yaml``. With ``--keep-traffic
-REVISION`` all traffic stays with that revision, and the new one is reached under the tag
-``candidate`` only.
+``python render.py FOLDER`` writes ``service.yaml`` (the API), ``ui.yaml``, ``mlflow.yaml``,
+``watcher.yaml`` and ``job-<name>.yaml``; ``--only`` names those that are wanted, whose variables
+alone must then be set. With ``--keep-traffic REVISION`` all of the API's traffic stays with that
+revision, and the new one is reached under the tag ``candidate`` only.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import os
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 #: Job: its arguments, seconds, cores, memory.
@@ -23,13 +25,28 @@ JOBS: dict[str, tuple[list[str], int, str, str]] = {
     "retrain": (["retrain"], 10800, "4", "8Gi"),
     "rollback": (["rollback"], 300, "1", "1Gi"),
 }
+SERVICES = ("mlflow", "service", "ui", "watcher")
 ALL_TO_LATEST = "    - latestRevision: true\n      percent: 100\n"
 
 
-def render(environment: Mapping[str, str], keep: str | None = None) -> dict[str, str]:
+def render(
+    environment: Mapping[str, str],
+    keep: str | None = None,
+    only: Sequence[str] = (*SERVICES, "jobs"),
+) -> dict[str, str]:
     """Return the text of each file; ends with the name of a variable that is missing."""
-    service = (HERE / "service.yaml").read_text(encoding="utf-8")
-    if keep is not None:
+    host = urlsplit(environment.get("MLFLOW_URI", "")).netloc
+    environment = {**environment, "MLFLOW_HOST": host}
+    files = {}
+    for name in SERVICES:
+        if name in only:
+            text = (HERE / f"{name}.yaml").read_text(encoding="utf-8")
+            files[f"{name}.yaml"] = _filled(_kept(text, keep, name), environment)
+    return files | (_jobs(environment) if "jobs" in only else {})
+
+
+def _kept(service: str, keep: str | None, name: str) -> str:
+    if keep is not None and name == "service":
         if ALL_TO_LATEST not in service:
             sys.exit("service.yaml does not end with its traffic as expected")
         service = service.replace(
@@ -37,7 +54,11 @@ def render(environment: Mapping[str, str], keep: str | None = None) -> dict[str,
             f"    - revisionName: {keep}\n      percent: 100\n"
             "    - latestRevision: true\n      percent: 0\n      tag: candidate\n",
         )
-    files = {"service.yaml": _filled(service, environment)}
+    return service
+
+
+def _jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    files = {}
     job = (HERE / "job.yaml").read_text(encoding="utf-8")
     for name, (arguments, seconds, cores, memory) in JOBS.items():
         own = {
@@ -67,7 +88,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--keep-traffic")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*SERVICES, "jobs"], default=[*SERVICES, "jobs"]
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    for file, text in render(os.environ, given.keep_traffic).items():
+    for file, text in render(os.environ, given.keep_traffic, given.only).items():
         (given.folder / file).write_text(text, encoding="utf-8")
