@@ -120,7 +120,7 @@ def bill(prices: Prices, traffic: Traffic, *, resident: bool) -> dict[str, float
     kept = traffic.valuations * traffic.months * traffic.record_bytes / 2**30
     if resident:
         sql = hours * (prices.sql_cpu_hour + 3.75 * prices.sql_gib_hour)
-        registry = prices.active(MONTH_S, 2.0)  # asked every few seconds: never asleep
+        registry = prices.instance(MONTH_S, 2.0)
         watching = prices.instance(MONTH_S, 2.0)
     else:
         sql = hours * prices.sql_shared_hour

@@ -2,8 +2,10 @@
 
 ``python render.py FOLDER`` writes ``service.yaml`` (the API), ``ui.yaml``, ``mlflow.yaml``,
 ``watcher.yaml`` and ``job-<name>.yaml``; ``--only`` names those that are wanted, whose variables
-alone must then be set. With ``--keep-traffic REVISION`` all of the API's traffic stays with that
-revision, and the new one is reached under the tag ``candidate`` only.
+alone must then be set. With ``--on-demand`` nothing but the API stays awake: it follows the bucket
+(`tasador publish`) and not MLflow, which sleeps until it is asked; there is no watcher, whose work
+the scheduled jobs of watch.yaml do. With ``--keep-traffic REVISION`` all of the API's traffic stays
+with that revision, and the new one is reached under the tag ``candidate`` only.
 """
 
 from __future__ import annotations
@@ -33,16 +35,29 @@ def render(
     environment: Mapping[str, str],
     keep: str | None = None,
     only: Sequence[str] = (*SERVICES, "jobs"),
+    *,
+    on_demand: bool = False,
 ) -> dict[str, str]:
     """Return the text of each file; ends with the name of a variable that is missing."""
     host = urlsplit(environment.get("MLFLOW_URI", "")).netloc
     environment = {**environment, "MLFLOW_HOST": host}
     files = {}
     for name in SERVICES:
-        if name in only:
+        if name in only and not (on_demand and name == "watcher"):
             text = (HERE / f"{name}.yaml").read_text(encoding="utf-8")
+            if on_demand:
+                text = _asleep(text, name)
             files[f"{name}.yaml"] = _filled(_kept(text, keep, name), environment)
     return files | (_jobs(environment) if "jobs" in only else {})
+
+
+def _asleep(text: str, name: str) -> str:
+    if name == "mlflow":
+        text = text.replace('minScale: "1"', 'minScale: "0"')
+        return text.replace('cpu-throttling: "false"', 'cpu-throttling: "true"')
+    followed = ("TASADOR_SOURCE__TRACKING_URI", "TASADOR_SOURCE__ALIAS")
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not any(one in line for one in followed))
 
 
 def _kept(service: str, keep: str | None, name: str) -> str:
@@ -91,7 +106,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--only", nargs="+", choices=[*SERVICES, "jobs"], default=[*SERVICES, "jobs"]
     )
+    parser.add_argument("--on-demand", action="store_true")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    for file, text in render(os.environ, given.keep_traffic, given.only).items():
+    made = render(os.environ, given.keep_traffic, given.only, on_demand=given.on_demand)
+    for file, text in made.items():
         (given.folder / file).write_text(text, encoding="utf-8")

@@ -148,7 +148,7 @@ def test_a_month_s_bill_counts_every_part() -> None:
         {
             "API": 2**20 * 3.0 / 0.5,  # more than one instance's month
             "database": month / 3600 * 10 + (10 + 4) * 3,  # 2 KiB x 2**20 x 2 months: 4 GiB
-            "MLflow": month * 2,
+            "MLflow": month,
             "watcher": month,
             "web app": 3600 * 2,
             "training": 3600 * 4,
@@ -199,6 +199,22 @@ def test_the_watcher_never_sleeps_and_is_the_only_one(tmp_path: Path) -> None:
     scale = {notes[f"autoscaling.knative.dev/{one}Scale"] for one in ("min", "max")}
     assert scale == {"1"}
     assert notes["run.googleapis.com/cpu-throttling"] == "false"
+
+
+def test_on_demand_nothing_but_the_api_stays_awake(tmp_path: Path) -> None:
+    assert render(tmp_path, "--on-demand").returncode == 0
+    names = {file.stem for file in tmp_path.iterdir() if not file.stem.startswith("job")}
+    assert names == {"service", "ui", "mlflow"}
+    plain = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in names}
+    awake = {
+        name: one["spec"]["template"]["metadata"]["annotations"]["autoscaling.knative.dev/minScale"]
+        for name, one in plain.items()
+    }
+    assert awake == {"service": "1", "ui": "0", "mlflow": "0"}
+    variables = {e["name"]: e.get("value", "") for e in container(plain["service"])["env"]}
+    settings = read_settings({n: v for n, v in variables.items() if v})
+    assert settings.source.tracking_uri is None
+    assert settings.source.object_store == "/mnt/bundles/staging"
 
 
 def test_only_what_is_asked_for_is_rendered_and_needs_its_variables(tmp_path: Path) -> None:
