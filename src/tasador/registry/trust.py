@@ -19,6 +19,8 @@ from tasador.registry.signature import TrustedKeys, new_key_pair, sign_bundle
 from tasador.registry.verify import SIGNATURE
 
 VARIABLE = "TASADOR_SOURCE__TRUSTED_KEYS"
+#: Path of the private key, where no run names another one.
+SIGNING_KEY = "TASADOR_SIGNING_KEY"
 _READ_S = 30.0
 #: The private key's password, where a person or a process list could see an option.
 PASSWORD = "TASADOR_SIGNING_PASSWORD"  # noqa: S105 - a variable's name
@@ -97,9 +99,13 @@ def trusted_keys(workspace: Path | None = None) -> TrustedKeys | None:
 
 
 def signing_key(workspace: Path, configured: str | None = None) -> Path | None:
-    """Return the private key that new models are signed with; None when there is none."""
-    if configured is not None:
-        return Path(configured)
+    """Return the private key that new models are signed with; None when there is none.
+
+    It is `configured`, or that of TASADOR_SIGNING_KEY, or the workspace's own.
+    """
+    named = configured or os.environ.get(SIGNING_KEY)
+    if named:
+        return Path(named)
     own = KeyPair(workspace).private
     return own if own.is_file() else None
 
@@ -118,6 +124,9 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
     signed, problems = 0, []
     for folder in _bundles(workspace):
         if (folder / SIGNATURE).exists():
+            continue
+        if not folder.resolve().is_relative_to(workspace.resolve()):
+            problems.append(f"{folder} is not in this workspace and was not signed")
             continue
         try:
             sign_bundle(folder, KeyPair(workspace).private, password())
