@@ -71,13 +71,18 @@ def sign(
         name, content = sign_registered(place, version or alias or CHAMPION, found)
         out.print(f"signed version {escape(name)} (content {content[:12]})")
     else:
-        out.print(f"wrote {escape(str(sign_bundle(_folder(bundle, workspace), found, password())))}")
+        out.print(
+            f"wrote {escape(str(sign_bundle(_folder(bundle, workspace), found, password())))}"
+        )
 
 
 def verify(
     bundle: Bundle = None,
     key: Annotated[
-        list[Path] | None, typer.Option(help="Public key, PEM; may be given several times; by default the trusted ones.")
+        list[Path] | None,
+        typer.Option(
+            help="Public key, PEM; may be given several times; by default the trusted ones."
+        ),
     ] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:

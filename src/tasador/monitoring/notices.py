@@ -8,16 +8,18 @@ import json
 import logging
 import smtplib
 import ssl
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
+from http.client import HTTPException
 from typing import Any, Literal, Protocol
 
 from tasador.core import clock
-from tasador.core.errors import ConfigError, MissingExtraError, StorageError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
+from tasador.core.web import Patience, opened
 from tasador.monitoring.alerts import AlertBook, Notice
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,14 @@ class LogRoute:
         log.log(level, "%s: %s", notice.title, notice.reason, extra={"fields": fields})
 
 
+class _RefusedError(OSError):
+    """A receiver did not take a notice; a redirection is not followed: it would lose the body."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"it answers {status}")
+        self.status = status
+
+
 class WebhookRoute:
     """Posts notices as JSON.
 
@@ -114,7 +124,7 @@ class WebhookRoute:
             ):
                 with attempt:
                     self._post(request)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, HTTPException, DeadlineError) as error:
             raise StorageError(
                 f"the webhook at {_shown(self._settings.url)} did not take a notice",
                 got=str(error),
@@ -126,11 +136,10 @@ class WebhookRoute:
         return notice.to_dict()
 
     def _post(self, request: urllib.request.Request) -> None:
-        try:
-            urllib.request.urlopen(request, timeout=self._settings.timeout_s).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            error.close()  # it holds the connection
-            raise
+        seconds = self._settings.timeout_s
+        with opened(request, Patience(seconds, seconds, Deadline.after(3 * seconds))) as answer:
+            if not 200 <= answer.status < 300:
+                raise _RefusedError(answer.status)
 
 
 class SlackRoute(WebhookRoute):
@@ -278,9 +287,9 @@ def check_routes(rules: Sequence[Any], routes: Mapping[str, Route]) -> None:
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code in _TRANSIENT
-    return isinstance(error, (urllib.error.URLError, OSError))
+    if isinstance(error, _RefusedError):
+        return error.status in _TRANSIENT
+    return isinstance(error, (OSError, HTTPException, DeadlineError))
 
 
 def _shown(url: str) -> str:
