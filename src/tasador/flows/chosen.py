@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, SourceError
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    NothingOfferedError,
+    SourceError,
+    StorageError,
+)
+from tasador.core.files import read_bytes
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.table_stream import open_table
@@ -84,8 +91,8 @@ def read_text(path: str) -> str:
         SourceError: It cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path).decode("utf-8")
+    except (StorageError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from None
 
 
@@ -190,7 +197,7 @@ def _fitting(names: list[str], choice: BundleChoice, fits: Fits) -> str:
 def _fits(choice: BundleChoice, fits: Fits) -> bool:
     try:
         with chosen_bundle(choice) as chosen:
-            manifest = Manifest.from_json((chosen.folder / MANIFEST_NAME).read_bytes())
+            manifest = Manifest.from_json(read_bytes(chosen.folder / MANIFEST_NAME))
     except (NothingOfferedError, ConfigError):
         return False  # it has no version that could be used
     return fits(from_dict(dict(manifest.contract)))

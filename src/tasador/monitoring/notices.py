@@ -17,7 +17,7 @@ from http.client import HTTPException
 from typing import Any, Literal, Protocol
 
 from tasador.core import clock
-from tasador.core.deadlines import Deadline
+from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.web import Patience, opened
 from tasador.monitoring.alerts import AlertBook, Notice
@@ -25,6 +25,8 @@ from tasador.monitoring.alerts import AlertBook, Notice
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
+#: An e-mail may take this many times the timeout in all.
+_MAIL_FACTOR = 4
 #: Answers of a receiver after which another try may go better.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -158,6 +160,7 @@ class EmailRoute:
 
     def __init__(self, settings: RouteSettings) -> None:
         self._settings = settings
+        self._caller = BoundedCaller("the mail server")
 
     def send(self, notice: Notice) -> None:
         """Send one e-mail.
@@ -173,29 +176,35 @@ class EmailRoute:
         message.set_content(
             f"{notice.reason}\n\n{json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)}\n"
         )
-        host, timeout = parts.hostname or "localhost", settings.timeout_s
+        host = parts.hostname or "localhost"
         try:
-            with (
-                smtplib.SMTP_SSL(
-                    host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
-                )
-                if parts.scheme == "smtps"
-                else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
-            ) as server:
-                if parts.username:
-                    if parts.scheme == "smtp":  # a password never travels in the clear
-                        server.starttls(context=ssl.create_default_context())
-                    server.login(
-                        urllib.parse.unquote(parts.username),
-                        urllib.parse.unquote(parts.password or ""),
-                    )
-                server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
+            # a server that trickles restarts the timeout of every read
+            limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
+            self._caller.call(lambda: self._hand_over(message), limit)
+        except (OSError, smtplib.SMTPException, DeadlineError) as error:
             raise StorageError(
                 f"the mail server {host} did not take a notice",
                 got=str(error),
                 remedy="check its address; the notice is kept and sent again",
             ) from None
+
+    def _hand_over(self, message: EmailMessage) -> None:
+        parts, timeout = urllib.parse.urlsplit(self._settings.url), self._settings.timeout_s
+        host = parts.hostname or "localhost"
+        with (
+            smtplib.SMTP_SSL(
+                host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
+            )
+            if parts.scheme == "smtps"
+            else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
+        ) as server:
+            if parts.username:
+                if parts.scheme == "smtp":  # a password never travels in the clear
+                    server.starttls(context=ssl.create_default_context())
+                server.login(
+                    urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+                )
+            server.send_message(message)
 
 
 class WandbRoute:

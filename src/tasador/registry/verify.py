@@ -127,8 +127,10 @@ def _too_large(what: str, limit: int, got: int) -> BundleError:
 def _read(path: Path, limit: int) -> bytes:
     """Read at most one byte more than `limit`, never through a link."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        with os.fdopen(descriptor, "rb") as file:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # changed since it was listed
+                raise BundleError(f"{path} is refused", expected="plain files only")
             return file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from None
