@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 import tasador
 from tasador.cli import bundles, models, records
@@ -27,7 +26,7 @@ from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
 from tasador.cli.score import score
 from tasador.cli.serve import serve
-from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
+from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken, escape
 from tasador.cli.ui import ui
 from tasador.cli.up import up
 from tasador.cli.use import use

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.model_choice import Alias, Model, Registry, Version, Workspace
+from tasador.cli.streams import escape
 
 out = Console(highlight=False, soft_wrap=True)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
 from tasador.cli.model_choice import Alias, Model, Registry, Version, Workspace, err, note
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.flows.score_files import Scored

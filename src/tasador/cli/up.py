@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.flows.stack import Member

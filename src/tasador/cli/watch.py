@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.model_choice import note
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.flows.watch import Round

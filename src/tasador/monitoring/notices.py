@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from http.client import HTTPException
 from typing import Any, Literal, Protocol
 
-from tasador.core import clock
+from tasador.core import clock, escape
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.web import Patience, opened
@@ -149,10 +149,16 @@ class SlackRoute(WebhookRoute):
 
     def body(self, notice: Notice) -> dict[str, Any]:
         """Return what is posted."""
-        text = f"*{_escaped(notice.title)}*\n{_escaped(notice.reason)}"
-        return {"text": text, "blocks": [
-            {"type": "section", "text": {"type": "mrkdwn", "text": text}}
-        ]}  # fmt: skip
+        title, reason = escape.slack(notice.title), escape.slack(notice.reason)
+        # plain_text: in mrkdwn a name from data could be a link, a mention or markup
+        return {
+            "text": f"{title}\n{reason}", "mrkdwn": False, "unfurl_links": False,
+            "unfurl_media": False,
+            "blocks": [
+                {"type": "section", "text": {"type": "plain_text", "emoji": False, "text": text}}
+                for text in (notice.title, notice.reason) if text.strip()
+            ],
+        }  # fmt: skip
 
 
 class EmailRoute:
@@ -170,12 +176,11 @@ class EmailRoute:
         """
         settings, parts = self._settings, urllib.parse.urlsplit(self._settings.url)
         message = EmailMessage()
-        message["Subject"] = notice.title.replace("\n", " ")[:200]
+        message["Subject"] = escape.one_line(notice.title)[:200]
         message["From"], message["To"] = settings.sender, ", ".join(settings.recipients)
         message["Message-ID"] = f"<{notice.id}@tasador>"
-        message.set_content(
-            f"{notice.reason}\n\n{json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)}\n"
-        )
+        whole = json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)
+        message.set_content(f"{escape.lines(notice.reason)}\n\n{escape.lines(whole)}\n")
         host = parts.hostname or "localhost"
         try:
             # a server that trickles restarts the timeout of every read
@@ -227,7 +232,11 @@ class WandbRoute:
         try:
             run = wandb.run or wandb.init(project=self._settings.project, job_type="monitor")
             level = "ERROR" if notice.severity == "page" else "WARN"
-            run.alert(title=notice.title[:64], text=notice.reason, level=level)
+            run.alert(
+                title=escape.one_line(notice.title)[:64],
+                text=escape.markdown(notice.reason),
+                level=level,
+            )
         except Exception as error:  # W&B's errors share no public root
             raise StorageError("W&B did not take a notice", got=str(error)) from None
 
@@ -304,7 +313,3 @@ def _is_transient(error: Exception) -> bool:
 def _shown(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}"  # paths of webhooks are secrets
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
