@@ -263,7 +263,7 @@ def doctor(
         typer.Argument(help="Settings as for `run`, e.g. dataset=diamonds tracking.uri=..."),
     ] = None,
 ) -> None:
-    """Say what is installed, reachable and missing."""
+    """Say what is installed, reachable and missing, and which protections of a service are off."""
     from tasador.config.compose import compose
     from tasador.flows.doctor import examine
 
@@ -271,6 +271,7 @@ def doctor(
         "ok": "[green]ok     [/]",
         "optional": "[dim]--     [/]",
         "missing": "[red]missing[/]",
+        "off": "[yellow]off    [/]",
     }
     worst = True
     for finding in examine(compose(overrides or [], project=Path.cwd())):

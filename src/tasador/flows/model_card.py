@@ -134,8 +134,9 @@ def _intended_use(contract: TableContract) -> str:
     what = markdown(contract.target.description or contract.target.name)
     return (
         f"## Intended use\n\nEstimates {code(contract.target.name)}{unit} ({what}) for rows that "
-        f"meet the contract {code(contract.name)}. An estimate supports a decision made by a person; "
-        "it is no appraisal, and it is not meant to decide alone about credit, tax or insurance.\n\n"
+        f"meet the contract {code(contract.name)}. An estimate supports a decision made by a "
+        "person; it is no appraisal, and it is not meant to decide alone about credit, tax or "
+        "insurance.\n\n"
         "Not intended for rows outside the contract's bounds (they are refused), for places or "
         "times that the table does not cover, or for explaining what causes a value."
     )
