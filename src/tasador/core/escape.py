@@ -15,6 +15,7 @@ _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
+_MRKDWN = re.compile(r"(?<!\w)[*_~`]|[*_~`](?!\w)")
 _LEADING = re.compile(r"^(\d+)(?=[.)]\s)|^(?=[#+=-])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?%?")
@@ -67,8 +68,8 @@ def chart(text: str) -> str:
 
 
 def slack(text: str) -> str:
-    """Return text in which Slack finds no mention, no channel and no link of its own form."""
-    plain = lines(text)
+    """Return text in which Slack's mrkdwn finds no mention, no channel, no link and no markup."""
+    plain = _MRKDWN.sub("\u2060\\g<0>", lines(text))  # an unseen joiner: it has no escapes
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -149,15 +149,10 @@ class SlackRoute(WebhookRoute):
 
     def body(self, notice: Notice) -> dict[str, Any]:
         """Return what is posted."""
-        title, reason = escape.slack(notice.title), escape.slack(notice.reason)
-        # plain_text: in mrkdwn a name from data could be a link, a mention or markup
+        text = f"*{escape.slack(notice.title)}*\n{escape.slack(notice.reason)}"
         return {
-            "text": f"{title}\n{reason}", "mrkdwn": False, "unfurl_links": False,
-            "unfurl_media": False,
-            "blocks": [
-                {"type": "section", "text": {"type": "plain_text", "emoji": False, "text": text}}
-                for text in (notice.title, notice.reason) if text.strip()
-            ],
+            "text": text, "unfurl_links": False, "unfurl_media": False,
+            "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}],
         }  # fmt: skip
 
 

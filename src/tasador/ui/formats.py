@@ -77,4 +77,6 @@ def escaped(text: str) -> str:
 
 def shown_card(text: str) -> str:
     """Return Markdown of ours so that Streamlit's formulas, icons and colours stay text."""
-    return re.sub(r"\$|:(?=[\w+/-]+[:\[])", r"\\\g<0>", text)
+    parts = re.split(r"(`[^`]*`)", text)  # in code they are text already
+    parts[::2] = [re.sub(r"\$|:(?=[A-Za-z])", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
