@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tasador.cli.watch import WatchConfig
+
 if TYPE_CHECKING:
     from tasador.flows.stack import Member
 
@@ -38,6 +40,7 @@ def up(
     mlflow_port: Port = 5000,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between verdicts.")] = 15.0,
     window: Annotated[float, typer.Option(min=1, help="Seconds a verdict looks back.")] = 600.0,
+    config: WatchConfig = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave one out: mlflow, api, ui or watcher.")
     ] = None,
@@ -47,8 +50,13 @@ def up(
     The champion is served; before there is one, the newest version that was not rejected. When one
     of the processes ends, all do. What they print is in the workspace's `logs`.
     """
+    from tasador.config.alert_routes import whom_alerts_reach
+    from tasador.config.watch import FILE, read_watch_settings
     from tasador.core.errors import ConfigError, MissingExtraError
     from tasador.flows.stack import Stack
+
+    if config is not None:
+        os.environ[FILE] = str(config.resolve())  # for the watcher
 
     ports = {"mlflow": mlflow_port, "api": api_port, "ui": ui_port}
     members = [
@@ -66,6 +74,8 @@ def up(
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
                 raise MissingExtraError.for_package(module, "train,serve,ui")
+    watched = any(member.name == "watcher" for member in members)
+    alerts = whom_alerts_reach(read_watch_settings().reached) if watched else ""
     stack = Stack(members, workspace / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stack.stop())
@@ -75,6 +85,8 @@ def up(
         for member in members:
             where = member.url or "watching"
             out.print(f"  {member.name:<8} {escape(where)}{shown.get(member.name, '')}")
+        if alerts:
+            out.print(escape(alerts))
         out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
 
     out.print(f"starting {', '.join(member.name for member in members)}")

@@ -25,6 +25,13 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Workspace = Annotated[Path, typer.Option(help="Folder of bundles and databases.")]
+WatchConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML of limits, alerts and routes, over those that ship; by default the file that "
+        "TASADOR_WATCH__CONFIG names."
+    ),
+]
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -33,7 +40,7 @@ alerts = typer.Typer(help="List, acknowledge and silence alerts.", no_args_is_he
 
 
 def watch(
-    config: Annotated[Path | None, typer.Option(help="YAML of rules, alerts and routes.")] = None,
+    config: WatchConfig = None,
     interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
@@ -50,6 +57,7 @@ def watch(
     """
     from dataclasses import replace
 
+    from tasador.config.alert_routes import whom_alerts_reach
     from tasador.config.watch import read_watch_settings
     from tasador.flows.watch import Watcher
     from tasador.serving.defaults import unasked, with_defaults
@@ -64,7 +72,7 @@ def watch(
         metrics_host=metrics_host or settings.metrics_host,
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
-    watcher = Watcher(settings, served.source, served.records.url, served.records)
+    watcher = Watcher(settings, served.source, served.records.url, served.records, workspace)
 
     def tell(found: Round) -> None:
         for line in _lines(found):
@@ -79,6 +87,7 @@ def watch(
         f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
         f"(records: {escape(_without_password(served.records.url))})"
     )
+    out.print(escape(whom_alerts_reach(settings.reached)))
     if line := unasked(served.source):
         note(line)
     watcher.run(tell)

@@ -132,22 +132,25 @@ def exit_code(verdict: Verdict, *, fail_on_warn: bool = False) -> int:
     return EXIT_CODES[verdict.level]
 
 
-def parse_rules(texts: list[str]) -> Rules:
-    """Read rules such as ``mape_max=12``.
+def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
+    """Read rules such as ``mape_max=12`` over those of `base`, the defaults when None.
 
     Raises:
         ConfigError: A name that is no rule, or a value that is no number.
     """
     names = Rules.__dataclass_fields__
-    values: dict[str, float | int | None] = {}
+    values: dict[str, float | int | bool | None] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in names:
             raise ConfigError(f"there is no rule {name!r}", expected=", ".join(names))
+        if names[name].type == "bool" and value in ("true", "false"):
+            values[name] = value == "true"
+            continue
         try:
             whole = name.startswith("min_")
             values[name] = None if value in ("none", "null") else (int if whole else float)(value)
         except ValueError:
             raise ConfigError(f"the rule {name} cannot be read", expected=f"{name}=number",
                               got=text) from None  # fmt: skip
-    return Rules(**values)  # type: ignore[arg-type]
+    return (base or Rules()).changed(values)

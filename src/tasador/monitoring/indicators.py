@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasador.monitoring.verdict import LEVELS, ColumnDrift, Figure, Finding, Indicator
+from tasador.monitoring.verdict import (
+    LEVELS,
+    ColumnDrift,
+    Figure,
+    Finding,
+    Indicator,
+    Verdict,
+)
 
 _FIGURES = ("within_10", "within_20", "mape")
 _PERCENTILES = ("p50", "p95", "p99")
+#: Columns that have series of their own in other systems, however wide a table is.
+MOST_COLUMNS = 100
+_INPUT = ("mean", "p05", "p95")
+_PREDICTION = {
+    "spread": {"count": "rows", "mean": "mean", "min": "low", "max": "high", "median": "p50"},
+    "std": {"std": "value"},
+}
 
 
 def indicators(
@@ -22,11 +36,58 @@ def indicators(
     found = [_of_figure(name, figures, by_name) for name in _FIGURES]
     found.append(_psi(drift))
     latency = by_name.get(("latency", "all requests"))
-    for name in _PERCENTILES:
-        found.append(_of_percentile(name, latency))
+    found += [_of_percentile(name, latency) for name in _PERCENTILES]
     found.append(_of_finding("prediction_std", "", by_name.get(("prediction", "std")), "value"))
     found.append(_of_finding("refused", "%", by_name.get(("refused", "rows")), "share", 100.0))
     return tuple(found)
+
+
+def telling_columns(verdict: Verdict) -> tuple[ColumnDrift, ...]:
+    """Return the columns that are shown to other systems: at most `MOST_COLUMNS`, worst first."""
+    order = sorted(verdict.drift, key=lambda one: (-LEVELS.index(one.level), -(one.psi or 0.0)))
+    return tuple(order[:MOST_COLUMNS])
+
+
+def prediction_numbers(verdict: Verdict) -> dict[str, float]:
+    """Return count, mean, std, min, max and median of the estimates; empty with too few of them."""
+    found: dict[str, float] = {}
+    for subject, names in _PREDICTION.items():
+        for finding in verdict.of_check("prediction"):
+            if finding.subject == subject:
+                numbers = {ours: _number(finding.numbers.get(key)) for ours, key in names.items()}
+                found |= {name: value for name, value in numbers.items() if value is not None}
+    return found
+
+
+def input_numbers(verdict: Verdict) -> dict[str, dict[str, float]]:
+    """Return mean, p05 and p95 of the values of each numeric column that is shown."""
+    quality = {one.subject: one.numbers for one in verdict.of_check("quality")}
+    found = {}
+    for column in telling_columns(verdict):
+        numbers = {key: _number(quality.get(column.name, {}).get(key)) for key in _INPUT}
+        known = {key: value for key, value in numbers.items() if value is not None}
+        if known:
+            found[column.name] = known
+    return found
+
+
+def history_line(verdict: Verdict) -> dict[str, float]:
+    """Return a verdict's numbers by name, as a run of an experiment tracker keeps them.
+
+    ``predictions/*``, ``business/*`` (errors; ``*_estimated`` without outcomes), ``latency/*_ms``,
+    ``drift/<column>`` (PSI) and ``verdict/*``.
+    """
+    line = {f"predictions/{name}": value for name, value in prediction_numbers(verdict).items()}
+    for figure in verdict.figures:
+        if figure.value is not None:
+            line[f"business/{figure.name}{'_estimated' if figure.estimated else ''}"] = figure.value
+    for one in verdict.indicators:
+        if one.name.startswith("latency_") and one.value is not None:
+            line[f"latency/{one.name.removeprefix('latency_')}_ms"] = one.value
+    for column in telling_columns(verdict):
+        if column.psi is not None:
+            line[f"drift/{column.name}"] = column.psi
+    return {**line, "verdict/level": LEVELS.index(verdict.level), "verdict/rows": verdict.rows}
 
 
 def _of_figure(

@@ -115,11 +115,16 @@ class Rules:
                 )
 
     def changed(self, values: Mapping[str, Any]) -> Rules:
-        """Return these limits with some of them set by a user.
+        """Return these limits with some of them set by a user; see `overridden`."""
+        return replace(self, **overridden({}, values))
 
-        An error's absolute limit that a user sets holds as it is, unless `relative_when_worse` is
-        among the values too.
-        """
-        if set(values) & set(ABSOLUTE.values()):
-            values = {"relative_when_worse": False, **values}
-        return replace(self, **values)
+
+def overridden(limits: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return limits by name with some of them set by a user.
+
+    An error's absolute limit that a user sets holds as it is, unless `relative_when_worse` is among
+    the values too.
+    """
+    if set(values) & set(ABSOLUTE.values()):
+        values = {"relative_when_worse": False, **values}
+    return {**limits, **values}

@@ -16,8 +16,13 @@ from tasador.flows.state import (
     needed,
     save_json,
 )
-from tasador.flows.steps.selection_card import show_search, show_sweep, show_trial_runs
-from tasador.flows.trial_records import TrialRecorder
+from tasador.flows.steps.selection_card import (
+    show_family_run,
+    show_search,
+    show_sweep,
+    show_trial_runs,
+)
+from tasador.flows.trial_records import TrialRecorder, record_families, runs_of
 from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search import grid_search
 from tasador.selection.sweep import sweep
@@ -63,6 +68,10 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     )
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
+    runs = runs_of(settings.tracking, state.workspace)
+    dataset = settings.contract.name
+    link = record_families(result, runs, f"{dataset}-select-{state.run_id}", dataset)
+    show_family_run(card, link, runs.trouble)
     note_sample(state, card)
 
 
