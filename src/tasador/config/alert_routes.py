@@ -69,7 +69,13 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
 
 def _with_login(given: Mapping[str, str]) -> str:
     url, user = given["EMAIL_URL"], given.get("EMAIL_USER")
-    if user is None or "@" in urlsplit(url).netloc:
+    if "@" in urlsplit(url).netloc:
+        raise ConfigError(
+            f"{PREFIX}EMAIL_URL holds a name or a password",
+            expected="smtp://host:port or smtps://host:port",
+            remedy=f"put them into {PREFIX}EMAIL_USER and {PREFIX}EMAIL_PASSWORD",
+        )
+    if user is None:
         return url
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{quote(user, '')}:{quote(given.get('EMAIL_PASSWORD', ''), '')}@{rest}"
