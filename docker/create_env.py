@@ -3,8 +3,9 @@
     python docker/create_env.py
 
 Passwords and API keys are made here, at random. Who is told of alerts is taken from the variables
-TASADOR_ALERTS__* where they are set; else `alerts.env` is there to be filled in. The files can be read by their owner only and are
-in no repository and no image. The admin key is shown once: the API knows only its hash.
+TASADOR_ALERTS__* where they are set; else `alerts.env` is there to be filled in. The files can be
+read by their owner only and are in no repository and no image. The admin key is shown once: the API
+knows only its hash.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def contents() -> tuple[dict[str, dict[str, str]], str]:
         "ui.env": {"TASADOR_API_KEY": client},
         "grafana.env": {"GF_SECURITY_ADMIN_PASSWORD": grafana},
         "alerts.env": {
-            name: os.environ.get(name, "") for name in (f"TASADOR_ALERTS__{part}" for part in ALERTS)
+            name: os.environ.get(name, "")
+            for name in (f"TASADOR_ALERTS__{part}" for part in ALERTS)
         },
     }
     return files, admin
