@@ -9,7 +9,7 @@ import streamlit as st
 
 from tasador.flows.api_client import ServiceRefusedError
 from tasador.ui import health_charts as charts
-from tasador.ui.formats import escaped, label, moment, number, percent
+from tasador.ui.formats import digits_of, escaped, label, moment, number
 from tasador.ui.session import client, language, model, say
 
 _ICONS = {
@@ -20,6 +20,7 @@ _ICONS = {
 }
 _COLOURS = {"ok": "green", "cannot_tell": "gray", "warn": "orange", "alert": "red"}
 _REFRESH_S = 30
+_IN_A_ROW = 3
 
 
 def draw() -> None:
@@ -42,9 +43,12 @@ def _live() -> None:
         st.code("tasador watch", language="sh")
         return
     lines = client().get("/api/v1/monitoring/verdicts", {"limit": 200})["verdicts"]
-    alerts = client().get("/api/v1/monitoring/alerts")["alerts"]
+    known = client().get("/api/v1/monitoring/alerts")
+    alerts, verdict = known["alerts"], whole["verdict"]
+    _draw_reach(known.get("reach"))
     _draw_verdict(whole, alerts)
-    verdict = whole["verdict"]
+    _draw_indicators(verdict.get("indicators", ()))
+    _draw_trouble(verdict["findings"])
     tabs = st.tabs([say(f"health.{name}") for name in
                     ("timeline", "drift", "segments", "latency", "alerts")])  # fmt: skip
     with tabs[0]:
@@ -78,17 +82,50 @@ def _draw_verdict(whole: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]])
         say(f"verdict.{level}", since=moment(whole["since"]), until=moment(whole["until"])),
         icon=_ICONS[level],
     )
-    figures = {(one["name"], one["estimated"]): one for one in verdict["figures"]}
     outcomes = sum(one["outcomes"] for one in verdict["timeline"])
-    cells = st.columns(4)
+    cells = st.columns(3)
     cells[0].metric(say("health.rows"), number(verdict["rows"], 0, lang))
     cells[1].metric(say("health.outcomes"), number(outcomes, 0, lang))
-    _figure(cells[2], "MAPE", figures, "mape")
     firing = sum(one["state"] == "firing" for one in alerts)
-    cells[3].metric(say("health.firing"), number(firing, 0, lang))
+    cells[2].metric(say("health.firing"), number(firing, 0, lang))
     if not outcomes:
         st.info(say("health.no_outcomes"), icon=":material/hourglass_empty:")
-    trouble = [one for one in verdict["findings"] if one["level"] in ("warn", "alert")]
+
+
+def _draw_reach(reach: Sequence[str] | None) -> None:
+    """Say so where nobody is told of alerts."""
+    if not reach:
+        st.warning(say("health.nobody"), icon=":material/notifications_off:")
+    else:
+        st.caption(say("health.reach", routes=escaped(", ".join(reach))))
+
+
+def _draw_indicators(found: Sequence[Mapping[str, Any]]) -> None:
+    """Show the few numbers by which health is told, each with OK, WARN or ALERT."""
+    for start in range(0, len(found), _IN_A_ROW):
+        cells = st.columns(_IN_A_ROW)
+        for cell, one in zip(cells, found[start : start + _IN_A_ROW], strict=False):
+            _draw_indicator(cell, one)
+
+
+def _draw_indicator(cell: Any, one: Mapping[str, Any]) -> None:
+    lang, value, name = language(), one["value"], say(f"indicator.{one['name']}")
+    if one["estimated"]:
+        name = say("health.estimated", name=name)
+    notes = [say("health.estimated_help")] if one["estimated"] else []
+    if one["limit"] is not None:
+        limit = f"{number(one['limit'], digits_of(one['limit']), lang)} {one['unit']}".rstrip()
+        notes.append(say("health.breach", value=limit))
+    if one["column"]:
+        notes.append(f"{say('health.column')}: {label(one['column'])}")
+    text = "–" if value is None else number(value, digits_of(value), lang)
+    cell.metric(name, f"{text} {one['unit']}".rstrip(), help=escaped(" ".join(notes)) or None)
+    level = one["level"]
+    cell.badge(say(f"badge.{level}"), icon=_ICONS[level], color=_COLOURS[level])
+
+
+def _draw_trouble(findings: Sequence[Mapping[str, Any]]) -> None:
+    trouble = [one for one in findings if one["level"] in ("warn", "alert")]
     if trouble:
         with st.expander(say("health.trouble", count=len(trouble)), expanded=True):
             for one in trouble[:12]:
@@ -103,23 +140,6 @@ def _about(finding: Mapping[str, Any]) -> str:
     if finding["check"] in ("performance", "together"):
         return label(finding["check"])
     return escaped(f"{label(finding['check'])}: {label(finding['subject'])}")
-
-
-def _figure(cell: Any, name: str, figures: Mapping[Any, Any], key: str) -> None:
-    lang = language()
-    measured, guessed = figures.get((key, False)), figures.get((key, True))
-    if measured is not None and measured["value"] is not None:
-        usual = measured.get("reference")
-        delta = None if usual is None else f"{number(measured['value'] - usual, 1, lang)}"
-        cell.metric(name, percent(measured["value"], 1, lang), delta, delta_color="inverse",
-                    help=say("health.usual", value=percent(usual, 1, lang)))  # fmt: skip
-    elif guessed is not None and guessed["value"] is not None:
-        cell.metric(
-            say("health.estimated", name=name), percent(guessed["value"], 1, lang),
-            help=say("health.estimated_help"),
-        )  # fmt: skip
-    else:
-        cell.metric(name, "–")
 
 
 def _draw_timeline(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -140,6 +160,18 @@ def _draw_drift(drift: Sequence[Mapping[str, Any]]) -> None:
     one = next(one for one in known if one["name"] == chosen)
     st.markdown(f":{_COLOURS[one['level']]}[{_ICONS[one['level']]}] {escaped(one['reason'])}")
     st.plotly_chart(charts.bins(one), key="bins", config=charts.CONFIG)
+    st.dataframe(
+        [
+            {
+                say("health.column"): label(one["name"]),
+                "PSI": one["psi"],
+                say("health.limit"): one["psi_limit"],
+                say("health.level"): say(f"badge.{one['level']}"),
+            }
+            for one in sorted(known, key=lambda one: -float(one["psi"]))
+        ],
+        hide_index=True,
+    )
 
 
 def _draw_segments(segments: Sequence[Mapping[str, Any]]) -> None:
