@@ -138,15 +138,12 @@ def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
     Raises:
         ConfigError: A name that is no rule, or a value that is no number.
     """
-    names = Rules.__dataclass_fields__
-    values: dict[str, float | int | bool | None] = {}
+    names = [name for name in Rules.__dataclass_fields__ if name != "relative_when_worse"]
+    values: dict[str, float | int | None] = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in names:
             raise ConfigError(f"there is no rule {name!r}", expected=", ".join(names))
-        if names[name].type == "bool" and value in ("true", "false"):
-            values[name] = value == "true"
-            continue
         try:
             whole = name.startswith("min_")
             values[name] = None if value in ("none", "null") else (int if whole else float)(value)

@@ -25,19 +25,28 @@ _PREDICTION = {
 
 
 def indicators(
-    findings: Sequence[Finding], drift: Sequence[ColumnDrift], figures: Sequence[Figure]
+    findings: Sequence[Finding],
+    drift: Sequence[ColumnDrift],
+    figures: Sequence[Figure],
+    unit: str = "",
 ) -> tuple[Indicator, ...]:
     """Return shares within 10 and 20%, MAPE, PSI, latency and the estimates' spread, in that order.
 
     What is not known is there too, without a value, as `cannot_tell`. Errors are measured ones, or
     estimated where no outcome is known.
+
+    Args:
+        findings: Everything that was found.
+        drift: Of each column.
+        figures: Errors, measured and estimated.
+        unit: The target's.
     """
     by_name = {(one.check, one.subject): one for one in findings}
     found = [_of_figure(name, figures, by_name) for name in _FIGURES]
     found.append(_psi(drift))
     latency = by_name.get(("latency", "all requests"))
     found += [_of_percentile(name, latency) for name in _PERCENTILES]
-    found.append(_of_finding("prediction_std", "", by_name.get(("prediction", "std")), "value"))
+    found.append(_of_finding("prediction_std", unit, by_name.get(("prediction", "std")), "value"))
     found.append(_of_finding("refused", "%", by_name.get(("refused", "rows")), "share", 100.0))
     return tuple(found)
 

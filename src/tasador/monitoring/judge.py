@@ -92,7 +92,7 @@ def judge_tally(
         segments=groups.segments(tally),
         timeline=groups.timeline(tally),
         versions=groups.versions(tally),
-        indicators=indicators(findings, drift, figures),
+        indicators=indicators(findings, drift, figures, reference.unit or ""),
     )
 
 

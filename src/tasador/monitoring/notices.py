@@ -71,7 +71,7 @@ class RouteSettings:
 def described(name: str, settings: RouteSettings) -> str:
     """Return a route as people are shown it, without its address."""
     if settings.kind == "wandb" and not online(settings.mode):
-        return f"{name} (offline: after `wandb sync`)"
+        return f"{name} (offline: `wandb sync`)"
     return name
 
 

@@ -142,9 +142,10 @@ def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
         return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
     if figure.name not in ABSOLUTE:
         return None
-    asked, own = getattr(rules, ABSOLUTE[figure.name]), figure.reference
+    name = ABSOLUTE[figure.name]
+    asked, own = getattr(rules, name), figure.reference
     higher = figure.name in HIGHER_IS_BETTER
-    if asked is not None and not rules.relative_when_worse:
+    if asked is not None and name not in rules.relative_when_worse:
         return _Limit(asked, True, "is asked for")
     if own is None:
         return None

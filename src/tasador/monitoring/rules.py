@@ -36,10 +36,10 @@ class Rules:
         mape_max: Highest mean absolute percentage error, in percent.
         within_10_min: Lowest share within 10%, in percent.
         within_20_min: Lowest share within 20%, in percent.
-        relative_when_worse: Whether `mape_max` and the `within` limits give way where the model's
-            own held-out figure (out of fold, in the reference) does not meet them: the limit is
-            then that figure and `worse`, since the absolute one would alarm for as long as the
-            model is in use. Where no such figure is known they are not applied.
+        relative_when_worse: Those of `mape_max` and the `within` limits that give way where the
+            model's own held-out figure (out of fold, in the reference) does not meet them: the
+            limit is then that figure and `worse`, since the absolute one would alarm for as long as
+            the model is in use. Where no such figure is known they are not applied.
         coverage_slack: How far the intervals' coverage may fall below what they promise.
         worse: How many times the reference's error is too much, for what has no limit of its own;
             also for segments, each against its own on the reference.
@@ -76,7 +76,7 @@ class Rules:
     mape_max: float | None = None
     within_10_min: float | None = None
     within_20_min: float | None = None
-    relative_when_worse: bool = False
+    relative_when_worse: tuple[str, ...] = ()
     coverage_slack: float = 0.05
     worse: float = 1.25
     segment_gap: float | None = None
@@ -95,9 +95,18 @@ class Rules:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "relative_when_worse":
+                continue
             if value is not None and not value >= 0:
                 raise ConfigError(
                     f"the rule {field.name} cannot be meant", expected="0 or more", got=repr(value)
+                )
+        for name in self.relative_when_worse:
+            if name not in ABSOLUTE.values():
+                raise ConfigError(
+                    "relative_when_worse names a limit that is not one of an error",
+                    expected=f"some of {', '.join(ABSOLUTE.values())}",
+                    got=name,
                 )
         if not 0 < self.chance < 1:
             raise ConfigError(
@@ -116,15 +125,15 @@ class Rules:
 
     def changed(self, values: Mapping[str, Any]) -> Rules:
         """Return these limits with some of them set by a user; see `overridden`."""
-        return replace(self, **overridden({}, values))
+        names = ("relative_when_worse",)
+        return replace(self, **overridden({name: getattr(self, name) for name in names}, values))
 
 
 def overridden(limits: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits by name with some of them set by a user.
 
-    An error's absolute limit that a user sets holds as it is, unless `relative_when_worse` is among
-    the values too.
+    A limit that a user sets holds as it is: it leaves `relative_when_worse`, unless the user sets
+    that too.
     """
-    if set(values) & set(ABSOLUTE.values()):
-        values = {"relative_when_worse": False, **values}
-    return {**limits, **values}
+    way = [name for name in limits.get("relative_when_worse", ()) if name not in values]
+    return {**limits, "relative_when_worse": tuple(way), **values}

@@ -11,6 +11,7 @@ from tasador.flows.api_client import ServiceRefusedError
 from tasador.ui import health_charts as charts
 from tasador.ui.formats import digits_of, escaped, label, moment, number
 from tasador.ui.session import client, language, model, say
+from tasador.ui.texts import Language
 
 _ICONS = {
     "ok": ":material/check_circle:",
@@ -114,14 +115,23 @@ def _draw_indicator(cell: Any, one: Mapping[str, Any]) -> None:
         name = say("health.estimated", name=name)
     notes = [say("health.estimated_help")] if one["estimated"] else []
     if one["limit"] is not None:
-        limit = f"{number(one['limit'], digits_of(one['limit']), lang)} {one['unit']}".rstrip()
-        notes.append(say("health.breach", value=limit))
+        notes.append(say("health.breach", value=_amount(one["limit"], one["unit"], lang)))
     if one["column"]:
         notes.append(f"{say('health.column')}: {label(one['column'])}")
-    text = "–" if value is None else number(value, digits_of(value), lang)
-    cell.metric(name, f"{text} {one['unit']}".rstrip(), help=escaped(" ".join(notes)) or None)
     level = one["level"]
-    cell.badge(say(f"badge.{level}"), icon=_ICONS[level], color=_COLOURS[level])
+    cell.metric(
+        name, _amount(value, one["unit"], lang), f"{_ICONS[level]} {say(f'badge.{level}')}",
+        delta_color=_COLOURS[level], delta_arrow="off",
+        help=escaped(" ".join(notes)) or None,
+    )  # fmt: skip
+
+
+def _amount(value: float | None, unit: str, lang: Language) -> str:
+    """Return a figure with as many digits as it deserves beside the others."""
+    if value is None:
+        return "–"
+    digits = 1 if unit == "%" else min(digits_of(value), 3)
+    return f"{number(value, digits, lang)} {unit}".rstrip()
 
 
 def _draw_trouble(findings: Sequence[Mapping[str, Any]]) -> None:

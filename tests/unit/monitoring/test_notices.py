@@ -171,7 +171,7 @@ def test_w_and_b_gets_alerts_and_each_round_in_one_run_without_an_account(
 
 def test_a_route_of_w_and_b_says_that_it_is_offline_unless_it_is_not(monkeypatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert described("w", RouteSettings("wandb")) == "w (offline: after `wandb sync`)"
+    assert described("w", RouteSettings("wandb")) == "w (offline: `wandb sync`)"
     assert described("w", RouteSettings("wandb", mode="online")) == "w"
     monkeypatch.setenv("WANDB_MODE", "online")
     assert described("w", RouteSettings("wandb")) == "w"
