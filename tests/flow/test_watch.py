@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fixtures.process import Server, free_port
+from fixtures.wandb_files import runs_of
 from tasador.cli.app import app
 from tasador.core.errors import ConfigError, ServingError
 from tasador.data.encode import Encoder
@@ -20,6 +22,7 @@ from tasador.flows.scenarios import SCENARIOS, scenario
 from tasador.flows.simulate import Simulation, simulate
 from tasador.flows.watch import Watcher
 from tasador.monitoring.alerts import AlertRule
+from tasador.monitoring.notices import RouteSettings
 from tasador.monitoring.reference import build_reference
 from tasador.monitoring.watch_settings import WatchSettings
 from tasador.records.database import Database
@@ -175,6 +178,86 @@ def test_prometheus_reads_the_last_verdict(server, table) -> None:
     assert 'tasador_verdict_level{check="all"}' in text
     assert 'tasador_drift_psi{column="rooms"}' in text
     assert "tasador_alert_firing" in text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    for name in ("within_10", "within_20", "mape", "psi", "latency_p50", "latency_p99"):
+        assert float(values[f'tasador_indicator{{name="{name}"}}']) >= 0
+        assert values[f'tasador_indicator_level{{name="{name}"}}'] in ("0.0", "2.0", "3.0")
+    low, middle, high = (
+        float(values[f"tasador_prediction_{name}"]) for name in ("min", "median", "max")
+    )
+    assert low < middle < high
+    assert 0 < float(values["tasador_prediction_std"]) < high - low
+    low, mean, high = (
+        float(values[f'tasador_input_{name}{{column="area"}}']) for name in ("p05", "mean", "p95")
+    )
+    assert low < mean < high
+    assert values["tasador_alert_routes"] == "0.0"
+
+
+def test_the_service_says_whom_the_watchers_notices_reach(server) -> None:
+    client = ApiClient(server.url)
+    for routes, reach in (
+        ({}, []),
+        ({"ops": RouteSettings("webhook", "http://127.0.0.1:1/secret-path")}, ["ops"]),
+    ):
+        watching = watcher(server, routes=routes)
+        watching.round()
+        watching.close()
+        found = client.get("/api/v1/monitoring/alerts")
+        assert found["reach"] == reach
+        assert "secret-path" not in json.dumps(found)
+
+
+def test_each_round_is_recorded_in_w_and_b_offline_with_drift_errors_and_latency(
+    server, table, tmp_path, monkeypatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    simulate(
+        Simulation("inflation", rows=ROWS, phases=("changed",)), ApiClient(server.url), table=table
+    )
+    rules = (AlertRule("performance", ("performance",), after=1, clear_after=1),)
+    settings = WatchSettings(
+        window_s=60.0, alerts=rules, routes={"w": RouteSettings("wandb", project="houses")}
+    )
+    source = SourceSettings(local=str(server.bundle))
+    watching = Watcher(settings, source, server.records_url, folder=tmp_path)
+    rounds = [watching.round() for _ in range(2)]
+    watching.close()
+    assert all(one.problems == () for one in rounds)
+    (run,) = runs_of(tmp_path)
+    assert (run["project"], run["job_type"]) == ("houses", "monitor")
+    assert len(run["history"]) == 2
+    verdict, line = rounds[0].verdict, run["history"][0]
+    assert verdict is not None
+    assert line["predictions/count"] == verdict.rows
+    mape = next(f.value for f in verdict.figures if f.name == "mape" and not f.estimated)
+    assert line["business/mape"] == pytest.approx(mape)
+    for column in verdict.drift:
+        assert line[f"drift/{column.name}"] == pytest.approx(column.psi)
+    assert {"predictions/mean", "predictions/std", "latency/p50_ms", "latency/p95_ms",
+            "latency/p99_ms", "business/within_10"} <= set(line)  # fmt: skip
+
+
+def test_up_watch_and_doctor_say_that_alerts_reach_nobody_or_whom(tmp_path, monkeypatch) -> None:
+    from tasador.flows.stack import Stack
+
+    def run(stack: Stack, ready, stopping) -> None:
+        ready()
+
+    monkeypatch.setattr(Stack, "run", run)
+    for name in list(os.environ):
+        if name.startswith("TASADOR_ALERTS__"):
+            monkeypatch.delenv(name)
+    nobody = "reach nobody: set one of TASADOR_ALERTS__SLACK_URL"
+    invoke = CliRunner().invoke
+    assert nobody in invoke(app, ["up", "--workspace", str(tmp_path)]).output
+    assert nobody in invoke(app, ["doctor"]).output
+    monkeypatch.setenv("TASADOR_ALERTS__SLACK_URL", "https://hooks.example.org/secret-path")
+    for arguments in (["up", "--workspace", str(tmp_path)], ["doctor"]):
+        said = invoke(app, arguments).output
+        assert "reach slack" in said
+        assert "secret-path" not in said
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
