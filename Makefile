@@ -94,6 +94,7 @@ pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
 	$(BIN)/python -m tasador.config.reference > docs/reference/configuration.md
 	$(BIN)/python -m tasador.config.service_reference settings > docs/reference/service-settings.md
 	$(BIN)/python -m tasador.config.service_reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m tasador.config.service_reference watch > docs/reference/watch-settings.md
 	$(BIN)/python -m tasador.config.service_reference figures docs/*/*.md
 	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
 

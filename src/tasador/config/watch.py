@@ -40,7 +40,7 @@ def read_watch_settings(
             not set or sets nothing.
     """
     environment = os.environ if environment is None else environment
-    plain = yaml.safe_load(_shipped())
+    plain = yaml.safe_load(shipped_file())
     routes: dict[str, Any] = dict(routes_from(environment))
     if file is None and environment.get(FILE):
         file = Path(environment[FILE])
@@ -58,7 +58,8 @@ def read_watch_settings(
     return found.with_routes(routes)
 
 
-def _shipped() -> str:
+def shipped_file() -> str:
+    """Return the text of ``conf/watch.yaml``."""
     return resources.files("tasador").joinpath("conf", "watch.yaml").read_text("utf-8")
 
 
