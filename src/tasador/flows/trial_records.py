@@ -36,8 +36,7 @@ class TrialRecorder:
     """Records trials as W&B runs; a call records one.
 
     Attributes:
-        settings: Where and how.
-        folder: The workspace; offline runs lie under its ``wandb``.
+        wandb: The project.
         group: What the runs of one sweep have in common.
         facts: What is noted in each run beside its parameters.
         notes: File in which links are kept until the sweep is done, so that a trial is recorded
@@ -45,8 +44,7 @@ class TrialRecorder:
         runs: What has been recorded, in its order.
     """
 
-    settings: TrackingSettings
-    folder: Path
+    wandb: WandbRuns
     group: str
     facts: dict[str, Any]
     notes: Path | None
@@ -54,13 +52,7 @@ class TrialRecorder:
 
     def __post_init__(self) -> None:
         self.runs = _read(self.notes)
-        self._wandb = runs_of(self.settings, self.folder)
         self._metric: str = self.facts["metric"]
-
-    @property
-    def trouble(self) -> str | None:
-        """Why a trial could not be recorded as asked, once."""
-        return self._wandb.trouble
 
     def __call__(self, trial: CandidateResult) -> None:
         """Record a trial, unless it is recorded; what W&B cannot do is no reason to stop."""
@@ -74,7 +66,7 @@ class TrialRecorder:
             run.summarize(self._summary(trial))
             return trial.error is not None
 
-        link = self._wandb.record(
+        link = self.wandb.record(
             write, "trial", name=f"{self.group}-{len(self.runs) + 1}", group=self.group,
             config={**self.facts, "family": trial.family, **trial.params},
         )  # fmt: skip

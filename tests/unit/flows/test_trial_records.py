@@ -25,7 +25,7 @@ def trial(leaves: int, **other: Any) -> CandidateResult:
 
 def recorder(folder: Path, mode: Any, notes: Path | None = None) -> TrialRecorder:
     settings = TrackingSettings(wandb=mode, wandb_project="houses")
-    return TrialRecorder(settings, folder, "sweep-1", FACTS, notes)
+    return TrialRecorder(wandb_of(settings, folder), "sweep-1", FACTS, notes)
 
 
 def test_offline_every_trial_is_a_run_that_holds_what_was_tried_and_reached(
@@ -36,7 +36,7 @@ def test_offline_every_trial_is_a_run_that_holds_what_was_tried_and_reached(
     record = recorder(tmp_path, "offline", notes)
     for found in (trial(15), trial(31, dropped="given up"), trial(15)):
         record(found)
-    assert record.trouble is None
+    assert record.wandb.trouble is None
     first, second = (tmp_path / run.link for run in record.runs)  # the third is the first again
     whole, early = records_of(first), records_of(second)
     assert whole["group"] == "sweep-1"
@@ -90,7 +90,7 @@ def test_without_an_account_online_recording_goes_on_offline_and_says_so(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     record = recorder(tmp_path, "online")
     record(trial(7))
-    assert "recorded offline" in str(record.trouble)
+    assert "recorded offline" in str(record.wandb.trouble)
     assert records_of(tmp_path / record.runs[0].link)["config"]["num_leaves"] == "7"
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_recorded_does_not_stop_the_sweep(
     record(trial(7))
     record(trial(8))
     assert record.runs == []
-    assert record.trouble == "W&B does not record: W&B does not begin a run: no space left"
+    assert record.wandb.trouble == "W&B does not record: W&B does not begin a run: no space left"
 
 
 def test_nothing_is_recorded_unless_asked_for(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def _contract(state: RunState) -> str:
 
 
 def _recording(state: RunState) -> list[str]:
-    """What a result holds beside its scores: where they were recorded in W&B, when they were."""
+    """What a sweep's result holds beside its trials: where they were recorded, when they were."""
     tracking = state.settings.tracking
     return [] if tracking.wandb == "off" else [tracking.wandb, tracking.wandb_project]
 
@@ -99,8 +99,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         "select",
         "Select: compare model families",
-        (*_MODELS, "flows.steps.selection_card", "flows.trial_records"),
-        lambda s: [s.settings.selection, s.settings.seed, *_recording(s)],
+        (*_MODELS, "flows.steps.selection_card"),
+        lambda s: [s.settings.selection, s.settings.seed],
         model_steps.select,
         model_steps.load_select,
     ),
