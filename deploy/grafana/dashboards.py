@@ -115,7 +115,7 @@ def service() -> dashboard.Dashboard:
             number(
                 "Failing",
                 "percentunit",
-                query(f"{failed} / sum(rate(tasador_requests_total{RATE}))"),
+                query(f"({failed} or vector(0)) / sum(rate(tasador_requests_total{RATE}))"),
             )
         )
         .with_panel(number("Under way", "none", query("sum(tasador_in_flight)")))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
+from tasador.config.build import unknown
 from tasador.core.errors import ConfigError
 from tasador.monitoring.notices import RouteSettings
 
@@ -37,12 +37,7 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
     }
     for name in given:
         if name not in VARIABLES:
-            close = difflib.get_close_matches(name, VARIABLES, n=1)
-            raise ConfigError(
-                f"{PREFIX}{name} sets nothing",
-                expected=f"one of {', '.join(PREFIX + known for known in VARIABLES)}",
-                remedy=f"did you mean {PREFIX}{close[0]}?" if close else "remove it",
-            )
+            raise unknown(PREFIX + name, PREFIX + name, [PREFIX + known for known in VARIABLES])
     given = {name: text for name, text in given.items() if text}
     for name in given:
         kind = name.partition("_")[0]
