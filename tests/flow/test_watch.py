@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
+import hmac
 import json
 import os
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fixtures.process import Server, free_port
+from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
 from tasador.cli.app import app
 from tasador.core.errors import ConfigError, ServingError
@@ -239,6 +247,57 @@ def test_each_round_is_recorded_in_w_and_b_offline_with_drift_errors_and_latency
             "latency/p99_ms", "business/within_10"} <= set(line)  # fmt: skip
 
 
+def test_a_watcher_with_nothing_but_a_variable_tells_a_webhook_what_went_wrong(
+    server, table, tmp_path
+) -> None:
+    simulate(
+        Simulation("inflation", rows=ROWS, phases=("changed",)), ApiClient(server.url), table=table
+    )
+    with Receiver() as receiver:
+        environment = {
+            **os.environ,
+            "TASADOR_SOURCE__LOCAL": str(server.bundle),
+            "TASADOR_RECORDS__URL": f"sqlite:///{tmp_path}/own.db",
+            "TASADOR_ALERTS__WEBHOOK_URL": receiver.url,
+            "TASADOR_ALERTS__WEBHOOK_SECRET": "s3cret",
+            "PYTHONUNBUFFERED": "1",
+        }
+        copied(server.records_url, tmp_path / "own.db")
+        command = [sys.executable, "-m", "tasador.cli.app", "watch", "--interval", "1",
+                   "--window", "60", "--workspace", str(tmp_path)]  # fmt: skip
+        process = subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        end = time.monotonic() + 50
+        while not any(b"performance:mape" in body for _, body in receiver.got):
+            if process.poll() is not None or time.monotonic() > end:
+                break
+            time.sleep(0.1)
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
+    assert any(b"performance:mape" in body for _, body in receiver.got), said
+    assert "alerts reach webhook" in said
+    assert "secret-path" not in said
+    assert "s3cret" not in said
+    headers, body = next(one for one in receiver.got if b"performance:mape" in one[1])
+    moment, digest = headers["x-tasador-signature"].split(",")
+    signed = f"{moment.removeprefix('t=')}.".encode() + body
+    assert digest == f"v1={hmac.new(b's3cret', signed, hashlib.sha256).hexdigest()}"
+    assert json.loads(body)["event"] == "firing"
+
+
+def copied(url: str, file: Path) -> None:
+    """Copy a service's records, without what other watchers of these tests left there."""
+    with (
+        contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as before,
+        contextlib.closing(sqlite3.connect(file)) as after,
+    ):
+        before.backup(after)
+        for name in ("leases", "alerts"):
+            after.execute(f"DELETE FROM {name}")
+        after.commit()
+
+
 def test_up_watch_and_doctor_say_that_alerts_reach_nobody_or_whom(tmp_path, monkeypatch) -> None:
     from tasador.flows.stack import Stack
 
@@ -249,14 +308,14 @@ def test_up_watch_and_doctor_say_that_alerts_reach_nobody_or_whom(tmp_path, monk
     for name in list(os.environ):
         if name.startswith("TASADOR_ALERTS__"):
             monkeypatch.delenv(name)
-    nobody = "reach nobody: set one of TASADOR_ALERTS__SLACK_URL"
+    nobody = "alerts reach nobody: set one of TASADOR_ALERTS__SLACK_URL"
     invoke = CliRunner().invoke
     assert nobody in invoke(app, ["up", "--workspace", str(tmp_path)]).output
     assert nobody in invoke(app, ["doctor"]).output
     monkeypatch.setenv("TASADOR_ALERTS__SLACK_URL", "https://hooks.example.org/secret-path")
     for arguments in (["up", "--workspace", str(tmp_path)], ["doctor"]):
         said = invoke(app, arguments).output
-        assert "reach slack" in said
+        assert "alerts reach slack" in said
         assert "secret-path" not in said
 
 

@@ -7,18 +7,16 @@ import json
 import shutil
 import stat
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from fixtures.process import free_port
+from fixtures.receiver import Receiver
 from tasador.config.alert_routes import VARIABLES, routes_from
 from tasador.core.errors import ConfigError
 
@@ -139,21 +137,13 @@ def test_the_file_of_variables_holds_each_that_is_known_and_can_be_added_later(t
 
 @pytest.mark.skipif(ALERTMANAGER is None, reason="prometheus-alertmanager is not installed")
 def test_an_alert_of_prometheus_reaches_the_webhook(tmp_path) -> None:
-    got: list[dict[str, Any]] = []
+    with Receiver() as hook:
+        _sends_to(hook, tmp_path)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    hook = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=hook.serve_forever, daemon=True).start()
+def _sends_to(hook: Receiver, tmp_path: Path) -> None:
     file, port = tmp_path / "alertmanager.yml", free_port()
-    done = start(file, {"WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/"})
+    done = start(file, {"WEBHOOK_URL": hook.url})
     assert done.returncode == 0
     file.write_text(file.read_text().replace("group_wait: 30s", "group_wait: 0s"))
     with (tmp_path / "log").open("w") as log:
@@ -172,7 +162,7 @@ def test_an_alert_of_prometheus_reaches_the_webhook(tmp_path) -> None:
     )  # fmt: skip
     try:
         end = time.monotonic() + 60
-        while not got and time.monotonic() < end:
+        while not hook.got and time.monotonic() < end:
             assert process.poll() is None, (tmp_path / "log").read_text()
             with contextlib.suppress(urllib.error.URLError):
                 urllib.request.urlopen(request, timeout=5).close()
@@ -180,7 +170,5 @@ def test_an_alert_of_prometheus_reaches_the_webhook(tmp_path) -> None:
     finally:
         process.terminate()
         process.wait(20)
-        hook.shutdown()
-        hook.server_close()
-    assert got, (tmp_path / "log").read_text()
-    assert got[0]["alerts"][0]["labels"]["alertname"] == "TasadorSourceCutOff"
+    assert hook.got, (tmp_path / "log").read_text()
+    assert json.loads(hook.got[0][1])["alerts"][0]["labels"]["alertname"] == "TasadorSourceCutOff"

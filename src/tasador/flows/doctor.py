@@ -120,9 +120,8 @@ def _alerts() -> Finding:
     try:
         reached = read_watch_settings().reached
     except TasadorError as error:
-        return Finding("missing", "alerts", str(error))
-    said = whom_alerts_reach(reached).removeprefix("alerts ")
-    return Finding("ok" if reached else "optional", "alerts", said)
+        return Finding("missing", "watcher", str(error))
+    return Finding("ok" if reached else "optional", "watcher", whom_alerts_reach(reached))
 
 
 def _reached(uri: str) -> Finding:

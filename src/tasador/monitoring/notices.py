@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 from tasador.core import clock
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.monitoring.alerts import AlertBook, Notice
-from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, online
+from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
 
@@ -207,9 +207,13 @@ class WandbRoute:
     Args:
         settings: Which project, and whether offline.
         folder: Offline runs lie under its ``wandb``.
+
+    Raises:
+        MissingExtraError: W&B is not installed.
     """
 
     def __init__(self, settings: RouteSettings, folder: Path) -> None:
+        check_installed()
         mode: Mode = "online" if online(settings.mode) else "offline"
         self._run = MonitorRun(WandbRuns(settings.project, folder, mode))
 

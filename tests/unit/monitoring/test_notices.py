@@ -8,13 +8,12 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
+from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
-from tasador.core.errors import ConfigError, StorageError
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.monitoring.alerts import AlertBook, AlertRule, Notice
 from tasador.monitoring.notices import (
     EmailRoute,
@@ -36,36 +35,10 @@ NOTICE = Notice(
 )  # fmt: skip
 
 
-class Receiver:
-    """A real HTTP server that keeps what it gets and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.got.append((headers, body))
-                self.send_response(outer.answers.pop(0) if outer.answers else 204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/secret-path"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with Receiver() as found:
+        yield found
 
 
 def test_a_webhook_is_signed_so_that_its_receiver_can_trust_it(receiver) -> None:
@@ -167,6 +140,14 @@ def test_w_and_b_gets_alerts_and_each_round_in_one_run_without_an_account(
     (line,) = run["history"]
     assert (line["drift/income"], line["business/mape"]) == (0.4, 12.5)
     assert "latency/p50_ms" not in line
+
+
+def test_a_route_of_w_and_b_without_the_library_is_refused_before_anything_is_watched(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr("tasador.registry.wandb_runs.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="'wandb' is not installed"):
+        build_routes({"w": RouteSettings("wandb")})
 
 
 def test_a_route_of_w_and_b_says_that_it_is_offline_unless_it_is_not(monkeypatch) -> None:
