@@ -164,12 +164,6 @@ def _draw_drift(drift: Sequence[Mapping[str, Any]]) -> None:
         return
     st.plotly_chart(charts.drift(known), key="drift", config=charts.CONFIG)
     st.caption(say("health.drift_help"))
-    names = [one["name"] for one in known]
-    worst = max(range(len(known)), key=lambda i: known[i]["psi"] - (known[i]["psi_limit"] or 0))
-    chosen = st.selectbox(say("health.column"), names, index=worst, key="drift column")
-    one = next(one for one in known if one["name"] == chosen)
-    st.markdown(f":{_COLOURS[one['level']]}[{_ICONS[one['level']]}] {escaped(one['reason'])}")
-    st.plotly_chart(charts.bins(one), key="bins", config=charts.CONFIG)
     st.dataframe(
         [
             {
@@ -182,6 +176,12 @@ def _draw_drift(drift: Sequence[Mapping[str, Any]]) -> None:
         ],
         hide_index=True,
     )
+    names = [one["name"] for one in known]
+    worst = max(range(len(known)), key=lambda i: known[i]["psi"] - (known[i]["psi_limit"] or 0))
+    chosen = st.selectbox(say("health.column"), names, index=worst, key="drift column")
+    one = next(one for one in known if one["name"] == chosen)
+    st.markdown(f":{_COLOURS[one['level']]}[{_ICONS[one['level']]}] {escaped(one['reason'])}")
+    st.plotly_chart(charts.bins(one), key="bins", config=charts.CONFIG)
 
 
 def _draw_segments(segments: Sequence[Mapping[str, Any]]) -> None:
