@@ -285,6 +285,13 @@ def model() -> dashboard.Dashboard:
         )
         .with_panel(
             lines(
+                "Values beyond twice the training maximum",
+                "none",
+                query("max by (column) (tasador_input_beyond_twice) > 0", "{{column}}"),
+            )
+        )
+        .with_panel(
+            lines(
                 "Estimates: median and tenths",
                 "none",
                 *(

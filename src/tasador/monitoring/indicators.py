@@ -17,7 +17,7 @@ _FIGURES = ("within_10", "within_20", "mape")
 _PERCENTILES = ("p50", "p95", "p99")
 #: Columns that have series of their own in other systems, however wide a table is.
 MOST_COLUMNS = 100
-_INPUT = ("mean", "p05", "p95")
+_INPUT = ("mean", "p05", "p95", "beyond_twice")
 _PREDICTION = {
     "spread": {"count": "rows", "mean": "mean", "min": "low", "max": "high", "median": "p50"},
     "std": {"std": "value"},
@@ -69,7 +69,10 @@ def prediction_numbers(verdict: Verdict) -> dict[str, float]:
 
 
 def input_numbers(verdict: Verdict) -> dict[str, dict[str, float]]:
-    """Return mean, p05 and p95 of the values of each numeric column that is shown."""
+    """Return mean, p05, p95 and the far values of each numeric column that is shown.
+
+    A far value is beyond twice the training maximum; ``beyond_twice`` is how many there are.
+    """
     quality = {one.subject: one.numbers for one in verdict.of_check("quality")}
     found = {}
     for column in telling_columns(verdict):

@@ -25,6 +25,11 @@ WATCH_METRICS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tasador_input_mean", "Mean of a column's values in the window.", ("column",)),
     ("tasador_input_p05", "Their 5th percentile.", ("column",)),
     ("tasador_input_p95", "Their 95th percentile.", ("column",)),
+    (
+        "tasador_input_beyond_twice",
+        "How many of them are beyond twice the training maximum.",
+        ("column",),
+    ),
     ("tasador_prediction_count", "Estimates in the window.", ()),
     ("tasador_prediction_mean", "Their mean, in the target's unit.", ()),
     ("tasador_prediction_std", "Their standard deviation.", ()),

@@ -123,6 +123,7 @@ def test_a_line_of_history_has_predictions_errors_latency_and_the_drift_of_each_
     area = made.X[:, 0]
     assert inputs["area"]["mean"] == pytest.approx(area.mean())
     assert inputs["area"]["p95"] == pytest.approx(np.quantile(area, 0.95), rel=0.02)
+    assert inputs["area"]["beyond_twice"] == 0
     assert "kind" not in inputs
 
 
