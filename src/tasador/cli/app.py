@@ -25,6 +25,7 @@ from tasador.cli.model_choice import (
 )
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
+from tasador.cli.retrain import retrain
 from tasador.cli.score import score
 from tasador.cli.serve import serve
 from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
@@ -292,6 +293,7 @@ app.command()(watch)
 app.command()(simulate)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
+app.command()(retrain)
 app.command()(use)
 app.add_typer(canary_app, name="canary")
 bundles.add_commands(app)

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasador.cli.model_choice import note
+from tasador.cli.models import Set, settings_with
 
 if TYPE_CHECKING:
+    from tasador.config.settings import RunSettings
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
     from tasador.serving.source_settings import SourceSettings
@@ -46,14 +48,18 @@ def watch(
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
     retrain: Annotated[
-        bool, typer.Option(help="Retrain and run canaries too, when there is reason to.")
+        bool,
+        typer.Option(
+            envvar="TASADOR_RETRAIN", help="Retrain and run canaries too, when there is reason to."
+        ),
     ] = False,
+    set_: Set = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Judge what the service recorded, again and again; alert when it stops being right.
 
     The model and the database are found as by `tasador serve`: from TASADOR_* variables.
-    `tasador monitor` judges once.
+    `tasador monitor` judges once. Policy and gates of --retrain are set by --set.
     """
     from dataclasses import replace
 
@@ -73,33 +79,59 @@ def watch(
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     watcher = Watcher(settings, served.source, served.records.url, served.records, workspace)
+    run = settings_with(set_) if retrain or set_ else None
+    at_work = False
 
     def tell(found: Round) -> None:
+        nonlocal at_work
         for line in _lines(found):
             out.print(line)
-        if retrain and found.leads:
-            for line in _tended(workspace, served.source, served.records.url):
+        if not retrain or run is None or not found.leads:
+            return
+        at_work = True
+        try:
+            for line in _tended(workspace, served.source, served.records.url, run):
                 out.print(f"    {escape(line)}")
+        except KeyboardInterrupt:
+            out.print("    interrupted: the champion is as it was")
+        finally:
+            at_work = False
 
-    signal.signal(signal.SIGTERM, lambda *_: watcher.stop())
-    signal.signal(signal.SIGINT, lambda *_: watcher.stop())
+    def end(*_: object) -> None:
+        watcher.stop()
+        if at_work:  # a training takes minutes, and notes that it was interrupted
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     out.print(
         f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
         f"(records: {escape(_without_password(served.records.url))})"
     )
     out.print(escape(whom_alerts_reach(settings.reached)))
+    if retrain and run is not None:
+        out.print(f"retraining is on: {budget_line(run)}")
     if line := unasked(served.source):
         note(line)
     watcher.run(tell)
 
 
-def _tended(workspace: Path, source: SourceSettings, records: str) -> list[str]:
-    from tasador.config.compose import compose
+def budget_line(settings: RunSettings) -> str:
+    """Return how much training the policy allows."""
+    policy = settings.retraining
+    most = f"at most {policy.budget} trainings in {policy.budget_days:g} days"
+    minutes = f", {policy.budget_minutes:g} minutes in all" if policy.budget_minutes else ""
+    return f"{most}{minutes}, {policy.cooldown_hours:g} hours apart"
+
+
+def _tended(
+    workspace: Path, source: SourceSettings, records: str, settings: RunSettings
+) -> list[str]:
     from tasador.flows.lifecycle import Place
     from tasador.flows.tend import tend
 
     place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
-    return tend(place, compose([], project=Path.cwd()))
+    return tend(place, settings)
 
 
 def _lines(found: Round) -> list[str]:

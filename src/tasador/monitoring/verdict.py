@@ -265,7 +265,7 @@ def in_short(plain: dict[str, Any]) -> dict[str, Any]:
             for one in plain.get("figures") or ()
         ],
         "drift": [
-            {"name": one["name"], "psi": _digits(one["psi"])}
+            {"name": one["name"], "psi": _digits(one["psi"]), "level": one["level"]}
             for one in plain.get("drift") or ()
             if one.get("psi") is not None
         ],
