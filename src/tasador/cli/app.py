@@ -13,6 +13,7 @@ from rich.markup import escape
 import tasador
 from tasador.cli import bundles, models, records
 from tasador.cli.canary import canary_app
+from tasador.cli.demo import demo
 from tasador.cli.keys import keys
 from tasador.cli.model_choice import (
     Alias,
@@ -291,6 +292,7 @@ app.add_typer(keys, name="keys")
 app.command()(monitor)
 app.command()(watch)
 app.command()(simulate)
+app.command()(demo)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
 app.command()(retrain)

@@ -231,7 +231,8 @@ def unsilence(
 
 def simulate(
     scenario: Annotated[
-        str, typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept.")
+        str,
+        typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept."),
     ] = "inflation",
     url: Annotated[str, typer.Option(help="Of the service.")] = "http://127.0.0.1:8000",
     rows: Annotated[
