@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from tasador.retraining.new_rows import NewRows
     from tasador.retraining.policy import RetrainDecision
 
-#: Exit codes of `retrain`: nothing asks for a training; one is asked for and cannot be.
-NO_TRIGGER, CONDITION_NOT_MET = 14, 15
-
 
 def retrain(
     now: Annotated[bool, typer.Option(help="Without waiting for a trigger.")] = False,
@@ -54,6 +51,7 @@ def retrain(
     from tasador.flows.lifecycle import opened
     from tasador.flows.retrain import Listeners, Order
     from tasador.flows.retrain import retrain as retrain_model
+    from tasador.retraining.policy import CONDITION_NOT_MET, NO_TRIGGER
 
     settings = settings_with(set_)
     order = Order(

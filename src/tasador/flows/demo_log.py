@@ -10,6 +10,7 @@ from tasador.core import clock
 from tasador.flows.lifecycle import Lifecycle
 from tasador.monitoring.verdict import Level
 from tasador.records.journal import AuditEntry, Verdicts
+from tasador.retraining.switch import CHALLENGER
 
 #: Of what the watcher prints, the lines about retraining that the history does not have.
 _OWN = ("not retrained", "the model is left")
@@ -67,8 +68,10 @@ class Narrator:
             reverse=True,
         )[:_MOST_COLUMNS]
         psi = ", ".join(f"{name} {value:.2f}" for value, name in drift)
-        level = self._level.replace("_", " ")
-        self._tell(f"watcher: {level.upper()}, {body['rows']} rows in its window; PSI {psi}")
+        level = self._level.replace("_", " ").upper()
+        self._tell(
+            f"watcher: {level}, {body['rows']} rows in its window" + (f"; PSI {psi}" if psi else "")
+        )
 
     def _policy(self) -> None:
         with self._log.open(errors="replace") as file:
@@ -99,6 +102,9 @@ class Narrator:
             alias = details.get("alias", "")
             text = f"{entry.action} {alias} {phase}".replace("  ", " ")
             text += f" (version {version}): {entry.reason}"
+        if details.get("gates_summary"):
+            text += f"; {details['gates_summary']}"
         self._tell(text)
-        for gate in (details.get("gates") or {}).get("gates", ()) if phase != "intent" else ():
-            self._say(f"            gate {gate['state']}: {gate['name']}: {gate['text']}")
+        if details.get("alias") == CHALLENGER:
+            for gate in details["gates"]["gates"]:
+                self._say(f"            {gate['name']}: {gate['state']}, {gate['text']}")

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: Exit codes of `tasador retrain`: nothing asks for a training; one is asked for and cannot be.
+NO_TRIGGER, CONDITION_NOT_MET = 14, 15
 _HOUR, _DAY = 3600.0, 86_400.0
 
 
