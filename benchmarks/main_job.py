@@ -62,7 +62,7 @@ class Figure:
 
 
 def run_pipeline(workspace: Path) -> tuple[float, float]:
-    """Run the default pipeline on the published split; return seconds and peak resident memory in GB."""
+    """Run the pipeline on the published split; return seconds and peak resident memory in GB."""
     command = [sys.executable, "-m", "tasador.cli.app", "run", f"storage.workspace={workspace}",
                "segregate.method=random"]  # fmt: skip
     started = time.perf_counter()

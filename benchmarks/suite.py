@@ -167,7 +167,7 @@ def measure(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, Any] | 
 
 
 def prepare(workspace: str) -> None:
-    """Train the default model on the published split there, which is quick when it is there already."""
+    """Train the model of the published split there; quick when it is there already."""
     folder = ROOT / workspace
     if workspace != WORKSPACE and any((folder / "bundles").glob("*/manifest.json")):
         return
