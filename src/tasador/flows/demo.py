@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 #: A training of about a minute instead of four: fewer families, no sweep, shorter proofs.
 SHORT = (
     "sweep.trials=0", "selection.folds=3", "features.cross_fit_folds=5", "impute.strategy=median",
-    "features.clusters=8",
+    "features.clusters=8", "register.average=1",
     "register.spatial_folds=2", "register.parity_rows=20000", "register.bootstrap_draws=200",
     "~selection.families.gradient_boosting", "~selection.families.random_forest",
     "~selection.families.extra_trees", "~selection.families.hist_gradient_boosting",

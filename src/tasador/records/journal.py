@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,15 +109,14 @@ class Verdicts:
         while len(found) < count:
             rows: list[Any] = self.database.execute(
                 "SELECT id, model, time, since, until, level, body FROM verdicts "  # noqa: S608
-                f"WHERE time >= ? AND model IN ({marks}) AND until <= ? "
+                f"WHERE time >= ? AND model IN ({marks}) AND since < until AND until <= ? "
                 "ORDER BY until DESC, time DESC, id DESC LIMIT 1",
                 [since, *models, ends],
             )
             if not rows:
                 break
             found.append(_stored(rows[0]))
-            # a window without length would be found for ever
-            ends = min(found[-1].since, math.nextafter(ends, 0.0))
+            ends = found[-1].since
         return found
 
 
