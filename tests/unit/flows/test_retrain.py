@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +280,34 @@ def test_an_interrupted_training_may_be_begun_again_at_once(workspace, monkeypat
             retrain(lifecycle, wish)
         assert phases(lifecycle) == ["intent", "interrupted"]
         assert retrain(lifecycle, dataclasses.replace(wish, dry_run=True)).decision.retrain
+
+
+def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(400, seed=20))
+        command = [
+            sys.executable, "-m", "tasador.cli.app", "watch", "--retrain", "--interval", "1",
+            "--workspace", str(workspace), "--set", "retraining.new_outcomes=250",
+            "--set", "retraining.max_new_share=0.8",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + 90
+            while phases(lifecycle) != ["intent"]:
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+        assert "interrupted: the champion is as it was" in said
+        assert "Traceback" not in said
+        assert phases(lifecycle) == ["intent", "interrupted"]
+        assert lifecycle.versions.aliases()["champion"] == "1"
 
 
 def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would_happen(

@@ -41,7 +41,7 @@ def test_of_windows_that_overlap_only_the_latest_counts_as_a_window_of_its_own(d
     for later, earlier in itertools.pairwise(found):
         assert later.since - 15 < earlier.until <= later.since
     assert verdicts.apart(["houses"], 0.0, 0) == []
-    assert len(verdicts.apart(["houses", "houses-abc"], 0.0, 1000)) == 8
+    assert len(verdicts.apart(["houses", "houses-abc"], 0.0, 1000)) == 9
     assert verdicts.apart(["houses"], clock.seconds() + 60, 3) == []
 
 
