@@ -190,10 +190,8 @@ def _drift(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
         if met:
             text = f"{column} drifted in {needed} windows in a row (PSI {shown})"
         else:
-            text = (
-                f"{column}: PSI {shown or 'unknown'} in the newest windows, drift from "
-                f"{settings.psi:g} in {needed} in a row"
-            )
+            seen = f"PSI {shown} in the newest windows" if windows else "no window was judged yet"
+            text = f"{column}: {seen}, drift from {settings.psi:g} in {needed} in a row"
         newest = values[0] if values else None
         lacks = "" if met else f"{needed - row} more in a row, none overlapping"
         yield Check("trigger", f"drift of {column}", met, newest, settings.psi, text, lacks)
@@ -229,7 +227,7 @@ def _performance(settings: RetrainSettings, situation: Situation) -> Iterator[Ch
         lacks = "" if met else f"{needed - row} more in a row, none overlapping"
         yield Check("trigger", f"performance: {subject}", met, row, needed, text, lacks)
     if not newest:
-        text = f"no performance rule is broken in the newest window (needed: {needed} in a row)"
+        text = "no performance rule is broken in the newest window"
         lacks = f"{needed} in a row, none overlapping"
         yield Check("trigger", "performance", False, 0.0, needed, text, lacks)
 
