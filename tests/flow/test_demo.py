@@ -40,7 +40,7 @@ def test_drift_retrains_the_model_which_passes_gates_and_canary_and_is_rolled_ba
     env["TASADOR_SOURCE__TRACKING_URI"] = f"sqlite:///{tmp_path}/production-registry.db"
     done = subprocess.run(
         [*DEMO, "--workspace", str(workspace)], cwd=tmp_path, env=env, capture_output=True,
-        text=True, timeout=900, check=False,
+        text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [
