@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ def retrain(
         GateError: The new model does not pass the gates; it stays registered, without a place.
         TasadorError: Training or registering failed.
         ConfigError: There is no champion.
-        RegistryError: Somebody else is retraining this model.
+        RegistryError: Somebody else is retraining this model; a dry run does not mind.
     """
     order, listeners = order or Order(), listeners or Listeners()
     champion = lifecycle.champion()
@@ -106,8 +106,8 @@ def retrain(
             f"{lifecycle.versions.name} has no champion to retrain",
             remedy="tasador promote VERSION",
         )
-    who = lifecycle.place.who
-    with lifecycle.ledger.busy("retrain", who), fetched(lifecycle, champion) as bundle:
+    alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    with nullcontext() if order.dry_run else alone, fetched(lifecycle, champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, order, reference.X)
         at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)

@@ -357,6 +357,8 @@ def test_of_two_retrainings_at_once_one_is_told(workspace):
             pytest.raises(RegistryError, match=r"retrain of houses_model is under way: eva"),
         ):
             retrain(lifecycle, order())
+        with lifecycle.ledger.busy("retrain", "eva"):
+            assert retrain(lifecycle, order(dry_run=True)).version is None
 
 
 def test_the_commands_say_what_they_would_do(workspace, capsys, monkeypatch):
