@@ -16,7 +16,7 @@ _UNSEEN = re.compile(
 )
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)")
 _MRKDWN = re.compile(r"(?<!\w)[*_~`]|[*_~`](?!\w)")
-_LEADING = re.compile(r"^(\d+)(?=[.)]\s)|^(?=[#+=-])")
+_LEADING = re.compile(r"^(\d+)(?=[.)]\s)|^(?=[#+=>-])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?%?")
 
@@ -45,7 +45,7 @@ def one_line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Return text that Markdown shows as it is, also in a cell of a table and in HTML."""
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     plain = _MARKDOWN.sub(lambda found: f"\\{found.group()}", plain)
     return _LEADING.sub(lambda found: f"{found.group(1) or ''}\\", plain, count=1)
 
