@@ -40,6 +40,7 @@ from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
+from tasador.serving.proxies import TrustedProxies
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.admin import AdminActions, admin_router
 from tasador.serving.routes.mlflow_scoring import mlflow_router
@@ -124,6 +125,7 @@ class Assembly:
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
+            proxies=_proxies(settings),
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
             lifespan=self._lifespan,
@@ -346,6 +348,11 @@ class _Outcomes:
                 database = Database(self._settings.url, synchronous=self._settings.synchronous)
                 self._store = SqlRecordStore(database)
             return self._store
+
+
+def _proxies(settings: ServeSettings) -> TrustedProxies | None:
+    trusted = settings.security.trusted_proxies
+    return TrustedProxies(trusted) if trusted else None
 
 
 def _settle_memory() -> None:

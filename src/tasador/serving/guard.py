@@ -40,6 +40,7 @@ from tasador.serving.problems import (
     too_large,
     wrong_media_type,
 )
+from tasador.serving.proxies import LOCAL, TrustedProxies
 from tasador.serving.refused import summary
 from tasador.serving.settings import LimitSettings
 
@@ -102,6 +103,7 @@ class Guard:
         access: Who may do what.
         counts: What counts.
         known: Paths that may name a counter; those of hot routes do anyway.
+        proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         refused: Notes a request that was refused.
         access_log: Whether every request is logged.
     """
@@ -115,6 +117,7 @@ class Guard:
         counts: Counts,
         *,
         known: Collection[str] = (),
+        proxies: TrustedProxies | None = None,
         refused: Callable[[Exchange, Problem], None] = lambda *_: None,
         access_log: bool = False,
     ) -> None:
@@ -124,6 +127,7 @@ class Guard:
         self._access = access
         self._counts = counts
         self._known = frozenset(known) | {path for _, path in hot}
+        self._proxies = proxies
         self._refused = refused
         self._access_log = access_log
         self._under_way: dict[asyncio.Task[object], Exchange] = {}
@@ -178,7 +182,9 @@ class Guard:
 
     def _admit(self, scope: Scope, exchange: Exchange, task: asyncio.Task[object]) -> None:
         peer = scope.get("client")
-        exchange.client = peer[0] if peer else "local"
+        exchange.client = peer[0] if peer else LOCAL
+        if self._proxies is not None:
+            exchange.client = self._proxies.client(exchange.client, scope["headers"])
         if exchange.path in PROBES:
             return
         if len(self._under_way) >= self._limits.in_flight:
