@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Read without a key: what the service is, and how to ask it.
 PUBLIC = frozenset({"/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2"})
-_LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(client|admin):([0-9a-f]{64})")
+KEY_ROLES: tuple[Role, ...] = ("client", "importer", "admin")
+_LINE = re.compile(rf"([A-Za-z0-9._-]{{1,64}}):({'|'.join(KEY_ROLES)}):([0-9a-f]{{64}})")
 #: A name, an IPv4 or bracketed IPv6 address, with a port or without; a bare IPv6 in settings.
 _HOST = re.compile(
     r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._*-]+))(?::[0-9]{0,5})?|([0-9a-f:.]*:[0-9a-f:.]*)"
@@ -77,7 +78,7 @@ def parse_key(line: str) -> Key:
     if match is None:
         raise ConfigError(
             "an API key cannot be read",
-            expected="name:client:<64 hexadecimal digits> or name:admin:<...>",
+            expected="name:ROLE:<64 hexadecimal digits>, ROLE one of client, importer, admin",
             got=f"a line of {len(line)} characters",  # a key pasted by mistake stays out of logs
             remedy="make one with `tasador keys new NAME`",
         )

@@ -152,10 +152,11 @@ def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["valuation"])
-    for path, handler, name, summary in (
-        ("predict", routes.predict, "Predict", "Value rows"),
-        ("explain", routes.explain, "Explain", "Say why rows are worth what they are"),
-        ("outcomes", outcomes.outcomes, "Outcomes", "Record what rows turned out to be worth"),
+    told = "Record what rows turned out to be worth"
+    for path, handler, name, summary, more in (
+        ("predict", routes.predict, "Predict", "Value rows", ()),
+        ("explain", routes.explain, "Explain", "Say why rows are worth what they are", ()),
+        ("outcomes", outcomes.outcomes, "Outcomes", told, (409,)),
     ):
         router.add_api_route(
             f"/{path}",
@@ -163,7 +164,7 @@ def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRo
             methods=["POST"],
             summary=summary,
             response_class=Response,
-            responses=answers(f"{name}Answer", *_JSON_REFUSALS),
+            responses=answers(f"{name}Answer", *_JSON_REFUSALS, *more),
             openapi_extra=body_of(f"{name}Request"),
             name=path,
         )

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -304,7 +304,9 @@ class _Outcomes:
         self._lock = threading.Lock()
         self._store: SqlRecordStore | None = None
 
-    def add(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+    def add(
+        self, outcomes: Sequence[Outcome], *, own: bool = False, replace: Collection[str] = ()
+    ) -> list[OutcomeAnswer]:
         """Write outcomes and return the result of each.
 
         Raises:
@@ -318,7 +320,8 @@ class _Outcomes:
                 remedy="set TASADOR_RECORDS__MODE to durable or async",
             )
         try:
-            return self._opened().add_outcomes(outcomes, self.targets)
+            store = self._opened()
+            return store.add_outcomes(outcomes, self.targets, own=own, replace=replace)
         except OutageError as error:
             raise Problem(
                 503,

@@ -1,4 +1,4 @@
-"""Small files that stand for gigabytes cost a real server no memory, and what is refused is said."""
+"""Small files that stand for gigabytes cost a real server no memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fixtures.process import Server, free_port
 
+from fixtures.process import Server, free_port
 from tasador.serving.uploads import LONGEST_ROW
 
 PARQUET = "application/vnd.apache.parquet"
@@ -115,9 +115,7 @@ def bomb(**options: Any) -> bytes:
 
 def fixed() -> Any:
     size = 1 << 18
-    return pa.Array.from_buffers(
-        pa.binary(size), ROWS, [None, pa.py_buffer(bytes(size * ROWS))]
-    )
+    return pa.Array.from_buffers(pa.binary(size), ROWS, [None, pa.py_buffer(bytes(size * ROWS))])
 
 
 #: Small as sent, large as Arrow spells them out.
@@ -176,7 +174,9 @@ def test_a_page_that_declares_more_than_it_holds_is_refused_before_it_is_unpacke
     text = {"kind": pa.array(["x" * 300_000])}
     content = written(1, text, compression="zstd", use_dictionary=False)
     # of as many bytes as the true size: 134 million is the most that is written in four
-    small = written(1, {"kind": pa.array(["x" * 2_000_000])}, compression="zstd", use_dictionary=False)
+    small = written(
+        1, {"kind": pa.array(["x" * 2_000_000])}, compression="zstd", use_dictionary=False
+    )
     assert content != small
     forged = with_page_size(small, 2_000_010, 134_000_000)
     with Watch(server) as watch:

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fixtures.process import Server, free_port
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.process import Server, free_port
 from tasador.core.errors import ConfigError
 from tasador.serving.access import KeyAccess, new_key
 from tasador.serving.problems import Problem
