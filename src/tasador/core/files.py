@@ -13,6 +13,7 @@ import importlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +60,33 @@ class Patience:
 
     connect_s: float
     read_s: float
+
+
+def make_private(path: Path, *, folder: bool = False) -> None:
+    """Make a file or folder that its owner alone can read, whatever the umask; or make it so.
+
+    One that belongs to another user is left as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    mode = 0o700 if folder else 0o600
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        with suppress(FileExistsError):
+            path.mkdir(mode=mode)
+    else:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    tighten(path)
+
+
+def tighten(path: Path) -> None:
+    """Take from others than its owner what they may do with a file or folder of this user."""
+    with suppress(FileNotFoundError, PermissionError):
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
 def is_remote(location: Location) -> bool:
