@@ -35,8 +35,8 @@ _SHAPES = (
 _WEBHOOKS = (
     r"(hooks\.slack(?:-gov)?\.com/)[^\s'\"<>]+",
     r"(discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/)[^\s'\"<>]+",
-    r"((?:[\w.-]*webhook\.office(?:365)?\.com|outlook\.office(?:365)?\.com/webhook)/)[^\s'\"<>]+",
-    r"((?:[\w.-]+\.logic\.azure\.com|[\w.-]+\.api\.powerplatform\.com)(?::[0-9]+)?/)[^\s'\"<>]+",
+    r"((?:webhook\.office(?:365)?\.com|outlook\.office(?:365)?\.com/webhook)/)[^\s'\"<>]+",
+    r"((?:\.logic\.azure\.com|\.api\.powerplatform\.com)(?::[0-9]+)?/)[^\s'\"<>]+",
     r"(chat\.googleapis\.com/)[^\s'\"<>]+",
     r"(api\.telegram\.org/(?:file/)?bot)[^\s'\"/<>]+",
 )
@@ -49,9 +49,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     *((re.compile(shape, re.DOTALL), rf"\1{_HIDDEN}") for shape in _SHAPES),
     *((re.compile(webhook, re.IGNORECASE), rf"\1{_HIDDEN}") for webhook in _WEBHOOKS),
     # postgresql://user:password@host, with a password in quotes or one that holds quotes
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):(['\"]).{0,300}?\2@", re.I), r"\1:***@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@(?=[^\s@]*)", re.I), r"\1:***@"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):(?!\*\*\*@)[^\s/@]*@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(['\"]).{0,300}?\2@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):[^\s'\"]*@(?=[^\s@]*)", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(?!\*\*\*@)[^\s@]*@", re.I), r"\1:***@"),
     (re.compile(r"(://)[A-Za-z0-9_%+.=-]{20,}@"), r"\1***@"),
     # password='it''s long' / "password": "a \" b"
     (

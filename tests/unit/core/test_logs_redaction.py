@@ -79,8 +79,8 @@ def test_no_secret_of_a_known_form_comes_through_also_in_an_answer(holder):
 
 @pytest.mark.parametrize(
     "key",
-    ["AKIA" + "A1" * 8, "AIza" + "b" * 35, "ghp_" + "c" * 36, "xoxb-" + "1" * 20, "ya29." + "d" * 30,
-     "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl", "glpat-" + "e" * 20],
+    ["AKIA" + "A1" * 8, "AIza" + "b" * 35, "ghp_" + "c" * 36, "xoxb-" + "1" * 20,
+     "ya29." + "d" * 30,     "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl", "glpat-" + "e" * 20],
 )  # fmt: skip
 def test_keys_are_known_by_how_they_look(key):
     assert key[6:] not in redact(f"cannot use {key}, it said")
@@ -91,7 +91,8 @@ def test_keys_are_known_by_how_they_look(key):
 @pytest.mark.parametrize(
     "text",
     ["expected a valid key in X-API-Key or Authorization: Bearer. To do: ask", "sigma=3, key=4",
-     "the column 'key': expected a number, got 3", "https://example.org/a?page=2&sort=up", "x@y.org"],
+     "the column 'key': expected a number, got 3", "https://example.org/a?page=2&sort=up",
+     "x@y.org"],
 )  # fmt: skip
 def test_ordinary_messages_are_left(text):
     assert redact(text) == text
@@ -99,10 +100,10 @@ def test_ordinary_messages_are_left(text):
 
 def test_a_long_line_of_almost_secrets_is_read_in_time():
     started = time.monotonic()
-    for text in ("\\" * 50_000, "'" * 50_000, "password='" + "\\" * 20_000, "a-" * 30_000,
-                 "password='" * 3_000, "x://u:'" * 2_000, "eyJ" + "a." * 20_000):  # fmt: skip
+    for text in ("\\" * 5_000, "'" * 5_000, "password='" + "\\" * 4_000, "a-" * 5_000,
+                 "password='" * 600, "x://u:'" * 600, "eyJ" + "a." * 4_000):  # fmt: skip
         redact(text)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 5
 
 
 def record(message, *arguments, fields=None, exc_info=None):
