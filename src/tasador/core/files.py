@@ -101,6 +101,24 @@ def check_scheme(location: Location) -> None:
         raise ConfigError(f"{location} cannot be reached", expected=f"a local path, {known}")
 
 
+def require_driver(location: Location) -> None:
+    """Find out whether the packages that reach an address are installed; it is not contacted.
+
+    Raises:
+        MissingExtraError: One is not.
+    """
+    if is_remote(location):
+        driver, extra = _DRIVERS[str(location).partition("://")[0]]
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            # read when gcsfs is imported; otherwise it waits for a gRPC service for ever
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        for package in ("fsspec", driver):
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                raise MissingExtraError.for_package(package, extra) from None
+
+
 def join(base: Location, *parts: str) -> str:
     """Return the location of `parts` under `base`, local or remote."""
     if is_remote(base):
@@ -399,15 +417,8 @@ def _from_driver(error: Exception) -> bool:
 def _filesystem(location: str, patience: Patience | None = None) -> Any:
     """Return the fsspec file system of a remote address."""
     scheme = location.partition("://")[0]
-    driver, extra = _DRIVERS[scheme]
     emulated = scheme == "gs" and bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    if emulated:  # read when gcsfs is imported; otherwise it waits for a gRPC service for ever
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    for package in ("fsspec", driver):
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise MissingExtraError.for_package(package, extra) from None
+    require_driver(location)
     fsspec = importlib.import_module("fsspec")
     options: dict[str, Any] = {"use_listings_cache": False}
     if emulated:

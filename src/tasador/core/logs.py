@@ -10,7 +10,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from tasador.core import clock
@@ -18,8 +19,8 @@ from tasador.core import clock
 _HIDDEN = "***"
 _NAMES = (
     r"(?:authorization|x-api-key|api[_-]?key|password|passwd|pwd|secret(?:[_-]?(?:access[_-]?)?key)?"
-    r"|token|credentials?|access[_-]?key(?:[_-]?id)?|(?:account|private|signing)[_-]?key|passphrase"
-    r"|signature|cookie)"
+    r"|token|credentials?|access[_-]?key(?:[_-]?id)?|(?:account|private)[_-]key|accountkey"
+    r"|passphrase)"
 )
 _NAME_TO_HIDE = re.compile(_NAMES, re.IGNORECASE)
 #: Keys that are known by how they look: ours, AWS's, Google's, GitHub's, Slack's, Stripe's, JWT.
@@ -74,6 +75,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(rf"((?:[?&;]|%3f|%26){_PARAMETERS}(?:=|%3d))[^&\s'\";<>]+", re.IGNORECASE),
         r"\1***",
     ),
+    (re.compile(r"((?:set-)?cookie['\"]?\s*:\s*)[^\s;,]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
 )
 
@@ -150,8 +152,13 @@ class _StandardError(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+def formatter(*, as_json: bool) -> logging.Formatter:
+    """Return what makes lines of records: JSON for machines, text for people."""
+    return JsonFormatter() if as_json else TextFormatter()
+
+
 def configure_logs(
-    level: str = "WARNING", *, as_json: bool = False, others: Sequence[str] = ()
+    level: str = "WARNING", *, as_json: bool = False, everything: bool = False
 ) -> None:
     """Send tasador's log records to standard error at `level`.
 
@@ -160,14 +167,25 @@ def configure_logs(
     Args:
         level: The least level that is shown.
         as_json: Whether machines read it.
-        others: Loggers whose warnings come out in the same form.
+        everything: Whether the process is ours alone: what other libraries log, Python's warnings,
+            and errors that nobody caught, in threads too, then come out in the same form.
     """
     handler = _StandardError()
-    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.setFormatter(formatter(as_json=as_json))
     logger = logging.getLogger("tasador")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    for name in others:
-        logging.getLogger(name).handlers[:] = [handler]
-        logging.getLogger(name).propagate = False
+    if everything:
+        logging.getLogger().handlers[:] = [handler]
+        logging.captureWarnings(True)
+        sys.excepthook = lambda *error: _uncaught("the process ends", error)
+        threading.excepthook = lambda args: _uncaught(
+            f"the thread {args.thread.name if args.thread else '?'} ended",
+            (args.exc_type, args.exc_value, args.exc_traceback),
+        )
+
+
+def _uncaught(what: str, error: Any) -> None:
+    if not issubclass(error[0], (KeyboardInterrupt, SystemExit)):
+        logging.getLogger("tasador").critical("%s: an error was not caught", what, exc_info=error)

@@ -114,6 +114,22 @@ class ParquetFacts:
         Raises:
             SourceError: Its pages are damaged or too large; none of it may be decoded.
         """
+        row_bytes = self.check_pages(group, as_dictionaries)
+        if row_bytes > self._limits.batch_bytes:
+            raise SourceError(
+                "the Parquet file takes too much memory",
+                expected=f"rows of at most {self._limits.batch_bytes >> 20} MiB",
+                got=f"up to {row_bytes >> 20} MiB in a row",
+                remedy="shorten the values",
+            )
+        return min(most, self._limits.batch_bytes // row_bytes) if row_bytes else most
+
+    def check_pages(self, group: int, as_dictionaries: Sequence[str] = ()) -> int:
+        """Refuse pages that are too large; returns the most bytes of the long values in a row.
+
+        Raises:
+            SourceError: As for `rows_at_once`.
+        """
         open_bytes, row_bytes = 0, 0
         for position, leaf in self._leaves:
             if position >= len(self._chunks[group]):
@@ -131,14 +147,7 @@ class ParquetFacts:
                 row_bytes += max(0, leaf.length)
             elif leaf.kind == _BYTE_ARRAY and repeats and leaf.name not in as_dictionaries:
                 row_bytes += max(largest, dictionary)
-        if row_bytes > self._limits.batch_bytes:
-            raise SourceError(
-                "the Parquet file takes too much memory",
-                expected=f"rows of at most {self._limits.batch_bytes >> 20} MiB",
-                got=f"up to {row_bytes >> 20} MiB in a row",
-                remedy="shorten the values",
-            )
-        return min(most, self._limits.batch_bytes // row_bytes) if row_bytes else most
+        return row_bytes
 
     def _pages(self, chunk: Struct) -> tuple[int, int, bool]:
         """Return the bytes of a chunk's largest data page and of its largest dictionary, unpacked.

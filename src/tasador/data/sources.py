@@ -20,13 +20,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import polars as pl
-import stamina
-from stamina import instrumentation
 
 from tasador.core import files
 from tasador.core.errors import MissingExtraError, SourceError, StorageError
 from tasador.core.fingerprints import sha256_bytes
 from tasador.core.progress import progress
+from tasador.core.retries import retry_context
 from tasador.data import synthetic
 from tasador.data.contract import TableContract
 from tasador.data.encode import columns_with_missing_words
@@ -219,10 +218,8 @@ def _read_url(
         failures.append(f"{url}: passed over, offline")
         return None
     _check_address(url)
-    logged = instrumentation.get_on_retry_hooks()
-    instrumentation.set_on_retry_hooks([_log_retry])  # the usual ones print on standard output
     try:
-        for attempt in stamina.retry_context(
+        for attempt in retry_context(
             on=_RetryableError,
             attempts=attempts,
             timeout=timeout_s * attempts,
@@ -233,8 +230,6 @@ def _read_url(
                 return _download(url, timeout_s)
     except (_RetryableError, urllib.error.URLError) as error:
         failures.append(f"{url}: {getattr(error, 'reason', error)}")
-    finally:
-        instrumentation.set_on_retry_hooks(logged)
     return None
 
 
@@ -254,10 +249,6 @@ def _check_address(url: str) -> None:
             "ASCII written as %XX",
             remedy="correct `source.url`, or list local files under `source.paths`",
         )
-
-
-def _log_retry(details: instrumentation.RetryDetails) -> None:
-    logger.info("%s: tried again in %.1f s", details.caused_by, details.wait_for)
 
 
 def _download(url: str, timeout_s: float) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
-from tasador.core.logs import configure_logs
+from tasador.core.logs import redact
 from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database, OutageError
 from tasador.records.record import Outcome
@@ -24,7 +24,7 @@ from tasador.records.writer import RecordWriter
 from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
 from tasador.serving.appraiser import Appraiser
-from tasador.serving.cache import make_cache
+from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
@@ -48,7 +48,7 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
-from tasador.serving.run import is_terminal
+from tasador.serving.run import set_up_logs
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -181,15 +181,21 @@ class Assembly:
         )
 
     def _deep(self) -> DeepHealth:
-        found = self.health.deep()
+        found, loaded = self.health.deep(), self.holder.current
         return DeepHealth(
             status=found.status,
+            version=version("tasador"),
+            model_loaded=loaded is not None,
+            model_version=None if loaded is None else loaded.version,
+            release=None if loaded is None else loaded.bundle.manifest.release or None,
+            source=None if loaded is None else loaded.source,
             checks=[
                 DependencyCheck(
                     name=one.name,
                     status=one.status,
                     latency_ms=round(one.latency_s * 1000, 3),
-                    detail=one.detail,
+                    detail=redact(one.detail),
+                    checked_at=one.checked_at,
                 )
                 for one in found.dependencies
             ],
@@ -216,6 +222,8 @@ class Assembly:
         if self.metrics.shared:
             checks["workers"] = self._check_workers
         checks["refresher"] = refresher_check(self.refresher)
+        if isinstance(self.cache, RedisCache):
+            checks["redis"] = self.cache.ping
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
             checks["disk"] = disk_check(self.settings.records.spool_folder())
@@ -373,11 +381,6 @@ def from_environment() -> App:
 def assembled(environment: Mapping[str, str]) -> Assembly:
     """Return the service that an environment describes, with its process set up for it."""
     settings = read_settings(environment)
-    configure_logs(
-        settings.server.log_level,
-        as_json=settings.server.log_format == "json"
-        or (settings.server.log_format == "auto" and not is_terminal()),
-        others=("uvicorn",),
-    )
+    set_up_logs(settings.server)
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
     return Assembly(settings)

@@ -112,18 +112,24 @@ class Ready(BaseModel):
 
 
 class DependencyCheck(BaseModel):
-    """One dependency's health."""
+    """One dependency's health: the model, a source of models, records, Redis, the disk..."""
 
     name: str
     status: Literal["healthy", "degraded", "unhealthy"]
-    latency_ms: float | None = None
+    latency_ms: float
     detail: str
+    checked_at: str
 
 
 class DeepHealth(BaseModel):
-    """Every dependency's health."""
+    """Every configured dependency's health; the same members whatever the status is."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
+    version: str
+    model_loaded: bool
+    model_version: str | None
+    release: str | None
+    source: str | None
     checks: list[DependencyCheck]
 
 

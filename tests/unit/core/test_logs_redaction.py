@@ -1,7 +1,9 @@
 import json
 import logging
 import sys
+import threading
 import time
+import warnings
 
 import pytest
 
@@ -142,16 +144,16 @@ def test_tracebacks_are_redacted_in_both_forms():
         assert "hunter2" not in text
 
 
-def test_other_libraries_may_speak_in_the_same_form(capsys):
-    names = ("tasador", "another")
-    before = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate,
-                     logging.getLogger(name).level) for name in names}  # fmt: skip
-    try:
-        configure_logs("INFO", as_json=True, others=("another",))
-        logging.getLogger("another").warning("password=hunter2")
-        assert json.loads(capsys.readouterr().err)["message"] == "password=***"
-    finally:
-        for name, (handlers, propagate, level) in before.items():
-            logger = logging.getLogger(name)
-            logger.handlers[:], logger.propagate = handlers, propagate
-            logger.setLevel(level)
+@pytest.mark.filterwarnings("default")
+def test_a_service_s_libraries_warnings_and_threads_speak_in_the_same_form(capsys):
+    configure_logs("INFO", as_json=True, everything=True)
+    logging.getLogger("another").warning("password=hunter2")
+    warnings.warn("token=abc is out of date", DeprecationWarning, stacklevel=1)
+    thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+    thread.start()
+    thread.join()
+    library, warning, ended = map(json.loads, capsys.readouterr().err.splitlines())
+    assert library["message"] == "password=***"
+    assert "token=***" in warning["message"]
+    assert ended["message"] == "the thread worker ended: an error was not caught"
+    assert "ZeroDivisionError" in ended["exception"]
