@@ -31,7 +31,7 @@ _ARRAYS = (
 )  # fmt: skip
 _COUNTS = (
     "columns", "n_numbers", "n_ratios", "n_indicated", "n_one_hot", "n_means",
-    "dimensions", "clusters", "cluster_place",
+    "dimensions", "clusters", "cluster_place", "n_mean_values",
 )  # fmt: skip
 
 
@@ -92,6 +92,7 @@ class CompactPlain:
             dimensions=self._dimensions,
             clusters=clusters,
             cluster_place=place,
+            n_mean_values=len(arrays["mean_values"]),
             similar=similar,
             similar_floor=floor,
             farthest=FARTHEST,
@@ -107,10 +108,11 @@ class CompactPlain:
             raise ValueError(f"expected rows of {self._columns} columns, got shape {X.shape}")
         Z, places = np.empty((n, self._width)), np.empty((d + 1) * n)
         address = places.ctypes.data
-        self._library.plain(
-            self._pointer, X.ctypes.data, filled.ctypes.data, n, Z.ctypes.data, self._width,
-            address, address + 8 * d * n,
-        )  # fmt: skip
+        if self._library.plain(
+            self._pointer, X.ctypes.data, filled.ctypes.data, n, self._columns, Z.ctypes.data,
+            self._width, address, d, address + 8 * d * n,
+        ):  # fmt: skip
+            raise ValueError("the fitted features do not fit together")
         for column, place in self._dates:
             Z[:, place : place + len(DATE_PARTS)] = date_parts(filled[:, column])
         if self._index is not None:

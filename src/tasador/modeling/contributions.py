@@ -174,14 +174,14 @@ class _KernelGroup(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("feature", "low", "high", "share", "gap", "value")),
         *((name, ctypes.c_void_p) for name in ("points", "weights")),
-        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs")),
+        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs", "width")),
     )
 
 
 class _Kernel:
     """The groups laid out for `contributions.c`: the conditions of a leaf side by side."""
 
-    def __init__(self, groups: Sequence[_Group], call: Kernel) -> None:
+    def __init__(self, groups: Sequence[_Group], call: Kernel, check: Kernel) -> None:
         self._call = call
         self._arrays: list[list[NDArray[Any]]] = []
         self._groups = (_KernelGroup * len(groups))()
@@ -198,7 +198,10 @@ class _Kernel:
             self._groups[place] = _KernelGroup(
                 *(array.ctypes.data for array in arrays),
                 *(len(group.feature), len(group.value), (len(group.nodes) + 1) // 2),
+                self._width,
             )
+        if check(ctypes.addressof(self._groups), len(self._groups)):
+            raise ValueError("the trees' paths do not fit the kernel")
 
     def add_to(self, total: Floats, z: Floats) -> None:
         """Add all contributions for features `z` (q,), contiguous doubles, to `total` (q,).
@@ -206,11 +209,12 @@ class _Kernel:
         Raises:
             IndexError: The row has fewer features than the trees ask for.
         """
-        if len(z) < self._width:
-            raise IndexError(f"a row of {len(z)} features, the trees ask for {self._width}")
-        self._call(
-            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data
-        )
+        width = min(len(z), len(total))
+        if self._call(
+            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data,
+            width,
+        ):  # fmt: skip
+            raise IndexError(f"a row of {width} features, the trees ask for {self._width}")
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,11 @@ class _Paths:
 
     @cached_property
     def _kernel(self) -> _Kernel | None:
-        call = None if (library := native().library) is None else library.contributions
+        library = native().library
         longest = max((len(group.feature) for group in self.groups), default=0)
-        return None if call is None or longest > _LONGEST else _Kernel(self.groups, call)
+        if library is None or library.contributions is None or longest > _LONGEST:
+            return None
+        return _Kernel(self.groups, library.contributions, library.check_paths)
 
     @classmethod
     def of_trees(cls, trees: TreeEnsemble) -> _Paths:

@@ -183,11 +183,51 @@ static void predict_block(const Trees *trees, const double *rows, size_t n, uint
         scores[row] = trees->scale * sums[row] + trees->base;
 }
 
-/* Writes the scores of n rows of n_features doubles each; returns 1 when memory is short. */
-int tasador_trees_predict(const Trees *trees, const double *rows, size_t n, double *scores)
+/* Returns 0 for trees that lead nowhere outside of their arrays, else 3: asked once, when they are
+   laid out. A child stands behind its node, a gate is its own, so that every walk ends. */
+int tasador_check_trees(const Trees *trees, size_t n_words, size_t n_thresholds)
+{
+    const uint64_t cells = (uint64_t)trees->n_columns * LANES;
+    if (trees->n_columns == 0 || cells > 65536 || n_words == 0 || n_words > UINT32_MAX)
+        return 3;
+    for (uint32_t c = 0; c < trees->n_columns; c++) {
+        const Column *column = &trees->columns[c];
+        if (column->column >= trees->n_features || column->first > n_thresholds
+            || column->count > n_thresholds - column->first || column->count > 65535
+            || column->nan_rank > 65535)
+            return 3;
+    }
+    for (size_t i = 0; i < n_words; i++) {
+        const uint64_t word = trees->words[i], child = word >> 32, cell = word & 0xffff;
+        const uint64_t reach = child + (cell >= 2 * LANES); /* virtual columns 0, 1 rank all alike */
+        if (cell % LANES != 0 || cell >= cells || child < i || reach >= n_words)
+            return 3;
+    }
+    uint64_t behind = 0;
+    for (uint32_t s = 0; s < trees->n_segments; s++) {
+        const Segment *segment = &trees->segments[s];
+        if (segment->gate >= n_words || segment->root > segment->gate || segment->first_tree != behind
+            || segment->n_trees > trees->most_trees || trees->words[segment->gate] >> 32 != segment->gate)
+            return 3;
+        for (uint64_t i = segment->root; i < segment->gate; i++) {
+            const uint64_t word = trees->words[i], cell = word & 0xffff;
+            if (word >> 32 <= i || (word >> 32) + (cell >= 2 * LANES) > segment->gate)
+                return 3;
+        }
+        behind += segment->n_trees;
+    }
+    return behind == trees->n_trees ? 0 : 3;
+}
+
+/* Writes the scores of n rows of `width` doubles each. Returns 1 when memory is short, and 3, with
+   nothing written, for rows of another width than the trees'. */
+int tasador_trees_predict(const Trees *trees, const double *rows, size_t n, double *scores,
+                          size_t width)
 {
     if (n == 0)
         return 0;
+    if (width != trees->n_features)
+        return 3;
     if (n <= LANES / 2)
         return predict_few(trees, rows, n, scores);
     const size_t most = n < BLOCK_ROWS ? (n + LANES - 1) / LANES * LANES : BLOCK_ROWS;

@@ -98,6 +98,11 @@ class WideTrees(TreesKernel):
             scale=trees.scale,
             base=trees.base,
         )
+        sizes = (len(self._arrays[name]) for name in ("nodes", "counts"))
+        if library.check_wide_trees(
+            ctypes.addressof(wide), *sizes, self._arrays["leaves"].size, len(thresholds)
+        ):
+            raise TrainingError("the trees do not fit the kernel")
         super().__init__(call, wide)
 
 
