@@ -128,17 +128,16 @@ def proven(features: FittedFeatures) -> CompactPlain | None:
     library = native().library
     if library is None:
         return None
-    try:
-        compact = CompactPlain(features, library)
-    except ValueError as error:
-        _logger.warning("features are made by numpy, not by the compiled kernel: %s", error)
-        return None
     X = _proof_rows(features)
     with np.errstate(all="ignore"):
         filled = features.imputer.fill(X)
-        same = np.array_equal(
-            compact.transform(X, filled), features._transform(X, filled), equal_nan=True
-        )
+        try:
+            compact = CompactPlain(features, library)
+            found = compact.transform(X, filled)
+        except ValueError as error:
+            _logger.warning("features are made by numpy, not by the compiled kernel: %s", error)
+            return None
+        same = np.array_equal(found, features._transform(X, filled), equal_nan=True)
     if not same:
         _logger.warning(
             "features are made by numpy, not by the compiled kernel: their answers differ on this"

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core.array_check import FLAG, Expected, check_arrays
 from tasador.core.native import Kernel, native
-from tasador.modeling.trees import LinearModel, TreeEnsemble
+from tasador.modeling.trees import LEAF, LinearModel, TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +36,7 @@ _CHUNK = 16_384
 _AT_ONCE = 256
 #: Most features on a path that the kernel has room for.
 _LONGEST = 32
+_MOST_FEATURES = 2**20
 
 
 @dataclass(frozen=True)
@@ -104,25 +106,56 @@ class TreeContributions:
 Contributions = LinearContributions | TreeContributions
 
 
-def contributions_from_state(arrays: Mapping[str, NDArray[Any]]) -> Contributions:
-    """Rebuild from `state`.
+def contributions_from_state(
+    arrays: Mapping[str, NDArray[Any]], n_features: int | None = None
+) -> Contributions:
+    """Rebuild from `state`, once every array was checked.
+
+    Args:
+        arrays: As `state` gives them.
+        n_features: How many features the model takes, where that is known.
 
     Raises:
-        KeyError, ValueError: The state is incomplete.
+        KeyError, ValueError: The state is incomplete, or not what it should be.
         TrainingError: The trees cannot be meant.
     """
     if "coef" in arrays:
-        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
-    features, base, scale, float32_inputs = (float(number) for number in arrays["numbers"])
-    return TreeContributions(
-        TreeEnsemble(
-            **{name: arrays[name] for name in _NODE_ARRAYS},
-            n_features=int(features),
-            base=base,
-            scale=scale,
-            float32_inputs=bool(float32_inputs),
+        q = len(arrays["coef"]) if n_features is None else n_features
+        check_arrays(
+            arrays, {"coef": Expected((q,)), "center": Expected((q,)), "expected": Expected((1,))}
         )
+        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
+    k, numbers = arrays["feature"].size, arrays["numbers"]
+    Expected((4,)).check("numbers", numbers)
+    features, base, scale, float32_inputs = numbers.tolist()
+    if n_features not in (None, features) or not 0 < features < _MOST_FEATURES:
+        raise ValueError(f"an explanation of {features:g} features, expected {n_features}")
+    if not features.is_integer() or float32_inputs not in (0.0, 1.0):
+        raise ValueError("the numbers of the explanation's trees cannot be meant")
+    node, pointer = Expected((k,)), Expected((k,), ("int32",), LEAF, k - 1)
+    check_arrays(
+        arrays,
+        {
+            "feature": Expected((k,), ("int32",), LEAF, features - 1),
+            "threshold": Expected((k,), low=-np.inf, high=np.inf),
+            "left": pointer,
+            "right": pointer,
+            "value": node,
+            "missing_left": Expected((k,), FLAG),
+            "cover": Expected((k,), low=0.0),
+            "roots": Expected((None,), ("int32",), 0, k - 1),
+            "numbers": Expected((4,)),
+        },
     )
+    trees = TreeEnsemble(
+        **{name: arrays[name] for name in _NODE_ARRAYS},
+        n_features=int(features),
+        base=base,
+        scale=scale,
+        float32_inputs=bool(float32_inputs),
+    )
+    breadth_first(trees)  # refuses circles
+    return TreeContributions(trees)
 
 
 @dataclass(frozen=True)
