@@ -58,7 +58,9 @@ class Expected:
             values = values[~np.isinf(values)]
         # NaN fails both comparisons
         if values.size and not (values.min() >= self.low and values.max() <= self.high):
-            raise ValueError(f"{name} holds values outside of [{self.low:g}, {self.high:g}], or NaN")
+            raise ValueError(
+                f"{name} holds values outside of [{self.low:g}, {self.high:g}], or NaN"
+            )
         if self.ascending and (np.diff(array) < 0).any():
             raise ValueError(f"{name} is not in ascending order")
 
