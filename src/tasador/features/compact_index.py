@@ -49,7 +49,9 @@ class _Index(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "cells", "points", "indices", "low", "high", "target", "similar", "context", "factors",
         )),
-        *((name, ctypes.c_uint64) for name in ("size", "dimensions", "contexts", "bandwidths", "n_cells")),
+        *((name, ctypes.c_uint64) for name in (
+            "size", "dimensions", "contexts", "bandwidths", "n_cells",
+        )),
         ("slope", ctypes.c_double),
         ("softening", ctypes.c_double),
     )  # fmt: skip
@@ -171,12 +173,11 @@ class CompactIndex:
         if likes:
             exponents = work[3 * block :]
             np.exp(exponents, out=exponents)
-        if out is not None:
-            if self._library.comparables(
-                self._pointer, index, distances, gaps, kernels, n,
-                out.ctypes.data, out.shape[1], out.strides[0] // out.itemsize,
-            ):  # fmt: skip
-                raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
+        if out is not None and self._library.comparables(
+            self._pointer, index, distances, gaps, kernels, n,
+            out.ctypes.data, out.shape[1], out.strides[0] // out.itemsize,
+        ):  # fmt: skip
+            raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
         return work
 
 

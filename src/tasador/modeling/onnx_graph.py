@@ -36,7 +36,7 @@ _INT, _TENSOR = 2, 4
 
 INPUT, OUTPUT = "X", "score"
 DOUBLE = 11
-_DTYPES = {DOUBLE: np.dtype("<f8"), 2: np.dtype("u1"), 7: np.dtype("<i8")}
+_DTYPES: dict[int, np.dtype[Any]] = {DOUBLE: np.dtype("<f8"), 2: np.dtype("u1"), 7: np.dtype("<i8")}
 _OPSETS = {"": 21, "ai.onnx.ml": 5}
 _IR = 10
 #: Most nodes, constants, attributes and other parts of one message; the exporter writes 13.

@@ -178,7 +178,7 @@ def breadth_first(
     order, owner = order[by_tree], owner[by_tree]
     place = np.full(trees.n_nodes, -1)
     place[order] = np.arange(len(order))
-    if len(np.unique(order)) != len(order):
+    if np.bincount(order).max() > 1:
         raise _no_trees("a node with two parents")
     inner = trees.feature[order] >= 0
     return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)
