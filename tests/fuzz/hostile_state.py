@@ -43,8 +43,6 @@ from tasador.modeling.onnx_trees import read_model
 from tasador.modeling.trees import LinearModel, TreeEnsemble
 from tasador.modeling.wide_trees import WideTrees
 
-#: What loading a bundle turns into a refusal.
-REFUSALS = (TasadorError, KeyError, TypeError, ValueError, IndexError, AttributeError, MemoryError)
 NUMBERS = (
     np.nan, np.inf, -np.inf, 1e308, -1e308, 1e300, 5e-324, 0.0, -0.0, -1.0, 1.0, 7.0, 2.0**31, 2.0**53,
 )  # fmt: skip
@@ -179,7 +177,7 @@ def tried(what: str, work: Callable[[], Any]) -> None:
     try:
         with np.errstate(all="ignore"):
             work()
-    except REFUSALS:
+    except Exception:  # `load_bundle` turns every one of them into a refusal
         counts[f"{what}: refused"] += 1
     else:
         counts[f"{what}: answered"] += 1
