@@ -243,7 +243,9 @@ def check_structures(data: st.DataObject) -> None:
     def change(array: np.ndarray) -> None:
         flat = array.reshape(-1).view(np.uint32 if array.itemsize % 4 == 0 else np.uint8)
         for at in number.integers(0, len(flat), number.integers(1, 4)) if len(flat) else ():
-            flat[at] = number.choice([0, 1, 15, 16, 31, 32, 1 << 16, 1 << 31, int(number.integers(1 << 32))])
+            flat[at] = number.choice(
+                [0, 1, 15, 16, 31, 32, 1 << 16, 1 << 31, int(number.integers(1 << 32))]
+            )
 
     compact = CompactTrees(trees, library)
     words, thresholds = compact._arrays[0], compact._arrays[3]

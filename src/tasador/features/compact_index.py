@@ -82,7 +82,7 @@ class CompactIndex:
         self._likes = likes
         arrays = {
             "cells": _cells(tree),
-            "points": np.ascontiguousarray(source.points[order]),
+            "points": np.ascontiguousarray(source.points[order], dtype=np.float64),
             "indices": order,
             "low": np.array(tree.mins, dtype=np.float64),
             "high": np.array(tree.maxes, dtype=np.float64),

@@ -76,7 +76,9 @@ class CompactPlain:
         self._dimensions, self._has_similar = len(arrays["near"]), similar >= 0
         clusters = 0
         if features.clusters is not None:
-            arrays["centroids"] = np.ascontiguousarray(features.clusters.centroids)
+            arrays["centroids"] = np.ascontiguousarray(
+                features.clusters.centroids, dtype=np.float64
+            )
             clusters = len(arrays["centroids"])
         self._comparables = place + (clusters + 1 if clusters else 0)
         _check(arrays, features, self._columns)
@@ -197,7 +199,7 @@ def _categories(features: FittedFeatures, place: int) -> tuple[dict[str, NDArray
     arrays: dict[str, NDArray[Any]] = {
         "one_hot": np.array(one_hot, dtype=np.int64).reshape(-1, 3),
         "means": np.array(means, dtype=np.int64).reshape(-1, 4),
-        "mean_values": np.ascontiguousarray(np.concatenate(values)),
+        "mean_values": np.ascontiguousarray(np.concatenate(values), dtype=np.float64),
         "near": np.empty(0, dtype=np.int64),
         "scale": np.empty(0),
         "centroids": np.empty((0, 0)),

@@ -163,7 +163,7 @@ def ranked(
             columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
             parts.append(part)
             first += len(part)
-    thresholds = np.concatenate(parts) if parts else np.zeros(1)
+    thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
     return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
 
 

@@ -222,9 +222,12 @@ class _Kernel:
         for place, group in enumerate(groups):
             arrays: list[NDArray[Any]] = [
                 np.ascontiguousarray(group.feature.T, dtype=np.int32),
-                *(np.ascontiguousarray(a.T) for a in (group.low, group.high, group.share)),
+                *(
+                    np.ascontiguousarray(a.T, dtype=np.float64)
+                    for a in (group.low, group.high, group.share)
+                ),
                 np.ascontiguousarray(group.gap.T, dtype=np.uint8),
-                np.ascontiguousarray(group.value),
+                np.ascontiguousarray(group.value, dtype=np.float64),
                 *(np.pad(a, (0, len(a) % 2)) for a in (group.nodes, group.weights)),
             ]
             self._arrays.append(arrays)  # the kernel reads them as long as it lives
