@@ -10,7 +10,6 @@ both fine, and counted.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import sys
 import time
@@ -25,8 +24,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from fixtures.forgery import forge, forged_arrays
 from fixtures.random_trees import grown
-
 from tasador.core import native as kernels
 from tasador.core.errors import TasadorError
 from tasador.data.contract import Column, Ratio, TableContract, Target
@@ -35,23 +34,17 @@ from tasador.features.fitted import FittedFeatures
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.contributions import (
-    LinearContributions, TreeContributions, _Kernel, _Paths, contributions_from_state,
+    LinearContributions,
+    TreeContributions,
+    _Kernel,
+    _Paths,
+    contributions_from_state,
 )  # fmt: skip
 from tasador.modeling.load_model import proof_rows
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_trees import read_model
 from tasador.modeling.trees import LinearModel, TreeEnsemble
 from tasador.modeling.wide_trees import WideTrees
-
-NUMBERS = (
-    np.nan, np.inf, -np.inf, 1e308, -1e308, 1e300, 5e-324, 0.0, -0.0, -1.0, 1.0, 7.0, 2.0**31, 2.0**53,
-)  # fmt: skip
-POINTERS = (-1, 0, 1, 7, 63, 64, 65, 255, 256, 65_535, 65_536, 2**31 - 1, -(2**31), 2**63 - 1)
-VALUES = (
-    None, True, False, -1, 0, 1, 2, 3, 64, 10**6, 2**63, 1e308, -0.5, "", "lon", "rooms", "r", "kind",
-    [], {}, ["lon"], ["rooms", "rooms"], [[0]], {"column": 0}, float("nan"),
-)  # fmt: skip
-TYPES = ("float32", "float64", "int8", "int32", "int64", "uint64", "bool", ">f8")
 
 CONTRACT = TableContract(
     "houses", "Houses", "houses",
@@ -90,86 +83,6 @@ def bases() -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
         spec, arrays = pipeline.fit(X, X[:, 0] + X[:, 4 - 1] * 1e-3).state()
         found.append((json.loads(json.dumps(spec)), arrays))
     return found
-
-
-def forged_array(data: st.DataObject, array: np.ndarray) -> np.ndarray:
-    """Return another array in the place of one: other values, another shape or another type."""
-    change = data.draw(
-        st.sampled_from(("value", "value", "pointer", "wider", "shorter", "longer", "flat", "empty",
-                         "turned", "type", "deeper", "zero width", "shuffled", "all"))
-    )  # fmt: skip
-    array = array.copy()
-    if change in ("value", "pointer", "all") and array.size:
-        pool = POINTERS if change == "pointer" or array.dtype.kind != "f" else NUMBERS
-        value = data.draw(st.sampled_from(pool))
-        info = np.iinfo(array.dtype) if array.dtype.kind in "iu" else None
-        if info is not None:
-            value = min(max(int(value), info.min), info.max)
-        at = slice(None) if change == "all" else data.draw(st.integers(0, array.size - 1))
-        array.reshape(-1)[at] = value
-    elif change == "wider" and array.ndim:
-        times = data.draw(st.integers(2, 9))
-        return np.concatenate([array] * times, axis=array.ndim - 1)
-    elif change == "shorter" and array.ndim:
-        return array[: data.draw(st.integers(0, max(0, len(array) - 1)))]
-    elif change == "longer" and array.ndim and len(array):
-        return np.concatenate([array, array[: data.draw(st.integers(1, len(array)))]])
-    elif change == "flat":
-        return array.reshape(-1)
-    elif change == "empty":
-        return array.reshape(-1)[:0].reshape(tuple(0 for _ in array.shape))
-    elif change == "turned":
-        return array.T
-    elif change == "type":
-        with np.errstate(all="ignore"):
-            return array.astype(data.draw(st.sampled_from(TYPES)))
-    elif change == "deeper":
-        return array[None]
-    elif change == "zero width" and array.ndim == 2:
-        return array[:, :0]
-    elif change == "shuffled" and array.ndim:
-        return array[np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(array))]
-    return array
-
-
-def forged_arrays(data: st.DataObject, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays one to three of which were changed, renamed or dropped."""
-    arrays = dict(arrays)
-    for _ in range(data.draw(st.integers(1, 3))):
-        name = data.draw(st.sampled_from(sorted(arrays)))
-        other = data.draw(st.sampled_from(sorted(arrays)))
-        kind = data.draw(st.integers(0, 19))
-        if kind == 0 and len(arrays) > 1:
-            del arrays[name]
-        elif kind == 1:
-            arrays[f"{name}x"] = arrays[name]
-        elif kind == 2:
-            arrays[name] = arrays[other]
-        else:
-            arrays[name] = forged_array(data, arrays[name])
-    return arrays
-
-
-def forge(data: st.DataObject, value: Any) -> Any:
-    """Return JSON with something else somewhere in it."""
-    value = copy.deepcopy(value)
-    here = value
-    while True:
-        keys = sorted(here) if isinstance(here, dict) else list(range(len(here)))
-        if not keys:
-            return value
-        key = data.draw(st.sampled_from(keys))
-        if isinstance(here[key], dict | list) and here[key] and data.draw(st.integers(0, 3)):
-            here = here[key]
-            continue
-        kind = data.draw(st.integers(0, 5))
-        if kind == 0:
-            del here[key]
-        elif kind == 1 and isinstance(here, list):
-            here.append(here[key])
-        else:
-            here[key] = data.draw(st.sampled_from(VALUES))
-        return value
 
 
 def tried(what: str, work: Callable[[], Any]) -> None:
