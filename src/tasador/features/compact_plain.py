@@ -225,9 +225,10 @@ def _check(arrays: dict[str, NDArray[Any]], features: FittedFeatures, columns: i
         raise ValueError(f"at most {_MOST_NUMBERS} numbers and ratios, there are {frames}")
     dimensions = len(arrays["near"])
     fits = (
-        len(arrays["ratios"]) == len(arrays["ratio_fill"])
-        and len(arrays["scale"]) == dimensions
-        and (not arrays["centroids"].size or arrays["centroids"].shape[1] == dimensions)
+        arrays["ratio_fill"].shape == (len(arrays["ratios"]),)
+        and arrays["scale"].shape == (dimensions,)
+        and arrays["centroids"].ndim == 2
+        and (not len(arrays["centroids"]) or arrays["centroids"].shape[1] == dimensions)
         and frames == len(features._numeric_names)
     )
     if not fits:
