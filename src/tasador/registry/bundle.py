@@ -269,19 +269,11 @@ def load_bundle(
     try:
         manifest, contents = read_verified(Path(folder), limits, signed)
         return _rebuilt(Path(folder), manifest, contents, check_golden, threads, limits)
-    except _NOT_ITS_OWN as error:
-        if isinstance(error, ContractError):
-            raise _not_rebuilt(folder, error) from None
-        raise
     except Exception as error:  # of any kind: JSON, arrays and graphs are somebody else's words
-        raise _not_rebuilt(folder, error) from None
-
-
-def _not_rebuilt(folder: str | Path, error: Exception) -> BundleError:
-    return BundleError(
-        f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}"[:500],
-        remedy=FETCH_AGAIN,
-    )
+        if isinstance(error, _NOT_ITS_OWN) and not isinstance(error, ContractError):
+            raise
+        text = f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}"
+        raise BundleError(text[:500], remedy=FETCH_AGAIN) from None
 
 
 def _rebuilt(

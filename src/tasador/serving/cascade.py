@@ -374,28 +374,21 @@ def _load(
 
 
 def _ours(work: Callable[[], T]) -> T:
-    """Turn what a disk says, and what reading somebody else's answer ends in, into our own errors.
-
-    A bundle or an answer that cannot be read is refused like one that is damaged: the next source
-    is asked, and this one not again for the same.
-    """
+    """Turn what a disk says, and whatever reading an answer ends in, into our own errors."""
     try:
         return work()
     except TasadorError:
         raise
     except OSError as error:
-        raise storage_error(error) or StorageError(
-            f"the disk refused: {error.strerror or error}", got=error.filename
-        ) from error
+        text = f"the disk refused: {error.strerror or error}"
+        raise storage_error(error) or StorageError(text, got=error.filename) from error
     except Exception as error:
         raise _unreadable(error) from error
 
 
 def _unreadable(error: Exception) -> BundleError:
-    return BundleError(
-        f"what the source gave cannot be used: {type(error).__name__}: {error}"[:500],
-        remedy="let the source offer another bundle",
-    )
+    text = f"what the source gave cannot be used: {type(error).__name__}: {error}"
+    return BundleError(text[:500], remedy="let the source offer another bundle")
 
 
 def _outcome(error: Exception) -> Outcome:
