@@ -6,6 +6,9 @@ service. It must stay below the size limit, hold none of the training libraries,
 to the workspace and /tmp, and value a row.
 
     python docker/prove_api_image.py BUNDLE --row '{"longitude": -122.2, ...}'
+        [--object-store gs://bucket/prefix --environment STORAGE_EMULATOR_HOST=http://...]
+
+With an object store (an emulator will do) the image gets the bundle from there and nowhere else.
 
 What this does not show: that the base image exists, and that the image's layers are as small.
 """
@@ -121,8 +124,16 @@ class Image:
             raise SystemExit(f"RUN {command}\n{done.stdout}")
 
 
-def prove(bundle: Path, row: dict[str, object]) -> dict[str, object]:
-    """Build, measure, serve and value; returns what was found, or ends with what is wrong."""
+def prove(
+    bundle: Path, row: dict[str, object], variables: dict[str, str] | None = None
+) -> dict[str, object]:
+    """Build, measure, serve and value; returns what was found, or ends with what is wrong.
+
+    Args:
+        bundle: What is served, unless `variables` name another source.
+        row: What is valued.
+        variables: Further settings of the service.
+    """
     builder, final = read_stages((ROOT / "docker" / "api.Dockerfile").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="tasador-image-") as temporary:
         root = Path(temporary)
@@ -137,7 +148,9 @@ def prove(bundle: Path, row: dict[str, object]) -> dict[str, object]:
         if found:
             raise SystemExit(f"what trains is in the image: {', '.join(found)}")
         workspace = root / "srv" / "tasador" / "workspace"
-        shutil.copytree(bundle, workspace / "bundles" / "proof")
+        if not variables:
+            shutil.copytree(bundle, workspace / "bundles" / "proof")
+        image.environment |= variables or {}
         before = _files(root, workspace)
         answer = _serve(image, final, row)
         written = _files(root, workspace) - before
@@ -189,6 +202,8 @@ def _serve(image: Image, stage: Stage, row: dict[str, object]) -> dict[str, obje
             probe = json.loads(stage.last("HEALTHCHECK").partition("CMD ")[2])
             subprocess.run(probe, env=environment, check=True)
             answer = _post(f"{base}/api/v1/predict", {"instances": [row]})
+            with urllib.request.urlopen(f"{base}/health", timeout=10) as health:
+                answer["source"] = json.load(health)["source"]
         finally:
             process.terminate()
             code = process.wait(30)
@@ -232,5 +247,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--row", required=True, type=json.loads)
+    parser.add_argument("--object-store", help="where `tasador publish` put the bundle")
+    parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE")
     arguments = parser.parse_args()
-    print(json.dumps(prove(arguments.bundle, arguments.row), indent=2))
+    told = dict(pair.split("=", 1) for pair in arguments.environment)
+    if arguments.object_store:
+        told["TASADOR_SOURCE__OBJECT_STORE"] = arguments.object_store
+    print(json.dumps(prove(arguments.bundle, arguments.row, told), indent=2))

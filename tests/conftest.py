@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +42,11 @@ def _logging_as_before() -> Iterator[None]:
     """Commands that run in this process configure its logging; the next test starts afresh."""
     logger = logging.getLogger("tasador")
     before = logger.handlers[:], logger.level, logger.propagate
+    root, hooks = logging.getLogger().handlers[:], (sys.excepthook, threading.excepthook)
     yield
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = root
+    sys.excepthook, threading.excepthook = hooks
     logger.handlers[:], logger.propagate = before[0], before[2]
     logger.setLevel(before[1])
 

@@ -9,15 +9,19 @@ import shutil
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from fixtures.process import Server, free_port
+from fixtures.redis import Redis
+from tasador.registry.bundle import load_bundle
 
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
 #: How often a service under load is killed; `TASADOR_KILLS=20 pytest -k kill` for the whole proof.
@@ -150,6 +154,118 @@ def test_several_workers_share_the_port_the_database_and_the_counters(server) ->
     code, _, err = server.stop()
     assert code == 0, err
     assert set(load.acknowledged) <= set(recorded(server.workspace))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("package", "name", "value", "extra"),
+    [
+        ("gcsfs", "SOURCE__OBJECT_STORE", "gs://bucket/models", "gcs"),
+        ("s3fs", "SOURCE__OBJECT_STORE", "s3://bucket/models", "s3"),
+        ("psycopg", "RECORDS__URL", "postgresql://u:p@127.0.0.1:1/d", "serve"),
+        ("cryptography", "SOURCE__TRUSTED_KEYS", "key.pem", "signing"),
+    ],
+)
+def test_a_setting_whose_package_is_not_installed_is_refused_at_the_start(
+    server, tmp_path, package, name, value, extra, workers
+) -> None:
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / f"{package}.py").write_text(f"raise ImportError('No module named {package}')")
+    server.variables = {
+        f"TASADOR_{name}": value,
+        "TASADOR_SERVER__WORKERS": workers,
+        "PYTHONPATH": os.pathsep.join([str(without), *sys.path]),
+    }
+    server.start()
+    assert server.process is not None
+    out, err = server.process.communicate(timeout=60)
+    assert server.process.returncode == 8
+    assert out == ""  # it never said that it serves
+    assert err.startswith(f"error: the package '{package}' is not installed. To do: ")
+    assert extra in err
+    assert len(err.splitlines()) == 1
+
+
+SCHEMA = {"status", "version", "model_loaded", "model_version", "release", "source", "checks"}
+
+
+def deep(server: Server, code: int = 200) -> dict[str, Any]:
+    """Return /health/deep, whose members are the same in every state."""
+    answer = httpx.get(server.url + "/health/deep", timeout=10)
+    assert answer.status_code == code
+    found: dict[str, Any] = answer.json()
+    assert set(found) == SCHEMA
+    for check in found["checks"]:
+        assert set(check) == {"name", "status", "latency_ms", "detail", "checked_at"}
+    return found | {"checks": {check["name"]: check["status"] for check in found["checks"]}}
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path) -> None:
+    redis = Redis(tmp_path)
+    try:
+        server.variables = {"TASADOR_CACHE__KIND": "redis", "TASADOR_CACHE__URL": redis.url}
+        server.start()
+        server.wait()
+        well = deep(server)
+        assert well["status"] == "healthy"
+        assert well["model_version"] == load_bundle(server.bundle).version
+        assert set(well["checks"]) == {
+            "model", "local", "refresher", "redis", "records", "disk"
+        }  # fmt: skip
+        redis.kill()
+        eventually(lambda: deep(server)["checks"]["redis"] == "unhealthy")
+        assert deep(server)["status"] == "degraded"  # rows are still valued
+        redis.start()
+        eventually(lambda: deep(server)["status"] == "healthy")
+    finally:
+        redis.kill()
+    server.stop()
+    server.bundle = tmp_path / "nothing"
+    server.start()
+    server.wait()
+    aged = deep(server)
+    assert (aged["status"], aged["source"]) == ("degraded", "last_good")
+    server.stop()
+    server.workspace = tmp_path / "another"
+    server.workspace.mkdir()
+    server.start()
+    server.wait("/health/live")
+    ill = deep(server, 503)
+    assert (ill["status"], ill["model_version"], ill["model_loaded"]) == ("unhealthy", None, False)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
+    server, workers
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        server.variables = {
+            "TASADOR_SOURCE__TRACKING_URI": f"http://127.0.0.1:{nobody.getsockname()[1]}",
+            "TASADOR_SOURCE__MODEL_NAME": "houses_model",
+            "TASADOR_SERVER__WORKERS": workers,
+            "TASADOR_SERVER__LOG_FORMAT": "json",
+            "TASADOR_SERVER__LOG_LEVEL": "DEBUG",
+            "PYTHONWARNINGS": "default",
+        }
+        server.start()
+        server.wait()
+        httpx.get(server.url + "/nowhere")
+        httpx.post(server.url + "/api/v1/predict", content=b"{")
+        httpx.post(server.url + "/api/v1/predict", json={"instances": [{**ROW, "rooms": "many"}]})
+        time.sleep(2.0)  # some polls of the registry that is away
+        code, out, err = server.stop()
+    assert code == 0
+    lines = [json.loads(line) for line in (out + err).splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    said = [line["message"] for line in lines]
+    assert any(server.url in text for text in said)
+    assert any("tried again" in text for text in said)  # stamina's retries
+    assert "GET (other) 404 unknown_path" in said
+    assert "POST /api/v1/predict 422 malformed_json" in said
+    assert "POST /api/v1/predict 422 invalid_rows: rooms wrong kind" in said
 
 
 def gauge(server: Server, name: str) -> dict[str, float]:

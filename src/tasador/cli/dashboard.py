@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from tasador.cli.streams import escape
 from tasador.metrics.regression import label
 from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 
@@ -29,7 +29,18 @@ _TITLES = {
     "latency": "Latency", "failures": "Failures",
 }  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
-_SHOWN = ("mape", "wmape", "median_ape", "within_10", "mae", "coverage", "cod", "prd", "prb")
+_SHOWN = (
+    "mape",
+    "wmape",
+    "median_ape",
+    "within_10",
+    "within_20",
+    "mae",
+    "coverage",
+    "cod",
+    "prd",
+    "prb",
+)
 
 
 def dashboard(verdict: Verdict) -> RenderableType:

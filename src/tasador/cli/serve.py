@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tasador.core.logs import JsonFormatter
 
 
 def serve(
@@ -38,8 +41,9 @@ def serve(
     was not rejected.
     """
     from tasador.core.errors import ConfigError
+    from tasador.flows.served import from_environment
     from tasador.serving.defaults import check_choice, with_defaults
-    from tasador.serving.run import address, bind
+    from tasador.serving.run import address, bind, set_up_logs
     from tasador.serving.run import serve as run
     from tasador.serving.settings import read_settings, variable
 
@@ -66,9 +70,19 @@ def serve(
     settings = read_settings(os.environ)
     if alias is not None or version is not None:
         check_choice(settings.source)
+    # workers that cannot start would be started again for ever: what is wrong shows here, first
+    app = from_environment()
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
-    typer.echo(f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)")
-    code = run(settings.server, bound, "tasador.flows.served:from_environment")
+    typer.echo(_announced(set_up_logs(settings.server), url))
+    code = run(settings.server, bound, "tasador.flows.served:from_environment", app)
     if code:
         raise typer.Exit(code)
+
+
+def _announced(lines: logging.Formatter, url: str) -> str:
+    text = f"tasador serves on {url}  (routes: {url}/docs, health: {url}/health/deep)"
+    if isinstance(lines, JsonFormatter):
+        record = logging.LogRecord("tasador", logging.INFO, __file__, 0, text, None, None)
+        return lines.format(record)
+    return text

@@ -1,20 +1,24 @@
 """The pages about the service's settings and metrics, made from the code that reads and counts.
 
-``python -m tasador.config.service_reference settings`` (or ``metrics``) prints one; a test keeps
-``docs/reference`` equal to them.
+``python -m tasador.config.service_reference settings`` (``metrics``, ``watch``) prints one; a test
+keeps ``docs/reference`` equal to them. ``figures PAGE...`` writes the defaults of settings into
+texts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_type_hints
 
 from tasador.config.reference import attributes, choices, shown, summary
+from tasador.config.watch_reference import watch_page
+from tasador.monitoring.metrics import WATCH_METRICS
 
 _SETTINGS_HEAD = """\
 # Settings of the service
@@ -32,6 +36,15 @@ _METRICS_HEAD = """\
 
 `GET /metrics` on the API's own port, in Prometheus' text format. With several workers a scrape of
 any of them answers for all. Histograms have the usual `_bucket`, `_sum` and `_count`.
+
+| Metric | Type | Labels | Meaning |
+|---|---|---|---|
+"""
+_WATCH_METRICS_HEAD = """
+## Metrics of the watcher
+
+`tasador watch --metrics-port PORT` answers them on a port of its own: the last verdict, of at most
+100 columns (those that drifted most). A figure that is not known has no sample, and level 1.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|
@@ -65,11 +78,67 @@ def _rows(section: str, kind: Any, defaults: Any) -> Iterator[str]:
         yield f"| `{variable(section, field.name)}` | {default} | {meaning} |"
 
 
+#: `` `poll_s` (30 s``: a setting's name in a text, with or without its section, and its figure.
+_FIGURE = re.compile(r"`((?:[a-z]+\.)?[a-z_]+)` \((\d[\d.,]*(?: (?:ms|s|KiB|MiB|GiB)\b)?)")
+
+
+def with_figures(text: str) -> str:
+    """Return a page's text in which every figure behind a setting's name is its default.
+
+    Raises:
+        KeyError: A name without its section stands for settings of several sections.
+    """
+    from tasador.serving.settings import ServeSettings
+
+    figures: dict[str, set[str]] = {}
+    for section in dataclasses.fields(ServeSettings):
+        defaults = getattr(ServeSettings(), section.name)
+        for field in dataclasses.fields(defaults):
+            value = getattr(defaults, field.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                for name in (field.name, f"{section.name}.{field.name}"):
+                    figures.setdefault(name, set()).add(_figure(field.name, value))
+
+    def filled(found: re.Match[str]) -> str:
+        several = figures.get(found[1], {found[2]})
+        if len(several) > 1:
+            raise KeyError(f"{found[1]} is in several sections: write section.{found[1]}")
+        return f"`{found[1]}` ({next(iter(several))}"
+
+    return _FIGURE.sub(filled, text)
+
+
+def _figure(name: str, value: float) -> str:
+    if name.endswith("_s"):
+        return f"{value:g} s" if value >= 1 else f"{value * 1000:g} ms"
+    if name.endswith("_bytes"):
+        unit, size = next((u, s) for u, s in _UNITS if value >= s)
+        return f"{value / size:g} {unit}"
+    return f"{value:g}"
+
+
+_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("bytes", 1))
+
+
+def fill_pages(paths: Iterable[Path]) -> None:
+    """Write the settings' defaults into the texts of pages that name them."""
+    for path in paths:
+        path.write_text(with_figures(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def metrics_page() -> str:
     """Return the page about every metric, as Markdown."""
-    return _METRICS_HEAD + "".join(
-        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
-        for name, kind, labels, meaning in metrics()
+    return (
+        _METRICS_HEAD
+        + "".join(
+            f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+            for name, kind, labels, meaning in metrics()
+        )
+        + _WATCH_METRICS_HEAD
+        + "".join(
+            f"| `{name}` | gauge | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+            for name, meaning, labels in WATCH_METRICS
+        )
     )
 
 
@@ -101,4 +170,8 @@ def metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"settings": settings_page, "metrics": metrics_page}[sys.argv[1]]())
+    if sys.argv[1] == "figures":
+        fill_pages(map(Path, sys.argv[2:]))
+    else:
+        pages = {"settings": settings_page, "metrics": metrics_page, "watch": watch_page}
+        sys.stdout.write(pages[sys.argv[1]]())

@@ -1,4 +1,4 @@
-"""Check named arrays against what they should be: name, type, shape and range of each."""
+"""What a set of named arrays has to look like, checked before anything is built from it."""
 
 from __future__ import annotations
 
@@ -9,89 +9,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError
-
-FLOAT = (np.dtype("=f8"),)
-INTEGER = (np.dtype("=i4"), np.dtype("=i8"))
-BOOL = (np.dtype("?"),)
+#: Numbers beyond this are in no table; their squares are still finite.
+MOST = 1e150
+#: Types that state is kept in: doubles, flags, and integers of two sizes.
+FLOAT, FLAG = ("float64",), ("bool",)
+INTEGER = ("int32", "int64")
 
 
 @dataclass(frozen=True)
-class ArrayRule:
-    """What an array should be.
+class Expected:
+    """What one array has to be.
 
     Attributes:
-        shape: Its dimensions; None for one that may be of any size.
-        types: The numpy types it may have, exactly: no other width or byte order.
-        low, high: Between which its values lie, ends included; None for any finite number.
-        infinite: Whether infinities are allowed.
-        missing: Whether NaN is allowed.
+        shape: Size of each dimension; None for any size.
+        types: Names of the numpy types that it may have.
+        low: Smallest value.
+        high: Largest value.
+        infinite: Whether infinities may be among them.
+        gaps: Whether NaN may be among them.
+        ascending: Whether each value has to be at least the one before it.
     """
 
     shape: tuple[int | None, ...]
-    types: tuple[np.dtype[Any], ...] = FLOAT
-    low: float | None = None
-    high: float | None = None
+    types: tuple[str, ...] = FLOAT
+    low: float = -MOST
+    high: float = MOST
     infinite: bool = False
-    missing: bool = False
+    gaps: bool = False
+    ascending: bool = False
 
-    def fault(self, array: NDArray[Any]) -> tuple[str, str] | None:
-        """Return (expected, got) of the first thing that is wrong, or None."""
-        if array.dtype not in self.types:
-            return " or ".join(str(one) for one in self.types), str(array.dtype)
-        if len(array.shape) != len(self.shape) or any(
-            want is not None and want != got
-            for want, got in zip(self.shape, array.shape, strict=True)
-        ):
-            wanted = ", ".join("any" if n is None else str(n) for n in self.shape)
-            return f"shape ({wanted})", f"shape {array.shape}"
-        return self._value_fault(array)
+    def check(self, name: str, array: NDArray[Any]) -> None:
+        """Refuse an array that is something else.
 
-    def _value_fault(self, array: NDArray[Any]) -> tuple[str, str] | None:
+        Raises:
+            ValueError: It is; names it.
+        """
+        if array.dtype.name not in self.types or not array.dtype.isnative:
+            raise ValueError(f"{name} holds {array.dtype}, expected {' or '.join(self.types)}")
+        fits = array.ndim == len(self.shape) and all(
+            wanted in (None, size) for size, wanted in zip(array.shape, self.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{name} has shape {array.shape}, expected {_said(self.shape)}")
         if not array.size or array.dtype.kind == "b":
-            return None
-        if array.dtype.kind == "f":
-            if not self.missing and np.isnan(array).any():
-                return "numbers", "NaN"
-            if not self.infinite and np.isinf(array).any():
-                return "finite numbers", "an infinite one"
-            if self.missing and np.isnan(array).all():
-                return None
-        least, most = float(np.nanmin(array)), float(np.nanmax(array))
-        if self.low is not None and least < self.low:
-            return f"values of at least {self.low:g}", f"{least:g}"
-        if self.high is not None and most > self.high:
-            return f"values of at most {self.high:g}", f"{most:g}"
-        return None
+            return
+        values = array[~np.isnan(array)] if self.gaps else array
+        if self.infinite:
+            values = values[~np.isinf(values)]
+        # NaN fails both comparisons
+        if values.size and not (values.min() >= self.low and values.max() <= self.high):
+            raise ValueError(
+                f"{name} holds values outside of [{self.low:g}, {self.high:g}], or NaN"
+            )
+        if self.ascending and (np.diff(array) < 0).any():
+            raise ValueError(f"{name} is not in ascending order")
 
 
-def check_arrays(
-    arrays: Mapping[str, NDArray[Any]], rules: Mapping[str, ArrayRule], what: str
-) -> None:
-    """Refuse `arrays` unless they are exactly those that `rules` name, each as its rule says.
-
-    Args:
-        arrays: The arrays by name.
-        rules: What each should be.
-        what: Where they come from, for messages.
+def check_arrays(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, Expected]) -> None:
+    """Refuse arrays that are missing, unknown, or not what is expected.
 
     Raises:
-        BundleError: One is missing, unknown, or not what its rule says; it is named.
+        ValueError: They are; names the first.
     """
-    missing, unknown = sorted(rules.keys() - arrays.keys()), sorted(arrays.keys() - rules.keys())
+    missing = sorted(expected.keys() - arrays.keys())
+    unknown = sorted(arrays.keys() - expected.keys())
     if missing or unknown:
-        raise BundleError(
-            f"{what} does not hold the arrays that the manifest describes",
-            expected=f"{len(rules)} arrays",
-            got=f"missing {missing[:5]}, unknown {unknown[:5]}",
-            remedy="fetch the bundle again, or register the model again",
-        )
-    for name, rule in rules.items():
-        fault = rule.fault(arrays[name])
-        if fault is not None:
-            raise BundleError(
-                f"the array {name} of {what} is refused",
-                expected=fault[0],
-                got=fault[1],
-                remedy="fetch the bundle again, or register the model again",
-            )
+        raise ValueError(f"arrays are missing {missing[:5]}, or unknown {unknown[:5]}")
+    for name, what in expected.items():
+        what.check(name, arrays[name])
+
+
+def _said(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"

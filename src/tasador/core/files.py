@@ -13,6 +13,7 @@ import importlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,11 @@ Location = str | Path
 _DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CHUNK = 1 << 20
 _BLOCK = 4 << 20
+#: Not of the operating system: something that is no plain file.
+_NO_FILE = -1
 _REASONS = {
+    _NO_FILE: ("it is a pipe, a device or a socket", "name a plain file"),
+    errno.ENXIO: ("it is a pipe, a device or a socket", "name a plain file"),
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
     errno.EFBIG: ("the file would be too large", "choose another disk, or raise `ulimit -f`"),
@@ -61,6 +66,33 @@ class Patience:
     read_s: float
 
 
+def make_private(path: Path, *, folder: bool = False) -> None:
+    """Make a file or folder that its owner alone can read, whatever the umask; or make it so.
+
+    One that belongs to another user is left as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    mode = 0o700 if folder else 0o600
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        with suppress(FileExistsError):
+            path.mkdir(mode=mode)
+    else:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    tighten(path)
+
+
+def tighten(path: Path) -> None:
+    """Take from others than its owner what they may do with a file or folder of this user."""
+    with suppress(FileNotFoundError, PermissionError):
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
+
+
 def is_remote(location: Location) -> bool:
     """Tell whether `location` is an address in an object store."""
     return isinstance(location, str) and location.partition("://")[0] in _DRIVERS
@@ -71,6 +103,24 @@ def check_scheme(location: Location) -> None:
     if "://" in str(location) and not is_remote(location):
         known = " or ".join(f"{scheme}://" for scheme in _DRIVERS)
         raise ConfigError(f"{location} cannot be reached", expected=f"a local path, {known}")
+
+
+def require_driver(location: Location) -> None:
+    """Find out whether the packages that reach an address are installed; it is not contacted.
+
+    Raises:
+        MissingExtraError: One is not.
+    """
+    if is_remote(location):
+        driver, extra = _DRIVERS[str(location).partition("://")[0]]
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            # read when gcsfs is imported; otherwise it waits for a gRPC service for ever
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        for package in ("fsspec", driver):
+            try:
+                importlib.import_module(package)
+            except ImportError:
+                raise MissingExtraError.for_package(package, extra) from None
 
 
 def join(base: Location, *parts: str) -> str:
@@ -157,6 +207,8 @@ def open_read(
 ) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; it is closed when the body ends.
 
+    A pipe, a device or a socket is refused: it may keep the reader for ever, or never end.
+
     Args:
         location: The file.
         patience: How long an object store is waited for; None leaves that to its driver.
@@ -173,7 +225,8 @@ def open_read(
                 options = {"block_size": _CHUNK}
             file = cast(BinaryIO, store.open(str(location), "rb", **options))
         else:
-            file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds
+            # closed below, for both kinds
+            file = open(location, "rb", opener=_open_plain)  # noqa: SIM115
     try:
         yield file
     finally:
@@ -332,6 +385,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(older, ignore_errors=True)
 
 
+def _open_plain(path: str, flags: int) -> int:
+    """Open a plain file; anything else is refused without waiting for whoever is at its end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "", path)
+    raise OSError(_NO_FILE, "", path)
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether `path` is a plain file, or a link to one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
 def _sibling(path: Path) -> Path:
     """Return an unused hidden name in the folder of `path`, so that a rename stays on one disk."""
     return path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
@@ -371,15 +444,8 @@ def _from_driver(error: Exception) -> bool:
 def _filesystem(location: str, patience: Patience | None = None) -> Any:
     """Return the fsspec file system of a remote address."""
     scheme = location.partition("://")[0]
-    driver, extra = _DRIVERS[scheme]
     emulated = scheme == "gs" and bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    if emulated:  # read when gcsfs is imported; otherwise it waits for a gRPC service for ever
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    for package in ("fsspec", driver):
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise MissingExtraError.for_package(package, extra) from None
+    require_driver(location)
     fsspec = importlib.import_module("fsspec")
     options: dict[str, Any] = {"use_listings_cache": False}
     if emulated:

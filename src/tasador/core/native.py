@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 ABI = 4
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
+#: What a kernel returns where it would read or write outside of its arrays.
+MISFIT = 3
 PATH = Path(__file__).with_name("_native.so")
 
 Kernel = Callable[..., int]
@@ -25,17 +26,25 @@ Kernel = Callable[..., int]
 
 @dataclass(frozen=True)
 class Library:
-    """The opened library; its functions take addresses, which they trust.
+    """The opened library; its functions take addresses, and the sizes of what is there.
+
+    Those named ``check`` are asked once, when a structure is made: they go through all of it. The
+    others compare sizes at every call. All return 3 (`MISFIT`) and write nothing where they would
+    leave an array.
 
     Attributes:
-        trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
-        plain: ``(plain, X, filled, n, columns, out, stride, points, similar)``, see
+        trees_predict: ``(trees, rows, n, scores, width)``, see `modeling/trees.c`.
+        plain: ``(plain, X, filled, n, columns, out, width, points, dimensions, similar)``, see
             `features/plain.c`.
-        nearest: ``(index, points, similar, n, width, nearest, distances, gaps, exponents)``, see
-            `features/comparables.c`.
-        comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride, width)``.
-        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`;
-            None in libraries from before there was one.
+        nearest: ``(index, points, dimensions, similar, n, nearest, distances, gaps, exponents)``,
+            see `features/comparables.c`.
+        comparables: ``(index, nearest, distances, gaps, kernels, n, out, width, stride)``.
+        check_trees: ``(trees, n_words, n_thresholds)``.
+        check_index: ``(index)``.
+        check_paths: ``(groups, n_groups)``.
+        check_wide_trees: ``(trees, n_nodes, n_trees, n_words, n_thresholds)``.
+        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`; None
+            where it is to be done without.
         wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`; or None.
     """
 
@@ -43,6 +52,10 @@ class Library:
     plain: Kernel
     nearest: Kernel
     comparables: Kernel
+    check_trees: Kernel
+    check_index: Kernel
+    check_paths: Kernel
+    check_wide_trees: Kernel
     contributions: Kernel | None = None
     wide_trees_predict: Kernel | None = None
 
@@ -57,13 +70,16 @@ class Library:
         address, size = ctypes.c_void_p, ctypes.c_size_t
         signatures = {
             "trees_predict": (address, address, size, address),
-            "plain": (address, address, address, size, size, address, size, address, address),
-            "nearest": (
-                *(address, address, address, size, size),
-                *(address, address, address, address),
+            "plain": (
+                address, address, address, size, size, address, size, address, size, address,
             ),
-            "comparables": (*(address,) * 5, size, address, size, size),
-        }
+            "nearest": (
+                address, address, size, address, size, address, address, address, address,
+            ),
+            "comparables": (
+                address, address, address, address, address, size, address, size, size,
+            ),
+        }  # fmt: skip
         try:
             found = library.tasador_abi()
             functions = {name: library[f"tasador_{name}"] for name in signatures}
@@ -71,13 +87,15 @@ class Library:
             raise OSError(str(error)) from None
         if found != ABI:
             raise OSError(f"built from other sources (interface {found}, not {ABI})")
-        with suppress(AttributeError):
-            functions["contributions"] = library.tasador_contributions
-            signatures["contributions"] = (address, size, address, address, size)
-        with suppress(AttributeError):
-            functions["wide_trees_predict"] = library.tasador_wide_trees_predict
-            signatures["wide_trees_predict"] = signatures["trees_predict"]
+        # the width comes behind these as a `c_size_t`: no rows at all need none
+        signatures["wide_trees_predict"] = signatures["trees_predict"]
+        signatures["contributions"] = (address, size, address, address, size)
+        signatures["check_trees"] = (address, size, size)
+        signatures["check_index"] = (address,)
+        signatures["check_paths"] = (address, size)
+        signatures["check_wide_trees"] = (address, size, size, size, size)
         for name, kinds in signatures.items():
+            functions[name] = library[f"tasador_{name}"]
             functions[name].argtypes = kinds
         return cls(**functions)
 

@@ -15,38 +15,39 @@ class RepeatedNameError(ValueError):
         self.name = name[:100]
 
 
-def read_json(text: str | bytes, depth: int | None = None) -> Any:
+def read_json(text: str | bytes) -> Any:
     """Return a JSON value; NaN and Infinity are read as Python's own parser reads them.
-
-    Args:
-        text: The JSON text.
-        depth: How deeply lists and objects may be nested; None for as deeply as Python can.
 
     Raises:
         RepeatedNameError: An object has a name twice.
         ValueError: It is no JSON, or nested too deeply.
     """
     try:
-        plain = json.loads(text, object_pairs_hook=_object, parse_int=_number)
+        return json.loads(text, object_pairs_hook=_object, parse_int=_number)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if depth is not None:
-        _check_depth(plain, depth)
-    return plain
 
 
-def _check_depth(plain: Any, most: int) -> None:
-    level = [plain]
-    for _ in range(most + 1):
-        level = [
-            child
-            for value in level
-            if isinstance(value, (dict, list))
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
+def check_depth(value: Any, most: int) -> None:
+    """Refuse JSON that is nested more deeply than anybody means.
+
+    Whatever goes through it later, one level at a time or on the stack, ends.
+
+    Raises:
+        ValueError: It has more than `most` levels of objects and lists.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
         if not level:
             return
-    raise ValueError(f"nested too deeply: more than {most} levels")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(f"nested more than {most} levels deep")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,191 +1,183 @@
-"""What the arrays of fitted features should be, by the contract and the manifest's plan.
+"""What the state of fitted features has to be, from the contract and the plan in its JSON half.
 
-Checked before anything is built on them: the kernels trust the widths that the plan gives.
+`FittedFeatures.from_state` reads files that anybody may have written. Everything is compared here,
+before a tree is built or a kernel is given an address: names, shapes, types, ranges, and each part
+with the others.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.array_check import INTEGER, ArrayRule, check_arrays
-from tasador.core.errors import BundleError
+from tasador.core.array_check import INTEGER, MOST, Expected, check_arrays
 from tasador.data.contract import TableContract
 
-#: Squares of numbers below it add up without overflow.
-_FAR = 1e150
-_MOST_STEPS = 64
-_NEIGHBOURS = 10
+Arrays = Mapping[str, NDArray[Any]]
+
+#: Levels of a category with 0/1 columns: their table takes as many times as many doubles.
+_MOST_LEVELS = 4096
+_MOST_ROWS = 2**31
+_SMALLEST = 5e-324
 
 
-def check_state(
-    contract: TableContract, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> None:
-    """Refuse fitted state whose parts do not fit the contract and each other.
-
-    Args:
-        contract: The table's contract.
-        spec: The JSON half of `FittedFeatures.state`.
-        arrays: The other half.
+def check_state(contract: TableContract, spec: Mapping[str, Any], arrays: Arrays) -> None:
+    """Refuse a state that is not one that `FittedFeatures.state` gives for `contract`.
 
     Raises:
-        BundleError: Naming the array or the entry, what was expected there and what was found.
-        KeyError, TypeError: The JSON half is incomplete or of another form.
+        KeyError, TypeError, ValueError: It is none; says where.
     """
-    _check_names(contract, spec)
-    rules = {
-        "ratio_fill": ArrayRule((len(contract.ratios),)),
-        **_imputer_rules(contract, spec["imputer"], arrays),
-        **_place_rules(spec, arrays),
+    levels = {
+        contract.position(column.name): len(column.categories)
+        for column in contract.features
+        if column.kind == "category"
     }
-    for name in spec["target_means"]:
-        levels = len(contract.column(name).categories)
-        rules[f"target_means.{contract.position(name)}"] = ArrayRule((levels + 2,))
-    check_arrays(arrays, rules, "features.npz")
-
-
-def _check_names(contract: TableContract, spec: Mapping[str, Any]) -> None:
-    categories = {column.name for column in contract.features if column.kind == "category"}
-    for key in ("one_hot", "target_means"):
-        _check_texts(spec[key], categories, key)
-    numbers = {c.name for c in contract.features if c.kind in ("number", "integer")}
-    numbers |= {ratio.name for ratio in contract.ratios}
-    plan = spec["comparables"] if spec["comparables"] is not None else spec.get("plan")
-    if plan is not None:
-        _check_texts(plan["near"], numbers, "near")
-        _check_texts(plan["context"], numbers, "context")
-        similar = plan["similar_by"]
-        _check_texts([] if similar is None else [similar], numbers, "similar_by")
-        if not plan["near"]:
-            raise _refused("near", "at least one column", "none")
-        _check_number(plan["similar_floor"], "similar_floor", above=0.0)
-    if spec["comparables"] is not None:
-        _check_number(plan["slope"], "slope")
-        _check_number(plan["softening"], "softening", above=0.0)
-    positions = range(len(contract.features))
-    for key in ("indicated", "native"):
-        found = spec["imputer"].get(key, [])
-        if not isinstance(found, list) or any(
-            isinstance(at, bool) or not isinstance(at, int) or at not in positions for at in found
-        ):
-            raise _refused(f"imputer.{key}", f"positions of the {len(positions)} columns", found)
-
-
-def _check_texts(found: Any, known: set[str], where: str) -> None:
-    right = isinstance(found, list) and all(isinstance(name, str) for name in found)
-    if not right or not set(found) <= known or len(set(found)) < len(found):
-        raise _refused(where, "names of columns of the contract, each once", found)
-
-
-def _check_number(found: Any, where: str, above: float | None = None) -> None:
-    number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if not number or not math.isfinite(found) or (above is not None and found <= above):
-        raise _refused(where, "a finite number" + (" above 0" if above is not None else ""), found)
-
-
-def _place_rules(
-    spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> dict[str, ArrayRule]:
-    """Return the rules of the arrays about places: comparables and clusters."""
-    rules: dict[str, ArrayRule] = {}
-    found, plan = spec["comparables"], spec.get("plan")
-    axes = len((found or plan or {"near": ()})["near"])
-    place = ArrayRule((axes,), low=-_FAR, high=_FAR)
-    if found is not None:
-        target = arrays.get("comparables.target")
-        rows = 0 if target is None or target.ndim == 0 else len(target)
-        if rows == 0:
-            raise _refused("comparables.target", "at least one training row", "none")
-        rules |= {
-            "comparables.scale": place,
-            "comparables.points": ArrayRule((rows, axes), low=-_FAR, high=_FAR),
-            "comparables.target": ArrayRule((rows,), low=-_FAR, high=_FAR),
-            "comparables.similar": ArrayRule((rows if found["similar_by"] is not None else 0,)),
-            "comparables.context": ArrayRule((rows, len(found["context"]))),
-        }
-    elif plan is not None:
-        rules["plan.scale"] = place
-    if spec["clusters"] is not None:
-        if axes == 0:
-            raise _refused("clusters", "a plan that says where they lie", "none")
-        clusters = spec["clusters"]
-        if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 1:
-            raise _refused("clusters", "a number of clusters", clusters)
-        rules["clusters.centroids"] = ArrayRule((clusters, axes), low=-_FAR, high=_FAR)
-    return rules
-
-
-def _imputer_rules(
-    contract: TableContract, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-) -> dict[str, ArrayRule]:
-    columns = len(contract.features)
-    fills = "imputer.fills" if "imputer.fills" in arrays else "imputer.medians"
-    rules = {fills: ArrayRule((columns,))}
-    for filler in spec.get("fillers", []):
-        column = filler["column"]
-        if isinstance(column, bool) or not isinstance(column, int) or column not in range(columns):
-            raise _refused("imputer.fillers", f"a position of the {columns} columns", column)
-        if f"imputer.{column}.scale" in rules:
-            raise _refused("imputer.fillers", "one filler for a column", f"several for {column}")
-        own = _filler_rules(contract, filler["kind"], f"imputer.{column}.", arrays)
-        rules |= {f"imputer.{column}.{name}": rule for name, rule in own.items()}
-    return rules
-
-
-def _filler_rules(
-    contract: TableContract, kind: str, prefix: str, arrays: Mapping[str, NDArray[Any]]
-) -> dict[str, ArrayRule]:
-    last = len(contract.features) - 1
-    found = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
-    numeric, categories = found["inputs.numeric"], found["inputs.categories"]
-    rules = {
-        "scale": ArrayRule((4,)),
-        "inputs.numeric": ArrayRule((None,), INTEGER, 0, last),
-        "inputs.categories": ArrayRule((None, 2), INTEGER, 0),
-        **{f"inputs.{name}": ArrayRule(numeric.shape) for name in ("centre", "factor")},
-        **{f"inputs.{name}": ArrayRule(numeric.shape) for name in ("low", "high")},
+    p = len(contract.features)
+    expected = {
+        "ratio_fill": Expected((len(contract.ratios),)),
+        "imputer.medians" if "imputer.medians" in arrays else "imputer.fills": Expected((p,)),
     }
-    check_arrays({name: found[name] for name in rules if name in found}, rules, "features.npz")
-    levels = {contract.position(c.name): len(c.categories) for c in contract.features}
-    if any(levels.get(at, 0) != n or n < 1 for at, n in categories.tolist()):
-        raise _refused(f"{prefix}inputs.categories", "categories with their levels", categories)
-    inputs = len(numeric) + int(categories[:, 1].sum())
-    return rules | {f"model.{k}": r for k, r in _model_rules(kind, inputs, found).items()}
+    for name in _names(spec, "one_hot", [contract.feature_names[i] for i in levels]):
+        if levels[contract.position(name)] > _MOST_LEVELS:
+            raise ValueError(f"{name} has more than {_MOST_LEVELS} levels with 0/1 columns")
+    for name in _names(spec, "target_means", [contract.feature_names[i] for i in levels]):
+        at = contract.position(name)
+        expected[f"target_means.{at}"] = Expected((levels[at] + 2,))
+    imputer = spec["imputer"]
+    _columns(imputer, "indicated", p)
+    if "native" in imputer:
+        _columns(imputer, "native", p)
+    fillers = _list(imputer, "fillers") if "fillers" in imputer else []
+    if len({found["column"] for found in fillers}) != len(fillers):
+        raise ValueError("a column has two fillers")
+    for found in fillers:
+        expected |= _filler(found, arrays, levels, p)
+    expected |= _places(contract, spec, arrays)
+    check_arrays(arrays, expected)
 
 
-def _model_rules(kind: str, inputs: int, found: Mapping[str, NDArray[Any]]) -> dict[str, ArrayRule]:
-    one = ArrayRule((1,))
+def _filler(
+    found: Mapping[str, Any], arrays: Arrays, levels: Mapping[int, int], p: int
+) -> dict[str, Expected]:
+    column = found["column"]
+    if not _is_count(column, p) or not isinstance(found["chained"], bool):
+        raise ValueError(f"a filler of column {column!r} of {p}")
+    prefix = f"imputer.{column}."
+    numeric, categories = arrays[f"{prefix}inputs.numeric"], arrays[f"{prefix}inputs.categories"]
+    inputs = {
+        "numeric": Expected((numeric.size,), INTEGER, 0, p - 1),
+        "categories": Expected((None, 2), INTEGER, 0, max(p, _MOST_LEVELS)),
+        **{name: Expected((numeric.size,)) for name in ("centre", "factor", "low", "high")},
+    }
+    expected = {f"{prefix}inputs.{name}": what for name, what in inputs.items()}
+    for name in ("numeric", "categories"):  # the rest is measured by these
+        inputs[name].check(f"{prefix}inputs.{name}", arrays[f"{prefix}inputs.{name}"])
+    if any(levels.get(int(at)) != n or n > _MOST_LEVELS for at, n in categories):
+        raise ValueError(f"the filler of column {column} takes categories that are none")
+    d = numeric.size + int(categories[:, 1].sum())
+    model = _model(found["kind"], d, arrays, f"{prefix}model.")
+    expected |= {f"{prefix}model.{name}": what for name, what in model.items()}
+    expected[f"{prefix}scale"] = Expected((4,))
+    return expected
+
+
+def _model(kind: Any, d: int, arrays: Arrays, prefix: str) -> dict[str, Expected]:
+    if d == 0:
+        raise ValueError("a filler without inputs")
     if kind == "linear":
-        return {"coef": ArrayRule((inputs,)), "intercept": one}
+        return {"coef": Expected((d,)), "intercept": Expected((1,))}
     if kind == "neighbours":
-        rows = len(found["model.values"])
-        if rows < _NEIGHBOURS:
-            raise _refused("a filler by neighbours", f"{_NEIGHBOURS} rows or more", rows)
-        points = ArrayRule((rows, inputs), low=-_FAR, high=_FAR)
-        return {"points": points, "values": ArrayRule((rows,))}
-    if kind == "trees":
-        nodes = len(found["model.feature"])
-        if not nodes or not len(found["model.roots"]):
-            raise _refused("a filler by trees", "at least one tree", "none")
-        return {
-            "feature": ArrayRule((nodes,), INTEGER, 0, inputs - 1),
-            "threshold": ArrayRule((nodes,), infinite=True),
-            "children": ArrayRule((2 * nodes,), INTEGER, 0, nodes - 1),
-            "value": ArrayRule((nodes,)),
-            "roots": ArrayRule((None,), INTEGER, 0, nodes - 1),
-            "base": one,
-            "shape": ArrayRule((2,), INTEGER, 0, max(inputs, _MOST_STEPS)),
+        k = len(arrays[f"{prefix}values"])
+        return {"points": Expected((k, d)), "values": Expected((k,))}
+    if kind != "trees":
+        raise ValueError(f"a filler of the unknown kind {kind!r}")
+    k = arrays[f"{prefix}feature"].size
+    inside = Expected((None,), INTEGER, 0, k - 1)
+    shape = Expected((2,), INTEGER, 0, MOST)
+    shape.check(f"{prefix}shape", arrays[f"{prefix}shape"])
+    if int(arrays[f"{prefix}shape"][0]) != d:
+        raise ValueError(f"a filler by trees takes other inputs than the {d} there are")
+    return {
+        "feature": Expected((k,), INTEGER, 0, d - 1),
+        "threshold": Expected((k,), infinite=True),
+        "children": Expected((2 * k,), INTEGER, 0, k - 1),
+        "value": Expected((k,)),
+        "roots": inside,
+        "base": Expected((1,)),
+        "shape": shape,
+    }
+
+
+def _places(
+    contract: TableContract, spec: Mapping[str, Any], arrays: Arrays
+) -> dict[str, Expected]:
+    """Return what comparables and clusters have to be; both lie in the space that a plan spans."""
+    numbers = [c.name for c in contract.features if c.kind in ("number", "integer")]
+    numbers += [ratio.name for ratio in contract.ratios]
+    found, clusters = spec["comparables"], spec["clusters"]
+    plan = spec.get("plan") if found is None else found
+    if plan is None:
+        if clusters is not None:
+            raise ValueError("clusters without the plan that says where they lie")
+        return {}
+    near = _names(plan, "near", numbers)
+    context = _names(plan, "context", numbers)
+    similar_by = plan["similar_by"]
+    if not near or similar_by not in (None, *numbers):
+        raise ValueError("the comparables' plan names columns that are no numbers")
+    _number(plan, "similar_floor", _SMALLEST)
+    expected = {"plan.scale" if found is None else "comparables.scale": Expected((len(near),))}
+    if clusters is not None:
+        if not _is_count(clusters, _MOST_LEVELS + 1) or not clusters:
+            raise ValueError(f"{clusters!r} clusters")
+        expected["clusters.centroids"] = Expected((clusters, len(near)))
+    if found is not None:
+        _number(found, "slope", -MOST)
+        _number(found, "softening", _SMALLEST)
+        m = len(arrays["comparables.target"])
+        if not 0 < m < _MOST_ROWS:
+            raise ValueError(f"{m} comparables")
+        expected |= {
+            "comparables.points": Expected((m, len(near))),
+            "comparables.target": Expected((m,)),
+            "comparables.similar": Expected((0 if similar_by is None else m,)),
+            "comparables.context": Expected((m, len(context))),
         }
-    raise _refused("a filler's kind", "linear, neighbours or trees", kind)
+    return expected
 
 
-def _refused(where: str, expected: str, got: Any) -> BundleError:
-    return BundleError(
-        f"the fitted features are refused because of {where}",
-        expected=expected,
-        got=repr(got)[:80],
-        remedy="fetch the bundle again, or register the model again",
-    )
+def _list(spec: Mapping[str, Any], key: str) -> list[Any]:
+    found = spec[key]
+    if not isinstance(found, list):
+        raise ValueError(f"{key} is no list")
+    return found
+
+
+def _names(spec: Mapping[str, Any], key: str, known: Collection[str]) -> list[str]:
+    """Return a list of distinct names, all of them known."""
+    names = _list(spec, key)
+    if not all(isinstance(name, str) and name in known for name in names):
+        raise ValueError(f"{key} names columns of another kind, or none of the table's")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{key} names a column twice")
+    return names
+
+
+def _columns(spec: Mapping[str, Any], key: str, p: int) -> None:
+    found = _list(spec, key)
+    if not all(_is_count(i, p) for i in found) or len(set(found)) != len(found):
+        raise ValueError(f"{key} has positions outside of the {p} columns, or one twice")
+
+
+def _is_count(value: Any, end: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < end
+
+
+def _number(spec: Mapping[str, Any], key: str, least: float) -> None:
+    value = spec[key]
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not np.isfinite(value) or not least <= value <= MOST:
+        raise ValueError(f"{key} is {value!r}, expected a number from {least:g} to {MOST:g}")

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import tasador
+from tasador.config.alert_routes import whom_alerts_reach
 from tasador.config.settings import RunSettings
-from tasador.core.errors import TasadorError
+from tasador.config.watch import read_watch_settings
+from tasador.core.errors import MissingExtraError, TasadorError
 from tasador.core.installation import install_command
 from tasador.core.native import native
 from tasador.data.sources import find_local
@@ -37,7 +39,7 @@ _ROOM_GB = 2.0
 class Finding:
     """One thing looked at."""
 
-    state: Literal["ok", "optional", "missing"]
+    state: Literal["ok", "optional", "missing", "off"]
     what: str
     detail: str
 
@@ -62,6 +64,22 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
     yield _table(settings)
     yield _disk(workspace)
     yield _registry(settings)
+    yield _alerts()
+    yield from _protections(workspace)
+
+
+def _protections(workspace: Path) -> Iterator[Finding]:
+    """Yield what protects a service of this workspace; what is off is no fault on a laptop."""
+    try:
+        from tasador.flows.protections import protections
+
+        for one in protections(os.environ, workspace):
+            yield Finding("ok" if one.on else "off", one.name, one.detail)
+    except ImportError as error:  # a part of `serve` that is not installed
+        reason = MissingExtraError.for_module((error.name or "").partition(".")[0])
+        yield Finding("optional", "protections", str(reason))
+    except TasadorError as error:
+        yield Finding("off", "protections", str(error))
 
 
 def _package(name: str, absent: Literal["optional", "missing"], remedy: str) -> Finding:
@@ -111,6 +129,14 @@ def _registry(settings: RunSettings) -> Finding:
             return Finding("optional", "registry", f"{database} is made by the first run")
         return _reached(f"sqlite:///{database.resolve()}")
     return _reached(settings.tracking.uri)
+
+
+def _alerts() -> Finding:
+    try:
+        reached = read_watch_settings().reached
+    except TasadorError as error:
+        return Finding("missing", "watcher", str(error))
+    return Finding("ok" if reached else "optional", "watcher", whom_alerts_reach(reached))
 
 
 def _reached(uri: str) -> Finding:

@@ -54,56 +54,41 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number breaks off")
 
 
-def repeated_ints(message: memoryview, number: int) -> NDArray[np.int64]:
+def repeated_ints(
+    message: memoryview, number: int, *, once: int | None = None
+) -> NDArray[np.int64]:
     """Return all values of the repeated integer field `number` (below 16), packed or not.
+
+    With `once`, that field may stand in the message one time, and no other may.
 
     A field of 100 000 values is one tag and one value a hundred thousand times: they are taken
     apart together.
 
     Raises:
-        ValueError: As for `fields`, or a value does not fit in 35 bits.
+        ValueError: As for `fields`, or a value does not fit in 35 bits, or there is another field.
     """
-    packed = number << 3 | _BYTES
+    others = 0
+    single, packed = number << 3 | _VARINT, number << 3 | _BYTES
     parts: list[NDArray[np.int64]] = []
-    for tag, value in _with_runs(message, number):
-        if isinstance(value, np.ndarray):
-            parts.append(value)
-        elif tag == packed and isinstance(value, memoryview):
-            parts.append(_numbers(np.frombuffer(value, np.uint8))[0])
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def fields_but(message: memoryview, number: int) -> Iterator[Field]:
-    """Yield the fields of `message` but for single values of the repeated integer field `number`.
-
-    Raises:
-        ValueError: As for `repeated_ints`.
-    """
-    for tag, value in _with_runs(message, number):
-        if not isinstance(value, np.ndarray):
-            yield tag >> 3, value
-
-
-def _with_runs(
-    message: memoryview, number: int
-) -> Iterator[tuple[int, int | memoryview | NDArray[np.int64]]]:
-    """Yield (tag, value) of each field; a run of the integer field `number` is one array."""
-    single = number << 3 | _VARINT
-    at = runs = 0
+    at = 0
     while at < len(message):
+        if len(parts) > _MOST_RUNS:
+            raise ValueError("the values are scattered over the message")
         if message[at] == single:
-            runs += 1
-            if runs > _MOST_RUNS:
-                raise ValueError("the values are scattered over the message")
             values, length = _run(message[at:], single)
-            yield single, values
+            parts.append(values)
             at += length
             continue
         tag, body = _varint(message, at)
-        end = _end(message, tag, body)
-        for _, value in fields(message[at:end]):
-            yield tag, value
-        at = end
+        if once is not None and tag != packed:
+            others += 1
+            if tag >> 3 != once or others > 1:
+                raise ValueError(f"an unexpected field {tag >> 3}")
+        for found, value in fields(message[at : _end(message, tag, body)]):
+            if found == number and tag == packed and isinstance(value, memoryview):
+                parts.append(_numbers(np.frombuffer(value, np.uint8))[0])
+        at = _end(message, tag, body)
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def _end(message: memoryview, tag: int, at: int) -> int:

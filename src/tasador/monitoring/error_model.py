@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.array_check import FLAG, Expected
 from tasador.core.errors import TrainingError
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.regressor import Regressor
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class ErrorModel:
         log: Whether errors are differences of logarithms.
     """
 
-    model: Regressor
+    model: OnnxRegressor
     places: Floats
     terms: Floats
     log: bool
@@ -87,7 +87,7 @@ class ErrorModel:
         }
 
     @classmethod
-    def from_state(cls, model: Regressor, arrays: Mapping[str, NDArray[Any]]) -> ErrorModel:
+    def from_state(cls, model: OnnxRegressor, arrays: Mapping[str, NDArray[Any]]) -> ErrorModel:
         """Rebuild from `state` and the model.
 
         Raises:
@@ -98,6 +98,8 @@ class ErrorModel:
             raise ValueError(
                 f"terms of shape {terms.shape}, expected ({len(places)}, {len(TERMS)})"
             )
+        Expected((len(places),), low=-np.inf, high=np.inf, ascending=True).check("places", places)
+        Expected((1,), FLAG).check("log", arrays["error.log"])
         return cls(model, places, terms, bool(arrays["error.log"][0]))
 
 

@@ -8,21 +8,27 @@ import json
 import logging
 import smtplib
 import ssl
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tasador.core import clock
-from tasador.core.errors import ConfigError, MissingExtraError, StorageError
+from tasador.core import clock, escape
+from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
+from tasador.core.web import Patience, opened
 from tasador.monitoring.alerts import AlertBook, Notice
+from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
+#: An e-mail may take this many times the timeout in all.
+_MAIL_FACTOR = 4
 #: Answers of a receiver after which another try may go better.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -38,16 +44,19 @@ class RouteSettings:
         secret: Signs webhooks; empty for no signature.
         sender: Address that e-mails come from.
         recipients: Addresses that they go to.
-        project: Of W&B; a run of that project must be running, or it is started.
+        project: Of W&B.
+        mode: Of W&B: ``offline`` (a folder, for ``wandb sync``) or ``online``; WANDB_MODE decides
+            where it is set.
         timeout_s: Seconds for one try.
     """
 
     kind: Literal["log", "webhook", "slack", "email", "wandb"]
-    url: str = ""
-    secret: str = ""
+    url: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
     sender: str = ""
     recipients: tuple[str, ...] = ()
     project: str = "tasador"
+    mode: Literal["offline", "online"] = "offline"
     timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -61,6 +70,13 @@ class RouteSettings:
             )
         if self.kind == "email" and not (self.sender and self.recipients):
             raise ConfigError("a route of kind email needs sender and recipients")
+
+
+def described(name: str, settings: RouteSettings) -> str:
+    """Return a route as people are shown it, without its address."""
+    if settings.kind == "wandb" and not online(settings.mode):
+        return f"{name} (offline: `wandb sync`)"
+    return name
 
 
 class Route(Protocol):
@@ -84,6 +100,14 @@ class LogRoute:
         log.log(level, "%s: %s", notice.title, notice.reason, extra={"fields": fields})
 
 
+class _RefusedError(OSError):
+    """A receiver did not take a notice; a redirection is not followed: it would lose the body."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"it answers {status}")
+        self.status = status
+
+
 class WebhookRoute:
     """Posts notices as JSON.
 
@@ -101,7 +125,7 @@ class WebhookRoute:
         Raises:
             StorageError: The receiver cannot be reached or refuses.
         """
-        import stamina
+        from tasador.core.retries import retry_context
 
         body = json.dumps(self.body(notice)).encode()
         headers = {"content-type": "application/json", "idempotency-key": notice.id}
@@ -109,12 +133,12 @@ class WebhookRoute:
             headers["x-tasador-signature"] = signature(self._settings.secret, body, clock.seconds())
         request = urllib.request.Request(self._settings.url, body, headers)  # noqa: S310 - checked
         try:
-            for attempt in stamina.retry_context(
+            for attempt in retry_context(
                 on=_is_transient, attempts=_ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=15.0
             ):
                 with attempt:
                     self._post(request)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, HTTPException, DeadlineError) as error:
             raise StorageError(
                 f"the webhook at {_shown(self._settings.url)} did not take a notice",
                 got=str(error),
@@ -126,11 +150,10 @@ class WebhookRoute:
         return notice.to_dict()
 
     def _post(self, request: urllib.request.Request) -> None:
-        try:
-            urllib.request.urlopen(request, timeout=self._settings.timeout_s).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            error.close()  # it holds the connection
-            raise
+        seconds = self._settings.timeout_s
+        with opened(request, Patience(seconds, seconds, Deadline.after(3 * seconds))) as answer:
+            if not 200 <= answer.status < 300:
+                raise _RefusedError(answer.status)
 
 
 class SlackRoute(WebhookRoute):
@@ -138,10 +161,11 @@ class SlackRoute(WebhookRoute):
 
     def body(self, notice: Notice) -> dict[str, Any]:
         """Return what is posted."""
-        text = f"*{_escaped(notice.title)}*\n{_escaped(notice.reason)}"
-        return {"text": text, "blocks": [
-            {"type": "section", "text": {"type": "mrkdwn", "text": text}}
-        ]}  # fmt: skip
+        text = f"*{escape.slack(notice.title)}*\n{escape.slack(notice.reason)}"
+        return {
+            "text": text, "unfurl_links": False, "unfurl_media": False,
+            "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}],
+        }  # fmt: skip
 
 
 class EmailRoute:
@@ -149,6 +173,7 @@ class EmailRoute:
 
     def __init__(self, settings: RouteSettings) -> None:
         self._settings = settings
+        self._caller = BoundedCaller("the mail server")
 
     def send(self, notice: Notice) -> None:
         """Send one e-mail.
@@ -158,42 +183,57 @@ class EmailRoute:
         """
         settings, parts = self._settings, urllib.parse.urlsplit(self._settings.url)
         message = EmailMessage()
-        message["Subject"] = notice.title.replace("\n", " ")[:200]
+        message["Subject"] = escape.one_line(notice.title)[:200]
         message["From"], message["To"] = settings.sender, ", ".join(settings.recipients)
         message["Message-ID"] = f"<{notice.id}@tasador>"
-        message.set_content(
-            f"{notice.reason}\n\n{json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)}\n"
-        )
-        host, timeout = parts.hostname or "localhost", settings.timeout_s
+        whole = json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)
+        message.set_content(f"{escape.lines(notice.reason)}\n\n{escape.lines(whole)}\n")
+        host = parts.hostname or "localhost"
         try:
-            with (
-                smtplib.SMTP_SSL(
-                    host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
-                )
-                if parts.scheme == "smtps"
-                else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
-            ) as server:
-                if parts.username:
-                    if parts.scheme == "smtp":  # a password never travels in the clear
-                        server.starttls(context=ssl.create_default_context())
-                    server.login(
-                        urllib.parse.unquote(parts.username),
-                        urllib.parse.unquote(parts.password or ""),
-                    )
-                server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
+            # a server that trickles restarts the timeout of every read
+            limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
+            self._caller.call(lambda: self._hand_over(message), limit)
+        except (OSError, smtplib.SMTPException, DeadlineError) as error:
             raise StorageError(
                 f"the mail server {host} did not take a notice",
                 got=str(error),
                 remedy="check its address; the notice is kept and sent again",
             ) from None
 
+    def _hand_over(self, message: EmailMessage) -> None:
+        parts, timeout = urllib.parse.urlsplit(self._settings.url), self._settings.timeout_s
+        host = parts.hostname or "localhost"
+        with (
+            smtplib.SMTP_SSL(
+                host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
+            )
+            if parts.scheme == "smtps"
+            else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
+        ) as server:
+            if parts.username:
+                if parts.scheme == "smtp":  # a password never travels in the clear
+                    server.starttls(context=ssl.create_default_context())
+                server.login(
+                    urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+                )
+            server.send_message(message)
+
 
 class WandbRoute:
-    """Sends notices as alerts of a Weights & Biases run."""
+    """Sends notices as alerts of a Weights & Biases run, and there what each round found.
 
-    def __init__(self, settings: RouteSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: Which project, and whether offline.
+        folder: Offline runs lie under its ``wandb``.
+
+    Raises:
+        MissingExtraError: W&B is not installed.
+    """
+
+    def __init__(self, settings: RouteSettings, folder: Path) -> None:
+        check_installed()
+        mode: Mode = "online" if online(settings.mode) else "offline"
+        self._run = MonitorRun(WandbRuns(settings.project, folder, mode))
 
     def send(self, notice: Notice) -> None:
         """Send one alert.
@@ -202,31 +242,40 @@ class WandbRoute:
             MissingExtraError: W&B is not installed.
             StorageError: W&B refuses.
         """
-        try:
-            import wandb
-        except ImportError:
-            raise MissingExtraError.for_package("wandb", "wandb") from None
-        try:
-            run = wandb.run or wandb.init(project=self._settings.project, job_type="monitor")
-            level = "ERROR" if notice.severity == "page" else "WARN"
-            run.alert(title=notice.title[:64], text=notice.reason, level=level)
-        except Exception as error:  # W&B's errors share no public root
-            raise StorageError("W&B did not take a notice", got=str(error)) from None
+        title, text = escape.one_line(notice.title), escape.markdown(notice.reason)
+        self._run.alert(title, text, urgent=notice.severity == "page")
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Record a round's numbers; raises as `send` does."""
+        self._run.log(values)
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.close()
 
 
 _KINDS: Mapping[str, Any] = {
     "webhook": WebhookRoute,
     "slack": SlackRoute,
     "email": EmailRoute,
-    "wandb": WandbRoute,
 }
 
 
-def build_routes(settings: Mapping[str, RouteSettings]) -> dict[str, Route]:
-    """Return the routes by name; ``log`` is always there."""
+def build_routes(
+    settings: Mapping[str, RouteSettings], folder: Path | None = None
+) -> dict[str, Route]:
+    """Return the routes by name; ``log`` is always there.
+
+    Args:
+        settings: How each is meant.
+        folder: Offline runs of W&B lie under its ``wandb``; the current folder's when None.
+    """
     routes: dict[str, Route] = {"log": LogRoute()}
     for name, one in settings.items():
-        routes[name] = LogRoute() if one.kind == "log" else _KINDS[one.kind](one)
+        if one.kind == "wandb":
+            routes[name] = WandbRoute(one, folder or Path())
+        else:
+            routes[name] = LogRoute() if one.kind == "log" else _KINDS[one.kind](one)
     return routes
 
 
@@ -278,15 +327,11 @@ def check_routes(rules: Sequence[Any], routes: Mapping[str, Route]) -> None:
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code in _TRANSIENT
-    return isinstance(error, (urllib.error.URLError, OSError))
+    if isinstance(error, _RefusedError):
+        return error.status in _TRANSIENT
+    return isinstance(error, (OSError, HTTPException, DeadlineError))
 
 
 def _shown(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}"  # paths of webhooks are secrets
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

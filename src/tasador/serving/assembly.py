@@ -7,14 +7,14 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
-from tasador.core.logs import configure_logs
+from tasador.core.logs import redact
 from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database, OutageError
 from tasador.records.record import Outcome
@@ -24,7 +24,7 @@ from tasador.records.writer import RecordWriter
 from tasador.serving.access import KeyAccess
 from tasador.serving.app import Parts, build_app
 from tasador.serving.appraiser import Appraiser
-from tasador.serving.cache import make_cache
+from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.cascade import Cascade
 from tasador.serving.exchange import App
@@ -40,6 +40,7 @@ from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
+from tasador.serving.proxies import TrustedProxies
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.admin import AdminActions, admin_router
 from tasador.serving.routes.mlflow_scoring import mlflow_router
@@ -47,7 +48,7 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
-from tasador.serving.run import is_terminal
+from tasador.serving.run import set_up_logs
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
@@ -124,6 +125,7 @@ class Assembly:
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
+            proxies=_proxies(settings),
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
             lifespan=self._lifespan,
@@ -179,15 +181,21 @@ class Assembly:
         )
 
     def _deep(self) -> DeepHealth:
-        found = self.health.deep()
+        found, loaded = self.health.deep(), self.holder.current
         return DeepHealth(
             status=found.status,
+            version=version("tasador"),
+            model_loaded=loaded is not None,
+            model_version=None if loaded is None else loaded.version,
+            release=None if loaded is None else loaded.bundle.manifest.release or None,
+            source=None if loaded is None else loaded.source,
             checks=[
                 DependencyCheck(
                     name=one.name,
                     status=one.status,
                     latency_ms=round(one.latency_s * 1000, 3),
-                    detail=one.detail,
+                    detail=redact(one.detail),
+                    checked_at=one.checked_at,
                 )
                 for one in found.dependencies
             ],
@@ -214,6 +222,8 @@ class Assembly:
         if self.metrics.shared:
             checks["workers"] = self._check_workers
         checks["refresher"] = refresher_check(self.refresher)
+        if isinstance(self.cache, RedisCache):
+            checks["redis"] = self.cache.ping
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
             checks["disk"] = disk_check(self.settings.records.spool_folder())
@@ -302,7 +312,9 @@ class _Outcomes:
         self._lock = threading.Lock()
         self._store: SqlRecordStore | None = None
 
-    def add(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+    def add(
+        self, outcomes: Sequence[Outcome], *, own: bool = False, replace: Collection[str] = ()
+    ) -> list[OutcomeAnswer]:
         """Write outcomes and return the result of each.
 
         Raises:
@@ -316,7 +328,8 @@ class _Outcomes:
                 remedy="set TASADOR_RECORDS__MODE to durable or async",
             )
         try:
-            return self._opened().add_outcomes(outcomes, self.targets)
+            store = self._opened()
+            return store.add_outcomes(outcomes, self.targets, own=own, replace=replace)
         except OutageError as error:
             raise Problem(
                 503,
@@ -348,6 +361,11 @@ class _Outcomes:
             return self._store
 
 
+def _proxies(settings: ServeSettings) -> TrustedProxies | None:
+    trusted = settings.security.trusted_proxies
+    return TrustedProxies(trusted) if trusted else None
+
+
 def _settle_memory() -> None:
     """Take what has been loaded out of garbage collection."""
     gc.collect()
@@ -363,11 +381,6 @@ def from_environment() -> App:
 def assembled(environment: Mapping[str, str]) -> Assembly:
     """Return the service that an environment describes, with its process set up for it."""
     settings = read_settings(environment)
-    configure_logs(
-        settings.server.log_level,
-        as_json=settings.server.log_format == "json"
-        or (settings.server.log_format == "auto" and not is_terminal()),
-        others=("uvicorn",),
-    )
+    set_up_logs(settings.server)
     GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
     return Assembly(settings)

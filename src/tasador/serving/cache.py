@@ -22,7 +22,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasador.core.errors import ConfigError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import ConfigError, StorageError
 from tasador.serving.breaker import Breaker, OpenCircuitError
 from tasador.serving.engine import Appraisals
 from tasador.serving.settings import CacheSettings
@@ -116,6 +117,7 @@ class RedisCache:
 
         if settings.url is None:
             raise ConfigError("a Redis cache needs its address", remedy="set cache.url")
+        self._url = settings.url
         self._timeout_s = settings.timeout_s
         self._seconds = max(1, math.ceil(settings.keep_s))
         self._count = count
@@ -163,6 +165,29 @@ class RedisCache:
         self._count("hit", hits)
         self._count("miss", len(keys) - hits)
         return found
+
+    def ping(self, deadline: Deadline) -> str:
+        """Ask Redis whether it is there, on a connection of its own; blocks.
+
+        Raises:
+            StorageError: It does not answer in time, or refuses.
+        """
+        from redis import Redis, RedisError
+
+        seconds = deadline.remaining()
+        try:
+            with Redis.from_url(
+                self._url, socket_timeout=seconds, socket_connect_timeout=seconds
+            ) as client:
+                client.ping()
+        except (RedisError, OSError) as error:
+            raise StorageError(
+                "Redis does not answer: every row is valued anew",
+                got=type(error).__name__,
+                remedy="start Redis, or correct cache.url",
+            ) from None
+        state = self._breaker.state
+        return "answers" if state.status == "closed" else f"answers again; breaker {state.status}"
 
     def store(self, entries: Sequence[tuple[bytes, Entry]]) -> None:
         """Send entries to Redis; nobody waits for it."""

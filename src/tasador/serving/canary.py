@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from tasador.core import clock
-from tasador.core.errors import StorageError, TasadorError
+from tasador.core.errors import TasadorError
 from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.state import Lease, Leases
@@ -34,6 +34,7 @@ from tasador.serving.exchange import Exchange
 from tasador.serving.experiment import ACTIVE, Experiment, ExperimentBook, decide
 from tasador.serving.holder import LoadedModel
 from tasador.serving.intake import Rows
+from tasador.serving.problems import Problem
 from tasador.serving.service import Service
 from tasador.serving.settings import CanarySettings
 from tasador.serving.source_settings import SourceSettings
@@ -170,7 +171,9 @@ class Canary:
                 self._shadow(_Shadow(run, engine, rows, answer.ids, client, True))
                 return answer
             except Exception as error:
-                failed = not isinstance(error, StorageError)
+                failed = not (
+                    isinstance(error, Problem) and error.status == 503
+                )  # full or too busy
                 _log.warning("the challenger failed, the champion answers: %r", error)
         answer = await appraiser.value(engine, rows, client=client, started=started, place=place)
         if failed:  # had the champion refused the row too, it would be the row's fault

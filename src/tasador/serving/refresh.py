@@ -161,7 +161,7 @@ class Refresher:
                 self._look()
             except TasadorError as error:
                 self._fail(error)
-            except Exception as error:
+            except Exception as error:  # a fault of ours, which health must not pass over
                 _log.exception("a round of the refresher failed; the running model goes on")
                 self._fail(error)
             if self._counts.swaps > before:
@@ -175,7 +175,10 @@ class Refresher:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:
+                _log.exception("a round of the refresher failed; the running model goes on")
             if self.holder.current is None and not self._first.is_set():
                 _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
             self._first.set()

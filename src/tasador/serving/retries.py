@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import stamina
-
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
     BundleError,
@@ -19,6 +17,7 @@ from tasador.core.errors import (
     RefusedError,
     TasadorError,
 )
+from tasador.core.retries import retry_context
 from tasador.serving.breaker import OpenCircuitError
 
 T = TypeVar("T")
@@ -106,7 +105,7 @@ def call_again(
     def worthwhile(error: Exception) -> bool:
         return made < backoff.attempts and is_passing(error) and budget.take()
 
-    for attempt in stamina.retry_context(
+    for attempt in retry_context(
         on=worthwhile,
         attempts=backoff.attempts,
         timeout=deadline.remaining(),

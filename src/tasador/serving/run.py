@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasador.core.errors import ServingError
+from tasador.core.logs import configure_logs, formatter
 from tasador.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
+
+    from tasador.serving.exchange import App
 
 #: Makes each worker's application.
 FACTORY = "tasador.serving.assembly:from_environment"
@@ -47,7 +51,12 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY) -> int:
+def serve(
+    settings: ServerSettings,
+    bound: socket.socket,
+    factory: str = FACTORY,
+    app: App | None = None,
+) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit code.
 
     Each worker reads its settings from the environment. On SIGTERM no new connection is taken,
@@ -57,11 +66,11 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         settings: Where to listen, and with how many workers.
         bound: The socket, from `bind`.
         factory: Makes each worker's application, as ``module:function``.
+        app: What `factory` made in this process, which a single worker then serves.
     """
     import uvicorn
 
     options: dict[str, Any] = {
-        "factory": True,
         "loop": "uvloop",
         "http": "tasador.serving.protocol:GuardedProtocol",
         "ws": "none",
@@ -69,6 +78,7 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # security.trusted_proxies says whose are believed
         "timeout_keep_alive": settings.keep_alive_s,
         "timeout_graceful_shutdown": max(1, round(settings.drain_s)),
         "backlog": 2048,
@@ -78,7 +88,8 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         # uvicorn drains, then raises the signal again: an ordered end is no failure
         signal.signal(stop, lambda *_: None)
     if settings.workers == 1:
-        server = uvicorn.Server(uvicorn.Config(factory, **options))
+        config = uvicorn.Config(app or factory, factory=app is None, **options)
+        server = uvicorn.Server(config)
         server.run(sockets=[bound])
         return 0 if server.started else 1
     with tempfile.TemporaryDirectory(prefix="tasador-metrics-") as temporary:
@@ -87,7 +98,7 @@ def serve(settings: ServerSettings, bound: socket.socket, factory: str = FACTORY
         for file in (*folder.glob("*.db"), folder / "rates", folder / "wrong"):
             file.unlink(missing_ok=True)  # of an earlier start
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        _workers(uvicorn.Config(factory, **options), bound, folder).run()
+        _workers(uvicorn.Config(factory, factory=True, **options), bound, folder).run()
     return 0
 
 
@@ -116,6 +127,10 @@ def address(bound: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
 
 
-def is_terminal() -> bool:
-    """Tell whether people read the log."""
-    return sys.stderr.isatty()
+def set_up_logs(settings: ServerSettings) -> logging.Formatter:
+    """Set up the logs of a process that serves, and return what makes its lines."""
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and not sys.stderr.isatty()
+    )
+    configure_logs(settings.log_level, as_json=as_json, everything=True)
+    return formatter(as_json=as_json)

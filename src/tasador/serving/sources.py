@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, RegistryError, StorageError
-from tasador.core.files import Patience
+from tasador.core.files import Patience, require_driver
 from tasador.core.fingerprints import fingerprint
 from tasador.registry.bundle import ModelBundle
 from tasador.registry.default_version import Choice
@@ -251,6 +251,7 @@ def build_sources(settings: SourceSettings) -> tuple[BundleSource, ...]:
 
     Raises:
         ConfigError: An address is of an unknown kind.
+        MissingExtraError: What reaches an object store is not installed.
     """
     made = (_build(name, settings) for name in settings.order)
     return tuple(source for source in made if source is not None)
@@ -261,6 +262,7 @@ def _build(name: str, settings: SourceSettings) -> BundleSource | None:
     if name == "mlflow":
         return registry_source(settings)
     if name == "object_store" and settings.object_store:
+        require_driver(settings.object_store)
         return PublishedSource(settings.object_store, patience)
     # a registry elsewhere may be away, which is what these two are for
     beside = (settings.tracking_uri or "").startswith("sqlite:")

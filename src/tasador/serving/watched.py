@@ -9,7 +9,7 @@ from typing import TypeVar
 from tasador.records.database import Database, OutageError
 from tasador.records.journal import StoredVerdict, Verdicts
 from tasador.records.settings import RecordSettings
-from tasador.records.state import AlertState, AlertStates
+from tasador.records.state import ALERT_ROUTES, AlertState, AlertStates, State
 from tasador.serving.problems import Problem
 
 T = TypeVar("T")
@@ -36,6 +36,11 @@ class Watched:
     def alerts(self) -> list[AlertState]:
         """Return every alert, by key."""
         return self._read(lambda database: AlertStates(database).all())
+
+    def reach(self) -> list[str] | None:
+        """Return whom notices of alerts reach; None when no watcher has said so."""
+        found = self._read(lambda database: State(database).get(ALERT_ROUTES))
+        return found.value if isinstance(found.value, list) else None
 
     def close(self) -> None:
         """Close the connection."""

@@ -146,7 +146,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
         target=target,
         interval=interval,
         parity=check_parity(onnx.predict, onnx, Z, rows=200),
-        golden=valid.X[:20],
+        golden=valid.X[:10],
         metrics={},
         lineage={},
         profile=reference_profile(valid.X, valid.y, CONTRACT),

@@ -43,6 +43,11 @@ def test_bootstrap_intervals_hold_the_value_and_repeat() -> None:
     assert first == bootstrap_metrics(actual, predicted, draws=200, seed=3)
     assert set(first) == set(METRICS) | set(RATIO_STUDY)
     assert all(e.low <= e.value <= e.high for e in first.values())
+    # a mean's interval is that of the normal distribution, at 95% and not at any other level
+    size = np.abs(predicted - actual)
+    many = bootstrap_metrics(actual, predicted, draws=4000, seed=3)["mae"]
+    width = 2 * 1.96 * size.std() / np.sqrt(len(size))
+    assert many.high - many.low == pytest.approx(width, rel=0.06)
     undefined = bootstrap_metrics(np.zeros(5), np.ones(5), draws=10, seed=1)["mape"]
     assert np.isnan(undefined.low)
 

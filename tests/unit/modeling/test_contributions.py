@@ -39,6 +39,18 @@ def test_they_equal_lightgbms_own(table: Any) -> None:
     assert found.expected == pytest.approx(wanted[0, -1], abs=1e-12)
 
 
+def test_missing_values_go_the_way_that_lightgbm_learned(table: Any) -> None:
+    X, y = table
+    gaps = np.random.default_rng(1).random(X.shape) < 0.3
+    y = y + 2.0 * gaps[:, 0] - 3.0 * gaps[:, 1]  # a gap says something: it goes left or right
+    X = np.where(gaps, np.nan, X)
+    settings = {"num_leaves": 30, "verbosity": -1, "use_missing": True}
+    model = lightgbm.train(settings, lightgbm.Dataset(X, y), 40)
+    found = TreeContributions(from_lightgbm(model))
+    wanted = model.predict(X[:50], pred_contrib=True)
+    assert np.allclose([found.of(x) for x in X[:50]], wanted[:, :-1], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "model",
     [

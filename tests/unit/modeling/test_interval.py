@@ -99,3 +99,19 @@ def test_far_from_comparables_an_interval_holds_what_it_promises_of_places_never
     assert interval.widened(errors * 0.01, Z, far).far_factor == 1.0
     assert ConformalInterval.from_dict(wider.to_dict()) == wider
     assert "far_factor" not in interval.to_dict()  # and older bundles have none
+
+
+def test_the_scale_s_floor_is_its_5_percent_quantile_and_its_offset_the_median():
+    scale = np.arange(1.0, 102.0)
+    interval = calibrate(np.ones(101), scale[:, np.newaxis], 0.9, 0)
+    assert (interval.scale_floor, interval.scale_offset) == (6.0, 51.0)
+    # the ratios are errors over (offset + scale); the 92nd smallest of 101 equal errors
+    ratios = np.sort(1.0 / (51.0 + np.maximum(scale, 6.0)))
+    assert interval.quantile == pytest.approx(ratios[91])
+
+
+def test_a_row_without_spread_does_not_widen_the_intervals_of_others():
+    scale = np.full((100, 1), 2.0)
+    usual = calibrate(np.ones(100), scale, 0.9, 0).half_width(scale[:1])
+    scale[:15] = 1e-9
+    assert calibrate(np.ones(100), scale, 0.9, 0).half_width(scale[-1:]) < 2.1 * usual

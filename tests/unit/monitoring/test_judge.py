@@ -67,7 +67,7 @@ def test_chance_is_no_drift_at_any_size(reference, window, n):
 def test_what_has_changed_is_named_and_nothing_else_is(reference, changed, name, change, story):
     verdict = judge(reference, changed(name, change))
     assert verdict.level == "alert"
-    assert of(verdict, name).level in ("warn", "alert")
+    assert of(verdict, name).level == "alert"
     assert story in of(verdict, name).reason
     assert {c.name for c in verdict.drift if c.level != "ok"} == {name}
 
@@ -89,6 +89,30 @@ def test_values_that_cannot_be_are_counted(reference, changed):
     assert (numbers["out_of_bounds"], numbers["beyond_twice"]) == (2, 1)
     assert numbers["reference_p95"] > numbers["reference_p05"] > 0
     assert finding(verdict, "quality", "area").level == "warn"
+
+
+@pytest.mark.parametrize(("count", "level"), [(0, "ok"), (1, "warn"), (5, "warn"), (60, "alert")])
+def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its_column(
+    reference, changed, count, level
+):
+    most = reference.profiles[0].summary.high
+
+    def far(x):
+        return np.where(np.arange(len(x)) < count, 2.5 * most, x)
+
+    found = finding(judge(reference, changed("area", far), together=False), "quality", "area")
+    assert found.numbers["beyond_twice"] == count
+    assert found.level == level
+    if count:
+        word = "1 row (0.10%)" if count == 1 else f"{count} rows"
+        assert word in found.reason
+        assert "beyond twice the training maximum" in found.reason
+
+
+def test_a_single_far_value_of_few_rows_is_no_more_than_a_warning(reference, changed):
+    most = reference.profiles[0].summary.high
+    made = changed("area", lambda x: np.where(np.arange(len(x)) == 7, 3 * most, x), 40)
+    assert finding(judge(reference, made, together=False), "quality", "area").level == "warn"
 
 
 def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
@@ -136,7 +160,7 @@ def test_columns_that_no_longer_go_together_are_seen_though_none_drifts_alone(re
     verdict = judge(reference, dataclasses.replace(made, X=X))
     assert verdict.by_check["drift"] == "ok"
     found = finding(verdict, "together", "all columns together")
-    assert found.level in ("warn", "alert")
+    assert found.level == "alert"
     assert "area" in found.reason
     assert "rooms" in found.reason
 
@@ -245,3 +269,31 @@ def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
     alerts = [f["subject"] for f in whole["findings"] if f["level"] in ("warn", "alert")]
     assert alerts
     assert [f["subject"] for f in short["findings"]] == alerts
+
+
+@pytest.mark.parametrize(
+    ("moved", "psi", "level"), [(0.05, 0.02, "ok"), (0.14, 0.16, "warn"), (0.19, 0.27, "alert")]
+)
+def test_a_share_that_moves_is_judged_by_its_psi(reference, window, moved, psi, level):
+    n = 20_000
+    made = window(n, outcomes=False)
+    own = reference.rows[:, 3]
+    shares = np.array([(own == code).mean() for code in range(3)])
+    shares += [-moved, 0.0, moved]
+    X = made.X.copy()
+    X[:, 3] = np.repeat(np.arange(3.0), np.round(shares * n).astype(int).clip(0))[:n]
+    kind = of(judge(reference, dataclasses.replace(made, X=X), together=False), "kind")
+    assert kind.psi == pytest.approx(psi, abs=0.03)
+    assert kind.level == level
+
+
+def test_what_chance_gives_a_small_window_is_no_part_of_an_alert(reference, window):
+    made = window(200, outcomes=False)
+    for shift in np.linspace(0.0, 1.0, 101):
+        X = made.X.copy()
+        X[:, 0] = X[:, 0] * np.exp(0.5 * shift)
+        area = of(judge(reference, dataclasses.replace(made, X=X), together=False), "area")
+        if 0.2 < area.psi < 0.2 + area.psi_chance:
+            assert area.level == "warn"
+            return
+    raise AssertionError("no shift gave a PSI between the limit and the limit plus chance")

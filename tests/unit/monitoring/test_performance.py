@@ -50,7 +50,7 @@ def test_prices_that_have_risen_are_a_change_of_labels_and_of_concept(reference,
     made = window(1000)
     risen = window(1000, actual=made.actual * 1.4)
     verdict = judge(reference, risen, together=False)
-    assert levels(verdict, "label")["(target)"] in ("warn", "alert")
+    assert levels(verdict, "label")["(target)"] == "alert"
     assert levels(verdict, "concept")["(error)"] == "alert"
 
 
@@ -62,6 +62,78 @@ def test_a_promise_is_broken_by_its_value_and_surely_by_its_interval(reference, 
         assert levels(verdict, "performance")["mape"] == level
     verdict = judge(reference, made, Rules(within_10_min=99.0), together=False)
     assert levels(verdict, "performance")["within_10"] == "alert"
+
+
+@pytest.mark.parametrize(("inside", "level"), [(0.86, "ok"), (0.84, "alert")])
+def test_coverage_may_fall_by_its_slack_and_no_further(reference, window, inside, level):
+    made = window(20_000)
+    upper = np.where(np.arange(20_000) < inside * 20_000, made.actual + 1, made.actual - 1)
+    changed = window(20_000, lower=np.minimum(made.actual, upper) - 1, upper=upper)
+    verdict = judge(reference, changed, Rules(coverage_slack=0.05), together=False)
+    assert figure(verdict, "coverage").value == pytest.approx(100 * inside, abs=0.01)
+    assert levels(verdict, "performance")["coverage"] == level
+
+
+def test_a_segment_alerts_by_its_interval_and_not_by_its_value(reference, window):
+    unsure = 0
+    for seed in range(5):
+        verdict = judge(reference, window(300, seed, noise=0.13), together=False)
+        for found in verdict.of_check("performance"):
+            if found.subject.startswith("segment "):
+                sure = found.numbers["low"] > found.numbers["limit"]
+                assert found.level == ("alert" if sure else "ok")
+                unsure += not sure and found.numbers["value"] > found.numbers["limit"]
+    assert unsure > 0
+
+
+@pytest.mark.parametrize(
+    ("noise", "least", "most", "level"),
+    [(0.11, 1.0, 1.25, "ok"), (0.14, 1.25, 1.25**2, "warn"), (0.2, 1.25**2, 3.0, "alert")],
+)
+def test_errors_larger_than_expected_warn_before_they_alert(
+    reference, window, noise, least, most, level
+):
+    verdict = judge(reference, window(4000, noise=noise), together=False)
+    (found,) = [f for f in verdict.of_check("concept") if f.subject == "error given the row"]
+    assert least < found.numbers["ratio"] < most
+    assert found.level == level
+
+
+def test_an_absolute_limit_that_the_model_itself_does_not_meet_gives_way_to_its_own_figure(
+    reference, window
+):
+    made = window(1500)
+    own = figure(judge(reference, made, together=False), "mape").reference
+    for limit, effective in ((own * 1.01, own * 1.01), (own * 0.99, own * 1.25)):
+        rules = Rules(mape_max=limit, relative_when_worse=("mape_max",))
+        verdict = judge(reference, made, rules, together=False)
+        assert figure(verdict, "mape").limit == pytest.approx(effective)
+        assert levels(verdict, "performance")["mape"] != "alert"
+        said = next(f.reason for f in verdict.of_check("performance") if f.subject == "mape")
+        assert ("does not meet" in said) == (effective != limit)
+        worse = judge(reference, window(1500, noise=0.3), rules, together=False)
+        assert levels(worse, "performance")["mape"] == "alert"
+    own = figure(judge(reference, made, together=False), "within_10").reference
+    rules = Rules(within_10_min=own + 1, relative_when_worse=("within_10_min",))
+    assert figure(judge(reference, made, rules, together=False), "within_10").limit == (
+        pytest.approx(own / 1.25)
+    )
+    strict = judge(reference, made, Rules(within_10_min=own + 20), together=False)
+    assert levels(strict, "performance")["within_10"] == "alert"
+
+
+def test_without_figures_of_the_model_a_limit_that_may_give_way_is_not_applied(reference, window):
+    import dataclasses
+
+    unknown = dataclasses.replace(reference, actual=None, predicted=None)
+    made = window(500, noise=0.5)
+    rules = Rules(mape_max=12, relative_when_worse=("mape_max",))
+    verdict = judge(unknown, made, rules, together=False)
+    assert figure(verdict, "mape").limit is None
+    assert (
+        levels(judge(unknown, made, Rules(mape_max=12), together=False), "performance")["mape"]
+        == "alert"
+    )
 
 
 def test_a_segment_far_from_the_rest_is_named(reference, window):

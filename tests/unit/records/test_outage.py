@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasador.core.errors import StorageError
+from tasador.records import committer
 from tasador.records.errors import RefusedError
 from tasador.records.settings import RecordSettings
 from tasador.records.spool import Spool
@@ -380,3 +381,40 @@ def test_a_forked_child_is_told_that_its_writer_does_not_run(writer, make_record
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     writer.submit_from_thread(make_records(1)).result(PATIENCE)
+
+
+def test_a_server_that_falls_silent_while_the_spool_is_brought_in_holds_nobody_up(
+    postgres_server, postgres_url, tmp_path, make_records, monkeypatch
+) -> None:
+    settings = RecordSettings(
+        url=postgres_url, spool=str(tmp_path / "spool"), bound_s=0.2, retry_s=0.05, group=10
+    )
+    writer = RecordWriter(settings)
+    silenced = []
+    insert = committer.insert_records
+
+    def falls_silent(database, rows):
+        if writer._committer.state == "draining" and not silenced:
+            silenced.append(len(rows))
+            postgres_server.hold()
+        return insert(database, rows)
+
+    monkeypatch.setattr(committer, "insert_records", falls_silent)
+    writer.start()
+    records = make_records(80)
+    writer.submit_from_thread(records[:10]).result(PATIENCE)
+    postgres_server.hold()
+    for start in range(10, 60, 10):
+        writer.submit_from_thread(records[start : start + 10]).result(PATIENCE)
+    postgres_server.release()
+    end = time.monotonic() + PATIENCE
+    while not silenced:
+        assert time.monotonic() < end, writer.status()
+        time.sleep(0.005)
+    try:
+        writer.submit_from_thread(records[60:]).result(5.0)  # safe, though the database hangs
+    finally:
+        postgres_server.release()
+    wait_until_safe(writer, 80)
+    assert writer.close()
+    assert ids_in(postgres_url) == sorted(record.id for record in records)

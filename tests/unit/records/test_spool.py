@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tasador.core.errors import StorageError
 from tasador.records.frames import MAGIC, decode_frame, encode_frame
 from tasador.records.record import Record
-from tasador.records.spool import Spool, adopt, waiting_bytes
+from tasador.records.spool import Spool, _locked, adopt, waiting_bytes
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False)
@@ -237,3 +237,33 @@ def test_looking_whether_a_spool_has_space_adds_nothing_to_it(tmp_path, make_rec
     assert len(chunk.records) == 3
     with pytest.raises(StorageError, match="is full"):
         Spool(tmp_path, "normal", 4000).check()
+
+
+@pytest.mark.parametrize(("synchronous", "flushes"), [("full", 3), ("normal", 0)])
+def test_only_full_flushes_the_disk_and_for_every_frame(
+    tmp_path, make_records, monkeypatch, synchronous, flushes
+) -> None:
+    spool = Spool(tmp_path / "spool", synchronous, 1 << 20)
+    spool.prepare()
+    flushed = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: (flushed.append(file), real(file)))
+    for record in make_records(3):
+        spool.append([record])
+    assert len(flushed) == flushes
+
+
+def test_a_file_that_was_deleted_before_it_could_be_locked_is_nobody_s(tmp_path) -> None:
+    path = tmp_path / "1-a.spool"
+    path.write_bytes(MAGIC)
+    file = os.open(path, os.O_RDWR)
+    try:
+        path.unlink()
+        assert not _locked(file, path)
+        path.write_bytes(MAGIC)  # another one of the same name
+        assert not _locked(file, path)
+    finally:
+        os.close(file)
+    file = os.open(path, os.O_RDWR)
+    assert _locked(file, path)
+    os.close(file)

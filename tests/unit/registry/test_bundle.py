@@ -18,6 +18,7 @@ from tasador.modeling.trees import LinearModel
 from tasador.registry.arrays import write_arrays
 from tasador.registry.bundle import BundleLimits, load_bundle
 from tasador.registry.bundle_writer import write_bundle
+from tasador.registry.verify import _read
 
 ROW = {"lon": -3.5, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "house"}
 
@@ -291,3 +292,10 @@ def test_what_monitoring_needs_travels_with_the_bundle(changed_parts, bundle_par
 def test_a_bundle_without_them_loads_and_says_so(written_bundle):
     bundle = load_bundle(written_bundle)
     assert (bundle.reference, bundle.error_model) == (None, None)
+
+
+def test_a_file_that_became_a_link_after_the_listing_is_not_read(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "model.onnx").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be read"):
+        _read(tmp_path / "model.onnx", 100)

@@ -222,6 +222,19 @@ def test_the_sealed_part_counts_its_openings_and_segments_are_reported(part: Par
     assert report.capped == ()
 
 
+def test_coverage_counts_truths_below_the_interval_and_above_it(part: Part) -> None:
+    n = len(part)
+    low, high = part.y - 1, part.y + 1
+    low[: n // 10], high[: n // 10] = part.y[: n // 10] + 1, part.y[: n // 10] + 2  # truth below
+    low[-n // 5 :], high[-n // 5 :] = part.y[-n // 5 :] - 2, part.y[-n // 5 :] - 1  # truth above
+    report = evaluate(
+        lambda X: (part.y, low, high), SealedPart(part), CONTRACT, random_cv={}, spatial_cv=None,
+        promised=0.9, draws=5, seed=1, reason="test",
+    )  # fmt: skip
+    assert report.coverage == pytest.approx(1 - (n // 10 + len(part.y[-n // 5 :])) / n)
+    assert min(segment.coverage for segment in report.segments) < 1.0
+
+
 def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
     cap = float(np.quantile(part.y, 0.9, method="higher"))
     contract = dataclasses.replace(CONTRACT, target=dataclasses.replace(CONTRACT.target, cap=cap))

@@ -4,63 +4,18 @@ import asyncio
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import time
 
 import numpy as np
 import pytest
 
+from fixtures.redis import Redis
 from tasador.core.errors import ConfigError
 from tasador.serving.cache import MemoryCache, RedisCache, _packed, _unpacked, keys_of, make_cache
 from tasador.serving.settings import CacheSettings
 
 PREDICT = "/api/v1/predict"
 ENTRY = (1.0, 0.5, 2.0, ("rooms was missing",))
-
-
-class Redis:
-    """A real redis-server on a free port."""
-
-    def __init__(self, folder):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.process = None
-        self.start()
-
-    @property
-    def url(self):
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self):
-        self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--appendonly", "no", "--dir", str(self.folder)],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        end = time.monotonic() + 10
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                    connection.sendall(b"PING\r\n")
-                    if connection.recv(16).startswith(b"+PONG"):
-                        return
-            except OSError:
-                assert time.monotonic() < end, "redis-server does not start"
-            time.sleep(0.02)
-
-    def command(self, text):
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(text.encode() + b"\r\n")
-            return connection.recv(65536)
-
-    def keys(self):
-        return int(self.command("DBSIZE")[1:].split(b"\r\n")[0])
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasador.core.errors import NothingOfferedError
+from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.registry.bundle_writer import write_bundle
 from tasador.registry.published import publish_bundle
 from tasador.serving.cascade import Cascade
@@ -65,3 +65,18 @@ def test_a_synthetic_bundle_gives_way_to_a_real_one_further_down(
     assert Cascade.of(settings).load().source == "local"
     alone = Cascade.of(settings_of(object_store=str(tmp_path / "store")))
     assert alone.load().bundle.origin == "synthetic"
+
+
+def test_a_bundle_refused_after_warming_up_is_not_fetched_again(written_bundle):
+    cascade = Cascade.of(settings_of(local=str(written_bundle)))
+    looked_at = []
+
+    def accept(loaded):
+        looked_at.append(loaded.version)
+        raise BundleError("it answers NaN")
+
+    with pytest.raises(NothingOfferedError, match="it answers NaN"):
+        cascade.load(accept)
+    with pytest.raises(NothingOfferedError, match="was refused before"):
+        cascade.load(accept)
+    assert len(looked_at) == 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasador.metrics.sequential import Moments
+from tasador.metrics.sequential import Moments, failure_evidence
 from tasador.records.database import Database
 from tasador.records.journal import AuditTrail
 from tasador.serving.experiment import Evidence, Experiment, ExperimentBook, Rules, decide
@@ -123,3 +123,14 @@ def test_many_writers_leave_one_state(tmp_path):
     for thread in threads:
         thread.join(60)
     assert won.count(True) == 1
+
+
+def test_the_chance_of_a_false_rollback_is_shared_by_the_four_kinds_of_harm():
+    rules = RUNNING.rules
+    attempts = 300
+    evidence = {k: failure_evidence(k, attempts, rules.failure_limit) for k in range(40)}
+    some = next(k for k, found in evidence.items() if 1 / rules.alpha <= found < 4 / rules.alpha)
+    sure = next(k for k, found in evidence.items() if found >= 4 / rules.alpha)
+    for failures, status in ((some, "running"), (sure, "rolled back")):
+        after = decide(RUNNING, replace(ENOUGH, attempts=attempts, failures=failures))
+        assert after.status == status
