@@ -94,8 +94,11 @@ class Library:
         signatures["check_index"] = (address,)
         signatures["check_paths"] = (address, size)
         signatures["check_wide_trees"] = (address, size, size, size, size)
+        try:
+            functions = {name: library[f"tasador_{name}"] for name in signatures}
+        except AttributeError as error:
+            raise OSError(str(error)) from None
         for name, kinds in signatures.items():
-            functions[name] = library[f"tasador_{name}"]
             functions[name].argtypes = kinds
         return cls(**functions)
 

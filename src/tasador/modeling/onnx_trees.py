@@ -138,7 +138,7 @@ def _ensemble(
     inner, leaves = len(feature), len(found["leaf_weights"])
     true = _branch(found, "true", inner, leaves)
     false = _branch(found, "false", inner, leaves)
-    missing = found["nodes_missing_value_tracks_true"] != 0
+    missing = _flags(found, "nodes_missing_value_tracks_true")
     roots = found["tree_roots"]
     if (
         {inner} != {len(split), len(true), len(false), len(missing), len(found["nodes_modes"])}
@@ -184,7 +184,15 @@ def _ensemble(
 def _branch(found: dict[str, Any], side: str, inner: int, leaves: int) -> NDArray[np.int64]:
     """Return the nodes on one side; leaves are counted on after the inner nodes."""
     child: NDArray[np.int64] = found[f"nodes_{side}nodeids"]
-    leaf = found[f"nodes_{side}leafs"] != 0
+    leaf = _flags(found, f"nodes_{side}leafs")
     if len(child) != len(leaf) or (child >= np.where(leaf, leaves, inner)).any():
         raise ValueError("a branch outside the trees")
     return np.where(leaf, child + inner, child)
+
+
+def _flags(found: dict[str, Any], name: str) -> NDArray[np.bool_]:
+    """Return 0/1 as flags; what another number means, onnxruntime and we might see differently."""
+    numbers: NDArray[np.int64] = found[name]
+    if (numbers > 1).any():
+        raise ValueError(f"{name} holds other numbers than 0 and 1")
+    return numbers == 1

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
@@ -141,15 +142,21 @@ def test_the_kernels_can_be_switched_off():
 
 @pytest.mark.skipif(compiler is None, reason="no C compiler")
 def test_a_library_of_other_sources_is_refused(tmp_path):
-    for code, message in (
+    cases = (
         (f"int tasador_abi(void) {{ return {ABI + 1}; }}", "undefined symbol"),
         (
             f"int tasador_abi(void) {{ return {ABI + 1}; }} int tasador_trees_predict,"
             " tasador_plain, tasador_nearest, tasador_comparables;",
             f"interface {ABI + 1}, not {ABI}",
         ),
-    ):
-        source, library = tmp_path / "a.c", tmp_path / f"{len(code)}.so"
+        (
+            f"int tasador_abi(void) {{ return {ABI}; }} int tasador_trees_predict,"
+            " tasador_plain, tasador_nearest, tasador_comparables;",
+            "undefined symbol",
+        ),
+    )
+    for number, (code, message) in enumerate(cases):
+        source, library = tmp_path / "a.c", tmp_path / f"{number}.so"
         source.write_text(code)
         subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
         with pytest.raises(OSError, match=message):
@@ -178,6 +185,19 @@ def test_a_circle_in_a_model_file_is_refused_before_onnxruntime_sees_it(forest, 
     model = to_onnx(dataclasses.replace(forest, left=left))
     with pytest.raises(BundleError, match="the trees are no trees"):
         load_model(model)
+
+
+@pytest.mark.parametrize(
+    "name", ["nodes_missing_value_tracks_true", "nodes_trueleafs", "nodes_falseleafs"]
+)
+def test_a_flag_that_is_neither_0_nor_1_is_refused(exported, name):
+    """onnxruntime reads it as no, where any other number than 0 might be taken for yes."""
+    model = onnx.load_from_string(exported)
+    trees = next(node for node in model.graph.node if node.op_type == "TreeEnsemble")
+    flags = next(attribute for attribute in trees.attribute if attribute.name == name)
+    flags.ints[0] = 2
+    with pytest.raises(BundleError, match=f"{name} holds other numbers than 0 and 1"):
+        load_model(model.SerializeToString())
 
 
 @compiled
