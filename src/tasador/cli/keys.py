@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from tasador.cli.streams import escape
 from tasador.core.errors import ConfigError
 
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)

@@ -116,9 +116,9 @@ def stats(
 ) -> None:
     """Say how much is recorded of each version, and what waits in spools."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from tasador.cli.streams import escape
     from tasador.records.moments import show_moment
     from tasador.records.spool import waiting_bytes
     from tasador.records.sql_store import SqlRecordStore

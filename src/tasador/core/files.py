@@ -29,7 +29,11 @@ Location = str | Path
 _DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CHUNK = 1 << 20
 _BLOCK = 4 << 20
+#: Not of the operating system: something that is no plain file.
+_NO_FILE = -1
 _REASONS = {
+    _NO_FILE: ("it is a pipe, a device or a socket", "name a plain file"),
+    errno.ENXIO: ("it is a pipe, a device or a socket", "name a plain file"),
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
     errno.EFBIG: ("the file would be too large", "choose another disk, or raise `ulimit -f`"),
@@ -203,6 +207,8 @@ def open_read(
 ) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; it is closed when the body ends.
 
+    A pipe, a device or a socket is refused: it may keep the reader for ever, or never end.
+
     Args:
         location: The file.
         patience: How long an object store is waited for; None leaves that to its driver.
@@ -219,7 +225,8 @@ def open_read(
                 options = {"block_size": _CHUNK}
             file = cast(BinaryIO, store.open(str(location), "rb", **options))
         else:
-            file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds
+            # closed below, for both kinds
+            file = open(location, "rb", opener=_open_plain)  # noqa: SIM115
     try:
         yield file
     finally:
@@ -376,6 +383,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(older, ignore_errors=True)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open a plain file; anything else is refused without waiting for whoever is at its end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "", path)
+    raise OSError(_NO_FILE, "", path)
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether `path` is a plain file, or a link to one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _sibling(path: Path) -> Path:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from tasador.core import clock
+from tasador.core.escape import visible
 
 _HIDDEN = "***"
 _NAMES = (
@@ -98,6 +99,8 @@ class TextFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         plain = _hidden(fields) if isinstance(fields, Mapping) else {}
         said = ", ".join(f"{name} {value}" for name, value in plain.items())
+        record = logging.makeLogRecord(record.__dict__)
+        record.msg, record.args = visible(record.getMessage()), ()
         return redact(super().format(record)) + (f" ({said})" if said else "")
 
 

@@ -28,6 +28,7 @@ class SqliteDialect:
     """See `tasador.records.dialects.Dialect`."""
 
     types = {"text": "TEXT", "real": "REAL", "int": "INTEGER", "bytes": "BLOB"}  # noqa: RUF012
+    has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
 
     def __init__(self, url: DatabaseUrl, synchronous: Synchronous, timeout_s: float) -> None:
