@@ -343,7 +343,9 @@ def main() -> None:
 
 
 def _fail(error: TasadorError) -> None:
-    err.print(f"[bold red]error:[/] {escape(str(error))}")
+    from tasador.core.logs import redact
+
+    err.print(f"[bold red]error:[/] {escape(redact(str(error)))}")
     sys.exit(error.exit_code)
 
 

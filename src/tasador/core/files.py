@@ -66,6 +66,33 @@ class Patience:
     read_s: float
 
 
+def make_private(path: Path, *, folder: bool = False) -> None:
+    """Make a file or folder that its owner alone can read, whatever the umask; or make it so.
+
+    One that belongs to another user is left as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    mode = 0o700 if folder else 0o600
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        with suppress(FileExistsError):
+            path.mkdir(mode=mode)
+    else:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    tighten(path)
+
+
+def tighten(path: Path) -> None:
+    """Take from others than its owner what they may do with a file or folder of this user."""
+    with suppress(FileNotFoundError, PermissionError):
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
+
+
 def is_remote(location: Location) -> bool:
     """Tell whether `location` is an address in an object store."""
     return isinstance(location, str) and location.partition("://")[0] in _DRIVERS
