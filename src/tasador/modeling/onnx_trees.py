@@ -195,4 +195,5 @@ def _flags(found: dict[str, Any], name: str) -> NDArray[np.bool_]:
     numbers: NDArray[np.int64] = found[name]
     if (numbers > 1).any():
         raise ValueError(f"{name} holds other numbers than 0 and 1")
-    return numbers == 1
+    flags: NDArray[np.bool_] = numbers == 1
+    return flags
