@@ -44,7 +44,7 @@ def test_the_commands_of_compose_exist() -> None:
         for name, service in services.items()
         if service.get("image", "").startswith("tasador-")
         and "command" in service
-        and "entrypoint" not in service
+        and service.get("entrypoint") != ["mlflow"]
     }
     assert {"watcher", "pipeline"} <= set(ours)
     for name, words in ours.items():
