@@ -164,6 +164,7 @@ def test_several_workers_share_the_port_the_database_and_the_counters(server) ->
         ("s3fs", "SOURCE__OBJECT_STORE", "s3://bucket/models", "s3"),
         ("psycopg", "RECORDS__URL", "postgresql://u:p@127.0.0.1:1/d", "serve"),
         ("cryptography", "SOURCE__TRUSTED_KEYS", "key.pem", "signing"),
+        ("redis", "CACHE__KIND", "redis", "serve"),
     ],
 )
 def test_a_setting_whose_package_is_not_installed_is_refused_at_the_start(
@@ -255,6 +256,9 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
         httpx.get(server.url + "/nowhere")
         httpx.post(server.url + "/api/v1/predict", content=b"{")
         httpx.post(server.url + "/api/v1/predict", json={"instances": [{**ROW, "rooms": "many"}]})
+        with socket.create_connection(("127.0.0.1", server.port)) as line:
+            line.sendall(b"no HTTP at all\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 400 ")
         time.sleep(2.0)  # some polls of the registry that is away
         code, out, err = server.stop()
     assert code == 0
@@ -264,6 +268,7 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
     assert any(server.url in text for text in said)
     assert any("tried again" in text for text in said)  # stamina's retries
     assert "GET (other) 404 unknown_path" in said
+    assert "a request without a route 400 malformed_request" in said
     assert "POST /api/v1/predict 422 malformed_json" in said
     assert "POST /api/v1/predict 422 invalid_rows: rooms wrong kind" in said
 
@@ -355,6 +360,10 @@ def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:
         ("TASADOR_SECURITY__KEYS", "hunter2-secret", "an API key cannot be read"),
         ("TASADOR_SOURCE__ORDER", "mlflow,moon", "each of mlflow"),
         ("TASADOR_RECORDS__URL", "mongodb://x", "sqlite:///"),
+        ("TASADOR_SOURCE__OBJECT_STORE", "ftp://host/models", "gs:// or s3://"),
+        ("TASADOR_SOURCE__TRACKING_URI", "mysql://host/mlflow", "http://, https:// or sqlite:///"),
+        ("TASADOR_SOURCE__LOCAL", "gs://bucket/models", "TASADOR_SOURCE__OBJECT_STORE"),
+        ("TASADOR_SOURCE__LAST_GOOD", "s3://bucket/copy", "TASADOR_SOURCE__OBJECT_STORE"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(server, variable, value, said) -> None:
