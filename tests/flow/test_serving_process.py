@@ -21,6 +21,8 @@ import pytest
 
 from fixtures.process import Server, free_port
 from fixtures.redis import Redis
+from tasador.records.database import Database
+from tasador.records.state import WATCHER, Leases
 from tasador.registry.bundle import load_bundle
 
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
@@ -213,7 +215,7 @@ def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path)
         assert well["status"] == "healthy"
         assert well["model_version"] == load_bundle(server.bundle).version
         assert set(well["checks"]) == {
-            "model", "local", "refresher", "redis", "records", "disk"
+            "model", "local", "refresher", "redis", "records", "watcher", "disk"
         }  # fmt: skip
         redis.kill()
         eventually(lambda: deep(server)["checks"]["redis"] == "unhealthy")
@@ -235,6 +237,27 @@ def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path)
     server.wait("/health/live")
     ill = deep(server, 503)
     assert (ill["status"], ill["model_version"], ill["model_loaded"]) == ("unhealthy", None, False)
+
+
+def test_deep_health_tells_a_watcher_that_went_silent_from_one_that_was_stopped(server) -> None:
+    server.start()
+    server.wait()
+    leases = Leases(Database(server.records_url))
+    lease = leases.acquire(WATCHER, "watcher-1", 30.0)
+    assert lease is not None
+    eventually(lambda: "watcher-1 judges" in detail(server, "watcher"))
+    assert deep(server)["status"] == "healthy"
+    leases.renew(lease, -10.0)  # killed: nobody renewed it
+    eventually(lambda: deep(server)["checks"]["watcher"] == "degraded")
+    assert deep(server)["status"] == "degraded"
+    assert "went silent" in detail(server, "watcher")
+    leases.release(lease)
+    eventually(lambda: deep(server)["status"] == "healthy")
+
+
+def detail(server: Server, name: str) -> str:
+    checks = httpx.get(server.url + "/health/deep", timeout=10).json()["checks"]
+    return next(str(check["detail"]) for check in checks if check["name"] == name)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -9,7 +9,7 @@ from typing import TypeVar
 from tasador.records.database import Database, OutageError
 from tasador.records.journal import StoredVerdict, Verdicts
 from tasador.records.settings import RecordSettings
-from tasador.records.state import AlertState, AlertStates
+from tasador.records.state import WATCHER, AlertState, AlertStates, Leases
 from tasador.serving.problems import Problem
 
 T = TypeVar("T")
@@ -36,6 +36,10 @@ class Watched:
     def alerts(self) -> list[AlertState]:
         """Return every alert, by key."""
         return self._read(lambda database: AlertStates(database).all())
+
+    def watcher(self) -> tuple[str, float] | None:
+        """Return the watcher that leads and the seconds until another may; see `Leases.left`."""
+        return self._read(lambda database: Leases(database).left(WATCHER))
 
     def close(self) -> None:
         """Close the connection."""
