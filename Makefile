@@ -50,11 +50,8 @@ bench: $(VENV)/.dev ## Measure everything and draw docs/explanation/benchmarks.m
 up: $(VENV)/.run ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
 	$(BIN)/tasador up --window 60 --interval 5 $(ARGS)
 
-demo: $(VENV)/.run ## Replay held-out rows through what `make up` started, then prices rise
-	$(BIN)/tasador simulate --follow --phases usual,changed --pause 2 $(ARGS)
-	@echo 'to look at: http://127.0.0.1:8501 (Health: timeline, alerts), http://127.0.0.1:5000 (MLflow)'
-	@echo 'next, some minutes of training: $(BIN)/tasador retrain --now --reason "prices rose"'
-	@echo 'then: $(BIN)/tasador canary start; $(BIN)/tasador canary settle    (or promote challenger)'
+demo: $(VENV)/.run ## Drift, retraining, gates, canary, new champion, rollback, in 3-4 minutes (ARGS=--ui)
+	$(BIN)/tasador demo $(ARGS)
 
 security: $(VENV)/.dev ## bandit, secrets now and in all commits, workflows, Dockerfiles
 	$(BIN)/bandit -q -ll -c pyproject.toml -r src docker deploy .github
@@ -94,6 +91,7 @@ pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
 	$(BIN)/python -m tasador.config.reference > docs/reference/configuration.md
 	$(BIN)/python -m tasador.config.service_reference settings > docs/reference/service-settings.md
 	$(BIN)/python -m tasador.config.service_reference metrics > docs/reference/metrics.md
+	$(BIN)/python -m tasador.config.service_reference watch > docs/reference/watch-settings.md
 	$(BIN)/python -m tasador.config.service_reference figures docs/*/*.md
 	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
 

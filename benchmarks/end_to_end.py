@@ -69,7 +69,7 @@ def tasador_run(table: Path, folder: Path, settings: Sequence[str]) -> dict[str,
     """Run the pipeline; wall and CPU seconds, seconds by step, figures of the test part."""
     workspace = folder / "workspace"
     command = [sys.executable, "-m", "tasador.cli.app", "run", f"storage.workspace={workspace}",
-               f"dataset.source.paths=[{table}]", *settings]  # fmt: skip
+               "segregate.method=random", f"dataset.source.paths=[{table}]", *settings]  # fmt: skip
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

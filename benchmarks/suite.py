@@ -167,12 +167,13 @@ def measure(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, Any] | 
 
 
 def prepare(workspace: str) -> None:
-    """Train the default model there, which is quick when it is there already."""
+    """Train the model of the published split there; quick when it is there already."""
     folder = ROOT / workspace
     if workspace != WORKSPACE and any((folder / "bundles").glob("*/manifest.json")):
         return
     print(f"tasador run storage.workspace={workspace}", flush=True)
-    command = [sys.executable, "-m", "tasador.cli.app", "run", f"storage.workspace={workspace}"]
+    command = [sys.executable, "-m", "tasador.cli.app", "run", f"storage.workspace={workspace}",
+               "segregate.method=random"]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -2,8 +2,10 @@
 
     python docker/create_env.py
 
-Passwords and API keys are made here, at random. The files can be read by their owner only and are
-in no repository and no image. The admin key is shown once: the API knows only its hash.
+Passwords and API keys are made here, at random. Who is told of alerts is taken from the variables
+TASADOR_ALERTS__* where they are set; else `alerts.env` is there to be filled in. The files can be
+read by their owner only and are in no repository and no image. The admin key is shown once: the API
+knows only its hash.
 """
 
 from __future__ import annotations
@@ -15,6 +17,13 @@ import sys
 from pathlib import Path
 
 ENV = Path(__file__).resolve().parent / "env"
+#: Variables of `alerts.env`; see docs/how-to/watch-a-service.md.
+ALERTS = (
+    "WEBHOOK_URL", "WEBHOOK_SECRET", "SLACK_URL", "EMAIL_URL", "EMAIL_FROM", "EMAIL_TO",
+    "EMAIL_USER", "EMAIL_PASSWORD", "WANDB_PROJECT",
+)  # fmt: skip
+#: Files that share no secret with another one: they can be added later.
+ALONE = ("alerts.env",)
 
 
 def contents() -> tuple[dict[str, dict[str, str]], str]:
@@ -42,6 +51,10 @@ def contents() -> tuple[dict[str, dict[str, str]], str]:
         },
         "ui.env": {"TASADOR_API_KEY": client},
         "grafana.env": {"GF_SECURITY_ADMIN_PASSWORD": grafana},
+        "alerts.env": {
+            name: os.environ.get(name, "")
+            for name in (f"TASADOR_ALERTS__{part}" for part in ALERTS)
+        },
     }
     return files, admin
 
@@ -54,16 +67,22 @@ def main(folder: Path = ENV) -> int:
     """Write the files; returns the exit code."""
     files, admin = contents()
     present = sorted(name for name in files if (folder / name).exists())
-    if present:
+    absent = {name: files[name] for name in ALONE if name not in present}
+    if present and not absent:
         print(f"{folder} has {', '.join(present)} already; remove them to start anew")
         return 1
+    wanted = absent if present else files
     folder.mkdir(parents=True, exist_ok=True)
-    for name, variables in files.items():
+    for name, variables in wanted.items():
         text = "".join(f"{key}={value}\n" for key, value in variables.items())
         descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
-    print(f"wrote {len(files)} files to {folder}\nadmin key, shown this once: {admin}")
+    print(f"wrote {', '.join(sorted(wanted))} to {folder}")
+    if not any(files["alerts.env"].values()):
+        print(f"alerts reach nobody yet: fill in {folder / 'alerts.env'}")
+    if not present:
+        print(f"admin key, shown this once: {admin}")
     return 0
 
 

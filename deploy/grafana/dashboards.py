@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as models
 
 FOLDER = Path(__file__).parent / "dashboards"
@@ -24,22 +26,25 @@ def query(expression: str, legend: str = "") -> prometheus.Dataquery:
     return prometheus.Dataquery().expr(expression).legend_format(legend or "__auto")
 
 
-def lines(title: str, unit: str, *queries: prometheus.Dataquery, span: int = 12) -> Any:
+def lines(
+    title: str, unit: str, *queries: prometheus.Dataquery, span: int = 12, from_zero: bool = True
+) -> Any:
     """Return a panel of lines over time."""
     panel = timeseries.Panel().title(title).unit(unit).datasource(SOURCE).span(span).height(8)
-    panel = panel.fill_opacity(8).line_width(2).min(0)
-    for one in queries:
-        panel = panel.with_target(one)
+    panel = panel.fill_opacity(8).line_width(2)
+    panel = panel.min(0) if from_zero else panel
+    for letter, one in zip(ascii_uppercase, queries, strict=False):
+        panel = panel.with_target(one.ref_id(letter))
     return panel
 
 
 def levels() -> list[models.ValueMap]:
     """Return words and colours of a verdict's levels."""
     words = {
-        "0": ("ok", "green"),
+        "0": ("OK", "green"),
         "1": ("cannot tell", "blue"),
-        "2": ("warning", "orange"),
-        "3": ("alert", "red"),
+        "2": ("WARN", "orange"),
+        "3": ("ALERT", "red"),
     }
     return [
         models.ValueMap(
@@ -51,10 +56,30 @@ def levels() -> list[models.ValueMap]:
     ]
 
 
+def health(title: str, name: str, unit: str) -> Any:
+    """Return a panel of one indicator: its value, and beside it OK, WARN or ALERT."""
+    value = query(f'max(tasador_indicator{{name="{name}"}})', "value").ref_id("A")
+    level = query(f'max(tasador_indicator_level{{name="{name}"}})', "level").ref_id("B")
+    panel = stat.Panel().title(title).unit(unit).datasource(SOURCE).span(6).height(4)
+    panel = panel.text_mode(common.BigValueTextMode.VALUE).with_target(value).with_target(level)
+    plain = models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": "text"})
+    words = [
+        models.DynamicConfigValue("mappings", levels()),
+        models.DynamicConfigValue("unit", "none"),
+    ]
+    return panel.override_by_name("value", [plain]).override_by_name("level", words)
+
+
+def by_level(title: str, one: prometheus.Dataquery, *, span: int = 12) -> Any:
+    """Return a panel that says OK, WARN or ALERT of each series."""
+    panel = number(title, "none", one, span=span).mappings(levels()).height(8)
+    return panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME)
+
+
 def number(title: str, unit: str, one: prometheus.Dataquery, *, span: int = 6) -> Any:
     """Return a panel of one number."""
     panel = stat.Panel().title(title).unit(unit).datasource(SOURCE).span(span).height(4)
-    return panel.with_target(one)
+    return panel.with_target(one.ref_id("A"))
 
 
 def empty(title: str, uid: str) -> dashboard.Dashboard:
@@ -90,7 +115,7 @@ def service() -> dashboard.Dashboard:
             number(
                 "Failing",
                 "percentunit",
-                query(f"{failed} / sum(rate(tasador_requests_total{RATE}))"),
+                query(f"({failed} or vector(0)) / sum(rate(tasador_requests_total{RATE}))"),
             )
         )
         .with_panel(number("Under way", "none", query("sum(tasador_in_flight)")))
@@ -170,6 +195,12 @@ def model() -> dashboard.Dashboard:
     error = 'tasador_figure{name="mape"}'
     return (
         empty("tasador: model", "tasador-model")
+        .with_variable(
+            dashboard.QueryVariable("column")
+            .query("label_values(tasador_input_mean, column)")
+            .datasource(SOURCE)
+            .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        )
         .with_panel(verdict)
         .with_panel(number("Rows in the window", "none", query("max(tasador_window_rows)")))
         .with_panel(
@@ -182,7 +213,14 @@ def model() -> dashboard.Dashboard:
                 query("time() - max(tasador_watch_last_round_seconds)"),
             )
         )
-        .with_panel(by_check)
+        .with_panel(health("Within 10%", "within_10", "percent"))
+        .with_panel(health("Within 20%", "within_20", "percent"))
+        .with_panel(health("Mean MAPE", "mape", "percent"))
+        .with_panel(health("PSI of the worst column", "psi", "none"))
+        .with_panel(health("Latency p50", "latency_p50", "ms"))
+        .with_panel(health("Latency p95", "latency_p95", "ms"))
+        .with_panel(health("Latency p99", "latency_p99", "ms"))
+        .with_panel(health("Standard deviation of the estimates", "prediction_std", "none"))
         .with_panel(
             lines(
                 "Drift by column: PSI",
@@ -191,10 +229,65 @@ def model() -> dashboard.Dashboard:
             )
         )
         .with_panel(
+            by_level(
+                "Drift by column: level",
+                query("max by (column) (tasador_drift_level)", "{{column}}"),
+            )
+        )
+        .with_panel(
             lines(
-                "MAPE, measured and estimated",
+                "MAPE, measured and estimated, and its limit",
                 "percent",
                 query(f"max by (estimated) ({error})", "estimated: {{estimated}}"),
+                query('max(tasador_indicator_limit{name="mape"})', "limit"),
+            )
+        )
+        .with_panel(
+            lines(
+                "Within 10% and 20%, and their limits",
+                "percent",
+                query('max by (name) (tasador_indicator{name=~"within_10|within_20"})', "{{name}}"),
+                query(
+                    'max by (name) (tasador_indicator_limit{name=~"within_10|within_20"})',
+                    "{{name}}: limit",
+                ),
+            )
+        )
+        .with_panel(
+            lines(
+                "Latency of the window's rows",
+                "ms",
+                query('max by (name) (tasador_indicator{name=~"latency_.*"})', "{{name}}"),
+            )
+        )
+        .with_panel(by_check)
+        .with_panel(
+            lines(
+                "Estimates: spread and range",
+                "none",
+                *(
+                    query(f"max(tasador_prediction_{name})", name)
+                    for name in ("std", "min", "median", "mean", "max")
+                ),
+                from_zero=False,
+            )
+        )
+        .with_panel(
+            lines(
+                "Values of $column: mean, 5th and 95th percentile",
+                "none",
+                *(
+                    query(f'max(tasador_input_{name}{{column="$column"}})', name)
+                    for name in ("p05", "mean", "p95")
+                ),
+                from_zero=False,
+            )
+        )
+        .with_panel(
+            lines(
+                "Values beyond twice the training maximum",
+                "none",
+                query("max by (column) (tasador_input_beyond_twice) > 0", "{{column}}"),
             )
         )
         .with_panel(
@@ -216,7 +309,6 @@ def model() -> dashboard.Dashboard:
                 "Alerts firing",
                 "none",
                 query("max by (alert) (tasador_alert_firing) == 1", "{{alert}}"),
-                span=24,
             )
         )
     )

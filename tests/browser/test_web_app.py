@@ -131,6 +131,31 @@ def test_health_shows_the_verdict_drift_segments_latency_and_alerts(visit, judge
     page.get_by_text("tasador alerts ack").wait_for()
 
 
+@pytest.mark.parametrize(
+    ("lang", "words"),
+    [
+        ("en", ("Within 10 %", "Within 20 %", "Mean MAPE", "Latency p50", "Latency p95",
+                "Latency p99", "PSI of the worst column", "Alerts reach nobody", "ALERT", "OK")),
+        ("es", ("Dentro del 10 %", "Dentro del 20 %", "MAPE medio", "Latencia p50",
+                "Latencia p95", "Latencia p99", "PSI de la peor columna",
+                "Las alertas no llegan a nadie", "ALERTA", "OK")),
+    ],
+)  # fmt: skip
+def test_health_at_a_glance_has_each_figure_with_its_level_and_says_whom_alerts_reach(
+    visit, judged, lang, words
+) -> None:
+    page = visit("health", lang=lang)
+    page.get_by_role("tab").nth(4).wait_for()  # drawn last: the page arrives piece by piece
+    for word in words:
+        page.get_by_text(word).first.wait_for()
+    assert "TASADOR_ALERTS__SLACK_URL" in text_of(page)
+    figures = page.locator("[data-testid=stMetric]").all_inner_texts()
+    (psi,) = (one for one in figures if words[6] in one)
+    assert words[8] in psi  # incomes were made three times as large
+    (p50,) = (one for one in figures if "p50" in one)
+    assert "ms" in p50
+
+
 def test_models_without_a_registry_says_so(visit) -> None:
     page = visit("models")
     page.get_by_text("There is no registry to list versions from").wait_for()

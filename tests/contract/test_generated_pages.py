@@ -51,6 +51,11 @@ def test_the_page_of_metrics_says_what_is_counted() -> None:
     assert found == service_reference.metrics_page(), STALE
 
 
+def test_the_page_of_the_watchers_settings_says_what_ships() -> None:
+    found = (REFERENCE / "watch-settings.md").read_text(encoding="utf-8")
+    assert found == service_reference.watch_page(), STALE
+
+
 def test_every_metric_of_a_service_that_answers_is_on_the_page(
     running: Any, house: dict[str, Any]
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fixtures.wandb_files import runs_of
 from tasador.registry.bundle import load_bundle
 from tasador.registry.metadata import as_texts
 from tasador.registry.registration import accepted_names
@@ -164,6 +165,12 @@ def test_trials_recorded_in_wandb_leave_their_links(project: Path) -> None:
     table = next(table for table in card["tables"] if table["title"] == "Trials in W&B")
     assert len(table["rows"]) == 2
     assert all((project / "workspace" / link).is_dir() for _, link in table["rows"])
+    runs = {run["job_type"]: run for run in runs_of(project / "workspace")}
+    assert set(runs) == {"selection", "trial"}
+    families = runs["selection"]
+    compared = families["tables"]["families"]
+    assert "wmape" in compared["columns"]
+    assert len(compared["data"]) >= 1
 
 
 def test_a_damaged_cache_entry_and_a_lost_bundle_are_made_again(project: Path) -> None:

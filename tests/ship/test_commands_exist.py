@@ -13,6 +13,7 @@ import typer.main
 import yaml
 
 from tasador.cli.app import app
+from tasador.config.compose import compose
 
 ROOT = Path(__file__).parents[2]
 ROOT_COMMAND: Any = typer.main.get_command(app)
@@ -69,6 +70,36 @@ def test_the_rollback_workflow_gives_options_that_exist() -> None:
     text = (ROOT / ".github" / "workflows" / "rollback.yaml").read_text()
     (arguments,) = re.findall(r'--args="\^\|\^([^"]*)"', text)
     check(arguments.split("|"), "rollback.yaml")
+
+
+def test_the_watch_workflow_gives_options_and_settings_that_exist() -> None:
+    text = (ROOT / ".github" / "workflows" / "watch.yaml").read_text()
+    (limits,) = re.findall(r'limits="([^"]*)"', text)
+    (words,) = re.findall(r'--args "([^"]*)\$limits"', text)
+    arguments = [*words.strip(",").split(","), *limits.split(",")]
+    check(arguments, "watch.yaml")
+    names = {name for word in arguments[1:] for name in re.findall(r"\$(\w+)", word)}
+    settings = [re.sub(r"\$\w+", "3", word).removeprefix("--set=") for word in arguments[1:]]
+    policy = compose(settings).retraining
+    assert (policy.budget, policy.budget_minutes) == (3, 3.0)
+    for name in names:
+        assert re.search(rf"^ +{name}: ", text, re.M), name
+
+
+def test_retraining_is_one_variable_of_compose_and_of_the_workflow() -> None:
+    watcher = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["watcher"]
+    assert watcher["environment"]["TASADOR_RETRAIN"] == "${TASADOR_RETRAIN:-}"
+    settings = [
+        re.sub(r"\$\{\w+:-(\d+)\}", r"\1", word).removeprefix("--set=")
+        for word in watcher["command"]
+        if word.startswith("--set=")
+    ]
+    policy = compose(settings).retraining
+    assert policy.budget == 4
+    assert policy.budget_minutes == 240
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "watch.yaml").read_text())
+    assert "vars.RETRAIN == 'on'" in workflow["jobs"]["retrain"]["if"]
+    assert "vars.RETRAIN == 'on'" in workflow["jobs"]["monitor"]["if"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

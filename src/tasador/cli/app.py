@@ -13,6 +13,7 @@ from rich.markup import escape
 import tasador
 from tasador.cli import bundles, models, records
 from tasador.cli.canary import canary_app
+from tasador.cli.demo import demo
 from tasador.cli.keys import keys
 from tasador.cli.model_choice import (
     Alias,
@@ -25,6 +26,7 @@ from tasador.cli.model_choice import (
 )
 from tasador.cli.monitor import monitor
 from tasador.cli.publish import publish
+from tasador.cli.retrain import retrain
 from tasador.cli.score import score
 from tasador.cli.serve import serve
 from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
@@ -290,8 +292,10 @@ app.add_typer(keys, name="keys")
 app.command()(monitor)
 app.command()(watch)
 app.command()(simulate)
+app.command()(demo)
 app.add_typer(alerts, name="alerts")
 models.add_commands(app)
+app.command()(retrain)
 app.command()(use)
 app.add_typer(canary_app, name="canary")
 bundles.add_commands(app)

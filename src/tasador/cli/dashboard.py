@@ -29,7 +29,18 @@ _TITLES = {
     "latency": "Latency", "failures": "Failures",
 }  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
-_SHOWN = ("mape", "wmape", "median_ape", "within_10", "mae", "coverage", "cod", "prd", "prb")
+_SHOWN = (
+    "mape",
+    "wmape",
+    "median_ape",
+    "within_10",
+    "within_20",
+    "mae",
+    "coverage",
+    "cod",
+    "prd",
+    "prb",
+)
 
 
 def dashboard(verdict: Verdict) -> RenderableType:

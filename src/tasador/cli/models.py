@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tasador.flows.judge import Judged
     from tasador.flows.lifecycle import Place
     from tasador.records.journal import AuditEntry
-    from tasador.retraining.new_rows import NewRows
-    from tasador.retraining.policy import RetrainDecision
     from tasador.retraining.switch import Carried
 
 out = Console(highlight=False, soft_wrap=True)
@@ -49,7 +47,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON."
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    for command in (models, promote, reject, rollback, compare, retrain, reproduce, history):
+    for command in (models, promote, reject, rollback, compare, reproduce, history):
         app.command()(command)
 
 
@@ -113,7 +111,7 @@ def promote(
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
-        settings = _settings(set_).gates
+        settings = settings_with(set_).gates
         tell = (lambda _: None) if as_json else show_gates
         show(promote_version(lifecycle, wish, settings=settings, tell=tell), as_json=as_json)
 
@@ -136,7 +134,7 @@ def compare(
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))
-        judged = judge_version(lifecycle, one, other, _settings(set_).gates)
+        judged = judge_version(lifecycle, one, other, settings_with(set_).gates)
     if as_json:
         print_json({"passed": judged.report.passed, **to_plain(judged.report)})
         return
@@ -179,40 +177,6 @@ def rollback(
         show(lifecycle.roll_back(to, reason), as_json=as_json)
 
 
-def retrain(
-    now: Annotated[bool, typer.Option(help="Without waiting for a trigger.")] = False,
-    reason: Reason = "",
-    dry_run: Annotated[bool, typer.Option(help="Decide and count, train nothing.")] = False,
-    to: Annotated[str, typer.Option(help="The place of a model that passes all gates.")] = (
-        "challenger"
-    ),
-    set_: Set = None,
-    by: By = None,
-    workspace: Workspace = Path("workspace"),
-    registry: Registry = None,
-    records: Records = None,
-    model: Model = None,
-) -> None:
-    """Train on reference rows and recorded outcomes, if drift, errors or age give reason to."""
-    from tasador.flows.lifecycle import opened
-    from tasador.flows.retrain import Listeners, Order
-    from tasador.flows.retrain import retrain as retrain_model
-
-    settings = _settings(set_)
-    order = Order(
-        manual=(reason or "no reason given") if now else None,
-        dry_run=dry_run,
-        alias=to,
-        settings=settings.retraining,
-        gates=settings.gates,
-    )
-    listeners = Listeners(_show_decision, lambda name, _: out.print(f"  {name}"), show_gates)
-    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        done = retrain_model(lifecycle, order, listeners)
-    if done.version is not None:
-        out.print(f"version {done.version} is {to}")
-
-
 def reproduce(
     version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
     workspace: Workspace = Path("workspace"),
@@ -244,29 +208,6 @@ def reproduce(
             f"of their value on {found.rows:,} rows"
         )
     raise typer.Exit(1)
-
-
-def _show_decision(decision: RetrainDecision, rows: NewRows | None) -> None:
-    if rows is not None:
-        out.print(f"{len(rows):,} usable new rows")
-        for why, count in sorted(rows.left_out.items()):
-            out.print(f"  {count:,} left out: {escape(why)}")
-    for kind, lines in (
-        ("trigger", decision.triggers),
-        ("obstacle", decision.obstacles),
-        ("passed over", decision.notes),
-    ):
-        for line in lines:
-            out.print(f"{kind}: {escape(line)}")
-    if not decision.triggers:
-        out.print("nothing asks for it")
-    out.print("decision: " + ("retrain" if decision.retrain else "leave the champion as it is"))
-
-
-def _settings(overrides: list[str] | None) -> RunSettings:
-    from tasador.config.compose import compose
-
-    return compose(overrides or [], project=Path.cwd())
 
 
 def history(
@@ -316,6 +257,17 @@ def _line(entry: AuditEntry) -> tuple[str, ...]:
         moment(entry.time), entry.actor, action, str(details.get("version", "")), champion, result,
         entry.reason,
     )  # fmt: skip
+
+
+def settings_with(overrides: list[str] | None) -> RunSettings:
+    """Return the settings of which policy and gates are used.
+
+    Raises:
+        ConfigError: One of `overrides` is unknown or impossible.
+    """
+    from tasador.config.compose import compose
+
+    return compose(overrides or [], project=Path.cwd())
 
 
 def place_of(

@@ -68,15 +68,18 @@ def monitor(
     them, what the service recorded is judged against what its model was trained on; both are found
     as by `tasador serve`.
 
+    Limits are those of `tasador watch`, changed by --rule.
+
     Ends with 0 when they do, 10 on an alert, 11 when it cannot be told.
     """
     from tasador.cli.dashboard import dashboard
+    from tasador.config.watch import read_watch_settings
     from tasador.core.engine import RaySettings, open_engine
     from tasador.core.files import write_text
     from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
     from tasador.monitoring.plain import Fields
 
-    rules = parse_rules(rule or [])
+    rules = parse_rules(rule or [], read_watch_settings().limits)
     notes: tuple[str, ...] = ()
     if not reference and not current:
         verdict = _of_records(rules, window, workspace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from tasador.cli.models import Set, settings_with
+from tasador.cli.watch import WatchConfig, budget_line
 
 if TYPE_CHECKING:
     from tasador.flows.stack import Member
@@ -38,22 +42,38 @@ def up(
     mlflow_port: Port = 5000,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between verdicts.")] = 15.0,
     window: Annotated[float, typer.Option(min=1, help="Seconds a verdict looks back.")] = 600.0,
+    config: WatchConfig = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave one out: mlflow, api, ui or watcher.")
     ] = None,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            envvar="TASADOR_RETRAIN", help="Let the watcher retrain and run canaries when due."
+        ),
+    ] = False,
+    set_: Set = None,
 ) -> None:
     """Start API, web app, watcher and MLflow on this machine; Ctrl-C stops them.
 
     The champion is served; before there is one, the newest version that was not rejected. When one
-    of the processes ends, all do. What they print is in the workspace's `logs`.
+    of the processes ends, all do. What they print is in the workspace's `logs`. Budget, policy and
+    gates of --retrain are set by --set, e.g. retraining.budget=2.
     """
+    from tasador.config.alert_routes import whom_alerts_reach
+    from tasador.config.watch import FILE, read_watch_settings
     from tasador.core.errors import ConfigError, MissingExtraError
     from tasador.flows.stack import Stack
 
+    if config is not None:
+        os.environ[FILE] = str(config.resolve())  # for the watcher
+
+    policy = budget_line(settings_with(set_)) if retrain or set_ else ""
+    words = [*(["--retrain"] if retrain else []), *(w for s in set_ or () for w in ("--set", s))]
     ports = {"mlflow": mlflow_port, "api": api_port, "ui": ui_port}
     members = [
         member
-        for member in stack_members(workspace.resolve(), ports, interval, window)
+        for member in stack_members(workspace.resolve(), ports, interval, window, words)
         if member.name not in (without or ())
     ]
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
@@ -66,6 +86,8 @@ def up(
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
                 raise MissingExtraError.for_package(module, "train,serve,ui")
+    watched = any(member.name == "watcher" for member in members)
+    alerts = whom_alerts_reach(read_watch_settings().reached) if watched else ""
     stack = Stack(members, workspace / "logs")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stack.stop())
@@ -73,8 +95,10 @@ def up(
     def ready() -> None:
         shown = {"api": " (routes: /docs)", "mlflow": " (runs and registry)"}
         for member in members:
-            where = member.url or "watching"
+            where = member.url or "watching" + (f"; retraining: {policy}" if retrain else "")
             out.print(f"  {member.name:<8} {escape(where)}{shown.get(member.name, '')}")
+        if alerts:
+            out.print(escape(alerts))
         out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
 
     out.print(f"starting {', '.join(member.name for member in members)}")
@@ -83,7 +107,11 @@ def up(
 
 
 def stack_members(
-    workspace: Path, ports: dict[str, int], interval: float, window: float
+    workspace: Path,
+    ports: dict[str, int],
+    interval: float,
+    window: float,
+    watching: Sequence[str] = (),
 ) -> list[Member]:
     """Return what is started, MLflow first.
 
@@ -92,6 +120,7 @@ def stack_members(
         ports: Of mlflow, api and ui.
         interval: Seconds between verdicts.
         window: Seconds a verdict looks back.
+        watching: More options of `tasador watch`.
     """
     from tasador.flows.stack import Member
     from tasador.serving.defaults import with_defaults
@@ -125,7 +154,10 @@ def stack_members(
         ),
         Member(
             "watcher",
-            (*own, "watch", "--interval", str(interval), "--window", str(window), *there),
+            (
+                *own, "watch", "--interval", str(interval), "--window", str(window), *there,
+                *watching,
+            ),
             environment={**source, "PYTHONUNBUFFERED": "1"},
         ),
     ]  # fmt: skip

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasador.cli.model_choice import note
+from tasador.cli.models import Set, settings_with
 
 if TYPE_CHECKING:
+    from tasador.config.settings import RunSettings
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
     from tasador.serving.source_settings import SourceSettings
@@ -25,6 +27,13 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Workspace = Annotated[Path, typer.Option(help="Folder of bundles and databases.")]
+WatchConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML of limits, alerts and routes, over those that ship; by default the file that "
+        "TASADOR_WATCH__CONFIG names."
+    ),
+]
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -33,23 +42,28 @@ alerts = typer.Typer(help="List, acknowledge and silence alerts.", no_args_is_he
 
 
 def watch(
-    config: Annotated[Path | None, typer.Option(help="YAML of rules, alerts and routes.")] = None,
+    config: WatchConfig = None,
     interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
     retrain: Annotated[
-        bool, typer.Option(help="Retrain and run canaries too, when there is reason to.")
+        bool,
+        typer.Option(
+            envvar="TASADOR_RETRAIN", help="Retrain and run canaries too, when there is reason to."
+        ),
     ] = False,
+    set_: Set = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Judge what the service recorded, again and again; alert when it stops being right.
 
     The model and the database are found as by `tasador serve`: from TASADOR_* variables.
-    `tasador monitor` judges once.
+    `tasador monitor` judges once. Policy and gates of --retrain are set by --set.
     """
     from dataclasses import replace
 
+    from tasador.config.alert_routes import whom_alerts_reach
     from tasador.config.watch import read_watch_settings
     from tasador.flows.watch import Watcher
     from tasador.serving.defaults import unasked, with_defaults
@@ -64,33 +78,60 @@ def watch(
         metrics_host=metrics_host or settings.metrics_host,
     )
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
-    watcher = Watcher(settings, served.source, served.records.url, served.records)
+    watcher = Watcher(settings, served.source, served.records.url, served.records, workspace)
+    run = settings_with(set_) if retrain or set_ else None
+    at_work = False
 
     def tell(found: Round) -> None:
+        nonlocal at_work
         for line in _lines(found):
             out.print(line)
-        if retrain and found.leads:
-            for line in _tended(workspace, served.source, served.records.url):
+        if not retrain or run is None or not found.leads:
+            return
+        at_work = True
+        try:
+            for line in _tended(workspace, served.source, served.records.url, run):
                 out.print(f"    {escape(line)}")
+        except KeyboardInterrupt:
+            out.print("    interrupted: the champion is as it was")
+        finally:
+            at_work = False
 
-    signal.signal(signal.SIGTERM, lambda *_: watcher.stop())
-    signal.signal(signal.SIGINT, lambda *_: watcher.stop())
+    def end(*_: object) -> None:
+        watcher.stop()
+        if at_work:  # a training takes minutes, and notes that it was interrupted
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     out.print(
         f"watching every {settings.interval_s:g} s, looking back {settings.window_s:g} s "
         f"(records: {escape(_without_password(served.records.url))})"
     )
+    out.print(escape(whom_alerts_reach(settings.reached)))
+    if retrain and run is not None:
+        out.print(f"retraining is on: {budget_line(run)}")
     if line := unasked(served.source):
         note(line)
     watcher.run(tell)
 
 
-def _tended(workspace: Path, source: SourceSettings, records: str) -> list[str]:
-    from tasador.config.compose import compose
+def budget_line(settings: RunSettings) -> str:
+    """Return how much training the policy allows."""
+    policy = settings.retraining
+    most = f"at most {policy.budget} trainings in {policy.budget_days:g} days"
+    minutes = f", {policy.budget_minutes:g} minutes in all" if policy.budget_minutes else ""
+    return f"{most}{minutes}, {policy.cooldown_hours:g} hours apart"
+
+
+def _tended(
+    workspace: Path, source: SourceSettings, records: str, settings: RunSettings
+) -> list[str]:
     from tasador.flows.lifecycle import Place
     from tasador.flows.tend import tend
 
     place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
-    return tend(place, compose([], project=Path.cwd()))
+    return tend(place, settings)
 
 
 def _lines(found: Round) -> list[str]:
@@ -190,7 +231,8 @@ def unsilence(
 
 def simulate(
     scenario: Annotated[
-        str, typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept.")
+        str,
+        typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept."),
     ] = "inflation",
     url: Annotated[str, typer.Option(help="Of the service.")] = "http://127.0.0.1:8000",
     rows: Annotated[

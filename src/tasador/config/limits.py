@@ -53,6 +53,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "retraining.cooldown_hours": (0, _INFINITY),
     "retraining.min_new_rows": (1, _INFINITY),
     "retraining.budget": (0, _INFINITY),
+    "retraining.budget_minutes": (0, _INFINITY),
     "retraining.budget_days": (0.001, 36_500),
     "retraining.max_new_share": (0, 0.99),
     "retraining.max_client_share": (0, 1),

@@ -1,7 +1,8 @@
 """The pages about the service's settings and metrics, made from the code that reads and counts.
 
-``python -m tasador.config.service_reference settings`` (or ``metrics``) prints one; a test keeps
-``docs/reference`` equal to them. ``figures PAGE...`` writes the defaults of settings into texts.
+``python -m tasador.config.service_reference settings`` (``metrics``, ``watch``) prints one; a test
+keeps ``docs/reference`` equal to them. ``figures PAGE...`` writes the defaults of settings into
+texts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any, cast, get_type_hints
 
 from tasador.config.reference import attributes, choices, shown, summary
+from tasador.config.watch_reference import watch_page
+from tasador.monitoring.metrics import WATCH_METRICS
 
 _SETTINGS_HEAD = """\
 # Settings of the service
@@ -33,6 +36,15 @@ _METRICS_HEAD = """\
 
 `GET /metrics` on the API's own port, in Prometheus' text format. With several workers a scrape of
 any of them answers for all. Histograms have the usual `_bucket`, `_sum` and `_count`.
+
+| Metric | Type | Labels | Meaning |
+|---|---|---|---|
+"""
+_WATCH_METRICS_HEAD = """
+## Metrics of the watcher
+
+`tasador watch --metrics-port PORT` answers them on a port of its own: the last verdict, of at most
+100 columns (those that drifted most). A figure that is not known has no sample, and level 1.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|
@@ -116,9 +128,17 @@ def fill_pages(paths: Iterable[Path]) -> None:
 
 def metrics_page() -> str:
     """Return the page about every metric, as Markdown."""
-    return _METRICS_HEAD + "".join(
-        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
-        for name, kind, labels, meaning in metrics()
+    return (
+        _METRICS_HEAD
+        + "".join(
+            f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+            for name, kind, labels, meaning in metrics()
+        )
+        + _WATCH_METRICS_HEAD
+        + "".join(
+            f"| `{name}` | gauge | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+            for name, meaning, labels in WATCH_METRICS
+        )
     )
 
 
@@ -153,4 +173,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "figures":
         fill_pages(map(Path, sys.argv[2:]))
     else:
-        sys.stdout.write({"settings": settings_page, "metrics": metrics_page}[sys.argv[1]]())
+        pages = {"settings": settings_page, "metrics": metrics_page, "watch": watch_page}
+        sys.stdout.write(pages[sys.argv[1]]())

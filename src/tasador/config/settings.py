@@ -109,9 +109,9 @@ class TrackingSettings:
         enabled: Whether to track and register at all.
         uri: An MLflow tracking URI; null means SQLite in the workspace.
         experiment: Name of the experiment.
-        wandb: Whether each trial of the sweep is also recorded in Weights & Biases: ``off``,
-            ``offline`` (a folder in the workspace for each, no account needed) or ``online``. Needs
-            the extra ``wandb``.
+        wandb: Whether the comparison of families and each trial of the sweep are also recorded in
+            Weights & Biases: ``off``, ``offline`` (a folder in the workspace for each, no account
+            needed) or ``online``. Needs the extra ``wandb``.
         wandb_project: Name of the project there.
         signing_key: PEM file of an elliptic curve key with which the bundle is signed before it is
             registered; null signs nothing. Its password is taken from TASADOR_SIGNING_PASSWORD.

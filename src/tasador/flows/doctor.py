@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import tasador
+from tasador.config.alert_routes import whom_alerts_reach
 from tasador.config.settings import RunSettings
+from tasador.config.watch import read_watch_settings
 from tasador.core.errors import TasadorError
 from tasador.core.installation import install_command
 from tasador.core.native import native
@@ -62,6 +64,7 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
     yield _table(settings)
     yield _disk(workspace)
     yield _registry(settings)
+    yield _alerts()
 
 
 def _package(name: str, absent: Literal["optional", "missing"], remedy: str) -> Finding:
@@ -111,6 +114,14 @@ def _registry(settings: RunSettings) -> Finding:
             return Finding("optional", "registry", f"{database} is made by the first run")
         return _reached(f"sqlite:///{database.resolve()}")
     return _reached(settings.tracking.uri)
+
+
+def _alerts() -> Finding:
+    try:
+        reached = read_watch_settings().reached
+    except TasadorError as error:
+        return Finding("missing", "watcher", str(error))
+    return Finding("ok" if reached else "optional", "watcher", whom_alerts_reach(reached))
 
 
 def _reached(uri: str) -> Finding:

@@ -6,12 +6,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasador.config.settings import SegregateSettings
 from tasador.core.errors import TasadorError
 from tasador.core.fingerprints import to_plain
 from tasador.data.sources import read_stored
@@ -22,8 +23,9 @@ from tasador.flows.lifecycle import Lifecycle
 from tasador.registry.bundle import ModelBundle, load_bundle
 from tasador.registry.versions import ModelVersion
 from tasador.retraining.gate import Cost, GateReport, GateSettings, SealedRows
-from tasador.retraining.gates import judge
+from tasador.retraining.gates import judge, least_rows
 from tasador.retraining.new_rows import rows_in
+from tasador.retraining.policy import HeldOut
 
 _CALLS = 200
 
@@ -107,27 +109,57 @@ def sealed_rows(
         own = split_again(challenger, tables)
     except (TasadorError, KeyError, TypeError) as error:
         return f"the challenger's test rows cannot be had: {error}"
-    part = own.sealed.open(f"gates of {challenger.version}")
-    seen = np.isin(part.row_hash, own.train.row_hash)
-    said = f"{len(part)} test rows of the challenger's run ({own.method} split)"
-    if seen.any():
-        said += f"; {int(seen.sum())} copies of its training rows left out"
+    other = None
     if champion is not None:
         try:
             other = split_again(champion, tables)
         except (TasadorError, KeyError, TypeError) as error:
             return f"which rows the champion was trained on cannot be told: {error}"
+    same = champion is not None and champion.contract.features == challenger.contract.features
+    return _unseen(own, other, challenger.version, same_columns=same)
+
+
+def held_out(
+    table: Table, champion: ModelBundle, tables: Path, how: SegregateSettings, gates: GateSettings
+) -> HeldOut:
+    """Count the rows on which a model of `table` would be compared with the champion.
+
+    They are the rows that `sealed_rows` would return once it was trained.
+
+    Args:
+        table: The new training table.
+        champion: The model whose place would be taken; its contract is the table's.
+        tables: Folder of the stored tables.
+        how: How the table would be validated and split.
+        gates: How strict the gates are.
+    """
+    try:
+        own = _split(_validated(table, champion, how), how)
+        rows = _unseen(own, split_again(champion, tables), "a new model", same_columns=True)
+    except (TasadorError, KeyError, TypeError) as error:
+        return HeldOut(problem=str(error))
+    held = len(own.sealed.open("how many rows the gates would have"))
+    return HeldOut(held, len(rows.actual), how.test_share, least_rows(gates))
+
+
+def _unseen(own: Splits, other: Splits | None, name: str, *, same_columns: bool) -> SealedRows:
+    """Return the sealed rows of `own` that are in the training part of neither split."""
+    part = own.sealed.open(f"gates of {name}")
+    seen = np.isin(part.row_hash, own.train.row_hash)
+    said = f"{len(part)} test rows of the challenger's run ({own.method} split)"
+    if seen.any():
+        said += f"; {int(seen.sum())} copies of its training rows left out"
+    if other is not None:
         known = np.isin(part.row_hash, other.train.row_hash)
-        if champion.contract.features == challenger.contract.features:
+        if same_columns:
             known |= rows_in(part.X, other.train.X)  # sold again: the champion knows the house
-            tested = other.sealed.open(f"which rows of {challenger.version} have another value")
+            tested = other.sealed.open(f"which rows of {name} have another value")
             same = np.isin(part.row_hash, tested.row_hash)
             known |= rows_in(part.X, tested.X) & ~same  # brought to a new level: not observed
         said += f"; {int(known.sum())} of them among the champion's training rows"
         said += ", left out" if known.any() else ": verified by content"
         seen |= known
-    part = replace(part, X=part.X[~seen], y=part.y[~seen], row_hash=part.row_hash[~seen])
-    return SealedRows(part.X, part.y, said)
+    return SealedRows(part.X[~seen], part.y[~seen], said)
 
 
 def reference_table(bundle: ModelBundle, tables: Path) -> ValidatedTable:
@@ -139,12 +171,9 @@ def reference_table(bundle: ModelBundle, tables: Path) -> ValidatedTable:
         ValidationError: It does not meet the bundle's contract.
     """
     lineage = bundle.manifest.lineage
-    settings, content_hash = lineage["config"]["segregate"], lineage["data_hash"]
+    content_hash, how = lineage["data_hash"], _how(bundle)
     table = Table(read_stored(tables, content_hash), content_hash, bundle.manifest.origin, "")
-    return validate_table(
-        table, bundle.contract, max_refused_share=settings["max_refused_share"],
-        min_rows=settings["min_rows"],
-    )  # fmt: skip
+    return _validated(table, bundle, how)
 
 
 def split_again(bundle: ModelBundle, tables: Path) -> Splits:
@@ -155,13 +184,23 @@ def split_again(bundle: ModelBundle, tables: Path) -> Splits:
         StorageError: The table is gone or damaged.
         ValidationError: It does not meet the bundle's contract.
     """
-    validated = reference_table(bundle, tables)
-    settings = bundle.manifest.lineage["config"]["segregate"]
-    return split_table(
-        validated,
- method=settings["method"], seed=settings["seed"],
-        test_share=settings["test_share"],
-    )  # fmt: skip
+    return _split(reference_table(bundle, tables), _how(bundle))
+
+
+def _validated(table: Table, bundle: ModelBundle, how: SegregateSettings) -> ValidatedTable:
+    return validate_table(
+        table, bundle.contract, max_refused_share=how.max_refused_share, min_rows=how.min_rows
+    )
+
+
+def _split(validated: ValidatedTable, how: SegregateSettings) -> Splits:
+    return split_table(validated, method=how.method, seed=how.seed, test_share=how.test_share)
+
+
+def _how(bundle: ModelBundle) -> SegregateSettings:
+    plain = bundle.manifest.lineage["config"]["segregate"]
+    names = ("method", "seed", "test_share", "max_refused_share", "min_rows")
+    return SegregateSettings(**{name: plain[name] for name in names})
 
 
 def measure(challenger: ModelBundle, champion: ModelBundle | None) -> tuple[Cost, Cost | None]:

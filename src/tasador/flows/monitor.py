@@ -132,13 +132,13 @@ def exit_code(verdict: Verdict, *, fail_on_warn: bool = False) -> int:
     return EXIT_CODES[verdict.level]
 
 
-def parse_rules(texts: list[str]) -> Rules:
-    """Read rules such as ``mape_max=12``.
+def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
+    """Read rules such as ``mape_max=12`` over those of `base`, the defaults when None.
 
     Raises:
         ConfigError: A name that is no rule, or a value that is no number.
     """
-    names = Rules.__dataclass_fields__
+    names = [name for name in Rules.__dataclass_fields__ if name != "relative_when_worse"]
     values: dict[str, float | int | None] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -150,4 +150,4 @@ def parse_rules(texts: list[str]) -> Rules:
         except ValueError:
             raise ConfigError(f"the rule {name} cannot be read", expected=f"{name}=number",
                               got=text) from None  # fmt: skip
-    return Rules(**values)  # type: ignore[arg-type]
+    return (base or Rules()).changed(values)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from tasador.config.settings import TrackingSettings
+from tasador.config.settings import RunSettings, TrackingSettings
 from tasador.core import clock
 from tasador.core.errors import ConfigError, TasadorError
 from tasador.core.fingerprints import to_plain
 from tasador.data.sources import read_stored, store_frame
-from tasador.data.table import ValidatedTable
-from tasador.flows.judge import Judged, fetched, reference_table
+from tasador.data.table import Table, ValidatedTable
+from tasador.flows.judge import Judged, fetched, held_out, reference_table
 from tasador.flows.lifecycle import Lifecycle
 from tasador.flows.promotion import Wish, promote
 from tasador.flows.rebuild import in_workspace, settings_of
 from tasador.flows.state import StoredTable
 from tasador.flows.train import OnStep, train
-from tasador.records.journal import Verdicts
+from tasador.records.journal import AuditEntry, Verdicts
 from tasador.records.sql_store import SqlRecordStore
 from tasador.registry.bundle import ModelBundle
 from tasador.registry.versions import ModelVersion
@@ -89,13 +90,14 @@ def retrain(
     """Decide, and if so train, register, judge and give the new version its place.
 
     The champion is untouched whatever happens, unless `order` asks for its place and all gates
-    pass. Every attempt and its end are in the history.
+    pass. Every training and its end are in the history. Nothing is trained when the gates could
+    not be decided afterwards for lack of rows; that costs no cool-down and no budget.
 
     Raises:
         GateError: The new model does not pass the gates; it stays registered, without a place.
         TasadorError: Training or registering failed.
         ConfigError: There is no champion.
-        RegistryError: Somebody else is retraining this model.
+        RegistryError: Somebody else is retraining this model; a dry run does not mind.
     """
     order, listeners = order or Order(), listeners or Listeners()
     champion = lifecycle.champion()
@@ -104,8 +106,8 @@ def retrain(
             f"{lifecycle.versions.name} has no champion to retrain",
             remedy="tasador promote VERSION",
         )
-    who = lifecycle.place.who
-    with lifecycle.ledger.busy("retrain", who), fetched(lifecycle, champion) as bundle:
+    alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    with nullcontext() if order.dry_run else alone, fetched(lifecycle, champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, order, reference.X)
         at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
@@ -116,16 +118,26 @@ def retrain(
             listeners.decided(decision, None)
             return Retrained(decision, at_most, {})
         rows = _rows(lifecycle, bundle, reference, order.settings)
-        decision = decide(order.settings, replace(known, usable=len(rows)))
+        known = replace(known, usable=len(rows))
+        decision = decide(order.settings, known)
+        if decision.retrain or order.dry_run:
+            level = common_shift(rows, bundle, order.settings)
+            frame = _new_table(lifecycle, bundle, rows, level)
+            settings = _settings(lifecycle, bundle)
+            found = held_out(
+                Table(frame, "", bundle.manifest.origin, ""), bundle,
+                lifecycle.place.workspace / "data", settings.segregate, order.gates,
+            )  # fmt: skip
+            decision = decide(order.settings, replace(known, held_out=found))
         listeners.decided(decision, rows)
         if order.dry_run or not decision.retrain:
             return Retrained(decision, len(rows), rows.left_out)
         with _noted(lifecycle, champion, decision, rows) as details:
-            level = common_shift(rows, bundle, order.settings)
             details |= {"level": level}
-            table = _new_table(lifecycle, bundle, rows, level)
+            table = _stored(lifecycle, bundle, frame, len(rows), level)
             details |= {"table": table.content_hash}
-            number = _train(lifecycle, bundle, table, listeners)
+            outcome = train(settings, listeners.step, table)
+            number = str(outcome.registered).rpartition("/")[2]
             details |= {"new_version": number}
             reason = "; ".join(decision.triggers)
             wish = Wish(number, order.alias, f"retrained: {reason}", gates="all")
@@ -169,7 +181,7 @@ def _situation(
     order: Order,
     X: np.ndarray[Any, np.dtype[np.float64]],
 ) -> Situation:
-    """Return everything but the number of usable rows."""
+    """Return everything but the rows."""
     important = important_columns(bundle, X, order.settings.importance)
     ledger = lifecycle.ledger
     entries = ledger.audit.read(subject=ledger.model)
@@ -179,35 +191,64 @@ def _situation(
         None,
     )  # fmt: skip
     own = (ledger.model, bundle.version)
-    verdicts = [
-        one.body for one in Verdicts(ledger.database).read(since=since or 0.0) if one.model in own
-    ]
-    attempts = [
-        e.time for e in entries if e.action == "retrain" and e.details.get("phase") == "intent"
-    ]
-    return Situation(clock.seconds(), verdicts, important, 0, since, attempts, order.manual)
+    now, policy = clock.seconds(), order.settings
+    windows = max(policy.psi_windows, policy.performance_windows)
+    verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
+    trainings = ledger.audit.read(subject=ledger.model, action="retrain")
+    attempts, minutes = _spent(trainings, now - policy.budget_days * 86_400.0)
+    return Situation(
+        now, [one.body for one in verdicts], important, 0, since, attempts, order.manual, minutes
+    )
+
+
+def _spent(trainings: Sequence[AuditEntry], since: float) -> tuple[list[float], float]:
+    """Return when trainings began, the newest first, and their minutes since then.
+
+    One that somebody interrupted may be begun again at once, and counts with its minutes only.
+    """
+    ends = {
+        e.details["operation"]: e for e in trainings if e.details.get("phase") != "intent"
+    }  # fmt: skip
+    begins, minutes = [], 0.0
+    for entry in trainings:
+        if entry.details.get("phase") != "intent":
+            continue
+        end = ends.get(entry.details["operation"])
+        if end is None or end.details.get("phase") != "interrupted":
+            begins.append(entry.time)
+        if end is not None and entry.time >= since:
+            minutes += (end.time - entry.time) / 60.0
+    return begins, minutes
 
 
 def _new_table(
     lifecycle: Lifecycle, bundle: ModelBundle, rows: NewRows, level: float | None
+) -> pl.DataFrame:
+    old = read_stored(lifecycle.place.workspace / "data", bundle.manifest.lineage["data_hash"])
+    return extended_table(old, rows, bundle, level)
+
+
+def _stored(
+    lifecycle: Lifecycle, bundle: ModelBundle, frame: pl.DataFrame, new: int, level: float | None
 ) -> StoredTable:
-    folder, old = lifecycle.place.workspace / "data", bundle.manifest.lineage["data_hash"]
-    frame = extended_table(read_stored(folder, old), rows, bundle, level)
-    content_hash = store_frame(frame, folder)
+    content_hash = store_frame(frame, lifecycle.place.workspace / "data")
     levelled = "" if level is None else f", its values times {level:.4g},"
-    source = f"table {old[:12]}{levelled} and {len(rows)} recorded outcomes"
+    old = bundle.manifest.lineage["data_hash"]
+    source = f"table {old[:12]}{levelled} and {new} recorded outcomes"
     return StoredTable(content_hash, bundle.manifest.origin, source)
 
 
-def _train(
-    lifecycle: Lifecycle, bundle: ModelBundle, table: StoredTable, listeners: Listeners
-) -> str:
-    """Run the champion's own pipeline on the new table and return the new version's number."""
+def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
+    """Return the champion's own settings, its rows split by what they hold.
+
+    A random split of a longer table would move most of the rows that the champion was not trained
+    on to the training part, and there would be nothing to compare the two models on.
+    """
     settings, _ = settings_of(bundle)
     tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
+    how = replace(settings.segregate, method="row_hash")
     settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
-    outcome = train(settings, listeners.step, table)
-    return str(outcome.registered).rpartition("/")[2]
+    return replace(settings, segregate=how)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def simulate(
         pool_X, pool_y, told = X, y, f"{origin} as they are"
         if name == "changed":
             pool_X, pool_y, told = changed.X, changed.y, changed.told
-        picked = rng.integers(0, len(pool_X), simulation.rows)
+        picked = np.resize(rng.permutation(len(pool_X)), simulation.rows)  # each once, if they last
         report = _phase(
             name, told, simulation, client, Encoder(contract), pool_X[picked], pool_y[picked],
             contract.target.prediction_name,
@@ -133,7 +133,10 @@ def _rows(
         frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
         found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
     valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
-    return valid.X, valid.y, "rows"
+    origin = "rows" if table is not None else (
+        "rows, most of which the model was trained on, as its own folder is not in the workspace,"
+    )  # fmt: skip
+    return valid.X, valid.y, origin
 
 
 def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
@@ -174,30 +177,61 @@ def _phase(
 ) -> PhaseReport:
     waiting: deque[dict[str, Any]] = deque()
     lag = round(simulation.lag * simulation.rows)
-    errors, taken, version = [], 0, ""
-    columns = encoder.decode(X)
+    errors: list[float] = []
+    taken, version = 0, ""
     starts = range(0, len(X), simulation.batch)
     with progress(f"{name} ({told})", len(starts)) as advance:
         for start in starts:
-            stop = min(start + simulation.batch, len(X))
-            rows = [{key: values[i] for key, values in columns.items()} for i in range(start, stop)]
-            answer = client.predict(rows)
-            version = answer["model_version"]
-            for found, actual in zip(answer["predictions"], y[start:stop].tolist(), strict=True):
-                estimate = found[prediction_name]
-                errors.append(abs(estimate - actual) / abs(actual) if actual else np.nan)
-                waiting.append({"prediction_id": found["prediction_id"], "actual": actual})
+            rows = slice(start, start + simulation.batch)
+            found = value_rows(client, encoder, X[rows], y[rows], prediction_name)
+            version = found.version
+            errors.extend(found.errors)
+            waiting.extend(found.outcomes)
             while len(waiting) > lag:
                 due = [waiting.popleft() for _ in range(min(500, len(waiting) - lag))]
-                taken += _sent(client, due)
+                taken += report_outcomes(client, due)
             time.sleep(simulation.pause_s)
             advance(1)
     while waiting:
-        taken += _sent(client, [waiting.popleft() for _ in range(min(500, len(waiting)))])
+        due = [waiting.popleft() for _ in range(min(500, len(waiting)))]
+        taken += report_outcomes(client, due)
     return PhaseReport(name, told, len(X), taken, 100 * float(np.nanmean(errors)), version)
 
 
-def _sent(client: ApiClient, outcomes: list[dict[str, Any]]) -> int:
+@dataclass(frozen=True)
+class Valued:
+    """What a service answered for rows whose values are known.
+
+    Attributes:
+        version: What answered.
+        errors: Relative error of each row; NaN where the value is 0.
+        outcomes: What can be reported of each.
+    """
+
+    version: str
+    errors: tuple[float, ...]
+    outcomes: tuple[dict[str, Any], ...]
+
+
+def value_rows(
+    client: ApiClient, encoder: Encoder, X: Floats, y: Floats, prediction_name: str
+) -> Valued:
+    """Let a service value encoded rows `X` (n, p) whose values `y` (n,) are known.
+
+    Raises:
+        ServingError: The service does not answer, has no model, or refuses.
+    """
+    columns = encoder.decode(X)
+    rows = [{key: values[i] for key, values in columns.items()} for i in range(len(X))]
+    answer = client.predict(rows)
+    errors, outcomes = [], []
+    for found, actual in zip(answer["predictions"], y.tolist(), strict=True):
+        errors.append(abs(found[prediction_name] - actual) / abs(actual) if actual else np.nan)
+        outcomes.append({"prediction_id": found["prediction_id"], "actual": actual})
+    return Valued(answer["model_version"], tuple(errors), tuple(outcomes))
+
+
+def report_outcomes(client: ApiClient, outcomes: list[dict[str, Any]]) -> int:
     """Send outcomes; one whose record still waits in a spool is sent once more."""
     answer = client.send_outcomes(outcomes)
     unknown = {r["prediction_id"] for r in answer["results"] if r["status"] == "unknown"}

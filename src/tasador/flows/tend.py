@@ -18,15 +18,16 @@ def tend(place: Place, settings: RunSettings, rules: Rules | None = None) -> lis
         settings: The policy and the gates.
         rules: What a canary is decided by.
     """
+    lines: list[str] = []
     try:
         with opened(place) as lifecycle:
-            return _tend(lifecycle, settings, rules or Rules())
+            _tend(lifecycle, settings, rules or Rules(), lines)
     except TasadorError as error:
-        return [f"the model is left as it is: {error}"]
+        lines.append(f"the model is left as it is: {error}")
+    return lines
 
 
-def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Rules) -> list[str]:
-    lines = []
+def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Rules, lines: list[str]) -> None:
     settled = canary.settle(lifecycle, settings.gates)
     if settled is not None:
         operation = settled.operation
@@ -34,16 +35,16 @@ def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Rules) -> list[str
     report = canary.status(lifecycle)
     if report is not None and report.experiment.status == "running":
         one = report.experiment
-        return [*lines, f"canary of version {one.number}: {one.share:.0%}, {one.reason}"]
+        lines.append(f"canary of version {one.number}: {one.share:.0%}, {one.reason}")
+        return
     order = Order(settings=settings.retraining, gates=settings.gates)
     done = retrain(lifecycle, order)
     if done.version is not None:
         begun = canary.start(lifecycle, rules)
         why = "; ".join(done.decision.triggers)
-        return [*lines, f"retrained ({why}): version {begun.number} passed the gates, canary begun"]
-    if done.decision.triggers:
+        lines.append(f"retrained ({why}): version {begun.number} passed the gates, canary begun")
+    elif done.decision.triggers:
         lines.append(
             f"not retrained although {'; '.join(done.decision.triggers)}: "
             f"{'; '.join(done.decision.obstacles)}"
         )
-    return lines

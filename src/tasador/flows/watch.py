@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tasador.core import clock
 from tasador.core.errors import ServingError, TasadorError
 from tasador.monitoring.alerts import AlertBook
+from tasador.monitoring.indicators import history_line
 from tasador.monitoring.judge import judge
-from tasador.monitoring.notices import build_routes, check_routes, deliver
+from tasador.monitoring.metrics import VerdictMetrics
+from tasador.monitoring.notices import WandbRoute, build_routes, check_routes, deliver
 from tasador.monitoring.recorded import recorded_windows
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.verdict import LEVELS, Verdict, in_short
+from tasador.monitoring.verdict import Verdict, in_short
 from tasador.monitoring.watch_settings import WatchSettings
 from tasador.records.database import Database
 from tasador.records.journal import Verdicts
@@ -26,7 +29,7 @@ from tasador.records.refused import read_refused
 from tasador.records.retention import prune_in_turn
 from tasador.records.settings import RecordSettings
 from tasador.records.sql_store import SqlRecordStore
-from tasador.records.state import WATCHER, Lease, Leases
+from tasador.records.state import ALERT_ROUTES, WATCHER, Lease, Leases, State
 from tasador.registry.bundle import ModelBundle
 from tasador.serving.cascade import Cascade
 from tasador.serving.holder import ModelHolder
@@ -66,6 +69,7 @@ class Watcher:
         source: Where the model comes from; what its rows looked like is in its bundle.
         records_url: Where valuations are recorded.
         records: For how long they and what is found are kept; the defaults when None.
+        folder: Where offline runs of W&B lie, under ``wandb``; the current folder when None.
     """
 
     def __init__(
@@ -74,21 +78,24 @@ class Watcher:
         source: SourceSettings,
         records_url: str,
         records: RecordSettings | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.settings = settings
         self._records = records or RecordSettings(url=records_url)
         self._pruned = -_PRUNE_S
         self._database = Database(records_url)
-        self._routes = build_routes(settings.routes)
+        self._routes = build_routes(settings.routes, folder)
         check_routes(settings.alerts, self._routes)
-        self._book = AlertBook(self._database, settings.alerts)
+        self._book = AlertBook(self._database, settings.alerts, self._routes)
         self._holder = ModelHolder()
         self._refresher = Refresher(Cascade.of(source), self._holder)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
         self._lease: Lease | None = None
         self._reference: tuple[str, Reference] | None = None
         self._stop = threading.Event()
-        self._metrics = VerdictMetrics() if settings.metrics_port is not None else None
+        reached = len(settings.reached)
+        self._metrics = VerdictMetrics(reached) if settings.metrics_port is not None else None
+        self._routes_told = False
 
     def run(self, tell: Callable[[Round], None] = lambda _: None) -> None:
         """Do rounds until `stop`; a round that fails is told and the next one tried."""
@@ -116,8 +123,13 @@ class Watcher:
                 Leases(self._database).release(lease)
         except TasadorError as error:
             log.warning("the lease was not given back: %s", error)
+        for route in self._recorders():
+            route.close()
         self._refresher.stop()
         self._database.close()
+
+    def _recorders(self) -> list[WandbRoute]:
+        return [route for route in self._routes.values() if isinstance(route, WandbRoute)]
 
     def round(self) -> Round:
         """Judge the window that ends now, raise alerts and send what waits.
@@ -129,6 +141,7 @@ class Watcher:
         if not self._leads():
             return Round(None, leads=False)
         problems = []
+        self._tell_routes()
         bundle = self._bundle()
         verdict: Verdict | None = None
         changes: tuple[tuple[str, str], ...] = ()
@@ -138,6 +151,7 @@ class Watcher:
             verdict = self._judged(bundle)
             changed = self._book.observe(bundle.manifest.name, verdict)
             changes = tuple((state.key, state.state) for state in changed)
+            problems += self._record(verdict)
         problems += deliver(self._book, self._routes)
         if time.monotonic() - self._pruned >= _PRUNE_S:
             self._pruned = time.monotonic()
@@ -193,6 +207,24 @@ class Watcher:
         )
         return verdict
 
+    def _tell_routes(self) -> None:
+        """Note whom notices reach, for the service's pages: its process has other variables."""
+        if not self._routes_told:
+            state, reached = State(self._database), list(self.settings.reached)
+            known = state.get(ALERT_ROUTES)
+            if known.value != reached:
+                state.put(ALERT_ROUTES, reached, known.version)
+            self._routes_told = True
+
+    def _record(self, verdict: Verdict) -> list[str]:
+        problems = []
+        for route in self._recorders():
+            try:
+                route.log(history_line(verdict))
+            except TasadorError as error:
+                problems.append(f"W&B: {error}")
+        return problems
+
     def _serve_metrics(self) -> None:
         if self._metrics is not None and self.settings.metrics_port is not None:
             self._metrics.serve(self.settings.metrics_host, self.settings.metrics_port)
@@ -203,48 +235,3 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
 
     plain: dict[str, Any] = orjson.loads(verdict.to_json())
     return plain
-
-
-class VerdictMetrics:
-    """The last verdict as Prometheus gauges."""
-
-    def __init__(self) -> None:
-        import prometheus_client as prometheus
-
-        self._prometheus = prometheus
-        self.registry = prometheus.CollectorRegistry()
-
-        def gauge(name: str, text: str, *labels: str) -> Any:
-            return prometheus.Gauge(name, text, labels, registry=self.registry)
-
-        levels = "0 ok, 1 cannot tell, 2 warning, 3 alert."
-        self._rows = gauge("tasador_window_rows", "Rows of the last window.")
-        self._level = gauge("tasador_verdict_level", f"The last verdict: {levels}", "check")
-        self._psi = gauge("tasador_drift_psi", "Population stability index.", "column")
-        self._drift = gauge("tasador_drift_level", f"Drift: {levels}", "column")
-        self._figure = gauge("tasador_figure", "A metric of the window.", "name", "estimated")
-        self._alerts = gauge("tasador_alert_firing", "Whether an alert fires.", "alert", "severity")
-        self._at = gauge("tasador_watch_last_round_seconds", "When the last verdict was made.")
-
-    def serve(self, host: str, port: int) -> None:
-        """Answer Prometheus on a port, in a thread."""
-        self._prometheus.start_http_server(port, host, registry=self.registry)
-
-    def show(self, verdict: Verdict, book: AlertBook) -> None:
-        """Show a verdict from now on."""
-        for gauge in (self._level, self._psi, self._drift, self._figure, self._alerts):
-            gauge.clear()
-        self._rows.set(verdict.rows)
-        self._at.set(clock.seconds())
-        for check, level in {"all": verdict.level, **verdict.by_check}.items():
-            self._level.labels(check).set(LEVELS.index(level))
-        for column in verdict.drift:
-            self._drift.labels(column.name).set(LEVELS.index(column.level))
-            if column.psi is not None:
-                self._psi.labels(column.name).set(column.psi)
-        for figure in verdict.figures:
-            if figure.value is not None:
-                self._figure.labels(figure.name, str(figure.estimated).lower()).set(figure.value)
-        for state in book.all():
-            severity = str(state.body.get("severity", "ticket"))
-            self._alerts.labels(state.key, severity).set(float(state.state == "firing"))

@@ -51,7 +51,7 @@ class AlertRule:
         after: Bad windows in a row until it fires.
         clear_after: Good windows in a row until it is over.
         severity: How urgent it is.
-        routes: Names of the routes that its notices take.
+        routes: Names of the routes that its notices take; empty for every one there is.
         repeat_s: Seconds between reminders while it fires and nobody acknowledged it; 0 for none.
     """
 
@@ -62,7 +62,7 @@ class AlertRule:
     after: int = 2
     clear_after: int = 2
     severity: Severity = "ticket"
-    routes: tuple[str, ...] = ("log",)
+    routes: tuple[str, ...] = ()
     repeat_s: float = 86_400.0
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ DEFAULT_RULES = (
     AlertRule("quality", ("quality",)),
     AlertRule("refused", ("refused",)),
     AlertRule("latency", ("latency",)),
-    AlertRule("blind", ("input",), level="cannot_tell", after=3, severity="info"),
+    AlertRule("blind", ("input",), level="cannot_tell", after=3, severity="info", routes=("log",)),
 )
 
 
@@ -152,12 +152,19 @@ class AlertBook:
     Args:
         database: Where they are kept, with the audit trail.
         rules: What becomes an alert.
+        routes: Names of all routes, for the rules that name none.
     """
 
-    def __init__(self, database: Database, rules: Sequence[AlertRule] = DEFAULT_RULES) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rules: Sequence[AlertRule] = DEFAULT_RULES,
+        routes: Iterable[str] = ("log",),
+    ) -> None:
         self._states = AlertStates(database)
         self._audit = AuditTrail(database)
-        self._rules = {rule.name: rule for rule in rules}
+        every = tuple(routes)
+        self._rules = {rule.name: replace(rule, routes=rule.routes or every) for rule in rules}
         if len(self._rules) != len(rules):
             raise ConfigError("two alert rules have the same name", got=_names(rules))
 

@@ -11,6 +11,7 @@ from tasador.core.installation import install_command
 from tasador.data.contract import Column
 from tasador.monitoring import groups
 from tasador.monitoring.drift import Measured, judge_columns, measure
+from tasador.monitoring.indicators import indicators
 from tasador.monitoring.performance import (
     estimated_figures,
     judge_concept,
@@ -76,6 +77,7 @@ def judge_tally(
         findings.append(judge_refused(refused, tally.n, rules))
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends
+    figures = (*measured, *estimated)
     return Verdict(
         level=overall(findings),
         rows=tally.n,
@@ -86,10 +88,11 @@ def judge_tally(
         ends=groups.iso(tally.ends) if timed else None,
         findings=tuple(findings),
         drift=drift,
-        figures=(*measured, *estimated),
+        figures=figures,
         segments=groups.segments(tally),
         timeline=groups.timeline(tally),
         versions=groups.versions(tally),
+        indicators=indicators(findings, drift, figures, reference.unit or ""),
     )
 
 

@@ -12,13 +12,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.monitoring.alerts import AlertBook, Notice
+from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,19 @@ class RouteSettings:
         secret: Signs webhooks; empty for no signature.
         sender: Address that e-mails come from.
         recipients: Addresses that they go to.
-        project: Of W&B; a run of that project must be running, or it is started.
+        project: Of W&B.
+        mode: Of W&B: ``offline`` (a folder, for ``wandb sync``) or ``online``; WANDB_MODE decides
+            where it is set.
         timeout_s: Seconds for one try.
     """
 
     kind: Literal["log", "webhook", "slack", "email", "wandb"]
-    url: str = ""
-    secret: str = ""
+    url: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
     sender: str = ""
     recipients: tuple[str, ...] = ()
     project: str = "tasador"
+    mode: Literal["offline", "online"] = "offline"
     timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -61,6 +66,13 @@ class RouteSettings:
             )
         if self.kind == "email" and not (self.sender and self.recipients):
             raise ConfigError("a route of kind email needs sender and recipients")
+
+
+def described(name: str, settings: RouteSettings) -> str:
+    """Return a route as people are shown it, without its address."""
+    if settings.kind == "wandb" and not online(settings.mode):
+        return f"{name} (offline: `wandb sync`)"
+    return name
 
 
 class Route(Protocol):
@@ -190,10 +202,20 @@ class EmailRoute:
 
 
 class WandbRoute:
-    """Sends notices as alerts of a Weights & Biases run."""
+    """Sends notices as alerts of a Weights & Biases run, and there what each round found.
 
-    def __init__(self, settings: RouteSettings) -> None:
-        self._settings = settings
+    Args:
+        settings: Which project, and whether offline.
+        folder: Offline runs lie under its ``wandb``.
+
+    Raises:
+        MissingExtraError: W&B is not installed.
+    """
+
+    def __init__(self, settings: RouteSettings, folder: Path) -> None:
+        check_installed()
+        mode: Mode = "online" if online(settings.mode) else "offline"
+        self._run = MonitorRun(WandbRuns(settings.project, folder, mode))
 
     def send(self, notice: Notice) -> None:
         """Send one alert.
@@ -202,31 +224,39 @@ class WandbRoute:
             MissingExtraError: W&B is not installed.
             StorageError: W&B refuses.
         """
-        try:
-            import wandb
-        except ImportError:
-            raise MissingExtraError.for_package("wandb", "wandb") from None
-        try:
-            run = wandb.run or wandb.init(project=self._settings.project, job_type="monitor")
-            level = "ERROR" if notice.severity == "page" else "WARN"
-            run.alert(title=notice.title[:64], text=notice.reason, level=level)
-        except Exception as error:  # W&B's errors share no public root
-            raise StorageError("W&B did not take a notice", got=str(error)) from None
+        self._run.alert(notice.title, notice.reason, urgent=notice.severity == "page")
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Record a round's numbers; raises as `send` does."""
+        self._run.log(values)
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.close()
 
 
 _KINDS: Mapping[str, Any] = {
     "webhook": WebhookRoute,
     "slack": SlackRoute,
     "email": EmailRoute,
-    "wandb": WandbRoute,
 }
 
 
-def build_routes(settings: Mapping[str, RouteSettings]) -> dict[str, Route]:
-    """Return the routes by name; ``log`` is always there."""
+def build_routes(
+    settings: Mapping[str, RouteSettings], folder: Path | None = None
+) -> dict[str, Route]:
+    """Return the routes by name; ``log`` is always there.
+
+    Args:
+        settings: How each is meant.
+        folder: Offline runs of W&B lie under its ``wandb``; the current folder's when None.
+    """
     routes: dict[str, Route] = {"log": LogRoute()}
     for name, one in settings.items():
-        routes[name] = LogRoute() if one.kind == "log" else _KINDS[one.kind](one)
+        if one.kind == "wandb":
+            routes[name] = WandbRoute(one, folder or Path())
+        else:
+            routes[name] = LogRoute() if one.kind == "log" else _KINDS[one.kind](one)
     return routes
 
 

@@ -14,7 +14,7 @@ from tasador.metrics.ratio_study import RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
 from tasador.monitoring.error_model import WITHIN, error_inputs, residuals
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.rules import Rules
+from tasador.monitoring.rules import ABSOLUTE, Rules
 from tasador.monitoring.tally import FIGURES, Tally
 from tasador.monitoring.verdict import Figure, Finding, Level
 
@@ -84,11 +84,12 @@ def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], li
     figures = [
         replace(figure, reference=before.get(figure.name)) for figure in _with_intervals(pairs)
     ]
-    limited = [_limited(figure, tally.reference, rules) for figure in figures]
+    limits = [_limit(figure, tally.reference, rules) for figure in figures]
+    limited = [_limited(figure, limit) for figure, limit in zip(figures, limits, strict=True)]
     findings = [
-        _breach(figure, len(pairs), _own_limit(figure.name, rules))
-        for figure in limited
-        if figure.limit is not None
+        _breach(figure, len(pairs), limit)
+        for figure, limit in zip(limited, limits, strict=True)
+        if limit is not None
     ]
     return tuple(limited), findings
 
@@ -126,49 +127,61 @@ def _reference_figures(reference: Reference) -> dict[str, float]:
     return figures
 
 
-def _own_limit(name: str, rules: Rules) -> bool:
-    """Tell whether a metric's limit is one that somebody set, and not the reference's."""
-    return {"mape": rules.mape_max, "within_10": rules.within_10_min}.get(name) is not None
+@dataclass(frozen=True)
+class _Limit:
+    """Where a figure becomes a breach, whether somebody asked for it, and why it is that one."""
+
+    value: float
+    asked: bool
+    why: str
 
 
-def _limited(figure: Figure, reference: Reference, rules: Rules) -> Figure:
-    """Return the figure with its limit, if there is a rule for it."""
-    limit = None
-    if figure.name == "mape":
-        limit = rules.mape_max
-        if limit is None and figure.reference is not None:
-            limit = figure.reference * rules.worse
-    elif figure.name == "within_10":
-        limit = rules.within_10_min
-        if limit is None and figure.reference is not None:
-            limit = figure.reference / rules.worse
-    elif figure.name == "coverage" and reference.coverage is not None:
-        limit = 100 * (reference.coverage - rules.coverage_slack)
-    return replace(figure, limit=limit)
+def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
+    """Choose a figure's limit: the absolute one, or one relative to the model's own figure."""
+    if figure.name == "coverage" and reference.coverage is not None:
+        return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
+    if figure.name not in ABSOLUTE:
+        return None
+    name = ABSOLUTE[figure.name]
+    asked, own = getattr(rules, name), figure.reference
+    higher = figure.name in HIGHER_IS_BETTER
+    if asked is not None and name not in rules.relative_when_worse:
+        return _Limit(asked, True, "is asked for")
+    if own is None:
+        return None
+    if asked is not None and (own >= asked if higher else own <= asked):
+        return _Limit(asked, True, "is asked for, which the model meets on held-out rows")
+    why = "is usual"
+    if asked is not None:
+        why += f": the model's own {own:.2f}% on held-out rows does not meet {asked:g}%"
+    return _Limit(own / rules.worse if higher else own * rules.worse, False, why)
 
 
-def _breach(figure: Figure, n: int, own: bool) -> Finding:
+def _limited(figure: Figure, limit: _Limit | None) -> Figure:
+    return figure if limit is None else replace(figure, limit=limit.value)
+
+
+def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
     """Judge a figure by its limit.
 
     Past the limit with its whole interval is an alert. With only the value past it, it warns where
     the limit is a promise that somebody made; against the reference it may be chance.
     """
     assert figure.value is not None  # noqa: S101 - of figures with a limit
-    assert figure.limit is not None  # noqa: S101
     higher = figure.name in HIGHER_IS_BETTER or figure.name == "coverage"
     sign = -1.0 if higher else 1.0
     near = figure.high if higher else figure.low
-    past = sign * figure.value > sign * figure.limit
-    surely = past and near is not None and sign * near > sign * figure.limit
-    level: Level = "alert" if surely else "warn" if past and own else "ok"
+    past = sign * figure.value > sign * limit.value
+    surely = past and near is not None and sign * near > sign * limit.value
+    level: Level = "alert" if surely else "warn" if past and limit.asked else "ok"
     title = "coverage" if figure.name == "coverage" else label(figure.name)
     word = "at least" if higher else "at most"
     text = (
         f"{title} {figure.value:.2f}% ({figure.low:.2f} to {figure.high:.2f}, {n} outcomes), "
-        f"{word} {figure.limit:.2f}% {'is asked for' if own else 'is usual'}"
+        f"{word} {limit.value:.2f}% {limit.why}"
     )
     numbers = {"value": figure.value, "low": figure.low, "high": figure.high}
-    return Finding("performance", figure.name, level, text, {**numbers, "limit": figure.limit})
+    return Finding("performance", figure.name, level, text, {**numbers, "limit": limit.value})
 
 
 def judge_segments(tally: Tally, rules: Rules) -> list[Finding]:
@@ -236,11 +249,12 @@ def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], l
         per = 100 / total
         wmape = Figure("wmape", mae.value * per, mae.low * per, mae.high * per, estimated=True)
         figures.append(replace(wmape, reference=before.get("wmape")))
-    limited = [_limited(figure, reference, rules) for figure in figures]
+    limits = [_limit(figure, reference, rules) for figure in figures]
+    limited = [_limited(figure, limit) for figure, limit in zip(figures, limits, strict=True)]
     findings = []
-    for figure in limited:
-        if figure.limit is not None:
-            breach = _breach(figure, n, own=False)
+    for figure, limit in zip(limited, limits, strict=True):
+        if limit is not None:
+            breach = _breach(figure, n, limit)
             level: Level = "warn" if breach.level == "alert" else "ok"
             text = breach.reason.replace(f"{n} outcomes", "estimated without outcomes")
             findings.append(replace(breach, check="estimate", level=level, reason=text))

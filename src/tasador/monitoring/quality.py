@@ -42,7 +42,8 @@ def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
     """Judge every column; one finding for each, with the worst reason first.
 
     Rises of rates count when they are large enough and chance alone would hardly make them, however
-    many columns are looked at. What the contract rules out needs no statistics: a single row warns.
+    many columns are looked at. What the contract rules out and what is beyond twice the training
+    maximum needs no statistics: a single row warns.
     """
     columns, profiles = tally.reference.columns, tally.reference.profiles
     parts = list(zip(columns, profiles, tally.columns, tally.outside, strict=True))
@@ -73,9 +74,6 @@ def _rates(
     p = more_often(beyond, window.n, 2, seen.n)
     name = "outside what the reference spans"
     yield _Rate(name, beyond, window.n, 0.0, p, rules.range_warn, rules.range_alert)
-    p = more_often(outside.twice, window.n, 1, seen.n)
-    name = "beyond twice the reference's extreme"
-    yield _Rate(name, outside.twice, window.n, 0.0, p, rules.twice_warn, rules.twice_alert)
 
 
 def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
@@ -91,9 +89,10 @@ def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
 def _breaches(
     column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
 ) -> Iterator[tuple[Level, str]]:
-    """Yield what the contract rules out."""
+    """Yield what needs no statistics: what the contract rules out, and far too large values."""
     if not window.n:
         return
+    level: Level
     unknown = int(window.counts[-1]) if profile.grid.is_category and not column.open else 0
     new = _new_categories(column, profile, window)
     for count, what in (
@@ -103,10 +102,18 @@ def _breaches(
         (new[0], f"of a category that the reference never had: {new[1]}"),
     ):
         if count:
-            level: Level = "alert" if count >= rules.bounds_alert * window.n else "warn"
-            yield level, f"{count} rows ({count / window.n:.2%}) {what}"
+            level = "alert" if count >= rules.bounds_alert * window.n else "warn"
+            yield level, f"{_rows(count)} ({count / window.n:.2%}) {what}"
+    share = outside.twice / window.n
+    if share > rules.twice_warn and column.role != "timestamp":
+        level = "alert" if outside.twice > 1 and share >= rules.twice_alert else "warn"
+        yield level, f"{_rows(outside.twice)} ({share:.2%}) beyond twice the training maximum"
     if window.missing and not column.nullable and not profile.summary.missing:
         yield "warn", f"{window.missing} values are missing, the contract wants all of them"
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _new_categories(column: Column, profile: Profile, window: Summary) -> tuple[int, str]:
@@ -132,6 +139,7 @@ def _finding(
             "out_of_range": outside.under + outside.over,
             "beyond_twice": outside.twice,
             "infinite": window.infinite,
+            "mean": window.mean(profile.grid) if window.finite else None,
         }
         for name, summary in (("", window), ("reference_", profile.summary)):
             for q in (0.05, 0.95):

@@ -34,6 +34,7 @@ def judge_refused(counts: RefusedCounts, valued: int, rules: Rules) -> Finding:
     if counts.withheld:
         text += f"; {counts.withheld:,} right ones of the same requests were not valued either"
     numbers: dict[str, Number] = {"share": share, "rows": counts.refused, "sent": sent}
+    numbers["limit"] = rules.refused_alert
     numbers |= {f"{name} {cause}": number for (name, cause), number in counts.causes.items()}
     return Finding("refused", "rows", level, text, numbers)
 

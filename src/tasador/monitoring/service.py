@@ -11,7 +11,7 @@ from tasador.monitoring.groups import latencies
 from tasador.monitoring.performance import share_interval
 from tasador.monitoring.rules import Rules
 from tasador.monitoring.tally import FIGURES, Tally
-from tasador.monitoring.verdict import Finding, Level
+from tasador.monitoring.verdict import LEVELS, Finding, Level, Number
 
 _PERCENTILES = (50, 95, 99)
 
@@ -36,11 +36,34 @@ def judge_answers(tally: Tally, rules: Rules) -> list[Finding]:
     text = f"the middle half of the estimates spans {ratio:.2f} times what it spans out of fold"
     if window.low == window.high:
         text = f"every estimate is {window.low:.6g}: the model is stuck"
-    quartiles = {f"p{q}": window.quantile(q / 100, grid) for q in (25, 75)}
-    numbers = {"ratio": ratio, **quartiles, "low": window.low, "high": window.high}
+    numbers = {
+        "ratio": ratio,
+        **{f"p{q}": window.quantile(q / 100, grid) for q in (25, 50, 75)},
+        "low": window.low,
+        "high": window.high,
+        "mean": window.mean(grid),
+        "rows": window.finite,
+    }
     findings.append(Finding("prediction", "spread", level, text, numbers))
-    findings.append(_range(tally, rules))
+    findings += [_std(tally, rules), _range(tally, rules)]
     return findings
+
+
+def _std(tally: Tally, rules: Rules) -> Finding:
+    """Judge the estimates' standard deviation by its floor."""
+    profile, window = tally.reference.prediction, tally.prediction
+    assert profile is not None  # noqa: S101 - looked at by the caller
+    assert window is not None  # noqa: S101
+    std, usual = (one.std(profile.grid) for one in (window, profile.summary))
+    floor, what = (
+        rules.std_floor * usual,
+        f"{rules.std_floor:g} of the {usual:.5g} of held-out rows",
+    )
+    if rules.std_min is not None:
+        floor, what = rules.std_min, "as asked for"
+    level: Level = "alert" if std < floor else "ok"
+    text = f"standard deviation of the estimates {std:.5g}, at least {floor:.5g} ({what})"
+    return Finding("prediction", "std", level, text, {"value": std, "limit": floor})
 
 
 def _range(tally: Tally, rules: Rules) -> Finding:
@@ -58,23 +81,30 @@ def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
     findings = list(_failures(tally, rules))
     if tally.negative_latencies:
         text = f"{tally.negative_latencies} latencies are negative: left out"
-        numbers = {"rows": tally.negative_latencies}
-        findings.append(Finding("input", "latency", "warn", text, numbers))
+        rows = {"rows": tally.negative_latencies}
+        findings.append(Finding("input", "latency", "warn", text, rows))
     limits = (rules.latency_p50_ms, rules.latency_p95_ms, rules.latency_p99_ms)
     for version, values in latencies(tally):
         if not len(values):
             continue
         found = np.quantile(values, [p / 100 for p in _PERCENTILES]).tolist()
-        broken = [
-            f"p{p} {value:.3g} ms is above {limit:g} ms"
-            for p, value, limit in zip(_PERCENTILES, found, limits, strict=True)
-            if limit is not None and value > limit
-        ]
+        levels: dict[str, Level] = {}
+        broken = []
+        for p, value, limit in zip(_PERCENTILES, found, limits, strict=True):
+            past, near = (
+                limit is not None and value > s * limit for s in (1, min(1, rules.latency_near))
+            )
+            sure = len(values) >= rules.min_rows
+            levels[f"p{p}"] = "alert" if past and sure else "warn" if near else "ok"
+            if near:
+                broken.append(f"p{p} {value:.3g} ms is {'above' if past else 'near'} {limit:g} ms")
         text = "; ".join(broken) or ", ".join(
             f"p{p} {value:.3g} ms" for p, value in zip(_PERCENTILES, found, strict=True)
         )
-        level: Level = "alert" if broken else "ok"
-        numbers = {f"p{p}_ms": value for p, value in zip(_PERCENTILES, found, strict=True)}
+        numbers: dict[str, Number] = {"rows": len(values)}
+        for p, value, limit in zip(_PERCENTILES, found, limits, strict=True):
+            numbers |= {f"p{p}_ms": value, f"p{p}_limit_ms": limit, f"p{p}_level": levels[f"p{p}"]}
+        level = max(levels.values(), key=LEVELS.index)
         findings.append(Finding("latency", version or "all requests", level, text, numbers))
     return findings
 

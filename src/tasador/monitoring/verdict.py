@@ -146,6 +146,29 @@ class Group:
     failures: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """One number by which the model's health is told at a glance; see `monitoring.indicators`.
+
+    Attributes:
+        name: ``within_10``, ``within_20``, ``mape``, ``psi``, ``latency_p50`` and the like.
+        value: What it is in the window; None when it is not known.
+        level: What it came to.
+        limit: The value past which it is a breach, if there is one.
+        unit: ``%``, ``ms`` or empty.
+        column: The column that it is about, if it is about one.
+        estimated: Whether it was estimated without outcomes.
+    """
+
+    name: str
+    value: float | None
+    level: Level
+    limit: float | None = None
+    unit: str = ""
+    column: str = ""
+    estimated: bool = False
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What was found about a window.
@@ -165,6 +188,7 @@ class Verdict:
         segments: Figures by segment.
         timeline: Figures by span of time.
         versions: Figures by the version that answered.
+        indicators: The model's health at a glance.
     """
 
     level: Level
@@ -180,6 +204,7 @@ class Verdict:
     segments: tuple[Group, ...] = ()
     timeline: tuple[Group, ...] = ()
     versions: tuple[Group, ...] = ()
+    indicators: tuple[Indicator, ...] = ()
 
     @property
     def by_check(self) -> dict[str, Level]:
@@ -213,6 +238,7 @@ class Verdict:
             if plain.pop("format") != _FORMAT:
                 raise ValueError("another format")
             plain.pop("by_check")
+            plain.setdefault("indicators", [])  # an older tasador wrote none
             for name, kind in _PARTS.items():
                 plain[name] = tuple(kind(**_tuples(entry)) for entry in plain[name])
             return cls(**plain)
@@ -239,7 +265,7 @@ def in_short(plain: dict[str, Any]) -> dict[str, Any]:
             for one in plain.get("figures") or ()
         ],
         "drift": [
-            {"name": one["name"], "psi": _digits(one["psi"])}
+            {"name": one["name"], "psi": _digits(one["psi"]), "level": one["level"]}
             for one in plain.get("drift") or ()
             if one.get("psi") is not None
         ],
@@ -268,6 +294,7 @@ _PARTS: dict[str, Any] = {
     "segments": Group,
     "timeline": Group,
     "versions": Group,
+    "indicators": Indicator,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,33 @@ class Verdicts:
             f"WHERE time >= ?{where} ORDER BY time DESC, id DESC LIMIT ?",
             [since, *([] if model is None else [model]), limit],
         )
-        return [StoredVerdict(*[*row[:6], json.loads(row[6])]) for row in rows]
+        return [_stored(row) for row in rows]
+
+    def apart(self, models: Sequence[str], since: float, count: int) -> list[StoredVerdict]:
+        """Return the newest verdicts whose windows do not overlap, newest first.
+
+        Windows that overlap hold the same rows: of them only the latest is returned.
+
+        Args:
+            models: The names that the model's verdicts may have.
+            since: Verdicts found before are left out.
+            count: Most verdicts.
+        """
+        found: list[StoredVerdict] = []
+        marks = ", ".join("?" for _ in models)
+        ends = clock.seconds() + 1.0
+        while len(found) < count:
+            rows: list[Any] = self.database.execute(
+                "SELECT id, model, time, since, until, level, body FROM verdicts "  # noqa: S608
+                f"WHERE time >= ? AND model IN ({marks}) AND since < until AND until <= ? "
+                "ORDER BY until DESC, time DESC, id DESC LIMIT 1",
+                [since, *models, ends],
+            )
+            if not rows:
+                break
+            found.append(_stored(rows[0]))
+            ends = found[-1].since
+        return found
 
 
 @dataclass(frozen=True)
@@ -169,6 +195,10 @@ class AuditTrail:
             [since, *(value for _, value in asked), limit],
         )
         return [AuditEntry(*[*row[:8], json.loads(row[8])]) for row in rows]
+
+
+def _stored(row: Sequence[Any]) -> StoredVerdict:
+    return StoredVerdict(*[*row[:6], json.loads(row[6])])
 
 
 def _json(value: Mapping[str, Any]) -> str:

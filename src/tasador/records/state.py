@@ -9,6 +9,9 @@ from typing import Any
 from tasador.core import clock
 from tasador.records.database import Database
 
+#: Key of the routes by which the watcher's notices reach somebody: a list of names.
+ALERT_ROUTES = "alerts/routes"
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -66,6 +66,12 @@ def judge(
     )
 
 
+def least_rows(settings: GateSettings) -> dict[str, int]:
+    """Return the fewest sealed rows that each gate needs to compare a model with the champion."""
+    names = ("interval coverage", "level (PRD, PRB)", "MAPE", "wMAPE", "within 10%", "segments")
+    return dict.fromkeys(names, settings.min_rows)
+
+
 def _integrity(bundle: ModelBundle) -> Gate:
     parity = float(bundle.manifest.parity["max_relative"])
     return decided(
@@ -119,8 +125,9 @@ def _measured(
         why = rows if isinstance(rows, str) else (
             f"{len(rows.actual)} sealed rows, at least {settings.min_rows} are needed"
         )  # fmt: skip
-        names = ["interval coverage", "level (PRD, PRB)"]
-        names += ["error"] if champion is None else ["MAPE", "wMAPE", "within 10%", "segments"]
+        names = list(least_rows(settings))
+        if champion is None:
+            names = [*names[:2], "error"]
         return [Gate(name, "cannot tell", why) for name in names]
     predicted, lower, upper = challenger.value_arrays(rows.X)
     gates = [_coverage(rows.actual, lower, upper, challenger.interval.coverage, settings)]

@@ -9,7 +9,14 @@ from typing import TypeVar
 from tasador.records.database import Database, OutageError
 from tasador.records.journal import StoredVerdict, Verdicts
 from tasador.records.settings import RecordSettings
-from tasador.records.state import WATCHER, AlertState, AlertStates, Leases
+from tasador.records.state import (
+    ALERT_ROUTES,
+    WATCHER,
+    AlertState,
+    AlertStates,
+    Leases,
+    State,
+)
 from tasador.serving.problems import Problem
 
 T = TypeVar("T")
@@ -40,6 +47,11 @@ class Watched:
     def watcher(self) -> tuple[str, float] | None:
         """Return the watcher that leads and the seconds until another may; see `Leases.left`."""
         return self._read(lambda database: Leases(database).left(WATCHER))
+
+    def reach(self) -> list[str] | None:
+        """Return whom notices of alerts reach; None when no watcher has said so."""
+        found = self._read(lambda database: State(database).get(ALERT_ROUTES))
+        return found.value if isinstance(found.value, list) else None
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,8 +9,9 @@ import streamlit as st
 
 from tasador.flows.api_client import ServiceRefusedError
 from tasador.ui import health_charts as charts
-from tasador.ui.formats import escaped, label, moment, number, percent
+from tasador.ui.formats import digits_of, escaped, label, moment, number
 from tasador.ui.session import client, language, model, say
+from tasador.ui.texts import Language
 
 _ICONS = {
     "ok": ":material/check_circle:",
@@ -20,6 +21,7 @@ _ICONS = {
 }
 _COLOURS = {"ok": "green", "cannot_tell": "gray", "warn": "orange", "alert": "red"}
 _REFRESH_S = 30
+_IN_A_ROW = 3
 
 
 def draw() -> None:
@@ -42,9 +44,12 @@ def _live() -> None:
         st.code("tasador watch", language="sh")
         return
     lines = client().get("/api/v1/monitoring/verdicts", {"limit": 200})["verdicts"]
-    alerts = client().get("/api/v1/monitoring/alerts")["alerts"]
+    known = client().get("/api/v1/monitoring/alerts")
+    alerts, verdict = known["alerts"], whole["verdict"]
+    _draw_reach(known.get("reach"))
     _draw_verdict(whole, alerts)
-    verdict = whole["verdict"]
+    _draw_indicators(verdict.get("indicators", ()))
+    _draw_trouble(verdict["findings"])
     tabs = st.tabs([say(f"health.{name}") for name in
                     ("timeline", "drift", "segments", "latency", "alerts")])  # fmt: skip
     with tabs[0]:
@@ -78,17 +83,59 @@ def _draw_verdict(whole: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]])
         say(f"verdict.{level}", since=moment(whole["since"]), until=moment(whole["until"])),
         icon=_ICONS[level],
     )
-    figures = {(one["name"], one["estimated"]): one for one in verdict["figures"]}
     outcomes = sum(one["outcomes"] for one in verdict["timeline"])
-    cells = st.columns(4)
+    cells = st.columns(3)
     cells[0].metric(say("health.rows"), number(verdict["rows"], 0, lang))
     cells[1].metric(say("health.outcomes"), number(outcomes, 0, lang))
-    _figure(cells[2], "MAPE", figures, "mape")
     firing = sum(one["state"] == "firing" for one in alerts)
-    cells[3].metric(say("health.firing"), number(firing, 0, lang))
+    cells[2].metric(say("health.firing"), number(firing, 0, lang))
     if not outcomes:
         st.info(say("health.no_outcomes"), icon=":material/hourglass_empty:")
-    trouble = [one for one in verdict["findings"] if one["level"] in ("warn", "alert")]
+
+
+def _draw_reach(reach: Sequence[str] | None) -> None:
+    """Say so where nobody is told of alerts."""
+    if not reach:
+        st.warning(say("health.nobody"), icon=":material/notifications_off:")
+    else:
+        st.caption(say("health.reach", routes=escaped(", ".join(reach))))
+
+
+def _draw_indicators(found: Sequence[Mapping[str, Any]]) -> None:
+    """Show the few numbers by which health is told, each with OK, WARN or ALERT."""
+    for start in range(0, len(found), _IN_A_ROW):
+        cells = st.columns(_IN_A_ROW)
+        for cell, one in zip(cells, found[start : start + _IN_A_ROW], strict=False):
+            _draw_indicator(cell, one)
+
+
+def _draw_indicator(cell: Any, one: Mapping[str, Any]) -> None:
+    lang, value, name = language(), one["value"], say(f"indicator.{one['name']}")
+    if one["estimated"]:
+        name = say("health.estimated", name=name)
+    notes = [say("health.estimated_help")] if one["estimated"] else []
+    if one["limit"] is not None:
+        notes.append(say("health.breach", value=_amount(one["limit"], one["unit"], lang)))
+    if one["column"]:
+        notes.append(f"{say('health.column')}: {label(one['column'])}")
+    level = one["level"]
+    cell.metric(
+        name, _amount(value, one["unit"], lang), f"{_ICONS[level]} {say(f'badge.{level}')}",
+        delta_color=_COLOURS[level], delta_arrow="off",
+        help=escaped(" ".join(notes)) or None,
+    )  # fmt: skip
+
+
+def _amount(value: float | None, unit: str, lang: Language) -> str:
+    """Return a figure with as many digits as it deserves beside the others."""
+    if value is None:
+        return "–"
+    digits = 1 if unit == "%" else min(digits_of(value), 3)
+    return f"{number(value, digits, lang)} {unit}".rstrip()
+
+
+def _draw_trouble(findings: Sequence[Mapping[str, Any]]) -> None:
+    trouble = [one for one in findings if one["level"] in ("warn", "alert")]
     if trouble:
         with st.expander(say("health.trouble", count=len(trouble)), expanded=True):
             for one in trouble[:12]:
@@ -105,23 +152,6 @@ def _about(finding: Mapping[str, Any]) -> str:
     return escaped(f"{label(finding['check'])}: {label(finding['subject'])}")
 
 
-def _figure(cell: Any, name: str, figures: Mapping[Any, Any], key: str) -> None:
-    lang = language()
-    measured, guessed = figures.get((key, False)), figures.get((key, True))
-    if measured is not None and measured["value"] is not None:
-        usual = measured.get("reference")
-        delta = None if usual is None else f"{number(measured['value'] - usual, 1, lang)}"
-        cell.metric(name, percent(measured["value"], 1, lang), delta, delta_color="inverse",
-                    help=say("health.usual", value=percent(usual, 1, lang)))  # fmt: skip
-    elif guessed is not None and guessed["value"] is not None:
-        cell.metric(
-            say("health.estimated", name=name), percent(guessed["value"], 1, lang),
-            help=say("health.estimated_help"),
-        )  # fmt: skip
-    else:
-        cell.metric(name, "–")
-
-
 def _draw_timeline(lines: Sequence[Mapping[str, Any]]) -> None:
     st.plotly_chart(charts.timeline(lines), key="timeline", config=charts.CONFIG)
     st.caption(say("health.timeline_help"))
@@ -134,6 +164,18 @@ def _draw_drift(drift: Sequence[Mapping[str, Any]]) -> None:
         return
     st.plotly_chart(charts.drift(known), key="drift", config=charts.CONFIG)
     st.caption(say("health.drift_help"))
+    st.dataframe(
+        [
+            {
+                say("health.column"): label(one["name"]),
+                "PSI": one["psi"],
+                say("health.limit"): one["psi_limit"],
+                say("health.level"): say(f"badge.{one['level']}"),
+            }
+            for one in sorted(known, key=lambda one: -float(one["psi"]))
+        ],
+        hide_index=True,
+    )
     names = [one["name"] for one in known]
     worst = max(range(len(known)), key=lambda i: known[i]["psi"] - (known[i]["psi_limit"] or 0))
     chosen = st.selectbox(say("health.column"), names, index=worst, key="drift column")

@@ -15,10 +15,10 @@ from tasador.core.errors import ConfigError
 SOURCE = Path(tasador.__file__).parent
 
 
-def test_the_default_is_california_with_the_reference_split() -> None:
+def test_the_default_is_california_split_by_row_hash() -> None:
     settings = compose([])
     assert settings.contract.name == "california_housing"
-    assert (settings.segregate.method, settings.segregate.seed) == ("random", 42)
+    assert (settings.segregate.method, settings.segregate.seed) == ("row_hash", 42)
     assert settings.sweep.trials == 30
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +24,13 @@ from tasador.config.settings import (
     SegregateSettings,
     StorageSettings,
 )
+from tasador.core import clock
 from tasador.core.errors import ConfigError, GateError, TrainingError
 from tasador.data.sources import store_frame
 from tasador.features.plan import FeatureSettings
 from tasador.flows import canary
 from tasador.flows import retrain as module
+from tasador.flows.judge import sealed_rows
 from tasador.flows.lifecycle import Place, opened
 from tasador.flows.promotion import Wish, promote
 from tasador.flows.reproduce import reproduce
@@ -32,8 +38,10 @@ from tasador.flows.retrain import Order, retrain
 from tasador.flows.state import StoredTable
 from tasador.flows.tend import tend
 from tasador.flows.train import train
+from tasador.records.journal import Verdicts
 from tasador.records.record import Outcome, Record
 from tasador.records.sql_store import SqlRecordStore
+from tasador.registry.bundle import load_bundle
 from tasador.retraining.gate import GateSettings
 from tasador.retraining.policy import RetrainSettings
 from tasador.selection.imputation import ImputationSettings
@@ -84,11 +92,11 @@ def workspace(trained: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def record(lifecycle, frame: pl.DataFrame, clients: int = 4) -> None:
+def record(lifecycle, frame: pl.DataFrame, clients: int = 4, name: str = "p") -> None:
     """Record estimates of half a day ago and what became of them."""
     store = SqlRecordStore(lifecycle.ledger.database)
     rows = frame.to_dicts()
-    ids = [f"p{i:06d}" for i in range(len(rows))]
+    ids = [f"{name}{i:06d}" for i in range(len(rows))]
     store.append(
         [
             Record(
@@ -134,8 +142,6 @@ def test_a_model_is_retrained_on_outcomes_and_is_better_on_the_new_market(worksp
         errors = []
         for version in ("1", "2"):
             lifecycle.versions.fetch(version, workspace / f"fetched{version}")
-            from tasador.registry.bundle import load_bundle
-
             bundle = load_bundle(workspace / f"fetched{version}")
             columns = {n: market[n].to_list() for n in bundle.contract.feature_names}
             actual = market["price"].to_numpy()
@@ -185,6 +191,163 @@ def test_a_retrained_model_that_does_not_pass_the_gates_gets_no_place(workspace)
         assert phases(lifecycle) == ["intent", "failed"]
 
 
+def no_training(*_):
+    raise AssertionError("nothing may be trained")
+
+
+def gates_check(done):
+    return next(one for one in done.decision.checks if one.name == "rows for the gates")
+
+
+def test_with_too_few_rows_for_the_gates_nothing_is_trained_and_nothing_cools_down(
+    workspace, house_contract
+):
+    strict = dataclasses.replace(RELAXED, min_rows=200)
+    policy = RetrainSettings(max_new_share=0.8, new_outcomes=300)
+    wish = order(manual=None, alias="challenger", gates=strict, settings=policy)
+    plain = dataclasses.replace(
+        settings(house_contract, workspace), gates=strict, retraining=policy
+    )
+    with opened(Place(workspace, actor="watch")) as lifecycle:
+        record(lifecycle, houses(400, seed=20, inflation=1.4))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "train", no_training)
+            for _ in range(2):
+                held = retrain(lifecycle, wish)
+                assert held.decision.triggers
+                assert held.version is None
+                (obstacle,) = held.decision.obstacles
+                assert "at least 200 are needed by the gates" in obstacle
+        assert 40 < gates_check(held).value < 120  # new ones only: prices were brought to a level
+        assert phases(lifecycle) == []
+        (said,) = tend(lifecycle.place, plain)
+        assert "not retrained although" in said
+        assert "at least 200 are needed by the gates" in said
+        record(lifecycle, houses(1200, seed=21, inflation=1.4), name="q")
+        done = retrain(lifecycle, wish)  # at once: what was refused before was no training
+        assert done.version == "2"
+        assert phases(lifecycle) == ["intent", "done"]
+        held = retrain(lifecycle, wish)
+        assert "cool-down" in held.decision.obstacles[0]
+
+
+def test_what_is_counted_before_a_training_is_what_the_gates_get_after_it(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(700, seed=20))
+        done = retrain(lifecycle, order(alias="challenger"))
+        assert done.version is not None
+        counted = gates_check(done).value
+        bundles = []
+        for number in (done.version, "1"):
+            lifecycle.versions.fetch(number, workspace / f"fetched{number}")
+            bundles.append(load_bundle(workspace / f"fetched{number}"))
+        rows = sealed_rows(*bundles, workspace / "data")
+        assert not isinstance(rows, str)
+        assert len(rows.actual) == counted
+        assert counted > 300 + 100  # all of the champion's test rows, and the new ones'
+        assert "0 of them among the champion's training rows" in rows.note
+
+
+def test_a_champion_of_a_random_split_leaves_rows_to_compare_its_successor_on(
+    house_contract, tmp_path
+):
+    plain = settings(house_contract, tmp_path)
+    content_hash = store_frame(houses(N), tmp_path / "data")
+    split = dataclasses.replace(plain.segregate, method="random")
+    given = StoredTable(content_hash, "real", "houses")
+    train(dataclasses.replace(plain, segregate=split), None, given)
+    with opened(Place(tmp_path, actor="ana")) as lifecycle:
+        promote(lifecycle, Wish("1"), settings=RELAXED)
+        record(lifecycle, houses(400, seed=20))
+        done = retrain(lifecycle, order(alias="challenger"))
+        assert gates_check(done).value > 100
+        assert lifecycle.versions.aliases()["challenger"] == done.version
+        lifecycle.versions.fetch("2", tmp_path / "fetched")
+        lineage = load_bundle(tmp_path / "fetched").manifest.lineage
+        assert lineage["config"]["segregate"]["method"] == "row_hash"
+
+
+def test_an_interrupted_training_may_be_begun_again_at_once(workspace, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    policy = RetrainSettings(max_new_share=0.8, new_outcomes=100)
+    wish = order(manual=None, settings=policy)
+    with opened(Place(workspace, actor="watch")) as lifecycle:
+        record(lifecycle, houses(400, seed=20))
+        monkeypatch.setattr(module, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retrain(lifecycle, wish)
+        assert phases(lifecycle) == ["intent", "interrupted"]
+        assert retrain(lifecycle, dataclasses.replace(wish, dry_run=True)).decision.retrain
+
+
+def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(workspace):
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(400, seed=20))
+        command = [
+            sys.executable, "-m", "tasador.cli.app", "watch", "--retrain", "--interval", "1",
+            "--workspace", str(workspace), "--set", "retraining.new_outcomes=250",
+            "--set", "retraining.max_new_share=0.8",
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            end = time.monotonic() + 90
+            while phases(lifecycle) != ["intent"]:
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+        assert "interrupted: the champion is as it was" in said
+        assert "Traceback" not in said
+        assert phases(lifecycle) == ["intent", "interrupted"]
+        assert lifecycle.versions.aliases()["champion"] == "1"
+
+
+def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would_happen(
+    workspace, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(workspace)
+
+    def dry_run(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "tasador.cli.app", "retrain", "--dry-run", "--workspace",
+                   str(workspace), "--set", "gates.min_rows=50", *words]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    body = {"drift": [{"name": name, "psi": 0.9, "level": "alert"} for name in ("area", "income")]}
+    with opened(Place(workspace, actor="ana")) as lifecycle:
+        record(lifecycle, houses(300, seed=20))
+        verdicts, now = Verdicts(lifecycle.ledger.database), clock.seconds()
+        for end in (-60, -30, 0):
+            verdicts.add("houses_model", now + end - 600, now + end, "alert", body)
+        code, said = dry_run()
+        assert code == 14
+        assert "area: PSI 0.90 in the newest windows, drift from 0.2 in 3 in a row" in said
+        assert "(lacks 2 more in a row, none overlapping)" in said
+        assert "decision: leave the champion as it is" in said
+        for end in (-700, -1400):
+            verdicts.add("houses_model", now + end - 600, now + end, "alert", body)
+        code, said = dry_run()
+        assert code == 0
+        assert "trigger: area drifted in 3 windows in a row (PSI 0.90, 0.90, 0.90)" in said
+        assert "held-out rows are known to neither model, at least 50 are needed" in said
+        assert "decision: retrain" in said
+        code, said = dry_run("--set", "gates.min_rows=5000")
+        assert code == 15
+        assert "obstacle: " in said
+        assert "at least 5000 are needed by the gates" in said
+        assert phases(lifecycle) == []
+
+
 def test_of_two_retrainings_at_once_one_is_told(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         from tasador.core.errors import RegistryError
@@ -194,6 +357,8 @@ def test_of_two_retrainings_at_once_one_is_told(workspace):
             pytest.raises(RegistryError, match=r"retrain of houses_model is under way: eva"),
         ):
             retrain(lifecycle, order())
+        with lifecycle.ledger.busy("retrain", "eva"):
+            assert retrain(lifecycle, order(dry_run=True)).version is None
 
 
 def test_the_commands_say_what_they_would_do(workspace, capsys, monkeypatch):

@@ -154,3 +154,45 @@ def test_the_commands_own_signal_handling_leaves_nothing_behind(tmp_path: Path) 
     assert (process.returncode, err) == (0, "")
     assert "stopped" in out
     assert "tasador serves on" in (tmp_path / "logs" / "api.log").read_text()
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_one_word_lets_the_watcher_retrain_within_its_budget(tmp_path: Path, way: str) -> None:
+    import subprocess
+
+    command = [sys.executable, "-m", "tasador.cli.app", "up", "--workspace", str(tmp_path)]
+    command += [word for name in ("mlflow", "api", "ui") for word in ("--without", name)]
+    command += ["--set", "retraining.budget=2", "--set", "retraining.budget_minutes=30"]
+    command += ["--retrain"] if way == "option" else []
+    env = {**os.environ, **({"TASADOR_RETRAIN": "on"} if way == "variable" else {})}
+    process = subprocess.Popen(
+        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    budget = "at most 2 trainings in 30 days, 30 minutes in all, 24 hours apart"
+    try:
+        assert process.stdout is not None
+        assert "watcher" in process.stdout.readline()
+        assert f"retraining: {budget}" in process.stdout.readline()
+        log, end = tmp_path / "logs" / "watcher.log", time.monotonic() + 60
+        while "the model is left as it is" not in log.read_text():  # it tried: there is none yet
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        assert f"retraining is on: {budget}" in log.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_setting_of_the_retraining_that_does_not_exist_is_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", "up", "--workspace", str(tmp_path), "--retrain",
+         "--set", "retraining.budgett=2"], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "budgett" in done.stderr
+    assert not (tmp_path / "logs").exists()

@@ -91,6 +91,30 @@ def test_values_that_cannot_be_are_counted(reference, changed):
     assert finding(verdict, "quality", "area").level == "warn"
 
 
+@pytest.mark.parametrize(("count", "level"), [(0, "ok"), (1, "warn"), (5, "warn"), (60, "alert")])
+def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its_column(
+    reference, changed, count, level
+):
+    most = reference.profiles[0].summary.high
+
+    def far(x):
+        return np.where(np.arange(len(x)) < count, 2.5 * most, x)
+
+    found = finding(judge(reference, changed("area", far), together=False), "quality", "area")
+    assert found.numbers["beyond_twice"] == count
+    assert found.level == level
+    if count:
+        word = "1 row (0.10%)" if count == 1 else f"{count} rows"
+        assert word in found.reason
+        assert "beyond twice the training maximum" in found.reason
+
+
+def test_a_single_far_value_of_few_rows_is_no_more_than_a_warning(reference, changed):
+    most = reference.profiles[0].summary.high
+    made = changed("area", lambda x: np.where(np.arange(len(x)) == 7, 3 * most, x), 40)
+    assert finding(judge(reference, made, together=False), "quality", "area").level == "warn"
+
+
 def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
     verdict = judge(
         reference, changed("rooms", lambda x: np.where(np.arange(len(x)) % 20, x, np.nan), 5000)

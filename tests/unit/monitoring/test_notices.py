@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
-from tasador.core.errors import ConfigError, StorageError
+from fixtures.receiver import Receiver
+from fixtures.wandb_files import runs_of
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.monitoring.alerts import AlertBook, AlertRule, Notice
 from tasador.monitoring.notices import (
     EmailRoute,
     RouteSettings,
     SlackRoute,
+    WandbRoute,
     WebhookRoute,
     build_routes,
     check_routes,
     deliver,
+    described,
 )
 from tasador.monitoring.verdict import Finding, Verdict
 from tasador.records.database import Database
@@ -36,36 +35,10 @@ NOTICE = Notice(
 )  # fmt: skip
 
 
-class Receiver:
-    """A real HTTP server that keeps what it gets and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                outer.got.append((headers, body))
-                self.send_response(outer.answers.pop(0) if outer.answers else 204)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/secret-path"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with Receiver() as found:
+        yield found
 
 
 def test_a_webhook_is_signed_so_that_its_receiver_can_trust_it(receiver) -> None:
@@ -151,22 +124,44 @@ def test_a_mail_server_that_is_away_is_named() -> None:
         EmailRoute(settings).send(NOTICE)
 
 
-def test_w_and_b_gets_an_alert_without_an_account(tmp_path) -> None:
-    # a process of its own: W&B keeps the mode it first saw for as long as its process lives
-    code = (
-        "from tasador.monitoring.alerts import Notice\n"
-        "from tasador.monitoring.notices import RouteSettings, build_routes\n"
-        "import wandb\n"
-        f"build_routes({{'w': RouteSettings('wandb')}})['w'].send({NOTICE!r})\n"
-        "print(wandb.run is not None)\n"
-        "wandb.finish()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "True" in done.stdout
+def test_w_and_b_gets_alerts_and_each_round_in_one_run_without_an_account(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    route = build_routes({"w": RouteSettings("wandb", project="houses")}, tmp_path)["w"]
+    assert isinstance(route, WandbRoute)
+    route.send(NOTICE)
+    route.log({"drift/income": 0.4, "business/mape": 12.5, "latency/p50_ms": float("nan")})
+    route.close()
+    (run,) = runs_of(tmp_path)
+    assert (run["job_type"], run["project"]) == ("monitor", "houses")
+    assert run["alerts"] == [("[ALERT] m: drift income", "PSI <0.4> & rising", "ERROR")]
+    (line,) = run["history"]
+    assert (line["drift/income"], line["business/mape"]) == (0.4, 12.5)
+    assert "latency/p50_ms" not in line
+
+
+def test_a_route_of_w_and_b_without_the_library_is_refused_before_anything_is_watched(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr("tasador.registry.wandb_runs.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="'wandb' is not installed"):
+        build_routes({"w": RouteSettings("wandb")})
+
+
+def test_a_route_of_w_and_b_says_that_it_is_offline_unless_it_is_not(monkeypatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert described("w", RouteSettings("wandb")) == "w (offline: `wandb sync`)"
+    assert described("w", RouteSettings("wandb", mode="online")) == "w"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert described("w", RouteSettings("wandb")) == "w"
+
+
+def test_what_a_route_is_shown_as_holds_no_secret() -> None:
+    settings = RouteSettings("webhook", "https://example.org/hook/path", secret="s3cret")
+    assert "path" not in repr(settings)
+    assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize(

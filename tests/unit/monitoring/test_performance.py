@@ -99,6 +99,43 @@ def test_errors_larger_than_expected_warn_before_they_alert(
     assert found.level == level
 
 
+def test_an_absolute_limit_that_the_model_itself_does_not_meet_gives_way_to_its_own_figure(
+    reference, window
+):
+    made = window(1500)
+    own = figure(judge(reference, made, together=False), "mape").reference
+    for limit, effective in ((own * 1.01, own * 1.01), (own * 0.99, own * 1.25)):
+        rules = Rules(mape_max=limit, relative_when_worse=("mape_max",))
+        verdict = judge(reference, made, rules, together=False)
+        assert figure(verdict, "mape").limit == pytest.approx(effective)
+        assert levels(verdict, "performance")["mape"] != "alert"
+        said = next(f.reason for f in verdict.of_check("performance") if f.subject == "mape")
+        assert ("does not meet" in said) == (effective != limit)
+        worse = judge(reference, window(1500, noise=0.3), rules, together=False)
+        assert levels(worse, "performance")["mape"] == "alert"
+    own = figure(judge(reference, made, together=False), "within_10").reference
+    rules = Rules(within_10_min=own + 1, relative_when_worse=("within_10_min",))
+    assert figure(judge(reference, made, rules, together=False), "within_10").limit == (
+        pytest.approx(own / 1.25)
+    )
+    strict = judge(reference, made, Rules(within_10_min=own + 20), together=False)
+    assert levels(strict, "performance")["within_10"] == "alert"
+
+
+def test_without_figures_of_the_model_a_limit_that_may_give_way_is_not_applied(reference, window):
+    import dataclasses
+
+    unknown = dataclasses.replace(reference, actual=None, predicted=None)
+    made = window(500, noise=0.5)
+    rules = Rules(mape_max=12, relative_when_worse=("mape_max",))
+    verdict = judge(unknown, made, rules, together=False)
+    assert figure(verdict, "mape").limit is None
+    assert (
+        levels(judge(unknown, made, Rules(mape_max=12), together=False), "performance")["mape"]
+        == "alert"
+    )
+
+
 def test_a_segment_far_from_the_rest_is_named(reference, window):
     verdict = judge(reference, window(3000), Rules(segment_gap=1.3), together=False)
     found = verdict.of_check("performance")

@@ -6,7 +6,9 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from tasador.cli.app import app
 from tasador.core import files
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
@@ -320,3 +322,82 @@ def test_a_remote_parquet_file_is_read_column_by_column(s3, tmp_path):
     table = PlainTable.open(f"{bucket}/a.parquet")
     assert table.rows == sum(len(batch["area"]) for batch in table.batches(["area"]))
     assert proxy.sent_back - before < (tmp_path / "a.parquet").stat().st_size / 2
+
+
+@pytest.fixture(scope="module")
+def sold(folder):
+    """Write a month of sales, changed as a test says, and return the command's verdict on it."""
+    random = np.random.default_rng(9)
+
+    def write(name, noise=0.08, **columns):
+        made = (
+            frame(2000, 5)
+            .drop("rooms")
+            .with_columns(
+                pl.lit(5.0).alias("ms"), pl.Series("town", random.choice(["Lugo", "Vigo"], 2000))
+            )
+        )
+        made = made.with_columns(
+            (pl.col("price") * np.exp(random.normal(0, noise, 2000))).alias("estimate")
+        ).with_columns(**columns)
+        made.write_parquet(folder / f"{name}.parquet")
+
+    def judged(name, *more, before="sales"):
+        result = CliRunner().invoke(
+            app,
+            ["monitor", "--reference", str(folder / f"{before}.parquet"), "--current",
+             str(folder / f"{name}.parquet"), "--target", "price", "--prediction", "estimate",
+             "--latency", "ms", "--segment", "town", "--json", str(folder / "verdict.json"),
+             "--quiet", *more],
+        )  # fmt: skip
+        assert result.exit_code in (0, 10), result.output
+        found = json.loads((folder / "verdict.json").read_text())["findings"]
+        return result.exit_code, {(f["check"], f["subject"]): f for f in found}
+
+    write("sales")
+    return write, judged
+
+
+def rows_of(count):
+    return pl.int_range(pl.len()) < count
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "level"),
+    [
+        ({}, None, "ok"),
+        ({"noise": 0.16}, ("performance", "mape"), "alert"),
+        ({"noise": 0.16}, ("performance", "within_10"), "alert"),
+        ({"ms": pl.when(rows_of(100)).then(355.0).otherwise(5.0)},
+         ("latency", "all requests"), "alert"),
+        ({"area": pl.when(rows_of(1)).then(pl.lit(9e4)).otherwise(pl.col("area"))},
+         ("quality", "area"), "warn"),
+        ({"area": pl.when(rows_of(25)).then(pl.lit(9e4)).otherwise(pl.col("area"))},
+         ("quality", "area"), "alert"),
+        ({"estimate": 90_000 + pl.col("estimate") / 50}, ("prediction", "std"), "alert"),
+        ({"estimate": pl.when(pl.col("town") == "Vigo").then(pl.col("estimate") * 1.45)
+          .otherwise(pl.col("estimate"))}, ("performance", "segment Vigo"), "alert"),
+    ],
+    ids=["nothing", "mape", "within 10", "p99", "one far", "far", "stuck", "segment"],
+)  # fmt: skip
+def test_the_limits_that_ship_hold_without_a_word(sold, change, check, level):
+    write, judged = sold
+    write("now", **change)
+    code, found = judged("now")
+    assert code == (10 if level == "alert" else 0)
+    if check is not None:
+        assert found[check]["level"] == level
+
+
+def test_a_model_that_does_not_meet_a_limit_is_judged_by_its_own_figures_unless_one_is_set(sold):
+    write, judged = sold
+    write("poor", noise=0.16)
+    write("now", noise=0.16)
+    code, found = judged("now", before="poor")
+    assert code == 0
+    assert "does not meet 12%" in found["performance", "mape"]["reason"]
+    assert "does not meet 65%" in found["performance", "within_10"]["reason"]
+    code, found = judged("now", "--rule", "mape_max=12", before="poor")
+    assert code == 10
+    assert found["performance", "mape"]["level"] == "alert"
+    assert found["performance", "within_10"]["level"] == "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -27,6 +28,27 @@ def test_verdicts_come_back_newest_first_and_by_model(database) -> None:
     assert verdicts.read("houses")[1].body == body
     assert len(verdicts.read(limit=2)) == 2
     assert verdicts.read(since=clock.seconds() + 60) == []
+
+
+def test_of_windows_that_overlap_only_the_latest_counts_as_a_window_of_its_own(database) -> None:
+    verdicts = Verdicts(database)
+    for end in range(100, 1000, 15):  # looked at every 15 s, looking back 100 s
+        verdicts.add("houses" if end % 2 else "houses-abc", end - 100.0, float(end), "ok", {})
+    verdicts.add("diamonds", 985.0, 986.0, "ok", {})
+    found = verdicts.apart(["houses", "houses-abc"], 0.0, 4)
+    assert found[0].until == 985
+    assert len(found) == 4
+    for later, earlier in itertools.pairwise(found):
+        assert later.since - 15 < earlier.until <= later.since
+    assert verdicts.apart(["houses"], 0.0, 0) == []
+    assert len(verdicts.apart(["houses", "houses-abc"], 0.0, 1000)) == 9
+    assert verdicts.apart(["houses"], clock.seconds() + 60, 3) == []
+
+
+def test_a_window_without_length_is_none(database) -> None:
+    verdicts = Verdicts(database)
+    verdicts.add("houses", 10.0, 10.0, "ok", {})
+    assert verdicts.apart(["houses"], 0.0, 5) == []
 
 
 def test_the_audit_trail_keeps_who_did_what_and_why(database) -> None:

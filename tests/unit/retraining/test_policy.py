@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tasador.retraining.policy import RetrainSettings, Situation, decide
+from tasador.retraining.policy import HeldOut, RetrainSettings, Situation, decide
 
 DAY = 86_400.0
 NOW = 1000 * DAY
@@ -96,3 +96,68 @@ def test_attempts_of_long_ago_or_of_a_clock_that_was_ahead_do_not_count():
     drifted = [verdict(0.3)] * 3
     assert asked(verdicts=drifted, attempts=[NOW - 40 * DAY] * 9).retrain
     assert asked(verdicts=drifted, attempts=[NOW + 3600.0]).retrain
+
+
+def check(found, name):
+    return next(one for one in found.checks if one.name == name)
+
+
+def test_every_trigger_and_condition_says_how_far_it_is():
+    found = asked(
+        RetrainSettings(schedule_days=30, new_outcomes=1500, budget_minutes=60),
+        verdicts=[verdict(0.31, broken=["mape"]), verdict(0.22), verdict(0.1)],
+        attempts=[NOW - 3600.0], usable=150, minutes=75.0,
+    )  # fmt: skip
+    drift = check(found, "drift of income")
+    assert (drift.met, drift.value, drift.limit) == (False, 0.31, 0.2)
+    assert "PSI 0.31, 0.22, 0.10" in drift.text
+    assert drift.lacks == "1 more in a row, none overlapping"
+    broken = check(found, "performance: mape")
+    assert (broken.met, broken.value, broken.limit) == (False, 1, 2)
+    assert (check(found, "age").value, check(found, "age").lacks) == (10.0, "20.0 days")
+    assert check(found, "new outcomes").lacks == "1350 outcomes"
+    assert check(found, "cool-down").lacks == "23.0 hours"
+    assert (check(found, "budget").value, check(found, "budget").met) == (1, True)
+    assert not check(found, "budget of time").met
+    assert "75.0 minutes of training in 30 days (budget 60)" in found.obstacles
+    assert check(found, "new rows").lacks == "50 outcomes"
+    for one in found.checks:  # what is not met says what is missing, unless it is switched off
+        assert bool(one.lacks) == (not one.met and one.limit is not None), one
+    assert {one.text for one in found.checks if one.met and one.kind == "trigger"} == set(
+        found.triggers
+    )
+    assert set(found.obstacles) == {
+        one.text for one in found.checks if one.kind == "condition" and not one.met
+    }
+
+
+def test_too_few_rows_for_the_gates_are_an_obstacle_also_when_asked_by_hand():
+    least = {"MAPE": 200, "segments": 200}
+    few = HeldOut(rows=260, unseen=90, share=0.2, least=least)
+    for manual in (None, "please"):
+        found = asked(verdicts=[verdict(0.3)] * 3, held_out=few, manual=manual)
+        assert found.triggers
+        assert found.obstacles == (
+            "90 of 260 held-out rows are known to neither model, at least 200 are needed by the "
+            "gates: MAPE, segments",
+        )
+        lacks = check(found, "rows for the gates").lacks
+        assert lacks == "110 rows, about 550 more outcomes of other rows"
+    enough = dataclasses.replace(few, unseen=200)
+    assert asked(verdicts=[verdict(0.3)] * 3, held_out=enough).retrain
+    lost = HeldOut(problem="the table is gone")
+    assert "the table is gone" in asked(manual="please", held_out=lost).obstacles[0]
+
+
+def test_each_gates_own_least_number_counts():
+    held = HeldOut(rows=500, unseen=150, share=0.2, least={"MAPE": 100, "segments": 200})
+    found = asked(manual="please", held_out=held)
+    assert [one.met for one in found.checks if one.name == "rows for the gates"] == [True, False]
+    assert "segments" in found.obstacles[0]
+
+
+def test_a_psi_that_was_not_judged_for_lack_of_rows_is_no_drift():
+    few = {"drift": [{"name": "income", "psi": 0.4, "level": "cannot_tell"}]}
+    assert not asked(verdicts=[few] * 3).triggers
+    judged = {"drift": [{"name": "income", "psi": 0.4, "level": "alert"}]}
+    assert asked(verdicts=[judged] * 3).triggers

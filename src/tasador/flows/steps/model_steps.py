@@ -16,8 +16,12 @@ from tasador.flows.state import (
     needed,
     save_json,
 )
-from tasador.flows.steps.selection_card import show_search, show_sweep, show_trial_runs
-from tasador.flows.trial_records import TrialRecorder
+from tasador.flows.steps.selection_card import (
+    show_recorded,
+    show_search,
+    show_sweep,
+)
+from tasador.flows.trial_records import TrialRecorder, record_families, runs_of
 from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search import grid_search
 from tasador.selection.sweep import sweep
@@ -80,14 +84,16 @@ def load_select(state: RunState, folder: Path) -> None:
 
 def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Tune the winning family on train."""
-    settings = state.settings
-    winner = needed(state.search, "select").best_of(settings.sweep.family)
+    settings, search = state.settings, needed(state.search, "select")
+    winner = search.best_of(settings.sweep.family)
+    runs, dataset = runs_of(settings.tracking, state.workspace), settings.contract.name
+    # here and not in select, whose result is then not made again when recording is switched on
+    families = record_families(search, runs, f"{dataset}-select-{state.run_id}", dataset)
     notes = None if state.journal is None else state.journal.with_suffix(".wandb")
     recorder = TrialRecorder(
-        settings.tracking,
-        state.workspace,
-        group=f"{settings.contract.name}-{winner.family}-{state.run_id}",
-        facts={"dataset": settings.contract.name, "metric": settings.sweep.metric},
+        runs,
+        group=f"{dataset}-{winner.family}-{state.run_id}",
+        facts={"dataset": dataset, "metric": settings.sweep.metric},
         notes=notes,
     )
     result = sweep(
@@ -107,7 +113,7 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     save_json(folder / "sweep.json", result)
     save_json(folder / "trial_runs.json", links)
     show_sweep(card, result, settings.sweep)
-    show_trial_runs(card, links, recorder.trouble)
+    show_recorded(card, families, links, runs.trouble)
     if notes is not None:
         notes.unlink(missing_ok=True)
 

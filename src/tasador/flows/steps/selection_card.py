@@ -169,10 +169,14 @@ def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) 
         card.figure(evaluation_plots.parallel_coordinates(numeric, values, metric=metric))
 
 
-def show_trial_runs(card: CardBuilder, links: Sequence[str], trouble: str | None) -> None:
-    """Show where the trials were recorded in W&B, when they were."""
+def show_recorded(
+    card: CardBuilder, families: str | None, links: Sequence[str], trouble: str | None
+) -> None:
+    """Show where the comparison of families and the trials were recorded in W&B, when they were."""
     if trouble is not None:
         card.warn(trouble)
+    if families is not None:
+        card.fact("Families in W&B", families)
     if not links:
         return
     card.fact("Trials recorded in W&B", len(links))

@@ -27,6 +27,9 @@ class Watching(Protocol):
     def alerts(self) -> list[AlertState]:
         """Return every alert."""
 
+    def reach(self) -> list[str] | None:
+        """Return whom notices reach."""
+
 
 class VerdictLine(BaseModel):
     """One verdict in short."""
@@ -78,6 +81,11 @@ class Alerts(BaseModel):
     """Every alert: firing ones first."""
 
     alerts: list[Alert]
+    reach: list[str] | None = Field(
+        None,
+        description="Routes by which the watcher's notices reach somebody; empty: nobody; null: no "
+        "watcher has run yet",
+    )
 
 
 def monitoring_router(service: Service, watching: Watching) -> APIRouter:
@@ -125,7 +133,7 @@ def monitoring_router(service: Service, watching: Watching) -> APIRouter:
         """Every alert, firing ones first."""
         order = {"firing": 0, "pending": 1}
         found = sorted(watching.alerts(), key=lambda one: (order.get(one.state, 2), -one.since))
-        return Alerts(alerts=[_alert(one) for one in found])
+        return Alerts(alerts=[_alert(one) for one in found], reach=watching.reach())
 
     return router
 
