@@ -138,7 +138,7 @@ class Checkout:
         done = subprocess.run(
             ["/bin/bash", "-c", command.replace("localhost:8000", f"localhost:{self.port}")],
             cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=300,
+            text=True, timeout=900,
         )  # fmt: skip
         return done.stdout
 
@@ -152,7 +152,7 @@ def environment() -> dict[str, str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """What the page says to do first, with a smaller training and a free port."""
     folder, port = tmp_path_factory.mktemp("checkout"), free_port()
-    for name in ("src", "tests", "deploy", "benchmarks", "examples", ".github", "pyproject.toml"):
+    for name in ("src", "tests", "deploy", "benchmarks", "examples", ".github", "pyproject.toml", "docs"):
         (folder / name).symlink_to(ROOT / name)
     block = re.search(
         r"## Shown by.*?```sh\n(tasador run)\n(python .*?\nEND)\n(.*?)```", PAGE, re.S
@@ -179,7 +179,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         yield Checkout(folder, port, trained)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.mark.slow
