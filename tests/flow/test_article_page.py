@@ -152,7 +152,7 @@ def environment() -> dict[str, str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """What the page says to do first, with a smaller training and a free port."""
     folder, port = tmp_path_factory.mktemp("checkout"), free_port()
-    for name in ("src", "tests", "deploy", "benchmarks", "examples", ".github", "pyproject.toml", "docs"):
+    for name in "src tests deploy benchmarks examples docs .github pyproject.toml".split():
         (folder / name).symlink_to(ROOT / name)
     block = re.search(
         r"## Shown by.*?```sh\n(tasador run)\n(python .*?\nEND)\n(.*?)```", PAGE, re.S
