@@ -17,6 +17,7 @@ from fixtures.process import free_port, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "explanation" / "article.md").read_text(encoding="utf-8")
+LINKED = ("src", "tests", "deploy", "benchmarks", "examples", "docs", ".github", "pyproject.toml")
 VERDICTS = ("works", "partly", "missing")
 #: A tenth of the candidates and none of the trials: every phase runs, in a minute.
 SMALL = [
@@ -152,7 +153,7 @@ def environment() -> dict[str, str]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """What the page says to do first, with a smaller training and a free port."""
     folder, port = tmp_path_factory.mktemp("checkout"), free_port()
-    for name in "src tests deploy benchmarks examples docs .github pyproject.toml".split():
+    for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
     block = re.search(
         r"## Shown by.*?```sh\n(tasador run)\n(python .*?\nEND)\n(.*?)```", PAGE, re.S
