@@ -21,7 +21,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test slow lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
+.PHONY: help run install test slow fuzz lint bench up demo security secrets audit sbom dist docs pages dashboards evidently lock clean
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -37,6 +37,9 @@ test: lint ## Lint, layering, tests with coverage
 
 slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
 	$(BIN)/pytest -n 2 -m slow --dist loadfile
+
+fuzz: $(VENV)/.dev ## Forged bundles against the kernels under AddressSanitizer (MINUTES=60)
+	$(BIN)/pytest -s tests/fuzz --minutes $(or $(MINUTES),60)
 
 lint: $(VENV)/.dev ## ruff, strict mypy, import-linter
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ LABEL org.opencontainers.image.title="tasador-api" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=builder /opt/tasador /opt/tasador
 # Written to: the workspace, and /tmp. Everything else may be read-only.
-RUN install -d -o 10001 -g 10001 /srv/tasador/workspace
+RUN install -d -o 10001 -g 10001 /srv/tasador/workspace /srv/tasador/trust
 WORKDIR /srv/tasador
 ENV PATH=/opt/tasador/bin:$PATH \
     HOME=/tmp \

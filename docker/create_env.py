@@ -28,26 +28,28 @@ ALONE = ("alerts.env",)
 
 def contents() -> tuple[dict[str, dict[str, str]], str]:
     """Return the variables of each file, and the admin's key."""
-    password, grafana = secrets.token_urlsafe(24), secrets.token_urlsafe(16)
-    redis = secrets.token_urlsafe(24)
+    superuser, api, watcher, mlflow = (secrets.token_urlsafe(24) for _ in range(4))
+    redis, grafana = secrets.token_urlsafe(24), secrets.token_urlsafe(16)
     client, admin = (f"tsd_{secrets.token_urlsafe(32)}" for _ in range(2))
-    records = f"postgresql://tasador:{password}@postgres:5432/tasador"
     keys = f"web:client:{_digest(client)},operator:admin:{_digest(admin)}"
     files = {
         "postgres.env": {
-            "POSTGRES_USER": "tasador",
-            "POSTGRES_PASSWORD": password,
-            "POSTGRES_DB": "tasador",
+            "POSTGRES_USER": "postgres",
+            "POSTGRES_PASSWORD": superuser,
+            "API_PASSWORD": api,
+            "WATCHER_PASSWORD": watcher,
+            "MLFLOW_PASSWORD": mlflow,
         },
         "redis.env": {"REDIS_PASSWORD": redis},
         "api.env": {
-            "TASADOR_RECORDS__URL": records,
+            "TASADOR_RECORDS__URL": _records("tasador_api", api),
             "TASADOR_SECURITY__KEYS": keys,
+            "TASADOR_SOURCE__TRUSTED_KEYS": "/srv/tasador/trust/signing.pub",
             "TASADOR_CACHE__URL": f"redis://:{redis}@redis:6379/0",
         },
-        "watcher.env": {"TASADOR_RECORDS__URL": records},
+        "watcher.env": {"TASADOR_RECORDS__URL": _records("tasador_watcher", watcher)},
         "mlflow.env": {
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://tasador:{password}@postgres:5432/mlflow"
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg://mlflow:{mlflow}@postgres:5432/mlflow"
         },
         "ui.env": {"TASADOR_API_KEY": client},
         "grafana.env": {"GF_SECURITY_ADMIN_PASSWORD": grafana},
@@ -57,6 +59,10 @@ def contents() -> tuple[dict[str, dict[str, str]], str]:
         },
     }
     return files, admin
+
+
+def _records(role: str, password: str) -> str:
+    return f"postgresql://{role}:{password}@postgres:5432/tasador"
 
 
 def _digest(key: str) -> str:

@@ -33,7 +33,7 @@ LABEL org.opencontainers.image.title="tasador-pipeline" \
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
-    && install -d -o 10001 -g 10001 /srv/tasador/workspace
+    && install -d -o 10001 -g 10001 /srv/tasador/workspace /srv/tasador/trust
 COPY --from=builder /opt/tasador /opt/tasador
 # A project's own contracts are mounted at /srv/tasador/conf, its tables wherever they name them.
 WORKDIR /srv/tasador

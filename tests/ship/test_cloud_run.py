@@ -73,6 +73,28 @@ def test_the_environment_is_one_that_the_service_reads(service: dict[str, Any]) 
     assert port == settings.server.port
 
 
+def test_the_api_trusts_a_key_that_it_does_not_hold(tmp_path: Path) -> None:
+    assert render(tmp_path).returncode == 0
+    for file in sorted(tmp_path.glob("*.yaml")):
+        spec = yaml.safe_load(file.read_text())["spec"]["template"]["spec"]
+        spec = spec.get("template", {"spec": spec})["spec"]
+        (found,) = spec["containers"]
+        given = {e["name"]: e.get("value", "") for e in found["env"]}
+        secrets = {v["name"]: v["secret"] for v in spec.get("volumes", ()) if "secret" in v}
+        mounted = {
+            f"{mount['mountPath']}/{secrets[mount['name']]['items'][0]['path']}":
+                secrets[mount["name"]]["secretName"]
+            for mount in found.get("volumeMounts", ()) if mount["name"] in secrets
+        }  # fmt: skip
+        if file.name in ("ui.yaml", "mlflow.yaml"):
+            assert mounted == {}
+            continue
+        assert mounted[given["TASADOR_SOURCE__TRUSTED_KEYS"]].startswith("tasador-signing-pub-")
+        private = [name for name in mounted.values() if "signing-key" in name]
+        assert bool(private) is (file.name != "service.yaml")
+        assert ("TASADOR_SIGNING_KEY" in given) is bool(private)
+
+
 def test_secrets_are_references(service: dict[str, Any]) -> None:
     by_name = {e["name"]: e for e in container(service)["env"]}
     for name in ("TASADOR_RECORDS__URL", "TASADOR_SECURITY__KEYS"):

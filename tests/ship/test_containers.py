@@ -102,7 +102,40 @@ def test_no_secret_stands_in_compose_and_every_env_file_is_made_by_the_script(
 def test_the_environment_of_compose_is_one_that_is_read(tmp_path: Path, service: str) -> None:
     settings = read_settings(_environment(tmp_path, service))
     assert settings.source.tracking_uri == "http://mlflow:5000"
-    assert settings.records.url.startswith("postgresql://tasador:")
+    assert settings.records.url.startswith(f"postgresql://tasador_{service}:")
+
+
+def test_a_network_joins_only_those_who_talk_to_each_other() -> None:
+    joined = {name: set(service["networks"]) for name, service in SERVICES.items()}
+
+    def reach(name: str) -> set[str]:
+        return {other for other in joined if other != name and joined[other] & joined[name]}
+
+    assert reach("ui") == {"api"}
+    assert reach("mlflow") == {"api", "watcher", "pipeline", "postgres"}
+    assert reach("postgres") == {"api", "watcher", "mlflow"}
+    assert reach("redis") == {"api"}
+    assert {"mlflow", "postgres", "redis"} & (reach("ui") | reach("grafana")) == set()
+    assert {name for name, it in COMPOSE["networks"].items() if it} == {"records", "runs", "cache"}
+
+
+def test_the_key_that_training_makes_is_the_one_that_the_api_trusts(tmp_path: Path) -> None:
+    api = _environment(tmp_path, "api")
+    volumes = dict(v.split(":")[:2] for v in SERVICES["api"]["volumes"])
+    assert api["TASADOR_SOURCE__TRUSTED_KEYS"].startswith(volumes["trust"] + "/")
+    for name in ("pipeline", "watcher"):
+        shell = SERVICES[name]["entrypoint"][2].replace("$$", "$")
+        shell = shell.replace("tasador sign", f"{BIN}/tasador sign").replace(
+            "/srv/tasador", str(tmp_path)
+        )
+        command = ["sh", "-c", shell.replace("exec tasador", "exec echo"), "tasador", "run", "a b"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout.endswith("run a b\n")
+    private = tmp_path / "workspace" / "keys" / "signing.pem"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    public = tmp_path / api["TASADOR_SOURCE__TRUSTED_KEYS"].removeprefix("/srv/tasador/")
+    assert public.read_bytes() == private.with_suffix(".pub").read_bytes()
+    assert b"PRIVATE" not in public.read_bytes()
 
 
 def test_prometheus_scrapes_the_ports_on_which_services_answer() -> None:

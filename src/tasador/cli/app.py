@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 import tasador
 from tasador.cli import bundles, models, records
@@ -29,7 +28,7 @@ from tasador.cli.publish import publish
 from tasador.cli.retrain import retrain
 from tasador.cli.score import score
 from tasador.cli.serve import serve
-from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken
+from tasador.cli.streams import accept_any_encoding, drop_what_is_not_taken, escape
 from tasador.cli.ui import ui
 from tasador.cli.up import up
 from tasador.cli.use import use
@@ -266,7 +265,7 @@ def doctor(
         typer.Argument(help="Settings as for `run`, e.g. dataset=diamonds tracking.uri=..."),
     ] = None,
 ) -> None:
-    """Say what is installed, reachable and missing."""
+    """Say what is installed, reachable and missing, and which protections of a service are off."""
     from tasador.config.compose import compose
     from tasador.flows.doctor import examine
 
@@ -274,6 +273,7 @@ def doctor(
         "ok": "[green]ok     [/]",
         "optional": "[dim]--     [/]",
         "missing": "[red]missing[/]",
+        "off": "[yellow]off    [/]",
     }
     worst = True
     for finding in examine(compose(overrides or [], project=Path.cwd())):
@@ -343,7 +343,9 @@ def main() -> None:
 
 
 def _fail(error: TasadorError) -> None:
-    err.print(f"[bold red]error:[/] {escape(str(error))}")
+    from tasador.core.logs import redact
+
+    err.print(f"[bold red]error:[/] {escape(redact(str(error)))}")
     sys.exit(error.exit_code)
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from tasador.cli.model_choice import Alias, Model, Registry, Version, Workspace
+from tasador.cli.streams import escape
 
 out = Console(highlight=False, soft_wrap=True)
 
 Bundle = Annotated[
     Path | None, typer.Argument(help="Bundle folder; by default the workspace's newest.")
 ]
-Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
-#: The private key's password, where a person or a process list could see an option.
-PASSWORD = "TASADOR_SIGNING_PASSWORD"  # noqa: S105 - a variable's name
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -27,33 +25,73 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def sign(
-    key: Annotated[Path, typer.Option(help="Private key, PEM, elliptic curve.")],
     bundle: Bundle = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Private key, PEM, elliptic curve; by default the workspace's."),
+    ] = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
+    make_key: Annotated[
+        bool, typer.Option(help="Only make the workspace's key, unless there is one.")
+    ] = False,
+    public: Annotated[
+        Path | None, typer.Option(help="With --make-key: where a copy of the public key goes.")
+    ] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Sign a bundle, so that servers can tell who made it.
 
-    A key's password is taken from TASADOR_SIGNING_PASSWORD.
+    With --model, --alias, --version or --registry a registered version is signed where it lies. A
+    key's password is taken from TASADOR_SIGNING_PASSWORD.
     """
+    from tasador.core.errors import ConfigError
+    from tasador.flows.lifecycle import Place
+    from tasador.flows.signing import sign_registered
     from tasador.registry.signature import sign_bundle
+    from tasador.registry.trust import KeyPair, password, signing_key
+    from tasador.registry.versions import CHAMPION
 
-    password = os.environ.get(PASSWORD)
-    file = sign_bundle(_folder(bundle, workspace), key, password.encode() if password else None)
-    out.print(f"wrote {escape(str(file))}")
+    if make_key:
+        pair = KeyPair(workspace)
+        made = "made" if pair.make(public) else "kept"
+        out.print(f"{made} {escape(str(pair.private))}; public key: {escape(str(pair.public))}")
+        return
+    found = key or signing_key(workspace)
+    if found is None:
+        raise ConfigError("no key to sign with", expected="--key FILE, or the workspace's key",
+                          remedy="tasador sign --make-key")  # fmt: skip
+    registered = any(part is not None for part in (model, alias, version, registry))
+    if registered and bundle is not None:
+        raise ConfigError("a folder and a registered version contradict each other")
+    if registered:
+        place = Place(workspace, registry, model=model)
+        name, content = sign_registered(place, version or alias or CHAMPION, found)
+        out.print(f"signed version {escape(name)} (content {content[:12]})")
+    else:
+        out.print(
+            f"wrote {escape(str(sign_bundle(_folder(bundle, workspace), found, password())))}"
+        )
 
 
 def verify(
     bundle: Bundle = None,
     key: Annotated[
-        list[Path] | None, typer.Option(help="Public key, PEM; may be given several times.")
+        list[Path] | None,
+        typer.Option(
+            help="Public key, PEM; may be given several times; by default the trusted ones."
+        ),
     ] = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:
     """Check a bundle: every file, its answers on golden rows, and, given keys, its signature."""
     from tasador.registry.bundle import load_bundle
     from tasador.registry.signature import TrustedKeys
+    from tasador.registry.trust import trusted_keys
 
-    trusted = TrustedKeys.read(key or [])
+    trusted = TrustedKeys.read(key) if key else trusted_keys(workspace)
     loaded = load_bundle(_folder(bundle, workspace), trusted=trusted)
     signed = "" if trusted is None else ", signed by a trusted key"
     out.print(f"{escape(loaded.version)}: whole, answers as where it was made{signed}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from tasador.cli.models import (
     AsJson,
@@ -22,6 +21,7 @@ from tasador.cli.models import (
     print_json,
     show,
 )
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.flows.canary import Report

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from tasador.cli.streams import escape
 from tasador.metrics.regression import label
 from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from tasador.cli.streams import escape
 from tasador.core.errors import ConfigError
 
 keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
@@ -29,16 +29,21 @@ KeysFile = Annotated[
 @keys.command()
 def new(
     name: Annotated[str, typer.Argument(help="Who holds it: letters, digits, . _ -")],
-    role: Annotated[str, typer.Option(help="client or admin")] = "client",
+    role: Annotated[
+        str,
+        typer.Option(
+            help="client; importer, who may also report outcomes of others' predictions; or admin."
+        ),
+    ] = "client",
     file: KeysFile = None,
 ) -> None:
     """Make a key and print it, once; others of the same name stay valid."""
-    from tasador.serving.access import new_key
+    from tasador.serving.access import KEY_ROLES, new_key
     from tasador.serving.key_file import add_key
 
-    if role not in ("client", "admin"):
-        raise ConfigError("there is no such role", expected="client or admin", got=role)
-    text, key = new_key(name, "admin" if role == "admin" else "client")
+    if role not in KEY_ROLES:
+        raise ConfigError("there is no such role", expected=", ".join(KEY_ROLES), got=role)
+    text, key = new_key(name, role)
     if file is None:
         err.print("the key, shown this once; then the line for security.keys or a keys' file:")
         sys.stdout.write(f"{text}\n{key.line()}\n")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from tasador.cli.streams import escape
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.config.settings import RunSettings

@@ -116,9 +116,9 @@ def stats(
 ) -> None:
     """Say how much is recorded of each version, and what waits in spools."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from tasador.cli.streams import escape
     from tasador.records.moments import show_moment
     from tasador.records.spool import waiting_bytes
     from tasador.records.sql_store import SqlRecordStore
@@ -198,16 +198,25 @@ def import_file(
     file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual and maybe time.")],
     database: DatabaseOption = None,
     show: Annotated[int, typer.Option(min=0, help="Most rows to name.")] = 20,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Correct outcomes that are known with another value."),
+    ] = False,
 ) -> None:
-    """Tell the outcomes in a CSV file; exits with 3 when a row was not taken."""
+    """Record the outcomes in a CSV file; exits with 3 when a row was not taken.
+
+    A row that contradicts a known outcome is not taken: see it in the list, and correct the known
+    one with --replace if it was wrong. The audit trail keeps both values.
+    """
     from tasador.core.errors import DataError
     from tasador.records.outcome_file import import_outcomes
     from tasador.records.sql_store import SqlRecordStore
 
     with _opened(_settings(database)) as opened:
-        done = import_outcomes(SqlRecordStore(opened), file)
+        done = import_outcomes(SqlRecordStore(opened), file, replace=replace)
     accepted, repeated = done.counts["accepted"], done.counts["repeated"]
-    typer.echo(f"{accepted:,} outcomes were taken, {repeated:,} were known already")
+    replaced = f", {done.counts['replaced']:,} were corrected" if replace else ""
+    typer.echo(f"{accepted:,} outcomes were taken, {repeated:,} were known already{replaced}")
     for problem in done.problems[:show]:
         typer.echo(f"  line {problem.line}: {problem.prediction_id}: {problem.reason}", err=True)
     if len(done.problems) > show:

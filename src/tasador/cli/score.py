@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.engine import EngineChoice, EngineOption, RayAddress
 from tasador.cli.model_choice import Alias, Model, Registry, Version, Workspace, err, note
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.flows.score_files import Scored
@@ -65,7 +65,6 @@ def score(
     from tasador.core.errors import ConfigError, DataError, ValidationError
     from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
     from tasador.flows.score_files import ScoreOrder, find_inputs, score_files
-    from tasador.registry.bundle import load_bundle
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     order = ScoreOrder(
@@ -89,13 +88,14 @@ def score(
         workspace, None if bundle is None else Path(bundle), model, alias, version, registry
     )
     with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
+        loaded = chosen.load()
         if engine is EngineChoice.ray:
             from tasador.core.engine import RaySettings
             from tasador.flows.score_on_ray import score_files_on_ray
 
             scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
         else:
-            scored = score_files(load_bundle(chosen.folder), order, tell)
+            scored = score_files(loaded, order, tell)
     if scored.origin == "synthetic":
         err.print("[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows.")
     _summarise(scored, to)

@@ -9,12 +9,21 @@ import os
 import sys
 from pathlib import Path
 
+from rich import markup
+
+from tasador.core.escape import lines
+
 _HANDLER = "tasador.legible"
 _ALIKE = str.maketrans(
     dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True))
     | {"·": " ", "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">="}
     | {"×": "x", "²": "2", "±": "+-", "’": "'", "“": '"', "”": '"', "•": "*"}
 )
+
+
+def escape(text: str) -> str:
+    """Return text that a terminal shows as it is: no markup of rich's, no control sequences."""
+    return markup.escape(lines(text))
 
 
 def accept_any_encoding() -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.models import Set, settings_with
+from tasador.cli.streams import escape
 from tasador.cli.watch import WatchConfig, budget_line
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def up(
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
                 raise MissingExtraError.for_package(module, "train,serve,ui")
+    for line in trust_workspace(workspace):
+        out.print(escape(line))
     watched = any(member.name == "watcher" for member in members)
     alerts = whom_alerts_reach(read_watch_settings().reached) if watched else ""
     stack = Stack(members, workspace / "logs")
@@ -104,6 +106,26 @@ def up(
     out.print(f"starting {', '.join(member.name for member in members)}")
     stack.run(ready, lambda: out.print("stopping, at most 5 seconds"))
     out.print("stopped")
+
+
+def trust_workspace(workspace: Path) -> list[str]:
+    """Make the workspace's signing key, sign what is there, and return what to say about it.
+
+    Only the first time: a bundle that comes later without a signature is refused. Nothing is done
+    where keys or other sources are configured.
+    """
+    from tasador.registry.trust import VARIABLE, KeyPair, sign_workspace
+    from tasador.serving.defaults import LOCAL, OBJECT_STORE, TRACKING_URI
+
+    configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
+    if any(os.environ.get(name) is not None for name in configured):
+        return []
+    pair = KeyPair(workspace)
+    if not pair.make():
+        return []
+    signed, problems = sign_workspace(workspace)
+    made = f"made {pair.private}: only models that it signed are served from this workspace"
+    return [f"{made} ({signed} bundles signed)", *problems]
 
 
 def stack_members(

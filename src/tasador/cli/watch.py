@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tasador.cli.model_choice import note
 from tasador.cli.models import Set, settings_with
+from tasador.cli.streams import escape
 
 if TYPE_CHECKING:
     from tasador.config.settings import RunSettings

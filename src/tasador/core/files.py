@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ Location = str | Path
 _DRIVERS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 _CHUNK = 1 << 20
 _BLOCK = 4 << 20
+#: Not of the operating system: something that is no plain file.
+_NO_FILE = -1
 _REASONS = {
+    _NO_FILE: ("it is a pipe, a device or a socket", "name a plain file"),
+    errno.ENXIO: ("it is a pipe, a device or a socket", "name a plain file"),
     errno.ENOSPC: ("the disk is full", "free some space, or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another folder"),
     errno.EFBIG: ("the file would be too large", "choose another disk, or raise `ulimit -f`"),
@@ -60,6 +65,33 @@ class Patience:
 
     connect_s: float
     read_s: float
+
+
+def make_private(path: Path, *, folder: bool = False) -> None:
+    """Make a file or folder that its owner alone can read, whatever the umask; or make it so.
+
+    One that belongs to another user is left as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    mode = 0o700 if folder else 0o600
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder:
+        with suppress(FileExistsError):
+            path.mkdir(mode=mode)
+    else:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    tighten(path)
+
+
+def tighten(path: Path) -> None:
+    """Take from others than its owner what they may do with a file or folder of this user."""
+    with suppress(FileNotFoundError, PermissionError):
+        status = path.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
 def is_remote(location: Location) -> bool:
@@ -192,6 +224,8 @@ def open_read(
 ) -> Iterator[BinaryIO]:
     """Open a file for reading bytes; it is closed when the body ends.
 
+    A pipe, a device or a socket is refused: it may keep the reader for ever, or never end.
+
     Args:
         location: The file.
         patience: How long an object store is waited for; None leaves that to its driver.
@@ -208,7 +242,8 @@ def open_read(
                 options = {"block_size": _CHUNK}
             file = cast(BinaryIO, store.open(str(location), "rb", **options))
         else:
-            file = Path(location).open("rb")  # noqa: SIM115 - closed below, for both kinds
+            # closed below, for both kinds
+            file = open(location, "rb", opener=_open_plain)  # noqa: SIM115
     try:
         yield file
     finally:
@@ -365,6 +400,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(older, ignore_errors=True)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open a plain file; anything else is refused without waiting for whoever is at its end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "", path)
+    raise OSError(_NO_FILE, "", path)
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether `path` is a plain file, or a link to one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _sibling(path: Path) -> Path:

@@ -15,24 +15,68 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from tasador.core import clock
+from tasador.core.escape import visible
 
 _HIDDEN = "***"
-_NAMES = r"(?:authorization|x-api-key|api[_-]?key|password|passwd|pwd|secret|token|credentials?)"
+_NAMES = (
+    r"(?:authorization|x-api-key|api[_-]?key|password|passwd|pwd|secret(?:[_-]?(?:access[_-]?)?key)?"
+    r"|token|credentials?|access[_-]?key(?:[_-]?id)?|(?:account|private)[_-]key|accountkey"
+    r"|passphrase)"
+)
 _NAME_TO_HIDE = re.compile(_NAMES, re.IGNORECASE)
+#: Keys that are known by how they look: ours, AWS's, Google's, GitHub's, Slack's, Stripe's, JWT.
+_SHAPES = (
+    r"\b(tsd_)[A-Za-z0-9_-]{16,}",
+    r"\b(AKIA|ASIA|AROA|AIDA)[A-Z0-9]{16}\b",
+    r"\b(AIza|ya29\.|GOCSPX-)[A-Za-z0-9_.-]{20,}",
+    r"\b(gh[pousr]_|github_pat_|glpat-|hf_|sk-|sk_live_|rk_live_|xox[abeprs]-)[A-Za-z0-9_-]{16,}",
+    r"\b(eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*",
+    r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+)
+#: What comes after these is a secret: whoever has the URL may write to the channel.
+_WEBHOOKS = (
+    r"(hooks\.slack(?:-gov)?\.com/)[^\s'\"<>]+",
+    r"(discord(?:app)?\.com/api/(?:v[0-9]+/)?webhooks/)[^\s'\"<>]+",
+    r"((?:webhook\.office(?:365)?\.com|outlook\.office(?:365)?\.com/webhook)/)[^\s'\"<>]+",
+    r"((?:\.logic\.azure\.com|\.api\.powerplatform\.com)(?::[0-9]+)?/)[^\s'\"<>]+",
+    r"(chat\.googleapis\.com/)[^\s'\"<>]+",
+    r"(api\.telegram\.org/(?:file/)?bot)[^\s'\"/<>]+",
+)
+#: Parameters of URLs, signed ones among them, and of connection strings.
+_PARAMETERS = (
+    r"(?:x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid|sig"
+    r"|signature|key|code|auth|sas|sslpassword|sharedaccess(?:key|signature))"
+)
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
-    # our own keys, wherever they stand
-    (re.compile(r"\btsd_[A-Za-z0-9_-]{16,}"), f"tsd_{_HIDDEN}"),
-    # postgresql://user:password@host
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@(?=[^\s@]*)", re.I), r"\1:***@"),
+    *((re.compile(shape, re.DOTALL), rf"\1{_HIDDEN}") for shape in _SHAPES),
+    *((re.compile(webhook, re.IGNORECASE), rf"\1{_HIDDEN}") for webhook in _WEBHOOKS),
+    # postgresql://user:password@host, with a password in quotes or one that holds quotes
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(['\"]).{0,300}?\2@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):[^\s'\"]*@(?=[^\s@]*)", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(?!\*\*\*@)[^\s@]*@", re.I), r"\1:***@"),
+    (re.compile(r"(://)[A-Za-z0-9_%+.=-]{20,}@"), r"\1***@"),
+    # password='it''s long' / "password": "a \" b"
+    (
+        re.compile(
+            rf"({_NAMES}\\?['\"]?\s*[:=,]\s*)b?(\\?['\"])(?:(?!\2)\\.|\2\2|(?!\2)[^\\])*\2",
+            re.IGNORECASE | re.DOTALL,
+        ),
+        r"\1***\2",
+    ),
     # Authorization: Bearer abc / 'x-api-key': b'abc' / password=abc / (b'x-api-key', b'abc')
     (
         re.compile(
-            rf"(\b[\w-]*{_NAMES}['\"]?\s*[:=,]\s*)(?:b?['\"])?(?:(?:bearer|basic)\s+)?"
-            r"[^\s'\",;&)}\]]+",
+            rf"({_NAMES}['\"]?\s*[:=,]\s*)(?:b?['\"])?(?:(?:bearer|basic)\s+(?=\S))?"
+            r"(?!\*\*\*|(?:bearer|basic)\b)[^\s'\",;&)}\]]+",
             re.IGNORECASE,
         ),
         r"\1***",
     ),
+    (
+        re.compile(rf"((?:[?&;]|%3f|%26){_PARAMETERS}(?:=|%3d))[^&\s'\";<>]+", re.IGNORECASE),
+        r"\1***",
+    ),
+    (re.compile(r"((?:set-)?cookie['\"]?\s*:\s*)[^\s;,]+", re.IGNORECASE), r"\1***"),
     (re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\1 ***"),
 )
 
@@ -55,6 +99,8 @@ class TextFormatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         plain = _hidden(fields) if isinstance(fields, Mapping) else {}
         said = ", ".join(f"{name} {value}" for name, value in plain.items())
+        record = logging.makeLogRecord(record.__dict__)
+        record.msg, record.args = visible(record.getMessage()), ()
         return redact(super().format(record)) + (f" ({said})" if said else "")
 
 
@@ -81,18 +127,19 @@ class JsonFormatter(logging.Formatter):
 
 def _hidden(fields: Mapping[Any, Any]) -> dict[str, Any]:
     return {
-        str(name): _HIDDEN if _NAME_TO_HIDE.search(str(name)) else _plain(value)
+        str(name): _HIDDEN if _NAME_TO_HIDE.search(str(name)) else redact_all(value)
         for name, value in fields.items()
     }
 
 
-def _plain(value: Any) -> Any:
+def redact_all(value: Any) -> Any:
+    """Return a value of JSON with every text in it redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
         return _hidden(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [redact_all(item) for item in value]
     return value
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `native.c`.
-ABI = 3
+ABI = 4
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
+#: What a kernel returns where it would read or write outside of its arrays.
+MISFIT = 3
 PATH = Path(__file__).with_name("_native.so")
 
 Kernel = Callable[..., int]
@@ -25,16 +26,25 @@ Kernel = Callable[..., int]
 
 @dataclass(frozen=True)
 class Library:
-    """The opened library; its functions take addresses, which they trust.
+    """The opened library; its functions take addresses, and the sizes of what is there.
+
+    Those named ``check`` are asked once, when a structure is made: they go through all of it. The
+    others compare sizes at every call. All return 3 (`MISFIT`) and write nothing where they would
+    leave an array.
 
     Attributes:
-        trees_predict: ``(trees, rows, n, scores)``, see `modeling/trees.c`.
-        plain: ``(plain, X, filled, n, out, stride, points, similar)``, see `features/plain.c`.
-        nearest: ``(index, points, similar, n, nearest, distances, gaps, exponents)``, see
-            `features/comparables.c`.
-        comparables: ``(index, nearest, distances, gaps, kernels, n, out, stride)``.
-        contributions: ``(groups, n_groups, z, total)``, see `modeling/contributions.c`; None in
-            libraries from before there was one.
+        trees_predict: ``(trees, rows, n, scores, width)``, see `modeling/trees.c`.
+        plain: ``(plain, X, filled, n, columns, out, width, points, dimensions, similar)``, see
+            `features/plain.c`.
+        nearest: ``(index, points, dimensions, similar, n, nearest, distances, gaps, exponents)``,
+            see `features/comparables.c`.
+        comparables: ``(index, nearest, distances, gaps, kernels, n, out, width, stride)``.
+        check_trees: ``(trees, n_words, n_thresholds)``.
+        check_index: ``(index)``.
+        check_paths: ``(groups, n_groups)``.
+        check_wide_trees: ``(trees, n_nodes, n_trees, n_words, n_thresholds)``.
+        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`; None
+            where it is to be done without.
         wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`; or None.
     """
 
@@ -42,6 +52,10 @@ class Library:
     plain: Kernel
     nearest: Kernel
     comparables: Kernel
+    check_trees: Kernel
+    check_index: Kernel
+    check_paths: Kernel
+    check_wide_trees: Kernel
     contributions: Kernel | None = None
     wide_trees_predict: Kernel | None = None
 
@@ -56,10 +70,16 @@ class Library:
         address, size = ctypes.c_void_p, ctypes.c_size_t
         signatures = {
             "trees_predict": (address, address, size, address),
-            "plain": (address, address, address, size, address, size, address, address),
-            "nearest": (address, address, address, size, address, address, address, address),
-            "comparables": (address, address, address, address, address, size, address, size),
-        }
+            "plain": (
+                address, address, address, size, size, address, size, address, size, address,
+            ),
+            "nearest": (
+                address, address, size, address, size, address, address, address, address,
+            ),
+            "comparables": (
+                address, address, address, address, address, size, address, size, size,
+            ),
+        }  # fmt: skip
         try:
             found = library.tasador_abi()
             functions = {name: library[f"tasador_{name}"] for name in signatures}
@@ -67,13 +87,15 @@ class Library:
             raise OSError(str(error)) from None
         if found != ABI:
             raise OSError(f"built from other sources (interface {found}, not {ABI})")
-        with suppress(AttributeError):
-            functions["contributions"] = library.tasador_contributions
-            signatures["contributions"] = (address, size, address, address)
-        with suppress(AttributeError):
-            functions["wide_trees_predict"] = library.tasador_wide_trees_predict
-            signatures["wide_trees_predict"] = signatures["trees_predict"]
+        # the width comes behind these as a `c_size_t`: no rows at all need none
+        signatures["wide_trees_predict"] = signatures["trees_predict"]
+        signatures["contributions"] = (address, size, address, address, size)
+        signatures["check_trees"] = (address, size, size)
+        signatures["check_index"] = (address,)
+        signatures["check_paths"] = (address, size)
+        signatures["check_wide_trees"] = (address, size, size, size, size)
         for name, kinds in signatures.items():
+            functions[name] = library[f"tasador_{name}"]
             functions[name].argtypes = kinds
         return cls(**functions)
 

@@ -28,6 +28,28 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def check_depth(value: Any, most: int) -> None:
+    """Refuse JSON that is nested more deeply than anybody means.
+
+    Whatever goes through it later, one level at a time or on the stack, ends.
+
+    Raises:
+        ValueError: It has more than `most` levels of objects and lists.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        if not level:
+            return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(f"nested more than {most} levels deep")
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     plain = dict(pairs)
     if len(plain) < len(pairs):

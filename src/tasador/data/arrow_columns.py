@@ -41,6 +41,8 @@ def encode_arrow(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
     """
     import pyarrow as pa
 
+    if pa.types.is_dictionary(values.type):
+        return _by_dictionary(column, values)
     values = plain_array(values)
     kind, types = values.type, pa.types
     if column.kind in ("number", "integer"):
@@ -86,7 +88,12 @@ def plain_array(values: pa.Array) -> pa.Array:
 
 
 def plain_values(values: pa.Array) -> list[Any]:
-    """Return the array's values as objects: see `plain_array`."""
+    """Return the array's values as objects: see `plain_array`. Those of a dictionary are shared."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        found = [*plain_values(values.dictionary), None]
+        return [found[-1 if at is None else at] for at in values.indices.to_pylist()]
     return _objects(plain_array(values))
 
 
@@ -179,6 +186,16 @@ def _by_different_value(column: Column, values: pa.Array) -> tuple[Floats, Flags
     codes, wrong = encode_values(column, _objects(encoded.dictionary))
     at = encoded.indices.to_numpy(zero_copy_only=False)
     return codes[at], wrong[at]
+
+
+def _by_dictionary(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
+    """Encode each different value once: spelt out, a long one that repeats would fill memory."""
+    import pyarrow as pa
+
+    codes, wrong = encode_arrow(column, values.dictionary)
+    missing = encode_arrow(column, pa.nulls(1, values.dictionary.type))
+    at = values.indices.cast(pa.int64()).fill_null(len(codes)).to_numpy(zero_copy_only=False)
+    return np.append(codes, missing[0])[at], np.append(wrong, missing[1])[at]
 
 
 def _objects(values: pa.Array) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tasador.core.errors import ContractError
+from tasador.core.files import is_plain
 from tasador.data.contract import (
     COLUMN_KINDS,
     COLUMN_ROLES,
@@ -50,6 +51,8 @@ def read_contract(path: Path) -> TableContract:
         ContractError: The file is missing, is not YAML, or says something a contract cannot.
     """
     try:
+        if path.exists() and not is_plain(path):
+            raise ContractError(f"{path} is no contract", expected="a plain file")
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ContractError(

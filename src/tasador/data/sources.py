@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,12 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from tasador.core import files
-from tasador.core.errors import MissingExtraError, SourceError, StorageError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import DeadlineError, MissingExtraError, SourceError, StorageError
 from tasador.core.fingerprints import sha256_bytes
 from tasador.core.progress import progress
 from tasador.core.retries import retry_context
+from tasador.core.web import Patience, UnsafeAddressError, opened
 from tasador.data import synthetic
 from tasador.data.contract import TableContract
 from tasador.data.encode import columns_with_missing_words
@@ -41,11 +42,16 @@ _CHUNK = 1 << 16
 _FIRST_WAIT_S = 0.2
 #: A download may take this many times the timeout in all, however steadily it trickles.
 _DURATION_FACTOR = 10
+_MOST_REDIRECTIONS = 5
 _ABSENT = "no such file"
 
 
 class _RetryableError(Exception):
     """A download that may well succeed when tried again."""
+
+
+class _GivenUpError(Exception):
+    """A download that would not succeed when tried again."""
 
 
 def load_table(
@@ -228,8 +234,8 @@ def _read_url(
         ):
             with attempt:
                 return _download(url, timeout_s)
-    except (_RetryableError, urllib.error.URLError) as error:
-        failures.append(f"{url}: {getattr(error, 'reason', error)}")
+    except (_RetryableError, _GivenUpError) as error:
+        failures.append(f"{url}: {error}")
     return None
 
 
@@ -254,25 +260,30 @@ def _check_address(url: str) -> None:
 def _download(url: str, timeout_s: float) -> bytes:
     """Return the whole of what the address answers; an interrupted answer is an error."""
     request = urllib.request.Request(url, headers={"User-Agent": "tasador"})  # noqa: S310 - checked
+    patience = Patience(timeout_s, timeout_s, Deadline.after(_DURATION_FACTOR * timeout_s))
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
-            return _receive(response, timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500 or error.code == 429:
-            raise _RetryableError(f"the server answers {error.code}") from None
-        raise urllib.error.URLError(f"the server answers {error.code} {error.reason}") from None
+        with opened(request, patience, redirections=_MOST_REDIRECTIONS) as response:
+            if response.status >= 500 or response.status == 429:
+                raise _RetryableError(f"the server answers {response.status}")
+            if response.status != 200:
+                raise _GivenUpError(f"the server answers {response.status} {response.reason}")
+            return _receive(response, patience.deadline)
+    except UnsafeAddressError as error:
+        raise _GivenUpError(str(error)) from None
     except urllib.error.URLError as error:
+        if isinstance(error.reason, UnsafeAddressError):
+            raise _GivenUpError(str(error.reason)) from None
         raise _RetryableError(f"cannot connect: {error.reason}") from error
+    except DeadlineError as error:
+        raise _RetryableError(f"too slow: {error.message}") from None
     except TimeoutError as error:
         raise _RetryableError(f"no answer within {timeout_s} s") from error
     except (HTTPException, OSError) as error:
         raise _RetryableError(f"interrupted: {error!r}") from error
 
 
-def _receive(response: HTTPResponse, timeout_s: float) -> bytes:
+def _receive(response: HTTPResponse, deadline: Deadline) -> bytes:
     """Read the body in chunks; it is held in memory, so that nothing can be left behind."""
-    deadline = time.monotonic() + _DURATION_FACTOR * timeout_s
     length = response.headers.get("Content-Length")
     expected = int(length) if length is not None and length.isdigit() else None
     received = io.BytesIO()
@@ -283,8 +294,8 @@ def _receive(response: HTTPResponse, timeout_s: float) -> bytes:
             if received.tell() > MAX_DOWNLOAD_BYTES:
                 raise SourceError("the download is too large and was given up",
                                   expected=f"at most {MAX_DOWNLOAD_BYTES} bytes")  # fmt: skip
-            if time.monotonic() > deadline:
-                raise _RetryableError(f"too slow: {received.tell()} bytes so far")
+            deadline.check(f"the download ({received.tell()} bytes so far)")
+    deadline.check(f"the download ({received.tell()} bytes so far)")
     if expected is not None and received.tell() != expected:
         raise _RetryableError(f"interrupted after {received.tell()} of {expected} bytes")
     return received.getvalue()

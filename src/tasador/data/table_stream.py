@@ -17,6 +17,7 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_array
 from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, read_header
+from tasador.data.parquet_limits import NAMED, ParquetFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +111,7 @@ def open_table(location: files.Location, contract: TableContract) -> Iterator[Ta
         file.seek(0)
         with _readable(location):
             if beginning == _PARQUET:
-                yield_this: TableStream = _ParquetStream(location, file)
+                yield_this: TableStream = _ParquetStream(location, file, contract)
             else:
                 compression = _COMPRESSED.get(beginning[:2])
                 yield_this = _CsvStream(location, file, compression, contract)
@@ -148,12 +149,20 @@ def _readable(location: files.Location) -> Iterator[None]:
 class _ParquetStream:
     kind: TableKind = "parquet"
 
-    def __init__(self, location: files.Location, file: Any) -> None:
+    def __init__(self, location: files.Location, file: Any, contract: TableContract) -> None:
         import pyarrow.parquet as parquet
 
         remote = files.is_remote(location)
+        features = set(contract.feature_names)
+        self._facts = ParquetFacts(file, NAMED, lambda name: plain_name(name) in features)
         source = file if remote else str(location)  # read without asking Python for each page
-        self._file = parquet.ParquetFile(source, buffer_size=_PAGE_BUFFER, pre_buffer=remote)
+        self._file = parquet.ParquetFile(
+            source, buffer_size=_PAGE_BUFFER, pre_buffer=remote,
+            read_dictionary=self._facts.dictionaries,
+        )  # fmt: skip
+        if not remote:  # there, looking at each page would fetch the whole file
+            for group in range(len(self._facts.groups)):
+                self._facts.check_pages(group)
         self._location = location
         self._own = list(self._file.schema_arrow.names)
         self.names = [plain_name(name) for name in self._own]

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 #: Numbers above this are no measurement of anything.
-_LARGEST = 1e299
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True, slots=True)

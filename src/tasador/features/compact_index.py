@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.native import Library
+from tasador.core.native import MISFIT, Library
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +49,9 @@ class _Index(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "cells", "points", "indices", "low", "high", "target", "similar", "context", "factors",
         )),
-        *((name, ctypes.c_uint64) for name in ("size", "dimensions", "contexts", "bandwidths")),
+        *((name, ctypes.c_uint64) for name in (
+            "size", "dimensions", "contexts", "bandwidths", "n_cells",
+        )),
         ("slope", ctypes.c_double),
         ("softening", ctypes.c_double),
     )  # fmt: skip
@@ -80,7 +82,7 @@ class CompactIndex:
         self._likes = likes
         arrays = {
             "cells": _cells(tree),
-            "points": np.ascontiguousarray(source.points[order]),
+            "points": np.ascontiguousarray(source.points[order], dtype=np.float64),
             "indices": order,
             "low": np.array(tree.mins, dtype=np.float64),
             "high": np.array(tree.maxes, dtype=np.float64),
@@ -97,11 +99,14 @@ class CompactIndex:
             dimensions=dimensions,
             contexts=contexts,
             bandwidths=likes,
+            n_cells=len(arrays["cells"]),
             slope=source.slope,
             softening=source.softening,
         )
         self._pointer = ctypes.addressof(self._index)
         self._library = library
+        if library.check_index(self._pointer):
+            raise ValueError("the comparables' arrays do not fit together")
 
     def features(
         self, points: Floats, similar: Floats | None, out: Floats | None = None
@@ -117,11 +122,14 @@ class CompactIndex:
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
 
         Raises:
+            ValueError: The rows, or `out`, have another shape than the index.
             MemoryError: No memory for the search.
         """
         if (similar is not None) != (self._likes > 0):
             return None
         result = np.empty((len(points), self.width)) if out is None else out
+        if len(result) != len(points) or (similar is not None and similar.shape != (len(points),)):
+            raise ValueError("one row of features and one attribute are needed for each point")
         points = np.ascontiguousarray(points, dtype=np.float64)
         similar = None if similar is None else np.ascontiguousarray(similar, dtype=np.float64)
         for start in range(0, len(points), _CHUNK):
@@ -153,21 +161,23 @@ class CompactIndex:
         distances, gaps = index + 8 * block, index + 16 * block if likes else 0
         kernels = index + 24 * block if likes else 0
         failed = self._library.nearest(
-            self._pointer, points.ctypes.data, 0 if similar is None else similar.ctypes.data, n,
-            index, distances, gaps, kernels,
+            self._pointer, points.ctypes.data, points.shape[1],
+            0 if similar is None else similar.ctypes.data, n, index, distances, gaps, kernels,
         )  # fmt: skip
         if failed == _NOT_FINITE:
             return None
+        if failed == MISFIT:
+            raise ValueError(f"points of shape {points.shape} do not fit the comparables")
         if failed:
             raise MemoryError
         if likes:
             exponents = work[3 * block :]
             np.exp(exponents, out=exponents)
-        if out is not None:
-            self._library.comparables(
-                self._pointer, index, distances, gaps, kernels, n,
-                out.ctypes.data, out.strides[0] // out.itemsize,
-            )  # fmt: skip
+        if out is not None and self._library.comparables(
+            self._pointer, index, distances, gaps, kernels, n,
+            out.ctypes.data, out.shape[1], out.strides[0] // out.itemsize,
+        ):  # fmt: skip
+            raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
         return work
 
 

@@ -31,7 +31,7 @@ _ARRAYS = (
 )  # fmt: skip
 _COUNTS = (
     "columns", "n_numbers", "n_ratios", "n_indicated", "n_one_hot", "n_means",
-    "dimensions", "clusters", "cluster_place",
+    "dimensions", "clusters", "cluster_place", "n_mean_values",
 )  # fmt: skip
 
 
@@ -70,13 +70,15 @@ class CompactPlain:
         if features.plan is not None:
             plan, frame = features.plan, list(features._numeric_names)
             arrays["near"] = np.array([frame.index(name) for name in plan.near], np.int64)
-            arrays["scale"] = np.asarray(plan.scale, dtype=np.float64)
+            arrays["scale"] = np.ascontiguousarray(plan.scale, dtype=np.float64)
             if plan.similar_by is not None:
                 similar, floor = frame.index(plan.similar_by), plan.similar_floor
         self._dimensions, self._has_similar = len(arrays["near"]), similar >= 0
         clusters = 0
         if features.clusters is not None:
-            arrays["centroids"] = np.ascontiguousarray(features.clusters.centroids)
+            arrays["centroids"] = np.ascontiguousarray(
+                features.clusters.centroids, dtype=np.float64
+            )
             clusters = len(arrays["centroids"])
         self._comparables = place + (clusters + 1 if clusters else 0)
         _check(arrays, features, self._columns)
@@ -92,6 +94,7 @@ class CompactPlain:
             dimensions=self._dimensions,
             clusters=clusters,
             cluster_place=place,
+            n_mean_values=len(arrays["mean_values"]),
             similar=similar,
             similar_floor=floor,
             farthest=FARTHEST,
@@ -107,10 +110,11 @@ class CompactPlain:
             raise ValueError(f"expected rows of {self._columns} columns, got shape {X.shape}")
         Z, places = np.empty((n, self._width)), np.empty((d + 1) * n)
         address = places.ctypes.data
-        self._library.plain(
-            self._pointer, X.ctypes.data, filled.ctypes.data, n, Z.ctypes.data, self._width,
-            address, address + 8 * d * n,
-        )  # fmt: skip
+        if self._library.plain(
+            self._pointer, X.ctypes.data, filled.ctypes.data, n, self._columns, Z.ctypes.data,
+            self._width, address, d, address + 8 * d * n,
+        ):  # fmt: skip
+            raise ValueError("the fitted features do not fit together")
         for column, place in self._dates:
             Z[:, place : place + len(DATE_PARTS)] = date_parts(filled[:, column])
         if self._index is not None:
@@ -126,17 +130,16 @@ def proven(features: FittedFeatures) -> CompactPlain | None:
     library = native().library
     if library is None:
         return None
-    try:
-        compact = CompactPlain(features, library)
-    except ValueError as error:
-        _logger.warning("features are made by numpy, not by the compiled kernel: %s", error)
-        return None
     X = _proof_rows(features)
     with np.errstate(all="ignore"):
         filled = features.imputer.fill(X)
-        same = np.array_equal(
-            compact.transform(X, filled), features._transform(X, filled), equal_nan=True
-        )
+        try:
+            compact = CompactPlain(features, library)
+            found = compact.transform(X, filled)
+        except ValueError as error:
+            _logger.warning("features are made by numpy, not by the compiled kernel: %s", error)
+            return None
+        same = np.array_equal(found, features._transform(X, filled), equal_nan=True)
     if not same:
         _logger.warning(
             "features are made by numpy, not by the compiled kernel: their answers differ on this"
@@ -166,7 +169,7 @@ def _numbers(features: FittedFeatures) -> dict[str, NDArray[Any]]:
         "numbers": positions,
         "native": np.isin(positions, features.imputer.native).astype(np.int64),
         "ratios": np.stack((top, bottom), axis=1).astype(np.int64),
-        "ratio_fill": np.asarray(features.ratio_fill, dtype=np.float64),
+        "ratio_fill": np.ascontiguousarray(features.ratio_fill, dtype=np.float64),
         "indicated": np.array(features.imputer.indicated, dtype=np.int64),
     }
 
@@ -196,7 +199,7 @@ def _categories(features: FittedFeatures, place: int) -> tuple[dict[str, NDArray
     arrays: dict[str, NDArray[Any]] = {
         "one_hot": np.array(one_hot, dtype=np.int64).reshape(-1, 3),
         "means": np.array(means, dtype=np.int64).reshape(-1, 4),
-        "mean_values": np.ascontiguousarray(np.concatenate(values)),
+        "mean_values": np.ascontiguousarray(np.concatenate(values), dtype=np.float64),
         "near": np.empty(0, dtype=np.int64),
         "scale": np.empty(0),
         "centroids": np.empty((0, 0)),
@@ -222,9 +225,10 @@ def _check(arrays: dict[str, NDArray[Any]], features: FittedFeatures, columns: i
         raise ValueError(f"at most {_MOST_NUMBERS} numbers and ratios, there are {frames}")
     dimensions = len(arrays["near"])
     fits = (
-        len(arrays["ratios"]) == len(arrays["ratio_fill"])
-        and len(arrays["scale"]) == dimensions
-        and (not arrays["centroids"].size or arrays["centroids"].shape[1] == dimensions)
+        arrays["ratio_fill"].shape == (len(arrays["ratios"]),)
+        and arrays["scale"].shape == (dimensions,)
+        and arrays["centroids"].ndim == 2
+        and (not len(arrays["centroids"]) or arrays["centroids"].shape[1] == dimensions)
         and frames == len(features._numeric_names)
     )
     if not fits:

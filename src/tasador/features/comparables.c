@@ -32,7 +32,7 @@ typedef struct {
     const double *low, *high; /* the box around all points */
     const double *target, *similar, *context; /* by training row; similar may be NULL */
     const double *factors;  /* of the squared gap, one per bandwidth */
-    uint64_t size, dimensions, contexts, bandwidths;
+    uint64_t size, dimensions, contexts, bandwidths, n_cells;
     double slope, softening;
 } Index;
 
@@ -338,14 +338,46 @@ static int nearest_rows(const Index *index, const double *points, size_t n, size
     return failed;
 }
 
+/* Whether sums over neighbours have their place on the stack. */
+static int too_many(const Index *index)
+{
+    return index->bandwidths > MOST_SERIES || index->contexts > MOST_SERIES
+           || 2 * (1 + index->bandwidths) + index->contexts + 3 > MOST_SERIES;
+}
+
+/* Returns 0 for an index that leads nowhere outside of its arrays, else 3: asked once, when it is
+   built. Children stand behind their parent, so that no search goes round in circles. */
+int tasador_check_index(const Index *index)
+{
+    if (index->size == 0 || index->size >= UINT32_MAX || index->dimensions == 0 || index->n_cells == 0
+        || too_many(index))
+        return 3;
+    for (uint64_t i = 0; i < index->size; i++)
+        if (index->indices[i] < 0 || (uint64_t)index->indices[i] >= index->size)
+            return 3;
+    for (uint64_t i = 0; i < index->n_cells; i++) {
+        const Cell *cell = &index->cells[i];
+        if (cell->axis < 0 ? cell->less > cell->greater || cell->greater > index->size
+                           : (uint64_t)cell->axis >= index->dimensions || cell->less <= i
+                                 || cell->greater <= i || cell->less >= index->n_cells
+                                 || cell->greater >= index->n_cells)
+            return 3;
+    }
+    return 0;
+}
+
 /* Writes the min(64, size) nearest training rows of n points, nearest first, the last one repeated
    up to 64: their positions and distances (n, 64). With an attribute of resemblance also how far
    they are in it (n, 64), and the exponents of the resemblance kernels (n, bandwidths, 64).
-   Returns 1 when memory is short, 2 when a point is not finite. */
-int tasador_nearest(const Index *index, const double *points, const double *similar, size_t n,
-                    int64_t *nearest, double *distances, double *gaps, double *exponents)
+   Returns 1 when memory is short, 2 when a point is not finite, 3 when the points have other
+   dimensions than the index. */
+int tasador_nearest(const Index *index, const double *points, size_t dimensions,
+                    const double *similar, size_t n, int64_t *nearest, double *distances,
+                    double *gaps, double *exponents)
 {
     const size_t k = index->size < NEIGHBOURS ? index->size : NEIGHBOURS;
+    if (dimensions != index->dimensions || dimensions == 0 || k == 0 || too_many(index))
+        return 3;
     for (size_t i = 0; i < n * index->dimensions; i++)
         if (!isfinite(points[i]))
             return 2;
@@ -438,12 +470,20 @@ static void sum_row(const Index *index, const int64_t *nearest, const double *di
     *out++ = distances[15];
 }
 
-/* Writes the features of n rows, `stride` doubles apart; returns 3 when there are too many. */
+/* How many features `sum_row` writes. */
+static uint64_t features_of(const Index *index, uint64_t likes)
+{
+    return STEPS + (likes + (likes > 0)) * (STEPS - WIDE) + index->contexts + 4;
+}
+
+/* Writes the features of n rows of `width`, `stride` doubles apart. Returns 3, and writes nothing,
+   when that is not how many there are. */
 int tasador_comparables(const Index *index, const int64_t *nearest, const double *distances,
                         const double *gaps, const double *kernels, size_t n, double *out,
-                        size_t stride)
+                        size_t width, size_t stride)
 {
-    if (2 * (1 + index->bandwidths) + index->contexts + 3 > MOST_SERIES)
+    if (too_many(index) || stride < width
+        || width != features_of(index, kernels == NULL ? 0 : index->bandwidths))
         return 3;
     for (size_t row = 0; row < n; row++)
         sum_row(index, nearest + row * NEIGHBOURS, distances + row * NEIGHBOURS,

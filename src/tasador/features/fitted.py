@@ -18,6 +18,7 @@ from tasador.features.comparables import FAR_NEIGHBOUR, ComparablesIndex
 from tasador.features.derive import DATE_PARTS, date_parts, ratios
 from tasador.features.impute import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
+from tasador.features.state_check import check_state
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -284,11 +285,15 @@ class FittedFeatures:
     ) -> FittedFeatures:
         """Rebuild from `state`.
 
+        Nothing is built before all of it was checked, and compared with the contract.
+
         Raises:
-            KeyError, ValueError: The state is incomplete or of another format.
+            KeyError, TypeError, ValueError: The state is of another format, or not what it should
+                be.
         """
         if spec["format"] != FORMAT:
             raise ValueError(f"feature format {spec['format']}, this version reads {FORMAT}")
+        check_state(contract, spec, arrays)
 
         def section(prefix: str) -> dict[str, Floats]:
             start = len(prefix) + 1
@@ -315,5 +320,7 @@ class FittedFeatures:
             plan=plan,
             index=index,
         )
+        if len(fitted.names) != len(spec["names"]):
+            raise ValueError(f"{len(fitted.names)} features, expected {len(spec['names'])}")
         _ = fitted._compact  # built on loading rather than inside the first valuation
         return fitted

@@ -19,7 +19,7 @@ typedef struct {
     const double *scale;
     const double *centroids;      /* (clusters, dimensions) */
     uint64_t columns, n_numbers, n_ratios, n_indicated, n_one_hot, n_means;
-    uint64_t dimensions, clusters, cluster_place;
+    uint64_t dimensions, clusters, cluster_place, n_mean_values;
     int64_t similar;              /* the number comparables should resemble in, or -1 */
     double similar_floor, farthest;
 } Plain;
@@ -41,6 +41,8 @@ static void place_row(const Plain *plain, const double *frame, double *out, doub
         place = place > plain->farthest ? plain->farthest : place;
         points[i] = place * plain->scale[i];
     }
+    if (plain->clusters == 0)
+        return;
     double *distances = out + plain->cluster_place + 1;
     size_t nearest = 0;
     for (size_t k = 0; k < plain->clusters; k++) {
@@ -52,19 +54,66 @@ static void place_row(const Plain *plain, const double *frame, double *out, doub
         distances[k] = sqrt(squared);
         nearest = distances[k] < distances[nearest] ? k : nearest;
     }
-    if (plain->clusters)
-        distances[-1] = (double)nearest;
+    distances[-1] = (double)nearest;
 }
 
-/* Writes the features of n rows, `stride` doubles apart, their places (n, dimensions), and the
-   attribute of resemblance (n,) before its logarithm is taken. */
-int tasador_plain(const Plain *plain, const double *X, const double *filled, size_t n, double *out,
-                  size_t stride, double *points, double *similar)
+static int outside(const int64_t *places, uint64_t n, uint64_t end)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if (places[i] < 0 || (uint64_t)places[i] >= end)
+            return 1;
+    return 0;
+}
+
+/* Whether `count` features from `place` on do not fit into rows of `width`. */
+static int beyond(int64_t place, uint64_t count, uint64_t width)
+{
+    return place < 0 || (uint64_t)place > width || count > width - (uint64_t)place;
+}
+
+/* Whether anything would be read or written outside of the arrays. A few comparisons for each
+   feature and call, however many rows there are. */
+static int misfit(const Plain *plain, uint64_t width)
+{
+    const uint64_t columns = plain->columns;
+    if (plain->n_numbers > MOST_NUMBERS || plain->n_ratios > MOST_NUMBERS - plain->n_numbers)
+        return 1;
+    const uint64_t frames = plain->n_numbers + plain->n_ratios;
+    if (frames > width || plain->n_indicated > width - frames
+        || outside(plain->numbers, plain->n_numbers, columns)
+        || outside(plain->ratios, 2 * plain->n_ratios, columns)
+        || outside(plain->indicated, plain->n_indicated, columns)
+        || outside(plain->near, plain->dimensions, frames))
+        return 1;
+    if (plain->similar < -1 || (plain->similar >= 0 && (uint64_t)plain->similar >= frames))
+        return 1;
+    for (uint64_t i = 0; i < plain->n_one_hot; i++) {
+        const int64_t *category = plain->one_hot + 3 * i;
+        if (outside(category, 1, columns) || category[1] < 0
+            || beyond(category[2], (uint64_t)category[1], width))
+            return 1;
+    }
+    for (uint64_t i = 0; i < plain->n_means; i++) {
+        const int64_t *mean = plain->means + 4 * i;
+        if (outside(mean, 1, columns) || mean[1] < 0 || beyond(mean[2], 1, width)
+            || beyond(mean[3], (uint64_t)mean[1] + 2, plain->n_mean_values))
+            return 1;
+    }
+    return plain->clusters
+           && (plain->clusters >= width
+               || beyond((int64_t)plain->cluster_place, plain->clusters + 1, width));
+}
+
+/* Writes the features of n rows of `columns` into rows of `width`, their places (n, dimensions), and
+   the attribute of resemblance (n,) before its logarithm is taken. Returns 3, and writes nothing,
+   where it would have to leave its arrays. */
+int tasador_plain(const Plain *plain, const double *X, const double *filled, size_t n, size_t columns,
+                  double *out, size_t width, double *points, size_t dimensions, double *similar)
 {
     double frame[MOST_NUMBERS];
-    const size_t numbers = plain->n_numbers, frames = numbers + plain->n_ratios;
-    if (frames > MOST_NUMBERS)
+    if (columns != plain->columns || dimensions != plain->dimensions || misfit(plain, width))
         return 3;
+    const size_t numbers = plain->n_numbers, frames = numbers + plain->n_ratios;
     for (size_t row = 0; row < n; row++) {
         for (size_t i = 0; i < numbers; i++) {
             frame[i] = filled[plain->numbers[i]];
@@ -93,7 +142,7 @@ int tasador_plain(const Plain *plain, const double *X, const double *filled, siz
         }
         X += plain->columns;
         filled += plain->columns;
-        out += stride;
+        out += width;
         points += plain->dimensions;
     }
     return 0;

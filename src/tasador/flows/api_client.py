@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,13 @@ from dataclasses import dataclass, replace
 from http.client import HTTPException
 from typing import IO, Any
 
-from tasador.core.errors import ServingError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import DeadlineError, ServingError
+from tasador.core.web import Patience, opened, read_body
+
+#: A whole answer may take this many times the longest silence.
+_DURATION_FACTOR = 60
+_REFUSAL_BYTES = 1 << 20
 
 
 class ServiceAwayError(ServingError):
@@ -199,14 +204,15 @@ class ApiClient:
         if self.key:
             sent["x-api-key"] = self.key
         request = urllib.request.Request(self.url.rstrip("/") + path, data, sent)  # noqa: S310
+        seconds = timeout_s or self.timeout_s
+        patience = Patience(seconds, seconds, Deadline.after(_DURATION_FACTOR * seconds))
         try:
-            with urllib.request.urlopen(  # noqa: S310
-                request, timeout=timeout_s or self.timeout_s
-            ) as answer:
+            with opened(request, patience) as answer:  # the key goes where it was meant to go
+                if answer.status != 200:
+                    body = read_body(answer, _REFUSAL_BYTES, patience.deadline, path)
+                    raise _refused(path, answer.status, body)
                 yield answer
-        except urllib.error.HTTPError as error:
-            raise _refused(path, error.code, error.read()) from None
-        except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        except (HTTPException, OSError, ValueError, DeadlineError) as error:
             raise ServiceAwayError(
                 f"the service at {self.url} does not answer",
                 got=str(getattr(error, "reason", error)),

@@ -11,12 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, SourceError
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    NothingOfferedError,
+    SourceError,
+    StorageError,
+)
+from tasador.core.files import read_bytes
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.table_stream import open_table
+from tasador.registry.bundle import ModelBundle, load_bundle
 from tasador.registry.default_version import only_model, used_model
 from tasador.registry.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.signature import TrustedKeys
+from tasador.registry.trust import trusted_files
 from tasador.serving.defaults import (
     LOCAL,
     MODEL_NAME,
@@ -81,8 +91,8 @@ def read_text(path: str) -> str:
         SourceError: It cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path).decode("utf-8")
+    except (StorageError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from None
 
 
@@ -99,10 +109,19 @@ def _keys(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A bundle's folder, and what its source calls it."""
+    """A bundle's folder, what its source calls it, and the files of the keys that are trusted."""
 
     folder: Path
     identity: str
+    trusted: tuple[str, ...] = ()
+
+    def load(self) -> ModelBundle:
+        """Load the bundle, as a service would.
+
+        Raises:
+            BundleError: It is damaged, or not signed by a trusted key where there are any.
+        """
+        return load_bundle(self.folder, trusted=TrustedKeys.read(self.trusted))
 
 
 @contextmanager
@@ -136,7 +155,8 @@ def chosen_bundle(
         raise ConfigError("--alias and --version contradict each other", remedy="give one")
     with tempfile.TemporaryDirectory(prefix="tasador-chosen-") as temporary:
         if choice.bundle is not None:
-            yield Chosen(choice.bundle, str(choice.bundle))
+            trusted = trusted_files(choice.workspace)
+            yield Chosen(choice.bundle, str(choice.bundle), trusted)
         else:
             source = source_of(choice, fits)
             if choice.alias is not None or choice.version is not None:
@@ -177,7 +197,7 @@ def _fitting(names: list[str], choice: BundleChoice, fits: Fits) -> str:
 def _fits(choice: BundleChoice, fits: Fits) -> bool:
     try:
         with chosen_bundle(choice) as chosen:
-            manifest = Manifest.from_json((chosen.folder / MANIFEST_NAME).read_bytes())
+            manifest = Manifest.from_json(read_bytes(chosen.folder / MANIFEST_NAME))
     except (NothingOfferedError, ConfigError):
         return False  # it has no version that could be used
     return fits(from_dict(dict(manifest.contract)))
@@ -199,6 +219,6 @@ def _fetched(source: SourceSettings, destination: Path, tell: Callable[[str], No
         line = unasked(source)
         if line:
             tell(line)
-        return Chosen(folder, identity)
+        return Chosen(folder, identity, source.trusted_keys)
     none = NothingOfferedError("no source of models is configured", remedy="tasador run")
     raise [*damaged, *nothing, none][0]

@@ -35,6 +35,7 @@ def deliver(
     """
     with chosen_bundle(choice, tell=tell) as chosen:
         check_scheme(location)
+        chosen.load()
         written = deliver_documents(location, chosen.folder, choice.workspace, documents)
         pointer = publish_bundle(chosen.folder, location, {"from": chosen.identity})
         return pointer, written

@@ -15,7 +15,7 @@ import tasador
 from tasador.config.alert_routes import whom_alerts_reach
 from tasador.config.settings import RunSettings
 from tasador.config.watch import read_watch_settings
-from tasador.core.errors import TasadorError
+from tasador.core.errors import MissingExtraError, TasadorError
 from tasador.core.installation import install_command
 from tasador.core.native import native
 from tasador.data.sources import find_local
@@ -39,7 +39,7 @@ _ROOM_GB = 2.0
 class Finding:
     """One thing looked at."""
 
-    state: Literal["ok", "optional", "missing"]
+    state: Literal["ok", "optional", "missing", "off"]
     what: str
     detail: str
 
@@ -65,6 +65,21 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
     yield _disk(workspace)
     yield _registry(settings)
     yield _alerts()
+    yield from _protections(workspace)
+
+
+def _protections(workspace: Path) -> Iterator[Finding]:
+    """Yield what protects a service of this workspace; what is off is no fault on a laptop."""
+    try:
+        from tasador.flows.protections import protections
+
+        for one in protections(os.environ, workspace):
+            yield Finding("ok" if one.on else "off", one.name, one.detail)
+    except ImportError as error:  # a part of `serve` that is not installed
+        reason = MissingExtraError.for_module((error.name or "").partition(".")[0])
+        yield Finding("optional", "protections", str(reason))
+    except TasadorError as error:
+        yield Finding("off", "protections", str(error))
 
 
 def _package(name: str, absent: Literal["optional", "missing"], remedy: str) -> Finding:

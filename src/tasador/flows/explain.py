@@ -12,7 +12,6 @@ from tasador.core.fingerprints import to_plain
 from tasador.core.strict_json import read_json
 from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
 from tasador.modeling.valuation import Explanation
-from tasador.registry.bundle import load_bundle
 
 _MOST_FEATURES = 12
 
@@ -44,7 +43,7 @@ def explain_row(
     if not isinstance(row, dict):
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
-        loaded = load_bundle(chosen.folder)
+        loaded = chosen.load()
     return loaded.explain(row, comparables=comparables)
 
 

@@ -21,6 +21,7 @@ from tasador.data.table import Splits, Table, ValidatedTable
 from tasador.data.validate import validate_table
 from tasador.flows.lifecycle import Lifecycle
 from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.trust import trusted_keys
 from tasador.registry.versions import ModelVersion
 from tasador.retraining.gate import Cost, GateReport, GateSettings, SealedRows
 from tasador.retraining.gates import judge, least_rows
@@ -78,7 +79,7 @@ def fetched(lifecycle: Lifecycle, version: ModelVersion) -> Iterator[ModelBundle
     with tempfile.TemporaryDirectory(prefix="tasador-judge-") as folder:
         destination = Path(folder) / "bundle"
         lifecycle.versions.fetch(version.number, destination)
-        yield load_bundle(destination)
+        yield load_bundle(destination, trusted=trusted_keys(lifecycle.place.workspace))
 
 
 def _report(

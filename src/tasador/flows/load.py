@@ -10,7 +10,7 @@ from tasador.registry.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from tasador.registry.bundle import ModelBundle
-    from tasador.registry.signature import TrustedKeys
+    from tasador.registry.signature import Trusted
     from tasador.registry.verify import BundleLimits
 
 
@@ -23,7 +23,7 @@ def load_bundle(
     check_golden: bool = True,
     threads: int = 1,
     limits: BundleLimits | None = None,
-    trusted: TrustedKeys | None = None,
+    trusted: Trusted = "configured",
 ) -> ModelBundle:
     """Load and verify a bundle.
 
@@ -36,7 +36,8 @@ def load_bundle(
         check_golden: Whether to value the golden rows and compare with their kept answers.
         threads: How many threads share a batch of rows.
         limits: Sizes above which the bundle is refused.
-        trusted: Keys, one of which must have signed the bundle; None asks for no signature.
+        trusted: Keys, one of which must have signed the bundle; by default those of
+            TASADOR_SOURCE__TRUSTED_KEYS, or the workspace's own. None asks for no signature.
 
     Raises:
         BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
@@ -47,7 +48,7 @@ def load_bundle(
         RegistryError: The workspace's registry cannot be read.
     """
 
-    def load(path: Path) -> ModelBundle:
+    def load(path: Path, trusted: Trusted) -> ModelBundle:
         return bundles.load_bundle(
             path, check_golden=check_golden, threads=threads, limits=limits, trusted=trusted
         )
@@ -55,9 +56,11 @@ def load_bundle(
     path = Path(folder)
     named = (model, alias, version) != (None, None, None)
     if not named and ((path / MANIFEST_NAME).exists() or not (path / "bundles").is_dir()):
-        return load(path)
+        return load(path, trusted)
     from tasador.flows.chosen import BundleChoice, chosen_bundle
+    from tasador.registry.signature import TrustedKeys
 
     choice = BundleChoice(path, model=model, alias=alias, version=version)
     with chosen_bundle(choice) as chosen:
-        return load(chosen.folder)
+        own = TrustedKeys.read(chosen.trusted) if trusted == "configured" else trusted
+        return load(chosen.folder, own)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tasador.core.escape import code, markdown
 from tasador.data.contract import Column, TableContract
 from tasador.flows.numerals import number
 from tasador.flows.report import Comparison, Headline
@@ -116,22 +117,26 @@ def model_card(
 
 
 def _opening(contract: TableContract, facts: ModelFacts) -> str:
-    text = f"# Model card: {_text(contract.title)}\n\n"
+    text = f"# Model card: {markdown(contract.title)}\n\n"
     if facts.origin == "synthetic":
         text += (
             "> **SYNTHETIC DATA.** The rows were generated, not observed. No figure on this card "
             "says anything about real values, and no estimate may be used.\n\n"
         )
-    return text + f"{_text(facts.model)}, version {_text(facts.version)}, trained {facts.trained}."
+    return (
+        text
+        + f"{markdown(facts.model)}, version {markdown(facts.version)}, trained {facts.trained}."
+    )
 
 
 def _intended_use(contract: TableContract) -> str:
-    unit = f" in {_text(contract.target.unit)}" if contract.target.unit else ""
-    what = _text(contract.target.description or contract.target.name)
+    unit = f" in {markdown(contract.target.unit)}" if contract.target.unit else ""
+    what = markdown(contract.target.description or contract.target.name)
     return (
-        f"## Intended use\n\nEstimates `{contract.target.name}`{unit} ({what}) for rows that meet "
-        f"the contract `{contract.name}`. An estimate supports a decision made by a person; it is "
-        "no appraisal, and it is not meant to decide alone about credit, tax or insurance.\n\n"
+        f"## Intended use\n\nEstimates {code(contract.target.name)}{unit} ({what}) for rows that "
+        f"meet the contract {code(contract.name)}. An estimate supports a decision made by a "
+        "person; it is no appraisal, and it is not meant to decide alone about credit, tax or "
+        "insurance.\n\n"
         "Not intended for rows outside the contract's bounds (they are refused), for places or "
         "times that the table does not cover, or for explaining what causes a value."
     )
@@ -140,13 +145,13 @@ def _intended_use(contract: TableContract) -> str:
 def _data(contract: TableContract, facts: ModelFacts) -> str:
     rows = [
         ("origin", f"**{facts.origin}**"),
-        ("source", _text(facts.source)),
+        ("source", markdown(facts.source)),
         ("train rows", number(facts.train_rows)),
         ("test rows (sealed)", number(facts.test_rows)),
         ("rows refused by the contract", number(facts.refused_rows)),
     ]
     columns = [
-        (f"`{_text(column.name)}`", column.kind, _text(column.unit or "–"), _bounds(column))
+        (code(column.name), column.kind, markdown(column.unit or "–"), _bounds(column))
         for column in contract.features
     ]
     return (
@@ -163,7 +168,7 @@ def _figures(headline: Sequence[Headline]) -> str:
     rows = [
         (
             one.metric,
-            f"{number(one.value)} {one.unit}".strip(),
+            f"{number(one.value)} {markdown(one.unit)}".strip(),
             f"{number(one.low)} – {number(one.high)}",
             one.better,
         )
@@ -193,7 +198,7 @@ def _segments(segments: Sequence[SegmentFigure]) -> str:
         return ""
     rows = [
         (
-            _text(one.segment) + (" (few rows)" if one.rows < 30 else ""),
+            markdown(one.segment) + (" (few rows)" if one.rows < 30 else ""),
             number(one.rows),
             f"{number(one.mape)} %",
             f"{number(one.within_10)} %",
@@ -204,7 +209,7 @@ def _segments(segments: Sequence[SegmentFigure]) -> str:
 
 
 def _limits(contract: TableContract, facts: ModelFacts) -> str:
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in limits(contract, facts))
+    return "## Limits\n\n" + "\n".join(f"- {markdown(line)}" for line in limits(contract, facts))
 
 
 def limits(contract: TableContract, facts: ModelFacts) -> list[str]:
@@ -240,7 +245,7 @@ def _avm_rule(
         "## Quality control standards for automated valuation models (89 FR 64538)",
         "The US rule, in force since 1 October 2025, asks those who use an AVM for a mortgage "
         "secured by a home for policies on five matters. Software alone does not comply with it. "
-        f"This is what tasador checked for `{_text(contract.model_name)}`, and what it did not:",
+        f"This is what tasador checked for {code(contract.model_name)}, and what it did not:",
     ]
     for title, checked, unchecked in standards(facts, headline, segments):
         parts.append(f"### {title}\n\n- Checked: {checked}\n- Not checked: {unchecked}")
@@ -269,7 +274,7 @@ def _avm_checks(
     )
     if facts.interval_coverage is not None:
         confidence += "; how often the estimates' own intervals hold (see limits)"
-    openings = "; ".join(_text(reason) for reason in facts.test_openings) or "never"
+    openings = "; ".join(markdown(reason) for reason in facts.test_openings) or "never"
     groups = (
         f"errors are compared across {len(segments)} segments of the table (above)"
         if segments
@@ -309,9 +314,3 @@ def _bounds(column: Column) -> str:
         return "–"
     shown = column.text_of if column.kind == "datetime" else number
     return f"{shown(low) if low is not None else '…'} to {shown(high) if high is not None else '…'}"
-
-
-def _text(text: str) -> str:
-    """Keep a text from breaking out of its table cell or into HTML."""
-    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
-    return " ".join(safe.split())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasador.core.escape import cell
 from tasador.core.files import write_text
 from tasador.core.fingerprints import to_plain
 from tasador.data.contract import TableContract
@@ -219,10 +220,12 @@ def _csv(document: ModelDocument) -> str:
     file = io.StringIO()
     names = list(document.review[0].values) if document.review else []
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["row", *names, *_FIGURES, "reviewer", "reviewed_on", "agrees", "remark"])
+    writer.writerow(
+        ["row", *map(cell, names), *_FIGURES, "reviewer", "reviewed_on", "agrees", "remark"]
+    )
     for row in document.review:
         error = "" if row.percent_error is None else f"{row.percent_error:.2f}"
         figures = [row.actual, *(f"{v:.2f}" for v in (row.estimate, row.lower, row.upper)), error]
         values = ["" if value is None else value for value in row.values.values()]
-        writer.writerow([row.row, *values, *figures, row.inside, "", "", "", ""])
+        writer.writerow([row.row, *map(cell, values), *figures, row.inside, "", "", "", ""])
     return file.getvalue()

@@ -15,7 +15,7 @@ from tasador.core.strict_json import read_json
 from tasador.data.table_stream import Piece, open_table
 from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.valuation import Valuation
-from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.bundle import ModelBundle
 
 #: Words of ``--with`` that are no names of columns.
 IDS, INPUTS = "ids", "inputs"
@@ -83,7 +83,7 @@ def predict_rows(
         BundleError: There is no bundle, or it is damaged.
     """
     with chosen_bundle(choice, fits=fits_rows(rows), tell=tell) as chosen:
-        loaded = load_bundle(chosen.folder)
+        loaded = chosen.load()
     text = rows.lstrip()
     is_text = text.startswith(("{", "["))
     from_json = is_text or rows.endswith(".json")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tasador.core.errors import RegistryError
 from tasador.flows.cards import Card, save_figures
@@ -20,6 +18,8 @@ from tasador.registry.metadata import as_texts, model_metadata
 from tasador.registry.mlflow_versions import list_versions
 from tasador.registry.registration import CandidateScore, MlflowRun, StepRun
 from tasador.registry.release import next_release, stamp_release
+from tasador.registry.signature import sign_bundle
+from tasador.registry.trust import password, signing_key
 from tasador.registry.verify import SIGNATURE
 from tasador.registry.versions import ModelVersion
 
@@ -78,25 +78,18 @@ def _register(state: RunState, cards: list[Card], uri: str, manifest: Manifest) 
 
 def _released(state: RunState, earlier: Sequence[ModelVersion]) -> Manifest:
     """Give the bundle its release, sign it where a key is configured, bring the files up to it."""
-    bundle = load_bundle(state.bundles / needed(state.outcome, "register")["folder"])
-    key, release = state.settings.tracking.signing_key, next_release(bundle.manifest, earlier)
+    folder = state.bundles / needed(state.outcome, "register")["folder"]
+    bundle = load_bundle(folder, trusted=None)
+    key = signing_key(state.workspace, state.settings.tracking.signing_key)
+    release = next_release(bundle.manifest, earlier)
     signed = (bundle.folder / SIGNATURE).exists()
     if signed and (key is None or bundle.manifest.release == release):
         return replace(bundle.manifest, release=release)  # the signature covers the manifest
     manifest = stamp_release(bundle.folder, release)
-    _sign(bundle.folder, key)
+    if key is not None:
+        sign_bundle(bundle.folder, key, password())
     write_model_files(state)
     return manifest
-
-
-def _sign(folder: Path, key: str | None) -> None:
-    """Sign the bundle, where a key is configured."""
-    if key is None:
-        return
-    from tasador.registry.signature import sign_bundle
-
-    password = os.environ.get("TASADOR_SIGNING_PASSWORD")
-    sign_bundle(folder, Path(key), password.encode() if password else None)
 
 
 def _run(state: RunState, cards: list[Card], manifest: Manifest) -> MlflowRun:

@@ -136,9 +136,9 @@ class BatchScorer:
         X, wrong = self._encoded(batch)
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
-        kept = [(name, batch.column(name)) for name in self.kept(names)]
+        kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
         made = [*self._values(rows, refused), self._errors(batch, np.flatnonzero(refused))]
-        fields = [batch.schema.field(name) for name, _ in kept]
+        fields = [batch.schema.field(name).with_type(array.type) for name, array in kept]
         return pa.RecordBatch.from_arrays(
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
@@ -195,6 +195,13 @@ class BatchScorer:
         rows = rows_of(batch, self._contract.features, refused)
         reasons = {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
         return _sparse(batch.num_rows, reasons)
+
+
+def _spelt_out(values: pa.Array) -> pa.Array:
+    """Return texts that were read as a dictionary as the file's own type."""
+    import pyarrow as pa
+
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
 def _parts(n: int) -> Iterator[slice]:

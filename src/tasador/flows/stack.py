@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from tasador.core.errors import ConfigError, ServingError
+from tasador.core.files import make_private
 
 _LOOK_S = 0.2
 _TAIL = 12
@@ -119,13 +120,14 @@ class Stack:
                     ) from None  # fmt: skip
 
     def _start(self, member: Member) -> None:
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_private(self._logs, folder=True)
         log = (self._logs / f"{member.name}.log").open("wb")
         try:
             # a session of its own: Ctrl-C reaches the supervisor only, which stops all in order
             process = subprocess.Popen(
                 member.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=os.environ | dict(member.environment), start_new_session=True,
+                umask=0o077,  # databases, logs and artifacts are the owner's alone
             )  # fmt: skip
         except OSError as error:
             log.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasador.core import clock
-from tasador.core.errors import ServingError, TasadorError
+from tasador.core.errors import BundleError, ServingError, TasadorError
 from tasador.monitoring.alerts import AlertBook
 from tasador.monitoring.indicators import history_line
 from tasador.monitoring.judge import judge
@@ -88,7 +88,8 @@ class Watcher:
         check_routes(settings.alerts, self._routes)
         self._book = AlertBook(self._database, settings.alerts, self._routes)
         self._holder = ModelHolder()
-        self._refresher = Refresher(Cascade.of(source), self._holder)
+        self._cascade = Cascade.of(source)
+        self._refresher = Refresher(self._cascade, self._holder)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
         self._lease: Lease | None = None
         self._reference: tuple[str, Reference] | None = None
@@ -172,7 +173,8 @@ class Watcher:
         """
         bundle = self._bundle()
         if bundle is None:
-            raise ServingError(
+            refused = any(report.outcome == "refused" for report in self._cascade.report())
+            raise (BundleError if refused else ServingError)(
                 "no model could be loaded: there is nothing to compare with",
                 got=self._refresher.report().last_error,
                 remedy="train one with `tasador run`, or check TASADOR_SOURCE__*",

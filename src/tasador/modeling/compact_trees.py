@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
-from tasador.core.native import Kernel, Library
+from tasador.core.native import MISFIT, Kernel, Library
 from tasador.modeling.trees import TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ class TreesKernel:
     """Values rows with a C kernel; may be used from several threads at once.
 
     Args:
-        call: The kernel: ``(trees, rows, n, scores)``, not 0 where there is no memory.
+        call: The kernel: ``(trees, rows, n, scores, width)``, not 0 where there is no memory.
         trees: What it takes, which points into arrays that its maker keeps.
     """
 
@@ -69,10 +69,17 @@ class TreesKernel:
         """Return the scores (n,) of rows `Z` (n, q): C-contiguous doubles, which is not checked.
 
         Raises:
+            ValueError: The rows have another width than the trees.
             MemoryError: No memory for the work arrays.
         """
-        scores = np.empty(len(Z))
-        if self._call(self._pointer, Z.ctypes.data, len(Z), scores.ctypes.data):
+        n, width = Z.shape
+        scores = np.empty(n)
+        failed = self._call(
+            self._pointer, Z.ctypes.data, n, scores.ctypes.data, ctypes.c_size_t(width)
+        )
+        if failed == MISFIT:
+            raise ValueError(f"rows of {width} features do not fit the trees")
+        if failed:
             raise MemoryError
         return scores
 
@@ -106,6 +113,8 @@ class CompactTrees(TreesKernel):
             scale=trees.scale,
             base=trees.base,
         )
+        if library.check_trees(ctypes.addressof(compact), len(words), len(thresholds)):
+            raise TrainingError("the trees do not fit the kernel")
         super().__init__(library.trees_predict, compact)
 
 
@@ -154,7 +163,7 @@ def ranked(
             columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
             parts.append(part)
             first += len(part)
-    thresholds = np.concatenate(parts) if parts else np.zeros(1)
+    thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
     return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
 
 

@@ -13,15 +13,17 @@
 typedef double Pair __attribute__((vector_size(16), aligned(8)));
 
 typedef struct {
-    const int32_t *feature; /* (n_leaves, length), each below the row's number of features */
+    const int32_t *feature; /* (n_leaves, length), each below `width` */
     const double *low, *high, *share;
     const uint8_t *gap;
     const double *value; /* (n_leaves) */
     const double *points, *weights; /* (2 * n_pairs), the last of weight 0 when they are odd */
-    uint32_t length, n_leaves, n_pairs;
+    uint32_t length, n_leaves, n_pairs, width;
 } Paths;
 
-int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total);
+int tasador_check_paths(const Paths *groups, size_t n_groups);
+int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total,
+                          size_t width);
 
 static inline void add_leaf(const Paths *paths, size_t first, double value, uint32_t n,
                             const double *z, double *total)
@@ -55,9 +57,31 @@ static inline void add_leaf(const Paths *paths, size_t first, double value, uint
     }
 }
 
-/* Adds the contributions of all groups' leaves for the row `z` to `total`. */
-int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total)
+/* Returns 0 for groups that lead nowhere outside of their arrays, else 3: asked once, when they are
+   laid out. */
+int tasador_check_paths(const Paths *groups, size_t n_groups)
 {
+    for (size_t g = 0; g < n_groups; g++) {
+        const Paths *paths = &groups[g];
+        if (paths->length == 0 || paths->length > MOST_FEATURES || paths->n_pairs > MOST_PAIRS)
+            return 3;
+        const size_t n = (size_t)paths->n_leaves * paths->length;
+        for (size_t i = 0; i < n; i++)
+            if (paths->feature[i] < 0 || (uint32_t)paths->feature[i] >= paths->width)
+                return 3;
+    }
+    return 0;
+}
+
+/* Adds the contributions of all groups' leaves for the row `z` to `total`, both of `width` features.
+   Returns 3, and adds nothing, when that is fewer than the leaves ask for. */
+int tasador_contributions(const Paths *groups, size_t n_groups, const double *z, double *total,
+                          size_t width)
+{
+    for (size_t g = 0; g < n_groups; g++)
+        if (groups[g].width > width || groups[g].length > MOST_FEATURES
+            || groups[g].n_pairs > MOST_PAIRS)
+            return 3;
     for (size_t g = 0; g < n_groups; g++) {
         const Paths *paths = &groups[g];
         const size_t length = paths->length;

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core.array_check import FLAG, Expected, check_arrays
 from tasador.core.native import Kernel, native
-from tasador.modeling.trees import LinearModel, TreeEnsemble
+from tasador.modeling.trees import LEAF, LinearModel, TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +36,7 @@ _CHUNK = 16_384
 _AT_ONCE = 256
 #: Most features on a path that the kernel has room for.
 _LONGEST = 32
+_MOST_FEATURES = 2**20
 
 
 @dataclass(frozen=True)
@@ -104,25 +106,56 @@ class TreeContributions:
 Contributions = LinearContributions | TreeContributions
 
 
-def contributions_from_state(arrays: Mapping[str, NDArray[Any]]) -> Contributions:
-    """Rebuild from `state`.
+def contributions_from_state(
+    arrays: Mapping[str, NDArray[Any]], n_features: int | None = None
+) -> Contributions:
+    """Rebuild from `state`, once every array was checked.
+
+    Args:
+        arrays: As `state` gives them.
+        n_features: How many features the model takes, where that is known.
 
     Raises:
-        KeyError, ValueError: The state is incomplete.
+        KeyError, ValueError: The state is incomplete, or not what it should be.
         TrainingError: The trees cannot be meant.
     """
     if "coef" in arrays:
-        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
-    features, base, scale, float32_inputs = (float(number) for number in arrays["numbers"])
-    return TreeContributions(
-        TreeEnsemble(
-            **{name: arrays[name] for name in _NODE_ARRAYS},
-            n_features=int(features),
-            base=base,
-            scale=scale,
-            float32_inputs=bool(float32_inputs),
+        q = len(arrays["coef"]) if n_features is None else n_features
+        check_arrays(
+            arrays, {"coef": Expected((q,)), "center": Expected((q,)), "expected": Expected((1,))}
         )
+        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
+    k, numbers = arrays["feature"].size, arrays["numbers"]
+    Expected((4,)).check("numbers", numbers)
+    features, base, scale, float32_inputs = numbers.tolist()
+    if n_features not in (None, features) or not 0 < features < _MOST_FEATURES:
+        raise ValueError(f"an explanation of {features:g} features, expected {n_features}")
+    if not features.is_integer() or float32_inputs not in (0.0, 1.0):
+        raise ValueError("the numbers of the explanation's trees cannot be meant")
+    node, pointer = Expected((k,)), Expected((k,), ("int32",), LEAF, k - 1)
+    check_arrays(
+        arrays,
+        {
+            "feature": Expected((k,), ("int32",), LEAF, features - 1),
+            "threshold": Expected((k,), low=-np.inf, high=np.inf),
+            "left": pointer,
+            "right": pointer,
+            "value": node,
+            "missing_left": Expected((k,), FLAG),
+            "cover": Expected((k,), low=0.0),
+            "roots": Expected((None,), ("int32",), 0, k - 1),
+            "numbers": Expected((4,)),
+        },
     )
+    trees = TreeEnsemble(
+        **{name: arrays[name] for name in _NODE_ARRAYS},
+        n_features=int(features),
+        base=base,
+        scale=scale,
+        float32_inputs=bool(float32_inputs),
+    )
+    breadth_first(trees)  # refuses circles
+    return TreeContributions(trees)
 
 
 @dataclass(frozen=True)
@@ -174,14 +207,14 @@ class _KernelGroup(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("feature", "low", "high", "share", "gap", "value")),
         *((name, ctypes.c_void_p) for name in ("points", "weights")),
-        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs")),
+        *((name, ctypes.c_uint32) for name in ("length", "n_leaves", "n_pairs", "width")),
     )
 
 
 class _Kernel:
     """The groups laid out for `contributions.c`: the conditions of a leaf side by side."""
 
-    def __init__(self, groups: Sequence[_Group], call: Kernel) -> None:
+    def __init__(self, groups: Sequence[_Group], call: Kernel, check: Kernel) -> None:
         self._call = call
         self._arrays: list[list[NDArray[Any]]] = []
         self._groups = (_KernelGroup * len(groups))()
@@ -189,16 +222,22 @@ class _Kernel:
         for place, group in enumerate(groups):
             arrays: list[NDArray[Any]] = [
                 np.ascontiguousarray(group.feature.T, dtype=np.int32),
-                *(np.ascontiguousarray(a.T) for a in (group.low, group.high, group.share)),
+                *(
+                    np.ascontiguousarray(a.T, dtype=np.float64)
+                    for a in (group.low, group.high, group.share)
+                ),
                 np.ascontiguousarray(group.gap.T, dtype=np.uint8),
-                np.ascontiguousarray(group.value),
+                np.ascontiguousarray(group.value, dtype=np.float64),
                 *(np.pad(a, (0, len(a) % 2)) for a in (group.nodes, group.weights)),
             ]
             self._arrays.append(arrays)  # the kernel reads them as long as it lives
             self._groups[place] = _KernelGroup(
                 *(array.ctypes.data for array in arrays),
                 *(len(group.feature), len(group.value), (len(group.nodes) + 1) // 2),
+                self._width,
             )
+        if check(ctypes.addressof(self._groups), len(self._groups)):
+            raise ValueError("the trees' paths do not fit the kernel")
 
     def add_to(self, total: Floats, z: Floats) -> None:
         """Add all contributions for features `z` (q,), contiguous doubles, to `total` (q,).
@@ -206,11 +245,12 @@ class _Kernel:
         Raises:
             IndexError: The row has fewer features than the trees ask for.
         """
-        if len(z) < self._width:
-            raise IndexError(f"a row of {len(z)} features, the trees ask for {self._width}")
-        self._call(
-            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data
-        )
+        width = min(len(z), len(total))
+        if self._call(
+            ctypes.addressof(self._groups), len(self._groups), z.ctypes.data, total.ctypes.data,
+            width,
+        ):  # fmt: skip
+            raise IndexError(f"a row of {width} features, the trees ask for {self._width}")
 
 
 @dataclass(frozen=True)
@@ -224,9 +264,11 @@ class _Paths:
 
     @cached_property
     def _kernel(self) -> _Kernel | None:
-        call = None if (library := native().library) is None else library.contributions
+        library = native().library
         longest = max((len(group.feature) for group in self.groups), default=0)
-        return None if call is None or longest > _LONGEST else _Kernel(self.groups, call)
+        if library is None or library.contributions is None or longest > _LONGEST:
+            return None
+        return _Kernel(self.groups, library.contributions, library.check_paths)
 
     @classmethod
     def of_trees(cls, trees: TreeEnsemble) -> _Paths:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import TrainingError
+from tasador.core.errors import BundleError, TrainingError
 from tasador.core.native import Library, native
 from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.onnx_trees import read_trees
+from tasador.modeling.onnx_trees import read_model
 from tasador.modeling.regressor import Regressor
 from tasador.modeling.trees import TreeEnsemble
 from tasador.modeling.wide_trees import LEAST_ROWS, WideTrees
@@ -57,7 +57,7 @@ class KernelRegressor(Regressor):
         return self._compact.predict(Z)
 
 
-def load_model(model_bytes: bytes, threads: int = 1) -> Regressor:
+def load_model(model_bytes: bytes, threads: int = 1, n_features: int | None = None) -> Regressor:
     """Load an exported model.
 
     The trees are read from the file itself and checked before onnxruntime sees it. Where the
@@ -67,6 +67,7 @@ def load_model(model_bytes: bytes, threads: int = 1) -> Regressor:
     Args:
         model_bytes: The serialised graph, as `onnx_export.to_onnx` writes it.
         threads: How many threads share a batch.
+        n_features: How many features the model must take, where that is known.
 
     Returns:
         The model; its `engine` says what runs it.
@@ -74,10 +75,16 @@ def load_model(model_bytes: bytes, threads: int = 1) -> Regressor:
     Raises:
         BundleError: The bytes are no model that tasador wrote.
     """
-    trees = read_trees(model_bytes)
-    onnx = OnnxRegressor(model_bytes, threads)
+    trees = read_model(model_bytes)
+    if n_features not in (None, trees.n_features):
+        raise BundleError(
+            "the bundle's parts do not fit together",
+            expected=f"{n_features} features",
+            got=f"{trees.n_features} taken by the model",
+        )
+    onnx = OnnxRegressor(model_bytes, threads, trees)
     library = native().library
-    if trees is None or library is None:
+    if not isinstance(trees, TreeEnsemble) or library is None:
         return onnx
     try:
         kernel = KernelRegressor(trees, library, threads)

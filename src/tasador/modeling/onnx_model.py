@@ -9,11 +9,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tasador.core.errors import BundleError
+from tasador.modeling.onnx_graph import INPUT, OUTPUT
+from tasador.modeling.onnx_trees import read_model
 from tasador.modeling.regressor import Regressor
+from tasador.modeling.trees import LinearModel, TreeEnsemble
 
 Floats = NDArray[np.float64]
 
-INPUT, OUTPUT = "X", "score"
 _ERRORS_ONLY = 3
 
 
@@ -23,17 +25,27 @@ class OnnxRegressor(Regressor):
     onnxruntime itself is kept to one thread: with threads of its own it adds the trees of a single
     row in another order than those of many.
 
+    onnxruntime runs whatever it is given, also loops, and graphs that read files. It therefore gets
+    bytes only, never a path, and only once `read_model` found in them what the exporter writes.
+
     Args:
         model_bytes: The serialised graph, as `onnx_export.to_onnx` writes it.
         threads: How many threads share a batch; a single row is always valued in the caller's.
+        model: What `read_model` returned for the same bytes, where that was asked already.
 
     Raises:
-        BundleError: The bytes are no ONNX graph with input ``X`` [None, q] and output ``score``.
+        BundleError: The bytes are no graph that `to_onnx` writes.
     """
 
     engine: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, model_bytes: bytes, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model_bytes: bytes,
+        threads: int = 1,
+        model: TreeEnsemble | LinearModel | None = None,
+    ) -> None:
+        model = read_model(model_bytes) if model is None else model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -51,20 +63,7 @@ class OnnxRegressor(Regressor):
                 got=str(error).splitlines()[0][:200],
                 remedy="register the model again; the file was not written by tasador",
             ) from None
-        super().__init__(self._check_interface(), threads)
-
-    def _check_interface(self) -> int:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        found = [(end.name, end.type, len(end.shape)) for end in (*inputs, *outputs)]
-        width = inputs[0].shape[-1] if inputs and inputs[0].shape else None
-        right = [(INPUT, "tensor(double)", 2), (OUTPUT, "tensor(double)", 2)]
-        if found != right or not isinstance(width, int):
-            raise BundleError(
-                "the model has another interface",
-                expected="input X [None, q] and output score [None, 1], both double",
-                got=", ".join(f"{name} {kind}" for name, kind, _ in found),
-            )
-        return width
+        super().__init__(model.n_features, threads)
 
     def _run(self, Z: Floats) -> Floats:
         scores: Floats = self._session.run((OUTPUT,), {INPUT: Z})[0]

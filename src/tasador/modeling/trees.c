@@ -183,11 +183,69 @@ static void predict_block(const Trees *trees, const double *rows, size_t n, uint
         scores[row] = trees->scale * sums[row] + trees->base;
 }
 
-/* Writes the scores of n rows of n_features doubles each; returns 1 when memory is short. */
-int tasador_trees_predict(const Trees *trees, const double *rows, size_t n, double *scores)
+/* Whether every walk through a segment meets as many leaves as it has trees, and ends at its gate;
+   `left` holds how many are still to come from each of its nodes on. */
+static int fits(const Trees *trees, const Segment *segment, uint32_t *left)
+{
+    const uint64_t gate = segment->gate, root = segment->root;
+    if (root > gate || trees->words[gate] >> 32 != gate || (trees->words[gate] >> 16 & 0xffff) != 0
+        || (trees->words[gate] & 0xffff) != LANES)
+        return 0;
+    left[gate] = 0;
+    for (uint64_t i = gate; i-- > root;) {
+        const uint64_t child = trees->words[i] >> 32, cell = trees->words[i] & 0xffff;
+        if (child <= i || child + (cell != 0) > gate || (cell != 0 && left[child] != left[child + 1]))
+            return 0;
+        left[i] = left[child] + (cell == 0);
+    }
+    return left[root] == segment->n_trees;
+}
+
+/* Returns 0 for trees that lead nowhere outside of their arrays, else 3, or 1 when memory is short:
+   asked once, when they are laid out. A child stands behind its node, a gate is its own child, so
+   that every walk ends. */
+int tasador_check_trees(const Trees *trees, size_t n_words, size_t n_thresholds)
+{
+    const uint64_t cells = (uint64_t)trees->n_columns * LANES;
+    if (trees->n_columns < 2 || cells > 65536 || n_words == 0 || n_words > UINT32_MAX
+        || trees->n_segments == 0 || trees->n_segments % LANES != 0)
+        return 3;
+    for (uint32_t c = 0; c < trees->n_columns; c++) {
+        const Column *column = &trees->columns[c];
+        if (column->column >= trees->n_features || column->first > n_thresholds
+            || column->count > n_thresholds - column->first || column->count > 65535
+            || column->nan_rank > 65535 || (c < 2 && (column->count || column->nan_rank)))
+            return 3;
+    }
+    for (size_t i = 0; i < n_words; i++) {
+        const uint64_t cell = trees->words[i] & 0xffff;
+        if (cell % LANES != 0 || cell >= cells)
+            return 3;
+    }
+    uint32_t *left = malloc(n_words * sizeof *left);
+    if (left == NULL)
+        return 1;
+    uint64_t behind = 0;
+    int failed = 0;
+    for (uint32_t s = 0; s < trees->n_segments && !failed; s++) {
+        const Segment *segment = &trees->segments[s];
+        failed = segment->gate >= n_words || segment->first_tree != behind
+                 || segment->n_trees > trees->most_trees || !fits(trees, segment, left);
+        behind += segment->n_trees;
+    }
+    free(left);
+    return failed || behind != trees->n_trees ? 3 : 0;
+}
+
+/* Writes the scores of n rows of `width` doubles each. Returns 1 when memory is short, and 3, with
+   nothing written, for rows of another width than the trees'. */
+int tasador_trees_predict(const Trees *trees, const double *rows, size_t n, double *scores,
+                          size_t width)
 {
     if (n == 0)
         return 0;
+    if (width != trees->n_features)
+        return 3;
     if (n <= LANES / 2)
         return predict_few(trees, rows, n, scores);
     const size_t most = n < BLOCK_ROWS ? (n + LANES - 1) / LANES * LANES : BLOCK_ROWS;

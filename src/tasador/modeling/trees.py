@@ -13,6 +13,8 @@ Floats = NDArray[np.float64]
 
 #: Mark of a leaf in `TreeEnsemble.feature`, `left` and `right`.
 LEAF = -1
+#: A deeper tree was grown by nobody: onnxruntime goes down level by level on the stack.
+MOST_LEVELS = 4096
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def breadth_first(
         for a leaf).
 
     Raises:
-        TrainingError: A branch leads outside the arrays, into a circle, or two lead to one node.
+        TrainingError: A branch leads outside the arrays, into a circle, two lead to one node, or a
+            tree is deeper than `MOST_LEVELS`.
     """
     left, right = trees.left.astype(np.int64), trees.right.astype(np.int64)
     level, tree = trees.roots.astype(np.int64), np.arange(trees.n_trees)
@@ -164,6 +167,8 @@ def breadth_first(
         tree = np.repeat(tree[inner], 2)
         seen += len(level)
         _check_inside(level, trees.n_nodes)
+        if len(levels) > MOST_LEVELS:
+            raise _no_trees(f"a tree of more than {MOST_LEVELS} levels")
         if seen > trees.n_nodes:
             raise _no_trees("a node with two parents, or a circle")
         levels.append(level)
@@ -173,7 +178,7 @@ def breadth_first(
     order, owner = order[by_tree], owner[by_tree]
     place = np.full(trees.n_nodes, -1)
     place[order] = np.arange(len(order))
-    if len(np.unique(order)) != len(order):
+    if np.bincount(order).max() > 1:
         raise _no_trees("a node with two parents")
     inner = trees.feature[order] >= 0
     return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #define UNSUPPORTED 2
+#define MISFIT 3
 
 #define ROWS 64          /* of a register */
 #define HALVES 2         /* registers of rows that are valued together: hides latency */
@@ -216,14 +217,55 @@ static int supported(void)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 }
 
-/* Writes the scores of n rows of n_features doubles each; returns 1 when memory is short, 2 where
-   the processor cannot do it, which calling it for no rows tells. */
-int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_t n, double *scores)
+/* Returns 0 for trees that lead nowhere outside of their arrays, else 3: asked once, when they are
+   laid out. `counts` has an entry for each of n_trees, `leaves` 2 * table words for each. */
+int tasador_check_wide_trees(const WideTrees *trees, size_t n_nodes, size_t n_trees, size_t n_words,
+                             size_t n_thresholds)
+{
+    if (trees->n_columns == 0 || (uint64_t)trees->n_columns * GROUP > 65536
+        || (trees->table != 32 && trees->table != MOST_LEAVES)
+        || n_words != n_trees * 2 * trees->table)
+        return MISFIT;
+    for (uint32_t c = 0; c < trees->n_columns; c++) {
+        const Column *column = &trees->columns[c];
+        if (column->column >= trees->n_features || column->first > n_thresholds
+            || column->count > n_thresholds - column->first || column->count > 255
+            || column->nan_rank > 255)
+            return MISFIT;
+    }
+    size_t in_segments = 0, first = 0;
+    for (uint32_t s = 0; s < trees->n_segments; s++)
+        in_segments += trees->segments[s];
+    for (size_t t = 0; t < n_trees; first += trees->counts[t++]) {
+        if (trees->counts[t] >= trees->table || trees->counts[t] > n_nodes - first)
+            return MISFIT;
+        for (uint32_t i = 0; i < trees->counts[t]; i++) {
+            const Node *node = &trees->nodes[first + i];
+            const uint32_t end = (MOST_LEAVES + i) * GROUP; /* what stands before this node */
+            const uint32_t leaves = (trees->counts[t] + 1) * GROUP;
+            if (node->column % GROUP || node->column >= trees->n_columns * GROUP
+                || node->less % GROUP || node->greater % GROUP
+                || (node->less >= leaves && (node->less < MOST_LEAVES * GROUP || node->less >= end))
+                || (node->greater >= leaves
+                    && (node->greater < MOST_LEAVES * GROUP || node->greater >= end)))
+                return MISFIT;
+        }
+    }
+    return in_segments == n_trees && first == n_nodes ? 0 : MISFIT;
+}
+
+/* Writes the scores of n rows of `width` doubles each. Returns 1 when memory is short, 2 where the
+   processor cannot do it, which calling it for no rows tells, and 3, with nothing written, for rows
+   of another width than the trees'. */
+int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_t n, double *scores,
+                               size_t width)
 {
     if (!supported())
         return UNSUPPORTED;
     if (n == 0)
         return 0;
+    if (width != trees->n_features)
+        return MISFIT;
     Work work = {
         aligned_alloc(64, (size_t)BLOCK_GROUPS * trees->n_columns * GROUP),
         aligned_alloc(64, (size_t)2 * MOST_LEAVES * GROUP),
@@ -244,9 +286,17 @@ int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_
 
 #else
 
-int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_t n, double *scores)
+int tasador_check_wide_trees(const WideTrees *trees, size_t n_nodes, size_t n_trees, size_t n_words,
+                             size_t n_thresholds)
 {
-    (void)trees, (void)rows, (void)n, (void)scores;
+    (void)trees, (void)n_nodes, (void)n_trees, (void)n_words, (void)n_thresholds;
+    return UNSUPPORTED;
+}
+
+int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_t n, double *scores,
+                               size_t width)
+{
+    (void)trees, (void)rows, (void)n, (void)scores, (void)width;
     return UNSUPPORTED;
 }
 

@@ -98,6 +98,11 @@ class WideTrees(TreesKernel):
             scale=trees.scale,
             base=trees.base,
         )
+        sizes = (len(self._arrays[name]) for name in ("nodes", "counts"))
+        if library.check_wide_trees(
+            ctypes.addressof(wide), *sizes, self._arrays["leaves"].size, len(thresholds)
+        ):
+            raise TrainingError("the trees do not fit the kernel")
         super().__init__(call, wide)
 
 
@@ -136,7 +141,7 @@ def _tables(
     trees: TreeEnsemble, leaves: Indices, tree_of: Indices, number: Indices, table: int
 ) -> NDArray[np.uint32]:
     """Return the leaves' values (trees, 2, table): their low words, then their high ones."""
-    words = np.ascontiguousarray(trees.value[leaves]).view(np.uint64)
+    words = np.ascontiguousarray(trees.value[leaves], dtype=np.float64).view(np.uint64)
     tables = np.zeros((trees.n_trees, 2, table), dtype=np.uint32)
     tables[tree_of, 0, number] = words & np.uint64(0xFFFFFFFF)
     tables[tree_of, 1, number] = words >> np.uint64(32)

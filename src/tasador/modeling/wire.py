@@ -54,15 +54,20 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number breaks off")
 
 
-def repeated_ints(message: memoryview, number: int) -> NDArray[np.int64]:
+def repeated_ints(
+    message: memoryview, number: int, *, once: int | None = None
+) -> NDArray[np.int64]:
     """Return all values of the repeated integer field `number` (below 16), packed or not.
+
+    With `once`, that field may stand in the message one time, and no other may.
 
     A field of 100 000 values is one tag and one value a hundred thousand times: they are taken
     apart together.
 
     Raises:
-        ValueError: As for `fields`, or a value does not fit in 35 bits.
+        ValueError: As for `fields`, or a value does not fit in 35 bits, or there is another field.
     """
+    others = 0
     single, packed = number << 3 | _VARINT, number << 3 | _BYTES
     parts: list[NDArray[np.int64]] = []
     at = 0
@@ -75,6 +80,10 @@ def repeated_ints(message: memoryview, number: int) -> NDArray[np.int64]:
             at += length
             continue
         tag, body = _varint(message, at)
+        if once is not None and tag != packed:
+            others += 1
+            if tag >> 3 != once or others > 1:
+                raise ValueError(f"an unexpected field {tag >> 3}")
         for found, value in fields(message[at : _end(message, tag, body)]):
             if found == number and tag == packed and isinstance(value, memoryview):
                 parts.append(_numbers(np.frombuffer(value, np.uint8))[0])

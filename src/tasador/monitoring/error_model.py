@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.array_check import FLAG, Expected
 from tasador.core.errors import TrainingError
 from tasador.modeling.onnx_model import OnnxRegressor
 
@@ -97,6 +98,8 @@ class ErrorModel:
             raise ValueError(
                 f"terms of shape {terms.shape}, expected ({len(places)}, {len(TERMS)})"
             )
+        Expected((len(places),), low=-np.inf, high=np.inf, ascending=True).check("places", places)
+        Expected((1,), FLAG).check("log", arrays["error.log"])
         return cls(model, places, terms, bool(arrays["error.log"][0]))
 
 

@@ -8,23 +8,27 @@ import json
 import logging
 import smtplib
 import ssl
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tasador.core import clock
-from tasador.core.errors import ConfigError, MissingExtraError, StorageError
+from tasador.core import clock, escape
+from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
+from tasador.core.web import Patience, opened
 from tasador.monitoring.alerts import AlertBook, Notice
 from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
+#: An e-mail may take this many times the timeout in all.
+_MAIL_FACTOR = 4
 #: Answers of a receiver after which another try may go better.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -96,6 +100,14 @@ class LogRoute:
         log.log(level, "%s: %s", notice.title, notice.reason, extra={"fields": fields})
 
 
+class _RefusedError(OSError):
+    """A receiver did not take a notice; a redirection is not followed: it would lose the body."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"it answers {status}")
+        self.status = status
+
+
 class WebhookRoute:
     """Posts notices as JSON.
 
@@ -126,7 +138,7 @@ class WebhookRoute:
             ):
                 with attempt:
                     self._post(request)
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, HTTPException, DeadlineError) as error:
             raise StorageError(
                 f"the webhook at {_shown(self._settings.url)} did not take a notice",
                 got=str(error),
@@ -138,11 +150,10 @@ class WebhookRoute:
         return notice.to_dict()
 
     def _post(self, request: urllib.request.Request) -> None:
-        try:
-            urllib.request.urlopen(request, timeout=self._settings.timeout_s).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            error.close()  # it holds the connection
-            raise
+        seconds = self._settings.timeout_s
+        with opened(request, Patience(seconds, seconds, Deadline.after(3 * seconds))) as answer:
+            if not 200 <= answer.status < 300:
+                raise _RefusedError(answer.status)
 
 
 class SlackRoute(WebhookRoute):
@@ -150,10 +161,11 @@ class SlackRoute(WebhookRoute):
 
     def body(self, notice: Notice) -> dict[str, Any]:
         """Return what is posted."""
-        text = f"*{_escaped(notice.title)}*\n{_escaped(notice.reason)}"
-        return {"text": text, "blocks": [
-            {"type": "section", "text": {"type": "mrkdwn", "text": text}}
-        ]}  # fmt: skip
+        text = f"*{escape.slack(notice.title)}*\n{escape.slack(notice.reason)}"
+        return {
+            "text": text, "unfurl_links": False, "unfurl_media": False,
+            "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}],
+        }  # fmt: skip
 
 
 class EmailRoute:
@@ -161,6 +173,7 @@ class EmailRoute:
 
     def __init__(self, settings: RouteSettings) -> None:
         self._settings = settings
+        self._caller = BoundedCaller("the mail server")
 
     def send(self, notice: Notice) -> None:
         """Send one e-mail.
@@ -170,35 +183,40 @@ class EmailRoute:
         """
         settings, parts = self._settings, urllib.parse.urlsplit(self._settings.url)
         message = EmailMessage()
-        message["Subject"] = notice.title.replace("\n", " ")[:200]
+        message["Subject"] = escape.one_line(notice.title)[:200]
         message["From"], message["To"] = settings.sender, ", ".join(settings.recipients)
         message["Message-ID"] = f"<{notice.id}@tasador>"
-        message.set_content(
-            f"{notice.reason}\n\n{json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)}\n"
-        )
-        host, timeout = parts.hostname or "localhost", settings.timeout_s
+        whole = json.dumps(notice.to_dict(), indent=2, ensure_ascii=False)
+        message.set_content(f"{escape.lines(notice.reason)}\n\n{escape.lines(whole)}\n")
+        host = parts.hostname or "localhost"
         try:
-            with (
-                smtplib.SMTP_SSL(
-                    host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
-                )
-                if parts.scheme == "smtps"
-                else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
-            ) as server:
-                if parts.username:
-                    if parts.scheme == "smtp":  # a password never travels in the clear
-                        server.starttls(context=ssl.create_default_context())
-                    server.login(
-                        urllib.parse.unquote(parts.username),
-                        urllib.parse.unquote(parts.password or ""),
-                    )
-                server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
+            # a server that trickles restarts the timeout of every read
+            limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
+            self._caller.call(lambda: self._hand_over(message), limit)
+        except (OSError, smtplib.SMTPException, DeadlineError) as error:
             raise StorageError(
                 f"the mail server {host} did not take a notice",
                 got=str(error),
                 remedy="check its address; the notice is kept and sent again",
             ) from None
+
+    def _hand_over(self, message: EmailMessage) -> None:
+        parts, timeout = urllib.parse.urlsplit(self._settings.url), self._settings.timeout_s
+        host = parts.hostname or "localhost"
+        with (
+            smtplib.SMTP_SSL(
+                host, parts.port or 465, timeout=timeout, context=ssl.create_default_context()
+            )
+            if parts.scheme == "smtps"
+            else smtplib.SMTP(host, parts.port or 25, timeout=timeout)
+        ) as server:
+            if parts.username:
+                if parts.scheme == "smtp":  # a password never travels in the clear
+                    server.starttls(context=ssl.create_default_context())
+                server.login(
+                    urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
+                )
+            server.send_message(message)
 
 
 class WandbRoute:
@@ -224,7 +242,8 @@ class WandbRoute:
             MissingExtraError: W&B is not installed.
             StorageError: W&B refuses.
         """
-        self._run.alert(notice.title, notice.reason, urgent=notice.severity == "page")
+        title, text = escape.one_line(notice.title), escape.markdown(notice.reason)
+        self._run.alert(title, text, urgent=notice.severity == "page")
 
     def log(self, values: Mapping[str, float]) -> None:
         """Record a round's numbers; raises as `send` does."""
@@ -308,15 +327,11 @@ def check_routes(rules: Sequence[Any], routes: Mapping[str, Route]) -> None:
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code in _TRANSIENT
-    return isinstance(error, (urllib.error.URLError, OSError))
+    if isinstance(error, _RefusedError):
+        return error.status in _TRANSIENT
+    return isinstance(error, (OSError, HTTPException, DeadlineError))
 
 
 def _shown(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}"  # paths of webhooks are secrets
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

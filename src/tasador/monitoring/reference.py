@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
+from tasador.core.array_check import INTEGER, Expected, check_arrays
 from tasador.core.errors import BundleError
 from tasador.data.contract import Column
 from tasador.data.target_check import TargetBounds
@@ -26,6 +27,7 @@ Arrays = Mapping[str, NDArray[Any]]
 SAMPLE = 4000
 _SEED = 20_240_816
 _FORMAT = 1
+_ANY = Expected((None,), low=-np.inf, high=np.inf, ascending=True)
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,32 @@ class Profile:
 
     @classmethod
     def from_state(cls, arrays: Arrays, name: str) -> Profile:
-        """Rebuild from `state`."""
+        """Rebuild from `state`.
+
+        Raises:
+            KeyError, OverflowError, ValueError: The arrays are not what they should be.
+        """
         own = {
             key.removeprefix(f"{name}."): array
             for key, array in arrays.items()
             if key.startswith(f"{name}.")
         }
+        _ANY.check("edges", own["edges"])
+        cells = Grid(own["edges"], own["starts"], 0.0).cells
+        summed = Expected((cells,), low=-np.inf, high=np.inf, gaps=True)
+        expected = {
+            "edges": _ANY,
+            "starts": Expected((None,), INTEGER, 0, cells - 1, ascending=True),
+            "center": Expected((1,), low=-np.inf, high=np.inf),
+            "counts": Expected((cells,), INTEGER, 0),
+            "sums": summed,
+            "numbers": Expected((7,), low=-np.inf, high=np.inf, gaps=True),
+        }
+        if "lost" in own:
+            expected["lost"] = replace(summed, shape=(cells + 1,))
+        check_arrays(own, expected)
+        if not len(own["starts"]) or own["starts"][0] != 0:
+            raise ValueError(f"the bins of {name} do not begin at the first cell")
         return cls(Grid.from_state(own), Summary.from_state(own))
 
 
@@ -141,6 +163,11 @@ class Reference:
             )
         arrays = bundle.reference
         try:
+            Expected((None, len(bundle.contract.features)), gaps=True).check("rows", arrays["rows"])
+            if "actual" in arrays or "predicted" in arrays:
+                pairs = Expected((len(arrays["actual"]),), gaps=True)
+                pairs.check("actual", arrays["actual"])
+                pairs.check("predicted", arrays["predicted"])
             if int(arrays["format"][0]) != _FORMAT:
                 raise ValueError(f"format {int(arrays['format'][0])}, expected {_FORMAT}")
             return cls(
@@ -167,7 +194,7 @@ class Reference:
                 version=bundle.version,
                 target_bounds=TargetBounds.of(bundle.contract.target),
             )
-        except (KeyError, ValueError, IndexError) as error:
+        except Exception as error:  # somebody else's arrays: whatever they end in is theirs
             raise BundleError(
                 f"the reference in {bundle.version} cannot be read: {error}",
                 remedy="register the model again",

@@ -43,10 +43,12 @@ class Dialect(Protocol):
     Attributes:
         types: SQL types by our names: ``text``, ``real``, ``int``, ``bytes``.
         clock: SQL expression of the server's time, seconds since the epoch.
+        has_table: SQL that finds a row when there is a table of the name given.
     """
 
     types: dict[str, str]
     clock: str
+    has_table: str
 
     def connect(self) -> Any: ...
     def prepare(self, connection: Any) -> None: ...

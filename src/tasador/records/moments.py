@@ -12,6 +12,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
 #: Seconds by which two machines' clocks may differ.
 _SKEW_S = 300.0
+_DAY_S = 86_400.0
 
 
 def parse_span(text: str) -> float:
@@ -51,13 +52,24 @@ def parse_moment(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
-def time_reason(seconds: float) -> str | None:
-    """Return why a time cannot be when something became known; None when it can."""
+def time_reason(seconds: float, predicted: float | None = None) -> str | None:
+    """Return why a time cannot be when an outcome became known; None when it can.
+
+    Args:
+        seconds: The time, since the epoch. A whole day counts to its end.
+        predicted: When the prediction was made, which comes first.
+    """
     if not 0.0 <= seconds < 1e11:  # NaN, or milliseconds
         return f"expected ISO 8601 or seconds since the epoch, got {seconds:.15g}"
     if seconds > clock.seconds() + _SKEW_S:
         shown = show_moment(seconds) if seconds < 2.5e11 else f"{seconds:g}"
         return f"expected a time that has come, got {shown}"
+    end = seconds + (_DAY_S if seconds % _DAY_S == 0 else _SKEW_S)
+    if predicted is not None and end < predicted:
+        return (
+            f"expected a time after the prediction of {show_moment(predicted)}, "
+            f"got {show_moment(seconds)}"
+        )
     return None
 
 

@@ -50,11 +50,13 @@ class Imported:
     problems: list[RowProblem] = field(default_factory=list)
 
 
-def import_outcomes(store: RecordStore, path: Path, client: str = "import") -> Imported:
+def import_outcomes(
+    store: RecordStore, path: Path, client: str = "import", *, replace: bool = False
+) -> Imported:
     """Write the outcomes of a CSV file with the columns prediction_id, actual and, if wanted, time.
 
     `time` is ISO 8601 or seconds since the epoch; without it the outcome became known now. Doing it
-    again changes nothing.
+    again changes nothing. With `replace` another value that is known is corrected.
 
     Raises:
         SourceError: The file cannot be read, or lacks a column.
@@ -74,7 +76,9 @@ def import_outcomes(store: RecordStore, path: Path, client: str = "import") -> I
                 )
             read = _outcomes(rows, client, done)
             while chunk := list(islice(read, _CHUNK)):
-                answers = store.add_outcomes([outcome for _, outcome in chunk])
+                outcomes = [outcome for _, outcome in chunk]
+                corrected = [one.prediction_id for one in outcomes] if replace else ()
+                answers = store.add_outcomes(outcomes, replace=corrected)
                 for (line, outcome), answer in zip(chunk, answers, strict=True):
                     _note(done, line, outcome, answer)
     except FileNotFoundError:

@@ -32,6 +32,7 @@ class PostgresqlDialect:
         "int": "BIGINT",
         "bytes": "BYTEA",
     }
+    has_table = "SELECT 1 WHERE to_regclass(?) IS NOT NULL"
     clock = "extract(epoch from clock_timestamp())::float8"
 
     def __init__(self, url: DatabaseUrl, timeout_s: float) -> None:

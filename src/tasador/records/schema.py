@@ -83,7 +83,7 @@ MIGRATIONS = (
 )
 NEWEST = MIGRATIONS[-1].version
 _TABLE = (
-    "CREATE TABLE IF NOT EXISTS tasador_schema "
+    "CREATE TABLE tasador_schema "
     "(version {int} PRIMARY KEY, reader {int} NOT NULL, time {real} NOT NULL)"
 )
 
@@ -97,7 +97,9 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
     dialect.begin(connection)
     try:
         dialect.lock_schema(connection)
-        dialect.execute(connection, _TABLE.format_map(dialect.types), ())
+        # a role that may not make tables can still use them
+        if not dialect.execute(connection, dialect.has_table, ("tasador_schema",)):
+            dialect.execute(connection, _TABLE.format_map(dialect.types), ())
         found = dialect.execute(connection, "SELECT version, reader FROM tasador_schema", ())
         current = max((row[0] for row in found), default=0)
         reader = max((row[1] for row in found), default=0)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasador.core.errors import StorageError
-from tasador.core.files import storage_error
+from tasador.core.files import make_private, storage_error, tighten
 from tasador.records.frames import MAGIC, decode_frame, encode_frame
 from tasador.records.record import Record
 from tasador.records.settings import Synchronous
@@ -299,7 +299,7 @@ def _some_records(segment: _Segment, at: int, most: int) -> tuple[list[Record], 
 
 
 def _new_segment(folder: Path) -> _Segment:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder, folder=True)
     while True:
         path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -323,6 +323,7 @@ def _adopted(path: Path) -> _Segment | None:
     if not _locked(file, path):
         os.close(file)
         return None
+    tighten(path)
     return _Segment(file, path, os.fstat(file).st_size)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tasador.data.target_check import TargetBounds
 from tasador.records.database import Database
 from tasador.records.dialects import Row, column_names
+from tasador.records.journal import AuditTrail
 from tasador.records.moments import time_reason
 from tasador.records.record import Outcome, Record
 from tasador.records.store import OutcomeAnswer, RecordBatch, VersionCounts
@@ -17,6 +19,14 @@ _COLUMNS = column_names("records")
 _PREFIXED = ", ".join(f"r.{name}" for name in _COLUMNS.split(", "))
 _MOST_IDS = 500  # in one statement
 _ANY = TargetBounds()
+
+
+class _Recorded(NamedTuple):
+    """What a record says of the outcomes that it may have."""
+
+    bounds: TargetBounds
+    time: float
+    client: str
 
 
 class SqlRecordStore:
@@ -33,59 +43,84 @@ class SqlRecordStore:
         self.database.insert("records", records)
 
     def add_outcomes(
-        self, outcomes: Sequence[Outcome], targets: Mapping[str, TargetBounds] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        targets: Mapping[str, TargetBounds] | None = None,
+        *,
+        own: bool = False,
+        replace: Collection[str] = (),
     ) -> list[OutcomeAnswer]:
         answers: list[OutcomeAnswer] = []
         bounds = {**kept_targets(self.database), **(targets or {})} if outcomes else {}
         for start in range(0, len(outcomes), _MOST_IDS):
             part = outcomes[start : start + _MOST_IDS]
             with self.database.transaction():
-                answers += self._add_some(part, bounds)
+                answers += self._add_some(part, bounds, own, replace)
         return answers
 
     def _add_some(
-        self, outcomes: Sequence[Outcome], bounds: Mapping[str, TargetBounds]
+        self,
+        outcomes: Sequence[Outcome],
+        bounds: Mapping[str, TargetBounds],
+        own: bool,
+        replace: Collection[str],
     ) -> list[OutcomeAnswer]:
         ids = [outcome.prediction_id for outcome in outcomes]
-        versions = self._by_ids("SELECT id, version FROM records WHERE id IN ({ids})", ids)
-        recorded = {row[0]: bounds.get(model_of(row[1]), _ANY) for row in versions}
+        sql = "SELECT id, version, time, client FROM records WHERE id IN ({ids})"
+        recorded = {
+            key: _Recorded(bounds.get(model_of(version), _ANY), time, client)
+            for key, version, time, client in self._by_ids(sql, ids)
+        }
         known = self._known(ids)
+        refused = [_refusal(one, recorded.get(one.prediction_id), own) for one in outcomes]
         first: dict[str, Outcome] = {}
-        for outcome in outcomes:
-            found = recorded.get(outcome.prediction_id)
-            if found is not None and not _reason(outcome, found):
+        for outcome, refusal in zip(outcomes, refused, strict=True):
+            if refusal is None:
                 first.setdefault(outcome.prediction_id, outcome)
         self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
         stays = self._known(list(first))  # another process may have been faster
-        answers = [self._answer(o, recorded, known, stays, first) for o in outcomes]
-        for outcome, answer in zip(outcomes, answers, strict=True):
-            if answer.status == "conflict":
-                self.database.execute(
-                    "INSERT INTO outcome_conflicts (prediction_id, actual, time, client) "
-                    "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    outcome,
-                )
-        return answers
+        return [
+            refusal or self._second(outcome, known, stays, first, outcome.prediction_id in replace)
+            for outcome, refusal in zip(outcomes, refused, strict=True)
+        ]
 
-    @staticmethod
-    def _answer(
+    def _second(
+        self,
         outcome: Outcome,
-        recorded: Mapping[str, TargetBounds],
-        known: dict[str, float],
+        known: Mapping[str, float],
         stays: dict[str, float],
-        first: dict[str, Outcome],
+        first: Mapping[str, Outcome],
+        replace: bool,
     ) -> OutcomeAnswer:
+        """Say what became of an outcome that may be one; what contradicts the known is kept."""
         key = outcome.prediction_id
-        reason = _reason(outcome, recorded.get(key, _ANY))
-        if reason:
-            return OutcomeAnswer(key, "invalid", reason=reason)
-        if key not in recorded:
-            return OutcomeAnswer(key, "unknown")
-        if outcome.actual != stays[key]:
-            return OutcomeAnswer(key, "conflict", stays[key])
-        if key in known or first[key] is not outcome:
-            return OutcomeAnswer(key, "repeated", stays[key])
-        return OutcomeAnswer(key, "accepted")
+        before = stays[key]
+        if outcome.actual == before:
+            new = key not in known and first[key] is outcome
+            return OutcomeAnswer(key, "accepted") if new else OutcomeAnswer(key, "repeated", before)
+        if replace:
+            self._replace(outcome, before)
+            stays[key] = outcome.actual
+            return OutcomeAnswer(key, "replaced", before)
+        self.database.execute(
+            "INSERT INTO outcome_conflicts (prediction_id, actual, time, client) "
+            "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            outcome,
+        )
+        return OutcomeAnswer(key, "conflict", before)
+
+    def _replace(self, outcome: Outcome, before: float) -> None:
+        """Correct an outcome: what contradicted the wrong one says nothing any more."""
+        key, actual, time, client = outcome
+        self.database.execute(
+            "UPDATE outcomes SET actual = ?, time = ?, client = ? WHERE prediction_id = ?",
+            (actual, time, client, key),
+        )
+        self.database.execute("DELETE FROM outcome_conflicts WHERE prediction_id = ?", (key,))
+        AuditTrail(self.database).add(
+            client or "unknown", "replace outcome", key, from_value=repr(before),
+            to_value=repr(actual),
+        )  # fmt: skip
 
     def _known(self, ids: Sequence[str]) -> dict[str, float]:
         sql = "SELECT prediction_id, actual FROM outcomes WHERE prediction_id IN ({ids})"
@@ -183,13 +218,18 @@ class SqlRecordStore:
         self.database.close()
 
 
-def _reason(outcome: Outcome, bounds: TargetBounds) -> str:
-    """Return what is wrong with an outcome itself; empty when nothing is."""
-    said = bounds.reason(outcome.actual)
+def _refusal(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAnswer | None:
+    """Return the answer to an outcome that cannot be one; None when it can."""
+    key = outcome.prediction_id
+    if found is not None and own and found.client != outcome.client:
+        found = None  # to another client it is as if there were none
+    said = (_ANY if found is None else found.bounds).reason(outcome.actual)
     if said is not None:
-        return f"actual: {said}"
-    late = time_reason(outcome.time)
-    return "" if late is None else f"time: {late}"
+        return OutcomeAnswer(key, "invalid", reason=f"actual: {said}")
+    late = time_reason(outcome.time, None if found is None else found.time)
+    if late is not None:
+        return OutcomeAnswer(key, "invalid", reason=f"time: {late}")
+    return OutcomeAnswer(key, "unknown") if found is None else None
 
 
 def _filters(version: str | None, variant: str | None, prefix: str = "") -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
+from tasador.core.files import make_private, tighten
 from tasador.records.dialects import BULK_COLUMNS, ErrorKind, Row, column_names
 from tasador.records.errors import OutageError
 from tasador.records.location import DatabaseUrl
@@ -27,6 +28,7 @@ class SqliteDialect:
     """See `tasador.records.dialects.Dialect`."""
 
     types = {"text": "TEXT", "real": "REAL", "int": "INTEGER", "bytes": "BLOB"}  # noqa: RUF012
+    has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
 
     def __init__(self, url: DatabaseUrl, synchronous: Synchronous, timeout_s: float) -> None:
@@ -36,7 +38,9 @@ class SqliteDialect:
         self.timeout_s = timeout_s
 
     def connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.path)  # SQLite gives the files beside it the same mode
+        for beside in ("-wal", "-shm", "-journal"):
+            tighten(self.path.with_name(self.path.name + beside))
         return sqlite3.connect(
             self.path,
             timeout=self.timeout_s,

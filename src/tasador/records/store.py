@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tasador.data.target_check import TargetBounds
 from tasador.records.record import Outcome, Record
 
-OutcomeStatus = Literal["accepted", "repeated", "conflict", "unknown", "invalid"]
+OutcomeStatus = Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"]
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,12 @@ class OutcomeAnswer:
 
     Attributes:
         prediction_id: As given.
-        status: ``accepted``; ``repeated`` (known already, the same value); ``conflict`` (another
-            value is known: that one stays, this one is kept apart); ``unknown`` (no record has this
-            id, or its record is still in a spool); ``invalid`` (no possible value of the target,
-            or a time that has not come).
-        known: The value that stays, for ``repeated`` and ``conflict``.
+        status: ``accepted``; ``repeated`` (known already, the same value); ``replaced`` (another
+            value was known and was to be corrected); ``conflict`` (another value is known: that one
+            stays, this one is kept apart, retraining uses neither); ``unknown`` (no record has this
+            id, it is another client's, or it is still in a spool); ``invalid`` (no possible value
+            of the target, or a time that has not come or is before the prediction).
+        known: The value that was known before, for ``repeated``, ``replaced`` and ``conflict``.
         reason: What is wrong with an invalid one.
     """
 
@@ -133,12 +134,23 @@ class RecordStore(Protocol):
         ...
 
     def add_outcomes(
-        self, outcomes: Sequence[Outcome], targets: Mapping[str, TargetBounds] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        targets: Mapping[str, TargetBounds] | None = None,
+        *,
+        own: bool = False,
+        replace: Collection[str] = (),
     ) -> list[OutcomeAnswer]:
         """Write outcomes; one answer for each, in order. Giving them again changes nothing.
 
         What a service has said of its model's target (`targets.keep_target`) is checked; `targets`
         are bounds by model that are known besides.
+
+        Args:
+            outcomes: The outcomes.
+            targets: Bounds by model.
+            own: Whether an outcome counts only from the client that was given the prediction.
+            replace: Predictions whose known outcome is to be corrected; the audit trail keeps it.
         """
         ...
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasador.core.errors import BundleError
-from tasador.core.files import atomic_file, atomic_folder
+from tasador.core.files import atomic_file, atomic_folder, is_plain
 from tasador.registry.bundle import ModelBundle, load_bundle
 from tasador.registry.manifest import MANIFEST_NAME, checked_path
 from tasador.registry.verify import BundleLimits, read_verified, refuse_foreign
@@ -88,6 +88,8 @@ def unpack(file: Path, folder: Path, limits: ArchiveLimits | None = None) -> Mod
 @contextmanager
 def _opened(file: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
     try:
+        if file.exists() and not is_plain(file):
+            raise BundleError(f"{file} cannot be read", expected="a plain file")
         size = file.stat().st_size
         if size > limits.total_bytes:
             raise _refused(file.name, f"at most {limits.total_bytes} bytes", str(size))

@@ -16,7 +16,15 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError, ContractError, TrainingError
+from tasador.core.array_check import Expected, check_arrays
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    ContractError,
+    MissingExtraError,
+    StorageError,
+)
+from tasador.core.strict_json import check_depth
 from tasador.data.contract import TableContract
 from tasador.data.contract_reader import from_dict
 from tasador.data.encode import Encoder
@@ -33,11 +41,9 @@ from tasador.modeling.regressor import Regressor
 from tasador.modeling.target import TargetTransform
 from tasador.modeling.valuation import Comparable, Explanation, Reasons, Valuation
 from tasador.registry.arrays import read_arrays
-from tasador.registry.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-)
-from tasador.registry.signature import TrustedKeys
+from tasador.registry.manifest import Manifest
+from tasador.registry.signature import Trusted
+from tasador.registry.trust import trusted_keys
 from tasador.registry.verify import (
     CARD,
     ERROR_MODEL,
@@ -56,16 +62,12 @@ __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
 
 Floats = NDArray[np.float64]
 
-#: What rebuilding fitted state raises when the state is not what it should be.
-_BAD_STATE = (
-    KeyError,
-    ValueError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    ContractError,
-    TrainingError,
-)
+#: Fewest golden rows of a bundle: as many as are written.
+GOLDEN_ROWS = 20
+_MOST_GOLDEN_ROWS = 10_000
+_MOST_LEVELS = 64
+#: Errors that are not the bundle's: a disk that is full, a library that is not installed.
+_NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
 
 
 @dataclass(frozen=True)
@@ -245,60 +247,92 @@ def load_bundle(
     check_golden: bool = True,
     threads: int = 1,
     limits: BundleLimits | None = None,
-    trusted: TrustedKeys | None = None,
+    trusted: Trusted = "configured",
 ) -> ModelBundle:
     """Load and verify the bundle in `folder`.
 
     Args:
         folder: The bundle's folder.
-        check_golden: Whether to value the golden rows and compare with their kept answers.
+        check_golden: Whether to value the golden rows and compare with their kept answers; there
+            have to be `GOLDEN_ROWS` of them.
         threads: How many threads share a batch of rows.
         limits: Sizes above which the bundle is refused.
-        trusted: Keys, one of which must have signed the bundle; None asks for no signature.
+        trusted: Keys, one of which must have signed the bundle; by default those of
+            TASADOR_SOURCE__TRUSTED_KEYS. None asks for no signature: for bundles that this
+            process has just made.
 
     Raises:
         BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
             large, of an unknown format, not signed by a trusted key where one is asked for, or
-            that answers differently on this machine.
+            that answers differently on this machine. Whatever else goes wrong while a bundle is
+            read is the bundle's fault too, so that another one may be tried in its place.
     """
     limits = limits or BundleLimits()
-    manifest, contents = read_verified(Path(folder), limits)
-    if trusted is not None:
-        trusted.check({**contents, MANIFEST_NAME: manifest.to_json()})
+    if trusted == "configured":
+        trusted = trusted_keys()
+    signed = None if trusted is None else trusted.check
+    try:
+        manifest, contents = read_verified(Path(folder), limits, signed)
+        return _rebuilt(Path(folder), manifest, contents, check_golden, threads, limits)
+    except Exception as error:  # of any kind: JSON, arrays and graphs are somebody else's words
+        if isinstance(error, _NOT_ITS_OWN) and not isinstance(error, ContractError):
+            raise
+        text = f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}"
+        raise BundleError(text[:500], remedy=FETCH_AGAIN) from None
+
+
+def _rebuilt(
+    folder: Path,
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    check_golden: bool,
+    threads: int,
+    limits: BundleLimits,
+) -> ModelBundle:
+    """Put a bundle together; arrays are checked before anything is built from them."""
 
     def arrays_of(name: str) -> dict[str, NDArray[Any]]:
         return read_arrays(contents[name], name, limits.total_bytes)
 
-    errors = contents.get(ERROR_MODEL)
-    try:
-        contract = from_dict(manifest.contract)
-        features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
-        golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
-        bundle = ModelBundle(
-            folder=Path(folder),
-            manifest=manifest,
-            contract=contract,
-            features=features,
-            model=load_model(contents[MODEL], threads),
-            target=TargetTransform.from_dict(manifest.target),
-            interval=ConformalInterval.from_dict(manifest.interval),
-            contributions=contributions_from_state(arrays_of(EXPLAIN)),
-            profile=orjson.loads(contents[PROFILE]),
-            card=contents[CARD].decode(),
-            encoder=Encoder(contract),
-            golden=golden["X"],
-            reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
-            error_model=OnnxRegressor(errors, threads) if errors is not None else None,
-        )
-        _check_fit(bundle)
-    except _BAD_STATE as error:
+    errors, q = contents.get(ERROR_MODEL), manifest.model.n_features
+    contract = from_dict(manifest.contract)
+    made = manifest.features["names"]
+    if not isinstance(made, list) or len(made) != q:
         raise BundleError(
-            f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}",
-            remedy=FETCH_AGAIN,
-        ) from None
+            "the bundle's parts do not fit together",
+            expected=f"{q} features",
+            got=f"{len(made)} made",
+        )
+    golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
+    bundle = ModelBundle(
+        folder=folder,
+        manifest=manifest,
+        contract=contract,
+        features=FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES)),
+        model=load_model(contents[MODEL], threads, q),
+        target=TargetTransform.from_dict(manifest.target),
+        interval=ConformalInterval.from_dict(manifest.interval),
+        contributions=contributions_from_state(arrays_of(EXPLAIN), q),
+        profile=_profile(contents[PROFILE]),
+        card=contents[CARD].decode(),
+        encoder=Encoder(contract),
+        golden=golden["X"],
+        reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
+        error_model=OnnxRegressor(errors, threads) if errors is not None else None,
+    )
+    _check_fit(bundle)
+    _ = bundle.check, bundle._range  # built on loading rather than inside the first valuation
     if check_golden:
         _check_golden(bundle, golden["prediction"])
     return bundle
+
+
+def _profile(content: bytes) -> dict[str, Any]:
+    plain = orjson.loads(content)
+    check_depth(plain, _MOST_LEVELS)
+    if not isinstance(plain, dict):
+        raise ValueError(f"{PROFILE} holds no values by name")
+    return plain
 
 
 def _check_fit(bundle: ModelBundle) -> None:
@@ -311,25 +345,37 @@ def _check_fit(bundle: ModelBundle) -> None:
             expected=f"{bundle.manifest.model.n_features} features",
             got=f"{q} made, {bundle.model.n_features} taken by the model",
         )
-    if (index is not None and index >= q) or not isinstance(bundle.profile, dict):
+    if index is not None and index >= q:
         raise BundleError(
             "the bundle's parts do not fit together",
-            expected=f"an interval scaled by one of {q} features and a profile of values by name",
-            got=f"scale {index}, profile {type(bundle.profile).__name__}",
+            expected=f"an interval scaled by one of {q} features",
+            got=f"scale {index}",
         )
 
 
 def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floats]:
     golden = read_arrays(content, GOLDEN, limits.total_bytes)
-    X, want = golden.get("X"), golden.get("prediction")
-    if X is None or want is None or X.ndim != 2 or X.shape[1] != p or want.shape != (len(X),):
-        raise BundleError(f"{GOLDEN} is damaged", expected=f"X (k, {p}) and prediction (k,)")
+    try:
+        k = len(golden["prediction"])
+        if not 0 < k <= _MOST_GOLDEN_ROWS:
+            raise ValueError(f"{k} rows")
+        X, prediction = Expected((k, p), gaps=True), Expected((k,))
+        check_arrays(golden, {"X": X, "prediction": prediction})
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{GOLDEN} is damaged",
+            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
+            got=str(error),
+        ) from None
     return golden
 
 
 def _check_golden(bundle: ModelBundle, want: Floats) -> None:
-    got = bundle.predict(bundle.golden)
-    close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0, equal_nan=True)
+    Z = bundle.features.transform(bundle.golden)
+    score = bundle.model.predict(Z)
+    widest = bundle.interval.bounds(score, Z, np.ones(len(Z), dtype=np.bool_))
+    got, lower, upper = (bundle.target.inverse(scores) for scores in (score, *widest))
+    close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0)
     if not close.all():
         row = int(np.flatnonzero(~close)[0])
         raise BundleError(
@@ -338,3 +384,14 @@ def _check_golden(bundle: ModelBundle, want: Floats) -> None:
             got=repr(float(got[row])),
             remedy="install the library versions named in the manifest's lineage",
         )
+    if not np.isfinite((got, lower, upper)).all():
+        raise BundleError(
+            "the bundle's answers are no numbers",
+            expected="finite estimates and intervals for the golden rows",
+            remedy=FETCH_AGAIN,
+        )
+    if len(want) < GOLDEN_ROWS:
+        raise BundleError(
+            f"{GOLDEN} is incomplete", expected=f"at least {GOLDEN_ROWS} golden rows",
+            got=str(len(want)), remedy="register the model again",
+        )  # fmt: skip

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import NothingOfferedError
+from tasador.core.errors import NothingOfferedError, StorageError
+from tasador.core.files import read_bytes
 from tasador.registry.manifest import MANIFEST_NAME
 
 #: In the name of a folder that a later run moved aside.
@@ -65,7 +66,7 @@ def _manifests(folder: Path) -> Iterator[Path]:
 
 def _claims(manifest: Path) -> dict[str, Any]:
     try:
-        plain = json.loads(manifest.read_bytes())
-    except (OSError, ValueError):
+        plain = json.loads(read_bytes(manifest))
+    except (StorageError, ValueError):
         return {}
     return plain if isinstance(plain, dict) else {}

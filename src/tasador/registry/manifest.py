@@ -12,6 +12,7 @@ import orjson
 
 from tasador.core.errors import BundleError
 from tasador.core.fingerprints import sha256_bytes, to_plain
+from tasador.core.strict_json import check_depth, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -20,6 +21,8 @@ _NOT_CONTENT = frozenset({"created", "release", "content_hash"})
 _OPTIONAL = frozenset({"release"})
 RELEASE_PATTERN = r"\d{1,9}\.\d{1,9}\.\d{1,9}"
 _VERSION_DIGITS = 12
+#: Levels of objects and lists; a manifest has about seven.
+_MOST_LEVELS = 64
 _REGISTER_AGAIN = "fetch the bundle again, or register the model again"
 
 
@@ -117,7 +120,9 @@ class Manifest:
         """
         try:
             plain = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
+            check_depth(plain, _MOST_LEVELS)
+            read_json(data)  # no name twice
+        except ValueError as error:
             raise BundleError(
                 f"{MANIFEST_NAME} is not JSON: {error}", remedy=_REGISTER_AGAIN
             ) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasador.core.errors import MissingExtraError, RegistryError, TasadorError
+from tasador.core.files import make_private
 from tasador.registry.mlflow_environment import PROBE, WORK, environment, quiet_mlflow
 
 
@@ -79,9 +80,9 @@ def _make_database(tracking_uri: str) -> None:
     file = sqlite_file(tracking_uri)
     if file is None or file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
+        make_private(new)
         MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
         if not file.exists():  # another process may have been faster
             new.rename(file)

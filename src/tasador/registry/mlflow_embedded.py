@@ -24,7 +24,7 @@ from tasador.core.errors import (
     RegistryError,
     StorageError,
 )
-from tasador.core.files import read_limited
+from tasador.core.files import is_plain, read_limited
 from tasador.registry.mlflow_rest import local_path
 from tasador.registry.offers import OfferedVersion
 from tasador.registry.versions import ModelVersion, refuse_dangling
@@ -157,7 +157,7 @@ class EmbeddedRegistry:
 
     @contextmanager
     def _reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:
-        if not self.file.exists():
+        if not is_plain(self.file):
             raise _absent(f"no registry at {self.file}")
         try:
             database = sqlite3.connect(

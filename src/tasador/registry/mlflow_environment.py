@@ -37,6 +37,7 @@ BRISK = {
 }
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # a server's own answers, and nobody else's
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # else files of the working folder slip into the model
     "MLFLOW_LOGGING_LEVEL": "WARNING",

@@ -24,6 +24,7 @@ from tasador.registry.registration import (
     milliseconds,
     version_tags,
 )
+from tasador.registry.signature import Trusted
 
 _MODEL_FOLDER = "model"
 _BUNDLE_PATH = "data/bundle"
@@ -63,7 +64,8 @@ def register_bundle(
     """
     from tasador.registry.bundle import load_bundle
 
-    contract = load_bundle(bundle_folder).contract
+    # whether others trust it is decided where it is loaded: here it is made
+    contract = load_bundle(bundle_folder, trusted=None).contract
     with open_client(tracking_uri) as client:
         _refuse_synthetic_over_real(client, model_name, alias, run)
         experiment_id = _experiment(client, tracking_uri, experiment, artifact_root)
@@ -126,7 +128,17 @@ def download_bundle(
         return _registered(version)
 
 
-def fetch_bundle(source: str, tracking_uri: str, destination: Path) -> None:
+def add_to_bundle(source: str, tracking_uri: str, file: Path) -> None:
+    """Put `file` into the bundle of a version's `source` within an open client."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(f"{source}/{_BUNDLE_PATH}", tracking_uri=tracking_uri)
+    repository.log_artifact(str(file))
+
+
+def fetch_bundle(
+    source: str, tracking_uri: str, destination: Path, trusted: Trusted = "configured"
+) -> None:
     """Fetch the bundle of a version's `source` within an open client; see `download_bundle`."""
     import mlflow.artifacts
 
@@ -143,7 +155,7 @@ def fetch_bundle(source: str, tracking_uri: str, destination: Path) -> None:
             dst_path=str(holder),
             tracking_uri=tracking_uri,
         )
-        load_bundle(Path(fetched))
+        load_bundle(Path(fetched), trusted=trusted)
         Path(fetched).replace(destination)
     finally:
         shutil.rmtree(holder, ignore_errors=True)

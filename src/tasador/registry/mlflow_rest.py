@@ -30,7 +30,7 @@ from tasador.core.errors import (
     RegistryError,
     StorageError,
 )
-from tasador.registry.http_answers import opener, read_body
+from tasador.core.web import Patience, UnsafeAddressError, opened, read_body
 from tasador.registry.offers import OfferedVersion
 from tasador.registry.versions import ModelVersion
 
@@ -179,14 +179,22 @@ class MlflowServer:
         """Send one request; any answer but 200 is an error."""
         try:
             deadline.check(f"asking {self._shown}")
-            seconds = min(self.connect_s, deadline.remaining())
+            patience = Patience(self.connect_s, self.read_s, deadline)
+            # another port of the registry's host is as much on its own network as the registry
+            named = urllib.parse.urlsplit(address).hostname == self._host
             request = self._request(address)
-            with opener(self.read_s, self._tls()).open(request, timeout=seconds) as response:
+            with opened(request, patience, tls=self._tls(), named=named) as response:
                 if response.status != 200:
                     raise self._refusal(response)
                 yield response
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(reason, UnsafeAddressError):
+                raise RefusedError(
+                    f"the model registry at {self._shown} names an address that is not fetched "
+                    "from", got=str(reason),
+                    remedy="let the server hand files out: mlflow server --artifacts-destination",
+                ) from None  # fmt: skip
             raise RegistryError(
                 f"the model registry at {self._shown} cannot be reached",
                 got=f"{type(reason).__name__}: {reason}"[:200],
@@ -195,7 +203,7 @@ class MlflowServer:
 
     def _request(self, address: str) -> urllib.request.Request:
         headers = {"Accept": "*/*", "User-Agent": "tasador"}
-        if urllib.parse.urlsplit(address).netloc == urllib.parse.urlsplit(self._base).netloc:
+        if _place(address) == _place(self._base):
             headers |= self._credentials()
         return urllib.request.Request(address, headers=headers)  # noqa: S310 - http(s) only
 
@@ -222,6 +230,10 @@ class MlflowServer:
         parts = urllib.parse.urlsplit(self.uri)
         host = parts.netloc.rpartition("@")[2]
         return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+    @property
+    def _host(self) -> str | None:
+        return urllib.parse.urlsplit(self._base).hostname
 
     @property
     def _shown(self) -> str:
@@ -274,6 +286,11 @@ class MlflowServer:
             f"the server at {self._shown} does not answer as MLflow does", got=got,
             remedy="check the address",
         )  # fmt: skip
+
+
+def _place(address: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(address)
+    return parts.scheme, parts.netloc
 
 
 def _plain(found: Mapping[str, Any], aliases: Mapping[str, str]) -> ModelVersion:

@@ -13,8 +13,9 @@ from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError
 from tasador.registry.default_version import only_model
 from tasador.registry.mlflow_client import open_client, sqlite_file, without_password
 from tasador.registry.mlflow_environment import BRISK
-from tasador.registry.mlflow_registry import fetch_bundle
+from tasador.registry.mlflow_registry import add_to_bundle, fetch_bundle
 from tasador.registry.offers import registry_reader
+from tasador.registry.signature import Trusted
 from tasador.registry.versions import ModelVersion
 
 _PAGE = 100
@@ -56,10 +57,15 @@ class MlflowVersions:
         with self._client() as client:
             client.set_model_version_tag(self.name, number, key, value)
 
-    def fetch(self, number: str, destination: Path) -> None:
+    def fetch(self, number: str, destination: Path, trusted: Trusted = "configured") -> None:
         with open_client(self.uri) as client:
             source = str(client.get_model_version(self.name, number).source)
-            fetch_bundle(source, self.uri, destination)
+            fetch_bundle(source, self.uri, destination, trusted)
+
+    def add(self, number: str, file: Path) -> None:
+        """Put a file beside those of a version's bundle."""
+        with open_client(self.uri) as client:
+            add_to_bundle(str(client.get_model_version(self.name, number).source), self.uri, file)
 
     @contextmanager
     def _client(self) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tasador.core.escape import code, markdown, one_line
 from tasador.metrics.bootstrap import Estimate
 from tasador.metrics.regression import label, unit_of
 
@@ -165,10 +166,10 @@ def describe(run: MlflowRun, model_name: str, alias: str) -> str:
     )
     release = f"Release {run.tags['release']}. " if "release" in run.tags else ""
     sections = [
-        f"# {_cell(run.title)}\n\n{warning}{release}Trained by tasador run `{run.run_id}` "
+        f"# {markdown(run.title)}\n\n{warning}{release}Trained by tasador run {code(run.run_id)} "
         f"on {run.started}.",
-        f"## Data\n\n| | |\n|---|---|\n| dataset | {_cell(run.dataset)} |\n"
-        f"| origin | **{run.origin}** |\n| source | {_cell(run.source)} |\n"
+        f"## Data\n\n| | |\n|---|---|\n| dataset | {markdown(run.dataset)} |\n"
+        f"| origin | **{run.origin}** |\n| source | {markdown(run.source)} |\n"
         f"| content hash | `{run.data_hash}` |",
         _metrics_section(run),
         _loading_section(model_name, alias),
@@ -188,7 +189,7 @@ def _metrics_section(run: MlflowRun) -> str:
     lines.append("|---|---:|---:|")
     for name in known:
         one = run.test_metrics[name]
-        unit = f" {unit_of(name, run.unit)}"
+        unit = f" {markdown(unit_of(name, run.unit))}"
         interval = f"{_figure(one.low)} – {_figure(one.high)}"
         lines.append(f"| {label(name)} | {_figure(one.value)}{unit.rstrip()} | {interval} |")
     return "\n".join(lines)
@@ -205,7 +206,7 @@ def _candidates_section(run: MlflowRun) -> str:
         "|---|" + "---:|" * len(metrics),
     ]
     for one in run.candidates:
-        name = f"**{_cell(one.name)}** (chosen)" if one.chosen else _cell(one.name)
+        name = f"**{markdown(one.name)}** (chosen)" if one.chosen else markdown(one.name)
         cells = [_figure(one.scores.get(metric, math.nan)) for metric in metrics]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -214,7 +215,7 @@ def _candidates_section(run: MlflowRun) -> str:
 def _loading_section(model_name: str, alias: str) -> str:
     return (
         "## How to load\n\n```python\nimport mlflow\n\n"
-        f'model = mlflow.pyfunc.load_model("models:/{model_name}@{alias}")\n'
+        f'model = mlflow.pyfunc.load_model("models:/{one_line(model_name)}@{one_line(alias)}")\n'
         "model.predict(dataframe)\n```\n\nThe bundle inside holds JSON, numpy arrays and ONNX; "
         "no pickle. Every file's SHA-256 is checked before it is read."
     )
@@ -224,11 +225,6 @@ def _figure(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{value:,.0f}".replace(",", " ") if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _cell(text: str) -> str:
-    """Keep a text within its table cell."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def _fitted(sections: list[str]) -> str:

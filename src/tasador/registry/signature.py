@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -93,6 +93,10 @@ class TrustedKeys:
         )
 
 
+#: Which keys must have signed a bundle: these, the configured ones, or none.
+Trusted = TrustedKeys | Literal["configured"] | None
+
+
 def sign_bundle(folder: Path, private_key: Path, password: bytes | None = None) -> Path:
     """Sign the bundle in `folder`; an older signature is replaced.
 
@@ -132,6 +136,34 @@ def sign_bundle(folder: Path, private_key: Path, password: bytes | None = None) 
     }
     write_bytes(folder / SIGNATURE, orjson.dumps(plain))
     return folder / SIGNATURE
+
+
+def new_key_pair(
+    private_key: Path | None = None, password: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """Return a private key on P-256 and its public key, as PEM.
+
+    Args:
+        private_key: A file whose key is used instead of a new one.
+        password: Of that file, if it has one.
+
+    Raises:
+        ConfigError: The file holds no such key, or the password is wrong.
+        StorageError: It cannot be read.
+        MissingExtraError: ``cryptography`` is not installed.
+    """
+    serialization = _serialization()
+    if private_key is not None:
+        return read_bytes(private_key), _pem(_private_key(private_key, password).public_key())
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return pem, _pem(key.public_key())
 
 
 def _statement(name: str, contents: Mapping[str, bytes]) -> dict[str, Any]:

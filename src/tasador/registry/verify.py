@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from tasador.core.errors import BundleError, StorageError
@@ -18,6 +19,7 @@ CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
 SIGNATURE = "model.sig"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
 _SIGNATURE_BYTES = 1 << 20
+_MOST_FILES = 64
 _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 #: What monitoring compares later rows with; bundles without them load, and are watched less well.
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
@@ -37,11 +39,21 @@ class BundleLimits:
     total_bytes: int = 2 * 2**30
 
 
-def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[str, bytes]]:
+def read_verified(
+    folder: Path,
+    limits: BundleLimits,
+    signed: Callable[[Mapping[str, bytes]], object] | None = None,
+) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest and the content of every file, each checked against it.
 
     What is checked is what is returned: a file that changes afterwards changes nothing. A signature
     is returned with the files, unread.
+
+    Args:
+        folder: The bundle's folder.
+        limits: Sizes above which it is refused unread.
+        signed: Given every file by its name, the signature too; raises `BundleError` for files that
+            nobody trusted has signed. It is asked before the manifest, or anything, is parsed.
 
     Raises:
         BundleError: See `load_bundle`.
@@ -54,11 +66,15 @@ def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[st
         )  # fmt: skip
     if present[MANIFEST_NAME] > limits.manifest_bytes:
         raise _too_large(MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME])
-    manifest = Manifest.from_json(_read(folder / MANIFEST_NAME, limits.manifest_bytes))
+    read = {MANIFEST_NAME: _read(folder / MANIFEST_NAME, limits.manifest_bytes)}
+    if signed is not None:
+        read |= _read_unparsed(folder, present, limits)
+        signed(read)
+    manifest = Manifest.from_json(read[MANIFEST_NAME])
     _check_files(manifest, present, limits)
     contents = {}
     for name, entry in sorted(manifest.files.items()):
-        contents[name] = _read(folder / name, entry.bytes)
+        contents[name] = read[name] if name in read else _read(folder / name, entry.bytes)
         got = sha256_bytes(contents[name])
         if got != entry.sha256:
             raise BundleError(
@@ -68,21 +84,38 @@ def read_verified(folder: Path, limits: BundleLimits) -> tuple[Manifest, dict[st
                 remedy=FETCH_AGAIN,
             )
     if SIGNATURE in present:
-        contents[SIGNATURE] = _read(folder / SIGNATURE, _SIGNATURE_BYTES)
+        contents[SIGNATURE] = (
+            read[SIGNATURE] if SIGNATURE in read else _read(folder / SIGNATURE, _SIGNATURE_BYTES)
+        )
     return manifest, contents
+
+
+def _read_unparsed(
+    folder: Path, present: Mapping[str, int], limits: BundleLimits
+) -> dict[str, bytes]:
+    """Return every file but the manifest, within the limits, whatever the manifest says of them."""
+    others = {name: size for name, size in present.items() if name != MANIFEST_NAME}
+    if others.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
+        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, others[SIGNATURE])
+    if sum(others.values()) > limits.total_bytes:
+        raise _too_large("the bundle", limits.total_bytes, sum(others.values()))
+    return {name: _read(folder / name, size) for name, size in sorted(others.items())}
 
 
 def _listed(folder: Path) -> dict[str, int]:
     """Return the size of every file in `folder`; links and special files are refused."""
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as found:
+            entries = list(islice(found, _MOST_FILES + 1))
+        states = [entry.stat(follow_symlinks=False) for entry in entries]
     except OSError as error:
         raise BundleError(
             f"there is no bundle at {folder}", got=error.strerror, remedy="check the path"
         ) from None
+    if len(entries) > _MOST_FILES:
+        raise BundleError(f"{folder} is no bundle", expected=f"at most {_MOST_FILES} files")
     sizes = {}
-    for entry in entries:
-        status = entry.stat(follow_symlinks=False)
+    for entry, status in zip(entries, states, strict=True):
         if not stat.S_ISREG(status.st_mode):
             kind = "a link" if entry.is_symlink() else "a folder or device"
             raise BundleError(f"{entry.name} in {folder} is refused",
@@ -127,8 +160,10 @@ def _too_large(what: str, limit: int, got: int) -> BundleError:
 def _read(path: Path, limit: int) -> bytes:
     """Read at most one byte more than `limit`, never through a link."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        with os.fdopen(descriptor, "rb") as file:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # changed since it was listed
+                raise BundleError(f"{path} is refused", expected="plain files only")
             return file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from None

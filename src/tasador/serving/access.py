@@ -31,12 +31,15 @@ log = logging.getLogger(__name__)
 
 #: Read without a key: what the service is, and how to ask it.
 PUBLIC = frozenset({"/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2"})
-_LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):(client|admin):([0-9a-f]{64})")
+KEY_ROLES: tuple[Role, ...] = ("client", "importer", "admin")
+_LINE = re.compile(rf"([A-Za-z0-9._-]{{1,64}}):({'|'.join(KEY_ROLES)}):([0-9a-f]{{64}})")
 #: A name, an IPv4 or bracketed IPv6 address, with a port or without; a bare IPv6 in settings.
 _HOST = re.compile(
     r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._*-]+))(?::[0-9]{0,5})?|([0-9a-f:.]*:[0-9a-f:.]*)"
 )
 _RELOAD_S = 5.0
+#: Peers that may send as many wrong keys as one may, before every wrong key has to wait.
+_MOST_PEERS = 100
 _ANONYMOUS: Role = "anonymous"
 #: Clients whose rate is remembered; the one not seen for longest is forgotten first.
 _MOST_CLIENTS = 10_000
@@ -75,7 +78,7 @@ def parse_key(line: str) -> Key:
     if match is None:
         raise ConfigError(
             "an API key cannot be read",
-            expected="name:client:<64 hexadecimal digits> or name:admin:<...>",
+            expected="name:ROLE:<64 hexadecimal digits>, ROLE one of client, importer, admin",
             got=f"a line of {len(line)} characters",  # a key pasted by mistake stays out of logs
             remedy="make one with `tasador keys new NAME`",
         )
@@ -156,6 +159,8 @@ class KeyAccess:
         self._rate = RateLimit(limits.rate_per_s, limits.burst, shared=rates)
         failures = settings.failures_per_minute
         self._failures = RateLimit(failures / 60, max(1, failures), shared=wrong)
+        most = failures * _MOST_PEERS
+        self._all_failures = RateLimit(most / 60, max(1, most), shared=wrong)
         self._open = PUBLIC | ({"/metrics"} if settings.metrics_public else set())
         self._hosts = tuple(_plain_host(host.strip().lower()) for host in settings.allowed_hosts)
         self._locked = bool(self._keys) or self._file is not None
@@ -206,7 +211,15 @@ class KeyAccess:
 
     def _refused(self, message: str, peer: str) -> Problem:
         """Return the answer to a failed try; too many of one peer are told to wait instead."""
-        wait = self._failures.take(_network(peer))
+        # all together first: whoever has many addresses cannot push the others' counts out
+        for limit, counted in (
+            (self._all_failures, "everybody"),
+            (self._failures, _network(peer)),
+            (self._failures, f"site {_network(peer, 48)}"),
+        ):
+            wait = limit.take(counted)
+            if wait > 0:
+                break
         if wait > 0:
             return _too_fast(wait, "fewer requests without a valid key")
         return _unauthorised(message)
@@ -256,12 +269,15 @@ def _plain_host(host: str) -> str:
     return "" if match is None else str(next(filter(None, match.groups()))).removesuffix(".")
 
 
-def _network(peer: str) -> str:
-    """Return what is counted as one peer: of IPv6 the /64 that one customer gets."""
+def _network(peer: str, prefix: int = 64) -> str:
+    """Return what is counted as one peer: of IPv6 the /64 of one network, or a site's /48."""
     if ":" not in peer:
         return peer
     try:
-        return str(ipaddress.IPv6Network((peer.partition("%")[0], 64), strict=False))
+        address = ipaddress.IPv6Address(peer.partition("%")[0])
+        if address.ipv4_mapped is not None:  # how a socket for both names an IPv4 client
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((address, prefix), strict=False))
     except ValueError:
         return peer
 

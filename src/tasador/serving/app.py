@@ -18,6 +18,7 @@ from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, 
 from tasador.serving.exchange import App, Exchange, Handler, Reply, is_json
 from tasador.serving.guard import Access, Guard
 from tasador.serving.problems import Problem, fault, internal_error, wrong_media_type
+from tasador.serving.proxies import TrustedProxies
 from tasador.serving.routes.outcomes import OutcomeRoutes, RecordOutcomes
 from tasador.serving.routes.status import DeepCheck, status_router
 from tasador.serving.routes.valuation import ValuationRoutes
@@ -41,6 +42,7 @@ class Parts:
         deep: Looks at every dependency.
         routers: Further routes.
         hot: Further handlers that bypass FastAPI, by (method, path).
+        proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         cors_origins: Origins whose pages may call the service.
         access_log: Whether every request is logged.
         lifespan: Starts and stops what the service needs.
@@ -53,6 +55,7 @@ class Parts:
     deep: DeepCheck
     routers: Sequence[APIRouter] = ()
     hot: dict[tuple[str, str], Handler] = field(default_factory=dict)
+    proxies: TrustedProxies | None = None
     cors_origins: tuple[str, ...] = ()
     access_log: bool = False
     lifespan: Lifespan | None = None
@@ -88,6 +91,7 @@ def build_app(parts: Parts) -> App:
         parts.access,
         parts.service.metrics,
         known=_plain_paths(routers),
+        proxies=parts.proxies,
         refused=parts.service.refused.request,
         access_log=parts.access_log,
     )
@@ -148,10 +152,11 @@ def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["valuation"])
-    for path, handler, name, summary in (
-        ("predict", routes.predict, "Predict", "Value rows"),
-        ("explain", routes.explain, "Explain", "Say why rows are worth what they are"),
-        ("outcomes", outcomes.outcomes, "Outcomes", "Record what rows turned out to be worth"),
+    told = "Record what rows turned out to be worth"
+    for path, handler, name, summary, more in (
+        ("predict", routes.predict, "Predict", "Value rows", ()),
+        ("explain", routes.explain, "Explain", "Say why rows are worth what they are", ()),
+        ("outcomes", outcomes.outcomes, "Outcomes", told, (409,)),
     ):
         router.add_api_route(
             f"/{path}",
@@ -159,7 +164,7 @@ def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRo
             methods=["POST"],
             summary=summary,
             response_class=Response,
-            responses=answers(f"{name}Answer", *_JSON_REFUSALS),
+            responses=answers(f"{name}Answer", *_JSON_REFUSALS, *more),
             openapi_extra=body_of(f"{name}Request"),
             name=path,
         )

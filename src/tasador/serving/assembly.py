@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -40,6 +40,7 @@ from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
+from tasador.serving.proxies import TrustedProxies
 from tasador.serving.refresh import Refresher, RefreshEvents
 from tasador.serving.routes.admin import AdminActions, admin_router
 from tasador.serving.routes.mlflow_scoring import mlflow_router
@@ -124,6 +125,7 @@ class Assembly:
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
+            proxies=_proxies(settings),
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
             lifespan=self._lifespan,
@@ -320,7 +322,9 @@ class _Outcomes:
         self._lock = threading.Lock()
         self._store: SqlRecordStore | None = None
 
-    def add(self, outcomes: Sequence[Outcome]) -> list[OutcomeAnswer]:
+    def add(
+        self, outcomes: Sequence[Outcome], *, own: bool = False, replace: Collection[str] = ()
+    ) -> list[OutcomeAnswer]:
         """Write outcomes and return the result of each.
 
         Raises:
@@ -334,7 +338,8 @@ class _Outcomes:
                 remedy="set TASADOR_RECORDS__MODE to durable or async",
             )
         try:
-            return self._opened().add_outcomes(outcomes, self.targets)
+            store = self._opened()
+            return store.add_outcomes(outcomes, self.targets, own=own, replace=replace)
         except OutageError as error:
             raise Problem(
                 503,
@@ -364,6 +369,11 @@ class _Outcomes:
                 database = Database(self._settings.url, synchronous=self._settings.synchronous)
                 self._store = SqlRecordStore(database)
             return self._store
+
+
+def _proxies(settings: ServeSettings) -> TrustedProxies | None:
+    trusted = settings.security.trusted_proxies
+    return TrustedProxies(trusted) if trusted else None
 
 
 def _settle_memory() -> None:

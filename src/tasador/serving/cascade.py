@@ -325,11 +325,13 @@ class Cascade:
             raise
         try:
             accept(loaded)
-        except BundleError as error:
-            hop.refuse(error, loaded.identity)
-            self.refusals.note(hop.name, loaded.identity, error)
+        except Exception as error:
+            refusal = error if isinstance(error, TasadorError) else _unreadable(error)
+            if isinstance(refusal, BundleError):
+                hop.refuse(refusal, loaded.identity)
+                self.refusals.note(hop.name, loaded.identity, refusal)
             loaded.discard()
-            raise
+            raise refusal from error
         return loaded
 
     def keep(self, loaded: LoadedModel) -> str | None:
@@ -343,7 +345,7 @@ class Cascade:
                 work = partial(keeper.keep, loaded.bundle, loaded.source)
                 deadline = Deadline.after(self.settings.hop_deadline_s)
                 self._keeping.call(work, deadline, self.cancelled)
-        except (TasadorError, OSError) as error:
+        except Exception as error:  # the model serves all the same
             _log.warning("the last good copy was not made: %s", error)
             return str(error)
         finally:
@@ -372,13 +374,21 @@ def _load(
 
 
 def _ours(work: Callable[[], T]) -> T:
-    """Turn what a disk says into our own errors."""
+    """Turn what a disk says, and whatever reading an answer ends in, into our own errors."""
     try:
         return work()
+    except TasadorError:
+        raise
     except OSError as error:
-        raise storage_error(error) or StorageError(
-            f"the disk refused: {error.strerror or error}", got=error.filename
-        ) from error
+        text = f"the disk refused: {error.strerror or error}"
+        raise storage_error(error) or StorageError(text, got=error.filename) from error
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BundleError:
+    text = f"what the source gave cannot be used: {type(error).__name__}: {error}"
+    return BundleError(text[:500], remedy="let the source offer another bundle")
 
 
 def _outcome(error: Exception) -> Outcome:

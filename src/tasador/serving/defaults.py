@@ -12,6 +12,8 @@ from tasador.registry.default_version import Choice, only_model, used_model
 from tasador.registry.folders import bundle_names
 from tasador.registry.mlflow_client import without_password
 from tasador.registry.offers import OfferedVersion, registry_reader
+from tasador.registry.trust import VARIABLE as TRUSTED_KEYS
+from tasador.registry.trust import trusted_files
 from tasador.serving.settings import variable
 from tasador.serving.source_settings import SourceSettings
 from tasador.serving.sources import registry_source
@@ -26,7 +28,8 @@ def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, 
     """Return what to add to the environment so that a laptop needs no setting at all.
 
     With no source named, what the workspace's registry says is served, or its newest bundle while
-    nothing is registered; records and the copy of the last good model lie there too.
+    nothing is registered; records and the copy of the last good model lie there too, and the
+    public key that `tasador up` makes is trusted.
 
     Raises:
         ConfigError: Several models are registered and none is chosen.
@@ -36,6 +39,8 @@ def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, 
         variable("source", "last_good"): str(workspace / "last_good"),
         **_own_sources(environment, workspace),
     }
+    if trusted := trusted_files(workspace, environment):
+        added[TRUSTED_KEYS] = ",".join(trusted)
     added = {name: value for name, value in added.items() if name not in environment}
     found = {**environment, **added}
     if found.get(TRACKING_URI) and not found.get(MODEL_NAME):

@@ -16,7 +16,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Role = Literal["anonymous", "client", "admin"]
+#: An importer is a client that may report the outcomes of all clients' predictions.
+Role = Literal["anonymous", "client", "importer", "admin"]
 
 JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")

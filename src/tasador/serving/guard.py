@@ -40,6 +40,7 @@ from tasador.serving.problems import (
     too_large,
     wrong_media_type,
 )
+from tasador.serving.proxies import LOCAL, TrustedProxies
 from tasador.serving.refused import summary
 from tasador.serving.settings import LimitSettings
 
@@ -62,6 +63,8 @@ UPLOADS = frozenset({"/api/v1/score"})
 #: Hold a version against the gates meanwhile; for administrators.
 SLOW = frozenset({*UPLOADS, f"{ADMIN}models/promote", f"{ADMIN}models/rollback"})
 _SWEEP_S = 0.25
+#: How much of a refused body is taken, for how long, and how long a client may be silent meanwhile.
+_DISCARDED_BYTES, _DISCARDED_S, _SILENCE_S = 64 << 20, 5.0, 0.3
 
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
@@ -102,6 +105,7 @@ class Guard:
         access: Who may do what.
         counts: What counts.
         known: Paths that may name a counter; those of hot routes do anyway.
+        proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         refused: Notes a request that was refused.
         access_log: Whether every request is logged.
     """
@@ -115,6 +119,7 @@ class Guard:
         counts: Counts,
         *,
         known: Collection[str] = (),
+        proxies: TrustedProxies | None = None,
         refused: Callable[[Exchange, Problem], None] = lambda *_: None,
         access_log: bool = False,
     ) -> None:
@@ -124,6 +129,7 @@ class Guard:
         self._access = access
         self._counts = counts
         self._known = frozenset(known) | {path for _, path in hot}
+        self._proxies = proxies
         self._refused = refused
         self._access_log = access_log
         self._under_way: dict[asyncio.Task[object], Exchange] = {}
@@ -164,6 +170,9 @@ class Guard:
             await outbox.problem(self._late(exchange))
         except Problem as problem:
             exchange.problem = problem
+            self._under_way.pop(task, None)
+            if not exchange.body_read and problem.status != 503:
+                await _discard(receive, exchange)
             await outbox.problem(problem)
         except (ClientGone, ClientDisconnect):
             pass  # nobody is left to answer
@@ -178,7 +187,9 @@ class Guard:
 
     def _admit(self, scope: Scope, exchange: Exchange, task: asyncio.Task[object]) -> None:
         peer = scope.get("client")
-        exchange.client = peer[0] if peer else "local"
+        exchange.client = peer[0] if peer else LOCAL
+        if self._proxies is not None:
+            exchange.client = self._proxies.client(exchange.client, scope["headers"])
         if exchange.path in PROBES:
             return
         if len(self._under_way) >= self._limits.in_flight:
@@ -330,6 +341,26 @@ class _Outbox:
         elif not message.get("more_body", False):
             self.complete = True
         await self._send(message)
+
+
+async def _discard(receive: Receive, exchange: Exchange) -> None:
+    """Take the rest of a refused body, within reason.
+
+    To close while a client still sends resets its connection, and the answer is lost with it.
+    """
+    if b"expect" in exchange.headers:
+        return  # it waits for the answer before it sends
+    left = _DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(_DISCARDED_S):
+            while left > 0 and not exchange.body_read:
+                message = await asyncio.wait_for(receive(), _SILENCE_S)
+                if message["type"] == "http.disconnect":
+                    return
+                left -= len(message.get("body", b""))
+                exchange.body_read = not message.get("more_body", False)
+    except TimeoutError:
+        pass
 
 
 def _limited(receive: Receive, exchange: Exchange, limit: int) -> Receive:

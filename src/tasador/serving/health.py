@@ -212,7 +212,8 @@ def refresher_check(refresher: Refresher, patience_s: float = 120.0) -> Check:
         if late > 0:
             raise DegradedError(f"the refresher's last round ended {refresher.idle_s:.0f} s ago")
         if report.last_error or report.copy_error:
-            raise DegradedError(report.last_error or f"no last good copy: {report.copy_error}")
+            problem = report.last_error or f"no last good copy: {report.copy_error}"
+            raise DegradedError(f"{report.refused} refused; {problem}")
         return f"{report.polls} rounds, {report.swaps} swaps, {report.refused} refused"
 
     return check

@@ -75,8 +75,8 @@ def _write(file: Path, keys: Sequence[Key]) -> None:
                 written.write(text)
                 written.flush()
                 os.fsync(written.fileno())
-            if file.exists():
-                Path(temporary).chmod(file.stat().st_mode & 0o777)
+            if file.exists() and not (mode := file.stat().st_mode) & 0o007:
+                Path(temporary).chmod(mode & 0o770)  # a service of another user may share a group
             Path(temporary).replace(file)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from tasador.core.errors import ServingError, StorageError
+from tasador.core.logs import redact, redact_all
 from tasador.data.row_check import Fault
 from tasador.records.errors import BusyError
 
@@ -88,9 +89,9 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         """Return the answer's body."""
         plain: dict[str, Any] = {
             "error": self.error,
-            "message": str(self),
+            "message": redact(str(self)),
             "request_id": request_id,
-            "detail": self.detail[:MOST_DETAILS],
+            "detail": redact_all(self.detail[:MOST_DETAILS]),
         }
         if len(self.detail) > MOST_DETAILS:
             plain["message"] += f" ({len(self.detail)} faults, the first {MOST_DETAILS} are listed)"

@@ -161,6 +161,9 @@ class Refresher:
                 self._look()
             except TasadorError as error:
                 self._fail(error)
+            except Exception as error:  # a fault of ours, which health must not pass over
+                _log.exception("a round of the refresher failed; the running model goes on")
+                self._fail(error)
             if self._counts.swaps > before:
                 give_memory_back()
             self._counts.polls += 1
@@ -267,9 +270,9 @@ class Refresher:
         self._counts.refused += 1
         self._tell(self._events.on_refused, source, identity, reason)
 
-    def _fail(self, error: TasadorError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._counts.errors += 1
-        self._counts.last_error = str(error)
+        self._counts.last_error = str(error) or type(error).__name__
 
     def _tell(self, listener: Callable[..., None], *what: object) -> None:
         try:

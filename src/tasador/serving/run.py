@@ -78,6 +78,7 @@ def serve(
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # security.trusted_proxies says whose are believed
         "timeout_keep_alive": settings.keep_alive_s,
         "timeout_graceful_shutdown": max(1, round(settings.drain_s)),
         "backlog": 2048,

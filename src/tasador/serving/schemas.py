@@ -53,7 +53,12 @@ class Outcome(BaseModel):
     prediction_id: str = Field(min_length=1, max_length=64)
     actual: float = Field(description="The real value, in the target's unit")
     time: float | None = Field(
-        None, description="When it became known, seconds since 1970 UTC; by default now"
+        None,
+        description="When it became known, seconds since 1970 UTC, after the prediction; "
+        "by default now",
+    )
+    replace: bool = Field(
+        False, description="Correct the known outcome if it has another value; it is audited"
     )
 
 
@@ -67,12 +72,12 @@ class OutcomeResult(BaseModel):
     """What became of one outcome."""
 
     prediction_id: str
-    status: Literal["accepted", "repeated", "conflict", "unknown", "invalid"] = Field(
-        description="repeated: the same value is known already; conflict: another one is, and "
-        "stays; unknown: no valuation has this id; invalid: no possible value of the target, or "
-        "otherwise wrong"
+    status: Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"] = Field(
+        description="repeated: the same value is known already; replaced: another one was, and "
+        "is corrected; conflict: another one is, and stays; unknown: no prediction of this client "
+        "has this id; invalid: no possible value of the target, or otherwise wrong"
     )
-    message: str | None = Field(None, description="What is wrong with an invalid one")
+    message: str | None = Field(None, description="What is wrong, and what to do")
 
 
 class OutcomesAnswer(BaseModel):

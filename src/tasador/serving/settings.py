@@ -79,8 +79,12 @@ class SecuritySettings:
     """Who is let in.
 
     Attributes:
-        keys: API keys as ``name:client:sha256`` or ``name:admin:sha256``; `tasador keys new` makes
-            them. With none, everybody may value rows and nobody may use the admin routes.
+        trusted_proxies: Addresses and networks, such as ``10.0.0.0/8``, of the proxies before the
+            service. Only from these is ``X-Forwarded-For`` believed, for the rates of clients and
+            the limit of wrong keys; ``socket`` believes it from a Unix socket. None by default.
+        keys: API keys as ``name:role:sha256``; `tasador keys new` makes them. Roles are ``client``,
+            ``importer`` (may also report outcomes of other clients' predictions) and ``admin``.
+            With none, everybody may value rows and nobody may use the admin routes.
         keys_file: A file with one such line each; read again within seconds of a change.
         allowed_hosts: Names under which the service may be called, ``*.example.org`` for all below;
             empty accepts any. Probes are exempt.
@@ -92,6 +96,7 @@ class SecuritySettings:
 
     keys: tuple[str, ...] = ()
     keys_file: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     metrics_public: bool = True

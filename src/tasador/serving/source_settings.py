@@ -42,7 +42,8 @@ class SourceSettings:
             model at all. With a model it is not, until the source offers another one.
         threads: Threads that share a batch of rows.
         trusted_keys: PEM files of public keys; when there are any, a bundle that none of them
-            signed is refused, wherever it comes from. Needs the extra ``signing``.
+            signed is refused, wherever it comes from, by the service and by every command. Empty:
+            the workspace's ``keys/signing.pub`` if it exists. Needs the extra ``signing``.
     """
 
     model_name: str = ""

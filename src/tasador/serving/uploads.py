@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
@@ -17,15 +17,20 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_values
 from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, csv_rows, read_header
+from tasador.data.parquet_limits import UPLOADED, ParquetFacts
 from tasador.data.row_check import expectation, shown
+from tasador.serving.memory import give_memory_back
 from tasador.serving.problems import Problem, fault, wrong_media_type
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(
     {"application/vnd.apache.parquet", "application/x-parquet", "application/parquet"}
 )
-#: A Parquet file inflates; one row group above this is refused.
-_LARGEST_GROUP = 1 << 31
+_BATCH, _BUFFER = 1024, 1 << 20
+#: Most characters of a row in the contract's columns: hundreds of rows are in memory at a time, in
+#: several copies. Other columns may be longer, they are dropped.
+LONGEST_ROW = 1 << 16
+_LONGEST_LINES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +78,16 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     except SourceError as error:
         raise _no_table(error.expected or "", error.got or "") from None
     _check_header(names, contract)
+    known = {column.name for column in contract.columns}
     yield None
     # what is not UTF-8 becomes an unknown category or a wrong number of one row
     text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-    reader = csv_rows(text, delimiter)
+    short = _ShortLines(text)
+    reader = csv_rows(short, delimiter)
     try:
         while True:
             before = reader.line_num
+            short.left = _LONGEST_LINES
             try:
                 cells = next(reader)
             except StopIteration:
@@ -88,7 +96,7 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
                 yield UnreadableRow(f"the line cannot be read: {error}")
                 continue
             if len(cells) == len(names):
-                yield dict(zip(names, cells, strict=True))
+                yield _short(dict(zip(names, cells, strict=True)), known)
             elif cells:  # an empty line is no row
                 lines = reader.line_num - before
                 yield UnreadableRow(
@@ -100,6 +108,32 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
             text.detach()  # the file is its owner's to close
 
 
+class _ShortLines:
+    """Lines of a text, none of them held in memory when a row of them is too long.
+
+    Attributes:
+        left: How many characters the row may still have.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.left = _LONGEST_LINES
+
+    def __iter__(self) -> _ShortLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self.left + 1)
+        if not line:
+            raise StopIteration
+        if len(line) <= self.left:
+            self.left -= len(line)
+            return line
+        while line and line[-1] not in "\r\n":
+            line = self._text.readline(LONGEST_ROW)
+        raise csv.Error(f"expected at most {_LONGEST_LINES} characters in a row")
+
+
 def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     try:
         import pyarrow as arrow
@@ -109,33 +143,57 @@ def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | Non
         problem = wrong_media_type("application/vnd.apache.parquet", "text/csv")
         problem.remedy = f"{missing.remedy} on the server, or send CSV"
         raise problem from None
+    known = {column.name for column in contract.columns}
     try:
-        table = parquet.ParquetFile(file)
-        groups = table.metadata
-        largest = max(
-            (groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)), default=0
-        )
+        facts = ParquetFacts(file, UPLOADED, lambda name: plain_name(name) in known)
+        table = parquet.ParquetFile(
+            file, read_dictionary=facts.dictionaries, pre_buffer=False, buffer_size=_BUFFER,
+            thrift_string_size_limit=UPLOADED.footer_bytes,
+        )  # fmt: skip
         schema = table.schema_arrow
+    except SourceError as error:
+        raise _no_table(
+            error.expected or "a Parquet file", f"{error.message}: {error.got}"
+        ) from None
     except (arrow.ArrowException, OSError) as error:
         raise _no_table("a Parquet file", shown(str(error))) from None
-    if largest > _LARGEST_GROUP:
-        raise _no_table("row groups of at most 2 GiB", f"{largest} bytes")
     names = [plain_name(name) for name in schema.names]
     _check_header(names, contract)
-    known = {column.name for column in contract.columns}
     yield None
+    own = [name for name in schema.names if plain_name(name) in known]
+    read = [name for name in own if arrow.types.is_dictionary(schema.field(name).type)]
     try:
-        for batch in table.iter_batches(
-            batch_size=1024, columns=[name for name in schema.names if plain_name(name) in known]
-        ):
-            columns = {
-                plain_name(name): plain_values(batch.column(i))
-                for i, name in enumerate(batch.schema.names)
-            }
-            for cells in zip(*columns.values(), strict=True):
-                yield dict(zip(columns, cells, strict=True))
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        yield UnreadableRow(f"the file cannot be read any further: {shown(str(error))}")
+        for group in range(len(facts.groups)):
+            size = facts.rows_at_once(group, _BATCH, read)
+            for batch in table.iter_batches(size, [group], own, use_threads=False):
+                yield from _rows_of(batch)
+    except (arrow.ArrowException, OSError, ValueError, SourceError) as error:
+        reason = f"{error.message}: {error.got}" if isinstance(error, SourceError) else str(error)
+        yield UnreadableRow(f"the file cannot be read any further: {shown(reason)}")
+    finally:
+        arrow.default_memory_pool().release_unused()
+        give_memory_back()
+
+
+def _rows_of(batch: Any) -> Iterator[Row]:
+    columns = {
+        plain_name(name): plain_values(batch.column(i)) for i, name in enumerate(batch.schema.names)
+    }
+    for cells in zip(*columns.values(), strict=True):
+        yield _short(dict(zip(columns, cells, strict=True)), columns)
+
+
+def _short(row: dict[str, Any], known: Collection[str]) -> Row:
+    """Return a row that is not too long; without the columns that are not known if it has to be."""
+    if _characters(row) > LONGEST_ROW:
+        row = {name: cell for name, cell in row.items() if name in known}
+        if (size := _characters(row)) > LONGEST_ROW:
+            return UnreadableRow(f"expected at most {LONGEST_ROW} characters in a row, got {size}")
+    return row
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return sum(len(cell) for cell in row.values() if isinstance(cell, str))
 
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:

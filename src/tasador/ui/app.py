@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from tasador.ui import batch, health, models, report, states, value
+from tasador.ui.formats import escaped
 from tasador.ui.session import client, language, say
 from tasador.ui.texts import LANGUAGES
 
@@ -45,7 +46,7 @@ def main() -> None:
         st.selectbox(
             say("language"), list(LANGUAGES), format_func=LANGUAGES.__getitem__, key="language"
         )
-        st.caption(f"API: {client().url}")
+        st.caption(f"API: {escaped(client().url)}")
     chosen.run()
 
 

@@ -9,8 +9,9 @@ from typing import IO, Any
 
 import streamlit as st
 
+from tasador.core.escape import cell
 from tasador.flows.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.formats import amount, label, number, rounded
+from tasador.ui.formats import amount, escaped, label, number, rounded
 from tasador.ui.session import Model, client, language, model, say
 
 _SHOWN = 1000
@@ -60,8 +61,8 @@ def template(found: Model) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = found.contract.feature_names
-    writer.writerow(names)
-    writer.writerow([found.example.get(name, "") for name in names])
+    writer.writerow(map(cell, names))
+    writer.writerow([cell(found.example.get(name, "")) for name in names])
     return out.getvalue()
 
 
@@ -87,7 +88,7 @@ def _score(file: Any, name: str, total: int) -> None:
     except ServiceRefusedError as error:
         bar.empty()
         st.session_state.pop(_DONE, None)
-        st.error(error.said, icon=":material/error:")
+        st.error(escaped(error.said), icon=":material/error:")
         if error.faults:
             faults = [{say("batch.place"): " ".join(map(str, one["loc"])),
                        say("batch.error"): one["msg"], say("batch.todo"): one.get("remedy", "")}
@@ -141,12 +142,12 @@ def _draw_done(found: Model, rows: Sequence[ScoredRow], name: str) -> None:
 
 
 def to_csv(rows: Sequence[ScoredRow]) -> str:
-    """Return all rows as CSV, as ``/api/v1/score`` itself would write them."""
+    """Return all rows as CSV for people, as ``/api/v1/score`` has them; no text is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id")
     writer.writerow(names)
     for row in rows:
         values = [getattr(row, name) for name in names]
-        writer.writerow(["" if value is None else value for value in values])
+        writer.writerow(["" if value is None else cell(value) for value in values])
     return out.getvalue()

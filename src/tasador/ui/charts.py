@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tasador.core.escape import chart
 from tasador.data.contract import TableContract
 from tasador.ui.formats import amount, digits_of, label, number
 from tasador.ui.session import language, say
@@ -57,7 +58,7 @@ def place_map(
             {
                 "color": [cell[3] for cell in known],
                 "colorscale": "Viridis",
-                "colorbar": {"title": {"text": unit or ""}, "thickness": 10, "len": 0.7},
+                "colorbar": {"title": {"text": chart(unit or "")}, "thickness": 10, "len": 0.7},
             },
         ),
     ):
@@ -72,7 +73,8 @@ def place_map(
                 **colour,
             },
             text=[
-                f"{amount(cell[3], unit, lang)}<br>{say('map.rows', rows=cell[2])}" for cell in part
+                f"{chart(amount(cell[3], unit, lang))}<br>{say('map.rows', rows=cell[2])}"
+                for cell in part
             ],
             hovertemplate="%{x:.2f}, %{y:.2f}<br>%{text}<extra></extra>",
         )
@@ -84,7 +86,7 @@ def place_map(
             y=[one.get(latitude) for one in near],
             mode="markers",
             marker={"size": 9, "color": DOWN, "line": {"width": 1, "color": "white"}},
-            text=[amount(one["value"], unit, lang) for one in comparables],
+            text=[chart(amount(one["value"], unit, lang)) for one in comparables],
             hovertemplate="%{text}<extra></extra>",
             name=say("value.comparables"),
         )
@@ -97,9 +99,9 @@ def place_map(
     middle = sum(cell[1] for cell in cells) / len(cells) if cells else 0.0
     ratio = 1 / max(0.2, math.cos(math.radians(middle)))
     _laid(figure, 420)
-    figure.update_xaxes(title=label(longitude), constrain="domain", zeroline=False)
+    figure.update_xaxes(title=chart(label(longitude)), constrain="domain", zeroline=False)
     figure.update_yaxes(
-        title=label(latitude), scaleanchor="x", scaleratio=ratio, constrain="domain",
+        title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, constrain="domain",
         zeroline=False,
     )  # fmt: skip
     return figure
@@ -123,11 +125,12 @@ def close_map(
                 "size": 12,
                 "color": [one["value"] for one in comparables],
                 "colorscale": "Viridis",
-                "colorbar": {"title": {"text": unit or ""}, "thickness": 10},
+                "colorbar": {"title": {"text": chart(unit or "")}, "thickness": 10},
                 "line": {"width": 1, "color": "white"},
             },
             text=[
-                f"{i}: {amount(one['value'], unit, lang)}" for i, one in enumerate(comparables, 1)
+                f"{i}: {chart(amount(one['value'], unit, lang))}"
+                for i, one in enumerate(comparables, 1)
             ],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -138,8 +141,10 @@ def close_map(
     )  # fmt: skip
     ratio = 1 / max(0.2, math.cos(math.radians(here[1] or 0.0)))
     _laid(figure, 320)
-    figure.update_xaxes(title=label(longitude), zeroline=False)
-    figure.update_yaxes(title=label(latitude), scaleanchor="x", scaleratio=ratio, zeroline=False)
+    figure.update_xaxes(title=chart(label(longitude)), zeroline=False)
+    figure.update_yaxes(
+        title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, zeroline=False
+    )
     return figure
 
 
@@ -152,7 +157,7 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
         unit: The target's.
     """
     lang = language()
-    names = [say("waterfall.start"), *[name for name, _ in steps], say("waterfall.end")]
+    names = [say("waterfall.start"), *[chart(name) for name, _ in steps], say("waterfall.end")]
     end = start + sum(value for _, value in steps)
     values = [start, *[value for _, value in steps], end]
     digits = digits_of(end)
@@ -181,7 +186,7 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
     figure.update_yaxes(autorange="reversed", automargin=True)
     # from nearly where it begins: the steps are what is to be seen
     figure.update_xaxes(
-        title=unit or "", nticks=5,
+        title=chart(unit or ""), nticks=5,
         range=[min(reached) - 0.35 * spread, max(reached) + 0.45 * spread],
     )  # fmt: skip
     return figure
@@ -201,7 +206,7 @@ def interval_bar(lower: float, estimate: float, upper: float, unit: str | None) 
         marker={"size": [10, 18, 10], "color": [PLAIN, UP, PLAIN]},
         text=[amount(value, None, lang) for value in (lower, estimate, upper)],
         textposition=["bottom center", "top center", "bottom center"],
-        hovertemplate="%{x:,.0f} " + (unit or "") + "<extra></extra>", cliponaxis=False,
+        hovertemplate="%{x:,.0f} " + chart(unit or "") + "<extra></extra>", cliponaxis=False,
     )  # fmt: skip
     spread = upper - lower
     _laid(figure, 110)

@@ -47,17 +47,17 @@ def draw_fields(
 
 def _draw(column: Column, example: Any, version: str) -> Any:
     name = label(column.name) + (f" ({column.unit})" if column.unit else "")
-    key, told = field_key(column, version), hint(column)
+    key, told = field_key(column, version), escaped(hint(column))
     if column.kind == "category":
         return _choice(column, name, key, told, example)
     if column.kind == "datetime":
-        given = st.text_input(name, value=str(example or ""), key=key, help=told)
+        given = st.text_input(escaped(name), value=str(example or ""), key=key, help=told)
         return given or None
     if key not in st.session_state:
         st.session_state[key] = None if example is None else _typed(column, example)
     step = 1 if column.kind == "integer" else step_of(column)
     return st.number_input(
-        name, value=None, step=step, format=number_format(column), key=key, help=told
+        escaped(name), value=None, step=step, format=number_format(column), key=key, help=told
     )
 
 
@@ -65,7 +65,7 @@ def _choice(column: Column, name: str, key: str, told: str, example: Any) -> str
     options = [*([_NONE] if column.nullable else []), *column.categories]
     index = options.index(example) if example in options else 0
     chosen = st.selectbox(
-        name, options, index=index, key=key, help=told, accept_new_options=column.open
+        escaped(name), options, index=index, key=key, help=told, accept_new_options=column.open
     )
     return None if chosen == _NONE else chosen
 

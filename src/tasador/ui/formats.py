@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 
+from tasador.core import escape
 from tasador.ui.texts import Language
 
 
@@ -70,4 +72,11 @@ def label(name: str) -> str:
 
 def escaped(text: str) -> str:
     """Return what came from data so that Markdown shows it as it is."""
-    return "".join(f"\\{one}" if one in "\\`*_[]#$:<>|~" else one for one in text)
+    return escape.streamlit(text)
+
+
+def shown_card(text: str) -> str:
+    """Return Markdown of ours so that Streamlit's formulas, icons and colours stay text."""
+    parts = re.split(r"(`[^`]*`)", text)  # in code they are text already
+    parts[::2] = [re.sub(r"\$|:(?=[A-Za-z])", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)

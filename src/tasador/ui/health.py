@@ -38,7 +38,7 @@ def _live() -> None:
         whole = client().get("/api/v1/monitoring/verdicts/latest")
     except ServiceRefusedError as error:
         if error.word not in ("no_verdict", "records_off"):
-            st.error(error.said, icon=":material/error:")
+            st.error(escaped(error.said), icon=":material/error:")
             return
         st.info(say("health.no_verdict"), icon=":material/hourglass_empty:")
         st.code("tasador watch", language="sh")
@@ -69,9 +69,9 @@ def _draw_service(found: Mapping[str, Any]) -> None:
     with st.container(horizontal=True):
         for one in [{"name": say("health.service"), **found}, *found["checks"]]:
             st.badge(
-                f"{one['name']}: {say('status.' + one['status'])}",
+                escaped(f"{one['name']}: {say('status.' + one['status'])}"),
                 color=colours[one["status"]],  # type: ignore[arg-type]
-                help=one.get("detail"),
+                help=escaped(one.get("detail") or "") or None,
             )
 
 

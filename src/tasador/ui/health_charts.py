@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tasador.core.escape import chart
 from tasador.ui.charts import ACCENT, CONFIG, DOWN, LEVELS, PLAIN, UP, _laid
 from tasador.ui.formats import label
 from tasador.ui.session import say
@@ -57,7 +58,7 @@ def timeline(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
 def drift(columns: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Return every column's stability index beside what chance alone gives at this size."""
     ordered = sorted(columns, key=lambda one: float(one["psi"]))
-    names = [label(one["name"]) for one in ordered]
+    names = [chart(label(one["name"])) for one in ordered]
     figure = go.Figure(
         go.Bar(
             orientation="h", y=names, x=[one["psi"] for one in ordered], name="PSI",
@@ -85,7 +86,8 @@ def bins(column: Mapping[str, Any]) -> go.Figure:
         (say("health.window"), "window_share", DOWN),
     ):
         figure.add_bar(
-            x=list(column["bins"]), y=[100 * share for share in column[key]], name=name,
+            x=[chart(bin_) for bin_ in column["bins"]],
+            y=[100 * share for share in column[key]], name=name,
             marker={"color": colour}, hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
         )  # fmt: skip
     _laid(figure, 320, showlegend=True, barmode="group")
@@ -99,7 +101,8 @@ def segments(groups: Sequence[Mapping[str, Any]]) -> go.Figure:
     known = [one for one in groups if one["mape"] is not None]
     figure = go.Figure(
         go.Scatter(
-            x=[one["mape"] for one in known], y=[one["name"] for one in known], mode="markers",
+            x=[one["mape"] for one in known], y=[chart(one["name"]) for one in known],
+            mode="markers",
             marker={"size": 11, "color": UP},
             error_x={
                 "type": "data", "symmetric": False, "color": PLAIN,

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from tasador.flows.api_client import ServiceRefusedError
-from tasador.ui.formats import moment
+from tasador.ui.formats import escaped, moment
 from tasador.ui.session import client, model, say
 
 #: Metric: its heading, and how it is printed.
@@ -31,7 +31,7 @@ def draw() -> None:
     cells = st.columns(3)
     digits = found.version.rsplit("-", 1)[-1]
     said = found.info.get("release") or digits
-    cells[0].metric(say("models.answers"), said, help=found.version)
+    cells[0].metric(say("models.answers"), said, help=escaped(found.version))
     cells[1].metric(say("models.source"), str(found.info["source"]))
     cells[2].metric(say("models.origin"), say(f"origin.{found.info['origin']}"))
     if found.info["origin"] == "synthetic":
@@ -41,10 +41,10 @@ def draw() -> None:
         entries = client().get("/api/v1/models/history", {"limit": 100})["entries"]
     except ServiceRefusedError as error:
         st.info(say("models.no_registry"), icon=":material/info:")
-        st.caption(error.said)
+        st.caption(escaped(error.said))
         return
     for note in listed["notes"]:
-        st.warning(note, icon=":material/info:")
+        st.warning(escaped(note), icon=":material/info:")
     board, gates, history, change = st.tabs(
         [say(f"models.{name}") for name in ("board", "gates", "history", "change")]
     )
@@ -96,8 +96,8 @@ def _draw_gates(entries: Sequence[Mapping[str, Any]]) -> None:
     ]
     place = st.selectbox(say("models.judgement"), range(len(judged)), format_func=names.__getitem__)
     report = judged[place]["details"]["gates"]
-    st.markdown(f"**{report['summary']}**" if "summary" in report else "")
-    st.caption(str(report.get("rows", "")))
+    st.markdown(f"**{escaped(report['summary'])}**" if "summary" in report else "")
+    st.caption(escaped(str(report.get("rows", ""))))
     st.dataframe(
         [
             {
@@ -139,10 +139,10 @@ def _moved(entry: Mapping[str, Any]) -> str:
 
 def _draw_change(listed: Mapping[str, Any]) -> None:
     if (done := st.session_state.pop(_DONE, None)) is not None:
-        st.success(done, icon=":material/check_circle:")
+        st.success(escaped(done), icon=":material/check_circle:")
     st.caption(say("models.change_help"))
     if listed["follows"] not in (None, "champion"):
-        st.info(say("models.follows", alias=listed["follows"]), icon=":material/info:")
+        st.info(say("models.follows", alias=escaped(listed["follows"])), icon=":material/info:")
     elif listed["follows"] is None:
         st.info(say("models.follows_none"), icon=":material/info:")
     left, right = st.columns(2, gap="large")
@@ -180,7 +180,7 @@ def _change(verb: str, wish: Mapping[str, Any], key: str) -> None:
         with st.spinner(say("models.working")):
             done = client().with_key(key.strip()).change(f"/api/v1/admin/models/{verb}", wish)
     except ServiceRefusedError as error:
-        st.error(error.said, icon=":material/block:")
+        st.error(escaped(error.said), icon=":material/block:")
         return
     st.session_state[_DONE] = say(
         f"models.done_{verb}", version=done["version"],

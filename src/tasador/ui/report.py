@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from tasador.flows.api_client import ServiceRefusedError
+from tasador.ui.formats import escaped, shown_card
 from tasador.ui.session import client, model, say
 
 
@@ -12,7 +13,7 @@ def draw() -> None:
     """Draw the page."""
     st.title(say("report.title"))
     found = model()
-    st.caption(found.version)
+    st.caption(escaped(found.version))
     card, run = st.tabs([say("report.card"), say("report.run")])
     with card:
         text = client().text("/api/v1/models/card")
@@ -21,12 +22,12 @@ def draw() -> None:
             icon=":material/download:",
         )  # fmt: skip
         with st.container(border=True):
-            st.markdown(text.replace("$", "\\$"))
+            st.markdown(shown_card(text))
     with run:
         try:
             page = client().text("/api/v1/models/report")
         except ServiceRefusedError as error:
-            st.info(error.said, icon=":material/info:")
+            st.info(escaped(error.said), icon=":material/info:")
             return
         st.download_button(
             say("report.download"), page, f"{found.version}.html", "text/html",

@@ -8,6 +8,7 @@ import streamlit as st
 
 from tasador.core.errors import ServingError
 from tasador.flows.api_client import ServiceAwayError, ServiceRefusedError
+from tasador.ui.formats import escaped
 from tasador.ui.session import client, say
 
 
@@ -22,7 +23,7 @@ def guarded(draw: Callable[[], None]) -> None:
 def show(error: ServingError) -> None:
     """Show why there is nothing to show."""
     if isinstance(error, ServiceAwayError):
-        st.error(say("away.title", url=client().url), icon=":material/cloud_off:")
+        st.error(say("away.title", url=escaped(client().url)), icon=":material/cloud_off:")
         st.markdown(say("away.help"))
         st.code(f"tasador serve\ntasador ui --api {client().url}", language="sh")
         with st.expander(say("details")):
@@ -31,7 +32,7 @@ def show(error: ServingError) -> None:
         st.warning(say("key.title"), icon=":material/key:")
         st.markdown(say("key.help"))
     elif isinstance(error, ServiceRefusedError) and error.word != "model_not_ready":
-        st.error(error.said or str(error), icon=":material/error:")
+        st.error(escaped(error.said or str(error)), icon=":material/error:")
     else:
         st.info(say("not_ready.title"), icon=":material/hourglass_top:")
         st.markdown(say("not_ready.help"))

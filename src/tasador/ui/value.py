@@ -21,7 +21,7 @@ def draw() -> None:
     """Draw the page."""
     st.title(say("value.title"))
     found = model()
-    st.caption(found.contract.title)
+    st.caption(escaped(found.contract.title))
     left, right = st.columns([5, 6], gap="large")
     with right:
         _draw_map(found)
@@ -108,16 +108,17 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
     estimate, interval = valuation[target.prediction_name], valuation["interval"]
     with st.container(border=True):
         st.metric(
-            say("value.estimate", target=label(target.name)), amount(estimate, target.unit, lang)
+            say("value.estimate", target=escaped(label(target.name))),
+            amount(estimate, target.unit, lang),
         )
         share = number(100 * interval["coverage"], 0, lang)
         low, high = (amount(interval[key], target.unit, lang) for key in ("lower", "upper"))
-        st.markdown(say("value.interval", share=share, low=low, high=high))
+        st.markdown(say("value.interval", share=share, low=escaped(low), high=escaped(high)))
         figure = charts.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
         st.plotly_chart(figure, key="interval", config=charts.CONFIG)
         for warning in valuation["warnings"]:
             st.warning(escaped(warning), icon=":material/info:")
-        st.caption(f"{found.version} · {valuation['prediction_id']}")
+        st.caption(f"{escaped(found.version)} · {escaped(valuation['prediction_id'])}")
 
 
 def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tasador.core import files
+from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError, StorageError
 
 
@@ -247,3 +250,24 @@ def test_patterns_find_files_anywhere_and_a_change_shows(base):
 def test_a_name_with_brackets_is_a_name(tmp_path):
     (tmp_path / "a[1].csv").write_text("")
     assert files.find(tmp_path / "a[1].csv") == [str(tmp_path / "a[1].csv")]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "link to a pipe"])
+def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "thing"
+    if kind == "device":
+        place.symlink_to("/dev/zero")
+    elif kind == "socket":
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(str(place))
+        bound.close()
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to("pipe")
+    found = place if kind != "pipe" else tmp_path / "pipe"
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"a pipe, a device or a socket.*plain file"):
+        files.read_bytes(found)
+    with pytest.raises(StorageError, match="a pipe, a device or a socket"):
+        files.read_limited(found, 10, deadline=Deadline.after(5.0))
+    assert time.monotonic() - started < 1.0

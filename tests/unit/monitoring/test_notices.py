@@ -8,6 +8,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,36 @@ def test_slack_gets_text_that_cannot_be_markup(receiver) -> None:
     assert plain["blocks"][0]["text"]["text"] == plain["text"]
 
 
+HOSTILE = replace(
+    NOTICE,
+    subject="<!channel> *b*",
+    reason="<http://evil.example|click>\r\nBcc: all@example.org \x1b[31m",
+)
+
+
+def test_hostile_names_are_text_in_slack_and_in_e_mails(receiver) -> None:
+    SlackRoute(RouteSettings("slack", receiver.url)).send(HOSTILE)
+    plain = json.loads(receiver.got[0][1])
+    for text in (plain["text"], plain["blocks"][0]["text"]["text"]):
+        assert not set("<>\x1b\r") & set(text)
+        assert "&lt;!channel&gt;" in text
+        assert " *b*" not in text
+    assert plain["unfurl_links"] is False
+    assert plain["unfurl_media"] is False
+    for subject in ("a\r\nBcc: all@example.org", "a\nb", "\u2028x"):
+        text = _mailed(replace(HOSTILE, subject=subject))
+        head = text.partition("\r\n\r\n")[0]
+        assert "\nBcc" not in head
+        assert "\x1b" not in text
+
+
+def test_a_redirected_webhook_is_not_followed(receiver) -> None:
+    receiver.answers = [302]
+    with pytest.raises(StorageError, match="answers 302"):
+        WebhookRoute(RouteSettings("webhook", receiver.url)).send(NOTICE)
+    assert len(receiver.got) == 1
+
+
 class _Mail(socketserver.StreamRequestHandler):
     """As much of SMTP as a client needs."""
 
@@ -100,7 +131,7 @@ class _Mail(socketserver.StreamRequestHandler):
                 say("250 ok")
 
 
-def test_an_e_mail_says_what_happened() -> None:
+def _mailed(notice: Notice) -> str:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Mail) as server:
         server.mail = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -108,9 +139,13 @@ def test_an_e_mail_says_what_happened() -> None:
         settings = RouteSettings(
             "email", url, sender="a@example.org", recipients=("b@example.org",)
         )
-        EmailRoute(settings).send(NOTICE)
+        EmailRoute(settings).send(notice)
         server.shutdown()
-    text = "".join(server.mail)  # type: ignore[attr-defined]
+    return "".join(server.mail)  # type: ignore[attr-defined]
+
+
+def test_an_e_mail_says_what_happened() -> None:
+    text = _mailed(NOTICE)
     assert "Subject: [ALERT] m: drift income" in text
     assert "To: b@example.org" in text
     assert "PSI <0.4> & rising" in text

@@ -53,6 +53,31 @@ def test_a_reference_of_another_format_or_without_a_column_is_refused(reference,
         Reference.of_bundle(dataclasses.replace(bundle, reference=fewer))
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rows", lambda a: np.concatenate([a, a], axis=1)),
+        ("rows", lambda a: a.astype("f4")),
+        ("column0.counts", lambda a: a[:-1]),
+        ("column0.counts", lambda a: -a - 1),
+        ("column0.starts", lambda a: a + 10**9),
+        ("column0.starts", lambda a: a[:0]),
+        ("column0.edges", lambda a: a[::-1]),
+        ("column0.edges", lambda a: a * np.nan),
+        ("column0.numbers", lambda a: np.full_like(a, np.inf)),
+        ("column0.center", lambda a: a[:0]),
+        ("n", lambda a: a[:0]),
+    ],
+)
+def test_forged_arrays_of_a_reference_are_refused(reference, written_bundle, name, change):
+    arrays = reference[0].state()
+    bundle = dataclasses.replace(load_bundle(written_bundle), reference=arrays)
+    with pytest.raises(BundleError, match="cannot be read"):
+        Reference.of_bundle(
+            dataclasses.replace(bundle, reference=arrays | {name: change(arrays[name])})
+        )
+
+
 def test_a_sample_is_the_same_every_time_and_never_more_than_asked():
     assert sample_places(5, 9).tolist() == [0, 1, 2, 3, 4]
     places = sample_places(10_000, 50)

@@ -159,17 +159,19 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     url, recorded, database, tmp_path, tasador
 ) -> None:
     one, two, three = (record.id for record in recorded[:3])
+    seconds = int(time.time() - 50 * DAY)
+    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
     file = tmp_path / "outcomes.csv"
     file.write_text(
         "prediction_id,actual,time\n"
-        f"{one},100.5,2026-01-02T03:04:05Z\n"
+        f"{one},100.5,{later}\n"
         f"{two},cheap,\n"
         "nobody,1,\n"
         f"{one},7,\n"
         f"{three},inf,\n"
         f"{three},5,someday\n"
-        f"{three},5,1767323045000\n"
-        f"{three},6,1767323045\n"
+        f"{three},5,{seconds}000\n"
+        f"{three},6,{seconds}\n"
         f"{one},100.5,\n",
         encoding="utf-8-sig",
     )
@@ -188,7 +190,7 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     assert lines[6] == "6 rows were not taken"
     batches = list(SqlRecordStore(database).read(0.0, 1e12, with_outcome=True, batch=2))
     taken = {i: time for b in batches for i, time in zip(b.id, b.outcome_time, strict=True)}
-    assert (taken[one], taken[three]) == (1767323045.0, 1767323045.0)
+    assert (taken[one], taken[three]) == (seconds, seconds)
     again = tasador("outcomes", "import", file, "--show", "1", url=url)
     assert again.stdout == "0 outcomes were taken, 3 were known already\n"
     assert "and 5 more" in again.stderr

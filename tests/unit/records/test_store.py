@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tasador.records.errors import RefusedError
+from tasador.records.journal import AuditTrail
 from tasador.records.record import Outcome
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.store import open_store
@@ -139,6 +140,37 @@ def test_an_outcome_that_contradicts_is_kept_apart_and_the_first_stays(store, ma
         assert (answer.status, answer.known) == ("conflict", 100.0)
     assert store.conflicts(0.0, 1e12) == [other]
     assert everything(store)[0].actual[0] == 100.0
+
+
+def test_a_deliberate_correction_replaces_the_outcome_and_both_are_audited(
+    store, make_records
+) -> None:
+    (record,) = make_records(1)
+    store.append([record])
+    sent = Outcome(record.id, 100.0, 5000.0, "tests")
+    wrong = sent._replace(actual=900.0)
+    for own in (True, False):
+        assert store.add_outcomes([sent], own=own)[0].status != "unknown"
+        (answer,) = store.add_outcomes([wrong], own=own)
+        assert (answer.status, answer.known) == ("conflict", 100.0)
+    stranger = wrong._replace(client="mallory")
+    (answer,) = store.add_outcomes([stranger], own=True, replace=[record.id])
+    assert answer.status == "unknown"
+    for status in ("replaced", "repeated"):
+        (answer,) = store.add_outcomes([wrong], own=True, replace=[record.id])
+        assert (answer.status, everything(store)[0].actual[0]) == (status, 900.0)
+    assert store.conflicts(0.0, 1e12) == []
+    (entry,) = AuditTrail(store.database).read(action="replace outcome")
+    assert (entry.from_value, entry.to_value) == ("100.0", "900.0")
+
+
+@pytest.mark.parametrize(("time", "right"), [(99_000.0, False), (99_800.0, True), (86_400.0, True)])
+def test_an_outcome_is_not_known_before_its_prediction(store, make_records, time, right) -> None:
+    (record,) = make_records(1, start=100_000.0)
+    store.append([record])
+    (answer,) = store.add_outcomes([Outcome(record.id, 5.0, time)])
+    assert (answer.status == "accepted") == right
+    assert right or "expected a time after the prediction of 1970-01-02T03:46:40Z" in answer.reason
 
 
 def test_each_outcome_gets_its_own_answer(store, make_records) -> None:

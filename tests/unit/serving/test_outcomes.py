@@ -6,19 +6,23 @@ import json
 import time
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.process import Server, free_port
 from tasador.data.contract import Target
 from tasador.data.target_check import TargetBounds, read_number
 from tasador.records.database import Database
+from tasador.records.journal import AuditTrail
 from tasador.records.outcome_file import import_outcomes
 from tasador.records.record import Outcome, Record
 from tasador.records.settings import RecordSettings
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.targets import keep_target, kept_targets
+from tasador.serving.access import new_key
 from tasador.serving.assembly import Assembly
 from tasador.serving.settings import ServeSettings
 from tasador.serving.source_settings import SourceSettings
@@ -136,3 +140,61 @@ def test_one_value_and_many_are_judged_alike(value) -> None:
 @pytest.mark.parametrize("text", ["1_000", "\uff11", "0x10", "1,5", "", "n/a", "nan", "1 000"])
 def test_what_only_python_takes_for_a_number_is_none(text) -> None:
     assert read_number(text) is None
+
+
+@pytest.fixture
+def keyed(written_bundle, tmp_path):
+    """A real server with two clients, an importer and an administrator; and their keys."""
+    names = {"one": "client", "two": "client", "batch": "importer", "root": "admin"}
+    made = {name: new_key(name, role) for name, role in names.items()}
+    lines = ",".join(key.line() for _, key in made.values())
+    server = Server(tmp_path, written_bundle, free_port(), TASADOR_SECURITY__KEYS=lines)
+    server.start()
+    try:
+        server.wait()
+        yield server, {name: {"x-api-key": text} for name, (text, _) in made.items()}
+    finally:
+        server.end()
+
+
+def test_only_the_client_that_was_given_a_prediction_reports_its_outcome(keyed, house) -> None:
+    server, keys = keyed
+
+    def tell(who: str, name: str, actual: float = 5.0, **more: Any) -> Any:
+        body = {"outcomes": [{"prediction_id": name, "actual": actual, **more}]}
+        return httpx.post(f"{server.url}/api/v1/outcomes", json=body, headers=keys[who])
+
+    asked = httpx.post(
+        f"{server.url}/api/v1/predict", json={"instances": [house] * 3}, headers=keys["one"]
+    )
+    first, second, third = (one["prediction_id"] for one in asked.json()["predictions"])
+    for replace in (False, True):
+        stranger = tell("two", first, replace=replace).json()["results"][0]
+        assert stranger == tell("two", "01abc").json()["results"][0] | {"prediction_id": first}
+        assert stranger["status"] == "unknown"
+    for who, name in (("one", first), ("batch", second), ("root", third)):
+        assert tell(who, name).json()["results"][0]["status"] == "accepted"
+        again = tell(who, name)
+        assert (again.status_code, again.json()["results"][0]["status"]) == (200, "repeated")
+        other = tell(who, name, 6.0)
+        assert (other.status_code, other.json()["error"]) == (409, "outcome_conflict")
+        assert '"replace": true' in other.json()["message"]
+    assert tell("two", first, 6.0).json()["results"][0]["status"] == "unknown"
+    assert tell("one", first, 6.0, replace=True).json()["results"][0]["status"] == "replaced"
+    assert tell("one", first, 6.0, replace=True).json()["results"][0]["status"] == "repeated"
+    assert tell("one", first, 5.0).status_code == 409
+    mixed = {"outcomes": [{"prediction_id": first, "actual": v} for v in (6.0, 5.0)]}
+    answer = httpx.post(f"{server.url}/api/v1/outcomes", json=mixed, headers=keys["one"])
+    assert [one["status"] for one in answer.json()["results"]] == ["repeated", "conflict"]
+    early = tell("one", second, time=1000.0).json()["results"][0]
+    assert early["status"] == "invalid"
+    assert "after the prediction" in early["message"]
+    assert tell("one", first, replace="yes").status_code == 422
+    with Database(server.records_url) as database:
+        assert {row[0]: row[1] for row in SqlRecordStore(database)._by_ids(
+            "SELECT prediction_id, actual FROM outcomes WHERE prediction_id IN ({ids})",
+            [first, second, third],
+        )} == {first: 6.0, second: 5.0, third: 5.0}  # fmt: skip
+        (entry,) = AuditTrail(database).read(action="replace outcome")
+        found = (entry.actor, entry.subject, entry.from_value, entry.to_value)
+        assert found == ("one", first, "5.0", "6.0")

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tasador.core.escape import cell
 from tasador.core.fingerprints import sha256_file, to_plain
 from tasador.data import sources
 from tasador.data.profile import reference_profile
@@ -101,7 +102,7 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "column", "reason"])
-        writer.writerows((r.number, r.column, r.reason) for r in validated.refused)
+        writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
     save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))

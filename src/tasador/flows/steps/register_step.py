@@ -96,7 +96,7 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
 def load_register(state: RunState, folder: Path) -> None:
     """Take the outcome; a bundle that is gone or damaged makes the step run again."""
     outcome = load_json(folder / "outcome.json")
-    load_bundle(state.bundles / outcome["folder"])
+    load_bundle(state.bundles / outcome["folder"], trusted=None)
     state.outcome = outcome
     state.documents = folder
 
@@ -282,7 +282,7 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
     bundles.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         try:
-            bundle = load_bundle(folder)
+            bundle = load_bundle(folder, trusted=None)
         except BundleError as error:
             kept = folder.with_name(f"{folder.name}.damaged-{secrets.token_hex(3)}")
             folder.rename(kept)
@@ -291,7 +291,7 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
             shutil.rmtree(draft.folder)
             return bundle
     draft.folder.rename(folder)
-    return load_bundle(folder)
+    return load_bundle(folder, trusted=None)
 
 
 def _model_facts(state: RunState, choice: FinalChoice, report: EvaluationReport) -> ModelFacts:

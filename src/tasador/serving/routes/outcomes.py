@@ -20,9 +20,10 @@ from tasador.serving.intake import read_json
 from tasador.serving.problems import Problem, fault
 from tasador.serving.service import Service
 
-#: Records outcomes; returns one answer for each.
-RecordOutcomes = Callable[[Sequence[Outcome]], Sequence[OutcomeAnswer]]
+#: Records outcomes as `RecordStore.add_outcomes` does, with its `own` and `replace`.
+RecordOutcomes = Callable[..., Sequence[OutcomeAnswer]]
 _ANY = TargetBounds()
+_CORRECT = 'send it with "replace": true to correct a wrong one'
 _Fault = tuple[str, str, str]  # field, expected, got
 
 
@@ -55,12 +56,18 @@ class OutcomeRoutes:
             )
             for item in right
         ]
-        answers = iter(await asyncio.to_thread(self._record_outcomes, read))
+        # without keys nobody knows who is who: the id is what only the right one has
+        own = exchange.role == "client"
+        replace = {item["prediction_id"] for item in right if item.get("replace") is True}
+        made = await asyncio.to_thread(self._record_outcomes, read, own=own, replace=replace)
+        answers = iter(made)
         results = [
             _wrong(item, wrong) if wrong else _result(next(answers))
             for item, wrong in zip(found, faults, strict=True)
         ]
         counted = [result["status"] for result in results]
+        if not set(counted) - {"conflict", "invalid"} and "conflict" in counted:
+            raise _all_conflict(results)
         answer = {
             "accepted": counted.count("accepted"),
             "refused": counted.count("invalid"),
@@ -123,6 +130,8 @@ def _faults(item: Any) -> list[_Fault]:
         _ANY.reason(moment) is not None or time_reason(float(moment)) is not None
     ):
         found.append(("time", "seconds since 1970 UTC, not in the future", shown(moment)))
+    if type(item.get("replace", False)) is not bool:
+        found.append(("replace", "true or false", shown(item["replace"])))
     return found
 
 
@@ -142,6 +151,28 @@ def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Prob
     return Problem(422, "invalid_outcomes", message, detail=detail)
 
 
+def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
+    detail = [
+        fault(
+            ["outcomes", index],
+            kind=result["status"],
+            expected="the value that is known already" if result["status"] == "conflict"
+            else "a possible outcome",
+            got=result["message"],
+            remedy=_CORRECT,
+        )
+        for index, result in enumerate(results)
+    ]  # fmt: skip
+    return Problem(
+        409,
+        "outcome_conflict",
+        "another outcome is known for these predictions; it stays",
+        expected="the same value again, or a prediction without an outcome",
+        remedy=_CORRECT,
+        detail=detail,
+    )
+
+
 def _wrong(item: Any, faults: Sequence[_Fault]) -> dict[str, Any]:
     identifier = item.get("prediction_id") if isinstance(item, dict) else None
     said = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
@@ -154,6 +185,10 @@ def _wrong(item: Any, faults: Sequence[_Fault]) -> dict[str, Any]:
 
 def _result(answer: OutcomeAnswer) -> dict[str, Any]:
     result = {"prediction_id": answer.prediction_id, "status": answer.status}
-    if answer.reason:
+    if answer.status == "conflict":
+        result["message"] = f"another outcome is known and stays; {_CORRECT}"
+    elif answer.status == "unknown":
+        result["message"] = "no prediction of this client has this id"
+    elif answer.reason:
         result["message"] = answer.reason
     return result

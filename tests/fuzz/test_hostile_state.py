@@ -1,0 +1,65 @@
+"""The kernels, and what checks before them, against state that nobody fitted; see hostile_state.py.
+
+`pytest tests/fuzz --minutes 60` takes as long as it is given; without that it is a few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("hostile_state.py")
+SECONDS = 8.0
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The kernels built for the sanitizers, and the sanitizer's own library."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("kernels") / "sanitized.so"
+    sources = sorted(str(path) for path in (ROOT / "src/tasador").glob("*/*.c"))
+    flags = ["-O1", "-g", "-std=c11", "-ffp-contract=off", "-fPIC", "-shared"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(
+        [compiler, *flags, *sanitizers, "-o", str(library), *sources, "-lm"], capture_output=True
+    )
+    runtime = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if built.returncode or not Path(runtime).is_absolute():
+        pytest.skip("the compiler comes without sanitizers")
+    return library, runtime
+
+
+def test_no_forged_state_leads_a_kernel_outside_of_its_arrays(
+    sanitized: tuple[Path, str], request: pytest.FixtureRequest
+) -> None:
+    library, runtime = sanitized
+    minutes = request.config.getoption("--minutes", default=None)
+    seconds = SECONDS if minutes is None else 60.0 * minutes
+    # each long run goes its own way, and says which
+    start = 0 if minutes is None else int(time.time())
+    environment = os.environ | {
+        "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(library), str(seconds), str(start)],
+        env=environment, capture_output=True, text=True, timeout=seconds + 600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"seed {start}: {done.stdout[-500:]}{done.stderr[-4000:]}"
+    counts = json.loads(done.stdout)
+    print(json.dumps(counts))
+    for what in ("state", "unchecked state", "explanation", "walk", "model file", "changed plain"):
+        assert counts[f"{what}: refused"] > 0, counts
+    assert counts["state: answered"] > 0
+    assert counts["examples"] > 50
