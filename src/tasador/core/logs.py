@@ -45,15 +45,15 @@ _WEBHOOKS = (
 #: Parameters of URLs, signed ones among them, and of connection strings.
 _PARAMETERS = (
     r"(?:x-(?:amz|goog)-(?:signature|credential|security-token)|awsaccesskeyid|googleaccessid|sig"
-    r"|signature|key|code|auth|sas|sslpassword|sharedaccess(?:key|signature))"
+    r"|signature|key|code|auth|pw|sas|sslpassword|sharedaccess(?:key|signature))"
 )
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     *((re.compile(shape, re.DOTALL), rf"\1{_HIDDEN}") for shape in _SHAPES),
     *((re.compile(webhook, re.IGNORECASE), rf"\1{_HIDDEN}") for webhook in _WEBHOOKS),
     # postgresql://user:password@host, with a password in quotes or one that holds quotes
-    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(['\"]).{0,300}?\2@", re.I), r"\1:***@"),
-    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):[^\s'\"]*@(?=[^\s@]*)", re.I), r"\1:***@"),
-    (re.compile(r"([a-z0-9]://[^\s/:@'\"]*):(?!\*\*\*@)[^\s@]*@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]{0,300}):(['\"]).{0,300}?\2@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]{0,300}):[^\s'\"]{0,1000}@", re.I), r"\1:***@"),
+    (re.compile(r"([a-z0-9]://[^\s/:@'\"]{0,300}):(?!\*\*\*@)[^\s@]{0,1000}@", re.I), r"\1:***@"),
     (re.compile(r"(://)[A-Za-z0-9_%+.=-]{20,}@"), r"\1***@"),
     # password='it''s long' / "password": "a \" b"
     (
@@ -73,7 +73,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1***",
     ),
     (
-        re.compile(rf"((?:[?&;]|%3f|%26){_PARAMETERS}(?:=|%3d))[^&\s'\";<>]+", re.IGNORECASE),
+        re.compile(rf"((?:^|[?&;]|%3f|%26){_PARAMETERS}(?:=|%3d))[^&\s'\";<>]+", re.IGNORECASE),
         r"\1***",
     ),
     (re.compile(r"((?:set-)?cookie['\"]?\s*:\s*)[^\s;,]+", re.IGNORECASE), r"\1***"),

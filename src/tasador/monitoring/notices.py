@@ -242,7 +242,7 @@ class WandbRoute:
             MissingExtraError: W&B is not installed.
             StorageError: W&B refuses.
         """
-        title, text = escape.one_line(notice.title), escape.markdown(notice.reason)
+        title, text = escape.one_line(notice.title), escape.lines(notice.reason)
         self._run.alert(title, text, urgent=notice.severity == "page")
 
     def log(self, values: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ REFUSALS = {
     403: "The key may not do this",
     404: "Unknown path or version",
     408: "The body did not arrive in time",
-    409: "There is nothing to return to",
+    409: "There is nothing to return to, or another outcome is known",
     413: "The body is too large",
     415: "The body is of another kind",
     422: "The request does not meet its contract; every fault is listed",
