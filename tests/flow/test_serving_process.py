@@ -21,6 +21,8 @@ import pytest
 
 from fixtures.process import Server, free_port
 from fixtures.redis import Redis
+from tasador.records.database import Database
+from tasador.records.state import WATCHER, Leases
 from tasador.registry.bundle import load_bundle
 
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
@@ -164,6 +166,7 @@ def test_several_workers_share_the_port_the_database_and_the_counters(server) ->
         ("s3fs", "SOURCE__OBJECT_STORE", "s3://bucket/models", "s3"),
         ("psycopg", "RECORDS__URL", "postgresql://u:p@127.0.0.1:1/d", "serve"),
         ("cryptography", "SOURCE__TRUSTED_KEYS", "key.pem", "signing"),
+        ("redis", "CACHE__KIND", "redis", "serve"),
     ],
 )
 def test_a_setting_whose_package_is_not_installed_is_refused_at_the_start(
@@ -212,7 +215,7 @@ def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path)
         assert well["status"] == "healthy"
         assert well["model_version"] == load_bundle(server.bundle).version
         assert set(well["checks"]) == {
-            "model", "local", "refresher", "redis", "records", "disk"
+            "model", "local", "refresher", "redis", "records", "watcher", "disk"
         }  # fmt: skip
         redis.kill()
         eventually(lambda: deep(server)["checks"]["redis"] == "unhealthy")
@@ -236,6 +239,27 @@ def test_deep_health_names_every_dependency_and_each_that_died(server, tmp_path)
     assert (ill["status"], ill["model_version"], ill["model_loaded"]) == ("unhealthy", None, False)
 
 
+def test_deep_health_tells_a_watcher_that_went_silent_from_one_that_was_stopped(server) -> None:
+    server.start()
+    server.wait()
+    leases = Leases(Database(server.records_url))
+    lease = leases.acquire(WATCHER, "watcher-1", 30.0)
+    assert lease is not None
+    eventually(lambda: "watcher-1 judges" in detail(server, "watcher"))
+    assert deep(server)["status"] == "healthy"
+    leases.renew(lease, -10.0)  # killed: nobody renewed it
+    eventually(lambda: deep(server)["checks"]["watcher"] == "degraded")
+    assert deep(server)["status"] == "degraded"
+    assert "went silent" in detail(server, "watcher")
+    leases.release(lease)
+    eventually(lambda: deep(server)["status"] == "healthy")
+
+
+def detail(server: Server, name: str) -> str:
+    checks = httpx.get(server.url + "/health/deep", timeout=10).json()["checks"]
+    return next(str(check["detail"]) for check in checks if check["name"] == name)
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
     server, workers
@@ -255,6 +279,9 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
         httpx.get(server.url + "/nowhere")
         httpx.post(server.url + "/api/v1/predict", content=b"{")
         httpx.post(server.url + "/api/v1/predict", json={"instances": [{**ROW, "rooms": "many"}]})
+        with socket.create_connection(("127.0.0.1", server.port)) as line:
+            line.sendall(b"no HTTP at all\r\n\r\n")
+            assert line.recv(100).startswith(b"HTTP/1.1 400 ")
         time.sleep(2.0)  # some polls of the registry that is away
         code, out, err = server.stop()
     assert code == 0
@@ -264,6 +291,7 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
     assert any(server.url in text for text in said)
     assert any("tried again" in text for text in said)  # stamina's retries
     assert "GET (other) 404 unknown_path" in said
+    assert "a request without a route 400 malformed_request" in said
     assert "POST /api/v1/predict 422 malformed_json" in said
     assert "POST /api/v1/predict 422 invalid_rows: rooms wrong kind" in said
 
@@ -355,6 +383,10 @@ def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:
         ("TASADOR_SECURITY__KEYS", "hunter2-secret", "an API key cannot be read"),
         ("TASADOR_SOURCE__ORDER", "mlflow,moon", "each of mlflow"),
         ("TASADOR_RECORDS__URL", "mongodb://x", "sqlite:///"),
+        ("TASADOR_SOURCE__OBJECT_STORE", "ftp://host/models", "gs:// or s3://"),
+        ("TASADOR_SOURCE__TRACKING_URI", "mysql://host/mlflow", "http://, https:// or sqlite:///"),
+        ("TASADOR_SOURCE__LOCAL", "gs://bucket/models", "TASADOR_SOURCE__OBJECT_STORE"),
+        ("TASADOR_SOURCE__LAST_GOOD", "s3://bucket/copy", "TASADOR_SOURCE__OBJECT_STORE"),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(server, variable, value, said) -> None:

@@ -11,6 +11,7 @@ import errno
 import glob
 import importlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -110,7 +111,9 @@ def require_driver(location: Location) -> None:
 
     Raises:
         MissingExtraError: One is not.
+        ConfigError: The address is of an unknown kind.
     """
+    check_scheme(location)
     if is_remote(location):
         driver, extra = _DRIVERS[str(location).partition("://")[0]]
         if os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -121,6 +124,20 @@ def require_driver(location: Location) -> None:
                 importlib.import_module(package)
             except ImportError:
                 raise MissingExtraError.for_package(package, extra) from None
+
+
+def local_folder(location: Location) -> Path:
+    """Return a folder of this machine.
+
+    Raises:
+        ConfigError: It is an address: as a path it would be a folder that is never found.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(location), re.IGNORECASE):  # a Path has lost one slash
+        raise ConfigError(
+            f"{location} is no folder of this machine", expected="a local path",
+            remedy="give the address of an object store as TASADOR_SOURCE__OBJECT_STORE",
+        )  # fmt: skip
+    return Path(location)
 
 
 def join(base: Location, *parts: str) -> str:

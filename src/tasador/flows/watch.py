@@ -29,7 +29,7 @@ from tasador.records.refused import read_refused
 from tasador.records.retention import prune_in_turn
 from tasador.records.settings import RecordSettings
 from tasador.records.sql_store import SqlRecordStore
-from tasador.records.state import ALERT_ROUTES, Lease, Leases, State
+from tasador.records.state import ALERT_ROUTES, WATCHER, Lease, Leases, State
 from tasador.registry.bundle import ModelBundle
 from tasador.serving.cascade import Cascade
 from tasador.serving.holder import ModelHolder
@@ -38,7 +38,6 @@ from tasador.serving.source_settings import SourceSettings
 
 log = logging.getLogger(__name__)
 
-_LEASE = "watch"
 _PRUNE_S = 600.0
 
 
@@ -187,7 +186,7 @@ class Watcher:
         if self._lease is not None:
             self._lease = leases.renew(self._lease, seconds)
         if self._lease is None:
-            self._lease = leases.acquire(_LEASE, self._name, seconds)
+            self._lease = leases.acquire(WATCHER, self._name, seconds)
         return self._lease is not None
 
     def _bundle(self) -> ModelBundle | None:

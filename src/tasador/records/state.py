@@ -95,6 +95,10 @@ class Lease:
     expires: float
 
 
+#: The lease of the watcher that leads.
+WATCHER = "watch"
+
+
 class Leases:
     """Leases by name, on the database's clock, so that machines need not agree on the time."""
 
@@ -136,6 +140,18 @@ class Leases:
             (name,),
         )
         return str(rows[0][0]) if rows else None
+
+    def left(self, name: str) -> tuple[str, float] | None:
+        """Return who took the lease last and the seconds it has left, negative once it ran out.
+
+        None when it was never taken, or has been given back.
+        """
+        rows = self.database.execute(
+            f"SELECT holder, expires - {self.database.dialect.clock} "  # noqa: S608
+            "FROM leases WHERE name = ? AND expires > 0",
+            (name,),
+        )
+        return (str(rows[0][0]), float(rows[0][1])) if rows else None
 
     def holds(self, lease: Lease) -> bool:
         """Tell whether no later holder came; within a transaction none can until it ends.

@@ -226,6 +226,7 @@ class Assembly:
             checks["redis"] = self.cache.ping
         if self.settings.records.mode != "off":
             checks["records"] = self._check_records
+            checks["watcher"] = self._check_watcher
             checks["disk"] = disk_check(self.settings.records.spool_folder())
         return checks
 
@@ -235,6 +236,15 @@ class Assembly:
         if sum(found) < max(wanted, len(found)):
             raise DegradedError(detail, remedy="workers that end are started again: see the log")
         return detail
+
+    def _check_watcher(self, _: Deadline) -> str:
+        found = self._watched.watcher()
+        if found is None:
+            return "no watcher judges these records"
+        name, left = found
+        if left < 0:
+            raise DegradedError(f"the watcher {name} went silent: it is overdue by {-left:.0f} s")
+        return f"{name} judges these records"
 
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()

@@ -23,7 +23,7 @@ import orjson
 from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import ConfigError, StorageError
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.serving.breaker import Breaker, OpenCircuitError
 from tasador.serving.engine import Appraisals
 from tasador.serving.settings import CacheSettings
@@ -111,9 +111,12 @@ class RedisCache:
     """
 
     def __init__(self, settings: CacheSettings, count: Count) -> None:
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError:
+            raise MissingExtraError.for_package("redis", "serve") from None
 
         if settings.url is None:
             raise ConfigError("a Redis cache needs its address", remedy="set cache.url")

@@ -7,12 +7,15 @@ memory. Neither reaches an application, so this is the only place to stop it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tasador.serving.exchange import request_id
 from tasador.serving.problems import Problem
+
+log = logging.getLogger(__name__)
 
 MOST_HEAD_BYTES = 64 * 1024
 MOST_URL_BYTES = 8 * 1024
@@ -117,12 +120,18 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:  # else it would cut into an answer
-            body = problem.body(request_id(None))
+            own_id = request_id(None)
+            body = problem.body(own_id)
             head = (
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
                 "connection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
+            peer = self.client[0] if self.client else "local"
+            log.info(
+                "a request without a route %d %s", problem.status, problem.error,
+                extra={"fields": {"request_id": own_id, "client": peer}},
+            )  # fmt: skip
         self.transport.close()
 
 

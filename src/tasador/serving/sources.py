@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, RegistryError, StorageError
-from tasador.core.files import Patience, require_driver
+from tasador.core.files import Patience, local_folder, require_driver
 from tasador.core.fingerprints import fingerprint
 from tasador.registry.bundle import ModelBundle
 from tasador.registry.default_version import Choice
@@ -268,9 +268,9 @@ def _build(name: str, settings: SourceSettings) -> BundleSource | None:
     beside = (settings.tracking_uri or "").startswith("sqlite:")
     registry = registry_source(settings) if beside else None
     if name == "local" and settings.local:
-        return FolderSource(Path(settings.local), settings.model_name, registry)
+        return FolderSource(local_folder(settings.local), settings.model_name, registry)
     if name == "last_good" and settings.last_good:
-        return LastGoodSource(Path(settings.last_good), settings.model_name, registry)
+        return LastGoodSource(local_folder(settings.last_good), settings.model_name, registry)
     return None
 
 

@@ -9,7 +9,14 @@ from typing import TypeVar
 from tasador.records.database import Database, OutageError
 from tasador.records.journal import StoredVerdict, Verdicts
 from tasador.records.settings import RecordSettings
-from tasador.records.state import ALERT_ROUTES, AlertState, AlertStates, State
+from tasador.records.state import (
+    ALERT_ROUTES,
+    WATCHER,
+    AlertState,
+    AlertStates,
+    Leases,
+    State,
+)
 from tasador.serving.problems import Problem
 
 T = TypeVar("T")
@@ -36,6 +43,10 @@ class Watched:
     def alerts(self) -> list[AlertState]:
         """Return every alert, by key."""
         return self._read(lambda database: AlertStates(database).all())
+
+    def watcher(self) -> tuple[str, float] | None:
+        """Return the watcher that leads and the seconds until another may; see `Leases.left`."""
+        return self._read(lambda database: Leases(database).left(WATCHER))
 
     def reach(self) -> list[str] | None:
         """Return whom notices of alerts reach; None when no watcher has said so."""
