@@ -53,8 +53,8 @@ bench: $(VENV)/.dev ## Measure everything and draw docs/explanation/benchmarks.m
 up: $(VENV)/.run ## Start API, web app, watcher and MLflow on this machine (ARGS="--ui-port 8600")
 	$(BIN)/tasador up --window 60 --interval 5 $(ARGS)
 
-demo: $(VENV)/.run ## Drift, retraining, gates, canary, new champion, rollback, in 3-4 minutes (ARGS=--ui)
-	$(BIN)/tasador demo $(ARGS)
+demo: $(VENV)/.run ## Drift, retraining, gates, canary, new champion, rollback, in five minutes, with a web app to watch it
+	$(BIN)/tasador demo --ui $(ARGS)
 
 security: $(VENV)/.dev ## bandit, secrets now and in all commits, workflows, Dockerfiles
 	$(BIN)/bandit -q -ll -c pyproject.toml -r src docker deploy .github

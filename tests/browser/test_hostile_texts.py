@@ -44,6 +44,7 @@ def hostile(bundle_parts, tmp_path_factory) -> Iterator[App]:
     server.end()
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_shown_literally_and_load_nothing(visit, hostile: App) -> None:
     page = visit(base=hostile.url)
     page.get_by_text(TITLE, exact=True).wait_for()

@@ -59,6 +59,7 @@ def after_make_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_work_in_its_order_after_make_run(after_make_run: Path) -> None:
     folder = after_make_run
     activate, predict, report = block(ROOT / "README.md", "sh", "tasador predict").splitlines()

@@ -68,6 +68,7 @@ def test_the_service_needs_neither_pandas_nor_scikit_learn_nor_mlflow() -> None:
     assert not serving & unwanted
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_names_every_locked_package(tmp_path: Path) -> None:
     command = ["cyclonedx-py", "requirements", str(LOCK), "--output-reproducible"]
     output = tmp_path / "lock.json"

@@ -147,6 +147,7 @@ def test_the_commands_own_signal_handling_leaves_nothing_behind(tmp_path: Path) 
     command += ["--without", "watcher"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
+    assert process.stdout.readline().startswith(f"made {tmp_path}")  # the signing key
     assert process.stdout.readline().startswith("starting api")
     assert f"http://127.0.0.1:{port}" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -171,6 +172,7 @@ def test_one_word_lets_the_watcher_retrain_within_its_budget(tmp_path: Path, way
     budget = "at most 2 trainings in 30 days, 30 minutes in all, 24 hours apart"
     try:
         assert process.stdout is not None
+        assert "made" in process.stdout.readline()  # the signing key
         assert "watcher" in process.stdout.readline()
         assert f"retraining: {budget}" in process.stdout.readline()
         log, end = tmp_path / "logs" / "watcher.log", time.monotonic() + 60
