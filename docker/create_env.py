@@ -2,7 +2,7 @@
 
     python docker/create_env.py
 
-Passwords and API keys are made here, at random. Who is told of alerts is taken from the variables
+Passwords and API keys are made here, at random. Whom alerts reach is taken from the variables
 TASADOR_ALERTS__* where they are set; else `alerts.env` is there to be filled in. The files can be
 read by their owner only and are in no repository and no image. The admin key is shown once: the API
 knows only its hash.

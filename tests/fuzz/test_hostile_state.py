@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from fixtures.sanitizer import sanitized_kernels
+
 SCRIPT = Path(__file__).with_name("hostile_state.py")
 SECONDS = 8.0
 
@@ -23,22 +23,7 @@ SECONDS = 8.0
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The kernels built for the sanitizers, and the sanitizer's own library."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("kernels") / "sanitized.so"
-    sources = sorted(str(path) for path in (ROOT / "src/tasador").glob("*/*.c"))
-    flags = ["-O1", "-g", "-std=c11", "-ffp-contract=off", "-fPIC", "-shared"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        [compiler, *flags, *sanitizers, "-o", str(library), *sources, "-lm"], capture_output=True
-    )
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if built.returncode or not Path(runtime).is_absolute():
-        pytest.skip("the compiler comes without sanitizers")
-    return library, runtime
+    return sanitized_kernels(tmp_path_factory.mktemp("kernels"))
 
 
 def test_no_forged_state_leads_a_kernel_outside_of_its_arrays(

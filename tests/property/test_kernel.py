@@ -12,7 +12,7 @@ from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.onnx_trees import read_trees
+from tasador.modeling.onnx_trees import read_model
 from tasador.modeling.trees import LEAF, TreeEnsemble
 from tasador.modeling.wide_trees import WideTrees
 
@@ -33,7 +33,7 @@ def test_random_trees_give_the_bits_of_onnxruntime(seed, n_trees, leaves, q, flo
     model = to_onnx(trees)
     rows = proof_rows(trees)
     want = OnnxRegressor(model).predict(rows)
-    read = read_trees(model)
+    read = read_model(model)
     kernel = CompactTrees(read, native().library)
     assert kernel.predict(rows).tobytes() == want.tobytes()
     assert kernel.predict(rows[:n]).tobytes() == want[:n].tobytes()
@@ -64,7 +64,7 @@ def test_random_trees_give_the_bits_of_onnxruntime_for_many_rows_too(
     model = to_onnx(trees)
     rows = proof_rows(trees, max(n, 8))[:n].copy()
     want = OnnxRegressor(model).predict(rows)
-    assert wide_kernel(read_trees(model)).predict(rows).tobytes() == want.tobytes()
+    assert wide_kernel(read_model(model)).predict(rows).tobytes() == want.tobytes()
 
 
 def test_trees_of_several_segments_give_the_same_bits_for_many_rows():
@@ -111,7 +111,7 @@ def test_splits_turned_around_for_onnxruntime_are_read_back_exactly(float32):
     model = to_onnx(trees)
     rows = proof_rows(trees, 600)
     want = OnnxRegressor(model).predict(rows)
-    read = read_trees(model)
+    read = read_model(model)
     kernel = CompactTrees(read, native().library)
     assert kernel.predict(rows).tobytes() == want.tobytes()
     for n in (1, 2, 3, 4, 5, 8, 9, 16, 17, 24, 25, 511, 513, 521):

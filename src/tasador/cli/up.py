@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tasador.cli.models import Set, settings_with
 from tasador.cli.streams import escape
-from tasador.cli.watch import WatchConfig, budget_line
+from tasador.cli.watch import Retrain, WatchConfig, budget_line
 
 if TYPE_CHECKING:
     from tasador.flows.stack import Member
@@ -46,12 +46,7 @@ def up(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave one out: mlflow, api, ui or watcher.")
     ] = None,
-    retrain: Annotated[
-        bool,
-        typer.Option(
-            envvar="TASADOR_RETRAIN", help="Let the watcher retrain and run canaries when due."
-        ),
-    ] = False,
+    retrain: Retrain = False,
     set_: Set = None,
 ) -> None:
     """Start API, web app, watcher and MLflow on this machine; Ctrl-C stops them.

@@ -34,6 +34,12 @@ WatchConfig = Annotated[
         "TASADOR_WATCH__CONFIG names."
     ),
 ]
+Retrain = Annotated[
+    bool,
+    typer.Option(
+        envvar="TASADOR_RETRAIN", help="Retrain and run canaries too, when there is reason to."
+    ),
+]
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -47,12 +53,7 @@ def watch(
     window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
-    retrain: Annotated[
-        bool,
-        typer.Option(
-            envvar="TASADOR_RETRAIN", help="Retrain and run canaries too, when there is reason to."
-        ),
-    ] = False,
+    retrain: Retrain = False,
     set_: Set = None,
     workspace: Workspace = Path("workspace"),
 ) -> None:

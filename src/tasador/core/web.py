@@ -233,7 +233,7 @@ class _Plain(urllib.request.HTTPHandler):
         self._guard = guard
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_Connection, guard=self._guard), req)
+        return self.do_open(partial(_Guarded, guard=self._guard), req)
 
 
 class _Secure(urllib.request.HTTPSHandler):
@@ -242,11 +242,11 @@ class _Secure(urllib.request.HTTPSHandler):
         self._guard, self._tls = guard, context
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        make = partial(_SecureConnection, guard=self._guard, context=self._tls)
+        make = partial(_GuardedSecure, guard=self._guard, context=self._tls)
         return self.do_open(make, req)
 
 
-class _Connection(http.client.HTTPConnection):
+class _Guarded(http.client.HTTPConnection):
     """Has one timeout for the connection and another one for what is read."""
 
     def __init__(self, *args: Any, guard: _Guard, **options: Any) -> None:
@@ -258,13 +258,5 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(self._guard.patience.read_s)
 
 
-class _SecureConnection(http.client.HTTPSConnection):
+class _GuardedSecure(_Guarded, http.client.HTTPSConnection):
     """The same, encrypted."""
-
-    def __init__(self, *args: Any, guard: _Guard, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._guard, self._create_connection = guard, guard.connect
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self._guard.patience.read_s)

@@ -160,7 +160,7 @@ def _names(spec: Mapping[str, Any], key: str, known: Collection[str]) -> list[st
     """Return a list of distinct names, all of them known."""
     names = _list(spec, key)
     if not all(isinstance(name, str) and name in known for name in names):
-        raise ValueError(f"{key} names columns of another kind, or none of the table's")
+        raise ValueError(f"{key} names columns of the wrong kind, or none of the table's")
     if len(set(names)) != len(names):
         raise ValueError(f"{key} names a column twice")
     return names

@@ -121,7 +121,11 @@ def sealed_rows(
 
 
 def held_out(
-    table: Table, champion: ModelBundle, tables: Path, how: SegregateSettings, gates: GateSettings
+    table: Table,
+    champion: ModelBundle,
+    reference: ValidatedTable,
+    how: SegregateSettings,
+    gates: GateSettings,
 ) -> HeldOut:
     """Count the rows on which a model of `table` would be compared with the champion.
 
@@ -130,13 +134,14 @@ def held_out(
     Args:
         table: The new training table.
         champion: The model whose place would be taken; its contract is the table's.
-        tables: Folder of the stored tables.
+        reference: The champion's own table, see `reference_table`.
         how: How the table would be validated and split.
         gates: How strict the gates are.
     """
     try:
         own = _split(_validated(table, champion, how), how)
-        rows = _unseen(own, split_again(champion, tables), "a new model", same_columns=True)
+        known = _split(reference, _how(champion))
+        rows = _unseen(own, known, "a new model", same_columns=True)
     except (TasadorError, KeyError, TypeError) as error:
         return HeldOut(problem=str(error))
     held = len(own.sealed.open("how many rows the gates would have"))

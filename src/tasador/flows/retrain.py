@@ -125,8 +125,8 @@ def retrain(
             frame = _new_table(lifecycle, bundle, rows, level)
             settings = _settings(lifecycle, bundle)
             found = held_out(
-                Table(frame, "", bundle.manifest.origin, ""), bundle,
-                lifecycle.place.workspace / "data", settings.segregate, order.gates,
+                Table(frame, "", bundle.manifest.origin, ""), bundle, reference,
+                settings.segregate, order.gates,
             )  # fmt: skip
             decision = decide(order.settings, replace(known, held_out=found))
         listeners.decided(decision, rows)

@@ -117,7 +117,7 @@ def contributions_from_state(
 
     Raises:
         KeyError, ValueError: The state is incomplete, or not what it should be.
-        TrainingError: The trees cannot be meant.
+        TrainingError: The trees are invalid.
     """
     if "coef" in arrays:
         q = len(arrays["coef"]) if n_features is None else n_features
@@ -131,7 +131,7 @@ def contributions_from_state(
     if n_features not in (None, features) or not 0 < features < _MOST_FEATURES:
         raise ValueError(f"an explanation of {features:g} features, expected {n_features}")
     if not features.is_integer() or float32_inputs not in (0.0, 1.0):
-        raise ValueError("the numbers of the explanation's trees cannot be meant")
+        raise ValueError("the numbers of the explanation's trees are invalid")
     node, pointer = Expected((k,)), Expected((k,), ("int32",), LEAF, k - 1)
     check_arrays(
         arrays,

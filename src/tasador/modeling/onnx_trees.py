@@ -44,7 +44,7 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
 
     Raises:
         BundleError: The file is damaged, holds anything that `onnx_export` does not write, or a
-            model that cannot be meant.
+            model that is invalid.
     """
     try:
         graph = read_graph(memoryview(model_bytes))
@@ -64,12 +64,6 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
             got=f"{type(error).__name__}: {error}"[:200],
             remedy="fetch the bundle again, or register the model again",
         ) from None
-
-
-def read_trees(model_bytes: bytes) -> TreeEnsemble | None:
-    """Return the trees of a model file; None when it holds a linear model. See `read_model`."""
-    model = read_model(model_bytes)
-    return model if isinstance(model, TreeEnsemble) else None
 
 
 def _linear(graph: Graph) -> LinearModel:
@@ -133,7 +127,7 @@ def _ensemble(
 ) -> TreeEnsemble:
     plain = found.get("aggregate_function") == _SUM and found.get("n_targets") == 1
     if not plain or set(found) != _KNOWN or found["nodes_modes"].any():
-        raise ValueError("trees of another kind")
+        raise ValueError("trees that onnx_export does not write")
     feature, split = found["nodes_featureids"], found["nodes_splits"]
     inner, leaves = len(feature), len(found["leaf_weights"])
     true = _branch(found, "true", inner, leaves)

@@ -1,4 +1,4 @@
-"""The few numbers by which a model's health is told at a glance, each with its level."""
+"""The few numbers that sum up a model's health, each with its level."""
 
 from __future__ import annotations
 

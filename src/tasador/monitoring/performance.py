@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,14 +85,11 @@ def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], li
     figures = [
         replace(figure, reference=before.get(figure.name)) for figure in _with_intervals(pairs)
     ]
-    limits = [_limit(figure, tally.reference, rules) for figure in figures]
-    limited = [_limited(figure, limit) for figure, limit in zip(figures, limits, strict=True)]
+    limited = _limited(figures, tally.reference, rules)
     findings = [
-        _breach(figure, len(pairs), limit)
-        for figure, limit in zip(limited, limits, strict=True)
-        if limit is not None
+        _breach(figure, len(pairs), limit) for figure, limit in limited if limit is not None
     ]
-    return tuple(limited), findings
+    return tuple(figure for figure, _ in limited), findings
 
 
 def _with_intervals(pairs: Pairs) -> list[Figure]:
@@ -157,8 +155,15 @@ def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
     return _Limit(own / rules.worse if higher else own * rules.worse, False, why)
 
 
-def _limited(figure: Figure, limit: _Limit | None) -> Figure:
-    return figure if limit is None else replace(figure, limit=limit.value)
+def _limited(
+    figures: Sequence[Figure], reference: Reference, rules: Rules
+) -> list[tuple[Figure, _Limit | None]]:
+    """Return the figures with their limits."""
+    limits = [_limit(figure, reference, rules) for figure in figures]
+    return [
+        (figure if limit is None else replace(figure, limit=limit.value), limit)
+        for figure, limit in zip(figures, limits, strict=True)
+    ]
 
 
 def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
@@ -249,16 +254,15 @@ def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], l
         per = 100 / total
         wmape = Figure("wmape", mae.value * per, mae.low * per, mae.high * per, estimated=True)
         figures.append(replace(wmape, reference=before.get("wmape")))
-    limits = [_limit(figure, reference, rules) for figure in figures]
-    limited = [_limited(figure, limit) for figure, limit in zip(figures, limits, strict=True)]
+    limited = _limited(figures, reference, rules)
     findings = []
-    for figure, limit in zip(limited, limits, strict=True):
+    for figure, limit in limited:
         if limit is not None:
             breach = _breach(figure, n, limit)
             level: Level = "warn" if breach.level == "alert" else "ok"
             text = breach.reason.replace(f"{n} outcomes", "estimated without outcomes")
             findings.append(replace(breach, check="estimate", level=level, reason=text))
-    return tuple(limited), findings
+    return tuple(figure for figure, _ in limited), findings
 
 
 def _estimate(

@@ -181,14 +181,11 @@ class Assembly:
         )
 
     def _deep(self) -> DeepHealth:
-        found, loaded = self.health.deep(), self.holder.current
+        found = self.health.deep()
         return DeepHealth(
             status=found.status,
             version=version("tasador"),
-            model_loaded=loaded is not None,
-            model_version=None if loaded is None else loaded.version,
-            release=None if loaded is None else loaded.bundle.manifest.release or None,
-            source=None if loaded is None else loaded.source,
+            **self.service.model_facts(),
             checks=[
                 DependencyCheck(
                     name=one.name,

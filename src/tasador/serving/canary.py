@@ -171,9 +171,8 @@ class Canary:
                 self._shadow(_Shadow(run, engine, rows, answer.ids, client, True))
                 return answer
             except Exception as error:
-                failed = not (
-                    isinstance(error, Problem) and error.status == 503
-                )  # full or too busy
+                # a database that is full or too busy is not the challenger's failure
+                failed = not (isinstance(error, Problem) and error.status == 503)
                 _log.warning("the challenger failed, the champion answers: %r", error)
         answer = await appraiser.value(engine, rows, client=client, started=started, place=place)
         if failed:  # had the champion refused the row too, it would be the row's fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasador.records.refused import Refusal
 from tasador.registry.bundle import ModelBundle
@@ -88,6 +88,16 @@ class Service:
     def ready(self) -> bool:
         """Whether requests should be sent here; what every probe says."""
         return self.holder.current is not None and not self.draining and self.keeps_records()
+
+    def model_facts(self) -> dict[str, Any]:
+        """Return which model answers, as every route about health says it."""
+        loaded = self.holder.current
+        return {
+            "model_loaded": loaded is not None,
+            "model_version": None if loaded is None else loaded.bundle.version,
+            "release": None if loaded is None else loaded.bundle.manifest.release or None,
+            "source": None if loaded is None else loaded.source,
+        }
 
     def _model(self) -> tuple[str, Collection[str]] | None:
         loaded = self.holder.current

@@ -94,7 +94,7 @@ def _draw_verdict(whole: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]])
 
 
 def _draw_reach(reach: Sequence[str] | None) -> None:
-    """Say so where nobody is told of alerts."""
+    """Say so where alerts reach nobody."""
     if not reach:
         st.warning(say("health.nobody"), icon=":material/notifications_off:")
     else:
@@ -102,7 +102,7 @@ def _draw_reach(reach: Sequence[str] | None) -> None:
 
 
 def _draw_indicators(found: Sequence[Mapping[str, Any]]) -> None:
-    """Show the few numbers by which health is told, each with OK, WARN or ALERT."""
+    """Show the few numbers that sum up health, each with OK, WARN or ALERT."""
     for start in range(0, len(found), _IN_A_ROW):
         cells = st.columns(_IN_A_ROW)
         for cell, one in zip(cells, found[start : start + _IN_A_ROW], strict=False):

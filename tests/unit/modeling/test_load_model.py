@@ -12,6 +12,7 @@ import onnx
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
+from fixtures.sanitizer import sanitized_kernels
 from tasador.core.errors import BundleError, TrainingError, ValidationError
 from tasador.core.native import ABI, Library, Native, native
 from tasador.modeling import load_model as module
@@ -20,10 +21,9 @@ from tasador.modeling.importers import from_sklearn
 from tasador.modeling.load_model import KernelRegressor, load_model, proof_rows
 from tasador.modeling.onnx_export import to_onnx
 from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.onnx_trees import read_trees
-from tasador.modeling.trees import LinearModel
+from tasador.modeling.onnx_trees import read_model
+from tasador.modeling.trees import LinearModel, TreeEnsemble
 
-SOURCES = Path(module.__file__).parents[1]
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
 compiler = shutil.which("cc")
 
@@ -213,8 +213,8 @@ def test_damaged_model_files_are_refused_or_read_but_never_crash(exported):
         if rng.random() < 0.1:
             del data[rng.integers(0, len(data)) :]
         try:
-            trees = read_trees(bytes(data))
-            if trees is not None and trees.n_features == 5:
+            trees = read_model(bytes(data))
+            if isinstance(trees, TreeEnsemble) and trees.n_features == 5:
                 KernelRegressor(trees, native().library).predict(rows)
                 outcomes["run"] += 1
         except (BundleError, TrainingError):
@@ -280,18 +280,7 @@ print("clean")
 @pytest.mark.skipif(compiler is None, reason="no C compiler")
 def test_the_kernels_stay_inside_their_memory(tmp_path):
     """Runs them under the address and undefined-behaviour sanitizers."""
-    library = tmp_path / "sanitized.so"
-    sources = [str(path) for path in SOURCES.glob("*/*.c")]
-    flags = ["-O1", "-std=c11", "-ffp-contract=off", "-fPIC", "-shared"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        [compiler, *flags, *sanitizers, "-o", str(library), *sources, "-lm"], capture_output=True
-    )
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if built.returncode or not Path(runtime).is_absolute():
-        pytest.skip("the compiler comes without sanitizers")
+    library, runtime = sanitized_kernels(tmp_path)
     environment = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
     tests = Path(__file__).parents[2]
     result = subprocess.run(

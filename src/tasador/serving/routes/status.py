@@ -34,14 +34,10 @@ def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
     @router.get("/health", response_model=Health)
     async def health() -> Health:
         """Whether the service can answer; says so with 200 even when it cannot."""
-        loaded = service.holder.current
         return Health(
             status="healthy" if service.ready else "unhealthy",
-            model_loaded=loaded is not None,
             version=version,
-            model_version=None if loaded is None else loaded.bundle.version,
-            release=None if loaded is None else loaded.bundle.manifest.release or None,
-            source=None if loaded is None else loaded.source,
+            **service.model_facts(),
         )
 
     @router.get("/health/live", response_model=Live)
