@@ -43,9 +43,8 @@ class Library:
         check_index: ``(index)``.
         check_paths: ``(groups, n_groups)``.
         check_wide_trees: ``(trees, n_nodes, n_trees, n_words, n_thresholds)``.
-        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`; None
-            where it is to be done without.
-        wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`; or None.
+        contributions: ``(groups, n_groups, z, total, width)``, see `modeling/contributions.c`.
+        wide_trees_predict: As `trees_predict`, see `modeling/wide_trees.c`.
     """
 
     trees_predict: Kernel
@@ -56,8 +55,8 @@ class Library:
     check_index: Kernel
     check_paths: Kernel
     check_wide_trees: Kernel
-    contributions: Kernel | None = None
-    wide_trees_predict: Kernel | None = None
+    contributions: Kernel
+    wide_trees_predict: Kernel
 
     @classmethod
     def open(cls, path: Path) -> Library:
@@ -69,7 +68,8 @@ class Library:
         library = ctypes.CDLL(str(path))
         address, size = ctypes.c_void_p, ctypes.c_size_t
         signatures = {
-            "trees_predict": (address, address, size, address),
+            "trees_predict": (address, address, size, address, size),
+            "wide_trees_predict": (address, address, size, address, size),
             "plain": (
                 address, address, address, size, size, address, size, address, size, address,
             ),
@@ -79,22 +79,17 @@ class Library:
             "comparables": (
                 address, address, address, address, address, size, address, size, size,
             ),
+            "contributions": (address, size, address, address, size),
+            "check_trees": (address, size, size),
+            "check_index": (address,),
+            "check_paths": (address, size),
+            "check_wide_trees": (address, size, size, size, size),
         }  # fmt: skip
         try:
             found = library.tasador_abi()
-            functions = {name: library[f"tasador_{name}"] for name in signatures}
-        except AttributeError as error:
-            raise OSError(str(error)) from None
-        if found != ABI:
-            raise OSError(f"built from other sources (interface {found}, not {ABI})")
-        # the width comes behind these as a `c_size_t`: no rows at all need none
-        signatures["wide_trees_predict"] = signatures["trees_predict"]
-        signatures["contributions"] = (address, size, address, address, size)
-        signatures["check_trees"] = (address, size, size)
-        signatures["check_index"] = (address,)
-        signatures["check_paths"] = (address, size)
-        signatures["check_wide_trees"] = (address, size, size, size, size)
-        try:
+            _ = library.tasador_trees_predict  # a library of something else has no kernels at all
+            if found != ABI:
+                raise OSError(f"built from other sources (interface {found}, not {ABI})")
             functions = {name: library[f"tasador_{name}"] for name in signatures}
         except AttributeError as error:
             raise OSError(str(error)) from None

@@ -74,9 +74,7 @@ class TreesKernel:
         """
         n, width = Z.shape
         scores = np.empty(n)
-        failed = self._call(
-            self._pointer, Z.ctypes.data, n, scores.ctypes.data, ctypes.c_size_t(width)
-        )
+        failed = self._call(self._pointer, Z.ctypes.data, n, scores.ctypes.data, width)
         if failed == MISFIT:
             raise ValueError(f"rows of {width} features do not fit the trees")
         if failed:

@@ -266,7 +266,7 @@ class _Paths:
     def _kernel(self) -> _Kernel | None:
         library = native().library
         longest = max((len(group.feature) for group in self.groups), default=0)
-        if library is None or library.contributions is None or longest > _LONGEST:
+        if library is None or longest > _LONGEST:
             return None
         return _Kernel(self.groups, library.contributions, library.check_paths)
 

@@ -22,13 +22,8 @@ from tasador.modeling.wire import fields, repeated_ints
 _IR_VERSION, _PRODUCER, _GRAPH, _OPSET = 1, 2, 7, 8
 _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = (
-    1,
-    3,
-    5,
-    8,
-    20,
-)
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_INTS = 1, 3, 5, 8
+_ATTRIBUTE_TYPE = 20
 _TENSOR_DIMENSION, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 #: How the type of a list of integers stands at the end of an attribute.
 _IS_INTS = bytes([0xA0, 0x01, 7])

@@ -62,12 +62,12 @@ class WideTrees(TreesKernel):
         library: The compiled kernels.
 
     Raises:
-        TrainingError: The trees are too large for it, or the processor or library lacks it.
+        TrainingError: The trees are too large for it, or the processor lacks what it takes.
     """
 
     def __init__(self, trees: TreeEnsemble, library: Library) -> None:
         call = library.wide_trees_predict
-        if call is None or call(None, None, 0, None):
+        if call(None, None, 0, None, 0):
             raise TrainingError("the kernel needs AVX-512")
         order, tree_of, left = breadth_first(trees)
         leaf = left < 0

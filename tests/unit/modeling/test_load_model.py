@@ -238,7 +238,7 @@ from tasador.modeling.compact_trees import CompactTrees
 from tasador.modeling.load_model import proof_rows
 from tasador.modeling.wide_trees import WideTrees
 library = Library.open(Path(sys.argv[1]))
-wide = library.wide_trees_predict(None, None, 0, None) == 0
+wide = library.wide_trees_predict(None, None, 0, None, 0) == 0
 for seed in range(0, 40, 3):
     trees = grown(seed, 1 + 3 * seed, 1 + seed, 1 + seed % 5, bool(seed % 2))
     kernel, rows = CompactTrees(trees, library), proof_rows(trees, 560)
