@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tasador.data.contract import TableContract
     from tasador.data.contract_reader import read_contract
     from tasador.features.pipeline import FeaturePipeline, FittedFeatures
+    from tasador.flows.first_champion import train
     from tasador.flows.load import load_bundle
-    from tasador.flows.train import train
     from tasador.metrics.regression import all_metrics
     from tasador.modeling.valuation import Valuation
     from tasador.registry.archive import pack, unpack
@@ -39,7 +39,7 @@ _HOME = {
     "load_bundle": "flows.load",
     "pack": "registry.archive",
     "read_contract": "data.contract_reader",
-    "train": "flows.train",
+    "train": "flows.first_champion",
     "unpack": "registry.archive",
 }
 

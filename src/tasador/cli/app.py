@@ -114,7 +114,7 @@ def run(
     """Train: from the table to a registered bundle and a report."""
     from tasador.config.compose import compose
     from tasador.flows.cards import Card
-    from tasador.flows.train import train
+    from tasador.flows.first_champion import train
 
     settings = compose(overrides or [], project=Path.cwd())
 

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
+from tasador.config.settings import RunSettings
 from tasador.core.errors import TasadorError
+from tasador.flows import train as pipeline
 from tasador.flows.judge import Judged
 from tasador.flows.lifecycle import Place, opened
 from tasador.flows.promotion import Wish, promote
+from tasador.flows.publish import tracking_uri
+from tasador.flows.state import RunState, StoredTable
+from tasador.flows.train import AfterRun, OnStep, TrainOutcome
 from tasador.registry.mlflow_client import without_password
 from tasador.registry.mlflow_versions import list_registered, list_versions
 from tasador.registry.versions import CHAMPION, REASON_TAG, REJECTED, ROLLED_BACK, ModelVersion
 from tasador.retraining.gate import GateSettings
 
+_log = logging.getLogger(__name__)
 _FIRST = "the first model trained on real rows"
 
 
-@dataclass(frozen=True)
-class AfterRun:
-    """What answers after a run, in lines for people, and the command that comes next."""
+def train(
+    settings: RunSettings,
+    on_step: OnStep | None = None,
+    table: StoredTable | None = None,
+    on_wait: Callable[[str], None] = _log.warning,
+) -> TrainOutcome:
+    """Run the pipeline; the first model trained on real rows becomes champion if its gates pass.
 
-    lines: tuple[str, ...] = ()
-    following: str = ""
+    For arguments and errors see `flows.train.train`.
+    """
+    return pipeline.train(settings, on_step, table, on_wait, _after_registration)
+
+
+def _after_registration(state: RunState, registered: str) -> AfterRun:
+    place = Place(state.workspace, tracking_uri(state), model=state.settings.contract.model_name)
+    return after_run(place, registered.rpartition("/")[2], state.settings.gates)
 
 
 def after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:

@@ -7,8 +7,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import tasador
-
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "optuna")
 
 
@@ -16,7 +14,7 @@ def code_commit() -> str:
     """Return the commit of the checkout this runs from, or the installed version."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
-        return f"tasador {tasador.__version__}"
+        return f"tasador {importlib.metadata.version('tasador')}"
     try:
         answer = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"],
@@ -26,7 +24,7 @@ def code_commit() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return f"tasador {tasador.__version__}"
+        return f"tasador {importlib.metadata.version('tasador')}"
     return answer.stdout.strip()
 
 

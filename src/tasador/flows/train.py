@@ -18,10 +18,8 @@ from tasador.core.fingerprints import code_version, fingerprint
 from tasador.core.locks import one_at_a_time
 from tasador.flows.cache import StepCache
 from tasador.flows.cards import Card, CardBuilder, read_card, recorded_card, write_card
-from tasador.flows.first_champion import AfterRun, after_run
-from tasador.flows.lifecycle import Place
 from tasador.flows.model_files import write_model_files
-from tasador.flows.publish import publish, tracking_uri
+from tasador.flows.publish import publish
 from tasador.flows.report import BundleReference, Comparison, Headline, RunSummary, write_report
 from tasador.flows.sample import sample_valuation
 from tasador.flows.state import RunState, StoredTable, save_json
@@ -32,6 +30,18 @@ from tasador.selection.search import wanted_candidates
 _log = logging.getLogger(__name__)
 #: Called with a step's name and its card when it has ended.
 OnStep = Callable[[str, Card], None]
+
+
+@dataclass(frozen=True)
+class AfterRun:
+    """What answers after a run, in lines for people, and the command that comes next."""
+
+    lines: tuple[str, ...] = ()
+    following: str = ""
+
+
+#: Called with the run's state and the registered version when there is one.
+AfterRegistration = Callable[[RunState, str], AfterRun]
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,14 @@ def train(
     on_step: OnStep | None = None,
     table: StoredTable | None = None,
     on_wait: Callable[[str], None] = _log.warning,
+    after: AfterRegistration | None = None,
 ) -> TrainOutcome:
     """Run the steps that `settings` ask for; earlier ones come from the cache or are made.
 
     `table` is trained on in place of the one that the contract's sources have. Runs in one
     workspace share its cache and registry: one waits for the other, and `on_wait` is called with a
-    sentence that says for whom.
+    sentence that says for whom. `after` decides what follows a registration, before the next run
+    may begin.
 
     The report is written however the run ends; an error passes through after it.
     """
@@ -83,11 +95,15 @@ def train(
         on_wait(f"waiting for another run in {workspace}: {holder}")
 
     with one_at_a_time(workspace / "run.lock", waiting):
-        return _train(settings, workspace, on_step, table)
+        return _train(settings, workspace, on_step, table, after)
 
 
 def _train(
-    settings: RunSettings, workspace: Path, on_step: OnStep | None, table: StoredTable | None
+    settings: RunSettings,
+    workspace: Path,
+    on_step: OnStep | None,
+    table: StoredTable | None,
+    after: AfterRegistration | None,
 ) -> TrainOutcome:
     state = _start(settings, workspace)
     state.table = table
@@ -112,15 +128,8 @@ def _train(
     report = _report(state, cards, sample)
     return TrainOutcome(
         state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered,
-        _standing(state, registered),
+        AfterRun() if registered is None or after is None else after(state, registered),
     )  # fmt: skip
-
-
-def _standing(state: RunState, registered: str | None) -> AfterRun:
-    if registered is None:
-        return AfterRun()
-    place = Place(state.workspace, tracking_uri(state), model=state.settings.contract.model_name)
-    return after_run(place, registered.rpartition("/")[2], state.settings.gates)
 
 
 def _workspace(settings: RunSettings) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from tasador.config.compose import compose
 from tasador.core.errors import ConfigError
-from tasador.flows.train import train
+from tasador.flows.first_champion import train
 from tasador.selection.families import expand_grid, family
 
 ALPHAS = {"alpha": [0.01, 0.1, 0.5, 1, 5, 10, 50, 100, 500]}

@@ -15,7 +15,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, ConfigError, NothingOfferedError
 from tasador.flows.chosen import BundleChoice
 from tasador.flows.deliver import deliver
-from tasador.flows.train import train
+from tasador.flows.first_champion import train
 from tasador.registry.bundle import load_bundle
 from tasador.registry.published import read_pointer
 

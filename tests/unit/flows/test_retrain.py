@@ -30,6 +30,7 @@ from tasador.data.sources import store_frame
 from tasador.features.plan import FeatureSettings
 from tasador.flows import canary
 from tasador.flows import retrain as module
+from tasador.flows.first_champion import train
 from tasador.flows.judge import sealed_rows
 from tasador.flows.lifecycle import Place, opened
 from tasador.flows.promotion import Wish, promote
@@ -37,7 +38,6 @@ from tasador.flows.reproduce import reproduce
 from tasador.flows.retrain import Order, retrain
 from tasador.flows.state import StoredTable
 from tasador.flows.tend import tend
-from tasador.flows.train import train
 from tasador.records.journal import Verdicts
 from tasador.records.record import Outcome, Record
 from tasador.records.sql_store import SqlRecordStore
