@@ -123,11 +123,11 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def common(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log progress to standard error.")
+        bool, typer.Option("--verbose", "-v", help="Log progress to standard error")
     ] = False,
     version: Annotated[  # noqa: ARG001 - acts through its callback
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version"),
     ] = False,
 ) -> None:
     """Set up what all commands share."""

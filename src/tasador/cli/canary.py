@@ -29,20 +29,20 @@ _Split = Literal["request", "client"]
 def start(
     stages: Annotated[
         str,
-        typer.Option(metavar="PERCENT", help="Shares of the traffic in percent; 0 is shadow only."),
+        typer.Option(metavar="PERCENT", help="Shares of the traffic in percent; 0 is shadow only"),
     ] = "0,1,5,25,100",
     split: Annotated[
-        _Split, typer.Option(help="What is assigned to a model at random.")
+        _Split, typer.Option(help="What is assigned to a model at random")
     ] = "request",
     rows: Annotated[
-        int, typer.Option(min=10, metavar="N", help="Rows that both models answer in each stage.")
+        int, typer.Option(min=10, metavar="N", help="Rows that both models answer in each stage")
     ] = 200,
     outcomes: Annotated[
-        bool, typer.Option("--outcomes", help="Wait for outcomes before a stage ends.")
+        bool, typer.Option("--outcomes", help="Wait for outcomes before a stage ends")
     ] = False,
     error_margin: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Tolerated increase of the relative error; 0.01 is 1%."),
+        typer.Option(metavar="SHARE", help="Tolerated increase of the relative error; 0.01 is 1%"),
     ] = 0.01,
     by: By = None,
     workspace: Workspace = WORKSPACE,

@@ -88,7 +88,7 @@ class Group(TyperGroup):
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
             heading = getattr(command, "rich_help_panel", None) or "Commands"
-            first = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+            first = (command.help or "").partition("\n\n")[0].rstrip(".")
             sections.setdefault(heading, []).append((name, first))
         width = max(len(name) for name in self.commands)
         for heading, rows in sections.items():
@@ -103,30 +103,43 @@ def argument_name(param: Any) -> str:
     return name + ("..." if param.nargs == -1 else "")
 
 
-def value_name(param: Any, ctx: Any) -> str:
-    """Return the word for an option's value, empty for a flag."""
+def option_name(param: Any, context: Any) -> str:
+    """Return an option as help shows it: ``-o, --output FILE``."""
+    names = ", ".join(sorted(param.opts, key=len))
     if param.is_flag:
+        return names
+    kind: str = param.metavar or param.display_type(context).strip("<>")
+    kind = kind.removeprefix("list[").removesuffix("]").removesuffix(" range")
+    return f"{names} {_VALUES.get(kind, kind)}"
+
+
+def default_text(param: Any) -> str:
+    """Return a parameter's default as a user would write it; empty where there is none."""
+    if isinstance(param.show_default, str):
+        return param.show_default
+    value = getattr(param.default, "value", param.default)
+    if isinstance(value, bool) or value in (None, [], ()):
         return ""
-    kind: str = param.metavar or param.display_type(ctx).strip("<>")
-    return _VALUES.get(kind.removeprefix("list[").removesuffix("]").removesuffix(" range"), kind)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _write_params(command: Any, ctx: Any, formatter: Any) -> None:
+def _write_params(command: Any, context: Any, formatter: Any) -> None:
     sections: dict[str, list[tuple[str, str]]] = {}
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx)
-        if record is None or param.name == "show_completion":  # --install-completion suffices
+    for param in command.get_params(context):
+        if param.hidden or param.name == "show_completion":  # --install-completion suffices
             continue
         if param.param_type_name == "argument":
             heading, name = "Arguments", param.metavar
         else:
-            names = ", ".join(sorted(param.opts, key=len))
-            heading, name = "Options", f"{names} {value_name(param, ctx)}".rstrip()
-        text = record[1]
-        if isinstance(param.show_default, str):
-            text = text.replace(
-                f"default: ({param.show_default})", f"default: {param.show_default}"
-            )
+            heading, name = "Options", option_name(param, context)
+        notes = []
+        if getattr(param, "show_envvar", False) and param.envvar:
+            notes.append(f"env: {param.envvar}")
+        if param.required and heading == "Options":
+            notes.append("required")
+        if default := default_text(param):
+            notes.append(f"default: {default}")
+        text = (param.help or "").rstrip(".") + (f"  [{'; '.join(notes)}]" if notes else "")
         sections.setdefault(param.rich_help_panel or heading, []).append((name, text))
     for heading, rows in sections.items():
         with formatter.section(heading):

@@ -75,7 +75,7 @@ def models(
 
 def use(
     name: Annotated[
-        str | None, typer.Argument(help="Model.", show_default="show which is in use")
+        str | None, typer.Argument(help="Model", show_default="show which is in use")
     ] = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
@@ -94,10 +94,10 @@ def use(
 def promote(
     version: VersionArgument,
     to: Annotated[
-        str, typer.Option(metavar="ALIAS", help="champion, challenger or staging.")
+        str, typer.Option(metavar="ALIAS", help="champion, challenger or staging")
     ] = "champion",
     force: Annotated[
-        bool, typer.Option("--force", help="Promote despite failed gates; needs --reason.")
+        bool, typer.Option("--force", help="Promote despite failed gates; needs --reason")
     ] = False,
     reason: Reason = "",
     set_: Set = None,
@@ -130,7 +130,7 @@ def promote(
 
 def compare(
     version: VersionArgument,
-    against: Annotated[str, typer.Argument(help="Version to compare with.")] = "champion",
+    against: Annotated[str, typer.Argument(help="Version to compare with")] = "champion",
     as_json: AsJson = False,
     set_: Set = None,
     workspace: Workspace = WORKSPACE,
@@ -181,7 +181,7 @@ def rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION", help="Champion to return to.", show_default="the previous one"
+            metavar="VERSION", help="Champion to return to", show_default="the previous one"
         ),
     ] = None,
     reason: Reason = "",
@@ -203,15 +203,13 @@ def rollback(
 
 
 def retrain(
-    now: Annotated[
-        bool, typer.Option("--now", help="Train without waiting for a trigger.")
-    ] = False,
+    now: Annotated[bool, typer.Option("--now", help="Train without waiting for a trigger")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show each trigger and condition, train nothing."),
+        typer.Option("--dry-run", help="Show each trigger and condition, train nothing"),
     ] = False,
     to: Annotated[
-        str, typer.Option(metavar="ALIAS", help="Alias of a model that passes all gates.")
+        str, typer.Option(metavar="ALIAS", help="Alias of a model that passes all gates")
     ] = "challenger",
     set_: Set = None,
     reason: Reason = "",
@@ -309,7 +307,7 @@ def reproduce(
 
 def history(
     limit: Annotated[
-        int, typer.Option(min=1, max=10_000, metavar="N", help="Most entries to show.")
+        int, typer.Option(min=1, max=10_000, metavar="N", help="Most entries to show")
     ] = 50,
     as_json: AsJson = False,
     workspace: Workspace = WORKSPACE,

@@ -31,7 +31,7 @@ KeysFile = Annotated[
     Path | None,
     typer.Option(
         "--file", metavar="FILE", envvar="TASADOR_SECURITY__KEYS_FILE", show_envvar=True,
-        help="File of keys that the service reads; changes apply within seconds.",
+        help="File of keys that the service reads; changes apply within seconds",
     ),
 ]  # fmt: skip
 
@@ -39,28 +39,28 @@ KeysFile = Annotated[
 def serve(
     host: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Address to listen on.", show_default="127.0.0.1"),
+        typer.Option(metavar="HOST", help="Address to listen on", show_default="127.0.0.1"),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            metavar="PORT", help="Port to listen on; 0 takes a free one.", show_default="8000"
+            metavar="PORT", help="Port to listen on; 0 takes a free one", show_default="8000"
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Processes that share the port.", show_default="1"),
+        typer.Option(min=1, metavar="N", help="Processes that share the port", show_default="1"),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A bundle, or a folder of bundles.")
+        Path | None, typer.Option(metavar="FOLDER", help="A bundle, or a folder of bundles")
     ] = None,
     object_store: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Published bundles: gs://, s3:// or a folder."),
+        typer.Option(metavar="URL", help="Published bundles: gs://, s3:// or a folder"),
     ] = None,
     tracking_uri: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="MLflow tracking URI.", show_default="the workspace's"),
+        typer.Option(metavar="URI", help="MLflow tracking URI", show_default="the workspace's"),
     ] = None,
     model: Model = None,
     alias: Alias = None,
@@ -132,14 +132,14 @@ def ui(
             metavar="URL",
             envvar="TASADOR_UI__API_URL",
             show_envvar=True,
-            help="Address of the service.",
+            help="Address of the service",
             show_default="http://127.0.0.1:8000",
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on.")
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port to listen on")
     ] = 8501,
-    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on")] = "127.0.0.1",
 ) -> None:
     """Start the web app, which talks to a running service.
 
@@ -200,12 +200,12 @@ def _check_free(host: str, port: int) -> None:
 
 def publish(
     location: Annotated[
-        str, typer.Argument(help="gs://bucket/prefix, s3://bucket/prefix or a folder.")
+        str, typer.Argument(help="gs://bucket/prefix, s3://bucket/prefix or a folder")
     ],
     with_: Annotated[
         str,
         typer.Option(
-            "--with", metavar="NAMES", help="Publish these too: data, splits, cards, report."
+            "--with", metavar="NAMES", help="Publish these too: data, splits, cards, report"
         ),
     ] = "",
     bundle: BundleFolder = None,
@@ -242,16 +242,16 @@ def sign(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Private key: PEM, elliptic curve.",
+            help="Private key: PEM, elliptic curve",
             show_default="the workspace's",
         ),
     ] = None,
     make_key: Annotated[
-        bool, typer.Option("--make-key", help="Only make the workspace's key, if it has none.")
+        bool, typer.Option("--make-key", help="Only make the workspace's key, if it has none")
     ] = False,
     public: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With --make-key: copy the public key here."),
+        typer.Option(metavar="FILE", help="With --make-key: copy the public key here"),
     ] = None,
     model: Model = None,
     alias: Alias = None,
@@ -302,7 +302,7 @@ def verify(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Public key, PEM; may be repeated.",
+            help="Public key, PEM; may be repeated",
             show_default="the trusted keys",
         ),
     ] = None,
@@ -331,7 +331,7 @@ def new_key(
         str,
         typer.Option(
             metavar="ROLE",
-            help="client, importer (may report outcomes of others' predictions) or admin.",
+            help="client, importer (may report outcomes of others' predictions) or admin",
         ),
     ] = "client",
     file: KeysFile = None,
@@ -369,9 +369,9 @@ def list_keys(file: KeysFile = None) -> None:
 
 
 def revoke_keys(
-    name: Annotated[str, typer.Argument(help="Owner of the keys.")],
+    name: Annotated[str, typer.Argument(help="Owner of the keys")],
     keep_newest: Annotated[
-        bool, typer.Option("--keep-newest", help="Keep the newest one: the end of a rotation.")
+        bool, typer.Option("--keep-newest", help="Keep the newest one: the end of a rotation")
     ] = False,
     file: KeysFile = None,
 ) -> None:

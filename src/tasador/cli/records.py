@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 DatabaseOption = Annotated[
     str | None,
     typer.Option(
-        "--database", metavar="URL", help="URL of the records database.",
-        show_default="TASADOR_RECORDS__URL or the workspace's",
+        "--database", metavar="URL", help="URL of the records database",
+        show_default="$TASADOR_RECORDS__URL or the workspace's",
     ),
 ]  # fmt: skip
 SpoolOption = Annotated[
     str | None,
-    typer.Option("--spool", metavar="FOLDER", help="Spool folder.", show_default="the service's"),
+    typer.Option("--spool", metavar="FOLDER", help="Spool folder", show_default="the service's"),
 ]
 Since = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="Start, e.g. 2026-11-01 or 7d (ago).", show_default="the first record"
+        metavar="TIME", help="Start, e.g. 2026-11-01 or 7d (ago)", show_default="the first record"
     ),
 ]
 Until = Annotated[
-    str | None, typer.Option(metavar="TIME", help="End, exclusive.", show_default="now")
+    str | None, typer.Option(metavar="TIME", help="End, exclusive", show_default="now")
 ]
-Shown = Annotated[int, typer.Option("--show", min=0, metavar="N", help="Most rows to print.")]
+Shown = Annotated[int, typer.Option("--show", min=0, metavar="N", help="Most rows to print")]
 
 
 def export(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Parquet file to write: local, gs://, s3://."
+            "--output", "-o", metavar="FILE", help="Parquet file to write: local, gs://, s3://"
         ),
     ],
     since: Since = None,
     until: Until = None,
     version: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Only records of this bundle.")
+        str | None, typer.Option(metavar="VERSION", help="Only records of this bundle")
     ] = None,
     database: DatabaseOption = None,
 ) -> None:
@@ -78,12 +78,12 @@ def prune(
         str | None,
         typer.Option(
             metavar="AGE",
-            help="One age for everything, e.g. 90d.",
-            show_default="TASADOR_RECORDS__KEEP_*_DAYS",
+            help="One age for everything, e.g. 90d",
+            show_default="$TASADOR_RECORDS__KEEP_*_DAYS",
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Delete; without it, old entries are only counted.")
+        bool, typer.Option("--yes", help="Delete; without it, old entries are only counted")
     ] = False,
     database: DatabaseOption = None,
     spool: SpoolOption = None,
@@ -203,12 +203,12 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
 
 
 def import_outcomes(
-    file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual, optionally time.")],
+    file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual, optionally time")],
     database: DatabaseOption = None,
     show: Shown = 20,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Overwrite known outcomes that differ."),
+        typer.Option("--replace", help="Overwrite known outcomes that differ"),
     ] = False,
 ) -> None:
     """Import true values of earlier predictions from a CSV file.

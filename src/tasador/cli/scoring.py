@@ -40,21 +40,21 @@ class Format(StrEnum):
 
 
 def predict(
-    rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text.")],
+    rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="CSV file to write.",
+            help="CSV file to write",
             show_default="standard output",
         ),
     ] = None,
     keep: Annotated[
         str | None,
         typer.Option(
-            "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b."
+            "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b"
         ),
     ] = None,
     bundle: BundleFolder = None,
@@ -103,9 +103,9 @@ def _list_refused(lines: list[str]) -> None:
 
 
 def explain(
-    row: Annotated[str, typer.Argument(help="One row as JSON text.")],
+    row: Annotated[str, typer.Argument(help="One row as JSON text")],
     comparables: Annotated[
-        int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list.")
+        int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list")
     ] = 5,
     as_json: AsJson = False,
     bundle: BundleFolder = None,
@@ -133,33 +133,33 @@ def score(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="CSV (also .gz) or Parquet files or patterns: local, gs://, s3://.",
+            help="CSV (also .gz) or Parquet files or patterns: local, gs://, s3://",
         ),
     ],
     to: Annotated[
         str,
-        typer.Option("--out", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder."),
+        typer.Option("--out", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
     ],
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="Output format.", show_default="that of --out or the input"),
+        typer.Option("--format", help="Output format", show_default="that of --out or the input"),
     ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMNS",
-            help="Input columns to copy: a,b or * or none.",
+            help="Input columns to copy: a,b or * or none",
             show_default="identifiers",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads.", show_default="all cores")
+        int | None, typer.Option(min=1, metavar="N", help="Threads", show_default="all cores")
     ] = None,
     batch_rows: Annotated[
-        int, typer.Option(min=1, max=10_000_000, metavar="N", help="Rows in a batch.")
+        int, typer.Option(min=1, max=10_000_000, metavar="N", help="Rows in a batch")
     ] = 32_768,
     force: Annotated[
-        bool, typer.Option("--force", help="Score files again that are finished.")
+        bool, typer.Option("--force", help="Score files again that are finished")
     ] = False,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
@@ -167,7 +167,7 @@ def score(
         str | None,
         typer.Option(
             metavar="BUNDLE",
-            help="Bundle folder, or a registered version.",
+            help="Bundle folder, or a registered version",
             show_default="the champion",
         ),
     ] = None,

@@ -37,24 +37,24 @@ _QUICK = {"TASADOR_SOURCE__POLL_S": "2", "TASADOR_CANARY__POLL_S": "1"}
 
 def up(
     api_port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP service.")
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP service")
     ] = 8000,
     ui_port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the web app.")
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the web app")
     ] = 8501,
     mlflow_port: Annotated[
-        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of MLflow.")
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of MLflow")
     ] = 5000,
     interval: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Time between checks.")
+        float, typer.Option(min=1, metavar="SECONDS", help="Time between checks")
     ] = 15.0,
     window: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Time that a check looks back.")
+        float, typer.Option(min=1, metavar="SECONDS", help="Time that a check looks back")
     ] = 600.0,
     config: WatchConfig = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; may be repeated."),
+        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; may be repeated"),
     ] = None,
     retrain: Retrain = False,
     set_: Set = None,
@@ -198,11 +198,9 @@ def stack_members(
 def demo(
     workspace: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Empty folder to keep.", show_default="a temporary one"
-        ),
+        typer.Option(metavar="FOLDER", help="Empty folder to keep", show_default="a temporary one"),
     ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="Start the web app too.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Start the web app too")] = False,
 ) -> None:
     """Show the whole loop: drift, retraining, canary, rollback.
 

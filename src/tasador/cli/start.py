@@ -19,17 +19,17 @@ _MOST_ASSUMED = 40
 
 
 def init(
-    file: Annotated[str, typer.Argument(help="CSV or Parquet file.")],
-    target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to estimate.")],
+    file: Annotated[str, typer.Argument(help="CSV or Parquet file")],
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to estimate")],
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Short name.", show_default="the file's name"),
+        typer.Option(metavar="NAME", help="Short name", show_default="the file's name"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing contract.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing contract")] = False,
     category: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN", help="Treat a column as a category, e.g. a code; may be repeated."
+            metavar="COLUMN", help="Treat a column as a category, e.g. a code; may be repeated"
         ),
     ] = None,
 ) -> None:
@@ -116,7 +116,7 @@ def _headline(entry: dict[str, object]) -> str:
 
 def report(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Run.", show_default="the newest")
+        str | None, typer.Argument(metavar="RUN", help="Run", show_default="the newest")
     ] = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,61 +39,60 @@ _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "re
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-Column = Annotated[
-    str | None, typer.Option(metavar="COLUMN", rich_help_panel="Columns of the tables")
-]
-Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'.")]
+Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
 Who = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who acts.", show_default="your user name")
+    str | None, typer.Option(metavar="NAME", help="Who acts", show_default="your user name")
 ]
+
+
+def _column(meaning: str) -> Any:
+    return typer.Option(metavar="COLUMN", help=meaning, rich_help_panel="Columns of the tables")
 
 
 def monitor(
     reference: Annotated[
-        str, typer.Option(metavar="FILE", help="Known good rows, Parquet or CSV.")
+        str, typer.Option(metavar="FILE", help="Known good rows, Parquet or CSV")
     ] = "",
     current: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Rows to check, or a pattern; may be repeated."),
+        typer.Option(metavar="FILE", help="Rows to check, or a pattern; may be repeated"),
     ] = None,
     outcomes: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Outcomes that came later; needs --id and --target."),
+        typer.Option(metavar="FILE", help="Outcomes that came later; needs --id and --target"),
     ] = None,
     contract: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="YAML that describes the columns.", show_default="guessed"
+            metavar="FILE", help="YAML that describes the columns", show_default="guessed"
         ),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Change a limit, e.g. mape_max=12; may be repeated."
-        ),
+        typer.Option(metavar="KEY=VALUE", help="Change a limit, e.g. mape_max=12; may be repeated"),
     ] = None,
     window: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="Recorded rows to check: 90s, 30m, 4h, 2d back."),
+        typer.Option(metavar="DURATION", help="Recorded rows to check: 90s, 30m, 4h, 2d back"),
     ] = "1d",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report to write.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report to write")] = None,
     fail_on_warn: Annotated[
-        bool, typer.Option("--fail-on-warn", help="Exit with 12 on a warning.")
+        bool, typer.Option("--fail-on-warn", help="Exit with 12 on a warning")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing")] = False,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     workspace: Workspace = WORKSPACE,
-    target: Column = None,
-    prediction: Column = None,
-    lower: Column = None,
-    upper: Column = None,
-    time: Column = None,
-    latency: Column = None,
-    version: Column = None,
-    segment: Column = None,
-    id: Column = None,
+    target: Annotated[str | None, _column("True value")] = None,
+    prediction: Annotated[str | None, _column("Estimate")] = None,
+    lower: Annotated[str | None, _column("Lower end of the interval")] = None,
+    upper: Annotated[str | None, _column("Upper end of the interval")] = None,
+    time: Annotated[str | None, _column("Time of the request")] = None,
+    latency: Annotated[str | None, _column("Latency in milliseconds")] = None,
+    version: Annotated[str | None, _column("Model version")] = None,
+    segment: Annotated[str | None, _column("Segment, e.g. a district")] = None,
+    id: Annotated[str | None, _column("Key that joins --outcomes")] = None,
 ) -> None:
     """Check rows once for drift, data quality and performance.
 
@@ -165,19 +164,19 @@ def watch(
     config: WatchConfig = None,
     interval: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Time between checks.", show_default="300"),
+        typer.Option(metavar="SECONDS", help="Time between checks", show_default="300"),
     ] = None,
     window: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Time that a check looks back.", show_default="86400"),
+        typer.Option(metavar="SECONDS", help="Time that a check looks back", show_default="86400"),
     ] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(metavar="PORT", help="Port of the Prometheus metrics.", show_default="none"),
+        typer.Option(metavar="PORT", help="Port of the Prometheus metrics", show_default="none"),
     ] = None,
     metrics_host: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Address of that port.", show_default="127.0.0.1"),
+        typer.Option(metavar="HOST", help="Address of that port", show_default="127.0.0.1"),
     ] = None,
     retrain: Retrain = False,
     set_: Set = None,
@@ -302,7 +301,7 @@ def _book(workspace: Path) -> AlertBook:
 
 
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Include resolved alerts.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include resolved alerts")] = False,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """List firing and pending alerts."""
@@ -336,9 +335,9 @@ def ack(
 def silence(
     pattern: Pattern,
     for_: Annotated[
-        str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d.")
+        str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
     ] = "1h",
-    reason: Annotated[str, typer.Option(help="Reason, kept in the audit log.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
     who: Who = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
@@ -366,28 +365,28 @@ def simulate(
     scenario: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="inflation, new-region, unit-bug, missing-feed or concept."
+            metavar="NAME", help="inflation, new-region, unit-bug, missing-feed or concept"
         ),
     ] = "inflation",
-    url: Annotated[str, typer.Option(metavar="URL", help="Address of the service.")] = (
+    url: Annotated[str, typer.Option(metavar="URL", help="Address of the service")] = (
         "http://127.0.0.1:8000"
     ),
     rows: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Rows with targets.", show_default="the model's held-out rows"
+            metavar="FILE", help="Rows with targets", show_default="the model's held-out rows"
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=10, metavar="N", help="Rows in each phase.")] = 1000,
+    count: Annotated[int, typer.Option(min=10, metavar="N", help="Rows in each phase")] = 1000,
     pause: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="Time between requests.")
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Time between requests")
     ] = 0.0,
     phases: Annotated[
-        str, typer.Option(metavar="NAMES", help="Phases, in order.")
+        str, typer.Option(metavar="NAMES", help="Phases, in order")
     ] = "usual,changed,recovered",
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Wait for the watcher after each phase, show what it found."),
+        typer.Option("--follow", help="Wait for the watcher after each phase, show what it found"),
     ] = False,
     workspace: Workspace = WORKSPACE,
 ) -> None:
