@@ -88,7 +88,7 @@ def prune(
     database: DatabaseOption = None,
     spool: SpoolOption = None,
 ) -> None:
-    """Delete old records, outcomes, verdicts, alerts, spool files and logs.
+    """Delete old records, outcomes, verdicts, alerts and logs.
 
     A service and a watcher do it themselves once an hour. The audit log is kept.
 
@@ -193,7 +193,10 @@ def refused(
 
 
 def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
-    """Import spool files of processes that crashed; a running service does it too."""
+    """Import what crashed processes left in their spool folders.
+
+    A running service does it too.
+    """
     from tasador.records.keeper import bring_in
 
     settings = _settings(database, spool)
