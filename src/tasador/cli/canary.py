@@ -71,8 +71,8 @@ def start(
     )  # fmt: skip
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         begun = canary.start(lifecycle, rules)
-    out.print(f"canary of version {begun.number} ({escape(begun.challenger)}) begun")
-    out.print("servers take part from their next poll on: tasador canary status")
+    out.print(f"canary of version {begun.number} ({escape(begun.challenger)}) started")
+    out.print("servers join at their next poll; progress: tasador canary status")
 
 
 def status(
@@ -92,7 +92,7 @@ def status(
     if as_json:
         print_json(to_plain(found))
     elif found is None:
-        out.print("there was no canary yet")
+        out.print("no canary was started yet")
     else:
         _show_report(found)
 
@@ -140,7 +140,9 @@ def _show_report(report: Report) -> None:
         f"[bold]{one.status}[/], {one.share:.0%} of the traffic, since {time_text(one.started)}"
     )
     out.print(f"  {escape(one.reason)}")
-    out.print(f"  rows valued by both: {found.rows:,}, {found.stage_rows:,} in this stage")
+    out.print(
+        f"  rows that both models answered: {found.rows:,}, {found.stage_rows:,} in this stage"
+    )
     out.print(f"  failures: {found.failures:,} of {found.attempts:,}")
     alpha = one.rules.alpha
     if found.error.n:

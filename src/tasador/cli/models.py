@@ -265,7 +265,7 @@ def _show_decision(decision: RetrainDecision, rows: NewRows | None) -> None:
         lacks = f" (lacks {check.lacks})" if check.lacks else ""
         out.print(f"{kind}: {escape(check.text)}{escape(lacks)}")
     if not decision.triggers:
-        out.print("nothing asks for it")
+        out.print("no trigger fired")
     out.print("decision: " + ("retrain" if decision.retrain else "leave the champion as it is"))
 
 
@@ -296,7 +296,7 @@ def reproduce(
         out.print(f"{found.version}: identical on {found.rows:,} rows, bit by bit")
         return
     if found.rebuilt is None:
-        out.print(f"{found.version}: cannot be built again")
+        out.print(f"{found.version}: cannot be rebuilt")
     else:
         out.print(
             f"{found.version}: not identical; predictions differ by up to {found.largest:.2g} "

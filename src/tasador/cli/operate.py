@@ -316,7 +316,7 @@ def verify(
     trusted = TrustedKeys.read(key) if key else trusted_keys(workspace)
     loaded = load_bundle(_folder(bundle, workspace), trusted=trusted)
     signed = "" if trusted is None else ", signed by a trusted key"
-    out.print(f"{escape(loaded.version)}: whole, answers as where it was made{signed}")
+    out.print(f"{escape(loaded.version)}: complete, its predictions are reproduced{signed}")
 
 
 def _folder(bundle: Path | None, workspace: Path) -> Path:
@@ -352,11 +352,11 @@ def new_key(
         raise ConfigError("there is no such role", expected=", ".join(KEY_ROLES), got=role)
     text, key = make_key(name, role)
     if file is None:
-        err.print("the key, shown this once; then the line for security.keys or a keys' file:")
+        err.print("the key, shown only once, then its line for security.keys or a keys file:")
         sys.stdout.write(f"{text}\n{key.line()}\n")
         return
     add_key(file, key)
-    err.print(f"wrote its hash to {escape(str(file))}; the key, shown this once:")
+    err.print(f"wrote its hash to {escape(str(file))}; the key, shown only once:")
     sys.stdout.write(f"{text}\n")
 
 
@@ -385,7 +385,7 @@ def revoke_keys(
 def _needed(file: Path | None) -> Path:
     if file is None:
         raise ConfigError(
-            "no keys' file is named",
-            remedy="give --file, or set TASADOR_SECURITY__KEYS_FILE",
+            "no keys' file is given",
+            remedy="use --file, or set TASADOR_SECURITY__KEYS_FILE",
         )
     return file

@@ -227,7 +227,7 @@ def score(
         raise DataError(
             f"{len(scored.failed)} of {scored.files + scored.passed + len(scored.failed)} files "
             f"were not scored: {', '.join(name for name, _ in scored.failed[:10])}",
-            remedy="mend them and run the same command: the others are passed over",
+            remedy="fix them and run the same command again; finished files are skipped",
         )
     if scored.rows and scored.refused == scored.rows:
         raise ValidationError(

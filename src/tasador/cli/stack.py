@@ -89,7 +89,7 @@ def up(
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
         raise ConfigError(
-            "--without names what is not started here", expected="some of mlflow, api, ui, watcher",
+            "--without names no process, or all of them", expected="some of mlflow, api, ui, watcher",
             got=", ".join(without or ()),
         )  # fmt: skip
     for member in members:

@@ -90,9 +90,9 @@ def run(overrides: Settings = None) -> None:
         if origin == "synthetic":
             err.print(
                 "[bold red]SYNTHETIC DATA:[/] no real table was found. The figures below are of "
-                "generated rows and say nothing about the world."
+                "generated rows and say nothing about real ones."
             )
-        out.print("\ntest part, opened once:")
+        out.print("\nheld-out test set:")
         for entry in outcome.outcome["headline"]:
             out.print(f"  {_headline(entry)}")
         out.print("\nsample valuation:")
