@@ -89,9 +89,10 @@ def up(
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
         raise ConfigError(
-            "--without names no process, or all of them", expected="some of mlflow, api, ui, watcher",
+            "--without names no process, or all of them",
+            expected="some of mlflow, api, ui, watcher",
             got=", ".join(without or ()),
-        )  # fmt: skip
+        )
     for member in members:
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
