@@ -13,7 +13,7 @@ DID_YOU_MEAN = "did you mean"
 #: Words for a value whose option names no better one.
 _VALUES = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
 #: What people type for a command that has another name.
-_ALIKE = {"train": "run", "fit": "run", "value": "predict", "train-again": "retrain"}
+_ALIKE = {"train": "run", "fit": "run", "value": "predict"}
 
 
 class Command(TyperCommand):
@@ -115,7 +115,7 @@ def option_name(param: Any, context: Any) -> str:
 
 def default_text(param: Any) -> str:
     """Return a parameter's default as a user would write it; empty where there is none."""
-    if isinstance(param.show_default, str):
+    if param.default is None and isinstance(param.show_default, str):
         return param.show_default
     value = getattr(param.default, "value", param.default)
     if isinstance(value, bool) or value in (None, [], ()):

@@ -315,7 +315,7 @@ def history(
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """List changes of the champion: who, when and why."""
+    """List changes of the champion, newest first: who, when and why."""
     from tasador.core.fingerprints import to_plain
     from tasador.flows.lifecycle import opened
 

@@ -302,7 +302,7 @@ def verify(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Public key, PEM; may be repeated",
+            help="Public key, PEM; repeatable",
             show_default="the trusted keys",
         ),
     ] = None,

@@ -19,9 +19,7 @@ class Engine(StrEnum):
     ray = "ray"
 
 
-Workspace = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Folder of runs, bundles and databases")
-]
+Workspace = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of runs and bundles")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 Settings = Annotated[
     list[str] | None,
@@ -32,7 +30,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a setting, e.g. gates.error_margin=0.05; may be repeated",
+        help="Setting, e.g. gates.error_margin=0.05; repeatable",
     ),
 ]
 
@@ -51,7 +49,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model", metavar="NAME", help="Registered model",
-        show_default="the one in use, or that fits the rows",
+        show_default="the one in use",
     ),
 ]  # fmt: skip
 Alias = Annotated[

@@ -67,7 +67,8 @@ def predict(
     """Estimate the rows of a file, or one row given as JSON.
 
     A row that does not meet the contract gets an error instead of an estimate; the others are
-    estimated.
+    estimated. Where several models are registered and none is in use, the one that fits the rows
+    is taken.
 
     Examples:
         tasador predict new-flats.csv -o estimates.csv

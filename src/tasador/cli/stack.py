@@ -54,7 +54,7 @@ def up(
     config: WatchConfig = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; may be repeated"),
+        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; repeatable"),
     ] = None,
     retrain: Retrain = False,
     set_: Set = None,

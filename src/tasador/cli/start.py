@@ -29,7 +29,7 @@ def init(
     category: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN", help="Treat a column as a category, e.g. a code; may be repeated"
+            metavar="COLUMN", help="Treat a column as a category, e.g. a code; repeatable"
         ),
     ] = None,
 ) -> None:

@@ -55,7 +55,7 @@ def monitor(
     ] = "",
     current: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="Rows to check, or a pattern; may be repeated"),
+        typer.Option(metavar="FILE", help="Rows to check, or a pattern; repeatable"),
     ] = None,
     outcomes: Annotated[
         str | None,
@@ -69,7 +69,7 @@ def monitor(
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Change a limit, e.g. mape_max=12; may be repeated"),
+        typer.Option(metavar="KEY=VALUE", help="Change a limit, e.g. mape_max=12; repeatable"),
     ] = None,
     window: Annotated[
         str,

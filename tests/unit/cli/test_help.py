@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -119,6 +120,22 @@ def test_options_of_one_name_and_kind_have_one_text() -> None:
             if name in param.opts and " ".join(path) not in exceptions
         }
         assert len(texts) == 1, (name, texts)
+
+
+def test_every_default_is_shown_as_it_is() -> None:
+    count = 0
+    for path, command in LEAVES:
+        text = " ".join(shown(*path, "--help").split())
+        for param in command.params:
+            if isinstance(param.default, bool) or param.default in (None, ""):
+                continue
+            value = getattr(param.default, "value", param.default)
+            expected = f"{value:g}" if isinstance(value, float) else str(value)
+            assert re.search(rf"{param.opts[0]}.*?default: {re.escape(expected)}\]", text), (
+                param.name
+            )
+            count += 1
+    assert count > 30
 
 
 def test_defaults_that_come_from_settings_are_those_of_the_settings() -> None:
