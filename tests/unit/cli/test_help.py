@@ -131,9 +131,9 @@ def test_every_default_is_shown_as_it_is() -> None:
                 continue
             value = getattr(param.default, "value", param.default)
             expected = f"{value:g}" if isinstance(value, float) else str(value)
-            assert re.search(rf"{param.opts[0]}.*?default: {re.escape(expected)}\]", text), (
-                param.name
-            )
+            name = param.metavar if param.param_type_name == "argument" else param.opts[0]
+            shown_as = rf"{name}[^\[]*\[(env: \w+; )?default: {re.escape(expected)}\]"
+            assert re.search(shown_as, text), (path, name)
             count += 1
     assert count > 30
 
