@@ -17,7 +17,7 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
 from tasador.cli.app import app
-from tasador.cli.up import trust_workspace
+from tasador.cli.stack import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.flows.load import load_bundle
 from tasador.metrics.bootstrap import Estimate
