@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,13 @@ import numpy as np
 
 from tasador.core.errors import ValidationError
 from tasador.data.cells import MISSING_TEXTS
-from tasador.data.contract import Column, ColumnRole
+from tasador.data.contract import Column, ColumnRole, named_as_identifier
 from tasador.data.encode import encode_values
 from tasador.monitoring.plain import PlainTable, is_flag
 
 #: Levels above which texts are not watched as categories.
 MOST_LEVELS = 200
 _PARSED = 0.98
-_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key)|.*[a-z](?:Id|ID)", re.I)
 _LOOKED_AT = 20_000
 
 
@@ -87,7 +85,7 @@ def _kind(name: str, array: Any) -> str | None:
     values = [value for value in array.to_pylist() if not _is_missing(value)]
     unique = len(set(map(str, values))) == len(values) > 20
     if pa.types.is_integer(kind):
-        return None if unique and _IDENTIFIER.fullmatch(name) else "integer"
+        return None if unique and named_as_identifier(name) else "integer"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
     if pa.types.is_boolean(kind):
@@ -97,7 +95,7 @@ def _kind(name: str, array: Any) -> str | None:
     for guess in ("number", "datetime"):
         _, wrong = encode_values(Column(name, guess), values)
         if values and wrong.mean() <= 1 - _PARSED:
-            return None if unique and _IDENTIFIER.fullmatch(name) else guess
+            return None if unique and named_as_identifier(name) else guess
     return "category"
 
 
