@@ -137,6 +137,64 @@ def test_without_a_model_the_server_stays_up_not_ready_and_recovers_by_itself(
     assert answer.status_code == 200
 
 
+def test_health_is_degraded_while_a_source_offers_a_model_that_is_refused(
+    server, tmp_path, written_bundle, newer_bundle
+) -> None:
+    offered = tmp_path / "bundles"
+    shutil.copytree(written_bundle, offered / "one")
+    server.bundle = offered
+    server.start()
+    server.wait("/health/ready", 200)
+    found = httpx.get(server.url + "/health").json()
+    assert (found["status"], found["models_refused"], found["update_problem"]) == (
+        "healthy", 0, None
+    )  # fmt: skip
+
+    def health_is(status: str) -> dict:
+        end = time.monotonic() + 20
+        while (now := httpx.get(server.url + "/health").json())["status"] != status:
+            assert time.monotonic() < end, now
+            time.sleep(0.05)
+        return now
+
+    shutil.copytree(newer_bundle, tmp_path / "two")
+    whole = (tmp_path / "two" / "features.npz").read_bytes()
+    (tmp_path / "two" / "features.npz").write_bytes(whole[:-1] + b"x")
+    (tmp_path / "two").rename(offered / "two")
+    found = health_is("degraded")
+    assert found["models_refused"] == 1
+    assert "features.npz" in found["update_problem"]
+    for _ in range(15):  # several polls later it still is, and requests are still answered
+        assert httpx.get(server.url + "/health").json()["status"] == "degraded"
+        assert httpx.get(server.url + "/health/ready").status_code == 200
+        time.sleep(0.05)
+    answer = httpx.post(server.url + "/api/v1/predict", json={"instances": [ROW]})
+    assert answer.status_code == 200
+    shutil.rmtree(offered / "two")
+    health_is("healthy")
+
+
+def test_the_limits_of_rates_and_of_wrong_keys_hold_over_two_workers(server) -> None:
+    server.variables = {
+        "TASADOR_SERVER__WORKERS": "2", "TASADOR_SECURITY__KEYS": f"app:client:{'0' * 64}",
+        "TASADOR_SECURITY__FAILURES_PER_MINUTE": "6",
+    }  # fmt: skip
+    server.start()
+    server.wait()
+    wrong = {"x-api-key": "wrong"}  # each on a connection of its own, which any worker may take
+    seen = [httpx.get(server.url + "/api/v1/model/info", headers=wrong) for _ in range(30)]
+    assert [one.status_code for one in seen] == [401] * 6 + [429] * 24
+    server.end()
+    server.variables = {
+        "TASADOR_SERVER__WORKERS": "2", "TASADOR_LIMITS__RATE_PER_S": "0.01",
+        "TASADOR_LIMITS__BURST": "7",
+    }  # fmt: skip
+    server.start()
+    server.wait()
+    seen = [httpx.get(server.url + "/api/v1/model/info") for _ in range(30)]
+    assert [one.status_code for one in seen] == [200] * 7 + [429] * 23
+
+
 def test_several_workers_share_the_port_the_database_and_the_counters(server) -> None:
     server.variables = {"TASADOR_SERVER__WORKERS": "2"}
     server.start()

@@ -134,7 +134,7 @@ def _readable(location: files.Location) -> Iterator[None]:
     except SourceError as error:
         raise SourceError(
             f"{location}: {error.message}", expected=error.expected, got=error.got,
-            remedy="name CSV or Parquet files",
+            remedy=error.remedy or "name CSV or Parquet files",
         ) from None  # fmt: skip
     except (pa.ArrowException, OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno is not None:
