@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fixtures.forgery import reseal
 from fixtures.process import Server, free_port
 from fixtures.redis import Redis
 from tasador.records.database import Database
@@ -138,7 +140,7 @@ def test_without_a_model_the_server_stays_up_not_ready_and_recovers_by_itself(
 
 
 def test_health_is_degraded_while_a_source_offers_a_model_that_is_refused(
-    server, tmp_path, written_bundle, newer_bundle
+    server, tmp_path, written_bundle
 ) -> None:
     offered = tmp_path / "bundles"
     shutil.copytree(written_bundle, offered / "one")
@@ -157,7 +159,8 @@ def test_health_is_degraded_while_a_source_offers_a_model_that_is_refused(
             time.sleep(0.05)
         return now
 
-    shutil.copytree(newer_bundle, tmp_path / "two")
+    other = {"created": "2099-01-01T00:00:00Z", "metrics": {"test": {"mape": 1.0}}}
+    reseal(shutil.copytree(written_bundle, tmp_path / "two"), manifest=lambda m: m.update(other))
     whole = (tmp_path / "two" / "features.npz").read_bytes()
     (tmp_path / "two" / "features.npz").write_bytes(whole[:-1] + b"x")
     (tmp_path / "two").rename(offered / "two")
@@ -174,25 +177,36 @@ def test_health_is_degraded_while_a_source_offers_a_model_that_is_refused(
     health_is("healthy")
 
 
+def statuses(server: Server, most: int, **headers: str) -> tuple[list[int], float]:
+    """Ask often, each time on a connection of its own, which any worker may take."""
+    started, found = time.monotonic(), []
+    for _ in range(most):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/api/v1/model/info", headers=headers)
+        found.append(connection.getresponse().status)
+        connection.close()
+    return found, time.monotonic() - started
+
+
 def test_the_limits_of_rates_and_of_wrong_keys_hold_over_two_workers(server) -> None:
     server.variables = {
         "TASADOR_SERVER__WORKERS": "2", "TASADOR_SECURITY__KEYS": f"app:client:{'0' * 64}",
-        "TASADOR_SECURITY__FAILURES_PER_MINUTE": "6",
+        "TASADOR_SECURITY__FAILURES_PER_MINUTE": "20",
     }  # fmt: skip
     server.start()
     server.wait()
-    wrong = {"x-api-key": "wrong"}  # each on a connection of its own, which any worker may take
-    seen = [httpx.get(server.url + "/api/v1/model/info", headers=wrong) for _ in range(30)]
-    assert [one.status_code for one in seen] == [401] * 6 + [429] * 24
+    found, seconds = statuses(server, 60, **{"x-api-key": "wrong"})
+    assert set(found) == {401, 429}
+    assert 20 <= found.count(401) <= 20 + 1 + seconds / 3  # one more every three seconds
     server.end()
     server.variables = {
-        "TASADOR_SERVER__WORKERS": "2", "TASADOR_LIMITS__RATE_PER_S": "0.01",
-        "TASADOR_LIMITS__BURST": "7",
+        "TASADOR_SERVER__WORKERS": "2", "TASADOR_LIMITS__RATE_PER_S": "0.001",
+        "TASADOR_LIMITS__BURST": "20",
     }  # fmt: skip
     server.start()
     server.wait()
-    seen = [httpx.get(server.url + "/api/v1/model/info") for _ in range(30)]
-    assert [one.status_code for one in seen] == [200] * 7 + [429] * 23
+    found, _ = statuses(server, 60)
+    assert (found.count(200), found.count(429)) == (20, 40)
 
 
 def test_several_workers_share_the_port_the_database_and_the_counters(server) -> None:

@@ -68,7 +68,7 @@ class ParquetLimits:
 
 #: For what clients of the service send, and for files that a command is given.
 UPLOADED = ParquetLimits(4 << 20, 200_000, 32 << 20, 16 << 20)
-NAMED = ParquetLimits(64 << 20, 4_000_000, 16 << 20, 16 << 20)
+NAMED = ParquetLimits(64 << 20, 4_000_000, 12 << 20, 8 << 20)
 
 
 class Allowance:
