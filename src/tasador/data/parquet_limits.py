@@ -183,6 +183,7 @@ class ParquetFacts:
         row_groups = _members(footer, 4, _STRUCT)
         self.groups = [int(group.get((3, _I64), 0)) for group in row_groups]
         self._chunks = [_chunks(group) for group in row_groups]
+        self._known: dict[int, _Pages] = {}
         self.dictionaries = self._dictionaries()
 
     def of_columns(self, names: Collection[str]) -> ParquetFacts:
@@ -281,15 +282,15 @@ class ParquetFacts:
                 row_bytes += max(pages.largest, dictionary)
             texts.append(pages)
             largest += pages.largest
-        if row_bytes > self._limits.batch_bytes:
+        allowed = max(self._limits.batch_bytes, 2 * largest)
+        if row_bytes > allowed:
             raise SourceError(
                 "the Parquet file takes too much memory",
-                expected=f"rows of at most {self._limits.batch_bytes >> 20} MiB",
+                expected=f"rows of at most {allowed >> 20} MiB",
                 got=f"up to {row_bytes >> 20} MiB in a row",
                 remedy="shorten the values",
             )
-        rows = max(1, min(most, self._limits.batch_bytes // max(1, row_bytes)))
-        allowed = max(self._limits.batch_bytes, 2 * largest)
+        rows = max(1, min(most, allowed // max(1, row_bytes)))
         while rows > 1 and sum(pages.most_bytes(rows) for pages in texts) > allowed:
             rows //= 2
         return rows
@@ -317,7 +318,13 @@ class ParquetFacts:
         return found
 
     def _pages(self, chunk: Struct) -> _Pages:
-        """Look at the headers of a column's pages in one row group."""
+        """Look at the headers of a column's pages in one row group, once."""
+        known = self._known.get(id(chunk))
+        if known is None:
+            known = self._known[id(chunk)] = self._looked_up(chunk)
+        return known
+
+    def _looked_up(self, chunk: Struct) -> _Pages:
         at, end = _place(chunk)
         left = chunk.get((5, _I64), 0)
         dictionary, shared = 0, False
