@@ -419,6 +419,7 @@ class ParquetTable:
             copied = None
             if self._remote:
                 copied = stack.enter_context(tempfile.NamedTemporaryFile())
+                copied.truncate(self._size)
                 facts = facts.on(copied)  # type: ignore[arg-type]
             how = {"metadata": self._metadata, "read_dictionary": facts.dictionaries}
             source = self._source if copied is None else copied.name
@@ -437,7 +438,6 @@ class ParquetTable:
             return
         waiting: list[int] = []
         fetched = 0
-        copied.truncate(self._size)
         for group in range(len(facts.groups)):
             for start, after in facts.ranges(group):
                 at, end = max(0, start), min(self._size, after)

@@ -24,6 +24,12 @@ from tasador.data.parquet_limits import ParquetTable, unpacked_bytes
 from tasador.data.readers import read_table
 from tasador.monitoring.plain import PlainTable
 
+
+@pytest.fixture(autouse=True)
+def _memory_is_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(files._DRIVERS, "memory", ("fsspec", "gcs"))
+
+
 MOST_MB = 200.0
 #: Runs commands after each other in one process, and says what each took at most above idle.
 RUNNER = """
@@ -167,7 +173,7 @@ def test_a_table_of_millions_of_rows_is_within_what_its_own_size_allows(tmp_path
     n = 1_000_000
     pl.DataFrame(
         {"price": rng.integers(1, 1000, n), "town": rng.choice(["Lugo", "Vigo"], n),
-         "note": rng.choice([f"{i} words of a longer note" * 20 for i in range(200)], n)}
+         "note": rng.choice([f"{i} words of a longer note" * 4 for i in range(200)], n)}
     ).write_parquet(tmp_path / "t.parquet", compression="zstd")  # fmt: skip
     with (tmp_path / "t.parquet").open("rb") as file:
         size = file.seek(0, 2)
