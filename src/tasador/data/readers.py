@@ -198,7 +198,9 @@ def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
         return frame
     except SourceError as error:
         raise SourceError(
-            error.message if name in error.message else f"{name}: {error.message}",
+            error.message
+            if name in error.message
+            else error.message.replace("the Parquet file", f"the Parquet file {name}", 1),
             expected=error.expected, got=error.got, remedy=error.remedy,
         ) from None  # fmt: skip
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:

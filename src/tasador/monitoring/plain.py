@@ -110,6 +110,11 @@ class PlainTable(TableFacts):
                 with files.open_read(location, scattered=True) as file:
                     table = ParquetTable(file, location)
                     schema, rows = table.schema, table.rows
+            except SourceError as error:
+                raise SourceError(
+                    f"{location} cannot be read: {error.message}",
+                    expected=error.expected, got=error.got, remedy=error.remedy,
+                ) from None  # fmt: skip
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(f"{location} cannot be read: {error}") from None
         else:
