@@ -46,6 +46,7 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
+from tasador.serving.routes.status import Updates
 from tasador.serving.run import set_up_logs
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
@@ -123,6 +124,7 @@ class Assembly:
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
+            updates=self._updates,
             proxies=_proxies(settings),
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
@@ -195,6 +197,10 @@ class Assembly:
                 for one in found.dependencies
             ],
         )
+
+    def _updates(self) -> Updates:
+        found = self.refresher.report()
+        return Updates(found.refused, found.last_error)
 
     def _state(self) -> Mapping[str, Any]:
         current, previous = self.holder.current, self.holder.previous
