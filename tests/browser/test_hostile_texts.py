@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.flows.model_card import ModelFacts, model_card
+from tasador.flows.model_card import ModelDocument, ModelFacts
+from tasador.flows.model_card_page import to_markdown
 from tasador.registry.bundle_writer import write_bundle
 
 from .conftest import App, start_app
@@ -32,7 +33,7 @@ def hostile(bundle_parts, tmp_path_factory) -> Iterator[App]:
         data_hash="0", code_commit="1", bundle_hash="2", train_rows=1, test_rows=1, refused_rows=0,
         train_range=(1.0, 2.0), test_openings=(WHAT,),
     )  # fmt: skip
-    card = model_card(hostile, facts, ())
+    card = to_markdown(ModelDocument(hostile, facts))
     folder = tmp_path_factory.mktemp("hostile")
     write_bundle(folder / "b", dataclasses.replace(bundle_parts, contract=hostile, card=card))
     server = Server(folder, folder / "b", free_port())

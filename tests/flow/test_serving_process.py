@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fixtures.forgery import reseal
 from fixtures.process import Server, free_port
 from fixtures.redis import Redis
 from tasador.records.database import Database
@@ -135,6 +137,76 @@ def test_without_a_model_the_server_stays_up_not_ready_and_recovers_by_itself(
     server.wait("/health/ready", 200)
     answer = httpx.post(server.url + "/api/v1/predict", json={"instances": [ROW]})
     assert answer.status_code == 200
+
+
+def test_health_is_degraded_while_a_source_offers_a_model_that_is_refused(
+    server, tmp_path, written_bundle
+) -> None:
+    offered = tmp_path / "bundles"
+    shutil.copytree(written_bundle, offered / "one")
+    server.bundle = offered
+    server.start()
+    server.wait("/health/ready", 200)
+    found = httpx.get(server.url + "/health").json()
+    assert (found["status"], found["models_refused"], found["update_problem"]) == (
+        "healthy", 0, None
+    )  # fmt: skip
+
+    def health_is(status: str) -> dict:
+        end = time.monotonic() + 20
+        while (now := httpx.get(server.url + "/health").json())["status"] != status:
+            assert time.monotonic() < end, now
+            time.sleep(0.05)
+        return now
+
+    other = {"created": "2099-01-01T00:00:00Z", "metrics": {"test": {"mape": 1.0}}}
+    reseal(shutil.copytree(written_bundle, tmp_path / "two"), manifest=lambda m: m.update(other))
+    whole = (tmp_path / "two" / "features.npz").read_bytes()
+    (tmp_path / "two" / "features.npz").write_bytes(whole[:-1] + b"x")
+    (tmp_path / "two").rename(offered / "two")
+    found = health_is("degraded")
+    assert found["models_refused"] == 1
+    assert "features.npz" in found["update_problem"]
+    for _ in range(15):  # several polls later it still is, and requests are still answered
+        assert httpx.get(server.url + "/health").json()["status"] == "degraded"
+        assert httpx.get(server.url + "/health/ready").status_code == 200
+        time.sleep(0.05)
+    answer = httpx.post(server.url + "/api/v1/predict", json={"instances": [ROW]})
+    assert answer.status_code == 200
+    shutil.rmtree(offered / "two")
+    health_is("healthy")
+
+
+def statuses(server: Server, most: int, **headers: str) -> tuple[list[int], float]:
+    """Ask often, each time on a connection of its own, which any worker may take."""
+    started, found = time.monotonic(), []
+    for _ in range(most):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/api/v1/model/info", headers=headers)
+        found.append(connection.getresponse().status)
+        connection.close()
+    return found, time.monotonic() - started
+
+
+def test_the_limits_of_rates_and_of_wrong_keys_hold_over_two_workers(server) -> None:
+    server.variables = {
+        "TASADOR_SERVER__WORKERS": "2", "TASADOR_SECURITY__KEYS": f"app:client:{'0' * 64}",
+        "TASADOR_SECURITY__FAILURES_PER_MINUTE": "20",
+    }  # fmt: skip
+    server.start()
+    server.wait()
+    found, seconds = statuses(server, 60, **{"x-api-key": "wrong"})
+    assert set(found) == {401, 429}
+    assert 20 <= found.count(401) <= 20 + 1 + seconds / 3  # one more every three seconds
+    server.end()
+    server.variables = {
+        "TASADOR_SERVER__WORKERS": "2", "TASADOR_LIMITS__RATE_PER_S": "0.001",
+        "TASADOR_LIMITS__BURST": "20",
+    }  # fmt: skip
+    server.start()
+    server.wait()
+    found, _ = statuses(server, 60)
+    assert (found.count(200), found.count(429)) == (20, 40)
 
 
 def test_several_workers_share_the_port_the_database_and_the_counters(server) -> None:

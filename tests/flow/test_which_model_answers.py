@@ -105,8 +105,7 @@ def workspace(template: Path, tmp_path: Path) -> Path:
 def tasador(workspace: Path, capsys, monkeypatch) -> Tasador:
     monkeypatch.chdir(workspace.parent)
     monkeypatch.setattr("os.environ", dict(os.environ))  # `serve` tells its workers through it
-    for module in ("models", "monitor"):
-        monkeypatch.setattr(f"tasador.cli.{module}.out._width", 200)
+    monkeypatch.setattr("tasador.cli.output.out._width", 200)
 
     def call(*words: str) -> str:
         capsys.readouterr()

@@ -1,13 +1,14 @@
-"""``tasador canary start | status | stop | settle``."""
+"""`tasador canary`: traffic for a challenger, step by step."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tasador.cli.models import (
+from tasador.cli.models import place_of, show
+from tasador.cli.options import (
+    WORKSPACE,
     AsJson,
     By,
     Model,
@@ -15,45 +16,46 @@ from tasador.cli.models import (
     Records,
     Registry,
     Workspace,
-    moment,
-    out,
-    place_of,
-    print_json,
-    show,
 )
-from tasador.cli.streams import escape
+from tasador.cli.output import escape, out, print_json, time_text
 
 if TYPE_CHECKING:
     from tasador.flows.canary import Report
     from tasador.metrics.sequential import Moments
 
-canary_app = typer.Typer(
-    help="Let a challenger answer a growing share of the traffic, decided by sequential tests.",
-    no_args_is_help=True,
-)
-By_ = Literal["request", "client"]
+_Split = Literal["request", "client"]
 
 
-@canary_app.command()
 def start(
     stages: Annotated[
-        str, typer.Option(help="Shares of the traffic in percent; 0 is shadow only.")
+        str,
+        typer.Option(metavar="PERCENT", help="Shares of the traffic in percent; 0 is shadow only"),
     ] = "0,1,5,25,100",
-    split: Annotated[By_, typer.Option(help="Whether each request or each client is assigned.")] = (
-        "request"
-    ),
-    rows: Annotated[int, typer.Option(min=10, help="Rows valued by both before a stage ends.")] = (
-        200
-    ),
-    outcomes: Annotated[bool, typer.Option(help="End no stage without outcomes.")] = False,
-    error_margin: Annotated[float, typer.Option(help="Bearable increase of the error.")] = 0.01,
+    split: Annotated[
+        _Split, typer.Option(help="What is assigned to a model at random")
+    ] = "request",
+    rows: Annotated[
+        int, typer.Option(min=10, metavar="N", help="Rows that both models answer in each stage")
+    ] = 200,
+    outcomes: Annotated[
+        bool, typer.Option("--outcomes", help="Wait for outcomes before a stage ends")
+    ] = False,
+    error_margin: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Tolerated increase of the relative error; 0.01 is 1%"),
+    ] = 0.01,
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Begin with the versions that the aliases champion and challenger stand for."""
+    """Start a canary of the challenger against the champion.
+
+    Examples:
+        tasador canary start
+        tasador canary start --stages 0,10,50,100 --split client
+    """
     from tasador.core.errors import ConfigError
     from tasador.flows import canary
     from tasador.flows.lifecycle import opened
@@ -69,19 +71,18 @@ def start(
     )  # fmt: skip
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         begun = canary.start(lifecycle, rules)
-    out.print(f"canary of version {begun.number} ({escape(begun.challenger)}) begun")
-    out.print("servers take part from their next poll on: tasador canary status")
+    out.print(f"canary of version {begun.number} ({escape(begun.challenger)}) started")
+    out.print("servers join at their next poll; progress: tasador canary status")
 
 
-@canary_app.command()
 def status(
     as_json: AsJson = False,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Show where the canary stands and what both models did on the same rows."""
+    """Show the stage and the results of both models."""
     from tasador.core.fingerprints import to_plain
     from tasador.flows import canary
     from tasador.flows.lifecycle import opened
@@ -91,21 +92,20 @@ def status(
     if as_json:
         print_json(to_plain(found))
     elif found is None:
-        out.print("there was no canary yet")
+        out.print("no canary was started yet")
     else:
         _show_report(found)
 
 
-@canary_app.command()
 def stop(
     reason: Reason = "",
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """End it; the champion answers everything again within one poll."""
+    """Send all traffic to the champion again, within one poll."""
     from tasador.flows import canary
     from tasador.flows.lifecycle import opened
 
@@ -114,15 +114,14 @@ def stop(
     out.print(f"canary of version {ended.number}: {ended.status}")
 
 
-@canary_app.command()
 def settle(
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Promote a challenger that passed, reject one that was rolled back."""
+    """Promote a challenger that passed, reject one that failed."""
     from tasador.flows import canary
     from tasador.flows.lifecycle import opened
 
@@ -138,10 +137,12 @@ def _show_report(report: Report) -> None:
     one, found = report.experiment, report.evidence
     out.print(
         f"version {one.number} ({escape(one.challenger)}) against {escape(one.champion)}: "
-        f"[bold]{one.status}[/], {one.share:.0%} of the traffic, since {moment(one.started)}"
+        f"[bold]{one.status}[/], {one.share:.0%} of the traffic, since {time_text(one.started)}"
     )
     out.print(f"  {escape(one.reason)}")
-    out.print(f"  rows valued by both: {found.rows:,}, {found.stage_rows:,} in this stage")
+    out.print(
+        f"  rows that both models answered: {found.rows:,}, {found.stage_rows:,} in this stage"
+    )
     out.print(f"  failures: {found.failures:,} of {found.attempts:,}")
     alpha = one.rules.alpha
     if found.error.n:

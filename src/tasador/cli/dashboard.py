@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tasador.cli.streams import escape
+from tasador.cli.output import escape
 from tasador.metrics.regression import label
 from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 

@@ -1,67 +1,50 @@
-"""The lifecycle of a model: a model's versions."""
+"""The registered versions of a model and their lifecycle."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from tasador.cli.streams import escape
+from tasador.cli.options import (
+    WORKSPACE,
+    AsJson,
+    By,
+    Model,
+    Reason,
+    Records,
+    Registry,
+    Set,
+    VersionArgument,
+    Workspace,
+)
+from tasador.cli.output import err, escape, note, out, print_json, table, time_text
 
 if TYPE_CHECKING:
     from tasador.config.settings import RunSettings
     from tasador.flows.judge import Judged
     from tasador.flows.lifecycle import Place
     from tasador.records.journal import AuditEntry
+    from tasador.retraining.new_rows import NewRows
+    from tasador.retraining.policy import RetrainDecision
     from tasador.retraining.switch import Carried
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Workspace = Annotated[Path, typer.Option(help="Folder of runs, bundles and databases.")]
-Registry = Annotated[
-    str | None, typer.Option(help="MLflow tracking URI; by default the workspace's.")
-]
-Records = Annotated[
-    str | None, typer.Option(help="URL of the records' database; by default the workspace's.")
-]
-Model = Annotated[
-    str | None, typer.Option(help="Registered model; by default the one that is in use.")
-]
-By = Annotated[str | None, typer.Option(help="Who acts; by default the user's name.")]
-Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 _COLUMNS = (
     "version", "release", "aliases", "status", "origin", "MAPE", "within 10%", "registered",
     "bundle",
 )  # fmt: skip
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Settings, e.g. gates.error_margin=0.05; may be repeated."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's commands to the command line."""
-    for command in (models, promote, reject, rollback, compare, reproduce, history):
-        app.command()(command)
 
 
 def models(
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the registered versions of every model, their aliases and figures."""
-    from rich.table import Table
-
+    """List registered versions with their aliases and test figures."""
     from tasador.core.fingerprints import to_plain
     from tasador.flows.lifecycle import list_models
 
@@ -73,39 +56,67 @@ def models(
         print_json({"versions": listed, "notes": notes, "used": used})
         return
     several = len({version.name for version in found}) > 1
-    table = Table(*(("model",) if several else ()), *_COLUMNS)
-    for column in table.columns:
-        column.overflow = "fold"
-    for version in found:
-        tags = version.tags
-        figures = [_figure(tags.get(f"test.{name}")) for name in ("mape", "within_10")]
-        table.add_row(
-            *((escape(version.name),) if several else ()),
-            version.number, version.release, escape(", ".join(version.aliases)),
-            escape(version.status), escape(tags.get("origin", "")), *figures,
-            moment(version.created), escape(version.bundle),
-        )  # fmt: skip
-    out.print(table)
-    show_notes(notes)
+    rows = [
+        (
+            *((version.name,) if several else ()),
+            version.number, version.release, ", ".join(version.aliases), version.status,
+            version.tags.get("origin", ""),
+            *(_figure(version.tags.get(f"test.{name}")) for name in ("mape", "within_10")),
+            time_text(version.created), version.bundle,
+        )
+        for version in found
+    ]  # fmt: skip
+    out.print(table((*(("model",) if several else ()), *_COLUMNS), rows))
+    _show_notes(notes)
     if several:
         chosen = place.model_name
         out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
 
 
+def use(
+    name: Annotated[
+        str | None, typer.Argument(help="Model", show_default="show which is in use")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    registry: Registry = None,
+) -> None:
+    """Choose the model of a workspace that holds several."""
+    from tasador.flows.lifecycle import Place, choose_model
+
+    place = Place(workspace, registry)
+    if name is None:
+        typer.echo(place.model_name or "no model was chosen: tasador use NAME")
+        return
+    choose_model(place, name)
+    typer.echo(f"{workspace} uses {name}")
+
+
 def promote(
-    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
-    to: Annotated[str, typer.Option(help="champion, challenger or staging.")] = "champion",
-    force: Annotated[bool, typer.Option(help="Although a gate refuses; needs --reason.")] = False,
+    version: VersionArgument,
+    to: Annotated[
+        str, typer.Option(metavar="ALIAS", help="champion, challenger or staging")
+    ] = "champion",
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote despite failed gates; needs --reason")
+    ] = False,
     reason: Reason = "",
     set_: Set = None,
     as_json: AsJson = False,
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Let an alias stand for a version."""
+    """Point an alias at a version that passes the gates.
+
+    Without --force nothing changes when a gate fails, and the exit code is 10.
+
+    Examples:
+        tasador promote 2
+        tasador promote 2 --to challenger
+        tasador promote 2 --force --reason "the gate compares with a faulty model"
+    """
     from tasador.flows.lifecycle import opened
     from tasador.flows.promotion import Wish
     from tasador.flows.promotion import promote as promote_version
@@ -118,16 +129,21 @@ def promote(
 
 
 def compare(
-    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
-    against: Annotated[str, typer.Argument(help="The version to hold it against.")] = "champion",
+    version: VersionArgument,
+    against: Annotated[str, typer.Argument(help="Version to compare with")] = "champion",
     as_json: AsJson = False,
     set_: Set = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Hold a version against another one on the same sealed rows, gate by gate."""
+    """Compare two versions on the same held-out rows, gate by gate.
+
+    Examples:
+        tasador compare 2
+        tasador compare 2 1 --set gates.error_margin=0.05
+    """
     from tasador.core.fingerprints import to_plain
     from tasador.flows.judge import judge_version
     from tasador.flows.lifecycle import opened
@@ -145,16 +161,16 @@ def compare(
 
 
 def reject(
-    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in the history and with the version.")],
+    version: VersionArgument,
+    reason: Reason,
     as_json: AsJson = False,
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Mark a version as not to be used, and take its aliases away."""
+    """Mark a version as unusable and remove its aliases."""
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
@@ -162,30 +178,108 @@ def reject(
 
 
 def rollback(
-    to: Annotated[str | None, typer.Option(help="An earlier champion than the last.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Champion to return to", show_default="the previous one"
+        ),
+    ] = None,
     reason: Reason = "",
     as_json: AsJson = False,
     by: By = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Return to the previous champion; servers follow at their next poll."""
+    """Return to the previous champion.
+
+    Servers follow at their next poll.
+    """
     from tasador.flows.lifecycle import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.roll_back(to, reason), as_json=as_json)
 
 
-def reproduce(
-    version: Annotated[str, typer.Argument(help="Number, release, alias or bundle version.")],
-    workspace: Workspace = Path("workspace"),
+def retrain(
+    now: Annotated[bool, typer.Option("--now", help="Train without waiting for a trigger")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show each trigger and condition, train nothing"),
+    ] = False,
+    to: Annotated[
+        str, typer.Option(metavar="ALIAS", help="Alias of a model that passes all gates")
+    ] = "challenger",
+    set_: Set = None,
+    reason: Reason = "",
+    by: By = None,
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Train a registered version again from its lineage and compare every answer."""
+    """Train again on recorded outcomes, if a trigger fires.
+
+    Triggers are drift, errors and age. With --dry-run or --now the exit code is 0 when a training
+    took (or would take) place, 14 when no trigger fired, 15 when a condition is not met.
+
+    Examples:
+        tasador retrain --dry-run
+        tasador retrain --now --reason "new district" --set retraining.budget=2
+    """
+    from tasador.flows.lifecycle import opened
+    from tasador.flows.retrain import Listeners, Order
+    from tasador.flows.retrain import retrain as retrain_model
+    from tasador.retraining.policy import CONDITION_NOT_MET, NO_TRIGGER
+
+    settings = settings_with(set_)
+    order = Order(
+        manual=(reason or "no reason given") if now else None,
+        dry_run=dry_run,
+        alias=to,
+        settings=settings.retraining,
+        gates=settings.gates,
+    )
+    listeners = Listeners(_show_decision, lambda name, _: out.print(f"  {name}"), show_gates)
+    with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
+        done = retrain_model(lifecycle, order, listeners)
+    if done.version is not None:
+        out.print(f"version {done.version} is {to}")
+    elif (dry_run or now) and not done.decision.retrain:
+        raise typer.Exit(CONDITION_NOT_MET if done.decision.triggers else NO_TRIGGER)
+
+
+def _show_decision(decision: RetrainDecision, rows: NewRows | None) -> None:
+    if rows is not None:
+        out.print(f"{len(rows):,} usable new rows")
+        for why, count in sorted(rows.left_out.items()):
+            out.print(f"  {count:,} left out: {escape(why)}")
+    for check in decision.checks:
+        if check.kind == "trigger":
+            kind = "trigger" if check.met else "no trigger"
+        elif check.met:
+            kind = "condition met"
+        else:
+            kind = "overruled by hand" if check.text in decision.notes else "obstacle"
+        lacks = f" (lacks {check.lacks})" if check.lacks else ""
+        out.print(f"{kind}: {escape(check.text)}{escape(lacks)}")
+    if not decision.triggers:
+        out.print("no trigger fired")
+    out.print("decision: " + ("retrain" if decision.retrain else "leave the champion as it is"))
+
+
+def reproduce(
+    version: VersionArgument,
+    workspace: Workspace = WORKSPACE,
+    registry: Registry = None,
+    records: Records = None,
+    model: Model = None,
+) -> None:
+    """Rebuild a version and compare all its predictions.
+
+    Exits with 1 when they are not identical.
+    """
     from tasador.flows.lifecycle import opened
     from tasador.flows.reproduce import reproduce as reproduce_version
 
@@ -202,7 +296,7 @@ def reproduce(
         out.print(f"{found.version}: identical on {found.rows:,} rows, bit by bit")
         return
     if found.rebuilt is None:
-        out.print(f"{found.version}: cannot be built again")
+        out.print(f"{found.version}: cannot be rebuilt")
     else:
         out.print(
             f"{found.version}: not identical; predictions differ by up to {found.largest:.2g} "
@@ -212,16 +306,16 @@ def reproduce(
 
 
 def history(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="N", help="Most entries to show")
+    ] = 50,
     as_json: AsJson = False,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
     registry: Registry = None,
     records: Records = None,
     model: Model = None,
 ) -> None:
-    """Say what served when, who changed it, and why; newest first."""
-    from rich.table import Table
-
+    """List changes of the champion, newest first: who, when and why."""
     from tasador.core.fingerprints import to_plain
     from tasador.flows.lifecycle import opened
 
@@ -230,12 +324,8 @@ def history(
     if as_json:
         print_json(to_plain(entries))
         return
-    table = Table("time", "who", "action", "version", "champion", "result", "reason")
-    for column in table.columns:
-        column.overflow = "fold"
-    for entry in entries:
-        table.add_row(*(escape(cell) for cell in _line(entry)))
-    out.print(table)
+    columns = ("time", "who", "action", "version", "champion", "result", "reason")
+    out.print(table(columns, map(_line, entries)))
 
 
 def _line(entry: AuditEntry) -> tuple[str, ...]:
@@ -255,8 +345,8 @@ def _line(entry: AuditEntry) -> tuple[str, ...]:
     )
     action = f"{entry.action} {details.get('alias', '')}".strip()
     return (
-        moment(entry.time), entry.actor, action, str(details.get("version", "")), champion, result,
-        entry.reason,
+        time_text(entry.time), entry.actor, action, str(details.get("version", "")), champion,
+        result, entry.reason,
     )  # fmt: skip
 
 
@@ -278,7 +368,7 @@ def place_of(
     model: str | None,
     by: str | None = None,
 ) -> Place:
-    """Return where a model's versions are, as the options say."""
+    """Return where a model's versions are, by the options."""
     from tasador.flows.lifecycle import Place
 
     return Place(workspace, registry, records, model, by)
@@ -286,7 +376,7 @@ def place_of(
 
 def show(carried: Carried, *, as_json: bool = False) -> None:
     """Print what was done."""
-    show_notes(carried.notes)
+    _show_notes(carried.notes)
     operation = carried.operation
     if as_json:
         names = ("action", "version", "before", "after")
@@ -319,24 +409,13 @@ def show_gates(judged: Judged) -> None:
     out.print(escape(judged.report.summary))
 
 
-def show_notes(notes: Any) -> None:
-    """Print what was found or put in order beside what was asked."""
-    for note in notes:
-        err.print(f"[yellow]note:[/] {escape(note)}")
-
-
-def print_json(value: Any) -> None:
-    """Print plain values as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def moment(seconds: float) -> str:
-    """Return a time for people, in UTC."""
-    return f"{dt.datetime.fromtimestamp(seconds, tz=dt.UTC):%Y-%m-%d %H:%M:%S}Z"
+def _show_notes(notes: Iterable[str]) -> None:
+    for line in notes:
+        note(line)
 
 
 def _figure(text: str | None) -> str:
     try:
         return f"{float(text):.2f}" if text is not None else ""
     except ValueError:
-        return escape(text or "")
+        return text or ""

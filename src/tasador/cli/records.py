@@ -12,42 +12,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tasador.cli.options import AsJson
+from tasador.cli.output import escape, out, table
+
 if TYPE_CHECKING:
     from tasador.records.database import Database
     from tasador.records.settings import RecordSettings
 
-records = typer.Typer(help="Look after the recorded valuations.", no_args_is_help=True)
-outcomes = typer.Typer(help="Tell what valued things turned out to be.", no_args_is_help=True)
-
 DatabaseOption = Annotated[
     str | None,
-    typer.Option("--database", help="URL; by default TASADOR_RECORDS__URL or the workspace's."),
-]
+    typer.Option(
+        "--database", metavar="URL", help="URL of the records database",
+        show_default="$TASADOR_RECORDS__URL or the workspace's",
+    ),
+]  # fmt: skip
 SpoolOption = Annotated[
-    str | None, typer.Option("--spool", help="Spool folder; by default as the service has it.")
+    str | None,
+    typer.Option("--spool", metavar="FOLDER", help="Spool folder", show_default="the service's"),
 ]
-Since = Annotated[str | None, typer.Option(help="From, e.g. 2026-11-01 or 7d (ago).")]
-Until = Annotated[str | None, typer.Option(help="Up to, not included; by default now.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Start, e.g. 2026-11-01 or 7d (ago)", show_default="the first record"
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option(metavar="TIME", help="End, exclusive", show_default="now")
+]
+Shown = Annotated[int, typer.Option("--show", min=0, metavar="N", help="Most rows to print")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add both groups of commands."""
-    app.add_typer(records, name="records")
-    app.add_typer(outcomes, name="outcomes")
-
-
-@records.command()
 def export(
     output: Annotated[
         str,
-        typer.Option("--output", "-o", help="Parquet file to write; gs:// and s3:// too."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Parquet file to write: local, gs://, s3://"
+        ),
     ],
     since: Since = None,
     until: Until = None,
-    version: Annotated[str | None, typer.Option(help="Only this bundle's.")] = None,
+    version: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Only records of this bundle")
+    ] = None,
     database: DatabaseOption = None,
 ) -> None:
-    """Write records with their outcomes to a Parquet file."""
+    """Export records and their outcomes to a Parquet file.
+
+    Examples:
+        tasador records export -o week.parquet --since 7d
+    """
     from tasador.core import clock
     from tasador.records.export import export_parquet
     from tasador.records.moments import parse_moment
@@ -60,20 +73,28 @@ def export(
     typer.echo(f"wrote {written:,} records to {output}")
 
 
-@records.command()
 def prune(
     older_than: Annotated[
         str | None,
-        typer.Option(help="One age for all of it, e.g. 90d; by default each kind's own."),
+        typer.Option(
+            metavar="AGE",
+            help="One age for everything, e.g. 90d",
+            show_default="$TASADOR_RECORDS__KEEP_*_DAYS",
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete, do not only count.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete; without it, old entries are only counted")
+    ] = False,
     database: DatabaseOption = None,
     spool: SpoolOption = None,
 ) -> None:
-    """Delete old records with their outcomes, verdicts, alerts that are over, spool files, logs.
+    """Delete old records, outcomes, verdicts, alerts and logs.
 
-    Without --yes they are only counted. A service and a watcher do it by themselves, once an hour,
-    by the ages in TASADOR_RECORDS__KEEP_*_DAYS. The audit trail is kept.
+    A service and a watcher do it themselves once an hour. The audit log is kept.
+
+    Examples:
+        tasador records prune
+        tasador records prune --older-than 90d --yes
     """
     from tasador.records.journal import AuditTrail
     from tasador.records.moments import parse_span, show_moment
@@ -108,17 +129,12 @@ def prune(
             )
 
 
-@records.command()
 def stats(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     database: DatabaseOption = None,
     spool: SpoolOption = None,
 ) -> None:
-    """Say how much is recorded of each version, and what waits in spools."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from tasador.cli.streams import escape
+    """Count the records of each version, and what waits in spools."""
     from tasador.records.moments import show_moment
     from tasador.records.spool import waiting_bytes
     from tasador.records.sql_store import SqlRecordStore
@@ -132,33 +148,27 @@ def stats(
         versions = [dataclasses.asdict(entry) for entry in counts]
         typer.echo(json.dumps({"database": shown, "versions": versions, "spool_bytes": waiting}))
         return
-    table = Table("version", "variant", "records", "outcomes", "first", "last")
-    for entry in counts:
-        table.add_row(
-            escape(entry.version),
-            escape(entry.variant),
-            f"{entry.records:,}",
-            f"{entry.outcomes:,}",
-            show_moment(entry.first),
-            show_moment(entry.last),
+    rows = [
+        (
+            entry.version, entry.variant, f"{entry.records:,}", f"{entry.outcomes:,}",
+            show_moment(entry.first), show_moment(entry.last),
         )
-    for column in table.columns:  # a narrow terminal breaks names, never cuts them
-        column.overflow = "fold"
-    out = Console(highlight=False, soft_wrap=False)
-    out.print(f"database: {escape(shown)}", soft_wrap=True)
-    out.print(table)
+        for entry in counts
+    ]  # fmt: skip
+    columns = ("version", "variant", "records", "outcomes", "first", "last")
+    out.print(f"database: {escape(shown)}")
+    out.print(table(columns, rows), soft_wrap=False)
     out.print(f"spools: {waiting:,} bytes wait in {escape(str(settings.spool_folder()))}")
 
 
-@records.command()
 def refused(
     since: Since = "1d",
     until: Until = None,
-    show: Annotated[int, typer.Option(min=0, help="Most rows to print with their values.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a row.")] = False,
+    show: Shown = 5,
+    as_json: AsJson = False,
     database: DatabaseOption = None,
 ) -> None:
-    """Say which rows the service refused, by field and cause, and print some of them."""
+    """List rows that the service refused, by field and cause."""
     from tasador.core import clock
     from tasador.records.moments import parse_moment, show_moment
     from tasador.records.refused import kept_rows, read_refused
@@ -182,9 +192,11 @@ def refused(
         typer.echo(f"{show_moment(row.time)} {row.route} {row.client}: {row.features.decode()}")
 
 
-@records.command()
 def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
-    """Bring in what processes that died left in their spools; a running service does it too."""
+    """Import what crashed processes left in their spool folders.
+
+    A running service does it too.
+    """
     from tasador.records.keeper import bring_in
 
     settings = _settings(database, spool)
@@ -193,27 +205,29 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
     typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
 
 
-@outcomes.command("import")
-def import_file(
-    file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual and maybe time.")],
+def import_outcomes(
+    file: Annotated[Path, typer.Argument(help="CSV: prediction_id, actual, optionally time")],
     database: DatabaseOption = None,
-    show: Annotated[int, typer.Option(min=0, help="Most rows to name.")] = 20,
+    show: Shown = 20,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Correct outcomes that are known with another value."),
+        typer.Option("--replace", help="Overwrite known outcomes that differ"),
     ] = False,
 ) -> None:
-    """Record the outcomes in a CSV file; exits with 3 when a row was not taken.
+    """Import true values of earlier predictions from a CSV file.
 
-    A row that contradicts a known outcome is not taken: see it in the list, and correct the known
-    one with --replace if it was wrong. The audit trail keeps both values.
+    A row that contradicts a known outcome is refused and listed, unless --replace is given. The
+    audit log keeps both values. Exits with 3 when a row was refused.
+
+    Examples:
+        tasador outcomes import sold.csv
     """
     from tasador.core.errors import DataError
-    from tasador.records.outcome_file import import_outcomes
+    from tasador.records.outcome_file import import_outcomes as import_rows
     from tasador.records.sql_store import SqlRecordStore
 
     with _opened(_settings(database)) as opened:
-        done = import_outcomes(SqlRecordStore(opened), file, replace=replace)
+        done = import_rows(SqlRecordStore(opened), file, replace=replace)
     accepted, repeated = done.counts["accepted"], done.counts["repeated"]
     replaced = f", {done.counts['replaced']:,} were corrected" if replace else ""
     typer.echo(f"{accepted:,} outcomes were taken, {repeated:,} were known already{replaced}")

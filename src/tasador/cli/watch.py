@@ -1,4 +1,4 @@
-"""`tasador watch`, `tasador alerts`, `tasador simulate`: what happens to a service in use."""
+"""Whether a model in use is still right: `monitor`, `watch`, `alerts`, `simulate`."""
 
 from __future__ import annotations
 
@@ -6,61 +6,190 @@ import getpass
 import os
 import re
 import signal
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from tasador.cli.model_choice import note
-from tasador.cli.models import Set, settings_with
-from tasador.cli.streams import escape
+from tasador.cli.models import settings_with
+from tasador.cli.options import (
+    WORKSPACE,
+    Engine,
+    EngineOption,
+    RayAddress,
+    Retrain,
+    Set,
+    WatchConfig,
+    Workspace,
+)
+from tasador.cli.output import escape, note, out, time_text
+from tasador.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tasador.config.settings import RunSettings
     from tasador.flows.watch import Round
     from tasador.monitoring.alerts import AlertBook
+    from tasador.monitoring.rules import Rules
+    from tasador.monitoring.verdict import Verdict
     from tasador.serving.source_settings import SourceSettings
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Workspace = Annotated[Path, typer.Option(help="Folder of bundles and databases.")]
-WatchConfig = Annotated[
-    Path | None,
-    typer.Option(
-        help="YAML of limits, alerts and routes, over those that ship; by default the file that "
-        "TASADOR_WATCH__CONFIG names."
-    ),
-]
-Retrain = Annotated[
-    bool,
-    typer.Option(
-        envvar="TASADOR_RETRAIN", help="Retrain and run canaries too, when there is reason to."
-    ),
-]
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-alerts = typer.Typer(help="List, acknowledge and silence alerts.", no_args_is_help=True)
+Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
+Who = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Who acts", show_default="your user name")
+]
+
+
+def _column(meaning: str) -> Any:
+    return typer.Option(metavar="COLUMN", help=meaning, rich_help_panel="Columns of the tables")
+
+
+def monitor(
+    reference: Annotated[
+        str, typer.Option(metavar="FILE", help="Known good rows, Parquet or CSV")
+    ] = "",
+    current: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Rows to check, or a pattern; repeatable"),
+    ] = None,
+    outcomes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Outcomes that came later; needs --id and --target"),
+    ] = None,
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML that describes the columns", show_default="guessed"
+        ),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change a limit, e.g. mape_max=12; repeatable"),
+    ] = None,
+    window: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="Recorded rows to check: 90s, 30m, 4h, 2d back"),
+    ] = "1d",
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file to write")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report to write")] = None,
+    fail_on_warn: Annotated[
+        bool, typer.Option("--fail-on-warn", help="Exit with 12 on a warning")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing")] = False,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddress = None,
+    workspace: Workspace = WORKSPACE,
+    target: Annotated[str | None, _column("True value")] = None,
+    prediction: Annotated[str | None, _column("Estimate")] = None,
+    lower: Annotated[str | None, _column("Lower end of the interval")] = None,
+    upper: Annotated[str | None, _column("Upper end of the interval")] = None,
+    time: Annotated[str | None, _column("Time of the request")] = None,
+    latency: Annotated[str | None, _column("Latency in milliseconds")] = None,
+    version: Annotated[str | None, _column("Model version")] = None,
+    segment: Annotated[str | None, _column("Segment, e.g. a district")] = None,
+    id: Annotated[str | None, _column("Key that joins --outcomes")] = None,
+) -> None:
+    """Check rows once for drift, data quality and performance.
+
+    With --reference and --current, tables are compared. Without them, the rows that the service
+    recorded are compared with its model's training data. Limits are those of `tasador watch`.
+
+    Exits with 0 when all is well, 10 on an alert, 11 when the data do not suffice to tell.
+
+    Examples:
+        tasador monitor --reference train.parquet --current today.csv --target price
+        tasador monitor --window 4h --json verdict.json
+    """
+    from tasador.cli.dashboard import dashboard
+    from tasador.config.watch import read_watch_settings
+    from tasador.core.engine import RaySettings, open_engine
+    from tasador.core.files import write_text
+    from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
+    from tasador.monitoring.plain import Fields
+
+    rules = parse_rules(rule or [], read_watch_settings().limits)
+    notes: tuple[str, ...] = ()
+    if not reference and not current:
+        verdict = _of_records(rules, window, workspace)
+    elif not reference or not current:
+        raise ConfigError(
+            "there is nothing to compare with",
+            expected="--reference and --current, or neither to judge what a service recorded",
+            remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
+        )
+    else:
+        fields = Fields(target, prediction, lower, upper, time, latency, version, id)
+        found = tuple(current)
+        comparison = Comparison(reference, found, fields, contract, segment, outcomes)
+        with open_engine(engine.value, RaySettings(ray_address)) as opened:
+            verdict, notes = monitor_files(comparison, rules, opened)
+    if not quiet:
+        for one in notes:
+            note(one)
+        out.print(dashboard(verdict), soft_wrap=False)
+    if json is not None:
+        write_text(json, verdict.to_json())
+    if html is not None:
+        from tasador.flows.monitor_report import write_monitor_report
+
+        write_monitor_report(html, verdict)
+    code = exit_code(verdict, fail_on_warn=fail_on_warn)
+    if code:
+        raise typer.Exit(code)
+
+
+def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
+    from tasador.flows.watch import Watcher
+    from tasador.monitoring.watch_settings import WatchSettings
+    from tasador.serving.defaults import unasked, with_defaults
+    from tasador.serving.settings import read_settings
+
+    served = read_settings(os.environ | with_defaults(os.environ, workspace))
+    if line := unasked(served.source):
+        note(line)
+    settings = WatchSettings(window_s=parse_duration(window), limits=rules)
+    watcher = Watcher(settings, served.source, served.records.url, served.records)
+    try:
+        return watcher.judge()
+    finally:
+        watcher.close()
 
 
 def watch(
     config: WatchConfig = None,
-    interval: Annotated[float | None, typer.Option(help="Seconds between rounds.")] = None,
-    window: Annotated[float | None, typer.Option(help="Seconds that a window looks back.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address of that port.")] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time between checks", show_default="300"),
+    ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time that a check looks back", show_default="86400"),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Port of the Prometheus metrics", show_default="none"),
+    ] = None,
+    metrics_host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Address of that port", show_default="127.0.0.1"),
+    ] = None,
     retrain: Retrain = False,
     set_: Set = None,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Judge what the service recorded, again and again; alert when it stops being right.
+    """Check recorded rows again and again; send alerts, retrain.
 
-    The model and the database are found as by `tasador serve`: from TASADOR_* variables.
-    `tasador monitor` judges once. Policy and gates of --retrain are set by --set.
+    The model and the database are those of `tasador serve`, from TASADOR_* variables. --set changes
+    the policy and gates of --retrain.
+
+    Examples:
+        tasador watch --interval 60 --window 3600
+        tasador watch --retrain --set retraining.budget=2
     """
     from dataclasses import replace
 
@@ -171,21 +300,20 @@ def _book(workspace: Path) -> AlertBook:
     return AlertBook(Database(served.records.url))
 
 
-@alerts.command("list")
-def list_alerts(
-    everything: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
-    workspace: Workspace = Path("workspace"),
+def list_(
+    everything: Annotated[bool, typer.Option("--all", help="Include resolved alerts")] = False,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """List the alerts that fire or are about to."""
+    """List firing and pending alerts."""
     book = _book(workspace)
     shown = [state for state in book.all() if state.state != "ok" or everything]
     for state in shown:
         colour = _STATES.get(state.state, "white")
-        notes = [f"since {_moment(state.since)}", str(state.body.get("severity", ""))]
+        notes = [f"since {time_text(state.since)}", str(state.body.get("severity", ""))]
         if state.body.get("acknowledged_by"):
             notes.append(f"acknowledged by {state.body['acknowledged_by']}")
         if state.body.get("silent_until"):
-            notes.append(f"silent until {_moment(state.body['silent_until'])}")
+            notes.append(f"silent until {time_text(state.body['silent_until'])}")
         out.print(
             f"[{colour}]{state.state:<8}[/] {escape(state.key)}  ({escape(', '.join(notes))})"
         )
@@ -194,63 +322,80 @@ def list_alerts(
         out.print("no alert fires")
 
 
-@alerts.command("ack")
-def acknowledge(
-    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
-    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
-    workspace: Workspace = Path("workspace"),
+def ack(
+    pattern: Pattern,
+    who: Who = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Stop the reminders of firing alerts."""
+    """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _told("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
+    _report("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
 
 
-@alerts.command()
 def silence(
-    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
-    for_: Annotated[str, typer.Option("--for", help="How long: 30m, 4h, 2d.")] = "1h",
-    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
-    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
-    workspace: Workspace = Path("workspace"),
+    pattern: Pattern,
+    for_: Annotated[
+        str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
+    ] = "1h",
+    reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
+    who: Who = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Send nothing about some alerts for a time."""
+    """Send no notifications of some alerts for a time.
+
+    Examples:
+        tasador alerts silence '*drift*' --for 4h --reason "data migration"
+    """
     book = _book(workspace)
     seconds = parse_duration(for_)
-    _told("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
+    _report("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
 
 
-@alerts.command()
 def unsilence(
-    pattern: Annotated[str, typer.Argument(help="Of alerts, e.g. '*drift*'.")],
-    who: Annotated[str | None, typer.Option(help="Your name.")] = None,
-    workspace: Workspace = Path("workspace"),
+    pattern: Pattern,
+    who: Who = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
     """End a silence."""
     book = _book(workspace)
-    _told("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
+    _report("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
 
 
 def simulate(
     scenario: Annotated[
         str,
-        typer.Option(help="inflation, new-region, unit-bug, missing-feed or concept."),
+        typer.Option(
+            metavar="NAME", help="inflation, new-region, unit-bug, missing-feed or concept"
+        ),
     ] = "inflation",
-    url: Annotated[str, typer.Option(help="Of the service.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(metavar="URL", help="Address of the service")] = (
+        "http://127.0.0.1:8000"
+    ),
     rows: Annotated[
-        str | None, typer.Option(help="Table with targets; by default its own.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Rows with targets", show_default="the model's held-out rows"
+        ),
     ] = None,
-    count: Annotated[int, typer.Option(min=10, help="Rows in each phase.")] = 1000,
-    pause: Annotated[float, typer.Option(min=0.0, help="Seconds between requests.")] = 0.0,
-    phases: Annotated[str, typer.Option(help="Which, in order.")] = "usual,changed,recovered",
+    count: Annotated[int, typer.Option(min=10, metavar="N", help="Rows in each phase")] = 1000,
+    pause: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Time between requests")
+    ] = 0.0,
+    phases: Annotated[
+        str, typer.Option(metavar="NAMES", help="Phases, in order")
+    ] = "usual,changed,recovered",
     follow: Annotated[
-        bool, typer.Option(help="After each phase, wait for the watcher and show what it saw.")
+        bool,
+        typer.Option("--follow", help="Wait for the watcher after each phase, show what it found"),
     ] = False,
-    workspace: Workspace = Path("workspace"),
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Replay real rows through a running service, change the world, send outcomes late.
+    """Send real rows, then changed ones, to a running service.
 
-    Of the table that the model was trained on, rows that were held out are replayed. An API key is
-    taken from TASADOR_API_KEY.
+    Shows how the monitoring reacts. An API key is read from TASADOR_API_KEY.
+
+    Examples:
+        tasador simulate --scenario unit-bug --count 300 --follow
     """
     from tasador.core import clock
     from tasador.flows.api_client import ApiClient
@@ -275,21 +420,7 @@ def simulate(
     simulate(simulation, client, table=rows, workspace=workspace, tell=tell)
 
 
-def parse_duration(text: str) -> float:
-    """Return the seconds in ``90s``, ``30m``, ``4h`` or ``2d``.
-
-    Raises:
-        ConfigError: It is none of these.
-    """
-    from tasador.core.errors import ConfigError
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None:
-        raise ConfigError("a duration cannot be read", expected="90s, 30m, 4h or 2d", got=text)
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _told(what: str, keys: list[str]) -> None:
+def _report(what: str, keys: Sequence[str]) -> None:
     for key in keys:
         out.print(f"{what}: {escape(key)}")
     if not keys:
@@ -297,5 +428,13 @@ def _told(what: str, keys: list[str]) -> None:
         raise typer.Exit(1)
 
 
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def parse_duration(text: str) -> float:
+    """Return the seconds in ``90s``, ``30m``, ``4h`` or ``2d``.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigError("a duration cannot be read", expected="90s, 30m, 4h or 2d", got=text)
+    return float(match[1]) * _UNITS[match[2]]

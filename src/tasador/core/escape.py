@@ -7,6 +7,7 @@ pages escape in their templates, JSON by its own rules.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
@@ -24,6 +25,11 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?%?")
 def visible(text: str) -> str:
     """Return one line of text whose control characters can be seen, escaped as in Python."""
     return _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def json_text(text: str) -> str:
+    """Return JSON whose unseen characters are escaped; it is read as before."""
+    return _UNSEEN.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
 def lines(text: str) -> str:

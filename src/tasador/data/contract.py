@@ -7,6 +7,7 @@ monitors' bins, the forms) is derived from a `TableContract`. Reading one from Y
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,10 +33,18 @@ COLUMN_ROLES: tuple[ColumnRole, ...] = ("longitude", "latitude", "segment", "tim
 #: Kinds that become a column of the encoded matrix; identifiers and text are carried, not used.
 ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
 
+_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
+_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
+
 
 def plain_name(text: str) -> str:
     """Return the form in which names of columns are compared: composed (Unicode's NFC)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def named_as_identifier(name: str) -> bool:
+    """Tell whether a column is named as those are that count or name the rows."""
+    return bool(_IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,8 @@ def _read(path: files.Location) -> tuple[pl.DataFrame, str]:
     data = files.read_bytes(path)
     content = data if data[:4] == b"PAR1" else unpack(data, str(path))
     delimiter = "," if content[:4] == b"PAR1" else sniff_delimiter(content)
-    return parse_table(content, str(path), delimiter=delimiter), delimiter
+    frame = parse_table(content, str(path), delimiter=delimiter, packed=len(data))
+    return frame, delimiter
 
 
 def _target_values(frame: pl.DataFrame, target: str) -> Floats:

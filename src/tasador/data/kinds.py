@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.data.contract import Column, plain_name
+from tasador.data.contract import Column, named_as_identifier, plain_name
 from tasador.data.encode import encode_values
 
 Floats = NDArray[np.float64]
@@ -30,8 +29,6 @@ _LONG_TEXT = 64
 #: A category with more levels than this, or with one seen in fewer rows than that, has others too.
 _MOST_CLOSED_LEVELS = 20
 _FEWEST_ROWS = 5
-_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
-_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
 
 
 def describe_column(
@@ -101,7 +98,7 @@ def _describe_number(
 def _numbers_identify(name: str, values: Floats) -> bool:
     """Tell whether whole numbers merely count or name the rows."""
     unique = len(np.unique(values)) / len(values)
-    if _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name):
+    if named_as_identifier(name):
         return unique >= 0.95
     return unique == 1.0 and len(values) >= 20 and bool(np.ptp(values) <= 1.05 * len(values))
 
@@ -127,7 +124,7 @@ def _describe_text(name: str, present: pl.Series, nullable: bool, assumptions: l
         return _category(name, texts, nullable, assumptions)
     if levels <= 1:
         return _aside(name, "set aside: constant, so it cannot explain anything", assumptions)
-    named = _IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name)
+    named = named_as_identifier(name)
     unique = texts.n_unique() / len(texts)
     if longest <= _LONG_TEXT and (unique == 1.0 or (named and unique >= 0.95)):
         assumptions.append(f"{name!r} identifies the row: carried along, not used")

@@ -8,12 +8,22 @@ anything, and what is too large is refused. The rest is read in batches that fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+import copy
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
+from tasador.core import files
 from tasador.core.errors import SourceError
 from tasador.data.thrift import DamagedError, Struct, TooMuchError, read_struct
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _I32, _I64, _TEXT, _LIST, _STRUCT = 5, 6, 8, 9, 12
 _BYTE_ARRAY, _FIXED = 6, 7
@@ -27,6 +37,13 @@ _HEADS = (4096, 1 << 20)
 _LISTS_OF_CHUNKS = ((2, _I32), (3, _TEXT), (8, _STRUCT), (13, _STRUCT))
 
 
+#: What a file may take in memory: this much, and so many times its own size.
+LEAST_BYTES, TIMES_SIZE = 32 << 20, 100
+_BUFFER, _COPIED = 1 << 20, 8 << 20
+#: Bytes that a value takes besides its text, and a row that is held as objects.
+_VALUE, _OBJECTS = 16, 512
+
+
 @dataclass(frozen=True)
 class ParquetLimits:
     """How much of a file may be in memory.
@@ -35,7 +52,8 @@ class ParquetLimits:
         footer_bytes: Longest footer.
         footer_values: Most values in the footer; each costs Arrow up to 300 bytes.
         page_bytes: Most bytes of the pages that are open at once, one or two a column.
-        batch_bytes: Most bytes that the long values of one batch may have.
+        batch_bytes: Most bytes that one batch may have. Where pages are larger, the pages that it
+            lies in may have twice the bytes of the largest.
     """
 
     footer_bytes: int
@@ -43,10 +61,46 @@ class ParquetLimits:
     page_bytes: int
     batch_bytes: int
 
+    def for_size(self, size: int) -> ParquetLimits:
+        """Return the limits of a file of `size` bytes: a large one may have large pages."""
+        return replace(self, page_bytes=self.page_bytes + TIMES_SIZE * size)
+
 
 #: For what clients of the service send, and for files that a command is given.
-UPLOADED = ParquetLimits(4 << 20, 200_000, 48 << 20, 16 << 20)
-NAMED = ParquetLimits(256 << 20, 20_000_000, 1 << 30, 256 << 20)
+UPLOADED = ParquetLimits(4 << 20, 200_000, 32 << 20, 16 << 20)
+NAMED = ParquetLimits(64 << 20, 4_000_000, 12 << 20, 8 << 20)
+
+
+class Allowance:
+    """Counts what is held of a file, and refuses more than its size allows.
+
+    Args:
+        name: What to call the file in messages.
+        size: The file's bytes, packed as it came.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name, self._most, self._held = name, LEAST_BYTES + TIMES_SIZE * size, 0
+
+    def rows(self, batch: pa.RecordBatch) -> None:
+        """Count a batch whose rows are held as objects."""
+        self.add(batch.num_rows * _OBJECTS + unpacked_bytes(batch))
+
+    def add(self, size: int) -> None:
+        """Count `size` bytes more.
+
+        Raises:
+            SourceError: That is too much.
+        """
+        self._held += size
+        if self._held > self._most:
+            raise SourceError(
+                f"{self._name} takes too much memory once it is unpacked",
+                expected=f"at most {self._most >> 20} MiB ({LEAST_BYTES >> 20} MiB and "
+                f"{TIMES_SIZE} times the file's size)",
+                got=f"{self._held >> 20} MiB or more",
+                remedy="shorten the values, drop columns, or write the table as CSV",
+            )
 
 
 @dataclass(frozen=True)
@@ -58,6 +112,54 @@ class _Leaf:
     kind: int
     length: int
 
+    @property
+    def width(self) -> int:
+        """Bytes of a value, without those of a text of its own length."""
+        if self.kind == _FIXED:
+            return max(0, self.length) + _VALUE
+        return _VALUE if self.kind == _BYTE_ARRAY else 8
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """A column's pages in one row group.
+
+    Attributes:
+        counts: How many values each data page has.
+        sizes: Their bytes, unpacked.
+        dictionary: The bytes of its largest dictionary.
+        shared: Whether a value takes its beginning from the one before.
+    """
+
+    counts: Any
+    sizes: Any
+    dictionary: int
+    shared: bool
+
+    @property
+    def largest(self) -> int:
+        return int(self.sizes.max(initial=0))
+
+    @property
+    def values(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def bytes(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def repeats(self) -> bool:
+        return self.shared or self.dictionary > 0
+
+    def most_bytes(self, rows: int) -> int:
+        """Return the most bytes of the pages that any `rows` rows in a row lie in."""
+        if not len(self.sizes):
+            return 0
+        ends = np.cumsum(self.counts)
+        last = np.minimum(np.searchsorted(ends, ends + (rows - 1)), len(ends) - 1)
+        return int((np.cumsum(self.sizes)[last] - np.cumsum(self.sizes) + self.sizes).max())
+
 
 class ParquetFacts:
     """What a Parquet file declares of itself.
@@ -65,7 +167,6 @@ class ParquetFacts:
     Args:
         file: The file; it is left at another place.
         limits: How much may be in memory.
-        wanted: Tells by a column's name whether it will be read.
 
     Attributes:
         dictionaries: Columns of texts to read as dictionaries: each value is then decoded once.
@@ -75,24 +176,80 @@ class ParquetFacts:
         SourceError: It is no Parquet file, or its footer is too large.
     """
 
-    def __init__(
-        self, file: BinaryIO, limits: ParquetLimits, wanted: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, file: BinaryIO, limits: ParquetLimits) -> None:
         self._file, self._limits = file, limits
         footer = _footer(file, limits)
-        leaves = _leaves(_members(footer, 2, _STRUCT))
-        self._leaves = [(i, leaf) for i, leaf in enumerate(leaves) if wanted(leaf.name)]
-        for _, leaf in self._leaves:
+        self._leaves = list(enumerate(_leaves(_members(footer, 2, _STRUCT))))
+        row_groups = _members(footer, 4, _STRUCT)
+        self.groups = [int(group.get((3, _I64), 0)) for group in row_groups]
+        self._chunks = [_chunks(group) for group in row_groups]
+        self._known: dict[int, _Pages] = {}
+        self.dictionaries = self._dictionaries()
+
+    def of_columns(self, names: Collection[str]) -> ParquetFacts:
+        """Return the facts of some columns, the only ones that will be read.
+
+        Raises:
+            SourceError: One of them holds lists or objects.
+        """
+        narrowed = copy.copy(self)
+        narrowed._leaves = [(i, leaf) for i, leaf in self._leaves if leaf.name in names]
+        for _, leaf in narrowed._leaves:
             if leaf.nested:
                 raise SourceError(
                     f"the column {leaf.name[:100]!r} holds lists or objects",
                     expected="one value in each row",
                     got="nested values",
                 )
-        row_groups = _members(footer, 4, _STRUCT)
-        self.groups = [int(group.get((3, _I64), 0)) for group in row_groups]
-        self._chunks = [_chunks(group) for group in row_groups]
-        self.dictionaries = [leaf.name for i, leaf in self._leaves if self._is_dictionary(i, leaf)]
+        narrowed.dictionaries = narrowed._dictionaries()
+        return narrowed
+
+    @property
+    def names(self) -> set[str]:
+        """The columns' names, as the file has them."""
+        return {leaf.name for _, leaf in self._leaves}
+
+    def on(self, file: BinaryIO) -> ParquetFacts:
+        """Return the facts, with `file` as what the pages are looked up in."""
+        other = copy.copy(self)
+        other._file = file
+        return other
+
+    def _dictionaries(self) -> list[str]:
+        return [leaf.name for i, leaf in self._leaves if self._is_dictionary(i, leaf)]
+
+    def ranges(self, group: int) -> Iterator[tuple[int, int]]:
+        """Yield the first byte of each column in a row group, and the one after its last."""
+        for position, _ in self._leaves:
+            if position >= len(self._chunks[group]):
+                raise _damaged("a row group lacks columns")
+            start, end = _place(self._chunks[group][position])
+            yield start, end + _SLACK
+
+    def repeated(self) -> list[str]:
+        """Return the columns in which a stored text can stand in many rows."""
+        found = []
+        for position, leaf in self._leaves:
+            chunks = [chunks[position] for chunks in self._chunks if position < len(chunks)]
+            if leaf.kind == _BYTE_ARRAY and any(self._pages(one).repeats for one in chunks):
+                found.append(leaf.name)
+        return found
+
+    def unpacked_bytes(self, measured: Collection[str]) -> Iterator[int]:
+        """Yield what the columns take at most once decoded; of those in `measured` without texts.
+
+        Raises:
+            SourceError: The pages are damaged.
+        """
+        for chunks in self._chunks:
+            for position, leaf in self._leaves:
+                if position >= len(chunks):
+                    raise _damaged("a row group lacks columns")
+                pages = self._pages(chunks[position])
+                yield pages.values * leaf.width
+                if leaf.kind == _BYTE_ARRAY and leaf.name not in measured:
+                    longest = max(pages.dictionary, pages.largest)
+                    yield pages.values * longest if pages.repeats else pages.bytes
 
     def _is_dictionary(self, position: int, leaf: _Leaf) -> bool:
         chunks = [chunks[position] for chunks in self._chunks if position < len(chunks)]
@@ -114,28 +271,43 @@ class ParquetFacts:
         Raises:
             SourceError: Its pages are damaged or too large; none of it may be decoded.
         """
-        row_bytes = self.check_pages(group, as_dictionaries)
-        if row_bytes > self._limits.batch_bytes:
+        chunks = self.check_pages(group)
+        row_bytes, largest, texts = 0, 0, []
+        for (_, leaf), pages in zip(self._leaves, chunks, strict=True):
+            row_bytes += leaf.width
+            if leaf.kind != _BYTE_ARRAY:
+                continue
+            dictionary = 0 if leaf.name in as_dictionaries else pages.dictionary
+            if dictionary or pages.shared:
+                row_bytes += max(pages.largest, dictionary)
+            texts.append(pages)
+            largest += pages.largest
+        allowed = max(self._limits.batch_bytes, 2 * largest)
+        if row_bytes > allowed:
             raise SourceError(
                 "the Parquet file takes too much memory",
-                expected=f"rows of at most {self._limits.batch_bytes >> 20} MiB",
+                expected=f"rows of at most {allowed >> 20} MiB",
                 got=f"up to {row_bytes >> 20} MiB in a row",
                 remedy="shorten the values",
             )
-        return min(most, self._limits.batch_bytes // row_bytes) if row_bytes else most
+        rows = max(1, min(most, allowed // max(1, row_bytes)))
+        while rows > 1 and sum(pages.most_bytes(rows) for pages in texts) > allowed:
+            rows //= 2
+        return rows
 
-    def check_pages(self, group: int, as_dictionaries: Sequence[str] = ()) -> int:
-        """Refuse pages that are too large; returns the most bytes of the long values in a row.
+    def check_pages(self, group: int) -> list[_Pages]:
+        """Refuse pages that are too large; returns those of each column.
 
         Raises:
             SourceError: As for `rows_at_once`.
         """
-        open_bytes, row_bytes = 0, 0
+        open_bytes, found = 0, []
         for position, leaf in self._leaves:
             if position >= len(self._chunks[group]):
                 raise _damaged("a row group lacks columns")
-            largest, dictionary, repeats = self._pages(self._chunks[group][position])
-            open_bytes += largest + dictionary
+            pages = self._pages(self._chunks[group][position])
+            found.append(pages)
+            open_bytes += pages.largest + pages.dictionary
             if open_bytes > self._limits.page_bytes:
                 raise SourceError(
                     "the Parquet file takes too much memory",
@@ -143,22 +315,21 @@ class ParquetFacts:
                     got=f"{open_bytes >> 20} MiB up to the column {leaf.name[:100]!r}",
                     remedy="write it with smaller pages, or as CSV",
                 )
-            if leaf.kind == _FIXED:
-                row_bytes += max(0, leaf.length)
-            elif leaf.kind == _BYTE_ARRAY and repeats and leaf.name not in as_dictionaries:
-                row_bytes += max(largest, dictionary)
-        return row_bytes
+        return found
 
-    def _pages(self, chunk: Struct) -> tuple[int, int, bool]:
-        """Return the bytes of a chunk's largest data page and of its largest dictionary, unpacked.
+    def _pages(self, chunk: Struct) -> _Pages:
+        """Look at the headers of a column's pages in one row group, once."""
+        known = self._known.get(id(chunk))
+        if known is None:
+            known = self._known[id(chunk)] = self._looked_up(chunk)
+        return known
 
-        And whether one stored value can stand in many rows.
-        """
-        at, dictionary_at = chunk.get((9, _I64), -1), chunk.get((11, _I64), 0)
-        if 0 < dictionary_at < at:
-            at = dictionary_at
-        end, left = at + chunk.get((7, _I64), 0), chunk.get((5, _I64), 0)
-        largest, dictionary, repeats = 0, 0, False
+    def _looked_up(self, chunk: Struct) -> _Pages:
+        at, end = _place(chunk)
+        left = chunk.get((5, _I64), 0)
+        dictionary, shared = 0, False
+        sizes: list[int] = []
+        counts: list[int] = []
         while left > 0 and at < end + _SLACK:
             found = self._page_header(at)
             if found is None:
@@ -171,15 +342,15 @@ class ParquetFacts:
                 raise _damaged("a page has no size")
             size = max(packed, plain)
             if header.get((1, _I32)) == _DICTIONARY_PAGE:
-                dictionary, repeats = max(dictionary, size), True
+                dictionary = max(dictionary, size)
             else:
-                largest = max(largest, size)
                 data = header.get((5, _STRUCT)) or header.get((8, _STRUCT)) or {}
-                left -= max(0, data.get((1, _I32), 0))
-                encodings = {data.get((2, _I32)), data.get((4, _I32))}
-                repeats = repeats or _DELTA_TEXTS in encodings
+                counts.append(max(0, data.get((1, _I32), 0)))
+                sizes.append(size)
+                left -= counts[-1]
+                shared = shared or _DELTA_TEXTS in {data.get((2, _I32)), data.get((4, _I32))}
             at += length + packed
-        return largest, dictionary, repeats
+        return _Pages(np.array(counts, np.int64), np.array(sizes, np.int64), dictionary, shared)
 
     def _page_header(self, at: int) -> tuple[Struct, int] | None:
         for size in _HEADS:
@@ -191,6 +362,196 @@ class ParquetFacts:
                 if len(head) < size:
                     break
         return None
+
+
+class ParquetTable:
+    """A Parquet file that is read in batches of bounded size.
+
+    Args:
+        file: The open file; a remote one is copied to the local disk, a few row groups at a time.
+        location: Where it is, if it is not in memory.
+
+    Attributes:
+        facts: What it declares.
+        schema: Its columns as Arrow has them.
+        rows: How many rows it declares.
+
+    Raises:
+        SourceError: It is no Parquet file, or its footer is too large.
+        pyarrow.ArrowException: It is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, location: files.Location | None = None) -> None:
+        self._file = file
+        self._size = file.seek(0, 2)
+        self._remote = location is not None and files.is_remote(location)
+        self._limits = NAMED.for_size(self._size)
+        self.facts = ParquetFacts(file, self._limits)
+        # a local file is read without asking Python for each page
+        self._source = file if location is None or self._remote else str(location)
+        with self._opened(file) as opened:
+            self._metadata = opened.metadata
+            self.schema = opened.schema_arrow
+        self.rows = self._metadata.num_rows
+
+    def _opened(self, source: Any, **how: Any) -> Any:
+        import pyarrow.parquet as parquet
+
+        return parquet.ParquetFile(
+            source, pre_buffer=False, buffer_size=_BUFFER,
+            thrift_string_size_limit=self._limits.footer_bytes, **how,
+        )  # fmt: skip
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of some columns, at most `rows` at a time; fewer where they are long.
+
+        Texts that repeat may come as dictionaries; spelled out they are bounded, too.
+
+        Raises:
+            SourceError: A column holds lists or objects, or too much memory is needed for it.
+            pyarrow.ArrowException: The file is damaged.
+        """
+        yield from _even(self._decoded(names, rows), rows, self._limits.batch_bytes)
+
+    def _decoded(self, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        facts = self.facts.of_columns(names)
+        with ExitStack() as stack:
+            copied = None
+            if self._remote:
+                copied = stack.enter_context(tempfile.NamedTemporaryFile())
+                copied.truncate(self._size)
+                facts = facts.on(copied)  # type: ignore[arg-type]
+            how = {"metadata": self._metadata, "read_dictionary": facts.dictionaries}
+            source = self._source if copied is None else copied.name
+            file = stack.enter_context(self._opened(source, **how))
+            schema = file.schema_arrow
+            read = [name for name in facts.dictionaries if _is_dictionary(schema, name)]
+            for groups in self._copied(facts, copied):
+                sizes = [(facts.rows_at_once(group, rows, read), group) for group in groups]
+                for size, run in groupby(sizes, key=lambda one: one[0]):
+                    yield from file.iter_batches(size, [group for _, group in run], list(names))
+
+    def _copied(self, facts: ParquetFacts, copied: Any) -> Iterator[list[int]]:
+        """Yield row groups once they can be read; those of a local file at once."""
+        if copied is None:
+            yield list(range(len(facts.groups)))
+            return
+        waiting: list[int] = []
+        fetched = 0
+        for group in range(len(facts.groups)):
+            for start, after in facts.ranges(group):
+                at, end = max(0, start), min(self._size, after)
+                self._file.seek(at)
+                copied.seek(at)
+                while at < end and (part := self._file.read(min(_COPIED, end - at))):
+                    copied.write(part)
+                    at += len(part)
+                    fetched += len(part)
+            waiting.append(group)
+            if fetched >= _COPIED:
+                copied.flush()
+                yield waiting
+                waiting, fetched = [], 0
+                copied.truncate(0)
+                copied.truncate(self._size)
+        copied.flush()
+        yield waiting
+
+    def check_whole(self, name: str, size: int) -> None:
+        """Refuse a table that cannot be held in memory as a whole.
+
+        Args:
+            name: What to call the file in messages.
+            size: The file's bytes, packed as it came.
+
+        Raises:
+            SourceError: It takes too much.
+        """
+        allowance = Allowance(name, size)
+        for group in range(len(self.facts.groups)):
+            self.facts.check_pages(group)
+        plain = {leaf.name for _, leaf in self.facts._leaves if not leaf.nested}
+        measured = [one for one in dict.fromkeys(self.facts.repeated()) if one in plain]
+        for part in self.facts.unpacked_bytes(measured):
+            allowance.add(part)
+        for batch in self.batches(measured, 1 << 16) if measured else ():
+            allowance.add(unpacked_bytes(batch) - _VALUE * batch.num_rows * batch.num_columns)
+
+
+def _is_dictionary(schema: pa.Schema, name: str) -> bool:
+    import pyarrow as pa
+
+    return all(pa.types.is_dictionary(schema.field(i).type)
+               for i in schema.get_all_field_indices(name))  # fmt: skip
+
+
+def _lengths(values: pa.Array) -> Any:
+    """Return how many bytes each value has, its text included."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, types = values.type, pa.types
+    if types.is_dictionary(kind):
+        own = _lengths(values.dictionary)
+        if not len(own):
+            return np.full(len(values), _VALUE)
+        return own[values.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+    if types.is_fixed_size_binary(kind):
+        return np.full(len(values), kind.byte_width + _VALUE)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or (
+        types.is_large_binary(kind)
+    ):  # fmt: skip
+        lengths = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+        return lengths.astype(np.int64) + _VALUE
+    return np.full(len(values), _VALUE)
+
+
+def unpacked_bytes(batch: pa.RecordBatch) -> int:
+    """Return how many bytes the values of a batch have, those of dictionaries spelled out."""
+    return sum(int(_lengths(column).sum()) for column in batch.columns)
+
+
+def _even(batches: Iterator[pa.RecordBatch], rows: int, most: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of at most `rows` rows and about `most` bytes, many small ones as one."""
+    import pyarrow as pa
+
+    waiting: list[pa.RecordBatch] = []
+    count, held = 0, 0
+    for batch in batches:
+        each = sum(_lengths(column) for column in batch.columns)
+        whole = int(np.sum(each))
+        if waiting and (count + batch.num_rows > rows or held + whole > most):
+            yield pa.concat_batches(waiting)
+            waiting, count, held = [], 0, 0
+        if whole > most:
+            yield from _cut(batch, each, most)
+        elif 2 * batch.num_rows >= rows:
+            yield from (pa.concat_batches(waiting),) if waiting else ()
+            waiting, count, held = [], 0, 0
+            yield batch
+        else:
+            waiting.append(_spelt_out(batch))
+            count, held = count + batch.num_rows, held + whole
+    if waiting:
+        yield pa.concat_batches(waiting)
+
+
+def _cut(batch: pa.RecordBatch, each: Any, most: int) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in slices of about `most` bytes, at least a row."""
+    parts = (np.cumsum(each) - 1) // most
+    starts = np.flatnonzero(np.diff(parts, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+        yield batch.slice(start, end - start)
+
+
+def _spelt_out(batch: pa.RecordBatch) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = [
+        column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _footer(file: BinaryIO, limits: ParquetLimits) -> Struct:
@@ -245,6 +606,14 @@ def _chunks(group: Struct) -> list[Struct]:
         _members(about.get((17, _STRUCT), {}), 2, _I32)
         found.append(about)
     return found
+
+
+def _place(chunk: Struct) -> tuple[int, int]:
+    """Return where a column's pages begin in a row group, and where they should end."""
+    at, dictionary_at = chunk.get((9, _I64), -1), chunk.get((11, _I64), 0)
+    if 0 < dictionary_at < at:
+        at = dictionary_at
+    return at, at + chunk.get((7, _I64), 0)
 
 
 def _leaves(elements: Sequence[Any]) -> Iterator[_Leaf]:

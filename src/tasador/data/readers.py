@@ -27,6 +27,7 @@ from tasador.core.errors import SourceError
 from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import plain_name
 from tasador.data.csv_header import csv_rows
+from tasador.data.parquet_limits import ParquetTable
 
 MAX_COLUMNS = 5000
 MAX_UNPACKED_BYTES = 1 << 30
@@ -72,6 +73,7 @@ def parse_table(
     member: str | None = None,
     keep_text: Collection[str] = (),
     sniff: bool = False,
+    packed: int | None = None,
 ) -> pl.DataFrame:
     """Turn the bytes of a file into a table.
 
@@ -82,6 +84,7 @@ def parse_table(
         member: Which file of an archive to read; needed when it holds several.
         keep_text: Columns in which words such as ``None`` are values, not missing cells.
         sniff: Whether to take the most likely separator when `delimiter` splits nothing.
+        packed: The file's bytes as it came, when `data` was in an archive.
 
     Returns:
         The table. Columns of a CSV are all text with missing cells as null (see `MISSING_TEXTS`);
@@ -91,10 +94,11 @@ def parse_table(
         SourceError: Empty, damaged, not text, of another delimiter, ragged, without rows, with
             duplicate column names or more than `MAX_COLUMNS` columns.
     """
+    size = len(data) if packed is None else packed
     if data[:4] != b"PAR1":
         data = unpack(data, name, member)
     if data[:4] == b"PAR1":
-        frame = _parse_parquet(data, name)
+        frame = _parse_parquet(data, name, size)
     else:
         if sniff and not _splits(data, delimiter):
             delimiter = sniff_delimiter(data)
@@ -179,16 +183,27 @@ def _read_limited(file: IO[bytes] | gzip.GzipFile, name: str) -> bytes:
     return data
 
 
-def _parse_parquet(data: bytes, name: str) -> pl.DataFrame:
+def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
+    """Decode a Parquet file of `size` bytes as it came, once it is known to fit into memory."""
+    import pyarrow as pa
+
     if data[-4:] != b"PAR1":
         raise SourceError(f"the Parquet file {name} is cut short", remedy="copy it again")
     try:
+        ParquetTable(io.BytesIO(data)).check_whole(name, size)
         names = [plain_name(field) for field in pl.read_parquet_schema(io.BytesIO(data))]
         _check_names(names, name)
         frame = pl.read_parquet(io.BytesIO(data))
         frame.columns = names
         return frame
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except SourceError as error:
+        raise SourceError(
+            error.message
+            if name in error.message
+            else error.message.replace("the Parquet file", f"the Parquet file {name}", 1),
+            expected=error.expected, got=error.got, remedy=error.remedy,
+        ) from None  # fmt: skip
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise SourceError(
             f"the Parquet file {name} is damaged: {error}", remedy="copy it again"
         ) from error

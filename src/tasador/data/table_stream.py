@@ -17,7 +17,7 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.arrow_columns import plain_array
 from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, read_header
-from tasador.data.parquet_limits import NAMED, ParquetFacts
+from tasador.data.parquet_limits import ParquetTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,6 @@ TableKind = Literal["csv", "parquet"]
 _PARQUET = b"PAR1"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bz2"}
 _LEAST_BLOCK, _LARGEST_BLOCK = 1 << 18, 1 << 26
-_PAGE_BUFFER = 1 << 20
 #: What Arrow says of a row that does not end within the block it begins in.
 _TOO_LONG = "straddling object"
 
@@ -111,7 +110,7 @@ def open_table(location: files.Location, contract: TableContract) -> Iterator[Ta
         file.seek(0)
         with _readable(location):
             if beginning == _PARQUET:
-                yield_this: TableStream = _ParquetStream(location, file, contract)
+                yield_this: TableStream = _ParquetStream(location, file)
             else:
                 compression = _COMPRESSED.get(beginning[:2])
                 yield_this = _CsvStream(location, file, compression, contract)
@@ -135,7 +134,7 @@ def _readable(location: files.Location) -> Iterator[None]:
     except SourceError as error:
         raise SourceError(
             f"{location}: {error.message}", expected=error.expected, got=error.got,
-            remedy="name CSV or Parquet files",
+            remedy=error.remedy or "name CSV or Parquet files",
         ) from None  # fmt: skip
     except (pa.ArrowException, OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -149,28 +148,16 @@ def _readable(location: files.Location) -> Iterator[None]:
 class _ParquetStream:
     kind: TableKind = "parquet"
 
-    def __init__(self, location: files.Location, file: Any, contract: TableContract) -> None:
-        import pyarrow.parquet as parquet
-
-        remote = files.is_remote(location)
-        features = set(contract.feature_names)
-        self._facts = ParquetFacts(file, NAMED, lambda name: plain_name(name) in features)
-        source = file if remote else str(location)  # read without asking Python for each page
-        self._file = parquet.ParquetFile(
-            source, buffer_size=_PAGE_BUFFER, pre_buffer=remote,
-            read_dictionary=self._facts.dictionaries,
-        )  # fmt: skip
-        if not remote:  # there, looking at each page would fetch the whole file
-            for group in range(len(self._facts.groups)):
-                self._facts.check_pages(group)
+    def __init__(self, location: files.Location, file: Any) -> None:
+        self._table = ParquetTable(file, location)
         self._location = location
-        self._own = list(self._file.schema_arrow.names)
+        self._own = list(self._table.schema.names)
         self.names = [plain_name(name) for name in self._own]
-        self._rows, self._read = self._file.metadata.num_rows, 0
+        self._rows, self._read = self._table.rows, 0
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         own = self._own_names(columns)
-        batches = self._file.iter_batches(batch_size=rows, columns=own)
+        batches = self._table.batches(own, rows)
         while True:
             with _readable(self._location):
                 batch = next(batches, None)
@@ -186,7 +173,7 @@ class _ParquetStream:
         import pyarrow as pa
 
         own = zip(columns, self._own_names(columns), strict=True)
-        schema = self._file.schema_arrow
+        schema = self._table.schema
         return _no_rows(pa.schema([schema.field(there).with_name(name) for name, there in own]))
 
     def done(self) -> float:

@@ -30,6 +30,7 @@ def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
     Raises:
         ConfigError: There is no champion or challenger, they are the same, one is running, or the
             rules cannot be meant.
+        BundleError: The challenger is not signed by a trusted key where there are any.
     """
     _check(rules)
     versions, book = lifecycle.versions, lifecycle.experiments
@@ -48,6 +49,7 @@ def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
             f"a canary of version {before.number} is running",
             remedy="wait for its end, or stop it: tasador canary stop",
         )
+    lifecycle.check_trusted(challenger)
     now = clock.seconds()
     experiment = Experiment(
         new_id(), champion.bundle, challenger.bundle, challenger.number, "running", 0, now, now,

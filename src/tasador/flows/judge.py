@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,7 @@ from tasador.data.split import split_table
 from tasador.data.table import Splits, Table, ValidatedTable
 from tasador.data.validate import validate_table
 from tasador.flows.lifecycle import Lifecycle
-from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.registry.trust import trusted_keys
+from tasador.registry.bundle import ModelBundle
 from tasador.registry.versions import ModelVersion
 from tasador.retraining.gate import Cost, GateReport, GateSettings, SealedRows
 from tasador.retraining.gates import judge, least_rows
@@ -64,22 +60,13 @@ def judge_version(
         BundleError: The version's bundle is missing, damaged or answers differently here.
         RegistryError: The registry cannot be reached.
     """
-    with fetched(lifecycle, version) as challenger:
+    with lifecycle.fetched(version) as challenger:
         if against is None:
             report = _report(lifecycle, challenger, None, settings)
         else:
-            with fetched(lifecycle, against) as champion:
+            with lifecycle.fetched(against) as champion:
                 report = _report(lifecycle, challenger, champion, settings)
     return Judged(version, "" if against is None else against.number, report)
-
-
-@contextmanager
-def fetched(lifecycle: Lifecycle, version: ModelVersion) -> Iterator[ModelBundle]:
-    """Give a version's bundle, fetched into a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="tasador-judge-") as folder:
-        destination = Path(folder) / "bundle"
-        lifecycle.versions.fetch(version.number, destination)
-        yield load_bundle(destination, trusted=trusted_keys(lifecycle.place.workspace))
 
 
 def _report(

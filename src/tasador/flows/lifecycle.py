@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,9 +13,11 @@ from pathlib import Path
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.records.database import Database
 from tasador.records.journal import AuditEntry
+from tasador.registry.bundle import ModelBundle, load_bundle
 from tasador.registry.default_version import use_model, used_model
 from tasador.registry.folders import bundle_names
 from tasador.registry.mlflow_versions import registered_models, versions_of
+from tasador.registry.trust import trusted_keys
 from tasador.registry.versions import CHAMPION, ModelVersion, Versions, find_version
 from tasador.retraining.ledger import Ledger, Operation, Standing
 from tasador.retraining.switch import CHALLENGER, Carried, Plan, carry_out
@@ -91,6 +94,30 @@ class Lifecycle:
     versions: Versions
     ledger: Ledger
 
+    @contextmanager
+    def fetched(self, version: ModelVersion) -> Iterator[ModelBundle]:
+        """Give a version's bundle, fetched into a temporary folder.
+
+        Raises:
+            BundleError: It is damaged, or not signed by a trusted key where there are any.
+            RegistryError: The registry cannot be reached.
+        """
+        with tempfile.TemporaryDirectory(prefix="tasador-judge-") as folder:
+            destination = Path(folder) / "bundle"
+            trusted = trusted_keys(self.place.workspace)
+            self.versions.fetch(version.number, destination)
+            yield load_bundle(destination, trusted=trusted)
+
+    def check_trusted(self, version: ModelVersion) -> None:
+        """Refuse a version that no trusted key signed; without trusted keys any may answer.
+
+        Raises:
+            BundleError: It is not signed by a trusted key, or damaged.
+        """
+        if trusted_keys(self.place.workspace) is not None:
+            with self.fetched(version):
+                pass
+
     def reject(self, wanted: str, reason: str) -> Carried:
         """Mark a version as not to be used."""
         version = find_version(self.versions, wanted)
@@ -108,13 +135,18 @@ class Lifecycle:
         """The model's canary."""
         return ExperimentBook(self.ledger.database, self.versions.name)
 
-    def change(self, plan: Plan) -> Carried:
+    def change(self, plan: Plan, *, checked: bool = False) -> Carried:
         """Do what `plan` says, and end the canary that it concerns.
 
         One that stands in the way ends before anything is changed, so that nothing which dies in
         between leaves a version with traffic that it shall not have.
 
+        Args:
+            plan: What to do.
+            checked: Whether `check_trusted` has passed for the version that gets an alias.
+
         Raises:
+            BundleError: A version that would get an alias is not signed by a trusted key.
             RegistryError: See `retraining.switch.carry_out`.
             StorageError: The database cannot be reached.
         """
@@ -122,6 +154,9 @@ class Lifecycle:
 
         def planned(standing: Standing) -> Operation:
             operation = plan(standing)
+            for write in operation.writes:
+                if write.kind == "alias" and write.value and not checked:
+                    self.check_trusted(find_version(self.versions, write.value))
             book.end("stopped", who, lambda one: _stops(operation, one))
             return operation
 

@@ -1,15 +1,18 @@
-"""The model card: what a model is for, how good it is, and what nobody has checked."""
+"""What a model card rests on: facts, figures, limits, and what was checked or not.
+
+`flows.model_card_page` makes a card of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from tasador.core.escape import code, markdown
-from tasador.data.contract import Column, TableContract
+from tasador.data.contract import TableContract
 from tasador.flows.numerals import number
 from tasador.flows.report import Comparison, Headline
+from tasador.selection.evaluate import Group
 
 #: The rule's five standards, and what software cannot check about each.
 _AVM_STANDARDS = (
@@ -38,18 +41,8 @@ _AVM_STANDARDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentFigure:
-    """How the model does on one segment of the test part."""
-
-    segment: str
-    rows: int
-    mape: float
-    within_10: float
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the card tells beyond the contract and the figures.
+    """What the card says beyond the contract and the figures.
 
     Attributes:
         model: Name and settings of the model, e.g. ``LightGBM, 2500 trees``.
@@ -86,133 +79,92 @@ class ModelFacts:
     test_openings: tuple[str, ...] = ()
 
 
-def model_card(
-    contract: TableContract,
-    facts: ModelFacts,
-    headline: Sequence[Headline],
-    comparison: Sequence[Comparison] = (),
-    segments: Sequence[SegmentFigure] = (),
-) -> str:
-    """Return the model card as Markdown.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One step of the way to the model.
 
-    Args:
+    Attributes:
+        what: What was decided.
+        chosen: What was chosen.
+        evidence: By what, with its figure.
+        rows: Which rows were looked at.
+    """
+
+    what: str
+    chosen: str
+    evidence: str
+    rows: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRow:
+    """A test row to review.
+
+    Attributes:
+        row: First digits of the hash of its content, which name it in every split.
+        values: Its columns.
+        actual: Its recorded value.
+        estimate: What the model says.
+        lower: Lower end of the interval.
+        upper: Upper end.
+    """
+
+    row: str
+    values: dict[str, Any]
+    actual: float
+    estimate: float
+    lower: float
+    upper: float
+
+    @property
+    def percent_error(self) -> float | None:
+        """(estimate - actual) / actual, in percent; None for an actual value of zero."""
+        return (self.estimate / self.actual - 1.0) * 100.0 if self.actual else None
+
+    @property
+    def inside(self) -> bool:
+        """Whether the interval holds the recorded value."""
+        return self.lower <= self.actual <= self.upper
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDocument:
+    """Everything that a card says.
+
+    Attributes:
         contract: The table's contract.
         facts: Data, lineage and limits.
-        headline: Test metrics with 95% intervals.
+        headline: Test metrics with 95% intervals; empty while the test part is unopened.
         comparison: The same under random and spatially blocked cross-validation.
-        segments: Figures by segment of the test part.
+        groups: Figures of test rows by heading: segments, tenths, capped values.
+        ratio_study: (figure, value, low, high, accepted from, to).
+        decisions: How the model was chosen, in order.
+        review: Test rows drawn by chance.
     """
-    sections = [
-        _opening(contract, facts),
-        _intended_use(contract),
-        _data(contract, facts),
-        _figures(headline),
-        _comparison(comparison),
-        _segments(segments),
-        _limits(contract, facts),
-        _avm_rule(contract, facts, headline, segments),
-        _lineage(facts),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+
+    contract: TableContract
+    facts: ModelFacts
+    headline: tuple[Headline, ...] = ()
+    comparison: tuple[Comparison, ...] = ()
+    groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)
+    ratio_study: tuple[tuple[str, float, float, float, float | None, float | None], ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    review: tuple[ReviewRow, ...] = ()
+
+    def limits(self) -> list[str]:
+        """Return what estimates cannot do, a sentence each."""
+        return _limits(self.contract, self.facts)
+
+    def standards(self) -> list[tuple[str, str, str]]:
+        """Return each standard of the rule with what was checked for it and what was not."""
+        checks = _avm_checks(self)
+        return [
+            (title, checked, unchecked)
+            for (title, unchecked), checked in zip(_AVM_STANDARDS, checks, strict=True)
+        ]
 
 
-def _opening(contract: TableContract, facts: ModelFacts) -> str:
-    text = f"# Model card: {markdown(contract.title)}\n\n"
-    if facts.origin == "synthetic":
-        text += (
-            "> **SYNTHETIC DATA.** The rows were generated, not observed. No figure on this card "
-            "says anything about real values, and no estimate may be used.\n\n"
-        )
-    return (
-        text
-        + f"{markdown(facts.model)}, version {markdown(facts.version)}, trained {facts.trained}."
-    )
-
-
-def _intended_use(contract: TableContract) -> str:
-    unit = f" in {markdown(contract.target.unit)}" if contract.target.unit else ""
-    what = markdown(contract.target.description or contract.target.name)
-    return (
-        f"## Intended use\n\nEstimates {code(contract.target.name)}{unit} ({what}) for rows that "
-        f"meet the contract {code(contract.name)}. An estimate supports a decision made by a "
-        "person; it is no appraisal, and it is not meant to decide alone about credit, tax or "
-        "insurance.\n\n"
-        "Not intended for rows outside the contract's bounds (they are refused), for places or "
-        "times that the table does not cover, or for explaining what causes a value."
-    )
-
-
-def _data(contract: TableContract, facts: ModelFacts) -> str:
-    rows = [
-        ("origin", f"**{facts.origin}**"),
-        ("source", markdown(facts.source)),
-        ("train rows", number(facts.train_rows)),
-        ("test rows (sealed)", number(facts.test_rows)),
-        ("rows refused by the contract", number(facts.refused_rows)),
-    ]
-    columns = [
-        (code(column.name), column.kind, markdown(column.unit or "–"), _bounds(column))
-        for column in contract.features
-    ]
-    return (
-        "## Data\n\n"
-        + _table(("", ""), rows)
-        + "\n\n"
-        + _table(("column", "kind", "unit", "bounds"), columns)
-    )
-
-
-def _figures(headline: Sequence[Headline]) -> str:
-    if not headline:
-        return "## Figures\n\nThe test part was not opened; nothing is known about the errors."
-    rows = [
-        (
-            one.metric,
-            f"{number(one.value)} {markdown(one.unit)}".strip(),
-            f"{number(one.low)} – {number(one.high)}",
-            one.better,
-        )
-        for one in headline
-    ]
-    return "## Figures on the sealed test part\n\n" + _table(
-        ("metric", "value", "95% interval", "better"), rows
-    )
-
-
-def _comparison(comparison: Sequence[Comparison]) -> str:
-    if not comparison:
-        return ""
-    rows = [
-        (one.metric, number(one.test), number(one.random_cv), number(one.spatial_cv))
-        for one in comparison
-    ]
-    return (
-        "## In places never seen\n\nRandom cross-validation tests rows among their neighbours; "
-        "spatially blocked cross-validation holds back whole areas. Expect the latter where "
-        "nothing near is known.\n\n" + _table(("metric", "test", "random CV", "spatial CV"), rows)
-    )
-
-
-def _segments(segments: Sequence[SegmentFigure]) -> str:
-    if not segments:
-        return ""
-    rows = [
-        (
-            markdown(one.segment) + (" (few rows)" if one.rows < 30 else ""),
-            number(one.rows),
-            f"{number(one.mape)} %",
-            f"{number(one.within_10)} %",
-        )
-        for one in segments
-    ]
-    return "## By segment\n\n" + _table(("segment", "test rows", "MAPE", "within 10%"), rows)
-
-
-def _limits(contract: TableContract, facts: ModelFacts) -> str:
-    return "## Limits\n\n" + "\n".join(f"- {markdown(line)}" for line in limits(contract, facts))
-
-
-def limits(contract: TableContract, facts: ModelFacts) -> list[str]:
+def _limits(contract: TableContract, facts: ModelFacts) -> list[str]:
     """Return what estimates cannot do, a sentence each."""
     unit = f" {contract.target.unit}" if contract.target.unit else ""
     low, high = (number(value) for value in facts.train_range)
@@ -235,46 +187,17 @@ def limits(contract: TableContract, facts: ModelFacts) -> list[str]:
     return lines
 
 
-def _avm_rule(
-    contract: TableContract,
-    facts: ModelFacts,
-    headline: Sequence[Headline],
-    segments: Sequence[SegmentFigure],
-) -> str:
-    parts = [
-        "## Quality control standards for automated valuation models (89 FR 64538)",
-        "The US rule, in force since 1 October 2025, asks those who use an AVM for a mortgage "
-        "secured by a home for policies on five matters. Software alone does not comply with it. "
-        f"This is what tasador checked for {code(contract.model_name)}, and what it did not:",
-    ]
-    for title, checked, unchecked in standards(facts, headline, segments):
-        parts.append(f"### {title}\n\n- Checked: {checked}\n- Not checked: {unchecked}")
-    return "\n\n".join(parts)
-
-
-def standards(
-    facts: ModelFacts, headline: Sequence[Headline], segments: Sequence[SegmentFigure]
-) -> list[tuple[str, str, str]]:
-    """Return each standard of the rule with what was checked for it and what was not."""
-    checks = _avm_checks(facts, headline, segments)
-    return [
-        (title, checked, unchecked)
-        for (title, unchecked), checked in zip(_AVM_STANDARDS, checks, strict=True)
-    ]
-
-
-def _avm_checks(
-    facts: ModelFacts, headline: Sequence[Headline], segments: Sequence[SegmentFigure]
-) -> tuple[str, ...]:
+def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
     """Return what was checked for each of `_AVM_STANDARDS`."""
+    facts, segments = document.facts, document.groups.get("segment", ())
     confidence = (
         "errors on a sealed test part, with 95% intervals (above)"
-        if headline
+        if document.headline
         else "nothing yet: the test part is unopened"
     )
     if facts.interval_coverage is not None:
         confidence += "; how often the estimates' own intervals hold (see limits)"
-    openings = "; ".join(markdown(reason) for reason in facts.test_openings) or "never"
+    openings = "; ".join(facts.test_openings) or "never"
     groups = (
         f"errors are compared across {len(segments)} segments of the table (above)"
         if segments
@@ -289,28 +212,3 @@ def _avm_checks(
         f"opened: {openings}.",
         f"{groups}.",
     )
-
-
-def _lineage(facts: ModelFacts) -> str:
-    return "## Lineage\n\n" + _table(
-        ("", ""),
-        [
-            ("data", f"`{facts.data_hash}`"),
-            ("code", f"`{facts.code_commit}`"),
-            ("bundle", f"`{facts.bundle_hash}`"),
-        ],
-    )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _bounds(column: Column) -> str:
-    low, high = column.bounds
-    if low is None and high is None:
-        return "–"
-    shown = column.text_of if column.kind == "datetime" else number
-    return f"{shown(low) if low is not None else '…'} to {shown(high) if high is not None else '…'}"

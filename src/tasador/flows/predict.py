@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasador.core import files
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.fingerprints import to_plain
 from tasador.core.strict_json import read_json
+from tasador.data.parquet_limits import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.valuation import Valuation
@@ -204,7 +206,9 @@ def _value_pieces(
     made = [ROW, *scorer.schema.names]
     version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
     number = 0
+    allowance = Allowance(path, files.stamp(path).size)
     for piece in pieces([name for name in scorer.columns if name in names]):
+        allowance.rows(piece.batch)
         batch = value_piece(scorer, piece)
         cells = [batch.column(name).to_pylist() for name in made]
         inputs = [batch.column(name).to_pylist() for name in kept]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasador.core.errors import BundleError, ConfigError, GateError
-from tasador.flows.judge import Judged, fetched, judge_version
+from tasador.flows.judge import Judged, judge_version
 from tasador.flows.lifecycle import Lifecycle
-from tasador.registry.trust import trusted_keys
 from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
@@ -113,14 +112,12 @@ def promote(
                 got="; ".join(f"{gate.name}: {gate.state}, {gate.text}" for gate in bad),
                 remedy="train a better one, or --force --reason TEXT, which is recorded",
             )
-    elif trusted_keys(lifecycle.place.workspace) is not None:
-        with fetched(lifecycle, version):  # refuses what no trusted key signed
-            pass
     plan = promotion(
         versions, version, wish.alias, actor=who, reason=wish.reason, expected=present,
         details=details,
     )  # fmt: skip
-    return lifecycle.change(plan)
+    # what was judged has just been loaded, and its signature checked
+    return lifecycle.change(plan, checked=wish.alias in (CHAMPION, CHALLENGER))
 
 
 def _judged(

@@ -13,7 +13,6 @@ import numpy as np
 from tasador.core.errors import StorageError, TasadorError, ValidationError
 from tasador.core.fingerprints import code_version
 from tasador.data.sources import load_table, read_stored
-from tasador.flows.judge import fetched
 from tasador.flows.lifecycle import Lifecycle
 from tasador.flows.lineage import code_commit, library_versions
 from tasador.flows.rebuild import in_workspace, settings_of
@@ -69,7 +68,7 @@ def reproduce(
     """
     version = find_version(lifecycle.versions, wanted)
     with (
-        fetched(lifecycle, version) as bundle,
+        lifecycle.fetched(version) as bundle,
         tempfile.TemporaryDirectory(prefix="tasador-reproduce-") as name,
     ):
         folder = Path(name)

@@ -16,7 +16,7 @@ from tasador.core.errors import ConfigError, TasadorError
 from tasador.core.fingerprints import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
-from tasador.flows.judge import Judged, fetched, held_out, reference_table
+from tasador.flows.judge import Judged, held_out, reference_table
 from tasador.flows.lifecycle import Lifecycle
 from tasador.flows.promotion import Wish, promote
 from tasador.flows.rebuild import in_workspace, settings_of
@@ -107,7 +107,7 @@ def retrain(
             remedy="tasador promote VERSION",
         )
     alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
-    with nullcontext() if order.dry_run else alone, fetched(lifecycle, champion) as bundle:
+    with nullcontext() if order.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, order, reference.X)
         at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +9,16 @@ import numpy as np
 
 from tasador.core.errors import ValidationError
 from tasador.data.cells import MISSING_TEXTS
-from tasador.data.contract import Column, ColumnRole
+from tasador.data.contract import Column, ColumnRole, named_as_identifier
 from tasador.data.encode import encode_values
 from tasador.monitoring.plain import PlainTable, is_flag
 
 #: Levels above which texts are not watched as categories.
 MOST_LEVELS = 200
+#: Characters above which a text is prose, not a category.
+LONGEST_LEVEL = 1000
+_NESTED = ("list", "large_list", "fixed_size_list", "struct", "map")
 _PARSED = 0.98
-_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key)|.*[a-z](?:Id|ID)", re.I)
 _LOOKED_AT = 20_000
 
 
@@ -41,12 +42,17 @@ def describe_columns(
     if segment is not None and segment not in names:
         raise ValidationError(f"there is no column {segment!r} to report segments by",
                               expected=f"one of {', '.join(names[:20])}")  # fmt: skip
-    first = next(table.batches(names), None)
+    flat = [name for name in names if not table.types[name].startswith(_NESTED)]
+    first = next(table.batches(flat), None) if flat else None
     columns: list[Column] = []
     notes = []
     texts = []
     for name in names:
-        kind = None if first is None else _kind(name, first[name].slice(0, _LOOKED_AT))
+        kind = (
+            None
+            if first is None or name not in first
+            else _kind(name, first[name].slice(0, _LOOKED_AT))
+        )
         if kind == "category":
             texts.append(name)
         if kind is None:
@@ -58,7 +64,10 @@ def describe_columns(
     for column in columns:
         found = levels.get(column.name, ())
         if found is None:
-            notes.append(f"{column.name!r} is not watched: more than {MOST_LEVELS} texts")
+            notes.append(
+                f"{column.name!r} is not watched: more than {MOST_LEVELS} texts, or one of more "
+                f"than {LONGEST_LEVEL} characters"
+            )
             continue
         role: ColumnRole | None = "segment" if column.name == segment else None
         if column.kind == "datetime":
@@ -87,7 +96,7 @@ def _kind(name: str, array: Any) -> str | None:
     values = [value for value in array.to_pylist() if not _is_missing(value)]
     unique = len(set(map(str, values))) == len(values) > 20
     if pa.types.is_integer(kind):
-        return None if unique and _IDENTIFIER.fullmatch(name) else "integer"
+        return None if unique and named_as_identifier(name) else "integer"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
     if pa.types.is_boolean(kind):
@@ -97,7 +106,7 @@ def _kind(name: str, array: Any) -> str | None:
     for guess in ("number", "datetime"):
         _, wrong = encode_values(Column(name, guess), values)
         if values and wrong.mean() <= 1 - _PARSED:
-            return None if unique and _IDENTIFIER.fullmatch(name) else guess
+            return None if unique and named_as_identifier(name) else guess
     return "category"
 
 
@@ -110,14 +119,17 @@ def _is_missing(value: object) -> bool:
 def _levels(table: PlainTable, names: list[str]) -> dict[str, tuple[str, ...] | None]:
     """Return the sorted texts of each column; None where there are too many."""
     found: dict[str, set[str]] = {name: set() for name in names}
+    prose: set[str] = set()
     for batch in table.batches(names) if names else ():
         for name, array in batch.items():
-            if len(found[name]) <= MOST_LEVELS:
-                for value in array.unique().to_pylist():
-                    if not _is_missing(value):
-                        found[name].add(_text(value))
+            if name not in prose and len(found[name]) <= MOST_LEVELS:
+                some = {_text(one) for one in array.unique().to_pylist() if not _is_missing(one)}
+                found[name] |= some
+                if any(len(text) > LONGEST_LEVEL for text in some):
+                    prose.add(name)
+                    found[name].clear()
     return {
-        name: None if len(some) > MOST_LEVELS else tuple(sorted(some))
+        name: None if name in prose or len(some) > MOST_LEVELS else tuple(sorted(some))
         for name, some in found.items()
     }
 

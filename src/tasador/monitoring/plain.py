@@ -11,7 +11,6 @@ compared with the precision of float32, true and false equal 1 and 0, a date equ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from tasador.core.errors import MissingExtraError, SourceError, ValidationError
 from tasador.data.arrow_columns import encode_arrow, plain_values
 from tasador.data.cells import MISSING_TEXTS
 from tasador.data.contract import Column
+from tasador.data.parquet_limits import Allowance, ParquetTable
 from tasador.monitoring.verdict import Finding, Level
 
 Floats = NDArray[np.float64]
@@ -107,8 +107,14 @@ class PlainTable(TableFacts):
         whole = None
         if _is_parquet(location):
             try:
-                with _parquet(location) as file:
-                    schema, rows = file.schema_arrow, file.metadata.num_rows
+                with files.open_read(location, scattered=True) as file:
+                    table = ParquetTable(file, location)
+                    schema, rows = table.schema, table.rows
+            except SourceError as error:
+                raise SourceError(
+                    f"{location} cannot be read: {error.message}",
+                    expected=error.expected, got=error.got, remedy=error.remedy,
+                ) from None  # fmt: skip
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(f"{location} cannot be read: {error}") from None
         else:
@@ -136,24 +142,25 @@ class PlainTable(TableFacts):
                 for part in self._whole.select(names).to_batches(max_chunksize=BATCH_ROWS):
                     yield dict(zip(part.schema.names, part.columns, strict=True))
                 return
-            texts = [n for n in names if self.types[n] in ("string", "large_string")]
-            with _parquet(self.location, read_dictionary=texts) as file:
-                for part in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            with files.open_read(self.location, scattered=True) as file:
+                for part in ParquetTable(file, self.location).batches(names, BATCH_ROWS):
                     yield dict(zip(part.schema.names, part.columns, strict=True))
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{self.location} is damaged: {error}") from None
 
+    def held(self, names: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield the named columns as `batches` does, for one who keeps every value of them.
 
-@contextmanager
-def _parquet(location: files.Location, **how: Any) -> Iterator[Any]:
-    """Open a Parquet file, of which no more than what is asked for is read, remote or not."""
-    import pyarrow.parquet as pq
+        Raises:
+            SourceError: The file is damaged, or its values take too much memory.
+        """
+        import pyarrow as pa
 
-    if not files.is_remote(location):
-        yield pq.ParquetFile(str(location), pre_buffer=False, **how)
-        return
-    with files.open_read(location, scattered=True) as file:
-        yield pq.ParquetFile(file, pre_buffer=True, **how)
+        allowance = Allowance(str(self.location), files.stamp(self.location).size)
+        for batch in self.batches(names):
+            if self._whole is None:
+                allowance.rows(pa.RecordBatch.from_pydict(batch))
+            yield batch
 
 
 def _is_parquet(location: files.Location) -> bool:

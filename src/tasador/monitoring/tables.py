@@ -250,7 +250,7 @@ def _window(
         elif role == "time":
             parts["time"] = reader.encode(Column(name, "datetime"), batch[name])
         elif role == "version":
-            texts = [str(value) for value in batch[name].to_pylist()]
+            texts = [str(value)[:_VERSION] for value in batch[name].to_pylist()]
             versions, codes = np.unique(np.array(texts), return_inverse=True)
             parts |= {"versions": tuple(versions.tolist()), "version": codes}
     return Window.of(reference.names, X, **parts)
@@ -276,11 +276,11 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
     ids = [
         key
         for table in tables
-        for key in _keys(batch[fields.id] for batch in table.batches([fields.id]))
+        for key in _keys(batch[fields.id] for batch in table.held([fields.id]))
     ]
     reader = Reader(outcomes, (Column(fields.target, "number"),))
     arrays, values = [], []
-    for batch in outcomes.batches([fields.id, fields.target]):
+    for batch in outcomes.held([fields.id, fields.target]):
         arrays.append(batch[fields.id])
         values.append(reader.encode(reader.columns[0], batch[fields.target]))
     keys = _keys(arrays)
@@ -291,6 +291,8 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
 
 
 _NO_ID = MISSING_TEXTS | {"nat", "<na>"}
+#: Characters of a version that are kept.
+_VERSION = 200
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from tasador.core.escape import json_text, visible
 from tasador.registry.manifest import Manifest
 from tasador.registry.release import CONTRACT_TAG, FEATURES_TAG, identity_tags
 from tasador.registry.versions import RELEASE_TAG
@@ -80,8 +81,8 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
         elif isinstance(value, list):
-            yield name, orjson.dumps(value).decode()
+            yield name, json_text(orjson.dumps(value).decode())
         elif isinstance(value, float) and math.isfinite(value):
             yield name, f"{value:.6g}"
         elif value is not None:
-            yield name, str(value)
+            yield name, visible(str(value))

@@ -79,11 +79,11 @@ def pool_of(
     varied = None if chosen.vary is None else chosen.vary(params)
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
-    if chosen.penalty is None:
+    if not chosen.linear:
         pool += [
             Member(other, found, seeds.derive_seed(seed, other))
             for other, found in runners_up
-            if family(other).penalty is None
+            if not family(other).linear
         ]
     return pool
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from tasador.modeling import importers
 from tasador.selection.family import Family, Floats, Params, Trial, check_estimator, predict
-from tasador.selection.penalties import lasso_together, ridge_together
 
 
 def _estimator(name: str, params: Params) -> Any:
@@ -52,8 +51,7 @@ RIDGE = Family(
     space=_ridge_space,
     check=lambda params: check_estimator(_estimator("Ridge", params)),
     canonical=_canonical,
-    penalty="alpha",
-    together=ridge_together,
+    linear=True,
 )
 LASSO = Family(
     name="lasso",
@@ -65,6 +63,5 @@ LASSO = Family(
     space=_lasso_space,
     check=lambda params: check_estimator(_estimator("Lasso", params)),
     canonical=_canonical,
-    penalty="alpha",
-    together=lasso_together,
+    linear=True,
 )

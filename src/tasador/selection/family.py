@@ -23,9 +23,6 @@ class Fit(Protocol):
     ) -> Any: ...
 
 
-Together = Callable[[Sequence[Params], Floats, Floats, Sequence[Floats]], list[list[Floats]]]
-
-
 class Trial(Protocol):
     """The part of an Optuna trial that a search space uses."""
 
@@ -97,9 +94,7 @@ class Family:
         canonical: Parameters that make the library fit the same model become equal.
         reached_depth: The depth that a fitted model's deepest tree reaches; with it, a model that
             stays above a smaller ``max_depth`` stands for the model with that limit.
-        penalty: The parameter along which `together` shares work.
-        together: (parameter sets, Z, target, matrices) -> for each set its estimates on each
-            matrix, the same within 1e-9 as fitting each alone gives. They differ in `penalty` only.
+        linear: Whether its models are linear, which cannot be averaged with trees.
         takes_missing: Whether Z may hold NaN.
     """
 
@@ -121,6 +116,5 @@ class Family:
     grow: Callable[[Params, Floats, Floats, int, Sequence[int]], Iterator[Any]] | None = None
     canonical: Callable[[Params], dict[str, Any]] = dict
     reached_depth: Callable[[Any], int] | None = None
-    penalty: str | None = None
-    together: Together | None = None
+    linear: bool = False
     takes_missing: bool = False

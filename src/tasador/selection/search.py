@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from tasador.selection.families import expand_grid, family
 from tasador.selection.fold_work import FoldTask, Ground, measure_task
 from tasador.selection.folds import Fold
 from tasador.selection.journal import FoldScore, Journal
-from tasador.selection.penalties import convergence_told_once
 from tasador.selection.shared_work import Candidate, Drop, group_candidates
 
 _log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def grid_search(
             for c in candidates
             if not family(c.family).takes_missing
         }
-    with convergence_told_once():
+    with _one_line_on_convergence():
         results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):
@@ -381,6 +382,28 @@ class _Search:
             error,
             why,
         )
+
+
+@contextmanager
+def _one_line_on_convergence() -> Iterator[None]:
+    """Log in one line how many linear fits stopped early, in place of a warning for each.
+
+    The filter holds for all threads that work while the body runs; other warnings pass.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        yield
+    early = sum(issubclass(found.category, ConvergenceWarning) for found in caught)
+    if early:
+        _log.warning(
+            "%d linear fits stopped after scikit-learn's 1000 rounds without having converged",
+            early,
+        )
+    for found in caught:
+        if not issubclass(found.category, ConvergenceWarning):
+            warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
 
 
 def result_from_plain(plain: Mapping[str, Any]) -> CandidateResult:

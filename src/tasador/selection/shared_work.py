@@ -1,11 +1,10 @@
 """Candidates of a grid that share work, fitted together with the results of fitting each alone.
 
-Four things are shared, none of which changes an estimate beyond the last bits:
+Three things are shared, none of which changes an estimate beyond the last bits:
 
 * a forest or boosted model with fewer steps is the beginning of the one with more;
 * a model whose trees never reach a smaller depth limit is the model with that limit as well;
-* parameters that the library turns into the same model are fitted once;
-* linear models with many penalties share one decomposition or one matrix of products.
+* parameters that the library turns into the same model are fitted once.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def group_candidates(candidates: Sequence[Candidate]) -> list[Group]:
     for candidate in candidates:
         chosen = family(candidate.family)
         common = chosen.canonical(candidate.params)
-        for shared in (chosen.prefix, chosen.penalty, DEPTH if chosen.reached_depth else None):
+        for shared in (chosen.prefix, DEPTH if chosen.reached_depth else None):
             common.pop(shared or "", None)
         members[fingerprint([candidate.family, common])].append(candidate)
     return [Group(found[0].family, tuple(found), key) for key, found in members.items()]
@@ -152,9 +151,6 @@ def estimate_group(
     """
     chosen = family(group.family)
     try:
-        if chosen.together is not None and len(group.members) > 1:
-            yield from _by_penalty(chosen, group.members, Z, target, matrices)
-            return
         found = list(_by_depth(chosen, group.members, Z, target, matrices, seed))
     except Exception:
         found = [estimate_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
@@ -177,21 +173,6 @@ def by_depth(
         found[depth].append(candidate)
     order = sorted(found, key=lambda depth: -np.inf if depth is None else -depth)
     return [(depth, found[depth]) for depth in order]
-
-
-def _by_penalty(
-    chosen: Family,
-    members: Sequence[Candidate],
-    Z: Floats,
-    target: Floats,
-    matrices: Sequence[Floats],
-) -> Iterator[Estimates]:
-    assert chosen.together is not None  # noqa: S101 - the caller has looked
-    started = time.thread_time()
-    values = chosen.together([c.params for c in members], Z, target, matrices)
-    seconds = (time.thread_time() - started) / len(members)
-    for candidate, found in zip(members, values, strict=True):
-        yield Estimates(candidate, tuple(found), seconds)
 
 
 def _by_depth(

@@ -20,7 +20,7 @@ from tasador.serving.guard import Access, Guard
 from tasador.serving.problems import Problem, fault, internal_error, wrong_media_type
 from tasador.serving.proxies import TrustedProxies
 from tasador.serving.routes.outcomes import OutcomeRoutes, RecordOutcomes
-from tasador.serving.routes.status import DeepCheck, status_router
+from tasador.serving.routes.status import DeepCheck, Updates, status_router
 from tasador.serving.routes.valuation import ValuationRoutes
 from tasador.serving.service import Service
 
@@ -40,6 +40,7 @@ class Parts:
         version: Of tasador.
         record_outcomes: Keeps outcomes.
         deep: Looks at every dependency.
+        updates: Says how the search for newer models goes.
         routers: Further routes.
         hot: Further handlers that bypass FastAPI, by (method, path).
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
@@ -53,6 +54,7 @@ class Parts:
     version: str
     record_outcomes: RecordOutcomes
     deep: DeepCheck
+    updates: Callable[[], Updates] = Updates
     routers: Sequence[APIRouter] = ()
     hot: dict[tuple[str, str], Handler] = field(default_factory=dict)
     proxies: TrustedProxies | None = None
@@ -77,7 +79,7 @@ def build_app(parts: Parts) -> App:
     routes = ValuationRoutes(parts.service)
     outcomes = OutcomeRoutes(parts.service, parts.record_outcomes)
     routers = [
-        status_router(parts.service, parts.version, parts.deep),
+        status_router(parts.service, parts.version, parts.deep, parts.updates),
         _valuation_router(routes, outcomes),
         *parts.routers,
     ]

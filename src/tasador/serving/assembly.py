@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import threading
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logs import redact
 from tasador.data.target_check import TargetBounds
-from tasador.records.database import Database, OutageError
+from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.sql_store import SqlRecordStore
 from tasador.records.store import OutcomeAnswer
@@ -38,7 +37,6 @@ from tasador.serving.health import (
 )
 from tasador.serving.holder import LoadedModel, ModelHolder
 from tasador.serving.metrics import BREAKER_STATES, Metrics
-from tasador.serving.problems import Problem
 from tasador.serving.protocol import GuardedProtocol
 from tasador.serving.proxies import TrustedProxies
 from tasador.serving.refresh import Refresher, RefreshEvents
@@ -48,11 +46,12 @@ from tasador.serving.routes.models import card_router
 from tasador.serving.routes.monitoring import monitoring_router
 from tasador.serving.routes.open_inference import open_inference_router
 from tasador.serving.routes.score import score_router
+from tasador.serving.routes.status import Updates
 from tasador.serving.run import set_up_logs
 from tasador.serving.schemas import DeepHealth, DependencyCheck
 from tasador.serving.service import Service
 from tasador.serving.settings import ServeSettings, read_settings
-from tasador.serving.watched import Watched
+from tasador.serving.watched import LazyDatabase, Watched
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +124,7 @@ class Assembly:
             ],
             record_outcomes=self._outcomes.add,
             deep=self._deep,
+            updates=self._updates,
             proxies=_proxies(settings),
             cors_origins=settings.security.cors_origins,
             access_log=settings.server.access_log,
@@ -197,6 +197,10 @@ class Assembly:
                 for one in found.dependencies
             ],
         )
+
+    def _updates(self) -> Updates:
+        found = self.refresher.report()
+        return Updates(found.refused, found.last_error)
 
     def _state(self) -> Mapping[str, Any]:
         current, previous = self.holder.current, self.holder.previous
@@ -311,13 +315,15 @@ class Assembly:
 
 
 class _Outcomes:
-    """Writes outcomes through a connection of its own, made when first used."""
+    """Writes outcomes through a connection of its own."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        self._settings = settings.records
         self.targets: dict[str, TargetBounds] = {}
-        self._lock = threading.Lock()
-        self._store: SqlRecordStore | None = None
+        self._database = LazyDatabase(
+            settings.records,
+            off="outcomes cannot be kept while records are switched off",
+            away="send the same outcomes again later: doing so twice is harmless",
+        )
 
     def add(
         self, outcomes: Sequence[Outcome], *, own: bool = False, replace: Collection[str] = ()
@@ -327,24 +333,11 @@ class _Outcomes:
         Raises:
             Problem: 503, records are switched off or the database is away.
         """
-        if self._settings.mode == "off":
-            raise Problem(
-                503,
-                "records_off",
-                "outcomes cannot be kept while records are switched off",
-                remedy="set TASADOR_RECORDS__MODE to durable or async",
+        return self._database.ask(
+            lambda database: SqlRecordStore(database).add_outcomes(
+                outcomes, self.targets, own=own, replace=replace
             )
-        try:
-            store = self._opened()
-            return store.add_outcomes(outcomes, self.targets, own=own, replace=replace)
-        except OutageError as error:
-            raise Problem(
-                503,
-                "database_away",
-                error.message,
-                remedy="send the same outcomes again later: doing so twice is harmless",
-                retry_after=5,
-            ) from None
+        )
 
     def ping(self) -> None:
         """Ask the database for nothing.
@@ -352,20 +345,11 @@ class _Outcomes:
         Raises:
             OutageError: It does not answer.
         """
-        self._opened().count(0.0, 0.0)
+        SqlRecordStore(self._database.opened()).count(0.0, 0.0)
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            if self._store is not None:
-                self._store.close()
-
-    def _opened(self) -> SqlRecordStore:
-        with self._lock:
-            if self._store is None:
-                database = Database(self._settings.url, synchronous=self._settings.synchronous)
-                self._store = SqlRecordStore(database)
-            return self._store
+        self._database.close()
 
 
 def _proxies(settings: ServeSettings) -> TrustedProxies | None:

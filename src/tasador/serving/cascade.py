@@ -23,7 +23,7 @@ from tasador.registry.signature import TrustedKeys
 from tasador.serving.breaker import Breaker, BreakerState, OpenCircuitError
 from tasador.serving.holder import LoadedModel
 from tasador.serving.refusals import Refusals
-from tasador.serving.retries import Backoff, RetryBudget, call_again
+from tasador.serving.retries import Backoff, call_again
 from tasador.serving.source_settings import SourceSettings
 from tasador.serving.sources import BundleSource, LastGoodSource, build_sources
 
@@ -68,7 +68,6 @@ class Hop:
     Args:
         source: The source.
         settings: Deadlines, retries, breaker.
-        budget: Pays for retries of all hops together.
         clock: Seconds that never run backwards.
         on_report: Called with every report, e.g. to count it.
     """
@@ -77,7 +76,6 @@ class Hop:
         self,
         source: BundleSource,
         settings: SourceSettings,
-        budget: RetryBudget,
         clock: Callable[[], float] = time.monotonic,
         on_report: Callable[[HopReport], None] = lambda _: None,
     ) -> None:
@@ -85,7 +83,7 @@ class Hop:
         self.breaker = Breaker(
             source.name, settings.breaker_failures, settings.breaker_reset_s, clock
         )
-        self._budget, self._on_report = budget, on_report
+        self._on_report = on_report
         self._trusted = TrustedKeys.read(settings.trusted_keys)
         self._backoff = Backoff(attempts=settings.attempts)
         self._asking = BoundedCaller(f"{source.name} identity")
@@ -158,7 +156,6 @@ class Hop:
             return call_again(
                 lambda: _ours(work),
                 backoff=self._backoff,
-                budget=self._budget,
                 deadline=deadline,
                 on_attempt=lambda: attempts.append(None),
             )
@@ -227,9 +224,8 @@ class Cascade:
         clock: Callable[[], float] = time.monotonic,
         on_report: Callable[[HopReport], None] = lambda _: None,
     ) -> None:
-        budget = RetryBudget(settings.retries_per_minute, clock)
         self.settings = settings
-        self.hops = tuple(Hop(one, settings, budget, clock, on_report) for one in sources)
+        self.hops = tuple(Hop(one, settings, clock, on_report) for one in sources)
         self._keepers = [one for one in sources if isinstance(one, LastGoodSource)]
         self._keeping = BoundedCaller("last good copy")
         self.refusals = Refusals(settings.refused_again_s, clock)

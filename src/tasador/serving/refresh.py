@@ -99,6 +99,7 @@ class Refresher:
         self._events = events or RefreshEvents()
         self._settings = cascade.settings
         self._counts = _Counts()
+        self._error: str | None = None
         self._ended = time.monotonic()
         self._versions: dict[tuple[str, str], str] = {}
         self._round = threading.Lock()
@@ -156,7 +157,7 @@ class Refresher:
                 self.cascade.refusals.clear()
             started = time.monotonic()
             before = self._counts.swaps
-            self._counts.last_error = None
+            self._error = None
             try:
                 self._look()
             except TasadorError as error:
@@ -166,6 +167,7 @@ class Refresher:
                 self._fail(error)
             if self._counts.swaps > before:
                 give_memory_back()
+            self._counts.last_error = self._error
             self._counts.polls += 1
             self._counts.last_poll_at = wall.timestamp()
             self._ended = time.monotonic()
@@ -219,7 +221,7 @@ class Refresher:
             loaded = self.cascade.load_from(hop, self._accept, identity=identity)
             self._take(loaded, running)
         except BundleError as error:  # it answered: nothing there, or nothing fit to serve
-            self._counts.last_error = str(error)
+            self._error = str(error)
             return False
         except TasadorError as error:
             self._fail(error)
@@ -272,7 +274,7 @@ class Refresher:
 
     def _fail(self, error: Exception) -> None:
         self._counts.errors += 1
-        self._counts.last_error = str(error) or type(error).__name__
+        self._error = str(error) or type(error).__name__
 
     def _tell(self, listener: Callable[..., None], *what: object) -> None:
         try:

@@ -1,9 +1,7 @@
-"""Trying again: exponential backoff with jitter, within a deadline and a budget for all calls."""
+"""Bounded retries: exponential backoff with jitter, within a deadline."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,31 +31,6 @@ _LASTING = (
 )
 
 
-class RetryBudget:
-    """How many retries all callers together may make: when much fails, retries only add load.
-
-    Args:
-        per_minute: Retries that become available each minute; also the most that can be saved up.
-        clock: Seconds that never run backwards.
-    """
-
-    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._most, self._clock = per_minute / 60.0, float(per_minute), clock
-        self._left, self._at = self._most, clock()
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Take one retry; False when there is none left."""
-        with self._lock:
-            now = self._clock()
-            self._left = min(self._most, self._left + (now - self._at) * self._rate)
-            self._at = now
-            if self._left < 1.0:
-                return False
-            self._left -= 1.0
-            return True
-
-
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How a call is tried again.
@@ -84,7 +57,6 @@ def call_again(
     work: Callable[[], T],
     *,
     backoff: Backoff,
-    budget: RetryBudget,
     deadline: Deadline,
     on_attempt: Callable[[], None] = lambda: None,
 ) -> T:
@@ -93,20 +65,14 @@ def call_again(
     Args:
         work: What is tried; any error that is not passing ends it at once.
         backoff: How often, and with which pauses.
-        budget: Pays for every attempt but the first.
         deadline: No attempt begins after it.
         on_attempt: Called at the beginning of each attempt.
 
     Raises:
         Exception: What the last attempt raised.
     """
-    made = 0
-
-    def worthwhile(error: Exception) -> bool:
-        return made < backoff.attempts and is_passing(error) and budget.take()
-
     for attempt in retry_context(
-        on=worthwhile,
+        on=is_passing,
         attempts=backoff.attempts,
         timeout=deadline.remaining(),
         wait_initial=backoff.initial_s,
@@ -114,7 +80,6 @@ def call_again(
         wait_jitter=backoff.jitter_s,
     ):
         with attempt:
-            made += 1
             on_attempt()
             return work()
     raise AssertionError("stamina tries at least once")  # pragma: no cover

@@ -97,6 +97,10 @@ class Health(BaseModel):
     model_version: str | None = None
     release: str | None = Field(None, description=_RELEASE)
     source: str | None = Field(None, description="Where the model came from")
+    models_refused: int = Field(0, description="Offered models that were refused since the start")
+    update_problem: str | None = Field(
+        None, description="Why the last search for a newer model failed; null when it did not"
+    )
 
 
 class Live(BaseModel):

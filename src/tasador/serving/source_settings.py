@@ -34,7 +34,6 @@ class SourceSettings:
         connect_s: Seconds for one connection.
         read_s: Seconds of silence on one connection.
         attempts: Most attempts of one question or download.
-        retries_per_minute: Most retries of all sources together.
         breaker_failures: Failures in a row after which a source is left alone.
         breaker_reset_s: Seconds for which it is.
         refused_again_s: Most seconds until a refused bundle is tried again (first after
@@ -61,7 +60,6 @@ class SourceSettings:
     connect_s: float = 2.0
     read_s: float = 5.0
     attempts: int = 3
-    retries_per_minute: float = 12.0
     breaker_failures: int = 5
     breaker_reset_s: float = 60.0
     refused_again_s: float = 900.0

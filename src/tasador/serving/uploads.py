@@ -145,7 +145,8 @@ def _parquet_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | Non
         raise problem from None
     known = {column.name for column in contract.columns}
     try:
-        facts = ParquetFacts(file, UPLOADED, lambda name: plain_name(name) in known)
+        facts = ParquetFacts(file, UPLOADED)
+        facts = facts.of_columns({name for name in facts.names if plain_name(name) in known})
         table = parquet.ParquetFile(
             file, read_dictionary=facts.dictionaries, pre_buffer=False, buffer_size=_BUFFER,
             thrift_string_size_limit=UPLOADED.footer_bytes,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tasador.cli import streams
+from tasador.cli import output
 from tasador.core import escape
 from tasador.core.logs import formatter
 
@@ -88,7 +88,7 @@ def test_no_text_at_all_becomes_markup(text: str) -> None:
 def test_a_terminal_shows_a_text_as_it_is(text: str) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, color_system="truecolor", highlight=False)
-    console.print(streams.escape(text), soft_wrap=True)
+    console.print(output.escape(text), soft_wrap=True)
     assert "\x1b" not in out.getvalue()
     assert "\u202e" not in out.getvalue()
     assert out.getvalue().rstrip("\n") == escape.lines(text)

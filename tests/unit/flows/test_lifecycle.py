@@ -62,7 +62,7 @@ def workspace(template: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def tasador(workspace: Path, capsys, monkeypatch) -> Tasador:
     # made when the module is imported, at the width that the terminal had then
-    monkeypatch.setattr("tasador.cli.models.out._width", 200)
+    monkeypatch.setattr("tasador.cli.output.out._width", 200)
 
     def call(*words: str) -> str:
         capsys.readouterr()

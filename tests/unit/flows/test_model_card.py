@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tasador.data.contract_reader import from_dict
-from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
+from tasador.flows.model_card import Decision, ModelDocument, ModelFacts
+from tasador.flows.model_card_page import to_markdown
 from tasador.flows.report import Comparison, Headline
+from tasador.selection.evaluate import Group
 
 CONTRACT = from_dict(
     {
@@ -52,20 +54,24 @@ def plain(text: str) -> str:
 
 
 def test_the_card_holds_figures_data_limits_and_lineage() -> None:
-    card = plain(
-        model_card(
-            CONTRACT,
-            FACTS,
-            HEADLINE,
-            (Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
-            (SegmentFigure("a", 2000, 13.0, 58.0), SegmentFigure("b", 4, 30.0, 20.0)),
-        )
+    segments = (Group("a", 2000, 13.0, 58.0, 0.99, 0.9), Group("b", 4, 30.0, 20.0, 1.1, 0.75))
+    document = ModelDocument(
+        CONTRACT,
+        FACTS,
+        HEADLINE,
+        comparison=(Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
+        groups={"segment": segments},
+        ratio_study=(("COD", 11.5, 10.5, 12.5, 5.0, 15.0),),
+        decisions=(Decision("family", "LightGBM", "MAE 24,000", "train, 5 folds"),),
     )
+    card = plain(to_markdown(document))
     for part in (
         "# Model card: Houses \\| &lt;b>all&lt;/b>",
         "| RMSE | 39 541 USD | 37 900 – 41 200 | lower |",
         "| RMSE | 39 541 | 43 600 | 61 100 |",
-        "| b (few rows) | 4 | 30 % | 20 % |",
+        "| b (few rows) | 4 | 30 | 20 | 1.100 | 75 |",
+        "| COD | 11.50 | 10.50 | 12.50 | 5 | 15 |",
+        "| family | LightGBM | MAE 24,000 | train, 5 folds |",
         "| train rows | 16 512 |",
         "| `income` | number | kUSD | 0 to … |",
         "cut off at 500 001 USD: 4.7% of train",
@@ -78,7 +84,7 @@ def test_the_card_holds_figures_data_limits_and_lineage() -> None:
 
 
 def test_every_standard_of_the_rule_says_what_was_not_checked() -> None:
-    card = model_card(CONTRACT, FACTS, HEADLINE)
+    card = to_markdown(ModelDocument(CONTRACT, FACTS, HEADLINE))
     for standard in STANDARDS:
         body = card.split(f"### {standard}")[1].split("###")[0]
         assert "- Checked: " in body
@@ -88,7 +94,7 @@ def test_every_standard_of_the_rule_says_what_was_not_checked() -> None:
 
 def test_what_was_not_measured_is_not_claimed() -> None:
     bare = replace(FACTS, interval_coverage=None, capped_share=None, test_openings=())
-    card = model_card(CONTRACT, bare, ())
+    card = to_markdown(ModelDocument(CONTRACT, bare))
     assert "nothing is known about the errors" in card
     assert "nothing yet: the test part is unopened" in card
     assert "opened: never." in card
@@ -98,5 +104,5 @@ def test_what_was_not_measured_is_not_claimed() -> None:
 
 
 def test_a_synthetic_model_says_so_first() -> None:
-    card = model_card(CONTRACT, replace(FACTS, origin="synthetic"), HEADLINE)
+    card = to_markdown(ModelDocument(CONTRACT, replace(FACTS, origin="synthetic"), HEADLINE))
     assert card.index("SYNTHETIC DATA") < card.index("## Intended use")

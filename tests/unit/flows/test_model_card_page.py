@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasador.data.contract_reader import from_dict
-from tasador.flows.model_card import ModelFacts
-from tasador.flows.model_card_page import (
-    FILES,
-    Decision,
-    ModelDocument,
-    ReviewRow,
-    write_model_card,
-)
+from tasador.flows.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
+from tasador.flows.model_card_page import FILES, to_markdown, write_model_card
 from tasador.flows.report import Comparison, Headline
 from tasador.selection.evaluate import Group
 
@@ -115,3 +111,30 @@ def test_generated_rows_are_said_first_and_a_model_without_rows_has_a_card(tmp_p
     write_model_card(tmp_path, replace(DOCUMENT, facts=facts, review=(), groups={}))
     assert "SYNTHETIC DATA" in (tmp_path / "model_card.html").read_text()
     assert all((tmp_path / name).stat().st_size for name in FILES)
+
+
+def test_page_and_markdown_say_the_same_but_for_the_rows_to_review(written: Path) -> None:
+    page = html.unescape((written / "model_card.html").read_text())
+    text = to_markdown(DOCUMENT).replace("\\", "")
+    headings = re.findall(r"^##+ (.+)$", text, re.M)
+    assert len(headings) > 12
+    titles = re.findall(r"<h[23][^>]*>(.+?)</h[23]>", page)
+    assert titles == [
+        *headings[: headings.index("Lineage")],
+        "Random sample for review",
+        "Rows to review, drawn by chance from the test part",
+        *headings[headings.index("Lineage") :],
+    ]
+    lines = [one for one in text.splitlines() if one.startswith("| ")]
+    cells = {cell.strip(" `") for one in lines for cell in one.strip("|").split("|")}
+    plain = re.sub(r"<[^>]+>", "", page)
+    figures = {"39\u202f541 USD", "37\u202f900 – 41\u202f200", "value", "95% interval", "better"}
+    assert {cell for cell in cells - figures if cell not in plain} == set()
+    assert "ab12" not in text
+
+
+def test_the_reason_for_opening_the_test_part_is_shown_as_it_is(tmp_path: Path) -> None:
+    facts = replace(FACTS, test_openings=("a*b [c]",))
+    write_model_card(tmp_path, replace(DOCUMENT, facts=facts))
+    assert "opened: a*b [c]." in (tmp_path / "model_card.html").read_text()
+    assert "opened: a\\*b \\[c\\]." in to_markdown(replace(DOCUMENT, facts=facts))

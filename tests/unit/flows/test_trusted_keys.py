@@ -17,7 +17,7 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
 from tasador.cli.app import app
-from tasador.cli.up import trust_workspace
+from tasador.cli.stack import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.flows.load import load_bundle
 from tasador.metrics.bootstrap import Estimate
@@ -198,3 +198,33 @@ def test_serve_after_up_takes_the_signed_model_and_refuses_a_stripped_signature(
         server.wait("/health/ready", 503)
     finally:
         server.end()
+
+
+def test_no_rollback_and_no_canary_gives_traffic_to_what_no_trusted_key_signed(
+    tasador, workspace: Path, tmp_path: Path, monkeypatch
+) -> None:
+    bundle = next(bundle for bundle in bundles(workspace) if bundle.parent.name == "bundles")
+    hashes = {"data_hash": "0" * 64, "content_hash": "0" * 64}
+    register_bundle(
+        bundle,
+        tracking_uri=f"sqlite:///{workspace}/mlflow.db",
+        experiment="houses",
+        model_name=MODEL,
+        run=MlflowRun(
+            run_id="again", started="2026-11-23T21:01:07Z", seconds=1.0, dataset="houses",
+            title="Houses", origin="real", source="houses", code_commit="abc",
+            test_metrics={"mape": Estimate(12.0, 11.0, 14.0)}, **hashes,
+        ),
+        alias="staging",
+    )  # fmt: skip
+    tasador("promote", "2", "--force", "--reason", "test")
+    ours = KeyPair(tmp_path / "ours")
+    ours.make()
+    monkeypatch.setenv(VARIABLE, str(ours.public))
+    for words in (["rollback"], ["rollback", "--to", "1"]):
+        with pytest.raises(BundleError, match=REFUSED):
+            tasador(*words)
+    assert "version 2 was champion" not in tasador("history")
+    said = tasador("sign", "--version", "1", "--key", str(ours.private))
+    assert "signed version 1" in said
+    assert "version 1 is champion again" in tasador("rollback", "--reason", "test")

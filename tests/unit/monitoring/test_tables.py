@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tasador.cli.app import app
 from tasador.core import files
 from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.data.kinds import describe_column
 from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
 from tasador.monitoring import plain, tables
 from tasador.monitoring.describe import describe_columns
@@ -82,6 +83,19 @@ def test_what_is_not_watched_is_said(folder):
     _, notes = compared(folder)
     assert any("'house_id' is not watched: it identifies rows" in note for note in notes)
     assert any("'notes' is not watched: more than 200 texts" in note for note in notes)
+
+
+def test_a_column_is_an_identifier_by_the_name_that_init_goes_by_too(tmp_path):
+    numbers = np.arange(500)
+    random = np.random.default_rng(3).permutation(numbers) * 7
+    names = {"order_nr": False, "House No": False, "listingId": False, "unnamed_0": False,
+             "paid": True, "humid": True, "notes_count": True}  # fmt: skip
+    frame = pl.DataFrame({**dict.fromkeys(names, random), "price": numbers * 1.5})
+    frame.write_parquet(tmp_path / "t.parquet")
+    columns, _ = describe_columns(PlainTable.open(tmp_path / "t.parquet"), {"price"})
+    assert {name: name in {c.name for c in columns} for name in names} == names
+    described = {name: describe_column(frame[name], []).kind for name in names}
+    assert {name: kind != "identifier" for name, kind in described.items()} == names
 
 
 def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judged(folder):

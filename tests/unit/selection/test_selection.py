@@ -143,10 +143,8 @@ def test_fits_that_do_not_converge_are_told_in_one_line(
 
     from sklearn import linear_model
 
-    few = functools.partial(linear_model.lasso_path)
-    monkeypatch.setattr(
-        linear_model, "lasso_path", lambda *a, **k: few(*a, **{**k, "max_iter": 1, "tol": 0.0})
-    )
+    few = functools.partial(linear_model.Lasso, max_iter=1, tol=0.0)
+    monkeypatch.setattr(linear_model, "Lasso", few)
     settings = SelectionSettings({"lasso": {"alpha": [0.0001, 0.001]}}, folds=3)
     result = grid_search(settings, folds, part, TRANSFORM, 1)
     assert len(result.complete) == 2

@@ -12,21 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fixtures.parquet_files import FILES, PLAIN, written
 from fixtures.process import Server, free_port
 from tasador.serving.uploads import LONGEST_ROW
 
 PARQUET = "application/vnd.apache.parquet"
-ROWS = 1024
 MOST_MB = 150.0
 ROUTES = ("/api/v1/score", "/invocations")
-PLAIN: dict[str, Any] = {
-    "lon": [-3.5], "lat": [40.5], "income": [3.0], "rooms": [4], "area": [100.0], "kind": ["flat"],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +42,6 @@ def send(server: Server, route: str, content: bytes, kind: str = PARQUET, **head
     return httpx.post(
         server.url + route, content=content, headers={"content-type": kind, **headers}, timeout=60
     )
-
-
-def written(rows: int = ROWS, change: dict[str, Any] | None = None, **options: Any) -> bytes:
-    columns = {name: pa.array(values * rows) for name, values in PLAIN.items()} | (change or {})
-    file = io.BytesIO()
-    pq.write_table(pa.table(columns), file, **options)
-    return file.getvalue()
 
 
 def resident_mb(server: Server) -> float:
@@ -86,11 +75,6 @@ class Watch:
         self._thread.join()
 
 
-def repeated(text: Any, rows: int = ROWS) -> Any:
-    """Return a column of one text in each row, which no test need spell out to write it."""
-    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
-
-
 def with_page_size(content: bytes, old: int, new: int) -> bytes:
     """Return a file whose first page declares `new` bytes where it has `old`."""
 
@@ -104,47 +88,6 @@ def with_page_size(content: bytes, old: int, new: int) -> bytes:
     assert len(varint(old)) == len(varint(new))
     assert varint(old) in content
     return content.replace(b"\x15" + varint(old), b"\x15" + varint(new), 1)
-
-
-LONG, BOMB = "x" * (1 << 20), 250 << 20
-
-
-def bomb(**options: Any) -> bytes:
-    return written(1, {"kind": pa.array(["x" * BOMB])}, **options)
-
-
-def fixed() -> Any:
-    size = 1 << 18
-    return pa.Array.from_buffers(pa.binary(size), ROWS, [None, pa.py_buffer(bytes(size * ROWS))])
-
-
-#: Small as sent, large as Arrow spells them out.
-FILES = {
-    "one long value in a dictionary": lambda: written(
-        change={"kind": repeated(LONG)}, store_schema=False
-    ),
-    "one long value in a dictionary of a number": lambda: written(
-        change={"income": repeated(LONG)}, store_schema=False
-    ),
-    "a dictionary of Arrow": lambda: written(change={"kind": repeated(LONG)}),
-    "long values of fixed size": lambda: written(change={"kind": fixed()}),
-    "beginnings that are shared": lambda: written(
-        change={"kind": pa.array(["x" * (1 << 18) + str(i) for i in range(ROWS)])},
-        use_dictionary=False, column_encoding={"kind": "DELTA_BYTE_ARRAY"},
-    ),
-    "a page packed by zstd": lambda: bomb(compression="zstd", use_dictionary=False),
-    "a page packed by gzip": lambda: bomb(compression="gzip", use_dictionary=False),
-    "a dictionary packed by zstd": lambda: bomb(compression="zstd"),
-    "a second version's page": lambda: bomb(
-        compression="zstd", use_dictionary=False, data_page_version="2.0"
-    ),
-    "lists": lambda: written(
-        1, {"kind": pa.array([np.ones(BOMB // 8)], pa.list_(pa.float64()))}, compression="zstd"
-    ),
-    "objects": lambda: written(
-        change={"kind": pa.StructArray.from_arrays([repeated(LONG)], ["a"])}, store_schema=False
-    ),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)

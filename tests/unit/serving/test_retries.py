@@ -1,8 +1,6 @@
-"""Trying again: what for, how often, and at whose expense."""
+"""Retries: after which errors, how often, and for how long."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 
@@ -18,7 +16,7 @@ from tasador.core.errors import (
     StorageError,
 )
 from tasador.serving.breaker import OpenCircuitError
-from tasador.serving.retries import Backoff, RetryBudget, call_again, is_passing
+from tasador.serving.retries import Backoff, call_again, is_passing
 
 QUICK = Backoff(attempts=3, initial_s=0.001, max_s=0.002, jitter_s=0.001)
 
@@ -36,12 +34,11 @@ class Failing:
         return "answer"
 
 
-def again(work, budget=None, deadline=None, attempts=None):
+def again(work, deadline=None, attempts=None):
     made = attempts if attempts is not None else []
     return call_again(
         work,
         backoff=QUICK,
-        budget=budget or RetryBudget(60),
         deadline=deadline or Deadline.after(10),
         on_attempt=lambda: made.append(1),
     )
@@ -86,29 +83,12 @@ def test_errors_of_networks_disks_and_registries_pass():
     assert is_passing(ConnectionResetError())
 
 
-def test_all_calls_together_have_one_budget():
-    now = [0.0]
-    budget = RetryBudget(per_minute=3, clock=lambda: now[0])
-    calls = []
-    for _ in range(4):
-        work = Failing(9, StorageError("down"))
-        with pytest.raises(StorageError, match="down"):
-            again(work, budget)
-        calls.append(work.calls)
-    assert calls == [3, 2, 1, 1]  # three retries and no more
-    now[0] = 20.0  # a third of a minute gives one back
-    assert [budget.take(), budget.take()] == [True, False]
-    now[0] = 1e6  # what is saved up has a limit
-    assert sum(itertools.takewhile(bool, iter(budget.take, None))) == 3
-
-
 def test_no_attempt_begins_after_the_deadline():
     work = Failing(9, StorageError("down"))
     with pytest.raises(StorageError, match="down"):
         call_again(
             work,
             backoff=Backoff(attempts=50, initial_s=0.05, max_s=0.05, jitter_s=0.0),
-            budget=RetryBudget(1000),
             deadline=Deadline.after(0.12),
         )
     assert 1 <= work.calls < 10

@@ -117,7 +117,7 @@ def test_no_rest_is_shown_where_there_is_none() -> None:
 
 
 def test_an_address_that_is_none_is_refused_before_anything_starts(monkeypatch) -> None:
-    from tasador.cli.ui import ui
+    from tasador.cli.operate import ui
 
     with pytest.raises(ConfigError, match=r"no address of a service.*got ftp://x"):
         ui(api="ftp://x", port=1, host="127.0.0.1")
@@ -126,7 +126,7 @@ def test_an_address_that_is_none_is_refused_before_anything_starts(monkeypatch) 
 def test_a_taken_port_is_named() -> None:
     import socket
 
-    from tasador.cli.ui import ui
+    from tasador.cli.operate import ui
     from tasador.core.errors import ServingError
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from tasador.core import seeds
+from tasador.data.contract import TableContract
 from tasador.flows.cards import CardBuilder
-from tasador.flows.model_card import ModelFacts
-from tasador.flows.model_card_page import Decision, ModelDocument, ReviewRow
+from tasador.flows.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
 from tasador.flows.state import RunState, needed
 from tasador.flows.steps.final_model import FinalChoice
 from tasador.flows.steps.register_card import comparison, headline
@@ -109,22 +109,15 @@ def show_decisions(
 
 
 def document_of(
-    state: RunState,
+    contract: TableContract,
     facts: ModelFacts,
-    bundle: ModelBundle,
     report: EvaluationReport,
     made: tuple[Decision, ...],
 ) -> ModelDocument:
-    """Put together what the model card's page shows."""
-    contract = state.settings.contract
+    """Return what the model card says before there is a bundle."""
     return ModelDocument(
         contract=contract,
-        facts=replace(
-            facts,
-            version=bundle.version,
-            trained=bundle.manifest.created,
-            bundle_hash=bundle.manifest.content_hash,
-        ),
+        facts=facts,
         headline=headline(contract, report),
         comparison=comparison(contract, report),
         groups={
@@ -138,8 +131,20 @@ def document_of(
             if n in RATIO_STUDY
         ),
         decisions=made,
-        review=_review(state, bundle, report),
     )
+
+
+def with_bundle(
+    document: ModelDocument, state: RunState, bundle: ModelBundle, report: EvaluationReport
+) -> ModelDocument:
+    """Return the same with what names the bundle, and with rows to review."""
+    facts = replace(
+        document.facts,
+        version=bundle.version,
+        trained=bundle.manifest.created,
+        bundle_hash=bundle.manifest.content_hash,
+    )
+    return replace(document, facts=facts, review=_review(state, bundle, report))
 
 
 def _review(

@@ -17,8 +17,8 @@ from tasador.core.fingerprints import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.flows.cards import CardBuilder
 from tasador.flows.lineage import code_commit, library_versions
-from tasador.flows.model_card import ModelFacts, SegmentFigure, model_card
-from tasador.flows.model_card_page import write_model_card
+from tasador.flows.model_card import ModelFacts
+from tasador.flows.model_card_page import to_markdown, write_model_card
 from tasador.flows.state import RunState, load_json, needed, save_json
 from tasador.flows.steps.final_model import (
     FinalChoice,
@@ -27,7 +27,12 @@ from tasador.flows.steps.final_model import (
     fit_final,
     spatial_cross_validation,
 )
-from tasador.flows.steps.model_documents import decisions, document_of, show_decisions
+from tasador.flows.steps.model_documents import (
+    decisions,
+    document_of,
+    show_decisions,
+    with_bundle,
+)
 from tasador.flows.steps.model_steps import pipeline_of
 from tasador.flows.steps.register_card import (
     comparison,
@@ -68,11 +73,13 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     final = fit_final(state, choice, seeds.derive_seed(state.settings.seed, "parity"))
     interval = _interval(state, random_cv, spatial_cv)
     report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
-    draft = write_bundle_of(folder / "bundle", state, choice, final, interval, report)
-    bundle = _move_in(draft, state.bundles)
     made = decisions(state, choice, interval)
-    facts = _model_facts(state, choice, report)
-    write_model_card(folder, document_of(state, facts, bundle, report, made))
+    document = document_of(contract, _model_facts(state, choice, report), report, made)
+    draft = write_bundle_of(
+        folder / "bundle", state, choice, final, interval, report, to_markdown(document)
+    )
+    bundle = _move_in(draft, state.bundles)
+    write_model_card(folder, with_bundle(document, state, bundle, report))
     metrics = metrics_of(state, report)
     save_json(
         folder / "outcome.json",
@@ -219,8 +226,9 @@ def write_bundle_of(
     final: FinalModel,
     interval: ConformalInterval,
     report: EvaluationReport,
+    card: str,
 ) -> ModelBundle:
-    """Write the run's bundle into `folder`."""
+    """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
     settings, contract = state.settings, state.settings.contract
     train, members = needed(state.train, "segregate"), choice.members
     name, params = members[0].family, members[0].params
@@ -263,7 +271,7 @@ def write_bundle_of(
         profile=reference_profile(
             train.X, train.y, contract, state.transform.inverse(choice.random_cv.score)
         ),
-        card=_model_card(state, choice, report),
+        card=card,
         **watched_parts(state, choice.random_cv, interval),
     )
     return write_bundle(folder, parts)
@@ -313,12 +321,4 @@ def _model_facts(state: RunState, choice: FinalChoice, report: EvaluationReport)
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),
         test_openings=report.openings,
-    )
-
-
-def _model_card(state: RunState, choice: FinalChoice, report: EvaluationReport) -> str:
-    contract, facts = state.settings.contract, _model_facts(state, choice, report)
-    segments = [SegmentFigure(s.name, s.rows, s.mape, s.within_10) for s in report.segments]
-    return model_card(
-        contract, facts, headline(contract, report), comparison(contract, report), segments
     )

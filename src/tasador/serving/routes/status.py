@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
@@ -12,17 +13,34 @@ from tasador.serving.metrics import CONTENT_TYPE
 from tasador.serving.schemas import About, DeepHealth, Health, Live, ModelInfo, Ready
 from tasador.serving.service import Loaded, Service
 
+
+@dataclass(frozen=True)
+class Updates:
+    """How the search for newer models goes.
+
+    Attributes:
+        refused: How many offered models were refused since the start.
+        problem: What the last round failed with; None when it did not.
+    """
+
+    refused: int = 0
+    problem: str | None = None
+
+
 #: Looks at every dependency; cached and time-boxed, see `serving.health`. Called in a thread.
 DeepCheck = Callable[[], DeepHealth]
 
 
-def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
+def status_router(
+    service: Service, version: str, deep: DeepCheck, updates: Callable[[], Updates] = Updates
+) -> APIRouter:
     """Return the routes about the service itself.
 
     Args:
         service: What all routes share.
         version: Of tasador.
         deep: Looks at every dependency.
+        updates: Says how the search for newer models goes, without asking anybody.
     """
     router = APIRouter(tags=["status"])
 
@@ -33,10 +51,18 @@ def status_router(service: Service, version: str, deep: DeepCheck) -> APIRouter:
 
     @router.get("/health", response_model=Health)
     async def health() -> Health:
-        """Whether the service can answer; says so with 200 even when it cannot."""
+        """Whether the service can answer and takes new models; 200 even when it cannot.
+
+        It is degraded while the last search for a newer model failed: a source does not answer, or
+        offers a model that was refused. /health/ready is not affected, as the model answers.
+        """
+        found = updates()
+        serves: Literal["healthy", "degraded"] = "degraded" if found.problem else "healthy"
         return Health(
-            status="healthy" if service.ready else "unhealthy",
+            status=serves if service.ready else "unhealthy",
             version=version,
+            models_refused=found.refused,
+            update_problem=found.problem,
             **service.model_facts(),
         )
 

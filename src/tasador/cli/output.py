@@ -1,18 +1,28 @@
-"""Standard output and error as they come: in any encoding, or closed before all was written."""
+"""Standard output and error: consoles, notes, JSON; any encoding, and readers that close early."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import datetime as dt
 import io
+import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich import markup
+from rich.console import Console
 
 from tasador.core.escape import lines
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 _HANDLER = "tasador.legible"
 _ALIKE = str.maketrans(
     dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True))
@@ -24,6 +34,33 @@ _ALIKE = str.maketrans(
 def escape(text: str) -> str:
     """Return text that a terminal shows as it is: no markup of rich's, no control sequences."""
     return markup.escape(lines(text))
+
+
+def note(line: str) -> None:
+    """Print which choice was made where the user made none, or what was repaired."""
+    err.print(f"[yellow]note:[/] {escape(line)}")
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of texts; a narrow terminal breaks long ones and never cuts them off."""
+    from rich.table import Table
+
+    found = Table(*columns)
+    for column in found.columns:
+        column.overflow = "fold"
+    for row in rows:
+        found.add_row(*(escape(cell) for cell in row))
+    return found
+
+
+def time_text(seconds: float) -> str:
+    """Return a time for people, in UTC."""
+    return f"{dt.datetime.fromtimestamp(seconds, tz=dt.UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def accept_any_encoding() -> None:

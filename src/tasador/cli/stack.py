@@ -1,26 +1,28 @@
-"""`tasador up`: the whole product on this machine, as one process to start and to stop."""
+"""The whole product on this machine, started and stopped as one: `up`, `demo`."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from tasador.cli.models import Set, settings_with
-from tasador.cli.streams import escape
-from tasador.cli.watch import Retrain, WatchConfig, budget_line
+from tasador.cli.models import settings_with
+from tasador.cli.options import WORKSPACE, Retrain, Set, WatchConfig, Workspace
+from tasador.cli.output import escape, out
+from tasador.cli.watch import budget_line
 
 if TYPE_CHECKING:
     from tasador.flows.stack import Member
-
-out = Console(highlight=False, soft_wrap=True)
 
 #: What each process imports first, so that one message names what is not installed.
 _NEEDS = {
@@ -29,31 +31,44 @@ _NEEDS = {
     "ui": ("streamlit", "plotly"),
     "watcher": ("fastapi",),
 }
-
-Port = Annotated[int, typer.Option(min=1, max=65535)]
+#: Servers of the demo look often, so that nobody waits for them.
+_QUICK = {"TASADOR_SOURCE__POLL_S": "2", "TASADOR_CANARY__POLL_S": "1"}
 
 
 def up(
-    workspace: Annotated[Path, typer.Option(help="Folder of bundles and databases.")] = Path(
-        "workspace"
-    ),
-    api_port: Port = 8000,
-    ui_port: Port = 8501,
-    mlflow_port: Port = 5000,
-    interval: Annotated[float, typer.Option(min=1, help="Seconds between verdicts.")] = 15.0,
-    window: Annotated[float, typer.Option(min=1, help="Seconds a verdict looks back.")] = 600.0,
+    api_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP service")
+    ] = 8000,
+    ui_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the web app")
+    ] = 8501,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of MLflow")
+    ] = 5000,
+    interval: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Time between checks")
+    ] = 15.0,
+    window: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Time that a check looks back")
+    ] = 600.0,
     config: WatchConfig = None,
     without: Annotated[
-        list[str] | None, typer.Option(help="Leave one out: mlflow, api, ui or watcher.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; repeatable"),
     ] = None,
     retrain: Retrain = False,
     set_: Set = None,
+    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Start API, web app, watcher and MLflow on this machine; Ctrl-C stops them.
+    """Start service, web app, watcher and MLflow on this machine.
 
-    The champion is served; before there is one, the newest version that was not rejected. When one
-    of the processes ends, all do. What they print is in the workspace's `logs`. Budget, policy and
-    gates of --retrain are set by --set, e.g. retraining.budget=2.
+    Ctrl-C stops them; when one of them ends, all are stopped. Their logs are in the workspace's
+    `logs`. --set changes the policy and gates of --retrain.
+
+    Examples:
+        tasador up
+        tasador up --ui-port 8600 --without mlflow
+        tasador up --retrain --set retraining.budget=2
     """
     from tasador.config.alert_routes import whom_alerts_reach
     from tasador.config.watch import FILE, read_watch_settings
@@ -74,9 +89,10 @@ def up(
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
         raise ConfigError(
-            "--without names what is not started here", expected="some of mlflow, api, ui, watcher",
+            "--without names no process, or all of them",
+            expected="some of mlflow, api, ui, watcher",
             got=", ".join(without or ()),
-        )  # fmt: skip
+        )
     for member in members:
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
@@ -178,3 +194,59 @@ def stack_members(
             environment={**source, "PYTHONUNBUFFERED": "1"},
         ),
     ]  # fmt: skip
+
+
+def demo(
+    workspace: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Empty folder to keep", show_default="a temporary one"),
+    ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Start the web app too")] = False,
+) -> None:
+    """Show the whole loop: drift, retraining, canary, rollback.
+
+    It uses a workspace, registry, database and ports of its own, and ignores TASADOR_* variables.
+    Ctrl-C stops it.
+    """
+    from tasador.core.errors import ConfigError
+    from tasador.data.sources import REAL_DATA_VARIABLE
+    from tasador.flows.demo import INTERVAL_S, POLICY, WINDOW_S
+    from tasador.flows.demo import demo as show
+
+    for name in [*os.environ]:
+        if name.startswith(("TASADOR_", "MLFLOW_")) and name != REAL_DATA_VARIABLE:
+            del os.environ[name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        if workspace is None:
+            temporary = tempfile.TemporaryDirectory(prefix="tasador-demo-")
+            folder = Path(stack.enter_context(temporary))
+        else:
+            folder = workspace.resolve()
+            if folder.exists() and any(folder.iterdir()):
+                raise ConfigError("the demo's folder is not empty", got=str(folder),
+                                  remedy="name another --workspace")  # fmt: skip
+        folder = folder.resolve()
+        ports = {name: _free_port() for name in ("mlflow", "api", "ui")}
+        words = ["--retrain", *(word for setting in POLICY for word in ("--set", setting))]
+        members = [
+            replace(member, environment={**member.environment, **_QUICK})
+            for member in stack_members(folder, ports, INTERVAL_S, WINDOW_S, words)
+            if member.name in ("api", "watcher", *(["ui"] if ui else []))
+        ]
+        if ui:
+            out.print(f"web app, once the service is up: http://127.0.0.1:{ports['ui']}\n")
+        url = f"http://127.0.0.1:{ports['api']}"
+        ended = show(folder, members, url, lambda line: out.print(escape(line)))
+        out.print(
+            f"\nMAPE {ended.usual:.1f}% before the change, {ended.changed:.1f}% after it, "
+            f"{ended.retrained:.1f}% retrained; the rollback took {ended.back_s:.1f} s"
+        )
+        if workspace is not None:
+            out.print(f"to look around: tasador up --workspace {escape(str(workspace))}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

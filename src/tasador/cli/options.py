@@ -1,0 +1,114 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+#: Where all commands look unless another folder is named.
+WORKSPACE = Path("workspace")
+
+
+class Engine(StrEnum):
+    """What does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+Workspace = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of runs and bundles")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SETTING", help="Settings as KEY=VALUE, e.g. dataset=diamonds"),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Setting, e.g. gates.error_margin=0.05; repeatable",
+    ),
+]
+
+# Which model a command uses
+BundleFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle", metavar="FOLDER", help="Use this bundle instead of a registered version"
+    ),
+]
+Bundle = Annotated[
+    Path | None,
+    typer.Argument(help="Bundle folder", show_default="the newest in the workspace"),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="NAME", help="Registered model",
+        show_default="the one in use",
+    ),
+]  # fmt: skip
+Alias = Annotated[
+    str | None,
+    typer.Option("--alias", metavar="ALIAS", help="Alias in the registry", show_default="champion"),
+]
+Version = Annotated[
+    str | None,
+    typer.Option("--version", metavar="VERSION", help="Registered version instead of an alias"),
+]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="Number, release, alias or bundle version")
+]
+Registry = Annotated[
+    str | None,
+    typer.Option(
+        "--registry", metavar="URI", help="MLflow tracking URI", show_default="the workspace's"
+    ),
+]
+
+# What a change of the registry leaves in its history
+Records = Annotated[
+    str | None,
+    typer.Option(
+        "--records", metavar="URL", help="URL of the records database",
+        show_default="the workspace's",
+    ),
+]  # fmt: skip
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Who acts", show_default="your user name"),
+]
+Reason = Annotated[str, typer.Option("--reason", help="Reason, kept in the history")]
+
+# The watcher's
+WatchConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", show_default="$TASADOR_WATCH__CONFIG",
+        help="YAML of limits, alerts and routes, over those that ship",
+    ),
+]  # fmt: skip
+Retrain = Annotated[
+    bool,
+    typer.Option(
+        "--retrain", envvar="TASADOR_RETRAIN", show_envvar=True,
+        help="Retrain and run canaries when a trigger fires",
+    ),
+]  # fmt: skip
+
+# Work on a cluster
+EngineOption = Annotated[
+    Engine,
+    typer.Option("--engine", help="Work on this machine or on a Ray cluster; same results"),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", metavar="ADDRESS", help="auto, host:6379 or ray://host:10001",
+        show_default="a cluster started here",
+    ),
+]  # fmt: skip

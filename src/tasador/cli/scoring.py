@@ -1,0 +1,249 @@
+"""Estimates by a model in use: `predict`, `explain`, `score`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasador.cli.options import (
+    WORKSPACE,
+    Alias,
+    AsJson,
+    BundleFolder,
+    Engine,
+    EngineOption,
+    Model,
+    RayAddress,
+    Registry,
+    Version,
+    Workspace,
+)
+from tasador.cli.output import err, escape, note, out
+
+if TYPE_CHECKING:
+    from tasador.flows.score_files import Scored
+
+#: Refused rows that `tasador predict` names on the terminal; its output has all.
+_MOST_REFUSED = 20
+_SYNTHETIC = "[bold red]SYNTHETIC DATA:[/] this model was trained on generated rows."
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+def predict(
+    rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="CSV file to write",
+            show_default="standard output",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b"
+        ),
+    ] = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Estimate the rows of a file, or one row given as JSON.
+
+    A row that does not meet the contract gets an error instead of an estimate; the others are
+    estimated. Where several models are registered and none is in use, the one that fits the rows
+    is taken.
+
+    Examples:
+        tasador predict new-flats.csv -o estimates.csv
+        tasador predict '{"median_income": 5.2, "ocean_proximity": "INLAND"}'
+    """
+    from tasador.flows.chosen import BundleChoice
+    from tasador.flows.predict import predict_rows, to_csv, to_json
+
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    names = [name.strip() for name in (keep or "").split(",") if name.strip()]
+    predicted = predict_rows(rows, choice, note, keep=names)
+    if predicted.origin == "synthetic":
+        err.print(_SYNTHETIC)
+    if output is None:
+        sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
+    else:
+        from tasador.core.files import write_text
+
+        write_text(output, to_csv(predicted))
+        valued = len(predicted.rows) - len(predicted.refused)
+        out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+    _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
+
+
+def _list_refused(lines: list[str]) -> None:
+    if not lines:
+        return
+    err.print(f"[yellow]refused:[/] {len(lines):,} rows; the column 'error' has all reasons")
+    for line in lines[:_MOST_REFUSED]:
+        err.print(f"  {escape(line)}")
+    if len(lines) > _MOST_REFUSED:
+        err.print(f"  and {len(lines) - _MOST_REFUSED:,} more")
+
+
+def explain(
+    row: Annotated[str, typer.Argument(help="One row as JSON text")],
+    comparables: Annotated[
+        int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list")
+    ] = 5,
+    as_json: AsJson = False,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Explain an estimate: contributions of features, similar rows."""
+    from tasador.flows.chosen import BundleChoice
+    from tasador.flows.explain import explain_row, to_json, to_lines
+
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    found = explain_row(row, choice, comparables=comparables, tell=note)
+    if as_json:
+        sys.stdout.write(to_json(found))
+        return
+    for line in to_lines(found):
+        out.print(escape(line))
+
+
+def score(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="CSV (also .gz) or Parquet files or patterns: local, gs://, s3://",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
+    ],
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="Output format", show_default="that of --out or the input"),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Input columns to copy: a,b or * or none",
+            show_default="identifiers",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads", show_default="all cores")
+    ] = None,
+    batch_rows: Annotated[
+        int, typer.Option(min=1, max=10_000_000, metavar="N", help="Rows in a batch")
+    ] = 32_768,
+    force: Annotated[
+        bool, typer.Option("--force", help="Score files again that are finished")
+    ] = False,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddress = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Bundle folder, or a registered version",
+            show_default="the champion",
+        ),
+    ] = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Estimate whole files on all cores.
+
+    An interrupted run continues where it stopped when the same command is run again. A row that
+    does not meet the contract gets an error instead of an estimate, as from the service.
+
+    Examples:
+        tasador score 'rows/*.parquet' --out scored/
+        tasador score rows.csv.gz -o scored.parquet --columns none
+    """
+    from tasador.core.errors import ConfigError, DataError, ValidationError
+    from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
+    from tasador.flows.score_files import ScoreOrder, find_inputs, score_files
+
+    kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
+    order = ScoreOrder(
+        inputs=tuple(inputs),
+        out=to,
+        kind=None if format_ is None else format_.value,
+        columns=() if kept == ("none",) else kept,
+        workers=workers,
+        batch_rows=batch_rows,
+        force=force,
+    )
+
+    def tell(line: str) -> None:
+        err.print(escape(line))
+
+    if bundle is not None and not Path(bundle).is_dir() and "/" not in bundle:
+        if alias is not None or version is not None:
+            raise ConfigError("--bundle and --alias or --version contradict each other")
+        bundle, version = None, bundle
+    choice = BundleChoice(
+        workspace, None if bundle is None else Path(bundle), model, alias, version, registry
+    )
+    with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
+        loaded = chosen.load()
+        if engine is Engine.ray:
+            from tasador.core.engine import RaySettings
+            from tasador.flows.score_on_ray import score_files_on_ray
+
+            scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
+        else:
+            scored = score_files(loaded, order, tell)
+    if scored.origin == "synthetic":
+        err.print(_SYNTHETIC)
+    _summarise(scored, to)
+    if scored.failed:
+        raise DataError(
+            f"{len(scored.failed)} of {scored.files + scored.passed + len(scored.failed)} files "
+            f"were not scored: {', '.join(name for name, _ in scored.failed[:10])}",
+            remedy="fix them and run the same command again; finished files are skipped",
+        )
+    if scored.rows and scored.refused == scored.rows:
+        raise ValidationError(
+            f"none of the {scored.rows:,} rows meets the contract",
+            remedy="the column 'error' of the output says why",
+        )
+
+
+def _summarise(scored: Scored, to: str) -> None:
+    speed = scored.rows / scored.seconds if scored.seconds > 0 else 0.0
+    files = f"{scored.files:,} file" + ("" if scored.files == 1 else "s")
+    before = f", {scored.passed:,} finished before" if scored.passed else ""
+    out.print(
+        f"scored {scored.rows:,} rows of {files} to {escape(to)} in {scored.seconds:.1f} s "
+        f"({speed:,.0f} rows/s) with {escape(scored.version)}{before}"
+    )
+    if scored.refused:
+        err.print(f"[yellow]refused:[/] {scored.refused:,} rows; the column 'error' says why")
