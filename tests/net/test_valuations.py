@@ -2,7 +2,7 @@
 
 Three bundles: boosted trees with comparables, clusters, ratios, dates, two sorts of categories and
 imputers by chained linear models, trees and the median; boosted trees that are left the gaps; and a
-linear model whose gaps are filled by neighbours. `make_fixtures.py` says how they were made.
+linear model whose gaps are filled by neighbours. `fixtures/net_bundles.py` says how they were made.
 
 A new version of numpy, scipy or onnxruntime, another C library or another processor may change the
 last bit of `exp` and `log`, and nothing else: the failing lines then differ in the 16th digit only.
