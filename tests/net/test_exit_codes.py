@@ -14,15 +14,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.net import REFERENCES, TASADOR, References, environment, first_line, tasador
-from fixtures.net_bundles import prepare
+from fixtures.net import REFERENCES, TASADOR, References, environment, first_line
+from fixtures.net_bundles import FAMILIES, prepare
 
 HOMES = REFERENCES / "tables" / "homes.csv"
 ROW = json.dumps({"lon": -3.5, "lat": 40.5, "area": 90, "kind": "flat", "sold": "2024-01-31"})
@@ -43,9 +43,13 @@ LINES: dict[str, tuple[str, ...]] = {
     "an unknown dataset": ("run", "dataset=castles"),
     "a contract with an unknown key": ("run", "dataset=odd"),
     "a contract that is no YAML": ("run", "dataset=broken"),
-    "a table without the target": ("run", "dataset=other"),
-    "a table whose rows are refused": ("run", "dataset=strict", "tracking=none"),
-    "a target that is constant": ("run", "dataset=constant", "tracking=none"),
+    "a table without the target": ("run", "dataset=other", "storage.workspace=other"),
+    "a table whose rows are refused": ("run", "dataset=strict", "storage.workspace=strict", "tracking=none"),
+    "a target that is constant": ("run", "dataset=constant", "storage.workspace=constant", "tracking=none"),
+    "no model to fit": (
+        "run", "dataset=homes", "tracking=none", "storage.workspace=none",
+        *(f"~selection.families.{family}" for family in FAMILIES),
+    ),
     "a row that is valued": ("predict", ROW, *BUNDLE),
     "a table some of whose rows are valued": ("predict", "homes.csv", *BUNDLE, "-o", "a.csv"),
     "a table none of whose rows is valued": ("predict", "refused.csv", *BUNDLE),
@@ -85,7 +89,9 @@ LINES: dict[str, tuple[str, ...]] = {
     "a report that is not there": ("report",),
     "a window like its reference": (*COMPARED, "--current", "homes.csv"),
     "a window that differs": (*COMPARED, "--current", "shifted.csv"),
-    "a window of too few rows": (*COMPARED, "--current", "few.csv"),
+    "a window of too few rows": (
+        *COMPARED, "--current", "few.csv", "--contract", "conf/dataset/homes.yaml",
+    ),
     "a window that differs a little": (
         *COMPARED, "--current", "warning.csv", "--fail-on-warn",
     ),
@@ -110,9 +116,13 @@ def lay_out(folder: Path) -> None:
         "header.csv": [header],
         "refused.csv": [header, *lines[-3:]],
         "narrow.csv": ["lon,lat\n", "-3.5,40.5\n"],
-        "few.csv": [header, *lines[:5]],
+        "few.csv": [header, *lines[1:6]],
         "shifted.csv": [header, *(_with(line, names, area="999") for line in lines[:100])],
-        "warning.csv": [header, *(_with(line, names, area="") for line in lines[:4]), *lines[4:120]],
+        "warning.csv": [
+            header,
+            *(_with(line, names, area="") for line in lines[:4]),
+            *lines[4:120],
+        ],
         "constant.csv": [header, *(_with(line, names, price="5") for line in lines[:155])],
     }.items():
         (folder / name).write_text("".join(table), encoding="utf-8")
@@ -165,19 +175,26 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]
         dead.bind(("127.0.0.1", 0))  # bound and not listening: refused, and nobody else's
         ports = {"port": taken.getsockname()[1], "dead": dead.getsockname()[1]}
 
-        def end(what: str) -> tuple[int, str]:
-            words = [word.format(**ports) if word in (
-                "{port}", "http://127.0.0.1:{dead}") else word for word in LINES[what]]  # fmt: skip
-            missing = {"PYTHONPATH": f"without-{WITHOUT[what]}"} if what in WITHOUT else {}
-            done = tasador(folder, *words, **missing)
-            assert "Traceback" not in done.stderr, (what, done.stderr)
-            line = first_line(done.stderr, folder)
-            for name, port in ports.items():
-                line = line.replace(str(port), name.upper())
-            return done.returncode, line
-
-        with ThreadPoolExecutor(2) as pool:
-            return dict(zip(LINES, pool.map(end, LINES), strict=True))
+        lines = [
+            (
+                [re.sub(r"\{(port|dead)\}", lambda m: str(ports[m[1]]), word) for word in words],
+                {"PYTHONPATH": f"without-{WITHOUT[what]}"} if what in WITHOUT else {},
+            )
+            for what, words in LINES.items()
+        ]
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("lines.py"), folder], env=environment(),
+            input=json.dumps(lines), capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for what, (code, said) in zip(LINES, json.loads(done.stdout), strict=True):
+        assert "Traceback" not in said, (what, said)
+        line = first_line(said, folder)
+        for name, port in ports.items():
+            line = line.replace(str(port), name.upper())
+        found[what] = (code, line)
+    return found
 
 
 def test_command_lines_end_with_the_stored_exit_codes(ended: Any, references: References) -> None:

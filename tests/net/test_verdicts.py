@@ -1,0 +1,130 @@
+"""Fixed windows get the stored verdicts: statistics, limits, levels and reasons, to the last bit.
+
+Each window is the same stored table with one thing changed, valued by the stored bundle and judged
+with outcomes by `tasador monitor`. One of them is also judged from the records of a service, by the
+reference and the error model inside the bundle; what takes time and when it was is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fixtures.net import REFERENCES, References, rows_of, tasador
+from fixtures.net_bundles import HOMES, write_table
+from fixtures.process import Server, free_port
+
+Row = dict[str, Any]
+BUNDLE = REFERENCES / "bundles" / "homes"
+NUMBERS = "verdicts/{}"
+#: When a window was, how long an answer took, and ids.
+LEFT_OUT = frozenset({"start", "end", "time", "created", "generated", "judged_at", "latency"})
+
+
+def changed(change: Callable[[int, Row], Row]) -> list[Row]:
+    return [{**row, **change(i, row)} for i, row in enumerate(rows_of("monitored.csv"))]
+
+
+#: Windows by what happened in them, with the code that `tasador monitor` ends with.
+WINDOWS: dict[str, tuple[Callable[[int, Row], Row], int]] = {
+    "unchanged": (lambda i, row: {}, 0),
+    "shifted": (lambda i, row: {"area": round(row["area"] * 1.6, 1)}, 10),
+    "new_categories": (lambda i, row: {"street": "a new street"} if i % 4 == 0 else {}, 10),
+    "more_missing": (lambda i, row: {"rooms": None} if i % 3 == 0 else {}, 10),
+    "loss": (lambda i, row: {"price": round(row["price"] * 1.5, 2)}, 10),
+}
+
+
+def valued(folder: Path, name: str, rows: list[Row]) -> Path:
+    """Return a table of rows with the bundle's values, which the command predict adds."""
+    write_table(folder / f"{name}.csv", rows)
+    table = folder / f"{name}_valued.csv"
+    done = tasador(folder, "predict", f"{name}.csv", "--bundle", BUNDLE, "--with", "inputs",
+                   "-o", table)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return table
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, Any]]]:
+    """The exit code and the verdict of each window."""
+    folder = tmp_path_factory.mktemp("windows")
+    (folder / "homes.yaml").write_text(HOMES, encoding="utf-8")
+    everything = [row for row in rows_of("homes.csv")[:155]]
+    tables = {"reference": everything} | {name: changed(how) for name, (how, _) in WINDOWS.items()}
+    with ThreadPoolExecutor(2) as pool:
+        paths = dict(zip(tables, pool.map(lambda one: valued(folder, *one), tables.items()),
+                         strict=True))  # fmt: skip
+
+        def judge(name: str) -> tuple[int, dict[str, Any]]:
+            done = tasador(
+                folder, "monitor", "--quiet", "--reference", paths["reference"].name,
+                "--current", paths[name].name, "--contract", "homes.yaml", "--lower", "lower",
+                "--upper", "upper", "--json", f"{name}.json",
+            )  # fmt: skip
+            assert done.returncode in (0, 10), done.stderr
+            return done.returncode, json.loads((folder / f"{name}.json").read_text())
+
+        return dict(zip(WINDOWS, pool.map(judge, WINDOWS), strict=True))
+
+
+def parts(verdict: Any) -> tuple[Any, list[str]]:
+    """Return a verdict without its sentences, and the sentences."""
+    texts: list[str] = []
+
+    def strip(plain: Any) -> Any:
+        if isinstance(plain, list):
+            return [strip(one) for one in plain]
+        if not isinstance(plain, dict):
+            return plain
+        texts.extend(plain[key] for key in ("reason",) if plain.get(key))
+        kept = {k: v for k, v in plain.items() if k not in LEFT_OUT and k != "reason"}
+        return {key: strip(value) for key, value in kept.items()}
+
+    return strip(verdict), texts
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_gets_the_stored_statistics_limits_and_levels(
+    name: str, judged: Any, references: References
+) -> None:
+    code, verdict = judged[name]
+    assert code == WINDOWS[name][1]
+    references.check(NUMBERS.format(name), parts(verdict)[0])
+
+
+def test_windows_get_the_stored_reasons(judged: Any, references: References) -> None:
+    texts = {name: parts(verdict)[1] for name, (_, verdict) in judged.items()}
+    references.check("verdicts/reasons", texts)
+
+
+def test_what_a_service_recorded_gets_the_stored_verdict(
+    tmp_path: Path, references: References
+) -> None:
+    server = Server(tmp_path, BUNDLE, free_port())
+    rows = changed(WINDOWS["shifted"][0])
+    outcomes = [row.pop("price") for row in rows]
+    try:
+        server.start()
+        server.wait()
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            answer = client.post("/api/v1/predict", json={"instances": rows})
+            assert answer.status_code == 200, answer.text
+            ids = [one["prediction_id"] for one in answer.json()["predictions"]]
+            known = [{"prediction_id": i, "actual": y} for i, y in zip(ids, outcomes, strict=True)]
+            answer = client.post("/api/v1/outcomes", json={"outcomes": known})
+            assert answer.json()["accepted"] == len(rows)
+        assert server.stop()[0] == 0
+    finally:
+        server.end()
+    done = tasador(tmp_path, "monitor", "--workspace", tmp_path, "--json", "verdict.json", "-q",
+                   TASADOR_SOURCE__LOCAL=str(BUNDLE))  # fmt: skip
+    assert done.returncode == 10, done.stderr
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    references.check("verdicts/recorded", parts(verdict)[0])
