@@ -15,9 +15,9 @@ import traceback
 from importlib.metadata import entry_points
 
 #: What most commands import and what takes long to; nothing of it starts a thread when imported.
-_SHARED = ("hydra", "httpx", "numpy", "onnxruntime", "orjson", "pandas", "polars", "pyarrow.parquet",
-           "rich.console", "scipy.spatial", "scipy.stats", "sklearn.ensemble", "matplotlib.figure",
-           "mlflow", "sqlalchemy", "uvicorn", "fastapi", "lightgbm")  # fmt: skip
+_SHARED = ("hydra", "httpx", "numpy", "onnxruntime", "orjson", "pandas", "polars",
+           "pyarrow.parquet", "rich.console", "scipy.spatial", "scipy.stats", "sklearn.ensemble",
+           "matplotlib.figure", "mlflow", "sqlalchemy", "uvicorn", "fastapi", "lightgbm")  # fmt: skip
 _AT_ONCE = 2
 
 
@@ -51,7 +51,7 @@ def main(folder: str) -> None:
     for name in _SHARED:
         importlib.import_module(name)
     os.chdir(folder)
-    said = [tempfile.TemporaryFile("w+") for _ in lines]
+    said = [tempfile.TemporaryFile("w+") for _ in lines]  # noqa: SIM115 - until the end
     running: dict[int, int] = {}
     codes: dict[int, int] = {}
 

@@ -44,8 +44,12 @@ LINES: dict[str, tuple[str, ...]] = {
     "a contract with an unknown key": ("run", "dataset=odd"),
     "a contract that is no YAML": ("run", "dataset=broken"),
     "a table without the target": ("run", "dataset=other", "storage.workspace=other"),
-    "a table whose rows are refused": ("run", "dataset=strict", "storage.workspace=strict", "tracking=none"),
-    "a target that is constant": ("run", "dataset=constant", "storage.workspace=constant", "tracking=none"),
+    "a table whose rows are refused": (
+        "run", "dataset=strict", "storage.workspace=strict", "tracking=none",
+    ),
+    "a target that is constant": (
+        "run", "dataset=constant", "storage.workspace=constant", "tracking=none",
+    ),
     "no model to fit": (
         "run", "dataset=homes", "tracking=none", "storage.workspace=none",
         *(f"~selection.families.{family}" for family in FAMILIES),

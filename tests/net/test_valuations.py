@@ -225,7 +225,7 @@ TEXTS = ("description", "title", "summary", "example", "examples")
 
 
 def without_texts(plain: Any) -> Any:
-    """Return the document without what only people read; a property may be called as one of those."""
+    """Return the document without texts for people; a property may be called as one of those."""
     if isinstance(plain, list):
         return [without_texts(one) for one in plain]
     if not isinstance(plain, dict):

@@ -56,7 +56,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dic
     """The exit code and the verdict of each window."""
     folder = tmp_path_factory.mktemp("windows")
     (folder / "homes.yaml").write_text(HOMES, encoding="utf-8")
-    everything = [row for row in rows_of("homes.csv")[:155]]
+    everything = rows_of("homes.csv")[:155]
     tables = {"reference": everything} | {name: changed(how) for name, (how, _) in WINDOWS.items()}
     with ThreadPoolExecutor(2) as pool:
         paths = dict(zip(tables, pool.map(lambda one: valued(folder, *one), tables.items()),
