@@ -17,7 +17,8 @@ from importlib.metadata import entry_points
 #: What most commands import and what takes long to; nothing of it starts a thread when imported.
 _SHARED = ("hydra", "httpx", "numpy", "onnxruntime", "orjson", "pandas", "polars",
            "pyarrow.parquet", "rich.console", "scipy.spatial", "scipy.stats", "sklearn.ensemble",
-           "matplotlib.figure", "mlflow", "sqlalchemy", "uvicorn", "fastapi", "lightgbm")  # fmt: skip
+           "matplotlib.figure", "mlflow", "sqlalchemy", "uvicorn", "fastapi",
+           "lightgbm")  # fmt: skip
 _AT_ONCE = 2
 
 
