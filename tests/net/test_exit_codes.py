@@ -93,8 +93,9 @@ LINES: dict[str, tuple[str, ...]] = {
     "a report that is not there": ("report",),
     "a window like its reference": (*COMPARED, "--current", "homes.csv"),
     "a window that differs": (*COMPARED, "--current", "shifted.csv"),
-    "a window of too few rows": (
-        *COMPARED, "--current", "few.csv", "--contract", "conf/dataset/homes.yaml",
+    "a window of too few rows to tell": (
+        "monitor", "--quiet", "--reference", "monitored.csv", "--current", "monitored.csv",
+        "--contract", "conf/dataset/homes.yaml",
     ),
     "a window that differs a little": (
         *COMPARED, "--current", "warning.csv", "--fail-on-warn",
@@ -114,13 +115,13 @@ def lay_out(folder: Path) -> None:
     shutil.copytree(folder / "training" / "conf", folder / "conf")
     shutil.copy(folder / "training" / "homes.csv", folder / "trained.csv")
     shutil.copy(HOMES, folder / "homes.csv")
+    shutil.copy(HOMES.with_name("monitored.csv"), folder / "monitored.csv")
     header, *lines = HOMES.read_text(encoding="utf-8").splitlines(keepends=True)
     names = header.rstrip().split(",")
     for name, table in {
         "header.csv": [header],
         "refused.csv": [header, *lines[-3:]],
         "narrow.csv": ["lon,lat\n", "-3.5,40.5\n"],
-        "few.csv": [header, *lines[1:6]],
         "shifted.csv": [header, *(_with(line, names, area="999") for line in lines[:100])],
         "warning.csv": [
             header,
