@@ -26,7 +26,7 @@ BUNDLE = REFERENCES / "bundles" / "homes"
 NUMBERS = "verdicts/{}"
 #: When a verdict was made; and of a service's records when they were, and how long it took.
 LEFT_OUT = frozenset({"made"})
-RECORDED = LEFT_OUT | {"begins", "ends", "latency"}
+RECORDED = LEFT_OUT | {"begins", "ends", "latency", "timeline"}
 SHORT = 6
 
 
