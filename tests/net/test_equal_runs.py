@@ -19,6 +19,8 @@ import pytest
 from fixtures.net import REFERENCES, References, first_line, tasador
 from fixtures.net_bundles import prepare
 
+pytestmark = pytest.mark.slow
+
 #: What says when a bundle was made and under which release it was registered.
 NOT_CONTENT = ("created", "release")
 
@@ -72,7 +74,6 @@ def test_two_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     assert figures[0].read_bytes() == figures[1].read_bytes()
 
 
-@pytest.mark.slow
 def test_lifecycle_commands_end_with_the_stored_exit_codes(
     tmp_path: Path, references: References
 ) -> None:

@@ -24,6 +24,8 @@ import pytest
 from fixtures.net import REFERENCES, TASADOR, References, environment, first_line
 from fixtures.net_bundles import FAMILIES, prepare
 
+pytestmark = pytest.mark.slow
+
 HOMES = REFERENCES / "tables" / "homes.csv"
 ROW = json.dumps({"lon": -3.5, "lat": 40.5, "area": 90, "kind": "flat", "sold": "2024-01-31"})
 BUNDLE = ("--bundle", "bundle")

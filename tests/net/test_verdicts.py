@@ -21,6 +21,8 @@ from fixtures.net import REFERENCES, References, rows_of, tasador
 from fixtures.net_bundles import HOMES, write_table
 from fixtures.process import Server, free_port
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 BUNDLE = REFERENCES / "bundles" / "homes"
 NUMBERS = "verdicts/{}"
