@@ -1,8 +1,9 @@
-"""Two equal runs give equal bytes, in their bundles, cached results and figures.
+"""Two equal runs give equal bytes, in their bundles and figures.
 
 `tests/flow/test_pipeline.py` compares the metrics and some answers of two runs of the default
 table; here every file of the bundles is compared. Nothing is stored: a trained model's arrays may
-differ between processors. The lifecycle commands that need a registered model are ended here too.
+differ between processors. The exit codes of commands that need
+a registered model are here too (slow).
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fixtures.net import REFERENCES, References, first_line, tasador
 from fixtures.net_bundles import prepare
 
+pytestmark = pytest.mark.slow
+
 #: What says when a bundle was made and under which release it was registered.
 NOT_CONTENT = ("created", "release")
 
-#: In this order, in the workspace of the first run.
+LIMIT_S = 600
+
+#: In this order, in a workspace with one registered version.
 LIFECYCLE: dict[str, tuple[str, ...]] = {
     "a promotion that the gates refuse": ("promote", "1"),
     "a retraining without a champion": ("retrain", "--dry-run"),
@@ -45,33 +53,43 @@ def contents(bundle: Path) -> dict[str, str]:
     return found
 
 
-def test_equal_runs_give_equal_bytes_and_lifecycle_commands_the_stored_exit_codes(
-    tmp_path: Path, references: References
-) -> None:
+def trained(folder: Path, words: list[str], workspace: str, *more: str) -> Path:
+    """Train in a workspace of its own; return the folder of the only bundle."""
+    done = tasador(folder, *words, f"storage.workspace={workspace}", *more, limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    (manifest,) = (folder / workspace / "bundles").glob("*/manifest.json")
+    return manifest.parent
+
+
+def test_two_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     words = prepare("cars_native", tmp_path)
-    runs = [("workspace", ()), ("other", ("tracking=none",))]
-
-    def run(workspace: str, more: tuple[str, ...]) -> Path:
-        done = tasador(tmp_path, *words, f"storage.workspace={workspace}", *more, limit_s=600)
-        assert done.returncode == 0, done.stderr
-        (manifest,) = (tmp_path / workspace / "bundles").glob("*/manifest.json")
-        return manifest.parent
-
+    names = ("one", "other")
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda case: run(*case), runs)
+        one, other = pool.map(lambda name: trained(tmp_path, words, name, "tracking=none"), names)
     assert one.name == other.name
     assert contents(one) == contents(other)
-    names = {path.name for path in (REFERENCES / "bundles" / "cars_native").iterdir()}
-    assert set(contents(one)) == names
-    figures = [next((tmp_path / name / "runs").glob("*/metrics.json")) for name, _ in runs]
+    stored = {path.name for path in (REFERENCES / "bundles" / "cars_native").iterdir()}
+    assert set(contents(one)) == stored
+    figures = [next((tmp_path / name / "runs").glob("*/metrics.json")) for name in names]
     assert figures[0].read_bytes() == figures[1].read_bytes()
 
+
+def test_lifecycle_commands_end_with_the_stored_exit_codes(
+    tmp_path: Path, references: References
+) -> None:
+    trained(tmp_path, prepare("cars_native", tmp_path), "workspace")
+    found = ended(tmp_path)
+    assert set(found["codes"].values()) >= {0, 2, 10, 14, 15}
+    references.check("lifecycle", found)
+
+
+def ended(folder: Path) -> dict[str, Any]:
+    """Return the exit code and the first line of each lifecycle command."""
     codes, lines = {}, {}
     for what, command in LIFECYCLE.items():
-        done = tasador(tmp_path, *command)
+        done = tasador(folder, *command, limit_s=LIMIT_S)
         assert "Traceback" not in done.stderr, done.stderr
         codes[what] = done.returncode
-        if done.returncode and (line := first_line(done.stderr, tmp_path)):
+        if done.returncode and (line := first_line(done.stderr, folder)):
             lines[what] = line
-    references.check("lifecycle", {"codes": codes, "messages": lines})
-    assert set(codes.values()) >= {0, 2, 10, 14, 15}
+    return {"codes": codes, "messages": lines}

@@ -1,7 +1,7 @@
 """Command lines end with the stored exit codes, and say the stored first line of what is wrong.
 
-Codes 1 (the reader of a pipe has gone), 4, 10, 14 and 15 need more than one command line: 1 and 130
-have tests of their own below; 4 is among the command lines; those of the lifecycle are in
+Codes 1 (the reader of a pipe has gone), 130, 14 and 15 need more than one command line: 1 and 130
+have tests of their own below; those of the lifecycle are in
 `test_equal_runs.py`, which has a registered model.
 """
 
@@ -23,6 +23,8 @@ import pytest
 
 from fixtures.net import REFERENCES, TASADOR, References, environment, first_line
 from fixtures.net_bundles import FAMILIES, prepare
+
+pytestmark = pytest.mark.slow
 
 HOMES = REFERENCES / "tables" / "homes.csv"
 ROW = json.dumps({"lon": -3.5, "lat": 40.5, "area": 90, "kind": "flat", "sold": "2024-01-31"})

@@ -21,12 +21,14 @@ from fixtures.net import REFERENCES, References, rows_of, tasador
 from fixtures.net_bundles import HOMES, write_table
 from fixtures.process import Server, free_port
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 BUNDLE = REFERENCES / "bundles" / "homes"
 NUMBERS = "verdicts/{}"
 #: When a verdict was made; and of a service's records when they were, and how long it took.
 LEFT_OUT = frozenset({"made"})
-RECORDED = LEFT_OUT | {"begins", "ends", "latency"}
+RECORDED = LEFT_OUT | {"begins", "ends", "latency", "timeline"}
 SHORT = 6
 
 
