@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.serving.access import KeyAccess, SecuritySettings
-from tasador.serving.settings import LimitSettings, read_settings
+from tasador.serving.http.auth import KeyAccess, SecuritySettings
+from tasador.settings.serving import LimitSettings, read_settings
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
