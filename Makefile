@@ -32,6 +32,9 @@ run: $(VENV)/.run ## Install what is locked and run the pipeline (ARGS="dataset=
 install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist boosters")
 	$(call install,$(RUN_EXTRAS) $(EXTRAS))
 
+# Two workers share the cores: a library that starts as many threads as there are cores would wait for them.
+test slow: export OMP_NUM_THREADS := 1
+
 test: lint ## Lint, layering, tests with coverage
 	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
 

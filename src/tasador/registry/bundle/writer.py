@@ -66,7 +66,8 @@ class BundleParts:
         lineage: Data hash, code commit, configuration, seeds, library versions.
         profile: The reference profile, JSON values.
         card: The model card, Markdown.
-        reference: What later rows are compared with, `monitoring.summaries.reference.Reference.state`.
+        reference: What later rows are compared with,
+            `monitoring.summaries.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
     """
 

@@ -257,8 +257,8 @@ def grid_search(
 ) -> SearchResult:
     """Compare every candidate of every family's grid.
 
-    Candidates that share work are fitted together (`selection.search.shared_work`), the longest first on
-    all cores, one thread each. The scores are those of fitting each candidate alone.
+    Candidates that share work are fitted together (`selection.search.shared_work`), the longest
+    first on     all cores, one thread each. The scores are those of fitting each candidate alone.
 
     Args:
         settings: The grids and the score.
