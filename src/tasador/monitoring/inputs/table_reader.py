@@ -1,8 +1,8 @@
 """Anybody's table in batches: Parquet is streamed, CSV and archives are read whole.
 
 Values are encoded by the same rules as everywhere (`contract.encoding`). A value of another kind
-than its column is counted and taken for missing; a column that is not there is all missing. Both are named
-in the verdict, and neither keeps the other columns from being judged.
+than its column is counted and taken for missing; a column that is not there is all missing. Both
+are named in the verdict, and neither keeps the other columns from being judged.
 
 How values are stored makes no difference: a column that one of the tables has as float32 is
 compared with the precision of float32, true and false equal 1 and 0, a date equals its midnight.

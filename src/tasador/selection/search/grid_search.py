@@ -258,7 +258,7 @@ def grid_search(
     """Compare every candidate of every family's grid.
 
     Candidates that share work are fitted together (`selection.search.shared_work`), the longest
-    first on     all cores, one thread each. The scores are those of fitting each candidate alone.
+    first on all cores, one thread each. The scores are those of fitting each candidate alone.
 
     Args:
         settings: The grids and the score.
