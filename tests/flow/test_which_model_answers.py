@@ -37,6 +37,8 @@ from tasador.registry.mlflow.registry import register_bundle
 from tasador.serving.experiments.experiment import Experiment, ExperimentBook, Rules
 from tasador.settings.run import GateSettings
 
+pytestmark = pytest.mark.slow
+
 MODEL, OTHER = "houses_model", "shops_model"
 Tasador = Callable[..., str]
 

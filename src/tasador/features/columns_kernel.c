@@ -1,4 +1,4 @@
-/* The features of rows but for dates and comparables, in one pass; see compact_plain.py. */
+/* The features of rows but for dates and comparables, in one pass; see columns_kernel.py. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

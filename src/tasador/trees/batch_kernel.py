@@ -1,7 +1,7 @@
-"""`WideTrees`: a `TreeEnsemble` laid out for `wide_trees.c`, which values 128 rows at a time.
+"""`WideTrees`: a `TreeEnsemble` laid out for `batch_kernel.c`, which values 128 rows at a time.
 
 It takes trees of at most 64 leaves, and columns whose thresholds have few enough ranks for a byte
-(several virtual columns where one byte is not enough, as in `compact_trees`). Boosted trees mostly
+(several virtual columns where one byte is not enough, as in `row_kernel`). Boosted trees mostly
 are like that: LightGBM's have 31 leaves and 255 bins if nobody asks for others. Everything else
 stays with `CompactTrees`.
 

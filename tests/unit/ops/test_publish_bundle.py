@@ -19,6 +19,8 @@ from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.stores.published import read_pointer
 from tasador.settings.compose import compose
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundle, written_bundle):
     workspace, store = tmp_path / "workspace", tmp_path / "store"

@@ -14,6 +14,8 @@ from tasador.registry.mlflow.versions import MlflowVersions
 from tasador.registry.stores.reader import registry_reader
 from tasador.serving.http.auth import new_key
 
+pytestmark = pytest.mark.slow
+
 MODEL = "served_houses"
 #: None of them names a version, and none must become an option of a command.
 NO_VERSIONS = ("--help", "-h", "--force", "", " 1", "1 --force", "1\n", "../1", "a\0b", "é")

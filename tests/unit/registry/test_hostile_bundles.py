@@ -380,7 +380,7 @@ def test_no_kernel_is_given_arrays_that_do_not_fit(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
-    for name in ("comparables.cKDTree", "comparables.CompactIndex", "compact_plain.CompactPlain"):
+    for name in ("comparables.cKDTree", "comparables.CompactIndex", "columns_kernel.CompactPlain"):
         monkeypatch.setattr(f"tasador.features.{name}", lambda *_, name=name: built.append(name))
     good = (bundle_folder / FEATURES).read_bytes()
     for what in ARRAYS:
