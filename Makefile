@@ -32,6 +32,9 @@ run: $(VENV)/.run ## Install what is locked and run the pipeline (ARGS="dataset=
 install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist boosters")
 	$(call install,$(RUN_EXTRAS) $(EXTRAS))
 
+# Two workers share the cores: a library that starts as many threads as there are cores would wait for them.
+test slow: export OMP_NUM_THREADS := 1
+
 test: lint ## Lint, layering, tests with coverage
 	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
 
@@ -91,11 +94,11 @@ docs: $(VENV)/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
-	$(BIN)/python -m tasador.config.reference > docs/reference/configuration.md
-	$(BIN)/python -m tasador.config.service_reference settings > docs/reference/service-settings.md
-	$(BIN)/python -m tasador.config.service_reference metrics > docs/reference/metrics.md
-	$(BIN)/python -m tasador.config.service_reference watch > docs/reference/watch-settings.md
-	$(BIN)/python -m tasador.config.service_reference figures docs/*/*.md
+	$(BIN)/python -m tasador.cli.settings_pages > docs/reference/configuration.md
+	$(BIN)/python -m tasador.cli.service_pages settings > docs/reference/service-settings.md
+	$(BIN)/python -m tasador.cli.service_pages metrics > docs/reference/metrics.md
+	$(BIN)/python -m tasador.cli.service_pages watch > docs/reference/watch-settings.md
+	$(BIN)/python -m tasador.cli.service_pages figures docs/*/*.md
 	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
 
 evidently: ## Evidently's own report: make evidently REFERENCE=a.csv CURRENT=b.csv OUT=drift.html

@@ -1,4 +1,4 @@
-"""Build hook: compiles the kernels beside `core/native.py` where a C compiler is there.
+"""Build hook: compiles the kernels beside `core/kernels.py` where a C compiler is there.
 
 Without one, or when it fails, tasador installs all the same and values rows with onnxruntime and
 numpy; `tasador doctor` says which. ``CC`` names another compiler; ``TASADOR_NATIVE=0`` skips it.

@@ -29,17 +29,17 @@ import pyarrow.parquet as parquet
 
 import inputs
 from isolation import isolate
-from tasador.core.workers import usable_cores
+from tasador.core.parallel.threads import usable_cores
 from tasador.data.readers import read_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.flows.score_batches import BatchScorer
-from tasador.flows.score_files import ScoreOrder, score_files
-from tasador.modeling.importers import from_lightgbm
-from tasador.modeling.interval import calibrate
-from tasador.modeling.load_model import load_model
-from tasador.modeling.onnx_export import to_onnx
-from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.serving.engine import Engine
+from tasador.inference.batch_scorer import BatchScorer
+from tasador.modeling.conformal import calibrate
+from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.scoring.files import ScoreOrder, score_files
+from tasador.serving.batching.predictor import Engine
+from tasador.trees.importers import from_lightgbm
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import load_model
 
 GOAL = 200_000
 SAMPLE = 2_000

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from inputs import real_table
 from isolation import isolate
 from tasador.core import seeds
-from tasador.flows.state import load_part
-from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.training.context import load_part
 
 Floats = NDArray[np.float64]
 SEED = 42

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from inputs import housing
 from isolation import isolate
-from tasador.data.contract import TableContract
-from tasador.monitoring.judge import judge
-from tasador.monitoring.performance import share_interval
-from tasador.monitoring.reference import Reference, build_reference
+from tasador.contract.model import TableContract
+from tasador.monitoring.checks.performance import share_interval
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.summaries.reference import Reference, build_reference
 from tasador.monitoring.verdict import Verdict
-from tasador.monitoring.windows import Window
+from tasador.monitoring.window import Window
 
 Floats = NDArray[np.float64]
 Change = Callable[[Floats, TableContract, np.random.Generator], str]

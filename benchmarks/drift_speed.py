@@ -41,11 +41,11 @@ def done(**more):
 OURS = (
     _MEASURED
     + """
-from tasador.monitoring.describe import describe_columns
-from tasador.monitoring.judge import judge
-from tasador.monitoring.plain import Fields, PlainTable
-from tasador.monitoring.rules import Rules
-from tasador.monitoring.tables import read_reference, read_windows
+from tasador.ops.monitor_files import describe_columns
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.inputs.table_reader import Fields, PlainTable
+from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.inputs.reference_builder import read_reference, read_windows
 import lightgbm, numpy, pyarrow.parquet, polars
 imported = time.perf_counter() - started
 before, now = PlainTable.open(sys.argv[1]), PlainTable.open(sys.argv[2])

@@ -43,11 +43,11 @@ from figures import Figures
 from grid_search import DESIGN, FAMILIES, FOLDS, SEED, Table, cpu, design, theirs
 from inputs import real_table
 from isolation import isolate
-from tasador.config.compose import conf_folder
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
-from tasador.modeling.target import TargetTransform
-from tasador.selection.folds import Fold, random_assignment
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import Fold, random_assignment
+from tasador.settings.compose import conf_folder
 
 Floats = NDArray[np.float64]
 ROUNDS, SWEEP, TRIALS = 10, 50, 4

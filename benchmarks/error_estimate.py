@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from inputs import housing
 from isolation import isolate
 from peer_environments import peer_python
-from tasador.data.contract import TableContract
+from tasador.contract.model import TableContract
 from tasador.metrics.regression import METRICS
-from tasador.modeling.interval import calibrate
-from tasador.monitoring.error_model import error_inputs, fit_error_model
-from tasador.monitoring.judge import judge
-from tasador.monitoring.reference import Reference, build_reference
-from tasador.monitoring.windows import Window
+from tasador.modeling.conformal import calibrate
+from tasador.monitoring.error_estimation import error_inputs, fit_error_model
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.summaries.reference import Reference, build_reference
+from tasador.monitoring.window import Window
 
 Floats = NDArray[np.float64]
 

@@ -31,19 +31,20 @@ import yaml
 
 from figures import Figures
 from isolation import isolate
-from tasador.config.compose import compose, conf_folder
 from tasador.core import seeds
-from tasador.core.fingerprints import fingerprint
+from tasador.core.hashing import fingerprint
 from tasador.data.sources import load_table
 from tasador.data.split import split_table
 from tasador.data.table import Part
-from tasador.data.validate import validate_table
+from tasador.data.validation import validate_table
 from tasador.features.pipeline import FeaturePipeline
-from tasador.modeling.target import TargetTransform
-from tasador.selection.families import expand_grid, family
-from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.search import SearchResult, SelectionSettings, grid_search
-from tasador.selection.shared_work import Candidate, Group, group_candidates
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment
+from tasador.selection.families.catalog import expand_grid, family
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.selection.search.shared_work import Candidate, Group, group_candidates
+from tasador.settings.compose import compose, conf_folder
+from tasador.settings.run import SelectionSettings
 
 FAMILIES = ("random_forest", "gradient_boosting", "decision_tree", "ridge", "lasso")
 DESIGN = {"random_forest": 5, "gradient_boosting": 10, "decision_tree": 6, "ridge": 3, "lasso": 3}
@@ -161,7 +162,7 @@ def ours(
     grids: dict[str, list[dict[str, Any]]], table: Table, *, racing: bool, folds: int
 ) -> tuple[float, SearchResult]:
     """Return the CPU seconds and the result of searching these candidates."""
-    import tasador.selection.search as module
+    import tasador.selection.search.grid_search as module
 
     wanted = {name: {"": list(some)} for name, some in grids.items()}
     settings = SelectionSettings(wanted, folds=FOLDS, racing=racing)

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isolation import isolate
+from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.core import seeds
-from tasador.data.contract import Column, Ratio, TableContract, Target
 from tasador.features.comparables import ComparablesIndex
 from tasador.features.pipeline import FeaturePipeline
-from tasador.features.plan import FeatureSettings
+from tasador.settings.run import FeatureSettings
 
 Floats = NDArray[np.float64]
 SEED = 42
@@ -143,7 +143,7 @@ def validate_and_split(job: Job) -> None:
 
     from tasador.data.split import split_table
     from tasador.data.table import Table
-    from tasador.data.validate import validate_table
+    from tasador.data.validation import validate_table
 
     frame, contract = pl.read_parquet(job.folder / "table.parquet"), job.contract
     job.start()
@@ -198,7 +198,7 @@ def transform_features(job: Job) -> None:
 
 def fit_lightgbm(job: Job) -> None:
     """Fit one LightGBM with the quick profile's parameters."""
-    from tasador.selection.families import family
+    from tasador.selection.families.catalog import family
 
     Z, y, lightgbm = job.load("Z_train"), job.load("y_train"), family("lightgbm")
     job.start()
@@ -213,9 +213,9 @@ def fit_lightgbm(job: Job) -> None:
 def judge_drift(job: Job) -> None:
     """Judge as many rows as there are against a reference of as many."""
     from drift_speed import textbook_psi
-    from tasador.monitoring.judge import judge
-    from tasador.monitoring.reference import build_reference
-    from tasador.monitoring.windows import Window
+    from tasador.monitoring.evaluate import judge
+    from tasador.monitoring.summaries.reference import build_reference
+    from tasador.monitoring.window import Window
 
     contract, X = job.contract, job.load("X_train")
     reference = build_reference(contract.features, X)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tasador.config.compose import compose
+from tasador.contract.model import TableContract
 from tasador.core.errors import TasadorError
-from tasador.data.contract import TableContract
 from tasador.data.sources import find_local, load_table
-from tasador.data.validate import ValidatedTable, validate_table
-from tasador.registry.folders import newest_bundle
+from tasador.data.validation import ValidatedTable, validate_table
+from tasador.registry.stores.local import newest_bundle
+from tasador.settings.compose import compose
 
 REMEDY = "set TASADOR_REAL_DATA to its folder"
 

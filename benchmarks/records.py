@@ -27,12 +27,12 @@ import numpy as np
 import uvloop
 
 from isolation import isolate
-from tasador.records.database import Database
+from tasador.records.database.connection import Database
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
-from tasador.records.settings import Mode, RecordSettings, Synchronous
-from tasador.records.sql_store import SqlRecordStore
-from tasador.records.writer import RecordWriter
+from tasador.records.store import SqlRecordStore
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.settings.records import Mode, RecordSettings, Synchronous
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fixtures.postgresql import PostgresServer, find_binaries

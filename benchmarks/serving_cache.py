@@ -34,11 +34,11 @@ from inputs import bundle_folder
 from isolation import isolate
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
-from tasador.registry.bundle import load_bundle
-from tasador.serving.appraiser import Appraiser
-from tasador.serving.cache import make_cache
-from tasador.serving.engine import Engine
-from tasador.serving.settings import CacheSettings
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.cache import make_cache
+from tasador.serving.batching.predictor import Engine
+from tasador.settings.serving import CacheSettings
 
 BATCHES = (1, 50)
 _SCRIPT = """

@@ -158,7 +158,7 @@ def draw_picture(plot: dict[str, Any]) -> bytes:
     """Return a picture as SVG."""
     import numpy as np
 
-    from tasador.flows import plot_style
+    from tasador.reporting import plot_style
 
     def lines(axes: Any) -> None:
         colours = (plot_style.ACCENT, plot_style.SECOND, plot_style.MUTED, plot_style.TROUBLE)

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from inputs import bundle_folder, table_of
 from isolation import isolate
-from tasador.core.native import SWITCH, native
+from tasador.core.kernels import SWITCH, native
 from tasador.data.readers import read_table
-from tasador.registry.bundle import ModelBundle, load_bundle
+from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 
 Floats = NDArray[np.float64]
 SIZES = (1, 16, 10_000)

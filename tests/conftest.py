@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tasador.data.contract import Column, Ratio, TableContract, Target
+from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
-from tasador.modeling.contributions import TreeContributions
-from tasador.modeling.importers import from_sklearn
-from tasador.modeling.interval import calibrate
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.conformal import calibrate
 from tasador.modeling.parity import check_parity
-from tasador.modeling.target import TargetTransform
-from tasador.registry.bundle_writer import BundleParts, write_bundle
+from tasador.modeling.target_transform import TargetTransform
+from tasador.registry.bundle.writer import BundleParts, write_bundle
+from tasador.trees.importers import from_sklearn
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.tree_shap import TreeContributions
 
 # no deadline: machines of continuous integration stall now and then
 settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)

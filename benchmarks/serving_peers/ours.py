@@ -8,9 +8,9 @@ from dataclasses import replace
 from fastapi import APIRouter, Response
 
 from tasador.serving.app import build_app
-from tasador.serving.assembly import Assembly
-from tasador.serving.exchange import App
-from tasador.serving.settings import read_settings
+from tasador.serving.bootstrap import Assembly
+from tasador.serving.http.request import App
+from tasador.settings.serving import read_settings
 
 
 def app() -> App:

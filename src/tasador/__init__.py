@@ -11,36 +11,36 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasador.config.compose import compose
+    from tasador.contract.model import TableContract
+    from tasador.contract.reader import read_contract
     from tasador.core.errors import TasadorError
-    from tasador.data.contract import TableContract
-    from tasador.data.contract_reader import read_contract
     from tasador.features.pipeline import FeaturePipeline, FittedFeatures
-    from tasador.flows.load import load_bundle
-    from tasador.flows.train import train
+    from tasador.inference.load import load_bundle
+    from tasador.lifecycle.first_champion import train
     from tasador.metrics.regression import all_metrics
-    from tasador.modeling.valuation import Valuation
-    from tasador.registry.archive import pack, unpack
-    from tasador.registry.bundle import ModelBundle
-    from tasador.registry.mlflow_registry import download_bundle
+    from tasador.modeling.prediction import Valuation
+    from tasador.registry.bundle.archive import pack, unpack
+    from tasador.registry.bundle.model_bundle import ModelBundle
+    from tasador.registry.mlflow.registry import download_bundle
+    from tasador.settings.compose import compose
 
 __version__ = version("tasador")
 
 _HOME = {
     "FeaturePipeline": "features.pipeline",
     "FittedFeatures": "features.pipeline",
-    "ModelBundle": "registry.bundle",
-    "TableContract": "data.contract",
+    "ModelBundle": "registry.bundle.model_bundle",
+    "TableContract": "contract.model",
     "TasadorError": "core.errors",
-    "Valuation": "modeling.valuation",
+    "Valuation": "modeling.prediction",
     "all_metrics": "metrics.regression",
-    "compose": "config.compose",
-    "download_bundle": "registry.mlflow_registry",
-    "load_bundle": "flows.load",
-    "pack": "registry.archive",
-    "read_contract": "data.contract_reader",
-    "train": "flows.train",
-    "unpack": "registry.archive",
+    "compose": "settings.compose",
+    "download_bundle": "registry.mlflow.registry",
+    "load_bundle": "inference.load",
+    "pack": "registry.bundle.archive",
+    "read_contract": "contract.reader",
+    "train": "lifecycle.first_champion",
+    "unpack": "registry.bundle.archive",
 }
 
 __all__ = [

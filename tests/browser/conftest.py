@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.monitoring.reference import build_reference
-from tasador.registry.bundle_writer import write_bundle
-from tasador.serving.access import new_key
+from tasador.monitoring.summaries.reference import build_reference
+from tasador.registry.bundle.writer import write_bundle
+from tasador.serving.http.auth import new_key
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [

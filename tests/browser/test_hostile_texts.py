@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.flows.model_card import ModelDocument, ModelFacts
-from tasador.flows.model_card_page import to_markdown
-from tasador.registry.bundle_writer import write_bundle
+from tasador.registry.bundle.writer import write_bundle
+from tasador.reporting.model_card import ModelDocument, ModelFacts
+from tasador.reporting.model_card_page import to_markdown
 
 from .conftest import App, start_app
 

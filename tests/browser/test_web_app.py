@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.data.encode import Encoder
-from tasador.flows.api_client import ApiClient
-from tasador.flows.watch import Watcher
-from tasador.monitoring.alerts import AlertRule
-from tasador.monitoring.watch_settings import WatchSettings
-from tasador.serving.source_settings import SourceSettings
+from tasador.contract.encoding import Encoder
+from tasador.monitoring.alerting.alerts import AlertRule
+from tasador.monitoring.settings import WatchSettings
+from tasador.ops.api_client import ApiClient
+from tasador.ops.monitor_daemon import Watcher
+from tasador.settings.serving import SourceSettings
 
 from .conftest import start_app
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
 LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasador.config.reference import page
+from tasador.cli.settings_pages import page
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 

@@ -109,6 +109,7 @@ def test_the_page_has_every_row_once_and_counts_its_verdicts_rightly() -> None:
             pytest.fail(f"row {row.number} does not say what is left")
 
 
+@pytest.mark.slow
 def test_the_tests_that_the_page_names_exist_and_are_at_least_as_many_as_it_says() -> None:
     named = sorted({name for row in ROWS for name in row.tests})
     assert len(named) > 30

@@ -22,7 +22,7 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.data.synthetic import generate
-from tasador.registry.folders import newest_bundle
+from tasador.registry.stores.local import newest_bundle
 
 N = 200
 SEGREGATE = ["steps=[segregate]", "tracking=none"]
@@ -364,6 +364,7 @@ def test_a_file_of_another_checksum_is_refused(tasador: Run, tmp_path: Path) -> 
     assert pin in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_the_next_one_succeeds(tasador: Run, tmp_path: Path) -> None:
     describe(tmp_path)
     (tmp_path / "flats.csv").write_text(TABLE)
@@ -448,6 +449,7 @@ def test_a_synthetic_model_does_not_take_the_place_of_a_real_one(
     assert newest_bundle(trained / "workspace" / "bundles") == bundle_of(trained)
 
 
+@pytest.mark.slow
 def test_truncated_results_are_made_again(tasador: Run, tmp_path: Path) -> None:
     describe(tmp_path)
     (tmp_path / "flats.csv").write_text(TABLE)

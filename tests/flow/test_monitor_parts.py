@@ -13,13 +13,13 @@ import polars as pl
 import pytest
 
 from tasador.cli.app import main
-from tasador.core.engine import LocalEngine
 from tasador.core.errors import SourceError
-from tasador.core.ray_engine import RayEngine
-from tasador.flows.monitor import Comparison, monitor_files
-from tasador.monitoring.plain import Fields
-from tasador.monitoring.rules import Rules
+from tasador.core.parallel.base import LocalEngine
+from tasador.core.parallel.ray import RayEngine
+from tasador.monitoring.inputs.table_reader import Fields
+from tasador.monitoring.thresholds import Rules
 from tasador.monitoring.verdict import Verdict
+from tasador.ops.monitor_files import Comparison, monitor_files
 
 FIELDS = Fields(target="price", prediction="estimate", time="sold", version="model", id="number")
 REAL = Path(os.environ.get("TASADOR_REAL_DATA", "/nowhere")) / "housing.csv"

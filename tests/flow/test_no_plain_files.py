@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def tasador(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from fixtures.wandb_files import runs_of
-from tasador.registry.bundle import load_bundle
+from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.metadata import as_texts
-from tasador.registry.registration import accepted_names
+from tasador.registry.mlflow.registration import accepted_names
 
 SMALL = [
     "download.synthetic_rows=900",
@@ -120,8 +120,8 @@ def test_two_runs_at_once_in_one_workspace_wait_for_each_other(project: Path) ->
 
 
 def test_a_simulation_replays_rows_that_the_model_was_not_trained_on(project: Path) -> None:
-    from tasador.flows.simulate import _rows
-    from tasador.flows.state import load_part
+    from tasador.ops.simulate import _rows
+    from tasador.training.context import load_part
 
     bundle = load_bundle(bundle_of(project))
     X, y, what = _rows(bundle.contract, None, project / "workspace", bundle.version)

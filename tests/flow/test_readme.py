@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fixtures.process import free_port, wait_until_ready
-from tasador.data.contract_reader import from_dict
+from tasador.contract.reader import from_dict
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

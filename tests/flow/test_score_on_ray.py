@@ -14,10 +14,10 @@ import pytest
 
 from fixtures.object_stores import Store
 from tasador.cli.app import main
-from tasador.core.engine import RaySettings
 from tasador.core.errors import EngineError
-from tasador.flows.score_files import ScoreOrder
-from tasador.flows.score_on_ray import score_files_on_ray
+from tasador.core.parallel.base import RaySettings
+from tasador.scoring.files import ScoreOrder
+from tasador.scoring.ray import score_files_on_ray
 
 pytestmark = pytest.mark.slow
 Score = Callable[..., tuple[int, str, str]]

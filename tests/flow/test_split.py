@@ -12,6 +12,8 @@ import pytest
 
 from tasador.data.synthetic import generate
 
+pytestmark = pytest.mark.slow
+
 
 def sides(folder: Path, frame: pl.DataFrame, *words: str) -> tuple[set[int], set[int]]:
     """Run the pipeline up to the split; return the hashes of training and held-out rows."""

@@ -23,21 +23,20 @@ from fixtures.process import Server, free_port
 from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
 from tasador.cli.app import app
+from tasador.contract.encoding import Encoder
 from tasador.core.errors import ConfigError, ServingError
-from tasador.data.encode import Encoder
-from tasador.flows.api_client import ApiClient
-from tasador.flows.scenarios import SCENARIOS, scenario
-from tasador.flows.simulate import Simulation, simulate
-from tasador.flows.watch import Watcher
-from tasador.monitoring.alerts import AlertRule
-from tasador.monitoring.notices import RouteSettings
-from tasador.monitoring.reference import build_reference
-from tasador.monitoring.watch_settings import WatchSettings
-from tasador.records.database import Database
-from tasador.records.journal import Verdicts
-from tasador.registry.bundle import load_bundle
-from tasador.registry.bundle_writer import write_bundle
-from tasador.serving.source_settings import SourceSettings
+from tasador.monitoring.alerting.alerts import AlertRule
+from tasador.monitoring.alerting.notifications import RouteSettings
+from tasador.monitoring.settings import WatchSettings
+from tasador.monitoring.summaries.reference import build_reference
+from tasador.ops.api_client import ApiClient
+from tasador.ops.monitor_daemon import Watcher
+from tasador.ops.simulate import SCENARIOS, Simulation, scenario, simulate
+from tasador.records.audit_log import Verdicts
+from tasador.records.database.connection import Database
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.bundle.writer import write_bundle
+from tasador.settings.serving import SourceSettings
 
 ROWS = 400
 
@@ -299,7 +298,7 @@ def copied(url: str, file: Path) -> None:
 
 
 def test_up_watch_and_doctor_say_that_alerts_reach_nobody_or_whom(tmp_path, monkeypatch) -> None:
-    from tasador.flows.stack import Stack
+    from tasador.ops.processes import Stack
 
     def run(stack: Stack, ready, stopping) -> None:
         ready()
@@ -323,7 +322,7 @@ def test_up_watch_and_doctor_say_that_alerts_reach_nobody_or_whom(tmp_path, monk
 def test_a_scenario_changes_what_it_says_and_stays_acceptable(
     name, house_contract, house_rows
 ) -> None:
-    from tasador.data.row_check import RowCheck
+    from tasador.contract.row_check import RowCheck
 
     X, price = house_rows
     before = X.copy()
@@ -377,7 +376,7 @@ def test_the_command_monitors_what_was_recorded(server, table, tmp_path, monkeyp
 def test_alerts_are_listed_acknowledged_and_silenced_by_command(
     server, monkeypatch, tmp_path
 ) -> None:
-    from tasador.monitoring.alerts import AlertBook
+    from tasador.monitoring.alerting.alerts import AlertBook
     from tasador.monitoring.verdict import Finding, Verdict
 
     url = f"sqlite:///{tmp_path}/alerts.db"
@@ -405,7 +404,7 @@ def test_following_a_simulation_shows_what_the_watcher_saw(server, table) -> Non
     import threading
 
     from tasador.core import clock
-    from tasador.flows.watching import Witness
+    from tasador.ops.watching import Witness
 
     client = ApiClient(server.url)
     lines: list[str] = []

@@ -26,25 +26,25 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fixtures.forgery import forge, forged_arrays
 from fixtures.random_trees import grown
-from tasador.core import native as kernels
+from tasador.contract.model import Column, Ratio, TableContract, Target
+from tasador.core import kernels
 from tasador.core.errors import TasadorError
-from tasador.data.contract import Column, Ratio, TableContract, Target
 from tasador.features import fitted
 from tasador.features.fitted import FittedFeatures
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.modeling.compact_trees import CompactTrees
-from tasador.modeling.contributions import (
+from tasador.trees.batch_kernel import WideTrees
+from tasador.trees.ensemble import LinearModel, TreeEnsemble
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import proof_rows
+from tasador.trees.onnx_trees import read_model
+from tasador.trees.row_kernel import CompactTrees
+from tasador.trees.tree_shap import (
     LinearContributions,
     TreeContributions,
     _Kernel,
     _Paths,
     contributions_from_state,
-)  # fmt: skip
-from tasador.modeling.load_model import proof_rows
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_trees import read_model
-from tasador.modeling.trees import LinearModel, TreeEnsemble
-from tasador.modeling.wide_trees import WideTrees
+)
 
 CONTRACT = TableContract(
     "houses", "Houses", "houses",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasador.core.native import Native, native
+from tasador.core.kernels import Native, native
 from tasador.features import comparables as module
 from tasador.features.comparables import ComparablesIndex
 from tasador.features.plan import neighbourly_order

@@ -10,11 +10,11 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasador.data.contract import Column, TableContract, Target
-from tasador.data.encode import Encoder
+from tasador.contract.encoding import Encoder
+from tasador.contract.model import Column, TableContract, Target
 from tasador.data.readers import parse_table
 from tasador.data.table import Table
-from tasador.data.validate import validate_table
+from tasador.data.validation import validate_table
 
 CONTRACT = TableContract(
     name="t",

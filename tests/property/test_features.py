@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasador.core.native import Native, native
-from tasador.data.contract import TableContract
-from tasador.data.contract_reader import from_dict
-from tasador.features import compact_plain, comparables
+from tasador.contract.model import TableContract
+from tasador.contract.reader import from_dict
+from tasador.core.kernels import Native, native
+from tasador.features import columns_kernel, comparables
 from tasador.features.categories import TargetMeans
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex
-from tasador.features.derive import date_parts, ratios
+from tasador.features.derived import date_parts, ratios
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
 
 CATEGORIES = ["a", "b", "c"]
@@ -131,9 +131,9 @@ def test_a_pass_that_would_answer_differently_is_not_used(
 ) -> None:
     features = dataclasses.replace(fitted(True)[0])
     if change == "last bit":
-        plain = compact_plain.CompactPlain.transform
+        plain = columns_kernel.CompactPlain.transform
         monkeypatch.setattr(
-            compact_plain.CompactPlain,
+            columns_kernel.CompactPlain,
             "transform",
             lambda self, X, filled: np.nextafter(plain(self, X, filled), np.inf),
         )
@@ -142,7 +142,7 @@ def test_a_pass_that_would_answer_differently_is_not_used(
     else:
         features = dataclasses.replace(features, clusters=Clusters(np.zeros((3, 5))))
     caplog.set_level("WARNING", logger="tasador")
-    assert compact_plain.proven(features) is None
+    assert columns_kernel.proven(features) is None
     assert "features are made by numpy" in caplog.text
 
 
@@ -151,7 +151,7 @@ def test_without_the_kernels_the_features_have_the_same_bits(
 ) -> None:
     X = rows(60, features.contract.coordinates is not None, seed=9)
     want = features.transform(X)
-    for module in (compact_plain, comparables):
+    for module in (columns_kernel, comparables):
         monkeypatch.setattr(module, "native", lambda: Native(None, "not compiled"))
     plain = FittedFeatures.from_state(features.contract, *features.state())
     assert plain._compact is None

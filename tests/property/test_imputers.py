@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasador.data.contract import TableContract
-from tasador.data.contract_reader import from_dict
-from tasador.features.impute import STRATEGIES, Imputer, Strategy
-from tasador.features.impute_fit import fit_imputer
-from tasador.registry.arrays import read_arrays, write_arrays
+from tasador.contract.model import TableContract
+from tasador.contract.reader import from_dict
+from tasador.features.imputation import STRATEGIES, Imputer, Strategy, fit_imputer
+from tasador.registry.format.arrays import read_arrays, write_arrays
 
 NAN = float("nan")
 CONTRACT: TableContract = from_dict(

@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 from fixtures.random_trees import grown
 from tasador.core.errors import TrainingError
-from tasador.core.native import native
-from tasador.modeling.compact_trees import CompactTrees
-from tasador.modeling.load_model import proof_rows
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.onnx_trees import read_model
-from tasador.modeling.trees import LEAF, TreeEnsemble
-from tasador.modeling.wide_trees import WideTrees
+from tasador.core.kernels import native
+from tasador.trees.batch_kernel import WideTrees
+from tasador.trees.ensemble import LEAF, TreeEnsemble
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor, proof_rows
+from tasador.trees.onnx_trees import read_model
+from tasador.trees.row_kernel import CompactTrees
 
 pytestmark = pytest.mark.skipif(native().library is None, reason=native().reason)
 

@@ -15,13 +15,13 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
-from tasador.modeling.importers import from_lightgbm, from_sklearn
-from tasador.modeling.interval import ConformalInterval
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.target import TargetTransform
-from tasador.modeling.trees import LinearModel
-from tasador.registry.bundle import load_bundle
+from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.target_transform import TargetTransform
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.trees.ensemble import LinearModel
+from tasador.trees.importers import from_lightgbm, from_sklearn
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
 
 Q = 4
 FLOAT32_MAX = 3.4e38

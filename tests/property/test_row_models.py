@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError as ModelError
 
+from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.encoding import Encoder
+from tasador.contract.model import Column, TableContract, Target
+from tasador.contract.row_check import RowCheck
 from tasador.core.errors import ValidationError
-from tasador.data.cells import MISSING_TEXTS
-from tasador.data.contract import Column, TableContract, Target
-from tasador.data.encode import Encoder
-from tasador.data.row_check import RowCheck
-from tasador.serving.schemas import example_row, row_model
+from tasador.serving.api.schemas import example_row, row_model
 
 KINDS = ("flat", "House", "VILLA")
 CONTRACT = TableContract(

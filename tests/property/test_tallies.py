@@ -12,12 +12,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasador.data.contract import Column
-from tasador.monitoring import tally as tallies
-from tasador.monitoring.reference import build_reference
-from tasador.monitoring.tally import Tally
+from tasador.contract.model import Column
+from tasador.monitoring.summaries import window_summary as tallies
+from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.summaries.window_summary import Tally
 from tasador.monitoring.verdict import Finding
-from tasador.monitoring.windows import Window
+from tasador.monitoring.window import Window
 
 N = 400
 COLUMNS = (

@@ -17,8 +17,8 @@ import yaml
 
 from fixtures.process import free_port
 from fixtures.receiver import Receiver
-from tasador.config.alert_routes import VARIABLES, routes_from
 from tasador.core.errors import ConfigError
+from tasador.monitoring.settings import VARIABLES, routes_from
 
 ROOT = Path(__file__).parents[2]
 START = ROOT / "deploy" / "alertmanager" / "start.sh"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.serving.settings import LimitSettings, read_settings
+from tasador.settings.serving import LimitSettings, read_settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "cloudrun"

@@ -13,7 +13,7 @@ import typer.main
 import yaml
 
 from tasador.cli.app import app
-from tasador.config.compose import compose
+from tasador.settings.compose import compose
 
 ROOT = Path(__file__).parents[2]
 ROOT_COMMAND: Any = typer.main.get_command(app)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.serving.access import KeyAccess, SecuritySettings
-from tasador.serving.settings import LimitSettings, read_settings
+from tasador.serving.http.auth import KeyAccess, SecuritySettings
+from tasador.settings.serving import LimitSettings, read_settings
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -58,6 +58,7 @@ def test_the_build_context_holds_sources_only() -> None:
     }
 
 
+@pytest.mark.slow
 def test_compose_meets_its_schema() -> None:
     schema = ("--builtin-schema", "vendor.compose-spec")
     done = run(BIN / "check-jsonschema", *schema, ROOT / "compose.yaml")
@@ -119,6 +120,7 @@ def test_a_network_joins_only_those_who_talk_to_each_other() -> None:
     assert {name for name, it in COMPOSE["networks"].items() if it} == {"records", "runs", "cache"}
 
 
+@pytest.mark.slow
 def test_the_key_that_training_makes_is_the_one_that_the_api_trusts(tmp_path: Path) -> None:
     api = _environment(tmp_path, "api")
     volumes = dict(v.split(":")[:2] for v in SERVICES["api"]["volumes"])

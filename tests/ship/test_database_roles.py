@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from fixtures.postgresql import PostgresServer, find_binaries
-from tasador.records.database import Database
-from tasador.records.journal import AuditTrail
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.flows.watch import VerdictMetrics
-from tasador.records.settings import RecordSettings
-from tasador.serving.assembly import Assembly
-from tasador.serving.breaker import Breaker, OpenCircuitError
+from tasador.ops.monitor_daemon import VerdictMetrics
+from tasador.serving.bootstrap import Assembly
 from tasador.serving.metrics import BREAKER_STATES
-from tasador.serving.settings import ServeSettings
-from tasador.serving.source_settings import SourceSettings
+from tasador.serving.model_loading.circuit_breaker import Breaker, OpenCircuitError
+from tasador.settings.records import RecordSettings
+from tasador.settings.serving import ServeSettings, SourceSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMTOOL = shutil.which("promtool")

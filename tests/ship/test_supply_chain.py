@@ -162,6 +162,7 @@ def test_no_secret_was_ever_committed() -> None:
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 def test_bandit_finds_nothing() -> None:
     done = subprocess.run(
         [str(BIN / "bandit"), "-q", "-ll", "-c", "pyproject.toml", "-r", "src", "docker", "deploy"],

@@ -28,6 +28,7 @@ def jobs() -> list[tuple[str, str, dict[str, Any]]]:
     return [(w, name, job) for w, plain in READ.items() for name, job in plain["jobs"].items()]
 
 
+@pytest.mark.slow
 def test_the_workflows_meet_githubs_schema() -> None:
     schema = ("--builtin-schema", "vendor.github-workflows")
     done = run(BIN / "check-jsonschema", *schema, *WORKFLOWS)

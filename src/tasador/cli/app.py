@@ -12,14 +12,9 @@ import tasador
 from tasador.cli import canary, models, operate, records, scoring, stack, start, watch
 from tasador.cli.help import DID_YOU_MEAN, Command, Group
 from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
-from tasador.core.errors import (
-    INTERRUPTED_EXIT_CODE,
-    ConfigError,
-    MissingExtraError,
-    TasadorError,
-)
-from tasador.core.files import storage_error
-from tasador.core.logs import configure_logs
+from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
+from tasador.core.logging import configure_logs
+from tasador.core.storage import storage_error
 
 Commands = Mapping[str, Callable[..., None]]
 
@@ -191,7 +186,7 @@ def usage_error(error: Any) -> ConfigError:
 
 
 def _fail(error: TasadorError) -> None:
-    from tasador.core.logs import redact
+    from tasador.core.logging import redact
 
     err.print(f"[bold red]error:[/] {escape(redact(str(error)))}")
     sys.exit(error.exit_code)

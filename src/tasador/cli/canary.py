@@ -7,20 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tasador.cli.models import place_of, show
-from tasador.cli.options import (
-    WORKSPACE,
-    AsJson,
-    By,
-    Model,
-    Reason,
-    Records,
-    Registry,
-    Workspace,
-)
+from tasador.cli.options import WORKSPACE, AsJson, By, Model, Reason, Records, Registry, Workspace
 from tasador.cli.output import escape, out, print_json, time_text
 
 if TYPE_CHECKING:
-    from tasador.flows.canary import Report
+    from tasador.lifecycle.canary import Report
     from tasador.metrics.sequential import Moments
 
 _Split = Literal["request", "client"]
@@ -57,9 +48,9 @@ def start(
         tasador canary start --stages 0,10,50,100 --split client
     """
     from tasador.core.errors import ConfigError
-    from tasador.flows import canary
-    from tasador.flows.lifecycle import opened
-    from tasador.serving.experiment import Rules
+    from tasador.lifecycle import canary
+    from tasador.lifecycle.api import opened
+    from tasador.serving.experiments.experiment import Rules
 
     try:
         shares = tuple(float(text) / 100.0 for text in stages.split(","))
@@ -83,9 +74,9 @@ def status(
     model: Model = None,
 ) -> None:
     """Show the stage and the results of both models."""
-    from tasador.core.fingerprints import to_plain
-    from tasador.flows import canary
-    from tasador.flows.lifecycle import opened
+    from tasador.core.hashing import to_plain
+    from tasador.lifecycle import canary
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         found = canary.status(lifecycle)
@@ -106,8 +97,8 @@ def stop(
     model: Model = None,
 ) -> None:
     """Send all traffic to the champion again, within one poll."""
-    from tasador.flows import canary
-    from tasador.flows.lifecycle import opened
+    from tasador.lifecycle import canary
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         ended = canary.stop(lifecycle, reason)
@@ -122,8 +113,8 @@ def settle(
     model: Model = None,
 ) -> None:
     """Promote a challenger that passed, reject one that failed."""
-    from tasador.flows import canary
-    from tasador.flows.lifecycle import opened
+    from tasador.lifecycle import canary
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         done = canary.settle(lifecycle)

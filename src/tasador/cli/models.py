@@ -23,13 +23,13 @@ from tasador.cli.options import (
 from tasador.cli.output import err, escape, note, out, print_json, table, time_text
 
 if TYPE_CHECKING:
-    from tasador.config.settings import RunSettings
-    from tasador.flows.judge import Judged
-    from tasador.flows.lifecycle import Place
-    from tasador.records.journal import AuditEntry
-    from tasador.retraining.new_rows import NewRows
-    from tasador.retraining.policy import RetrainDecision
-    from tasador.retraining.switch import Carried
+    from tasador.lifecycle.alias_updates import Carried
+    from tasador.lifecycle.api import Place
+    from tasador.lifecycle.gates.evaluate import Judged
+    from tasador.lifecycle.new_rows import NewRows
+    from tasador.lifecycle.retraining_policy import RetrainDecision
+    from tasador.records.audit_log import AuditEntry
+    from tasador.settings.run import RunSettings
 
 _COLUMNS = (
     "version", "release", "aliases", "status", "origin", "MAPE", "within 10%", "registered",
@@ -45,8 +45,8 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List registered versions with their aliases and test figures."""
-    from tasador.core.fingerprints import to_plain
-    from tasador.flows.lifecycle import list_models
+    from tasador.core.hashing import to_plain
+    from tasador.lifecycle.api import list_models
 
     place = place_of(workspace, registry, records, model)
     found, notes = list_models(place)
@@ -81,7 +81,7 @@ def use(
     registry: Registry = None,
 ) -> None:
     """Choose the model of a workspace that holds several."""
-    from tasador.flows.lifecycle import Place, choose_model
+    from tasador.lifecycle.api import Place, choose_model
 
     place = Place(workspace, registry)
     if name is None:
@@ -117,9 +117,9 @@ def promote(
         tasador promote 2 --to challenger
         tasador promote 2 --force --reason "the gate compares with a faulty model"
     """
-    from tasador.flows.lifecycle import opened
-    from tasador.flows.promotion import Wish
-    from tasador.flows.promotion import promote as promote_version
+    from tasador.lifecycle.api import opened
+    from tasador.lifecycle.promote import Wish
+    from tasador.lifecycle.promote import promote as promote_version
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         wish = Wish(version, to, reason, force)
@@ -144,10 +144,10 @@ def compare(
         tasador compare 2
         tasador compare 2 1 --set gates.error_margin=0.05
     """
-    from tasador.core.fingerprints import to_plain
-    from tasador.flows.judge import judge_version
-    from tasador.flows.lifecycle import opened
-    from tasador.registry.versions import find_version
+    from tasador.core.hashing import to_plain
+    from tasador.lifecycle.api import opened
+    from tasador.lifecycle.gates.evaluate import judge_version
+    from tasador.registry.stores.versions import find_version
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))
@@ -171,7 +171,7 @@ def reject(
     model: Model = None,
 ) -> None:
     """Mark a version as unusable and remove its aliases."""
-    from tasador.flows.lifecycle import opened
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.reject(version, reason), as_json=as_json)
@@ -196,7 +196,7 @@ def rollback(
 
     Servers follow at their next poll.
     """
-    from tasador.flows.lifecycle import opened
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.roll_back(to, reason), as_json=as_json)
@@ -228,10 +228,10 @@ def retrain(
         tasador retrain --dry-run
         tasador retrain --now --reason "new district" --set retraining.budget=2
     """
-    from tasador.flows.lifecycle import opened
-    from tasador.flows.retrain import Listeners, Order
-    from tasador.flows.retrain import retrain as retrain_model
-    from tasador.retraining.policy import CONDITION_NOT_MET, NO_TRIGGER
+    from tasador.lifecycle.api import opened
+    from tasador.lifecycle.retrain import Listeners, Order
+    from tasador.lifecycle.retrain import retrain as retrain_model
+    from tasador.lifecycle.retraining_policy import CONDITION_NOT_MET, NO_TRIGGER
 
     settings = settings_with(set_)
     order = Order(
@@ -280,8 +280,8 @@ def reproduce(
 
     Exits with 1 when they are not identical.
     """
-    from tasador.flows.lifecycle import opened
-    from tasador.flows.reproduce import reproduce as reproduce_version
+    from tasador.lifecycle.api import opened
+    from tasador.lifecycle.reproduce import reproduce as reproduce_version
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         found = reproduce_version(
@@ -316,8 +316,8 @@ def history(
     model: Model = None,
 ) -> None:
     """List changes of the champion, newest first: who, when and why."""
-    from tasador.core.fingerprints import to_plain
-    from tasador.flows.lifecycle import opened
+    from tasador.core.hashing import to_plain
+    from tasador.lifecycle.api import opened
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         entries = lifecycle.history(limit)
@@ -356,7 +356,7 @@ def settings_with(overrides: list[str] | None) -> RunSettings:
     Raises:
         ConfigError: One of `overrides` is unknown or impossible.
     """
-    from tasador.config.compose import compose
+    from tasador.settings.compose import compose
 
     return compose(overrides or [], project=Path.cwd())
 
@@ -369,7 +369,7 @@ def place_of(
     by: str | None = None,
 ) -> Place:
     """Return where a model's versions are, by the options."""
-    from tasador.flows.lifecycle import Place
+    from tasador.lifecycle.api import Place
 
     return Place(workspace, registry, records, model, by)
 

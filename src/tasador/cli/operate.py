@@ -25,7 +25,7 @@ from tasador.cli.options import (
 )
 from tasador.cli.output import err, escape, note, out, table
 from tasador.core.errors import ConfigError
-from tasador.core.logs import JsonFormatter
+from tasador.core.logging import JsonFormatter
 
 KeysFile = Annotated[
     Path | None,
@@ -78,11 +78,11 @@ def serve(
         tasador serve --port 8080 --workers 2 --alias challenger
         tasador serve --object-store gs://models/houses
     """
-    from tasador.flows.served import from_environment
-    from tasador.serving.defaults import check_choice, with_defaults
-    from tasador.serving.run import address, bind, set_up_logs
-    from tasador.serving.run import serve as run
-    from tasador.serving.settings import read_settings, variable
+    from tasador.inference.default_settings import check_choice, with_defaults
+    from tasador.ops.service import from_environment
+    from tasador.serving.http.server import address, bind, set_up_logs
+    from tasador.serving.http.server import serve as run
+    from tasador.settings.serving import read_settings, variable
 
     given = {
         ("server", "host"): host,
@@ -112,7 +112,7 @@ def serve(
     bound = bind(settings.server.host, settings.server.port)
     url = address(bound)
     typer.echo(_announced(set_up_logs(settings.server), url))
-    code = run(settings.server, bound, "tasador.flows.served:from_environment", app)
+    code = run(settings.server, bound, "tasador.ops.service:from_environment", app)
     if code:
         raise typer.Exit(code)
 
@@ -224,8 +224,8 @@ def publish(
         tasador publish gs://models/houses
         tasador publish s3://models/houses --version 3 --with cards,report
     """
-    from tasador.flows.chosen import BundleChoice
-    from tasador.flows.deliver import deliver
+    from tasador.inference.model_choice import BundleChoice
+    from tasador.ops.publish_bundle import deliver
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     documents = [word.strip() for word in with_.split(",") if word.strip()]
@@ -268,11 +268,11 @@ def sign(
         tasador sign --make-key
         tasador sign --alias champion
     """
-    from tasador.flows.lifecycle import Place
-    from tasador.flows.signing import sign_registered
-    from tasador.registry.signature import sign_bundle
-    from tasador.registry.trust import KeyPair, password, signing_key
-    from tasador.registry.versions import CHAMPION
+    from tasador.lifecycle.api import Place
+    from tasador.ops.publish_bundle import sign_registered
+    from tasador.registry.bundle.trust import KeyPair, password, signing_key
+    from tasador.registry.format.signature import sign_bundle
+    from tasador.registry.stores.versions import CHAMPION
 
     if make_key:
         pair = KeyPair(workspace)
@@ -309,9 +309,9 @@ def verify(
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Verify a bundle: its files, its predictions and its signature."""
-    from tasador.registry.bundle import load_bundle
-    from tasador.registry.signature import TrustedKeys
-    from tasador.registry.trust import trusted_keys
+    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.bundle.trust import trusted_keys
+    from tasador.registry.format.signature import TrustedKeys
 
     trusted = TrustedKeys.read(key) if key else trusted_keys(workspace)
     loaded = load_bundle(_folder(bundle, workspace), trusted=trusted)
@@ -320,7 +320,7 @@ def verify(
 
 
 def _folder(bundle: Path | None, workspace: Path) -> Path:
-    from tasador.registry.folders import newest_bundle
+    from tasador.registry.stores.local import newest_bundle
 
     return bundle or newest_bundle(workspace / "bundles")
 
@@ -344,9 +344,9 @@ def new_key(
         tasador keys new shop --file keys.txt
         tasador keys new ops --role admin --file keys.txt
     """
-    from tasador.serving.access import KEY_ROLES
-    from tasador.serving.access import new_key as make_key
-    from tasador.serving.key_file import add_key
+    from tasador.serving.http.auth import KEY_ROLES
+    from tasador.serving.http.auth import new_key as make_key
+    from tasador.serving.http.key_file import add_key
 
     if role not in KEY_ROLES:
         raise ConfigError("there is no such role", expected=", ".join(KEY_ROLES), got=role)
@@ -362,7 +362,7 @@ def new_key(
 
 def list_keys(file: KeysFile = None) -> None:
     """List owners and roles of the keys in a file."""
-    from tasador.serving.key_file import read_keys
+    from tasador.serving.http.key_file import read_keys
 
     rows = [(key.name, key.role, key.digest[:8]) for key in read_keys(_needed(file))]
     out.print(table(("name", "role", "sha256 begins"), rows))
@@ -376,7 +376,7 @@ def revoke_keys(
     file: KeysFile = None,
 ) -> None:
     """Delete the keys of an owner."""
-    from tasador.serving.key_file import revoke_keys as delete_keys
+    from tasador.serving.http.key_file import revoke_keys as delete_keys
 
     count = delete_keys(_needed(file), name, keep_newest=keep_newest)
     out.print(f"removed {count} key{'' if count == 1 else 's'} of {escape(name)}")

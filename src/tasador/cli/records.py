@@ -16,8 +16,8 @@ from tasador.cli.options import AsJson
 from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
-    from tasador.records.database import Database
-    from tasador.records.settings import RecordSettings
+    from tasador.records.database.connection import Database
+    from tasador.settings.records import RecordSettings
 
 DatabaseOption = Annotated[
     str | None,
@@ -62,9 +62,9 @@ def export(
         tasador records export -o week.parquet --since 7d
     """
     from tasador.core import clock
-    from tasador.records.export import export_parquet
-    from tasador.records.moments import parse_moment
-    from tasador.records.sql_store import SqlRecordStore
+    from tasador.records.import_export import export_parquet
+    from tasador.records.store import SqlRecordStore
+    from tasador.records.time_parsing import parse_moment
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
@@ -96,9 +96,9 @@ def prune(
         tasador records prune
         tasador records prune --older-than 90d --yes
     """
-    from tasador.records.journal import AuditTrail
-    from tasador.records.moments import parse_span, show_moment
+    from tasador.records.audit_log import AuditTrail
     from tasador.records.retention import Retention
+    from tasador.records.time_parsing import parse_span, show_moment
 
     settings = _settings(database, spool)
     age = None if older_than is None else parse_span(older_than)
@@ -135,9 +135,9 @@ def stats(
     spool: SpoolOption = None,
 ) -> None:
     """Count the records of each version, and what waits in spools."""
-    from tasador.records.moments import show_moment
-    from tasador.records.spool import waiting_bytes
-    from tasador.records.sql_store import SqlRecordStore
+    from tasador.records.store import SqlRecordStore
+    from tasador.records.time_parsing import show_moment
+    from tasador.records.writer.spool import waiting_bytes
 
     settings = _settings(database, spool)
     with _opened(settings) as opened:
@@ -170,8 +170,8 @@ def refused(
 ) -> None:
     """List rows that the service refused, by field and cause."""
     from tasador.core import clock
-    from tasador.records.moments import parse_moment, show_moment
     from tasador.records.refused import kept_rows, read_refused
+    from tasador.records.time_parsing import parse_moment, show_moment
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
@@ -197,7 +197,7 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
 
     A running service does it too.
     """
-    from tasador.records.keeper import bring_in
+    from tasador.records.writer.maintenance import bring_in
 
     settings = _settings(database, spool)
     with _opened(settings, new=True) as opened:
@@ -223,8 +223,8 @@ def import_outcomes(
         tasador outcomes import sold.csv
     """
     from tasador.core.errors import DataError
-    from tasador.records.outcome_file import import_outcomes as import_rows
-    from tasador.records.sql_store import SqlRecordStore
+    from tasador.records.import_export import import_outcomes as import_rows
+    from tasador.records.store import SqlRecordStore
 
     with _opened(_settings(database)) as opened:
         done = import_rows(SqlRecordStore(opened), file, replace=replace)
@@ -244,7 +244,7 @@ def _settings(database: str | None, spool: str | None = None) -> RecordSettings:
     """Return the settings of records: options first, then the service's variables."""
     from dataclasses import replace
 
-    from tasador.serving.settings import read_settings
+    from tasador.settings.serving import read_settings
 
     own = {k: v for k, v in os.environ.items() if k.startswith("TASADOR_RECORDS__") and v}
     found = read_settings(own).records
@@ -259,8 +259,8 @@ def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database
         SourceError: There is no such SQLite file.
     """
     from tasador.core.errors import SourceError
-    from tasador.records.database import Database
-    from tasador.records.location import parse_url
+    from tasador.records.database.connection import Database
+    from tasador.settings.records import parse_url
 
     url = parse_url(settings.url)
     if not new and url.path is not None and not url.path.exists():

@@ -25,7 +25,7 @@ from tasador.cli.options import (
 from tasador.cli.output import err, escape, note, out
 
 if TYPE_CHECKING:
-    from tasador.flows.score_files import Scored
+    from tasador.scoring.files import Scored
 
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
 _MOST_REFUSED = 20
@@ -74,8 +74,8 @@ def predict(
         tasador predict new-flats.csv -o estimates.csv
         tasador predict '{"median_income": 5.2, "ocean_proximity": "INLAND"}'
     """
-    from tasador.flows.chosen import BundleChoice
-    from tasador.flows.predict import predict_rows, to_csv, to_json
+    from tasador.inference.model_choice import BundleChoice
+    from tasador.scoring.predict import predict_rows, to_csv, to_json
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     names = [name.strip() for name in (keep or "").split(",") if name.strip()]
@@ -85,7 +85,7 @@ def predict(
     if output is None:
         sys.stdout.write((to_json if predicted.from_json else to_csv)(predicted))
     else:
-        from tasador.core.files import write_text
+        from tasador.core.storage import write_text
 
         write_text(output, to_csv(predicted))
         valued = len(predicted.rows) - len(predicted.refused)
@@ -117,13 +117,13 @@ def explain(
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Explain an estimate: contributions of features, similar rows."""
-    from tasador.flows.chosen import BundleChoice
-    from tasador.flows.explain import explain_row, to_json, to_lines
+    from tasador.inference.model_choice import BundleChoice
+    from tasador.scoring.predict import explain_row, explanation_json, to_lines
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     found = explain_row(row, choice, comparables=comparables, tell=note)
     if as_json:
-        sys.stdout.write(to_json(found))
+        sys.stdout.write(explanation_json(found))
         return
     for line in to_lines(found):
         out.print(escape(line))
@@ -188,8 +188,8 @@ def score(
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
     from tasador.core.errors import ConfigError, DataError, ValidationError
-    from tasador.flows.chosen import BundleChoice, chosen_bundle, fits_rows
-    from tasador.flows.score_files import ScoreOrder, find_inputs, score_files
+    from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
+    from tasador.scoring.files import ScoreOrder, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     order = ScoreOrder(
@@ -215,8 +215,8 @@ def score(
     with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
         loaded = chosen.load()
         if engine is Engine.ray:
-            from tasador.core.engine import RaySettings
-            from tasador.flows.score_on_ray import score_files_on_ray
+            from tasador.core.parallel.base import RaySettings
+            from tasador.scoring.ray import score_files_on_ray
 
             scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
         else:

@@ -22,7 +22,7 @@ from tasador.cli.output import escape, out
 from tasador.cli.watch import budget_line
 
 if TYPE_CHECKING:
-    from tasador.flows.stack import Member
+    from tasador.ops.processes import Member
 
 #: What each process imports first, so that one message names what is not installed.
 _NEEDS = {
@@ -70,10 +70,9 @@ def up(
         tasador up --ui-port 8600 --without mlflow
         tasador up --retrain --set retraining.budget=2
     """
-    from tasador.config.alert_routes import whom_alerts_reach
-    from tasador.config.watch import FILE, read_watch_settings
     from tasador.core.errors import ConfigError, MissingExtraError
-    from tasador.flows.stack import Stack
+    from tasador.monitoring.settings import FILE, read_watch_settings, whom_alerts_reach
+    from tasador.ops.processes import Stack
 
     if config is not None:
         os.environ[FILE] = str(config.resolve())  # for the watcher
@@ -125,8 +124,8 @@ def trust_workspace(workspace: Path) -> list[str]:
     Only the first time: a bundle that comes later without a signature is refused. Nothing is done
     where keys or other sources are configured.
     """
-    from tasador.registry.trust import VARIABLE, KeyPair, sign_workspace
-    from tasador.serving.defaults import LOCAL, OBJECT_STORE, TRACKING_URI
+    from tasador.inference.default_settings import LOCAL, OBJECT_STORE, TRACKING_URI
+    from tasador.registry.bundle.trust import VARIABLE, KeyPair, sign_workspace
 
     configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
     if any(os.environ.get(name) is not None for name in configured):
@@ -155,8 +154,8 @@ def stack_members(
         window: Seconds a verdict looks back.
         watching: More options of `tasador watch`.
     """
-    from tasador.flows.stack import Member
-    from tasador.serving.defaults import with_defaults
+    from tasador.inference.default_settings import with_defaults
+    from tasador.ops.processes import Member
 
     own = (sys.executable, "-m", "tasador.cli.app")
     there = ("--workspace", str(workspace))
@@ -210,8 +209,8 @@ def demo(
     """
     from tasador.core.errors import ConfigError
     from tasador.data.sources import REAL_DATA_VARIABLE
-    from tasador.flows.demo import INTERVAL_S, POLICY, WINDOW_S
-    from tasador.flows.demo import demo as show
+    from tasador.ops.demo import INTERVAL_S, POLICY, WINDOW_S
+    from tasador.ops.demo import demo as show
 
     for name in [*os.environ]:
         if name.startswith(("TASADOR_", "MLFLOW_")) and name != REAL_DATA_VARIABLE:

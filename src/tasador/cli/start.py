@@ -11,7 +11,7 @@ from tasador.cli.options import WORKSPACE, Settings, Workspace
 from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
-    from tasador.flows.cards import Card
+    from tasador.reporting.cards import Card
 
 #: Assumptions that `tasador init` prints; of a wide table those about its first columns, and the
 #: last ones, which are about the table.
@@ -41,7 +41,7 @@ def init(
         tasador init flats.csv --target price
         tasador init flats.csv --target price --category postcode
     """
-    from tasador.flows.init import write_new_contract
+    from tasador.ops.init_contract import write_new_contract
 
     written = write_new_contract(
         file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
@@ -69,8 +69,8 @@ def run(overrides: Settings = None) -> None:
         tasador run dataset=diamonds profile=full
         tasador run dataset=diamonds from_step=select
     """
-    from tasador.config.compose import compose
-    from tasador.flows.train import train
+    from tasador.lifecycle.first_champion import train
+    from tasador.settings.compose import compose
 
     settings = compose(overrides or [], project=Path.cwd())
 
@@ -121,14 +121,14 @@ def report(
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Print the path of a run's report."""
-    from tasador.flows.runs import find_run
+    from tasador.training.runs import find_run
 
     out.print(escape(str(find_run(workspace, run_id) / "report.html")))
 
 
 def runs(workspace: Workspace = WORKSPACE) -> None:
     """List training runs, newest first."""
-    from tasador.flows.runs import list_runs
+    from tasador.training.runs import list_runs
 
     columns = ("run", "dataset", "status", "origin", "MAPE", "within 10%", "bundle")
     listed = table(columns, list_runs(workspace))
@@ -145,8 +145,8 @@ def doctor(overrides: Settings = None) -> None:
         tasador doctor
         tasador doctor dataset=diamonds tracking.uri=http://127.0.0.1:5000
     """
-    from tasador.config.compose import compose
-    from tasador.flows.doctor import examine
+    from tasador.ops.doctor import examine
+    from tasador.settings.compose import compose
 
     mark = {
         "ok": "[green]ok     [/]",

@@ -28,12 +28,12 @@ from tasador.cli.output import escape, note, out, time_text
 from tasador.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tasador.config.settings import RunSettings
-    from tasador.flows.watch import Round
-    from tasador.monitoring.alerts import AlertBook
-    from tasador.monitoring.rules import Rules
+    from tasador.monitoring.alerting.alerts import AlertBook
+    from tasador.monitoring.thresholds import Rules
     from tasador.monitoring.verdict import Verdict
-    from tasador.serving.source_settings import SourceSettings
+    from tasador.ops.monitor_daemon import Round
+    from tasador.settings.run import RunSettings
+    from tasador.settings.serving import SourceSettings
 
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
@@ -106,11 +106,12 @@ def monitor(
         tasador monitor --window 4h --json verdict.json
     """
     from tasador.cli.dashboard import dashboard
-    from tasador.config.watch import read_watch_settings
-    from tasador.core.engine import RaySettings, open_engine
-    from tasador.core.files import write_text
-    from tasador.flows.monitor import Comparison, exit_code, monitor_files, parse_rules
-    from tasador.monitoring.plain import Fields
+    from tasador.core.parallel.base import RaySettings
+    from tasador.core.parallel.open import open_engine
+    from tasador.core.storage import write_text
+    from tasador.monitoring.inputs.table_reader import Fields
+    from tasador.monitoring.settings import read_watch_settings
+    from tasador.ops.monitor_files import Comparison, exit_code, monitor_files, parse_rules
 
     rules = parse_rules(rule or [], read_watch_settings().limits)
     notes: tuple[str, ...] = ()
@@ -135,7 +136,7 @@ def monitor(
     if json is not None:
         write_text(json, verdict.to_json())
     if html is not None:
-        from tasador.flows.monitor_report import write_monitor_report
+        from tasador.reporting.monitoring_report import write_monitor_report
 
         write_monitor_report(html, verdict)
     code = exit_code(verdict, fail_on_warn=fail_on_warn)
@@ -144,10 +145,10 @@ def monitor(
 
 
 def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
-    from tasador.flows.watch import Watcher
-    from tasador.monitoring.watch_settings import WatchSettings
-    from tasador.serving.defaults import unasked, with_defaults
-    from tasador.serving.settings import read_settings
+    from tasador.inference.default_settings import unasked, with_defaults
+    from tasador.monitoring.settings import WatchSettings
+    from tasador.ops.monitor_daemon import Watcher
+    from tasador.settings.serving import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     if line := unasked(served.source):
@@ -193,11 +194,10 @@ def watch(
     """
     from dataclasses import replace
 
-    from tasador.config.alert_routes import whom_alerts_reach
-    from tasador.config.watch import read_watch_settings
-    from tasador.flows.watch import Watcher
-    from tasador.serving.defaults import unasked, with_defaults
-    from tasador.serving.settings import read_settings
+    from tasador.inference.default_settings import unasked, with_defaults
+    from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
+    from tasador.ops.monitor_daemon import Watcher
+    from tasador.settings.serving import read_settings
 
     settings = read_watch_settings(config)
     settings = replace(
@@ -257,8 +257,8 @@ def budget_line(settings: RunSettings) -> str:
 def _tended(
     workspace: Path, source: SourceSettings, records: str, settings: RunSettings
 ) -> list[str]:
-    from tasador.flows.lifecycle import Place
-    from tasador.flows.tend import tend
+    from tasador.lifecycle.api import Place
+    from tasador.lifecycle.retrain import tend
 
     place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
     return tend(place, settings)
@@ -285,16 +285,16 @@ def _lines(found: Round) -> list[str]:
 
 
 def _without_password(url: str) -> str:
-    from tasador.records.location import parse_url
+    from tasador.settings.records import parse_url
 
     return parse_url(url).shown
 
 
 def _book(workspace: Path) -> AlertBook:
-    from tasador.monitoring.alerts import AlertBook
-    from tasador.records.database import Database
-    from tasador.serving.defaults import with_defaults
-    from tasador.serving.settings import read_settings
+    from tasador.inference.default_settings import with_defaults
+    from tasador.monitoring.alerting.alerts import AlertBook
+    from tasador.records.database.connection import Database
+    from tasador.settings.serving import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     return AlertBook(Database(served.records.url))
@@ -398,9 +398,9 @@ def simulate(
         tasador simulate --scenario unit-bug --count 300 --follow
     """
     from tasador.core import clock
-    from tasador.flows.api_client import ApiClient
-    from tasador.flows.simulate import PhaseReport, Simulation, simulate
-    from tasador.flows.watching import Witness
+    from tasador.ops.api_client import ApiClient
+    from tasador.ops.simulate import PhaseReport, Simulation, simulate
+    from tasador.ops.watching import Witness
 
     client = ApiClient(url, os.environ.get("TASADOR_API_KEY"))
     witness = Witness(client, lambda line: out.print(escape(line))) if follow else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from stamina import instrumentation, retry_context
 
 from tasador.core.errors import DeadlineError
 
@@ -193,3 +196,15 @@ def _wait(done: threading.Event, deadline: Deadline, cancelled: threading.Event 
             return False
         done.wait(min(_SLICE_S, deadline.remaining()))
     return True
+
+
+__all__ = ["retry_context"]
+
+_log = logging.getLogger(__name__)
+
+
+def _log_retry(details: instrumentation.RetryDetails) -> None:
+    _log.info("%s: tried again in %.1f s", details.caused_by, details.wait_for)
+
+
+instrumentation.set_on_retry_hooks([_log_retry])

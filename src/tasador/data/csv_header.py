@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterable
 from typing import Any
 
+from tasador.contract.model import TableContract, plain_name
 from tasador.core.errors import SourceError
-from tasador.data.contract import TableContract, plain_name
 
 _DELIMITERS = (",", ";", "\t", "|")
 #: A first line above this is no header, and would be held in memory whole.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tasador.core import files
+from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.thrift import DamagedError, Struct, TooMuchError, read_struct
 
@@ -381,10 +381,10 @@ class ParquetTable:
         pyarrow.ArrowException: It is damaged.
     """
 
-    def __init__(self, file: BinaryIO, location: files.Location | None = None) -> None:
+    def __init__(self, file: BinaryIO, location: storage.Location | None = None) -> None:
         self._file = file
         self._size = file.seek(0, 2)
-        self._remote = location is not None and files.is_remote(location)
+        self._remote = location is not None and storage.is_remote(location)
         self._limits = NAMED.for_size(self._size)
         self.facts = ParquetFacts(file, self._limits)
         # a local file is read without asking Python for each page

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import Column, TableContract
+from tasador.contract.model import Column, TableContract
 
 Floats = NDArray[np.float64]
 

@@ -22,10 +22,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.core import files
+from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.model import plain_name
+from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.cells import MISSING_TEXTS
-from tasador.data.contract import plain_name
 from tasador.data.csv_header import csv_rows
 from tasador.data.parquet_limits import ParquetTable
 
@@ -38,7 +38,7 @@ _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZ
 
 
 def read_table(
-    location: files.Location,
+    location: storage.Location,
     *,
     delimiter: str = ",",
     member: str | None = None,
@@ -51,12 +51,12 @@ def read_table(
         SourceError: The file is missing, a folder, or holds no readable table.
         StorageError: It exists but the disk or the store refuses to give it.
     """
-    if files.is_folder(location):
+    if storage.is_folder(location):
         raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
-    if not files.exists(location):
+    if not storage.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
     return parse_table(
-        files.read_bytes(location),
+        storage.read_bytes(location),
         str(location),
         delimiter=delimiter,
         member=member,

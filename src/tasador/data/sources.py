@@ -20,16 +20,15 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from tasador.core import files
-from tasador.core.deadlines import Deadline
+from tasador.contract.encoding import columns_with_missing_words
+from tasador.contract.model import TableContract
+from tasador.core import storage
+from tasador.core.deadlines import Deadline, retry_context
 from tasador.core.errors import DeadlineError, MissingExtraError, SourceError, StorageError
-from tasador.core.fingerprints import sha256_bytes
+from tasador.core.hashing import sha256_bytes
+from tasador.core.http import Patience, UnsafeAddressError, opened
 from tasador.core.progress import progress
-from tasador.core.retries import retry_context
-from tasador.core.web import Patience, UnsafeAddressError, opened
 from tasador.data import synthetic
-from tasador.data.contract import TableContract
-from tasador.data.encode import columns_with_missing_words
 from tasador.data.readers import parse_table
 from tasador.data.table import Table
 
@@ -58,7 +57,7 @@ def load_table(
     contract: TableContract,
     storage_folder: Path,
     *,
-    search: Sequence[files.Location] = (),
+    search: Sequence[storage.Location] = (),
     allow_synthetic: bool = True,
     timeout_s: float,
     attempts: int,
@@ -109,12 +108,12 @@ def load_table(
     )
 
 
-def find_local(contract: TableContract, search: Sequence[files.Location] = ()) -> Path | None:
+def find_local(contract: TableContract, search: Sequence[storage.Location] = ()) -> Path | None:
     """Return the local file that `load_table` would read first, or None when there is none."""
     for place in _places(contract.source.paths, search):
-        if files.is_remote(place):
+        if storage.is_remote(place):
             return None  # an object comes first; what it holds is only known by reading it
-        if files.exists(place) and not files.is_folder(place):
+        if storage.exists(place) and not storage.is_folder(place):
             return Path(place)
     return None
 
@@ -151,8 +150,8 @@ def store_frame(frame: pl.DataFrame, storage_folder: Path) -> str:
     data = buffer.getvalue()
     content_hash = sha256_bytes(data)
     path = storage_folder / f"{content_hash}.parquet"
-    if not path.is_file() or sha256_bytes(files.read_bytes(path)) != content_hash:
-        files.write_bytes(path, data)
+    if not path.is_file() or sha256_bytes(storage.read_bytes(path)) != content_hash:
+        storage.write_bytes(path, data)
     return content_hash
 
 
@@ -163,7 +162,7 @@ def read_stored(storage_folder: Path, content_hash: str) -> pl.DataFrame:
         StorageError: It is gone, or its bytes changed since it was stored.
     """
     path = storage_folder / f"{content_hash}.parquet"
-    data = files.read_bytes(path)
+    data = storage.read_bytes(path)
     got = sha256_bytes(data)
     if got != content_hash:
         raise StorageError(
@@ -175,20 +174,20 @@ def read_stored(storage_folder: Path, content_hash: str) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(data))
 
 
-def _places(paths: Sequence[str], search: Sequence[files.Location]) -> Iterator[str]:
+def _places(paths: Sequence[str], search: Sequence[storage.Location]) -> Iterator[str]:
     """Yield the locations to try, in order, each once."""
     folders = [*search]
     if os.environ.get(REAL_DATA_VARIABLE):
         folders.append(os.environ[REAL_DATA_VARIABLE])
     for place in folders:
-        files.check_scheme(place)
+        storage.check_scheme(place)
     seen = set()
     for folder in [None, *folders]:
         for path in paths:
-            if files.is_remote(path) or Path(path).is_absolute() or folder is None:
+            if storage.is_remote(path) or Path(path).is_absolute() or folder is None:
                 candidates = [path]
             else:
-                candidates = [files.join(folder, name) for name in (path, Path(path).name)]
+                candidates = [storage.join(folder, name) for name in (path, Path(path).name)]
             for candidate in candidates:
                 if candidate not in seen:
                     seen.add(candidate)
@@ -197,19 +196,19 @@ def _places(paths: Sequence[str], search: Sequence[files.Location]) -> Iterator[
 
 def _read_place(place: str, offline: bool, failures: list[str]) -> bytes | None:
     """Return the content of a path, or None (with the reason in `failures`) if it is not there."""
-    if not files.is_remote(place):
-        if files.is_folder(place):
+    if not storage.is_remote(place):
+        if storage.is_folder(place):
             raise SourceError(f"{place} is a folder", expected="a CSV, Parquet, tgz or zip file")
-        if not files.exists(place):
+        if not storage.exists(place):
             failures.append(f"{place}: {_ABSENT}")
             return None
-        return files.read_bytes(place)
+        return storage.read_bytes(place)
     if offline:
         failures.append(f"{place}: passed over, offline")
         return None
     try:
-        if files.exists(place):
-            return files.read_bytes(place)
+        if storage.exists(place):
+            return storage.read_bytes(place)
         failures.append(f"{place}: no such object")
     except (StorageError, MissingExtraError) as error:
         failures.append(f"{place}: {error}")

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.seeds import derive_seed
-from tasador.data.table import Part, SealedPart, SplitMethod, Splits, ValidatedTable
-from tasador.data.validate import mix
+from tasador.data.table import Part, SealedPart, Splits, ValidatedTable
+from tasador.data.validation import mix
+from tasador.settings.run import SplitMethod
 
 Rows = NDArray[np.intp]
 

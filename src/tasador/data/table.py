@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import TableContract
+from tasador.contract.model import TableContract
+from tasador.settings.run import SplitMethod
 
 if TYPE_CHECKING:
     import polars as pl
 
 Floats = NDArray[np.float64]
 Origin = Literal["real", "synthetic"]
-SplitMethod = Literal["row_hash", "random"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Part:
 
 
 class SealedPart:
-    """The test part. Only `selection.evaluate` opens it, and every opening is counted."""
+    """The test part. Only `selection.evaluation.test_metrics` opens it, which is counted."""
 
     def __init__(self, part: Part) -> None:
         self._part = part

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tasador.core import files
+from tasador.contract.arrow_encoding import plain_array
+from tasador.contract.model import TableContract, plain_name
+from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.arrow_columns import plain_array
-from tasador.data.contract import TableContract, plain_name
 from tasador.data.csv_header import LONGEST_HEADER, read_header
 from tasador.data.parquet_limits import ParquetTable
 
@@ -83,7 +83,7 @@ class TableStream(Protocol):
 
 
 @contextmanager
-def open_table(location: files.Location, contract: TableContract) -> Iterator[TableStream]:
+def open_table(location: storage.Location, contract: TableContract) -> Iterator[TableStream]:
     """Open a table; the columns' names are known afterwards, no row has been read.
 
     Args:
@@ -96,14 +96,14 @@ def open_table(location: files.Location, contract: TableContract) -> Iterator[Ta
         MissingExtraError: pyarrow is not installed.
     """
     _need_pyarrow()
-    if files.is_folder(location):
+    if storage.is_folder(location):
         raise SourceError(
             f"{location} is a folder", expected="files", remedy=f"name them: '{location}/*.parquet'"
         )
-    if not files.exists(location):
+    if not storage.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
     with ExitStack() as stack:
-        file = stack.enter_context(files.open_read(location))
+        file = stack.enter_context(storage.open_read(location))
         beginning = file.read(4)
         if not beginning:
             raise SourceError(f"{location} is empty", expected="a table with a header and rows")
@@ -125,7 +125,7 @@ def _need_pyarrow() -> None:
 
 
 @contextmanager
-def _readable(location: files.Location) -> Iterator[None]:
+def _readable(location: storage.Location) -> Iterator[None]:
     """Turn Arrow's errors into ours."""
     import pyarrow as pa
 
@@ -148,7 +148,7 @@ def _readable(location: files.Location) -> Iterator[None]:
 class _ParquetStream:
     kind: TableKind = "parquet"
 
-    def __init__(self, location: files.Location, file: Any) -> None:
+    def __init__(self, location: storage.Location, file: Any) -> None:
         self._table = ParquetTable(file, location)
         self._location = location
         self._own = list(self._table.schema.names)
@@ -185,14 +185,14 @@ class _CsvStream:
 
     def __init__(
         self,
-        location: files.Location,
+        location: storage.Location,
         file: Any,
         compression: str | None,
         contract: TableContract,
     ) -> None:
         self._location, self._compression = location, compression
         self._source = file
-        self._size = max(1, files.stamp(location).size)
+        self._size = max(1, storage.stamp(location).size)
         with self._stream() as stream:
             head = stream.read(LONGEST_HEADER)
         line, _, rest = head.partition(b"\n")
@@ -206,7 +206,7 @@ class _CsvStream:
         self._source.seek(0)
         raw = (
             pa.PythonFile(_Lent(self._source), mode="r")
-            if files.is_remote(self._location)
+            if storage.is_remote(self._location)
             else pa.OSFile(str(self._location))
         )
         self._raw = raw

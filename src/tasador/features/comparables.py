@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from tasador.core.native import native
-from tasador.core.workers import in_parallel
-from tasador.features.compact_index import CompactIndex
+from tasador.core.kernels import native
+from tasador.core.parallel.threads import in_parallel
+from tasador.features.neighbours_kernel import CompactIndex
 
 Floats = NDArray[np.float64]
 

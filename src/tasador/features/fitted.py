@@ -1,24 +1,199 @@
-"""`FittedFeatures`: from the encoded matrix to what models see."""
+"""What the state of fitted features has to be, from the contract and the plan in its JSON half.
+
+`FittedFeatures.from_state` reads files that anybody may have written. Everything is compared here,
+before a tree is built or a kernel is given an address: names, shapes, types, ranges, and each part
+with the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import TableContract
+from tasador.contract.model import TableContract
+from tasador.core.array_check import INTEGER, MOST, Expected, check_arrays
 from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
-from tasador.features.compact_plain import CompactPlain, proven
-from tasador.features.comparables import FAR_NEIGHBOUR, ComparablesIndex
-from tasador.features.derive import DATE_PARTS, date_parts, ratios
-from tasador.features.impute import Imputer
+from tasador.features.columns_kernel import CompactPlain, proven
+from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
+from tasador.features.derived import DATE_PARTS, date_parts, ratios
+from tasador.features.imputation import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
-from tasador.features.state_check import check_state
+
+if TYPE_CHECKING:
+    pass
+
+Arrays = Mapping[str, NDArray[Any]]
+
+#: Levels of a category with 0/1 columns: their table takes as many times as many doubles.
+_MOST_LEVELS = 4096
+_MOST_ROWS = 2**31
+_SMALLEST = 5e-324
+
+
+def check_state(contract: TableContract, spec: Mapping[str, Any], arrays: Arrays) -> None:
+    """Refuse a state that is not one that `FittedFeatures.state` gives for `contract`.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none; says where.
+    """
+    levels = {
+        contract.position(column.name): len(column.categories)
+        for column in contract.features
+        if column.kind == "category"
+    }
+    p = len(contract.features)
+    expected = {
+        "ratio_fill": Expected((len(contract.ratios),)),
+        "imputer.medians" if "imputer.medians" in arrays else "imputer.fills": Expected((p,)),
+    }
+    for name in _names(spec, "one_hot", [contract.feature_names[i] for i in levels]):
+        if levels[contract.position(name)] > _MOST_LEVELS:
+            raise ValueError(f"{name} has more than {_MOST_LEVELS} levels with 0/1 columns")
+    for name in _names(spec, "target_means", [contract.feature_names[i] for i in levels]):
+        at = contract.position(name)
+        expected[f"target_means.{at}"] = Expected((levels[at] + 2,))
+    imputer = spec["imputer"]
+    _columns(imputer, "indicated", p)
+    if "native" in imputer:
+        _columns(imputer, "native", p)
+    fillers = _list(imputer, "fillers") if "fillers" in imputer else []
+    if len({found["column"] for found in fillers}) != len(fillers):
+        raise ValueError("a column has two fillers")
+    for found in fillers:
+        expected |= _filler(found, arrays, levels, p)
+    expected |= _places(contract, spec, arrays)
+    check_arrays(arrays, expected)
+
+
+def _filler(
+    found: Mapping[str, Any], arrays: Arrays, levels: Mapping[int, int], p: int
+) -> dict[str, Expected]:
+    column = found["column"]
+    if not _is_count(column, p) or not isinstance(found["chained"], bool):
+        raise ValueError(f"a filler of column {column!r} of {p}")
+    prefix = f"imputer.{column}."
+    numeric, categories = arrays[f"{prefix}inputs.numeric"], arrays[f"{prefix}inputs.categories"]
+    inputs = {
+        "numeric": Expected((numeric.size,), INTEGER, 0, p - 1),
+        "categories": Expected((None, 2), INTEGER, 0, max(p, _MOST_LEVELS)),
+        **{name: Expected((numeric.size,)) for name in ("centre", "factor", "low", "high")},
+    }
+    expected = {f"{prefix}inputs.{name}": what for name, what in inputs.items()}
+    for name in ("numeric", "categories"):  # the rest is measured by these
+        inputs[name].check(f"{prefix}inputs.{name}", arrays[f"{prefix}inputs.{name}"])
+    if any(levels.get(int(at)) != n or n > _MOST_LEVELS for at, n in categories):
+        raise ValueError(f"the filler of column {column} takes categories that are none")
+    d = numeric.size + int(categories[:, 1].sum())
+    model = _model(found["kind"], d, arrays, f"{prefix}model.")
+    expected |= {f"{prefix}model.{name}": what for name, what in model.items()}
+    expected[f"{prefix}scale"] = Expected((4,))
+    return expected
+
+
+def _model(kind: Any, d: int, arrays: Arrays, prefix: str) -> dict[str, Expected]:
+    if d == 0:
+        raise ValueError("a filler without inputs")
+    if kind == "linear":
+        return {"coef": Expected((d,)), "intercept": Expected((1,))}
+    if kind == "neighbours":
+        k = len(arrays[f"{prefix}values"])
+        return {"points": Expected((k, d)), "values": Expected((k,))}
+    if kind != "trees":
+        raise ValueError(f"a filler of the unknown kind {kind!r}")
+    k = arrays[f"{prefix}feature"].size
+    inside = Expected((None,), INTEGER, 0, k - 1)
+    shape = Expected((2,), INTEGER, 0, MOST)
+    shape.check(f"{prefix}shape", arrays[f"{prefix}shape"])
+    if int(arrays[f"{prefix}shape"][0]) != d:
+        raise ValueError(f"a filler by trees takes other inputs than the {d} there are")
+    return {
+        "feature": Expected((k,), INTEGER, 0, d - 1),
+        "threshold": Expected((k,), infinite=True),
+        "children": Expected((2 * k,), INTEGER, 0, k - 1),
+        "value": Expected((k,)),
+        "roots": inside,
+        "base": Expected((1,)),
+        "shape": shape,
+    }
+
+
+def _places(
+    contract: TableContract, spec: Mapping[str, Any], arrays: Arrays
+) -> dict[str, Expected]:
+    """Return what comparables and clusters have to be; both lie in the space that a plan spans."""
+    numbers = [c.name for c in contract.features if c.kind in ("number", "integer")]
+    numbers += [ratio.name for ratio in contract.ratios]
+    found, clusters = spec["comparables"], spec["clusters"]
+    plan = spec.get("plan") if found is None else found
+    if plan is None:
+        if clusters is not None:
+            raise ValueError("clusters without the plan that says where they lie")
+        return {}
+    near = _names(plan, "near", numbers)
+    context = _names(plan, "context", numbers)
+    similar_by = plan["similar_by"]
+    if not near or similar_by not in (None, *numbers):
+        raise ValueError("the comparables' plan names columns that are no numbers")
+    _number(plan, "similar_floor", _SMALLEST)
+    expected = {"plan.scale" if found is None else "comparables.scale": Expected((len(near),))}
+    if clusters is not None:
+        if not _is_count(clusters, _MOST_LEVELS + 1) or not clusters:
+            raise ValueError(f"{clusters!r} clusters")
+        expected["clusters.centroids"] = Expected((clusters, len(near)))
+    if found is not None:
+        _number(found, "slope", -MOST)
+        _number(found, "softening", _SMALLEST)
+        m = len(arrays["comparables.target"])
+        if not 0 < m < _MOST_ROWS:
+            raise ValueError(f"{m} comparables")
+        expected |= {
+            "comparables.points": Expected((m, len(near))),
+            "comparables.target": Expected((m,)),
+            "comparables.similar": Expected((0 if similar_by is None else m,)),
+            "comparables.context": Expected((m, len(context))),
+        }
+    return expected
+
+
+def _list(spec: Mapping[str, Any], key: str) -> list[Any]:
+    found = spec[key]
+    if not isinstance(found, list):
+        raise ValueError(f"{key} is no list")
+    return found
+
+
+def _names(spec: Mapping[str, Any], key: str, known: Collection[str]) -> list[str]:
+    """Return a list of distinct names, all of them known."""
+    names = _list(spec, key)
+    if not all(isinstance(name, str) and name in known for name in names):
+        raise ValueError(f"{key} names columns of the wrong kind, or none of the table's")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{key} names a column twice")
+    return names
+
+
+def _columns(spec: Mapping[str, Any], key: str, p: int) -> None:
+    found = _list(spec, key)
+    if not all(_is_count(i, p) for i in found) or len(set(found)) != len(found):
+        raise ValueError(f"{key} has positions outside of the {p} columns, or one twice")
+
+
+def _is_count(value: Any, end: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < end
+
+
+def _number(spec: Mapping[str, Any], key: str, least: float) -> None:
+    value = spec[key]
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not np.isfinite(value) or not least <= value <= MOST:
+        raise ValueError(f"{key} is {value!r}, expected a number from {least:g} to {MOST:g}")
+
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -324,3 +499,46 @@ class FittedFeatures:
             raise ValueError(f"{len(fitted.names)} features, expected {len(spec['names'])}")
         _ = fitted._compact  # built on loading rather than inside the first valuation
         return fitted
+
+
+#: Mean radius of the earth, and what a degree of latitude comes to.
+_EARTH_KM = 6371.0088
+_DEGREE_KM = _EARTH_KM * np.pi / 180.0
+
+
+def far_notes(features: FittedFeatures, X: Floats, rows: NDArray[np.intp]) -> dict[int, str]:
+    """Say how far away their comparables are, for those `rows` of `X` (n, p) that are far.
+
+    In kilometres where comparables are found by coordinates; else in multiples of the distance that
+    is usual among the training rows.
+    """
+    plan, index = features.plan, features.index
+    points = features.points(X[rows])
+    if plan is None or index is None or points is None:
+        return {}
+    near = index.neighbours(points, FAR_NEIGHBOUR)
+    usual, share = index.reach, f"{REACH_QUANTILE:.1%}"
+    coordinates = features.contract.coordinates
+    if coordinates is None or plan.near != tuple(column.name for column in coordinates):
+        by = ", ".join(plan.near)
+        return {
+            row: f"no known row is like this one: its comparables (by {by}) are "
+            f"{times:.3g} times as far away as those of {share} of the training rows at most"
+            for row, times in zip(rows.tolist(), near.distance[:, -1] / usual, strict=True)
+        }
+    here = points / plan.scale
+    km = np.column_stack([_kilometres(here, index.points[at] / plan.scale) for at in near.index.T])
+    km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
+    return {
+        row: f"nearest comparable is {first:,.0f} km away, the {FAR_NEIGHBOUR}th {fourth:,.0f} km"
+        f" ({share} of the training rows have {FAR_NEIGHBOUR} within {usual * _DEGREE_KM:,.0f} km)"
+        for row, (first, *_, fourth) in zip(rows.tolist(), km.tolist(), strict=True)
+    }
+
+
+def _kilometres(here: Floats, there: Floats) -> Floats:
+    """Return the great-circle distances (n,) between (longitude, latitude) in degrees (n, 2)."""
+    (lon, lat), (lon2, lat2) = np.deg2rad(here).T, np.deg2rad(there).T
+    a = np.sin((lat2 - lat) / 2) ** 2 + np.cos(lat) * np.cos(lat2) * np.sin((lon2 - lon) / 2) ** 2
+    result: Floats = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(a, 0.0, 1.0)))
+    return result

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.data.contract import TableContract
 from tasador.features.categories import TargetMeans
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex, cross_fitted
-from tasador.features.derive import ratios
+from tasador.features.derived import ratios
 from tasador.features.fitted import FittedFeatures, NearRow
-from tasador.features.impute import Strategy
-from tasador.features.impute_fit import fit_imputer
-from tasador.features.plan import FeatureSettings, NumericFrame, plan_comparables
+from tasador.features.imputation import Strategy, fit_imputer
+from tasador.features.plan import NumericFrame, plan_comparables
+from tasador.settings.run import FeatureSettings
 
 __all__ = ["FeaturePipeline", "FeatureSettings", "FittedFeatures", "NearRow"]
 

@@ -5,46 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.data.contract import TableContract
+from tasador.contract.model import TableContract
+from tasador.settings.run import FeatureSettings
 
 Floats = NDArray[np.float64]
 
 FARTHEST = 1e100
-#: What decides about the number of clusters.
-Criterion = Literal["error", "silhouette", "davies_bouldin"]
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """Choices about features; each has a key of the same name under ``features``.
-
-    Attributes:
-        clusters: Number of KMeans clusters of the coordinates; 0 for none. null leaves it to the
-            features step, which measures the model's error with none and with 2 to `most_clusters`
-            and takes the best; a pipeline that is given null has none.
-        clusters_by: What decides then: the model's ``error``, or what geometry says of 2 clusters
-            and more, ``silhouette`` or ``davies_bouldin``, which know nothing of the target.
-        most_clusters: The largest number that it tries.
-        comparables: Whether to search comparables.
-        cross_fit_folds: Folds in which comparables and target means are cross-fitted.
-        max_one_hot: Most levels that a category may have to get 0/1 columns.
-        target_mean_weight: Rows' worth of the overall mean mixed into each level's mean.
-        max_near: Most columns that span the comparables' space in a table without coordinates.
-    """
-
-    clusters: int | None = None
-    clusters_by: Criterion = "error"
-    most_clusters: int = 20
-    comparables: bool = True
-    cross_fit_folds: int = 20
-    max_one_hot: int = 12
-    target_mean_weight: float = 20.0
-    max_near: int = 5
 
 
 @dataclass(frozen=True)

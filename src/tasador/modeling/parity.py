@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
 from tasador.core.progress import progress
-from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
 Predict = Callable[[Floats], Floats]

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasador.monitoring.verdict import (
-    LEVELS,
-    ColumnDrift,
-    Figure,
-    Finding,
-    Indicator,
-    Verdict,
-)
+from tasador.monitoring.verdict import LEVELS, ColumnDrift, Figure, Finding, Indicator, Verdict
 
 _FIGURES = ("within_10", "within_20", "mape")
 _PERCENTILES = ("p50", "p95", "p99")

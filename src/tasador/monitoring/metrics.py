@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasador.core import clock
-from tasador.monitoring.alerts import AlertBook
+from tasador.monitoring.alerting.alerts import AlertBook
 from tasador.monitoring.indicators import input_numbers, prediction_numbers, telling_columns
 from tasador.monitoring.verdict import LEVELS, Verdict
 

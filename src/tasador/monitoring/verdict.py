@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from tasador.core.errors import ValidationError
-from tasador.core.fingerprints import to_plain
+from tasador.core.hashing import to_plain
 
 Level = Literal["ok", "warn", "alert", "cannot_tell"]
 Number = float | int | str | None

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasador.core import clock
-from tasador.records.database import Database
+from tasador.records.database.connection import Database
 from tasador.records.ids import new_id
-from tasador.records.settings import RecordSettings
+from tasador.settings.records import RecordSettings
 
 SPAN_S = 15.0
 #: Rows kept of one field and cause by one process within a span.

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasador.core import clock
-from tasador.records.database import Database
-from tasador.records.settings import RecordSettings
-from tasador.records.sql_store import SqlRecordStore
-from tasador.records.state import Leases
+from tasador.records.database.connection import Database
+from tasador.records.shared_state import Leases
+from tasador.records.store import SqlRecordStore
+from tasador.settings.records import RecordSettings
 
 _log = logging.getLogger(__name__)
 _DAY_S = 86_400.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasador.data.target_check import TargetBounds
-from tasador.records.database import Database
-from tasador.records.state import State
+from tasador.contract.target_check import TargetBounds
+from tasador.records.database.connection import Database
+from tasador.records.shared_state import State
 
 _PREFIX = "target/"
 

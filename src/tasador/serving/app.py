@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,15 +13,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tasador.serving.compression import inflate
-from tasador.serving.documentation import PAGE, SCRIPT, Documentation, answers, body_of
-from tasador.serving.exchange import App, Exchange, Handler, Reply, is_json
-from tasador.serving.guard import Access, Guard
-from tasador.serving.problems import Problem, fault, internal_error, wrong_media_type
-from tasador.serving.proxies import TrustedProxies
-from tasador.serving.routes.outcomes import OutcomeRoutes, RecordOutcomes
-from tasador.serving.routes.status import DeepCheck, Updates, status_router
-from tasador.serving.routes.valuation import ValuationRoutes
+from tasador.serving.api.endpoints import json_endpoint
+from tasador.serving.api.openapi import PAGE, SCRIPT, Documentation, answers, body_of
+from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes
+from tasador.serving.api.predict import ValuationRoutes
+from tasador.serving.api.status import DeepCheck, Updates, status_router
+from tasador.serving.errors import Problem, fault, internal_error
+from tasador.serving.http.middleware import Access, Guard
+from tasador.serving.http.proxies import TrustedProxies
+from tasador.serving.http.request import App, Handler
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -114,42 +114,6 @@ def build_app(parts: Parts) -> App:
 def _plain_paths(routers: Sequence[APIRouter]) -> list[str]:
     paths = [getattr(route, "path", "{") for router in routers for route in router.routes]
     return [path for path in paths if "{" not in path]
-
-
-def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Return `handler` as FastAPI calls it."""
-
-    async def call(request: Request) -> Response:
-        exchange: Exchange = request.scope["tasador"]
-        body = await request.body()
-        exchange.body_read = True
-        encoding = exchange.headers.get(b"content-encoding")
-        if encoding is not None:
-            body = inflate(encoding, body, exchange.body_limit)
-        return response(await handler(exchange, body))
-
-    return call
-
-
-def response(reply: Reply) -> Response:
-    """Return a reply as FastAPI sends it."""
-    headers = {name.decode(): value.decode() for name, value in reply.headers}
-    return Response(
-        reply.body, reply.status, headers=headers, media_type=reply.content_type.decode()
-    )
-
-
-def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Return `handler` as FastAPI calls it, for bodies of JSON only."""
-    call = endpoint(handler)
-
-    async def call_with_json(request: Request) -> Response:
-        kind = request.headers.get("content-type", "application/json")
-        if not is_json(kind.encode("latin-1")):
-            raise wrong_media_type(kind[:100], "application/json")
-        return await call(request)
-
-    return call_with_json
 
 
 def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:

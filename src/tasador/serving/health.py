@@ -13,9 +13,9 @@ from typing import Literal
 from tasador.core import clock as wall
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
-from tasador.serving.cascade import Hop
-from tasador.serving.holder import ModelHolder
-from tasador.serving.refresh import Refresher
+from tasador.serving.model_loading.cascade import Hop
+from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.refresher import Refresher
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 #: Checks a dependency: returns a detail for people, raises when it is not healthy.

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tasador.records.refused import Refusal
-from tasador.registry.bundle import ModelBundle
-from tasador.serving.appraiser import Answer, Appraiser
-from tasador.serving.engine import Engine
-from tasador.serving.exchange import Exchange
-from tasador.serving.intake import Rows
+from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.serving.batching.batcher import Answer, Appraiser
+from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.request_parsing import Rows
+from tasador.serving.errors import Problem, not_ready
+from tasador.serving.http.refused_requests import RefusedRows
+from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
-from tasador.serving.problems import Problem, not_ready
-from tasador.serving.refused import RefusedRows
-from tasador.serving.settings import LimitSettings
+from tasador.settings.serving import LimitSettings
 
 
 class Loaded(Protocol):
-    """A bundle in use; `serving.cascade.LoadedModel` is one."""
+    """A bundle in use; `serving.model_loading.cascade.LoadedModel` is one."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -35,7 +35,7 @@ class Loaded(Protocol):
 
 
 class Holder(Protocol):
-    """Holds what answers now; `serving.holder.ModelHolder` is one."""
+    """Holds what answers now; `serving.model_loading.model_slot.ModelHolder` is one."""
 
     @property
     def current(self) -> Loaded | None:
@@ -47,7 +47,7 @@ class Holder(Protocol):
 
 
 class Values(Protocol):
-    """Values rows by one of several models; `serving.canary.Canary` is one."""
+    """Values rows by one of several models; `serving.experiments.canary.Canary` is one."""
 
     async def value(self, exchange: Exchange, engine: Engine, rows: Rows, place: str) -> Answer:
         """Value encoded rows of one request."""

@@ -10,7 +10,7 @@ from typing import IO, Any
 import streamlit as st
 
 from tasador.core.escape import cell
-from tasador.flows.api_client import ScoredRow, ServiceRefusedError
+from tasador.ops.api_client import ScoredRow, ServiceRefusedError
 from tasador.ui.formats import amount, escaped, label, number, rounded
 from tasador.ui.session import Model, client, language, model, say
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasador.data.contract import TableContract
+from tasador.contract.model import TableContract
 
 #: Names of steps that stand for several features; pages translate them.
 COMPARABLES, AREA, OTHERS = "comparables", "area", "others"

@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tasador.contract.model import TableContract
 from tasador.core.escape import chart
-from tasador.data.contract import TableContract
 from tasador.ui.formats import amount, digits_of, label, number
 from tasador.ui.session import language, say
 

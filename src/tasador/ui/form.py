@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tasador.data.contract import Column, TableContract
+from tasador.contract.model import Column, TableContract
 from tasador.ui.formats import escaped, label
 from tasador.ui.session import say
 

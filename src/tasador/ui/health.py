@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tasador.flows.api_client import ServiceRefusedError
+from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui import health_charts as charts
 from tasador.ui.formats import digits_of, escaped, label, moment, number
 from tasador.ui.session import client, language, model, say

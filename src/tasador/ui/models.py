@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tasador.flows.api_client import ServiceRefusedError
+from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui.formats import escaped, moment
 from tasador.ui.session import client, model, say
 

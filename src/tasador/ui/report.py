@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from tasador.flows.api_client import ServiceRefusedError
+from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui.formats import escaped, shown_card
 from tasador.ui.session import client, model, say
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import streamlit as st
 
-from tasador.data.contract import TableContract
-from tasador.data.contract_reader import from_dict
-from tasador.flows.api_client import ApiClient
+from tasador.contract.model import TableContract
+from tasador.contract.reader import from_dict
+from tasador.ops.api_client import ApiClient
 from tasador.ui.texts import LANGUAGES, Language, text
 
 API_URL = "TASADOR_UI__API_URL"
@@ -66,7 +66,7 @@ def _example(url: str, version: str) -> dict[str, Any]:  # noqa: ARG001 - the ca
 @st.cache_data(show_spinner=False, max_entries=8)
 def places(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - the cache's key
     """Return where the training rows lie; None for a table without coordinates."""
-    from tasador.flows.api_client import ServiceRefusedError
+    from tasador.ops.api_client import ServiceRefusedError
 
     try:
         found: dict[str, Any] = client().get("/api/v1/models/density")

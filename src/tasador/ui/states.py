@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from tasador.core.errors import ServingError
-from tasador.flows.api_client import ServiceAwayError, ServiceRefusedError
+from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
 from tasador.ui.formats import escaped
 from tasador.ui.session import client, say
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from tasador.flows.api_client import ServiceRefusedError
+from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui import breakdown, charts
 from tasador.ui.form import draw_fields, field_key
 from tasador.ui.formats import amount, escaped, label, number, rounded

@@ -14,8 +14,8 @@ import pytest
 import typer.main
 
 from tasador.cli.app import COMMANDS, app, main
-from tasador.config.watch import read_watch_settings
-from tasador.serving.settings import ServerSettings
+from tasador.monitoring.settings import read_watch_settings
+from tasador.settings.serving import ServerSettings
 
 TASADOR = (sys.executable, "-m", "tasador.cli.app")
 ROOT: Any = typer.main.get_command(app)

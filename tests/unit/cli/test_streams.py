@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TASADOR = (sys.executable, "-m", "tasador.cli.app")
 COMMANDS = {
     "monitor": (10, ("monitor", "--reference", "a.csv", "--current", "b.csv")),

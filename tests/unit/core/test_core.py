@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasador.core import clock, errors, fingerprints, logs, progress, seeds
+from tasador.core import clock, errors, hashing, progress, seeds
+from tasador.core import logging as logs
 from tasador.core.errors import MissingExtraError, TasadorError
 
 
@@ -40,15 +41,15 @@ def test_seeds_differ_by_name_and_repeat() -> None:
 
 
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
-    one = fingerprints.fingerprint({"a": 1, "b": (1, {2, 3}), "p": Path("x")})
-    assert one == fingerprints.fingerprint({"p": "x", "b": [1, [2, 3]], "a": 1})
+    one = hashing.fingerprint({"a": 1, "b": (1, {2, 3}), "p": Path("x")})
+    assert one == hashing.fingerprint({"p": "x", "b": [1, [2, 3]], "a": 1})
 
 
-def test_the_code_version_covers_rooms_and_modules() -> None:
-    assert fingerprints.code_version(["core"]) != fingerprints.code_version(["metrics"])
-    assert len(fingerprints.code_version(["flows.steps.data_steps"])) == 64
+def test_the_code_version_covers_packages_and_modules() -> None:
+    assert hashing.code_version(["core"]) != hashing.code_version(["metrics"])
+    assert len(hashing.code_version(["training.steps.data_steps"])) == 64
     with pytest.raises(ValueError, match="no source found"):
-        fingerprints.code_version(["kitchen"])
+        hashing.code_version(["kitchen"])
 
 
 def test_logs_can_be_json(capsys: pytest.CaptureFixture[str]) -> None:

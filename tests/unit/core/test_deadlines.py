@@ -54,7 +54,7 @@ def test_calls_that_end_in_time_share_one_thread():
 
 def test_a_call_that_hangs_is_left_behind_and_the_next_one_gets_a_new_thread():
     caller, release = BoundedCaller("store"), threading.Event()
-    with pytest.raises(DeadlineError, match=r"store did not answer in time: .*0\.1 s"):
+    with pytest.raises(DeadlineError, match=r"store did not answer in time: .*0\.\d+ s"):
         caller.call(release.wait, Deadline.after(0.1))
     assert caller.call(lambda: "next", Deadline.after(10)) == "next"
     release.set()

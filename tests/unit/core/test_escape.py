@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tasador.cli import output
 from tasador.core import escape
-from tasador.core.logs import formatter
+from tasador.core.logging import formatter
 
 markdown_it = pytest.importorskip("markdown_it")
 

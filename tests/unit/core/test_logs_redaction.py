@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from tasador.core.logs import JsonFormatter, TextFormatter, configure_logs, redact
-from tasador.serving.problems import Problem
+from tasador.core.logging import JsonFormatter, TextFormatter, configure_logs, redact
+from tasador.serving.errors import Problem
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from fixtures.parquet_files import FILES, one_value, written
-from tasador.core import files
+from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.parquet_limits import ParquetTable, unpacked_bytes
 from tasador.data.readers import read_table
-from tasador.monitoring.plain import PlainTable
+from tasador.monitoring.inputs.table_reader import PlainTable
 
 
 @pytest.fixture(autouse=True)
 def _memory_is_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(files._DRIVERS, "memory", ("fsspec", "gcs"))
+    monkeypatch.setitem(storage._DRIVERS, "memory", ("fsspec", "gcs"))
 
 
 MOST_MB = 200.0
@@ -157,9 +157,9 @@ def test_what_ordinary_writers_write_is_read_whole_and_in_order(
 ) -> None:
     data = content(HONEST, **options)
     location = "memory://honest.parquet" if remote else str(tmp_path / "honest.parquet")
-    files.write_bytes(location, data)
+    storage.write_bytes(location, data)
     names = ["kind", "n", "long", "bytes"]
-    with files.open_read(location) as file:
+    with storage.open_read(location) as file:
         batches = list(ParquetTable(file, location).batches(names, 4096))
     assert rows_of(iter(batches)).select(names) == pq.read_table(io.BytesIO(data)).select(names)
     assert max(batch.num_rows for batch in batches) <= 4096
@@ -186,7 +186,7 @@ def test_every_reader_refuses_or_bounds_a_file_that_stands_for_gigabytes(
     place: str, name: str, tmp_path: Path
 ) -> None:
     location = f"memory://{name}.parquet" if place == "memory" else str(tmp_path / "t.parquet")
-    files.write_bytes(location, FILES[name]())
+    storage.write_bytes(location, FILES[name]())
     with pytest.raises(SourceError, match="takes too much memory once it is unpacked"):
         read_table(location)
     table = PlainTable.open(location)

@@ -41,7 +41,7 @@ def test_nothing_at_all_can_be_described_too(flats, n):
 
 
 def test_the_predictions_have_a_profile_of_their_own():
-    from tasador.data.contract import Column, TableContract, Target
+    from tasador.contract.model import Column, TableContract, Target
 
     contract = TableContract("t", "T", "m", (Column("a", "number"),), Target("y"))
     X, y = np.arange(5.0)[:, None], np.arange(5.0)

@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasador.core import files
+from tasador.contract.model import Source
+from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, StorageError
 from tasador.data import sources
-from tasador.data.contract import Source
 from tasador.data.sources import check_pin, find_local, load_table, read_stored, store_frame
 
 CSV = b"a,b\n1,x\n2,y\n"
@@ -208,8 +208,8 @@ def test_the_local_file_that_would_be_read_is_known_beforehand(flats, tmp_path, 
 
 
 def test_an_object_in_a_store_is_read_like_a_file(load, monkeypatch):
-    monkeypatch.setattr(files, "exists", lambda place: place == "s3://b/t.csv")
-    monkeypatch.setattr(sources.files, "read_bytes", lambda place: CSV)
+    monkeypatch.setattr(storage, "exists", lambda place: place == "s3://b/t.csv")
+    monkeypatch.setattr(sources.storage, "read_bytes", lambda place: CSV)
     monkeypatch.setattr(sources, "store_frame", lambda frame, folder: "hash")
     table = load(Source(paths=("s3://b/absent.csv", "s3://b/t.csv")))
     assert table.source == "s3://b/t.csv"
@@ -218,14 +218,14 @@ def test_an_object_in_a_store_is_read_like_a_file(load, monkeypatch):
 
 @pytest.mark.parametrize("error", [StorageError("403"), MissingExtraError("no driver")])
 def test_an_unreachable_store_is_passed_over_with_a_warning(load, monkeypatch, error):
-    there = files.exists
+    there = storage.exists
 
     def refuse(location):
-        if files.is_remote(location):
+        if storage.is_remote(location):
             raise error
         return there(location)
 
-    monkeypatch.setattr(files, "exists", refuse)
+    monkeypatch.setattr(storage, "exists", refuse)
     Path("t.csv").write_bytes(CSV)
     table = load(Source(paths=("gs://b/t.csv", "t.csv")))
     assert table.warnings == (f"passed over gs://b/t.csv: {error}",)

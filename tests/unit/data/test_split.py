@@ -9,7 +9,7 @@ from tasador.core.errors import ConfigError, ValidationError
 from tasador.data.readers import read_table
 from tasador.data.split import split_table
 from tasador.data.table import ValidatedTable
-from tasador.data.validate import mix, validate_table
+from tasador.data.validation import mix, validate_table
 
 
 def rows(contract, numbers: np.ndarray) -> ValidatedTable:

@@ -8,7 +8,7 @@ import pytest
 
 from tasador.core.errors import SourceError
 from tasador.data.synthetic import generate
-from tasador.data.validate import validate_table
+from tasador.data.validation import validate_table
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasador.data.contract import Column, TableContract, Target
+from tasador.contract.model import Column, TableContract, Target
 from tasador.data.table_stream import open_table
 
 CONTRACT = TableContract("t", "T", "t", (Column("a", "number"),), Target("y"))

@@ -3,17 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasador.data.contract_reader import from_dict
+from tasador.contract.reader import from_dict
 from tasador.data.table import Part
-from tasador.features.impute import Imputer
+from tasador.features.imputation import Imputer
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
-from tasador.modeling.contributions import TreeContributions
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.target import TargetTransform
-from tasador.selection.families import FAMILIES, family
-from tasador.selection.folds import make_folds, random_assignment
-from tasador.selection.search import SelectionSettings, grid_search
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import make_folds, random_assignment
+from tasador.selection.families.catalog import FAMILIES, family
+from tasador.selection.search.grid_search import grid_search
+from tasador.settings.run import SelectionSettings
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.tree_shap import TreeContributions
 
 CONTRACT = from_dict(
     {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasador.data.contract_reader import from_dict
+from tasador.contract.reader import from_dict
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
 
 CONTRACT = from_dict(

@@ -6,11 +6,11 @@ import pytest
 from sklearn.tree import DecisionTreeRegressor
 
 from tasador.core.errors import TrainingError
-from tasador.modeling.importers import from_lightgbm, from_sklearn
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
 from tasador.modeling.parity import check_parity, lightgbm_predictor
-from tasador.modeling.trees import LinearModel
+from tasador.trees.ensemble import LinearModel
+from tasador.trees.importers import from_lightgbm, from_sklearn
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tasador.data.contract import Column
-from tasador.monitoring.error_model import error_inputs, fit_error_model
-from tasador.monitoring.reference import build_reference
-from tasador.monitoring.windows import Window
+from tasador.contract.model import Column
+from tasador.monitoring.error_estimation import error_inputs, fit_error_model
+from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.window import Window
 
 COLUMNS = (
     Column("area", "number", bounds=(0.0, 1e5)),

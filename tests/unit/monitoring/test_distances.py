@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import spatial, stats
 
-from tasador.monitoring import distances
-from tasador.monitoring.summary import Grid, Summary
+from tasador.monitoring.checks import distances
+from tasador.monitoring.summaries.column_summary import Grid, Summary
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
 

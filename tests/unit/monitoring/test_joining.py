@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasador.monitoring.plain import Fields, PlainTable
-from tasador.monitoring.tables import join_tables
+from tasador.monitoring.inputs.reference_builder import join_tables
+from tasador.monitoring.inputs.table_reader import Fields, PlainTable
 
 FIELDS = Fields(target="price", id="house")
 

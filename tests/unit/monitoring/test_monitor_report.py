@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from tasador.cli.dashboard import dashboard
-from tasador.data.contract import Column
-from tasador.flows.monitor_report import write_monitor_report
-from tasador.monitoring.judge import judge
-from tasador.monitoring.reference import build_reference
+from tasador.contract.model import Column
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.summaries.reference import build_reference
 from tasador.monitoring.verdict import Verdict
-from tasador.monitoring.windows import Window
+from tasador.monitoring.window import Window
+from tasador.reporting.monitoring_report import write_monitor_report
 
 
 def page_of(verdict, folder):

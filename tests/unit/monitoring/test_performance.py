@@ -3,10 +3,10 @@ import pytest
 
 from tasador.metrics.ratio_study import cod
 from tasador.metrics.regression import mape, within_10
-from tasador.monitoring.judge import judge
-from tasador.monitoring.performance import mape_interval, share_interval
-from tasador.monitoring.rules import Rules
-from tasador.monitoring.windows import join_outcomes
+from tasador.monitoring.checks.performance import mape_interval, share_interval
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.window import join_outcomes
 
 
 def figure(verdict, name, *, estimated=False):
@@ -149,7 +149,7 @@ def test_errors_are_foretold_without_outcomes(reference, window):
     made = window(4000)
     houses_only = made.X[:, 3] == 1
     cut = {name: getattr(made, name)[houses_only] for name in ("prediction", "lower", "upper")}
-    from tasador.monitoring.windows import Window
+    from tasador.monitoring.window import Window
 
     blind = Window.of(reference.names, made.X[houses_only], **cut)
     verdict = judge(reference, blind, together=False)

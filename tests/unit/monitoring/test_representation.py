@@ -9,13 +9,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from tasador.data.contract import Column
-from tasador.flows.monitor import Comparison, monitor_files
-from tasador.monitoring.judge import judge
-from tasador.monitoring.plain import Fields
-from tasador.monitoring.reference import build_reference
-from tasador.monitoring.rules import Rules
-from tasador.monitoring.windows import Window
+from tasador.contract.model import Column
+from tasador.monitoring.evaluate import judge
+from tasador.monitoring.inputs.table_reader import Fields
+from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.window import Window
+from tasador.ops.monitor_files import Comparison, monitor_files
 
 RNG = np.random.default_rng(0)
 ROWS = 2000

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tasador.cli.app import main
-from tasador.records.database import Database
-from tasador.records.journal import AuditTrail
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
 from tasador.records.record import Outcome
-from tasador.records.settings import RecordSettings
-from tasador.records.spool import Spool
-from tasador.records.sql_store import SqlRecordStore
+from tasador.records.store import SqlRecordStore
+from tasador.records.writer.spool import Spool
+from tasador.settings.records import RecordSettings
 
 DAY = 86_400.0
 
@@ -87,7 +87,7 @@ def test_export_of_everything_streams_and_keeps_gaps(
 ) -> None:
     import pyarrow.parquet as pq
 
-    from tasador.records.export import export_parquet
+    from tasador.records.import_export import export_parquet
 
     file = tmp_path / "out.parquet"
     written = export_parquet(SqlRecordStore(database), file, 0.0, 1e12, batch=3)
@@ -101,7 +101,7 @@ def test_export_of_everything_streams_and_keeps_gaps(
 def test_an_export_that_fails_leaves_no_file(
     database, recorded, tmp_path, monkeypatch, tasador
 ) -> None:
-    from tasador.records.export import export_parquet
+    from tasador.records.import_export import export_parquet
 
     store = SqlRecordStore(database)
 
@@ -214,7 +214,7 @@ def test_a_file_that_holds_no_outcomes_is_refused(tmp_path, content, message, ta
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     from tasador.core.errors import SourceError
-    from tasador.records.outcome_file import import_outcomes
+    from tasador.records.import_export import import_outcomes
 
     with Database.open(url) as database, pytest.raises(SourceError, match=message):
         import_outcomes(SqlRecordStore(database), file)

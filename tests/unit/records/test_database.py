@@ -10,12 +10,11 @@ import time
 import pytest
 
 from tasador.core import clock
-from tasador.records import schema
-from tasador.records.database import Database
-from tasador.records.errors import OutageError, RefusedError
-from tasador.records.journal import AuditTrail, Verdicts
-from tasador.records.schema import Migration
-from tasador.records.state import AlertState, AlertStates, Leases, State
+from tasador.records.audit_log import AuditTrail, Verdicts
+from tasador.records.database import connection
+from tasador.records.database.connection import Database, Migration
+from tasador.records.database.errors import OutageError, RefusedError
+from tasador.records.shared_state import AlertState, AlertStates, Leases, State
 
 
 def test_verdicts_come_back_newest_first_and_by_model(database) -> None:
@@ -196,18 +195,18 @@ def test_opening_again_changes_no_table(url, make_records) -> None:
 
 def newer(reader: int) -> Migration:
     statement = "ALTER TABLE state ADD COLUMN owner {text}"
-    return Migration(len(schema.MIGRATIONS) + 1, reader, (statement,))
+    return Migration(len(connection.MIGRATIONS) + 1, reader, (statement,))
 
 
 def test_a_newer_schema_that_allows_it_is_used_and_another_is_refused(url, monkeypatch) -> None:
     with monkeypatch.context() as newer_release:
-        newer_release.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer(reader=1)))
+        newer_release.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, newer(reader=1)))
         Database.open(url).close()
     with Database.open(url) as database:
         State(database).put("k", 1, seen=0)
     with monkeypatch.context() as newest_release:
-        last = Migration(schema.NEWEST + 2, schema.NEWEST + 2, ())
-        newest_release.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, newer(1), last))
+        last = Migration(connection.NEWEST + 2, connection.NEWEST + 2, ())
+        newest_release.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, newer(1), last))
         Database.open(url).close()
     with pytest.raises(OutageError, match="changed by a newer tasador"):
         Database.open(url)
@@ -216,7 +215,7 @@ def test_a_newer_schema_that_allows_it_is_used_and_another_is_refused(url, monke
 def test_a_migration_that_fails_leaves_nothing_half_done(url, monkeypatch) -> None:
     broken = Migration(1, 1, ("CREATE TABLE fine (a {int})", "CREATE NONSENSE"))
     with monkeypatch.context() as release:
-        release.setattr(schema, "MIGRATIONS", (broken,))
+        release.setattr(connection, "MIGRATIONS", (broken,))
         with pytest.raises(OutageError, match="cannot be used"):
             Database.open(url)
     with Database.open(url) as database, pytest.raises(OutageError, match="fine"):
@@ -273,7 +272,7 @@ def test_a_forked_child_connects_by_itself(database) -> None:
 
 
 def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make_records) -> None:
-    from tasador.records.sql_store import SqlRecordStore
+    from tasador.records.store import SqlRecordStore
 
     file = tmp_path / "records.db"
     with Database.open(f"sqlite:///{file}") as writing, Database.open(f"sqlite:///{file}") as other:

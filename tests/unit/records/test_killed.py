@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tasador.records.database import Database
-from tasador.records.keeper import bring_in
-from tasador.records.sql_store import SqlRecordStore
+from tasador.records.database.connection import Database
+from tasador.records.store import SqlRecordStore
+from tasador.records.writer.maintenance import bring_in
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
 LOAD = """
 import asyncio, os, sys
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
-from tasador.records.settings import RecordSettings
-from tasador.records.writer import RecordWriter
+from tasador.settings.records import RecordSettings
+from tasador.records.writer.batch_writer import RecordWriter
 
 url, spool, log, synchronous = sys.argv[1:]
 acknowledged = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -151,8 +151,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from tasador.core.errors import StorageError
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
-from tasador.records.settings import RecordSettings
-from tasador.records.writer import RecordWriter
+from tasador.settings.records import RecordSettings
+from tasador.records.writer.batch_writer import RecordWriter
 
 writer = RecordWriter(RecordSettings(url=sys.argv[2], spool=sys.argv[3], bound_s=0.1, retry_s=0.05,
                                      spool_bytes=int(sys.argv[4])))
@@ -193,7 +193,7 @@ def test_a_database_that_may_not_grow_sends_records_to_the_spool(tmp_path) -> No
 
 OPEN = """
 import sys
-from tasador.records.database import Database
+from tasador.records.database.connection import Database
 sys.stdin.readline()
 with Database.open(sys.argv[1], timeout_s=20) as database:
     print(database.execute("SELECT version FROM tasador_schema")[0][0])

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.records import committer
-from tasador.records.errors import RefusedError
-from tasador.records.settings import RecordSettings
-from tasador.records.spool import Spool
+from tasador.records.database.errors import RefusedError
 from tasador.records.store import open_store
-from tasador.records.writer import RecordWriter, WriterStatus
+from tasador.records.writer import batch_writer
+from tasador.records.writer.batch_writer import RecordWriter, WriterStatus
+from tasador.records.writer.spool import Spool
+from tasador.settings.records import RecordSettings
 
 PATIENCE = 20.0  # of a test, not of the product
 
@@ -202,7 +202,7 @@ def test_a_server_that_is_silent_holds_nobody_up(
 def test_the_line_to_a_server_silent_for_long_is_cut(
     postgres_server, postgres_url, tmp_path, make_records, monkeypatch
 ) -> None:
-    monkeypatch.setattr("tasador.records.committer._HANG_S", 0.3)
+    monkeypatch.setattr("tasador.records.writer.batch_writer._HANG_S", 0.3)
     settings = RecordSettings(
         url=postgres_url, spool=str(tmp_path / "spool"), bound_s=0.1, retry_s=0.05
     )
@@ -391,7 +391,7 @@ def test_a_server_that_falls_silent_while_the_spool_is_brought_in_holds_nobody_u
     )
     writer = RecordWriter(settings)
     silenced = []
-    insert = committer.insert_records
+    insert = batch_writer.insert_records
 
     def falls_silent(database, rows):
         if writer._committer.state == "draining" and not silenced:
@@ -399,7 +399,7 @@ def test_a_server_that_falls_silent_while_the_spool_is_brought_in_holds_nobody_u
             postgres_server.hold()
         return insert(database, rows)
 
-    monkeypatch.setattr(committer, "insert_records", falls_silent)
+    monkeypatch.setattr(batch_writer, "insert_records", falls_silent)
     writer.start()
     records = make_records(80)
     writer.submit_from_thread(records[:10]).result(PATIENCE)

@@ -9,13 +9,13 @@ import time
 import pytest
 
 from tasador.core import clock
-from tasador.records.journal import AuditTrail, Verdicts
+from tasador.records.audit_log import AuditTrail, Verdicts
 from tasador.records.record import Outcome
 from tasador.records.retention import Retention, prune_in_turn
-from tasador.records.settings import RecordSettings
-from tasador.records.sql_store import SqlRecordStore
-from tasador.records.state import AlertState, AlertStates
-from tasador.records.writer import RecordWriter
+from tasador.records.shared_state import AlertState, AlertStates
+from tasador.records.store import SqlRecordStore
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.settings.records import RecordSettings
 
 DAY = 86_400.0
 
@@ -132,7 +132,7 @@ def test_a_service_prunes_by_itself(database, settings, grown) -> None:
 
 
 def test_logs_that_nobody_writes_go_and_huge_ones_keep_their_end(tmp_path, make_records) -> None:
-    from tasador.records.database import Database
+    from tasador.records.database.connection import Database
 
     settings = RecordSettings(url=f"sqlite:///{tmp_path}/tasador.db")
     logs = tmp_path / "logs"

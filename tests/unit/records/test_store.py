@@ -7,11 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from tasador.records.errors import RefusedError
-from tasador.records.journal import AuditTrail
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.errors import RefusedError
 from tasador.records.record import Outcome
-from tasador.records.sql_store import SqlRecordStore
-from tasador.records.store import open_store
+from tasador.records.store import SqlRecordStore, open_store
 
 
 @pytest.fixture

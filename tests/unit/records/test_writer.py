@@ -10,8 +10,8 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
-from tasador.records.settings import RecordSettings
-from tasador.records.writer import RecordWriter
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.settings.records import RecordSettings
 
 
 def some_records(count: int) -> list[Record]:

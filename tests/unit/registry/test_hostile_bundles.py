@@ -24,16 +24,16 @@ from onnx import TensorProto, helper, numpy_helper
 from fixtures.forgery import arrays_of, forge, forged_array, reseal, with_arrays
 from fixtures.process import Server, free_port
 from tasador.core.errors import BundleError, TasadorError
-from tasador.core.native import native
-from tasador.registry.arrays import write_arrays
-from tasador.registry.bundle import load_bundle
-from tasador.registry.bundle_writer import write_bundle
-from tasador.registry.signature import TrustedKeys
-from tasador.serving.cascade import Cascade
+from tasador.core.kernels import native
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.format.arrays import write_arrays
+from tasador.registry.format.signature import TrustedKeys
 from tasador.serving.health import DegradedError, refresher_check
-from tasador.serving.holder import ModelHolder
-from tasador.serving.refresh import Refresher
-from tasador.serving.source_settings import SourceSettings
+from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.refresher import Refresher
+from tasador.settings.serving import SourceSettings
 
 Craft = Callable[[Path], Any]
 FEATURES, EXPLAIN, GOLDEN = "features.npz", "explain.npz", "golden.npz"
@@ -166,8 +166,8 @@ def is_named_twice(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def a_deep_chain(folder: Path) -> None:
-    from tasador.modeling.onnx_export import to_onnx
-    from tasador.modeling.trees import TreeEnsemble
+    from tasador.trees.ensemble import TreeEnsemble
+    from tasador.trees.onnx_export import to_onnx
 
     n = 20_000
     inner = np.arange(n)
@@ -380,7 +380,7 @@ def test_no_kernel_is_given_arrays_that_do_not_fit(
     bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[str] = []
-    for name in ("comparables.cKDTree", "comparables.CompactIndex", "compact_plain.CompactPlain"):
+    for name in ("comparables.cKDTree", "comparables.CompactIndex", "columns_kernel.CompactPlain"):
         monkeypatch.setattr(f"tasador.features.{name}", lambda *_, name=name: built.append(name))
     good = (bundle_folder / FEATURES).read_bytes()
     for what in ARRAYS:
@@ -406,7 +406,7 @@ def test_onnxruntime_never_sees_a_graph_that_the_exporter_does_not_write(
 ) -> None:
     opened: list[bytes] = []
     monkeypatch.setattr(
-        "tasador.modeling.onnx_model.onnxruntime.InferenceSession",
+        "tasador.trees.onnx_model.onnxruntime.InferenceSession",
         lambda content, *_, **__: opened.append(content),
     )
     good = (bundle_folder / "model.onnx").read_bytes()
@@ -459,7 +459,7 @@ def test_the_signature_is_checked_before_anything_is_parsed(
     )  # fmt: skip
     trusted = TrustedKeys.read([public])
     parsed: list[bytes] = []
-    monkeypatch.setattr("tasador.registry.verify.Manifest.from_json", parsed.append)
+    monkeypatch.setattr("tasador.registry.format.integrity.Manifest.from_json", parsed.append)
     for craft in (a_deep_manifest(300), a_deep_manifest(100_000), lambda _: None):
         craft(bundle_folder)
         with pytest.raises(BundleError, match="is not signed"):
@@ -474,7 +474,7 @@ def test_whatever_goes_wrong_while_loading_is_a_refusal_with_its_cause(
     def fails(*_: Any, **__: Any) -> None:
         raise error("by itself")
 
-    monkeypatch.setattr("tasador.registry.bundle.load_model", fails)
+    monkeypatch.setattr("tasador.registry.bundle.model_bundle.load_model", fails)
     with pytest.raises(BundleError, match=f"{error.__name__}.*by itself"):
         load_bundle(bundle_folder)
 
@@ -498,7 +498,7 @@ def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
     assert refresher.refresh()
     version, loads = refresher.holder.current.version, []
     monkeypatch.setattr(
-        "tasador.serving.cascade.load_bundle",
+        "tasador.serving.model_loading.cascade.load_bundle",
         lambda *a, **k: loads.append(a) or load_bundle(*a, **k),
     )
     for number, craft in enumerate(CRAFTED.values(), 1):
@@ -544,7 +544,7 @@ def test_a_source_that_fails_in_any_way_gives_way_to_the_next(
     def fails(*_: Any, **__: Any) -> None:
         raise error("by itself")
 
-    monkeypatch.setattr("tasador.serving.sources.read_pointer", fails)
+    monkeypatch.setattr("tasador.inference.sources.read_pointer", fails)
     loaded = Cascade.of(settings_).load()
     assert loaded.source == "local"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasador.contract.reader import from_dict
 from tasador.core.errors import BundleError
-from tasador.data.contract_reader import from_dict
-from tasador.registry.pyfunc import BundleModel, _load_pyfunc
+from tasador.registry.mlflow.pyfunc import BundleModel, _load_pyfunc
 
 CONTRACT = from_dict(
     {

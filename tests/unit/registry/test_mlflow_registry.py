@@ -20,21 +20,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasador.contract.reader import from_dict
 from tasador.core.errors import BundleError, RegistryError, StorageError
-from tasador.data.contract_reader import from_dict
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.metrics.bootstrap import Estimate
-from tasador.modeling.contributions import LinearContributions
-from tasador.modeling.importers import from_linear
-from tasador.modeling.interval import ConformalInterval
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
+from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import check_parity
-from tasador.modeling.target import TargetTransform
-from tasador.registry.bundle import load_bundle
-from tasador.registry.bundle_writer import BundleParts, write_bundle
-from tasador.registry.mlflow_registry import download_bundle, register_bundle, resolve_alias
-from tasador.registry.registration import CandidateScore, MlflowRun, RegisteredVersion, StepRun
+from tasador.modeling.target_transform import TargetTransform
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.bundle.writer import BundleParts, write_bundle
+from tasador.registry.mlflow.registration import (
+    CandidateScore,
+    MlflowRun,
+    RegisteredVersion,
+    StepRun,
+)
+from tasador.registry.mlflow.registry import download_bundle, register_bundle, resolve_alias
+from tasador.trees.importers import from_linear
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.tree_shap import LinearContributions
 
 pytestmark = [
     # SQLAlchemy 2.1 deprecates an option that MLflow 3.17 passes to its own tables
@@ -320,7 +325,7 @@ def test_an_interrupted_registration_is_marked_killed(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tasador.registry.mlflow_registry.log_parent", interrupt)
+    monkeypatch.setattr("tasador.registry.mlflow.registry.log_parent", interrupt)
     with pytest.raises(KeyboardInterrupt):
         register(bundle_folder, uri, run)
     client = client_of(uri)
@@ -388,7 +393,8 @@ def test_nothing_of_mlflow_reaches_the_terminal_and_no_setting_leaks(
 
 def test_importing_the_registry_does_not_import_mlflow() -> None:
     code = (
-        "import sys, tasador.registry, tasador.registry.pyfunc, tasador.registry.mlflow_registry;"
+        "import sys, tasador.registry;"
+        "import tasador.registry.mlflow.pyfunc, tasador.registry.mlflow.registry;"
         "assert not {'mlflow', 'pandas', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

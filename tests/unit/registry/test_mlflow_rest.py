@@ -21,10 +21,11 @@ from tasador.core.errors import (
     RefusedError,
     RegistryError,
 )
-from tasador.registry.bundle import load_bundle
-from tasador.registry.mlflow_embedded import EmbeddedRegistry
-from tasador.registry.mlflow_rest import MlflowServer
-from tasador.registry.offers import OfferedVersion, fetch_offered, registry_reader
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.stores.mlflow_rest import MlflowServer
+from tasador.registry.stores.mlflow_sqlite import EmbeddedRegistry
+from tasador.registry.stores.reader import registry_reader
+from tasador.registry.stores.resolver import OfferedVersion, fetch_offered
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -64,8 +65,8 @@ def test_what_is_not_there_is_nothing_offered(registry_server, real_bundle):
 
 
 def test_an_embedded_registry_s_bundle_is_fetched_without_mlflow(real_bundle, tmp_path):
-    from tasador.registry.mlflow_registry import register_bundle
-    from tasador.registry.registration import MlflowRun
+    from tasador.registry.mlflow.registration import MlflowRun
+    from tasador.registry.mlflow.registry import register_bundle
 
     run = MlflowRun(
         run_id="r", started="2026-01-01T00:00:00Z", seconds=1.0, dataset="houses", title="Houses",
@@ -268,7 +269,7 @@ def test_an_embedded_registry_that_is_absent_empty_or_something_else_says_so(tmp
 
 def test_reading_a_registry_imports_neither_mlflow_nor_pandas():
     code = (
-        "import sys; from tasador.registry import offers, mlflow_rest, mlflow_embedded, published;"
+        "import sys; from tasador.registry.stores import mlflow_rest, mlflow_sqlite, published, reader;"
         "assert not {'mlflow', 'pandas', 'sklearn', 'requests', 'fsspec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,16 +11,16 @@ import pytest
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError
-from tasador.core.files import Patience
-from tasador.registry.bundle import load_bundle
-from tasador.registry.published import (
+from tasador.core.storage import Patience
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.format.integrity import BundleLimits
+from tasador.registry.stores.published import (
     POINTER_NAME,
     fetch_published,
     prune_published,
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.verify import BundleLimits
 
 # moto's and the emulator's threads may leave a socket to the garbage collector
 quiet = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,13 +10,14 @@ import sys
 
 import numpy as np
 
-from tasador.data.contract_reader import from_dict
+from tasador.contract.reader import from_dict
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.modeling.target import TargetTransform
-from tasador.selection.folds import make_folds, random_assignment
-from tasador.selection.search import CandidateResult
-from tasador.selection.sweep import SweepSettings, sweep
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import make_folds, random_assignment
+from tasador.selection.search.grid_search import CandidateResult
+from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.settings.run import SweepSettings
 
 
 def main(storage: str, trials: int) -> None:

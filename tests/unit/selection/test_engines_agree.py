@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasador.core.ray_engine import RayEngine
-from tasador.data.contract_reader import from_dict
+from tasador.contract.reader import from_dict
+from tasador.core.parallel.ray import RayEngine
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.modeling.target import TargetTransform
-from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.search import SearchResult, SelectionSettings, grid_search
-from tasador.selection.sweep import SweepResult, SweepSettings, sweep
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.selection.sweep.optuna_sweep import SweepResult, sweep
+from tasador.settings.run import SelectionSettings, SweepSettings
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,13 @@ import xgboost
 from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, MissingExtraError, TrainingError
-from tasador.core.fingerprints import fingerprint
-from tasador.modeling.booster_importers import from_catboost
-from tasador.modeling.onnx_export import to_onnx
-from tasador.modeling.onnx_model import OnnxRegressor
-from tasador.modeling.trees import TreeEnsemble
-from tasador.selection.families import FAMILIES, expand_grid, family
-from tasador.selection.space import SpaceRecorder
+from tasador.core.hashing import fingerprint
+from tasador.selection.families.catalog import FAMILIES, expand_grid, family
+from tasador.selection.sweep.trial import SpaceRecorder
+from tasador.trees.ensemble import TreeEnsemble
+from tasador.trees.importers import from_catboost
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
 SMALL: dict[str, dict[str, Any]] = {

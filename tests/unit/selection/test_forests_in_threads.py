@@ -8,8 +8,8 @@ import sys
 FITS = """
 import sys, warnings
 import numpy as np
-from tasador.core.workers import in_parallel
-from tasador.selection.families import family
+from tasador.core.parallel.threads import in_parallel
+from tasador.selection.families.catalog import family
 
 sys.setswitchinterval(1e-6)
 warnings.simplefilter("error")

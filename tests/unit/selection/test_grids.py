@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.selection.families import expand_grid, family
+from tasador.selection.families.catalog import expand_grid, family
 
 # those of the system that tasador is compared with
 REFERENCE: dict[str, dict[str, list[Any]]] = {

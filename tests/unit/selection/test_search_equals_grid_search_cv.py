@@ -22,13 +22,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
+from tasador.contract.reader import from_dict
 from tasador.core import seeds
-from tasador.data.contract_reader import from_dict
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.modeling.target import TargetTransform
-from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.search import SearchResult, SelectionSettings, grid_search
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.settings.run import SelectionSettings
 
 Floats = NDArray[np.float64]
 CONTRACT = from_dict(
@@ -186,10 +187,11 @@ def test_with_comparables_cross_fitted_inside_the_folds_they_are_too(part: Part)
 
 def test_shared_work_costs_less_than_each_alone(part: Part) -> None:
     """One tree of the longest forest stands for all shorter ones: counted, not timed."""
-    from tasador.selection import families, shared_work
+    from tasador.selection.families import catalog
+    from tasador.selection.search import shared_work
 
     fits: list[int] = []
-    chosen = families.family("random_forest")
+    chosen = catalog.family("random_forest")
 
     def counting(*arguments: Any) -> Any:
         fits.append(arguments[0]["n_estimators"])
@@ -198,7 +200,7 @@ def test_shared_work_costs_less_than_each_alone(part: Part) -> None:
     grid = GRIDS["random_forest"][1]
     candidates = [
         shared_work.Candidate(i, "random_forest", params)
-        for i, params in enumerate(families.expand_grid("random_forest", grid))
+        for i, params in enumerate(catalog.expand_grid("random_forest", grid))
     ]
     groups = shared_work.group_candidates(candidates)
     fold = folds_of(part, comparables=False)[0]

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, TrainingError
-from tasador.data.contract_reader import from_dict
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.modeling.target import TargetTransform
-from tasador.selection.averaging import Member
-from tasador.selection.diagnostics import Diagnostics, diagnose
-from tasador.selection.evaluate import cross_validation, evaluate, out_of_fold
-from tasador.selection.folds import (
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.diagnostics import Diagnostics, diagnose
+from tasador.selection.evaluation.ensembling import Member
+from tasador.selection.evaluation.folds import (
     Fold,
     blocked_assignment,
     folds_for,
@@ -22,8 +21,10 @@ from tasador.selection.folds import (
     random_assignment,
     sample_rows,
 )
-from tasador.selection.search import SelectionSettings, grid_search
-from tasador.selection.sweep import SweepSettings, sweep
+from tasador.selection.evaluation.test_metrics import cross_validation, evaluate, out_of_fold
+from tasador.selection.search.grid_search import grid_search
+from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.settings.run import SelectionSettings, SweepSettings
 
 CONTRACT = from_dict(
     {

@@ -1,9 +1,9 @@
 import pytest
 
 from tasador.core.errors import ConfigError
-from tasador.serving.access import new_key
-from tasador.serving.routes.admin import AdminActions, admin_router
-from tasador.serving.settings import SecuritySettings
+from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.http.auth import new_key
+from tasador.settings.serving import SecuritySettings
 
 ADMIN, ADMIN_KEY = new_key("root", "admin")
 CLIENT, CLIENT_KEY = new_key("app", "client")
@@ -125,8 +125,8 @@ def test_no_spelling_of_an_admin_path_lets_a_client_in(served, path):
 def test_the_state_of_a_real_service_is_told(house_bundle, written_bundle, tmp_path):
     import asyncio
 
-    from tasador.serving.assembly import Assembly
-    from tasador.serving.settings import read_settings
+    from tasador.serving.bootstrap import Assembly
+    from tasador.settings.serving import read_settings
 
     settings = read_settings(
         {

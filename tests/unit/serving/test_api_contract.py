@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from tasador.registry.bundle import load_bundle
-from tasador.registry.release import stamp_release
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.metadata import stamp_release
 
 REFUSAL = {"error", "message", "request_id", "detail"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}
@@ -126,8 +126,8 @@ def test_categories_match_in_upper_and_lower_case_when_the_contract_says_so(
 ):
     import dataclasses
 
-    from tasador.data.encode import Encoder
-    from tasador.data.row_check import RowCheck
+    from tasador.contract.encoding import Encoder
+    from tasador.contract.row_check import RowCheck
 
     columns = tuple(
         dataclasses.replace(c, case_sensitive=False) if c.kind == "category" else c
@@ -223,9 +223,9 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     """Deterministic: all requests are handed over before the loop turns."""
     import asyncio
 
-    from tasador.serving.appraiser import Appraiser
-    from tasador.serving.engine import Engine
-    from tasador.serving.problems import Problem
+    from tasador.serving.batching.batcher import Appraiser
+    from tasador.serving.batching.predictor import Engine
+    from tasador.serving.errors import Problem
 
     class Silent:
         batches = 0

@@ -11,8 +11,15 @@ import pytest
 
 from fixtures.redis import Redis
 from tasador.core.errors import ConfigError
-from tasador.serving.cache import MemoryCache, RedisCache, _packed, _unpacked, keys_of, make_cache
-from tasador.serving.settings import CacheSettings
+from tasador.serving.batching.cache import (
+    MemoryCache,
+    RedisCache,
+    _packed,
+    _unpacked,
+    keys_of,
+    make_cache,
+)
+from tasador.settings.serving import CacheSettings
 
 PREDICT = "/api/v1/predict"
 ENTRY = (1.0, 0.5, 2.0, ("rooms was missing",))

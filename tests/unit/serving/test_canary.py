@@ -14,21 +14,21 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import RegistryError, StorageError
-from tasador.records.database import Database
-from tasador.records.journal import AuditTrail
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
 from tasador.records.record import Outcome
-from tasador.records.settings import RecordSettings
-from tasador.records.sql_store import SqlRecordStore
-from tasador.records.writer import RecordWriter
-from tasador.serving.appraiser import Appraiser
-from tasador.serving.canary import Canary, _chosen
-from tasador.serving.cascade import LoadedModel
-from tasador.serving.exchange import Exchange
-from tasador.serving.experiment import Experiment, ExperimentBook, Rules
-from tasador.serving.holder import ModelHolder
+from tasador.records.store import SqlRecordStore
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.experiments.canary import Canary, _chosen
+from tasador.serving.experiments.experiment import Experiment, ExperimentBook, Rules
+from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
+from tasador.serving.model_loading.cascade import LoadedModel
+from tasador.serving.model_loading.model_slot import ModelHolder
 from tasador.serving.service import Service
-from tasador.serving.settings import CanarySettings, LimitSettings
+from tasador.settings.records import RecordSettings
+from tasador.settings.serving import CanarySettings, LimitSettings
 
 ROWS = houses(60, seed=40)
 INPUTS = [{k: v for k, v in row.items() if k != "price"} for row in ROWS.to_dicts()]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tasador.core.errors import BundleError, NothingOfferedError
-from tasador.registry.bundle_writer import write_bundle
-from tasador.registry.published import publish_bundle
-from tasador.serving.cascade import Cascade
-from tasador.serving.source_settings import SourceSettings
+from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.stores.published import publish_bundle
+from tasador.serving.model_loading.cascade import Cascade
+from tasador.settings.serving import SourceSettings
 
 
 @pytest.fixture

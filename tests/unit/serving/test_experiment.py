@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from tasador.metrics.sequential import Moments, failure_evidence
-from tasador.records.database import Database
-from tasador.records.journal import AuditTrail
-from tasador.serving.experiment import Evidence, Experiment, ExperimentBook, Rules, decide
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
+from tasador.serving.experiments.experiment import (
+    Evidence,
+    Experiment,
+    ExperimentBook,
+    Rules,
+    decide,
+)
 
 RUNNING = Experiment("e1", "m-a", "m-b", "2", "running", 0, 1000.0, 1000.0)
 ENOUGH = Evidence(rows=300, stage_rows=300, attempts=300, disagreement=Moments(300, 0.05, 0.001))

@@ -7,19 +7,13 @@ import threading
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.registry.bundle import load_bundle
-from tasador.registry.published import publish_bundle
-from tasador.serving.cascade import Cascade
-from tasador.serving.health import (
-    DegradedError,
-    Health,
-    disk_check,
-    refresher_check,
-    source_check,
-)
-from tasador.serving.holder import LoadedModel, ModelHolder
-from tasador.serving.refresh import Refresher
-from tasador.serving.source_settings import SourceSettings
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.stores.published import publish_bundle
+from tasador.serving.health import DegradedError, Health, disk_check, refresher_check, source_check
+from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.refresher import Refresher
+from tasador.settings.serving import SourceSettings
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.parquet_files import FILES, PLAIN, written
 from fixtures.process import Server, free_port
-from tasador.serving.uploads import LONGEST_ROW
+from tasador.serving.api.uploads import LONGEST_ROW
 
 PARQUET = "application/vnd.apache.parquet"
 MOST_MB = 150.0

@@ -36,14 +36,14 @@ def reference(written_bundle, house_contract, tmp_path_factory):
     import mlflow
     from mlflow.pyfunc.scoring_server import invocations
 
-    from tasador.registry.mlflow_registry import _signature
+    from tasador.registry.mlflow.registry import _signature
 
     path = tmp_path_factory.mktemp("mlflow") / "model"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
         mlflow.pyfunc.save_model(
             path,
-            loader_module="tasador.registry.pyfunc",
+            loader_module="tasador.registry.mlflow.pyfunc",
             data_path=str(written_bundle),
             signature=_signature(house_contract),
             pip_requirements=[],

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tasador.records.settings import RecordSettings
-from tasador.records.writer import RecordWriter
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.settings.records import RecordSettings
 
 PROBES = ("/health/ready", "/ping", "/v2/health/ready", "/v2/models/houses_model/ready")
 

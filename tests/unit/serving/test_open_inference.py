@@ -8,12 +8,12 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from tasador.contract.encoding import Encoder
+from tasador.contract.model import Column, TableContract, Target
+from tasador.contract.row_check import RowCheck
 from tasador.core.errors import ValidationError
-from tasador.data.contract import Column, TableContract, Target
-from tasador.data.encode import Encoder
-from tasador.data.row_check import RowCheck
-from tasador.serving.settings import LimitSettings
-from tasador.serving.tensors import read_request
+from tasador.serving.api.open_inference import read_request
+from tasador.settings.serving import LimitSettings
 
 MODEL = "houses_model"
 ROWS = [

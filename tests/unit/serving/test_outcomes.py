@@ -13,19 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.process import Server, free_port
-from tasador.data.contract import Target
-from tasador.data.target_check import TargetBounds, read_number
-from tasador.records.database import Database
-from tasador.records.journal import AuditTrail
-from tasador.records.outcome_file import import_outcomes
+from tasador.contract.model import Target
+from tasador.contract.target_check import TargetBounds, read_number
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
+from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
-from tasador.records.settings import RecordSettings
-from tasador.records.sql_store import SqlRecordStore
+from tasador.records.store import SqlRecordStore
 from tasador.records.targets import keep_target, kept_targets
-from tasador.serving.access import new_key
-from tasador.serving.assembly import Assembly
-from tasador.serving.settings import ServeSettings
-from tasador.serving.source_settings import SourceSettings
+from tasador.serving.bootstrap import Assembly
+from tasador.serving.http.auth import new_key
+from tasador.settings.records import RecordSettings
+from tasador.settings.serving import ServeSettings, SourceSettings
 
 BOUNDS = TargetBounds(1.0, 1e6, positive=True, unit="USD")
 WRONG = [-1, 0, 1e299, 2e6, 0.5]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tasador.core.errors import BundleError
-from tasador.serving.refusals import Refusals, RefusedBeforeError
+from tasador.serving.model_loading.cascade import Refusals, RefusedBeforeError
 
 
 def test_without_a_model_a_damaged_bundle_is_tried_within_seconds_and_then_ever_more_seldom() -> (

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tasador.monitoring.refused import judge_refused
-from tasador.monitoring.rules import Rules
-from tasador.records.database import Database
+from tasador.monitoring.checks.service_levels import judge_refused
+from tasador.monitoring.thresholds import Rules
+from tasador.records.database.connection import Database
 from tasador.records.refused import Refusal, RefusedBuffer, RefusedCounts, kept_rows, read_refused
 from tasador.records.retention import Retention
-from tasador.records.settings import RecordSettings
+from tasador.settings.records import RecordSettings
 
 CSV = {"content-type": "text/csv"}
 NAMES = ["lon", "lat", "income", "rooms", "area", "kind"]
@@ -108,7 +108,7 @@ def test_a_request_that_cannot_be_read_is_refused_evidence_too(serve, path, opti
 def test_each_refused_request_has_a_line_in_the_log_without_its_values(
     running, client, house, caplog
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="tasador.serving.guard"):
+    with caplog.at_level(logging.INFO, logger="tasador.serving.http.middleware"):
         client.post("/api/v1/predict", json={"instances": [house | {"kind": "castle"}]})
         client.post("/api/v1/predict", json={"instances": [house]})
         client.get("/nowhere")

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from tasador.registry.bundle import load_bundle
-from tasador.serving.cascade import Cascade
+from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.serving.health import Health, source_check
-from tasador.serving.holder import ModelHolder
-from tasador.serving.refresh import Refresher
-from tasador.serving.source_settings import SourceSettings
+from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.refresher import Refresher
+from tasador.settings.serving import SourceSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 

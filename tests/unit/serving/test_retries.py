@@ -15,8 +15,12 @@ from tasador.core.errors import (
     RegistryError,
     StorageError,
 )
-from tasador.serving.breaker import OpenCircuitError
-from tasador.serving.retries import Backoff, call_again, is_passing
+from tasador.serving.model_loading.circuit_breaker import (
+    Backoff,
+    OpenCircuitError,
+    call_again,
+    is_passing,
+)
 
 QUICK = Backoff(attempts=3, initial_s=0.001, max_s=0.002, jitter_s=0.001)
 

@@ -10,9 +10,9 @@ from schemathesis import GenerationMode
 from schemathesis.errors import SchemathesisError
 
 from fixtures.service import running_service
-from tasador.serving.access import new_key
-from tasador.serving.routes.admin import AdminActions, admin_router
-from tasador.serving.settings import SecuritySettings
+from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.http.auth import new_key
+from tasador.settings.serving import SecuritySettings
 
 KEY, LINE = new_key("fuzzer", "admin")
 

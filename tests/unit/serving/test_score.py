@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tasador.serving.routes.score import CHUNK
-from tasador.serving.settings import LimitSettings
+from tasador.serving.api.score import CHUNK
+from tasador.settings.serving import LimitSettings
 
 HEADER = "lon,lat,income,rooms,area,kind"
 CSV = "text/csv"

@@ -7,16 +7,15 @@ import sys
 
 import pytest
 
-from tasador.serving.access import KeyAccess, RateLimit
-from tasador.serving.problems import Problem
-from tasador.serving.settings import LimitSettings, SecuritySettings
-from tasador.serving.shared_limits import SharedBuckets
+from tasador.serving.errors import Problem
+from tasador.serving.http.auth import KeyAccess, RateLimit, SharedBuckets
+from tasador.settings.serving import LimitSettings, SecuritySettings
 
 
 def test_processes_share_a_clients_bucket_and_not_another_ones(tmp_path) -> None:
     code = (
         "import sys, time; from pathlib import Path;"
-        "from tasador.serving.shared_limits import SharedBuckets;"
+        "from tasador.serving.http.auth import SharedBuckets;"
         "found = SharedBuckets(Path(sys.argv[1]));"
         "print(sum(found.take(sys.argv[2], 100.0, 1.0, 50) >= 1.0 for _ in range(40)))"
     )

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from fixtures.process import Server, free_port
 from tasador.core.errors import ConfigError
-from tasador.serving.access import KeyAccess, new_key
-from tasador.serving.problems import Problem
-from tasador.serving.proxies import TrustedProxies
-from tasador.serving.settings import LimitSettings, SecuritySettings
+from tasador.serving.errors import Problem
+from tasador.serving.http.auth import KeyAccess, new_key
+from tasador.serving.http.proxies import TrustedProxies
+from tasador.settings.serving import LimitSettings, SecuritySettings
 
 KEY, CONFIGURED = new_key("app", "client")
 LIED: list[Callable[[int], dict[str, str]]] = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasador.core.errors import BundleError, ConfigError
-from tasador.registry.bundle import ModelBundle, load_bundle
-from tasador.serving.source_settings import SourceSettings
-from tasador.serving.warm_up import warm_up, warm_up_explanations
+from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+from tasador.settings.serving import SourceSettings
 
 
 @pytest.fixture(scope="module")

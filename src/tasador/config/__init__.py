@@ -1,1 +1,0 @@
-"""Configuration: Hydra composes the settings dataclasses that the stages own."""

@@ -1,0 +1,265 @@
+"""The table contract: the single source of truth about a table.
+
+Everything that depends on what the columns are (validation, features, the API's models, the
+monitors' bins, the forms) is derived from a `TableContract`. Reading one from YAML or JSON is
+`tasador.contract.reader`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from tasador.contract.dates import date_text
+from tasador.core.hashing import fingerprint, to_plain
+
+ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
+ColumnRole = Literal["longitude", "latitude", "segment", "timestamp"]
+Transform = Literal["log", "none"]
+
+COLUMN_KINDS: tuple[ColumnKind, ...] = (
+    "number",
+    "integer",
+    "category",
+    "datetime",
+    "identifier",
+    "text",
+)
+COLUMN_ROLES: tuple[ColumnRole, ...] = ("longitude", "latitude", "segment", "timestamp")
+#: Kinds that become a column of the encoded matrix; identifiers and text are carried, not used.
+ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
+
+_IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
+_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
+
+
+def plain_name(text: str) -> str:
+    """Return the form in which names of columns are compared: composed (Unicode's NFC)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def named_as_identifier(name: str) -> bool:
+    """Tell whether a column is named as those are that count or name the rows."""
+    return bool(_IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the table, other than the target.
+
+    Attributes:
+        name: The column's name in the file.
+        kind: What its values are. Identifiers and text are kept with the row but never used.
+        role: What the column stands for beyond its kind, if anything.
+        unit: Unit of measurement, for people: ``"degrees"``, ``"USD"``.
+        description: One sentence for forms and documentation.
+        bounds: Inclusive lower and upper bound of numbers, and of datetimes in seconds since 1970
+            UTC; None leaves a side open.
+        nullable: Whether a missing value is acceptable.
+        categories: The known levels of a category, in a fixed order.
+        open: Whether a category has other levels than those: such a value is accepted with a
+            warning, where otherwise it is refused.
+        case_sensitive: Whether ``"inland"`` and ``"INLAND"`` are different categories.
+    """
+
+    name: str
+    kind: ColumnKind
+    role: ColumnRole | None = None
+    unit: str | None = None
+    description: str | None = None
+    bounds: tuple[float | None, float | None] = (None, None)
+    nullable: bool = False
+    categories: tuple[str, ...] = ()
+    case_sensitive: bool = True
+    open: bool = False
+
+    def category_key(self, value: str) -> str:
+        """Return the form of a category's text under which it is looked up."""
+        text = value.strip()
+        return plain_name(text if self.case_sensitive else text.casefold())
+
+    def text_of(self, value: float) -> str:
+        """Return a number of this column, such as a bound, for people: a date as a date."""
+        return date_text(value) if self.kind == "datetime" else f"{value:.12g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The number to estimate.
+
+    Attributes:
+        name: Its column.
+        unit: Its unit, e.g. ``"USD"``.
+        description: One sentence for people.
+        bounds: Inclusive bounds of plausible values.
+        cap: The value at which the recorded target was cut off, if it was.
+        transform: Scale on which models are fitted; ``log`` needs a positive target.
+        prediction_name: The field of an answer that carries the estimate.
+    """
+
+    name: str
+    unit: str | None = None
+    description: str | None = None
+    bounds: tuple[float | None, float | None] = (None, None)
+    cap: float | None = None
+    transform: Transform = "none"
+    prediction_name: str = "prediction"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A derived column: `numerator` divided by `denominator`, missing when that is zero."""
+
+    name: str
+    numerator: str
+    denominator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the table comes from, tried in this order: paths, url, synthetic.
+
+    Attributes:
+        paths: Local files or ``gs://`` / ``s3://`` objects; relative ones are looked for under
+            the working folder and under ``TASADOR_REAL_DATA``.
+        url: Published address, read when no path exists.
+        sha256: Checksums that the file read may have; empty accepts any.
+        member: Name of the table inside an archive, when it holds several.
+        delimiter: Separator of a CSV file.
+        synthetic: Name of the built-in generator to fall back on.
+    """
+
+    paths: tuple[str, ...] = ()
+    url: str | None = None
+    sha256: tuple[str, ...] = ()
+    member: str | None = None
+    delimiter: str = ","
+    synthetic: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparables:
+    """How neighbouring sales are found and compared; every part has a default fitted on train.
+
+    Attributes:
+        near: Columns that span the space in which neighbours are near; by default the
+            coordinates, or else the numeric columns most related to the target.
+        similar_by: Positive number in which comparables should resemble the row (for a house:
+            its neighbours' income); by default the number most related to the target.
+        context: Columns or ratios whose mean over the neighbours becomes a feature.
+    """
+
+    near: tuple[str, ...] = ()
+    similar_by: str | None = None
+    context: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableContract:
+    """Everything the product knows about one table.
+
+    Attributes:
+        name: Short name; the file's stem under ``conf/dataset``.
+        title: What the table holds, for people.
+        model_name: Name under which models are registered.
+        columns: The columns in the order of the encoded matrix (used ones) and beyond.
+        target: The number to estimate.
+        ratios: Derived columns.
+        source: Where the table is found.
+        comparables: How comparables are searched.
+    """
+
+    name: str
+    title: str
+    model_name: str
+    columns: tuple[Column, ...]
+    target: Target
+    ratios: tuple[Ratio, ...] = ()
+    source: Source = field(default_factory=Source)
+    comparables: Comparables = field(default_factory=Comparables)
+
+    @cached_property
+    def features(self) -> tuple[Column, ...]:
+        """The columns of the encoded matrix, in its order."""
+        return tuple(column for column in self.columns if column.kind in ENCODED_KINDS)
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the encoded matrix's columns, in its order."""
+        return tuple(column.name for column in self.features)
+
+    @cached_property
+    def identifiers(self) -> tuple[Column, ...]:
+        """The columns carried along to recognise a row, never used to value it."""
+        return tuple(column for column in self.columns if column.kind == "identifier")
+
+    def column(self, name: str) -> Column:
+        """Return the column called `name`; KeyError when there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def takes(self, names: Iterable[str]) -> bool:
+        """Tell whether rows of these columns have all that the contract cannot do without."""
+        present = set(names)
+        needed = [column.name for column in self.features if not column.nullable]
+        return present.issuperset(needed) and not present.isdisjoint(self.feature_names)
+
+    def position(self, name: str) -> int:
+        """Return the index of `name` in the encoded matrix; ValueError when it is not in it."""
+        return self.feature_names.index(name)
+
+    def with_role(self, role: ColumnRole) -> Column | None:
+        """Return the column with `role`, or None."""
+        return next((column for column in self.columns if column.role == role), None)
+
+    @property
+    def coordinates(self) -> tuple[Column, Column] | None:
+        """The (longitude, latitude) columns, or None for a table without coordinates."""
+        longitude, latitude = self.with_role("longitude"), self.with_role("latitude")
+        return None if longitude is None or latitude is None else (longitude, latitude)
+
+    @cached_property
+    def schema_fingerprint(self) -> str:
+        """Hash of what a caller must send and gets back; the source and texts do not count."""
+        return fingerprint(
+            {
+                "columns": [
+                    (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
+                    + (("open",) if c.open else ())  # older contracts keep their fingerprint
+                    for c in self.features
+                ],
+                "target": (self.target.name, self.target.unit, self.target.prediction_name),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contract as plain JSON types; `contract_reader.from_dict` reads it back."""
+        plain: dict[str, Any] = to_plain(self)
+        for column, item in zip(self.columns, plain["columns"], strict=True):
+            if column.kind == "datetime":
+                item["bounds"] = [None if b is None else date_text(b) for b in column.bounds]
+            if not column.open:
+                del item["open"]
+        plain["columns"] = {item.pop("name"): _pruned(item) for item in plain["columns"]}
+        plain["ratios"] = {
+            item["name"]: {k: item[k] for k in ("numerator", "denominator")}
+            for item in plain["ratios"]
+        }
+        for section in ("target", "source", "comparables"):
+            plain[section] = _pruned(plain[section])
+        return plain
+
+
+def _pruned(section: dict[str, Any]) -> dict[str, Any]:
+    """Drop what says nothing: None, empty lists, open bounds; the defaults put them back."""
+    return {
+        key: value
+        for key, value in section.items()
+        if value is not None and value != [] and not (key == "bounds" and value == [None, None])
+    }

@@ -1,0 +1,183 @@
+"""Where work is done: on this machine's cores, or on a Ray cluster, with the same results.
+
+An engine takes work as functions of what all items share and of one item. They must live in a
+module (a cluster's processes import them by name) and depend on nothing else, so that it does not
+matter where, in which order or how many times an item is worked on: a process that dies is replaced
+and its item begun anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from tasador.core.parallel.threads import in_parallel, usable_cores
+
+Shared = TypeVar("Shared")
+Shared_co = TypeVar("Shared_co", covariant=True)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Question = TypeVar("Question")
+Question_contra = TypeVar("Question_contra", contravariant=True)
+
+EngineName = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class RaySettings:
+    """Which cluster is used with ``engine=ray``.
+
+    Attributes:
+        address: null starts a cluster on this machine for the run; ``auto`` takes the one that this
+            machine belongs to; ``ray://host:10001`` and ``host:6379`` name one.
+        cpus: Cores of the cluster that null starts; null takes all.
+        retries: How often an item is begun anew when its process or machine is lost.
+    """
+
+    address: str | None = None
+    cpus: int | None = None
+    retries: int = 4
+
+
+@dataclass(frozen=True)
+class Held(Generic[Shared_co]):
+    """What all items share, brought to where the work is done once.
+
+    Attributes:
+        where: The value itself, or the cluster's reference to it.
+    """
+
+    where: Any
+
+
+class Stand(Protocol[Question_contra, Result]):
+    """Some objects, each at its place in the cluster, that are asked again and again."""
+
+    def ask(self, question: Question_contra) -> list[Result]:
+        """Return the answer of each, in order; all work at the same time.
+
+        Raises:
+            EngineError: The cluster was lost, or an object more often than allowed.
+            Exception: What one of them raises; the first one's, when several do.
+        """
+
+
+class Engine(Protocol):
+    """Does work on many cores."""
+
+    @property
+    def slots(self) -> int:
+        """How many items are worked on at the same time."""
+
+    def share(self, value: Shared) -> Held[Shared]:
+        """Bring a value to where the work is done; it must not be changed any more."""
+
+    def map(
+        self,
+        work: Callable[[Shared, Item], Result],
+        held: Held[Shared],
+        items: Sequence[Item],
+        *,
+        cost: Callable[[Item], float] | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield each item's position and result as they become ready, the dearest begun first.
+
+        Raises:
+            EngineError: The cluster was lost, or an item's process more often than allowed.
+            BaseException: Whatever `work` raises first.
+        """
+
+    def stand(
+        self,
+        make: Callable[[Shared, Item], Callable[[Question], Result]],
+        held: Held[Shared],
+        items: Sequence[Item],
+    ) -> AbstractContextManager[Stand[Question, Result]]:
+        """Make an object of each item, to be asked while the body runs.
+
+        An object may keep what makes its next answer cheaper, but its answer must depend on the
+        question alone: one that is lost is made anew and asked again.
+        """
+
+
+class LocalStand(Generic[Question, Result]):
+    """Objects in this process, asked in threads."""
+
+    def __init__(self, made: Sequence[Callable[[Question], Result]]) -> None:
+        self._made = made
+
+    def ask(self, question: Question) -> list[Result]:
+        """See `Stand.ask`."""
+
+        def answer(one: Callable[[Question], Result]) -> Result | Exception:
+            try:
+                return one(question)
+            except Exception as error:
+                return error
+
+        with one_blas_thread():
+            found = dict(in_parallel(answer, self._made))
+        return raise_first([found[i] for i in range(len(self._made))])
+
+
+def raise_first(answers: Sequence[Result | Exception]) -> list[Result]:
+    """Return the answers, or raise the first error among them: the same one on every run."""
+    found: list[Result] = []
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+        found.append(answer)
+    return found
+
+
+class LocalEngine:
+    """This machine's cores, in threads."""
+
+    @property
+    def slots(self) -> int:
+        """See `Engine.slots`."""
+        return usable_cores()
+
+    def share(self, value: Shared) -> Held[Shared]:
+        """See `Engine.share`."""
+        return Held(value)
+
+    def map(
+        self,
+        work: Callable[[Shared, Item], Result],
+        held: Held[Shared],
+        items: Sequence[Item],
+        *,
+        cost: Callable[[Item], float] | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """See `Engine.map`."""
+        with one_blas_thread():
+            yield from in_parallel(lambda item: work(held.where, item), items, cost=cost)
+
+    @contextmanager
+    def stand(
+        self,
+        make: Callable[[Shared, Item], Callable[[Question], Result]],
+        held: Held[Shared],
+        items: Sequence[Item],
+    ) -> Iterator[Stand[Question, Result]]:
+        """See `Engine.stand`."""
+        yield LocalStand([make(held.where, item) for item in items])
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let linear algebra use one thread while the body runs.
+
+    Sums that several threads share end in other bits than those of one, so that scores would
+    depend on the number of cores; and the cores have items to work on anyway.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # nothing that is installed without it is trained with
+        yield
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -1,0 +1,488 @@
+"""Fill in missing values as fitted on the training rows, and say where they were missing.
+
+Every column has one number that may stand in for it. A column may also have a predictor, which
+works it out from the row's other columns; those that lack too count with their one number, and
+iterative strategies then go over them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.model import Column, TableContract
+from tasador.core import seeds
+from tasador.features.categories import levels_of, one_hot_table
+from tasador.features.imputers import (
+    Filler,
+    LinearFiller,
+    NeighboursFiller,
+    TreesFiller,
+    filler_from_state,
+)
+
+Floats = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+
+#: How a column may be filled, the cheapest to fit, keep and apply first.
+Strategy = Literal[
+    "median", "mean", "iterative_linear", "knn", "boosting", "iterative_rf", "native"
+]
+#: Those that put a number in the gap; ``native`` leaves it to models that take NaN.
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)[:-1]
+#: How often an iterative strategy goes over the columns when several of them lack.
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class FillerInputs:
+    """The other columns as a predictor takes them: standardised numbers, categories as 0/1.
+
+    Attributes:
+        numeric: Shape (a,): positions of the numbers.
+        centre: Shape (a,): their means.
+        factor: Shape (a,): 1 / their standard deviations; 0 for a constant column.
+        low: Shape (a,): smallest value known in training; smaller ones count as this.
+        high: Shape (a,): largest.
+        categories: Shape (b, 2): position and number of levels of each category.
+    """
+
+    numeric: NDArray[np.intp]
+    centre: Floats
+    factor: Floats
+    low: Floats
+    high: Floats
+    categories: NDArray[np.intp]
+
+    def __post_init__(self) -> None:
+        shape = self.numeric.shape
+        if any(array.shape != shape for array in (self.centre, self.factor, self.low, self.high)):
+            raise ValueError("the inputs of a filler do not fit together")
+        if len(shape) != 1 or self.categories.ndim != 2 or self.categories.shape[1] != 2:
+            raise ValueError("the inputs of a filler have the wrong shape")
+
+    @cached_property
+    def _tables(self) -> list[tuple[int, int, Floats]]:
+        return [(int(i), int(n), one_hot_table(int(n))) for i, n in self.categories]
+
+    @property
+    def size(self) -> int:
+        """Number of inputs."""
+        return len(self.numeric) + int(self.categories[:, 1].sum())
+
+    def of(self, X: Floats, filled: Floats) -> Floats:
+        """Return the inputs (m, d) of rows `X` (m, p) whose numbers are filled in `filled`."""
+        numbers = filled.take(self.numeric, axis=1)
+        np.minimum(np.maximum(numbers, self.low, out=numbers), self.high, out=numbers)
+        numbers -= self.centre
+        numbers *= self.factor
+        if not self._tables:
+            return numbers
+        blocks = [table.take(levels_of(X[:, i], n), axis=0) for i, n, table in self._tables]
+        return np.concatenate([numbers, *blocks], axis=1)
+
+    def state(self) -> Arrays:
+        """Return the fitted arrays."""
+        names = ("numeric", "centre", "factor", "low", "high", "categories")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class ColumnFiller:
+    """A fitted predictor of one column.
+
+    Attributes:
+        column: Its position.
+        chained: Whether it sees other columns as they were filled in (iterative strategies).
+        inputs: What it sees of a row.
+        model: The predictor.
+        scale: Shape (4,): mean and standard deviation of the known values, the smallest and the
+            largest of them; what is filled in stays within these two.
+    """
+
+    column: int
+    chained: bool
+    inputs: FillerInputs
+    model: Filler
+    scale: Floats
+
+    def __post_init__(self) -> None:
+        if self.scale.shape != (4,) or self.inputs.size != self.model.n_inputs:
+            raise ValueError("the parts of a filler do not fit together")
+
+    def values(self, X: Floats, filled: Floats) -> Floats:
+        """Return what stands in for the column (m,) in rows `X` (m, p)."""
+        mean, spread, low, high = self.scale
+        found = mean + spread * self.model.predict(self.inputs.of(X, filled))
+        result: Floats = np.minimum(np.maximum(found, low), high)
+        return result
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return the fitted state as JSON values and arrays."""
+        spec = {"column": self.column, "chained": self.chained, "kind": self.model.kind}
+        arrays = {f"inputs.{name}": array for name, array in self.inputs.state().items()}
+        arrays |= {f"model.{name}": array for name, array in self.model.state().items()}
+        return spec, {**arrays, "scale": self.scale}
+
+    @classmethod
+    def from_state(
+        cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> ColumnFiller:
+        """Rebuild from `state`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The state is not what it should be.
+        """
+        return cls(
+            column=int(spec["column"]),
+            chained=bool(spec["chained"]),
+            inputs=FillerInputs(**_section(arrays, "inputs.")),
+            model=filler_from_state(spec["kind"], _section(arrays, "model.")),
+            scale=arrays["scale"],
+        )
+
+
+@dataclass(frozen=True)
+class Imputer:
+    """What stands in for each column, and the columns whose absence is worth a feature.
+
+    Attributes:
+        fills: Shape (p,): one number for each column; 0 where nothing was ever seen.
+        indicated: Positions of the columns that were missing in training; each gets a 0/1 column.
+        fillers: Predictors, in the order in which they are applied.
+        native: Positions of the columns whose gaps the model itself takes; where it needs a
+            number all the same (ratios, comparables), their median stands in.
+    """
+
+    fills: Floats
+    indicated: list[int]
+    fillers: tuple[ColumnFiller, ...] = field(default=())
+    native: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        p = len(self.fills)
+        if self.native and not 0 <= min(self.native) <= max(self.native) < p:
+            raise ValueError(f"a column taken as it is lies outside the {p} columns")
+        for filler in self.fillers:
+            seen = [filler.column, *filler.inputs.numeric, *filler.inputs.categories[:, 0]]
+            if min(seen) < 0 or max(seen) >= p:
+                raise ValueError(f"a filler points outside the {p} columns")
+
+    @cached_property
+    def _chained(self) -> list[int]:
+        return [filler.column for filler in self.fillers if filler.chained]
+
+    def fill(self, X: Floats) -> Floats:
+        """Return `X` (n, p) with NaN filled in: a copy, or `X` itself when nothing is missing.
+
+        A missing category gets 0 here; features read categories from `X`.
+        """
+        missing = np.isnan(X)
+        if not missing.any():
+            return X
+        plain = np.where(missing, self.fills, X)
+        return self._predicted(X, missing, plain) if self.fillers else plain
+
+    def _predicted(self, X: Floats, missing: NDArray[np.bool_], plain: Floats) -> Floats:
+        filled = plain.copy()
+        for filler in self.fillers:
+            rows = np.flatnonzero(missing[:, filler.column])
+            if len(rows):
+                source = filled if filler.chained else plain
+                filled[rows, filler.column] = filler.values(X[rows], source[rows])
+        if len(self._chained) < 2:
+            return filled
+        several = missing.take(self._chained, axis=1).sum(axis=1) > 1
+        for filler in (ROUNDS - 1) * [f for f in self.fillers if f.chained]:
+            rows = np.flatnonzero(several & missing[:, filler.column])
+            if len(rows):
+                filled[rows, filler.column] = filler.values(X[rows], filled[rows])
+        return filled
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return the fitted state as JSON values and arrays."""
+        specs = []
+        arrays: Arrays = {"fills": self.fills}
+        for filler in self.fillers:
+            spec, parts = filler.state()
+            specs.append(spec)
+            arrays |= {f"{filler.column}.{name}": array for name, array in parts.items()}
+        plain = {"indicated": self.indicated, "fillers": specs, "native": self.native}
+        return plain, arrays
+
+    @classmethod
+    def from_state(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Imputer:
+        """Rebuild from `state`; bundles from before there were fillers are read too.
+
+        Raises:
+            KeyError, TypeError, ValueError: The state is not what it should be.
+        """
+        return cls(
+            fills=arrays["fills"] if "fills" in arrays else arrays["medians"],
+            indicated=list(spec["indicated"]),
+            fillers=tuple(
+                ColumnFiller.from_state(found, _section(arrays, f"{found['column']}."))
+                for found in spec.get("fillers", [])
+            ),
+            native=list(spec.get("native", [])),
+        )
+
+
+def _section(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+#: Categories with more levels are no input.
+MAX_LEVELS = 12
+#: Most columns that a predictor sees: those that tell the most about its own one by one. Among many
+#: more, all rows are about equally far from one another, and every fit and gap pays for all.
+MAX_INPUTS = 50
+#: With fewer known values than this a column keeps its one number.
+FEWEST_KNOWN = 20
+#: Most training rows that a predictor is fitted on, a seeded sample of them: neighbours are kept
+#: in the bundle, and a forest is fitted again in every fold.
+MOST_ROWS: Mapping[Strategy, int] = {
+    "iterative_linear": 100_000,
+    "knn": 5_000,
+    "boosting": 20_000,
+    "iterative_rf": 5_000,
+}
+_RIDGE = 1.0  # rows' worth: keeps columns that are multiples of each other from blowing up
+_FOREST_TREES, _FOREST_DEPTH = 50, 8
+_BOOSTING_TREES, _BOOSTING_DEPTH = 100, 6
+
+
+def fit_imputer(
+    contract: TableContract, X: Floats, imputation: Mapping[str, Strategy], seed: int
+) -> Imputer:
+    """Fit on encoded training rows.
+
+    Args:
+        contract: Names and kinds of the columns.
+        X: Shape (n, p); NaN is missing.
+        imputation: Strategy by column name; columns not named get their median, and so do
+            ``native`` ones that lack nothing in `X`. Categories are left alone.
+        seed: Seed of samples and trees.
+    """
+    missing = np.isnan(X)
+    wanted = {contract.position(name): strategy for name, strategy in imputation.items()}
+    fills = np.zeros(X.shape[1])
+    for i, column in enumerate(contract.features):
+        seen = X[~missing[:, i], i]
+        if column.kind != "category" and len(seen):
+            fills[i] = np.mean(seen) if wanted.get(i) == "mean" else np.median(seen)
+    indicated = [int(i) for i in np.flatnonzero(missing.any(axis=0))]
+    fitted = _fit_fillers(contract, X, missing, fills, wanted, seed)
+    # where no training row lacks a value, a model learns nothing of what a gap means
+    native = [i for i in indicated if wanted.get(i) == "native"]
+    return Imputer(fills, indicated, fitted, native)
+
+
+def _fit_fillers(
+    contract: TableContract,
+    X: Floats,
+    missing: NDArray[np.bool_],
+    fills: Floats,
+    wanted: Mapping[int, Strategy],
+    seed: int,
+) -> tuple[ColumnFiller, ...]:
+    """Fit the predictors in the order of missing share, iterative ones in several rounds."""
+    order = [
+        i
+        for i in sorted(wanted, key=lambda i: (missing[:, i].sum(), i))
+        if wanted[i] in MOST_ROWS
+        and (~missing[:, i]).sum() >= FEWEST_KNOWN
+        and np.ptp(X[~missing[:, i], i]) > 0
+    ]
+    chained = [i for i in order if wanted[i].startswith("iterative")]
+    plain = np.where(missing, fills, X)
+    filled = plain.copy()
+    fitted: dict[int, ColumnFiller] = {}
+    again = (ROUNDS - 1) * chained if len(chained) > 1 and missing[:, chained].any() else []
+    for i in (*order, *again):
+        source = filled if i in chained else plain
+        filler = _fit_filler(contract, i, X, source, missing, wanted[i], seed)
+        if filler is None:
+            continue
+        fitted[i] = filler
+        rows = missing[:, i]
+        if rows.any():
+            filled[rows, i] = filler.values(X[rows], source[rows])
+    return tuple(fitted.values())
+
+
+def _fit_filler(
+    contract: TableContract,
+    column: int,
+    X: Floats,
+    filled: Floats,
+    missing: NDArray[np.bool_],
+    strategy: Strategy,
+    seed: int,
+) -> ColumnFiller | None:
+    """Fit one column's predictor; None where no other column says anything."""
+    known = np.flatnonzero(~missing[:, column])
+    if len(known) > MOST_ROWS[strategy]:
+        random = seeds.generator(seed, "impute", column)
+        known = np.sort(random.choice(known, MOST_ROWS[strategy], replace=False))
+    y = X[known, column]
+    inputs = _fit_inputs(contract, column, X[known], filled[known], y)
+    scale = np.array([np.mean(y), np.std(y), np.min(y), np.max(y)])
+    if not inputs.size or not np.isfinite(scale).all() or scale[1] == 0:
+        return None
+    Z, target = inputs.of(X[known], filled[known]), (y - scale[0]) / scale[1]
+    model = _fit_model(strategy, Z, target, seeds.derive_seed(seed, "impute", strategy, column))
+    return ColumnFiller(column, strategy.startswith("iterative"), inputs, model, scale)
+
+
+def _fit_inputs(
+    contract: TableContract, column: int, X: Floats, filled: Floats, y: Floats
+) -> FillerInputs:
+    """Return what a predictor of `column` sees of rows that have values `y` in it."""
+    candidates = [
+        i
+        for i, found in enumerate(contract.features)
+        if i != column and (found.kind != "category" or len(found.categories) <= MAX_LEVELS)
+    ]
+    if len(candidates) > MAX_INPUTS:
+        told = [_explained(contract.features[i], X[:, i], filled[:, i], y) for i in candidates]
+        best = np.argsort(-np.array(told), kind="stable")[:MAX_INPUTS]
+        candidates = [candidates[place] for place in np.sort(best)]
+    numeric, categories = [], []
+    for i in candidates:
+        if contract.features[i].kind == "category":
+            categories.append((i, len(contract.features[i].categories)))
+        else:
+            numeric.append(i)
+    values = filled[:, numeric]
+    with np.errstate(over="ignore"):
+        spread = np.std(values, axis=0)
+    usable = np.isfinite(spread) & (spread > np.finfo(np.float64).tiny)
+    return FillerInputs(
+        numeric=np.array(numeric, np.intp),
+        centre=np.where(usable, np.mean(values, axis=0), 0.0),
+        factor=np.divide(1.0, spread, out=np.zeros(len(numeric)), where=usable),
+        low=np.min(values, axis=0),
+        high=np.max(values, axis=0),
+        categories=np.array(categories, np.intp).reshape(-1, 2),
+    )
+
+
+def _explained(column: Column, codes: Floats, values: Floats, y: Floats) -> float:
+    """Return the share of the variance of `y` that a column explains by itself, 0 if unknown.
+
+    The squared correlation of a number; of a category Fisher's correlation ratio, whose free
+    levels are taken off as in the adjusted R2 so that more of them do not tell more by themselves.
+    """
+    n, centred = len(y), y - y.mean()
+    with np.errstate(all="ignore"):
+        if column.kind == "category":
+            level = levels_of(codes, len(column.categories))
+            rows = np.bincount(level)
+            sums = np.bincount(level, weights=centred)[rows > 0]
+            between = np.sum(np.square(sums) / rows[rows > 0]) / (centred @ centred)
+            told = 1.0 - (1.0 - between) * (n - 1) / max(n - len(sums), 1)
+        else:
+            away = values - values.mean()
+            told = np.square(away @ centred) / ((away @ away) * (centred @ centred))
+    return float(told) if np.isfinite(told) else 0.0
+
+
+def _fit_model(strategy: Strategy, Z: Floats, target: Floats, seed: int) -> Filler:
+    if strategy == "iterative_linear":
+        return _fit_linear(Z, target)
+    if strategy == "knn":
+        return NeighboursFiller(np.ascontiguousarray(Z), target)
+    if strategy == "boosting":
+        return _fit_boosting(Z, target, seed)
+    return _fit_forest(Z, target, seed)
+
+
+def _fit_linear(Z: Floats, target: Floats) -> LinearFiller:
+    centre = Z.mean(axis=0)
+    centred = Z - centre
+    gram = centred.T @ centred + _RIDGE * np.eye(Z.shape[1])
+    coef = np.linalg.solve(gram, centred.T @ (target - target.mean()))
+    return LinearFiller(coef, np.array([target.mean() - float((coef * centre).sum())]))
+
+
+def _fit_forest(Z: Floats, target: Floats, seed: int) -> TreesFiller:
+    from sklearn.ensemble import RandomForestRegressor
+
+    forest = RandomForestRegressor(
+        n_estimators=_FOREST_TREES,
+        max_depth=_FOREST_DEPTH,
+        min_samples_leaf=2,
+        max_features=0.5,
+        random_state=seed,
+        n_jobs=-1,
+    ).fit(Z, target)
+    trees = [
+        (
+            tree.feature,
+            tree.threshold,
+            tree.children_left,
+            tree.children_right,
+            tree.value[:, 0, 0] / _FOREST_TREES,
+            tree.children_left < 0,
+        )
+        for tree in (grown.tree_ for grown in forest.estimators_)
+    ]
+    return _joined(trees, Z.shape[1], 0.0, max(e.tree_.max_depth for e in forest.estimators_))
+
+
+def _fit_boosting(Z: Floats, target: Floats, seed: int) -> TreesFiller:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
+
+    model = HistGradientBoostingRegressor(
+        max_iter=_BOOSTING_TREES,
+        max_depth=_BOOSTING_DEPTH,
+        early_stopping=False,
+        random_state=seed,
+    )
+    with threadpool_limits(1, user_api="openmp"):  # threads add up in the order in which they end
+        model.fit(Z, target)
+    nodes = [predictor.nodes for (predictor,) in model._predictors]
+    trees = [
+        (
+            n["feature_idx"].astype(np.int64),
+            n["num_threshold"],
+            n["left"].astype(np.int64),
+            n["right"].astype(np.int64),
+            n["value"],
+            n["is_leaf"].astype(bool),
+        )
+        for n in nodes
+    ]
+    deepest = max(int(n["depth"].max()) for n in nodes)
+    return _joined(trees, Z.shape[1], float(np.ravel(model._baseline_prediction)[0]), deepest)
+
+
+def _joined(trees: list[tuple[Any, ...]], n_inputs: int, base: float, steps: int) -> TreesFiller:
+    """Number the nodes of all trees through; a leaf becomes its own child."""
+    sizes = np.array([len(tree[0]) for tree in trees])
+    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    parts: list[list[NDArray[Any]]] = [[], [], [], []]
+    for root, (feature, threshold, left, right, value, leaf) in zip(roots, trees, strict=True):
+        own = np.arange(len(feature))
+        children = np.column_stack((np.where(leaf, own, left), np.where(leaf, own, right))) + root
+        parts[0].append(np.where(leaf, 0, feature))
+        parts[1].append(np.where(leaf, np.inf, threshold))
+        parts[2].append(children.ravel())
+        parts[3].append(np.where(leaf, value, 0.0))
+    feature, threshold, children, value = (np.concatenate(part) for part in parts)
+    return TreesFiller(
+        feature=feature.astype(np.int32),
+        threshold=threshold.astype(np.float64),
+        children=children.astype(np.int32),
+        value=value.astype(np.float64),
+        roots=roots.astype(np.int32),
+        base=np.array([base]),
+        shape=np.array([n_inputs, steps], np.int32),
+    )

@@ -1,0 +1,221 @@
+"""`BatchScorer`: values Arrow batches, with the answers of the service and no object a row.
+
+It is what `tasador score` and distributed scoring have in common. A row that does not meet the
+contract gets the service's reason and no value; the others are valued.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.arrow_encoding import encode_arrow, rows_of
+from tasador.contract.model import plain_name
+from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
+from tasador.registry.bundle.model_bundle import ModelBundle
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Floats = NDArray[np.float64]
+
+#: Rows valued at a time: their features stay in the processor's second cache.
+_CHUNK = 2048
+
+
+class BatchScorer:
+    """Values Arrow batches with one bundle; may be used from several threads at once.
+
+    Args:
+        bundle: The loaded bundle.
+        keep: Columns of the input to hand on; None keeps the contract's identifiers that are there.
+
+    Raises:
+        ConfigError: A column to keep has the name of one that is added.
+        MissingExtraError: pyarrow is not installed.
+
+    Attributes:
+        bundle: The loaded bundle.
+        schema: What is added to the kept columns: the estimate under the contract's name for it,
+            ``lower`` and ``upper`` (all null for a refused row), ``warnings`` (what is unusual
+            about a valued row, as the service says it) and ``error`` (why a row was refused).
+    """
+
+    def __init__(self, bundle: ModelBundle, *, keep: Sequence[str] | None = None) -> None:
+        try:
+            import pyarrow as pa
+        except ImportError:
+            raise MissingExtraError.for_package("pyarrow", "parquet") from None
+        self.bundle = bundle
+        self._contract = bundle.contract
+        self._check = bundle.check
+        self._keep = None if keep is None else tuple(dict.fromkeys(keep))
+        self.schema = pa.schema(
+            [
+                (bundle.contract.target.prediction_name, pa.float64()),
+                ("lower", pa.float64()),
+                ("upper", pa.float64()),
+                ("warnings", pa.string()),
+                ("error", pa.string()),
+            ]
+        )
+        twice = sorted(set(self._keep or ()) & set(self.schema.names))
+        if twice:
+            raise ConfigError(
+                f"the column {twice[0]!r} cannot be kept: the answer has one of that name",
+                remedy="rename it in the input, or leave it out",
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the input that are used where they are there."""
+        kept = self._keep
+        if kept is None:
+            kept = tuple(column.name for column in self._contract.identifiers)
+        return tuple(dict.fromkeys((*self._contract.feature_names, *kept)))
+
+    def kept(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return which of an input's columns are handed on, in their order in the answer.
+
+        Raises:
+            ValidationError: A column to keep is not there.
+        """
+        if self._keep is None:
+            taken = set(self.schema.names)
+            identifiers = (column.name for column in self._contract.identifiers)
+            return tuple(name for name in identifiers if name in names and name not in taken)
+        absent = [name for name in self._keep if name not in names]
+        if absent:
+            raise ValidationError(
+                f"the column {absent[0]!r} is not there to be kept",
+                got=f"the columns {', '.join(names[:40])}",
+                remedy="name columns of the input",
+            )
+        return self._keep
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Refuse an input that lacks columns or has one twice.
+
+        Raises:
+            ValidationError: It does; the message names the columns.
+        """
+        absent = [c.name for c in self._contract.features if c.name not in names and not c.nullable]
+        if absent:
+            raise ValidationError(
+                "columns of the contract are missing",
+                expected=", ".join(self._contract.feature_names),
+                got=f"no {', '.join(absent)} among {', '.join(names[:40]) or 'no columns'}",
+                remedy="add the columns, or name them as the contract does",
+            )
+        self.kept(names)
+        count = Counter(names)
+        twice = [name for name in self.columns if count[name] > 1]
+        if twice:
+            raise ValidationError(
+                f"the column {twice[0]!r} is there {count[twice[0]]} times",
+                remedy="rename or drop the others",
+            )
+
+    def score(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Value a batch of n rows: the kept columns, then those of `schema`.
+
+        The answer for a row does not depend on the rows beside it.
+
+        Raises:
+            ValidationError: Columns are missing; see `check_columns`.
+        """
+        import pyarrow as pa
+
+        names = [plain_name(name) for name in batch.schema.names]
+        batch = batch.rename_columns(names)
+        self.check_columns(names)
+        X, wrong = self._encoded(batch)
+        refused = wrong | ~self._check.accepts(X)
+        rows = X[~refused] if refused.any() else X
+        kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
+        made = [*self._values(rows, refused), self._errors(batch, np.flatnonzero(refused))]
+        fields = [batch.schema.field(name).with_type(array.type) for name, array in kept]
+        return pa.RecordBatch.from_arrays(
+            [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
+        )
+
+    def refusals(self, rows: int, reasons: dict[int, str]) -> pa.RecordBatch:
+        """Return a batch of `schema` whose rows were refused before they could be read."""
+        import pyarrow as pa
+
+        none = pa.nulls(rows, pa.float64())
+        errors = pa.array([reasons.get(row) for row in range(rows)], pa.string())
+        return pa.RecordBatch.from_arrays(
+            [none, none, none, pa.nulls(rows, pa.string()), errors], schema=self.schema
+        )
+
+    def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the encoded rows (n, p), and which hold a value of another kind."""
+        columns = self._contract.features
+        X = np.empty((batch.num_rows, len(columns)))
+        wrong = np.zeros(batch.num_rows, dtype=np.bool_)
+        for position, column in enumerate(columns):
+            if column.name not in batch.schema.names:
+                X[:, position] = np.nan
+                continue
+            X[:, position], strange = encode_arrow(column, batch.column(column.name))
+            wrong |= strange
+        return X, wrong
+
+    def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
+        """Return estimates, lower and upper ends and warnings of the accepted rows.
+
+        They are null for the refused.
+        """
+        import pyarrow as pa
+
+        order = self.bundle.features.order(rows)
+        if order is None:
+            order = np.arange(len(rows))
+        found = np.empty((3, len(rows)))
+        at, warnings = np.flatnonzero(~refused), dict[int, str]()
+        for part in _parts(len(rows)):
+            *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
+            places = at[order[part]]
+            warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
+        told = _sparse(len(refused), warnings)
+        if not refused.any():
+            return [*(pa.array(values) for values in found), told]
+        spread = np.zeros((3, len(refused)))
+        spread[:, ~refused] = found
+        return [*(pa.array(values, mask=refused) for values in spread), told]
+
+    def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
+        if not len(refused):
+            return _sparse(batch.num_rows, {})
+        rows = rows_of(batch, self._contract.features, refused)
+        reasons = {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
+        return _sparse(batch.num_rows, reasons)
+
+
+def _spelt_out(values: pa.Array) -> pa.Array:
+    """Return texts that were read as a dictionary as the file's own type."""
+    import pyarrow as pa
+
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _parts(n: int) -> Iterator[slice]:
+    yield from (slice(start, start + _CHUNK) for start in range(0, n, _CHUNK))
+
+
+def _sparse(n: int, texts: dict[int, str]) -> Any:
+    """Return an array of n texts, null but where `texts` has one."""
+    import pyarrow as pa
+
+    if not texts:
+        return pa.nulls(n, pa.string())
+    at = np.zeros(n, dtype=np.int64)
+    at[list(texts)] = np.arange(len(texts))
+    absent = np.ones(n, dtype=np.bool_)
+    absent[list(texts)] = False
+    return pa.array(list(texts.values()), pa.string()).take(pa.array(at, mask=absent))

@@ -1,0 +1,1 @@
+"""Gates, promotion, rollback, canary, retraining, reproduction."""

@@ -1,0 +1,123 @@
+"""Start, watch, stop and settle a canary: the operator's side of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasador.core import clock
+from tasador.core.errors import ConfigError, RegistryError
+from tasador.lifecycle.alias_updates import CHALLENGER, Carried
+from tasador.lifecycle.api import Lifecycle
+from tasador.lifecycle.promote import Wish, promote
+from tasador.records.ids import new_id
+from tasador.registry.stores.versions import CHAMPION, find_version
+from tasador.serving.experiments.evidence import collect
+from tasador.serving.experiments.experiment import Evidence, Experiment, Rules
+from tasador.settings.run import GateSettings
+
+
+@dataclass(frozen=True)
+class Report:
+    """An experiment with the evidence so far."""
+
+    experiment: Experiment
+    evidence: Evidence
+
+
+def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
+    """Begin an experiment with the versions that the aliases stand for.
+
+    Raises:
+        ConfigError: There is no champion or challenger, they are the same, one is running, or the
+            rules cannot be meant.
+        BundleError: The challenger is not signed by a trusted key where there are any.
+    """
+    _check(rules)
+    versions, book = lifecycle.versions, lifecycle.experiments
+    aliases = versions.aliases()
+    for alias in (CHAMPION, CHALLENGER):
+        if alias not in aliases:
+            raise ConfigError(
+                f"{versions.name} has no {alias}", remedy=f"tasador promote VERSION --to {alias}"
+            )
+    champion, challenger = (find_version(versions, a) for a in (CHAMPION, CHALLENGER))
+    if champion.bundle == challenger.bundle:
+        raise ConfigError("champion and challenger are the same bundle", got=champion.bundle)
+    before, seen = book.read()
+    if before is not None and before.status == "running":
+        raise ConfigError(
+            f"a canary of version {before.number} is running",
+            remedy="wait for its end, or stop it: tasador canary stop",
+        )
+    lifecycle.check_trusted(challenger)
+    now = clock.seconds()
+    experiment = Experiment(
+        new_id(), champion.bundle, challenger.bundle, challenger.number, "running", 0, now, now,
+        "started", rules,
+    )  # fmt: skip
+    if not book.write(experiment, seen, lifecycle.place.who):
+        raise RegistryError("somebody else began a canary at the same time")
+    return experiment
+
+
+def status(lifecycle: Lifecycle) -> Report | None:
+    """Return the last experiment with its evidence; None when there never was one."""
+    book = lifecycle.experiments
+    experiment, _ = book.read()
+    if experiment is None:
+        return None
+    return Report(experiment, collect(lifecycle.ledger.database, book, experiment))
+
+
+def stop(lifecycle: Lifecycle, reason: str) -> Experiment:
+    """End the experiment; servers send the challenger nothing from their next poll on.
+
+    Raises:
+        ConfigError: None is running, and none that passed waits to be settled.
+    """
+    why = reason or "stopped by hand"
+    ended = lifecycle.experiments.end("stopped", lifecycle.place.who, lambda _: why)
+    if ended is None:
+        raise ConfigError("no canary is running")
+    return ended
+
+
+def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried | None:
+    """Draw the consequence: a challenger that passed is promoted, one rolled back is rejected.
+
+    Returns:
+        What was done; None when there was nothing to do.
+
+    Raises:
+        GateError: The challenger passed, but a gate of safety refuses it.
+        RegistryError: See `lifecycle.alias_updates.carry_out`.
+    """
+    experiment, _ = lifecycle.experiments.read()
+    if experiment is None:
+        return None
+    version = find_version(lifecycle.versions, experiment.number)
+    if experiment.status == "passed" and CHALLENGER in version.aliases:
+        wish = Wish(
+            version.number, CHAMPION, f"canary {experiment.id} passed: {experiment.reason}",
+            gates="safety",
+        )  # fmt: skip
+        return promote(lifecycle, wish, settings=gates)
+    if experiment.status == "rolled back" and CHALLENGER in version.aliases:
+        return lifecycle.reject(version.number, f"canary {experiment.id}: {experiment.reason}")
+    return None
+
+
+def _check(rules: Rules) -> None:
+    stages = rules.stages
+    good = (
+        len(stages) > 0
+        and all(0.0 <= share <= 1.0 for share in stages)
+        and list(stages) == sorted(set(stages))
+        and stages[-1] > 0
+    )
+    if not good:
+        raise ConfigError(
+            "these stages cannot be meant",
+            expected="growing shares of the traffic from 0 (shadow only) to 1",
+            got=", ".join(f"{share:g}" for share in stages),
+        )

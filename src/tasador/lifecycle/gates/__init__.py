@@ -1,0 +1,1 @@
+"""The gates between a new model and the champion's place."""

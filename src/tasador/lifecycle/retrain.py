@@ -1,0 +1,352 @@
+"""Which columns move a model's estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasador.core import clock, seeds
+from tasador.core.errors import ConfigError, TasadorError
+from tasador.core.hashing import to_plain
+from tasador.data.sources import read_stored, store_frame
+from tasador.data.table import Table, ValidatedTable
+from tasador.lifecycle import canary
+from tasador.lifecycle.alias_updates import CHALLENGER
+from tasador.lifecycle.api import Lifecycle, Place, opened
+from tasador.lifecycle.gates.evaluate import Judged, held_out, reference_table
+from tasador.lifecycle.new_rows import NewRows, common_shift, extended_table, read_rows, usable_rows
+from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.promotion_log import Operation, new_operation_id
+from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
+from tasador.lifecycle.settings_from_lineage import in_workspace, settings_of
+from tasador.records.audit_log import AuditEntry, Verdicts
+from tasador.records.store import SqlRecordStore
+from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.stores.versions import ModelVersion
+from tasador.serving.experiments.experiment import Rules
+from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
+from tasador.training.context import StoredTable
+from tasador.training.pipeline import OnStep, train
+
+Floats = NDArray[np.float64]
+_ROWS = 500
+
+
+def important_columns(bundle: ModelBundle, X: Floats, share: float) -> frozenset[str]:
+    """Return the columns that make up at least `share` of how much estimates move.
+
+    Each column's values are shuffled among the rows, as in Breiman's permutation importance (2001);
+    what counts is how far estimates move, so that no outcomes are needed.
+
+    Args:
+        bundle: The model.
+        X: Shape (n, p): encoded rows; at most 500 of them are used.
+        share: In [0, 1].
+    """
+    random = seeds.generator(0, "importance")
+    rows = X if len(X) <= _ROWS else X[np.sort(random.choice(len(X), _ROWS, replace=False))]
+    before = bundle.predict(rows)
+    moved = []
+    for column in range(X.shape[1]):
+        shuffled = rows.copy()
+        shuffled[:, column] = random.permutation(shuffled[:, column])
+        moved.append(float(np.mean(np.abs(bundle.predict(shuffled) - before))))
+    total = sum(moved)
+    names = bundle.contract.feature_names
+    if total <= 0:
+        return frozenset(names)
+    return frozenset(n for n, one in zip(names, moved, strict=True) if one / total >= share)
+
+
+_MOST_CONFLICTS = 100_000
+
+
+@dataclass(frozen=True)
+class Order:
+    """What somebody, or the watch, wants.
+
+    Attributes:
+        manual: Why it is asked for by hand; None leaves it to the triggers.
+        dry_run: Decide and count, train nothing.
+        alias: The place that a model which passes all gates gets.
+        settings: The policy.
+        gates: How strict the gates are.
+    """
+
+    manual: str | None = None
+    dry_run: bool = False
+    alias: str = CHALLENGER
+    settings: RetrainSettings = field(default_factory=RetrainSettings)
+    gates: GateSettings = field(default_factory=GateSettings)
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """What is told on the way: the decision with the rows it took, each step, the gates."""
+
+    decided: Callable[[RetrainDecision, NewRows | None], None] = lambda *_: None
+    step: OnStep | None = None
+    judged: Callable[[Judged], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came of it.
+
+    Attributes:
+        decision: Whether and why.
+        usable: New rows that may be trained on.
+        left_out: New rows left out, by reason.
+        table: Content hash of the new training table; None when nothing was trained.
+        version: The new version's number; None when nothing was trained.
+    """
+
+    decision: RetrainDecision
+    usable: int
+    left_out: Mapping[str, int]
+    table: str | None = None
+    version: str | None = None
+
+
+def retrain(
+    lifecycle: Lifecycle, order: Order | None = None, listeners: Listeners | None = None
+) -> Retrained:
+    """Decide, and if so train, register, judge and give the new version its place.
+
+    The champion is untouched whatever happens, unless `order` asks for its place and all gates
+    pass. Every training and its end are in the history. Nothing is trained when the gates could
+    not be decided afterwards for lack of rows; that costs no cool-down and no budget.
+
+    Raises:
+        GateError: The new model does not pass the gates; it stays registered, without a place.
+        TasadorError: Training or registering failed.
+        ConfigError: There is no champion.
+        RegistryError: Somebody else is retraining this model; a dry run does not mind.
+    """
+    order, listeners = order or Order(), listeners or Listeners()
+    champion = lifecycle.champion()
+    if champion is None:
+        raise ConfigError(
+            f"{lifecycle.versions.name} has no champion to retrain",
+            remedy="tasador promote VERSION",
+        )
+    alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    with nullcontext() if order.dry_run else alone, lifecycle.fetched(champion) as bundle:
+        reference = _reference(lifecycle, bundle)
+        known = _situation(lifecycle, champion, bundle, order, reference.X)
+        at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
+        hopeful = decide(order.settings, replace(known, usable=at_most))
+        if not hopeful.retrain and not order.dry_run:  # no need to read a million outcomes
+            uncounted = replace(order.settings, new_outcomes=0)  # most may be known already
+            decision = decide(uncounted, replace(known, usable=at_most))
+            listeners.decided(decision, None)
+            return Retrained(decision, at_most, {})
+        rows = _rows(lifecycle, bundle, reference, order.settings)
+        known = replace(known, usable=len(rows))
+        decision = decide(order.settings, known)
+        if decision.retrain or order.dry_run:
+            level = common_shift(rows, bundle, order.settings)
+            frame = _new_table(lifecycle, bundle, rows, level)
+            settings = _settings(lifecycle, bundle)
+            found = held_out(
+                Table(frame, "", bundle.manifest.origin, ""), bundle, reference,
+                settings.segregate, order.gates,
+            )  # fmt: skip
+            decision = decide(order.settings, replace(known, held_out=found))
+        listeners.decided(decision, rows)
+        if order.dry_run or not decision.retrain:
+            return Retrained(decision, len(rows), rows.left_out)
+        with _noted(lifecycle, champion, decision, rows) as details:
+            details |= {"level": level}
+            table = _stored(lifecycle, bundle, frame, len(rows), level)
+            details |= {"table": table.content_hash}
+            outcome = train(settings, listeners.step, table)
+            number = str(outcome.registered).rpartition("/")[2]
+            details |= {"new_version": number}
+            reason = "; ".join(decision.triggers)
+            wish = Wish(number, order.alias, f"retrained: {reason}", gates="all")
+            promote(lifecycle, wish, settings=order.gates, tell=listeners.judged)
+    return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
+
+
+def _reference(lifecycle: Lifecycle, bundle: ModelBundle) -> ValidatedTable:
+    try:
+        return reference_table(bundle, lifecycle.place.workspace / "data")
+    except KeyError as error:
+        raise ConfigError(
+            f"the lineage of {bundle.version} does not name its table: {error}",
+            remedy="train and promote a version with this tasador first",
+        ) from None
+
+
+def _rows(
+    lifecycle: Lifecycle,
+    bundle: ModelBundle,
+    reference: ValidatedTable,
+    settings: RetrainSettings,
+) -> NewRows:
+    """Return the new rows that may be trained on."""
+    store = SqlRecordStore(lifecycle.ledger.database)
+    now = clock.seconds()
+    conflicts = store.conflicts(0.0, now + 1.0, _MOST_CONFLICTS)
+    found = read_rows(
+        store.read(0.0, now + 1.0, with_outcome=True),
+        frozenset(one.prediction_id for one in conflicts),
+        bundle,
+    )
+    known = np.column_stack([reference.X, reference.y])
+    return usable_rows(found, known, bundle, settings)
+
+
+def _situation(
+    lifecycle: Lifecycle,
+    champion: ModelVersion,
+    bundle: ModelBundle,
+    order: Order,
+    X: np.ndarray[Any, np.dtype[np.float64]],
+) -> Situation:
+    """Return everything but the rows."""
+    important = important_columns(bundle, X, order.settings.importance)
+    ledger = lifecycle.ledger
+    entries = ledger.audit.read(subject=ledger.model)
+    since = next(
+        (e.time for e in entries if e.to_value == champion.number and e.from_value != e.to_value
+         and e.details.get("phase") in ("done", "repaired", "seen")),
+        None,
+    )  # fmt: skip
+    own = (ledger.model, bundle.version)
+    now, policy = clock.seconds(), order.settings
+    windows = max(policy.psi_windows, policy.performance_windows)
+    verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
+    trainings = ledger.audit.read(subject=ledger.model, action="retrain")
+    attempts, minutes = _spent(trainings, now - policy.budget_days * 86_400.0)
+    return Situation(
+        now, [one.body for one in verdicts], important, 0, since, attempts, order.manual, minutes
+    )
+
+
+def _spent(trainings: Sequence[AuditEntry], since: float) -> tuple[list[float], float]:
+    """Return when trainings began, the newest first, and their minutes since then.
+
+    One that somebody interrupted may be begun again at once, and counts with its minutes only.
+    """
+    ends = {
+        e.details["operation"]: e for e in trainings if e.details.get("phase") != "intent"
+    }  # fmt: skip
+    begins, minutes = [], 0.0
+    for entry in trainings:
+        if entry.details.get("phase") != "intent":
+            continue
+        end = ends.get(entry.details["operation"])
+        if end is None or end.details.get("phase") != "interrupted":
+            begins.append(entry.time)
+        if end is not None and entry.time >= since:
+            minutes += (end.time - entry.time) / 60.0
+    return begins, minutes
+
+
+def _new_table(
+    lifecycle: Lifecycle, bundle: ModelBundle, rows: NewRows, level: float | None
+) -> pl.DataFrame:
+    old = read_stored(lifecycle.place.workspace / "data", bundle.manifest.lineage["data_hash"])
+    return extended_table(old, rows, bundle, level)
+
+
+def _stored(
+    lifecycle: Lifecycle, bundle: ModelBundle, frame: pl.DataFrame, new: int, level: float | None
+) -> StoredTable:
+    content_hash = store_frame(frame, lifecycle.place.workspace / "data")
+    levelled = "" if level is None else f", its values times {level:.4g},"
+    old = bundle.manifest.lineage["data_hash"]
+    source = f"table {old[:12]}{levelled} and {new} recorded outcomes"
+    return StoredTable(content_hash, bundle.manifest.origin, source)
+
+
+def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
+    """Return the champion's own settings, its rows split by what they hold.
+
+    A random split of a longer table would move most of the rows that the champion was not trained
+    on to the training part, and there would be nothing to compare the two models on.
+    """
+    settings, _ = settings_of(bundle)
+    tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
+    how = replace(settings.segregate, method="row_hash")
+    settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
+    return replace(settings, segregate=how)
+
+
+@contextmanager
+def _noted(
+    lifecycle: Lifecycle, champion: ModelVersion, decision: RetrainDecision, rows: NewRows
+) -> Iterator[dict[str, Any]]:
+    """Note the attempt before it begins, and how it ended."""
+    details: dict[str, Any] = {
+        "decision": to_plain(decision),
+        "new_rows": len(rows),
+        "left_out": dict(rows.left_out),
+    }
+
+    def note(phase: str, text: str = "") -> None:
+        operation = Operation(
+            identity, "retrain", str(details.get("new_version", champion.number)),
+            champion.number, champion.number, (), lifecycle.place.who,
+            "; ".join(decision.triggers), details,
+        )  # fmt: skip
+        lifecycle.ledger.note(operation, phase, text)
+
+    identity = new_operation_id()
+    note("intent")
+    try:
+        yield details
+    except BaseException as error:
+        ours = isinstance(error, TasadorError)
+        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        note("failed" if isinstance(error, Exception) else "interrupted", text[:2000])
+        raise
+    note("done")
+
+
+def tend(place: Place, settings: RunSettings, rules: Rules | None = None) -> list[str]:
+    """Do whatever is due, and say it in a line each; what fails is said too and tried again later.
+
+    Args:
+        place: Where the model is.
+        settings: The policy and the gates.
+        rules: What a canary is decided by.
+    """
+    lines: list[str] = []
+    try:
+        with opened(place) as lifecycle:
+            _tend(lifecycle, settings, rules or Rules(), lines)
+    except TasadorError as error:
+        lines.append(f"the model is left as it is: {error}")
+    return lines
+
+
+def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Rules, lines: list[str]) -> None:
+    settled = canary.settle(lifecycle, settings.gates)
+    if settled is not None:
+        operation = settled.operation
+        lines.append(f"{operation.action} of version {operation.version}: {operation.reason}")
+    report = canary.status(lifecycle)
+    if report is not None and report.experiment.status == "running":
+        one = report.experiment
+        lines.append(f"canary of version {one.number}: {one.share:.0%}, {one.reason}")
+        return
+    order = Order(settings=settings.retraining, gates=settings.gates)
+    done = retrain(lifecycle, order)
+    if done.version is not None:
+        begun = canary.start(lifecycle, rules)
+        why = "; ".join(done.decision.triggers)
+        lines.append(f"retrained ({why}): version {begun.number} passed the gates, canary begun")
+    elif done.decision.triggers:
+        lines.append(
+            f"not retrained although {'; '.join(done.decision.triggers)}: "
+            f"{'; '.join(done.decision.obstacles)}"
+        )

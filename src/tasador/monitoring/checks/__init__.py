@@ -1,0 +1,1 @@
+"""The checks of a window: drift, performance, data quality, service levels."""

@@ -1,0 +1,299 @@
+"""How well the estimates do: measured where outcomes are known, estimated where they are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from tasador.metrics.bootstrap import bootstrap_metrics
+from tasador.metrics.ratio_study import RATIO_STUDY
+from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
+from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
+from tasador.monitoring.summaries.reference import Reference
+from tasador.monitoring.summaries.window_summary import FIGURES, Tally
+from tasador.monitoring.thresholds import ABSOLUTE, Rules
+from tasador.monitoring.verdict import Figure, Finding, Level
+
+Floats = NDArray[np.float64]
+
+_DRAWS = 200
+#: Rows that are resampled; of more, an even part, whose interval is narrowed accordingly.
+_RESAMPLED = 5000
+_SEED = 20_240_816
+_Z95, _Z99 = 1.959964, 2.575829
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows whose actual value and estimate are known, each (n,)."""
+
+    actual: Floats
+    predicted: Floats
+    lower: Floats
+    upper: Floats
+
+    @classmethod
+    def of(cls, rows: Floats) -> Pairs:
+        """Take them from rows of `tally.FIGURES`; those without either are left out."""
+        predicted, lower, upper, actual = (
+            rows[:, FIGURES.index(name)] for name in ("prediction", "lower", "upper", "actual")
+        )
+        both = np.isfinite(actual) & np.isfinite(predicted)
+        return cls(actual[both], predicted[both], lower[both], upper[both])
+
+    def __len__(self) -> int:
+        return len(self.actual)
+
+    def coverage(self) -> tuple[float, int]:
+        """Return the share inside their intervals, and of how many that have one."""
+        some = np.isfinite(self.lower) & np.isfinite(self.upper)
+        inside = (self.lower <= self.actual) & (self.actual <= self.upper)
+        return (float(inside[some].mean()) if some.any() else math.nan), int(some.sum())
+
+
+def share_interval(share: float, n: int, z: float = _Z95) -> tuple[float, float]:
+    """Return Wilson's interval (1927) of a share, in [0, 1]; NaN without rows."""
+    if n == 0:
+        return math.nan, math.nan
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
+
+
+def mape_interval(actual: Floats, predicted: Floats, z: float = _Z95) -> tuple[float, float, float]:
+    """Return the MAPE in percent and its normal interval; NaN where it has none."""
+    some = actual != 0
+    errors = np.abs((predicted[some] - actual[some]) / actual[some]) * 100
+    if len(errors) < 2:
+        return mape(actual, predicted) if len(actual) else math.nan, math.nan, math.nan
+    mean, half = float(errors.mean()), z * float(errors.std(ddof=1)) / math.sqrt(len(errors))
+    return mean, max(mean - half, 0.0), mean + half
+
+
+def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+    """Return every metric of the rows with outcomes, and what breaks a rule."""
+    pairs = Pairs.of(tally.known.rows())
+    if len(pairs) < rules.min_outcomes:
+        text = f"{len(pairs)} rows have an outcome, at least {rules.min_outcomes} are needed"
+        return (), [Finding("performance", "outcomes", "cannot_tell", text, {"rows": len(pairs)})]
+    before = _reference_figures(tally.reference)
+    figures = [
+        replace(figure, reference=before.get(figure.name)) for figure in _with_intervals(pairs)
+    ]
+    limited = _limited(figures, tally.reference, rules)
+    findings = [
+        _breach(figure, len(pairs), limit) for figure, limit in limited if limit is not None
+    ]
+    return tuple(figure for figure, _ in limited), findings
+
+
+def _with_intervals(pairs: Pairs) -> list[Figure]:
+    n = len(pairs)
+    places = np.linspace(0, n - 1, min(n, _RESAMPLED)).astype(np.intp)
+    narrower = math.sqrt(len(places) / n)
+    drawn = bootstrap_metrics(
+        pairs.actual[places], pairs.predicted[places], draws=_DRAWS, seed=_SEED
+    )
+    figures = []
+    for name, metric in {**METRICS, **RATIO_STUDY}.items():
+        value, one = metric(pairs.actual, pairs.predicted), drawn[name]
+        low = value - (one.value - one.low) * narrower
+        figures.append(Figure(name, value, low, value + (one.high - one.value) * narrower))
+    covered, some = pairs.coverage()
+    if some:
+        low, high = share_interval(covered, some)
+        figures.append(Figure("coverage", covered * 100, low * 100, high * 100))
+    return figures
+
+
+def _reference_figures(reference: Reference) -> dict[str, float]:
+    """Return the metrics of the reference's own rows, out of fold."""
+    if reference.actual is None or reference.predicted is None:
+        return {}
+    known = np.isfinite(reference.actual) & np.isfinite(reference.predicted)
+    if not known.any():
+        return {}
+    actual, predicted = reference.actual[known], reference.predicted[known]
+    figures = {n: m(actual, predicted) for n, m in {**METRICS, **RATIO_STUDY}.items()}
+    if reference.coverage is not None:
+        figures["coverage"] = reference.coverage * 100
+    return figures
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Where a figure becomes a breach, whether somebody asked for it, and why it is that one."""
+
+    value: float
+    asked: bool
+    why: str
+
+
+def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
+    """Choose a figure's limit: the absolute one, or one relative to the model's own figure."""
+    if figure.name == "coverage" and reference.coverage is not None:
+        return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
+    if figure.name not in ABSOLUTE:
+        return None
+    name = ABSOLUTE[figure.name]
+    asked, own = getattr(rules, name), figure.reference
+    higher = figure.name in HIGHER_IS_BETTER
+    if asked is not None and name not in rules.relative_when_worse:
+        return _Limit(asked, True, "is asked for")
+    if own is None:
+        return None
+    if asked is not None and (own >= asked if higher else own <= asked):
+        return _Limit(asked, True, "is asked for, which the model meets on held-out rows")
+    why = "is usual"
+    if asked is not None:
+        why += f": the model's own {own:.2f}% on held-out rows does not meet {asked:g}%"
+    return _Limit(own / rules.worse if higher else own * rules.worse, False, why)
+
+
+def _limited(
+    figures: Sequence[Figure], reference: Reference, rules: Rules
+) -> list[tuple[Figure, _Limit | None]]:
+    """Return the figures with their limits."""
+    limits = [_limit(figure, reference, rules) for figure in figures]
+    return [
+        (figure if limit is None else replace(figure, limit=limit.value), limit)
+        for figure, limit in zip(figures, limits, strict=True)
+    ]
+
+
+def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
+    """Judge a figure by its limit.
+
+    Past the limit with its whole interval is an alert. With only the value past it, it warns where
+    the limit is a promise that somebody made; against the reference it may be chance.
+    """
+    assert figure.value is not None  # noqa: S101 - of figures with a limit
+    higher = figure.name in HIGHER_IS_BETTER or figure.name == "coverage"
+    sign = -1.0 if higher else 1.0
+    near = figure.high if higher else figure.low
+    past = sign * figure.value > sign * limit.value
+    surely = past and near is not None and sign * near > sign * limit.value
+    level: Level = "alert" if surely else "warn" if past and limit.asked else "ok"
+    title = "coverage" if figure.name == "coverage" else label(figure.name)
+    word = "at least" if higher else "at most"
+    text = (
+        f"{title} {figure.value:.2f}% ({figure.low:.2f} to {figure.high:.2f}, {n} outcomes), "
+        f"{word} {limit.value:.2f}% {limit.why}"
+    )
+    numbers = {"value": figure.value, "low": figure.low, "high": figure.high}
+    return Finding("performance", figure.name, level, text, {**numbers, "limit": limit.value})
+
+
+def judge_segments(tally: Tally, rules: Rules) -> list[Finding]:
+    """Judge the error of each segment against its own on the reference, and the window's."""
+    column, rows = tally.reference.segment, tally.known.rows()
+    if column is None or column.kind != "category" or len(rows) < rules.min_outcomes:
+        return []
+    codes = rows[:, FIGURES.index("segment")]
+    everything = Pairs.of(rows)
+    whole = mape(everything.actual, everything.predicted) if len(everything) else math.nan
+    findings = []
+    for code, name in enumerate(column.categories):
+        pairs = Pairs.of(rows[codes == code])
+        if len(pairs) < rules.min_outcomes:
+            continue
+        value, low, high = mape_interval(pairs.actual, pairs.predicted, _Z99)
+        before = _segment_before(tally.reference, code)
+        limits = [] if before is None else [(before * rules.worse, "of its own on the reference")]
+        if rules.segment_gap is not None:
+            limits.append((whole * rules.segment_gap, "of the whole window's"))
+        for limit, what in limits:
+            level: Level = "alert" if low > limit else "ok"
+            text = f"{name}: MAPE {value:.2f}% ({low:.2f} to {high:.2f}), limit {limit:.2f}% {what}"
+            numbers = {"value": value, "low": low, "high": high, "limit": limit}
+            findings.append(Finding("performance", f"segment {name}", level, text, numbers))
+    return findings
+
+
+def _segment_before(reference: Reference, code: int) -> float | None:
+    """Return a segment's MAPE on the reference's rows; None with fewer than 30 of them."""
+    column = reference.segment
+    if column is None or reference.actual is None or reference.predicted is None:
+        return None
+    own = reference.rows[:, reference.names.index(column.name)] == code
+    own &= np.isfinite(reference.actual) & np.isfinite(reference.predicted)
+    if own.sum() < 30:
+        return None
+    return mape(reference.actual[own], reference.predicted[own])
+
+
+def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+    """Return what the metrics will be once outcomes are known, from the model of the error."""
+    model, reference = tally.reference.error_model, tally.reference
+    if model is None:
+        text = "the reference ships no model of the error"
+        return (), [Finding("estimate", "error", "cannot_tell", text)]
+    rows = tally.rows.rows()
+    rows = rows[np.isfinite(rows[:, -3])]
+    if len(rows) < rules.min_rows:
+        text = f"{len(rows)} rows have an estimate, at least {rules.min_rows} are needed"
+        return (), [Finding("estimate", "error", "cannot_tell", text)]
+    X, prediction, lower, upper = rows[:, :-3], *rows[:, -3:].T
+    terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
+    n, before = tally.answered, _reference_figures(reference)
+    scale = np.abs(prediction) if reference.log else np.ones(len(prediction))
+    figures = [
+        _estimate("mape", terms["ape"] * 100, terms["ape2"] * 1e4, n, before),
+        _estimate("mae", terms["absolute"] * scale, terms["absolute2"] * scale**2, n, before),
+        *(_estimate(f"within_{k}", terms[f"within_{k}"] * 100,
+                    terms[f"within_{k}"] * 1e4, n, before) for k in WITHIN),
+    ]  # fmt: skip
+    total = float(np.abs(prediction).mean())
+    mae = figures[1]
+    if total > 0 and mae.value is not None and mae.low is not None and mae.high is not None:
+        per = 100 / total
+        wmape = Figure("wmape", mae.value * per, mae.low * per, mae.high * per, estimated=True)
+        figures.append(replace(wmape, reference=before.get("wmape")))
+    limited = _limited(figures, reference, rules)
+    findings = []
+    for figure, limit in limited:
+        if limit is not None:
+            breach = _breach(figure, n, limit)
+            level: Level = "warn" if breach.level == "alert" else "ok"
+            text = breach.reason.replace(f"{n} outcomes", "estimated without outcomes")
+            findings.append(replace(breach, check="estimate", level=level, reason=text))
+    return tuple(figure for figure, _ in limited), findings
+
+
+def _estimate(
+    name: str, terms: Floats, squares: Floats, n: int, before: dict[str, float]
+) -> Figure:
+    """Return the mean of expected terms; the interval is where the measured figure would lie."""
+    value = float(terms.mean())
+    variance = float(np.maximum(squares - terms**2, 0.0).mean()) + float(terms.var())
+    half = _Z95 * math.sqrt(variance / max(n, 1))
+    reference = before.get(name)
+    return Figure(name, value, max(value - half, 0.0), value + half, reference, estimated=True)
+
+
+def judge_concept(tally: Tally, rules: Rules) -> list[Finding]:
+    """Compare the errors of rows with outcomes with what rows like them should have."""
+    model, reference = tally.reference.error_model, tally.reference
+    if model is None or tally.known.seen < rules.min_outcomes:
+        return []
+    rows = tally.with_outcomes.rows()
+    X, prediction, lower, upper, actual = rows[:, :-4], *rows[:, -4:].T
+    size = np.abs(residuals(actual, prediction, log=reference.log))
+    some = np.isfinite(size)
+    if some.sum() < rules.min_outcomes:
+        return []
+    terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
+    expected, square = terms["size"][some], terms["size2"][some]
+    ratio = float(size[some].mean() / expected.mean())
+    spread = math.sqrt(float(np.maximum(square - expected**2, 0).sum())) / float(expected.sum())
+    p = float(special.ndtr(-(ratio - 1) / spread)) if spread > 0 else float(ratio <= 1)
+    far = p <= rules.chance and ratio >= rules.concept
+    level: Level = "ok" if not far else "alert" if ratio >= rules.concept**2 else "warn"
+    text = f"errors are {ratio:.2f} times what rows like these should have (p {p:.2g})"
+    numbers = {"ratio": ratio, "p_value": p, "rows": int(some.sum())}
+    return [Finding("concept", "error given the row", level, text, numbers)]

@@ -1,0 +1,1 @@
+"""Tables of a window and of the reference, read for monitoring."""

@@ -1,0 +1,260 @@
+"""`Faults`: what is wrong with files and their values, told once however many files there are."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.model import Column
+from tasador.core.parallel.base import Engine
+from tasador.core.storage import Location
+from tasador.monitoring.inputs.reference_builder import Compared, each_once, join_tables, read_rows
+from tasador.monitoring.inputs.table_reader import (
+    Fields,
+    PlainTable,
+    Reader,
+    TableFacts,
+    check_same,
+    value_problems,
+)
+from tasador.monitoring.summaries.reference import Reference
+from tasador.monitoring.summaries.window_summary import Tally
+from tasador.monitoring.verdict import Finding, Level
+
+Key = TypeVar("Key", bound=Hashable)
+
+#: How many, and of the first of them: its place among all rows, how it looks.
+_Seen = tuple[int, tuple[int, str]]
+#: Column, level, reason with a mark in place of the file's name.
+_Trouble = tuple[str, Level, str]
+_FILE = "\0"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What was found wrong with files and their values; those of several files add up by `merge`.
+
+    Attributes:
+        wrong: By column: how many values are of another kind, and the first of them.
+        zones: By column of times in text: whether some have a zone, and some have none.
+        schema: By what is wrong with a file's columns: in how many files, and the first of them.
+    """
+
+    wrong: dict[str, _Seen] = field(default_factory=dict)
+    zones: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    schema: dict[_Trouble, _Seen] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, first: int, reader: Reader, problems: tuple[Finding, ...]) -> Faults:
+        """Take them from a file that was read.
+
+        Args:
+            first: Place of the file's first row among all rows.
+            reader: What read it.
+            problems: What is wrong with its columns.
+        """
+        name = str(reader.table.location)
+        return cls(
+            {column: (n, (first, shown)) for column, (n, shown) in reader.wrong.items()},
+            {column: (seen[0], seen[1]) for column, seen in reader.zones.items()},
+            {
+                (p.subject, p.level, p.reason.replace(name, _FILE)): (1, (first, name))
+                for p in problems
+            },
+        )
+
+    def merge(self, other: Faults) -> Faults:
+        """Return what was found in both; the order does not matter."""
+        zones = dict(self.zones)
+        for column, seen in other.zones.items():
+            mine = zones.get(column, (False, False))
+            zones[column] = (mine[0] or seen[0], mine[1] or seen[1])
+        return Faults(_sum(self.wrong, other.wrong), zones, _sum(self.schema, other.schema))
+
+    def findings(self, columns: tuple[Column, ...], rows: int) -> tuple[Finding, ...]:
+        """Return them for people.
+
+        Args:
+            columns: What the columns are.
+            rows: How many rows all files have.
+        """
+        order = {column.name: i for i, column in enumerate(columns)}
+
+        def place(entry: tuple[_Trouble, _Seen]) -> tuple[int, int, _Trouble]:
+            return entry[1][1][0], order.get(entry[0][0], len(order)), entry[0]
+
+        found = []
+        for (subject, level, reason), (n, (_, name)) in sorted(self.schema.items(), key=place):
+            others = f" and {n - 1} other file" + ("" if n == 2 else "s")
+            where = name if n == 1 else name + others
+            found.append(Finding("input", subject, level, reason.replace(_FILE, where)))
+        by_column = sorted(self.wrong, key=lambda name: (order.get(name, len(order)), name))
+        wrong = {name: (self.wrong[name][0], self.wrong[name][1][1]) for name in by_column}
+        zones = {name: self.zones[name] for name in sorted(self.zones)}
+        return (*found, *value_problems(wrong, zones, columns, rows))
+
+
+def _sum(some: dict[Key, _Seen], more: dict[Key, _Seen]) -> dict[Key, _Seen]:
+    result = dict(some)
+    for key, (n, first) in more.items():
+        m, mine = result.get(key, (0, first))
+        result[key] = (m + n, min(mine, first))
+    return result
+
+
+Floats = NDArray[np.float64]
+
+#: Tasks a core: fewer would leave cores idle at the end, more would send more counts around.
+_TASKS_A_CORE = 4
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What files are compared with, without what counting does not need.
+
+    Attributes:
+        reference: Known good rows, counted.
+        table: The table that they came from.
+        fields: Which columns are no features.
+        precision: Of the columns that are not compared as float64.
+    """
+
+    reference: Reference
+    table: TableFacts
+    fields: Fields
+    precision: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, compared: Compared) -> Counting:
+        """Take it from a reference that was read."""
+        light = replace(
+            compared.reference, error_model=None, rows=compared.reference.rows[:0],
+            actual=None, predicted=None,
+        )  # fmt: skip
+        return cls(light, compared.table, compared.fields, compared.precision)
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A file of a window.
+
+    Attributes:
+        location: Where it is.
+        first: Place of its first row among the rows of all files.
+        rows: How many rows it has.
+        actual: Shape (n,): outcomes that came later, or None.
+    """
+
+    location: Location
+    first: int
+    rows: int
+    actual: Floats | None = None
+
+
+#: A tally's state, and what was found wrong.
+Counted = tuple[dict[str, Any], Faults]
+
+
+def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
+    """Count files; called by an engine."""
+    found: tuple[Tally, Faults] | None = None
+    for part in parts:
+        one = _count(counting, part)
+        found = one if found is None else (found[0].merge(one[0]), found[1].merge(one[1]))
+    if found is None:
+        found = Tally(counting.reference), Faults()
+    return found[0].state(), found[1]
+
+
+def _count(counting: Counting, part: FilePart) -> tuple[Tally, Faults]:
+    reference, fields = counting.reference, counting.fields
+    table = PlainTable.open(part.location)
+    reader = Reader(table, reference.columns, counting.precision)
+    problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
+    tally = Tally(reference, part.first)
+    for window in read_rows(reader, reference, fields, part.actual):
+        tally.add(window)
+    return tally, Faults.of(part.first, reader, problems)
+
+
+def look_at(_: None, location: Location) -> TableFacts:
+    """Return what a file is; called by an engine."""
+    return PlainTable.open(location).facts
+
+
+def look_at_all(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
+    """Return what the files are, in their order.
+
+    Raises:
+        SourceError: One is missing, damaged, or no table.
+    """
+    found = dict(engine.map(look_at, engine.share(None), locations))
+    return [found[i] for i in range(len(locations))]
+
+
+def count_files(
+    compared: Compared,
+    tables: Sequence[TableFacts],
+    engine: Engine,
+    outcomes: PlainTable | None = None,
+) -> Tally:
+    """Count files as one window, some on each core.
+
+    Args:
+        compared: What they are compared with.
+        tables: The files, in the order of their rows.
+        engine: Where they are counted.
+        outcomes: A table of the fields' id and target: outcomes that came later. The files' ids are
+            read here for it.
+
+    Raises:
+        SourceError: A file is damaged.
+        ValidationError: A file shares no column with the reference.
+    """
+    joined = None
+    if outcomes is not None:
+        whole = [PlainTable.open(table.location) for table in tables]
+        joined = join_tables(whole, outcomes, compared.fields)
+    parts = _parts(tables, None if joined is None else joined.actual)
+    held = engine.share(Counting.of(compared))
+    tally, faults = Tally(compared.reference), Faults()
+    chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)
+    counted = engine.map(count_parts, held, chunks, cost=_rows)
+    for _, (state, more) in counted:
+        tally = tally.merge(Tally.from_state(compared.reference, state))
+        faults = faults.merge(more)
+    columns = compared.reference.columns
+    late = () if joined is None else joined.problems
+    tally.note(each_once((*compared.problems, *late, *faults.findings(columns, tally.n))))
+    return tally
+
+
+def _parts(tables: Sequence[TableFacts], actual: Floats | None) -> list[FilePart]:
+    parts, first = [], 0
+    for table in tables:
+        own = None if actual is None else actual[first : first + table.rows]
+        parts.append(FilePart(table.location, first, table.rows, own))
+        first += table.rows
+    return parts
+
+
+def _rows(parts: Sequence[FilePart]) -> float:
+    return float(sum(part.rows for part in parts))
+
+
+def _chunks(parts: Sequence[FilePart], most: int) -> list[list[FilePart]]:
+    """Return the files in at most about `most` runs of neighbours, of like numbers of rows."""
+    share = sum(part.rows for part in parts) / max(most, 1)
+    chunks: list[list[FilePart]] = []
+    room = 0.0
+    for part in parts:
+        if not chunks or room <= 0:
+            chunks.append([])
+            room = share
+        chunks[-1].append(part)
+        room -= part.rows
+    return chunks

@@ -1,0 +1,332 @@
+"""From tables on disk to a reference and the windows to judge against it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.model import Column
+from tasador.core.errors import TrainingError, ValidationError
+from tasador.monitoring.error_estimation import error_inputs, fit_error_model, residuals
+from tasador.monitoring.inputs.table_reader import (
+    Fields,
+    PlainTable,
+    Reader,
+    TableFacts,
+    check_same,
+)
+from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.summaries.reference import (
+    Profile,
+    Reference,
+    build_reference,
+    sample_places,
+)
+from tasador.monitoring.summaries.reservoir import Sample
+from tasador.monitoring.verdict import Finding
+from tasador.monitoring.window import Joined, Window, join_outcomes
+
+Floats = NDArray[np.float64]
+
+#: Rows up to which a reference's quantiles are exact; of more, they are those of an even sample.
+EXACT_ROWS = 2_000_000
+SAMPLED_ROWS = 500_000
+_LEARNT_FROM = 20_000
+_ROLES = ("target", "prediction", "lower", "upper")
+_SEED = 20_240_816
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A reference made from a table, and what was found while reading it.
+
+    Attributes:
+        reference: What was made.
+        table: The table.
+        fields: Which of its columns are no features.
+        problems: What was found wrong with it.
+        precision: Of the columns that are not compared as float64: see `common_precision`.
+    """
+
+    reference: Reference
+    table: TableFacts
+    fields: Fields
+    problems: tuple[Finding, ...]
+    precision: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_reference(
+    table: PlainTable,
+    columns: tuple[Column, ...],
+    fields: Fields,
+    *,
+    learn_errors: bool = False,
+    precision: Mapping[str, str] | None = None,
+) -> Compared:
+    """Count a table of known good rows.
+
+    Args:
+        table: The table.
+        columns: What to watch.
+        fields: Which columns are the target, the estimate and so on.
+        learn_errors: Whether to fit a model of the error, if there are estimates and outcomes and
+            LightGBM is installed.
+        precision: See `Compared`.
+
+    Raises:
+        ValidationError: It lacks a column that is named.
+    """
+    lacking = [n for n in [c.name for c in columns] + [*fields.named().values()]
+               if n not in table.types and n != fields.id]  # fmt: skip
+    needed = {c.name for c in columns} | {n for r, n in fields.named().items() if r in _ROLES}
+    lacking = [name for name in lacking if name in needed]
+    if lacking:
+        raise ValidationError(
+            f"{table.location} lacks columns that are named",
+            expected=", ".join(lacking),
+            got=f"columns {', '.join(table.names[:20])}",
+        )
+    precision = precision or {}
+    reader = Reader(table, columns, precision)
+    p = len(columns)
+    most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
+    sample = Sample(p + len(_ROLES), most, "reference")
+    for rows in _encoded(reader, fields):
+        sample.add(sample.seen, rows)
+    rows = sample.rows()
+    reference = _built(columns, rows, fields, table)
+    if table.rows > EXACT_ROWS:
+        reference = _counted(reference, Reader(table, columns, precision), fields)
+    if learn_errors and reference.residual is not None:
+        reference = _with_error_model(reference, rows)
+    return Compared(reference, table.facts, fields, reader.problems(), precision)
+
+
+def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
+    """Yield (X, target, prediction, lower, upper) of each batch, NaN for what is not there."""
+    roles = fields.named()
+    chosen = {role: roles[role] for role in _ROLES if role in roles}
+    names = list(dict.fromkeys([*(c.name for c in reader.columns), *chosen.values()]))
+    for batch in reader.table.batches(names):
+        n = len(next(iter(batch.values())))
+        rows = np.full((n, len(reader.columns) + len(_ROLES)), np.nan, order="F")
+        for i, column in enumerate(reader.columns):
+            rows[:, i] = reader.encode(column, batch[column.name])
+        for i, role in enumerate(_ROLES):
+            if role in chosen:
+                column = Column(chosen[role], "number")
+                rows[:, len(reader.columns) + i] = reader.encode(column, batch[chosen[role]])
+        yield rows
+
+
+def _built(
+    columns: tuple[Column, ...], rows: Floats, fields: Fields, table: PlainTable
+) -> Reference:
+    p = len(columns)
+    X, (actual, predicted) = rows[:, :p], rows[:, p : p + 2].T
+    both = np.isfinite(actual) & np.isfinite(predicted)
+    positive = bool(both.any()) and bool((actual[both] > 0).all() and (predicted[both] > 0).all())
+    covered = (rows[:, p + 2] <= actual) & (actual <= rows[:, p + 3])
+    ends = np.isfinite(rows[:, p + 2 :]).all(axis=1) & np.isfinite(actual)
+    return build_reference(
+        columns,
+        X,
+        prediction=predicted if fields.prediction else None,
+        actual=actual if fields.target else None,
+        log=positive,
+        coverage=float(covered[ends].mean()) if ends.any() else None,
+        version=str(table.location),
+    )
+
+
+def _counted(reference: Reference, reader: Reader, fields: Fields) -> Reference:
+    """Count every row on the grids of a sample."""
+    p = len(reference.columns)
+    totals = [Summary.empty(profile.grid) for profile in reference.profiles]
+    late = {
+        name: Summary.empty(profile.grid)
+        for name in ("target", "prediction", "residual")
+        if (profile := getattr(reference, name)) is not None
+    }
+    for rows in _encoded(reader, fields):
+        for i, profile in enumerate(reference.profiles):
+            totals[i] += Summary.of(rows[:, i], profile.grid)
+        values = {"target": rows[:, p], "prediction": rows[:, p + 1]}
+        if "residual" in late:
+            values["residual"] = residuals(rows[:, p], rows[:, p + 1], log=reference.log)
+        for name in late:
+            late[name] += Summary.of(values[name], getattr(reference, name).grid)
+    profiles = tuple(
+        Profile(profile.grid, total)
+        for profile, total in zip(reference.profiles, totals, strict=True)
+    )
+    others: dict[str, Any] = {
+        name: Profile(getattr(reference, name).grid, summary) for name, summary in late.items()
+    }
+    return replace(reference, profiles=profiles, n=totals[0].n, **others)
+
+
+def _with_error_model(reference: Reference, rows: Floats) -> Reference:
+    rows = rows[sample_places(len(rows), _LEARNT_FROM)]
+    X, (actual, predicted, lower, upper) = rows[:, :-4], rows[:, -4:].T
+    with suppress(ImportError, TrainingError):  # the verdict then cannot tell
+        model, _ = fit_error_model(
+            error_inputs(X, predicted, lower, upper, log=reference.log),
+            actual,
+            predicted,
+            log=reference.log,
+            seed=_SEED,
+        )
+        return replace(reference, error_model=model)
+    return reference
+
+
+def read_windows(
+    compared: Compared, table: PlainTable, outcomes: PlainTable | None = None
+) -> Iterator[Window]:
+    """Yield a table's rows in batches, and last of all what was found wrong in it.
+
+    Args:
+        compared: What it is compared with.
+        table: The table.
+        outcomes: A table of the fields' id and target: outcomes that came later.
+    """
+    reference, fields = compared.reference, compared.fields
+    reader = Reader(table, reference.columns, compared.precision)
+    problems = check_same(compared.table, table, reference.columns, set(fields.named().values()))
+    joined = None
+    if outcomes is not None:
+        joined = join_tables([table], outcomes, fields)
+        problems += joined.problems
+    yield from read_rows(reader, reference, fields, None if joined is None else joined.actual)
+    empty = np.empty((0, len(reference.columns)))
+    found = (*compared.problems, *problems, *reader.problems())
+    yield Window.of(reference.names, empty, problems=each_once(found))
+
+
+def read_rows(
+    reader: Reader, reference: Reference, fields: Fields, actual: Floats | None = None
+) -> Iterator[Window]:
+    """Yield a table's rows in batches; what is wrong with them is the reader's to tell.
+
+    Args:
+        reader: Of the table.
+        reference: What it is compared with.
+        fields: Which columns are no features.
+        actual: Shape (n,): known values of the table's rows, in place of what it says itself.
+    """
+    table = reader.table
+    present = {role: n for role, n in fields.named().items() if n in table.types}
+    names = list(dict.fromkeys([
+        *(c.name for c in reference.columns if c.name in table.types),
+        *(name for role, name in present.items() if role != "id"),
+    ]))  # fmt: skip
+    start = 0
+    for batch in table.batches(names):
+        window = _window(reader, reference, batch, present)
+        if actual is not None:
+            window = replace(window, actual=actual[start : start + len(window)])
+        start += len(window)
+        yield window
+
+
+def each_once(problems: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Leave out what is said twice."""
+    return tuple({(f.subject, f.reason): f for f in problems}.values())
+
+
+def _window(
+    reader: Reader, reference: Reference, batch: dict[str, Any], present: dict[str, str]
+) -> Window:
+    n = len(next(iter(batch.values())))
+    X = np.full((n, len(reference.columns)), np.nan, order="F")
+    for i, column in enumerate(reference.columns):
+        if column.name in batch:
+            X[:, i] = reader.encode(column, batch[column.name])
+    parts: dict[str, Any] = {}
+    for role, name in present.items():
+        if role in ("prediction", "lower", "upper", "latency_ms"):
+            parts[role] = reader.encode(Column(name, "number"), batch[name])
+        elif role == "target":
+            parts["actual"] = reader.encode(Column(name, "number"), batch[name])
+        elif role == "time":
+            parts["time"] = reader.encode(Column(name, "datetime"), batch[name])
+        elif role == "version":
+            texts = [str(value)[:_VERSION] for value in batch[name].to_pylist()]
+            versions, codes = np.unique(np.array(texts), return_inverse=True)
+            parts |= {"versions": tuple(versions.tolist()), "version": codes}
+    return Window.of(reference.names, X, **parts)
+
+
+def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fields) -> Joined:
+    """Bring late outcomes to the rows of tables, which count as one.
+
+    Raises:
+        ValidationError: The id or the target is not named, or a table does not have it.
+    """
+    wanted = [*(("id", fields.id, table) for table in tables), ("id", fields.id, outcomes),
+              ("target", fields.target, outcomes)]  # fmt: skip
+    for role, name, where in wanted:
+        if name is None or name not in where.types:
+            raise ValidationError(
+                f"outcomes cannot be brought to rows: {where.location} has no column {name!r}",
+                expected=f"the name of the {role}'s column",
+                remedy=f"name it with --{role}",
+            )
+    assert fields.id is not None  # noqa: S101 - looked at above
+    assert fields.target is not None  # noqa: S101
+    ids = [
+        key
+        for table in tables
+        for key in _keys(batch[fields.id] for batch in table.held([fields.id]))
+    ]
+    reader = Reader(outcomes, (Column(fields.target, "number"),))
+    arrays, values = [], []
+    for batch in outcomes.held([fields.id, fields.target]):
+        arrays.append(batch[fields.id])
+        values.append(reader.encode(reader.columns[0], batch[fields.target]))
+    keys = _keys(arrays)
+    if set(ids).isdisjoint({*keys} - {None}):
+        ids, keys = _whole_numbers(ids), _whole_numbers(keys)
+    joined = join_outcomes(ids, keys, np.concatenate([np.empty(0), *values]))
+    return replace(joined, problems=(*joined.problems, *reader.problems()))
+
+
+_NO_ID = MISSING_TEXTS | {"nat", "<na>"}
+#: Characters of a version that are kept.
+_VERSION = 200
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+
+
+def _keys(arrays: Iterable[Any]) -> list[str | None]:
+    """Return a column of ids as texts, None for none: 17 is 17.0 and "17", but "017" is not."""
+    return [_key(value) for array in arrays for value in array.to_pylist()]
+
+
+def _whole_numbers(keys: list[str | None]) -> list[str | None]:
+    """Return texts without their ".0", if all of them have one.
+
+    So pandas writes a column of whole numbers of which some are missing.
+    """
+    whole = [None if key is None else _WHOLE.fullmatch(key) for key in keys]
+    if all(match for key, match in zip(keys, whole, strict=True) if key is not None):
+        return [None if match is None else match[1] for match in whole]
+    return keys
+
+
+def _key(value: Any) -> str | None:
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    elif isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    text = str(value).strip()
+    return None if text.lower() in _NO_ID else text

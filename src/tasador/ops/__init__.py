@@ -1,0 +1,1 @@
+"""What an operator starts: service, watcher, local stack, doctor, simulation."""

@@ -1,0 +1,284 @@
+"""What the columns of a table are, when nobody has written a contract for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.encoding import encode_values
+from tasador.contract.model import Column, ColumnRole, TableContract, named_as_identifier
+from tasador.contract.reader import read_contract
+from tasador.contract.target_check import TargetBounds
+from tasador.core import storage
+from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.core.parallel.base import Engine, LocalEngine
+from tasador.monitoring.evaluate import judge_tally
+from tasador.monitoring.inputs.partitions import count_files, look_at_all
+from tasador.monitoring.inputs.reference_builder import read_reference
+from tasador.monitoring.inputs.table_reader import Fields, PlainTable, common_precision, is_flag
+from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.verdict import Verdict
+
+#: Levels above which texts are not watched as categories.
+MOST_LEVELS = 200
+#: Characters above which a text is prose, not a category.
+LONGEST_LEVEL = 1000
+_NESTED = ("list", "large_list", "fixed_size_list", "struct", "map")
+_PARSED = 0.98
+_LOOKED_AT = 20_000
+
+
+def describe_columns(
+    table: PlainTable, ignored: set[str], segment: str | None = None
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Decide what the columns are by looking at the table.
+
+    Args:
+        table: The reference.
+        ignored: Columns that are no features.
+        segment: Column by which figures are reported apart.
+
+    Returns:
+        The columns to watch, and a sentence for each one set aside.
+
+    Raises:
+        ValidationError: Nothing is left to watch, or there is no column called `segment`.
+    """
+    names = [name for name in table.names if name not in ignored]
+    if segment is not None and segment not in names:
+        raise ValidationError(f"there is no column {segment!r} to report segments by",
+                              expected=f"one of {', '.join(names[:20])}")  # fmt: skip
+    flat = [name for name in names if not table.types[name].startswith(_NESTED)]
+    first = next(table.batches(flat), None) if flat else None
+    columns: list[Column] = []
+    notes = []
+    texts = []
+    for name in names:
+        kind = (
+            None
+            if first is None or name not in first
+            else _kind(name, first[name].slice(0, _LOOKED_AT))
+        )
+        if kind == "category":
+            texts.append(name)
+        if kind is None:
+            notes.append(f"{name!r} is not watched: it identifies rows or has no usable type")
+        else:
+            columns.append(Column(name, kind, nullable=True))  # type: ignore[arg-type]
+    levels = _levels(table, texts)
+    kept = []
+    for column in columns:
+        found = levels.get(column.name, ())
+        if found is None:
+            notes.append(
+                f"{column.name!r} is not watched: more than {MOST_LEVELS} texts, or one of more "
+                f"than {LONGEST_LEVEL} characters"
+            )
+            continue
+        role: ColumnRole | None = "segment" if column.name == segment else None
+        if column.kind == "datetime":
+            role = "timestamp"
+            notes.append(f"{column.name!r} is a time, which moves on: only gaps in it are compared")
+        exact = not is_flag(found)  # one file says True, another one true
+        kept.append(replace(column, categories=found, role=role, case_sensitive=exact))
+    if not kept:
+        raise ValidationError(
+            f"nothing in {table.location} can be watched",
+            expected="a column of numbers, times or categories",
+            got="; ".join(notes[:5]) or "no columns",
+        )
+    return tuple(kept), tuple(notes)
+
+
+def _kind(name: str, array: Any) -> str | None:
+    import pyarrow as pa
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array = array.cast(kind.value_type)
+        kind = kind.value_type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "datetime"
+    values = [value for value in array.to_pylist() if not _is_missing(value)]
+    unique = len(set(map(str, values))) == len(values) > 20
+    if pa.types.is_integer(kind):
+        return None if unique and named_as_identifier(name) else "integer"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "number"
+    if pa.types.is_boolean(kind):
+        return "category"
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return "number" if pa.types.is_null(kind) else None
+    for guess in ("number", "datetime"):
+        _, wrong = encode_values(Column(name, guess), values)
+        if values and wrong.mean() <= 1 - _PARSED:
+            return None if unique and named_as_identifier(name) else guess
+    return "category"
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_TEXTS
+    return value is None
+
+
+def _levels(table: PlainTable, names: list[str]) -> dict[str, tuple[str, ...] | None]:
+    """Return the sorted texts of each column; None where there are too many."""
+    found: dict[str, set[str]] = {name: set() for name in names}
+    prose: set[str] = set()
+    for batch in table.batches(names) if names else ():
+        for name, array in batch.items():
+            if name not in prose and len(found[name]) <= MOST_LEVELS:
+                some = {_text(one) for one in array.unique().to_pylist() if not _is_missing(one)}
+                found[name] |= some
+                if any(len(text) > LONGEST_LEVEL for text in some):
+                    prose.add(name)
+                    found[name].clear()
+    return {
+        name: None if name in prose or len(some) > MOST_LEVELS else tuple(sorted(some))
+        for name, some in found.items()
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    return str(value).strip()
+
+
+#: Exit codes of a verdict, beside those of errors.
+EXIT_CODES = {"ok": 0, "warn": 0, "alert": 10, "cannot_tell": 11}
+WARN_EXIT_CODE = 12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what.
+
+    Attributes:
+        reference: Table of known good rows.
+        current: Tables of the rows to judge, in order, or patterns such as ``day-*.parquet``.
+        fields: Which columns are no features.
+        contract: YAML that says what the columns are; by default they are looked at.
+        segment: Column by which figures are reported apart, where no contract says so.
+        outcomes: Table of outcomes that came later.
+    """
+
+    reference: str
+    current: str | tuple[str, ...]
+    fields: Fields
+    contract: Path | None = None
+    segment: str | None = None
+    outcomes: str | None = None
+
+
+def monitor_files(
+    comparison: Comparison, rules: Rules, engine: Engine | None = None
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Judge tables as one window; return the verdict, and notes on what was assumed.
+
+    Args:
+        comparison: What is compared with what.
+        rules: The limits.
+        engine: Where files are counted, this machine's cores by default; the verdict is the same.
+
+    Raises:
+        DataError: A file cannot be read, or lacks a column that is named.
+        ConfigError: The contract cannot be read.
+        EngineError: The cluster was lost.
+    """
+    engine = engine or LocalEngine()
+    before = PlainTable.open(comparison.reference)
+    now = look_at_all(_found(comparison.current), engine)
+    contract = None if comparison.contract is None else read_contract(comparison.contract)
+    columns, fields, notes = _columns(comparison, contract, before)
+    outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
+    names = {name for table in now for name in table.types}
+    blind = outcomes is None and (fields.target is None or fields.target not in names)
+    learn = fields.prediction is not None and fields.prediction in names and blind
+    compared = read_reference(
+        before, columns, _available(fields, before), learn_errors=learn,
+        precision=common_precision([before, *now]),
+    )  # fmt: skip
+    if contract is not None:
+        bounds = TargetBounds.of(contract.target)
+        compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
+    tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
+    return judge_tally(tally, rules), notes
+
+
+def _found(patterns: str | tuple[str, ...]) -> list[str]:
+    """Return the files that are meant, each once.
+
+    Raises:
+        SourceError: A pattern names none.
+    """
+    found: dict[str, None] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        names = storage.find(pattern)
+        if not names:
+            raise SourceError(f"no file is called {pattern}", remedy="check the pattern")
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
+def _available(fields: Fields, table: PlainTable) -> Fields:
+    """Leave out what the reference need not have: without outcomes it still shows drift."""
+    absent = {
+        role: None
+        for role, name in fields.named().items()
+        if role != "id" and name not in table.types
+    }
+    return replace(fields, **absent)
+
+
+def _columns(
+    comparison: Comparison, contract: TableContract | None, table: PlainTable
+) -> tuple[tuple[Column, ...], Fields, tuple[str, ...]]:
+    fields = comparison.fields
+    if contract is None:
+        ignored = set(fields.named().values())
+        columns, notes = describe_columns(table, ignored, comparison.segment)
+        times = [column.name for column in columns if column.role == "timestamp"]
+        axis = fields.time or (times[0] if len(times) == 1 else None)
+        return columns, replace(fields, time=axis), notes
+    if comparison.segment is not None:
+        raise ConfigError("--segment and --contract contradict each other",
+                          remedy="give the column the role `segment` in the contract")  # fmt: skip
+    target = fields.target or contract.target.name
+    prediction = fields.prediction or contract.target.prediction_name
+    stamp = contract.with_role("timestamp")
+    time = fields.time or (None if stamp is None else stamp.name)
+    return contract.features, replace(fields, target=target, prediction=prediction, time=time), ()
+
+
+def exit_code(verdict: Verdict, *, fail_on_warn: bool = False) -> int:
+    """Return the code with which the command ends: 0 ok, 10 alert, 11 cannot tell, 12 warn."""
+    if verdict.level == "warn" and fail_on_warn:
+        return WARN_EXIT_CODE
+    return EXIT_CODES[verdict.level]
+
+
+def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
+    """Read rules such as ``mape_max=12`` over those of `base`, the defaults when None.
+
+    Raises:
+        ConfigError: A name that is no rule, or a value that is no number.
+    """
+    names = [name for name in Rules.__dataclass_fields__ if name != "relative_when_worse"]
+    values: dict[str, float | int | None] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in names:
+            raise ConfigError(f"there is no rule {name!r}", expected=", ".join(names))
+        try:
+            whole = name.startswith("min_")
+            values[name] = None if value in ("none", "null") else (int if whole else float)(value)
+        except ValueError:
+            raise ConfigError(f"the rule {name} cannot be read", expected=f"{name}=number",
+                              got=text) from None  # fmt: skip
+    return (base or Rules()).changed(values)

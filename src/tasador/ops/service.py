@@ -1,0 +1,231 @@
+"""The service with its lifecycle: what `tasador serve` runs.
+
+The serving room knows nothing of promotion; here its application gets routes that do what
+`tasador promote`, `rollback`, `versions`, `history` and `report` do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import (
+    ConfigError,
+    GateError,
+    MissingExtraError,
+    RegistryError,
+    StorageError,
+    TasadorError,
+)
+from tasador.core.hashing import to_plain
+from tasador.lifecycle.promotion_log import Ledger
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
+from tasador.registry.stores.reader import registry_reader
+from tasador.registry.stores.versions import CHAMPION, ModelVersion
+from tasador.serving.api.models import Lifecycle as Verbs
+from tasador.serving.api.models import Promotion, Return, lifecycle_router
+from tasador.serving.app import build_app
+from tasador.serving.bootstrap import Assembly, assembled
+from tasador.serving.http.request import App
+
+#: Where the workspace is, for workers; set by `tasador serve`.
+WORKSPACE = "TASADOR_WORKSPACE"
+_READ_S = 5.0
+_CHANGE_S = 300.0
+#: What a command's exit code says went wrong; anything else is the registry's.
+_KINDS: dict[int, type[TasadorError]] = {
+    kind.exit_code: kind for kind in (ConfigError, GateError, MissingExtraError, StorageError)
+}
+
+
+def from_environment() -> App:
+    """Return the application that the environment describes; each worker calls this."""
+    assembly = assembled(os.environ)
+    verbs = ServedLifecycle(assembly, Path(os.environ.get(WORKSPACE, "workspace"))).verbs()
+    parts = assembly.parts()
+    router = lifecycle_router(assembly.service, verbs)
+    return build_app(replace(parts, routers=[*parts.routers, router]))
+
+
+@dataclass(frozen=True)
+class ServedLifecycle:
+    """The lifecycle of the model that a service answers with.
+
+    Attributes:
+        assembly: The service.
+        workspace: Folder of runs and of the embedded registry.
+    """
+
+    assembly: Assembly
+    workspace: Path
+
+    def verbs(self) -> Verbs:
+        """Return what the routes call."""
+        refresher = self.assembly.refresher
+        return Verbs(
+            versions=self.versions,
+            history=self.history,
+            report=self.report,
+            promote=self.promote,
+            rollback=self.roll_back,
+            changed=lambda: refresher.refresh(force=True),
+        )
+
+    def versions(self) -> dict[str, Any]:
+        """Return every version, newest first, and what is unfinished; without MLflow's packages.
+
+        Raises:
+            RegistryError: The registry cannot be reached, or there is no such model.
+            StorageError: The database is away.
+        """
+        reader, name = registry_reader(self._registry), self._model()
+        found = reader.listed(name, Deadline.after(_READ_S))
+        return {
+            "model": name,
+            "follows": self._followed(),
+            "versions": [_version(one) for one in found],
+            "notes": self._notes(name),
+        }
+
+    def history(self, limit: int) -> list[dict[str, Any]]:
+        """Return what happened to the model, newest first.
+
+        Raises:
+            StorageError: The database is away.
+        """
+        with Database.open(self.assembly.settings.records.url) as database:
+            entries = AuditTrail(database).read(subject=self._model(), limit=limit)
+        plain: list[dict[str, Any]] = to_plain(entries)
+        return plain
+
+    def report(self, version: str) -> str | None:
+        """Return the report of the run that made `version`; None when it is not here.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        for folder in sorted((self.workspace / "runs").glob("*"), reverse=True):
+            try:
+                plain = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+                if plain.get("version") == version:
+                    return (folder / "report.html").read_text(encoding="utf-8")
+            except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+                continue
+            except OSError as error:
+                raise StorageError(f"the run {folder.name} cannot be read: {error}") from None
+        return None
+
+    def promote(self, wish: Promotion, who: str) -> dict[str, Any]:
+        """Do what `tasador promote` does; errors as it has them."""
+        told = [f"--to={wish.alias}", *(["--force"] if wish.force else []), "--", wish.version]
+        return self._command("promote", *told, reason=wish.reason, who=who)
+
+    def roll_back(self, wish: Return, who: str) -> dict[str, Any]:
+        """Do what `tasador rollback` does; errors as it has them."""
+        told = [f"--to={wish.to}"] if wish.to else []
+        return self._command("rollback", *told, reason=wish.reason, who=who)
+
+    def _command(self, verb: str, *told: str, reason: str, who: str) -> dict[str, Any]:
+        """Run a command of ours in a process of its own and return what it did.
+
+        Judging needs MLflow and two whole models: seconds of processor and memory that requests
+        under way should not pay for. Addresses go through the environment: they may hold passwords.
+        """
+        for package in ("mlflow", "polars"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError.for_package(package, "train")
+        settings = self.assembly.settings
+        variables = {
+            "TASADOR_SOURCE__TRACKING_URI": self._registry,
+            "TASADOR_RECORDS__URL": settings.records.url,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        command = [
+            sys.executable, "-m", "tasador.cli.app", verb, "--json", f"--reason={reason}",
+            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *told,
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, env=os.environ | variables, capture_output=True, text=True,
+                timeout=_CHANGE_S, check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RegistryError(
+                f"{verb} took longer than {_CHANGE_S:.0f} s and was stopped",
+                remedy="see the history: the next change finishes it or gives it up",
+            ) from None
+        if done.returncode:
+            kind = _KINDS.get(done.returncode, RegistryError)
+            raise kind(_last_error(done.stderr) or f"{verb} failed")
+        plain: dict[str, Any] = json.loads(done.stdout)
+        return plain
+
+    def _notes(self, name: str) -> list[str]:
+        with Database.open(self.assembly.settings.records.url) as database:
+            pending = Ledger(database, name).standing().pending
+        if pending is None:
+            return []
+        return [f"{pending.action} of version {pending.version} by {pending.actor} has not ended"]
+
+    @property
+    def _registry(self) -> str:
+        named = self.assembly.settings.source.tracking_uri
+        return named or f"sqlite:///{self.workspace.resolve()}/mlflow.db"
+
+    def _model(self) -> str:
+        """Return the registered model's name.
+
+        Raises:
+            ConfigError: None is configured, and no model answers.
+        """
+        name, current = self.assembly.settings.source.model_name, self.assembly.holder.current
+        if name or current is not None:
+            return name or current.bundle.manifest.name  # type: ignore[union-attr]
+        raise ConfigError("no model's name is configured, and none is loaded")
+
+    def _followed(self) -> str | None:
+        """Return the alias that the service follows; None when it follows no registry."""
+        source = self.assembly.settings.source
+        return (source.alias or CHAMPION) if source.tracking_uri else None
+
+
+def _version(one: ModelVersion) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "release": one.release,
+        "bundle": one.bundle,
+        "created": one.created,
+        "status": one.status,
+        "aliases": list(one.aliases),
+        "origin": one.tags.get("origin", ""),
+        "run": one.tags.get("tasador_run", ""),
+        "commit": one.tags.get("code_commit", ""),
+        "metrics": _metrics(one.tags),
+    }
+
+
+def _last_error(text: str) -> str:
+    """Return what a command of ours said went wrong, without the notes before it."""
+    # at a line's start: a gate may be called error too
+    return re.split(r"(?m)^error: ", text)[-1].strip()[:2000]
+
+
+def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    found = {}
+    for key, text in tags.items():
+        if key.startswith("test."):
+            try:
+                found[key.removeprefix("test.")] = float(text)
+            except ValueError:
+                continue
+    return found

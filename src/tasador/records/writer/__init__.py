@@ -1,0 +1,1 @@
+"""Group commit of records, and the spool for outages."""

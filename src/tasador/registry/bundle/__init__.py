@@ -1,0 +1,1 @@
+"""A bundle: read, checked, written, packed, trusted."""

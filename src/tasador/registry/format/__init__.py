@@ -1,0 +1,1 @@
+"""The files of a bundle: manifest, arrays, integrity, signature."""

@@ -1,0 +1,161 @@
+"""The environment in which MLflow is called: bounded waiting, no telemetry, no chatter.
+
+MLflow takes these settings from environment variables only, and its own defaults wait for a dead
+server for minutes (7 retries of 120 s). They are set while a call runs and put back afterwards, so
+that nothing leaks into the process or its children.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasador.core.errors import MissingExtraError, RegistryError, TasadorError
+from tasador.core.storage import make_private
+
+_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
+#: For the first question to a server: two attempts of 3 s, so that a dead one is known in < 10 s.
+PROBE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+#: Once the server has answered: uploads may be slow, an outage is still noticed.
+WORK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+#: For what is small and must end soon: aliases and tags, under a lease of half a minute.
+BRISK = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # a server's own answers, and nobody else's
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else files of the working folder slip into the model
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the body runs, then put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keep MLflow, its migrations and its HTTP pool from writing to standard error.
+
+    Python's warnings are off meanwhile: MLflow's are about itself and its own dependencies, or
+    advise to log an input example, which the signature makes unnecessary.
+    """
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with environment(_QUIET), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterator[Any]:
+    """Yield a client that has answered once; turn what MLflow raises into `RegistryError`.
+
+    Args:
+        tracking_uri: The registry.
+        waiting: How long its answers are waited for, as `mlflow_environment` says it.
+
+    Raises:
+        RegistryError: It cannot be reached, or MLflow refuses something in the body.
+        MissingExtraError: MLflow is not installed.
+    """
+    with quiet_mlflow():
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise MissingExtraError.for_package("mlflow", "train") from error
+        try:
+            with environment(PROBE):
+                _make_database(tracking_uri)
+                client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+                client.search_experiments(max_results=1)
+            with environment(waiting):
+                yield client
+        except TasadorError:
+            raise
+        except Exception as error:  # MLflow lets its stores' and transports' own errors through
+            raise RegistryError(
+                f"the model registry at {without_password(tracking_uri)} cannot be used",
+                got=without_password(_first_line(error)),
+                remedy="check the address, that the server runs and accepts this host "
+                "(mlflow server --allowed-hosts), or use the embedded registry: "
+                "tracking_uri=sqlite:///workspace/mlflow.db",
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def without_password(text: str) -> str:
+    """Return an address without the user and password in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """Return the file of an embedded registry; None for any other."""
+    match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", tracking_uri)
+    return Path(match.group(1)) if match else None
+
+
+def _make_database(tracking_uri: str) -> None:
+    """Make a SQLite registry that is not there yet.
+
+    It gets its name once all tables are in it: a half-made one, as a full disk or Ctrl-C would
+    leave it, could neither be used nor be completed.
+    """
+    from mlflow import MlflowClient
+
+    file = sqlite_file(tracking_uri)
+    if file is None or file.exists():
+        return
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        make_private(new)
+        MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+        if not file.exists():  # another process may have been faster
+            new.rename(file)
+    finally:
+        for rest in file.parent.glob(f"{new.name}*"):
+            rest.unlink()

@@ -1,0 +1,382 @@
+"""Runs in MLflow: the parent run and one nested run for each step."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tasador.contract.model import TableContract
+from tasador.core.errors import RegistryError, StorageError
+from tasador.registry.format.signature import Trusted
+from tasador.registry.mlflow.client import open_client, sqlite_file, without_password
+from tasador.registry.mlflow.registration import (
+    MlflowRun,
+    RegisteredVersion,
+    Scalar,
+    StepRun,
+    accepted_names,
+    describe,
+    milliseconds,
+    version_tags,
+)
+
+_BATCH = 100
+_STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+
+
+def start_run(
+    client: Any, experiment_id: str, name: str, started: str, tags: dict[str, str]
+) -> str:
+    """Start a run and return MLflow's id of it."""
+    run = client.create_run(
+        experiment_id,
+        start_time=milliseconds(started),
+        run_name=name,
+        tags={"mlflow.source.name": "tasador", "mlflow.source.type": "JOB", **tags},
+    )
+    return str(run.info.run_id)
+
+
+def log_parent(client: Any, parent: str, run: MlflowRun) -> None:
+    """Log what belongs to the run as a whole."""
+    metrics = dict(run.other_metrics)
+    for name, one in run.test_metrics.items():
+        metrics |= {f"test.{name}": one.value}
+        metrics |= {f"test.{name}.low": one.low, f"test.{name}.high": one.high}
+    _log(client, parent, run.started, params=run.params, metrics=metrics, tags=version_tags(run))
+    _attach(client, parent, run.artifacts)
+
+
+def log_step(client: Any, experiment_id: str, parent: str, step: StepRun, run: MlflowRun) -> None:
+    """Log one step as a nested run that ends as the step did."""
+    started = step.started or run.started
+    tags = {"mlflow.parentRunId": parent, "step": step.name, "status": step.status}
+    child = start_run(client, experiment_id, step.name, started, tags)
+    status = "FAILED"
+    try:
+        _log(client, child, started, params=step.params, metrics=step.metrics, tags=step.tags)
+        _attach(client, child, step.artifacts)
+        status = _STATUS.get(step.status, "FINISHED")
+    finally:
+        with suppress(Exception):
+            client.set_terminated(child, status, milliseconds(started, step.seconds))
+
+
+def _log(
+    client: Any,
+    run_id: str,
+    started: str,
+    *,
+    params: Mapping[str, Scalar],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    when = milliseconds(started)
+    entries: list[tuple[str, Any]] = [
+        *(("params", Param(key, str(value)[:6000])) for key, value in accepted_names(params)),
+        *(
+            ("metrics", Metric(key, float(value), when, 0))
+            for key, value in accepted_names(metrics)
+            if math.isfinite(value)
+        ),
+        *(("tags", RunTag(key, str(value)[:5000])) for key, value in accepted_names(tags)),
+    ]
+    for first in range(0, len(entries), _BATCH):
+        batch: dict[str, list[Any]] = {}
+        for kind, entry in entries[first : first + _BATCH]:
+            batch.setdefault(kind, []).append(entry)
+        client.log_batch(run_id, **batch)
+
+
+def _attach(client: Any, run_id: str, artifacts: tuple[Path, ...]) -> None:
+    for path in artifacts:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+
+
+_MODEL_FOLDER = "model"
+_BUNDLE_PATH = "data/bundle"
+
+
+def register_bundle(
+    bundle_folder: Path,
+    *,
+    tracking_uri: str,
+    experiment: str,
+    model_name: str,
+    run: MlflowRun,
+    alias: str = "staging",
+    artifact_root: Path | None = None,
+) -> RegisteredVersion:
+    """Log a run and register its bundle as a new version that holds `alias`.
+
+    Args:
+        bundle_folder: The bundle; loaded first, so a damaged one is never registered.
+        tracking_uri: ``sqlite:///workspace/mlflow.db`` or any other that MLflow understands.
+        experiment: Name of the experiment; made when it does not exist.
+        model_name: Name of the registered model; made when it does not exist.
+        run: What is logged.
+        alias: The alias that is moved to the new version, last of all.
+        artifact_root: Folder of a new experiment's artifacts; by default ``mlartifacts`` beside a
+            SQLite database, and the server's own choice elsewhere.
+
+    Returns:
+        The new version.
+
+    Raises:
+        RegistryError: The registry cannot be reached or refused, or `run` is of synthetic origin
+            while `alias` belongs to a version of real origin. The run is marked FAILED, the alias
+            stays where it was.
+        BundleError: The bundle is damaged.
+        MissingExtraError: MLflow is not installed.
+    """
+    from tasador.registry.bundle.model_bundle import load_bundle
+
+    # whether others trust it is decided where it is loaded: here it is made
+    contract = load_bundle(bundle_folder, trusted=None).contract
+    with open_client(tracking_uri) as client:
+        _refuse_synthetic_over_real(client, model_name, alias, run)
+        experiment_id = _experiment(client, tracking_uri, experiment, artifact_root)
+        parent = start_run(client, experiment_id, run.run_id, run.started, {})
+        try:
+            log_parent(client, parent, run)
+            for step in run.steps:
+                log_step(client, experiment_id, parent, step, run)
+            _upload_model(client, parent, bundle_folder, contract, run.started)
+            return _publish(client, parent, model_name, alias, run)
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            with suppress(Exception):
+                client.set_terminated(parent, status)
+            raise
+
+
+def check_registry(tracking_uri: str) -> str:
+    """Return the registry's address, without a password, once it has answered.
+
+    Raises:
+        RegistryError: It cannot be reached or refuses.
+        MissingExtraError: MLflow is not installed.
+    """
+    with open_client(tracking_uri):
+        return without_password(tracking_uri)
+
+
+def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> RegisteredVersion:
+    """Return the version that holds `alias`.
+
+    Raises:
+        RegistryError: There is no such model or alias, or the registry cannot be reached.
+    """
+    with open_client(tracking_uri) as client:
+        return _registered(_holder_or_refuse(client, model_name, alias))
+
+
+def download_bundle(
+    model_name: str, alias: str, *, tracking_uri: str, destination: Path
+) -> RegisteredVersion:
+    """Fetch the bundle that `alias` stands for into the new folder `destination`.
+
+    Every file is checked against the bundle's manifest before the folder appears.
+
+    Raises:
+        RegistryError: There is no such model, alias or bundle, or the registry is unreachable.
+        BundleError: What arrived is damaged.
+        StorageError: `destination` exists already or cannot be written.
+    """
+    if destination.exists():
+        raise StorageError(
+            "the folder for the bundle exists already",
+            got=str(destination),
+            remedy="remove it, or name another folder",
+        )
+    with open_client(tracking_uri) as client:
+        version = _holder_or_refuse(client, model_name, alias)
+        fetch_bundle(str(version.source), tracking_uri, destination)
+        return _registered(version)
+
+
+def add_to_bundle(source: str, tracking_uri: str, file: Path) -> None:
+    """Put `file` into the bundle of a version's `source` within an open client."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(f"{source}/{_BUNDLE_PATH}", tracking_uri=tracking_uri)
+    repository.log_artifact(str(file))
+
+
+def fetch_bundle(
+    source: str, tracking_uri: str, destination: Path, trusted: Trusted = "configured"
+) -> None:
+    """Fetch the bundle of a version's `source` within an open client; see `download_bundle`."""
+    import mlflow.artifacts
+
+    from tasador.registry.bundle.model_bundle import load_bundle
+
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=".download-", dir=destination.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write beside {destination}", got=str(error)) from error
+    try:
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{source}/{_BUNDLE_PATH}",
+            dst_path=str(holder),
+            tracking_uri=tracking_uri,
+        )
+        load_bundle(Path(fetched), trusted=trusted)
+        Path(fetched).replace(destination)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise RegistryError(
+                f"the experiment {name!r} was deleted",
+                remedy=f"mlflow experiments restore -x {found.experiment_id}, or name another one",
+            )
+        return str(found.experiment_id)
+    database = sqlite_file(tracking_uri)
+    root = artifact_root or (database.parent / "mlartifacts" if database else None)
+    location = root.resolve().as_uri() if root else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _upload_model(
+    client: Any, parent: str, bundle_folder: Path, contract: TableContract, started: str
+) -> None:
+    """Store the bundle as a pyfunc model: its folder and the name of the module that loads it."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory(prefix="tasador-model-") as name:
+        bundle = Path(name) / "bundle"  # under the same name whatever the folder is called
+        bundle.symlink_to(bundle_folder.resolve(), target_is_directory=True)
+        model = Path(name) / _MODEL_FOLDER
+        mlflow.pyfunc.save_model(
+            str(model),
+            loader_module="tasador.registry.mlflow.pyfunc",
+            data_path=str(bundle),
+            signature=_signature(contract),
+            pip_requirements=[f"tasador=={importlib.metadata.version('tasador')}"],
+            metadata={"contract": contract.to_dict()},
+            mlflow_model=Model(model_uuid=parent, utc_time_created=started),
+        )
+        client.log_artifacts(parent, str(model), _MODEL_FOLDER)
+
+
+def _signature(contract: TableContract) -> Any:
+    """Derive the model's signature from the contract.
+
+    Categories are texts. Numbers and dates are `Any`: MLflow refuses whole numbers in a ``double``
+    column and missing values in a ``long`` one, while the bundle checks both against the contract
+    and says which column is wrong.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    inputs = [
+        ColSpec(
+            DataType.string if column.kind == "category" else AnyType(),
+            column.name,
+            required=not column.nullable,
+        )
+        for column in contract.features
+    ]
+    outputs = [ColSpec(DataType.double, contract.target.prediction_name)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def _publish(
+    client: Any, parent: str, model_name: str, alias: str, run: MlflowRun
+) -> RegisteredVersion:
+    """Make the version, end the run, and only then move the alias."""
+    _make_registered_model(client, model_name, run)
+    uri = client.get_run(parent).info.artifact_uri
+    version = client.create_model_version(
+        model_name,
+        f"{uri}/{_MODEL_FOLDER}",
+        run_id=parent,
+        tags=version_tags(run),
+        description=describe(run, model_name, alias),
+    )
+    try:
+        client.set_terminated(parent, "FINISHED", milliseconds(run.started, run.seconds))
+        _refuse_synthetic_over_real(client, model_name, alias, run)
+        client.set_registered_model_alias(model_name, alias, str(version.version))
+    except BaseException:
+        with suppress(Exception):
+            client.delete_model_version(model_name, str(version.version))
+        raise
+    return _registered(version)
+
+
+def _make_registered_model(client: Any, model_name: str, run: MlflowRun) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            model_name, tags={"dataset": run.dataset}, description=run.title
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _refuse_synthetic_over_real(client: Any, model_name: str, alias: str, run: MlflowRun) -> None:
+    holder = _holder(client, model_name, alias)
+    if run.origin != "synthetic" or holder is None or holder.tags.get("origin") == "synthetic":
+        return
+    raise RegistryError(
+        f"a model trained on synthetic rows must not take the place of a real one; the alias "
+        f"{alias!r} of {model_name} stays with version {holder.version}",
+        expected="a run of real origin",
+        got=f"origin synthetic ({run.source})",
+        remedy="give the run the real table, or register under another name: "
+        f"registry.model_name={model_name}_synthetic",
+    )
+
+
+def _holder(client: Any, model_name: str, alias: str) -> Any:
+    """Return the version that holds `alias`, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(model_name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _holder_or_refuse(client: Any, model_name: str, alias: str) -> Any:
+    version = _holder(client, model_name, alias)
+    if version is None:
+        raise RegistryError(
+            f"there is no model {model_name!r} with the alias {alias!r}",
+            remedy="register one with tasador run, or name another model or alias",
+        )
+    return version
+
+
+def _registered(version: Any) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=str(version.name),
+        version=str(version.version),
+        run_id=str(version.run_id),
+        uri=f"models:/{version.name}/{version.version}",
+        tags=dict(version.tags),
+    )

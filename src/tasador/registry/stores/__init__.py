@@ -1,0 +1,1 @@
+"""Where bundles are found: folders, object stores, an MLflow registry."""

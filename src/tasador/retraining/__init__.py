@@ -1,1 +1,0 @@
-"""What becomes of models: gates, promotion, retraining, canary."""

@@ -1,0 +1,1 @@
+"""Value files, on one machine or on Ray."""

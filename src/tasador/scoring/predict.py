@@ -1,0 +1,375 @@
+"""Value the rows of a file, or rows given as JSON, with a bundle on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasador.core import storage
+from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.core.hashing import to_plain
+from tasador.core.strict_json import read_json
+from tasador.data.parquet_limits import Allowance
+from tasador.data.table_stream import Piece, open_table
+from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
+from tasador.modeling.prediction import Explanation, Valuation
+from tasador.registry.bundle.model_bundle import ModelBundle
+
+#: Words of ``--with`` that are no names of columns.
+IDS, INPUTS = "ids", "inputs"
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+_PIECE_ROWS = 8192
+_SHOWN_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedRow:
+    """A row and its value.
+
+    Attributes:
+        number: The row's number, from 1.
+        valuation: Its value; None when it was refused.
+        error: Why it was refused; empty when it was valued.
+        kept: Columns of the input that were asked for, by name.
+    """
+
+    number: int
+    valuation: Valuation | None
+    error: str
+    kept: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """All rows in their order, and what they were valued with."""
+
+    rows: tuple[PredictedRow, ...]
+    prediction_name: str
+    version: str
+    origin: str
+    unit: str | None
+    from_json: bool
+
+    @property
+    def refused(self) -> list[PredictedRow]:
+        """The rows that have no value."""
+        return [row for row in self.rows if row.valuation is None]
+
+
+def predict_rows(
+    rows: str,
+    choice: BundleChoice,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    keep: Sequence[str] = (),
+) -> Predicted:
+    """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
+
+    A row that does not meet the contract has an error instead of a value; the others are valued.
+
+    Args:
+        rows: The rows.
+        choice: Which model is used.
+        tell: See `chosen_bundle`.
+        keep: Columns of the input to hand on: names, ``ids`` (the contract's identifiers) or
+            ``inputs`` (all of them).
+
+    Raises:
+        DataError: The rows cannot be read, or not one of them meets the contract.
+        ConfigError: A column to keep is not there, or has the name of one that is added; or see
+            `chosen_bundle`.
+        BundleError: There is no bundle, or it is damaged.
+    """
+    with chosen_bundle(choice, fits=fits_rows(rows), tell=tell) as chosen:
+        loaded = chosen.load()
+    text = rows.lstrip()
+    is_text = text.startswith(("{", "["))
+    from_json = is_text or rows.endswith(".json")
+    if from_json:
+        found = _value_json(loaded, rows if is_text else read_text(rows), keep)
+    else:
+        found = _value_table(loaded, rows, keep)
+    predicted = Predicted(
+        tuple(found),
+        loaded.contract.target.prediction_name,
+        loaded.version,
+        loaded.origin,
+        loaded.contract.target.unit,
+        from_json,
+    )
+    _check_any_valued(predicted)
+    return predicted
+
+
+def _check_any_valued(predicted: Predicted) -> None:
+    refused = predicted.refused
+    if len(refused) < len(predicted.rows):
+        return
+    told = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
+    more = len(refused) - _SHOWN_ERRORS
+    raise ValidationError(
+        (f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else "")
+        + told
+        + (f"; and {more} more" if more > 0 else ""),
+        remedy="correct the rows",
+    )
+
+
+def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator[PredictedRow]:
+    try:
+        plain = read_json(text)
+    except ValueError as error:
+        raise SourceError(f"not valid JSON: {error}") from None
+    if isinstance(plain, Mapping) and isinstance(plain.get("instances"), list):
+        plain = plain["instances"]
+    items = plain if isinstance(plain, list) else [plain]
+    if not items:
+        raise ValidationError("no row to value", expected="at least one object")
+    names = dict.fromkeys(name for item in items if isinstance(item, Mapping) for name in item)
+    kept = _kept(bundle, keep, list(names))
+    for number, item in enumerate(items, 1):
+        handed_on = {name: item.get(name) for name in kept} if isinstance(item, Mapping) else {}
+        try:
+            yield PredictedRow(number, bundle.value(item), "", handed_on)
+        except ValidationError as error:
+            reason = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
+            yield PredictedRow(number, None, reason, handed_on)
+
+
+def _value_table(bundle: ModelBundle, path: str, keep: Sequence[str]) -> Iterator[PredictedRow]:
+    from tasador.inference.batch_scorer import BatchScorer
+
+    contract = bundle.contract
+    if path.lower().endswith(_ARCHIVES):
+        names, pieces = _archived(bundle, path)
+        yield from _value_pieces(bundle, BatchScorer, path, names, pieces, keep)
+        return
+    with open_table(path, contract) as table:
+        yield from _value_pieces(
+            bundle,
+            BatchScorer,
+            path,
+            table.names,
+            lambda columns: table.pieces(columns, _PIECE_ROWS),
+            keep,
+        )
+
+
+def _archived(
+    bundle: ModelBundle, path: str
+) -> tuple[list[str], Callable[[Sequence[str]], Iterator[Piece]]]:
+    """Read the table inside an archive, which cannot be read piece by piece."""
+    from tasador.contract.encoding import columns_with_missing_words
+    from tasador.data.readers import read_table
+
+    frame = read_table(
+        path,
+        delimiter=bundle.contract.source.delimiter,
+        keep_text=columns_with_missing_words(bundle.contract),
+        sniff=True,  # the contract says how its own file is separated, not how this one is
+    )
+
+    def pieces(columns: Sequence[str]) -> Iterator[Piece]:
+        start = 0
+        for batch in frame.select(columns).to_arrow().to_batches(max_chunksize=_PIECE_ROWS):
+            yield Piece(start, batch)
+            start += batch.num_rows
+
+    return frame.columns, pieces
+
+
+def _value_pieces(
+    bundle: ModelBundle,
+    make_scorer: Any,
+    path: str,
+    names: list[str],
+    pieces: Callable[[Sequence[str]], Iterator[Piece]],
+    keep: Sequence[str],
+) -> Iterator[PredictedRow]:
+    from tasador.scoring.files import ROW, value_piece
+
+    absent = [c.name for c in bundle.contract.features if c.name not in names and not c.nullable]
+    if absent:
+        raise ValidationError(
+            f"{path} lacks columns of the contract",
+            expected=", ".join(bundle.contract.feature_names),
+            got=f"no {', '.join(absent)} among {', '.join(names[:40])}",
+            remedy="add the columns, or name them as the contract does",
+        )
+    kept = _kept(bundle, keep, names)
+    scorer = make_scorer(bundle, keep=kept)
+    scorer.check_columns(names)
+    made = [ROW, *scorer.schema.names]
+    version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
+    number = 0
+    allowance = Allowance(path, storage.stamp(path).size)
+    for piece in pieces([name for name in scorer.columns if name in names]):
+        allowance.rows(piece.batch)
+        batch = value_piece(scorer, piece)
+        cells = [batch.column(name).to_pylist() for name in made]
+        inputs = [batch.column(name).to_pylist() for name in kept]
+        for place, (number, estimate, lower, upper, warnings, error) in enumerate(
+            zip(*cells, strict=True)
+        ):
+            valuation = None
+            if error is None:
+                notes = (warnings,) if warnings else ()
+                valuation = Valuation(estimate, lower, upper, coverage, version, unit, notes)
+            handed_on = {name: column[place] for name, column in zip(kept, inputs, strict=True)}
+            yield PredictedRow(number, valuation, error or "", handed_on)
+    if number == 0:
+        raise SourceError(f"{path} has a header but no rows", expected="at least one row")
+
+
+def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns to hand on."""
+    identifiers = [column.name for column in bundle.contract.identifiers]
+    kept: list[str] = []
+    for word in keep:
+        if word in names:
+            kept.append(word)
+        elif word == INPUTS:
+            kept += names
+        elif word == IDS:
+            kept += [name for name in identifiers if name in names]
+        else:
+            raise ConfigError(
+                f"there is no column {word!r} to hand on",
+                expected=f"{IDS}, {INPUTS} or one of {', '.join(names[:40])}",
+            )
+    target = bundle.contract.target
+    added = (target.prediction_name, *_ADDED, *(("unit",) if target.unit else ()))
+    taken = [name for name in kept if name in added]
+    if taken:
+        raise ConfigError(
+            f"the column {taken[0]!r} cannot be handed on: the answer has one of that name",
+            remedy="rename it in the input, or name the other columns",
+        )
+    return tuple(dict.fromkeys(kept))
+
+
+_ADDED = ("row", "lower", "upper", "coverage", "warnings", "error", "model_version")
+
+
+def to_json(predicted: Predicted) -> str:
+    """Return the rows as JSON; a refused one has no estimate and an ``error``."""
+    plain = {
+        "predictions": [_plain(predicted, row) for row in predicted.rows],
+        "model_version": predicted.version,
+    }
+    return json.dumps(to_plain(plain), indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(predicted: Predicted, row: PredictedRow) -> dict[str, Any]:
+    found = row.valuation
+    plain: dict[str, Any] = {
+        predicted.prediction_name: None if found is None else found.prediction,
+        "lower": None if found is None else found.lower,
+        "upper": None if found is None else found.upper,
+        "coverage": None if found is None else found.coverage,
+    }
+    if predicted.unit:
+        plain["unit"] = predicted.unit
+    plain["warnings"] = [] if found is None else list(found.warnings)
+    if row.error:
+        plain |= {"row": row.number, "error": row.error}
+    return {**plain, "inputs": dict(row.kept)} if row.kept else plain
+
+
+def to_csv(predicted: Predicted) -> str:
+    """Return the rows as CSV, one line a row; a refused one has no estimate and an ``error``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    kept = list(dict.fromkeys(name for row in predicted.rows for name in row.kept))
+    unit = ["unit"] if predicted.unit else []
+    writer.writerow(
+        [*kept, predicted.prediction_name, "lower", "upper", "coverage", *unit, "warnings",
+         "error", "model_version"]
+    )  # fmt: skip
+    for row in predicted.rows:
+        found = row.valuation
+        values: list[Any] = [None] * 4
+        if found is not None:
+            values = [found.prediction, found.lower, found.upper, found.coverage]
+        notes = "; ".join(found.warnings) if found is not None else ""
+        cells = [to_plain(row.kept.get(name)) for name in kept]
+        if unit:
+            values.append(predicted.unit)
+        writer.writerow([*cells, *values, notes, row.error, predicted.version])
+    return text.getvalue()
+
+
+_MOST_FEATURES = 12
+
+
+def explain_row(
+    text: str,
+    choice: BundleChoice,
+    *,
+    comparables: int = 5,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Explanation:
+    """Explain the value of one row given as a JSON object.
+
+    Args:
+        text: The row.
+        choice: Which model is used.
+        comparables: How many are named.
+        tell: See `chosen_bundle`.
+
+    Raises:
+        DataError: The text is no row, or it does not meet the contract.
+        BundleError: There is no bundle, or it is damaged.
+        ConfigError: See `chosen_bundle`.
+    """
+    try:
+        row: Any = read_json(text)
+    except ValueError as error:
+        raise SourceError(f"not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValidationError("one row is explained at a time", expected="{column: value}")
+    with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
+        loaded = chosen.load()
+    return loaded.explain(row, comparables=comparables)
+
+
+def explanation_json(explanation: Explanation) -> str:
+    """Return everything as JSON text."""
+    return json.dumps(to_plain(explanation), ensure_ascii=False, indent=2) + "\n"
+
+
+def to_lines(explanation: Explanation) -> Iterator[str]:
+    """Yield lines for people: the estimate, the largest contributions, the comparables."""
+    valuation = explanation.valuation
+    unit = f" {valuation.unit}" if valuation.unit else ""
+    yield (
+        f"estimate {valuation.prediction:,.6g}{unit}, {valuation.coverage:.0%} interval "
+        f"{valuation.lower:,.6g} to {valuation.upper:,.6g} ({valuation.version})"
+    )
+    for warning in valuation.warnings:
+        yield f"warning: {warning}"
+    log = explanation.transform == "log"
+    start = math.exp(explanation.expected) if log else explanation.expected
+    yield ""
+    yield f"from the typical {start:,.6g}{unit}" + (", multiplied by" if log else ", plus")
+    parts = sorted(explanation.contributions.items(), key=lambda item: -abs(item[1]))
+    for name, part in parts[:_MOST_FEATURES]:
+        yield f"  {_part(part, log):>12}  {name}"
+    rest = parts[_MOST_FEATURES:]
+    if rest:
+        yield f"  {_part(sum(part for _, part in rest), log):>12}  {len(rest)} other features"
+    if explanation.comparables:
+        yield ""
+        yield "comparables (nearest training rows)"
+        for found in explanation.comparables:
+            kept = ", ".join(f"{name} {value:.6g}" for name, value in found.attributes.items())
+            yield f"  {found.value:>12,.6g}{unit}  {kept}"
+
+
+def _part(value: float, log: bool) -> str:
+    return f"{math.exp(value):.3f}" if log else f"{value:+,.6g}"

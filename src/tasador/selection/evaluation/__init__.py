@@ -1,0 +1,1 @@
+"""How candidates are measured: folds, metrics, tests, averages."""

@@ -1,0 +1,192 @@
+"""Which models the final one averages, and whether its estimates are shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.metrics.regression import METRICS
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.families.catalog import family
+
+Floats = NDArray[np.float64]
+Smearing = Literal["auto", "none", "duan"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the final average.
+
+    Attributes:
+        family: Its family.
+        params: Its parameters.
+        seed: Its seed.
+    """
+
+    family: str
+    params: dict[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One step of the choice: what adding a model to the average brings.
+
+    Attributes:
+        member: The model added.
+        error: The average's error with it, out of fold.
+        gain: By what share of the error before it is smaller; 0 for the first.
+        taken: Whether that was enough.
+    """
+
+    member: Member
+    error: float
+    gain: float
+    taken: bool
+
+
+def pool_of(
+    name: str,
+    params: dict[str, Any],
+    runners_up: Sequence[tuple[str, dict[str, Any]]],
+    most: int,
+    seed: int,
+) -> list[Member]:
+    """Return the models that may enter the average, the sweep's own first.
+
+    With more than one: the same model under other seeds, the same with another loss where the
+    family has one, and the best of other families of trees.
+
+    Args:
+        name: The family of the sweep's model.
+        params: Its parameters.
+        runners_up: Family and parameters of the best of other families.
+        most: How many models the average may have at most.
+        seed: Seed of the run.
+    """
+    chosen = family(name)
+    first = Member(name, params, seeds.derive_seed(seed, name))
+    if most < 2:
+        return [first]
+    pool = [first]
+    if chosen.prefix is not None:  # what draws nothing is the same under every seed
+        pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
+    varied = None if chosen.vary is None else chosen.vary(params)
+    if varied is not None:
+        pool.append(Member(name, varied, first.seed))
+    if not chosen.linear:
+        pool += [
+            Member(other, found, seeds.derive_seed(seed, other))
+            for other, found in runners_up
+            if not family(other).linear
+        ]
+    return pool
+
+
+def pick_members(
+    pool: Sequence[Member],
+    scores: Sequence[Floats],
+    actual: Floats,
+    transform: TargetTransform,
+    *,
+    metric: str,
+    most: int,
+    least_gain: float,
+) -> list[Pick]:
+    """Add models to the average as long as each makes its out-of-fold error smaller by enough.
+
+    Greedy forward selection (Caruana et al., 2004) without repetition, from the sweep's model. Each
+    model more is as much work again for every valuation, which is what `least_gain` weighs.
+
+    Args:
+        pool: The models, the sweep's own first.
+        scores: Their out-of-fold scores (n,) on the transformed scale.
+        actual: Shape (n,): the target.
+        transform: The target's transform.
+        metric: Name of the error, less is better.
+        most: Most models.
+        least_gain: Share of the error that a model must save to be taken.
+
+    Returns:
+        The steps; the last one is not taken when it was not enough.
+    """
+
+    def error(total: Floats, count: int) -> float:
+        return METRICS[metric](actual, transform.inverse(total / count))
+
+    total = scores[0].copy()
+    picks = [Pick(pool[0], error(total, 1), 0.0, True)]
+    left = list(range(1, len(pool)))
+    while left and len(picks) < most:
+        count = len(picks) + 1
+        errors = {i: error(total + scores[i], count) for i in left}
+        best = min(left, key=lambda i: (errors[i], i))
+        gain = 1.0 - errors[best] / picks[-1].error if picks[-1].error > 0 else 0.0
+        picks.append(Pick(pool[best], errors[best], gain, gain >= least_gain))
+        if not picks[-1].taken:
+            break
+        total = total + scores[best]
+        left.remove(best)
+    return picks
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Whether estimates are shifted on the way back from the model's scale, and why.
+
+    A model of the logarithm estimates the median of a skewed target; Duan's (1983) smearing factor,
+    the mean of exp(residual), makes it the mean.
+
+    Attributes:
+        factor: What estimates are multiplied by; 1 leaves them.
+        duan: Duan's factor, out of fold; 1 without a logarithm.
+        error: The error without it.
+        error_smeared: The error with it.
+        mean_ratio: Sum of the estimates over the sum of the actual values, unshifted.
+        median_ratio: Median of estimate / actual value, unshifted; NaN when none is positive.
+    """
+
+    factor: float
+    duan: float
+    error: float
+    error_smeared: float
+    mean_ratio: float
+    median_ratio: float
+
+
+def measure_bias(
+    score: Floats, actual: Floats, transform: TargetTransform, *, metric: str, choice: Smearing
+) -> Bias:
+    """Measure the bias of out-of-fold scores and decide on a correction.
+
+    Args:
+        score: Shape (n,): out-of-fold scores on the transformed scale.
+        actual: Shape (n,): the target.
+        transform: The target's transform.
+        metric: Name of the error by which ``auto`` decides, less is better.
+        choice: ``auto`` shifts where that makes the error smaller, ``duan`` always, ``none`` never.
+    """
+    estimate = transform.inverse(score)
+    duan = 1.0
+    if transform.kind == "log":
+        duan = float(np.mean(np.exp(transform.forward(actual) - score)))
+        duan = duan if np.isfinite(duan) and duan > 0 else 1.0
+    plain, smeared = METRICS[metric](actual, estimate), METRICS[metric](actual, estimate * duan)
+    shifted = choice == "duan" or (choice == "auto" and smeared < plain)
+    positive = actual > 0
+    total = float(np.sum(actual))
+    return Bias(
+        factor=duan if shifted else 1.0,
+        duan=duan,
+        error=plain,
+        error_smeared=smeared,
+        mean_ratio=float(np.sum(estimate)) / total if total else float("nan"),
+        median_ratio=float(np.median(estimate[positive] / actual[positive]))
+        if positive.any()
+        else float("nan"),
+    )

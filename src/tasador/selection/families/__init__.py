@@ -1,0 +1,1 @@
+"""Model families: how each is fitted, searched and exported."""

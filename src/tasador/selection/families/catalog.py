@@ -1,0 +1,81 @@
+"""The model families by name, and their grids."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tasador.core.errors import ConfigError
+from tasador.selection.families.base import Family, Trial
+from tasador.selection.families.boosting import HIST_GRADIENT_BOOSTING, LIGHTGBM
+from tasador.selection.families.linear import LASSO, RIDGE
+from tasador.selection.families.trees import (
+    DECISION_TREE,
+    EXTRA_TREES,
+    GRADIENT_BOOSTING,
+    RANDOM_FOREST,
+)
+from tasador.selection.families.xgboost_catboost import CATBOOST, XGBOOST
+
+__all__ = ["FAMILIES", "Family", "Trial", "expand_grid", "family"]
+
+FAMILIES: Mapping[str, Family] = {
+    found.name: found
+    for found in (
+        LIGHTGBM,
+        HIST_GRADIENT_BOOSTING,
+        GRADIENT_BOOSTING,
+        RANDOM_FOREST,
+        EXTRA_TREES,
+        DECISION_TREE,
+        RIDGE,
+        LASSO,
+        XGBOOST,
+        CATBOOST,
+    )
+}
+
+
+def family(name: str) -> Family:
+    """Return the family called `name`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return FAMILIES[name]
+    except KeyError:
+        raise ConfigError(
+            f"unknown model family {name!r}", expected=f"one of {', '.join(FAMILIES)}"
+        ) from None
+
+
+def expand_grid(name: str, grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every combination of a family's grid; a grid without axes is one candidate.
+
+    Raises:
+        ConfigError: The family is unknown, or has no such parameter or value; said before any
+            fitting.
+        MissingExtraError: The family's library is not installed.
+    """
+    chosen = family(name)
+    for parameter, values in grid.items():
+        where = f"selection.families.{name}.{parameter}"
+        if parameter not in chosen.parameters:
+            raise ConfigError(
+                f"{where}: {name} has no such parameter",
+                expected=f"one of {', '.join(sorted(chosen.parameters))}",
+            )
+        for value in values:
+            try:
+                chosen.check({parameter: value})
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"{where}: {str(error).rstrip('.')}",
+                    remedy=f"correct {value!r} in the grid, or take it out",
+                ) from None
+    if not grid:
+        chosen.check({})  # an absent library is said here too
+    for combination in itertools.product(*grid.values()):
+        yield dict(zip(grid, combination, strict=True))

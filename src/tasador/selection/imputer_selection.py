@@ -1,0 +1,288 @@
+"""Which imputer for which column: known values are masked, filled in again and compared.
+
+Every column that may lack values is judged by repeated cross-validation on the training part. The
+smallest mean RMSE sets the mark; the cheapest imputer within one standard error of it is taken. A
+small model fitted on the filled columns shows what the difference is worth in the target's unit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.model import TableContract
+from tasador.core import seeds
+from tasador.core.parallel.threads import in_parallel
+from tasador.core.progress import progress
+from tasador.data.table import Part
+from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Strategy, fit_imputer
+from tasador.features.pipeline import FeaturePipeline
+from tasador.metrics.regression import mae, rmse
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.families.catalog import family
+from tasador.settings.run import FeatureSettings, ImputationSettings
+
+Floats = NDArray[np.float64]
+_MASKED_SHARE = 0.2
+#: Up to so many columns a comparison costs about the same; beyond, in proportion to them.
+_USUAL_COLUMNS = 100
+_DOWNSTREAM_FOLDS = 3
+#: Most features of the small model that shows what a difference is worth; the column's own, and of
+#: the others those that by themselves go with the target most.
+_DOWNSTREAM_FEATURES = 100
+_DOWNSTREAM_MODEL = {
+    "n_estimators": 80,
+    "num_leaves": 15,
+    "feature_fraction": 0.5,
+    "num_threads": 1,  # so small a model is slower on several, and much slower on a busy machine
+}
+_PLAIN_FEATURES = FeatureSettings(clusters=0, comparables=False)
+
+
+@dataclass(frozen=True)
+class ImputerScore:
+    """How one imputer restored one column.
+
+    Attributes:
+        strategy: The imputer.
+        errors: RMSE on the masked values of each fold of each repeat, in the column's unit; none
+            for ``native``, which restores nothing.
+        seconds: Time to fit it once.
+        downstream: MAE of the small model on rows whose value was masked and filled in, in the
+            target's unit; None where it could not be measured.
+    """
+
+    strategy: Strategy
+    errors: tuple[float, ...]
+    seconds: float
+    downstream: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean RMSE; infinite without one."""
+        return float(np.mean(self.errors)) if self.errors else float("inf")
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the RMSE between folds."""
+        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else 0.0
+
+    def standard_error(self, folds: int) -> float:
+        """Standard error of the mean for `folds` folds, repeated.
+
+        The folds share most of their fitting rows, so their scores are not independent: Nadeau and
+        Bengio's (2003) correction adds held-out rows / fitting rows to one over their number.
+        """
+        return self.spread * float(np.sqrt(1.0 / len(self.errors) + 1.0 / (folds - 1)))
+
+
+@dataclass(frozen=True)
+class ColumnEvidence:
+    """What was measured for one column, and what follows.
+
+    Attributes:
+        column: Its name.
+        scores: All imputers, the cheapest first.
+        chosen: What fills it in.
+        best: The imputer with the smallest mean RMSE; None without evidence.
+        limit: The largest mean RMSE within one standard error of the best.
+        unmasked: MAE of the small model on the same rows with their values known.
+    """
+
+    column: str
+    scores: tuple[ImputerScore, ...]
+    chosen: Strategy
+    best: Strategy | None = None
+    limit: float | None = None
+    unmasked: float | None = None
+
+
+def columns_to_impute(contract: TableContract, X: Floats) -> list[str]:
+    """Return the numeric columns that may lack values: by contract, or because they do."""
+    lacking = set(np.flatnonzero(np.isnan(X).any(axis=0)).tolist())
+    return [
+        column.name
+        for i, column in enumerate(contract.features)
+        if column.kind != "category" and (column.nullable or i in lacking)
+    ]
+
+
+def choose_cheapest(
+    scores: Sequence[ImputerScore], folds: int
+) -> tuple[ImputerScore, ImputerScore, float]:
+    """Apply the one-standard-error rule.
+
+    Args:
+        scores: The cheapest first.
+        folds: Folds of each repeat.
+
+    Returns:
+        The cheapest imputer within the limit, the best, and the limit: the best's mean RMSE plus
+        its standard error.
+    """
+    best = min(scores, key=lambda score: score.mean)  # of equals the cheapest, which comes first
+    limit = best.mean + best.standard_error(folds)
+    return next(score for score in scores if score.mean <= limit), best, limit
+
+
+def compare_imputers(
+    settings: ImputationSettings,
+    contract: TableContract,
+    part: Part,
+    transform: TargetTransform,
+    seed: int,
+) -> tuple[ColumnEvidence, ...]:
+    """Measure every imputer on every column that may lack values, and choose.
+
+    Args:
+        settings: What is compared, and whether the comparison decides.
+        contract: The table's contract.
+        part: The training part.
+        transform: The target's transform.
+        seed: Seed of samples, masks and imputers.
+    """
+    rows = np.arange(len(part))
+    if len(rows) > settings.max_rows:
+        random = seeds.generator(seed, "imputation rows")
+        rows = np.sort(random.choice(len(part), settings.max_rows, replace=False))
+    sample = Part(part.X[rows], part.y[rows], part.row_hash[rows])
+    names = columns_to_impute(contract, part.X)
+    gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
+    width = max(part.X.shape[1], _USUAL_COLUMNS)
+    most = max(settings.max_columns * _USUAL_COLUMNS // width, min(settings.max_columns, 2))
+    compared = sorted(names, key=lambda name: -gaps[name])[:most]
+    # side by side columns take a core each; threads of their own would only wait for one another
+    threads = 0 if len(compared) == 1 else 1
+    with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
+        measured = in_parallel(
+            lambda name: _column_evidence(
+                settings, contract, sample, transform, seed, name, advance, threads
+            ),
+            compared,
+        )
+        evidence = {compared[place]: found for place, found in measured}
+    # without evidence the simplest, which also bounds the work on a table of a thousand columns
+    usual: Strategy = "median" if settings.strategy == "auto" else settings.strategy
+    return tuple(evidence.get(name) or ColumnEvidence(name, (), usual) for name in names)
+
+
+def _column_evidence(
+    settings: ImputationSettings,
+    contract: TableContract,
+    part: Part,
+    transform: TargetTransform,
+    seed: int,
+    name: str,
+    advance: Any,
+    threads: int,
+) -> ColumnEvidence:
+    known = np.flatnonzero(~np.isnan(part.X[:, contract.position(name)]))
+    fixed = None if settings.strategy == "auto" else settings.strategy
+    if len(known) < FEWEST_KNOWN * settings.folds:
+        advance(len(STRATEGIES))
+        return ColumnEvidence(name, (), fixed or "median")
+    masks = [
+        _mask_some(part.X, contract.position(name), known, seeds.derive_seed(seed, repeat))
+        for repeat in range(settings.repeats)
+    ]
+    scores = []
+    for strategy in STRATEGIES:
+        advance(0, note=f"{name}: {strategy}")
+        errors, seconds = _errors(settings, contract, part.X, known, name, strategy, seed)
+        effect = _downstream(contract, masks, part, transform, name, strategy, seed, threads)
+        scores.append(ImputerScore(strategy, errors, seconds, effect))
+        advance()
+    chosen, best, limit = choose_cheapest(scores, settings.folds)
+    effect = _downstream(contract, masks, part, transform, name, "native", seed, threads)
+    scores.append(ImputerScore("native", (), 0.0, effect))
+    known_masks = [(part.X, rows) for _, rows in masks]
+    unmasked = _downstream(contract, known_masks, part, transform, name, None, seed, threads)
+    return ColumnEvidence(
+        name, tuple(scores), fixed or chosen.strategy, best.strategy, limit, unmasked
+    )
+
+
+def _errors(
+    settings: ImputationSettings,
+    contract: TableContract,
+    X: Floats,
+    known: NDArray[np.intp],
+    name: str,
+    strategy: Strategy,
+    seed: int,
+) -> tuple[tuple[float, ...], float]:
+    """Return the RMSE of each fold, the folds being the same for all imputers, and the time."""
+    column = contract.position(name)
+    errors, seconds = [], 0.0
+    for repeat in range(settings.repeats):
+        random = seeds.generator(seed, "mask", name, repeat)
+        fold_of = random.permutation(len(known)) % settings.folds
+        for fold in range(settings.folds):
+            held = known[fold_of == fold]
+            masked = X.copy()
+            masked[held, column] = np.nan
+            started = time.perf_counter()
+            imputer = fit_imputer(contract, masked, {name: strategy}, seed)
+            seconds += time.perf_counter() - started
+            errors.append(rmse(X[held, column], imputer.fill(masked[held])[:, column]))
+    return tuple(errors), seconds / len(errors)
+
+
+def _mask_some(
+    X: Floats, column: int, known: NDArray[np.intp], seed: int
+) -> tuple[Floats, NDArray[np.intp]]:
+    """Return `X` with a share of a column's known values masked, and the rows."""
+    random = seeds.generator(seed, "downstream mask", column)
+    rows = np.sort(random.choice(known, max(1, int(_MASKED_SHARE * len(known))), replace=False))
+    masked = X.copy()
+    masked[rows, column] = np.nan
+    return masked, rows
+
+
+def _downstream(
+    contract: TableContract,
+    masks: Sequence[tuple[Floats, NDArray[np.intp]]],
+    part: Part,
+    transform: TargetTransform,
+    name: str,
+    strategy: Strategy | None,
+    seed: int,
+    threads: int,
+) -> float | None:
+    """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks."""
+    imputation = {} if strategy is None else {name: strategy}
+    pipeline = FeaturePipeline(contract, _PLAIN_FEATURES, seed, imputation)
+    target, model = transform.forward(part.y), family("lightgbm")
+    model_seed = seeds.derive_seed(seed, "downstream")
+    folds = seeds.generator(seed, "downstream folds").permutation(len(part)) % _DOWNSTREAM_FOLDS
+    own = {name, f"{name}_missing"}
+    errors = []
+    for X, rows in masks:
+        for fold in range(_DOWNSTREAM_FOLDS):
+            fit, held = folds != fold, rows[folds[rows] == fold]
+            if not len(held):
+                continue
+            fitted, Z = pipeline.fit_transform(X[fit], target[fit])
+            seen = _strongest(Z, target[fit], [i for i, f in enumerate(fitted.names) if f in own])
+            small = model.fit(_DOWNSTREAM_MODEL, Z[:, seen], target[fit], model_seed, threads)
+            estimate = transform.inverse(model.predict(small, fitted.transform(X[held])[:, seen]))
+            errors.append(mae(part.y[held], estimate))
+    found = float(np.mean(errors)) if errors else float("nan")
+    return found if np.isfinite(found) else None
+
+
+def _strongest(Z: Floats, target: Floats, own: Sequence[int]) -> slice | NDArray[np.intp]:
+    """Return the features (k,) that the small model sees of `Z` (n, q): all where they are few."""
+    if Z.shape[1] <= _DOWNSTREAM_FEATURES:
+        return slice(None)
+    away = Z - Z.mean(axis=0)
+    with np.errstate(all="ignore"):
+        strength = np.abs((target - target.mean()) @ away) / np.sqrt(np.square(away).sum(axis=0))
+    strength = np.nan_to_num(strength, nan=0.0, posinf=0.0)
+    strength[list(own)] = np.inf
+    return np.sort(np.argsort(-strength, kind="stable")[:_DOWNSTREAM_FEATURES])

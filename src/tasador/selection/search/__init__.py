@@ -1,0 +1,1 @@
+"""Grid search by cross-validation, with racing and shared work."""

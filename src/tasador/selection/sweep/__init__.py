@@ -1,0 +1,1 @@
+"""The Bayesian sweep on Optuna."""

@@ -1,0 +1,261 @@
+"""Where the training rows of a model with coordinates lie: counts and typical values by cell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tasador.core.errors import ConfigError, GateError, MissingExtraError, TasadorError
+from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.serving.api.openapi import answers
+from tasador.serving.errors import Problem, not_ready
+from tasador.serving.http.middleware import ADMIN
+from tasador.serving.http.request import Exchange
+from tasador.serving.service import Service
+
+#: Cells with fewer rows are counted, but their value is not told: it would be that of one sale.
+_FEWEST = 5
+
+
+@dataclass(frozen=True)
+class DensityGrid:
+    """Training rows by cell of a grid; one entry a cell that holds any.
+
+    Attributes:
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis.
+        x_step: A cell's width.
+        y_step: A cell's height.
+        cells: Centre x, centre y, rows, and the median target; None with fewer than five rows.
+    """
+
+    x: str
+    y: str
+    x_step: float
+    y_step: float
+    cells: tuple[tuple[float, float, int, float | None], ...]
+
+
+def density(bundle: ModelBundle, across: int = 70) -> DensityGrid | None:
+    """Return where a bundle's training rows lie; None without coordinates or comparables.
+
+    Args:
+        bundle: The model.
+        across: Cells along the longer axis.
+    """
+    coordinates, features = bundle.contract.coordinates, bundle.features
+    if coordinates is None or features.index is None or features.plan is None:
+        return None
+    near = features.plan.near
+    if not {column.name for column in coordinates} <= set(near):
+        return None
+    places = features.index.points / features.plan.scale
+    longitude, latitude = coordinates
+    x, y = (places[:, near.index(column.name)] for column in coordinates)
+    step = max(float(np.ptp(x)), float(np.ptp(y))) / across or 1.0
+    values = bundle.target.inverse(features.index.target)
+    return DensityGrid(longitude.name, latitude.name, step, step, _cells(x, y, values, step))
+
+
+def _cells(
+    x: NDArray[np.float64], y: NDArray[np.float64], values: NDArray[np.float64], step: float
+) -> tuple[tuple[float, float, int, float | None], ...]:
+    column = np.floor((x - x.min()) / step).astype(np.int64)
+    row = np.floor((y - y.min()) / step).astype(np.int64)
+    key = row * (column.max() + 1) + column
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(key[order]) != 0])
+    found = []
+    for members in np.split(order, starts[1:]):
+        first = members[0]
+        median = float(np.median(values[members])) if len(members) >= _FEWEST else None
+        found.append(
+            (
+                float(x.min() + (column[first] + 0.5) * step),
+                float(y.min() + (row[first] + 0.5) * step),
+                len(members),
+                median,
+            )
+        )
+    return tuple(found)
+
+
+T = TypeVar("T")
+
+_READ = (400, 401, 404, 422, 429, 500, 503)
+_CHANGE = (400, 401, 403, 409, 422, 429, 500, 503)
+
+
+#: They become arguments of a command: none may be read as an option, or hold a control character.
+VersionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+ReasonText = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=500)]
+
+
+class Promotion(BaseModel):
+    """Which version shall have which place."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: VersionName = Field(description="A number, an alias or a bundle's version")
+    alias: Literal["champion", "challenger", "staging"] = "champion"
+    reason: ReasonText = ""
+    force: bool = Field(False, description="Although a gate refuses; needs a reason")
+
+
+class Return(BaseModel):
+    """Which earlier champion shall return."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: VersionName | None = Field(None, description="A version; by default the previous champion")
+    reason: ReasonText = ""
+
+
+class Density(BaseModel):
+    """Where the training rows lie."""
+
+    x: str
+    y: str
+    x_step: float
+    y_step: float
+    cells: list[tuple[float, float, int, float | None]] = Field(
+        description="Centre x, centre y, rows, median target (null for fewer than five rows)"
+    )
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """What can be told and done about versions; each is called in a thread, may raise TasadorError.
+
+    Attributes:
+        versions: Returns ``{"model", "versions", "notes"}``.
+        history: Returns the audit trail's latest entries; takes how many.
+        report: Returns the HTML report of the run that made a version; None when it is not here.
+        promote: Takes the wish and who wishes it; returns what was done.
+        rollback: Takes the version to return to or None, the reason, and who.
+        changed: Called after a change, so that it counts at once.
+    """
+
+    versions: Callable[[], dict[str, Any]]
+    history: Callable[[int], list[dict[str, Any]]]
+    report: Callable[[str], str | None]
+    promote: Callable[[Promotion, str], dict[str, Any]]
+    rollback: Callable[[Return, str], dict[str, Any]]
+    changed: Callable[[], object]
+
+
+def card_router(service: Service) -> APIRouter:
+    """Return the routes about the model that answers."""
+    router = APIRouter(prefix="/api/v1/models", tags=["models"], responses=answers(None, *_READ))
+
+    @router.get("/card", response_class=Response)
+    def card() -> Response:
+        """The model card, Markdown."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        return Response(loaded.bundle.card, media_type="text/markdown; charset=utf-8")
+
+    @router.get("/density", response_model=Density)
+    def places() -> Density:
+        """Where the training rows of a table with coordinates lie, by cell of a grid."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        found = density(loaded.bundle)
+        if found is None:
+            raise Problem(404, "no_coordinates", "this table has no coordinates to draw")
+        return Density(
+            x=found.x, y=found.y, x_step=found.x_step, y_step=found.y_step, cells=list(found.cells)
+        )
+
+    return router
+
+
+def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
+    """Return the routes about versions, and the administrators' verbs that change them."""
+    router = APIRouter()
+    reading: dict[str, Any] = {"tags": ["models"], "responses": answers(None, *_READ)}
+    changing: dict[str, Any] = {"tags": ["admin"], "responses": answers(None, *_CHANGE)}
+    lock = asyncio.Lock()
+
+    @router.get("/api/v1/models/versions", **reading)
+    def versions() -> dict[str, Any]:
+        """Every registered version with its metrics and aliases, newest first."""
+        return _asked(lifecycle.versions)
+
+    @router.get("/api/v1/models/history", **reading)
+    def history(limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
+        """What served when, who changed it and why, newest first."""
+        return {"entries": _asked(lambda: lifecycle.history(limit))}
+
+    @router.get("/api/v1/models/report", response_class=Response, **reading)
+    def report() -> Response:
+        """The report of the run that made the model which answers, HTML."""
+        loaded = service.holder.current
+        if loaded is None:
+            raise not_ready()
+        found = _asked(lambda: lifecycle.report(loaded.bundle.version))
+        if found is None:
+            raise Problem(
+                404,
+                "no_report",
+                "the run that made this model is not kept where the service runs",
+                remedy="see the run in MLflow, or `tasador report` where it was trained",
+            )
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        return Response(found, media_type="text/html", headers={"content-security-policy": policy})
+
+    @router.post(f"{ADMIN}models/promote", **changing)
+    async def promote(request: Request, wish: Promotion) -> dict[str, Any]:
+        """Let an alias stand for a version that passes the gates, as `tasador promote`."""
+        who = _administrator(request)
+        async with lock:
+            done = await asyncio.to_thread(_asked, lambda: lifecycle.promote(wish, who))
+        await asyncio.to_thread(lifecycle.changed)
+        return done
+
+    @router.post(f"{ADMIN}models/rollback", **changing)
+    async def rollback(request: Request, wish: Return) -> dict[str, Any]:
+        """Return to the previous champion or an earlier one, as `tasador rollback`."""
+        who = _administrator(request)
+        async with lock:
+            done = await asyncio.to_thread(_asked, lambda: lifecycle.rollback(wish, who))
+        await asyncio.to_thread(lifecycle.changed)
+        return done
+
+    return router
+
+
+def _administrator(request: Request) -> str:
+    """Return who asks; refuses others than administrators, whatever stands before this route."""
+    exchange: Exchange = request.scope["tasador"]
+    if exchange.role != "admin":
+        raise Problem(403, "forbidden", "the admin routes need a key of role admin")
+    return f"api key {exchange.client}"
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except Problem:
+        raise
+    except TasadorError as error:
+        status, word = 503, "registry_away"
+        if isinstance(error, GateError):
+            status, word = 409, "gates_refuse"
+        elif isinstance(error, MissingExtraError):
+            word = "lifecycle_unavailable"
+        elif isinstance(error, ConfigError):
+            status, word = 422, "invalid_request"
+        raise Problem(
+            status, word, error.message,
+            expected=error.expected, got=error.got, remedy=error.remedy,
+        ) from None  # fmt: skip

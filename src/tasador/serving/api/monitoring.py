@@ -1,0 +1,184 @@
+"""``/api/v1/monitoring``: what `tasador watch` found. Reading only."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from tasador.records.audit_log import StoredVerdict
+from tasador.records.shared_state import AlertState
+from tasador.serving.api.openapi import answers
+from tasador.serving.errors import Problem
+from tasador.serving.service import Service
+
+_REFUSALS = (400, 401, 404, 422, 429, 500, 503)
+MOST_VERDICTS = 500
+
+
+class Watching(Protocol):
+    """Where verdicts and alerts are read; `serving.bootstrap.Watched` is one."""
+
+    def verdicts(self, model: str | None, since: float, limit: int) -> list[StoredVerdict]:
+        """Return verdicts, newest first."""
+
+    def alerts(self) -> list[AlertState]:
+        """Return every alert."""
+
+    def reach(self) -> list[str] | None:
+        """Return whom notices reach."""
+
+
+class VerdictLine(BaseModel):
+    """One verdict in short."""
+
+    id: str
+    model: str
+    time: str = Field(description="When it was found, ISO 8601 in UTC")
+    since: str = Field(description="Start of the window")
+    until: str = Field(description="End of the window")
+    level: str = Field(description="ok, cannot_tell, warn or alert")
+    rows: int
+    outcomes: int = Field(description="Rows whose actual value is known")
+    by_check: dict[str, str] = Field(description="The worst level of each check")
+    figures: dict[str, float | None] = Field(description="Measured metrics by name")
+    estimated: dict[str, float | None] = Field(description="Metrics estimated without outcomes")
+    latency_p95: float | None = Field(None, description="Milliseconds")
+
+
+class VerdictLines(BaseModel):
+    """Verdicts, newest first."""
+
+    verdicts: list[VerdictLine]
+
+
+class WholeVerdict(BaseModel):
+    """One verdict with everything that was looked at."""
+
+    id: str
+    time: str
+    since: str
+    until: str
+    verdict: dict[str, Any] = Field(description="As `tasador monitor --json` writes it")
+
+
+class Alert(BaseModel):
+    """Where one alert stands."""
+
+    key: str
+    state: str = Field(description="ok, pending or firing")
+    severity: str
+    reason: str
+    since: str
+    looked_at: str
+    acknowledged_by: str | None = None
+    silent_until: str | None = None
+
+
+class Alerts(BaseModel):
+    """Every alert: firing ones first."""
+
+    alerts: list[Alert]
+    reach: list[str] | None = Field(
+        None,
+        description="Routes by which the watcher's notices reach somebody; empty: nobody; null: no "
+        "watcher has run yet",
+    )
+
+
+def monitoring_router(service: Service, watching: Watching) -> APIRouter:
+    """Return the routes about what was watched.
+
+    Args:
+        service: Knows the model.
+        watching: Where verdicts and alerts are read.
+    """
+    router = APIRouter(
+        prefix="/api/v1/monitoring", tags=["monitoring"], responses=answers(None, *_REFUSALS)
+    )
+
+    @router.get("/verdicts", response_model=VerdictLines)
+    def verdicts(
+        limit: Annotated[int, Query(ge=1, le=MOST_VERDICTS)] = 100,
+        since: Annotated[float, Query(ge=0, description="Seconds since 1970 UTC")] = 0.0,
+    ) -> VerdictLines:
+        """What was found about the model that answers, newest first."""
+        found = watching.verdicts(_model(service), since, limit)
+        return VerdictLines(verdicts=[_line(one) for one in found])
+
+    @router.get("/verdicts/latest", response_model=WholeVerdict)
+    def latest() -> WholeVerdict:
+        """The last verdict, with everything that was looked at."""
+        found = watching.verdicts(_model(service), 0.0, 1)
+        if not found:
+            raise Problem(
+                404,
+                "no_verdict",
+                "nothing was judged yet",
+                remedy="run `tasador watch` beside the service, or `tasador monitor` once",
+            )
+        one = found[0]
+        return WholeVerdict(
+            id=one.id,
+            time=_moment(one.time),
+            since=_moment(one.since),
+            until=_moment(one.until),
+            verdict=one.body,
+        )
+
+    @router.get("/alerts", response_model=Alerts)
+    def alerts() -> Alerts:
+        """Every alert, firing ones first."""
+        order = {"firing": 0, "pending": 1}
+        found = sorted(watching.alerts(), key=lambda one: (order.get(one.state, 2), -one.since))
+        return Alerts(alerts=[_alert(one) for one in found], reach=watching.reach())
+
+    return router
+
+
+def _model(service: Service) -> str | None:
+    loaded = service.holder.current
+    return None if loaded is None else loaded.bundle.manifest.name
+
+
+def _line(found: StoredVerdict) -> VerdictLine:
+    body = found.body
+    figures: dict[bool, dict[str, float | None]] = {False: {}, True: {}}
+    for figure in body.get("figures", ()):
+        figures[bool(figure["estimated"])][figure["name"]] = figure["value"]
+    timeline = body.get("timeline", ())
+    slowest = [one["latency_p95"] for one in timeline if one.get("latency_p95") is not None]
+    return VerdictLine(
+        id=found.id,
+        model=found.model,
+        time=_moment(found.time),
+        since=_moment(found.since),
+        until=_moment(found.until),
+        level=found.level,
+        rows=int(body.get("rows", 0)),
+        outcomes=sum(int(one.get("outcomes", 0)) for one in timeline),
+        by_check=body.get("by_check", {}),
+        figures=figures[False],
+        estimated=figures[True],
+        latency_p95=max(slowest, default=None),
+    )
+
+
+def _alert(found: AlertState) -> Alert:
+    body = found.body
+    return Alert(
+        key=found.key,
+        state=found.state,
+        severity=str(body.get("severity", "ticket")),
+        reason=str(body.get("reason", "")),
+        since=_moment(found.since),
+        looked_at=_moment(found.time),
+        acknowledged_by=body.get("acknowledged_by") or None,
+        silent_until=_moment(body["silent_until"]) if body.get("silent_until") else None,
+    )
+
+
+def _moment(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,110 @@
+"""``/api/v1``: predict, explain."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+import orjson
+
+from tasador.contract.row_check import shown
+from tasador.modeling.prediction import Reasons
+from tasador.serving.batching.request_parsing import instances_of, read_json
+from tasador.serving.errors import Problem, fault
+from tasador.serving.http.request import Exchange, Reply
+from tasador.serving.service import Service
+
+#: Explanations take milliseconds each, and a processor meanwhile.
+MOST_EXPLAINED = 20
+MOST_COMPARABLES = 64
+
+
+class ValuationRoutes:
+    """Handlers of the routes about values.
+
+    Args:
+        service: What all routes share.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._explaining = asyncio.Semaphore(1)
+
+    async def predict(self, exchange: Exchange, body: bytes) -> Reply:
+        """Value rows: ``{"instances": [{...}]}``."""
+        service = self._service
+        engine = service.engine(_version(exchange) if exchange.query else None)
+        start = time.perf_counter()
+        values = instances_of(read_json(body), service.limits.batch)
+        parsed = time.perf_counter()
+        rows = engine.encode(values)
+        service.metrics.stage("parse", parsed - start)
+        service.metrics.stage("encode", time.perf_counter() - parsed)
+        answer = await service.value(exchange, engine, rows)
+        return Reply(answer.body())
+
+    async def explain(self, exchange: Exchange, body: bytes) -> Reply:
+        """Say why rows are worth what they are."""
+        engine = self._service.engine(_version(exchange) if exchange.query else None)
+        plain = read_json(body)
+        values = instances_of(plain, min(MOST_EXPLAINED, self._service.limits.batch))
+        comparables = _comparables(plain)
+        rows = engine.encode(values)
+        answer = await self._service.value(exchange, engine, rows)
+        if answer.engine is not engine:  # a challenger answered: its columns may be others
+            engine = answer.engine
+            rows = engine.encode(values)
+        X = np.array(rows.codes)
+        async with self._explaining:  # one at a time: valuations keep the other processors
+            explained = await asyncio.to_thread(
+                lambda: [engine.bundle.reasons(X[i : i + 1], comparables) for i in range(len(X))]
+            )
+        items = [
+            {"valuation": valuation, **_plain(reasons)}
+            for valuation, reasons in zip(answer.items(), explained, strict=True)
+        ]
+        return Reply(orjson.dumps({"explanations": items, "model_version": engine.version}))
+
+
+def _version(exchange: Exchange) -> str | None:
+    found = parse_qs(exchange.query.decode("latin-1")).get("model_version")
+    return found[0] if found else None
+
+
+def _comparables(plain: dict[str, Any]) -> int:
+    value = plain.get("comparables", 5)
+    if type(value) is int and 0 <= value <= MOST_COMPARABLES:
+        return value
+    expected = f"a whole number from 0 to {MOST_COMPARABLES}"
+    raise Problem(
+        422,
+        "invalid_request",
+        "the number of comparables cannot be meant",
+        expected=expected,
+        got=shown(value),
+        detail=[
+            fault(
+                ["comparables"],
+                kind="invalid_value",
+                expected=expected,
+                got=shown(value),
+                remedy="send such a number, or leave it out",
+            )
+        ],
+    )
+
+
+def _plain(explanation: Reasons) -> dict[str, Any]:
+    parts = sorted(explanation.contributions.items(), key=lambda part: -abs(part[1]))
+    return {
+        "scale": explanation.transform,
+        "expected": explanation.expected,
+        "contributions": [{"feature": name, "value": value} for name, value in parts],
+        "comparables": [
+            {"distance": near.distance, "value": near.value, "attributes": dict(near.attributes)}
+            for near in explanation.comparables
+        ],
+    }

@@ -1,0 +1,330 @@
+"""``POST /api/v1/score``: a file of rows in, a file of values out, in bounded memory.
+
+The upload goes to a temporary file, its header is checked, and only then is anything valued, some
+hundred rows at a time and off the event loop. The answer streams meanwhile: one line a row, a bad
+row with its error and no value. All rows of a file are valued by the same version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import logging
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.datastructures import UploadFile
+from starlette.responses import StreamingResponse
+
+from tasador.contract.row_check import described
+from tasador.core.errors import TasadorError, ValidationError
+from tasador.serving.api.openapi import answers
+from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
+from tasador.serving.batching.batcher import Answer
+from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.request_parsing import Rows
+from tasador.serving.errors import BadRow, Problem, fault, overloaded
+from tasador.serving.http.compression import Inflater
+from tasador.serving.http.request import Exchange, Receive, Scope, Send
+from tasador.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+CHUNK = 256
+_WRITE = 1 << 20
+_FIELDS = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id")
+_LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+_SUFFIXES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
+_CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
+
+
+class ScoreRoutes:
+    """The handler of files.
+
+    Args:
+        service: What all routes share.
+        at_once: Files valued at a time; more are answered 503 with Retry-After.
+    """
+
+    def __init__(self, service: Service, at_once: int = 4) -> None:
+        self._service = service
+        self._at_once = at_once
+        self._running = 0
+
+    async def score(self, request: Request) -> Response:
+        """Value the rows of a file."""
+        engine = self._service.engine(request.query_params.get("model_version"))
+        if self._running >= self._at_once:
+            raise overloaded(retry_after=5)
+        self._running += 1
+        files: list[BinaryIO] = []
+
+        def finish() -> None:
+            self._running -= 1
+            for file in files:
+                file.close()
+
+        try:
+            file, kind = await self._received(request, files)
+            upload = await asyncio.to_thread(Upload, file, kind, engine.contract)
+        except OSError as error:
+            finish()
+            log.error("an upload cannot be kept: %s", error)
+            raise Problem(
+                503,
+                "no_space",
+                "the file cannot be kept while it is valued",
+                remedy="send it in parts, or try again later",
+                retry_after=30,
+            ) from None
+        except BaseException:
+            finish()
+            raise
+        accepted = request.headers.get("accept", "")
+        as_lines = any(kind in accepted for kind in _LINES)
+        return _Answer(
+            self._lines(engine, upload, request.scope["tasador"], as_lines),
+            finish,
+            media_type=_LINES[0] if as_lines else _CSV,
+            headers={"x-model-version": engine.version},
+        )
+
+    async def _received(self, request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
+        """Return the whole upload as a file, and its kind."""
+        kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        encoding = request.headers.get("content-encoding", "identity")
+        limit = self._service.limits.upload_bytes
+        inflater = None if encoding == "identity" else Inflater(encoding, limit)
+        if kind == "multipart/form-data" and inflater is None:
+            return await _from_form(request, files)
+        if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
+            # refused with the others' names before anything is received
+            Upload(io.BytesIO(), kind[:100], self._service.engine().contract)
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - closed by `finish`
+        files.append(file)
+        waiting = bytearray()
+        async for piece in request.stream():
+            for plain in inflater.feed(piece) if inflater is not None else (piece,):
+                waiting += plain
+            if len(waiting) >= _WRITE:
+                await asyncio.to_thread(file.write, bytes(waiting))
+                waiting.clear()
+        if inflater is not None:
+            inflater.finish()
+        await asyncio.to_thread(file.write, bytes(waiting))
+        file.seek(0)
+        return file, kind
+
+    async def _lines(
+        self, engine: Engine, upload: Upload, exchange: Exchange, as_lines: bool
+    ) -> AsyncIterator[bytes]:
+        written = _written_lines if as_lines else _written_csv
+        if not as_lines:
+            yield (",".join(_FIELDS) + "\r\n").encode()
+        start = 1
+        while True:
+            chunk = await asyncio.to_thread(_next_chunk, upload, engine)
+            if chunk.size == 0:
+                return
+            self._service.refused.rows(exchange, chunk.bad_rows)
+            items = await self._valued(engine, chunk, exchange.client)
+            for row, item in enumerate(items, start):
+                item["row"] = row
+            yield written(items)
+            start += chunk.size
+
+    async def _valued(self, engine: Engine, chunk: _Chunk, client: str) -> list[dict[str, Any]]:
+        """Return one object a row, in the rows' order."""
+        items = [dict.fromkeys(_FIELDS) for _ in range(chunk.size)]
+        for row, reason in chunk.errors.items():
+            items[row]["error"] = reason
+        if not chunk.places:
+            return cast(list[dict[str, Any]], items)
+        found: Answer | None = None
+        try:
+            found = await self._service.appraiser.value(
+                engine, chunk.rows, client=client, started=time.perf_counter()
+            )
+        except TasadorError as error:
+            log.error("%d rows of a file were not valued: %s", len(chunk.places), error)
+        for i, row in enumerate(chunk.places):
+            if found is None:
+                items[row]["error"] = "not valued: its record could not be kept; send it again"
+                continue
+            values = found.appraisals
+            items[row] = {
+                "row": row,
+                "prediction": values.prediction[i],
+                "lower": values.lower[i],
+                "upper": values.upper[i],
+                "warnings": values.notes.get(i, []),
+                "error": None,
+                "prediction_id": found.ids[i],
+            }
+        return cast(list[dict[str, Any]], items)
+
+
+class _Answer(StreamingResponse):
+    """A stream that cleans up behind itself, also when its client went before it began."""
+
+    def __init__(
+        self, content: AsyncIterator[bytes], finish: Callable[[], None], **options: Any
+    ) -> None:
+        super().__init__(content, **options)
+        self._finish = finish
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Rows of a file.
+
+    Attributes:
+        size: How many.
+        rows: The ones to value.
+        places: Where each of those stands in the chunk.
+        errors: Why the others are not valued, by their place.
+        bad_rows: Those others.
+    """
+
+    size: int
+    rows: Rows
+    places: list[int]
+    errors: dict[int, str]
+    bad_rows: list[BadRow]
+
+
+def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
+    """Read and check the next rows; called in a thread."""
+    taken = upload.take(CHUNK)
+    values: list[dict[str, Any]] = []
+    codes: list[list[float]] = []
+    places: list[int] = []
+    errors: dict[int, str] = {}
+    bad: list[BadRow] = []
+
+    def refuse(place: int, row: dict[str, Any]) -> None:
+        faults = engine.check.faults(row)
+        errors[place] = described(faults)
+        bad.append(BadRow.of(row, faults))
+
+    for place, row in enumerate(taken):
+        if isinstance(row, UnreadableRow):
+            errors[place] = row.reason
+            bad.append(BadRow.unreadable(row.reason))
+            continue
+        try:
+            codes.append(engine.bundle.encoder.codes(row))
+        except (ValidationError, TypeError):
+            refuse(place, row)
+            continue
+        values.append(row)
+        places.append(place)
+    if codes:
+        accepted = engine.check.accepts(np.array(codes))
+        for i in np.flatnonzero(~accepted).tolist():
+            refuse(places[i], values[i])
+        right = np.flatnonzero(accepted).tolist()
+        values, codes, places = (
+            [values[i] for i in right],
+            [codes[i] for i in right],
+            [places[i] for i in right],
+        )
+    return _Chunk(len(taken), Rows(values, codes), places, errors, bad)
+
+
+def _written_csv(items: Sequence[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _FIELDS)
+    for item in items:
+        writer.writerow({**item, "warnings": "; ".join(item["warnings"] or ())})
+    return text.getvalue().encode()
+
+
+def _written_lines(items: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items)
+
+
+async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
+    form = await request.form(max_files=1, max_fields=10)
+    parts = [part for part in form.values() if isinstance(part, UploadFile)]
+    files.extend(part.file for part in parts)
+    if not parts:
+        remedy = "send a part with a file name, e.g. curl -F file=@rows.csv"
+        raise Problem(
+            422,
+            "malformed_file",
+            "the form holds no file",
+            remedy=remedy,
+            detail=[fault(["file"], kind="missing", expected="a file", got="none", remedy=remedy)],
+        )
+    name = (parts[0].filename or "").lower()
+    kind = (parts[0].content_type or "").split(";")[0].strip().lower()
+    if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
+        found = [known for suffix, known in _SUFFIXES.items() if name.endswith(suffix)]
+        kind = found[0] if found else kind[:100]
+    return parts[0].file, kind
+
+
+def score_router(service: Service) -> APIRouter:
+    """Return the route for files.
+
+    Args:
+        service: What all routes share.
+    """
+    routes = ScoreRoutes(service)
+    router = APIRouter(prefix="/api/v1", tags=["valuation"])
+
+    async def score(request: Request) -> Response:
+        return await routes.score(request)
+
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    router.add_api_route(
+        "/score",
+        score,
+        methods=["POST"],
+        summary="Value the rows of a file",
+        description="CSV with a line of column names, or Parquet; one line a row comes back.",
+        response_class=Response,
+        responses={
+            **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            200: {
+                "description": f"Columns: {', '.join(_FIELDS)}. Rows count from 1.",
+                "content": {
+                    _CSV: {"schema": {"type": "string"}},
+                    _LINES[0]: {"schema": {"type": "string"}},
+                },
+            },
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    _CSV: {"schema": {"type": "string"}},
+                    _PARQUET: binary,
+                    "multipart/form-data": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["file"],
+                            "properties": {"file": {"type": "string", "format": "binary"}},
+                        }
+                    },
+                },
+            },
+            "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
+        },
+        name="score",
+    )
+    return router

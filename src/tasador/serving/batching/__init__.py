@@ -1,0 +1,1 @@
+"""Requests to rows, rows to batches, batches to predictions."""

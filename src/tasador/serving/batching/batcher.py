@@ -1,0 +1,340 @@
+"""`Appraiser`: values the rows of concurrent requests together.
+
+Requests that arrive in the same turn of the event loop share one call of the model and one commit
+of the records. A row gets the same bits alone and among others, so nobody can tell; what is shared
+is the overhead of a call, which for one row is larger than the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tasador.core import clock
+from tasador.core.errors import StorageError
+from tasador.records.database.errors import RefusedError
+from tasador.records.ids import new_ids
+from tasador.records.record import Record
+from tasador.serving.batching.cache import Cache, appraisals_of, entries_of, keys_of
+from tasador.serving.batching.predictor import Appraisals, Engine
+from tasador.serving.batching.request_parsing import Rows, invalid_rows
+from tasador.serving.errors import not_recorded
+
+Floats = NDArray[np.float64]
+
+#: Rows above which a batch is valued in a thread, so that the loop goes on answering others.
+INLINE_ROWS = 64
+#: Bytes above which only the contract's columns of a row are recorded.
+_LONGEST_ROW = 16 * 1024
+
+
+class Recorder(Protocol):
+    """What keeps records; `records.writer.batch_writer.RecordWriter` is one."""
+
+    def submit(self, records: Sequence[Record]) -> Awaitable[None] | None:
+        """Keep `records`; None when the answer need not wait for them."""
+
+
+class Observer(Protocol):
+    """What counts; `serving.metrics.Metrics` is one."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note how long a stage took."""
+
+    def predictions(self, values: Sequence[float]) -> None:
+        """Note what was answered."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a request is answered from.
+
+    Attributes:
+        engine: What valued it.
+        ids: One prediction id a row.
+        appraisals: Its rows' values.
+    """
+
+    engine: Engine
+    ids: list[str]
+    appraisals: Appraisals
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return one JSON object a row, in the rows' order."""
+        name, coverage = self.engine.prediction_name, self.engine.coverage
+        found, notes = self.appraisals, self.appraisals.notes
+        return [
+            {
+                name: found.prediction[i],
+                "interval": {
+                    "lower": found.lower[i],
+                    "upper": found.upper[i],
+                    "coverage": coverage,
+                },
+                "warnings": notes.get(i, []),
+                "prediction_id": self.ids[i],
+            }
+            for i in range(len(self.ids))
+        ]
+
+    def body(self) -> bytes:
+        """Return the body of an answer to ``predict``."""
+        return orjson.dumps({"predictions": self.items(), "model_version": self.engine.version})
+
+
+_Waiting = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class _Job:
+    rows: Rows
+    place: str
+    client: str
+    started: float
+    done: asyncio.Future[Answer]
+
+
+@dataclass(slots=True)
+class _Batch:
+    engine: Engine
+    jobs: list[_Job] = field(default_factory=list)
+
+
+class Appraiser:
+    """Values requests on one event loop.
+
+    Args:
+        recorder: Keeps what was asked and answered.
+        observer: Counts.
+        variant: Which part of an experiment its answers belong to.
+        cache: Remembers values of rows that come again; None remembers nothing.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        observer: Observer,
+        variant: str = "champion",
+        cache: Cache | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._observer = observer
+        self._variant = variant
+        self._cache = cache
+        self._open: _Batch | None = None
+        self._at_work: set[asyncio.Task[None]] = set()
+
+    def value(
+        self, engine: Engine, rows: Rows, *, client: str, started: float, place: str = "instances"
+    ) -> asyncio.Future[Answer]:
+        """Value `rows`, encoded by the same `engine`.
+
+        Args:
+            engine: What values them.
+            rows: At least one.
+            client: Who asked.
+            started: When the request arrived, by `time.perf_counter`.
+            place: Name of the list in the request, for messages.
+
+        Returns:
+            The answer, once it may be sent: in durable mode after its records are committed. Its
+            error is a `Problem` when a row does not meet the contract.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(rows, place, client, started, loop.create_future())
+        batch = self._open
+        if batch is None or batch.engine is not engine:
+            batch = self._open = _Batch(engine)
+            loop.call_soon(self._flush, batch)
+        batch.jobs.append(job)
+        return job.done
+
+    def _flush(self, batch: _Batch) -> None:
+        if self._open is batch:
+            self._open = None
+        try:
+            X = self._accepted(batch)
+        except Exception as error:  # no request may wait for ever
+            _fail(batch.jobs, error)
+            return
+        if not len(X):
+            return
+        task = asyncio.get_running_loop().create_task
+        if self._cache is not None:
+            self._keep(task(self._value_through(self._cache, batch, X)))
+            return
+        if len(X) > INLINE_ROWS:
+            self._keep(task(self._value_in_thread(batch, X)))
+            return
+        try:
+            waiting = self._answer(batch, self._appraise(batch.engine, X))
+        except Exception as error:
+            _fail(batch.jobs, error)
+            return
+        if waiting is not None:
+            self._keep(task(waiting()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+
+    def _accepted(self, batch: _Batch) -> Floats:
+        """Return the rows to value (n, p); requests with a bad row are answered and dropped."""
+        jobs = batch.jobs
+        X = np.array([codes for job in jobs for codes in job.rows.codes])
+        accepted = batch.engine.check.accepts(X)
+        if accepted.all():
+            return X
+        kept, mask, start = [], np.ones(len(X), dtype=np.bool_), 0
+        for job in jobs:
+            stop = start + len(job.rows.codes)
+            if accepted[start:stop].all():
+                kept.append(job)
+            else:
+                mask[start:stop] = False
+                problem = invalid_rows(job.rows.values, batch.engine.check, job.place)
+                if not job.done.done():
+                    job.done.set_exception(problem)
+            start = stop
+        batch.jobs = kept
+        return np.ascontiguousarray(X[mask])
+
+    def _appraise(self, engine: Engine, X: Floats) -> Appraisals:
+        start = time.perf_counter()
+        found = engine.appraise(X)
+        self._observer.stage("value", time.perf_counter() - start)
+        self._observer.predictions(found.prediction)
+        return found
+
+    async def _value_through(self, cache: Cache, batch: _Batch, X: Floats) -> None:
+        """Value the rows that `cache` does not know; ids and records are made for all."""
+        try:
+            keys = keys_of(batch.engine.version, X)
+            entries = await cache.fetch(keys)
+            new = [i for i, entry in enumerate(entries) if entry is None]
+            self._observer.predictions([entry[0] for entry in entries if entry is not None])
+            if new:
+                rest = X if len(new) == len(X) else X[new]
+                if len(new) > INLINE_ROWS:
+                    found = await asyncio.to_thread(self._appraise, batch.engine, rest)
+                else:
+                    found = self._appraise(batch.engine, rest)
+                made = list(zip(new, entries_of(found), strict=True))
+                for i, entry in made:
+                    entries[i] = entry
+                cache.store([(keys[i], entry) for i, entry in made])
+            known = [entry for entry in entries if entry is not None]
+            waiting = self._answer(batch, appraisals_of(known))
+            if waiting is not None:
+                await waiting()
+        except Exception as error:
+            _fail(batch.jobs, error)
+
+    async def _value_in_thread(self, batch: _Batch, X: Floats) -> None:
+        try:
+            found = await asyncio.to_thread(self._appraise, batch.engine, X)
+            waiting = self._answer(batch, found)
+            if waiting is not None:
+                await waiting()
+        except Exception as error:
+            _fail(batch.jobs, error)
+
+    def _answer(self, batch: _Batch, found: Appraisals) -> _Waiting | None:
+        """Share the values out, keep the records; returns what there is to wait for, if any."""
+        ids = new_ids(len(found.prediction))
+        answers = _shares(batch, ids, found)
+        committed = self._recorder.submit(self._records(batch, ids, found))
+        if committed is None:
+            _release(answers)
+            return None
+        start = time.perf_counter()
+
+        async def wait() -> None:
+            try:
+                await committed
+            except Exception as error:
+                _fail([job for job, _ in answers], error)
+                return
+            self._observer.stage("record", time.perf_counter() - start)
+            _release(answers)
+
+        return wait
+
+    def _records(self, batch: _Batch, ids: list[str], found: Appraisals) -> list[Record]:
+        engine, now, done = batch.engine, clock.seconds(), time.perf_counter()
+        records, i = [], 0
+        for job in batch.jobs:
+            latency = (done - job.started) * 1000.0
+            for values in job.rows.values:
+                records.append(
+                    Record(
+                        ids[i],
+                        now,
+                        engine.version,
+                        engine.variant or self._variant,
+                        engine.source,
+                        _row_json(values, engine),
+                        found.prediction[i],
+                        found.lower[i],
+                        found.upper[i],
+                        engine.coverage,
+                        latency,
+                        job.client,
+                    )
+                )
+                i += 1
+        return records
+
+
+def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
+    """Return a row as it is recorded: as it was sent.
+
+    What is not of the contract's columns was checked by nobody: when it is long, or nested so deep
+    that it cannot be written, only the columns are kept. Otherwise one request could fail those
+    that it happens to share a batch with, or fill the disk.
+    """
+    try:
+        text = orjson.dumps(values)
+        if len(text) <= _LONGEST_ROW:
+            return text
+    except TypeError:
+        pass
+    return orjson.dumps({name: values.get(name) for name in engine.contract.feature_names})
+
+
+def _shares(batch: _Batch, ids: list[str], found: Appraisals) -> list[tuple[_Job, Answer]]:
+    answers, start = [], 0
+    for job in batch.jobs:
+        stop = start + len(job.rows.codes)
+        part = Appraisals(
+            found.prediction[start:stop],
+            found.lower[start:stop],
+            found.upper[start:stop],
+            {row - start: notes for row, notes in found.notes.items() if start <= row < stop}
+            if found.notes
+            else found.notes,
+        )
+        answers.append((job, Answer(batch.engine, ids[start:stop], part)))
+        start = stop
+    return answers
+
+
+def _release(answers: list[tuple[_Job, Answer]]) -> None:
+    for job, answer in answers:
+        if not job.done.done():  # its client may have gone
+            job.done.set_result(answer)
+
+
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    if isinstance(error, StorageError) and not isinstance(error, RefusedError):
+        error = not_recorded(error)
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(error)

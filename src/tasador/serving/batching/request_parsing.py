@@ -1,0 +1,215 @@
+"""From a request's bytes to encoded rows, with every fault named by item and field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from tasador.contract.encoding import ABSENT, Encoder, field_of
+from tasador.contract.row_check import RowCheck, shown
+from tasador.core import strict_json
+from tasador.core.errors import ValidationError
+from tasador.serving.errors import BadRow, Problem, fault
+
+_REMEDY = 'send {"instances": [{...}, ...]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one request.
+
+    Attributes:
+        values: As they were sent.
+        codes: Encoded, one list of p floats a row; not yet checked against the contract's bounds.
+    """
+
+    values: Sequence[dict[str, Any]]
+    codes: list[list[float]]
+
+
+def read_json(body: bytes, *, nan: bool = False) -> Any:
+    """Return the JSON value in `body`.
+
+    Args:
+        body: UTF-8.
+        nan: Whether NaN and Infinity are read as the numbers that Python's and NumPy's clients
+            write so; they are no JSON.
+
+    Raises:
+        Problem: 422, it is none: malformed, NaN or Infinity, nested too deeply, not UTF-8; or an
+            object in it has a name twice, of which a parser would keep the last in silence.
+    """
+    try:
+        plain = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if not nan:
+            raise _malformed(body, error) from None
+        return _read_strictly(body, error)
+    # Where as many names were sent as were kept, none came twice: a count, not a second parser.
+    sent = body.count(b'":') if b'" :' not in body else -1
+    if sent != _names_of_rows(plain) and sent != _names_of_all(plain):
+        _read_strictly(body, None)
+    return plain
+
+
+def _names_of_rows(plain: Any) -> int:
+    """Count the names in an object and in the flat objects of its lists."""
+    if type(plain) is not dict:
+        return 0
+    lists = (value for value in plain.values() if type(value) is list)
+    return len(plain) + sum(
+        len(item) for items in lists if items and type(items[0]) is dict
+        for item in items if type(item) is dict
+    )  # fmt: skip
+
+
+def _names_of_all(plain: Any) -> int:
+    """Count the names in a JSON value, however deep."""
+    count, waiting = 0, [plain]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            count += len(value)
+            waiting += [item for item in value.values() if type(item) in (list, dict)]
+        elif type(value) is list:
+            waiting += [item for item in value if type(item) in (list, dict)]
+    return count
+
+
+def _read_strictly(body: bytes, error: ValueError | None) -> Any:
+    """Read with Python's parser, which takes NaN and sees every name."""
+    try:
+        return strict_json.read_json(body)
+    except strict_json.RepeatedNameError as repeated:
+        remedy = "send each field once"
+        raise Problem(
+            422,
+            "duplicate_field",
+            f"the field {repeated.name!r} is given twice in one object",
+            expected="each field once",
+            got="two values",
+            remedy=remedy,
+            detail=[
+                fault(
+                    ["body", repeated.name],
+                    kind="duplicate",
+                    expected="each field once",
+                    got="two values",
+                    remedy=remedy,
+                )
+            ],
+        ) from None
+    except ValueError as other:
+        raise _malformed(body, error or other) from None
+
+
+def _malformed(body: bytes, error: ValueError) -> Problem:
+    return Problem(
+        422,
+        "malformed_json",
+        f"the body is not JSON: {error}",
+        expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
+        detail=[
+            fault(
+                ["body"],
+                kind="json_invalid",
+                expected="JSON",
+                got=f"{len(body)} bytes that are none",
+                remedy=_REMEDY,
+            )
+        ],
+    )
+
+
+def instances_of(plain: Any, most: int) -> list[Any]:
+    """Return the list under ``instances`` of a JSON value.
+
+    Args:
+        plain: Should be an object.
+        most: How many there may be.
+
+    Raises:
+        Problem: 422, no such list, an empty one or too many.
+    """
+    found = plain.get("instances") if type(plain) is dict else None
+    if type(found) is not list:
+        raise _wrong_list("a list of rows under the key 'instances'", shown(found))
+    if not 0 < len(found) <= most:
+        raise _wrong_list(f"1 to {most} rows", str(len(found)))
+    return found
+
+
+def _wrong_list(expected: str, got: str) -> Problem:
+    return Problem(
+        422,
+        "invalid_request",
+        "the list of rows cannot be read",
+        expected=expected,
+        got=got,
+        detail=[
+            fault(["instances"], kind="invalid_list", expected=expected, got=got, remedy=_REMEDY)
+        ],
+    )
+
+
+def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:
+    """Encode rows.
+
+    Args:
+        values: JSON values; each should be an object.
+        encoder: The contract's encoder.
+        check: The contract's check, asked only when something is wrong.
+        place: Name of the list in the request, for messages.
+
+    Raises:
+        Problem: 422, a row is no object, lacks a field or has a value of another kind; the detail
+            lists all faults of all rows.
+    """
+    try:
+        return Rows(values, [encoder.codes(row) for row in values])
+    except (ValidationError, TypeError, AttributeError):
+        raise invalid_rows(values, check, place) from None
+
+
+def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
+    """Return the answer to rows of which some do not meet the contract."""
+    detail = []
+    bad = []
+    for index, row in enumerate(values):
+        if not isinstance(row, dict):
+            bad.append(BadRow.unreadable(shown(row), row))
+            detail.append(
+                fault(
+                    [place, index],
+                    kind="invalid_row",
+                    expected="an object of values by column name",
+                    got=shown(row),
+                    remedy=_REMEDY,
+                )
+            )
+            continue
+        faults = check.faults(row)
+        if faults:
+            bad.append(BadRow.of(row, faults))
+        detail += [
+            fault(
+                [place, index, found.field],
+                kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
+                expected=found.expected,
+                got=found.got,
+                remedy=found.remedy,
+            )
+            for found in faults
+        ]
+    return Problem(
+        422,
+        "invalid_rows",
+        f"{len(bad)} of {len(values)} rows do not meet the contract",
+        remedy="correct the fields listed in detail; no row was valued",
+        detail=detail,
+        asked=len(values),
+        bad_rows=bad,
+    )

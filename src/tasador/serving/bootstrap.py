@@ -1,0 +1,476 @@
+"""What the watcher wrote beside the records: verdicts and alerts, read for who looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from tasador.contract.target_check import TargetBounds
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import StorageError
+from tasador.core.logging import redact
+from tasador.records.audit_log import StoredVerdict, Verdicts
+from tasador.records.database.connection import Database
+from tasador.records.database.errors import OutageError
+from tasador.records.record import Outcome
+from tasador.records.shared_state import (
+    ALERT_ROUTES,
+    WATCHER,
+    AlertState,
+    AlertStates,
+    Leases,
+    State,
+)
+from tasador.records.store import OutcomeAnswer, SqlRecordStore
+from tasador.records.writer.batch_writer import RecordWriter
+from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.api.mlflow_scoring import mlflow_router
+from tasador.serving.api.models import card_router
+from tasador.serving.api.monitoring import monitoring_router
+from tasador.serving.api.open_inference import open_inference_router
+from tasador.serving.api.schemas import DeepHealth, DependencyCheck
+from tasador.serving.api.score import score_router
+from tasador.serving.api.status import Updates
+from tasador.serving.app import Parts, build_app
+from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.cache import RedisCache, make_cache
+from tasador.serving.errors import Problem
+from tasador.serving.experiments.canary import Canary, challenger_loader
+from tasador.serving.health import (
+    Check,
+    DegradedError,
+    Health,
+    disk_check,
+    refresher_check,
+    source_check,
+)
+from tasador.serving.http.auth import KeyAccess
+from tasador.serving.http.proxies import TrustedProxies
+from tasador.serving.http.request import App
+from tasador.serving.http.server import GuardedProtocol, set_up_logs
+from tasador.serving.metrics import BREAKER_STATES, Metrics
+from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
+from tasador.serving.service import Service
+from tasador.settings.records import RecordSettings
+from tasador.settings.serving import ServeSettings, read_settings
+
+T = TypeVar("T")
+
+
+class LazyDatabase:
+    """A connection to the records' database, made when first used.
+
+    Args:
+        settings: Where the records are.
+        off: What is said when records are switched off.
+        away: What a client should do when the database is away.
+    """
+
+    def __init__(self, settings: RecordSettings, off: str, away: str | None = None) -> None:
+        self._settings, self._off, self._away = settings, off, away
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    def ask(self, work: Callable[[Database], T]) -> T:
+        """Return what `work` returns.
+
+        Raises:
+            Problem: 503, records are switched off or the database is away.
+        """
+        if self._settings.mode == "off":
+            raise Problem(
+                503,
+                "records_off",
+                self._off,
+                remedy="set TASADOR_RECORDS__MODE to durable or async",
+            )
+        try:
+            return work(self.opened())
+        except OutageError as error:
+            raise Problem(
+                503, "database_away", error.message, remedy=self._away, retry_after=5
+            ) from None
+
+    def opened(self) -> Database:
+        """Return the connection."""
+        with self._lock:
+            if self._database is None:
+                self._database = Database(
+                    self._settings.url, synchronous=self._settings.synchronous
+                )
+            return self._database
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+
+
+class Watched:
+    """Reads through a connection of its own.
+
+    Every method raises `Problem`: 503, records are switched off or the database is away.
+
+    Args:
+        settings: Where the records are.
+    """
+
+    def __init__(self, settings: RecordSettings) -> None:
+        self._database = LazyDatabase(
+            settings, off="nothing is watched while records are switched off"
+        )
+
+    def verdicts(self, model: str | None, since: float, limit: int) -> list[StoredVerdict]:
+        """Return the verdicts found at or after `since`, newest first."""
+        return self._database.ask(lambda database: Verdicts(database).read(model, since, limit))
+
+    def alerts(self) -> list[AlertState]:
+        """Return every alert, by key."""
+        return self._database.ask(lambda database: AlertStates(database).all())
+
+    def watcher(self) -> tuple[str, float] | None:
+        """Return the watcher that leads and the seconds until another may; see `Leases.left`."""
+        return self._database.ask(lambda database: Leases(database).left(WATCHER))
+
+    def reach(self) -> list[str] | None:
+        """Return whom notices of alerts reach; None when no watcher has said so."""
+        found = self._database.ask(lambda database: State(database).get(ALERT_ROUTES))
+        return found.value if isinstance(found.value, list) else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+
+
+log = logging.getLogger(__name__)
+
+#: Probes call a source's check by the name of what it is.
+_DEPENDENCIES = {"mlflow": "registry"}
+#: Objects made before a full collection is due. Requests leave no cycles behind, and a collection
+#: that walks a loaded bundle stops every request under way for tens of milliseconds.
+_GC = (50_000, 50, 100)
+
+
+class Assembly:
+    """One worker's service.
+
+    Args:
+        settings: What it is told.
+
+    Raises:
+        ConfigError: A setting cannot be meant. Nothing is contacted yet.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.holder = ModelHolder()
+        self.cascade = Cascade.of(settings.source)
+        self.refresher = Refresher(
+            self.cascade, self.holder, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
+        )
+        self.writer = RecordWriter(settings.records)
+        self._outcomes = _Outcomes(settings)
+        self._watched = Watched(settings.records)
+        self.cache = make_cache(settings.cache, self.metrics.cached)
+        appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
+        self.service = Service(
+            self.holder,
+            appraiser,
+            self.metrics,
+            settings.limits,
+            keeps_records=self.writer.keeps,
+            keep_refused=self.writer.refuse,
+        )
+        self.canary = self._canary()
+        self.health = Health(self.holder, self._checks(), keeps_records=self.writer.keeps)
+        self.metrics.on_scrape(self._refresh_gauges)
+
+    def app(self) -> App:
+        """Return the application; its lifespan starts and stops everything."""
+        return build_app(self.parts())
+
+    def parts(self) -> Parts:
+        """Return what the application is made from, for those who add to it."""
+        settings, own_version = self.settings, version("tasador")
+        return Parts(
+            service=self.service,
+            access=KeyAccess(settings.security, settings.limits, self.metrics.folder),
+            version=own_version,
+            routers=[
+                open_inference_router(self.service, own_version),
+                mlflow_router(self.service, own_version),
+                score_router(self.service),
+                card_router(self.service),
+                monitoring_router(self.service, self._watched),
+                admin_router(
+                    AdminActions(
+                        rollback=lambda: self.holder.rollback().version,
+                        reload=lambda: self.refresher.refresh(force=True),
+                        state=self._state,
+                    )
+                ),
+            ],
+            record_outcomes=self._outcomes.add,
+            deep=self._deep,
+            updates=self._updates,
+            proxies=_proxies(settings),
+            cors_origins=settings.security.cors_origins,
+            access_log=settings.server.access_log,
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        self.writer.start()
+        self.refresher.start()
+        self.metrics.start()
+        if self.canary is not None:
+            self.canary.start()
+        try:
+            yield
+        finally:
+            self.service.draining = True
+            if self.cache is not None:
+                await self.cache.close()
+            await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        if self.canary is not None:
+            self.canary.stop()
+        self.metrics.stop()
+        self.refresher.stop()
+        if not self.writer.close(self.settings.server.drain_s):
+            log.error("not every record could be flushed: %s", self.writer.status().last_error)
+        self._outcomes.close()
+        self._watched.close()
+
+    def _swapped(self, now: LoadedModel) -> None:
+        model, bounds = now.bundle.manifest.name, TargetBounds.of(now.bundle.contract.target)
+        self._outcomes.targets[model] = bounds
+        self.writer.keep_target(model, bounds)
+        _settle_memory()
+
+    def _canary(self) -> Canary | None:
+        """Return what takes part in experiments; without a registry or records there are none."""
+        settings = self.settings
+        if (
+            not settings.source.tracking_uri
+            or not settings.canary.enabled
+            or settings.records.mode == "off"
+        ):
+            return None
+        return Canary(
+            self.service,
+            settings.canary,
+            Database(settings.records.url, synchronous=settings.records.synchronous),
+            challenger_loader(settings.source),
+            self.writer,
+            on_end=self.refresher.poll_soon,
+        )
+
+    def _deep(self) -> DeepHealth:
+        found = self.health.deep()
+        return DeepHealth(
+            status=found.status,
+            version=version("tasador"),
+            **self.service.model_facts(),
+            checks=[
+                DependencyCheck(
+                    name=one.name,
+                    status=one.status,
+                    latency_ms=round(one.latency_s * 1000, 3),
+                    detail=redact(one.detail),
+                    checked_at=one.checked_at,
+                )
+                for one in found.dependencies
+            ],
+        )
+
+    def _updates(self) -> Updates:
+        found = self.refresher.report()
+        return Updates(found.refused, found.last_error)
+
+    def _state(self) -> Mapping[str, Any]:
+        current, previous = self.holder.current, self.holder.previous
+        return {
+            "current": None
+            if current is None
+            else {"version": current.version, "source": current.source},
+            "previous": None if previous is None else previous.version,
+            "sources": self.cascade.report(),
+            "refresh": self.refresher.report(),
+            "records": self.writer.status(),
+        }
+
+    def _checks(self) -> Mapping[str, Check]:
+        checks = {
+            _DEPENDENCIES.get(hop.name, hop.name): source_check(hop)
+            for hop in self.cascade.hops
+            if hop.name != "last_good"
+        }
+        if self.metrics.shared:
+            checks["workers"] = self._check_workers
+        checks["refresher"] = refresher_check(self.refresher)
+        if isinstance(self.cache, RedisCache):
+            checks["redis"] = self.cache.ping
+        if self.settings.records.mode != "off":
+            checks["records"] = self._check_records
+            checks["watcher"] = self._check_watcher
+            checks["disk"] = disk_check(self.settings.records.spool_folder())
+        return checks
+
+    def _check_workers(self, _: Deadline) -> str:
+        found, wanted = self.metrics.workers(), self.settings.server.workers
+        detail = f"{len(found)} of {wanted} workers run, {sum(found)} have a model"
+        if sum(found) < max(wanted, len(found)):
+            raise DegradedError(detail, remedy="workers that end are started again: see the log")
+        return detail
+
+    def _check_watcher(self, _: Deadline) -> str:
+        found = self._watched.watcher()
+        if found is None:
+            return "no watcher judges these records"
+        name, left = found
+        if left < 0:
+            raise DegradedError(f"the watcher {name} went silent: it is overdue by {-left:.0f} s")
+        return f"{name} judges these records"
+
+    def _check_records(self, _: Deadline) -> str:
+        status = self.writer.status()
+        detail = f"{status.written} written, {status.spooled} spooled, {status.lost} lost"
+        if status.full:
+            raise StorageError(
+                f"records can be kept nowhere: {detail}",
+                got=status.last_error,
+                remedy="bring the database back, or make space where the spool is",
+            )
+        if status.state != "ok":
+            raise DegradedError(
+                f"the database is away, records go to the spool: {detail}", got=status.last_error
+            )
+        self._outcomes.ping()
+        return detail
+
+    def _refresh_gauges(self) -> None:
+        metrics, current = self.metrics, self.holder.current
+        metrics.gauge(
+            "tasador_model_loaded", "Whether a model answers.", float(current is not None)
+        )
+        metrics.worker(current is not None)
+        metrics.forget("tasador_model_info")
+        if current is not None:
+            labels = {
+                "version": current.version,
+                "source": current.source,
+                "origin": current.bundle.origin,
+            }
+            metrics.gauge("tasador_model_info", "The model that answers.", 1.0, labels)
+        for report in self.cascade.report():
+            labels = {"source": report.source}
+            metrics.gauge(
+                "tasador_breaker_state",
+                "0 closed, 1 half open, 2 open.",
+                BREAKER_STATES[report.breaker.status],
+                labels,
+            )
+        self._count_records()
+        refreshed = self.refresher.report()
+        for name, description, value in (
+            ("tasador_model_polls", "Looks at what sources offer.", refreshed.polls),
+            ("tasador_model_swaps", "Models that began to answer.", refreshed.swaps),
+            ("tasador_model_refusals", "Bundles that were not taken.", refreshed.refused),
+            ("tasador_model_errors", "Looks at sources that failed.", refreshed.errors),
+        ):
+            metrics.total(name, description, value)
+
+    def _count_records(self) -> None:
+        status, metrics = self.writer.status(), self.metrics
+        metrics.gauge("tasador_records_queued", "Records that wait in memory.", status.queued)
+        metrics.gauge("tasador_records_spool_bytes", "Size of the spool.", status.spool_bytes)
+        metrics.gauge(
+            "tasador_records_spooling",
+            "Whether the database is away.",
+            float(status.state != "ok"),
+        )
+        for name, value in (
+            ("written", status.written),
+            ("spooled", status.spooled),
+            ("replayed", status.replayed),
+            ("lost", status.lost),
+            ("refused", status.refused),
+        ):
+            metrics.total("tasador_records", "Records by fate.", value, {"fate": name})
+
+
+class _Outcomes:
+    """Writes outcomes through a connection of its own."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.targets: dict[str, TargetBounds] = {}
+        self._database = LazyDatabase(
+            settings.records,
+            off="outcomes cannot be kept while records are switched off",
+            away="send the same outcomes again later: doing so twice is harmless",
+        )
+
+    def add(
+        self, outcomes: Sequence[Outcome], *, own: bool = False, replace: Collection[str] = ()
+    ) -> list[OutcomeAnswer]:
+        """Write outcomes and return the result of each.
+
+        Raises:
+            Problem: 503, records are switched off or the database is away.
+        """
+        return self._database.ask(
+            lambda database: SqlRecordStore(database).add_outcomes(
+                outcomes, self.targets, own=own, replace=replace
+            )
+        )
+
+    def ping(self) -> None:
+        """Ask the database for nothing.
+
+        Raises:
+            OutageError: It does not answer.
+        """
+        SqlRecordStore(self._database.opened()).count(0.0, 0.0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+
+
+def _proxies(settings: ServeSettings) -> TrustedProxies | None:
+    trusted = settings.security.trusted_proxies
+    return TrustedProxies(trusted) if trusted else None
+
+
+def _settle_memory() -> None:
+    """Take what has been loaded out of garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC)
+
+
+def from_environment() -> App:
+    """Return the application that the environment describes; each worker may call this."""
+    return assembled(os.environ).app()
+
+
+def assembled(environment: Mapping[str, str]) -> Assembly:
+    """Return the service that an environment describes, with its process set up for it."""
+    settings = read_settings(environment)
+    set_up_logs(settings.server)
+    GuardedProtocol.header_timeout_s = settings.server.header_timeout_s
+    return Assembly(settings)

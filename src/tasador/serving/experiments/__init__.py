@@ -1,0 +1,1 @@
+"""Canary and shadow: two models on live requests."""

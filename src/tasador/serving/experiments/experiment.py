@@ -1,0 +1,267 @@
+"""An experiment: a challenger beside the champion, its stages, and what decides about it.
+
+The state is one value in the records' database that all servers read and change by compare and
+set. `decide` is a pure function of it and of the evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tasador.core import clock
+from tasador.core.hashing import to_plain
+from tasador.metrics.sequential import Moments, failure_evidence
+from tasador.records.audit_log import AuditTrail
+from tasador.records.database.connection import Database
+from tasador.records.shared_state import State
+
+Status = Literal["running", "passed", "rolled back", "stopped", "settled"]
+#: While an experiment has one of these, the challenger may get traffic.
+ACTIVE = ("running", "passed")
+#: Kinds of harm among which alpha is divided.
+_HARMS = 4
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an experiment is decided by.
+
+    Attributes:
+        stages: Shares of the traffic, one after the other; 0 is shadow only.
+        by: Whether the ``client`` or the ``request`` decides which model answers.
+        min_rows: Rows valued by both models before a stage may end.
+        min_outcomes: Known outcomes from which errors decide and disagreement no longer does.
+        require_outcomes: Whether no stage ends without them.
+        alpha: Chance of ever rolling a harmless challenger back.
+        error_margin: By how much the mean relative error may be larger, e.g. 0.01.
+        disagreement_limit: Mean difference of the two estimates, as a logarithm, that is bearable
+            while no outcomes are known.
+        latency_ms: By how many milliseconds valuing rows may take longer.
+        failure_limit: Share of valuations that may fail.
+        max_rows: Rows valued by both models after which an undecided challenger goes.
+    """
+
+    stages: tuple[float, ...] = (0.0, 0.01, 0.05, 0.25, 1.0)
+    by: Literal["client", "request"] = "request"
+    min_rows: int = 200
+    min_outcomes: int = 50
+    require_outcomes: bool = False
+    alpha: float = 0.05
+    error_margin: float = 0.01
+    disagreement_limit: float = 0.5
+    latency_ms: float = 5.0
+    failure_limit: float = 0.005
+    max_rows: int = 100_000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where an experiment stands.
+
+    Attributes:
+        id: Its name; also the salt of the traffic's hash.
+        champion: The champion's bundle version.
+        challenger: The challenger's.
+        number: The challenger's number in the registry.
+        status: running, passed, rolled back, stopped, or settled once the challenger is champion.
+        stage: Position in the rules' stages.
+        started: When it began, seconds since the epoch.
+        stage_started: When the stage began.
+        reason: Why it is where it is.
+        rules: What decides.
+    """
+
+    id: str
+    champion: str
+    challenger: str
+    number: str
+    status: Status
+    stage: int
+    started: float
+    stage_started: float
+    reason: str = ""
+    rules: Rules = field(default_factory=Rules)
+
+    @property
+    def share(self) -> float:
+        """Share of the traffic that the challenger answers now."""
+        if self.status == "passed":
+            return 1.0
+        return self.rules.stages[self.stage] if self.status == "running" else 0.0
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Experiment:
+        """Read what `to_plain` made."""
+        rules = {**plain["rules"], "stages": tuple(plain["rules"]["stages"])}
+        return cls(**{**plain, "rules": Rules(**rules)})
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of both models on the same rows.
+
+    Attributes:
+        rows: Rows valued by both since the experiment began.
+        stage_rows: The same since the stage began.
+        attempts: Valuations that the challenger was asked for.
+        failures: How many of them failed.
+        error: Challenger's minus champion's relative error, for rows with an outcome.
+        champion_error: The champion's, likewise.
+        challenger_error: The challenger's, likewise.
+        disagreement: Absolute difference of the logarithms of both estimates.
+        slower: Challenger's minus champion's milliseconds for the same rows.
+    """
+
+    rows: int = 0
+    stage_rows: int = 0
+    attempts: int = 0
+    failures: int = 0
+    error: Moments = field(default_factory=Moments)
+    champion_error: Moments = field(default_factory=Moments)
+    challenger_error: Moments = field(default_factory=Moments)
+    disagreement: Moments = field(default_factory=Moments)
+    slower: Moments = field(default_factory=Moments)
+
+
+def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
+    """Return where the experiment stands after looking at the evidence, which may be done often."""
+    if experiment.status != "running":
+        return experiment
+    rules = experiment.rules
+    alpha = rules.alpha / _HARMS
+    harm = _harm(rules, evidence, alpha)
+    if harm is not None:
+        return _ended(experiment, "rolled back", harm)
+    waits = _waits(rules, evidence, alpha)
+    if waits is not None:
+        if evidence.rows >= rules.max_rows:
+            return _ended(
+                experiment, "rolled back", f"undecided after {evidence.rows} rows: {waits}"
+            )
+        return replace(experiment, reason=waits)
+    if experiment.stage + 1 >= len(rules.stages):
+        return _ended(experiment, "passed", "every stage passed")
+    following = rules.stages[experiment.stage + 1]
+    return replace(
+        experiment,
+        stage=experiment.stage + 1,
+        stage_started=clock.seconds(),
+        reason=f"{evidence.stage_rows} rows without harm: {following:.0%} of the traffic",
+    )
+
+
+def _harm(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
+    """Return what speaks, for sure, against the challenger."""
+    failing = failure_evidence(evidence.failures, evidence.attempts, rules.failure_limit)
+    if failing >= 1.0 / alpha:
+        return f"{evidence.failures} of {evidence.attempts} valuations failed"
+    low, _ = evidence.error.bounds(alpha)
+    if evidence.error.n >= rules.min_outcomes and low > rules.error_margin:
+        return (
+            f"its relative error is larger by {evidence.error.mean:.2%}, at least {low:.2%}, on "
+            f"{evidence.error.n} rows with outcomes"
+        )
+    low, _ = evidence.disagreement.bounds(alpha)
+    if evidence.error.n < rules.min_outcomes and low > rules.disagreement_limit:
+        return (
+            f"it disagrees with the champion by {math.expm1(evidence.disagreement.mean):.0%}, and "
+            f"no outcome says who is right"
+        )
+    low, _ = evidence.slower.bounds(alpha)
+    if low > rules.latency_ms:
+        return f"it takes {evidence.slower.mean:.1f} ms longer"
+    return None
+
+
+def _waits(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
+    """Return what is not yet known well enough for the next stage."""
+    if evidence.stage_rows < rules.min_rows:
+        return f"{evidence.stage_rows} of {rules.min_rows} rows in this stage"
+    known = evidence.error.n >= rules.min_outcomes
+    if not known and rules.require_outcomes:
+        return f"{evidence.error.n} of {rules.min_outcomes} outcomes"
+    _, high = evidence.error.bounds(alpha)
+    if known and high > rules.error_margin:
+        return f"its error may be larger by up to {high:.2%}"
+    _, high = evidence.disagreement.bounds(alpha)
+    if not known and high > rules.disagreement_limit:
+        return f"it may disagree by up to {math.expm1(min(high, 50.0)):.0%}"
+    _, high = evidence.slower.bounds(alpha)
+    if evidence.slower.n >= 2 and high > rules.latency_ms:
+        return f"it may take up to {high:.1f} ms longer"
+    return None
+
+
+def _ended(experiment: Experiment, status: Status, reason: str) -> Experiment:
+    return replace(experiment, status=status, reason=reason)
+
+
+class ExperimentBook:
+    """The experiment of one model, shared through the database.
+
+    Args:
+        database: The records' database.
+        model: The registered model's name.
+    """
+
+    def __init__(self, database: Database, model: str) -> None:
+        self.database = database
+        self.model = model
+        self._state = State(database)
+        self._key = f"experiment/{model}"
+
+    def read(self) -> tuple[Experiment | None, int]:
+        """Return the experiment, None when there never was one, and the version seen."""
+        entry = self._state.get(self._key)
+        return (None if entry.value is None else Experiment.from_plain(entry.value)), entry.version
+
+    def write(self, experiment: Experiment, seen: int, actor: str) -> bool:
+        """Keep the experiment if nobody changed it since, and note a change of stage or status."""
+        with self.database.transaction():
+            before, _ = self.read()
+            if self._state.put(self._key, to_plain(experiment), seen) is None:
+                return False
+            if before is None or _stands(before) != _stands(experiment):
+                AuditTrail(self.database).add(
+                    actor, "canary", self.model,
+                    from_value=experiment.champion, to_value=experiment.champion,
+                    reason=experiment.reason,
+                    details={
+                        "phase": experiment.status, "version": experiment.number,
+                        "note": f"{experiment.share:.0%} of the traffic",
+                        "experiment": experiment.id,
+                    },
+                )  # fmt: skip
+        return True
+
+    def end(
+        self, status: Status, actor: str, reason: Callable[[Experiment], str | None]
+    ) -> Experiment | None:
+        """End the experiment if it is active and `reason` gives one; None when it was not ended."""
+        while True:
+            experiment, seen = self.read()
+            if experiment is None or experiment.status not in ACTIVE:
+                return None
+            why = reason(experiment)
+            if why is None:
+                return None
+            ended = replace(experiment, status=status, reason=why)
+            if self.write(ended, seen, actor):
+                return ended
+
+    def tell(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
+        """Keep what one worker counted; only that worker writes it."""
+        key = f"tally/{self.model}/{experiment}/{worker}"
+        self._state.put(key, dict(tally), self._state.get(key).version)
+
+    def tallies(self, experiment: str) -> list[Mapping[str, Any]]:
+        """Return what all workers counted."""
+        found = self._state.under(f"tally/{self.model}/{experiment}/")
+        return [entry.value for entry in found]
+
+
+def _stands(experiment: Experiment) -> tuple[str, str, int]:
+    return experiment.id, experiment.status, experiment.stage

@@ -1,0 +1,1 @@
+"""Requests, keys, limits, compression, the server process."""

@@ -1,0 +1,1 @@
+"""The cascade of sources, the refresher and the model in use."""

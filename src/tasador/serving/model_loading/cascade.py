@@ -1,0 +1,475 @@
+"""Bundles that were refused: remembered, so that they are not fetched in a loop."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from tasador.core import clock as wall
+from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.errors import BundleError, NothingOfferedError, StorageError, TasadorError
+from tasador.core.storage import storage_error
+from tasador.inference.sources import BundleSource, LastGoodSource, build_sources
+from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.format.signature import TrustedKeys
+from tasador.serving.model_loading.circuit_breaker import (
+    Backoff,
+    Breaker,
+    BreakerState,
+    OpenCircuitError,
+    call_again,
+)
+from tasador.serving.model_loading.model_slot import LoadedModel
+from tasador.settings.serving import SourceSettings
+
+_MOST = 1000
+_FIRST_S = 2.0
+
+
+class RefusedBeforeError(BundleError):
+    """A source still offers a bundle that was refused before; it is not fetched again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a bundle was refused, when by the clock of `Refusals`, and how often so far."""
+
+    reason: str
+    at: float
+    times: int
+
+
+class Refusals:
+    """Remembers refused bundles by their source and identity; safe to use from several threads.
+
+    Args:
+        again_s: Most seconds until one is fetched again by a service that has no model at all:
+            what damaged it may have been the way and not the source. The first time it is after
+            2 s, and each time after twice as long.
+        clock: Seconds that never run backwards.
+
+    Attributes:
+        on_new: Called with source, identity and reason of every new refusal.
+    """
+
+    def __init__(self, again_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_new: Callable[[str, str, str], None] = lambda *_: None
+        self._again_s, self._clock = again_s, clock
+        self._known: dict[tuple[str, str], Refusal] = {}
+        self._lock = threading.Lock()
+
+    def check(self, source: str, identity: str, *, desperate: bool) -> None:
+        """Stop before a bundle is fetched that was refused before.
+
+        Args:
+            source: The source's name.
+            identity: What it offers.
+            desperate: Whether there is no model at all.
+
+        Raises:
+            RefusedBeforeError: It was.
+        """
+        with self._lock:
+            known = self._known.get((source, identity))
+        if known is None or (desperate and self._clock() - known.at >= self._pause(known)):
+            return
+        raise RefusedBeforeError(
+            f"{identity} was refused before", got=known.reason,
+            remedy=f"let {source} offer another bundle",
+        )  # fmt: skip
+
+    def _pause(self, known: Refusal) -> float:
+        return min(self._again_s, _FIRST_S * 2.0 ** min(known.times - 1, 60))
+
+    def note(self, source: str, identity: str, error: BundleError) -> None:
+        """Remember a bundle that turned out to be damaged or unfit."""
+        with self._lock:
+            before = self._known.get((source, identity))
+            while len(self._known) >= _MOST:
+                del self._known[next(iter(self._known))]
+            times = 1 if before is None else before.times + 1
+            self._known[source, identity] = Refusal(str(error), self._clock(), times)
+        if before is None:
+            self.on_new(source, identity, str(error))
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._known.clear()
+
+
+T = TypeVar("T")
+Outcome = Literal["never", "ok", "nothing", "refused", "failed", "open"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HopReport:
+    """What came of asking one source, the last time.
+
+    Attributes:
+        source: The source's name.
+        outcome: ``ok``, ``nothing`` (it answered, and has none), ``refused`` (its bundle is
+            damaged or unfit), ``failed`` (no answer), ``open`` (left alone by the breaker) or
+            ``never`` (not asked yet).
+        action: ``identity`` or ``load``.
+        attempts: How many attempts it took.
+        latency_s: Seconds, with all attempts and pauses.
+        error: What went wrong, in one line; None when nothing did.
+        identity: What the source offered; None when it did not say.
+        at: When, ISO 8601 in UTC; None when it was never asked.
+        breaker: The breaker now.
+    """
+
+    source: str
+    outcome: Outcome
+    action: str
+    attempts: int
+    latency_s: float
+    error: str | None
+    identity: str | None
+    at: str | None
+    breaker: BreakerState
+
+
+class Hop:
+    """One source with its breaker, its threads and what came of it; for one caller at a time.
+
+    Args:
+        source: The source.
+        settings: Deadlines, retries, breaker.
+        clock: Seconds that never run backwards.
+        on_report: Called with every report, e.g. to count it.
+    """
+
+    def __init__(
+        self,
+        source: BundleSource,
+        settings: SourceSettings,
+        clock: Callable[[], float] = time.monotonic,
+        on_report: Callable[[HopReport], None] = lambda _: None,
+    ) -> None:
+        self.source, self.settings = source, settings
+        self.breaker = Breaker(
+            source.name, settings.breaker_failures, settings.breaker_reset_s, clock
+        )
+        self._on_report = on_report
+        self._trusted = TrustedKeys.read(settings.trusted_keys)
+        self._backoff = Backoff(attempts=settings.attempts)
+        self._asking = BoundedCaller(f"{source.name} identity")
+        self._loading = BoundedCaller(f"{source.name} load")
+        self._last: HopReport | None = None
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    def report(self) -> HopReport:
+        """Return what came of the last call, with the breaker as it is now."""
+        if self._last is None:
+            return HopReport(
+                self.name, "never", "identity", 0, 0.0, None, None, None, self.breaker.state
+            )
+        return replace(self._last, breaker=self.breaker.state)
+
+    def identity(
+        self, deadline: Deadline | None = None, cancelled: threading.Event | None = None
+    ) -> str:
+        """Return what the source offers now, within ``answer_s``.
+
+        Raises:
+            TasadorError: See `BundleSource.identity`; `OpenCircuitError` when it is left alone.
+        """
+        ends = (deadline or Deadline.after(self.settings.answer_s)).sooner(self.settings.answer_s)
+        return self._made(
+            "identity", self._asking, lambda: self.source.identity(ends), ends, cancelled, str
+        )
+
+    def load(
+        self, deadline: Deadline | None = None, cancelled: threading.Event | None = None
+    ) -> LoadedModel:
+        """Fetch, verify and load what the source offers, within ``hop_deadline_s``.
+
+        Raises:
+            TasadorError: See `BundleSource.fetch` and `load_bundle`.
+        """
+        limit = self.settings.hop_deadline_s
+        ends = (deadline or Deadline.after(limit)).sooner(limit)
+        return self._made(
+            "load",
+            self._loading,
+            lambda: _load(self.source, ends, self.settings.threads, self._trusted),
+            ends,
+            cancelled,
+            lambda loaded: loaded.identity,
+        )
+
+    def refuse(self, error: BundleError, identity: str) -> None:
+        """Note that what the source gave is not fit to serve."""
+        self._note("load", "refused", 1, time.monotonic(), str(error), identity)
+
+    def _made(
+        self,
+        action: str,
+        caller: BoundedCaller,
+        work: Callable[[], T],
+        deadline: Deadline,
+        cancelled: threading.Event | None,
+        named: Callable[[T], str],
+    ) -> T:
+        """Make one call through breaker, retries and deadline, and note what came of it."""
+        attempts: list[None] = []
+        started = time.monotonic()
+
+        def persist() -> T:
+            return call_again(
+                lambda: _ours(work),
+                backoff=self._backoff,
+                deadline=deadline,
+                on_attempt=lambda: attempts.append(None),
+            )
+
+        try:
+            with self.breaker.guard(harmless=(BundleError,)):
+                result = caller.call(persist, deadline, cancelled)
+        except Exception as error:
+            outcome = _outcome(error)
+            text = str(error) if isinstance(error, TasadorError) else repr(error)
+            self._note(action, outcome, len(attempts), started, text, None)
+            raise
+        self._note(action, "ok", len(attempts), started, None, named(result))
+        return result
+
+    def _note(
+        self,
+        action: str,
+        outcome: Outcome,
+        attempts: int,
+        started: float,
+        error: str | None,
+        identity: str | None,
+    ) -> None:
+        seconds = time.monotonic() - started
+        before = self._last.outcome if self._last else None
+        self._last = HopReport(
+            source=self.name,
+            outcome=outcome,
+            action=action,
+            attempts=attempts,
+            latency_s=seconds,
+            error=error,
+            identity=identity,
+            at=wall.timestamp(),
+            breaker=self.breaker.state,
+        )
+        self._on_report(self._last)
+        if error is not None:
+            # a source that stays down is told once and then quietly
+            level = logging.INFO if outcome == "nothing" else logging.WARNING
+            level = logging.DEBUG if before == outcome else level
+            _log.log(level, "source %s: %s: %s", self.name, outcome, error)
+
+
+class Cascade:
+    """All configured sources in their order.
+
+    Args:
+        sources: From `build_sources`.
+        settings: Deadlines, retries, breakers.
+        clock: Seconds that never run backwards.
+        on_report: Called with the report of every call to a source, from the calling thread.
+
+    Attributes:
+        hops: The sources.
+        refusals: What was refused.
+        cancelled: Set once nobody waits for sources any more.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[BundleSource],
+        settings: SourceSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_report: Callable[[HopReport], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self.hops = tuple(Hop(one, settings, clock, on_report) for one in sources)
+        self._keepers = [one for one in sources if isinstance(one, LastGoodSource)]
+        self._keeping = BoundedCaller("last good copy")
+        self.refusals = Refusals(settings.refused_again_s, clock)
+        self.cancelled = threading.Event()
+
+    @classmethod
+    def of(
+        cls, settings: SourceSettings, on_report: Callable[[HopReport], None] = lambda _: None
+    ) -> Cascade:
+        """Return the cascade that `settings` describe; nothing is contacted.
+
+        Raises:
+            ConfigError: An address is of an unknown kind.
+        """
+        return cls(build_sources(settings), settings, on_report=on_report)
+
+    def report(self) -> tuple[HopReport, ...]:
+        """Return what came of the last call to every source, in their order."""
+        return tuple(hop.report() for hop in self.hops)
+
+    def hop(self, name: str) -> Hop:
+        """Return the source called `name`; KeyError when it is not configured."""
+        for hop in self.hops:
+            if hop.name == name:
+                return hop
+        raise KeyError(name)
+
+    def cancel(self) -> None:
+        """Stop waiting for sources, now and from now on."""
+        self.cancelled.set()
+
+    def load(self, accept: Callable[[LoadedModel], None] = lambda _: None) -> LoadedModel:
+        """Load from the first source that can give a usable bundle.
+
+        A bundle of synthetic origin is only used when no source has one of real origin. Takes at
+        most ``answer_s + hop_deadline_s`` for each source.
+
+        Args:
+            accept: Raises `BundleError` for a bundle that must not be used, e.g. after warming it
+                up; the next source is then tried.
+
+        Raises:
+            NothingOfferedError: No source could; what each of them said is in the message.
+        """
+        synthetic: LoadedModel | None = None
+        said = []
+        for hop in self.hops:
+            try:
+                loaded = self.load_from(hop, accept, desperate=True)
+            except TasadorError as error:
+                said.append(f"{hop.name}: {error.message}")
+                continue
+            if loaded.bundle.origin != "synthetic":
+                return loaded
+            synthetic = synthetic or loaded
+        if synthetic is not None:
+            return synthetic
+        raise NothingOfferedError(
+            "no source can give a model",
+            got="; ".join(said) or "no source is configured",
+            remedy="train one with `tasador run`, or check the sources in the settings",
+        )
+
+    def load_from(
+        self,
+        hop: Hop,
+        accept: Callable[[LoadedModel], None] = lambda _: None,
+        *,
+        identity: str | None = None,
+        desperate: bool = False,
+    ) -> LoadedModel:
+        """Load what one source offers.
+
+        Args:
+            hop: The source.
+            accept: As for `load`.
+            identity: What it offers, when that is known; otherwise it is asked.
+            desperate: Whether there is no model at all.
+
+        Raises:
+            RefusedBeforeError: It still offers what was refused before.
+            BundleError: What it gives is refused, which is remembered.
+            TasadorError: As `Hop.load`.
+        """
+        offered = identity or hop.identity(cancelled=self.cancelled)
+        self.refusals.check(hop.name, offered, desperate=desperate)
+        try:
+            loaded = hop.load(cancelled=self.cancelled)
+        except NothingOfferedError:
+            raise
+        except BundleError as error:
+            self.refusals.note(hop.name, offered, error)
+            raise
+        try:
+            accept(loaded)
+        except Exception as error:
+            refusal = error if isinstance(error, TasadorError) else _unreadable(error)
+            if isinstance(refusal, BundleError):
+                hop.refuse(refusal, loaded.identity)
+                self.refusals.note(hop.name, loaded.identity, refusal)
+            loaded.discard()
+            raise refusal from error
+        return loaded
+
+    def keep(self, loaded: LoadedModel) -> str | None:
+        """Keep a copy of a model that serves as the last good one; its download is discarded.
+
+        Returns:
+            Why there is no copy now, or None when there is (or none is wanted).
+        """
+        try:
+            for keeper in self._keepers if loaded.source != "last_good" else []:
+                work = partial(keeper.keep, loaded.bundle, loaded.source)
+                deadline = Deadline.after(self.settings.hop_deadline_s)
+                self._keeping.call(work, deadline, self.cancelled)
+        except Exception as error:  # the model serves all the same
+            _log.warning("the last good copy was not made: %s", error)
+            return str(error)
+        finally:
+            loaded.discard()
+        return None
+
+
+def _load(
+    source: BundleSource, deadline: Deadline, threads: int, trusted: TrustedKeys | None
+) -> LoadedModel:
+    """Fetch and load; what was downloaded goes when the model does, or is discarded before."""
+    started = time.monotonic()
+    download = Path(tempfile.mkdtemp(prefix="tasador-bundle-"))
+    try:
+        folder, identity = source.fetch(download / "bundle", deadline)
+        deadline.check(f"loading from {source.name}")
+        bundle = load_bundle(folder, threads=threads, trusted=trusted)
+    except BaseException:
+        shutil.rmtree(download, ignore_errors=True)
+        raise
+    # an abandoned call's result is dropped unseen: its download goes with it
+    discard = weakref.finalize(bundle, shutil.rmtree, download, ignore_errors=True)
+    seconds = time.monotonic() - started
+    now = wall.now().timestamp()
+    return LoadedModel(bundle, source.name, identity, now, seconds, discard)
+
+
+def _ours(work: Callable[[], T]) -> T:
+    """Turn what a disk says, and whatever reading an answer ends in, into our own errors."""
+    try:
+        return work()
+    except TasadorError:
+        raise
+    except OSError as error:
+        text = f"the disk refused: {error.strerror or error}"
+        raise storage_error(error) or StorageError(text, got=error.filename) from error
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BundleError:
+    text = f"what the source gave cannot be used: {type(error).__name__}: {error}"
+    return BundleError(text[:500], remedy="let the source offer another bundle")
+
+
+def _outcome(error: Exception) -> Outcome:
+    if isinstance(error, NothingOfferedError):
+        return "nothing"
+    if isinstance(error, BundleError):
+        return "refused"
+    return "open" if isinstance(error, OpenCircuitError) else "failed"

@@ -1,0 +1,159 @@
+"""`ModelHolder`: the model that serves now, and the one before it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from tasador.contract.compatibility import incompatibilities
+from tasador.core.errors import BundleError, ConfigError
+from tasador.registry.bundle.model_bundle import ModelBundle
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle that is ready to serve.
+
+    Attributes:
+        bundle: The bundle. What was downloaded is kept in memory; ``bundle.folder`` may be gone.
+        source: Which source it came from: ``mlflow``, ``object_store``, ``local``, ``last_good``.
+        identity: What that source called it.
+        loaded_at: When, in seconds since 1970 UTC.
+        load_s: Seconds that fetching, verifying and loading took.
+        discard: Removes what was downloaded, once nobody needs the files any more.
+    """
+
+    bundle: ModelBundle
+    source: str
+    identity: str
+    loaded_at: float
+    load_s: float = 0.0
+    discard: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.bundle.version
+
+
+class IncompatibleError(BundleError):
+    """A bundle whose contract would break the clients of the running one."""
+
+
+class ModelHolder:
+    """Holds the running model; readers take `current` once per request and use only that.
+
+    One attribute read is atomic in Python, so a request needs no lock and is answered by one
+    version from beginning to end, whatever is swapped meanwhile. Writers take a lock.
+
+    Attributes:
+        current: The model that serves; None until one could be loaded. Never assign to it.
+        previous: The model before it, kept in memory for an instant rollback.
+        pinned: The version to stay with whatever the sources offer; None follows them.
+        barred: Versions that someone rolled back from; they are not taken again by themselves.
+    """
+
+    def __init__(self) -> None:
+        self.current: LoadedModel | None = None
+        self.previous: LoadedModel | None = None
+        self.pinned: str | None = None
+        self.barred: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+
+    def check(self, new: LoadedModel) -> None:
+        """Refuse a model that may not take the place of the running one.
+
+        Raises:
+            IncompatibleError: Its contract would break clients.
+            BundleError: It is of synthetic origin and the running one is real.
+        """
+        running = self.current
+        if running is None:
+            return
+        if new.bundle.origin == "synthetic" and running.bundle.origin != "synthetic":
+            raise BundleError(
+                f"{new.version} does not take the place of {running.version}",
+                expected="a model trained on real rows",
+                got="one trained on synthetic rows",
+                remedy="train on the real table",
+            )
+        reasons = incompatibilities(running.bundle.contract, new.bundle.contract)
+        if reasons:
+            raise IncompatibleError(
+                f"{new.version} would break the clients of {running.version}",
+                got="; ".join(reasons[:5]),
+                remedy="restart the service with it once its clients are ready, or serve it "
+                "under another address",
+            )
+
+    def swap(self, new: LoadedModel) -> LoadedModel | None:
+        """Let `new` serve from now on and return what served before.
+
+        Raises:
+            BundleError: See `check`.
+            ConfigError: Another version is pinned.
+        """
+        with self._lock:
+            self.check(new)
+            if self.pinned is not None and new.version != self.pinned:
+                raise ConfigError(
+                    f"{new.version} does not serve", got=f"{self.pinned} is pinned",
+                    remedy="unpin it first",
+                )  # fmt: skip
+            before = self.current
+            self.previous, self.current = before, new
+            return before
+
+    def relabel(self, same: LoadedModel) -> None:
+        """Note that the running version is now offered by another source, or anew."""
+        with self._lock:
+            if self.current is not None and self.current.version == same.version:
+                self.current = replace(self.current, source=same.source, identity=same.identity)
+
+    def rollback(self) -> LoadedModel:
+        """Let the previous model serve again, at once; a second call undoes the first.
+
+        The version left is barred: sources that still offer it are not followed, while any other
+        version that they come to offer is.
+
+        Raises:
+            ConfigError: There is no previous model, or the running one is pinned.
+        """
+        with self._lock:
+            return self._return_to_previous()
+
+    def pin(self, version: str) -> LoadedModel:
+        """Stay with `version`, the running or the previous one, whatever the sources offer.
+
+        Raises:
+            ConfigError: No such version is in memory.
+        """
+        with self._lock:
+            if self.current is None or self.current.version != version:
+                if self.previous is None or self.previous.version != version:
+                    held = [one.version for one in (self.current, self.previous) if one]
+                    raise ConfigError(
+                        f"the version {version!r} is not in memory",
+                        expected=f"one of {', '.join(held)}" if held else "a model to be loaded",
+                    )
+                self.pinned = None
+                self._return_to_previous()
+            self.pinned = version
+            assert self.current is not None  # noqa: S101 - just found
+            return self.current
+
+    def unpin(self) -> None:
+        """Follow the sources again; also those versions that were rolled back from."""
+        with self._lock:
+            self.pinned, self.barred = None, frozenset()
+
+    def _return_to_previous(self) -> LoadedModel:
+        if self.previous is None or self.current is None:
+            raise ConfigError("there is no previous model to go back to")
+        if self.pinned is not None:
+            raise ConfigError(f"{self.pinned} is pinned", remedy="unpin it first")
+        left, back = self.current, self.previous
+        self.current, self.previous = back, left
+        self.barred = (self.barred | {left.version}) - {back.version}
+        return back

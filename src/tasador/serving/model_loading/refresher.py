@@ -1,0 +1,283 @@
+"""The refresher: watches what the sources offer and swaps the running model for a newer one."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasador.core import clock as wall
+from tasador.core.errors import BundleError, TasadorError
+from tasador.serving.model_loading.cascade import Cascade, Hop
+from tasador.serving.model_loading.memory import give_memory_back
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+
+_log = logging.getLogger(__name__)
+#: Seconds between two rounds while there is no model at all.
+_EAGER_S = 2.0
+_MOST_VERSIONS = 1000
+
+
+@dataclass(frozen=True)
+class RefreshReport:
+    """What the refresher has done so far.
+
+    Attributes:
+        polls: Rounds of looking at what the sources offer.
+        swaps: Models that began to serve, the first included.
+        refused: Bundles that were not taken: damaged, incompatible, synthetic over real.
+        errors: How often a source that was asked did not answer.
+        last_error: What went wrong in the last round, in one line: a source failed, offers nothing,
+            or still offers what was refused; None when nothing did.
+        last_poll_at: When the last round ended, ISO 8601 in UTC.
+        copy_error: Why there is no last good copy of the running model; None when there is.
+        running: Whether the thread is.
+    """
+
+    polls: int = 0
+    swaps: int = 0
+    refused: int = 0
+    errors: int = 0
+    last_error: str | None = None
+    last_poll_at: str | None = None
+    copy_error: str | None = None
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class RefreshEvents:
+    """Called from the refresher's thread; whatever they raise is logged and ignored.
+
+    Attributes:
+        on_swap: A model began to serve: the new one, and the one before or None.
+        on_refused: A bundle was not taken: source, identity, reason.
+        on_poll: A round ended: its seconds, and what went wrong or None.
+    """
+
+    on_swap: Callable[[LoadedModel, LoadedModel | None], None] = lambda *_: None
+    on_refused: Callable[[str, str, str], None] = lambda *_: None
+    on_poll: Callable[[float, str | None], None] = lambda *_: None
+
+
+@dataclass
+class _Counts:
+    polls: int = 0
+    swaps: int = 0
+    refused: int = 0
+    errors: int = 0
+    last_error: str | None = None
+    last_poll_at: str | None = None
+    copy_error: str | None = None
+
+
+class Refresher:
+    """Keeps the holder's model the one that the first answering source offers.
+
+    One round: sources are asked for their identity in the configured order, down to the one that
+    the running model came from. Those below it are not: a registry that is down does not make a
+    service go back to what an older store holds. The first source that offers something else than
+    what runs gives it; it is loaded and warmed up beside the running model and swapped in. With
+    no model, the whole cascade is tried every 2 s.
+
+    A refused bundle is remembered by its identity and not fetched again until the source offers
+    another one. Every failure leaves the running model alone.
+
+    Args:
+        cascade: The sources.
+        holder: Where the running model is.
+        events: Told what happens.
+    """
+
+    def __init__(
+        self, cascade: Cascade, holder: ModelHolder, events: RefreshEvents | None = None
+    ) -> None:
+        self.cascade, self.holder = cascade, holder
+        self._events = events or RefreshEvents()
+        self._settings = cascade.settings
+        self._counts = _Counts()
+        self._error: str | None = None
+        self._ended = time.monotonic()
+        self._versions: dict[tuple[str, str], str] = {}
+        self._round = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._first = threading.Event()
+        self._thread: threading.Thread | None = None
+        cascade.refusals.on_new = self._refused
+        self._jitter = random.Random()  # noqa: S311 - spreads polls of many servers
+
+    def start(self) -> None:
+        """Start the thread; its first round begins at once. A second call changes nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tasador refresher", daemon=True)
+            self._thread.start()
+
+    def wait_for_first(self, timeout_s: float) -> bool:
+        """Wait until the first round has ended; whether it has. There may still be no model."""
+        return self._first.wait(timeout_s)
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """Stop the thread within `timeout_s`; whether it has ended.
+
+        A source that hangs is not waited for; the model goes on serving.
+        """
+        self._stop.set()
+        self.cascade.cancel()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last round ended, or since the refresher was made."""
+        return time.monotonic() - self._ended
+
+    def poll_soon(self) -> None:
+        """Begin the next round now instead of after the pause."""
+        self._wake.set()
+
+    def report(self) -> RefreshReport:
+        """Return what has been done so far."""
+        running = self._thread is not None and self._thread.is_alive()
+        return RefreshReport(**vars(self._counts), running=running)
+
+    def refresh(self, *, force: bool = False) -> bool:
+        """Do one round in the calling thread; whether a model was swapped in.
+
+        Args:
+            force: Fetch again what was refused before.
+        """
+        with self._round:
+            if force:
+                self.cascade.refusals.clear()
+            started = time.monotonic()
+            before = self._counts.swaps
+            self._error = None
+            try:
+                self._look()
+            except TasadorError as error:
+                self._fail(error)
+            except Exception as error:  # a fault of ours, which health must not pass over
+                _log.exception("a round of the refresher failed; the running model goes on")
+                self._fail(error)
+            if self._counts.swaps > before:
+                give_memory_back()
+            self._counts.last_error = self._error
+            self._counts.polls += 1
+            self._counts.last_poll_at = wall.timestamp()
+            self._ended = time.monotonic()
+            self._tell(self._events.on_poll, time.monotonic() - started, self._counts.last_error)
+            return self._counts.swaps > before
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                self.refresh()
+            except Exception:
+                _log.exception("a round of the refresher failed; the running model goes on")
+            if self.holder.current is None and not self._first.is_set():
+                _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
+            self._first.set()
+            self._wake.wait(self._pause())
+
+    def _pause(self) -> float:
+        pause = self._settings.poll_s
+        if self.holder.current is None:
+            pause = min(pause, _EAGER_S)
+        share = self._settings.poll_jitter
+        return pause * self._jitter.uniform(1.0 - share, 1.0 + share)
+
+    def _look(self) -> None:
+        if self.holder.pinned is not None:
+            return
+        if self.holder.current is None:
+            self._load_any()
+            return
+        for hop in self._to_ask(self.holder.current):
+            if self._stop.is_set() or self._follow(hop, self.holder.current):
+                return
+
+    def _to_ask(self, running: LoadedModel) -> tuple[Hop, ...]:
+        hops = [hop for hop in self.cascade.hops if hop.name != "last_good"]
+        names = [hop.name for hop in hops]
+        if running.source in names:
+            return tuple(hops[: names.index(running.source) + 1])
+        return tuple(hops)
+
+    def _follow(self, hop: Hop, running: LoadedModel) -> bool:
+        """Take what a source offers if it is new; True when no further source is to be asked."""
+        try:
+            identity = hop.identity(cancelled=self.cascade.cancelled)
+            if (hop.name, identity) == (running.source, running.identity):
+                return True
+            if self._versions.get((hop.name, identity)) in self.holder.barred:
+                return False
+            loaded = self.cascade.load_from(hop, self._accept, identity=identity)
+            self._take(loaded, running)
+        except BundleError as error:  # it answered: nothing there, or nothing fit to serve
+            self._error = str(error)
+            return False
+        except TasadorError as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _accept(self, loaded: LoadedModel) -> None:
+        """Prove a model beside the running one.
+
+        Raises:
+            BundleError: It must not serve.
+        """
+        if len(self._versions) > _MOST_VERSIONS:
+            self._versions.clear()
+        self._versions[loaded.source, loaded.identity] = loaded.version
+        running = self.holder.current
+        if running is None:
+            warm_up(loaded.bundle)
+        elif loaded.version != running.version and loaded.version not in self.holder.barred:
+            self.holder.check(loaded)
+            warm_up(loaded.bundle)
+            warm_up_explanations(loaded.bundle)
+
+    def _take(self, loaded: LoadedModel, running: LoadedModel) -> None:
+        if loaded.version == running.version:
+            self.holder.relabel(loaded)
+            loaded.discard()
+        elif loaded.version in self.holder.barred:
+            loaded.discard()
+        else:
+            self._swap(loaded)
+
+    def _load_any(self) -> None:
+        """Take the first model that can be had; explanations are warmed up once it serves."""
+        loaded = self.cascade.load(self._accept)
+        self._swap(loaded)
+        warm_up_explanations(loaded.bundle)
+
+    def _swap(self, loaded: LoadedModel) -> None:
+        before = self.holder.swap(loaded)
+        self._counts.swaps += 1
+        _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
+        self._tell(self._events.on_swap, loaded, before)
+        self._first.set()
+        self._counts.copy_error = self.cascade.keep(loaded)
+
+    def _refused(self, source: str, identity: str, reason: str) -> None:
+        self._counts.refused += 1
+        self._tell(self._events.on_refused, source, identity, reason)
+
+    def _fail(self, error: Exception) -> None:
+        self._counts.errors += 1
+        self._error = str(error) or type(error).__name__
+
+    def _tell(self, listener: Callable[..., None], *what: object) -> None:
+        try:
+            listener(*what)
+        except Exception:
+            _log.exception("a listener of the refresher failed")

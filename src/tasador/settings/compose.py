@@ -1,0 +1,147 @@
+"""Compose the settings of a run with Hydra: defaults, groups, the user's ``conf/``, overrides."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tasador.contract.reader import from_dict
+from tasador.core.errors import ConfigError
+from tasador.core.hashing import to_plain
+from tasador.settings.build import convert, unknown
+from tasador.settings.run import STEP_NAMES, RunSettings
+
+
+def conf_folder() -> Path:
+    """Return the folder of the configuration that ships with the package."""
+    return Path(str(importlib.resources.files("tasador"))) / "conf"
+
+
+def datasets(project: Path | None = None) -> list[str]:
+    """Return the names that ``dataset=`` takes: the shipped ones and the project's."""
+    folders = [conf_folder(), *([] if project is None else [project / "conf"])]
+    return sorted({path.stem for f in folders for path in (f / "dataset").glob("*.yaml")})
+
+
+def compose(overrides: Sequence[str], project: Path | None = None) -> RunSettings:
+    """Return the settings for a run.
+
+    Args:
+        overrides: Hydra overrides, e.g. ``["dataset=diamonds", "sweep.trials=5"]``.
+        project: Folder whose ``conf/`` adds to the shipped groups; a file there wins.
+
+    Raises:
+        ConfigError: A key, value or group that nobody knows.
+    """
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(
+                f"{override!r} is not a setting",
+                expected="key=value",
+                remedy="for example dataset=diamonds or sweep.trials=5",
+            )
+    plain = _composed(overrides, project)
+    contract = from_dict(plain.pop("dataset"))
+    steps = plain.get("steps") or []
+    if not isinstance(steps, list):
+        raise ConfigError("steps: expected a list, e.g. steps=[features]", got=repr(steps))
+    for step in [
+        *steps,
+        *([plain["from_step"]] if plain["from_step"] else []),
+    ]:
+        if step not in STEP_NAMES:
+            raise unknown(f"steps.{step}", str(step), STEP_NAMES)
+    hints = get_type_hints(RunSettings)
+    known = [name for name in hints if name != "contract"]
+    for name in plain:
+        if name not in known:
+            raise unknown(name, name, known)
+    values = {name: convert(value, hints[name], name) for name, value in plain.items()}
+    return RunSettings(contract=contract, **values)
+
+
+def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
+    search = [] if project is None else [_search_path(project)]
+    GlobalHydra.instance().clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                config = hydra_compose("config", overrides=[*search, *overrides])
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise _explained(error, project) from None
+    finally:
+        GlobalHydra.instance().clear()
+    if not isinstance(plain, dict):
+        raise ConfigError("the configuration is not a mapping")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _search_path(project: Path) -> str:
+    folder = str((project / "conf").resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.searchpath=['file://{folder}']"
+
+
+def _explained(error: Exception, project: Path | None) -> ConfigError:
+    """Turn Hydra's message into ours, with the datasets there are when one was not found."""
+    text = str(error).split("\nfull_key")[0].strip()
+    if isinstance(error, yaml.YAMLError):
+        return ConfigError(
+            f"a file of the configuration is not valid YAML: {' '.join(text.split())}",
+            remedy="correct it at the place named",
+        )
+    if "dataset/" in text:
+        known = datasets(project)
+        asked = text.split("dataset/", 1)[1].split("'", 1)[0].split("\n", 1)[0]
+        close = difflib.get_close_matches(asked, known, n=1)
+        return ConfigError(
+            f"unknown dataset {asked!r}",
+            expected=f"one of {', '.join(known)}",
+            remedy=(
+                f"did you mean {close[0]!r}?"
+                if close
+                else "write its contract with `tasador init FILE --target COLUMN`"
+            ),
+        )
+    missing = re.search(r"Could not override '([\w.]+)'", text)
+    if missing is not None:
+        return _no_such_key(missing[1].split("."))
+    lines = [line for line in text.splitlines() if line.strip()]
+    return ConfigError(
+        f"the configuration cannot be composed: {' '.join(lines[:3])}",
+        remedy="see docs/reference/configuration.md for the keys there are",
+    )
+
+
+def _no_such_key(path: list[str]) -> ConfigError:
+    """Return the error for a key that the composed defaults do not have."""
+    node: Any = _composed([], None)
+    for depth, name in enumerate(path):
+        if not isinstance(node, dict) or name not in node:
+            known = sorted(node) if isinstance(node, dict) else []
+            return unknown(".".join(path[: depth + 1]), name, known)
+        node = node[name]
+    where = ".".join(path)
+    return ConfigError(
+        f"{where}: a value between braces is merged into what is there and may not add keys",
+        remedy=f"add a key with +{where}.NAME=..., take one away with ~{where}.NAME",
+    )
+
+
+def to_yaml(value: Any) -> str:
+    """Return plain values or dataclasses as YAML text, keys in their order."""
+    return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,301 @@
+"""`SourceSettings`: where a service gets its model from, and how long it waits for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from tasador.core.errors import ConfigError
+from tasador.settings.records import RecordSettings
+
+SOURCE_NAMES = ("mlflow", "object_store", "local", "last_good")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where bundles come from; a source that is not configured is passed over.
+
+    Attributes:
+        model_name: The model's name in the registry; also picks one out of a folder of bundles.
+            Empty: the only model of the registry, and a folder's newest bundle.
+        alias: The registry's alias to follow. Empty: the champion; before there is one, the newest
+            version that was neither rejected nor rolled back.
+        version: A registered version to use instead of an alias: its number, the bundle's version
+            or 7 digits of its content hash; null follows the alias.
+        order: The sources, in the order in which they are tried.
+        tracking_uri: The registry: ``http(s)://`` of an MLflow server, or ``sqlite:///`` of the
+            embedded one.
+        object_store: Where bundles are published: ``gs://bucket/prefix``, ``s3://bucket/prefix``
+            or a folder.
+        local: A bundle's folder, or a folder of them.
+        last_good: Folder for a copy of the bundle that last served; null keeps none.
+        poll_s: Seconds between two looks at what the sources offer.
+        poll_jitter: Share of `poll_s` by which each pause is made longer or shorter by chance.
+        answer_s: Seconds in which a source must say what it offers, with all retries.
+        hop_deadline_s: Seconds in which a bundle must be fetched and loaded, with all retries.
+        connect_s: Seconds for one connection.
+        read_s: Seconds of silence on one connection.
+        attempts: Most attempts of one question or download.
+        breaker_failures: Failures in a row after which a source is left alone.
+        breaker_reset_s: Seconds for which it is.
+        refused_again_s: Most seconds until a refused bundle is tried again (first after
+            2 s, then each time after twice as long), while there is no
+            model at all. With a model it is not, until the source offers another one.
+        threads: Threads that share a batch of rows.
+        trusted_keys: PEM files of public keys; when there are any, a bundle that none of them
+            signed is refused, wherever it comes from, by the service and by every command. Empty:
+            the workspace's ``keys/signing.pub`` if it exists. Needs the extra ``signing``.
+    """
+
+    model_name: str = ""
+    alias: str = ""
+    version: str | None = None
+    order: tuple[str, ...] = SOURCE_NAMES
+    tracking_uri: str | None = None
+    object_store: str | None = None
+    local: str | None = None
+    last_good: str | None = None
+    poll_s: float = 8.0
+    poll_jitter: float = 0.2
+    answer_s: float = 5.0
+    hop_deadline_s: float = 30.0
+    connect_s: float = 2.0
+    read_s: float = 5.0
+    attempts: int = 3
+    breaker_failures: int = 5
+    breaker_reset_s: float = 60.0
+    refused_again_s: float = 900.0
+    threads: int = 1
+    trusted_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.order if name not in SOURCE_NAMES]
+        if unknown or len(set(self.order)) != len(self.order):
+            raise ConfigError(
+                "the order of the sources cannot be meant",
+                expected=f"each of {', '.join(SOURCE_NAMES)} at most once",
+                got=", ".join(self.order),
+            )
+        times = ("poll_s", "answer_s", "hop_deadline_s", "connect_s", "read_s", "breaker_reset_s")
+        for name in times:
+            if not 0.0 < getattr(self, name) < 86_400.0:
+                raise ConfigError(
+                    f"{name} cannot be meant",
+                    expected="seconds, above 0 and below a day",
+                    got=str(getattr(self, name)),
+                )
+        if self.attempts < 1 or self.breaker_failures < 1 or not 0.0 <= self.poll_jitter < 1.0:
+            raise ConfigError(
+                "the settings of the sources cannot be meant",
+                expected="attempts >= 1, breaker_failures >= 1, 0 <= poll_jitter < 1",
+                got=f"{self.attempts}, {self.breaker_failures}, {self.poll_jitter}",
+            )
+
+
+PREFIX = "TASADOR_"
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the service listens.
+
+    Attributes:
+        host: Address to listen on; the default is reached from this machine only.
+        port: Port to listen on; 0 takes a free one.
+        workers: Processes that share the port.
+        log_level: Least level that is logged.
+        log_format: ``json``, ``text``, or ``auto``: text on a terminal, JSON elsewhere.
+        access_log: Whether every request is logged; refused and failed ones always are.
+        drain_s: Seconds that requests under way get to finish on SIGTERM.
+        keep_alive_s: Seconds after which an idle connection is closed.
+        header_timeout_s: Seconds that a connection may take to send a request's first line and
+            headers.
+        metrics_folder: Where workers share their counters; null takes a temporary folder.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    access_log: bool = False
+    drain_s: float = 10.0
+    keep_alive_s: int = 15
+    header_timeout_s: float = 10.0
+    metrics_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """How much one request, and all together, may ask for.
+
+    Attributes:
+        batch: Most rows in one request.
+        body_bytes: Longest body of a request.
+        upload_bytes: Longest file sent to ``/api/v1/score``.
+        in_flight: Most requests under way; more are answered 503 with Retry-After.
+        request_s: Seconds after which a request is given up.
+        upload_s: The same for ``/api/v1/score``.
+        rate_per_s: Requests per second that one client may send; 0 for any number.
+        burst: Requests that a client may send at once within that rate.
+    """
+
+    batch: int = 1000
+    body_bytes: int = 4 * MIB
+    upload_bytes: int = 1024 * MIB
+    in_flight: int = 512
+    request_s: float = 10.0
+    upload_s: float = 600.0
+    rate_per_s: float = 0.0
+    burst: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """Who is let in.
+
+    Attributes:
+        trusted_proxies: Addresses and networks, such as ``10.0.0.0/8``, of the proxies before the
+            service. Only from these is ``X-Forwarded-For`` believed, for the rates of clients and
+            the limit of wrong keys; ``socket`` believes it from a Unix socket. None by default.
+        keys: API keys as ``name:role:sha256``; `tasador keys new` makes them. Roles are ``client``,
+            ``importer`` (may also report outcomes of other clients' predictions) and ``admin``.
+            With none, everybody may value rows and nobody may use the admin routes.
+        keys_file: A file with one such line each; read again within seconds of a change.
+        allowed_hosts: Names under which the service may be called, ``*.example.org`` for all below;
+            empty accepts any. Probes are exempt.
+        cors_origins: Origins whose pages may call the service; none by default.
+        metrics_public: Whether ``/metrics`` is read without a key.
+        failures_per_minute: Wrong keys that one peer may send, before it is told to wait; a right
+            key is let in all the same.
+    """
+
+    keys: tuple[str, ...] = ()
+    keys_file: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    metrics_public: bool = True
+    failures_per_minute: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Whether predictions are remembered for rows that come again, bit for bit.
+
+    Attributes:
+        kind: ``off``, ``memory`` (each process its own) or ``redis`` (shared).
+        size: Rows that a process remembers.
+        url: Of Redis, e.g. ``redis://localhost:6379/0``.
+        timeout_s: Longest time a request waits for Redis.
+        keep_s: Seconds that Redis keeps a row.
+        reset_s: Seconds that a Redis which failed repeatedly is left alone.
+    """
+
+    kind: Literal["off", "memory", "redis"] = "off"
+    size: int = 100_000
+    url: str | None = None
+    timeout_s: float = 0.005
+    keep_s: float = 86_400.0
+    reset_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySettings:
+    """How a server takes part in experiments that `tasador canary start` begins.
+
+    Attributes:
+        enabled: Whether it does; needs a registry and records.
+        poll_s: Seconds between two looks at the experiment's state.
+        deaf_s: Seconds without the database after which the challenger gets no traffic here.
+        queue: Requests that wait to be valued in shadow; more are not shadowed, and counted.
+        idle_factor: How much longer the shadow's thread rests than it works.
+    """
+
+    enabled: bool = True
+    poll_s: float = 2.0
+    deaf_s: float = 15.0
+    queue: int = 256
+    idle_factor: float = 4.0
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Everything that the service is told.
+
+    Attributes:
+        server: Where it listens.
+        limits: What a request may ask for.
+        security: Who is let in.
+        source: Where its model comes from.
+        records: Where valuations are written.
+        cache: Whether predictions are remembered.
+        canary: How it takes part in experiments.
+    """
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    source: SourceSettings = field(default_factory=SourceSettings)
+    records: RecordSettings = field(default_factory=RecordSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    canary: CanarySettings = field(default_factory=CanarySettings)
+
+
+def variable(section: str, key: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{PREFIX}{section.upper()}__{key.upper()}"
+
+
+def read_settings(environment: Mapping[str, str]) -> ServeSettings:
+    """Read the settings from environment variables.
+
+    ``TASADOR_RECORDS__URL`` sets ``records.url``; lists are separated by commas; an empty text
+    stands for null where a setting may be null. Variables of other sections are not looked at.
+
+    Raises:
+        ConfigError: A variable names no setting, or its value cannot be meant.
+    """
+    sections = {found.name: found.default_factory for found in fields(ServeSettings)}
+    given: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for name, text in environment.items():
+        section, separator, key = name.removeprefix(PREFIX).lower().partition("__")
+        if name.startswith(PREFIX) and separator and section in given:
+            given[section][key] = text
+    read = {name: _read_section(name, sections[name], given[name]) for name in sections}
+    return ServeSettings(**read)
+
+
+def _read_section(section: str, kind: Any, given: Mapping[str, str]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {found.name: str(found.type) for found in fields(kind)}
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"{variable(section, key)} sets nothing",
+                expected=f"one of {', '.join(variable(section, name) for name in known)}",
+                remedy=f"did you mean {variable(section, close[0])}?" if close else "remove it",
+            )
+    values = {key: _value(text, known[key]) for key, text in given.items()}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [variable(section, str(place)) for place in first["loc"][:1]]
+        raise ConfigError(
+            f"{where[0] if where else section} cannot be meant",
+            expected=str(first["msg"]),
+            # the value may be a secret pasted into the wrong variable
+            got=f"a text of {len(str(first.get('input')))} characters",
+        ) from None
+
+
+def _value(text: str, kind: str) -> Any:
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return None if text == "" and "None" in kind else text

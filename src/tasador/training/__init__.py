@@ -1,0 +1,1 @@
+"""The seven steps and the run."""

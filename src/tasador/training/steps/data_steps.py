@@ -1,0 +1,142 @@
+"""Download, segregate."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasador.core.escape import cell
+from tasador.core.hashing import sha256_file, to_plain
+from tasador.data import sources
+from tasador.data.profile import reference_profile
+from tasador.data.split import split_table
+from tasador.data.table import SealedPart, Table
+from tasador.data.validation import validate_table
+from tasador.reporting import data_plots
+from tasador.reporting.cards import CardBuilder
+from tasador.training.context import RunState, load_json, load_part, needed, save_json, save_part
+
+
+def download_inputs(state: RunState) -> Any:
+    """Return what decides which bytes are read: the source, and the local file's own hash."""
+    if state.table is not None:
+        return to_plain(state.table)
+    settings = state.settings.download
+    local = sources.find_local(state.settings.contract, settings.search)
+    content = None if local is None else [str(local), sha256_file(local)]
+    return [state.settings.contract.source, settings, state.settings.seed, content]
+
+
+def download(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Read the table from the first source that has it and store it by content hash."""
+    table = _table(state)
+    card.fact("Source", table.source)
+    card.fact("Origin", table.origin)
+    card.fact("Rows", table.frame.height)
+    card.fact("Columns", table.frame.width)
+    card.fact("Content hash", table.content_hash, "SHA-256 of the stored Parquet file")
+    for warning in table.warnings:
+        card.warn(warning)
+    save_json(
+        folder / "table.json",
+        {
+            "content_hash": table.content_hash,
+            "origin": table.origin,
+            "source": table.source,
+            "warnings": table.warnings,
+        },
+    )
+
+
+def _table(state: RunState) -> Table:
+    settings, folder = state.settings.download, state.workspace / "data"
+    given = state.table
+    if given is not None:
+        frame = sources.read_stored(folder, given.content_hash)
+        return Table(frame, given.content_hash, given.origin, given.source)
+    return sources.load_table(
+        state.settings.contract,
+        folder,
+        search=settings.search,
+        allow_synthetic=settings.allow_synthetic,
+        timeout_s=settings.timeout_s,
+        attempts=settings.attempts,
+        offline=settings.offline,
+        synthetic_rows=settings.synthetic_rows,
+        seed=state.settings.seed,
+    )
+
+
+def load_download(state: RunState, folder: Path) -> None:
+    """Take the table's identity; its rows are read only by the step that needs them."""
+    plain = load_json(folder / "table.json")
+    sources.read_stored(state.workspace / "data", plain["content_hash"])
+    state.content_hash, state.origin = plain["content_hash"], plain["origin"]
+    state.source = plain["source"]
+
+
+def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Validate the rows against the contract, then split them."""
+    settings, contract = state.settings.segregate, state.settings.contract
+    content_hash = needed(state.content_hash, "download")
+    table = Table(
+        frame=sources.read_stored(state.workspace / "data", content_hash),
+        content_hash=content_hash,
+        origin=needed(state.origin, "download"),
+        source=needed(state.source, "download"),
+    )
+    validated = validate_table(
+        table,
+        contract,
+        max_refused_share=settings.max_refused_share,
+        min_rows=settings.min_rows,
+    )
+    splits = split_table(
+        validated, method=settings.method, seed=settings.seed, test_share=settings.test_share
+    )
+    save_part(folder / "train.npz", splits.train)
+    splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
+    save_json(folder / "refused.json", {"count": len(validated.refused)})
+    with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "column", "reason"])
+        writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
+    save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
+    card.fact("Rows accepted", len(validated.y))
+    card.fact("Rows refused", len(validated.refused))
+    card.fact("Split", settings.method, f"seed {settings.seed}")
+    card.fact("Training rows", len(splits.train))
+    card.fact("Sealed test rows", len(splits.sealed), "opened once, by the register step")
+    for warning in (*validated.warnings, *splits.warnings):
+        card.warn(warning)
+    if validated.refused:
+        first = validated.refused[0]
+        card.warn(
+            f"{len(validated.refused)} of {table.frame.height} rows were refused and are not used, "
+            f"the first is row {first.number}: {first.column!r}: {first.reason}"
+        )
+        card.table(
+            "Refused rows",
+            ("row", "column", "reason"),
+            [(r.number, r.column, r.reason) for r in validated.refused[:50]],
+            note="The first 50; all are in refused.csv beside the cached result.",
+        )
+        reasons = Counter(f"{r.column}: {r.reason}"[:60] for r in validated.refused)
+        card.figure(data_plots.refused_bars(dict(reasons.most_common(12))))
+    target = contract.target
+    card.figure(
+        data_plots.target_histogram(
+            splits.train.y, name=target.name, unit=target.unit, cap=target.cap
+        ),
+        data_plots.column_histograms(contract, splits.train.X),
+        data_plots.split_bars(len(splits.train), len(splits.sealed)),
+    )
+
+
+def load_segregate(state: RunState, folder: Path) -> None:
+    """Take the training part and the sealed test part."""
+    state.train = load_part(folder / "train.npz")
+    state.sealed = SealedPart(load_part(folder / "sealed.npz"))
+    state.refused = load_json(folder / "refused.json")["count"]

@@ -1,0 +1,134 @@
+"""Features: how many clusters, then everything fitted on all training rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tasador.features.pipeline import FittedFeatures
+from tasador.features.plan import rank_correlations
+from tasador.metrics.regression import label
+from tasador.reporting import data_plots, evaluation_plots
+from tasador.reporting.cards import CardBuilder
+from tasador.selection.cluster_selection import ClusterChoice, ClusterEvidence, choose_clusters
+from tasador.settings.run import Criterion
+from tasador.training.context import RunState, load_json, needed, save_array, save_json
+from tasador.training.steps.model_steps import compared_part, note_sample, pipeline_of, random_folds
+
+_CLUSTER_FOLDS = 3
+_STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together
+
+
+def features(state: RunState, folder: Path, card: CardBuilder) -> None:
+    """Fit the features on all training rows and keep them, with the cross-fitted matrix."""
+    train = needed(state.train, "segregate")
+    target = state.transform.forward(train.y)
+    choice = _choose_clusters(state)
+    configured = state.settings.features.clusters or 0
+    by = state.settings.features.clusters_by
+    state.clusters = configured if choice is None else choice.by(by)
+    save_json(folder / "clusters.json", {"clusters": state.clusters, "evidence": choice})
+    fitted, Z = pipeline_of(state).fit_transform(train.X, target)
+    spec, arrays = fitted.state()
+    save_json(folder / "features.json", spec)
+    np.savez(folder / "features.npz", allow_pickle=False, **arrays)
+    save_array(folder / "train.npy", Z)
+    some = slice(None, None, -(-len(Z) // _STRENGTH_ROWS))
+    strength = np.abs(rank_correlations(Z[some], target[some]))
+    card.fact("Features", len(fitted.names))
+    card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
+    card.fact("Comparables", 0 if fitted.index is None else fitted.index.size)
+    if fitted.plan is not None:
+        card.fact("Near in", ", ".join(fitted.plan.near))
+        card.fact("Similar by", fitted.plan.similar_by or "nothing")
+    card.note(
+        "Features made from targets (comparables, target means) are cross-fitted on train: no row "
+        "sees its own target. At predict time they use all training rows."
+    )
+    card.figure(data_plots.correlation_bars(fitted.names, strength))
+    if choice is not None:
+        _show_clusters(card, choice, by)
+        note_sample(state, card)
+
+
+def _choose_clusters(state: RunState) -> ClusterChoice | None:
+    """Measure how many clusters are worth it, where that is asked for and there is a map."""
+    settings = state.settings
+    if settings.features.clusters is not None or settings.contract.coordinates is None:
+        return None
+    part, bare = compared_part(state), pipeline_of(state, 0)
+    points = bare.fit(part.X, state.transform.forward(part.y)).points(part.X)
+    if points is None:
+        return None
+    folds = random_folds(state, 0)[:_CLUSTER_FOLDS]
+    del state.folds[0]  # large, and made again in the rare case that no clusters are best
+    return choose_clusters(
+        folds,
+        points,
+        part,
+        state.transform,
+        most=settings.features.most_clusters,
+        metric=settings.selection.scoring,
+        held_share=1.0 / settings.selection.folds,
+        seed=settings.seed,
+    )
+
+
+def load_features(state: RunState, folder: Path) -> None:
+    """Take the number of clusters, the fitted features and the training matrix."""
+    state.clusters = load_json(folder / "clusters.json")["clusters"]
+    with np.load(folder / "features.npz", allow_pickle=False) as arrays:
+        state.fitted = FittedFeatures.from_state(
+            state.settings.contract, load_json(folder / "features.json"), dict(arrays)
+        )
+    state.Z = np.load(folder / "train.npy", allow_pickle=False)
+
+
+def _show_clusters(card: CardBuilder, choice: ClusterChoice, by: Criterion) -> None:
+    name = label(choice.metric)
+    none = choice.tried[0]
+    card.fact(
+        "Number of clusters by evidence",
+        choice.by(by),
+        f"by {name} {choice.by('error')}, by silhouette {choice.by('silhouette')}, by "
+        f"Davies-Bouldin {choice.by('davies_bouldin')}; features.clusters_by={by} decides",
+    )
+    card.note(
+        f"The errors are the model's cross-validated {name}. Within one standard error of the "
+        "best (Nadeau and Bengio's, of the paired difference) and so not told apart by these "
+        f"folds: {', '.join(map(str, choice.alike))} clusters. Geometry is reported "
+        "beside it; it knows nothing of the target."
+    )
+    card.table(
+        "Numbers of clusters",
+        ("clusters", name, "spread", "standard error", "silhouette", "Davies-Bouldin", "inertia"),
+        [
+            (e.clusters, e.mean, float(np.std(e.errors, ddof=1)), e.standard_error, *_geometry(e))
+            for e in choice.tried
+        ],
+        note=f"{len(none.errors)} folds of train, a small LightGBM on all features. The standard "
+        "error is that of the difference from the best. Inertia is in "
+        "squared degrees, silhouette is a sample's.",
+    )
+    card.figure(
+        evaluation_plots.cluster_evidence(
+            [e.clusters for e in choice.tried],
+            [e.mean for e in choice.tried],
+            [e.standard_error for e in choice.tried],
+            {
+                "silhouette (more is better)": [e.silhouette for e in choice.tried],
+                "Davies-Bouldin (less is better)": [e.davies_bouldin for e in choice.tried],
+                "inertia (look for the elbow)": [e.inertia for e in choice.tried],
+            },
+            metric=name,
+            chosen=choice.by(by),
+        )
+    )
+
+
+def _geometry(evidence: ClusterEvidence) -> tuple[float | None, ...]:
+    """Return the geometric measures; None for features without clusters."""
+    if not evidence.clusters:
+        return None, None, None
+    return evidence.silhouette, evidence.davies_bouldin, evidence.inertia

@@ -1,0 +1,203 @@
+"""The final model: which models it averages, how they are fitted, exported and proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.parallel.threads import in_parallel
+from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
+from tasador.selection.evaluation.ensembling import (
+    Bias,
+    Member,
+    Pick,
+    measure_bias,
+    pick_members,
+    pool_of,
+)
+from tasador.selection.evaluation.folds import (
+    Fold,
+    blocked_assignment,
+    folds_for,
+    held_out,
+    make_folds,
+    random_assignment,
+)
+from tasador.selection.evaluation.test_metrics import CrossValidation, cross_validation, out_of_fold
+from tasador.selection.families.catalog import family
+from tasador.training.context import RunState, needed
+from tasador.training.steps.model_steps import compared_part, pipeline_of, random_folds
+from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
+from tasador.trees.onnx_export import to_onnx
+from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.tree_shap import Contributions, LinearContributions, TreeContributions
+
+Floats = NDArray[np.float64]
+_TIMED_CALLS = 200
+
+
+@dataclass(frozen=True)
+class FinalChoice:
+    """What the final model is, decided on training rows only.
+
+    Attributes:
+        members: The models it averages.
+        picks: How they were found.
+        bias: The bias measured out of fold, and the correction.
+        random_cv: Its out-of-fold answers by random cross-validation.
+    """
+
+    members: tuple[Member, ...]
+    picks: tuple[Pick, ...]
+    bias: Bias
+    random_cv: CrossValidation
+
+    @property
+    def shift(self) -> float:
+        """What is added to scores for the correction of the bias."""
+        return float(np.log(self.bias.factor))
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """The fitted model as it is shipped.
+
+    Attributes:
+        model: The ONNX graph.
+        onnx: The same, ready to run.
+        parity: How exactly it answers as the libraries do.
+        contributions: What explains it.
+        microseconds: Median time of one row in the graph, in this process.
+    """
+
+    model: bytes
+    onnx: OnnxRegressor
+    parity: Parity
+    contributions: Contributions
+    microseconds: float
+
+
+def choose_final(state: RunState) -> FinalChoice:
+    """Pick the models to average and measure their bias, by out-of-fold scores."""
+    settings, train = state.settings, needed(state.train, "segregate")
+    found, most = needed(state.sweep, "sweep"), settings.register.average
+    runners_up = [
+        (c.family, family(c.family).slow(c.params, settings.sweep.slowdown_for(len(train))))
+        for c in needed(state.search, "select").best_of_families()
+        if c.family != found.family
+    ][: most - 1]
+    pool = pool_of(found.family, found.final_params, runners_up, most, settings.seed)
+    folds = _folds_of_all(state)
+    rows = held_out(folds)
+    scores = out_of_fold(pool, folds, train, state.transform, "cross-validation")
+    metric = settings.sweep.metric
+    picks = pick_members(
+        pool,
+        [score[rows] for score in scores],
+        train.y[rows],
+        state.transform,
+        metric=metric,
+        most=most,
+        least_gain=settings.register.least_gain,
+    )
+    members = tuple(pick.member for pick in picks if pick.taken)
+    score = np.mean([scores[pool.index(member)] for member in members], axis=0)
+    bias = measure_bias(
+        score[rows],
+        train.y[rows],
+        state.transform,
+        metric=metric,
+        choice=settings.register.smearing,
+    )
+    names = needed(state.fitted, "features").names
+    shifted = score + np.log(bias.factor)
+    cv = cross_validation(shifted, folds, train, state.transform, names)
+    return FinalChoice(members, tuple(picks), bias, cv)
+
+
+def _folds_of_all(state: RunState) -> list[Fold]:
+    """Return random folds of all training rows, as many as it takes for `register.fold_rows`."""
+    settings, train = state.settings, needed(state.train, "segregate")
+    assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
+    numbers = folds_for(assignment, settings.register.fold_rows)
+    if compared_part(state) is train:
+        return [random_folds(state)[number] for number in numbers]
+    state.folds.clear()  # those of the compared rows; nothing asks for them after this
+    return list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
+
+
+def spatial_cross_validation(state: RunState, choice: FinalChoice) -> CrossValidation | None:
+    """Return the model's answers with whole areas held out; None without coordinates."""
+    settings, train = state.settings, needed(state.train, "segregate")
+    if settings.contract.coordinates is None:
+        return None
+    points = needed(state.fitted, "features").points(train.X)
+    assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
+    numbers = folds_for(assignment, settings.register.fold_rows)
+    folds = list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
+    scores = out_of_fold(choice.members, folds, train, state.transform, "spatial cross-validation")
+    score = np.mean(scores, axis=0) + choice.shift
+    names = needed(state.fitted, "features").names
+    return cross_validation(score, folds, train, state.transform, names)
+
+
+def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalModel:
+    """Fit on all training rows, export, and prove that the export answers as the libraries do."""
+    train, Z = needed(state.train, "segregate"), needed(state.Z, "features")
+    target, members = state.transform.forward(train.y), choice.members
+    threads = 0 if len(members) == 1 else 1
+
+    def fit(member: Member) -> Any:
+        return family(member.family).fit(member.params, Z, target, member.seed, threads)
+
+    fitted = dict(in_parallel(fit, members))
+    models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
+    exported = average(models, choice.shift)
+    model = to_onnx(exported)
+    onnx = OnnxRegressor(model, threads=2)
+    parity = check_parity(
+        _mean([_library(m, fitted[i]) for i, m in enumerate(members)], choice.shift),
+        onnx,
+        Z,
+        rows=state.settings.register.parity_rows,
+        seed=parity_seed,
+        thresholds=exported.thresholds() if isinstance(exported, TreeEnsemble) else None,
+    )
+    return FinalModel(model, onnx, parity, _contributions(exported, Z), _time_one_row(model, Z))
+
+
+def _library(member: Member, fitted: Any) -> Predict:
+    if member.family == "lightgbm":
+        return lightgbm_predictor(fitted)
+    return lambda Z: family(member.family).predict(fitted, Z)
+
+
+def _mean(predictors: Sequence[Predict], shift: float) -> Predict:
+    def predict(Z: Floats) -> Floats:
+        total = predictors[0](Z)
+        for other in predictors[1:]:
+            total = total + other(Z)
+        result: Floats = total / len(predictors) + shift
+        return result
+
+    return predict
+
+
+def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contributions:
+    if isinstance(model, TreeEnsemble):
+        return TreeContributions(model)
+    return LinearContributions.of_model(model, Z.mean(axis=0))
+
+
+def _time_one_row(model: bytes, Z: Floats) -> float:
+    onnx, times = OnnxRegressor(model), []
+    for i in range(min(_TIMED_CALLS, len(Z))):
+        started = time.perf_counter()
+        onnx.predict(Z[i : i + 1])
+        times.append(time.perf_counter() - started)
+    return float(np.median(times)) * 1e6

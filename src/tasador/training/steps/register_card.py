@@ -1,0 +1,240 @@
+"""What the register step shows: the final figures for the card, the report and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasador.contract.model import TableContract
+from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
+from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
+from tasador.modeling.parity import Parity
+from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.reporting import evaluation_plots
+from tasador.reporting.cards import CardBuilder
+from tasador.reporting.run_report import Comparison, Headline
+from tasador.selection.evaluation.diagnostics import Diagnostics
+from tasador.selection.evaluation.ensembling import Member
+from tasador.selection.evaluation.test_metrics import EvaluationReport, Group
+from tasador.selection.families.catalog import family
+from tasador.training.steps.final_model import FinalChoice
+
+HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
+_GROUP_HEADER = ("rows of", "number", "MAPE", "within 10%", "median ratio", "interval holds (%)")
+
+
+def headline(contract: TableContract, report: EvaluationReport) -> tuple[Headline, ...]:
+    """Return the test metrics for the report's tiles."""
+    return tuple(
+        Headline(
+            metric=label(name),
+            value=report.test[name].value,
+            low=report.test[name].low,
+            high=report.test[name].high,
+            unit=unit_of(name, contract.target.unit),
+            better="higher" if name in HIGHER_IS_BETTER else "lower",
+        )
+        for name in HEADLINE
+    )
+
+
+def comparison(contract: TableContract, report: EvaluationReport) -> tuple[Comparison, ...]:
+    """Return each metric on the test part beside its cross-validated values."""
+    spatial = report.spatial_cv or {}
+    return tuple(
+        Comparison(
+            label(name),
+            report.test[name].value,
+            report.random_cv[name],
+            spatial.get(name),
+            unit_of(name, contract.target.unit),
+        )
+        for name in HEADLINE
+    )
+
+
+def fill_card(
+    contract: TableContract,
+    card: CardBuilder,
+    bundle: ModelBundle,
+    parity: Parity,
+    report: EvaluationReport,
+) -> None:
+    """Put the final figures, and what they rest on, into the step's card."""
+    card.fact("Bundle", bundle.version, str(bundle.folder))
+    card.fact(
+        "Parity with the training library",
+        f"{parity.max_relative:.1e}",
+        f"largest difference on {parity.rows:,} generated rows",
+    )
+    card.fact(
+        f"{report.promised:.0%} interval holds",
+        f"{report.coverage:.1%} of the test rows",
+    )
+    card.table(
+        "Test part, opened once",
+        ("metric", "value", "95% from", "to", "random CV", "spatial CV"),
+        [
+            (
+                label(n),
+                e.value,
+                e.low,
+                e.high,
+                report.random_cv[n],
+                (report.spatial_cv or {}).get(n),
+            )
+            for n, e in report.test.items()
+            if n in METRICS
+        ],
+        note="Intervals by bootstrap over the test rows. " + _left_out(report),
+    )
+    card.table(
+        "Ratio study: how level and how even the estimates are",
+        ("figure", "value", "95% from", "to", "accepted from", "to "),
+        [
+            (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
+            for n, e in report.test.items()
+            if n in RATIO_STUDY
+        ],
+        note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio Studies, "
+        "residential property. PRD above 1 and PRB below 0 mean that dear things are estimated "
+        "low. FSD: standard deviation of the percentage errors.",
+    )
+    if report.segments:
+        card.table("By segment", _GROUP_HEADER, [_group_row(group) for group in report.segments])
+        card.figure(
+            evaluation_plots.segment_bars(
+                [s.name for s in report.segments],
+                np.array([s.mape for s in report.segments]),
+                [s.rows for s in report.segments],
+                metric="MAPE",
+            )
+        )
+    card.table(
+        "By tenth of the actual values", _GROUP_HEADER, [_group_row(g) for g in report.deciles]
+    )
+    if report.capped:
+        card.table(
+            "Capped values apart",
+            _GROUP_HEADER,
+            [_group_row(group) for group in report.capped],
+            note="At the cap the true value is not known, only that it is higher: these errors say "
+            "little.",
+        )
+    card.figure(
+        evaluation_plots.predicted_actual(
+            report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
+        ),
+        evaluation_plots.decile_errors(report.actual, report.predicted),
+    )
+    if contract.coordinates is not None:
+        longitude, latitude = (report.X[:, contract.position(c.name)] for c in contract.coordinates)
+        some = report.actual != 0
+        percent = (report.predicted[some] - report.actual[some]) / report.actual[some] * 100.0
+        card.figure(evaluation_plots.residual_map(longitude[some], latitude[some], percent))
+
+
+def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
+    """Put the learning curve and the importance of the columns into the step's card."""
+    name = label(found.metric)
+    card.figure(
+        evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
+        evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
+
+
+def show_intervals(
+    card: CardBuilder, rows: Sequence[tuple[float, float, float, float]], coverage: float
+) -> None:
+    """Show what intervals of several promises hold, and how wide they are.
+
+    Args:
+        card: The step's card.
+        rows: (promised, held of the test rows, mean width, mean width if constant).
+        coverage: The promise that is shipped.
+    """
+    for promised, _, width, constant in rows:
+        if promised == coverage:
+            note = f"{constant:,.6g} if it were the same for every row"
+            card.fact("Mean width of the interval", width, note)
+    card.table(
+        "Intervals: promised and held",
+        ("promised (%)", "held on test (%)", "mean width", "of one width", "narrower by"),
+        [
+            (
+                promised * 100,
+                held * 100,
+                width,
+                constant,
+                f"{1.0 - width / constant:.1%}" if constant else None,
+            )
+            for promised, held, width, constant in rows
+        ],
+        note="Calibrated out of fold on train, measured on the test part; widths are those of the "
+        "out-of-fold rows.",
+    )
+
+
+def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, metric: str) -> None:
+    """Show what the final model averages and its bias."""
+    name, bias = label(metric), choice.bias
+    card.fact("Models averaged", len(choice.members), f"one row takes {microseconds:,.0f} µs")
+    if len(choice.picks) > 1:
+        card.table(
+            "What averaging brings",
+            ("model", f"{name} with it", "gain", "taken"),
+            [
+                (
+                    describe_member(pick.member),
+                    pick.error,
+                    f"{pick.gain:+.2%}",
+                    "yes" if pick.taken else "no: too small for its cost",
+                )
+                for pick in choice.picks
+            ],
+            note="Out of fold, on train. Models are added one by one, the best first; each costs "
+            "every valuation as much again.",
+        )
+    card.table(
+        "Bias, out of fold",
+        ("figure", "value"),
+        [
+            ("sum of estimates / sum of actual values", bias.mean_ratio),
+            ("median of estimate / actual value", bias.median_ratio),
+            ("Duan's smearing factor", bias.duan),
+            (f"{name} as it is", bias.error),
+            (f"{name} with the factor", bias.error_smeared),
+            ("factor applied", bias.factor),
+        ],
+        note="A model of the logarithm estimates medians, whose sum is below the sum of a skewed "
+        "target. Duan's factor corrects the sum at the price of the typical case.",
+    )
+
+
+def describe_member(member: Member) -> str:
+    """Return a model of the average as one line of text."""
+    params = ", ".join(f"{key}={_brief(value)}" for key, value in member.params.items())
+    return f"{family(member.family).title} ({params}; seed {member.seed})"
+
+
+def _brief(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _group_row(group: Group) -> tuple[str, int, float, float, float, float]:
+    return (
+        group.name,
+        group.rows,
+        group.mape,
+        group.within_10,
+        group.ratio,
+        group.coverage * 100,
+    )
+
+
+def _left_out(report: EvaluationReport) -> str:
+    zeros = int(np.sum(report.actual == 0))
+    if not zeros:
+        return ""
+    return f"{zeros} rows with an actual value of zero are left out of percentages."

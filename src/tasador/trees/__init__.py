@@ -1,0 +1,1 @@
+"""Tree ensembles: their arrays, importers, kernels, ONNX and TreeSHAP."""

@@ -1,0 +1,305 @@
+"""`TreeEnsemble`: a sum of regression trees as flat arrays, whatever library grew them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import TrainingError
+
+Floats = NDArray[np.float64]
+
+#: Mark of a leaf in `TreeEnsemble.feature`, `left` and `right`.
+LEAF = -1
+#: A deeper tree was grown by nobody: onnxruntime goes down level by level on the stack.
+MOST_LEVELS = 4096
+
+
+@dataclass(frozen=True)
+class TreeEnsemble:
+    """Regression trees over q features; all arrays but `roots` have one entry per node.
+
+    A row's score is ``base + scale * sum of the leaf values it reaches``, one leaf per tree. At an
+    inner node it goes left when ``x <= threshold``, right when it is greater, and to the side that
+    `missing_left` names when x is NaN. How a library treats missing values is folded into that
+    flag: "NaN counts as 0.0" is the same as ``missing_left = 0.0 <= threshold``.
+
+    Attributes:
+        feature: Column compared at the node, in [0, q); `LEAF` for a leaf.
+        threshold: Split value, not NaN (inf separates missing from the rest); 0.0 for a leaf.
+        left: Index of the node for ``x <= threshold``; `LEAF` for a leaf.
+        right: Index of the node for ``x > threshold``; `LEAF` for a leaf.
+        value: What a leaf adds to the sum; an inner node has its expected value, or 0.0 when the
+            library does not keep one. Only leaves count in a prediction.
+        missing_left: Whether NaN goes left.
+        cover: Training weight (or number of rows) that reached the node, as exact TreeSHAP needs.
+        roots: Index of each tree's root, in the order in which trees are summed.
+        n_features: q, the number of columns of a row.
+        base: Added once.
+        scale: Factor of the sum: 1/n for the mean of a forest.
+        float32_inputs: Whether the library rounds its inputs to float32 first (scikit-learn).
+    """
+
+    feature: NDArray[np.int32]
+    threshold: Floats
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: Floats
+    missing_left: NDArray[np.bool_]
+    cover: Floats
+    roots: NDArray[np.int32]
+    n_features: int
+    base: float = 0.0
+    scale: float = 1.0
+    float32_inputs: bool = False
+
+    def __post_init__(self) -> None:
+        nodes = (self.feature, self.threshold, self.left, self.right)
+        lengths = {len(array) for array in (*nodes, self.value, self.missing_left, self.cover)}
+        if len(lengths) != 1 or not len(self.roots):
+            raise TrainingError(
+                "the trees cannot be read",
+                expected="one entry per node in every array and at least one root",
+                got=f"lengths {sorted(lengths)} and {len(self.roots)} roots",
+            )
+        inner = self.feature >= 0
+        if inner.any() and int(self.feature.max()) >= self.n_features:
+            raise TrainingError(
+                "a tree splits on a column that does not exist",
+                expected=f"columns below {self.n_features}",
+                got=f"column {int(self.feature.max())}",
+            )
+        if np.isnan(self.threshold).any() or not np.isfinite(self.value).all():
+            raise TrainingError(
+                "a tree holds a value that is not a number",
+                expected="no NaN in thresholds, finite leaf values",
+                remedy="look for inf or NaN in the training target",
+            )
+
+    @property
+    def n_trees(self) -> int:
+        """Number of trees."""
+        return len(self.roots)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes of all trees, leaves included."""
+        return len(self.feature)
+
+    def thresholds(self) -> dict[int, Floats]:
+        """Return the distinct split values of each column that is split on, ascending."""
+        inner = self.feature >= 0
+        return {
+            int(column): np.unique(self.threshold[inner & (self.feature == column)])
+            for column in np.unique(self.feature[inner])
+        }
+
+    def leaves(self, X: Floats) -> NDArray[np.int32]:
+        """Return the leaf that each row reaches in each tree.
+
+        Args:
+            X: Shape (n, q); NaN follows `missing_left`, infinities compare as numbers.
+
+        Returns:
+            Node indices, shape (n, number of trees).
+        """
+        if self.float32_inputs:
+            with np.errstate(over="ignore"):
+                X = X.astype(np.float32).astype(np.float64)
+        node = np.tile(self.roots, (len(X), 1))
+        rows = np.arange(len(X))[:, None]
+        while (inner := self.feature[node] >= 0).any():
+            x = X[rows, np.where(inner, self.feature[node], 0)]
+            goes_left = np.where(np.isnan(x), self.missing_left[node], x <= self.threshold[node])
+            node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
+        return node
+
+    def predict(self, X: Floats) -> Floats:
+        """Return the scores of the rows of `X`: plain and slow, the reference for the ONNX form.
+
+        Args:
+            X: Shape (n, q), n >= 0; NaN follows `missing_left`.
+
+        Returns:
+            Scores, shape (n,). A row's score is the same bits alone and among others: trees are
+            added in their order.
+        """
+        X = np.ascontiguousarray(X, dtype=np.float64)
+        if X.ndim != 2 or X.shape[1] != self.n_features:
+            raise TrainingError(
+                "the rows do not fit the trees",
+                expected=f"shape (n, {self.n_features})",
+                got=f"shape {X.shape}",
+            )
+        total = np.zeros(len(X))
+        reached = self.value[self.leaves(X)]
+        for tree in range(self.n_trees):
+            total += reached[:, tree]
+        result: Floats = self.base + self.scale * total
+        return result
+
+
+def breadth_first(
+    trees: TreeEnsemble,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the nodes tree by tree, breadth first, children side by side.
+
+    Returns:
+        The nodes in their new order, the tree of each, and the place of each one's left child (-1
+        for a leaf).
+
+    Raises:
+        TrainingError: A branch leads outside the arrays, into a circle, two lead to one node, or a
+            tree is deeper than `MOST_LEVELS`.
+    """
+    left, right = trees.left.astype(np.int64), trees.right.astype(np.int64)
+    level, tree = trees.roots.astype(np.int64), np.arange(trees.n_trees)
+    levels, owners, seen = [level], [tree], len(level)
+    _check_inside(level, trees.n_nodes)
+    while True:
+        inner = trees.feature[level] >= 0
+        parents = level[inner]
+        if not len(parents):
+            break
+        level = np.stack((left[parents], right[parents]), axis=1).ravel()
+        tree = np.repeat(tree[inner], 2)
+        seen += len(level)
+        _check_inside(level, trees.n_nodes)
+        if len(levels) > MOST_LEVELS:
+            raise _no_trees(f"a tree of more than {MOST_LEVELS} levels")
+        if seen > trees.n_nodes:
+            raise _no_trees("a node with two parents, or a circle")
+        levels.append(level)
+        owners.append(tree)
+    order, owner = np.concatenate(levels), np.concatenate(owners)
+    by_tree = np.argsort(owner, kind="stable")
+    order, owner = order[by_tree], owner[by_tree]
+    place = np.full(trees.n_nodes, -1)
+    place[order] = np.arange(len(order))
+    if np.bincount(order).max() > 1:
+        raise _no_trees("a node with two parents")
+    inner = trees.feature[order] >= 0
+    return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)
+
+
+def _check_inside(nodes: NDArray[np.int64], n: int) -> None:
+    if len(nodes) and not 0 <= nodes.min() <= nodes.max() < n:
+        raise _no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
+
+
+def _no_trees(got: str) -> TrainingError:
+    return TrainingError("the trees are no trees", expected="every node below one root", got=got)
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """``intercept + sum of coef * x`` on unscaled inputs; any NaN input gives NaN.
+
+    Attributes:
+        coef: Shape (q,).
+        intercept: Added once.
+    """
+
+    coef: Floats
+    intercept: float
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of a row."""
+        return len(self.coef)
+
+    def predict(self, X: Floats) -> Floats:
+        """Return the scores of the rows of `X`, shape (n, q), as shape (n,)."""
+        terms = np.ascontiguousarray(X, dtype=np.float64) * self.coef
+        result: Floats = self.intercept + np.cumsum(terms, axis=1)[:, -1]
+        return result
+
+
+def average(
+    models: Sequence[TreeEnsemble | LinearModel], shift: float = 0.0
+) -> TreeEnsemble | LinearModel:
+    """Return one model whose score is the mean of the models' scores, plus `shift`.
+
+    Args:
+        models: Trees only, or linear models only; at least one, over the same columns.
+        shift: Added to every score.
+
+    Raises:
+        TrainingError: Trees and linear models together.
+    """
+    if not shift and len(models) == 1:
+        return models[0]
+    trees = [model for model in models if isinstance(model, TreeEnsemble)]
+    linear = [model for model in models if isinstance(model, LinearModel)]
+    if trees and linear:
+        raise TrainingError("trees and linear models cannot be averaged into one model")
+    if linear:
+        return LinearModel(
+            coef=np.mean([model.coef for model in linear], axis=0),
+            intercept=float(np.mean([model.intercept for model in linear])) + shift,
+        )
+    if len(trees) == 1:
+        return dataclasses.replace(trees[0], base=trees[0].base + shift)
+    return _joined([in_double_precision(model) for model in trees], shift)
+
+
+def in_double_precision(model: TreeEnsemble) -> TreeEnsemble:
+    """Return the same trees over inputs that are not rounded to float32 first.
+
+    A library that rounds its inputs sends x left when round(x) <= t. With f the largest float32 up
+    to t, these are the x that round to f or less: those below the middle between f and the next
+    float32, and the middle itself when rounding to even takes it down.
+    """
+    if not model.float32_inputs:
+        return model
+    inner = model.feature >= 0
+    with np.errstate(over="ignore"):
+        f = model.threshold.astype(np.float32)
+        f = np.where(
+            f.astype(np.float64) > model.threshold, np.nextafter(f, np.float32(-np.inf)), f
+        )
+        above = np.nextafter(f, np.float32(np.inf))
+    finite = np.isfinite(f) & np.isfinite(above)
+    low = np.where(finite, f, np.float32(0)).astype(np.float64)
+    middle = low + (np.where(finite, above, np.float32(0)).astype(np.float64) - low) / 2.0
+    down = np.where(finite, middle, 0.0).astype(np.float32).astype(np.float64) <= low
+    edge = np.where(down, middle, np.nextafter(middle, -np.inf))
+    # past the largest float32 there is no next one: what is not rounded to infinity stays left
+    largest = np.float64(np.finfo(np.float32).max)
+    beyond = np.nextafter(largest + 2.0**103, -np.inf)
+    edge = np.where(finite, edge, np.where(f == np.float32(largest), beyond, model.threshold))
+    threshold = np.where(inner, edge, 0.0)
+    return dataclasses.replace(model, threshold=threshold, float32_inputs=False)
+
+
+def _joined(models: Sequence[TreeEnsemble], shift: float) -> TreeEnsemble:
+    offsets = np.cumsum([0, *(model.n_nodes for model in models)])[:-1]
+
+    def moved(name: str) -> NDArray[np.int32]:
+        parts = [
+            np.where(getattr(m, name) == LEAF, LEAF, getattr(m, name) + offset)
+            for m, offset in zip(models, offsets, strict=True)
+        ]
+        return np.concatenate(parts).astype(np.int32)
+
+    def values() -> Floats:
+        return np.concatenate([m.value * (m.scale / len(models)) for m in models])
+
+    return TreeEnsemble(
+        feature=np.concatenate([m.feature for m in models]),
+        threshold=np.concatenate([m.threshold for m in models]),
+        left=moved("left"),
+        right=moved("right"),
+        value=values(),
+        missing_left=np.concatenate([m.missing_left for m in models]),
+        cover=np.concatenate([m.cover for m in models]),
+        roots=np.concatenate(
+            [m.roots + offset for m, offset in zip(models, offsets, strict=True)]
+        ).astype(np.int32),
+        n_features=models[0].n_features,
+        base=float(np.mean([m.base for m in models])) + shift,
+    )

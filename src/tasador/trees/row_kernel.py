@@ -1,0 +1,207 @@
+"""`CompactTrees`: a `TreeEnsemble` laid out for `trees.c`, which values rows with it.
+
+Per node 16 bytes: a rank, a cell, the left child and a value. Thresholds are replaced by their
+ranks among their column's, rows by the ranks of their values, which compare the same: ``x <= t_i``
+of ascending t exactly when fewer than i + 1 of them are below x. Ranks are 16 bits; a column with
+more thresholds becomes several *virtual columns*, and one whose NaN goes left here and right there
+becomes two. Virtual column 0 is that of leaves, in which every row has rank 0.
+
+The nodes are arranged anew from the roots, breadth first, children of a node side by side, so that
+whatever the ensemble's arrays held, the kernel follows no index that was read from a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.errors import TrainingError
+from tasador.core.kernels import MISFIT, Kernel, Library
+from tasador.trees.ensemble import TreeEnsemble, breadth_first
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+_LANES = 16
+_MOST_COLUMNS = 65_536 // _LANES
+_MOST_RANKS = 65_535
+#: A segment of trees stays in the processor's second cache while a block of rows goes through it.
+_SEGMENT_BYTES = 256 * 1024
+
+_COLUMN = np.dtype([("column", "u4"), ("first", "u4"), ("count", "u4"), ("nan_rank", "u4")])
+_SEGMENT = np.dtype([("root", "u4"), ("gate", "u4"), ("first_tree", "u4"), ("n_trees", "u4")])
+
+
+class _Trees(ctypes.Structure):
+    _fields_ = (
+        ("words", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("thresholds", ctypes.c_void_p),
+        ("segments", ctypes.c_void_p),
+        ("n_columns", ctypes.c_uint32),
+        ("n_segments", ctypes.c_uint32),
+        ("n_trees", ctypes.c_uint32),
+        ("n_features", ctypes.c_uint32),
+        ("most_trees", ctypes.c_uint32),
+        ("float32_inputs", ctypes.c_uint32),
+        ("scale", ctypes.c_double),
+        ("base", ctypes.c_double),
+    )
+
+
+class TreesKernel:
+    """Values rows with a C kernel; may be used from several threads at once.
+
+    Args:
+        call: The kernel: ``(trees, rows, n, scores, width)``, not 0 where there is no memory.
+        trees: What it takes, which points into arrays that its maker keeps.
+    """
+
+    def __init__(self, call: Kernel, trees: ctypes.Structure) -> None:
+        self._call, self._trees = call, trees
+        self._pointer = ctypes.addressof(trees)
+
+    def predict(self, Z: Floats) -> Floats:
+        """Return the scores (n,) of rows `Z` (n, q): C-contiguous doubles, which is not checked.
+
+        Raises:
+            ValueError: The rows have another width than the trees.
+            MemoryError: No memory for the work arrays.
+        """
+        n, width = Z.shape
+        scores = np.empty(n)
+        failed = self._call(self._pointer, Z.ctypes.data, n, scores.ctypes.data, width)
+        if failed == MISFIT:
+            raise ValueError(f"rows of {width} features do not fit the trees")
+        if failed:
+            raise MemoryError
+        return scores
+
+
+class CompactTrees(TreesKernel):
+    """Values rows with the C kernel; may be used from several threads at once.
+
+    Args:
+        trees: The ensemble.
+        library: The compiled kernels.
+
+    Raises:
+        TrainingError: The trees are no trees, or more columns are split on than 16 bits can name.
+    """
+
+    def __init__(self, trees: TreeEnsemble, library: Library) -> None:
+        self.n_features = trees.n_features
+        order, tree_of, left = breadth_first(trees)
+        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        cell = column * np.uint16(_LANES)
+        words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
+        self._arrays = words, values, columns, thresholds, segments
+        compact = _Trees(
+            *(array.ctypes.data for array in self._arrays),
+            n_columns=len(columns),
+            n_segments=len(segments),
+            n_trees=trees.n_trees,
+            n_features=trees.n_features,
+            most_trees=int(segments["n_trees"].max()),
+            float32_inputs=int(trees.float32_inputs),
+            scale=trees.scale,
+            base=trees.base,
+        )
+        if library.check_trees(ctypes.addressof(compact), len(words), len(thresholds)):
+            raise TrainingError("the trees do not fit the kernel")
+        super().__init__(library.trees_predict, compact)
+
+
+def ranked(
+    trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int
+) -> tuple[NDArray[Any], Floats, NDArray[np.uint16], NDArray[np.uint16]]:
+    """Replace thresholds by their ranks in virtual columns.
+
+    Args:
+        trees: The ensemble.
+        order: Its nodes, in the order of the results.
+        most_ranks: How many thresholds a virtual column may have; also the rank of NaN that goes
+            right.
+        most_columns: How many virtual columns there may be.
+
+    Returns:
+        The virtual columns, their thresholds, and each node's virtual column and rank; 0 for a
+        leaf.
+
+    Raises:
+        TrainingError: There are more virtual columns.
+    """
+    feature, threshold = trees.feature[order], trees.threshold[order]
+    columns: list[tuple[int, int, int, int]] = [(0, 0, 0, 0), (0, 0, 0, 0)]
+    parts: list[Floats] = []
+    first = 0
+    column_of = np.zeros(len(order), dtype=np.uint16)
+    rank = np.zeros(len(order), dtype=np.uint16)
+    # one key for a column and where its NaN goes; -1 or less for a leaf
+    key = np.where(feature >= 0, feature.astype(np.int64) * 2 + trees.missing_left[order], -1)
+    by_key = np.argsort(key, kind="stable")
+    keys, starts = np.unique(key[by_key], return_index=True)
+    for k, nodes in zip(keys.tolist(), np.split(by_key, starts[1:]), strict=True):
+        if k < 0:
+            continue
+        known, at = np.unique(threshold[nodes], return_inverse=True)
+        for start in range(0, len(known), most_ranks):
+            part = known[start : start + most_ranks]
+            mine = (at >= start) & (at < start + len(part))
+            if len(columns) == most_columns:
+                raise TrainingError(
+                    "the trees are too wide for the kernel", expected=f"{most_columns} columns"
+                )
+            column_of[nodes[mine]] = len(columns)
+            rank[nodes[mine]] = at[mine] - start
+            columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
+            parts.append(part)
+            first += len(part)
+    thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
+    return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
+
+
+def _chained(
+    trees: TreeEnsemble,
+    order: Indices,
+    tree_of: Indices,
+    left: Indices,
+    cell: NDArray[np.uint16],
+    rank: NDArray[np.uint16],
+) -> tuple[NDArray[np.uint64], Floats, NDArray[Any]]:
+    """Return words and values of the nodes, a gate behind each segment of trees; the segments."""
+    n_trees = trees.n_trees
+    n_segments = _LANES * max(1, -(-len(order) * 16 // (_LANES * _SEGMENT_BYTES)))
+    bounds = np.arange(n_segments + 1) * n_trees // n_segments
+    filled = np.diff(bounds) > 0
+    first = np.searchsorted(tree_of, np.arange(n_trees + 1))  # place of each tree's root
+    segment_of = np.searchsorted(bounds, np.arange(n_trees), side="right") - 1
+    root = first[:-1] + segment_of  # a gate stands behind each earlier segment
+    gate = first[bounds[1:]] + np.arange(n_segments)
+    size = len(order) + n_segments
+    if size >= 2**32:
+        raise TrainingError("the trees are too many for the kernel")
+    place = np.arange(len(order)) + segment_of[tree_of]
+    follows = np.append(root[1:], 0)
+    follows[bounds[1:][filled] - 1] = gate[filled]
+    leaf = left < 0
+    words, values = np.zeros(size, dtype=np.uint64), np.zeros(size)
+    words[place] = _words(rank, cell, np.where(leaf, follows[tree_of], place[left]))
+    values[place] = np.where(leaf, trees.value[order], 0.0)
+    words[gate] = _words(_MOST_RANKS, _LANES, gate)
+    segments = np.zeros(n_segments, dtype=_SEGMENT)
+    segments["gate"] = segments["root"] = gate
+    segments["root"][filled] = root[bounds[:-1][filled]]
+    segments["first_tree"], segments["n_trees"] = bounds[:-1], np.diff(bounds)
+    return words, values, segments
+
+
+def _words(rank: Any, cell: Any, left: Indices) -> NDArray[np.uint64]:
+    reverse = np.uint64(_MOST_RANKS) - np.asarray(rank, np.uint64)
+    low = reverse << np.uint64(16) | np.asarray(cell, np.uint64)
+    words: NDArray[np.uint64] = left.astype(np.uint64) << np.uint64(32) | low
+    return words

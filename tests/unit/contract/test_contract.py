@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasador.contract.reader import from_dict, read_contract, write_contract
+from tasador.core.errors import ContractError
+from tasador.settings.compose import conf_folder
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "t",
+        "columns": {
+            "a": {"kind": "number", "bounds": [0, None]},
+            "c": {"kind": "category", "categories": ["x", "y"], "case_sensitive": False},
+            "id": {"kind": "identifier"},
+        },
+        "target": {"name": "y", "transform": "log"},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("name", ["california_housing", "diamonds"])
+def test_the_shipped_contracts_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    contract = read_contract(conf_folder() / "dataset" / f"{name}.yaml")
+    assert from_dict(contract.to_dict()) == contract
+    copy = tmp_path / f"{name}.yaml"
+    copy.write_text(write_contract(contract, "a\n\nb"), encoding="utf-8")
+    assert read_contract(copy) == contract
+    assert len(contract.schema_fingerprint) == 64
+
+
+def test_a_contract_knows_its_columns() -> None:
+    contract = from_dict(plain())
+    assert contract.feature_names == ("a", "c")
+    assert [c.name for c in contract.identifiers] == ["id"]
+    assert contract.coordinates is None
+    assert contract.column("c").category_key(" X ") == "x"
+    with pytest.raises(KeyError):
+        contract.column("nope")
+
+
+COLUMN: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "colour"}, "columns.a.kind"),
+    ({"kind": "number", "role": "king"}, "columns.a.role"),
+    ({"kind": "category", "categories": ["x"], "role": "longitude"}, "columns.a.role"),
+    ({"kind": "number", "bounds": [1]}, "columns.a.bounds"),
+    ({"kind": "number", "bounds": [2, 1]}, "columns.a.bounds"),
+    ({"kind": "number", "bounds": ["x", 1]}, "columns.a.bounds"),
+    ({"kind": "number", "nullable": "yes"}, "columns.a.nullable"),
+    ({"kind": "number", "unit": 3}, "columns.a.unit"),
+    ({"kind": "number", "units": "m"}, "did you mean 'unit'"),
+    ({"kind": "number", "categories": ["x"]}, "columns.a.categories"),
+    ({"kind": "category"}, "columns.a.categories"),
+    ({"kind": "category", "categories": [True]}, "columns.a.categories"),
+    ({"kind": "category", "categories": ["x", "x"]}, "listed more than once"),
+    ({"kind": "category", "categories": ["x"], "bounds": [0, 1]}, "columns.a.bounds"),
+    ({"kind": "number", "role": "longitude"}, "come together"),
+    ({"kind": "text"}, "no usable column"),
+]
+
+
+@pytest.mark.parametrize(("column", "match"), COLUMN)
+def test_a_wrong_column_is_refused_by_key(column: dict[str, Any], match: str) -> None:
+    with pytest.raises(ContractError, match=re.escape(match)):
+        from_dict(plain(columns={"a": column}))
+
+
+REST: list[tuple[Any, str]] = [
+    ([], "expected a mapping"),
+    (plain(kolumns={}), "contract.kolumns"),
+    (plain(name=" "), "contract.name"),
+    (plain(columns={}), "columns: expected a mapping"),
+    (plain(target={"name": "a"}), "the target is also listed"),
+    (plain(target={"name": "y", "transform": "sqrt"}), "target.transform"),
+    (plain(target={"name": "y", "cap": "high"}), "target.cap"),
+    (plain(target={"name": "y", "prediction_name": "a b"}), "target.prediction_name"),
+    (plain(ratios=[]), "ratios: expected a mapping"),
+    (plain(ratios={"r": {"numerator": "a", "denominator": "c"}}), "ratios.r.denominator"),
+    (plain(ratios={"a": {"numerator": "a", "denominator": "a"}}), "has that name already"),
+    (plain(source={"delimiter": ";;"}), "source.delimiter"),
+    (plain(source={"sha256": ["abc"]}), "source.sha256"),
+    (plain(source={"paths": 3}), "source.paths"),
+    (plain(comparables={"near": ["c"]}), "comparables.near"),
+    (plain(comparables={"similar_by": "zz"}), "comparables.similar_by"),
+]
+
+
+@pytest.mark.parametrize(("contract", "match"), REST)
+def test_a_wrong_section_is_refused_by_key(contract: Any, match: str) -> None:
+    with pytest.raises(ContractError, match=re.escape(match)):
+        from_dict(contract)
+
+
+def test_two_holders_of_a_role_are_refused() -> None:
+    two = {
+        name: {"kind": "category", "categories": ["x"], "role": "segment"} for name in ("a", "b")
+    }
+    with pytest.raises(ContractError, match="role 'segment' is given to a, b"):
+        from_dict(plain(columns=two))
+
+
+def test_a_missing_or_broken_file_is_said_plainly(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="no contract at"):
+        read_contract(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ContractError, match="not valid YAML"):
+        read_contract(tmp_path / "bad.yaml")

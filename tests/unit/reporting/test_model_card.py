@@ -1,0 +1,108 @@
+"""The model card: honest about figures, limits and what nobody checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasador.contract.reader import from_dict
+from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts
+from tasador.reporting.model_card_page import to_markdown
+from tasador.reporting.run_report import Comparison, Headline
+from tasador.selection.evaluation.test_metrics import Group
+
+CONTRACT = from_dict(
+    {
+        "name": "houses",
+        "title": "Houses | <b>all</b>",
+        "model_name": "house_price",
+        "columns": {
+            "income": {"kind": "number", "unit": "kUSD", "bounds": [0, None]},
+            "place": {"kind": "category", "role": "segment", "categories": ["a", "b"]},
+        },
+        "target": {"name": "price", "unit": "USD", "cap": 500001},
+    }
+)
+FACTS = ModelFacts(
+    model="LightGBM, 2500 trees",
+    version="house_price-3f9a",
+    trained="2026-11-23T20:01:07Z",
+    origin="real",
+    source="/data/houses.csv",
+    data_hash="d" * 64,
+    code_commit="abc123",
+    bundle_hash="c" * 64,
+    train_rows=16512,
+    test_rows=4128,
+    refused_rows=3,
+    train_range=(14999.0, 500001.0),
+    capped_share=0.047,
+    interval_coverage=(0.897, 0.9),
+    test_openings=("registration",),
+)
+HEADLINE = (Headline("RMSE", 39541.0, 37900.0, 41200.0, "USD", "lower"),)
+STANDARDS = (
+    "A high level of confidence in the estimates",
+    "Protection against the manipulation of data",
+    "Avoidance of conflicts of interest",
+    "Random sample testing and reviews",
+    "Compliance with nondiscrimination laws",
+)
+
+
+def plain(text: str) -> str:
+    return text.replace("\u202f", " ")
+
+
+def test_the_card_holds_figures_data_limits_and_lineage() -> None:
+    segments = (Group("a", 2000, 13.0, 58.0, 0.99, 0.9), Group("b", 4, 30.0, 20.0, 1.1, 0.75))
+    document = ModelDocument(
+        CONTRACT,
+        FACTS,
+        HEADLINE,
+        comparison=(Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
+        groups={"segment": segments},
+        ratio_study=(("COD", 11.5, 10.5, 12.5, 5.0, 15.0),),
+        decisions=(Decision("family", "LightGBM", "MAE 24,000", "train, 5 folds"),),
+    )
+    card = plain(to_markdown(document))
+    for part in (
+        "# Model card: Houses \\| &lt;b>all&lt;/b>",
+        "| RMSE | 39 541 USD | 37 900 – 41 200 | lower |",
+        "| RMSE | 39 541 | 43 600 | 61 100 |",
+        "| b (few rows) | 4 | 30 | 20 | 1.100 | 75 |",
+        "| COD | 11.50 | 10.50 | 12.50 | 5 | 15 |",
+        "| family | LightGBM | MAE 24,000 | train, 5 folds |",
+        "| train rows | 16 512 |",
+        "| `income` | number | kUSD | 0 to … |",
+        "cut off at 500 001 USD: 4.7% of train",
+        "Intervals promise 90% and held 89.7%",
+        "opened: registration.",
+        "| code | `abc123` |",
+    ):
+        assert part in card
+    assert "SYNTHETIC" not in card
+
+
+def test_every_standard_of_the_rule_says_what_was_not_checked() -> None:
+    card = to_markdown(ModelDocument(CONTRACT, FACTS, HEADLINE))
+    for standard in STANDARDS:
+        body = card.split(f"### {standard}")[1].split("###")[0]
+        assert "- Checked: " in body
+        assert "- Not checked: " in body
+    assert "Software alone does not comply" in card
+
+
+def test_what_was_not_measured_is_not_claimed() -> None:
+    bare = replace(FACTS, interval_coverage=None, capped_share=None, test_openings=())
+    card = to_markdown(ModelDocument(CONTRACT, bare))
+    assert "nothing is known about the errors" in card
+    assert "nothing yet: the test part is unopened" in card
+    assert "opened: never." in card
+    assert "no errors by segment were computed" in card
+    assert "Intervals promise" not in card
+    assert "cut off" not in card
+
+
+def test_a_synthetic_model_says_so_first() -> None:
+    card = to_markdown(ModelDocument(CONTRACT, replace(FACTS, origin="synthetic"), HEADLINE))
+    assert card.index("SYNTHETIC DATA") < card.index("## Intended use")

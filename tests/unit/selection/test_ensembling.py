@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.ensembling import measure_bias, pick_members, pool_of
+
+RANDOM = np.random.default_rng(6)
+TRUTH = RANDOM.normal(0, 1, 4000)
+NONE, LOG = TargetTransform("none"), TargetTransform("log")
+
+
+def test_the_pool_has_seeds_another_loss_and_other_families_of_trees() -> None:
+    runners = [("random_forest", {"n_estimators": 5}), ("ridge", {"alpha": 1.0})]
+    assert len(pool_of("lightgbm", {"num_leaves": 7}, runners, 1, 42)) == 1
+    pool = pool_of("lightgbm", {"num_leaves": 7}, runners, 3, 42)
+    assert [m.family for m in pool] == ["lightgbm"] * 4 + ["random_forest"]
+    assert len({m.seed for m in pool[:3]}) == 3
+    assert pool[3].params == {"num_leaves": 7, "objective": "l2"}
+    assert len(pool_of("ridge", {"alpha": 1.0}, runners, 3, 42)) == 1
+
+
+def test_models_enter_the_average_while_they_pay() -> None:
+    noise = RANDOM.normal(0, 1, (4, len(TRUTH)))
+    scores = [TRUTH + noise[0], TRUTH + noise[1], TRUTH + 5 * noise[2], TRUTH + noise[0]]
+    pool = pool_of("lightgbm", {}, [], 4, 1)[:4]
+    picks = pick_members(pool, scores, TRUTH, NONE, metric="rmse", most=4, least_gain=0.02)
+    assert [pick.member for pick in picks if pick.taken] == [pool[0], pool[1]]
+    assert picks[1].gain == pytest.approx(1 - 1 / np.sqrt(2), abs=0.05)
+    assert picks[-1].taken is False
+    assert picks[-1].gain < 0.02
+    alone = pick_members(pool, scores, TRUTH, NONE, metric="rmse", most=1, least_gain=0.0)
+    assert [pick.member for pick in alone] == [pool[0]]
+
+
+def test_duans_factor_makes_the_sum_right_and_is_taken_where_it_helps() -> None:
+    residual = RANDOM.normal(0, 0.5, len(TRUTH))
+    actual = np.exp(TRUTH + residual)
+    for choice, metric, applied in (
+        ("auto", "rmse", True),
+        ("auto", "mape", False),
+        ("none", "rmse", False),
+        ("duan", "mape", True),
+    ):
+        bias = measure_bias(TRUTH, actual, LOG, metric=metric, choice=choice)  # type: ignore[arg-type]
+        assert bias.duan == pytest.approx(np.exp(0.125), rel=0.03)
+        assert bias.factor == (bias.duan if applied else 1.0)
+        assert bias.mean_ratio < 0.93
+        assert bias.mean_ratio * bias.duan == pytest.approx(1.0, abs=0.05)
+        assert bias.median_ratio == pytest.approx(1.0, abs=0.05)
+    plain = measure_bias(TRUTH, TRUTH + 9, NONE, metric="rmse", choice="duan")
+    assert plain.factor == plain.duan == 1.0

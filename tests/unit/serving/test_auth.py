@@ -1,0 +1,268 @@
+"""Who is let in: keys, hosts, rates; without a server where none is needed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tasador.core.errors import ConfigError
+from tasador.serving.errors import Problem
+from tasador.serving.http import auth
+from tasador.serving.http.auth import KeyAccess, RateLimit, new_key, parse_key
+from tasador.settings.serving import LimitSettings, SecuritySettings
+
+KEY, CONFIGURED = new_key("app", "client")
+ADMIN, CONFIGURED_ADMIN = new_key("root", "admin")
+PREDICT = "/api/v1/predict"
+
+
+def admit(security, headers=None, path=PREDICT, peer="10.0.0.1", limits=None):
+    sent = {name.encode(): value.encode() for name, value in (headers or {}).items()}
+    found = security if isinstance(security, KeyAccess) else made(security, limits)
+    return found.admit(sent, path, peer)
+
+
+def made(security, limits=None):
+    return KeyAccess(security, limits or LimitSettings())
+
+
+LOCKED = SecuritySettings(keys=(CONFIGURED.line(), CONFIGURED_ADMIN.line()))
+
+
+def test_without_keys_everybody_may_value_rows():
+    assert admit(SecuritySettings()) == ("10.0.0.1", "anonymous")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}],
+)
+def test_a_key_is_known_by_its_name(headers):
+    assert admit(LOCKED, headers) == ("app", "client")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-api-key": ""},
+        {"x-api-key": KEY[:-1]},
+        {"x-api-key": KEY + " "},
+        {"x-api-key": CONFIGURED.digest},
+        {"authorization": KEY},
+        {"authorization": f"Basic {KEY}"},
+        {"x-api-key": "x" * 60_000},
+    ],
+)
+def test_anything_else_is_401(headers):
+    with pytest.raises(Problem, match="key") as caught:
+        admit(LOCKED, headers)
+    assert caught.value.status == 401
+
+
+def test_only_the_public_paths_are_read_without_a_key():
+    for path in ("/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2", "/metrics"):
+        assert admit(LOCKED, path=path)[1] == "anonymous"
+    for path in (PREDICT, "/v2/models/x", "/invocations", "/api/v1/model/info", "/docsx", "//"):
+        with pytest.raises(Problem, match="no API key"):
+            admit(LOCKED, path=path)
+    private = SecuritySettings(keys=LOCKED.keys, metrics_public=False)
+    with pytest.raises(Problem, match="no API key"):
+        admit(private, path="/metrics")
+
+
+def test_two_keys_of_one_name_are_valid_while_a_client_changes_over():
+    text, second = new_key("app", "client")
+    both = SecuritySettings(keys=(CONFIGURED.line(), second.line()))
+    assert admit(both, {"x-api-key": KEY}) == admit(both, {"x-api-key": text}) == ("app", "client")
+
+
+@pytest.mark.parametrize(
+    ("sent", "right"),
+    [
+        ("example.org", True),
+        ("EXAMPLE.org:8443", True),
+        ("example.org.", True),
+        ("a.b.example.net", True),
+        ("example.net", False),
+        ("evilexample.net", False),
+        ("example.org.evil.com", False),
+        ("evil.com#example.org", False),
+        ("example.org:80:evil", False),
+        ("example.org:evil", False),
+        ("example.org@evil.com", False),
+        ("[::1]", True),
+        ("[::1]:8000", True),
+        ("[::2]:8000", False),
+        ("10.0.0.7:80", True),
+        ("*", False),
+        ("*.example.net", True),
+        ("", False),
+    ],
+)
+def test_a_host_is_compared_whole_and_without_its_port(sent, right):
+    hosts = SecuritySettings(allowed_hosts=("example.org", "*.Example.net", "::1", "10.0.0.7"))
+    if right:
+        assert admit(hosts, {"host": sent})
+    else:
+        with pytest.raises(Problem, match="not called by this name"):
+            admit(hosts, {"host": sent})
+
+
+def test_probes_are_exempt_from_the_host_check_and_a_star_accepts_any():
+    hosts = SecuritySettings(allowed_hosts=("example.org",))
+    assert admit(hosts, {"host": "10.1.2.3"}, path="/health/ready")
+    assert admit(SecuritySettings(allowed_hosts=("*",)), {"host": "anything"})
+
+
+def test_too_many_wrong_keys_of_a_peer_are_told_to_wait_while_right_ones_pass():
+    found = made(SecuritySettings(keys=LOCKED.keys, failures_per_minute=3))
+    statuses = []
+    for _ in range(5):
+        with pytest.raises(Problem, match=r"key|fast") as caught:
+            admit(found, {"x-api-key": "wrong"})
+        statuses.append(caught.value.status)
+    assert statuses == [401, 401, 401, 429, 429]
+    assert 1 <= caught.value.retry_after <= 20
+    assert admit(found, {"x-api-key": KEY}) == ("app", "client")
+    with pytest.raises(Problem, match="not known"):
+        admit(found, {"x-api-key": "wrong"}, peer="10.0.0.2")
+
+
+def test_one_customers_ipv6_addresses_are_one_peer():
+    found = made(SecuritySettings(keys=LOCKED.keys, failures_per_minute=1))
+    for peer, status in (("2001:db8::1", 401), ("2001:db8::2", 429), ("2001:db8:1::1", 401)):
+        with pytest.raises(Problem, match=r"key|fast") as caught:
+            admit(found, {"x-api-key": "wrong"}, peer=peer)
+        assert caught.value.status == status
+    with pytest.raises(Problem, match="not known"):
+        admit(found, {"x-api-key": "wrong"}, peer="fe80::1%eth0")
+
+
+def test_a_rate_holds_for_each_key_and_for_each_address_without_one():
+    limits = LimitSettings(rate_per_s=0.001, burst=2)
+    found = made(LOCKED, limits)
+    for _ in range(2):
+        admit(found, {"x-api-key": KEY})
+    with pytest.raises(Problem, match="too fast") as caught:
+        admit(found, {"x-api-key": KEY}, peer="10.0.0.9")
+    assert (caught.value.status, caught.value.retry_after) == (429, 1000)
+    assert admit(found, {"x-api-key": ADMIN})
+    assert admit(found, path="/docs", peer="10.0.0.1")
+
+
+def test_a_bucket_fills_with_time_and_never_above_its_burst():
+    now = [0.0]
+    rate = RateLimit(2.0, 3, clock=lambda: now[0])
+    assert [rate.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
+    now[0] += 0.5
+    assert rate.take("a") == 0
+    now[0] += 1000
+    assert [rate.take("a") > 0 for _ in range(4)] == [False, False, False, True]
+
+
+def test_buckets_of_clients_long_gone_are_forgotten(monkeypatch):
+    monkeypatch.setattr(auth, "_MOST_CLIENTS", 10)
+    rate = RateLimit(1.0, 1)
+    for client in range(100):
+        rate.take(str(client))
+    assert len(rate._buckets) == 10
+
+
+def test_a_changed_keys_file_counts_within_seconds_and_a_broken_one_not_at_all(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(auth, "_RELOAD_S", 0.0)
+    file = tmp_path / "keys.txt"
+    file.write_text(f"# keys\n\n{CONFIGURED.line()}\n")
+    found = made(SecuritySettings(keys_file=str(file)))
+    assert admit(found, {"x-api-key": KEY})
+    text, second = new_key("other", "client")
+    file.write_text(second.line())
+    assert admit(found, {"x-api-key": text}) == ("other", "client")
+    with pytest.raises(Problem, match="not known"):
+        admit(found, {"x-api-key": KEY})
+    file.write_text(f"{text}\n")  # a key pasted instead of its hash
+    assert admit(found, {"x-api-key": text}) == ("other", "client")
+    assert "was not read again" in caplog.text
+    assert text not in caplog.text
+    file.unlink()
+    assert admit(found, {"x-api-key": text})
+
+
+def test_an_empty_keys_file_lets_nobody_in(tmp_path):
+    file = tmp_path / "keys.txt"
+    file.touch()
+    with pytest.raises(Problem, match="not known"):
+        admit(SecuritySettings(keys_file=str(file)), {"x-api-key": KEY})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        made(SecuritySettings(keys_file=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    "line", ["app", f"app:root:{'0' * 64}", "app:client:00", f"a b:client:{'0' * 64}"]
+)
+def test_a_line_that_is_no_key_is_refused_without_being_shown(line):
+    with pytest.raises(ConfigError, match="a line of") as caught:
+        parse_key(line)
+    assert line not in str(caught.value)
+
+
+def tasador(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "tasador.cli.app", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_keys_are_made_listed_rotated_and_revoked_by_the_command(tmp_path):
+    file = tmp_path / "secrets" / "keys.txt"
+    first = tasador("keys", "new", "app", "--file", str(file)).stdout.strip()
+    second = tasador("keys", "new", "app", "--role", "admin", "--file", str(file)).stdout.strip()
+    assert first.startswith("tsd_")
+    assert first != second
+    text = file.read_text()
+    assert first not in text
+    assert second not in text
+    assert file.stat().st_mode & 0o077 == 0
+    service = SecuritySettings(keys_file=str(file))
+    assert admit(service, {"x-api-key": first}) == ("app", "client")
+    assert admit(service, {"x-api-key": second}) == ("app", "admin")
+    listed = tasador("keys", "list", TASADOR_SECURITY__KEYS_FILE=str(file)).stdout
+    assert listed.count("app") == 2
+    assert (
+        "removed 1 key of app"
+        in tasador("keys", "revoke", "app", "--keep-newest", "--file", str(file)).stdout
+    )
+    with pytest.raises(Problem, match="not known"):
+        admit(service, {"x-api-key": first})
+    assert admit(service, {"x-api-key": second})
+
+
+def test_the_command_says_what_is_wrong(tmp_path):
+    from tasador.serving.http.key_file import add_key, read_keys, revoke_keys
+
+    for arguments, message in (
+        (("list",), "no keys' file"),
+        (("new", "app", "--role", "root"), "no such role"),
+    ):
+        done = tasador("keys", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert read_keys(tmp_path / "none") == []
+    with pytest.raises(ConfigError, match="no key is called"):
+        revoke_keys(tmp_path / "none", "app")
+    add_key(tmp_path / "keys", CONFIGURED)
+    assert revoke_keys(tmp_path / "keys", "app") == 1
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys(tmp_path)
+
+
+def test_a_key_without_a_file_is_printed_with_the_line_to_configure():
+    text, line = tasador("keys", "new", "app").stdout.split()
+    assert admit(SecuritySettings(keys=(line,)), {"x-api-key": text}) == ("app", "client")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasador
+from tasador.core.errors import ConfigError
+from tasador.settings.compose import compose, datasets, to_yaml
+from tasador.settings.run import RunSettings
+
+SOURCE = Path(tasador.__file__).parent
+
+
+def test_the_default_is_california_split_by_row_hash() -> None:
+    settings = compose([])
+    assert settings.contract.name == "california_housing"
+    assert (settings.segregate.method, settings.segregate.seed) == ("row_hash", 42)
+    assert settings.sweep.trials == 30
+
+
+def test_another_table_is_split_by_row_hash_and_a_profile_changes_groups() -> None:
+    settings = compose(["dataset=diamonds", "profile=full"])
+    assert settings.segregate.method == "row_hash"
+    assert settings.sweep.trials == 60
+
+
+def test_every_value_can_be_set_on_the_command_line() -> None:
+    settings = compose(["sweep.trials=3", "seed=7", "storage.workspace=/x", "steps=[select]"])
+    assert (settings.sweep.trials, settings.seed) == (3, 7)
+    assert settings.storage.workspace == "/x"
+    assert settings.steps == ["select"]
+
+
+def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:
+    project = tmp_path / "my project's"
+    folder = project / "conf" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "name: mine\ncolumns: {a: {kind: number}}\ntarget: {name: y}\n"
+    )
+    assert compose(["dataset=mine"], project=project).contract.feature_names == ("a",)
+    assert "mine" in datasets(project)
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("dataset=diamond", "did you mean 'diamonds'"),
+        ("nonsense", "expected key=value"),
+        ("sweep.trials=many", "expected a whole number"),
+        ("sweep.trails=1", "sweep.trails"),
+        ("+sweep.trails=1", "did you mean 'trials'"),
+        ("+extra=1", "extra: unknown setting"),
+        ("force=maybe", "expected true or false"),
+        ("segregate.method=dice", "expected one of row_hash, random"),
+        ("segregate.test_share=null", "expected a number"),
+        ("download.search=here", "expected a list"),
+        ("selection.families=3", "expected a mapping"),
+        ("sweep=3", "must be a string"),
+        ("nothing.at.all=3", "nothing: unknown setting"),
+        ("selection.families={forest:{}}", "+selection.families.NAME"),
+        ("impute.strategy=magic", "iterative_rf, native, got 'magic'"),
+        ("impute.folds=1", "impute.folds: out of range"),
+        ("impute.repeats=0", "impute.repeats: out of range"),
+        ("impute.max_rows=10", "impute.max_rows: out of range"),
+        ("steps=[cook]", "steps.cook"),
+        ("from_step=cook", "steps.cook"),
+        ("steps=features", "expected a list, e.g. steps=[features]"),
+        ("dataset.columns.longitude.kind=colour", "longitude.kind"),
+        ("sweep.trials=[", "cannot be composed"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_by_name(override: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(match)):
+        compose([override])
+
+
+def _leaves(kind: Any, prefix: str = "") -> list[str]:
+    names = []
+    for entry in dataclasses.fields(kind):
+        default = entry.default_factory  # type: ignore[misc]
+        if isinstance(default, type) and dataclasses.is_dataclass(default):
+            names += _leaves(default, f"{prefix}{entry.name}.")
+        else:
+            names.append(f"{prefix}{entry.name}")
+    return names
+
+
+@pytest.mark.parametrize("key", _leaves(RunSettings))
+def test_a_key_that_nobody_reads_does_not_exist(key: str) -> None:
+    name = key.rpartition(".")[2]
+    readers = [
+        path
+        for path in SOURCE.rglob("*.py")
+        if path.name != "settings.py" and re.search(rf"\w\.{name}\b", path.read_text("utf-8"))
+    ]
+    assert readers, f"{key} is read nowhere"
+
+
+def test_yaml_keeps_the_order_of_keys() -> None:
+    assert to_yaml({"b": 1, "a": (1, 2)}) == "b: 1\na:\n- 1\n- 2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("name: [x\n", r"not valid YAML.*mine\.yaml"), ("a: 1\na: 2\n", "duplicate key a")],
+)
+def test_a_contract_that_is_no_yaml_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    (tmp_path / "conf" / "dataset" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        compose(["dataset=mine"], project=tmp_path)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from tasador.core.errors import TrainingError
+from tasador.trees.ensemble import LinearModel, TreeEnsemble
+
+
+def stump(threshold=1.5, missing_left=True, **changes):
+    arrays = {
+        "feature": np.array([0, -1, -1], np.int32),
+        "threshold": np.array([threshold, 0.0, 0.0]),
+        "left": np.array([1, -1, -1], np.int32),
+        "right": np.array([2, -1, -1], np.int32),
+        "value": np.array([0.0, 10.0, 20.0]),
+        "missing_left": np.array([missing_left, False, False]),
+        "cover": np.array([3.0, 2.0, 1.0]),
+        "roots": np.array([0], np.int32),
+        "n_features": 1,
+    }
+    return TreeEnsemble(**(arrays | changes))
+
+
+def test_a_row_on_the_threshold_goes_left_and_just_above_it_right():
+    rows = np.array([[1.5], [np.nextafter(1.5, 2)], [-np.inf], [np.inf]])
+    assert stump().predict(rows).tolist() == [10.0, 20.0, 10.0, 20.0]
+
+
+@pytest.mark.parametrize(("missing_left", "want"), [(True, 10.0), (False, 20.0)])
+def test_a_missing_value_follows_the_node(missing_left, want):
+    assert stump(missing_left=missing_left).predict(np.array([[np.nan]])) == [want]
+
+
+def test_float32_inputs_are_rounded_before_they_are_compared():
+    above = np.array([[1.5 + 1e-12]])
+    assert stump().predict(above) == [20.0]
+    assert stump(float32_inputs=True).predict(above) == [10.0]
+
+
+def test_base_and_scale_apply_to_the_sum_of_two_trees():
+    trees = stump(roots=np.array([0, 1], np.int32), base=1.0, scale=0.5)
+    assert trees.predict(np.array([[0.0]])) == [1.0 + 0.5 * (10.0 + 10.0)]
+    assert (trees.n_trees, trees.n_nodes) == (2, 3)
+
+
+def test_thresholds_are_listed_by_column():
+    assert stump().thresholds()[0].tolist() == [1.5]
+
+
+def test_no_rows_have_no_scores():
+    assert stump().predict(np.empty((0, 1))).shape == (0,)
+
+
+def test_rows_of_another_width_are_refused():
+    with pytest.raises(TrainingError, match=r"expected shape \(n, 1\), got shape \(2, 3\)"):
+        stump().predict(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cover": np.zeros(2)}, "cannot be read"),
+        ({"roots": np.array([], np.int32)}, "at least one root"),
+        ({"n_features": 0}, "column that does not exist"),
+        ({"threshold": np.nan}, "not a number"),
+        ({"value": np.array([0.0, np.inf, 0.0])}, "not a number"),
+    ],
+)
+def test_arrays_that_make_no_trees_are_refused(changes, message):
+    with pytest.raises(TrainingError, match=message):
+        stump(**changes)
+
+
+def test_a_linear_model_adds_its_terms_and_passes_nan_on():
+    model = LinearModel(np.array([2.0, -1.0]), 0.5)
+    assert model.predict(np.array([[1.0, 3.0]])) == [-0.5]
+    assert np.isnan(model.predict(np.array([[np.nan, 3.0]])))[0]
