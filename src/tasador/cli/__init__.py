@@ -1,1 +1,1 @@
-"""The command line: parse, call a flow, print; no logic of its own."""
+"""The command line: parse, call a use case, print; no logic of its own."""

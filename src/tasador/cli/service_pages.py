@@ -1,4 +1,9 @@
-"""The page about how a service is watched, made from the settings' docstrings and what ships."""
+"""The pages about the service's settings, its metrics and the monitor's settings.
+
+``python -m tasador.config.service_reference settings`` (``metrics``, ``watch``) prints one; a test
+keeps ``docs/reference`` equal to them. ``figures PAGE...`` writes the defaults of settings into
+texts.
+"""
 
 from __future__ import annotations
 

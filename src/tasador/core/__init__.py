@@ -1,1 +1,1 @@
-"""Things every room may use: errors, clock, seeds, fingerprints, files, logs, progress."""
+"""What every package may use: errors, storage, parallel work, hashing, kernels, logging, clock."""

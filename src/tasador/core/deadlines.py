@@ -1,4 +1,10 @@
-"""Deadlines that hold: time that runs down, and calls that are abandoned when it is over."""
+"""Deadlines that hold: time that runs down, and calls that are abandoned when it is over.
+
+stamina's `retry_context`, with its retries logged as our own lines are.
+
+Without this, stamina prints through structlog on standard output wherever that is installed, which
+is neither JSON where logs are JSON nor hidden where a command's output is read by a program.
+"""
 
 from __future__ import annotations
 

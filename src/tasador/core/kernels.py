@@ -1,7 +1,7 @@
 """The compiled kernels: found, opened and described; everything works without them, only slower.
 
-`hatch_build.py` compiles the rooms' C files into one library beside this module when a C compiler
-is there. Calls go through ctypes, which lets other threads run meanwhile.
+`hatch_build.py` compiles the packages' C files into one library beside this module when a
+C compiler is there. Calls go through ctypes, which lets other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-#: Changes with any function's signature or any structure's layout, here and in `native.c`.
+#: Changes with any function's signature or any structure's layout, here and in `kernels.c`.
 ABI = 4
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"

@@ -1,1 +1,1 @@
-"""The table: its contract, where it comes from, whether it meets the contract, how it is split."""
+"""The table: where it comes from, whether it meets its contract, how it is split."""

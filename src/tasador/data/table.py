@@ -1,4 +1,4 @@
-"""The hand-overs of the data room: `Table`, `ValidatedTable`, `Splits`."""
+"""What the data package hands over: `Table`, `ValidatedTable`, `Splits`."""
 
 from __future__ import annotations
 

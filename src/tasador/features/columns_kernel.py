@@ -1,4 +1,4 @@
-"""`CompactPlain`: everything but imputing, dates and comparables in one pass of `plain.c`.
+"""`CompactPlain`: everything but imputing, dates and comparables in one pass of `columns_kernel.c`.
 
 A row costs numpy some twenty calls of a microsecond each, whatever it does in them. The code in
 `fitted.py` stays the definition: this gives the same bits.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_MOST_NUMBERS = 8192  # as in plain.c
+_MOST_NUMBERS = 8192  # as in columns_kernel.c
 _PROOF_ROWS = 64
 _ARRAYS = (
     "numbers", "native", "ratios", "ratio_fill", "indicated", "one_hot", "means", "mean_values",

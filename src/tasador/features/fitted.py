@@ -1,4 +1,6 @@
-"""What the state of fitted features has to be, from the contract and the plan in its JSON half.
+"""`FittedFeatures`: from the encoded matrix to what models see.
+
+What the state of fitted features has to be, from the contract and the plan in its JSON half.
 
 `FittedFeatures.from_state` reads files that anybody may have written. Everything is compared here,
 before a tree is built or a kernel is given an address: names, shapes, types, ranges, and each part

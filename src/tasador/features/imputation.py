@@ -1,4 +1,6 @@
-"""Fill in missing values as fitted on the training rows, and say where they were missing.
+"""Fit imputers on training rows; scikit-learn grows the trees here and is not needed to apply.
+
+Fill in missing values as fitted on the training rows, and say where they were missing.
 
 Every column has one number that may stand in for it. A column may also have a predictor, which
 works it out from the row's other columns; those that lack too count with their one number, and

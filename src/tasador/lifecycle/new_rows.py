@@ -1,4 +1,6 @@
-"""New training rows from recorded outcomes, and the limits to what anybody can do with them.
+"""The training table of a retrained model: the reference rows, then the new ones.
+
+New training rows from recorded outcomes, and the limits to what anybody can do with them.
 
 Who may send outcomes may try to teach the model something false. What is usable must meet the
 contract, agree with itself, lie where other new rows lie, and come from clients of whom none can

@@ -1,4 +1,4 @@
-"""Which columns move a model's estimates."""
+"""Train the champion's successor on reference rows and recorded outcomes, if there is reason to."""
 
 from __future__ import annotations
 

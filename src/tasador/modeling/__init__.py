@@ -1,5 +1,4 @@
-"""Modeling: what exists at predict time (model, target scale, interval) and how it is made exact.
+"""Modeling: what a model's estimates go through: target scale, interval, prediction, parity.
 
-`onnx_model`, `target`, `interval` and `valuation` need numpy and onnxruntime only; `importers`,
-`onnx_export` and `parity` belong to training time and load their libraries when they are used.
+Everything here needs numpy only; `parity` also runs exported models with onnxruntime.
 """

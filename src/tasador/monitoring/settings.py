@@ -1,4 +1,4 @@
-"""`WatchSettings`: how a service is watched."""
+"""`WatchSettings`: how a service is watched; from ``conf/watch.yaml``, files and variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What happens to a watched model, told line by line while it happens."""
+"""The whole loop on this machine: drift, retraining, gates, canary, champion, rollback.
+
+A table is played back: the first champion has seen nothing of one region, and then rows of that
+region are asked. Everything is real: rows and prices, training, processes, traffic,
+gates, registry.
+"""
 
 from __future__ import annotations
 

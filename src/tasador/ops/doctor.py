@@ -1,4 +1,4 @@
-"""Which protections of a service are off, and what switches each on."""
+"""What is installed, reachable and missing."""
 
 from __future__ import annotations
 

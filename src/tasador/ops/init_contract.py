@@ -1,4 +1,6 @@
-"""Write the first contract of a table nobody has described yet, and say what was assumed.
+"""Start a project: write a contract for somebody's table.
+
+Write the first contract of a table nobody has described yet, and say what was assumed.
 
 The rules are simple on purpose: each decision becomes one sentence that a person can check
 against what they know of the table, and one line of YAML that they can change.

@@ -1,4 +1,4 @@
-"""What the columns of a table are, when nobody has written a contract for it."""
+"""Judge plain files: `tasador monitor --reference A --current B`."""
 
 from __future__ import annotations
 

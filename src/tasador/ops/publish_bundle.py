@@ -1,4 +1,6 @@
-"""Publish what belongs to a model's version beside its bundle: data, splits, cards, report.
+"""Publish a bundle to where services look for it, with its documents; sign registered versions.
+
+Publish what belongs to a model's version beside its bundle: data, splits, cards, report.
 
 ::
 

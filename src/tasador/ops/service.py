@@ -1,6 +1,6 @@
 """The service with its lifecycle: what `tasador serve` runs.
 
-The serving room knows nothing of promotion; here its application gets routes that do what
+The serving package knows nothing of promotion; here its application gets routes that do what
 `tasador promote`, `rollback`, `versions`, `history` and `report` do.
 """
 

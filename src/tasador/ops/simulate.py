@@ -1,4 +1,4 @@
-"""Scenarios: how the world, or a feed, changes under a model."""
+"""Replay real rows through a running service, change the world, send outcomes late."""
 
 from __future__ import annotations
 

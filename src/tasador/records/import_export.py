@@ -1,4 +1,4 @@
-"""Records as a Parquet file, written while they are read."""
+"""Records exported as a Parquet file, and outcomes read from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Releases: the version of a model that people say, ``1.2.0``, beside its number and its hash.
+"""A model's metadata, written once: the run's files, the registry's tags and the card show it.
+
+Everything is read from the bundle's manifest, so that the three cannot differ.
+
+Releases: the version of a model that people say, ``1.2.0``, beside its number and its hash.
 
 A release is given once, when a model is registered, by what changed since the version before it:
 

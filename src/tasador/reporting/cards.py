@@ -1,4 +1,10 @@
-"""Numbers as people read them: thin separators, and one number of decimals down a column."""
+"""HTML pages from the templates beside this module; everything that goes in is escaped.
+
+Step cards: what a step saw and decided, as JSON for machines and HTML for people.
+
+A step always leaves a card, even when it fails or is interrupted: it fills a `CardBuilder` while it
+works, and `recorded_card` writes what is there, however the step ends.
+"""
 
 from __future__ import annotations
 

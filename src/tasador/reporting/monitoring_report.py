@@ -1,4 +1,4 @@
-"""Pictures of a verdict: each column's bins, the columns in order, segments, time."""
+"""The report of a verdict: one HTML file that loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Value the rows of a file, or rows given as JSON, with a bundle on disk."""
+"""Value or explain rows of a file, or rows given as JSON, with a bundle on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the watcher wrote beside the records: verdicts and alerts, read for who looks at them."""
+"""The service assembled from its settings, and what it reads from the records' database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which values of the settings can be meant, beyond their type."""
+"""Dataclasses of settings built from plain values: types, names and values are checked.
+
+Used instead of OmegaConf's structured configs because those know neither tuples of literals nor
+which key a message should name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Database URLs: parsed strictly, and shown without their password."""
+"""`RecordSettings` (where and how safely predictions are recorded), and URLs of databases."""
 
 from __future__ import annotations
 

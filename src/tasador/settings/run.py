@@ -1,4 +1,4 @@
-"""The settings of a training run; stages own theirs, the rest stands here."""
+"""The settings of a training run, of every stage."""
 
 from __future__ import annotations
 

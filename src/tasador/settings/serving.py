@@ -1,4 +1,8 @@
-"""`SourceSettings`: where a service gets its model from, and how long it waits for it."""
+"""Settings of the service, and of the sources it gets its model from.
+
+Each section is a frozen dataclass owned by the module that reads it; here they are put together.
+``TASADOR_RECORDS__URL`` sets ``records.url``, ``TASADOR_SERVER__PORT`` sets ``server.port``.
+"""
 
 from __future__ import annotations
 

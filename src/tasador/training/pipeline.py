@@ -1,4 +1,4 @@
-"""One valuation to look at: the first row of the training part, as a caller would send it."""
+"""The training run: seven steps, each cached by content, a card each, one report."""
 
 from __future__ import annotations
 

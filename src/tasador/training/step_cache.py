@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file that the system releases however its holder ends."""
+"""The steps' results, kept by content key and verified before they are used again."""
 
 from __future__ import annotations
 

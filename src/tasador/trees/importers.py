@@ -256,7 +256,7 @@ def _scalers(steps: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         if not (hasattr(step, "mean_") and hasattr(step, "scale_")):
             raise _refuse(
                 f"the step {type(step).__name__} cannot be folded into coefficients",
-                "scale with StandardScaler; other features belong in the features room",
+                "scale with StandardScaler; other features belong in the features package",
             )
         yield (step.mean_ if step.with_mean else None, step.scale_)
 

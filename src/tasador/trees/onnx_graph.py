@@ -1,4 +1,9 @@
-"""Protocol buffers' wire format, as far as reading a model file needs it; nothing is trusted."""
+"""The graph in a model file, taken apart without the `onnx` package and without trust.
+
+onnxruntime runs whatever a graph says: loops, files beside it, operators of other makers. So a file
+is read here first, and refused if it has anything that `onnx_export` does not write: another field,
+a field twice, a sub-graph, a function, an operator set, data kept outside of the file.
+"""
 
 from __future__ import annotations
 

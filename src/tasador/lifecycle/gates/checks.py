@@ -1,4 +1,11 @@
-"""Two models on the same rows: how much better or worse, and how sure that is."""
+"""The gates: absolute ones, and ones relative to the champion on the same rows.
+
+Pure functions over two bundles and sealed rows. A gate passes, fails, or cannot tell; only a model
+that passes them all is promoted without force. Each comparison asks for *proof of not being worse*:
+the upper bound of the loss must lie below a margin. That a loss is not proven is not enough, for
+then ten rows would let anything pass. All gates must pass, so no correction for their number is due
+(an intersection-union test: Berger 1982, Technometrics 24, 295-300).
+"""
 
 from __future__ import annotations
 

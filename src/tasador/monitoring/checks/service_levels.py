@@ -1,4 +1,4 @@
-"""The answers themselves: a stuck model, estimates out of range, slow or failing requests."""
+"""The answers: a stuck model, estimates out of range, slow, failing or refused requests."""
 
 from __future__ import annotations
 

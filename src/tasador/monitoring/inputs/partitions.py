@@ -1,4 +1,8 @@
-"""`Faults`: what is wrong with files and their values, told once however many files there are."""
+"""A window that lies in several files: each is counted by itself, and the counts are merged.
+
+What is counted of a file does not depend on where or when that is done, and merging does not depend
+on the order, so the verdict is the same from one process and from a cluster.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The tables, as numbered migrations that several processes may start at once."""
+"""One database by one URL: a connection that comes back after an outage, and what it runs.
+
+Statements are written once, with ``?`` for parameters; what differs between SQLite and PostgreSQL
+stands in `tasador.records.dialects`.
+"""
 
 from __future__ import annotations
 

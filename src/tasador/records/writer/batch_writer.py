@@ -1,4 +1,21 @@
-"""Groups of submitted records, and waking those who wait for them."""
+"""`RecordWriter`: records leave the event loop in groups and are made safe by threads.
+
+The two threads between the queue and the database.
+
+::
+
+    committer   owns the queue while the database is there: takes a group, commits it. While the
+                database is away it tries to bring the spool into it instead.
+    guard       watches the committer. When a commit fails or takes too long, it takes over the
+                queue and writes to the spool, until the committer has emptied that.
+
+The state says who owns the queue: ``ok`` the committer, ``spooling`` the guard. While ``draining``
+it belongs to nobody, as long as the committer takes to bring in the last of the spool; when that
+takes too long too, the guard goes on.
+
+A group in flight belongs to whoever claims it: the committer when its commit ends, the guard when
+it is overdue. A group that both wrote is in the spool and in the database, and its ids make it one.
+"""
 
 from __future__ import annotations
 

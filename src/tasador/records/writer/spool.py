@@ -1,4 +1,10 @@
-r"""How records lie in a spool file: frames with a length and a checksum.
+r"""The spool: where records wait on the local disk while the database is away.
+
+Each process appends to files of its own and holds a lock on them as long as it lives. A file that
+nobody locks belongs to a process that died: whoever finds it adopts it. Records keep their ids, so
+bringing them into the database twice changes nothing, and no position needs to be remembered.
+
+How records lie in a spool file: frames with a length and a checksum.
 
 ::
 

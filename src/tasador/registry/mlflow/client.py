@@ -1,4 +1,8 @@
-"""The environment in which MLflow is called: bounded waiting, no telemetry, no chatter.
+"""A client of MLflow that has answered once, with bounded waiting and errors of ours.
+
+It is an explicit client, so the process's own tracking settings are neither used nor changed.
+
+The environment in which MLflow is called: bounded waiting, no telemetry, no chatter.
 
 MLflow takes these settings from environment variables only, and its own defaults wait for a dead
 server for minutes (7 retries of 120 s). They are set while a call runs and put back afterwards, so

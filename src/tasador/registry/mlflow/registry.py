@@ -1,4 +1,8 @@
-"""Runs in MLflow: the parent run and one nested run for each step."""
+"""The model registry, kept by MLflow: register a bundle, resolve an alias, fetch a bundle back.
+
+MLflow is imported here, in `mlflow_client` and in `mlflow_runs` only, and only when a function is
+called.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates that share work, measured on one fold: what an engine does of a search."""
+"""Grid search over the families by cross-validation on the training part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family's search space is, found by walking through it."""
+"""One trial of a sweep: a set of parameters measured on the folds, or given up on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Where the training rows of a model with coordinates lie: counts and typical values by cell."""
+"""``/api/v1/models``: the model's card and map; its versions and history, and who may change them.
+
+What versions there are and how one is promoted is the lifecycle's business, above this room: it is
+handed in as `Lifecycle`, so that the command line and the API do the same.
+"""
 
 from __future__ import annotations
 

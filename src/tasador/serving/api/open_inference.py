@@ -1,4 +1,6 @@
-"""Tensors of the Open Inference Protocol, in JSON and in its binary extension.
+"""``/v2``: the Open Inference Protocol, as spoken by Triton's, KServe's and MLServer's clients.
+
+Tensors of the Open Inference Protocol, in JSON and in its binary extension.
 
 A request carries one tensor per column; here they become columns of plain values, and answers
 become tensors again. In the binary extension the body is JSON followed by the tensors' bytes, in

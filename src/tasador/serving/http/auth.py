@@ -1,4 +1,9 @@
-"""`SharedBuckets`: token buckets that the workers of one service share, in a file in memory.
+"""Who may do what: hosts, API keys, rates.
+
+Keys are 256 random bits, so a plain SHA-256 of them can be neither reversed nor guessed; only the
+hash is configured. Several keys of one name may be valid at once, which is how one is rotated.
+
+`SharedBuckets`: token buckets that the workers of one service share, in a file in memory.
 
 A table of fixed size: each client belongs to one row of a few places, found by a hash of its name.
 The place not used for longest is taken for a new client, so the file never grows. A lock on the

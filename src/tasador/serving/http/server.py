@@ -1,4 +1,6 @@
-"""`GuardedProtocol`: uvicorn's HTTP protocol with bounds on a request's first line and headers.
+"""Run the service: bind the port, start the workers, stop them gracefully.
+
+`GuardedProtocol`: uvicorn's HTTP protocol with bounds on a request's first line and headers.
 
 uvicorn waits for ever for headers that come a byte at a time, and keeps headers of any length in
 memory. Neither reaches an application, so this is the only place to stop it.

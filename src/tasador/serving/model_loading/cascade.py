@@ -1,4 +1,4 @@
-"""Bundles that were refused: remembered, so that they are not fetched in a loop."""
+"""The cascade: the first source that can give a usable bundle gives it, in bounded time."""
 
 from __future__ import annotations
 

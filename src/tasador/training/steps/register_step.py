@@ -1,4 +1,4 @@
-"""What a bundle ships so that its model can be watched: the reference, and the error model."""
+"""Register: fit on train, evaluate once on the sealed part, bundle, register."""
 
 from __future__ import annotations
 
