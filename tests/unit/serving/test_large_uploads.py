@@ -21,7 +21,7 @@ from fixtures.process import Server, free_port
 from tasador.serving.api.uploads import LONGEST_ROW
 
 PARQUET = "application/vnd.apache.parquet"
-MOST_MB = 150.0
+MOST_MB = 200.0
 ROUTES = ("/api/v1/score", "/invocations")
 
 

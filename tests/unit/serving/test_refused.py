@@ -115,7 +115,7 @@ def test_each_refused_request_has_a_line_in_the_log_without_its_values(
         end = time.monotonic() + 10
         while len(caplog.records) < 2 and time.monotonic() < end:  # written after the answer
             time.sleep(0.01)
-    said = [record.getMessage() for record in caplog.records if record.name.endswith("guard")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith("middleware")]
     assert said == [
         "POST /api/v1/predict 422 invalid_rows: kind unknown level",
         "GET (other) 404 unknown_path",
