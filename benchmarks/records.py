@@ -30,7 +30,7 @@ from isolation import isolate
 from tasador.records.database.connection import Database
 from tasador.records.ids import new_ids
 from tasador.records.record import Record
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import Mode, RecordSettings, Synchronous
 
@@ -156,7 +156,7 @@ def best(found: list[Measured]) -> Measured:
 def read_back(name: str, url: str) -> None:
     """Print how fast records are read."""
     with Database.open(url, timeout_s=60) as database:
-        store = SqlRecordStore(database)
+        store = RecordStore(database)
         started, rows = time.perf_counter(), 0
         for batch in store.read(0.0, 1e12):
             rows += len(batch)

@@ -63,13 +63,13 @@ def export(
     """
     from tasador.core import clock
     from tasador.records.import_export import export_parquet
-    from tasador.records.store import SqlRecordStore
+    from tasador.records.store import RecordStore
     from tasador.records.time_parsing import parse_moment
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
     with _opened(_settings(database)) as opened:
-        written = export_parquet(SqlRecordStore(opened), output, start, end, version=version)
+        written = export_parquet(RecordStore(opened), output, start, end, version=version)
     typer.echo(f"wrote {written:,} records to {output}")
 
 
@@ -135,13 +135,13 @@ def stats(
     spool: SpoolOption = None,
 ) -> None:
     """Count the records of each version, and what waits in spools."""
-    from tasador.records.store import SqlRecordStore
+    from tasador.records.store import RecordStore
     from tasador.records.time_parsing import show_moment
     from tasador.records.writer.spool import waiting_bytes
 
     settings = _settings(database, spool)
     with _opened(settings) as opened:
-        counts = SqlRecordStore(opened).counts()
+        counts = RecordStore(opened).counts()
         shown = opened.url.shown
     waiting = waiting_bytes(settings.spool_folder())
     if as_json:
@@ -224,10 +224,10 @@ def import_outcomes(
     """
     from tasador.core.errors import DataError
     from tasador.records.import_export import import_outcomes as import_rows
-    from tasador.records.store import SqlRecordStore
+    from tasador.records.store import RecordStore
 
     with _opened(_settings(database)) as opened:
-        done = import_rows(SqlRecordStore(opened), file, replace=replace)
+        done = import_rows(RecordStore(opened), file, replace=replace)
     accepted, repeated = done.counts["accepted"], done.counts["repeated"]
     replaced = f", {done.counts['replaced']:,} were corrected" if replace else ""
     typer.echo(f"{accepted:,} outcomes were taken, {repeated:,} were known already{replaced}")

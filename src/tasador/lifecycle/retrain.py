@@ -26,7 +26,7 @@ from tasador.lifecycle.promotion_log import Operation, new_operation_id
 from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
 from tasador.lifecycle.settings_from_lineage import in_workspace, settings_of
 from tasador.records.audit_log import AuditEntry, Verdicts
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.registry.stores.versions import ModelVersion
 from tasador.serving.experiments.experiment import Rules
@@ -140,7 +140,7 @@ def retrain(
     with nullcontext() if order.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, order, reference.X)
-        at_most = SqlRecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
+        at_most = RecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
         hopeful = decide(order.settings, replace(known, usable=at_most))
         if not hopeful.retrain and not order.dry_run:  # no need to read a million outcomes
             uncounted = replace(order.settings, new_outcomes=0)  # most may be known already
@@ -192,7 +192,7 @@ def _rows(
     settings: RetrainSettings,
 ) -> NewRows:
     """Return the new rows that may be trained on."""
-    store = SqlRecordStore(lifecycle.ledger.database)
+    store = RecordStore(lifecycle.ledger.database)
     now = clock.seconds()
     conflicts = store.conflicts(0.0, now + 1.0, _MOST_CONFLICTS)
     found = read_rows(

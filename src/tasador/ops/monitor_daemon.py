@@ -33,7 +33,7 @@ from tasador.records.database.connection import Database
 from tasador.records.refused import read_refused
 from tasador.records.retention import prune_in_turn
 from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, State
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import ModelHolder
@@ -205,7 +205,7 @@ class Watcher:
         if self._reference is None or self._reference[0] != bundle.version:
             self._reference = bundle.version, Reference.of_bundle(bundle)
         windows = recorded_windows(
-            SqlRecordStore(self._database), bundle, since, until, variant="champion"
+            RecordStore(self._database), bundle, since, until, variant="champion"
         )
         refused = read_refused(self._database, since, until, bundle.manifest.name)
         verdict = judge(self._reference[1], windows, self.settings.limits, refused=refused)

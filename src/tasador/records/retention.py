@@ -18,7 +18,7 @@ from pathlib import Path
 from tasador.core import clock
 from tasador.records.database.connection import Database
 from tasador.records.shared_state import Leases
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.settings.records import RecordSettings
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Retention:
 
     def _predictions(self, delete: bool) -> Old:
         before = self._before("keep_predictions_days")
-        store, number = SqlRecordStore(self._database), 0
+        store, number = RecordStore(self._database), 0
         if before is not None and delete:
             for number in store.prune(before):  # noqa: B007 - the last one counts
                 pass

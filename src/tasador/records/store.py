@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,16 +128,48 @@ class VersionCounts:
     last: float
 
 
-class RecordStore(Protocol):
-    """A store of records and outcomes; safe to share between threads.
+def open_store(url: str) -> RecordStore:
+    """Return the store at `url`, connected, its tables up to date.
+
+    Raises:
+        ConfigError: The URL cannot be meant.
+        OutageError: It cannot be reached.
+    """
+    from tasador.records.database.connection import Database
+
+    return RecordStore(Database.open(url))
+
+
+_COLUMNS = column_names("records")
+_PREFIXED = ", ".join(f"r.{name}" for name in _COLUMNS.split(", "))
+_MOST_IDS = 500  # in one statement
+_ANY = TargetBounds()
+
+
+class _Recorded(NamedTuple):
+    """What a record says of the outcomes that it may have."""
+
+    bounds: TargetBounds
+    time: float
+    client: str
+
+
+class RecordStore:
+    """Records and outcomes in SQLite or PostgreSQL; safe to share between threads.
 
     Every method raises `OutageError` when the store cannot be used and `RefusedError` when it does
     not take a value.
+
+    Args:
+        database: Where the tables are; closed with the store.
     """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records in one transaction; those whose id is known are passed over."""
-        ...
+        self.database.insert("records", records)
 
     def add_outcomes(
         self,
@@ -158,107 +190,6 @@ class RecordStore(Protocol):
             own: Whether an outcome counts only from the client that was given the prediction.
             replace: Predictions whose known outcome is to be corrected; the audit trail keeps it.
         """
-        ...
-
-    def read(
-        self,
-        since: float,
-        until: float,
-        *,
-        version: str | None = None,
-        variant: str | None = None,
-        with_outcome: bool = False,
-        batch: int = 10_000,
-    ) -> Iterator[RecordBatch]:
-        """Give the records of ``since <= time < until``, oldest first, `batch` at a time.
-
-        Each batch is a query of its own: nothing is locked between them, and records written
-        meanwhile appear when their time lies after what was read. `with_outcome` leaves out records
-        without one.
-        """
-        ...
-
-    def get(self, prediction_ids: Sequence[str]) -> dict[str, Record]:
-        """Return the records of these ids; unknown ids are left out."""
-        ...
-
-    def count(
-        self, since: float, until: float, *, version: str | None = None, variant: str | None = None
-    ) -> int:
-        """Return the number of records of ``since <= time < until``."""
-        ...
-
-    def count_outcomes(self, since: float, until: float) -> int:
-        """Return the number of outcomes that became known in ``since <= time < until``."""
-        ...
-
-    def counts(self) -> list[VersionCounts]:
-        """Return how much is recorded of each version and variant, the newest first."""
-        ...
-
-    def conflicts(self, since: float, until: float, limit: int = 1000) -> list[Outcome]:
-        """Return outcomes given in ``since <= time < until`` that contradict a known one."""
-        ...
-
-    def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
-        """Delete records older than `before` with their outcomes, `chunk` in each transaction.
-
-        Gives the number deleted so far after each chunk; what is not drawn is not deleted.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close the connection; the next use makes a new one."""
-        ...
-
-
-def open_store(url: str) -> RecordStore:
-    """Return the store at `url`, connected, its tables up to date.
-
-    Raises:
-        ConfigError: The URL cannot be meant.
-        OutageError: It cannot be reached.
-    """
-    from tasador.records.database.connection import Database
-
-    return SqlRecordStore(Database.open(url))
-
-
-_COLUMNS = column_names("records")
-_PREFIXED = ", ".join(f"r.{name}" for name in _COLUMNS.split(", "))
-_MOST_IDS = 500  # in one statement
-_ANY = TargetBounds()
-
-
-class _Recorded(NamedTuple):
-    """What a record says of the outcomes that it may have."""
-
-    bounds: TargetBounds
-    time: float
-    client: str
-
-
-class SqlRecordStore:
-    """See `tasador.records.store.RecordStore` for what each method promises.
-
-    Args:
-        database: Where the tables are; closed with the store.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    def append(self, records: Sequence[Record]) -> None:
-        self.database.insert("records", records)
-
-    def add_outcomes(
-        self,
-        outcomes: Sequence[Outcome],
-        targets: Mapping[str, TargetBounds] | None = None,
-        *,
-        own: bool = False,
-        replace: Collection[str] = (),
-    ) -> list[OutcomeAnswer]:
         answers: list[OutcomeAnswer] = []
         bounds = {**kept_targets(self.database), **(targets or {})} if outcomes else {}
         for start in range(0, len(outcomes), _MOST_IDS):
@@ -352,6 +283,12 @@ class SqlRecordStore:
         with_outcome: bool = False,
         batch: int = 10_000,
     ) -> Iterator[RecordBatch]:
+        """Give the records of ``since <= time < until``, oldest first, `batch` at a time.
+
+        Each batch is a query of its own: nothing is locked between them, and records written
+        meanwhile appear when their time lies after what was read. `with_outcome` leaves out records
+        without one.
+        """
         join = "JOIN" if with_outcome else "LEFT JOIN"
         where, values = _filters(version, variant, "r.")
         sql = (
@@ -370,6 +307,7 @@ class SqlRecordStore:
                 return
 
     def get(self, prediction_ids: Sequence[str]) -> dict[str, Record]:
+        """Return the records of these ids; unknown ids are left out."""
         sql = f"SELECT {_COLUMNS} FROM records WHERE id IN ({{ids}})"  # noqa: S608
         nan = math.nan
         found = (
@@ -381,15 +319,18 @@ class SqlRecordStore:
     def count(
         self, since: float, until: float, *, version: str | None = None, variant: str | None = None
     ) -> int:
+        """Return the number of records of ``since <= time < until``."""
         where, values = _filters(version, variant)
         sql = f"SELECT count(*) FROM records WHERE time >= ? AND time < ?{where}"  # noqa: S608
         return int(self.database.execute(sql, [since, until, *values])[0][0])
 
     def count_outcomes(self, since: float, until: float) -> int:
+        """Return the number of outcomes that became known in ``since <= time < until``."""
         sql = "SELECT count(*) FROM outcomes WHERE time >= ? AND time < ?"
         return int(self.database.execute(sql, (since, until))[0][0])
 
     def counts(self) -> list[VersionCounts]:
+        """Return how much is recorded of each version and variant, the newest first."""
         rows = self.database.execute(
             "SELECT r.version, r.variant, count(*), count(o.prediction_id), min(r.time), "
             "max(r.time) FROM records r LEFT JOIN outcomes o ON o.prediction_id = r.id "
@@ -398,6 +339,7 @@ class SqlRecordStore:
         return [VersionCounts(*row) for row in rows]
 
     def conflicts(self, since: float, until: float, limit: int = 1000) -> list[Outcome]:
+        """Return outcomes given in ``since <= time < until`` that contradict a known one."""
         rows = self.database.execute(
             "SELECT prediction_id, actual, time, client FROM outcome_conflicts "
             "WHERE time >= ? AND time < ? ORDER BY time LIMIT ?",
@@ -406,6 +348,10 @@ class SqlRecordStore:
         return [Outcome(*row) for row in rows]
 
     def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
+        """Delete records older than `before` with their outcomes, `chunk` in each transaction.
+
+        Gives the number deleted so far after each chunk; what is not drawn is not deleted.
+        """
         deleted = 0
         oldest = "SELECT id FROM records WHERE time < ? ORDER BY time, id LIMIT ?"
         while True:
@@ -424,6 +370,7 @@ class SqlRecordStore:
                 return
 
     def close(self) -> None:
+        """Close the connection; the next use makes a new one."""
         self.database.close()
 
 

@@ -28,7 +28,7 @@ from tasador.records.shared_state import (
     Leases,
     State,
 )
-from tasador.records.store import OutcomeAnswer, SqlRecordStore
+from tasador.records.store import OutcomeAnswer, RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.api.admin import AdminActions, admin_router
 from tasador.serving.api.mlflow_scoring import mlflow_router
@@ -433,7 +433,7 @@ class _Outcomes:
             Problem: 503, records are switched off or the database is away.
         """
         return self._database.ask(
-            lambda database: SqlRecordStore(database).add_outcomes(
+            lambda database: RecordStore(database).add_outcomes(
                 outcomes, self.targets, own=own, replace=replace
             )
         )
@@ -444,7 +444,7 @@ class _Outcomes:
         Raises:
             OutageError: It does not answer.
         """
-        SqlRecordStore(self._database.opened()).count(0.0, 0.0)
+        RecordStore(self._database.opened()).count(0.0, 0.0)
 
     def close(self) -> None:
         """Close the connection."""

@@ -31,7 +31,7 @@ from tasador.lifecycle.reproduce import reproduce
 from tasador.lifecycle.retrain import Order, retrain, tend
 from tasador.records.audit_log import Verdicts
 from tasador.records.record import Outcome, Record
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.serving.experiments.experiment import ExperimentBook, Rules
 from tasador.settings.run import (
@@ -93,7 +93,7 @@ def workspace(trained: Path, tmp_path: Path) -> Path:
 
 def record(lifecycle, frame: pl.DataFrame, clients: int = 4, name: str = "p") -> None:
     """Record estimates of half a day ago and what became of them."""
-    store = SqlRecordStore(lifecycle.ledger.database)
+    store = RecordStore(lifecycle.ledger.database)
     rows = frame.to_dicts()
     ids = [f"{name}{i:06d}" for i in range(len(rows))]
     store.append(

@@ -16,7 +16,7 @@ from tasador.cli.app import main
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database.connection import Database
 from tasador.records.record import Outcome
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.writer.spool import Spool
 from tasador.settings.records import RecordSettings
 
@@ -60,7 +60,7 @@ def recorded(database, make_records) -> list:
     now = time.time()
     old = make_records(4, start=now - 100 * DAY, lower=float("nan"))
     new = make_records(6, start=now - 60, version="houses@2")
-    store = SqlRecordStore(database)
+    store = RecordStore(database)
     store.append([*old, *new])
     store.add_outcomes([Outcome(new[0].id, 321.5, now)])
     return [*old, *new]
@@ -90,7 +90,7 @@ def test_export_of_everything_streams_and_keeps_gaps(
     from tasador.records.import_export import export_parquet
 
     file = tmp_path / "out.parquet"
-    written = export_parquet(SqlRecordStore(database), file, 0.0, 1e12, batch=3)
+    written = export_parquet(RecordStore(database), file, 0.0, 1e12, batch=3)
     read = pq.read_table(file)
     assert written == read.num_rows == 10
     assert read["lower"].null_count == 4
@@ -103,10 +103,10 @@ def test_an_export_that_fails_leaves_no_file(
 ) -> None:
     from tasador.records.import_export import export_parquet
 
-    store = SqlRecordStore(database)
+    store = RecordStore(database)
 
     def failing(*_, **__):
-        yield next(iter(SqlRecordStore.read(store, 0.0, 1e12, batch=2)))
+        yield next(iter(RecordStore.read(store, 0.0, 1e12, batch=2)))
         raise RuntimeError("in the middle")
 
     monkeypatch.setattr(store, "read", failing)
@@ -119,10 +119,10 @@ def test_prune_counts_first_and_deletes_when_told(url, recorded, database, tasad
     counted = tasador("records", "prune", "--older-than", "90d", url=url)
     assert counted.stdout.startswith("4 records are older than ")
     assert "--yes deletes them" in counted.stdout
-    assert SqlRecordStore(database).count(0.0, 1e12) == 10
+    assert RecordStore(database).count(0.0, 1e12) == 10
     done = tasador("records", "prune", "--older-than", "90d", "--yes", url=url)
     assert done.stdout.startswith("deleted 4 records"), done.stderr
-    assert SqlRecordStore(database).count(0.0, 1e12) == 6
+    assert RecordStore(database).count(0.0, 1e12) == 6
     (entry,) = AuditTrail(database).read(action="prune")
     assert (entry.subject, entry.details["deleted"]) == ("records", 4)
 
@@ -152,7 +152,7 @@ def test_replay_brings_in_a_spool_that_nobody_owns(url, tmp_path, make_records, 
     done = tasador("records", "replay", "--spool", tmp_path / "spool", url=url)
     assert done.stdout.startswith("brought in 3 records"), done.stderr
     with Database.open(url) as database:
-        assert SqlRecordStore(database).count(0.0, 1e12) == 3
+        assert RecordStore(database).count(0.0, 1e12) == 3
 
 
 def test_importing_outcomes_names_each_row_that_was_not_taken(
@@ -188,7 +188,7 @@ def test_importing_outcomes_names_each_row_that_was_not_taken(
     assert "line 8" in lines[5]
     assert "time: expected ISO 8601 or seconds since the epoch" in lines[5]
     assert lines[6] == "6 rows were not taken"
-    batches = list(SqlRecordStore(database).read(0.0, 1e12, with_outcome=True, batch=2))
+    batches = list(RecordStore(database).read(0.0, 1e12, with_outcome=True, batch=2))
     taken = {i: time for b in batches for i, time in zip(b.id, b.outcome_time, strict=True)}
     assert (taken[one], taken[three]) == (seconds, seconds)
     again = tasador("outcomes", "import", file, "--show", "1", url=url)
@@ -217,7 +217,7 @@ def test_a_file_that_holds_no_outcomes_is_refused(tmp_path, content, message, ta
     from tasador.records.import_export import import_outcomes
 
     with Database.open(url) as database, pytest.raises(SourceError, match=message):
-        import_outcomes(SqlRecordStore(database), file)
+        import_outcomes(RecordStore(database), file)
 
 
 def test_a_command_makes_no_database_where_there_is_none(tmp_path, tasador) -> None:

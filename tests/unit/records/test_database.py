@@ -272,11 +272,11 @@ def test_a_forked_child_connects_by_itself(database) -> None:
 
 
 def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make_records) -> None:
-    from tasador.records.store import SqlRecordStore
+    from tasador.records.store import RecordStore
 
     file = tmp_path / "records.db"
     with Database.open(f"sqlite:///{file}") as writing, Database.open(f"sqlite:///{file}") as other:
-        store = SqlRecordStore(writing)
+        store = RecordStore(writing)
         for _ in range(20):
             store.append(make_records(500))
         before = file.stat().st_size

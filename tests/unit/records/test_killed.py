@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tasador.records.database.connection import Database
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.writer.maintenance import bring_in
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
@@ -82,7 +82,7 @@ def acknowledged_and_found(url: str, folder: Path) -> tuple[Counter[str], Counte
     acknowledged = Counter(line.decode() for line in lines if len(line) == 36)
     with Database.open(url) as database:
         bring_in(folder / "spool", database)
-        store = SqlRecordStore(database)
+        store = RecordStore(database)
         found = Counter(i for batch in store.read(0.0, 2.0) for i in batch.id)
     assert list((folder / "spool").glob("*.spool")) == []
     return acknowledged, found
@@ -187,7 +187,7 @@ def test_a_database_that_may_not_grow_sends_records_to_the_spool(tmp_path) -> No
     assert any(line.startswith("refused") for line in told)  # at last both are full
     with Database.open(url) as database:
         bring_in(tmp_path / "spool", database)
-        found = SqlRecordStore(database).get(acknowledged)
+        found = RecordStore(database).get(acknowledged)
     assert set(acknowledged) == set(found)
 
 

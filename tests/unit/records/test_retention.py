@@ -13,7 +13,7 @@ from tasador.records.audit_log import AuditTrail, Verdicts
 from tasador.records.record import Outcome
 from tasador.records.retention import Retention, prune_in_turn
 from tasador.records.shared_state import AlertState, AlertStates
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import RecordSettings
 
@@ -44,7 +44,7 @@ def grown(database, settings, make_records) -> float:
         states.put(AlertState(key, state, now - 400 * DAY, now, body))
     states.put(AlertState("just over", "ok", now - DAY, now, {}))
     records = make_records(3, start=now - 400 * DAY)
-    store = SqlRecordStore(database)
+    store = RecordStore(database)
     store.append(records)
     store.add_outcomes([Outcome(records[0].id, value, now - 400 * DAY) for value in (1.0, 2.0)])
     spool = settings.spool_folder()
@@ -61,8 +61,8 @@ def left(database, settings):
         "houses": database.execute(count, ("houses",))[0][0],
         "old": database.execute(count, ("old",))[0][0],
         "alerts": {state.key for state in AlertStates(database).all()},
-        "records": SqlRecordStore(database).count(0.0, 1e12),
-        "conflicts": len(SqlRecordStore(database).conflicts(0.0, 1e12)),
+        "records": RecordStore(database).count(0.0, 1e12),
+        "conflicts": len(RecordStore(database).conflicts(0.0, 1e12)),
         "files": {path.name for path in settings.spool_folder().iterdir()},
     }
 

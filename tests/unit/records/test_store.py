@@ -10,12 +10,12 @@ import pytest
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database.errors import RefusedError
 from tasador.records.record import Outcome
-from tasador.records.store import SqlRecordStore, open_store
+from tasador.records.store import RecordStore, open_store
 
 
 @pytest.fixture
-def store(database) -> SqlRecordStore:
-    return SqlRecordStore(database)
+def store(database) -> RecordStore:
+    return RecordStore(database)
 
 
 def everything(store, **asked) -> list:

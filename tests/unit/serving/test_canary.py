@@ -17,7 +17,7 @@ from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database.connection import Database
 from tasador.records.record import Outcome
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.batching.batcher import Appraiser
 from tasador.serving.experiments.canary import Canary, _chosen
@@ -104,7 +104,7 @@ class Server:
 
     def tell_outcomes(self) -> None:
         with Database.open(self.url) as database:
-            SqlRecordStore(database).add_outcomes(
+            RecordStore(database).add_outcomes(
                 [Outcome(key, price, time.time()) for key, price in self.ids]
             )
 
@@ -147,7 +147,7 @@ def standing(book: ExperimentBook) -> Experiment:
 
 def records(url: str, variant: str):
     with Database.open(url) as database:
-        store = SqlRecordStore(database)
+        store = RecordStore(database)
         return [
             (batch.id[i], batch.version[i])
             for batch in store.read(0, 1e12, variant=variant)

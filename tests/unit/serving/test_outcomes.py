@@ -19,7 +19,7 @@ from tasador.records.audit_log import AuditTrail
 from tasador.records.database.connection import Database
 from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
-from tasador.records.store import SqlRecordStore
+from tasador.records.store import RecordStore
 from tasador.records.targets import keep_target, kept_targets
 from tasador.serving.bootstrap import Assembly
 from tasador.serving.http.auth import new_key
@@ -69,7 +69,7 @@ def test_the_store_refuses_what_a_models_target_cannot_be_whoever_sends_it(
     tmp_path, actual
 ) -> None:
     with Database(f"sqlite:///{tmp_path}/r.db") as database:
-        store = SqlRecordStore(database)
+        store = RecordStore(database)
         store.append([record("a"), record("b"), record("c", "other_model-0123456789ab")])
         keep_target(database, "houses_model", BOUNDS)
         keep_target(database, "houses_model", BOUNDS)
@@ -91,7 +91,7 @@ def test_a_file_of_outcomes_is_read_as_every_table_is_and_each_wrong_row_is_name
     dated = ["id0,12,2999-01-01", "id1,12,20261124", "id2,12,\uff11\uff17\uff16"]
     file.write_text("\n".join(["prediction_id,actual,time", *rows, *dated]), encoding="utf-8")
     with Database(f"sqlite:///{tmp_path}/r.db") as database:
-        store = SqlRecordStore(database)
+        store = RecordStore(database)
         store.append([record(name) for name in names])
         keep_target(database, "houses_model", BOUNDS)
         done = import_outcomes(store, file)
@@ -190,7 +190,7 @@ def test_only_the_client_that_was_given_a_prediction_reports_its_outcome(keyed, 
     assert "after the prediction" in early["message"]
     assert tell("one", first, replace="yes").status_code == 422
     with Database(server.records_url) as database:
-        assert {row[0]: row[1] for row in SqlRecordStore(database)._by_ids(
+        assert {row[0]: row[1] for row in RecordStore(database)._by_ids(
             "SELECT prediction_id, actual FROM outcomes WHERE prediction_id IN ({ids})",
             [first, second, third],
         )} == {first: 6.0, second: 5.0, third: 5.0}  # fmt: skip

@@ -460,7 +460,7 @@ class RecordWriter:
         """Start the threads, once; the database need not be there yet.
 
         Raises:
-            ConfigError: The settings cannot be meant.
+            ConfigError: The settings are invalid.
         """
         if self.settings.mode == "off" or self._running:
             return
@@ -578,7 +578,7 @@ _writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
 
 
 def _stop_in_child() -> None:
-    """Threads do not survive a fork: a child that submits is told so instead of waiting."""
+    """Threads do not survive a fork: a child that submits gets an error instead of waiting."""
     for writer in _writers:
         writer._running = False
 
