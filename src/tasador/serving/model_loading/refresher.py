@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
@@ -63,17 +63,6 @@ class RefreshEvents:
     on_poll: Callable[[float, str | None], None] = lambda *_: None
 
 
-@dataclass
-class _Counts:
-    polls: int = 0
-    swaps: int = 0
-    refused: int = 0
-    errors: int = 0
-    last_error: str | None = None
-    last_poll_at: str | None = None
-    copy_error: str | None = None
-
-
 class Refresher:
     """Keeps the holder's model the one that the first answering source offers.
 
@@ -98,7 +87,7 @@ class Refresher:
         self.cascade, self.holder = cascade, holder
         self._events = events or RefreshEvents()
         self._settings = cascade.settings
-        self._counts = _Counts()
+        self._report = RefreshReport()
         self._error: str | None = None
         self._ended = time.monotonic()
         self._versions: dict[tuple[str, str], str] = {}
@@ -144,7 +133,7 @@ class Refresher:
     def report(self) -> RefreshReport:
         """Return what has been done so far."""
         running = self._thread is not None and self._thread.is_alive()
-        return RefreshReport(**vars(self._counts), running=running)
+        return replace(self._report, running=running)
 
     def refresh(self, *, force: bool = False) -> bool:
         """Do one round in the calling thread; whether a model was swapped in.
@@ -156,7 +145,7 @@ class Refresher:
             if force:
                 self.cascade.refusals.clear()
             started = time.monotonic()
-            before = self._counts.swaps
+            before = self._report.swaps
             self._error = None
             try:
                 self._look()
@@ -165,14 +154,15 @@ class Refresher:
             except Exception as error:  # a fault of ours, which health must not pass over
                 _log.exception("a round of the refresher failed; the running model goes on")
                 self._fail(error)
-            if self._counts.swaps > before:
+            if self._report.swaps > before:
                 give_memory_back()
-            self._counts.last_error = self._error
-            self._counts.polls += 1
-            self._counts.last_poll_at = wall.timestamp()
+            self._report = replace(
+                self._report, polls=self._report.polls + 1, last_error=self._error,
+                last_poll_at=wall.timestamp(),
+            )  # fmt: skip
             self._ended = time.monotonic()
-            self._tell(self._events.on_poll, time.monotonic() - started, self._counts.last_error)
-            return self._counts.swaps > before
+            self._tell(self._events.on_poll, time.monotonic() - started, self._report.last_error)
+            return self._report.swaps > before
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -182,7 +172,7 @@ class Refresher:
             except Exception:
                 _log.exception("a round of the refresher failed; the running model goes on")
             if self.holder.current is None and not self._first.is_set():
-                _log.warning("no model: 503 until a source offers one: %s", self._counts.last_error)
+                _log.warning("no model: 503 until a source offers one: %s", self._report.last_error)
             self._first.set()
             self._wake.wait(self._pause())
 
@@ -262,18 +252,18 @@ class Refresher:
 
     def _swap(self, loaded: LoadedModel) -> None:
         before = self.holder.swap(loaded)
-        self._counts.swaps += 1
+        self._report = replace(self._report, swaps=self._report.swaps + 1)
         _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
         self._tell(self._events.on_swap, loaded, before)
         self._first.set()
-        self._counts.copy_error = self.cascade.keep(loaded)
+        self._report = replace(self._report, copy_error=self.cascade.keep(loaded))
 
     def _refused(self, source: str, identity: str, reason: str) -> None:
-        self._counts.refused += 1
+        self._report = replace(self._report, refused=self._report.refused + 1)
         self._tell(self._events.on_refused, source, identity, reason)
 
     def _fail(self, error: Exception) -> None:
-        self._counts.errors += 1
+        self._report = replace(self._report, errors=self._report.errors + 1)
         self._error = str(error) or type(error).__name__
 
     def _tell(self, listener: Callable[..., None], *what: object) -> None:
