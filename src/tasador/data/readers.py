@@ -27,7 +27,7 @@ from tasador.contract.model import plain_name
 from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.csv_header import csv_rows
-from tasador.data.parquet_limits import ParquetTable
+from tasador.data.parquet_table import ParquetTable
 
 MAX_COLUMNS = 5000
 MAX_UNPACKED_BYTES = 1 << 30

@@ -17,7 +17,7 @@ from tasador.contract.model import TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.csv_header import LONGEST_HEADER, read_header
-from tasador.data.parquet_limits import ParquetTable
+from tasador.data.parquet_table import ParquetTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
