@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,3 +222,22 @@ def gs():
         yield "gs://bundles"
         with contextlib.suppress(Exception):
             server.stop()
+
+
+@pytest.fixture
+def tasador(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run a command in the test's `workspace`; what it printed."""
+    from tasador.cli.app import app
+
+    # made when the module is imported, at the width that the terminal had then
+    monkeypatch.setattr("tasador.cli.output.out._width", 200)
+
+    def call(*words: str) -> str:
+        capsys.readouterr()
+        app([*words, "--workspace", str(workspace)], standalone_mode=False)
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return call

@@ -145,8 +145,9 @@ def read_watch_settings(
     """Return the settings that ship in ``conf/watch.yaml``, changed by `file` and by variables.
 
     Of `limits` the file changes those that it names, everything else it replaces.
-    ``${NAME}`` in a text of the file stands for an environment variable, so that secrets stay out
-    of files. A route of the file replaces the one that TASADOR_ALERTS__* make of that name.
+    ``${NAME}`` in a text of the file is replaced by an environment variable, so that secrets
+    stay out of files. A route of the file replaces the one that TASADOR_ALERTS__* make of that
+    name.
 
     Args:
         file: YAML; None takes the one that TASADOR_WATCH__CONFIG names, if it names one.

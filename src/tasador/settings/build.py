@@ -85,7 +85,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {"selection.scoring": _ERRORS, "sweep.met
 
 
 def check(where: str, value: Any) -> None:
-    """Refuse a value of the right type that cannot be meant; other keys pass.
+    """Refuse a value of the right type that is invalid; other keys pass.
 
     Raises:
         ConfigError: Naming the key, what may stand there and what was found.

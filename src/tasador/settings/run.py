@@ -329,7 +329,7 @@ class TrackingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that a training run is told.
+    """All settings of a training run.
 
     Attributes:
         contract: The table's contract, from the group ``dataset``.

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
-from tasador.cli.app import app
 from tasador.core.errors import BundleError, ConfigError, GateError, RegistryError
 from tasador.metrics.bootstrap import Estimate
 from tasador.registry.mlflow.registration import MlflowRun
@@ -57,20 +56,6 @@ def workspace(template: Path, tmp_path: Path) -> Path:
     shutil.copy(template / "mlflow.db", tmp_path / "mlflow.db")
     (tmp_path / "data").symlink_to(template / "data")
     return tmp_path
-
-
-@pytest.fixture
-def tasador(workspace: Path, capsys, monkeypatch) -> Tasador:
-    # made when the module is imported, at the width that the terminal had then
-    monkeypatch.setattr("tasador.cli.output.out._width", 200)
-
-    def call(*words: str) -> str:
-        capsys.readouterr()
-        app([*words, "--workspace", str(workspace)], standalone_mode=False)
-        captured = capsys.readouterr()
-        return captured.out + captured.err
-
-    return call
 
 
 def test_a_version_is_promoted_rolled_back_and_the_history_tells_it(tasador):

@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +15,6 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
-from tasador.cli.app import app
 from tasador.cli.stack import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.inference.load import load_bundle
@@ -53,17 +51,6 @@ def workspace(house_contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         alias="champion",
     )  # fmt: skip
     return folder
-
-
-@pytest.fixture
-def tasador(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*words: str) -> str:
-        capsys.readouterr()
-        app([*words, "--workspace", str(workspace)], standalone_mode=False)
-        captured = capsys.readouterr()
-        return captured.out + captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fixtures.model_facts import FACTS
 from tasador.contract.reader import from_dict
-from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts
+from tasador.reporting.model_card import Decision, ModelDocument
 from tasador.reporting.model_card_page import to_markdown
 from tasador.reporting.run_report import Comparison, Headline
 from tasador.selection.evaluation.test_metrics import Group
@@ -21,23 +22,6 @@ CONTRACT = from_dict(
         },
         "target": {"name": "price", "unit": "USD", "cap": 500001},
     }
-)
-FACTS = ModelFacts(
-    model="LightGBM, 2500 trees",
-    version="house_price-3f9a",
-    trained="2026-11-23T20:01:07Z",
-    origin="real",
-    source="/data/houses.csv",
-    data_hash="d" * 64,
-    code_commit="abc123",
-    bundle_hash="c" * 64,
-    train_rows=16512,
-    test_rows=4128,
-    refused_rows=3,
-    train_range=(14999.0, 500001.0),
-    capped_share=0.047,
-    interval_coverage=(0.897, 0.9),
-    test_openings=("registration",),
 )
 HEADLINE = (Headline("RMSE", 39541.0, 37900.0, 41200.0, "USD", "lower"),)
 STANDARDS = (

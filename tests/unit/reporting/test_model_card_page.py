@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.model_facts import FACTS as CAPPED
 from tasador.contract.reader import from_dict
-from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
+from tasador.reporting.model_card import Decision, ModelDocument, ReviewRow
 from tasador.reporting.model_card_page import FILES, to_markdown, write_model_card
 from tasador.reporting.run_report import Comparison, Headline
 from tasador.selection.evaluation.test_metrics import Group
@@ -29,22 +30,7 @@ CONTRACT = from_dict(
         "target": {"name": "price", "unit": "USD"},
     }
 )
-FACTS = ModelFacts(
-    model="LightGBM, 2500 trees",
-    version="house_price-3f9a",
-    trained="2026-11-23T20:01:07Z",
-    origin="real",
-    source="/data/houses.csv",
-    data_hash="d" * 64,
-    code_commit="abc123",
-    bundle_hash="c" * 64,
-    train_rows=16512,
-    test_rows=4128,
-    refused_rows=3,
-    train_range=(14999.0, 500001.0),
-    interval_coverage=(0.897, 0.9),
-    test_openings=("registration",),
-)
+FACTS = replace(CAPPED, capped_share=None)
 DOCUMENT = ModelDocument(
     contract=CONTRACT,
     facts=FACTS,

@@ -1,7 +1,7 @@
 """Anybody's table in batches: Parquet is streamed, CSV and archives are read whole.
 
-Values are encoded by the same rules as everywhere (`contract.encoding`). A value of another kind
-than its column is counted and taken for missing; a column that is not there is all missing. Both
+Values are encoded by the same rules as everywhere (`contract.encoding`). A value of the
+wrong type is counted and taken for missing; a column that is not there is all missing. Both
 are named in the verdict, and neither keeps the other columns from being judged.
 
 How values are stored makes no difference: a column that one of the tables has as float32 is
@@ -22,7 +22,7 @@ from tasador.contract.cells import MISSING_TEXTS
 from tasador.contract.model import Column
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, ValidationError
-from tasador.data.parquet_limits import Allowance, ParquetTable
+from tasador.data.parquet_table import Allowance, ParquetTable
 from tasador.monitoring.verdict import Finding, Level
 
 Floats = NDArray[np.float64]
@@ -192,7 +192,7 @@ class Reader:
         precision: See `common_precision`: columns whose values are rounded to a coarser type.
 
     Attributes:
-        wrong: By column: how many values are of another kind, and the first of them.
+        wrong: By column: how many values have the wrong type, and the first of them.
         zones: By column of times in text: whether some have a zone, and some have none.
     """
 

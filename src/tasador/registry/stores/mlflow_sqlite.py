@@ -62,7 +62,7 @@ class EmbeddedRegistry:
         """Return the registry at ``sqlite:///path``.
 
         Raises:
-            ConfigError: The address is of another kind.
+            ConfigError: The address has an unknown scheme.
         """
         match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
         if match is None:

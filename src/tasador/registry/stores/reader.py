@@ -9,7 +9,7 @@ def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) ->
     """Return what reads the registry at `uri`: a server, or the embedded one's database.
 
     Raises:
-        ConfigError: The address is of another kind.
+        ConfigError: The address has an unknown scheme.
     """
     if uri.startswith(("http://", "https://")):
         from tasador.registry.stores.mlflow_rest import MlflowServer
