@@ -175,7 +175,10 @@ def test_spanish_is_chosen_by_address_and_by_hand(visit) -> None:
     page.get_by_role("button", name="Valorar").click()
     page.wait_for_selector("[data-testid=stMetricValue]")
     assert "." in text_of(page, "[data-testid=stMetricValue]")
-    # a choice made while the page is still drawn would be lost; its status shows with a delay only
+    # a choice made while the page is still drawn would be lost; its status shows with a delay only,
+    # and its charts, once they are there, may have it drawn again
+    page.locator(".js-plotly-plot").nth(3).wait_for()
+    page.wait_for_timeout(500)
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
     page.get_by_role("combobox", name="Idioma").click()
     page.get_by_role("option", name="English").click()

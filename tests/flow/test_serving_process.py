@@ -349,8 +349,10 @@ def test_every_line_is_json_while_a_source_is_down_and_requests_are_refused(
         server.start()
         server.wait()
         httpx.get(server.url + "/nowhere")
-        httpx.post(server.url + "/api/v1/predict", content=b"{")
-        httpx.post(server.url + "/api/v1/predict", json={"instances": [{**ROW, "rooms": "many"}]})
+        # a worker that has no model yet answers 503, whatever it is sent
+        predict, wrong = server.url + "/api/v1/predict", {"instances": [{**ROW, "rooms": "many"}]}
+        eventually(lambda: httpx.post(predict, content=b"{").status_code == 422)
+        eventually(lambda: httpx.post(predict, json=wrong).status_code == 422)
         with socket.create_connection(("127.0.0.1", server.port)) as line:
             line.sendall(b"no HTTP at all\r\n\r\n")
             assert line.recv(100).startswith(b"HTTP/1.1 400 ")
