@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.encoding import encode_values
+from tasador.contract.formats import PLAIN
 from tasador.contract.model import Column
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ def encode_arrow(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
         return _by_dictionary(column, values)
     values = plain_array(values)
     kind, types = values.type, pa.types
+    if column.from_text:
+        return _by_different_value(column, values)
     if column.kind in ("number", "integer"):
         if types.is_integer(kind) or types.is_floating(kind):
             return _right(_doubles(values))
-        if _is_text(kind):
+        if _is_text(kind) and column.format is PLAIN:
             return _text_numbers(column, values)
     if column.kind == "datetime":
         if types.is_date32(kind):
@@ -102,7 +105,9 @@ def rows_of(batch: pa.RecordBatch, columns: Iterable[Column], rows: Iterable[int
     import pyarrow as pa
 
     positions = pa.array(rows, pa.int64())
-    names = [column.name for column in columns if column.name in batch.schema.names]
+    there = batch.schema.names
+    wanted = (name for c in columns for name in (c.name, c.source) if name in there)
+    names = list(dict.fromkeys(wanted))
     found = {name: plain_values(batch.column(name).take(positions)) for name in names}
     return [
         dict(zip(found, cells, strict=True)) for cells in zip(*found.values(), strict=True)

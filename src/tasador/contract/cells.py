@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 
 from tasador.contract.dates import EPOCH, seconds_of
+from tasador.contract.formats import (
+    DURATION_DAYS,
+    MISSING_TEXTS,
+    UnreadableError,
+    date_reader,
+    extractor,
+    number_reader,
+)
 from tasador.contract.model import Column
 from tasador.core.errors import ValidationError
 
-#: Texts that stand for a missing value, in lower case.
-MISSING_TEXTS = frozenset({"", "na", "nan", "null", "none"})
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I)
 _REAL = (int, float, Decimal, np.integer, np.floating)
 #: A whole number as a typed column of numbers with gaps is written to a CSV.
 _WHOLE_AS_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
@@ -27,14 +32,40 @@ _NAN = math.nan
 
 def cell_encoder(column: Column) -> Callable[[Any], float]:
     """Return the function that encodes one value of `column`."""
+    if column.from_text:
+        return _part_encoder(column)
     if column.kind == "category":
         return _category_encoder(column)
     if column.kind == "datetime":
-        return lambda value: _seconds(column, value)
-    return lambda value: _number(column, value)
+        read_date = date_reader(column.format)
+        return lambda value: _seconds(column, value, read_date)
+    read_number = number_reader(column.format)
+    return lambda value: _number(column, value, read_number)
 
 
-def _number(column: Column, value: Any) -> float:
+def _part_encoder(column: Column) -> Callable[[Any], float]:
+    """Return the function that encodes the part of a text which is the column's value."""
+    assert column.extract is not None  # noqa: S101 - the contract's reader sees to it
+    part, whole = extractor(column.extract, column.format), cell_encoder(column.own)
+    absent = 0.0 if column.extract.kind in ("contains", "words") else _NAN
+
+    def encode(value: Any) -> float:
+        if value is None or (isinstance(value, (float, np.floating)) and value != value):
+            return absent
+        if isinstance(value, (int, float, Decimal, np.number)) and not isinstance(value, bool):
+            value = _number_text(value)
+        if not isinstance(value, str):
+            raise wrong_value(column, value)
+        text = value.strip()
+        if column.format.means_missing(text):
+            return absent
+        found = part(text)
+        return whole(found) if found else _NAN
+
+    return encode
+
+
+def _number(column: Column, value: Any, read: Callable[[str], float]) -> float:
     kind = type(value)
     if kind is float or kind is int:
         try:
@@ -44,13 +75,14 @@ def _number(column: Column, value: Any) -> float:
     if value is None:
         return _NAN
     if kind is str:
-        text = value.strip()
-        if _NUMBER.fullmatch(text):
-            return float(text)
-        if text.lower() in MISSING_TEXTS:
-            return _NAN
-    elif isinstance(value, _REAL) and kind is not bool:
+        try:
+            return read(value.strip())
+        except UnreadableError:
+            raise wrong_value(column, value) from None
+    if isinstance(value, _REAL) and kind is not bool:
         return float(value)
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds() / 86_400 / DURATION_DAYS[column.format.duration or "days"]
     raise wrong_value(column, value)
 
 
@@ -84,7 +116,8 @@ def _category_encoder(column: Column) -> Callable[[Any], float]:
             whole = _WHOLE_AS_FLOAT.fullmatch(key)
             code = codes.get(whole[1] if whole else f"{key}.0")
         if code is None:
-            return _NAN if key.lower() in MISSING_TEXTS else unknown
+            missing = key.lower() in MISSING_TEXTS or key.lower() in column.format.missing
+            return _NAN if missing else unknown
         return code
 
     return encode
@@ -98,18 +131,20 @@ def _number_text(value: Any) -> str:
     return str(value)
 
 
-def _seconds(column: Column, value: Any) -> float:
+def _seconds(column: Column, value: Any, read: Callable[[str], float]) -> float:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return _NAN
     if isinstance(value, str):
-        text = value.strip()
-        if text.lower() in MISSING_TEXTS:
-            return _NAN
         try:
-            value = dt.datetime.fromisoformat(text)
-        except ValueError:
-            raise wrong_value(column, text) from None
-    elif isinstance(value, np.datetime64):
+            return read(value.strip())
+        except UnreadableError:
+            raise wrong_value(column, value) from None
+    if column.format.dates and isinstance(value, _REAL) and not isinstance(value, bool):
+        try:  # 20260131 or 2026.25, which came as a number
+            return read(_number_text(value))
+        except UnreadableError:
+            raise wrong_value(column, value) from None
+    if isinstance(value, np.datetime64):
         if np.isnat(value):
             return _NAN
         value = value.astype("datetime64[us]").item()
@@ -144,7 +179,7 @@ _EXPECTED = {
 
 def wrong_value(column: Column, value: Any, where: str = "") -> ValidationError:
     return ValidationError(
-        f"{column.name!r}{where} is of another kind",
+        f"{column.name!r}{where} is not valid",
         expected=_EXPECTED.get(column.kind, "another value"),
         got=cut_repr(value),
         remedy=f"fix the value, or the column's kind ({column.kind}) in the contract",

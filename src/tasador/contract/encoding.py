@@ -9,13 +9,15 @@ a single row; numpy is all they need. Whether the encoded row is a valid one is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.cells import MISSING_TEXTS, cell_encoder, decoded_cell, wrong_value
+from tasador.contract.cells import cell_encoder, decoded_cell, wrong_value
+from tasador.contract.derived import Deriver
+from tasador.contract.formats import MISSING_TEXTS, PLAIN
 from tasador.contract.model import Column, TableContract, plain_name
 from tasador.core.errors import ValidationError
 
@@ -42,13 +44,19 @@ class Encoder:
             for column in contract.features
             if column.kind == "category"
         }
-        self._cells: list[Callable[[Any], float]] = [cell_encoder(c) for c in contract.features]
+        self._cells: list[Callable[[Any], float]] = [cell_encoder(c.own) for c in contract.features]
         self._plan = [
             (column.name, column.kind in ("number", "integer"), encode)
             for column, encode in zip(contract.features, self._cells, strict=True)
         ]
         self._by_name = dict(zip(contract.feature_names, self._cells, strict=True))
-        self._nullable = {column.name: column.nullable for column in contract.features}
+        self._parts = {
+            column.name: (column.source, cell_encoder(column))
+            for column in contract.features
+            if column.source is not None
+        }
+        self._columns = {column.name: column for column in contract.features}
+        self._derived = derivers(contract)
 
     def row(self, values: Mapping[str, Any]) -> Floats:
         """Encode one row.
@@ -100,10 +108,24 @@ class Encoder:
                 append(value)
             else:
                 append(encode(value))
+        if self._derived:
+            return self._with_derived(np.array([codes]))[0].tolist()  # type: ignore[no-any-return]
         return codes
 
-    def _absent(self, name: str, values: Iterable[str]) -> float:
-        if self._nullable[name]:
+    def _with_derived(self, X: Floats) -> Floats:
+        """Fill in the derived columns of encoded rows (n, p), in place."""
+        for position, taken, derive in self._derived:
+            X[:, position] = derive(X[:, taken])
+        return X
+
+    def _absent(self, name: str, values: Mapping[str, Any]) -> float:
+        column = self._columns[name]
+        if name in self._parts:
+            source, encode = self._parts[name]
+            found = field_of(values, source)
+            if found is not ABSENT:
+                return encode(found)
+        if column.nullable or column.derive is not None:
             return _NAN
         raise ValidationError(
             f"the field {name!r} is missing",
@@ -120,6 +142,10 @@ class Encoder:
         """
         return self._by_name[name](value)
 
+    def part(self, name: str, text: Any) -> float:
+        """Encode the value of the column `name` that is part of `text`; otherwise as `cell`."""
+        return self._parts[name][1](text)
+
     def columns(self, columns: Mapping[str, Any]) -> Floats:
         """Encode whole columns.
 
@@ -134,7 +160,8 @@ class Encoder:
                 of another kind than its column (with its row number, from 1).
         """
         columns = with_plain_names(columns)
-        lengths = {name: len(columns[name]) for name in self._nullable if name in columns}
+        known = self.contract.readable_names
+        lengths = {name: len(columns[name]) for name in known if name in columns}
         if len(set(lengths.values())) != 1:
             raise ValidationError(
                 "columns of different lengths" if lengths else "none of the columns is there",
@@ -143,14 +170,20 @@ class Encoder:
             )
         X = np.empty((next(iter(lengths.values())), len(self._plan)), dtype=np.float64)
         for position, column in enumerate(self.contract.features):
-            if column.name not in columns:
+            sent = sent_as(column, columns)
+            if sent is None:
                 X[:, position] = self._absent(column.name, columns)
                 continue
-            X[:, position], wrong = encode_values(column, columns[column.name])
+            X[:, position], wrong = encode_values(sent, columns[sent.source or sent.name])
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise wrong_value(column, columns[column.name][row], f" in row {row + 1}")
-        return X
+                value = columns[sent.source or sent.name][row]
+                raise wrong_value(column, value, f" in row {row + 1}")
+        return self._with_derived(X)
+
+    def fill_derived(self, X: Floats) -> Floats:
+        """Compute the derived columns of rows (n, p) whose other columns are encoded, in place."""
+        return self._with_derived(X)
 
     def decode(self, X: Floats) -> dict[str, list[Any]]:
         """Turn encoded rows back into values, for people.
@@ -166,6 +199,28 @@ class Encoder:
             column.name: [decoded_cell(column, value) for value in X[:, position].tolist()]
             for position, column in enumerate(self.contract.features)
         }
+
+
+def sent_as(column: Column, names: Container[str]) -> Column | None:
+    """Return `column` as it is among the columns `names`: by its own name, or in a text.
+
+    The values are then those of ``source or name``. None: it is neither, or it is derived.
+    """
+    if column.name in names:
+        return column.own
+    return column if column.source is not None and column.source in names else None
+
+
+def derivers(contract: TableContract) -> list[tuple[int, list[int], Deriver]]:
+    """Return position, positions taken, and the function, of each derived column."""
+    found = []
+    for position, column in enumerate(contract.features):
+        if column.derive is not None:
+            taken = [contract.column(name) for name in column.derive.columns]
+            levels = taken[0].categories
+            deriver = Deriver(column.derive, tuple(c.kind for c in taken), levels)
+            found.append((position, [contract.position(c.name) for c in taken], deriver))
+    return found
 
 
 class _Absent:
@@ -218,14 +273,36 @@ def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
     Returns:
         Codes of shape (n,), NaN where missing or wrong; and where they are wrong.
     """
-    if column.kind in ("number", "integer"):
-        fast = _fast_numbers(values)
+    if column.from_text:
+        pass  # cell by cell, each different text once
+    elif column.kind in ("number", "integer"):
+        fast = _fast_numbers(values, column)
         if fast is not None:
             return fast, np.zeros(len(fast), dtype=np.bool_)
     elif type(values).__module__.startswith("polars"):
         microseconds = _polars_microseconds(values)
         if microseconds is not None and column.kind == "datetime":
             return microseconds, np.zeros(len(microseconds), dtype=np.bool_)
+    if type(values).__module__.startswith("polars"):
+        return _by_different_value(column, values)
+    return _one_by_one(column, values)
+
+
+def _by_different_value(column: Column, series: Any) -> tuple[Floats, Flags]:
+    """Encode each different value of a polars series once."""
+    import polars as pl
+
+    if series.dtype != pl.String:
+        return _one_by_one(column, series)
+    levels = series.drop_nulls().unique(maintain_order=True)
+    codes_of = series.cast(pl.Enum(levels)).to_physical()
+    codes, wrong = _one_by_one(column, levels)
+    missing, strange = _one_by_one(column, [None])
+    at = codes_of.fill_null(len(levels)).to_numpy().astype(np.int64)
+    return np.append(codes, missing)[at], np.append(wrong, strange)[at]
+
+
+def _one_by_one(column: Column, values: Any) -> tuple[Floats, Flags]:
     encode = cell_encoder(column)
     known: dict[Any, tuple[float, bool]] = {}
     codes, wrong = [], []
@@ -254,10 +331,12 @@ def _as_list(values: Any) -> Iterable[Any]:
     return values.to_list() if hasattr(values, "to_list") else values  # type: ignore[no-any-return]
 
 
-def _fast_numbers(values: Any) -> Floats | None:
+def _fast_numbers(values: Any, column: Column) -> Floats | None:
     """Convert typed numbers, and clean text in a polars series, at once; None: look one by one."""
     if type(values).__module__.startswith("polars"):
-        return _polars_numbers(values)
+        if values.dtype.is_numeric() or column.format is PLAIN:
+            return _polars_numbers(values)
+        return None
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         return values.astype(np.float64)
     return None

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from tasador.contract.dates import date_text
+from tasador.contract.derived import Derive
+from tasador.contract.formats import PLAIN, Extract, Format
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
@@ -64,6 +66,10 @@ class Column:
         open: Whether a category has other levels than those: such a value is accepted with a
             warning, where otherwise it is refused.
         case_sensitive: Whether ``"inland"`` and ``"INLAND"`` are different categories.
+        format: How its texts are written.
+        source: The column of text that the value is taken from, where it is part of one.
+        extract: Which part of that text.
+        derive: How the value follows from other columns, where it does; it is never sent then.
     """
 
     name: str
@@ -76,6 +82,20 @@ class Column:
     categories: tuple[str, ...] = ()
     case_sensitive: bool = True
     open: bool = False
+    format: Format = PLAIN
+    source: str | None = None
+    extract: Extract | None = None
+    derive: Derive | None = None
+
+    @property
+    def from_text(self) -> bool:
+        """Whether the value is part of another column's text."""
+        return self.source is not None
+
+    @property
+    def own(self) -> Column:
+        """The column as it is when sent by its own name, not within another one's text."""
+        return replace(self, source=None, extract=None) if self.from_text else self
 
     def category_key(self, value: str) -> str:
         """Return the form of a category's text under which it is looked up."""
@@ -87,7 +107,7 @@ class Column:
         return date_text(value) if self.kind == "datetime" else f"{value:.12g}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """The number to estimate.
 
@@ -99,6 +119,7 @@ class Target:
         cap: The value at which the recorded target was cut off, if it was.
         transform: Scale on which models are fitted; ``log`` needs a positive target.
         prediction_name: The field of an answer that carries the estimate.
+        format: How its texts are written.
     """
 
     name: str
@@ -108,6 +129,15 @@ class Target:
     cap: float | None = None
     transform: Transform = "none"
     prediction_name: str = "prediction"
+    format: Format = PLAIN
+
+    @cached_property
+    def column(self) -> Column:
+        """The target as a column of numbers."""
+        return Column(
+            self.name, "number", unit=self.unit, bounds=self.bounds, nullable=True,
+            format=self.format,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +223,27 @@ class TableContract:
         return tuple(column.name for column in self.features)
 
     @cached_property
+    def fields(self) -> tuple[Column, ...]:
+        """The columns that a caller sends: features, and texts that features are taken from."""
+        features = self.features
+        texts = {column.source for column in features if column.source is not None}
+        sent = [c for c in features if c.source is None and c.derive is None]
+        known = {column.name for column in sent}
+        sent += [c for c in self.columns if c.name in texts and c.name not in known]
+        order = {column.name: at for at, column in enumerate(self.columns)}
+        return tuple(sorted(sent, key=lambda column: order[column.name]))
+
+    @cached_property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the columns that a caller sends."""
+        return tuple(column.name for column in self.fields)
+
+    @cached_property
+    def readable_names(self) -> tuple[str, ...]:
+        """Names of all columns from which features can be read: `field_names`, and the features."""
+        return tuple(dict.fromkeys((*self.field_names, *self.feature_names)))
+
+    @cached_property
     def identifiers(self) -> tuple[Column, ...]:
         """The columns carried along to recognise a row, never used to value it."""
         return tuple(column for column in self.columns if column.kind == "identifier")
@@ -207,8 +258,8 @@ class TableContract:
     def takes(self, names: Iterable[str]) -> bool:
         """Tell whether rows of these columns have all that the contract cannot do without."""
         present = set(names)
-        needed = [column.name for column in self.features if not column.nullable]
-        return present.issuperset(needed) and not present.isdisjoint(self.feature_names)
+        needed = [column.name for column in self.fields if not column.nullable]
+        return present.issuperset(needed) and not present.isdisjoint(self.readable_names)
 
     def position(self, name: str) -> int:
         """Return the index of `name` in the encoded matrix; ValueError when it is not in it."""
@@ -232,6 +283,9 @@ class TableContract:
                 "columns": [
                     (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
                     + (("open",) if c.open else ())  # older contracts keep their fingerprint
+                    + ((c.format.to_dict(),) if c.format is not PLAIN else ())
+                    + ((c.source, c.extract) if c.from_text else ())
+                    + ((c.derive,) if c.derive is not None else ())
                     for c in self.features
                 ],
                 "target": (self.target.name, self.target.unit, self.target.prediction_name),
@@ -241,12 +295,33 @@ class TableContract:
     def to_dict(self) -> dict[str, Any]:
         """Return the contract as plain JSON types; `contract_reader.from_dict` reads it back."""
         plain: dict[str, Any] = to_plain(self)
+        sent, derived = {}, {}
         for column, item in zip(self.columns, plain["columns"], strict=True):
+            name = item.pop("name")
             if column.kind == "datetime":
                 item["bounds"] = [None if b is None else date_text(b) for b in column.bounds]
             if not column.open:
                 del item["open"]
-        plain["columns"] = {item.pop("name"): _pruned(item) for item in plain["columns"]}
+            item["format"] = column.format.to_dict() or None
+            del item["derive"]
+            if column.extract is not None:
+                item["extract"] = {column.extract.kind: column.extract.value}
+            if column.derive is not None:
+                derived[name] = {
+                    **column.derive.to_dict(), "unit": column.unit,
+                    "description": column.description,
+                }  # fmt: skip
+                derived[name] = _pruned(derived[name])
+                continue
+            said = _pruned(item)
+            if "source" in said:
+                said = {"kind": said.pop("kind"), "from": said.pop("source"), **said}
+            sent[name] = said
+        plain["columns"] = sent
+        plain["derive"] = derived
+        if not derived:
+            del plain["derive"]
+        plain["target"]["format"] = self.target.format.to_dict() or None
         plain["ratios"] = {
             item["name"]: {k: item[k] for k in ("numerator", "denominator")}
             for item in plain["ratios"]

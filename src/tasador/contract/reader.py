@@ -7,13 +7,24 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from tasador.contract.dates import seconds_of
+from tasador.contract.derived import OPERATIONS, Derive, Operation
+from tasador.contract.formats import (
+    DURATION_DAYS,
+    EXTRACT_KINDS,
+    PLAIN,
+    WHOLE_DATES,
+    Extract,
+    ExtractKind,
+    Format,
+    valid_date_format,
+)
 from tasador.contract.model import (
     COLUMN_KINDS,
     COLUMN_ROLES,
@@ -30,10 +41,16 @@ from tasador.core.storage import is_plain
 
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
-_TOP = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
-_COLUMN = ("kind", "role", "unit", "description", "bounds", "nullable", "categories",
-           "case_sensitive", "open")  # fmt: skip
-_TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name")
+_FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
+_TOP = (*_FIELDS[:4], "derive", *_FIELDS[4:])
+_COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
+           "categories", "case_sensitive", "open", "format")  # fmt: skip
+_TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name",
+           "format")  # fmt: skip
+_FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration", "dates",
+           "missing", "unreadable")  # fmt: skip
+_DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description")
+_THOUSANDS = (",", ".", " ", "'")
 _SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic")
 _COMPARABLES = ("near", "similar_by", "context")
 _ROLE_KINDS = {
@@ -81,6 +98,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     name = _text(top, "name", "contract", default_name)
     target = _target(top.get("target"))
     columns = _columns(top.get("columns"))
+    columns += _derived(top.get("derive"), columns)
     names = {column.name for column in columns}
     if target.name in names:
         raise ContractError(
@@ -107,14 +125,14 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
 
 
 def _shallow(contract: TableContract) -> dict[str, Any]:
-    return {key: getattr(contract, key) for key in _TOP}
+    return {key: getattr(contract, key) for key in _FIELDS}
 
 
-def _mapping(value: Any, where: str, allowed: Collection[str]) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ContractError(f"{where}: expected a mapping, got {type(value).__name__}")
     for key in value:
-        if key not in allowed:
+        if allowed is not None and key not in allowed:
             close = difflib.get_close_matches(str(key), allowed, n=1)
             raise ContractError(
                 f"{where}.{key}: unknown key",
@@ -216,6 +234,13 @@ def _columns(value: Any) -> tuple[Column, ...]:
         if len(holders) > 1:
             raise ContractError(f"columns: role {role!r} is given to {', '.join(holders)}",
                                 expected="one column at most")  # fmt: skip
+    names = {column.name for column in columns}
+    for column in columns:
+        if column.source is not None and column.source not in names:
+            raise ContractError(
+                f"columns.{column.name}.from: there is no column {column.source!r}",
+                expected=f"one of {', '.join(sorted(names))}",
+            )
     roles = {column.role for column in columns}
     if ("longitude" in roles) != ("latitude" in roles):
         raise ContractError("columns: longitude and latitude come together, one of them is missing")
@@ -249,9 +274,167 @@ def _column(name: str, entry: Any) -> Column:
         categories=_texts(section, "categories", where),
         case_sensitive=_flag(section, "case_sensitive", where, default=True),
         open=_flag(section, "open", where, default=False),
+        format=_format(section.get("format"), where, kind),
+        source=_optional_text(section, "from", where),
+        extract=_extract(section.get("extract"), where),
     )
+    if (column.source is None) != (column.extract is None):
+        raise ContractError(f"{where}: `from` and `extract` come together, one of them is missing")
     _check_categories(column, where)
     return column
+
+
+def _format(value: Any, where: str, kind: str) -> Format:
+    if value is None:
+        return PLAIN
+    where = f"{where}.format"
+    section = _mapping(value, where, _FORMAT)
+    form = Format(
+        decimal=_choice(section, "decimal", where, (".", ","), "."),
+        thousands=_choice(section, "thousands", where, _THOUSANDS, None),
+        affixes=_texts(section, "affixes", where),
+        multipliers=tuple(_factors(section.get("multipliers"), f"{where}.multipliers")),
+        ranges=_choice(section, "ranges", where, ("middle",), None) is not None,
+        duration=_choice(section, "duration", where, tuple(DURATION_DAYS), None),
+        dates=_texts(section, "dates", where),
+        missing=tuple(text.strip().lower() for text in _texts(section, "missing", where)),
+        unreadable=_choice(section, "unreadable", where, ("refuse", "missing"), "refuse"),
+    )
+    if form.thousands == form.decimal:
+        raise ContractError(f"{where}: decimal and thousands are the same mark {form.decimal!r}")
+    for way in form.dates:
+        if not valid_date_format(way):
+            raise ContractError(
+                f"{where}.dates: {way!r} is no way of writing dates",
+                expected=f"directives such as %d/%m/%Y, or one of {', '.join(WHOLE_DATES)}",
+            )
+    if form.dates and kind != "datetime":
+        raise ContractError(f"{where}.dates: only a datetime has them", got=f"kind {kind}")
+    return form
+
+
+def _choice(
+    section: Mapping[str, Any], key: str, where: str, allowed: tuple[str, ...], default: Any
+) -> Any:
+    value = section.get(key, default)
+    if value is not None and value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        raise ContractError(
+            f"{where}.{key}: unknown value {value!r}",
+            expected=f"one of {', '.join(map(repr, allowed))}",
+            remedy=f"did you mean {close[0]!r}?" if close else None,
+        )
+    return default if value is None else value
+
+
+def _factors(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    for word, factor in _mapping(value or {}, where, None).items():
+        number = _number(factor, f"{where}.{word}")
+        if number == 0:
+            raise ContractError(f"{where}.{word}: expected a factor other than 0")
+        yield str(word), number
+
+
+def _extract(value: Any, where: str) -> Extract | None:
+    if value is None:
+        return None
+    where = f"{where}.extract"
+    section = _mapping(value, where, EXTRACT_KINDS)
+    if len(section) != 1:
+        raise ContractError(f"{where}: expected one part of the text, got {dict(section)!r}",
+                            expected=f"one of {', '.join(EXTRACT_KINDS)}")  # fmt: skip
+    ((kind, what),) = section.items()
+    if kind in ("number", "word", "words"):
+        if isinstance(what, bool) or not isinstance(what, int) or not 1 <= what <= 100:
+            raise ContractError(f"{where}.{kind}: expected a number from 1 to 100, got {what!r}")
+        return Extract(cast(ExtractKind, kind), what)
+    return Extract(cast(ExtractKind, kind), _text(section, kind, where))
+
+
+def _derived(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Read the columns that follow from others, in the order in which they are computed."""
+    if value is None:
+        return ()
+    known, found = {column.name: column for column in columns}, []
+    for key, entry in _mapping(value, "derive", None).items():
+        name = plain_name(str(key))
+        if name in known:
+            raise ContractError(f"derive.{name}: a column has that name already")
+        known[name] = _derived_column(name, entry, known)
+        found.append(known[name])
+    return tuple(found)
+
+
+def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Column:
+    where = f"derive.{name}"
+    section = _mapping(entry, where, _DERIVE)
+    operations = [key for key in section if key in OPERATIONS]
+    if len(operations) != 1:
+        raise ContractError(
+            f"{where}: expected one operation, got {', '.join(operations) or 'none'}",
+            expected=f"one of {', '.join(OPERATIONS)}",
+        )
+    (operation,) = operations
+    names = _texts(section, operation, where)
+    fewest, most = OPERATIONS[operation]
+    if not fewest <= len(names) <= most:
+        raise ContractError(
+            f"{where}.{operation}: expected {fewest if fewest == most else f'{fewest} to {most}'} "
+            f"column(s), got {len(names)}"
+        )
+    for other in names:
+        _check_taken(where, operation, other, known)
+    derive = Derive(
+        operation=cast(Operation, operation),
+        columns=names,
+        unit=_choice(section, "in", where, tuple(DURATION_DAYS), "years"),
+        points=tuple(_points(section.get("points"), f"{where}.points")),
+        table=tuple(
+            (str(level), _number(number, f"{where}.table.{level}"))
+            for level, number in _mapping(section.get("table") or {}, where, None).items()
+        ),
+        file=_optional_text(section, "file", where),
+        key=_optional_text(section, "key", where),
+        value=_optional_text(section, "value", where),
+    )
+    given = derive.points if operation == "distance_to" else derive.table
+    if operation in ("distance_to", "lookup") and not given and derive.file is None:
+        what = "points" if operation == "distance_to" else "table"
+        raise ContractError(f"{where}: a {operation} needs `{what}`, or a `file` that has them")
+    unit = _optional_text(section, "unit", where)
+    if unit is None and operation == "difference" and known[names[0]].kind == "datetime":
+        unit = derive.unit
+    return Column(
+        name, "number", nullable=True, derive=derive, unit=unit,
+        description=_optional_text(section, "description", where),
+    )  # fmt: skip
+
+
+def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Column]) -> None:
+    kinds = {"difference": ("number", "integer", "datetime"), "lookup": ("category",)}
+    allowed = kinds.get(operation, ("number", "integer"))
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        raise ContractError(
+            f"{where}.{operation}: there is no column {name!r}",
+            expected=f"one of {', '.join(known)}",
+            remedy=f"did you mean {close[0]!r}?" if close else None,
+        )
+    if known[name].kind not in allowed:
+        raise ContractError(
+            f"{where}.{operation}: {name!r} is of kind {known[name].kind}",
+            expected=" or ".join(allowed),
+        )
+
+
+def _points(value: Any, where: str) -> Iterator[tuple[float, float]]:
+    for point in value or ():
+        if not isinstance(point, (list, tuple)) or len(point) != 2:
+            raise ContractError(f"{where}: expected [longitude, latitude], got {point!r}")
+        longitude, latitude = (_number(part, where) for part in point)
+        if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
+            raise ContractError(f"{where}: expected degrees, got {point!r}")
+        yield longitude, latitude
 
 
 def _check_categories(column: Column, where: str) -> None:
@@ -290,6 +473,7 @@ def _target(value: Any) -> Target:
         cap=None if cap is None else _number(cap, "target.cap"),
         transform=transform,
         prediction_name=prediction_name,
+        format=_format(section.get("format"), "target", "number"),
     )
 
 

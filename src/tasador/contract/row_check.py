@@ -29,7 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.cells import cut_repr
-from tasador.contract.encoding import ABSENT, Encoder, encode_values, field_of, with_plain_names
+from tasador.contract.encoding import (
+    ABSENT,
+    Encoder,
+    encode_values,
+    field_of,
+    sent_as,
+    with_plain_names,
+)
 from tasador.contract.model import Column, TableContract
 from tasador.core.errors import ValidationError
 
@@ -139,23 +146,26 @@ class RowCheck:
             if not wrong.any():
                 return X
         at = int(np.flatnonzero(wrong)[0])
-        row = {name: columns[name][at] for name in self._contract.feature_names if name in columns}
+        known = self._contract.readable_names
+        row = {name: columns[name][at] for name in known if name in columns}
         raise _in_row(at + 1, self.refusal(row))
 
     def _wrong(self, columns: Mapping[str, Any]) -> Flags | None:
         """Return which rows (n,) of columns are refused; None when it is not a row's fault."""
-        present = [c for c in self._contract.features if c.name in columns]
-        if len({len(columns[column.name]) for column in present}) != 1:
+        lengths = {len(columns[n]) for n in self._contract.readable_names if n in columns}
+        if len(lengths) != 1:
             return None
-        if any(not c.nullable and c.name not in columns for c in self._contract.features):
-            return None
-        X = np.full((len(columns[present[0].name]), len(self._contract.features)), np.nan)
+        X = np.full((lengths.pop(), len(self._contract.features)), np.nan)
         wrong = np.zeros(len(X), dtype=np.bool_)
-        for column in present:
-            at = self._contract.position(column.name)
-            X[:, at], strange = encode_values(column, columns[column.name])
+        for at, column in enumerate(self._contract.features):
+            sent = sent_as(column, columns)
+            if sent is None:
+                if not column.nullable and column.derive is None:
+                    return None
+                continue
+            X[:, at], strange = encode_values(sent, columns[sent.source or sent.name])
             wrong |= strange
-        return wrong | ~self.accepts(X)
+        return wrong | ~self.accepts(self._encoder.fill_derived(X))
 
     def refusal(self, values: Any) -> ValidationError:
         """Return the error that says what is wrong with one row."""
@@ -207,7 +217,13 @@ class RowCheck:
 
     def _fault(self, column: Column, values: Mapping[str, Any]) -> Fault | None:
         name = column.name
+        if column.derive is not None:
+            return None
         value = field_of(values, name)
+        if value is ABSENT and column.source is not None:
+            text = field_of(values, column.source)
+            if text is not ABSENT:
+                return self._part_fault(column, text)
         if value is ABSENT:
             if column.nullable:
                 return None
@@ -232,6 +248,18 @@ class RowCheck:
         if column.kind == "category":
             remedy, cause = "send one of the known categories", "unknown_level"
         return Fault(name, expectation(column), shown(value), remedy, cause)
+
+    def _part_fault(self, column: Column, text: Any) -> Fault | None:
+        """Return what is wrong with a value that is part of a text."""
+        try:
+            code = self._encoder.part(column.name, text)
+        except ValidationError:
+            code = math.inf
+        if (math.isnan(code) and column.nullable) or bool(valid_codes(column, np.array([code]))[0]):
+            return None
+        name = column.source or column.name
+        expected = f"a text with {expectation(column)} for {column.name}"
+        return Fault(name, expected, shown(text), "correct the text", "out_of_bounds")
 
     def unknown_fields(self, values: Mapping[str, Any]) -> list[str]:
         """Return the fields of a row that the contract does not name, at most 20."""
