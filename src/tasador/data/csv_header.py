@@ -51,7 +51,7 @@ def read_header(first_line: bytes, contract: TableContract) -> tuple[str, list[s
 
 def _hits(head: str, mark: str, contract: TableContract) -> int:
     names = {plain_name(name.strip().strip('"')) for name in head.split(mark)}
-    return len(names.intersection(contract.feature_names))
+    return len(names.intersection(contract.readable_names))
 
 
 def _no_header(got: str) -> SourceError:

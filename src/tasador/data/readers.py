@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import plain_name
 from tasador.core import storage
 from tasador.core.errors import SourceError

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.contract.encoding import encode_values
+from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation, valid_codes
 from tasador.core.errors import ValidationError
@@ -52,17 +52,20 @@ def validate_table(
     """
     frame = table.frame
     warnings = list(table.warnings) + _check_columns(frame, contract)
-    target = Column(
-        contract.target.name, "number", bounds=contract.target.bounds, unit=contract.target.unit
-    )
-    faults = _Faults(frame)
+    faults = _Faults(frame, contract)
     encoded = [_check_column(frame, column, faults) for column in contract.features]
     for column in contract.identifiers:
         faults.note(_is_missing(frame, column), column.name, "a value")
-    y = _check_column(frame, target, faults, log=contract.target.transform == "log")
-    X = np.column_stack(encoded)
+    y = _check_column(frame, contract.target.column, faults, log=contract.target.transform == "log")
+    X = Encoder(contract).fill_derived(np.column_stack(encoded))
+    unlabelled = np.isnan(y) & (faults.first < 0)
     _check_refused(faults, frame.height, max_refused_share)
-    kept = faults.first < 0
+    kept = (faults.first < 0) & ~unlabelled
+    if unlabelled.any():
+        warnings.append(
+            f"{int(unlabelled.sum())} row(s) have no {contract.target.name!r}: left out of "
+            "training; `tasador predict` values them"
+        )
     row = np.flatnonzero(kept).astype(np.int64)
     _check_rest(len(row), min_rows, y[kept], contract)
     hashes = _row_hashes(frame.filter(pl.Series(kept)), contract, X[kept], y[kept])
@@ -89,8 +92,9 @@ class _Faults:
         kinds: (column, what was expected) of each check that found something.
     """
 
-    def __init__(self, frame: pl.DataFrame) -> None:
+    def __init__(self, frame: pl.DataFrame, contract: TableContract) -> None:
         self._frame = frame
+        self._sources = {c.name: c.source for c in contract.features if c.source is not None}
         self.first = np.full(frame.height, -1, dtype=np.int64)
         self.kinds: list[tuple[str, str]] = []
 
@@ -103,7 +107,10 @@ class _Faults:
 
     def value(self, row: int) -> str:
         """Return the offending cell of a refused row, for a message."""
-        cell = self._frame[self.kinds[int(self.first[row])][0]][row]
+        name = self.kinds[int(self.first[row])][0]
+        if name not in self._frame.columns:  # part of a text
+            name = self._sources[name]
+        cell = self._frame[name][row]
         shown = "nothing" if cell is None else repr(cell)
         return shown if len(shown) <= 60 else shown[:57] + "..."
 
@@ -134,7 +141,12 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
     """Refuse a table without rows or without a column it needs; warn of columns it does not."""
     if frame.height == 0:
         raise ValidationError("the table has no rows", expected="at least one row")
-    needed = [*(c.name for c in (*contract.features, *contract.identifiers)), contract.target.name]
+    used = [c for c in contract.features if c.derive is None]
+    needed = list(dict.fromkeys(
+        c.name if sent is None else sent.source or sent.name
+        for c in (*used, *contract.identifiers, contract.target.column)
+        for sent in [sent_as(c, frame.columns)]
+    ))  # fmt: skip
     known = {*needed, *(c.name for c in contract.columns)}
     extra = [name for name in frame.columns if name not in known]
     missing = [name for name in needed if name not in frame.columns]
@@ -168,10 +180,13 @@ def _check_column(
     frame: pl.DataFrame, column: Column, faults: _Faults, *, log: bool = False
 ) -> Floats:
     """Encode one column and note the rows in which it is wrong; NaN where there is no value."""
-    series = frame[column.name]
-    codes, wrong = encode_values(column, series)
+    if column.derive is not None:  # computed from the others afterwards
+        return np.full(frame.height, np.nan)
+    sent = sent_as(column, frame.columns)
+    assert sent is not None  # noqa: S101 - `_check_columns` has seen to it
+    codes, wrong = encode_values(sent, frame[sent.source or sent.name])
     missing = np.isnan(codes) & ~wrong
-    if missing.all():
+    if missing.all() and not sent.from_text:
         raise ValidationError(
             f"the column {column.name!r} has no value in any row",
             remedy="fill it in, or take it out of the contract",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import encode_arrow, rows_of
+from tasador.contract.encoding import sent_as
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
 from tasador.registry.bundle.model_bundle import ModelBundle
@@ -76,7 +77,7 @@ class BatchScorer:
         kept = self._keep
         if kept is None:
             kept = tuple(column.name for column in self._contract.identifiers)
-        return tuple(dict.fromkeys((*self._contract.feature_names, *kept)))
+        return tuple(dict.fromkeys((*self._contract.readable_names, *kept)))
 
     def kept(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return which of an input's columns are handed on, in their order in the answer.
@@ -103,11 +104,11 @@ class BatchScorer:
         Raises:
             ValidationError: It does; the message names the columns.
         """
-        absent = [c.name for c in self._contract.features if c.name not in names and not c.nullable]
+        absent = [c.name for c in self._contract.fields if c.name not in names and not c.nullable]
         if absent:
             raise ValidationError(
                 "columns of the contract are missing",
-                expected=", ".join(self._contract.feature_names),
+                expected=", ".join(self._contract.field_names),
                 got=f"no {', '.join(absent)} among {', '.join(names[:40]) or 'no columns'}",
                 remedy="add the columns, or name them as the contract does",
             )
@@ -159,12 +160,13 @@ class BatchScorer:
         X = np.empty((batch.num_rows, len(columns)))
         wrong = np.zeros(batch.num_rows, dtype=np.bool_)
         for position, column in enumerate(columns):
-            if column.name not in batch.schema.names:
+            sent = sent_as(column, batch.schema.names)
+            if sent is None:
                 X[:, position] = np.nan
                 continue
-            X[:, position], strange = encode_arrow(column, batch.column(column.name))
+            X[:, position], strange = encode_arrow(sent, batch.column(sent.source or sent.name))
             wrong |= strange
-        return X, wrong
+        return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
         """Return estimates, lower and upper ends and warnings of the accepted rows.

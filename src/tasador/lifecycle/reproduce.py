@@ -148,7 +148,11 @@ def _rows(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return every row of the table, encoded, and the bundle's golden rows."""
     frame = read_stored(folder, content_hash)
-    columns = {name: frame[name].to_list() for name in bundle.contract.feature_names}
+    columns = {
+        name: frame[name].to_list()
+        for name in bundle.contract.readable_names
+        if name in frame.columns
+    }
     try:
         X = bundle.encoder.columns(columns)
     except ValidationError:  # text that only validation reads, e.g. dates as a file has them

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tasador.contract.cells import MISSING_TEXTS
 from tasador.contract.encoding import encode_values
+from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column, ColumnRole, TableContract, named_as_identifier
 from tasador.contract.reader import read_contract
 from tasador.contract.target_check import TargetBounds

@@ -75,7 +75,7 @@ def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:
     check = RowCheck(Encoder(contract))
     for factor in _FACTORS:
         for column in contract.features:
-            if column.kind != "number" or column.role in ("longitude", "latitude"):
+            if column.kind != "number" or column.derive or column.role in ("longitude", "latitude"):
                 continue
             changed = X.copy()
             changed[:, contract.position(column.name)] *= factor
@@ -96,7 +96,7 @@ def missing_feed(contract: TableContract, X: Floats, y: Floats) -> Changed:
         ConfigError: No column may be missing.
     """
     for column in contract.features:
-        if column.nullable:
+        if column.nullable and column.derive is None:
             changed = X.copy()
             changed[:, contract.position(column.name)] = np.nan
             return Changed(changed, y, f"{column.name} is missing in every row")

@@ -193,11 +193,11 @@ def _value_pieces(
 ) -> Iterator[PredictedRow]:
     from tasador.scoring.files import ROW, value_piece
 
-    absent = [c.name for c in bundle.contract.features if c.name not in names and not c.nullable]
+    absent = [c.name for c in bundle.contract.fields if c.name not in names and not c.nullable]
     if absent:
         raise ValidationError(
             f"{path} lacks columns of the contract",
-            expected=", ".join(bundle.contract.feature_names),
+            expected=", ".join(bundle.contract.field_names),
             got=f"no {', '.join(absent)} among {', '.join(names[:40])}",
             remedy="add the columns, or name them as the contract does",
         )

@@ -52,7 +52,7 @@ def _columns(found: Model) -> list[dict[str, Any]]:
             say("batch.unit"): column.unit or "",
             say("batch.meaning"): hint(column),
         }
-        for column in found.contract.features
+        for column in found.contract.fields
     ]
 
 
@@ -60,7 +60,7 @@ def template(found: Model) -> str:
     """Return a CSV of one line that meets the contract."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = found.contract.feature_names
+    names = found.contract.field_names
     writer.writerow(map(cell, names))
     writer.writerow([cell(found.example.get(name, "")) for name in names])
     return out.getvalue()

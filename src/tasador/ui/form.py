@@ -35,7 +35,7 @@ def draw_fields(
     """
     row: dict[str, Any] = {}
     pair = st.columns(2)
-    for place, column in enumerate(contract.features):
+    for place, column in enumerate(contract.fields):
         if place and place % 2 == 0:
             pair = st.columns(2)  # pair by pair: on a phone the order stays the contract's
         with pair[place % 2]:
@@ -50,7 +50,7 @@ def _draw(column: Column, example: Any, version: str) -> Any:
     key, told = field_key(column, version), escaped(hint(column))
     if column.kind == "category":
         return _choice(column, name, key, told, example)
-    if column.kind == "datetime":
+    if column.kind in ("datetime", "text"):
         given = st.text_input(escaped(name), value=str(example or ""), key=key, help=told)
         return given or None
     if key not in st.session_state:

@@ -58,9 +58,9 @@ def test_missing_values_become_nan(kind, value):
 )  # fmt: skip
 def test_what_is_no_number_is_refused_with_column_and_value(value):
     encoder = one_column("number")
-    with pytest.raises(ValidationError, match=r"'c' is of another kind: expected a number, got"):
+    with pytest.raises(ValidationError, match=r"'c' is not valid: expected a number, got"):
         encoder.row({"c": value})
-    with pytest.raises(ValidationError, match=r"'c' in row 2 is of another kind"):
+    with pytest.raises(ValidationError, match=r"'c' in row 2 is not valid"):
         encoder.columns({"c": [1.0, value]})
 
 
@@ -154,7 +154,7 @@ def test_rows_equal_the_stacked_single_rows_and_name_the_wrong_one(flats):
     rows = [GOOD, {**GOOD, "rooms": None}, {**GOOD, "kind": "?"}]
     np.testing.assert_equal(encoder.rows(rows), np.vstack([encoder.row(row) for row in rows]))
     assert encoder.rows([]).shape == (0, 4)
-    with pytest.raises(ValidationError, match="row 2: 'area' is of another kind"):
+    with pytest.raises(ValidationError, match="row 2: 'area' is not valid"):
         encoder.rows([GOOD, {**GOOD, "area": "big"}])
 
 

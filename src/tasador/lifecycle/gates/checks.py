@@ -350,7 +350,7 @@ def _encoded_for(champion: ModelBundle, challenger: ModelBundle, X: Floats) -> F
         return X
     columns = challenger.encoder.decode(X)
     return champion.encoder.columns(
-        {name: columns[name] for name in champion.contract.feature_names}
+        {n: columns[n] for n in champion.contract.feature_names if n in columns}
     )
 
 

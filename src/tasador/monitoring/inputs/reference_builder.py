@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column
 from tasador.core.errors import TrainingError, ValidationError
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model, residuals

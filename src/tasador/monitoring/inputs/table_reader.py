@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import encode_arrow, plain_values
-from tasador.contract.cells import MISSING_TEXTS
+from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, ValidationError

@@ -62,8 +62,8 @@ class BundleModel:
         there = [plain_name(str(name)) for name in model_input.columns]
         columns = {
             column.name: _values(model_input, there, column)
-            for column in contract.features
-            if column.name in there or column.nullable
+            for column in (*contract.fields, *(c for c in contract.features if c.from_text))
+            if column.name in there or (column.nullable and not column.from_text)
         }
         estimates = self.bundle.predict_columns(columns) if len(model_input) else np.empty(0)
         return pd.DataFrame({contract.target.prediction_name: estimates}, index=model_input.index)

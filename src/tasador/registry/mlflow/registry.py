@@ -294,11 +294,11 @@ def _signature(contract: TableContract) -> Any:
 
     inputs = [
         ColSpec(
-            DataType.string if column.kind == "category" else AnyType(),
+            DataType.string if column.kind in ("category", "text") else AnyType(),
             column.name,
             required=not column.nullable,
         )
-        for column in contract.features
+        for column in contract.fields
     ]
     outputs = [ColSpec(DataType.double, contract.target.prediction_name)]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))

@@ -316,7 +316,7 @@ class OpenInferenceRoutes:
                 "platform": f"tasador_{engine.bundle.manifest.model.kind}",
                 "inputs": [
                     {"name": column.name, "datatype": _datatype(column), "shape": [-1]}
-                    for column in engine.contract.features
+                    for column in engine.contract.fields
                 ],
                 "outputs": [
                     {"name": output, "datatype": kind, "shape": [-1]}

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
+from tasador.contract.formats import PLAIN
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation
 
@@ -188,7 +189,7 @@ def row_model(contract: TableContract, profile: Mapping[str, Any] | None = None)
         profile: The bundle's reference profile; its medians become the example.
     """
     fields: dict[str, Any] = {}
-    for column in contract.features:
+    for column in contract.fields:
         kind = _type_of(column)
         default: Any = None if column.nullable else ...
         fields[column.name] = (kind | None if column.nullable else kind, _field(column, default))
@@ -259,8 +260,11 @@ def example_row(contract: TableContract, profile: Mapping[str, Any]) -> dict[str
     """Return a row in the middle of the training rows, or of the bounds."""
     columns = profile.get("columns", {})
     example: dict[str, Any] = {}
-    for column in contract.features:
+    for column in contract.fields:
         found = columns.get(column.name, {})
+        if column.kind == "text":
+            example[column.name] = found.get("example", "")
+            continue
         if column.kind == "category":
             counts = found.get("counts") or [1]
             best = max(range(len(counts)), key=counts.__getitem__)
@@ -286,8 +290,12 @@ def _middle(column: Column) -> float:
 def _type_of(column: Column) -> Any:
     if column.kind == "category":
         return str if column.open else Annotated[str, AfterValidator(_known_category(column))]
-    if column.kind == "datetime":
-        return dt.datetime
+    if column.kind == "text":
+        return str
+    if column.kind == "datetime":  # written in another way than ISO 8601, it is text to pydantic
+        return dt.datetime | str if column.format.dates else dt.datetime
+    if column.format is not PLAIN:
+        return float | str
     return int if column.kind == "integer" else float
 
 
@@ -319,5 +327,6 @@ def _field(column: Column, default: Any) -> Any:
         if not column.case_sensitive:
             description += "; upper and lower case are the same"
         return Field(default, description=description, json_schema_extra=extra)
-    low, high = column.bounds if column.kind != "datetime" else (None, None)
+    plain = column.kind in ("number", "integer") and column.format is PLAIN
+    low, high = column.bounds if plain else (None, None)
     return Field(default, ge=low, le=high, description=description, json_schema_extra=extra or None)

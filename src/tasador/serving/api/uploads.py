@@ -206,7 +206,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
             got="no such column",
             remedy=f"add the column {column.name!r}; the file has {shown(', '.join(names))}",
         )
-        for column in contract.features
+        for column in contract.fields
         if column.name not in names and not column.nullable
     ]
     detail += [
@@ -217,7 +217,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
             got=f"{names.count(name)} times",
             remedy="drop the others",
         )
-        for name in contract.feature_names
+        for name in contract.readable_names
         if names.count(name) > 1
     ]
     if detail:

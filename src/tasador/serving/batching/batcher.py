@@ -306,7 +306,7 @@ def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
             return text
     except TypeError:
         pass
-    return orjson.dumps({name: values.get(name) for name in engine.contract.feature_names})
+    return orjson.dumps({name: values.get(name) for name in engine.contract.readable_names})
 
 
 def _shares(batch: _Batch, ids: list[str], found: Appraisals) -> list[tuple[_Job, Answer]]:
