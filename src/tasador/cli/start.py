@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from tasador.cli.options import WORKSPACE, Settings, Workspace
 from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
+    from tasador.contract.type_inference import Question
     from tasador.reporting.cards import Card
 
 #: Assumptions that `tasador init` prints; of a wide table those about its first columns, and the
@@ -32,31 +36,69 @@ def init(
             metavar="COLUMN", help="Treat a column as a category, e.g. a code; repeatable"
         ),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take the default of each question")
+    ] = False,
 ) -> None:
-    """Write a contract for a table: its columns, kinds and bounds.
+    """Write a contract for a table: its columns, kinds, bounds and how values are written.
 
-    The contract is a YAML file under `conf/dataset`. Everything that was assumed is printed.
+    The contract is a YAML file under `conf/dataset`. Everything that was assumed is printed. On a
+    terminal, what the values do not settle is asked; elsewhere the defaults are taken and the
+    questions stand in the contract.
 
     Examples:
         tasador init flats.csv --target price
         tasador init flats.csv --target price --category postcode
     """
-    from tasador.ops.init_contract import write_new_contract
+    from tasador.ops.init_contract import check_new_contract, infer_contract, write_new_contract
 
-    written = write_new_contract(
-        file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
-    )
+    check_new_contract(name, file, force=force, project=Path.cwd())
+    inference = infer_contract(file, target, name=name, categories=category or ())
+    if inference.questions and not yes and sys.stdin.isatty() and sys.stdout.isatty():
+        answers = _ask(inference.questions)
+        if answers != {question.key: question.default for question in inference.questions}:
+            inference = infer_contract(
+                file, target, name=name, categories=category or (), answers=answers
+            )
+    written = write_new_contract(inference, file, project=Path.cwd())
     out.print(f"wrote {escape(str(written.path))}")
-    lines = [f"assumed: {escape(line)}" for line in written.assumptions]
+    lines = [f"assumed: {escape(line)}" for line in inference.assumptions]
     half, left_out = _MOST_ASSUMED // 2, len(lines) - _MOST_ASSUMED
     if left_out > 0:
         more = f"... and {left_out} more, written at the head of the contract"
         lines[half : half + left_out] = [more]
     for line in lines:
         out.print(f"  {line}")
-    for line in written.leaks:
+    for line in inference.leaks:
         out.print(f"  [yellow]possible leak:[/] {escape(line)}")
+    if not sys.stdin.isatty() or yes:
+        for question in inference.questions:
+            out.print(f"  [yellow]question:[/] {escape(question.text)} assumed: {question.default}")
+    _print_preview(inference.preview)
+    if inference.judgement:
+        out.print(f"[yellow]{escape(inference.judgement)}[/]")
+    else:
+        out.print("no column set aside explains 5% of the target or more by itself")
     out.print(f"next: tasador run dataset={escape(written.name)}")
+
+
+def _ask(questions: Sequence[Question]) -> dict[str, str]:
+    answers = {}
+    for question in questions:
+        choice = click.Choice(question.options)
+        answers[question.key] = typer.prompt(question.text, default=question.default, type=choice)
+    return answers
+
+
+def _print_preview(preview: Sequence[tuple[str, str, list[str]]]) -> None:
+    """Print the first rows as they will be read, a column a line."""
+    out.print("the first rows as they will be read:")
+    width = max(len(name) for name, _, _ in preview)
+    for name, kind, values in preview[:_MOST_ASSUMED]:
+        line = f"  {name:<{min(width, 24)}}  {kind:<8}  " + "  ".join(values)
+        out.print(escape(line if len(line) <= 100 else line[:99] + "\u2026"))
+    if len(preview) > _MOST_ASSUMED:
+        out.print(f"  ... and {len(preview) - _MOST_ASSUMED} more columns")
 
 
 def run(overrides: Settings = None) -> None:

@@ -51,7 +51,7 @@ def encode_arrow(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
     if column.kind in ("number", "integer"):
         if types.is_integer(kind) or types.is_floating(kind):
             return _right(_doubles(values))
-        if _is_text(kind) and column.format is PLAIN:
+        if _is_text(kind) and column.format == PLAIN:
             return _text_numbers(column, values)
     if column.kind == "datetime":
         if types.is_date32(kind):

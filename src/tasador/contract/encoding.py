@@ -334,7 +334,7 @@ def _as_list(values: Any) -> Iterable[Any]:
 def _fast_numbers(values: Any, column: Column) -> Floats | None:
     """Convert typed numbers, and clean text in a polars series, at once; None: look one by one."""
     if type(values).__module__.startswith("polars"):
-        if values.dtype.is_numeric() or column.format is PLAIN:
+        if values.dtype.is_numeric() or column.format == PLAIN:
             return _polars_numbers(values)
         return None
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tasador.contract.formats import (
+    PLAIN,
     Format,
     UnreadableError,
     date_reader,
@@ -31,10 +32,11 @@ _MOST_AFFIXES = 8
 #: What people write for a missing value. In a column of texts these may be values, so they only
 #: count where the rest of the column are numbers or dates.
 MISSING_WORDS = frozenset(
-    ["-", "--", "---", "–", "—", "?", "??", ".", "..", "*", "x", "n.a.", "n.a", "n/a", "#n/a", "#n/d", "#na", "n.d.", "n.d", "n/d", "nd", "s/d", "k.a.", "k.", "a.", "unknown", "unk", "unbekannt", "desconocido", "inconnu", "missing", "faltante", "not.available", "nil", "tba", "tbd", "tbc", "<na>", "#value!", "#ref!", "#div/0!", "(null)", "(blank)", "(empty)", "blank", "empty", "void", "undefined"]
-    + ["not available", "not applicable", "not known", "no data", "sin dato", "sin datos",
-       "no aplica", "no disponible", "keine angabe", "not specified", "not given", "price on request"]
-)  # fmt: skip
+    ["-", "--", "---", "–", "—", "?", "??", ".", "..", "*", "x", "n.a.", "n.a", "n/a", "#n/a", "#n/d", "#na", "n.d.", "n.d", "n/d", "nd", "s/d", "k.a.", "unknown", "unk", "unbekannt", "desconocido", "inconnu", "missing", "faltante", "nil", "tba", "tbd", "tbc", "<na>", "#value!", "#ref!", "#div/0!", "(null)", "(blank)", "(empty)", "blank", "empty", "void", "undefined"]
+) | {
+    "not available", "not applicable", "not known", "no data", "sin dato", "sin datos", "no aplica",
+    "no disponible", "keine angabe", "not specified", "not given", "price on request",
+}  # fmt: skip
 _UNITS_WITH_DIGITS = frozenset({"m2", "m3", "km2", "ft2", "sqft2", "cm2", "cm3", "m^2", "ft^2"})
 _PREFIX_WORDS = frozenset(
     [
@@ -172,6 +174,7 @@ def number_reading(counts: Counter[str], *, comma: bool = False) -> Reading | No
     if read < READ_SHARE:
         return None
     form = _needed_only(form, texts)
+    form = PLAIN if form == PLAIN else form
     unread = [text for text in texts if _value(form, text) is None]
     if unread:
         form = replace(form, unreadable="missing")
@@ -253,7 +256,7 @@ def _affixes(
     found: dict[str, None] = {}
     for text, count in before.most_common(_MOST_AFFIXES):
         for piece in text.split():
-            if count >= least and _may_stand_before(piece, count / len(parts)):
+            if count >= least and _may_stand_before(piece):
                 found[piece] = None
     words, multipliers = [], dict[str, float]()
     for text, count in after.most_common(_MOST_AFFIXES):
@@ -292,10 +295,11 @@ def _plain_affix(text: str) -> str:
     return re.sub(r"^[+-]|[+-]$", "", text.strip().casefold()).strip().strip("()").strip()
 
 
-def _may_stand_before(text: str, share: float) -> bool:
+def _may_stand_before(text: str) -> bool:
+    """Tell whether a text is a sign or a currency: ``Town 12`` is the name of a town."""
     if not any(letter.isalpha() for letter in text):
         return True
-    return text in _PREFIX_WORDS or any(mark in text for mark in "$€£¥₹") or share >= 0.9
+    return text in _PREFIX_WORDS or any(mark in text for mark in "$€£¥₹")
 
 
 def _needed_only(form: Format, texts: Sequence[str]) -> Format:
@@ -313,7 +317,7 @@ def _said(form: Format) -> str:
         said.append("a decimal comma")
     if form.thousands is not None:
         said.append(f"{_MARK_NAMES[form.thousands]} between thousands")
-    said += [f"{affix!r}" for affix in form.affixes]
+    said += [f"{affix!r} beside it" for affix in form.affixes]
     said += [f"{word!r} for {factor:,.0f}" for word, factor in form.multipliers]
     if form.ranges:
         said.append("ranges, of which the middle is taken")

@@ -62,7 +62,7 @@ class Extract:
     Attributes:
         kind: ``number`` the n-th number of the text; ``before`` the number that `value` follows
             (``300`` in ``300.0HP`` for ``HP``), ``after`` the number that follows `value`;
-            ``word`` the n-th word; ``contains`` 1 where `value` is one of the words, else 0;
+            ``word`` the n-th word that does not begin with a digit; ``contains`` 1 where `value` is one of the words, else 0;
             ``words`` how many words there are.
         value: The text sought, or n, counted from 1.
     """
@@ -140,14 +140,14 @@ def number_reader(form: Format) -> Callable[[str], float]:
 
 @lru_cache(maxsize=4096)
 def _number_reader(form: Format) -> Callable[[str], float]:
-    parse = _Numbers(form)
+    parse, plain = _Numbers(form), form == PLAIN
 
     def read(text: str) -> float:
         if _PLAIN_NUMBER.fullmatch(text) and not parse.groups_by_point:
             return float(text)
         if form.means_missing(text):
             return math.nan
-        value = parse(text) if form is not PLAIN and len(text) <= LONGEST_TEXT else None
+        value = parse(text) if not plain and len(text) <= LONGEST_TEXT else None
         if value is not None:
             return value
         if form.unreadable == "missing":
@@ -455,7 +455,7 @@ def extractor(extract: Extract, form: Format) -> Callable[[str], str]:
         place = int(value) - 1
 
         def word(text: str) -> str:
-            found = words_of(text)
+            found = [one for one in words_of(text) if not one[0].isdigit()]
             return found[place] if place < len(found) else ""
 
         return word

@@ -283,7 +283,7 @@ class TableContract:
                 "columns": [
                     (c.name, c.kind, c.bounds, c.nullable, c.categories, c.case_sensitive)
                     + (("open",) if c.open else ())  # older contracts keep their fingerprint
-                    + ((c.format.to_dict(),) if c.format is not PLAIN else ())
+                    + ((c.format.to_dict(),) if c.format != PLAIN else ())
                     + ((c.source, c.extract) if c.from_text else ())
                     + ((c.derive,) if c.derive is not None else ())
                     for c in self.features

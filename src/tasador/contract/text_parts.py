@@ -155,7 +155,8 @@ def _values(extract: Extract, texts: Iterable[str | None]) -> Floats:
 
 
 def _first_word(texts: Sequence[str | None], y: Floats) -> Part | None:
-    words = [(words_of(text) or [""])[0] if text else "" for text in texts]
+    take, known = extractor(Extract("word", 1), PLAIN), dict[str | None, str]({None: ""})
+    words = [known.setdefault(text, known.get(text) or take(text or "")) for text in texts]
     counts = Counter(words)
     different = len({text for text in texts if text})
     levels = tuple(sorted(word for word, count in counts.items() if word and count >= 2))

@@ -48,6 +48,7 @@ _NAMED_AS_CODE = re.compile(
     r"tract|sector|state|county|area_?code|fips|naics|sic)(?:$|[^a-z])",
     re.I,
 )
+_UPPER_IDENTIFIER = re.compile(r"[A-Za-z]{0,12}(?:ID|PIN|UUID)")
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _numbers(
     unit = _unit_of(form)
     if unit is not None and column.kind in ("number", "integer"):
         column = replace(column, unit=unit)
-    return column if form is PLAIN or column.kind == "text" else replace(column, format=form)
+    return column if form == PLAIN or column.kind == "text" else replace(column, format=form)
 
 
 def _writing_note(name: str, note: str, reading: Reading) -> str:
@@ -285,15 +286,21 @@ def _number(
     if len(finite) == 0:
         return _aside(name, "set aside: no finite number in any row", said)
     is_text = present.dtype == pl.String
-    whole = bool((finite == np.floor(finite)).all()) and not (
-        present.str.contains(r"\d[.,]\d{1,2}(?:\D|$)|[eE]\d").any()
-        if is_text
-        else present.dtype.is_float()
+    # the middle of another range may have a fraction
+    exact = not form.ranges and form.duration is None and not form.multipliers
+    whole = (
+        exact
+        and bool((finite == np.floor(finite)).all())
+        and not (
+            present.str.contains(r"\d[.,]\d{1,2}(?:\D|$)|[eE]\d").any()
+            if is_text
+            else present.dtype.is_float()
+        )
     )
-    if whole and form is PLAIN and _numbers_identify(name, finite):
+    if whole and form == PLAIN and _numbers_identify(name, finite):
         said.append(f"{name!r} identifies the row: carried along, not used")
         return Column(name, "identifier", nullable=nullable)
-    if whole and form is PLAIN and _numbers_are_names(name, finite):
+    if whole and form == PLAIN and _numbers_are_names(name, finite):
         return _category(name, present.cast(pl.String), nullable, said, numbers=True)
     low, high = float(finite.min()), float(finite.max())
     if low == high:
@@ -415,11 +422,11 @@ def _category(
     form = Format(missing=missing) if missing else PLAIN
     nullable = nullable or bool(missing)
     note = f"{name!r} is a category with {len(names)} levels"
-    note += ": whole numbers that are names" if numbers else ", upper and lower case alike"
+    note += ": whole numbers that are names" if numbers else ""
     if rare:
         note += f"; {rare} more that are seen once are pooled as the unknown one"
     note += ", may be missing" if nullable else ""
-    said.append(f"{note}; other levels are valued with a warning")
+    said.append(note)
     return Column(
         name, "category", nullable=nullable, categories=names, case_sensitive=False, open=True,
         format=form,
@@ -473,3 +480,28 @@ def round_outwards(value: float, *, up: bool) -> float:
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
     steps = math.ceil(value / unit) if up else math.floor(value / unit)
     return float(f"{steps * unit:.12g}")
+
+
+def target_reading(series: pl.Series, findings: Findings) -> Format | None:
+    """Return how the target's texts are written as numbers; None when they are none."""
+    if series.dtype.is_numeric() or series.dtype == pl.Boolean:
+        return PLAIN if series.dtype != pl.Boolean else None
+    if series.dtype != pl.String:
+        return None
+    texts = series.drop_nulls().str.strip_chars()
+    counted = texts.value_counts(sort=True)
+    names, rows = counted[texts.name].to_list(), counted["count"].to_list()
+    reading = number_reading(Counter(dict(zip(names, rows, strict=True))), comma=findings.comma)
+    if reading is None:
+        return None
+    form, said = reading.form, reading.said
+    if reading.other is not None:
+        options = ("decimal point", "thousands")
+        default = options[form.thousands is not None]
+        text = f"What is the point in the target {series.name!r}, as in {texts[0]!r}?"
+        if findings.choose(f"{series.name}.point", text, options, default) != default:
+            form, said = reading.other, reading.other_said
+    if said or reading.unread:
+        note = _writing_note(series.name, said, reading).replace("count as missing", "are left out")
+        findings.assumptions.append(f"the target {note}")
+    return form

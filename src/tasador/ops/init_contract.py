@@ -1,9 +1,7 @@
-"""Start a project: write a contract for somebody's table.
+"""`tasador init`: a contract for any table, written by looking at it.
 
-Write the first contract of a table nobody has described yet, and say what was assumed.
-
-The rules are simple on purpose: each decision becomes one sentence that a person can check
-against what they know of the table, and one line of YAML that they can change.
+Each guess is a sentence that a person can check; what the values do not settle is a question. What
+is set aside is measured first: a column that explains the target is never dropped in silence.
 """
 
 from __future__ import annotations
@@ -13,35 +11,66 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasador.contract.encoding import encode_values
+from tasador.contract.encoding import Encoder, encode_values, sent_as
+from tasador.contract.formats import PLAIN, Format
 from tasador.contract.model import Column, Source, TableContract, Target, Transform
 from tasador.contract.reader import read_contract, write_contract
+from tasador.contract.text_parts import explained_by_groups, explained_by_number
 from tasador.contract.type_inference import (
-    PARSED_SHARE,
+    Findings,
+    Question,
     bounds_around,
     describe_column,
     round_outwards,
+    target_reading,
 )
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.storage import write_text
 from tasador.data.readers import parse_table, sniff_delimiter, unpack
+from tasador.ops.leaks import Leak, find_leaks
 
 Floats = NDArray[np.float64]
 
-_LEAK_CORRELATION = 0.98
 _CAP_SHARE = 0.01
-_LATITUDE = re.compile(r"(?:.*[_ ])?(?:lat|latitude)(?:[_ ].*)?", re.I)
-_LONGITUDE = re.compile(r"(?:.*[_ ])?(?:lon|lng|long|longitude)(?:[_ ].*)?", re.I)
-_PRICE = re.compile(r"(?:.*[_ ])?(?:price[_ ]per[_ ].*|price)", re.I)
+#: Rows that are looked at where a sample is enough.
+_SAMPLE = 20_000
+#: A column set aside that explains so much of the target is named at the end.
+_STRONG = 0.05
+_LATITUDE = re.compile(r"(?:.*[_ .-])?(?:lat|latt|latitude|latitud|breite(?:ngrad)?)(?:[_ .-].*)?")
+_LONGITUDE = re.compile(
+    r"(?:.*[_ .-])?(?:lon|lng|long|longitude|longitud|l[aä]nge(?:ngrad)?)(?:[_ .-].*)?"
+)
+_X = re.compile(r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?x(?:[_ .-]?coord(?:inate)?)?")
+_Y = re.compile(r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?y(?:[_ .-]?coord(?:inate)?)?")
+_SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|venta|date$", re.I)
+_NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
+_YES, _NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A column that is not used.
+
+    Attributes:
+        name: Its name.
+        why: Why.
+        explains: Share of the target's variance that it explains by itself, in [0, 1].
+        remedy: How it is brought back.
+    """
+
+    name: str
+    why: str
+    explains: float
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -49,14 +78,34 @@ class Inference:
     """A contract written by looking at a table.
 
     Attributes:
-        contract: The contract; `contract_reader.write_contract` turns it into YAML.
+        contract: The contract; `contract.reader.write_contract` turns it into YAML.
         assumptions: What was assumed, a sentence each, for the reader to check.
         leaks: Columns set aside because they seem to give the target away, a sentence each.
+        questions: What the values do not settle; the default of each was taken.
+        aside: Columns that are not used, those that explain most first.
+        preview: Of some columns, what they are and their first values as they will be read.
     """
 
     contract: TableContract
     assumptions: list[str]
     leaks: list[str]
+    questions: list[Question] = field(default_factory=list)
+    aside: list[SetAside] = field(default_factory=list)
+    preview: list[tuple[str, str, list[str]]] = field(default_factory=list)
+
+    @property
+    def judgement(self) -> str:
+        """One sentence on what the columns set aside would have told; empty when nothing."""
+        strong = [column for column in self.aside if column.explains >= _STRONG]
+        if not strong:
+            return ""
+        names = ", ".join(f"{c.name!r} {c.explains:.0%}" for c in strong[:5])
+        most = max(column.explains for column in strong)
+        how = "; ".join(dict.fromkeys(column.remedy for column in strong[:5]))
+        return (
+            f"{len(strong)} column(s) set aside explain up to {most:.0%} of the target by "
+            f"themselves: {names}. To use them: {how}"
+        )
 
 
 def infer_contract(
@@ -65,14 +114,16 @@ def infer_contract(
     *,
     name: str | None = None,
     categories: Collection[str] = (),
+    answers: Mapping[str, str] | None = None,
 ) -> Inference:
-    """Look at the table in a CSV, Parquet or archive file and write a contract for it.
+    """Look at the table in a file and write a contract for it.
 
     Args:
         path: The file; it becomes the contract's source.
         target: The column to estimate.
         name: Name of the contract; by default from the file's name.
         categories: Columns that are categories, whatever they look like.
+        answers: Answers to `Inference.questions`, by their key.
 
     Raises:
         SourceError: The file cannot be read as a table.
@@ -80,8 +131,9 @@ def infer_contract(
         ValidationError: The target is not a column, not a number, or constant; or no column is
             left to estimate it from.
     """
-    frame, delimiter = _read(path)
-    y = _target_values(frame, target)
+    frame, source, notes = _read(path)
+    findings = Findings(assumptions=notes, answers=answers or {})
+    target_form, y = _target_values(frame, target, findings)
     for wanted in categories:
         if wanted not in frame.columns or wanted == target:
             raise ConfigError(
@@ -89,21 +141,30 @@ def infer_contract(
                 expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
             )
     short = name or _name_of(path)
-    assumptions: list[str] = []
-    columns = [
-        describe_column(frame[column], assumptions, as_category=column in categories)
-        for column in frame.columns
-        if column != target
-    ]
-    columns, leaks = _set_leaks_aside(columns, frame, target, y)
-    columns = _with_roles(columns, frame, y, assumptions)
+    described = _describe_target(target, target_form, y, findings)
+    y = np.where(_in_bounds(described, y), y, np.nan)
+    modelled = np.log(y) if described.transform == "log" else y
+    columns: list[Column] = []
+    for column in frame.columns:
+        if column != target:
+            columns += describe_column(
+                frame[column], findings, as_category=column in categories, y=modelled
+            )
+    columns = _with_different_names(columns, target)
+    leaks = find_leaks(columns, frame, described, y, _sample(frame.height))
+    columns = [_without_leak(column, leaks) for column in columns]
+    columns = _with_roles(columns, frame, modelled, findings)
+    if any(column.kind == "category" for column in columns):
+        findings.assumptions.append(
+            "of categories, upper and lower case are alike; other levels are valued with a warning"
+        )
     contract = TableContract(
         name=short,
         title=f"{target} of {short}",
         model_name=f"{short}_model",
         columns=tuple(columns),
-        target=_describe_target(target, y, assumptions),
-        source=Source(paths=(str(path),), delimiter=delimiter),
+        target=described,
+        source=source,
     )
     if not contract.features:
         raise ValidationError(
@@ -111,7 +172,11 @@ def infer_contract(
             expected="at least one number, category or datetime",
             got=f"columns set aside: {', '.join(c.name for c in columns) or 'none'}",
         )
-    return Inference(contract, assumptions, leaks)
+    aside = _set_aside(contract, frame, modelled, {leak.column for leak in leaks})
+    contract = _with_worth(contract, aside)
+    said = [leak.sentence for leak in leaks]
+    preview = _preview(contract, frame)
+    return Inference(contract, findings.assumptions, said, findings.questions, aside, preview)
 
 
 def is_plain_name(name: str) -> bool:
@@ -125,7 +190,7 @@ def _name_of(path: storage.Location) -> str:
     return short if is_plain_name(short) else f"table_{short}"
 
 
-def _read(path: storage.Location) -> tuple[pl.DataFrame, str]:
+def _read(path: storage.Location) -> tuple[pl.DataFrame, Source, list[str]]:
     if storage.is_folder(path):
         raise SourceError(f"{path} is a folder", expected="a CSV, Parquet, tgz or zip file")
     if not storage.exists(path):
@@ -134,11 +199,18 @@ def _read(path: storage.Location) -> tuple[pl.DataFrame, str]:
     content = data if data[:4] == b"PAR1" else unpack(data, str(path))
     delimiter = "," if content[:4] == b"PAR1" else sniff_delimiter(content)
     frame = parse_table(content, str(path), delimiter=delimiter, packed=len(data))
-    return frame, delimiter
+    return frame, Source(paths=(str(path),), delimiter=delimiter), []
 
 
-def _target_values(frame: pl.DataFrame, target: str) -> Floats:
-    """Return the target of every row, NaN where it has none."""
+def _sample(rows: int) -> NDArray[np.intp]:
+    """Return the positions of at most 20 000 rows that lie evenly."""
+    if rows <= _SAMPLE:
+        return np.arange(rows)
+    return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.intp))
+
+
+def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple[Format, Floats]:
+    """Return how the target is written, and its values, NaN where it has none."""
     if target not in frame.columns:
         close = difflib.get_close_matches(target, frame.columns, n=1, cutoff=0.5)
         raise ValidationError(
@@ -146,14 +218,16 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
             expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
             remedy=f"did you mean {close[0]!r}?" if close else None,
         )
-    y, wrong = encode_values(Column(target, "number"), frame[target])
-    present = int((frame[target].is_not_null()).sum())
+    series = frame[target]
+    present = int(series.is_not_null().sum())
     if present == 0:
         raise ValidationError(
             f"the target {target!r} has no value in any row", remedy="choose another column"
         )
-    if wrong.sum() > (1 - PARSED_SHARE) * present:
-        example = frame[target][int(np.flatnonzero(wrong)[0])]
+    form = target_reading(series, findings)
+    y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
+    if form is None:
+        example = series[int(np.flatnonzero(wrong)[0])]
         raise ValidationError(
             f"the target {target!r} is not a number",
             got=f"{example!r} and {int(wrong.sum()) - 1} more of {present} values",
@@ -164,7 +238,7 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
         raise ValidationError(
             f"the target {target!r} is not finite in any row",
             expected="numbers",
-            got=f"{frame[target].drop_nulls()[0]!r} and the like",
+            got=f"{series.drop_nulls()[0]!r} and the like",
             remedy="choose another column, or check how the file was made",
         )
     if np.nanmin(y) == np.nanmax(y):
@@ -174,126 +248,195 @@ def _target_values(frame: pl.DataFrame, target: str) -> Floats:
             got=f"{np.nanmin(y):g} in all {present} rows that have one",
             remedy="choose another column, or check how the file was made",
         )
-    return y
+    return form, y
 
 
-def _set_leaks_aside(
-    columns: list[Column], frame: pl.DataFrame, target: str, y: Floats
-) -> tuple[list[Column], list[str]]:
-    """Turn columns that seem to give the target away into text, which is not used."""
-    kept, leaks = [], []
+def _in_bounds(target: Target, y: Floats) -> NDArray[np.bool_]:
+    low, high = target.bounds
+    right = np.isfinite(y)
+    if "0" in target.format.missing:
+        right &= y != 0
+    if low is not None:
+        right &= y >= low
+    return right if high is None else right & (y <= high)
+
+
+def _with_different_names(columns: Sequence[Column], target: str) -> list[Column]:
+    """Give another name to a part of a text that is called as another column is."""
+    taken, found = {target, *(c.name for c in columns if not c.from_text)}, []
     for column in columns:
-        why = _leak(column, frame[column.name], target, y)
-        if why is None:
-            kept.append(column)
-            continue
-        leaks.append(
-            f"{column.name!r} {why}: set aside. If it is known before the target is, bring it "
-            f"back with `kind: {column.kind}` in the contract"
-        )
-        note = f"Set aside: suspected leak, {why}"
-        kept.append(Column(column.name, "text", nullable=True, description=note))
-    return kept, leaks
+        name, n = column.name, 2
+        while column.from_text and name in taken:
+            name, n = f"{column.name}_{n}", n + 1
+        taken.add(name)
+        found.append(replace(column, name=name))
+    return found
 
 
-def _leak(column: Column, series: pl.Series, target: str, y: Floats) -> str | None:
-    if column.kind not in ("number", "integer"):
-        return None
-    values, wrong = encode_values(column, series)
-    both = np.isfinite(values) & np.isfinite(y) & ~wrong
-    if both.sum() >= 10:
-        rho = _rank_correlation(values[both], y[both])
-        if abs(rho) > _LEAK_CORRELATION:
-            return f"ranks the rows almost as the target does (rank correlation {rho:.3f})"
-    own, other = _slug(column.name), _slug(target)
-    if _PRICE.fullmatch(own):
-        return "is named like a price"
-    if len(other) >= 4 and re.search(rf"(?:^|_){re.escape(other)}(?:_|$)", own):
-        return "bears the target's name"
-    return None
-
-
-def _rank_correlation(a: Floats, b: Floats) -> float:
-    """Spearman's rho with ties at their average rank; 0 when either is constant."""
-    ranks = [pl.Series(x).rank("average").to_numpy() for x in (a, b)]
-    centred = [r - r.mean() for r in ranks]
-    norm = math.sqrt(float((centred[0] ** 2).sum()) * float((centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum()) / norm if norm > 0 else 0.0
+def _without_leak(column: Column, leaks: Sequence[Leak]) -> Column:
+    """Turn a column that seems to give the target away into text, which is not used."""
+    why = next((leak.why for leak in leaks if leak.column == column.name), None)
+    if why is None:
+        return column
+    note = f"Set aside: suspected leak, {why}"
+    return Column(column.name, "text", nullable=True, description=note)
 
 
 def _with_roles(
-    columns: list[Column], frame: pl.DataFrame, y: Floats, assumptions: list[str]
+    columns: list[Column], frame: pl.DataFrame, y: Floats, findings: Findings
 ) -> list[Column]:
     """Give the roles of coordinates, timestamp and segment to the columns that fit best."""
     by_name = {column.name: column for column in columns}
-    latitude = _coordinate(columns, frame, _LATITUDE, 90.0)
-    longitude = _coordinate(columns, frame, _LONGITUDE, 180.0)
-    if latitude is not None and longitude is not None:
-        assumptions.append(f"{longitude.name!r} and {latitude.name!r} are coordinates in degrees")
-        by_name[latitude.name], by_name[longitude.name] = latitude, longitude
-    date = next((column for column in columns if column.kind == "datetime"), None)
+    for column in _coordinates(columns, frame, findings):
+        by_name[column.name] = column
+    date = _timestamp(columns)
     if date is not None:
         by_name[date.name] = replace(date, role="timestamp")
-    candidates = [c for c in columns if c.kind == "category" and len(c.categories) <= 20]
-    shares = [_explained(c, frame, y) for c in candidates]
+        findings.assumptions.append(f"{date.name!r} is when the target was observed")
+    sample = _sample(frame.height)
+    candidates = [
+        (c, codes)
+        for c in columns
+        if c.kind == "category" and 2 <= len(c.categories) <= 20 and not c.from_text
+        for codes in [encode_values(c, frame[c.name].gather(sample))[0]]
+        if _covers(codes, len(c.categories))
+    ]
     if candidates:
-        best = candidates[int(np.argmax(shares))]
-        assumptions.append(f"errors are reported by segments of {best.name!r}")
+        shares = [_explained_by_codes(codes, y[sample]) for _, codes in candidates]
+        best = candidates[int(np.argmax(shares))][0]
+        findings.assumptions.append(f"errors are reported by segments of {best.name!r}")
         by_name[best.name] = replace(best, role="segment")
     return [by_name[column.name] for column in columns]
 
 
+def _covers(codes: Floats, levels: int) -> bool:
+    """Tell whether most rows are in one of several levels."""
+    known = codes[np.isfinite(codes) & (codes < levels)].astype(np.intp)
+    if len(known) < 0.8 * len(codes):
+        return False
+    return bool(np.bincount(known).max() <= 0.98 * len(known))
+
+
+def _timestamp(columns: Sequence[Column]) -> Column | None:
+    dates = [column for column in columns if column.kind == "datetime"]
+    dates.sort(key=lambda c: (bool(_NOT_SOLD.search(c.name)), not _SOLD.search(c.name)))
+    return dates[0] if dates else None
+
+
+def _coordinates(
+    columns: Sequence[Column], frame: pl.DataFrame, findings: Findings
+) -> tuple[Column, ...]:
+    """Return the columns of coordinates with their roles; none when one of the two is missing."""
+    for kind, (latitude, longitude) in (("names", (_LATITUDE, _LONGITUDE)), ("xy", (_Y, _X))):
+        pair = (
+            _coordinate(columns, frame, latitude, "latitude", 90.0, fine=kind == "xy"),
+            _coordinate(columns, frame, longitude, "longitude", 180.0, fine=kind == "xy"),
+        )
+        if pair[0] is None or pair[1] is None or pair[0].name == pair[1].name:
+            continue
+        names = f"{pair[1].name!r} and {pair[0].name!r}"
+        plain = kind == "names" and all(c.name.lower() in _PLAIN_NAMES for c in pair if c)
+        if not plain:
+            answer = findings.choose(
+                "coordinates", f"Are {names} longitude and latitude in degrees?", (_YES, _NO), _YES
+            )
+            if answer == _NO:
+                return ()
+        findings.assumptions.append(f"{names} are coordinates in degrees")
+        return pair[0], pair[1]
+    return ()
+
+
+_PLAIN_NAMES = frozenset({"lat", "latitude", "lon", "lng", "long", "longitude"})
+
+
 def _coordinate(
-    columns: list[Column], frame: pl.DataFrame, pattern: re.Pattern[str], limit: float
+    columns: Sequence[Column],
+    frame: pl.DataFrame,
+    pattern: re.Pattern[str],
+    role: str,
+    limit: float,
+    *,
+    fine: bool,
 ) -> Column | None:
-    """Return the column whose name and range say that it is a coordinate, with its role."""
-    for column in columns:
-        if column.kind not in ("number", "integer") or not pattern.fullmatch(column.name):
+    """Return the column whose name and range say that it is a coordinate, with its role.
+
+    `fine` wants values of at least four decimals: x and y may be anything.
+    """
+    named = [c for c in columns if pattern.fullmatch(c.name.lower())]
+    if not fine:
+        named += [c for c in columns if c not in named and _misspelt(c.name, role)]
+    for column in named:
+        if column.kind not in ("number", "integer") or column.from_text:
             continue
         values, _ = encode_values(column, frame[column.name])
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        if -limit <= low and high <= limit:
-            margin = max(0.5, 0.1 * (high - low))
-            return replace(
-                column,
-                kind="number",
-                role="latitude" if pattern is _LATITUDE else "longitude",
-                unit="degrees",
-                bounds=(
-                    max(-limit, math.floor(low - margin)),
-                    min(limit, math.ceil(high + margin)),
-                ),
-            )
+        values = values[np.isfinite(values)]
+        low, high = float(values.min()), float(values.max())
+        if not (-limit <= low and high <= limit) or (fine and not _has_decimals(values)):
+            continue
+        margin = max(0.5, 0.1 * (high - low))
+        return replace(
+            column,
+            kind="number",
+            role="latitude" if role == "latitude" else "longitude",
+            unit="degrees",
+            bounds=(max(-limit, math.floor(low - margin)), min(limit, math.ceil(high + margin))),
+        )
     return None
 
 
-def _explained(column: Column, frame: pl.DataFrame, y: Floats) -> float:
-    """Return the share of the target's variance between the categories (eta squared)."""
-    codes, _ = encode_values(column, frame[column.name])
-    known = np.isfinite(codes) & np.isfinite(y)
-    groups, values = codes[known].astype(np.int64), y[known]
-    total = float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
-    if total == 0:
-        return 0.0
-    counts = np.bincount(groups)
-    means = np.bincount(groups, weights=values) / np.maximum(counts, 1)
-    return float((counts * (means - values.mean()) ** 2)[counts > 0].sum()) / total
+def _misspelt(name: str, role: str) -> bool:
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return difflib.SequenceMatcher(None, plain, role).ratio() >= 0.82
 
 
-def _describe_target(name: str, y: Floats, assumptions: list[str]) -> Target:
+def _has_decimals(values: Floats) -> bool:
+    thousandths = values * 1000
+    return float(np.mean(np.abs(thousandths - np.round(thousandths)) > 1e-6)) > 0.5
+
+
+def _explained_by_codes(codes: Floats, y: Floats) -> float:
+    known = np.isfinite(y)
+    return explained_by_groups(np.nan_to_num(codes[known], nan=-1.0).astype(np.intp), y[known])
+
+
+def _describe_target(name: str, form: Format, y: Floats, findings: Findings) -> Target:
     values = y[np.isfinite(y)]
+    zeros = int((values == 0).sum())
+    missing = len(y) - len(values)
+    if zeros and (values >= 0).all() and np.unique(values).size > 10:
+        answer = findings.choose(
+            f"{name}.zero",
+            f"{zeros} row(s) have a target of 0 ({zeros / len(values):.0%}); sales of 0 are "
+            "usually not sales. Leave them out of training?",
+            (_YES, _NO),
+            _YES,
+        )
+        said = f"{zeros} row(s) have a target of 0, and sales of 0 are usually not sales: "
+        if answer == _YES:
+            form = replace(form, missing=(*form.missing, "0"))
+            values = values[values != 0]
+            said += "they are left out of training (`format: missing: ['0']` of the target)"
+        else:
+            said += "kept; `bounds: [1, null]` of the target would leave them out"
+        findings.assumptions.append(said)
     low, high = float(values.min()), float(values.max())
     transform: Transform = "none"
     if low > 0 and _skewness(values) > max(0.5, abs(_skewness(np.log(values)))):
         transform = "log"
-        assumptions.append(f"the target {name!r} is positive and skewed: models fit its logarithm")
+        findings.assumptions.append(
+            f"the target {name!r} is positive and skewed: models fit its logarithm"
+        )
     at_top = float((values == high).mean())
     cap = high if at_top >= _CAP_SHARE and len(np.unique(values)) > 50 else None
     if cap is not None:
-        assumptions.append(f"the target {name!r} is cut off at {cap:g} ({at_top:.1%} of the rows)")
-    missing = len(y) - len(values)
+        findings.assumptions.append(
+            f"the target {name!r} is cut off at {cap:g} ({at_top:.1%} of the rows)"
+        )
     if missing:
-        assumptions.append(f"{missing} row(s) have no usable target and are refused")
+        findings.assumptions.append(
+            f"{missing} row(s) have no target: left out of training; `tasador predict` values them"
+        )
     bounds = (
         (round_outwards(low / 2, up=False), round_outwards(high * 2, up=True))
         if low > 0
@@ -306,12 +449,80 @@ def _describe_target(name: str, y: Floats, assumptions: list[str]) -> Target:
         cap=cap,
         transform=transform,
         prediction_name=f"predicted_{slug}" if slug else "prediction",
+        format=form,
     )
 
 
 def _skewness(values: Floats) -> float:
     spread = float(values.std())
     return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
+
+
+def _set_aside(
+    contract: TableContract, frame: pl.DataFrame, y: Floats, leaks: Collection[str]
+) -> list[SetAside]:
+    """Measure what each column that is not used explains by itself; leaks are named elsewhere."""
+    sources = {column.source for column in contract.features}
+    sample = _sample(frame.height)
+    sample = sample[np.isfinite(y[sample])]
+    found = []
+    for column in contract.columns:
+        if column.kind != "text" or column.name in leaks or column.name in sources:
+            continue
+        series = frame[column.name].gather(sample)
+        if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
+            explains = 0.0
+        elif series.dtype.is_numeric():
+            values = series.cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float64)
+            explains = explained_by_number(values, y[sample])
+        else:
+            texts = series.cast(pl.String).fill_null("").to_numpy()
+            explains = explained_by_groups(texts.astype(str), y[sample])
+        why = (column.description or "").removeprefix("Set aside: ")
+        remedy = f"--category {column.name!r}" if re.search(r"\s", column.name) else (
+            f"--category {column.name}"
+        )  # fmt: skip
+        found.append(SetAside(column.name, why, explains, remedy))
+    return sorted(found, key=lambda column: -column.explains)
+
+
+def _with_worth(contract: TableContract, aside: Sequence[SetAside]) -> TableContract:
+    """Write what a column set aside explains into its description."""
+    worth = {column.name: column.explains for column in aside}
+    columns = tuple(
+        replace(c, description=f"{c.description}; explains {worth[c.name]:.0%} of the target")
+        if worth.get(c.name, 0.0) >= 0.01
+        else c
+        for c in contract.columns
+    )
+    return dataclasses.replace(contract, columns=columns)
+
+
+_PREVIEW_ROWS = 5
+
+
+def _preview(contract: TableContract, frame: pl.DataFrame) -> list[tuple[str, str, list[str]]]:
+    """Return name, kind and first values of each column as they will be read."""
+    head = frame.head(_PREVIEW_ROWS)
+    found: list[tuple[str, str, list[str]]] = []
+    for column in (contract.target.column, *contract.features):
+        sent = sent_as(column, head.columns)
+        if sent is None:
+            continue
+        codes, _ = encode_values(sent, head[sent.source or sent.name])
+        one = dataclasses.replace(contract, columns=(column.own,)) if column.kind else contract
+        values = Encoder(one).decode(codes[:, None])[column.name]
+        found.append((column.name, column.kind, [_short(value) for value in values]))
+    return found
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.10g}"
+    text = str(value).removesuffix(" 00:00:00+00:00")
+    return text if len(text) <= 20 else text[:19] + "\u2026"
 
 
 def _slug(text: str) -> str:
@@ -326,31 +537,28 @@ Kinds: number, integer, category, datetime, identifier, text (carried, never use
 
 @dataclass(frozen=True)
 class WrittenContract:
-    """What was written, and on which assumptions."""
+    """What was written, and on which assumptions.
 
-    name: str
+    Attributes:
+        path: The file.
+        inference: What was found; its contract is in the file.
+    """
+
     path: Path
-    assumptions: tuple[str, ...]
-    leaks: tuple[str, ...]
+    inference: Inference
+
+    @property
+    def name(self) -> str:
+        """The contract's name."""
+        return self.inference.contract.name
 
 
-def write_new_contract(
-    file: str,
-    target: str,
-    *,
-    name: str | None,
-    force: bool,
-    project: Path,
-    categories: Collection[str] = (),
-) -> WrittenContract:
-    """Infer a contract from `file` and write it to ``conf/dataset/<name>.yaml`` of `project`.
-
-    `categories` are columns that are categories, whatever they look like.
+def check_new_contract(name: str | None, file: str, *, force: bool, project: Path) -> None:
+    """Refuse what cannot be written, before a table is read.
 
     Raises:
         ConfigError: The name cannot be one, or a contract of that name exists and `force` is not
             given.
-        DataError: The file cannot be read, or the target is not a number to estimate.
     """
     if name is not None and not is_plain_name(name):
         raise ConfigError(
@@ -358,20 +566,33 @@ def write_new_contract(
             expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
             remedy="choose another --name",
         )
-    inference = infer_contract(file, target, name=name, categories=categories)
-    contract = inference.contract
-    path = project / "conf" / "dataset" / f"{contract.name}.yaml"
+    path = _path_of(name or _name_of(file), project)
     if path.exists() and not force:
         raise ConfigError(
             f"{path} exists already", remedy="choose another --name, or --force to replace it"
         )
+
+
+def _path_of(name: str, project: Path) -> Path:
+    return project / "conf" / "dataset" / f"{name}.yaml"
+
+
+def write_new_contract(inference: Inference, file: str, *, project: Path) -> WrittenContract:
+    """Write what was inferred from `file` to ``conf/dataset/<name>.yaml`` of `project`."""
+    contract = inference.contract
     if "://" not in file:
-        source = dataclasses.replace(contract.source, paths=(str(Path(file).resolve()),))
+        paths = tuple(str(Path(path).resolve()) for path in contract.source.paths)
+        source = dataclasses.replace(contract.source, paths=paths)
         contract = dataclasses.replace(contract, source=source)
     notes = [f"assumed: {line}" for line in inference.assumptions]
     notes += [f"possible leak, set aside: {line}" for line in inference.leaks]
+    notes += [
+        f"question ({q.key}): {q.text} {' / '.join(q.options)}; assumed: {q.default}"
+        for q in inference.questions
+    ]
+    if inference.judgement:
+        notes.append(inference.judgement)
+    path = _path_of(contract.name, project)
     write_text(path, write_contract(contract, "\n".join([_HEADER, "", *notes])))
     read_contract(path)  # what was written must be read back before anybody relies on it
-    return WrittenContract(
-        contract.name, path, tuple(inference.assumptions), tuple(inference.leaks)
-    )
+    return WrittenContract(path, inference)

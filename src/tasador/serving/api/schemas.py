@@ -294,7 +294,7 @@ def _type_of(column: Column) -> Any:
         return str
     if column.kind == "datetime":  # written in another way than ISO 8601, it is text to pydantic
         return dt.datetime | str if column.format.dates else dt.datetime
-    if column.format is not PLAIN:
+    if column.format != PLAIN:
         return float | str
     return int if column.kind == "integer" else float
 
@@ -327,6 +327,6 @@ def _field(column: Column, default: Any) -> Any:
         if not column.case_sensitive:
             description += "; upper and lower case are the same"
         return Field(default, description=description, json_schema_extra=extra)
-    plain = column.kind in ("number", "integer") and column.format is PLAIN
+    plain = column.kind in ("number", "integer") and column.format == PLAIN
     low, high = column.bounds if plain else (None, None)
     return Field(default, ge=low, le=high, description=description, json_schema_extra=extra or None)

@@ -1,0 +1,212 @@
+"""Columns that seem to give the target away: known only with it, or made from it.
+
+Each is named with its evidence and set aside; a word in the contract brings it back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasador.contract.encoding import encode_values, sent_as
+from tasador.contract.model import Column, Target
+from tasador.contract.text_parts import explained_by_groups
+
+Floats = NDArray[np.float64]
+
+_CORRELATION = 0.98
+#: A linear combination that explains so much of the target is the target itself.
+_COMBINATION_R2 = 0.999
+_MOST_COMBINED = 6
+#: A category whose levels explain so much of the target may be the target in bands.
+_BANDS = 0.75
+_LEAST_ROWS = 10
+_PRICE = re.compile(
+    r"(?:.*[_ ])?(?:price[_ ]per[_ ].*|price|sale[_ ]?amount|precio(?:_.*)?|preis|prix|prezzo|preco)"
+)
+_AFTER = re.compile(
+    r"(?:.*_)?(?:days_on_(?:the_)?market|dom|days_to_sell|sold_above_list.*|buyer(?:_.*)?|"
+    r"commission(?:_.*)?|closing_cost.*|final_.*|overbid.*)"
+)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A column that seems to give the target away.
+
+    Attributes:
+        column: Its name.
+        why: The evidence.
+        kind: The kind it would have.
+    """
+
+    column: str
+    why: str
+    kind: str
+
+    @property
+    def sentence(self) -> str:
+        """The evidence, and how the column is brought back."""
+        return (
+            f"{self.column!r} {self.why}: set aside. If it is known before the target is, bring it "
+            f"back with `kind: {self.kind}` in the contract"
+        )
+
+
+def find_leaks(
+    columns: Sequence[Column],
+    frame: pl.DataFrame,
+    target: Target,
+    y: Floats,
+    rows: NDArray[np.intp],
+) -> list[Leak]:
+    """Return the columns that seem to give the target away, in their order.
+
+    Args:
+        columns: What the columns are.
+        frame: The table of n rows.
+        target: The target.
+        y: Its values (n,), NaN where there is none.
+        rows: Positions of the rows that are looked at.
+    """
+    rows = rows[np.isfinite(y[rows])]
+    found, numbers = [], dict[str, Floats]()
+    outcome = y[rows]
+    for column in columns:
+        sent = sent_as(column, frame.columns)
+        if sent is None or column.kind not in ("number", "integer", "category"):
+            continue
+        values, wrong = encode_values(sent, frame[sent.source or sent.name].gather(rows))
+        values = np.where(wrong, np.nan, values)
+        if column.kind == "category":
+            why = _bands(column, values, outcome)
+        else:
+            why = _one_number(column, values, target, outcome)
+            if why is None and np.isfinite(values).mean() > 0.5:
+                numbers[column.name] = values
+        if why is not None:
+            found.append(Leak(column.name, why, column.kind))
+    kinds = {column.name: column.kind for column in columns}
+    while (combined := _combination(numbers, outcome)) is not None:
+        name, text = combined
+        found.append(Leak(name, text, kinds[name]))
+        del numbers[name]
+    order = {column.name: at for at, column in enumerate(columns)}
+    return sorted(found, key=lambda leak: order[leak.column])
+
+
+def _one_number(column: Column, values: Floats, target: Target, y: Floats) -> str | None:
+    both = np.isfinite(values) & np.isfinite(y)
+    if both.sum() >= _LEAST_ROWS:
+        rho = _rank_correlation(values[both], y[both])
+        if abs(rho) > _CORRELATION:
+            return f"ranks the rows almost as the target does (rank correlation {rho:.3f})"
+    own, other = _slug(column.name), _slug(target.name)
+    if _PRICE.fullmatch(own):
+        return "is named like a price"
+    if len(other) >= 4 and re.search(rf"(?:^|_){re.escape(other)}(?:_|$)", own):
+        return "bears the target's name"
+    if _AFTER.fullmatch(own):
+        return "is named like something that is known only after the sale"
+    return None
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's rho with ties at their average rank; 0 when either is constant."""
+    ranks = [pl.Series(x).rank("average").to_numpy() for x in (a, b)]
+    centred = [r - r.mean() for r in ranks]
+    norm = math.sqrt(float((centred[0] ** 2).sum()) * float((centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum()) / norm if norm > 0 else 0.0
+
+
+def _bands(column: Column, codes: Floats, y: Floats) -> str | None:
+    """Say whether the levels of a category are bands of the target: ranges that do not overlap."""
+    known = np.isfinite(codes) & np.isfinite(y)
+    if known.sum() < 5 * _LEAST_ROWS:
+        return None
+    levels, places = np.unique(codes[known], return_inverse=True)
+    if len(levels) < 3:
+        return None
+    share = explained_by_groups(codes[known].astype(np.intp), y[known])
+    if share < _BANDS:
+        return None
+    values, spans = y[known], []
+    for level in range(len(levels)):
+        own = values[places == level]
+        if len(own) >= 3:
+            spans.append((float(own.min()), float(own.max()), len(own)))
+    spans.sort()
+    covered = sum(n for *_, n in spans)
+    apart = all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    if len(spans) >= 3 and apart and covered >= 0.8 * known.sum():
+        return f"gives the target in bands ({len(spans)} levels whose targets do not overlap)"
+    return None
+
+
+def _combination(numbers: dict[str, Floats], y: Floats) -> tuple[str, str] | None:
+    """Return the column to set aside of a few that add up to the target, and why; None for none."""
+    names = list(numbers)
+    if not names:
+        return None
+    complete = np.isfinite(y)
+    if complete.sum() < 3 * _LEAST_ROWS:
+        return None
+    columns = {
+        n: np.where(np.isfinite(numbers[n]), numbers[n], np.nanmean(numbers[n])) for n in names
+    }
+    rows = complete
+    target = y[rows] - y[rows].mean()
+    total = float(target @ target)
+    centred = {n: (c := columns[n][rows]) - c.mean() for n in names}
+    centred = {n: c / norm for n, c in centred.items() if (norm := float(np.linalg.norm(c))) > 0}
+    chosen, rest, basis = list[str](), target, list[Floats]()
+    left = dict(centred)
+    # forward selection by orthogonal matching: each step takes what explains most of the rest
+    while len(chosen) < _MOST_COMBINED and left:
+        best = max(left, key=lambda n: abs(float(left[n] @ rest)))
+        direction = left.pop(best)
+        for other in basis:
+            direction = direction - (direction @ other) * other
+        norm = float(np.linalg.norm(direction))
+        if norm < 1e-6:
+            continue
+        basis.append(direction / norm)
+        chosen.append(best)
+        rest = rest - (rest @ basis[-1]) * basis[-1]
+        if 1 - float(rest @ rest) / total > _COMBINATION_R2:
+            return _least_known(chosen, centred, target, total, len(target))
+    return None
+
+
+def _least_known(
+    chosen: list[str], centred: dict[str, Floats], target: Floats, total: float, rows: int
+) -> tuple[str, str] | None:
+    """Name the column of a combination that is most like the target, and how exact it is."""
+    needed = list(chosen)
+    for name in chosen:  # drop what the others do without
+        others = [n for n in needed if n != name]
+        if others and _r2(others, centred, target, total) > _COMBINATION_R2:
+            needed = others
+    if len(needed) == 1 or rows < 10 * len(needed):
+        return None if rows < 10 * len(needed) else (needed[0], "gives the target exactly")
+    most = max(needed, key=lambda n: abs(float(centred[n] @ target)))
+    share = _r2(needed, centred, target, total)
+    others_named = ", ".join(repr(name) for name in needed if name != most)
+    return most, f"gives the target together with {others_named} (R2 {share:.4f})"
+
+
+def _r2(names: list[str], centred: dict[str, Floats], target: Floats, total: float) -> float:
+    matrix = np.column_stack([centred[name] for name in names])
+    found, *_ = np.linalg.lstsq(matrix, target, rcond=None)
+    rest = target - matrix @ found
+    return 1 - float(rest @ rest) / total
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
