@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.encoding import encode_values
+from tasador.contract.encoding import encode_values, without
 from tasador.contract.formats import PLAIN
 from tasador.contract.model import Column
 
@@ -50,7 +50,7 @@ def encode_arrow(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
         return _by_different_value(column, values)
     if column.kind in ("number", "integer"):
         if types.is_integer(kind) or types.is_floating(kind):
-            return _right(_doubles(values))
+            return _right(without(_doubles(values), column.format.missing_numbers))
         if _is_text(kind) and column.format == PLAIN:
             return _text_numbers(column, values)
     if column.kind == "datetime":

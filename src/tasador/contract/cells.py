@@ -40,7 +40,14 @@ def cell_encoder(column: Column) -> Callable[[Any], float]:
         read_date = date_reader(column.format)
         return lambda value: _seconds(column, value, read_date)
     read_number = number_reader(column.format)
+    absent = column.format.missing_numbers
+    if absent:
+        return lambda value: _unless(_number(column, value, read_number), absent)
     return lambda value: _number(column, value, read_number)
+
+
+def _unless(value: float, absent: tuple[float, ...]) -> float:
+    return _NAN if value in absent else value
 
 
 def _part_encoder(column: Column) -> Callable[[Any], float]:

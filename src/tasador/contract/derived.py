@@ -44,7 +44,8 @@ class Derive:
         operation: ``difference`` of the first and the second, of two dates in `unit`, of a date and
             a year in years; ``ratio``; ``sum``; ``product``; ``log``, the natural logarithm of a
             positive number; ``distance_to``, the kilometres from (longitude, latitude) to the
-            nearest of `points`; ``lookup``, the number that `table` has for a category.
+            nearest of `points`; ``lookup``, the number that `table` has for a category or
+            a number.
         columns: The columns that it takes.
         unit: Unit of a difference of two dates: years, months, weeks, days, hours...
         points: (longitude, latitude) in degrees.
@@ -84,7 +85,7 @@ class Deriver:
     Args:
         derive: How it follows.
         kinds: Kind of each of its columns.
-        codes: For a lookup, the level of each code of its category.
+        levels: For a lookup by a category, the level of each of its codes.
     """
 
     def __init__(
@@ -92,11 +93,7 @@ class Deriver:
     ) -> None:
         self._derive, self._kinds = derive, kinds
         self._points = np.radians(np.array(derive.points, dtype=np.float64).reshape(-1, 2))
-        found = {level.casefold().strip(): number for level, number in derive.table}
-        # one more for unknown levels
-        self._table = np.array(
-            [*(found.get(level.casefold().strip(), math.nan) for level in levels), math.nan]
-        )
+        self._levels, self._numbers = _keys(derive, levels if kinds == ("category",) else None)
 
     def __call__(self, values: Floats) -> Floats:
         """Return the column (n,) from those that it takes (n, k), NaN where it has no value."""
@@ -151,6 +148,24 @@ class Deriver:
 
     def _lookup(self, values: Floats) -> Floats:
         codes = values[:, 0]
-        at = np.where(np.isnan(codes), len(self._table) - 1, codes).astype(np.int64)
-        found: Floats = self._table[np.clip(at, 0, len(self._table) - 1)]
+        at = np.searchsorted(self._levels, codes)
+        at = np.minimum(at, len(self._levels) - 1)
+        found: Floats = np.where(self._levels[at] == codes, self._numbers[at], np.nan)
         return found
+
+
+def _keys(derive: Derive, levels: tuple[str, ...] | None) -> tuple[Floats, Floats]:
+    """Return the codes for which a lookup has a number, ascending, and those numbers."""
+    pairs: list[tuple[float, float]] = []
+    if levels is not None:
+        found = {level.casefold().strip(): number for level, number in derive.table}
+        texts = enumerate(level.casefold().strip() for level in levels)
+        pairs = [(float(code), found[text]) for code, text in texts if text in found]
+    else:
+        for level, number in derive.table:
+            try:
+                pairs.append((float(level), number))
+            except ValueError:
+                continue
+    ordered = np.array(sorted(pairs) or [(math.nan, math.nan)], dtype=np.float64)
+    return ordered[:, 0], ordered[:, 1]

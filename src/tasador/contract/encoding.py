@@ -278,7 +278,7 @@ def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
     elif column.kind in ("number", "integer"):
         fast = _fast_numbers(values, column)
         if fast is not None:
-            return fast, np.zeros(len(fast), dtype=np.bool_)
+            return without(fast, column.format.missing_numbers), np.zeros(len(fast), dtype=np.bool_)
     elif type(values).__module__.startswith("polars"):
         microseconds = _polars_microseconds(values)
         if microseconds is not None and column.kind == "datetime":
@@ -286,6 +286,11 @@ def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
     if type(values).__module__.startswith("polars"):
         return _by_different_value(column, values)
     return _one_by_one(column, values)
+
+
+def without(codes: Floats, absent: tuple[float, ...]) -> Floats:
+    """Return codes (n,) with NaN for the numbers that mean a missing value."""
+    return np.where(np.isin(codes, absent), _NAN, codes) if absent else codes
 
 
 def _by_different_value(column: Column, series: Any) -> tuple[Floats, Flags]:

@@ -32,7 +32,9 @@ _MOST_AFFIXES = 8
 #: What people write for a missing value. In a column of texts these may be values, so they only
 #: count where the rest of the column are numbers or dates.
 MISSING_WORDS = frozenset(
-    ["-", "--", "---", "–", "—", "?", "??", ".", "..", "*", "x", "n.a.", "n.a", "n/a", "#n/a", "#n/d", "#na", "n.d.", "n.d", "n/d", "nd", "s/d", "k.a.", "unknown", "unk", "unbekannt", "desconocido", "inconnu", "missing", "faltante", "nil", "tba", "tbd", "tbc", "<na>", "#value!", "#ref!", "#div/0!", "(null)", "(blank)", "(empty)", "blank", "empty", "void", "undefined"]
+    """- -- --- \u2013 \u2014 ? ?? . .. * x n.a. n.a n/a #n/a #n/d #na n.d. n.d n/d nd s/d k.a.
+    unknown unk unbekannt desconocido inconnu missing faltante nil tba tbd tbc <na> #value! #ref!
+    #div/0! (null) (blank) (empty) blank empty void undefined""".split()  # noqa: SIM905
 ) | {
     "not available", "not applicable", "not known", "no data", "sin dato", "sin datos", "no aplica",
     "no disponible", "keine angabe", "not specified", "not given", "price on request",

@@ -62,8 +62,8 @@ class Extract:
     Attributes:
         kind: ``number`` the n-th number of the text; ``before`` the number that `value` follows
             (``300`` in ``300.0HP`` for ``HP``), ``after`` the number that follows `value`;
-            ``word`` the n-th word that does not begin with a digit; ``contains`` 1 where `value` is one of the words, else 0;
-            ``words`` how many words there are.
+            ``word`` the n-th word that does not begin with a digit; ``contains`` 1 where `value` is
+            one of the words, else 0; ``words`` how many words there are.
         value: The text sought, or n, counted from 1.
     """
 
@@ -85,7 +85,7 @@ class Format:
         dates: The ways in which dates are written, as directives of `datetime.strptime`; ISO 8601
             is always read. ``%Y.fraction`` is a year with a fraction, ``epoch_s`` and ``epoch_ms``
             are seconds and milliseconds since 1970 UTC, ``%YQ`` a year and a quarter.
-        missing: Further texts that mean a missing value, in lower case.
+        missing: Further texts, or numbers, that mean a missing value, in lower case.
         unreadable: What a text is that can be read in none of these ways: ``refuse`` its row, or
             take the value for ``missing``.
     """
@@ -116,6 +116,11 @@ class Format:
             plain["ranges"] = "middle"
         return plain
 
+    @property
+    def missing_numbers(self) -> tuple[float, ...]:
+        """The numbers among `missing`, such as 0 or -9999."""
+        return tuple(float(text) for text in self.missing if _PLAIN_NUMBER.fullmatch(text))
+
     def means_missing(self, text: str) -> bool:
         """Tell whether a text, without spaces around it, means a missing value."""
         folded = text.lower()
@@ -141,9 +146,10 @@ def number_reader(form: Format) -> Callable[[str], float]:
 @lru_cache(maxsize=4096)
 def _number_reader(form: Format) -> Callable[[str], float]:
     parse, plain = _Numbers(form), form == PLAIN
+    as_python = not parse.groups_by_point
 
     def read(text: str) -> float:
-        if _PLAIN_NUMBER.fullmatch(text) and not parse.groups_by_point:
+        if as_python and _PLAIN_NUMBER.fullmatch(text):
             return float(text)
         if form.means_missing(text):
             return math.nan

@@ -49,6 +49,22 @@ def named_as_identifier(name: str) -> bool:
     return bool(_IDENTIFIER.fullmatch(name) or _CAMEL_IDENTIFIER.fullmatch(name))
 
 
+_LATITUDE = re.compile(r"(?:.*[_ .-])?(?:lat|latt|latitude|latitud|breite(?:ngrad)?)(?:[_ .-].*)?")
+_LONGITUDE = re.compile(
+    r"(?:.*[_ .-])?(?:lon|lng|long|longitude|longitud|l[aä]nge(?:ngrad)?)(?:[_ .-].*)?"
+)
+
+
+def latitude_like(name: str) -> bool:
+    """Tell whether a column's name says that it holds latitudes."""
+    return _LATITUDE.fullmatch(name.lower()) is not None
+
+
+def longitude_like(name: str) -> bool:
+    """Tell whether a column's name says that it holds longitudes."""
+    return _LONGITUDE.fullmatch(name.lower()) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of the table, other than the target.

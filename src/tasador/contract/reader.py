@@ -42,7 +42,7 @@ from tasador.core.storage import is_plain
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
 _FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
-_TOP = (*_FIELDS[:4], "derive", *_FIELDS[4:])
+_TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
            "categories", "case_sensitive", "open", "format")  # fmt: skip
 _TARGET = ("name", "unit", "description", "bounds", "cap", "transform", "prediction_name",
@@ -99,6 +99,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     target = _target(top.get("target"))
     columns = _columns(top.get("columns"))
     columns += _derived(top.get("derive"), columns)
+    columns += _joined(top.get("join"), columns)
     names = {column.name for column in columns}
     if target.name in names:
         raise ContractError(
@@ -365,6 +366,24 @@ def _derived(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     return tuple(found)
 
 
+def _joined(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Read the columns that come from another file by a key: a lookup each."""
+    found: dict[str, Any] = {}
+    for at, entry in enumerate(value if isinstance(value, list) else [value] if value else []):
+        where = f"join.{at + 1}"
+        section = _mapping(entry, where, ("file", "on", "key", "columns"))
+        on = _text(section, "on", where)
+        names = _texts(section, "columns", where)
+        if not names:
+            raise ContractError(f"{where}.columns: expected the columns to take from the file")
+        for name in names:
+            found[name] = {
+                "lookup": on, "file": _text(section, "file", where),
+                "key": _text(section, "key", where, on), "value": name,
+            }  # fmt: skip
+    return _derived(found, columns) if found else ()
+
+
 def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Column:
     where = f"derive.{name}"
     section = _mapping(entry, where, _DERIVE)
@@ -411,7 +430,10 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
 
 
 def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Column]) -> None:
-    kinds = {"difference": ("number", "integer", "datetime"), "lookup": ("category",)}
+    kinds = {
+        "difference": ("number", "integer", "datetime"),
+        "lookup": ("category", "number", "integer"),
+    }
     allowed = kinds.get(operation, ("number", "integer"))
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)

@@ -57,6 +57,7 @@ def explained_by_groups(groups: Sequence[object] | NDArray[np.intp], y: Floats) 
     towards the mean of all by one row.
     """
     _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    y = y / largest if len(y) and (largest := float(np.abs(y).max())) > 0 else y
     total = float(((y - y.mean()) ** 2).sum()) if len(y) else 0.0
     if total == 0:
         return 0.0

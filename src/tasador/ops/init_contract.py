@@ -11,8 +11,9 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,15 @@ from numpy.typing import NDArray
 
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.formats import PLAIN, Format
-from tasador.contract.model import Column, Source, TableContract, Target, Transform
+from tasador.contract.model import (
+    Column,
+    Source,
+    TableContract,
+    Target,
+    Transform,
+    latitude_like,
+    longitude_like,
+)
 from tasador.contract.reader import read_contract, write_contract
 from tasador.contract.text_parts import explained_by_groups, explained_by_number
 from tasador.contract.type_inference import (
@@ -45,14 +54,10 @@ _CAP_SHARE = 0.01
 _SAMPLE = 20_000
 #: A column set aside that explains so much of the target is named at the end.
 _STRONG = 0.05
-_LATITUDE = re.compile(r"(?:.*[_ .-])?(?:lat|latt|latitude|latitud|breite(?:ngrad)?)(?:[_ .-].*)?")
-_LONGITUDE = re.compile(
-    r"(?:.*[_ .-])?(?:lon|lng|long|longitude|longitud|l[aä]nge(?:ngrad)?)(?:[_ .-].*)?"
-)
-_X = re.compile(r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?x(?:[_ .-]?coord(?:inate)?)?")
-_Y = re.compile(r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?y(?:[_ .-]?coord(?:inate)?)?")
+_X_OR_Y = r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?{}(?:[_ .-]?coord(?:inate)?)?"
 _SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|venta|date$", re.I)
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
+_MONEY = re.compile(r"price|sale|amount|value|cost|rent|precio|preis|prix|prezzo|valor|miete", re.I)
 _YES, _NO = "yes", "no"
 
 
@@ -327,7 +332,10 @@ def _coordinates(
     columns: Sequence[Column], frame: pl.DataFrame, findings: Findings
 ) -> tuple[Column, ...]:
     """Return the columns of coordinates with their roles; none when one of the two is missing."""
-    for kind, (latitude, longitude) in (("names", (_LATITUDE, _LONGITUDE)), ("xy", (_Y, _X))):
+    for kind, (latitude, longitude) in (
+        ("names", (latitude_like, longitude_like)),
+        ("xy", (partial(_is_axis, "y"), partial(_is_axis, "x"))),
+    ):
         pair = (
             _coordinate(columns, frame, latitude, "latitude", 90.0, fine=kind == "xy"),
             _coordinate(columns, frame, longitude, "longitude", 180.0, fine=kind == "xy"),
@@ -353,7 +361,7 @@ _PLAIN_NAMES = frozenset({"lat", "latitude", "lon", "lng", "long", "longitude"})
 def _coordinate(
     columns: Sequence[Column],
     frame: pl.DataFrame,
-    pattern: re.Pattern[str],
+    fits: Callable[[str], bool],
     role: str,
     limit: float,
     *,
@@ -363,7 +371,7 @@ def _coordinate(
 
     `fine` wants values of at least four decimals: x and y may be anything.
     """
-    named = [c for c in columns if pattern.fullmatch(c.name.lower())]
+    named = [c for c in columns if fits(c.name)]
     if not fine:
         named += [c for c in columns if c not in named and _misspelt(c.name, role)]
     for column in named:
@@ -385,6 +393,10 @@ def _coordinate(
     return None
 
 
+def _is_axis(axis: str, name: str) -> bool:
+    return re.fullmatch(_X_OR_Y.format(axis), name.lower()) is not None
+
+
 def _misspelt(name: str, role: str) -> bool:
     plain = re.sub(r"[^a-z]", "", name.lower())
     return difflib.SequenceMatcher(None, plain, role).ratio() >= 0.82
@@ -404,7 +416,7 @@ def _describe_target(name: str, form: Format, y: Floats, findings: Findings) -> 
     values = y[np.isfinite(y)]
     zeros = int((values == 0).sum())
     missing = len(y) - len(values)
-    if zeros and (values >= 0).all() and np.unique(values).size > 10:
+    if zeros and (values >= 0).all() and _is_money(name, values[values > 0]):
         answer = findings.choose(
             f"{name}.zero",
             f"{zeros} row(s) have a target of 0 ({zeros / len(values):.0%}); sales of 0 are "
@@ -451,6 +463,11 @@ def _describe_target(name: str, form: Format, y: Floats, findings: Findings) -> 
         prediction_name=f"predicted_{slug}" if slug else "prediction",
         format=form,
     )
+
+
+def _is_money(name: str, values: Floats) -> bool:
+    """Tell whether positive values are prices, of which 0 is none."""
+    return bool(_MONEY.search(name)) or (len(values) > 10 and float(np.median(values)) >= 1000)
 
 
 def _skewness(values: Floats) -> float:

@@ -157,11 +157,10 @@ def _combination(numbers: dict[str, Floats], y: Floats) -> tuple[str, str] | Non
     complete = np.isfinite(y)
     if complete.sum() < 3 * _LEAST_ROWS:
         return None
-    columns = {
-        n: np.where(np.isfinite(numbers[n]), numbers[n], np.nanmean(numbers[n])) for n in names
-    }
+    columns = {n: _scaled(numbers[n]) for n in names}
     rows = complete
-    target = y[rows] - y[rows].mean()
+    target = _scaled(y[rows])
+    target = target - target.mean()
     total = float(target @ target)
     centred = {n: (c := columns[n][rows]) - c.mean() for n in names}
     centred = {n: c / norm for n, c in centred.items() if (norm := float(np.linalg.norm(c))) > 0}
@@ -182,6 +181,13 @@ def _combination(numbers: dict[str, Floats], y: Floats) -> tuple[str, str] | Non
         if 1 - float(rest @ rest) / total > _COMBINATION_R2:
             return _least_known(chosen, centred, target, total, len(target))
     return None
+
+
+def _scaled(values: Floats) -> Floats:
+    """Return values within [-1, 1], gaps at their mean: squares of huge ones would overflow."""
+    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    scaled = values / largest
+    return np.where(np.isfinite(scaled), scaled, np.nanmean(scaled))
 
 
 def _least_known(

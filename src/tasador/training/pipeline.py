@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tasador.core import clock
 from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.hashing import code_version, fingerprint
 from tasador.core.parallel.open import check_engine
+from tasador.data.derive_files import with_files_read
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.reporting.cards import Card, CardBuilder, read_card, recorded_card, write_card
 from tasador.reporting.run_report import (
@@ -126,6 +127,9 @@ def train(
     _check_family(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
+    # a bundle values rows where the files of derived columns are not
+    contract = with_files_read(settings.contract, settings.download.search)
+    settings = replace(settings, contract=contract)
     workspace = _workspace(settings)
 
     def waiting(holder: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tasador.cli.app import app
-from tasador.contract.type_inference import describe_column
+from tasador.contract.type_inference import Findings, describe_column
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.monitoring.inputs import reference_builder, table_reader
@@ -99,7 +99,7 @@ def test_a_column_is_an_identifier_by_the_name_that_init_goes_by_too(tmp_path):
     frame.write_parquet(tmp_path / "t.parquet")
     columns, _ = describe_columns(PlainTable.open(tmp_path / "t.parquet"), {"price"})
     assert {name: name in {c.name for c in columns} for name in names} == names
-    described = {name: describe_column(frame[name], []).kind for name in names}
+    described = {name: describe_column(frame[name], Findings())[0].kind for name in names}
     assert {name: kind != "identifier" for name, kind in described.items()} == names
 
 
