@@ -28,7 +28,7 @@ _MOST_COMBINED = 6
 _BANDS = 0.75
 _LEAST_ROWS = 10
 _PRICE = re.compile(
-    r"(?:.*[_ ])?(?:price[_ ]per[_ ].*|price|sale[_ ]?amount|precio(?:_.*)?|preis|prix|prezzo|preco)"
+    r"(?:.*_)?(?:price_per_.*|price|sale_?amount|precio(?:_.*)?|preis|prix|prezzo|preco)"
 )
 _AFTER = re.compile(
     r"(?:.*_)?(?:days_on_(?:the_)?market|dom|days_to_sell|sold_above_list.*|buyer(?:_.*)?|"
