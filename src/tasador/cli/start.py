@@ -74,7 +74,7 @@ def init(
     if not sys.stdin.isatty() or yes:
         for question in inference.questions:
             out.print(f"  [yellow]question:[/] {escape(question.text)} assumed: {question.default}")
-    _print_preview(inference.preview)
+    _print_preview(inference.preview, len(inference.contract.features))
     if inference.judgement:
         out.print(f"[yellow]{escape(inference.judgement)}[/]")
     else:
@@ -90,15 +90,15 @@ def _ask(questions: Sequence[Question]) -> dict[str, str]:
     return answers
 
 
-def _print_preview(preview: Sequence[tuple[str, str, list[str]]]) -> None:
+def _print_preview(preview: Sequence[tuple[str, str, list[str]]], columns: int) -> None:
     """Print the first rows as they will be read, a column a line."""
     out.print("the first rows as they will be read:")
     width = max(len(name) for name, _, _ in preview)
-    for name, kind, values in preview[:_MOST_ASSUMED]:
+    for name, kind, values in preview:
         line = f"  {name:<{min(width, 24)}}  {kind:<8}  " + "  ".join(values)
         out.print(escape(line if len(line) <= 100 else line[:99] + "\u2026"))
-    if len(preview) > _MOST_ASSUMED:
-        out.print(f"  ... and {len(preview) - _MOST_ASSUMED} more columns")
+    if columns >= len(preview):
+        out.print(f"  ... and {columns - len(preview) + 1} more columns")
 
 
 def run(overrides: Settings = None) -> None:

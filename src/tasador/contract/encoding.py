@@ -353,6 +353,11 @@ def _polars_numbers(series: Any) -> Floats | None:
     if series.dtype.is_numeric():
         numbers = series.cast(pl.Float64)
     elif series.dtype == pl.String:
+        numbers = series.cast(pl.Float64, strict=False)
+        if numbers.null_count() == series.null_count():
+            values: Floats = numbers.to_numpy().astype(np.float64)
+            if np.isnan(values).sum() == series.null_count():
+                return values
         text = series.str.strip_chars()
         numbers = text.cast(pl.Float64, strict=False)
         if (numbers.is_null() & text.is_not_null()).any() or numbers.is_nan().any():

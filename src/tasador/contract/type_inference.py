@@ -119,7 +119,7 @@ def describe_column(
         return [_aside(name, f"set aside: {series.dtype} is not a kind of value used here", said)]
     if isinstance(series.dtype, pl.Time):
         return [_aside(name, "set aside: a time of day without a date", said)]
-    levels = present.n_unique()
+    levels = min(len(present), 2) if present.head(1000).n_unique() > 1 else present.n_unique()
     nullable = len(present) < len(series)
     if levels == 0:
         return [_aside(name, "set aside: no value in any row, so it cannot explain anything", said)]
@@ -189,17 +189,53 @@ def _text_column(
     y: Floats | None,
 ) -> list[Column]:
     name, said = series.name, findings.assumptions
+    plain = _plain_numbers(name, present)
+    if plain is not None:
+        return [_number(name, present, plain, PLAIN, nullable, said)]
     texts = present.cast(pl.String).str.strip_chars()
-    counted = texts.value_counts(sort=True)
-    counts = Counter(dict(zip(counted[name].to_list(), counted["count"].to_list(), strict=True)))
-    if not are_codes([text for text in counts if text.lower() not in MISSING_WORDS]):
+    counted = texts.value_counts(sort=True).rename({name: "text"})
+    counts = _some(counted)
+    codes = bool(texts.str.contains(r"^0\d+$").any())
+    if not (codes and are_codes([text for text in counts if text.lower() not in MISSING_WORDS])):
         dates = date_reading(counts, name)
         if dates is not None:
             return [_dates(name, dates, nullable, findings)]
         numbers = duration_reading(counts) or number_reading(counts, comma=findings.comma)
         if numbers is not None:
             return [_numbers(name, texts, numbers, nullable, findings)]
-    return _texts(series, texts, counts, nullable, said, y)
+    return _texts(series, texts, counted, nullable, said, y)
+
+
+#: Different texts that are looked at: the most frequent, and others that lie evenly.
+_LOOKED_AT = 3000
+
+
+def _some(counted: pl.DataFrame) -> Counter[str]:
+    """Return rows by text of some of the different texts, the most frequent first."""
+    if len(counted) > _LOOKED_AT:
+        rest = np.linspace(_LOOKED_AT // 2, len(counted) - 1, _LOOKED_AT // 2).astype(np.intp)
+        counted = pl.concat([counted.head(_LOOKED_AT // 2), counted[np.unique(rest)]])
+    pairs = zip(counted["text"].to_list(), counted["count"].to_list(), strict=True)
+    return Counter(dict(pairs))
+
+
+def _plain_numbers(name: str, present: pl.Series) -> Floats | None:
+    """Return the numbers of a column of which nobody doubts that it holds numbers."""
+    if present.dtype != pl.String or named_like_a_date(name):
+        return None
+    numbers = present.cast(pl.Float64, strict=False)
+    if numbers.null_count():
+        return None
+    values: Floats = numbers.to_numpy().astype(np.float64)
+    if not np.isfinite(values).all() or _eight_digits(values):
+        return None
+    if present.str.contains(r"^\s*0\d").any():  # 01101 is a code
+        return None
+    # where each point has three digits behind it, 1.234 may be a thousand
+    settled = present.str.contains(r"^\s*-?(?:0?\.|\d+\.(?:\d{0,2}|\d{4,})\s*$|\d{4,}\.)|[eE]")
+    if settled.any() or not present.str.contains(".", literal=True).any():
+        return values
+    return None
 
 
 def _dates(name: str, reading: Reading, nullable: bool, findings: Findings) -> Column:
@@ -354,17 +390,17 @@ def _numbers_are_names(name: str, values: Floats) -> bool:
 def _texts(
     series: pl.Series,
     texts: pl.Series,
-    counts: Counter[str],
+    counted: pl.DataFrame,
     nullable: bool,
     said: list[str],
     y: Floats | None,
 ) -> list[Column]:
     """Describe a column of texts that are neither numbers nor dates."""
     name, rows = series.name, len(texts)
-    levels = len(counts)
-    longest = max(map(len, counts))
-    many_words = float(np.mean([len(words_of(text)) for text in list(counts)[:500]]))
-    repeated = sum(count for count in counts.values() if count >= 2)
+    levels = len(counted)
+    longest = int(counted["text"].str.len_chars().max() or 0)  # type: ignore[arg-type]
+    many_words = float(np.mean([len(words_of(text)) for text in counted["text"].head(500)]))
+    repeated = int(counted.filter(pl.col("count") >= 2)["count"].sum())
     named = _named_as_identifier(name)
     if levels == rows or (named and levels >= 0.95 * rows):
         if longest <= _LONG_TEXT and many_words < _FREE_WORDS:
@@ -489,9 +525,10 @@ def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     if series.dtype != pl.String:
         return None
     texts = series.drop_nulls().str.strip_chars()
-    counted = texts.value_counts(sort=True)
-    names, rows = counted[texts.name].to_list(), counted["count"].to_list()
-    reading = number_reading(Counter(dict(zip(names, rows, strict=True))), comma=findings.comma)
+    if _plain_numbers("target", texts) is not None:
+        return PLAIN
+    counted = texts.value_counts(sort=True).rename({texts.name: "text"})
+    reading = number_reading(_some(counted), comma=findings.comma)
     if reading is None:
         return None
     form, said = reading.form, reading.said

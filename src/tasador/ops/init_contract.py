@@ -515,14 +515,14 @@ def _with_worth(contract: TableContract, aside: Sequence[SetAside]) -> TableCont
     return dataclasses.replace(contract, columns=columns)
 
 
-_PREVIEW_ROWS = 5
+_PREVIEW_ROWS, _PREVIEW_COLUMNS = 5, 40
 
 
 def _preview(contract: TableContract, frame: pl.DataFrame) -> list[tuple[str, str, list[str]]]:
     """Return name, kind and first values of each column as they will be read."""
     head = frame.head(_PREVIEW_ROWS)
     found: list[tuple[str, str, list[str]]] = []
-    for column in (contract.target.column, *contract.features):
+    for column in (contract.target.column, *contract.features[:_PREVIEW_COLUMNS]):
         sent = sent_as(column, head.columns)
         if sent is None:
             continue

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -77,15 +78,16 @@ def find_leaks(
     """
     rows = rows[np.isfinite(y[rows])]
     found, numbers = [], dict[str, Floats]()
-    outcome = y[rows]
+    every, outcome = len(rows) == frame.height, y[rows]
     for column in columns:
         sent = sent_as(column, frame.columns)
         if sent is None or column.kind not in ("number", "integer", "category"):
             continue
-        values, wrong = encode_values(sent, frame[sent.source or sent.name].gather(rows))
+        series = frame[sent.source or sent.name]
+        values, wrong = encode_values(sent, series if every else series.gather(rows))
         values = np.where(wrong, np.nan, values)
         if column.kind == "category":
-            why = _bands(column, values, outcome)
+            why = _bands(values, outcome)
         else:
             why = _one_number(column, values, target, outcome)
             if why is None and np.isfinite(values).mean() > 0.5:
@@ -118,14 +120,15 @@ def _one_number(column: Column, values: Floats, target: Target, y: Floats) -> st
 
 
 def _rank_correlation(a: Floats, b: Floats) -> float:
-    """Spearman's rho with ties at their average rank; 0 when either is constant."""
-    ranks = [pl.Series(x).rank("average").to_numpy() for x in (a, b)]
-    centred = [r - r.mean() for r in ranks]
+    """Return Spearman's rho, ties at their average rank; 0 when either is constant."""
+    from scipy.stats import rankdata
+
+    centred = [ranks - ranks.mean() for ranks in (rankdata(a), rankdata(b))]
     norm = math.sqrt(float((centred[0] ** 2).sum()) * float((centred[1] ** 2).sum()))
     return float((centred[0] * centred[1]).sum()) / norm if norm > 0 else 0.0
 
 
-def _bands(column: Column, codes: Floats, y: Floats) -> str | None:
+def _bands(codes: Floats, y: Floats) -> str | None:
     """Say whether the levels of a category are bands of the target: ranges that do not overlap."""
     known = np.isfinite(codes) & np.isfinite(y)
     if known.sum() < 5 * _LEAST_ROWS:
@@ -143,7 +146,7 @@ def _bands(column: Column, codes: Floats, y: Floats) -> str | None:
             spans.append((float(own.min()), float(own.max()), len(own)))
     spans.sort()
     covered = sum(n for *_, n in spans)
-    apart = all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    apart = all(a[1] <= b[0] for a, b in pairwise(spans))
     if len(spans) >= 3 and apart and covered >= 0.8 * known.sum():
         return f"gives the target in bands ({len(spans)} levels whose targets do not overlap)"
     return None
