@@ -19,8 +19,10 @@ _MOST_ASSUMED = 40
 
 
 def init(
-    file: Annotated[str, typer.Argument(help="CSV or Parquet file")],
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to estimate")],
+    file: Annotated[
+        str | None, typer.Argument(help="CSV, Excel or Parquet file, or 'sales_*.csv' for several")
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Short name", show_default="the file's name"),
@@ -32,6 +34,16 @@ def init(
             metavar="COLUMN", help="Treat a column as a category, e.g. a code; repeatable"
         ),
     ] = None,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="NAME|NUMBER", help="Sheet of a workbook")
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The file has no column names: column_1, ...")
+    ] = False,
+    sql: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="URL QUERY", help="Rows of a database instead of a file"),
+    ] = None,
 ) -> None:
     """Write a contract for a table: its columns, kinds and bounds.
 
@@ -40,11 +52,31 @@ def init(
     Examples:
         tasador init flats.csv --target price
         tasador init flats.csv --target price --category postcode
+        tasador init sales.xlsx --target price --sheet 2024
+        tasador init --sql sqlite:///sales.db "SELECT * FROM sales" --target price
     """
+    from tasador.contract.model import Source, SqlQuery
+    from tasador.core.errors import ConfigError
     from tasador.ops.init_contract import write_new_contract
 
+    read_from: str | Source
+    if sql is not None and file is None:
+        read_from = Source(sql=SqlQuery(*sql))
+    elif file is not None and sql is None:
+        read_from = file
+    else:
+        raise ConfigError(
+            "init needs one table", expected="a file, or --sql URL QUERY",
+            got="neither" if file is None else "both",
+        )  # fmt: skip
     written = write_new_contract(
-        file, target, name=name, force=force, project=Path.cwd(), categories=category or ()
+        read_from,
+        target,
+        name=name,
+        force=force,
+        project=Path.cwd(),
+        categories=category or (),
+        source=Source(sheet=sheet, has_header=False if no_header else None),
     )
     out.print(f"wrote {escape(str(written.path))}")
     lines = [f"assumed: {escape(line)}" for line in written.assumptions]

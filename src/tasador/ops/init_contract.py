@@ -31,9 +31,9 @@ from tasador.contract.type_inference import (
     round_outwards,
 )
 from tasador.core import storage
-from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.storage import write_text
-from tasador.data.readers import parse_table, sniff_delimiter, unpack
+from tasador.data.readers import read_source
 
 Floats = NDArray[np.float64]
 
@@ -60,19 +60,22 @@ class Inference:
 
 
 def infer_contract(
-    path: storage.Location,
+    path: storage.Location | Source,
     target: str,
     *,
     name: str | None = None,
     categories: Collection[str] = (),
+    source: Source | None = None,
 ) -> Inference:
     """Look at the table in a CSV, Parquet or archive file and write a contract for it.
 
     Args:
-        path: The file; it becomes the contract's source.
+        path: The file, a pattern of several, or a source with a query; it becomes the contract's
+            source.
         target: The column to estimate.
         name: Name of the contract; by default from the file's name.
         categories: Columns that are categories, whatever they look like.
+        source: Options for reading the file.
 
     Raises:
         SourceError: The file cannot be read as a table.
@@ -80,7 +83,8 @@ def infer_contract(
         ValidationError: The target is not a column, not a number, or constant; or no column is
             left to estimate it from.
     """
-    frame, delimiter = _read(path)
+    read = read_source(path, source=source)
+    frame = read.frame
     y = _target_values(frame, target)
     for wanted in categories:
         if wanted not in frame.columns or wanted == target:
@@ -89,7 +93,7 @@ def infer_contract(
                 expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
             )
     short = name or _name_of(path)
-    assumptions: list[str] = []
+    assumptions = list(read.notes)
     columns = [
         describe_column(frame[column], assumptions, as_category=column in categories)
         for column in frame.columns
@@ -103,7 +107,7 @@ def infer_contract(
         model_name=f"{short}_model",
         columns=tuple(columns),
         target=_describe_target(target, y, assumptions),
-        source=Source(paths=(str(path),), delimiter=delimiter),
+        source=read.source,
     )
     if not contract.features:
         raise ValidationError(
@@ -120,21 +124,11 @@ def is_plain_name(name: str) -> bool:
     return plain and name.lower() not in ("null", "true", "false", "nan", "inf")
 
 
-def _name_of(path: storage.Location) -> str:
+def _name_of(path: storage.Location | Source) -> str:
+    if isinstance(path, Source):
+        return "query"
     short = _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
     return short if is_plain_name(short) else f"table_{short}"
-
-
-def _read(path: storage.Location) -> tuple[pl.DataFrame, str]:
-    if storage.is_folder(path):
-        raise SourceError(f"{path} is a folder", expected="a CSV, Parquet, tgz or zip file")
-    if not storage.exists(path):
-        raise SourceError(f"there is no file {path}", remedy="check the path")
-    data = storage.read_bytes(path)
-    content = data if data[:4] == b"PAR1" else unpack(data, str(path))
-    delimiter = "," if content[:4] == b"PAR1" else sniff_delimiter(content)
-    frame = parse_table(content, str(path), delimiter=delimiter, packed=len(data))
-    return frame, delimiter
 
 
 def _target_values(frame: pl.DataFrame, target: str) -> Floats:
@@ -335,13 +329,14 @@ class WrittenContract:
 
 
 def write_new_contract(
-    file: str,
+    file: str | Source,
     target: str,
     *,
     name: str | None,
     force: bool,
     project: Path,
     categories: Collection[str] = (),
+    source: Source | None = None,
 ) -> WrittenContract:
     """Infer a contract from `file` and write it to ``conf/dataset/<name>.yaml`` of `project`.
 
@@ -358,14 +353,14 @@ def write_new_contract(
             expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
             remedy="choose another --name",
         )
-    inference = infer_contract(file, target, name=name, categories=categories)
+    inference = infer_contract(file, target, name=name, categories=categories, source=source)
     contract = inference.contract
     path = project / "conf" / "dataset" / f"{contract.name}.yaml"
     if path.exists() and not force:
         raise ConfigError(
             f"{path} exists already", remedy="choose another --name, or --force to replace it"
         )
-    if "://" not in file:
+    if isinstance(file, str) and "://" not in file:
         source = dataclasses.replace(contract.source, paths=(str(Path(file).resolve()),))
         contract = dataclasses.replace(contract, source=source)
     notes = [f"assumed: {line}" for line in inference.assumptions]
