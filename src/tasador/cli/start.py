@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +24,10 @@ _MOST_ASSUMED = 40
 
 
 def init(
-    file: Annotated[str, typer.Argument(help="CSV or Parquet file")],
     target: Annotated[str, typer.Option(metavar="COLUMN", help="Column to estimate")],
+    file: Annotated[
+        str | None, typer.Argument(help="CSV, Excel or Parquet file, or 'sales_*.csv' for several")
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Short name", show_default="the file's name"),
@@ -39,6 +42,16 @@ def init(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing: take the default of each question")
     ] = False,
+    sheet: Annotated[
+        str | None, typer.Option(metavar="NAME|NUMBER", help="Sheet of a workbook")
+    ] = None,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The file has no column names: column_1, ...")
+    ] = False,
+    sql: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="URL QUERY", help="Rows of a database instead of a file"),
+    ] = None,
 ) -> None:
     """Write a contract for a table: its columns, kinds, bounds and how values are written.
 
@@ -49,18 +62,38 @@ def init(
     Examples:
         tasador init flats.csv --target price
         tasador init flats.csv --target price --category postcode
+        tasador init sales.xlsx --target price --sheet 2024
+        tasador init --sql sqlite:///sales.db "SELECT * FROM sales" --target price
     """
+    from tasador.contract.model import Source, SqlQuery
+    from tasador.core.errors import ConfigError
     from tasador.ops.init_contract import check_new_contract, infer_contract, write_new_contract
 
-    check_new_contract(name, file, force=force, project=Path.cwd())
-    inference = infer_contract(file, target, name=name, categories=category or ())
+    read_from: str | Source
+    if sql is not None and file is None:
+        read_from = Source(sql=SqlQuery(*sql))
+    elif file is not None and sql is None:
+        read_from = file
+    else:
+        raise ConfigError(
+            "init needs one table", expected="a file, or --sql URL QUERY",
+            got="neither" if file is None else "both",
+        )  # fmt: skip
+    check_new_contract(name, read_from, force=force, project=Path.cwd())
+    infer = partial(
+        infer_contract,
+        read_from,
+        target,
+        name=name,
+        categories=category or (),
+        source=Source(sheet=sheet, has_header=False if no_header else None),
+    )
+    inference = infer()
     if inference.questions and not yes and sys.stdin.isatty() and sys.stdout.isatty():
         answers = _ask(inference.questions)
         if answers != {question.key: question.default for question in inference.questions}:
-            inference = infer_contract(
-                file, target, name=name, categories=category or (), answers=answers
-            )
-    written = write_new_contract(inference, file, project=Path.cwd())
+            inference = infer(answers=answers)
+    written = write_new_contract(inference, project=Path.cwd())
     out.print(f"wrote {escape(str(written.path))}")
     lines = [f"assumed: {escape(line)}" for line in inference.assumptions]
     half, left_out = _MOST_ASSUMED // 2, len(lines) - _MOST_ASSUMED

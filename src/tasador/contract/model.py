@@ -166,17 +166,36 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class SqlQuery:
+    """A table that a database gives.
+
+    Attributes:
+        url: The database's address for SQLAlchemy, without a password.
+        query: The SELECT whose rows are the table.
+    """
+
+    url: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """Where the table comes from, tried in this order: paths, url, synthetic.
+    """Where the table comes from, tried in this order: paths, sql, url, synthetic.
 
     Attributes:
         paths: Local files or ``gs://`` / ``s3://`` objects; relative ones are looked for under
-            the working folder and under ``TASADOR_REAL_DATA``.
+            the working folder and under ``TASADOR_REAL_DATA``. One with ``*``, ``?`` or ``[...]``
+            names several files, which are read as one table.
         url: Published address, read when no path exists.
         sha256: Checksums that the file read may have; empty accepts any.
         member: Name of the table inside an archive, when it holds several.
-        delimiter: Separator of a CSV file.
+        delimiter: Separator of a CSV file; ``,`` is also what is detected.
         synthetic: Name of the built-in generator to fall back on.
+        encoding: Encoding of a text that is not UTF-8.
+        header_row: Line of a text, or row of a sheet, that holds the column names.
+        has_header: False for a table without column names: they are ``column_1`` and so on.
+        sheet: Sheet of a workbook: its name, or its number from 1.
+        sql: The query that gives the table.
     """
 
     paths: tuple[str, ...] = ()
@@ -185,6 +204,11 @@ class Source:
     member: str | None = None
     delimiter: str = ","
     synthetic: str | None = None
+    encoding: str | None = None
+    header_row: int | None = None
+    has_header: bool | None = None
+    sheet: str | int | None = None
+    sql: SqlQuery | None = None
 
 
 @dataclass(frozen=True, slots=True)

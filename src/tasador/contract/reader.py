@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime as dt
 import difflib
 import math
@@ -32,6 +33,7 @@ from tasador.contract.model import (
     Comparables,
     Ratio,
     Source,
+    SqlQuery,
     TableContract,
     Target,
     plain_name,
@@ -51,7 +53,8 @@ _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration
            "missing", "unreadable")  # fmt: skip
 _DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description")
 _THOUSANDS = (",", ".", " ", "'")
-_SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic")
+_SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic", "encoding", "header_row",
+           "has_header", "sheet", "sql")  # fmt: skip
 _COMPARABLES = ("near", "similar_by", "context")
 _ROLE_KINDS = {
     "longitude": ("number",),
@@ -536,7 +539,55 @@ def _source(value: Any) -> Source:
         member=_optional_text(section, "member", "source"),
         delimiter=delimiter,
         synthetic=_optional_text(section, "synthetic", "source"),
+        encoding=_encoding(_optional_text(section, "encoding", "source")),
+        header_row=_positive(section.get("header_row"), "source.header_row"),
+        has_header=None if _flag(section, "has_header", "source", default=True) else False,
+        sheet=_sheet(section.get("sheet")),
+        sql=_sql(section.get("sql")),
     )
+
+
+def _encoding(name: str | None) -> str | None:
+    try:
+        if name is not None and not codecs.lookup(name)._is_text_encoding:
+            raise LookupError
+    except LookupError:
+        raise ContractError(
+            f"source.encoding: unknown encoding {name!r}",
+            expected="the name of one, such as cp1252, latin-1, utf-16 or cp1250",
+        ) from None
+    return name
+
+
+def _positive(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ContractError(f"{where}: expected a whole number from 1, got {value!r}")
+    return value
+
+
+def _sheet(value: Any) -> str | int | None:
+    if isinstance(value, int) or value is None:
+        return _positive(value, "source.sheet")
+    if not isinstance(value, str) or not value.strip():
+        raise ContractError(
+            "source.sheet: expected a sheet's name, or its number from 1", got=repr(value)
+        )
+    return value
+
+
+def _sql(value: Any) -> SqlQuery | None:
+    if value is None:
+        return None
+    section = _mapping(value, "source.sql", ("url", "query"))
+    url, query = (_text(section, key, "source.sql") for key in ("url", "query"))
+    if re.match(r"[^/]*://[^/@]*:[^/@]+@", url) or re.search(r"[?&]passw?o?r?d=[^&]", url):
+        raise ContractError(
+            "source.sql.url: holds a password, which would be written into every bundle",
+            remedy="leave it out and set the environment variable TASADOR_SQL_PASSWORD",
+        )
+    return SqlQuery(url, query)
 
 
 def _comparables(value: Any, contract: TableContract) -> Comparables:

@@ -62,7 +62,7 @@ def _read(name: str, derive: Derive, search: Sequence[storage.Location]) -> Deri
             f"derive.{name}.file: there is no file {derive.file}",
             remedy="check the path; it is taken from the working folder",
         )
-    frame = read_table(place, sniff=True)
+    frame = read_table(place)
     if derive.operation == "distance_to":
         return replace(derive, points=_points(name, frame, place))
     return replace(derive, table=_table(name, derive, frame, place))

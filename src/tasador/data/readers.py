@@ -1,200 +1,283 @@
-"""Read a table from bytes: CSV, Parquet, or an archive (tar, tar.gz, gz, zip) that holds one.
+"""Read a table as it arrives: CSV of any form, Excel, Parquet, Arrow, JSON, archives, a query.
 
 What the bytes are is decided by looking at them; the file's name only helps to say what went
-wrong. Every cell of a CSV is read as text, so that a word in a number column reaches the
-validation instead of being lost here.
+wrong. Cells of a text come as text, so that a word in a number column reaches the validation
+instead of being lost here; other kinds of files keep their types.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
-import tarfile
-import zipfile
-import zlib
-from collections import Counter
+import json
+import re
 from collections.abc import Collection
-from pathlib import Path
-from typing import IO
+from dataclasses import dataclass, replace
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tasador.contract.formats import MISSING_TEXTS
-from tasador.contract.model import plain_name
+from tasador.contract.model import Source, plain_name
 from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.csv_header import csv_rows
+from tasador.data.archives import unpack
+from tasador.data.extra_rows import extra_columns, extra_rows
+from tasador.data.file_kinds import (
+    ACCEPTED,
+    ARROW,
+    PARQUET,
+    is_json,
+    is_workbook,
+    refuse_unreadable,
+)
 from tasador.data.parquet_table import ParquetTable
+from tasador.data.sql_table import PASSWORD_VARIABLE, read_query, without_password
+from tasador.data.text_format import unique_names
+from tasador.data.text_table import read_text_table
+from tasador.data.workbook import read_sheet
 
-MAX_COLUMNS = 5000
-MAX_UNPACKED_BYTES = 1 << 30
-DELIMITERS = (",", ";", "\t", "|")
+MAX_COLUMNS = 50_000
 
-_SHOWN = {"\t": "tab"}
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, OSError)
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table as it was read.
+
+    Attributes:
+        frame: Text columns of a text, typed ones of any other kind; no name twice.
+        notes: What was decided while reading, a sentence each.
+        source: Where it is and how it is read, for the contract: reading it gives the same table.
+    """
+
+    frame: pl.DataFrame
+    notes: tuple[str, ...]
+    source: Source
+
+
+def read_source(
+    location: storage.Location | Source,
+    *,
+    source: Source | None = None,
+    keep_text: Collection[str] = (),
+    known: Collection[str] = (),
+) -> TableFile:
+    """Read a table that nobody has described yet: a file, files of one pattern, or a query.
+
+    Args:
+        location: A path, an address in an object store, a pattern such as ``sales_*.csv``; or a
+            `Source` whose first path, or query, is meant.
+        source: Options for reading: `Source.sheet`, `has_header`, `delimiter` and the like.
+        keep_text: Columns in which words such as ``None`` are values, not missing cells.
+        known: Names of columns by which the header is recognised.
+
+    Raises:
+        SourceError: There is no such file, or it holds no readable table.
+        StorageError: It exists but the disk or the store refuses to give it.
+        ConfigError: A query or a database's address cannot be used.
+        MissingExtraError: A package is missing that reads such files.
+    """
+    if isinstance(location, Source):
+        source = location
+        if source.sql is not None:
+            return _queried(source)
+        if not source.paths:
+            raise SourceError("no file is named", expected="a path, a pattern, or an SQL query")
+        location = source.paths[0]
+    options = source or Source()
+    files = found_files(location)
+    tables = [
+        parse_file(storage.read_bytes(file), file, options, keep_text=keep_text, known=known)
+        for file in files
+    ]
+    whole = concatenated(tables, files)
+    return replace(whole, source=replace(whole.source, paths=(str(location),)))
 
 
 def read_table(
     location: storage.Location,
     *,
-    delimiter: str = ",",
-    member: str | None = None,
+    source: Source | None = None,
     keep_text: Collection[str] = (),
-    sniff: bool = False,
+    known: Collection[str] = (),
 ) -> pl.DataFrame:
-    """Read the table in a file, local or remote; see `parse_table` for what comes out.
+    """Read a table without what was decided on the way; see `read_source`."""
+    return read_source(location, source=source, keep_text=keep_text, known=known).frame
+
+
+def found_files(location: storage.Location) -> list[str]:
+    """Return the files that a location names: itself, or those of its pattern, sorted.
 
     Raises:
-        SourceError: The file is missing, a folder, or holds no readable table.
-        StorageError: It exists but the disk or the store refuses to give it.
+        SourceError: There is none.
     """
+    storage.check_scheme(location)
     if storage.is_folder(location):
-        raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
-    if not storage.exists(location):
-        raise SourceError(f"there is no file {location}", remedy="check the path")
-    return parse_table(
-        storage.read_bytes(location),
-        str(location),
-        delimiter=delimiter,
-        member=member,
-        keep_text=keep_text,
-        sniff=sniff,
-    )
+        raise SourceError(
+            f"{location} is a folder", expected=ACCEPTED,
+            remedy=f"name the file, or several as '{location}/*.csv'",
+        )  # fmt: skip
+    files = storage.find(location)
+    if not files:
+        raise SourceError(f"no file matches {location}", remedy="check the pattern")
+    for file in files:
+        if not storage.exists(file):
+            raise SourceError(f"there is no file {file}", remedy="check the path")
+    return files
 
 
 def parse_table(
     data: bytes,
     name: str,
+    source: Source | None = None,
     *,
-    delimiter: str = ",",
-    member: str | None = None,
     keep_text: Collection[str] = (),
-    sniff: bool = False,
-    packed: int | None = None,
+    known: Collection[str] = (),
 ) -> pl.DataFrame:
-    """Turn the bytes of a file into a table.
+    """Turn the bytes of a file into a table; see `parse_file`."""
+    return parse_file(data, name, source, keep_text=keep_text, known=known).frame
+
+
+def parse_file(
+    data: bytes,
+    name: str,
+    source: Source | None = None,
+    *,
+    keep_text: Collection[str] = (),
+    known: Collection[str] = (),
+) -> TableFile:
+    """Turn the bytes of a file into a table, and say how they were read.
 
     Args:
         data: The file's content.
         name: What to call it in messages.
-        delimiter: Separator of a CSV.
-        member: Which file of an archive to read; needed when it holds several.
+        source: Options for reading; what they leave open is detected.
         keep_text: Columns in which words such as ``None`` are values, not missing cells.
-        sniff: Whether to take the most likely separator when `delimiter` splits nothing.
-        packed: The file's bytes as it came, when `data` was in an archive.
-
-    Returns:
-        The table. Columns of a CSV are all text with missing cells as null (see `MISSING_TEXTS`);
-        Parquet columns keep their type.
+        known: Names of columns by which the header is recognised.
 
     Raises:
-        SourceError: Empty, damaged, not text, of another delimiter, ragged, without rows, with
-            duplicate column names or more than `MAX_COLUMNS` columns.
+        SourceError: Empty, damaged, no table, ragged, without rows, or with more than
+            `MAX_COLUMNS` columns.
+        MissingExtraError: A package is missing that reads such files.
     """
-    size = len(data) if packed is None else packed
-    if data[:4] != b"PAR1":
-        data = unpack(data, name, member)
-    if data[:4] == b"PAR1":
-        frame = _parse_parquet(data, name, size)
+    options, packed = source or Source(), len(data)
+    if not data.startswith(PARQUET):
+        data = unpack(data, name, options.member)
+    if data.startswith(PARQUET):
+        read = TableFile(_parse_parquet(data, name, packed), (), options)
+    elif data.startswith(ARROW):
+        read = _named(_parse_arrow(data, name), options)
+    elif is_workbook(data):
+        read = _parse_workbook(data, name, options, tuple(known))
     else:
-        if sniff and not _splits(data, delimiter):
-            delimiter = sniff_delimiter(data)
-        frame = _parse_csv(data, name, delimiter)
-    if frame.height == 0:
-        raise SourceError(f"{name} has a header but no rows", expected="at least one row")
-    return _without_missing_texts(frame, keep_text)
-
-
-def unpack(data: bytes, name: str, member: str | None = None) -> bytes:
-    """Return the table's bytes: those in the archive, or `data` itself when it is none.
-
-    Nothing is written to disk, so a member's path cannot lead anywhere.
-
-    Raises:
-        SourceError: The archive is damaged, too large once unpacked, or `member` is not in it.
-    """
-    if not data:
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
-    try:
-        if data[:2] == b"PK":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                names = [item.filename for item in archive.infolist() if not item.is_dir()]
-                with archive.open(_select(names, name, member)) as file:
-                    return _read_limited(file, name)
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as file:
-                data = _read_limited(file, name)
-        if data[257:262] == b"ustar":
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-                names = [item.name for item in archive.getmembers() if item.isfile()]
-                extracted = archive.extractfile(_select(names, name, member))
-                assert extracted is not None  # noqa: S101 - only regular files are selected
-                return _read_limited(extracted, name)
-    except (*_DAMAGED, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted zip
-        raise SourceError(
-            f"the archive {name} is damaged or cut short: {error}", remedy="download it again"
-        ) from error
-    return data
-
-
-def sniff_delimiter(data: bytes) -> str:
-    """Return which of `DELIMITERS` splits the header of a CSV into most fields."""
-    header = _beginning(data)
-    return max(DELIMITERS, key=lambda mark: len(_header_fields(header, mark)))
-
-
-def _splits(data: bytes, delimiter: str) -> bool:
-    return len(_header_fields(_beginning(data), delimiter)) > 1
-
-
-def _beginning(data: bytes) -> str:
-    return data[:1_000_000].decode("utf-8-sig", errors="replace").lstrip("\r\n")
-
-
-def _select(names: list[str], archive: str, member: str | None) -> str:
-    """Choose the file of an archive: `member`, by path or file name, or else the only table."""
-    if member is not None:
-        found = [n for n in names if n == member or Path(n).name == Path(member).name]
-    else:
-        visible = [n for n in names if not Path(n).name.startswith((".", "__MACOSX"))]
-        tables = [n for n in visible if n.lower().endswith((".csv", ".tsv", ".txt", ".parquet"))]
-        found = tables if tables else visible
-    if len(found) == 1:
-        return found[0]
-    raise SourceError(
-        f"cannot tell which file of the archive {archive} is the table",
-        expected=f"the member {member!r}" if member else "exactly one table",
-        got=", ".join(sorted(names)[:10]) or "an empty archive",
-        remedy="set `source.member` in the contract",
-    )
-
-
-def _read_limited(file: IO[bytes] | gzip.GzipFile, name: str) -> bytes:
-    data = file.read(MAX_UNPACKED_BYTES + 1)
-    if len(data) > MAX_UNPACKED_BYTES:
-        raise SourceError(
-            f"the archive {name} is too large once unpacked",
-            expected=f"at most {MAX_UNPACKED_BYTES} bytes",
-            remedy="unpack it yourself and name the file inside",
+        refuse_unreadable(data, name)
+        json_rows = _json_rows(data, name)
+        read = (
+            _parse_text(data, name, options, tuple(known))
+            if json_rows is None
+            else _named(_from_records(json_rows, name), options)
         )
-    return data
+    if read.frame.height == 0:
+        raise SourceError(f"{name} has a header but no rows", expected="at least one row")
+    check_width(read.frame.width, name)
+    return replace(read, frame=_without_missing_texts(read.frame, keep_text))
+
+
+def concatenated(tables: list[TableFile], files: list[str]) -> TableFile:
+    """Return the rows of several files as one table, by the names of columns."""
+    if len(tables) == 1:
+        return tables[0]
+    every = list(dict.fromkeys(name for table in tables for name in table.frame.columns))
+    shown = [file.rpartition("/")[2] for file in files]
+    notes = [f"{len(files)} files were read as one table: {_few(shown)}"]
+    notes += dict.fromkeys(note for table in tables for note in table.notes)
+    for name in every:
+        lacking = [f for f, t in zip(shown, tables, strict=True) if name not in t.frame.columns]
+        if lacking:
+            notes.append(f"the column {name!r} is missing in {_few(lacking)}: empty there")
+    first = set(tables[0].frame.columns)
+    for file, table in zip(files, tables, strict=True):
+        if first.isdisjoint(table.frame.columns):
+            raise SourceError(
+                f"{file} has no column of {files[0]}",
+                expected=", ".join(tables[0].frame.columns[:10]),
+                got=", ".join(table.frame.columns[:10]),
+                remedy="name files of one table only",
+            )
+    try:
+        frame = pl.concat([table.frame for table in tables], how="diagonal_relaxed")
+    except pl.exceptions.PolarsError:
+        texts = [table.frame.cast(pl.String) for table in tables]
+        frame = pl.concat(texts, how="diagonal")
+    return TableFile(frame, tuple(notes), tables[0].source)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _queried(source: Source) -> TableFile:
+    assert source.sql is not None  # noqa: S101 - the caller looked
+    frame = read_query(source.sql)
+    url, password = without_password(source.sql.url)
+    if frame.height == 0:
+        raise SourceError(f"the query of {url} gives no rows", expected="at least one row")
+    notes = []
+    if password is not None:
+        notes.append(
+            f"the database's password is not written into the contract: set {PASSWORD_VARIABLE}"
+        )
+    kept = replace(source, sql=replace(source.sql, url=url))
+    return TableFile(_without_missing_texts(frame, ()), tuple(notes), kept)
+
+
+def _parse_text(data: bytes, name: str, options: Source, known: tuple[str, ...]) -> TableFile:
+    table = read_text_table(data, name, options, known)
+    form, frame = table.form, table.frame
+    check_width(frame.width, name)
+    rows, row_notes = extra_rows(frame, form.header)
+    if len(rows):
+        keep = pl.Series(range(frame.height), dtype=pl.Int64).is_in(rows.tolist()).not_()
+        frame = frame.filter(keep)
+    columns, column_notes = extra_columns(frame, form.header, form.names)
+    source = replace(
+        options,
+        delimiter=form.delimiter,
+        encoding=None if form.encoding == "utf-8" else form.encoding,
+        header_row=form.header_row if form.skipped else options.header_row,
+        has_header=None if form.header else False,
+    )
+    notes = (*table.notes, *row_notes, *column_notes)
+    return TableFile(frame.drop(columns), notes, source)
+
+
+def _parse_workbook(data: bytes, name: str, options: Source, known: tuple[str, ...]) -> TableFile:
+    sheet = read_sheet(data, name, options, known)
+    source = replace(
+        options,
+        sheet=sheet.title if sheet.others else options.sheet,
+        header_row=sheet.form.header_row if sheet.form.skipped else options.header_row,
+        has_header=None if sheet.form.header else False,
+    )
+    return TableFile(sheet.frame, sheet.notes, source)
+
+
+def _named(frame: pl.DataFrame, options: Source) -> TableFile:
+    frame.columns = list(unique_names(frame.columns))
+    return TableFile(frame, (), options)
 
 
 def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
     """Decode a Parquet file of `size` bytes as it came, once it is known to fit into memory."""
     import pyarrow as pa
 
-    if data[-4:] != b"PAR1":
+    if not data.endswith(PARQUET):
         raise SourceError(f"the Parquet file {name} is cut short", remedy="copy it again")
     try:
         ParquetTable(io.BytesIO(data)).check_whole(name, size)
         names = [plain_name(field) for field in pl.read_parquet_schema(io.BytesIO(data))]
-        _check_names(names, name)
+        check_width(len(names), name)
         frame = pl.read_parquet(io.BytesIO(data))
-        frame.columns = names
+        frame.columns = list(unique_names(names))
         return frame
     except SourceError as error:
         raise SourceError(
@@ -209,144 +292,71 @@ def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
         ) from error
 
 
-def _parse_csv(data: bytes, name: str, delimiter: str) -> pl.DataFrame:
-    _check_text(data, name)
-    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    if not data.strip():
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
-    if b"\n" not in data:
-        data = data.replace(b"\r", b"\n")  # line ends of classic Mac OS
-    if not data.endswith(b"\n"):
-        data += b"\n"
-    ends, separators = _records(data, name, delimiter)
-    header = data[: ends[0] + 1].decode()
-    names = [plain_name(field.strip()) for field in _header_fields(header, delimiter)]
-    names = [field or f"unnamed_{i + 1}" for i, field in enumerate(names)]
-    _check_delimiter(header, names, name, delimiter)
-    _check_names(names, name)
-    blank = _blank_records(data, ends)
-    _check_widths(ends, separators, blank, len(names), name)
-    if blank.all():
-        raise SourceError(f"{name} has a header but no rows", expected="at least one row")
-    if blank.any():
-        filled = np.flatnonzero(~blank)
-        body = b"".join(data[ends[i] + 1 : ends[i + 1] + 1] for i in filled)
-    else:
-        body = data[ends[0] + 1 :]
-    return _read_body(body, names, int((~blank).sum()), name, delimiter)
-
-
-def _read_body(body: bytes, names: list[str], rows: int, name: str, delimiter: str) -> pl.DataFrame:
-    """Split the lines below the header into cells of text."""
+def _parse_arrow(data: bytes, name: str) -> pl.DataFrame:
     try:
-        frame = pl.read_csv(
-            body, has_header=False, separator=delimiter, schema=dict.fromkeys(names, pl.String)
-        )
-    except pl.exceptions.PolarsError as error:
+        return pl.read_ipc(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(
-            f"{name} cannot be split into cells: {str(error).splitlines()[0]}",
-            remedy="put cells that hold quotes into quotes, and double the quotes inside",
+            f"the Arrow file {name} is damaged: {error}", remedy="copy it again"
         ) from error
-    if frame.height != rows:  # a quote in the middle of a cell is read differently by some
-        raise SourceError(
-            f"{name} can be split into rows in more than one way",
-            expected=f"{rows} rows",
-            got=str(frame.height),
-            remedy="put cells with quotes into quotes, and double the quotes inside",
-        )
-    return frame
 
 
-def _check_text(data: bytes, name: str) -> None:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise SourceError(f"{name} is UTF-16", expected="UTF-8", remedy="convert it with iconv")
-    if b"\x00" in data:
-        raise SourceError(
-            f"{name} is not a table that can be read",
-            expected="CSV, Parquet, tar, tar.gz, gz or zip",
-            got="binary data",
-        )
+def _json_rows(data: bytes, name: str) -> list[object] | None:
+    """Return the objects of a JSON array or of JSON lines; None for a text that is neither."""
+    if not is_json(data[:1024]):
+        return None
+    text = data.decode("utf-8-sig", errors="replace")
     try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        plain = json.loads(text)
+    except ValueError as error:
+        try:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError:
+            if not re.match(r"\s*(?:\{|\[\s*[{\[])", text):
+                return None  # a column's name may begin with a bracket
+        raise SourceError(f"{name} is not valid JSON: {error}", expected=ACCEPTED) from None
+    if isinstance(plain, dict):
+        lists = [value for value in plain.values() if isinstance(value, list) and value]
+        of_objects = [one for one in lists if all(isinstance(item, dict) for item in one)]
+        return of_objects[0] if len(of_objects) == 1 else [plain]
+    return plain if isinstance(plain, list) else [plain]
+
+
+def _from_records(rows: list[object], name: str) -> pl.DataFrame:
+    wrong = next((row for row in rows if not isinstance(row, dict)), None)
+    records = [row for row in rows if isinstance(row, dict)]
+    if wrong is not None or not records:
         raise SourceError(
-            f"{name} is not UTF-8 text",
-            got=f"byte {data[error.start]:#04x} in line {line}",
-            remedy=f"convert it, for example with `iconv -f latin1 -t utf-8 {Path(name).name}`",
-        ) from None
-
-
-def _records(data: bytes, name: str, delimiter: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the positions of the line ends and of the separators that are not in quotes."""
-    codes = np.frombuffer(data, dtype=np.uint8)
-    breaks, marks = codes == ord("\n"), codes == ord(delimiter)
-    if b'"' in data:
-        # modulo 256 keeps the parity: odd means inside quotes ("" inside them toggles twice)
-        outside = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) == 0
-        if not outside[-1]:
-            raise SourceError(f"in {name} a quote is opened and never closed",
-                              remedy="double the quotes inside quoted cells")  # fmt: skip
-        breaks, marks = breaks & outside, marks & outside
-    return np.flatnonzero(breaks), np.flatnonzero(marks)
-
-
-def _header_fields(header: str, delimiter: str) -> list[str]:
-    return next(csv_rows(io.StringIO(header), delimiter), [])
-
-
-def _check_delimiter(header: str, names: list[str], name: str, delimiter: str) -> None:
-    best = max(DELIMITERS, key=lambda mark: len(_header_fields(header, mark)))
-    count = len(_header_fields(header, best))
-    if len(names) == 1 and count > 1:
+            f"{name} is JSON, but no table", expected="an array of objects, or one object a line",
+            got=repr(wrong)[:60],
+        )  # fmt: skip
+    names = list(dict.fromkeys(key for row in records for key in row))
+    nested = [n for n in names if any(isinstance(row.get(n), (dict, list)) for row in records)]
+    if nested:
         raise SourceError(
-            f"{name} has a single column when split at {_SHOWN.get(delimiter, delimiter)!r}",
-            got=f"{count} columns when split at {_SHOWN.get(best, best)!r}",
-            remedy=f"set `source.delimiter` to {best!r} in the contract",
-        )
+            f"{name} is JSON with objects within objects", expected="plain values",
+            got=", ".join(repr(one) for one in nested[:10]),
+            remedy="flatten it, for example with pandas.json_normalize, or leave these fields out",
+        )  # fmt: skip
+    columns = []
+    for key in names:
+        values = [row.get(key) for row in records]
+        try:
+            columns.append(pl.Series(key, values))
+        except (TypeError, OverflowError, pl.exceptions.PolarsError):
+            texts = [None if value is None else str(value) for value in values]
+            columns.append(pl.Series(key, texts))
+    return pl.DataFrame(columns)
 
 
-def _check_names(names: list[str], name: str) -> None:
-    if len(names) > MAX_COLUMNS:
+def check_width(columns: int, name: str) -> None:
+    """Refuse a table of more columns than `MAX_COLUMNS`."""
+    if columns > MAX_COLUMNS:
         raise SourceError(
             f"{name} has too many columns",
             expected=f"at most {MAX_COLUMNS}",
-            got=str(len(names)),
+            got=str(columns),
             remedy="keep the columns that say most about the target",
-        )
-    twice = sorted(field for field, count in Counter(names).items() if count > 1)
-    if twice:
-        raise SourceError(
-            f"{name} has duplicate column names",
-            got=", ".join(repr(field) for field in twice[:10]),
-            remedy="rename or drop one of each",
-        )
-
-
-def _blank_records(data: bytes, ends: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Tell which records after the header are blank lines."""
-    lengths = np.diff(ends) - 1
-    before_end = np.frombuffer(data, dtype=np.uint8)[ends[1:] - 1]
-    blank: NDArray[np.bool_] = (lengths == 0) | ((lengths == 1) & (before_end == ord("\r")))
-    return blank
-
-
-def _check_widths(
-    ends: NDArray[np.intp],
-    separators: NDArray[np.intp],
-    blank: NDArray[np.bool_],
-    columns: int,
-    name: str,
-) -> None:
-    """Refuse rows with more or fewer cells than the header."""
-    cells = np.diff(np.searchsorted(separators, ends)) + 1
-    wrong = np.flatnonzero((cells != columns) & ~blank)
-    if len(wrong):
-        raise SourceError(
-            f"{name} has {len(wrong)} ragged row(s)",
-            expected=f"{columns} cells in each row, as in the header",
-            got=f"{cells[wrong[0]]} in row {wrong[0] + 1} (the first below the header is 1)",
-            remedy="fix the rows, or put cells that contain the separator in quotes",
         )
 
 

@@ -13,7 +13,8 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from tasador.contract.encoding import columns_with_missing_words
-from tasador.contract.model import TableContract
+from tasador.contract.model import Source, TableContract
 from tasador.core import storage
 from tasador.core.deadlines import Deadline, retry_context
 from tasador.core.errors import DeadlineError, MissingExtraError, SourceError, StorageError
@@ -29,8 +30,11 @@ from tasador.core.hashing import sha256_bytes
 from tasador.core.http import Patience, UnsafeAddressError, opened
 from tasador.core.progress import progress
 from tasador.data import synthetic
-from tasador.data.readers import parse_table
+from tasador.data.file_kinds import ACCEPTED
+from tasador.data.readers import TableFile, concatenated, parse_file, read_source
+from tasador.data.sql_table import without_password
 from tasador.data.table import Table
+from tasador.data.text_format import known_names
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +92,19 @@ def load_table(
     source = contract.source
     failures: list[str] = []
     for place in _places(source.paths, search):
-        data = _read_place(place, offline, failures)
-        if data is not None:
-            return _accept(contract, data, place, storage_folder, failures)
+        contents = _read_places(place, offline, failures)
+        if contents:
+            return _accept(contract, contents, place, storage_folder, failures)
+    if source.sql is not None:
+        queried = _read_query(source, offline, failures)
+        if queried is not None:
+            place = without_password(source.sql.url)[0]
+            return _stored(queried, place, storage_folder, failures)
     if source.url is not None:
         downloaded = _read_url(source.url, timeout_s, attempts, offline, failures)
         if downloaded is not None:
-            return _accept(contract, downloaded, source.url, storage_folder, failures)
+            contents = {source.url: downloaded}
+            return _accept(contract, contents, source.url, storage_folder, failures)
     if source.synthetic is not None and allow_synthetic:
         frame = synthetic.generate(source.synthetic, synthetic_rows, seed)
         return _synthetic_table(contract, frame, storage_folder, failures, seed)
@@ -113,8 +123,9 @@ def find_local(contract: TableContract, search: Sequence[storage.Location] = ())
     for place in _places(contract.source.paths, search):
         if storage.is_remote(place):
             return None  # an object comes first; what it holds is only known by reading it
-        if storage.exists(place) and not storage.is_folder(place):
-            return Path(place)
+        for file in storage.find(place):
+            if storage.exists(file) and not storage.is_folder(file):
+                return Path(file)
     return None
 
 
@@ -194,24 +205,40 @@ def _places(paths: Sequence[str], search: Sequence[storage.Location]) -> Iterato
                     yield candidate
 
 
-def _read_place(place: str, offline: bool, failures: list[str]) -> bytes | None:
-    """Return the content of a path, or None (with the reason in `failures`) if it is not there."""
+def _read_places(place: str, offline: bool, failures: list[str]) -> dict[str, bytes]:
+    """Return the contents of a path, or of all files that its pattern names, by place.
+
+    There are none, with the reason in `failures`, if it is not there.
+    """
     if not storage.is_remote(place):
         if storage.is_folder(place):
-            raise SourceError(f"{place} is a folder", expected="a CSV, Parquet, tgz or zip file")
-        if not storage.exists(place):
+            raise SourceError(f"{place} is a folder", expected=ACCEPTED)
+        files = [file for file in storage.find(place) if storage.exists(file)]
+        if not files:
             failures.append(f"{place}: {_ABSENT}")
-            return None
-        return storage.read_bytes(place)
+        return {file: storage.read_bytes(file) for file in files}
     if offline:
         failures.append(f"{place}: passed over, offline")
-        return None
+        return {}
     try:
-        if storage.exists(place):
-            return storage.read_bytes(place)
-        failures.append(f"{place}: no such object")
+        files = [file for file in storage.find(place) if storage.exists(file)]
+        if not files:
+            failures.append(f"{place}: no such object")
+        return {file: storage.read_bytes(file) for file in files}
     except (StorageError, MissingExtraError) as error:
         failures.append(f"{place}: {error}")
+    return {}
+
+
+def _read_query(source: Source, offline: bool, failures: list[str]) -> TableFile | None:
+    """Return what a query gives, or None with the reason in `failures`."""
+    if offline:
+        failures.append("the SQL query: passed over, offline")
+        return None
+    try:
+        return read_source(replace(source, paths=()))
+    except (SourceError, MissingExtraError) as error:
+        failures.append(str(error))
     return None
 
 
@@ -301,22 +328,34 @@ def _receive(response: HTTPResponse, deadline: Deadline) -> bytes:
 
 
 def _accept(
-    contract: TableContract, data: bytes, place: str, folder: Path, failures: Sequence[str]
+    contract: TableContract,
+    contents: Mapping[str, bytes],
+    place: str,
+    folder: Path,
+    failures: Sequence[str],
 ) -> Table:
     """Check the pin, parse and store what a source gave."""
-    source = contract.source
-    check_pin(data, source.sha256, place)
-    frame = parse_table(
-        data,
-        place,
-        delimiter=source.delimiter,
-        member=source.member,
-        keep_text=columns_with_missing_words(contract),
-    )
+    for file, data in contents.items():
+        check_pin(data, contract.source.sha256, file)
+    tables = [
+        parse_file(
+            data,
+            file,
+            contract.source,
+            keep_text=columns_with_missing_words(contract),
+            known=known_names(contract),
+        )
+        for file, data in contents.items()
+    ]
+    return _stored(concatenated(tables, list(contents)), place, folder, failures)
+
+
+def _stored(read: TableFile, place: str, folder: Path, failures: Sequence[str]) -> Table:
+    frame = read.frame
     logger.info("read %d rows from %s", frame.height, place)
     # that one of several usual places has no file is no news; that a store failed is
-    warnings = tuple(f"passed over {f}" for f in failures if not f.endswith(_ABSENT))
-    return Table(frame, store_frame(frame, folder), "real", place, warnings)
+    warnings = [f"passed over {f}" for f in failures if not f.endswith(_ABSENT)]
+    return Table(frame, store_frame(frame, folder), "real", place, (*warnings, *read.notes))
 
 
 def _synthetic_table(

@@ -2,10 +2,12 @@
 
 Memory holds one piece, never the file. What a file is is decided by looking at it. A line that has
 too many or too few cells is that line's fault alone: it comes out with its number and a reason.
+Other kinds of files (workbooks, archives, JSON) can only be read whole.
 """
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,19 +15,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tasador.contract.arrow_encoding import plain_array
+from tasador.contract.encoding import columns_with_missing_words
 from tasador.contract.model import TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.csv_header import LONGEST_HEADER, read_header
+from tasador.data.file_kinds import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
 from tasador.data.parquet_table import ParquetTable
+from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TableKind = Literal["csv", "parquet"]
 
-_PARQUET = b"PAR1"
+_XZ = b"\xfd7zXZ"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bz2"}
+_BEGINNING = 1024
 _LEAST_BLOCK, _LARGEST_BLOCK = 1 << 18, 1 << 26
 #: What Arrow says of a row that does not end within the block it begins in.
 _TOO_LONG = "straddling object"
@@ -87,8 +92,9 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
     """Open a table; the columns' names are known afterwards, no row has been read.
 
     Args:
-        location: A CSV file, plain or compressed by gzip, zstd or bzip2, or a Parquet file.
-        contract: Helps to find out how a CSV is separated.
+        location: A CSV file, plain or compressed by gzip, zstd or bzip2, or a Parquet file; any
+            other table that `data.readers` reads, which is then held in memory whole.
+        contract: Helps to find out how a CSV is written.
 
     Raises:
         SourceError: There is no such file, it is empty, or no table.
@@ -104,17 +110,37 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
         raise SourceError(f"there is no file {location}", remedy="check the path")
     with ExitStack() as stack:
         file = stack.enter_context(storage.open_read(location))
-        beginning = file.read(4)
+        beginning = file.read(_BEGINNING)
         if not beginning:
             raise SourceError(f"{location} is empty", expected="a table with a header and rows")
         file.seek(0)
         with _readable(location):
-            if beginning == _PARQUET:
+            compression = _COMPRESSED.get(beginning[:2])
+            inside = beginning if compression is None else _unpacked(file, compression)
+            if beginning.startswith(PARQUET):
                 yield_this: TableStream = _ParquetStream(location, file)
+            elif _read_whole(inside):
+                yield_this = _FrameStream(location, contract)
             else:
-                compression = _COMPRESSED.get(beginning[:2])
+                refuse_unreadable(inside, "the file")
                 yield_this = _CsvStream(location, file, compression, contract)
         yield yield_this
+
+
+def _read_whole(beginning: bytes) -> bool:
+    """Tell from a file's beginning whether it is of a kind that cannot be read in pieces."""
+    return (
+        beginning.startswith((ZIP, OLE, ARROW, PARQUET, _XZ, *_COMPRESSED))
+        or is_tar(beginning)
+        or is_json(beginning)
+    )
+
+
+def _unpacked(file: Any, compression: str) -> bytes:
+    import pyarrow as pa
+
+    with pa.CompressedInputStream(pa.PythonFile(_Lent(file), mode="r"), compression) as stream:
+        return bytes(stream.read(_BEGINNING))
 
 
 def _need_pyarrow() -> None:
@@ -194,11 +220,26 @@ class _CsvStream:
         self._source = file
         self._size = max(1, storage.stamp(location).size)
         with self._stream() as stream:
-            head = stream.read(LONGEST_HEADER)
-        line, _, rest = head.partition(b"\n")
-        self._delimiter, self.names = read_header(line, contract)
-        self._headed_only = not rest
-        self._row_bytes = max(1, len(rest) // max(1, rest.count(b"\n")))
+            head = _read_all(stream, HEAD_BYTES)
+        beginning = detect_beginning(head, "the file", contract)
+        self._form, self._start = beginning.form, beginning.offset
+        self._marked = head.startswith(codecs.BOM_UTF8)
+        self.names = list(self._form.names)
+        rows = beginning.rows
+        self._headed_only = not rows.strip("\r\n")
+        lines = max(rows.count("\n"), rows.count("\r"), 1)
+        self._row_bytes = max(1, len(rows) // lines)
+
+    def _rows(self, stream: Any) -> Any:
+        """Return what follows the header, as UTF-8."""
+        import pyarrow as pa
+
+        if self._form.encoding == "utf-8":
+            _read_all(stream, self._start + (len(codecs.BOM_UTF8) if self._marked else 0))
+            return stream
+        text = _AsUtf8(stream, self._form.encoding)
+        text.read(self._start)
+        return pa.PythonFile(text, mode="r")
 
     def _stream(self) -> Any:
         import pyarrow as pa
@@ -240,7 +281,7 @@ class _CsvStream:
             while True:
                 with _readable(self._location):
                     if reader is None:
-                        reader = self._reader(stream, columns, block, torn)
+                        reader = self._reader(self._rows(stream), columns, block, torn)
                     batch = next(reader, None)
                 if batch is None:
                     break
@@ -269,15 +310,15 @@ class _CsvStream:
 
         def skip(row: Any) -> str:
             reason = f"expected {width} values, got {row.actual_columns}"
-            torn.append((row.number - 2, reason))  # the header is row 1 to Arrow
+            torn.append((row.number - 1, reason))  # Arrow counts from 1
             return "skip"
 
         return csv.open_csv(
             stream,
             # rows have numbers only when Arrow reads them in one thread
-            csv.ReadOptions(use_threads=False, block_size=block, skip_rows=1, column_names=numbers),
+            csv.ReadOptions(use_threads=False, block_size=block, column_names=numbers),
             csv.ParseOptions(
-                delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=skip
+                delimiter=self._form.delimiter, newlines_in_values=True, invalid_row_handler=skip
             ),
             csv.ConvertOptions(
                 column_types=dict.fromkeys(taken, pa.binary()),
@@ -289,6 +330,69 @@ class _CsvStream:
 
     def done(self) -> float:
         return min(1.0, float(self._raw.tell()) / self._size) if not self._raw.closed else 1.0
+
+
+class _FrameStream:
+    """A table of a kind that is read whole."""
+
+    kind: TableKind = "csv"
+
+    def __init__(self, location: storage.Location, contract: TableContract) -> None:
+        try:
+            from tasador.data.readers import read_source
+        except ImportError as error:
+            raise MissingExtraError.for_package(error.name or "polars", "train") from None
+        self._frame = read_source(
+            location,
+            source=contract.source,
+            keep_text=columns_with_missing_words(contract),
+            known=known_names(contract),
+        ).frame
+        self.names = list(self._frame.columns)
+        self._read = 0
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
+        for batch in self._frame.select(columns).to_arrow().to_batches(max_chunksize=rows):
+            yield Piece(self._read, batch)
+            self._read += batch.num_rows
+
+    def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
+        return _no_rows(self._frame.select(columns).to_arrow().schema)
+
+    def done(self) -> float:
+        return self._read / max(1, self._frame.height)
+
+
+class _AsUtf8:
+    """A stream of text in another encoding, read as UTF-8."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._ready) < size:
+            chunk = self._stream.read(_LEAST_BLOCK)
+            self._ready += self._decoder.decode(bytes(chunk), final=not chunk).encode()
+            if not chunk:
+                break
+        size = len(self._ready) if size < 0 else size
+        read, self._ready = self._ready[:size], self._ready[size:]
+        return read
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _read_all(stream: Any, size: int) -> bytes:
+    """Return the next `size` bytes of a stream that may give less at a time."""
+    chunks, left = [], size
+    while left > 0 and (chunk := stream.read(left)):
+        chunks.append(bytes(chunk))
+        left -= len(chunk)
+    return b"".join(chunks)
 
 
 class _Lent:

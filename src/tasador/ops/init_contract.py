@@ -42,9 +42,9 @@ from tasador.contract.type_inference import (
     target_reading,
 )
 from tasador.core import storage
-from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.storage import write_text
-from tasador.data.readers import parse_table, sniff_delimiter, unpack
+from tasador.data.readers import read_source
 from tasador.ops.leaks import Leak, find_leaks
 
 Floats = NDArray[np.float64]
@@ -114,21 +114,24 @@ class Inference:
 
 
 def infer_contract(
-    path: storage.Location,
+    path: storage.Location | Source,
     target: str,
     *,
     name: str | None = None,
     categories: Collection[str] = (),
     answers: Mapping[str, str] | None = None,
+    source: Source | None = None,
 ) -> Inference:
     """Look at the table in a file and write a contract for it.
 
     Args:
-        path: The file; it becomes the contract's source.
+        path: The file, a pattern of several, or a source with a query; it becomes the contract's
+            source.
         target: The column to estimate.
         name: Name of the contract; by default from the file's name.
         categories: Columns that are categories, whatever they look like.
         answers: Answers to `Inference.questions`, by their key.
+        source: Options for reading the file.
 
     Raises:
         SourceError: The file cannot be read as a table.
@@ -136,8 +139,10 @@ def infer_contract(
         ValidationError: The target is not a column, not a number, or constant; or no column is
             left to estimate it from.
     """
-    frame, source, notes = _read(path)
-    findings = Findings(assumptions=notes, answers=answers or {})
+    read = read_source(path, source=source)
+    frame = read.frame
+    findings = Findings(assumptions=list(read.notes), answers=answers or {})
+    findings.comma = read.source.delimiter == ";"
     target_form, y = _target_values(frame, target, findings)
     for wanted in categories:
         if wanted not in frame.columns or wanted == target:
@@ -169,7 +174,7 @@ def infer_contract(
         model_name=f"{short}_model",
         columns=tuple(columns),
         target=described,
-        source=source,
+        source=read.source,
     )
     if not contract.features:
         raise ValidationError(
@@ -190,21 +195,11 @@ def is_plain_name(name: str) -> bool:
     return plain and name.lower() not in ("null", "true", "false", "nan", "inf")
 
 
-def _name_of(path: storage.Location) -> str:
+def _name_of(path: storage.Location | Source) -> str:
+    if isinstance(path, Source):
+        return "query"
     short = _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
     return short if is_plain_name(short) else f"table_{short}"
-
-
-def _read(path: storage.Location) -> tuple[pl.DataFrame, Source, list[str]]:
-    if storage.is_folder(path):
-        raise SourceError(f"{path} is a folder", expected="a CSV, Parquet, tgz or zip file")
-    if not storage.exists(path):
-        raise SourceError(f"there is no file {path}", remedy="check the path")
-    data = storage.read_bytes(path)
-    content = data if data[:4] == b"PAR1" else unpack(data, str(path))
-    delimiter = "," if content[:4] == b"PAR1" else sniff_delimiter(content)
-    frame = parse_table(content, str(path), delimiter=delimiter, packed=len(data))
-    return frame, Source(paths=(str(path),), delimiter=delimiter), []
 
 
 def _sample(rows: int) -> NDArray[np.intp]:
@@ -570,7 +565,7 @@ class WrittenContract:
         return self.inference.contract.name
 
 
-def check_new_contract(name: str | None, file: str, *, force: bool, project: Path) -> None:
+def check_new_contract(name: str | None, file: str | Source, *, force: bool, project: Path) -> None:
     """Refuse what cannot be written, before a table is read.
 
     Raises:
@@ -594,13 +589,12 @@ def _path_of(name: str, project: Path) -> Path:
     return project / "conf" / "dataset" / f"{name}.yaml"
 
 
-def write_new_contract(inference: Inference, file: str, *, project: Path) -> WrittenContract:
-    """Write what was inferred from `file` to ``conf/dataset/<name>.yaml`` of `project`."""
+def write_new_contract(inference: Inference, *, project: Path) -> WrittenContract:
+    """Write what was inferred to ``conf/dataset/<name>.yaml`` of `project`."""
     contract = inference.contract
-    if "://" not in file:
-        paths = tuple(str(Path(path).resolve()) for path in contract.source.paths)
-        source = dataclasses.replace(contract.source, paths=paths)
-        contract = dataclasses.replace(contract, source=source)
+    paths = tuple(p if "://" in p else str(Path(p).resolve()) for p in contract.source.paths)
+    source = dataclasses.replace(contract.source, paths=paths)
+    contract = dataclasses.replace(contract, source=source)
     notes = [f"assumed: {line}" for line in inference.assumptions]
     notes += [f"possible leak, set aside: {line}" for line in inference.leaks]
     notes += [

@@ -233,6 +233,7 @@ def _rows(
     from tasador.data.readers import read_table
     from tasador.data.sources import load_table
     from tasador.data.table import Table
+    from tasador.data.text_format import known_names
     from tasador.data.validation import validate_table
 
     if table is None:
@@ -243,7 +244,7 @@ def _rows(
             contract, workspace / "data", timeout_s=5.0, attempts=1, offline=True, seed=42
         )
     else:
-        frame = read_table(table, delimiter=contract.source.delimiter, sniff=True)
+        frame = read_table(table, source=contract.source, known=known_names(contract))
         found = Table(frame=frame, content_hash="", origin="real", source=table, warnings=())
     valid = validate_table(found, contract, max_refused_share=0.5, min_rows=10)
     origin = "rows" if table is not None else (

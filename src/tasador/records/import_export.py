@@ -19,7 +19,7 @@ from tasador.contract.target_check import read_number
 from tasador.core import clock
 from tasador.core.errors import ConfigError, MissingExtraError, SourceError
 from tasador.core.storage import Location, atomic_file, copy_from_local, is_remote
-from tasador.data.csv_header import allow_long_cells
+from tasador.data.text_format import allow_long_cells
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer, RecordBatch, RecordStore
 from tasador.records.time_parsing import parse_moment

@@ -22,7 +22,6 @@ from tasador.registry.bundle.model_bundle import ModelBundle
 
 #: Words of ``--with`` that are no names of columns.
 IDS, INPUTS = "ids", "inputs"
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 _PIECE_ROWS = 8192
 _SHOWN_ERRORS = 5
 
@@ -144,12 +143,7 @@ def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator
 def _value_table(bundle: ModelBundle, path: str, keep: Sequence[str]) -> Iterator[PredictedRow]:
     from tasador.inference.batch_scorer import BatchScorer
 
-    contract = bundle.contract
-    if path.lower().endswith(_ARCHIVES):
-        names, pieces = _archived(bundle, path)
-        yield from _value_pieces(bundle, BatchScorer, path, names, pieces, keep)
-        return
-    with open_table(path, contract) as table:
+    with open_table(path, bundle.contract) as table:
         yield from _value_pieces(
             bundle,
             BatchScorer,
@@ -158,29 +152,6 @@ def _value_table(bundle: ModelBundle, path: str, keep: Sequence[str]) -> Iterato
             lambda columns: table.pieces(columns, _PIECE_ROWS),
             keep,
         )
-
-
-def _archived(
-    bundle: ModelBundle, path: str
-) -> tuple[list[str], Callable[[Sequence[str]], Iterator[Piece]]]:
-    """Read the table inside an archive, which cannot be read piece by piece."""
-    from tasador.contract.encoding import columns_with_missing_words
-    from tasador.data.readers import read_table
-
-    frame = read_table(
-        path,
-        delimiter=bundle.contract.source.delimiter,
-        keep_text=columns_with_missing_words(bundle.contract),
-        sniff=True,  # the contract says how its own file is separated, not how this one is
-    )
-
-    def pieces(columns: Sequence[str]) -> Iterator[Piece]:
-        start = 0
-        for batch in frame.select(columns).to_arrow().to_batches(max_chunksize=_PIECE_ROWS):
-            yield Piece(start, batch)
-            start += batch.num_rows
-
-    return frame.columns, pieces
 
 
 def _value_pieces(

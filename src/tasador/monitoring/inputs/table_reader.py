@@ -120,7 +120,7 @@ class PlainTable(TableFacts):
         else:
             from tasador.data.readers import read_table
 
-            whole = read_table(location, sniff=True).to_arrow()
+            whole = read_table(location).to_arrow()
             schema, rows = whole.schema, whole.num_rows
         names = tuple(schema.names)
         twice = sorted({name for name in names if names.count(name) > 1})

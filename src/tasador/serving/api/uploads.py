@@ -17,8 +17,8 @@ from tasador.contract.arrow_encoding import plain_values
 from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.csv_header import LONGEST_HEADER, csv_rows, read_header
 from tasador.data.parquet_limits import UPLOADED, ParquetFacts
+from tasador.data.text_format import HEAD_BYTES, csv_rows, detect_beginning
 from tasador.serving.errors import Problem, fault, wrong_media_type
 from tasador.serving.model_loading.memory import give_memory_back
 
@@ -74,16 +74,20 @@ class Upload:
 
 def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     try:
-        delimiter, names = read_header(file.readline(LONGEST_HEADER), contract)
+        form = detect_beginning(file.read(HEAD_BYTES), "the file", contract).form
     except SourceError as error:
-        raise _no_table(error.expected or "", error.got or "") from None
+        raise _no_table(error.expected or "", error.got or error.message) from None
+    file.seek(0)
+    names = form.names
     _check_header(names, contract)
     known = {column.name for column in contract.columns}
     yield None
-    # what is not UTF-8 becomes an unknown category or a wrong number of one row
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+    # what cannot be decoded becomes an unknown category or a wrong number of one row
+    encoding = "utf-8-sig" if form.encoding == "utf-8" else form.encoding
+    text = io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
     short = _ShortLines(text)
-    reader = csv_rows(short, delimiter)
+    short.skip(form.body)
+    reader = csv_rows(short, form.delimiter)
     try:
         while True:
             before = reader.line_num
@@ -118,6 +122,10 @@ class _ShortLines:
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
         self.left = _LONGEST_LINES
+
+    def skip(self, characters: int) -> None:
+        """Leave out what comes before the first row."""
+        self._text.read(characters)
 
     def __iter__(self) -> _ShortLines:
         return self

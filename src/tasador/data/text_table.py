@@ -1,0 +1,210 @@
+"""A whole text table, CSV of any form, as columns of text.
+
+Every cell is read as text, so that a word in a number column reaches the validation instead of
+being lost here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasador.contract.model import Source
+from tasador.core.errors import SourceError
+from tasador.data.extra_rows import runs
+from tasador.data.text_format import HEAD_BYTES, TextFormat, detect, detect_encoding
+
+#: Below this share, rows with too few or too many cells are left out; above it they are an error.
+_RAGGED_SHARE = 0.01
+_ENCODINGS = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """What a text holds.
+
+    Attributes:
+        frame: Text columns, empty cells as null.
+        form: How it is written.
+        notes: What was decided, a sentence each.
+    """
+
+    frame: pl.DataFrame
+    form: TextFormat
+    notes: tuple[str, ...]
+
+
+def read_text_table(
+    data: bytes, name: str, source: Source, known: tuple[str, ...] = ()
+) -> TextTable:
+    """Split a text into cells.
+
+    Args:
+        data: The text's bytes.
+        name: What to call it in messages.
+        source: What is known of its form; the rest is detected.
+        known: Names of columns by which the header is recognised.
+
+    Raises:
+        SourceError: Empty, no text, damaged, ragged, or without rows.
+    """
+    encoding = detect_encoding(data, name, source.encoding)
+    notes = []
+    if encoding in _ENCODINGS and source.encoding is None:
+        notes.append(f"the text is not UTF-8: read as {_ENCODINGS[encoding]} ({encoding})")
+    data = _unified_line_ends(_as_utf8(data, encoding, name))
+    if not data.strip():
+        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    cut = len(data) > HEAD_BYTES
+    head = data[:HEAD_BYTES].decode("utf-8", errors="replace")
+    form = detect(head, name, encoding=encoding, source=source, known=known, cut=cut)
+    body = data[len(head[: form.body].encode()) :]
+    frame, more = _read_body(body, form, name)
+    return TextTable(frame, replace(form, encoding=encoding), (*notes, *form.notes, *more))
+
+
+def _as_utf8(data: bytes, encoding: str, name: str) -> bytes:
+    if encoding == "utf-8":
+        return data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SourceError(
+            f"{name} is not {encoding} text",
+            got=f"{data[error.start : error.start + 2].hex(' ')} in line {line}",
+            remedy="write the file again, or correct `source.encoding` in the contract",
+        ) from None
+    if "\x00" in text:
+        raise SourceError(f"{name} is not a table that can be read", got="binary data")
+    return text.encode("utf-8", errors="replace")
+
+
+def _unified_line_ends(data: bytes) -> bytes:
+    r"""Return a text in which every line outside quotes ends in ``\n`` or ``\r\n``."""
+    if data.count(b"\r") == data.count(b"\r\n"):
+        return data
+    if b'"' not in data:
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    codes = np.frombuffer(data + b"\n", dtype=np.uint8).copy()
+    inside = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) == 1
+    lone = np.flatnonzero((codes[:-1] == ord("\r")) & (codes[1:] != ord("\n")) & ~inside[:-1])
+    codes[lone] = ord("\n")
+    return codes[:-1].tobytes()
+
+
+def _read_body(body: bytes, form: TextFormat, name: str) -> tuple[pl.DataFrame, list[str]]:
+    no_rows = SourceError(f"{name} has a header but no rows", expected="at least one row")
+    if not body.strip(b"\r\n"):
+        raise no_rows
+    ends, separators = _records(body, name, form.delimiter)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    keep = ~_blank_records(body, starts, ends)
+    cells = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    if not keep.any():
+        raise no_rows
+    notes = _leave_ragged_out(body, starts, ends, cells, keep, form, name)
+    if not keep.any():
+        raise no_rows
+    kept = body
+    if not keep.all():
+        kept = b"".join(body[starts[a] : ends[b - 1] + 1] for a, b in runs(keep))
+    frame = _split(kept, list(form.names), int(keep.sum()), name, form.delimiter)
+    return frame, notes
+
+
+def _split(body: bytes, names: list[str], rows: int, name: str, delimiter: str) -> pl.DataFrame:
+    """Split rows into cells of text."""
+    try:
+        frame = pl.read_csv(
+            body, has_header=False, separator=delimiter, schema=dict.fromkeys(names, pl.String)
+        )
+    except pl.exceptions.PolarsError as error:
+        raise SourceError(
+            f"{name} cannot be split into cells: {str(error).splitlines()[0]}",
+            remedy="put cells that hold quotes into quotes, and double the quotes inside",
+        ) from error
+    if frame.height != rows:  # a quote in the middle of a cell is read differently by some
+        raise SourceError(
+            f"{name} can be split into rows in more than one way",
+            expected=f"{rows} rows",
+            got=str(frame.height),
+            remedy="put cells with quotes into quotes, and double the quotes inside",
+        )
+    return frame
+
+
+def _records(data: bytes, name: str, delimiter: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the positions of the line ends and of the separators that are not in quotes."""
+    codes = np.frombuffer(data, dtype=np.uint8)
+    breaks, marks = codes == ord("\n"), codes == ord(delimiter)
+    if b'"' in data:
+        # modulo 256 keeps the parity: odd means inside quotes ("" inside them toggles twice)
+        outside = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) == 0
+        if not outside[-1]:
+            raise SourceError(f"in {name} a quote is opened and never closed",
+                              remedy="double the quotes inside quoted cells")  # fmt: skip
+        breaks, marks = breaks & outside, marks & outside
+    return np.flatnonzero(breaks), np.flatnonzero(marks)
+
+
+def _blank_records(
+    data: bytes, starts: NDArray[np.intp], ends: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Tell which records are blank lines."""
+    lengths = ends - starts
+    first = np.frombuffer(data, dtype=np.uint8)[starts]
+    blank: NDArray[np.bool_] = (lengths == 0) | ((lengths == 1) & (first == ord("\r")))
+    return blank
+
+
+def _leave_ragged_out(
+    body: bytes,
+    starts: NDArray[np.intp],
+    ends: NDArray[np.intp],
+    cells: NDArray[np.intp],
+    keep: NDArray[np.bool_],
+    form: TextFormat,
+    name: str,
+) -> list[str]:
+    """Take rows with more or fewer cells than the header out of `keep`, or refuse the file.
+
+    Lines below the table are no rows; of the others few may be ragged.
+    """
+    columns, notes = len(form.names), []
+    wrong = np.flatnonzero((cells != columns) & keep)
+    if not len(wrong):
+        return []
+    below: list[int] = []
+    for row in np.flatnonzero(keep)[::-1][:25]:
+        line = body[starts[row] : ends[row]].decode().strip()
+        if cells[row] == columns or len(line.strip(form.delimiter).split(form.delimiter)) > 1:
+            break
+        below.append(int(row))
+    if below and keep.sum() > len(below):
+        keep[below] = False
+        shown = body[starts[below[-1]] : ends[below[-1]]].decode().strip(form.delimiter + "\r\n ")
+        count = f"{len(below)} line" + ("s" if len(below) > 1 else "")
+        notes.append(f"{count} below the table left out ({shown[:60]!r})")
+        wrong = wrong[keep[wrong]]
+    if not len(wrong):
+        return notes
+    first = f"{cells[wrong[0]]} in row {wrong[0] + 1} (the first below the header is 1)"
+    if len(wrong) >= _RAGGED_SHARE * keep.sum():
+        raise SourceError(
+            f"{name} has {len(wrong)} ragged row(s)",
+            expected=f"{columns} cells in each row, as in the header",
+            got=first,
+            remedy="fix the rows, or put cells that contain the separator in quotes",
+        )
+    keep[wrong] = False
+    rows = f"{len(wrong)} row" + ("s" if len(wrong) > 1 else "")
+    notes.append(
+        f"{rows} left out for having more or fewer cells than the header's {columns}: {first}"
+    )
+    return notes
