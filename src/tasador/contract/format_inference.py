@@ -372,12 +372,14 @@ def named_like_a_date(name: str) -> bool:
     return _NAMED_LIKE_A_DATE.search(spaced) is not None
 
 
-def date_reading(counts: Counter[str], name: str) -> Reading | None:
+def date_reading(counts: Counter[str], name: str, ordered: Sequence[str] = ()) -> Reading | None:
     """Return how the texts of a column of dates are read.
 
     Args:
         counts: Rows by text without spaces around it.
         name: The column's name, which settles whether 202201 is a month.
+        ordered: The first texts in the order of the table: of two readings the one is likelier
+            under which they are in order.
     """
     texts = _looked_at(counts)
     missing = tuple(sorted(t.lower() for t in texts if t.lower() in MISSING_WORDS))
@@ -389,7 +391,7 @@ def date_reading(counts: Counter[str], name: str) -> Reading | None:
     if _mostly_iso(texts[:20], missing):
         left = [text for text in texts if not _read(Format(missing=missing), text)]
     while len(left) > 0.02 * len(texts) and len(ways) < 3:
-        found = _best_way(left, name)
+        found = _best_way(left, name, ordered)
         if found is None:
             break
         way, other, rest = found
@@ -414,7 +416,9 @@ def date_reading(counts: Counter[str], name: str) -> Reading | None:
     return reading
 
 
-def _best_way(texts: Sequence[str], name: str) -> tuple[str, str | None, list[str]] | None:
+def _best_way(
+    texts: Sequence[str], name: str, ordered: Sequence[str]
+) -> tuple[str, str | None, list[str]] | None:
     """Return the way that reads most of the texts, one that reads as many, and what is left."""
     scored = []
     for way in _candidates(texts[0], name):
@@ -434,7 +438,7 @@ def _best_way(texts: Sequence[str], name: str) -> tuple[str, str | None, list[st
     ties = [w for n, w, _ in scored[1:] if n == count and _swapped(w) == way]
     if not ties:
         return way, None, rest
-    chosen = _chronological((way, ties[0]), texts)
+    chosen = _chronological((way, ties[0]), ordered)
     return chosen, ties[0] if chosen == way else way, rest
 
 
@@ -451,7 +455,7 @@ def _chronological(ways: tuple[str, str], texts: Sequence[str]) -> str:
     """Choose the reading under which the dates are in order; else the day comes first."""
     for way in ways:
         read = date_reader(Format(dates=(way,)))
-        moments = [read(text) for text in texts]
+        moments = [read(text) for text in texts if _read(Format(dates=(way,)), text)]
         steps = list(pairwise(moments))
         if len(steps) > 5 and sum(a <= b for a, b in steps) >= 0.98 * len(steps):
             return way

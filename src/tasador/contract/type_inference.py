@@ -197,7 +197,7 @@ def _text_column(
     counts = _some(counted)
     codes = bool(texts.str.contains(r"^0\d+$").any())
     if not (codes and are_codes([text for text in counts if text.lower() not in MISSING_WORDS])):
-        dates = date_reading(counts, name)
+        dates = date_reading(counts, name, texts.head(1000).to_list())
         if dates is not None:
             return [_dates(name, dates, nullable, findings)]
         numbers = duration_reading(counts) or number_reading(counts, comma=findings.comma)
@@ -360,10 +360,10 @@ def _numbers_identify(name: str, values: Floats) -> bool:
     """Tell whether whole numbers merely count or name the rows."""
     unique = len(np.unique(values)) / len(values)
     if _named_as_identifier(name):
-        return unique >= 0.95
+        return unique >= 0.5
     if unique < 1.0 or len(values) < 20:
         return False
-    counts = bool(np.ptp(values) <= 1.05 * len(values))
+    counts = values.min() in (0, 1) and bool(np.ptp(values) <= 1.05 * len(values))
     # numbers of one length, too long to measure anything, different in every row
     digits = np.unique(np.floor(np.log10(np.maximum(np.abs(values), 1))))
     return counts or (len(digits) == 1 and digits[0] >= 7)

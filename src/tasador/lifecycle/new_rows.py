@@ -21,6 +21,9 @@ import orjson
 import polars as pl
 from numpy.typing import NDArray
 
+from tasador.contract.cells import decoded_cell
+from tasador.contract.encoding import encode_values, sent_as
+from tasador.contract.formats import PLAIN
 from tasador.contract.row_check import RowCheck
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ValidationError
@@ -273,6 +276,7 @@ def extended_table(
             columns[column.name] = [f"outcome {time:.6f}" for time in rows.time.tolist()]
         elif column.name not in columns:
             columns[column.name] = [None] * len(rows)
+    reference = _as_read(reference, bundle)
     names = [name for name in reference.columns if name in columns]
     kept = _levelled(reference.select(names), bundle, level)
     new = pl.DataFrame(
@@ -281,6 +285,22 @@ def extended_table(
     if not len(rows):
         return kept
     return pl.concat([_fitted(kept, new), new.cast(_fitted(kept, new).schema)])
+
+
+def _as_read(reference: pl.DataFrame, bundle: ModelBundle) -> pl.DataFrame:
+    """Return the reference with values for texts that are written in a way of their own.
+
+    New rows are values, and of the texts that features are parts of only the parts are known.
+    """
+    contract, made = bundle.contract, []
+    for column in (contract.target.column, *contract.features):
+        sent = sent_as(column, reference.columns)
+        if sent is None or (column.format == PLAIN and not sent.from_text):
+            continue
+        codes, _ = encode_values(sent, reference[sent.source or sent.name])
+        values = [decoded_cell(column, code) for code in codes.tolist()]
+        made.append(pl.Series(column.name, _values(values), strict=False))
+    return reference.with_columns(made)
 
 
 def _levelled(kept: pl.DataFrame, bundle: ModelBundle, level: float | None) -> pl.DataFrame:

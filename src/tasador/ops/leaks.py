@@ -95,10 +95,14 @@ def find_leaks(
         if why is not None:
             found.append(Leak(column.name, why, column.kind))
     kinds = {column.name: column.kind for column in columns}
-    while (combined := _combination(numbers, outcome)) is not None:
-        name, text = combined
-        found.append(Leak(name, text, kinds[name]))
-        del numbers[name]
+    for scale in ("", " on a logarithmic scale"):
+        if scale:  # a price is another one times an index
+            numbers = {n: np.log(v) for n, v in numbers.items() if np.nanmin(v) > 0}
+            outcome = np.log(outcome) if (outcome > 0).all() else np.full(len(outcome), np.nan)
+        while (combined := _combination(numbers, outcome)) is not None:
+            name, text = combined
+            found.append(Leak(name, text + scale, kinds[name]))
+            del numbers[name]
     order = {column.name: at for at, column in enumerate(columns)}
     return sorted(found, key=lambda leak: order[leak.column])
 
@@ -218,4 +222,5 @@ def _r2(names: list[str], centred: dict[str, Floats], target: Floats, total: flo
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")

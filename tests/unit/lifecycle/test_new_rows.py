@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -11,7 +13,18 @@ import polars as pl
 import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
-from tasador.lifecycle.new_rows import common_shift, extended_table, read_rows, usable_rows
+from tasador.contract.dates import date_text
+from tasador.contract.encoding import Encoder
+from tasador.contract.reader import from_dict
+from tasador.data.table import Table
+from tasador.data.validation import validate_table
+from tasador.lifecycle.new_rows import (
+    NewRows,
+    common_shift,
+    extended_table,
+    read_rows,
+    usable_rows,
+)
 from tasador.lifecycle.retrain import important_columns
 from tasador.records.store import RecordBatch
 from tasador.settings.run import RetrainSettings
@@ -189,3 +202,28 @@ def test_columns_that_move_no_estimate_are_not_important(bundle):
     assert {"income", "area", "kind"} <= found
     assert not {"lon", "lat", "rooms"} & found
     assert important_columns(bundle, X[:1], 0.05) == frozenset(bundle.contract.feature_names)
+
+
+def test_a_reference_written_in_its_own_way_is_extended_by_values():
+    contract = from_dict(
+        {
+            "name": "cars",
+            "target": {"name": "price", "format": {"decimal": ",", "thousands": "."}},
+            "columns": {
+                "sold": {"kind": "datetime", "format": {"dates": ["%d/%m/%Y"]}},
+                "engine": {"kind": "text"},
+                "hp": {"kind": "number", "nullable": True, "from": "engine",
+                       "extract": {"before": "HP"}},
+            },
+        }
+    )  # fmt: skip
+    reference = pl.DataFrame({"sold": ["3/12/2016"], "engine": ["300HP V6"], "price": ["1.250,50"]})
+    encoder = Encoder(contract)
+    new = encoder.columns({"sold": [dt.datetime(2020, 1, 2)], "engine": ["200 HP"]})
+    one = np.array([1.0])
+    rows = NewRows(new, np.array([999.5]), one, one, np.array(["a"], object))
+    table = extended_table(reference, rows, SimpleNamespace(contract=contract, encoder=encoder))
+    read = validate_table(Table(table, "h", "real", "s"), contract, min_rows=1)
+    assert read.y.tolist() == [1250.5, 999.5]
+    assert read.X[:, 1].tolist() == [300, 200]
+    assert [date_text(seconds) for seconds in read.X[:, 0]] == ["2016-12-03", "2020-01-02"]

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tasador.contract.encoding import Encoder
+from tasador.contract.formats import Extract
 from tasador.contract.reader import read_contract, write_contract
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.data.readers import read_table
@@ -96,7 +98,7 @@ def test_the_written_contract_reads_back_and_accepts_its_own_file(odd, tmp_path,
     written.write_text(write_contract(contract, "assumed"), encoding="utf-8")
     read = read_contract(written)
     assert read == contract
-    frame = read_table(path, delimiter=read.source.delimiter)
+    frame = read_table(path, source=read.source)
     valid = validate_table(Table(frame, "h", "real", "s"), read)
     assert (len(valid.y), valid.refused) == (N, ())
 
@@ -221,6 +223,47 @@ def test_categories_take_other_levels_with_a_warning(tmp_path):
     assert read_contract(tmp_path / "c.yaml") == found.contract
 
 
+def test_parts_of_texts_that_explain_the_target_become_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    power, litres = rng.integers(60, 400, 600), rng.uniform(1, 6, 600).round(1)
+    engines = [
+        f"{p}.0HP {v}L Engine {i}" for i, (p, v) in enumerate(zip(power, litres, strict=True))
+    ]
+    notes = [("with a pool and " if i % 3 else "") + f"a garden number {i}" for i in range(600)]
+    noise = rng.lognormal(0, 0.2, 600)
+    price = (power * 100 * np.where(np.arange(600) % 3, 2.0, 1.0) * noise).round()
+    found = infer_contract(written(tmp_path, engine=engines, note=notes, price=price), "price")
+    columns = {c.name: c for c in found.contract.columns}
+    assert columns["engine"].kind == columns["note"].kind == "text"
+    assert columns["engine_hp"].extract == Extract("before", "HP")
+    assert columns["note_has_pool"].extract == Extract("contains", "pool")
+    row = {"engine": "210.0HP 2.0L", "note": "a pool"}
+    codes = Encoder(found.contract).codes(row)
+    at = found.contract.position
+    assert (codes[at("engine_hp")], codes[at("note_has_pool")]) == (210.0, 1.0)
+    assert found.contract.field_names == ("engine", "note")
+
+
+def test_a_column_set_aside_that_explains_the_target_is_named_with_its_remedy(tmp_path):
+    rng = np.random.default_rng(1)
+    level = rng.normal(size=3000)
+    texts = [f"{'word' * 40} {int(10 * v)}" for v in level]
+    found = infer_contract(written(tmp_path, long=texts, x=level % 1, y=level), "y")
+    assert [c.name for c in found.aside if c.explains > 0.5] in ([], ["long"])
+    assert ("--category long" in found.judgement) == bool(found.judgement)
+
+
+def test_questions_have_defaults_and_obey_answers(tmp_path):
+    n = 120
+    days = [f"{1 + i % 12:02d}/{1 + i * 7 % 12:02d}/2021" for i in range(n)]
+    path = written(tmp_path, sold=days, y=np.arange(n) % 50)
+    found = infer_contract(path, "y")
+    (question,) = found.questions
+    assert (question.key, question.default) == ("sold.dates", "%d/%m/%Y")
+    other = infer_contract(path, "y", answers={"sold.dates": "%m/%d/%Y"})
+    assert other.contract.column("sold").format.dates == ("%m/%d/%Y",)
+
+
 def test_levels_in_two_forms_of_unicode_are_one(tmp_path):
     towns = ["Ávila", "A\N{COMBINING ACUTE ACCENT}vila", "Lugo"] * 40
     found = infer_contract(written(tmp_path, town=towns, y=np.arange(120) % 50), "y").contract
@@ -234,6 +277,25 @@ def test_columns_named_after_the_target_are_suspected(tmp_path):
     leaks = infer_contract(path, "rent").leaks
     assert "'rent_index' bears the target's name" in leaks[0]
     assert "'list_price' is named like a price" in leaks[1]
+
+
+def test_another_price_and_what_makes_it_one_together_with_an_index_are_suspected(tmp_path):
+    rng = np.random.default_rng(0)
+    price, index = rng.lognormal(12, 0.5, 300).round(), rng.uniform(0.7, 1.0, 300)
+    path = written(tmp_path, AdjSalePrice=price / index, moved=price / index**2, index=index,
+                   area=price * rng.lognormal(0, 0.3, 300), SalePrice=price)  # fmt: skip
+    leaks = infer_contract(path, "SalePrice").leaks
+    assert [leak.split()[0] for leak in leaks] == ["'AdjSalePrice'", "'moved'"]
+    assert "together with 'index' (R2 1.0000) on a logarithmic scale" in leaks[1]
+
+
+def test_bands_of_the_target_are_suspected(tmp_path):
+    price = np.random.default_rng(0).lognormal(12, 0.5, 400)
+    bands = np.array(["low", "middling", "high", "top"])[
+        np.searchsorted(np.quantile(price, [0.25, 0.5, 0.75]), price)
+    ]
+    (leak,) = infer_contract(written(tmp_path, band=bands, x=price % 7, p=price), "p").leaks
+    assert "'band' gives the target in bands (4 levels" in leak
 
 
 def test_huge_constant_and_signed_numbers_get_usable_bounds(tmp_path):
