@@ -36,7 +36,7 @@ from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.conformal import calibrate
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.scoring.files import ScoreOrder, score_files
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.trees.importers import from_lightgbm
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import load_model
@@ -131,7 +131,7 @@ def same_as_service(bundle: ModelBundle, rows: pa.Table, out: Path) -> bool:
     at = np.random.default_rng(2).permutation(len(rows))[:SAMPLE]
     sample = rows.take(pa.array(at)).to_pylist()
     found = parquet.read_table(out).take(pa.array(at)).to_pylist()
-    engine = Engine(bundle, "file")
+    engine = Predictor(bundle, "file")
     codes = np.array([bundle.encoder.codes(row) for row in sample])
     accepted = engine.check.accepts(codes)
     answers = engine.appraise(codes[accepted])

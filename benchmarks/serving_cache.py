@@ -37,7 +37,7 @@ from serving import Target, free_port, post, running, tasador_environment, wait_
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.serving.batching.batcher import Appraiser
 from tasador.serving.batching.cache import make_cache
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.settings.serving import CacheSettings
 
 BATCHES = (1, 50)
@@ -85,7 +85,7 @@ class Nobody:
 
 async def processor_time(workspace: Path, port: int, requests: int = 1500) -> None:
     """Print the microseconds of processor time that a request of one row takes."""
-    engine = Engine(load_bundle(bundle_folder(workspace)), "local")
+    engine = Predictor(load_bundle(bundle_folder(workspace)), "local")
     numbers = count(1)
     off = 0.0
     for kind in ("off", "memory", "redis"):

@@ -23,7 +23,7 @@ import pytest
 from fixtures.forgery import reseal
 from fixtures.process import Server, free_port
 from fixtures.redis import Redis
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.shared_state import WATCHER, Leases
 from tasador.registry.bundle.model_bundle import load_bundle
 

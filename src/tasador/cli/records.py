@@ -16,7 +16,7 @@ from tasador.cli.options import AsJson
 from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
     from tasador.settings.records import RecordSettings
 
 DatabaseOption = Annotated[
@@ -259,7 +259,7 @@ def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database
         SourceError: There is no such SQLite file.
     """
     from tasador.core.errors import SourceError
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
     from tasador.settings.records import parse_url
 
     url = parse_url(settings.url)

@@ -9,9 +9,8 @@ import numpy as np
 from tasador.contract.model import Column
 from tasador.core import clock
 from tasador.core.installation import install_command
-from tasador.monitoring.checks import slices
+from tasador.monitoring.checks import performance
 from tasador.monitoring.checks.data_quality import judge_quality
-from tasador.monitoring.checks.domain_classifier import FEWEST_ROWS, Separation, separate
 from tasador.monitoring.checks.drift import Measured, judge_columns, measure
 from tasador.monitoring.checks.performance import (
     estimated_figures,
@@ -20,10 +19,11 @@ from tasador.monitoring.checks.performance import (
     measured_figures,
 )
 from tasador.monitoring.checks.service_levels import judge_answers, judge_refused, judge_service
-from tasador.monitoring.indicators import indicators
+from tasador.monitoring.checks.two_sample_tests import FEWEST_ROWS, Separation, separate
+from tasador.monitoring.metrics import indicators
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.summaries.window_summary import WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.window import Window
 from tasador.records.refused import RefusedCounts
@@ -31,7 +31,7 @@ from tasador.records.refused import RefusedCounts
 _TOGETHER = "all columns together"
 
 
-def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules | None = None,
+def evaluate(reference: Reference, windows: Window | Iterable[Window], rules: Thresholds | None = None,
           *, together: bool = True, refused: RefusedCounts | None = None) -> Verdict:  # fmt: skip
     """Judge a window given whole or in batches.
 
@@ -42,14 +42,18 @@ def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules
         together: Whether to look at columns together, which takes some tenths of a second.
         refused: What was refused in the window's time; None when that is not known.
     """
-    tally = Tally(reference)
+    tally = WindowSummary(reference)
     for window in [windows] if isinstance(windows, Window) else windows:
         tally.add(window)
-    return judge_tally(tally, rules or Rules(), together=together, refused=refused)
+    return evaluate_summary(tally, rules or Thresholds(), together=together, refused=refused)
 
 
-def judge_tally(
-    tally: Tally, rules: Rules, *, together: bool = True, refused: RefusedCounts | None = None
+def evaluate_summary(
+    tally: WindowSummary,
+    rules: Thresholds,
+    *,
+    together: bool = True,
+    refused: RefusedCounts | None = None,
 ) -> Verdict:
     """Judge what was counted; see `judge`."""
     reference = tally.reference
@@ -83,20 +87,20 @@ def judge_tally(
         reference=reference.version,
         reference_rows=reference.n,
         made=clock.timestamp(),
-        begins=slices.iso(tally.begins) if timed else None,
-        ends=slices.iso(tally.ends) if timed else None,
+        begins=performance.iso(tally.begins) if timed else None,
+        ends=performance.iso(tally.ends) if timed else None,
         findings=tuple(findings),
         drift=drift,
         figures=figures,
-        segments=slices.segments(tally),
-        timeline=slices.timeline(tally),
-        versions=slices.versions(tally),
+        segments=performance.segments(tally),
+        timeline=performance.timeline(tally),
+        versions=performance.versions(tally),
         indicators=indicators(findings, drift, figures, reference.unit or ""),
     )
 
 
 def _drift(
-    tally: Tally, rules: Rules, separation: Separation | None, note: str
+    tally: WindowSummary, rules: Thresholds, separation: Separation | None, note: str
 ) -> tuple[tuple[ColumnDrift, ...], list[Finding]]:
     """Judge columns and estimates as one family, known values and errors as another."""
     reference = tally.reference
@@ -137,7 +141,7 @@ def _of_column(drift: ColumnDrift) -> Finding:
     return Finding(check, drift.name, drift.level, drift.reason, numbers)
 
 
-def _separation(tally: Tally, rules: Rules) -> tuple[Separation | None, str]:
+def _separation(tally: WindowSummary, rules: Thresholds) -> tuple[Separation | None, str]:
     looked_at = _looked_at_together(tally.reference)
     if not looked_at:
         return None, "there is nothing but the rows' time"
@@ -157,11 +161,11 @@ def _looked_at_together(reference: Reference) -> list[int]:
 
 
 def _together(
-    tally: Tally,
+    tally: WindowSummary,
     separation: Separation | None,
     corrected: tuple[float, ...],
     note: str,
-    rules: Rules,
+    rules: Thresholds,
 ) -> Finding:
     if separation is None:
         return Finding("together", _TOGETHER, "cannot_tell", note)

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 import yaml
 
 from tasador.core.errors import ConfigError
-from tasador.monitoring.alerting.alerts import DEFAULT_RULES, AlertRule
-from tasador.monitoring.alerting.notifications import RouteSettings, described
-from tasador.monitoring.thresholds import Rules, overridden
+from tasador.monitoring.alerts import DEFAULT_RULES, AlertRule
+from tasador.monitoring.notifications import RouteSettings, described
+from tasador.monitoring.thresholds import Thresholds, overridden
 from tasador.settings.build import build, unknown
 
 DAY = 86_400.0
@@ -38,7 +38,7 @@ class WatchSettings:
 
     interval_s: float = 300.0
     window_s: float = DAY
-    limits: Rules = field(default_factory=Rules)
+    limits: Thresholds = field(default_factory=Thresholds)
     alerts: tuple[AlertRule, ...] = DEFAULT_RULES
     routes: Mapping[str, RouteSettings] = field(default_factory=dict)
     metrics_port: int | None = None

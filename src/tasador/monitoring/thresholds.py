@@ -13,7 +13,7 @@ ABSOLUTE = {"mape": "mape_max", "within_10": "within_10_min", "within_20": "with
 
 
 @dataclass(frozen=True)
-class Rules:
+class Thresholds:
     """The limits of every check. A limit that is None is not applied.
 
     Attributes:
@@ -123,7 +123,7 @@ class Rules:
                     got=f"{getattr(self, low)} and {getattr(self, high)}",
                 )
 
-    def changed(self, values: Mapping[str, Any]) -> Rules:
+    def changed(self, values: Mapping[str, Any]) -> Thresholds:
         """Return these limits with some of them set by a user; see `overridden`."""
         names = ("relative_when_worse",)
         return replace(self, **overridden({name: getattr(self, name) for name in names}, values))

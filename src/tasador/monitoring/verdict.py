@@ -148,7 +148,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Indicator:
-    """One of the numbers that sum up the model's health; see `monitoring.indicators`.
+    """One of the numbers that sum up the model's health; see `monitoring.metrics`.
 
     Attributes:
         name: ``within_10``, ``within_20``, ``mape``, ``psi``, ``latency_p50`` and the like.

@@ -14,25 +14,19 @@ from typing import Any
 
 from tasador.core import clock
 from tasador.core.errors import BundleError, ServingError, TasadorError
-from tasador.monitoring.alerting.alerts import AlertBook
-from tasador.monitoring.alerting.notifications import (
-    WandbRoute,
-    build_routes,
-    check_routes,
-    deliver,
-)
-from tasador.monitoring.evaluate import judge
-from tasador.monitoring.indicators import history_line
-from tasador.monitoring.metrics import VerdictMetrics
+from tasador.monitoring.alerts import AlertBook
+from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.metrics import VerdictMetrics, history_line
+from tasador.monitoring.notifications import WandbRoute, build_routes, check_routes, deliver
 from tasador.monitoring.settings import WatchSettings
 from tasador.monitoring.summaries.reference import Reference
 from tasador.monitoring.verdict import Verdict, in_short
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.refused import read_refused
 from tasador.records.retention import prune_in_turn
-from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, State
+from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, SharedState
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.serving.model_loading.cascade import Cascade
@@ -208,7 +202,7 @@ class Watcher:
             RecordStore(self._database), bundle, since, until, variant="champion"
         )
         refused = read_refused(self._database, since, until, bundle.manifest.name)
-        verdict = judge(self._reference[1], windows, self.settings.limits, refused=refused)
+        verdict = evaluate(self._reference[1], windows, self.settings.limits, refused=refused)
         Verdicts(self._database).add(
             bundle.manifest.name, since, until, verdict.level, _plain(verdict), shorten=in_short
         )
@@ -217,7 +211,7 @@ class Watcher:
     def _tell_routes(self) -> None:
         """Note whom notices reach, for the service's pages: its process has other variables."""
         if not self._routes_told:
-            state, reached = State(self._database), list(self.settings.reached)
+            state, reached = SharedState(self._database), list(self.settings.reached)
             known = state.get(ALERT_ROUTES)
             if known.value != reached:
                 state.put(ALERT_ROUTES, reached, known.version)

@@ -9,8 +9,8 @@ from typing import Any
 
 from tasador.core import clock
 from tasador.core.hashing import to_plain
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasador.core import clock
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 from tasador.settings.records import RecordSettings
 
 SPAN_S = 15.0
@@ -54,7 +54,7 @@ class RefusedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedRequest:
     """What one request, or a part of a file, had refused.
 
     Attributes:
@@ -117,7 +117,7 @@ class RefusedBuffer:
         self._kept: Counter[tuple[str, str]] = Counter()
         self._span = 0.0
 
-    def add(self, refusal: Refusal) -> None:
+    def add(self, refusal: RefusedRequest) -> None:
         """Take a refusal; bounded in time and memory."""
         now = clock.seconds()
         span = now - now % SPAN_S

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasador.core import clock
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.shared_state import Leases
 from tasador.records.store import RecordStore
 from tasador.settings.records import RecordSettings

@@ -1,4 +1,4 @@
-"""State that several processes share: values with compare-and-set, and leases with tokens."""
+"""State that several processes share: compare-and-set values, leases with tokens, target bounds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 #: Key of the routes by which the watcher's notices reach somebody: a list of names.
 ALERT_ROUTES = "alerts/routes"
@@ -30,7 +31,7 @@ class Entry:
     time: float
 
 
-class State:
+class SharedState:
     """Values by key. A change names the version it saw, so that none is overwritten unseen."""
 
     def __init__(self, database: Database) -> None:
@@ -240,3 +241,36 @@ class AlertStates:
             values,
         )
         return [AlertState(*[*row[:4], json.loads(row[4]), int(row[5])]) for row in rows]
+
+
+_PREFIX = "target/"
+
+
+def model_of(version: str) -> str:
+    """Return the model's name in a version, which is the name and a hash."""
+    return version.rpartition("-")[0]
+
+
+def keep_target(database: Database, model: str, bounds: TargetBounds) -> None:
+    """Keep the bounds of a model's target, unless they are kept already.
+
+    Raises:
+        OutageError: The database is away.
+    """
+    state = SharedState(database)
+    while True:
+        kept = state.get(_PREFIX + model)
+        if kept.value == bounds.plain() or state.put(kept.key, bounds.plain(), kept.version):
+            return
+
+
+def kept_targets(database: Database) -> dict[str, TargetBounds]:
+    """Return the bounds of all models' targets.
+
+    Raises:
+        OutageError: The database is away.
+    """
+    return {
+        entry.key.removeprefix(_PREFIX): TargetBounds.from_plain(entry.value)
+        for entry in SharedState(database).under(_PREFIX)
+    }

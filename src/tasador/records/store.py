@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.database.dialects import Row, column_names
+from tasador.records.database import Database
+from tasador.records.dialects import Row, column_names
 from tasador.records.record import Outcome, Record
-from tasador.records.targets import kept_targets, model_of
+from tasador.records.shared_state import kept_targets, model_of
 from tasador.records.time_parsing import time_reason
 
 OutcomeStatus = Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"]
@@ -135,7 +135,7 @@ def open_store(url: str) -> RecordStore:
         ConfigError: The URL cannot be meant.
         OutageError: It cannot be reached.
     """
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
 
     return RecordStore(Database.open(url))
 

@@ -13,15 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tasador.serving.api.endpoints import json_endpoint
+from tasador.serving.api.health import DeepCheck, Updates, status_router
 from tasador.serving.api.openapi import PAGE, SCRIPT, Documentation, answers, body_of
 from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes
-from tasador.serving.api.predict import ValuationRoutes
-from tasador.serving.api.status import DeepCheck, Updates, status_router
-from tasador.serving.errors import Problem, fault, internal_error
+from tasador.serving.api.predict import ValuationRoutes, json_endpoint
+from tasador.serving.errors import Problem, error_detail, internal_error
 from tasador.serving.http.middleware import Access, Guard
-from tasador.serving.http.proxies import TrustedProxies
-from tasador.serving.http.request import App, Handler
+from tasador.serving.http.request import App, Handler, TrustedProxies
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -172,7 +170,7 @@ def _register_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         detail = [
-            fault(
+            error_detail(
                 list(found["loc"]),
                 kind=str(found["type"]),
                 expected=str(found["msg"]),

@@ -17,8 +17,8 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logging import redact
 from tasador.records.audit_log import StoredVerdict, Verdicts
-from tasador.records.database.connection import Database
-from tasador.records.database.errors import OutageError
+from tasador.records.database import Database
+from tasador.records.errors import OutageError
 from tasador.records.record import Outcome
 from tasador.records.shared_state import (
     ALERT_ROUTES,
@@ -26,34 +26,33 @@ from tasador.records.shared_state import (
     AlertState,
     AlertStates,
     Leases,
-    State,
+    SharedState,
 )
 from tasador.records.store import OutcomeAnswer, RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.api.health import (
+    Check,
+    DegradedError,
+    HealthChecks,
+    Updates,
+    disk_check,
+    refresher_check,
+    source_check,
+)
 from tasador.serving.api.mlflow_scoring import mlflow_router
 from tasador.serving.api.models import card_router
 from tasador.serving.api.monitoring import monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
 from tasador.serving.api.schemas import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
-from tasador.serving.api.status import Updates
 from tasador.serving.app import Parts, build_app
 from tasador.serving.batching.batcher import Appraiser
 from tasador.serving.batching.cache import RedisCache, make_cache
+from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.errors import Problem
-from tasador.serving.experiments.canary import Canary, challenger_loader
-from tasador.serving.health import (
-    Check,
-    DegradedError,
-    Health,
-    disk_check,
-    refresher_check,
-    source_check,
-)
 from tasador.serving.http.auth import KeyAccess
-from tasador.serving.http.proxies import TrustedProxies
-from tasador.serving.http.request import App
+from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.model_loading.cascade import Cascade
@@ -144,7 +143,7 @@ class Watched:
 
     def reach(self) -> list[str] | None:
         """Return whom notices of alerts reach; None when no watcher has said so."""
-        found = self._database.ask(lambda database: State(database).get(ALERT_ROUTES))
+        found = self._database.ask(lambda database: SharedState(database).get(ALERT_ROUTES))
         return found.value if isinstance(found.value, list) else None
 
     def close(self) -> None:
@@ -193,7 +192,7 @@ class Assembly:
             keep_refused=self.writer.refuse,
         )
         self.canary = self._canary()
-        self.health = Health(self.holder, self._checks(), keeps_records=self.writer.keeps)
+        self.health = HealthChecks(self.holder, self._checks(), keeps_records=self.writer.keeps)
         self.metrics.on_scrape(self._refresh_gauges)
 
     def app(self) -> App:

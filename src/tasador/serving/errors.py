@@ -12,6 +12,7 @@ clients of the reference API go on working.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ import orjson
 from tasador.contract.row_check import Fault
 from tasador.core.errors import ServingError, StorageError
 from tasador.core.logging import redact, redact_all
-from tasador.records.database.errors import BusyError
+from tasador.records.errors import BusyError
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.
 MOST_DETAILS = 100
@@ -97,8 +98,16 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
             plain["message"] += f" ({len(self.detail)} faults, the first {MOST_DETAILS} are listed)"
         return orjson.dumps(plain, default=str)
 
+    def summary(self) -> str:
+        """Return the error in one line for the log: fields and causes, no values."""
+        causes: Counter[tuple[str, str]] = Counter()
+        for row in self.bad_rows:
+            causes.update({(name, cause) for name, cause, _ in row.faults})
+        said = [f"{name} {cause.replace('_', ' ')}" for (name, cause), _ in causes.most_common(5)]
+        return f"{self.error}: {', '.join(said)}" if said else self.error
 
-def fault(
+
+def error_detail(
     loc: Sequence[str | int],
     *,
     kind: str,

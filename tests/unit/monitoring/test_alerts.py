@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError
-from tasador.monitoring.alerting.alerts import AlertBook, AlertRule
+from tasador.monitoring.alerts import AlertBook, AlertRule
 from tasador.monitoring.verdict import Finding, Verdict
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 RULE = AlertRule("drift", ("drift",), after=2, clear_after=2, repeat_s=100.0)
 

@@ -15,8 +15,8 @@ import pytest
 from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.monitoring.alerting.alerts import AlertBook, AlertRule, Notice
-from tasador.monitoring.alerting.notifications import (
+from tasador.monitoring.alerts import AlertBook, AlertRule, Notice
+from tasador.monitoring.notifications import (
     EmailRoute,
     RouteSettings,
     SlackRoute,
@@ -28,7 +28,7 @@ from tasador.monitoring.alerting.notifications import (
     described,
 )
 from tasador.monitoring.verdict import Finding, Verdict
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 NOTICE = Notice(
     "n-1", "firing", "m/drift/drift:income", "m", "drift", "page", "drift", "income",

@@ -14,7 +14,7 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.monitoring.inputs import reference_builder, table_reader
 from tasador.monitoring.inputs.table_reader import Fields, PlainTable
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.monitor_files import (
     Comparison,
     describe_columns,
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 
 def compared(folder, current="now.parquet", before="before.parquet", fields=FIELDS, **more):
-    rules = more.pop("rules", Rules())
+    rules = more.pop("rules", Thresholds())
     return monitor_files(
         Comparison(str(folder / before), str(folder / current), fields, **more), rules
     )
@@ -209,7 +209,7 @@ def test_tables_that_cannot_be_compared_are_refused_with_the_reason(folder, tmp_
 
 
 def test_rules_are_read_from_texts():
-    assert parse_rules(["mape_max=12", "min_rows=50", "segment_gap=none"]) == Rules(
+    assert parse_rules(["mape_max=12", "min_rows=50", "segment_gap=none"]) == Thresholds(
         mape_max=12.0, min_rows=50
     )
     with pytest.raises(ConfigError, match="there is no rule 'mape'"):
@@ -287,7 +287,8 @@ def later(n, seed, days):
 def test_a_time_that_moves_on_is_no_drift_but_the_axis(folder, tmp_path, days):
     later(1000, 2, days).write_parquet(tmp_path / "later.parquet")
     verdict, notes = monitor_files(
-        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"), FIELDS), Rules()
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"), FIELDS),
+        Thresholds(),
     )
     assert verdict.level == "ok", [f.reason for f in verdict.trouble]
     first = (dt.datetime(2026, 1, 1) + dt.timedelta(days=days)).strftime("%Y-%m-%d")
@@ -314,7 +315,7 @@ def test_a_contract_says_whether_a_date_is_the_axis_or_a_feature(folder, tmp_pat
     verdict, _ = monitor_files(
         Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"),
                    Fields(prediction="estimate"), contract=tmp_path / "houses.yaml"),
-        Rules(),
+        Thresholds(),
     )  # fmt: skip
     assert verdict.level == level
     assert (verdict.begins is not None) == (level == "ok")
@@ -326,7 +327,8 @@ def test_gaps_in_the_axis_are_still_found(folder, tmp_path):
     )
     gaps.write_parquet(tmp_path / "gaps.parquet")
     verdict, _ = monitor_files(
-        Comparison(str(folder / "before.parquet"), str(tmp_path / "gaps.parquet"), FIELDS), Rules()
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "gaps.parquet"), FIELDS),
+        Thresholds(),
     )
     assert {f.check for f in verdict.trouble if f.subject == "sold"} == {"drift", "quality"}
 

@@ -14,7 +14,7 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.records.writer.spool import Spool

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.store import RecordStore
 from tasador.records.writer.maintenance import bring_in
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
 LOAD = """
 import asyncio, os, sys
-from tasador.records.ids import new_ids
+from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
 from tasador.records.writer.batch_writer import RecordWriter
@@ -149,7 +149,7 @@ import resource, sys
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from tasador.core.errors import StorageError
-from tasador.records.ids import new_ids
+from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
 from tasador.records.writer.batch_writer import RecordWriter
@@ -193,7 +193,7 @@ def test_a_database_that_may_not_grow_sends_records_to_the_spool(tmp_path) -> No
 
 OPEN = """
 import sys
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 sys.stdin.readline()
 with Database.open(sys.argv[1], timeout_s=20) as database:
     print(database.execute("SELECT version FROM tasador_schema")[0][0])

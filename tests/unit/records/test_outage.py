@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.records.database.errors import RefusedError
+from tasador.records.errors import RejectedValuesError
 from tasador.records.store import open_store
 from tasador.records.writer import batch_writer
 from tasador.records.writer.batch_writer import RecordWriter, WriterStatus
@@ -302,7 +302,7 @@ def test_a_record_that_is_none_is_refused_and_the_others_are_kept(
     waiting = calm_writer.submit_from_thread(
         [good, bad._replace(prediction="cheap", features=None)]
     )
-    with pytest.raises(RefusedError):
+    with pytest.raises(RejectedValuesError):
         waiting.result(PATIENCE)
     status = calm_writer.status()
     assert (status.refused, status.written, status.state) == (1, 1, "ok")

@@ -29,7 +29,7 @@ from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.format.arrays import write_arrays
 from tasador.registry.format.signature import TrustedKeys
-from tasador.serving.health import DegradedError, refresher_check
+from tasador.serving.api.health import DegradedError, refresher_check
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import ModelHolder
 from tasador.serving.model_loading.refresher import Refresher

@@ -224,7 +224,7 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     import asyncio
 
     from tasador.serving.batching.batcher import Appraiser
-    from tasador.serving.batching.predictor import Engine
+    from tasador.serving.batching.predictor import Predictor
     from tasador.serving.errors import Problem
 
     class Silent:
@@ -237,7 +237,7 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
         def predictions(self, values): ...
 
     async def run():
-        engine = Engine(house_bundle, "local")
+        engine = Predictor(house_bundle, "local")
         appraiser = Appraiser(Silent(), Silent())
         rows = [{**house, "area": 60.0 + i, "income": -1.0 if i == 3 else 4.0} for i in range(8)]
         waiting = [

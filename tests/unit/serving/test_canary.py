@@ -15,13 +15,13 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.batching.batcher import Appraiser
-from tasador.serving.experiments.canary import Canary, _chosen
-from tasador.serving.experiments.experiment import Experiment, ExperimentBook, Rules
+from tasador.serving.canary import Canary, _chosen
+from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.model_loading.cascade import LoadedModel
@@ -127,7 +127,7 @@ def begin(server: Server, champion, challenger, stage: int = 0, **rules) -> Expe
     now = time.time()
     plain = {"stages": (0.0, 0.5, 1.0), "min_rows": 40, "min_outcomes": 30, **rules}
     experiment = Experiment("e", champion.version, challenger.version, "2", "running", stage, now,
-                            now, "", Rules(**plain))  # fmt: skip
+                            now, "", Criteria(**plain))  # fmt: skip
     assert book.write(experiment, 0, "ana")
     return book
 
@@ -334,7 +334,7 @@ def test_a_server_whose_lease_ran_out_leads_no_longer_once_another_does(bundles,
 
 def test_the_share_is_stable_grows_without_changing_sides_and_may_go_by_client():
     plain = Experiment(
-        "e", "a", "b", "2", "running", 1, 0.0, 0.0, "", Rules(stages=(0.0, 0.2, 0.6))
+        "e", "a", "b", "2", "running", 1, 0.0, 0.0, "", Criteria(stages=(0.0, 0.2, 0.6))
     )
     larger = dataclasses.replace(plain, stage=2)
 

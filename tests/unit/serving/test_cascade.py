@@ -1,8 +1,9 @@
-"""The cascade over real folders: which bundle serves, and what is refused."""
+"""The cascade of sources, and the bundles that it rejected."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.stores.published import publish_bundle
-from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.cascade import Cascade, RefusedBeforeError, RejectedBundles
 from tasador.settings.serving import SourceSettings
 
 
@@ -80,3 +81,31 @@ def test_a_bundle_refused_after_warming_up_is_not_fetched_again(written_bundle):
     with pytest.raises(NothingOfferedError, match="was refused before"):
         cascade.load(accept)
     assert len(looked_at) == 1
+
+
+def test_without_a_model_a_damaged_bundle_is_tried_within_seconds_and_then_ever_more_seldom() -> (
+    None
+):
+    now = 0.0
+    refusals = RejectedBundles(900.0, clock=lambda: now)
+    tries = []
+    while now < 4000.0:
+        try:
+            refusals.check("store", "v1", desperate=True)
+        except RefusedBeforeError:
+            now += 1.0
+            continue
+        tries.append(now)
+        refusals.note("store", "v1", BundleError("checksum"))
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+
+
+def test_with_a_model_a_refused_bundle_is_not_fetched_again() -> None:
+    now = 0.0
+    refusals = RejectedBundles(900.0, clock=lambda: now)
+    refusals.note("store", "v1", BundleError("checksum"))
+    now = 10_000.0
+    with pytest.raises(RefusedBeforeError, match="refused before"):
+        refusals.check("store", "v1", desperate=False)
+    refusals.check("store", "v2", desperate=False)

@@ -9,7 +9,13 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.stores.published import publish_bundle
-from tasador.serving.health import DegradedError, Health, disk_check, refresher_check, source_check
+from tasador.serving.api.health import (
+    DegradedError,
+    HealthChecks,
+    disk_check,
+    refresher_check,
+    source_check,
+)
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
 from tasador.serving.model_loading.refresher import Refresher
@@ -32,7 +38,7 @@ def degraded(_):
 
 
 def test_without_a_model_the_service_is_alive_but_not_ready():
-    health = Health(ModelHolder(), {"disk": lambda _: "fine"})
+    health = HealthChecks(ModelHolder(), {"disk": lambda _: "fine"})
     assert (health.live(), health.ready()) == (True, False)
     report = health.deep()
     assert report.status == "unhealthy"
@@ -44,18 +50,18 @@ def test_without_a_model_the_service_is_alive_but_not_ready():
 
 def test_a_dead_dependency_degrades_a_service_that_has_a_model(holder):
     for check, status in ((failing, "unhealthy"), (degraded, "degraded")):
-        report = Health(holder, {"registry": check}).deep()
+        report = HealthChecks(holder, {"registry": check}).deep()
         assert report.status == "degraded"
         assert report.dependencies[1].status == status
     assert report.dependencies[1].detail == "little space"
-    assert Health(holder, {}).deep().status == "healthy"
-    assert Health(holder, {}).ready()
+    assert HealthChecks(holder, {}).deep().status == "healthy"
+    assert HealthChecks(holder, {}).ready()
 
 
 def test_a_model_from_the_last_good_copy_is_a_degraded_service(written_bundle):
     holder = ModelHolder()
     holder.swap(LoadedModel(load_bundle(written_bundle), "last_good", "x", 0.0))
-    report = Health(holder, {}).deep()
+    report = HealthChecks(holder, {}).deep()
     assert (report.status, report.dependencies[0].status) == ("degraded", "degraded")
 
 
@@ -66,7 +72,7 @@ def test_checks_are_made_once_in_a_while_and_their_answers_shared(holder):
         calls.append(1)
         return "fine"
 
-    health = Health(holder, {"x": check}, ttl_s=5.0, clock=lambda: now[0])
+    health = HealthChecks(holder, {"x": check}, ttl_s=5.0, clock=lambda: now[0])
     for _ in range(10):
         health.deep()
     assert len(calls) == 1
@@ -83,7 +89,7 @@ def test_probes_at_the_same_moment_share_one_check(holder):
         release.wait(10)
         return "fine"
 
-    health = Health(holder, {"x": check}, timeout_s=10.0)
+    health = HealthChecks(holder, {"x": check}, timeout_s=10.0)
     reports = []
     threads = [threading.Thread(target=lambda: reports.append(health.deep())) for _ in range(20)]
     for thread in threads:
@@ -103,7 +109,7 @@ def test_a_check_that_hangs_is_unhealthy_in_time_and_is_not_piled_up(holder):
         release.wait(60)
         return "late"
 
-    health = Health(holder, {"x": check}, ttl_s=0.0, timeout_s=0.1)
+    health = HealthChecks(holder, {"x": check}, ttl_s=0.0, timeout_s=0.1)
     for _ in range(5):
         answer = health.deep().dependencies[1]
         assert answer.status == "unhealthy"
@@ -119,7 +125,7 @@ def test_a_source_s_check_says_what_it_offers_and_spares_it_when_it_failed_often
         object_store=str(tmp_path), breaker_failures=1, breaker_reset_s=60.0, attempts=1
     )
     (hop,) = Cascade.of(settings).hops
-    health = Health(holder, {"object_store": source_check(hop)}, ttl_s=0.0)
+    health = HealthChecks(holder, {"object_store": source_check(hop)}, ttl_s=0.0)
     assert health.deep().dependencies[1].status == "degraded"  # it answers: nothing there
     pointer = publish_bundle(written_bundle, str(tmp_path))
     answer = health.deep().dependencies[1]
@@ -143,7 +149,7 @@ def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, holder):
             return "x"
 
     hop.source = Slow()
-    health = Health(holder, {"object_store": source_check(hop)}, ttl_s=0.0, timeout_s=0.05)
+    health = HealthChecks(holder, {"object_store": source_check(hop)}, ttl_s=0.0, timeout_s=0.05)
     for _ in range(3):
         assert health.deep().dependencies[1].status == "unhealthy"
     assert hop.report().breaker.status == "closed"
@@ -154,7 +160,7 @@ def test_the_refresher_s_check_tells_whether_new_models_are_noticed(tmp_path, ho
     refresher = Refresher(
         Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)), ModelHolder()
     )
-    health = Health(holder, {"refresher": refresher_check(refresher)}, ttl_s=0.0)
+    health = HealthChecks(holder, {"refresher": refresher_check(refresher)}, ttl_s=0.0)
     assert "does not run" in health.deep().dependencies[1].detail
     refresher.start()
     assert refresher.wait_for_first(30)
@@ -164,7 +170,7 @@ def test_the_refresher_s_check_tells_whether_new_models_are_noticed(tmp_path, ho
 
 def test_the_disk_s_check_looks_where_the_folder_will_be(tmp_path, holder):
     absent = tmp_path / "not" / "yet"
-    report = Health(
+    report = HealthChecks(
         holder, {"disk": disk_check(absent, 1), "full": disk_check(absent, 2**60)}
     ).deep()
     assert [one.status for one in report.dependencies] == ["healthy", "healthy", "degraded"]

@@ -8,7 +8,7 @@ import pytest
 from fixtures.service import RunningService
 from tasador.core.errors import ConfigError, GateError, RegistryError
 from tasador.records.audit_log import Verdicts
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
 from tasador.serving.api.monitoring import monitoring_router

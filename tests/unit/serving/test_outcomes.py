@@ -16,11 +16,11 @@ from fixtures.process import Server, free_port
 from tasador.contract.model import Target
 from tasador.contract.target_check import TargetBounds, read_number
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
+from tasador.records.shared_state import keep_target, kept_targets
 from tasador.records.store import RecordStore
-from tasador.records.targets import keep_target, kept_targets
 from tasador.serving.bootstrap import Assembly
 from tasador.serving.http.auth import new_key
 from tasador.settings.records import RecordSettings

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.serving.health import Health, source_check
+from tasador.serving.api.health import HealthChecks, source_check
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import ModelHolder
 from tasador.serving.model_loading.refresher import Refresher
@@ -57,7 +57,9 @@ def test_a_registry_that_hangs_costs_polls_but_no_model_and_then_recovers(
     refresher.cascade.hops[0].settings = SourceSettings(answer_s=0.3, read_s=0.3)
     refresher.cascade.hops[0].breaker._reset_s = 0.5
     hop = refresher.cascade.hop("mlflow")
-    health = Health(refresher.holder, {"registry": source_check(hop)}, ttl_s=0.0, timeout_s=0.3)
+    health = HealthChecks(
+        refresher.holder, {"registry": source_check(hop)}, ttl_s=0.0, timeout_s=0.3
+    )
     with registry_server.hung():
         for _ in range(6):
             assert not refresher.refresh()

@@ -18,7 +18,7 @@ from fixtures.process import Server, free_port
 from tasador.core.errors import ConfigError
 from tasador.serving.errors import Problem
 from tasador.serving.http.auth import KeyAccess, new_key
-from tasador.serving.http.proxies import TrustedProxies
+from tasador.serving.http.request import TrustedProxies
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
 KEY, CONFIGURED = new_key("app", "client")

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasador.contract.model import Column
-from tasador.monitoring.checks.distances import more_often
-from tasador.monitoring.checks.null_distribution import adjusted
-from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.checks.two_sample_tests import adjusted, more_often
+from tasador.monitoring.summaries.column_summary import ColumnSummary
 from tasador.monitoring.summaries.reference import Profile
-from tasador.monitoring.summaries.window_summary import Outside, Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.summaries.window_summary import Outside, WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Finding, Level, Number
 
 
@@ -38,7 +37,7 @@ class _Rate:
     alert: float
 
 
-def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
+def judge_quality(tally: WindowSummary, rules: Thresholds) -> tuple[Finding, ...]:
     """Judge every column; one finding for each, with the worst reason first.
 
     Rises of rates count when they are large enough and chance alone would hardly make them, however
@@ -59,7 +58,7 @@ def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
 
 
 def _rates(
-    column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
+    column: Column, profile: Profile, window: ColumnSummary, outside: Outside, rules: Thresholds
 ) -> Iterator[_Rate]:
     seen = profile.summary
     if not window.n or not seen.n:
@@ -76,7 +75,7 @@ def _rates(
     yield _Rate(name, beyond, window.n, 0.0, p, rules.range_warn, rules.range_alert)
 
 
-def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
+def _rises(rate: _Rate, p: float, rules: Thresholds) -> list[tuple[Level, str]]:
     share = rate.count / rate.n
     rise = share - rate.share
     if p > rules.chance or rise < rate.warn:
@@ -87,7 +86,7 @@ def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
 
 
 def _breaches(
-    column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
+    column: Column, profile: Profile, window: ColumnSummary, outside: Outside, rules: Thresholds
 ) -> Iterator[tuple[Level, str]]:
     """Yield what needs no statistics: what the contract rules out, and far too large values."""
     if not window.n:
@@ -116,7 +115,7 @@ def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
 
 
-def _new_categories(column: Column, profile: Profile, window: Summary) -> tuple[int, str]:
+def _new_categories(column: Column, profile: Profile, window: ColumnSummary) -> tuple[int, str]:
     """Return how many rows have a known category that the reference's rows do not, and which."""
     if not profile.grid.is_category or not profile.summary.present:
         return 0, ""
@@ -128,7 +127,7 @@ def _new_categories(column: Column, profile: Profile, window: Summary) -> tuple[
 def _finding(
     column: Column,
     profile: Profile,
-    window: Summary,
+    window: ColumnSummary,
     outside: Outside,
     reasons: list[tuple[Level, str]],
 ) -> Finding:

@@ -17,16 +17,18 @@ from itertools import pairwise
 import numpy as np
 
 from tasador.contract.model import Column
-from tasador.monitoring.checks.distances import (
+from tasador.monitoring.checks.two_sample_tests import (
+    PsiTest,
+    adjusted,
     chi_square,
     jensen_shannon,
+    judge_psi,
     kolmogorov_smirnov,
     wasserstein,
 )
-from tasador.monitoring.checks.null_distribution import PsiTest, adjusted, judge_psi
-from tasador.monitoring.summaries.column_summary import Counts, Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Counts
 from tasador.monitoring.summaries.reference import Profile
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import ColumnDrift, Level
 
 MISSING, UNKNOWN = "(missing)", "(unknown)"
@@ -45,7 +47,7 @@ class Measured:
 
     column: Column
     profile: Profile
-    window: Summary
+    window: ColumnSummary
     test: PsiTest | None
 
     @property
@@ -64,7 +66,7 @@ class Measured:
         return before, now
 
 
-def measure(column: Column, profile: Profile, window: Summary) -> Measured:
+def measure(column: Column, profile: Profile, window: ColumnSummary) -> Measured:
     """Compare a column with its reference."""
     measured = Measured(column, profile, window, None)
     if not window.n or not profile.summary.n:
@@ -73,7 +75,7 @@ def measure(column: Column, profile: Profile, window: Summary) -> Measured:
 
 
 def judge_columns(
-    measured: Sequence[Measured], rules: Rules, others: Sequence[float] = ()
+    measured: Sequence[Measured], rules: Thresholds, others: Sequence[float] = ()
 ) -> tuple[tuple[ColumnDrift, ...], tuple[float, ...]]:
     """Judge columns together, so that looking at many of them does not alarm by itself.
 
@@ -94,7 +96,7 @@ def judge_columns(
     return found, tuple(float(p) for p in corrected[len(measured) :])
 
 
-def _judge(m: Measured, p_adjusted: float, family: int, rules: Rules) -> ColumnDrift:
+def _judge(m: Measured, p_adjusted: float, family: int, rules: Thresholds) -> ColumnDrift:
     drift = _described(m)
     if m.test is None:
         what = "the window has no rows" if not m.window.n else "the reference has no rows"
@@ -113,7 +115,7 @@ def _judge(m: Measured, p_adjusted: float, family: int, rules: Rules) -> ColumnD
     return replace(drift, level=level, reason=reason)
 
 
-def _level(m: Measured, p: float, limit: float, rules: Rules) -> tuple[Level, str]:
+def _level(m: Measured, p: float, limit: float, rules: Thresholds) -> tuple[Level, str]:
     assert m.test is not None  # noqa: S101 - looked at by the caller
     n, excess = m.window.n, m.test.psi - m.test.null.mean
     if n < rules.min_rows:

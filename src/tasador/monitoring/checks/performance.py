@@ -1,9 +1,10 @@
-"""How well the estimates do: measured where outcomes are known, estimated where they are not."""
+"""How well the estimates do, measured or estimated; for the window, its segments and spans of time."""
 
 from __future__ import annotations
 
+import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,12 +13,12 @@ from scipy import special
 
 from tasador.metrics.bootstrap import bootstrap_metrics
 from tasador.metrics.ratio_study import RATIO_STUDY
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
+from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape, within_10
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import FIGURES, Tally
-from tasador.monitoring.thresholds import ABSOLUTE, Rules
-from tasador.monitoring.verdict import Figure, Finding, Level
+from tasador.monitoring.summaries.window_summary import FIGURES, WindowSummary
+from tasador.monitoring.thresholds import ABSOLUTE, Thresholds
+from tasador.monitoring.verdict import Figure, Finding, Group, Level
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +76,9 @@ def mape_interval(actual: Floats, predicted: Floats, z: float = _Z95) -> tuple[f
     return mean, max(mean - half, 0.0), mean + half
 
 
-def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+def measured_figures(
+    tally: WindowSummary, rules: Thresholds
+) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return every metric of the rows with outcomes, and what breaks a rule."""
     pairs = Pairs.of(tally.known.rows())
     if len(pairs) < rules.min_outcomes:
@@ -134,7 +137,7 @@ class _Limit:
     why: str
 
 
-def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
+def _limit(figure: Figure, reference: Reference, rules: Thresholds) -> _Limit | None:
     """Choose a figure's limit: the absolute one, or one relative to the model's own figure."""
     if figure.name == "coverage" and reference.coverage is not None:
         return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
@@ -156,7 +159,7 @@ def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
 
 
 def _limited(
-    figures: Sequence[Figure], reference: Reference, rules: Rules
+    figures: Sequence[Figure], reference: Reference, rules: Thresholds
 ) -> list[tuple[Figure, _Limit | None]]:
     """Return the figures with their limits."""
     limits = [_limit(figure, reference, rules) for figure in figures]
@@ -189,7 +192,7 @@ def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
     return Finding("performance", figure.name, level, text, {**numbers, "limit": limit.value})
 
 
-def judge_segments(tally: Tally, rules: Rules) -> list[Finding]:
+def judge_segments(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
     """Judge the error of each segment against its own on the reference, and the window's."""
     column, rows = tally.reference.segment, tally.known.rows()
     if column is None or column.kind != "category" or len(rows) < rules.min_outcomes:
@@ -227,7 +230,9 @@ def _segment_before(reference: Reference, code: int) -> float | None:
     return mape(reference.actual[own], reference.predicted[own])
 
 
-def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+def estimated_figures(
+    tally: WindowSummary, rules: Thresholds
+) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return what the metrics will be once outcomes are known, from the model of the error."""
     model, reference = tally.reference.error_model, tally.reference
     if model is None:
@@ -276,7 +281,7 @@ def _estimate(
     return Figure(name, value, max(value - half, 0.0), value + half, reference, estimated=True)
 
 
-def judge_concept(tally: Tally, rules: Rules) -> list[Finding]:
+def judge_concept(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
     """Compare the errors of rows with outcomes with what rows like them should have."""
     model, reference = tally.reference.error_model, tally.reference
     if model is None or tally.known.seen < rules.min_outcomes:
@@ -297,3 +302,112 @@ def judge_concept(tally: Tally, rules: Rules) -> list[Finding]:
     text = f"errors are {ratio:.2f} times what rows like these should have (p {p:.2g})"
     numbers = {"ratio": ratio, "p_value": p, "rows": int(some.sum())}
     return [Finding("concept", "error given the row", level, text, numbers)]
+
+
+Flags = NDArray[np.bool_]
+
+_HOUR = 3600
+#: Lengths of a span in seconds; the first that needs no more than `_MOST_SPANS` is taken.
+_SPANS = (300, _HOUR, 6 * _HOUR, 24 * _HOUR, 7 * 24 * _HOUR, 30 * 24 * _HOUR, 365 * 24 * _HOUR)
+_MOST_SPANS = 48
+
+
+def segments(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each segment that has rows."""
+    column = tally.reference.segment
+    if column is None or column.kind != "category":
+        return ()
+    names = (*column.categories, "(unknown)")
+    return _groups(tally, "segment", dict(enumerate(names)))
+
+
+def versions(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each version that answered."""
+    return _groups(tally, "version", dict(enumerate(tally.versions)))
+
+
+def timeline(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each span of time, the earliest first; empty without times.
+
+    Spans are 5 minutes, an hour, 6 hours, a day, a week, 30 days or a year long, so that there are
+    at most 48 of them.
+    """
+    if not tally.begins <= tally.ends:
+        return ()
+    length = tally.ends - tally.begins
+    span = next((s for s in _SPANS if length / s < _MOST_SPANS - 1), _SPANS[-1])
+    rows = tally.figures.rows()
+    times = rows[:, FIGURES.index("time")]
+    codes = np.floor(times / span)
+    known = np.unique(codes[np.isfinite(codes)])[-_MOST_SPANS:]
+    return tuple(
+        _group(iso(float(code) * span), rows[codes == code], _share(tally)) for code in known
+    )
+
+
+def iso(seconds: float) -> str:
+    """Return a time as ISO 8601 in UTC; the number itself when no calendar has it."""
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, tz=dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _share(tally: WindowSummary) -> float:
+    """Return how many rows each row of the sample stands for."""
+    kept = len(tally.figures.rows())
+    return tally.figures.seen / kept if kept else 1.0
+
+
+def _groups(tally: WindowSummary, by: str, names: dict[int, str]) -> tuple[Group, ...]:
+    rows = tally.figures.rows()
+    codes = rows[:, FIGURES.index(by)]
+    weight = _share(tally)
+    return tuple(
+        _group(name, rows[codes == code], weight)
+        for code, name in names.items()
+        if (codes == code).any()
+    )
+
+
+def _group(name: str, rows: Floats, weight: float) -> Group:
+    pairs = Pairs.of(rows)
+    error, low, high = mape_interval(pairs.actual, pairs.predicted)
+    positive = pairs.actual > 0
+    ratio = pairs.predicted[positive] / pairs.actual[positive]
+    latency = _known(rows, "latency_ms")
+    prediction = _known(rows, "prediction")
+    return Group(
+        name=name,
+        rows=round(len(rows) * weight),
+        outcomes=round(len(pairs) * weight),
+        prediction=float(prediction.mean()) if len(prediction) else None,
+        mape=_some(error),
+        mape_low=_some(low),
+        mape_high=_some(high),
+        within_10=_some(within_10(pairs.actual, pairs.predicted)) if len(pairs) else None,
+        ratio=float(np.median(ratio)) if len(ratio) else None,
+        coverage=_some(pairs.coverage()[0]),
+        latency_p95=float(np.quantile(latency, 0.95)) if len(latency) else None,
+        failures=float(rows[:, FIGURES.index("failed")].mean()) if len(rows) else None,
+    )
+
+
+def _known(rows: Floats, name: str) -> Floats:
+    values = rows[:, FIGURES.index(name)]
+    return values[np.isfinite(values)]
+
+
+def _some(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def latencies(tally: WindowSummary) -> Iterator[tuple[str, Floats]]:
+    """Yield (version, latencies in milliseconds) of all rows together and of each version."""
+    rows = tally.figures.rows()
+    yield "", _known(rows, "latency_ms")
+    if len(tally.versions) > 1:
+        codes = rows[:, FIGURES.index("version")]
+        for code, name in enumerate(tally.versions):
+            yield name, _known(rows[codes == code], "latency_ms")

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasador.monitoring.checks.performance import share_interval
-from tasador.monitoring.checks.slices import latencies
-from tasador.monitoring.summaries.window_summary import FIGURES, Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.checks.performance import latencies, share_interval
+from tasador.monitoring.summaries.window_summary import FIGURES, WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Number
 from tasador.records.refused import RefusedCounts
 
 _PERCENTILES = (50, 95, 99)
 
 
-def judge_answers(tally: Tally, rules: Rules) -> list[Finding]:
+def judge_answers(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
     """Judge the estimates: their spread, their range, whether they are numbers at all."""
     findings = []
     if tally.not_finite:
@@ -50,7 +49,7 @@ def judge_answers(tally: Tally, rules: Rules) -> list[Finding]:
     return findings
 
 
-def _std(tally: Tally, rules: Rules) -> Finding:
+def _std(tally: WindowSummary, rules: Thresholds) -> Finding:
     """Judge the estimates' standard deviation by its floor."""
     profile, window = tally.reference.prediction, tally.prediction
     assert profile is not None  # noqa: S101 - looked at by the caller
@@ -67,7 +66,7 @@ def _std(tally: Tally, rules: Rules) -> Finding:
     return Finding("prediction", "std", level, text, {"value": std, "limit": floor})
 
 
-def _range(tally: Tally, rules: Rules) -> Finding:
+def _range(tally: WindowSummary, rules: Thresholds) -> Finding:
     outside = tally.estimates_outside
     share = outside / max(tally.answered, 1)
     level: Level = "ok"
@@ -77,7 +76,7 @@ def _range(tally: Tally, rules: Rules) -> Finding:
     return Finding("prediction", "range", level, text, {"share": share, "rows": outside})
 
 
-def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
+def judge_service(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
     """Judge latency and failures, for all requests and by version."""
     findings = list(_failures(tally, rules))
     if tally.negative_latencies:
@@ -110,7 +109,7 @@ def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
     return findings
 
 
-def _failures(tally: Tally, rules: Rules) -> Iterator[Finding]:
+def _failures(tally: WindowSummary, rules: Thresholds) -> Iterator[Finding]:
     if not tally.failures:
         return
     rows = tally.figures.rows()
@@ -132,7 +131,7 @@ def _failures(tally: Tally, rules: Rules) -> Iterator[Finding]:
 _NAMED = 3
 
 
-def judge_refused(counts: RefusedCounts, valued: int, rules: Rules) -> Finding:
+def judge_refused(counts: RefusedCounts, valued: int, rules: Thresholds) -> Finding:
     """Judge the share of refused rows among all that were sent.
 
     Args:

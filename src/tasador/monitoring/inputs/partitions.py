@@ -26,7 +26,7 @@ from tasador.monitoring.inputs.table_reader import (
     value_problems,
 )
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import Tally
+from tasador.monitoring.summaries.window_summary import WindowSummary
 from tasador.monitoring.verdict import Finding, Level
 
 Key = TypeVar("Key", bound=Hashable)
@@ -39,7 +39,7 @@ _FILE = "\0"
 
 
 @dataclass(frozen=True)
-class Faults:
+class ReadProblems:
     """What was found wrong with files and their values; those of several files add up by `merge`.
 
     Attributes:
@@ -53,7 +53,7 @@ class Faults:
     schema: dict[_Trouble, _Seen] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, first: int, reader: Reader, problems: tuple[Finding, ...]) -> Faults:
+    def of(cls, first: int, reader: Reader, problems: tuple[Finding, ...]) -> ReadProblems:
         """Take them from a file that was read.
 
         Args:
@@ -71,13 +71,13 @@ class Faults:
             },
         )
 
-    def merge(self, other: Faults) -> Faults:
+    def merge(self, other: ReadProblems) -> ReadProblems:
         """Return what was found in both; the order does not matter."""
         zones = dict(self.zones)
         for column, seen in other.zones.items():
             mine = zones.get(column, (False, False))
             zones[column] = (mine[0] or seen[0], mine[1] or seen[1])
-        return Faults(_sum(self.wrong, other.wrong), zones, _sum(self.schema, other.schema))
+        return ReadProblems(_sum(self.wrong, other.wrong), zones, _sum(self.schema, other.schema))
 
     def findings(self, columns: tuple[Column, ...], rows: int) -> tuple[Finding, ...]:
         """Return them for people.
@@ -160,29 +160,29 @@ class FilePart:
 
 
 #: A tally's state, and what was found wrong.
-Counted = tuple[dict[str, Any], Faults]
+Counted = tuple[dict[str, Any], ReadProblems]
 
 
 def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
     """Count files; called by an engine."""
-    found: tuple[Tally, Faults] | None = None
+    found: tuple[WindowSummary, ReadProblems] | None = None
     for part in parts:
         one = _count(counting, part)
         found = one if found is None else (found[0].merge(one[0]), found[1].merge(one[1]))
     if found is None:
-        found = Tally(counting.reference), Faults()
+        found = WindowSummary(counting.reference), ReadProblems()
     return found[0].state(), found[1]
 
 
-def _count(counting: Counting, part: FilePart) -> tuple[Tally, Faults]:
+def _count(counting: Counting, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
     reference, fields = counting.reference, counting.fields
     table = PlainTable.open(part.location)
     reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
-    tally = Tally(reference, part.first)
+    tally = WindowSummary(reference, part.first)
     for window in read_rows(reader, reference, fields, part.actual):
         tally.add(window)
-    return tally, Faults.of(part.first, reader, problems)
+    return tally, ReadProblems.of(part.first, reader, problems)
 
 
 def look_at(_: None, location: Location) -> TableFacts:
@@ -205,7 +205,7 @@ def count_files(
     tables: Sequence[TableFacts],
     engine: Engine,
     outcomes: PlainTable | None = None,
-) -> Tally:
+) -> WindowSummary:
     """Count files as one window, some on each core.
 
     Args:
@@ -225,11 +225,11 @@ def count_files(
         joined = join_tables(whole, outcomes, compared.fields)
     parts = _parts(tables, None if joined is None else joined.actual)
     held = engine.share(Counting.of(compared))
-    tally, faults = Tally(compared.reference), Faults()
+    tally, faults = WindowSummary(compared.reference), ReadProblems()
     chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)
     counted = engine.map(count_parts, held, chunks, cost=_rows)
     for _, (state, more) in counted:
-        tally = tally.merge(Tally.from_state(compared.reference, state))
+        tally = tally.merge(WindowSummary.from_state(compared.reference, state))
         faults = faults.merge(more)
     columns = compared.reference.columns
     late = () if joined is None else joined.problems

@@ -24,14 +24,13 @@ from tasador.monitoring.inputs.table_reader import (
     TableFacts,
     check_same,
 )
-from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
 from tasador.monitoring.summaries.reference import (
     Profile,
     Reference,
     build_reference,
     sample_places,
 )
-from tasador.monitoring.summaries.reservoir import Sample
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import Joined, Window, join_outcomes
 
@@ -99,7 +98,7 @@ def read_reference(
     reader = Reader(table, columns, precision)
     p = len(columns)
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
-    sample = Sample(p + len(_ROLES), most, "reference")
+    sample = RowSample(p + len(_ROLES), most, "reference")
     for rows in _encoded(reader, fields):
         sample.add(sample.seen, rows)
     rows = sample.rows()
@@ -151,20 +150,20 @@ def _built(
 def _counted(reference: Reference, reader: Reader, fields: Fields) -> Reference:
     """Count every row on the grids of a sample."""
     p = len(reference.columns)
-    totals = [Summary.empty(profile.grid) for profile in reference.profiles]
+    totals = [ColumnSummary.empty(profile.grid) for profile in reference.profiles]
     late = {
-        name: Summary.empty(profile.grid)
+        name: ColumnSummary.empty(profile.grid)
         for name in ("target", "prediction", "residual")
         if (profile := getattr(reference, name)) is not None
     }
     for rows in _encoded(reader, fields):
         for i, profile in enumerate(reference.profiles):
-            totals[i] += Summary.of(rows[:, i], profile.grid)
+            totals[i] += ColumnSummary.of(rows[:, i], profile.grid)
         values = {"target": rows[:, p], "prediction": rows[:, p + 1]}
         if "residual" in late:
             values["residual"] = residuals(rows[:, p], rows[:, p + 1], log=reference.log)
         for name in late:
-            late[name] += Summary.of(values[name], getattr(reference, name).grid)
+            late[name] += ColumnSummary.of(values[name], getattr(reference, name).grid)
     profiles = tuple(
         Profile(profile.grid, total)
         for profile, total in zip(reference.profiles, totals, strict=True)

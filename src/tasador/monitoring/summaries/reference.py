@@ -15,7 +15,7 @@ from tasador.core import seeds
 from tasador.core.array_check import INTEGER, Expected, check_arrays
 from tasador.core.errors import BundleError
 from tasador.monitoring.error_estimation import ErrorModel, residuals
-from tasador.monitoring.summaries.column_summary import Grid, Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 if TYPE_CHECKING:
     from tasador.registry.bundle.model_bundle import ModelBundle
@@ -35,7 +35,7 @@ class Profile:
     """One column of the reference: the grid it is counted on, and the counts."""
 
     grid: Grid
-    summary: Summary
+    summary: ColumnSummary
 
     @classmethod
     def of(cls, values: Floats, column: Column) -> Profile:
@@ -44,7 +44,7 @@ class Profile:
             grid = Grid.of_categories(len(column.categories))
         else:
             grid = Grid.of_numbers(values)
-        return cls(grid, Summary.of(values, grid))
+        return cls(grid, ColumnSummary.of(values, grid))
 
     def state(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the arrays that `from_state` takes, each name beginning with ``<name>.``."""
@@ -79,7 +79,7 @@ class Profile:
         check_arrays(own, expected)
         if not len(own["starts"]) or own["starts"][0] != 0:
             raise ValueError(f"the bins of {name} do not begin at the first cell")
-        return cls(Grid.from_state(own), Summary.from_state(own))
+        return cls(Grid.from_state(own), ColumnSummary.from_state(own))
 
 
 @dataclass(frozen=True)

@@ -27,124 +27,31 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from itertools import chain
-from queue import Empty, SimpleQueue
-from typing import Literal, NamedTuple
+from queue import SimpleQueue
+from typing import Literal
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
 from tasador.core.errors import StorageError
-from tasador.records.database.connection import Database
-from tasador.records.database.errors import BusyError, RefusedError
+from tasador.records.database import Database
+from tasador.records.errors import BusyError, RejectedValuesError
 from tasador.records.record import Record
-from tasador.records.refused import Refusal, RefusedBuffer
-from tasador.records.writer.counters import Counters, WriterStatus
-from tasador.records.writer.insert import insert_records
+from tasador.records.refused import RefusedBuffer, RefusedRequest
+from tasador.records.writer.batches import (
+    WAKE,
+    Counters,
+    Group,
+    Submission,
+    Waiting,
+    WriterStatus,
+    insert_records,
+    take_group,
+)
 from tasador.records.writer.maintenance import Keeper
 from tasador.records.writer.spool import Chunk, Spool
 from tasador.settings.records import RecordSettings
 
-Waiting = asyncio.Future[None] | concurrent.futures.Future[None] | None
-
-
-class Submission(NamedTuple):
-    """What was handed over by one call, and who waits for it."""
-
-    records: Sequence[Record]
-    waiting: Waiting
-
-
-#: Wakes whoever waits at a queue.
-WAKE = Submission((), None)
-
-
-class Group:
-    """Submissions that are written together.
-
-    Two threads may come to write the same group, when the database does not answer: `claim` decides
-    which of them tells the submitters.
-    """
-
-    __slots__ = ("_unclaimed", "rows", "size", "started", "submissions")
-
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self.submissions = submissions
-        rows: Sequence[Record]
-        if len(submissions) == 1:
-            rows = submissions[0].records
-        else:
-            rows = list(chain.from_iterable([s.records for s in submissions]))
-        self.rows = rows
-        self.size = len(rows)
-        self.started = time.monotonic()
-        self._unclaimed = threading.Lock()
-
-    def claim(self) -> bool:
-        """Return True to the first caller and False to all others."""
-        return self._unclaimed.acquire(blocking=False)
-
-    def release(self, error: StorageError | None) -> None:
-        """Wake those who wait, from any thread: one call into each event loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for _, future in self.submissions:
-            if isinstance(future, asyncio.Future):
-                loop = future.get_loop()
-                if loop in loops:
-                    loops[loop].append(future)
-                else:
-                    loops[loop] = [future]
-            elif future is not None and future.set_running_or_notify_cancel():
-                _settle(future, error)
-        for loop, futures in loops.items():
-            try:
-                loop.call_soon_threadsafe(_settle_all, futures, error)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                continue
-
-
-def take_group(
-    queue: SimpleQueue[Submission], most: int, timeout_s: float | None = None
-) -> Group | None:
-    """Take what waits in `queue`, about `most` records; wait for the first.
-
-    Returns:
-        None when nothing came in time, or only `WAKE`.
-    """
-    try:
-        item = queue.get(timeout=timeout_s)
-    except Empty:
-        return None
-    taken: list[Submission] = []
-    size = 0
-    while True:
-        if item is not WAKE:
-            taken.append(item)
-            size += len(item.records)
-        if size >= most:
-            break
-        try:
-            item = queue.get_nowait()
-        except Empty:
-            break
-    return Group(taken) if taken else None
-
-
-def _settle_all(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
-    for future in futures:
-        if not future.done():  # a request that timed out cancelled its own
-            _settle(future, error)
-
-
-def _settle(
-    future: asyncio.Future[None] | concurrent.futures.Future[None], error: StorageError | None
-) -> None:
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-State = Literal["ok", "draining", "spooling"]
+QueueOwner = Literal["ok", "draining", "spooling"]
 
 _log = logging.getLogger(__name__)
 _HANG_S = 10.0  # how long a silent database is waited for before the line is cut
@@ -169,7 +76,7 @@ class Committer:
         spool: Spool,
         counters: Counters,
     ) -> None:
-        self.state: State = "ok"
+        self.state: QueueOwner = "ok"
         self.full = False  # neither the database nor the spool takes records
         self._checked = 0.0
         self._settings = settings
@@ -319,7 +226,7 @@ class Committer:
         _log.info("records go into the database again; the spool is empty")
         return True
 
-    def _turn_to(self, state: State) -> None:
+    def _turn_to(self, state: QueueOwner) -> None:
         with self._turn:
             self.state = state
             # while draining the guard watches an empty group in place of the real ones
@@ -383,7 +290,7 @@ class Committer:
             error = failed
             self._found_full(error)
         except Exception as failed:  # what a malformed record provokes
-            error = RefusedError(repr(failed))
+            error = RejectedValuesError(repr(failed))
             self._counters.note(error)
         if error is None:
             self._counters.count(done=group.size, spooled=group.size)
@@ -509,7 +416,7 @@ class RecordWriter:
         self._put(records, waiting)
         return waiting
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: RefusedRequest) -> None:
         """Record what was refused, soon and at most once; never blocks, and never raises."""
         if self._running:
             self._refused.add(refusal)

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import StorageError
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.refused import RefusedBuffer
 from tasador.records.retention import prune_in_turn
-from tasador.records.targets import keep_target
-from tasador.records.writer.counters import Counters
-from tasador.records.writer.insert import insert_records
+from tasador.records.shared_state import keep_target
+from tasador.records.writer.batches import Counters, insert_records
 from tasador.records.writer.spool import adopt
 from tasador.settings.records import RecordSettings
 

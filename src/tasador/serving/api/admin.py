@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from tasador.core.errors import TasadorError
 from tasador.serving.api.openapi import answers
+from tasador.serving.api.predict import response
 from tasador.serving.errors import Problem
 from tasador.serving.http.middleware import ADMIN
 from tasador.serving.http.request import Exchange, Reply
@@ -98,8 +99,6 @@ def admin_router(actions: AdminActions) -> APIRouter:
     Args:
         actions: What they can do.
     """
-    from tasador.serving.api.endpoints import response
-
     routes = AdminRoutes(actions)
     router = APIRouter(prefix=ADMIN.rstrip("/"), tags=["admin"])
 

@@ -18,10 +18,11 @@ from fastapi import APIRouter, Response
 from tasador.contract.model import plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
+from tasador.serving.api.predict import endpoint, response
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import BadRow, Problem, fault, wrong_media_type
+from tasador.serving.errors import BadRow, Problem, error_detail, wrong_media_type
 from tasador.serving.http.request import JSON, Exchange, Reply
 from tasador.serving.service import Service
 
@@ -72,8 +73,6 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    from tasador.serving.api.endpoints import endpoint, response
-
     routes = MlflowRoutes(service, version)
     router = APIRouter(tags=["mlflow scoring"], default_response_class=Response)
 
@@ -100,14 +99,14 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
     return router
 
 
-def _read(body: bytes, kind: str, engine: Engine, most: int) -> tuple[str, Sequence[Any]]:
+def _read(body: bytes, kind: str, engine: Predictor, most: int) -> tuple[str, Sequence[Any]]:
     """Return the rows of a body, and what they are called in messages."""
     if kind == JSON.decode():
         return _from_json(_read_json(body))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
         rows = Upload(io.BytesIO(body), kind, engine.contract).take(most + 1)
         detail = [
-            fault(
+            error_detail(
                 ["rows", index],
                 kind="invalid_row",
                 expected="a row",
@@ -203,7 +202,7 @@ def _unreadable(place: str, expected: str, got: str, index: int | None = None) -
         expected=expected,
         got=got,
         detail=[
-            fault(
+            error_detail(
                 [place] if index is None else [place, index],
                 kind="invalid_request",
                 expected=expected,

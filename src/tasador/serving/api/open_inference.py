@@ -21,11 +21,11 @@ from fastapi import APIRouter, Request, Response
 from tasador.contract.model import Column, plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.api.predict import response
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import Problem, fault
-from tasador.serving.http.compression import inflate
-from tasador.serving.http.request import JSON, Exchange, Reply
+from tasador.serving.errors import Problem, error_detail
+from tasador.serving.http.request import JSON, Exchange, Reply, inflate
 from tasador.serving.service import Service
 
 _TYPES = {
@@ -264,7 +264,9 @@ def _refusal(loc: Sequence[str | int], expected: str, got: str) -> Problem:
         "the tensors cannot be read",
         expected=expected,
         got=got,
-        detail=[fault(loc, kind="invalid_tensor", expected=expected, got=got, remedy=remedy)],
+        detail=[
+            error_detail(loc, kind="invalid_tensor", expected=expected, got=got, remedy=remedy)
+        ],
     )
 
 
@@ -361,7 +363,7 @@ class OpenInferenceRoutes:
             return Reply(text)
         return Reply(text, content_type=_BINARY, headers=[(_LENGTH_HEADER, str(length).encode())])
 
-    def _engine(self, name: str, version: str | None) -> Engine:
+    def _engine(self, name: str, version: str | None) -> Predictor:
         engine = self._service.engine()
         known = engine.bundle.manifest.name
         if name not in (known, engine.contract.model_name):
@@ -383,8 +385,6 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    from tasador.serving.api.endpoints import response
-
     routes = OpenInferenceRoutes(service, version)
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
     common: dict[str, Any] = {"response_class": Response}

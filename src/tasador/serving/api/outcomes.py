@@ -16,7 +16,7 @@ from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer
 from tasador.records.time_parsing import time_reason
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import Problem, fault
+from tasador.serving.errors import Problem, error_detail
 from tasador.serving.http.request import Exchange, Reply
 from tasador.serving.service import Service
 
@@ -90,7 +90,7 @@ class OutcomeRoutes:
             expected=f"{expected} under the key 'outcomes'",
             got=got,
             detail=[
-                fault(
+                error_detail(
                     ["outcomes"],
                     kind="invalid_list",
                     expected=expected,
@@ -137,7 +137,7 @@ def _faults(item: Any) -> list[_Fault]:
 
 def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Problem:
     detail = [
-        fault(
+        error_detail(
             ["outcomes", index, name],
             kind="invalid_value",
             expected=expected,
@@ -153,7 +153,7 @@ def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Prob
 
 def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
     detail = [
-        fault(
+        error_detail(
             ["outcomes", index],
             kind=result["status"],
             expected="the value that is known already" if result["status"] == "conflict"

@@ -1,20 +1,22 @@
-"""``/api/v1``: predict, explain."""
+"""``/api/v1``: predict, explain; and handlers of requests as FastAPI calls them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
+from fastapi import Request, Response
 
 from tasador.contract.row_check import shown
 from tasador.modeling.prediction import Reasons
 from tasador.serving.batching.request_parsing import instances_of, read_json
-from tasador.serving.errors import Problem, fault
-from tasador.serving.http.request import Exchange, Reply
+from tasador.serving.errors import Problem, error_detail, wrong_media_type
+from tasador.serving.http.request import Exchange, Handler, Reply, inflate, is_json
 from tasador.serving.service import Service
 
 #: Explanations take milliseconds each, and a processor meanwhile.
@@ -86,7 +88,7 @@ def _comparables(plain: dict[str, Any]) -> int:
         expected=expected,
         got=shown(value),
         detail=[
-            fault(
+            error_detail(
                 ["comparables"],
                 kind="invalid_value",
                 expected=expected,
@@ -108,3 +110,39 @@ def _plain(explanation: Reasons) -> dict[str, Any]:
             for near in explanation.comparables
         ],
     }
+
+
+def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Return `handler` as FastAPI calls it."""
+
+    async def call(request: Request) -> Response:
+        exchange: Exchange = request.scope["tasador"]
+        body = await request.body()
+        exchange.body_read = True
+        encoding = exchange.headers.get(b"content-encoding")
+        if encoding is not None:
+            body = inflate(encoding, body, exchange.body_limit)
+        return response(await handler(exchange, body))
+
+    return call
+
+
+def response(reply: Reply) -> Response:
+    """Return a reply as FastAPI sends it."""
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(
+        reply.body, reply.status, headers=headers, media_type=reply.content_type.decode()
+    )
+
+
+def json_endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Return `handler` as FastAPI calls it, for bodies of JSON only."""
+    call = endpoint(handler)
+
+    async def call_with_json(request: Request) -> Response:
+        kind = request.headers.get("content-type", "application/json")
+        if not is_json(kind.encode("latin-1")):
+            raise wrong_media_type(kind[:100], "application/json")
+        return await call(request)
+
+    return call_with_json

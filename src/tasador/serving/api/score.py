@@ -28,11 +28,10 @@ from tasador.core.errors import TasadorError, ValidationError
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import Rows
-from tasador.serving.errors import BadRow, Problem, fault, overloaded
-from tasador.serving.http.compression import Inflater
-from tasador.serving.http.request import Exchange, Receive, Scope, Send
+from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
+from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ class ScoreRoutes:
         return file, kind
 
     async def _lines(
-        self, engine: Engine, upload: Upload, exchange: Exchange, as_lines: bool
+        self, engine: Predictor, upload: Upload, exchange: Exchange, as_lines: bool
     ) -> AsyncIterator[bytes]:
         written = _written_lines if as_lines else _written_csv
         if not as_lines:
@@ -140,7 +139,7 @@ class ScoreRoutes:
             yield written(items)
             start += chunk.size
 
-    async def _valued(self, engine: Engine, chunk: _Chunk, client: str) -> list[dict[str, Any]]:
+    async def _valued(self, engine: Predictor, chunk: _Chunk, client: str) -> list[dict[str, Any]]:
         """Return one object a row, in the rows' order."""
         items = [dict.fromkeys(_FIELDS) for _ in range(chunk.size)]
         for row, reason in chunk.errors.items():
@@ -206,7 +205,7 @@ class _Chunk:
     bad_rows: list[BadRow]
 
 
-def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
+def _next_chunk(upload: Upload, engine: Predictor) -> _Chunk:
     """Read and check the next rows; called in a thread."""
     taken = upload.take(CHUNK)
     values: list[dict[str, Any]] = []
@@ -268,7 +267,9 @@ async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO,
             "malformed_file",
             "the form holds no file",
             remedy=remedy,
-            detail=[fault(["file"], kind="missing", expected="a file", got="none", remedy=remedy)],
+            detail=[
+                error_detail(["file"], kind="missing", expected="a file", got="none", remedy=remedy)
+            ],
         )
     name = (parts[0].filename or "").lower()
     kind = (parts[0].content_type or "").split(";")[0].strip().lower()

@@ -19,8 +19,8 @@ from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.csv_header import LONGEST_HEADER, csv_rows, read_header
 from tasador.data.parquet_limits import UPLOADED, ParquetFacts
-from tasador.serving.errors import Problem, fault, wrong_media_type
-from tasador.serving.model_loading.memory import give_memory_back
+from tasador.serving.errors import Problem, error_detail, wrong_media_type
+from tasador.serving.model_loading.model_slot import give_memory_back
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(
@@ -199,7 +199,7 @@ def _characters(row: dict[str, Any]) -> int:
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:
     detail = [
-        fault(
+        error_detail(
             ["header", column.name],
             kind="missing",
             expected=f"a column of {expectation(column)}",
@@ -210,7 +210,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
         if column.name not in names and not column.nullable
     ]
     detail += [
-        fault(
+        error_detail(
             ["header", name[:100]],
             kind="duplicate",
             expected="each column once",
@@ -238,5 +238,7 @@ def _no_table(expected: str, got: str) -> Problem:
         "the file cannot be read",
         expected=expected,
         got=got,
-        detail=[fault(["file"], kind="invalid_file", expected=expected, got=got, remedy=remedy)],
+        detail=[
+            error_detail(["file"], kind="invalid_file", expected=expected, got=got, remedy=remedy)
+        ],
     )

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from tasador.core import clock
 from tasador.core.errors import StorageError
-from tasador.records.database.errors import RefusedError
-from tasador.records.ids import new_ids
-from tasador.records.record import Record
+from tasador.records.errors import RejectedValuesError
+from tasador.records.record import Record, new_ids
 from tasador.serving.batching.cache import Cache, appraisals_of, entries_of, keys_of
-from tasador.serving.batching.predictor import Appraisals, Engine
+from tasador.serving.batching.predictor import Appraisals, Predictor
 from tasador.serving.batching.request_parsing import Rows, invalid_rows
 from tasador.serving.errors import not_recorded
 
@@ -62,7 +61,7 @@ class Answer:
         appraisals: Its rows' values.
     """
 
-    engine: Engine
+    engine: Predictor
     ids: list[str]
     appraisals: Appraisals
 
@@ -103,7 +102,7 @@ class _Job:
 
 @dataclass(slots=True)
 class _Batch:
-    engine: Engine
+    engine: Predictor
     jobs: list[_Job] = field(default_factory=list)
 
 
@@ -132,7 +131,13 @@ class Appraiser:
         self._at_work: set[asyncio.Task[None]] = set()
 
     def value(
-        self, engine: Engine, rows: Rows, *, client: str, started: float, place: str = "instances"
+        self,
+        engine: Predictor,
+        rows: Rows,
+        *,
+        client: str,
+        started: float,
+        place: str = "instances",
     ) -> asyncio.Future[Answer]:
         """Value `rows`, encoded by the same `engine`.
 
@@ -206,7 +211,7 @@ class Appraiser:
         batch.jobs = kept
         return np.ascontiguousarray(X[mask])
 
-    def _appraise(self, engine: Engine, X: Floats) -> Appraisals:
+    def _appraise(self, engine: Predictor, X: Floats) -> Appraisals:
         start = time.perf_counter()
         found = engine.appraise(X)
         self._observer.stage("value", time.perf_counter() - start)
@@ -293,7 +298,7 @@ class Appraiser:
         return records
 
 
-def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
+def _row_json(values: dict[str, Any], engine: Predictor) -> bytes:
     """Return a row as it is recorded: as it was sent.
 
     What is not of the contract's columns was checked by nobody: when it is long, or nested so deep
@@ -333,7 +338,7 @@ def _release(answers: list[tuple[_Job, Answer]]) -> None:
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
-    if isinstance(error, StorageError) and not isinstance(error, RefusedError):
+    if isinstance(error, StorageError) and not isinstance(error, RejectedValuesError):
         error = not_recorded(error)
     for job in jobs:
         if not job.done.done():

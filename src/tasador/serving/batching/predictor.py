@@ -32,7 +32,7 @@ class Appraisals:
     notes: dict[int, list[str]]
 
 
-class Engine:
+class Predictor:
     """Checks and values rows with one bundle; may be used from several threads at once.
 
     Args:

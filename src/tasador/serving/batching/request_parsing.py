@@ -12,7 +12,7 @@ from tasador.contract.encoding import ABSENT, Encoder, field_of
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import strict_json
 from tasador.core.errors import ValidationError
-from tasador.serving.errors import BadRow, Problem, fault
+from tasador.serving.errors import BadRow, Problem, error_detail
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -93,7 +93,7 @@ def _read_strictly(body: bytes, error: ValueError | None) -> Any:
             got="two values",
             remedy=remedy,
             detail=[
-                fault(
+                error_detail(
                     ["body", repeated.name],
                     kind="duplicate",
                     expected="each field once",
@@ -113,7 +113,7 @@ def _malformed(body: bytes, error: ValueError) -> Problem:
         f"the body is not JSON: {error}",
         expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
         detail=[
-            fault(
+            error_detail(
                 ["body"],
                 kind="json_invalid",
                 expected="JSON",
@@ -150,7 +150,9 @@ def _wrong_list(expected: str, got: str) -> Problem:
         expected=expected,
         got=got,
         detail=[
-            fault(["instances"], kind="invalid_list", expected=expected, got=got, remedy=_REMEDY)
+            error_detail(
+                ["instances"], kind="invalid_list", expected=expected, got=got, remedy=_REMEDY
+            )
         ],
     )
 
@@ -182,7 +184,7 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
         if not isinstance(row, dict):
             bad.append(BadRow.unreadable(shown(row), row))
             detail.append(
-                fault(
+                error_detail(
                     [place, index],
                     kind="invalid_row",
                     expected="an object of values by column name",
@@ -195,7 +197,7 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
         if faults:
             bad.append(BadRow.of(row, faults))
         detail += [
-            fault(
+            error_detail(
                 [place, index, found.field],
                 kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
                 expected=found.expected,

@@ -24,11 +24,9 @@ from tasador.serving.errors import (
     too_large,
     wrong_media_type,
 )
-from tasador.serving.http.compression import inflate
-from tasador.serving.http.proxies import LOCAL, TrustedProxies
-from tasador.serving.http.refused_requests import summary
 from tasador.serving.http.request import (
     JSON,
+    LOCAL,
     App,
     Exchange,
     Handler,
@@ -38,6 +36,8 @@ from tasador.serving.http.request import (
     Role,
     Scope,
     Send,
+    TrustedProxies,
+    inflate,
     is_json,
     read_body,
     request_id,
@@ -85,7 +85,7 @@ class Access(Protocol):
         """
 
 
-class Counts(Protocol):
+class RequestMetrics(Protocol):
     """What counts requests; `serving.metrics.Metrics` is one."""
 
     def request(self, path: str, method: str, status: int, seconds: float) -> None:
@@ -116,7 +116,7 @@ class Guard:
         hot: Mapping[tuple[str, str], Handler],
         limits: LimitSettings,
         access: Access,
-        counts: Counts,
+        counts: RequestMetrics,
         *,
         known: Collection[str] = (),
         proxies: TrustedProxies | None = None,
@@ -272,7 +272,7 @@ class Guard:
                 exchange.method,
                 route,
                 status,
-                "" if problem is None else f" {summary(problem)}",
+                "" if problem is None else f" {problem.summary()}",
                 extra={
                     "fields": {
                         "request_id": exchange.request_id,

@@ -40,7 +40,7 @@ class RefusedBeforeError(BundleError):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RejectedBundle:
     """Why a bundle was refused, when by the clock of `Refusals`, and how often so far."""
 
     reason: str
@@ -48,7 +48,7 @@ class Refusal:
     times: int
 
 
-class Refusals:
+class RejectedBundles:
     """Remembers refused bundles by their source and identity; safe to use from several threads.
 
     Args:
@@ -64,7 +64,7 @@ class Refusals:
     def __init__(self, again_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_new: Callable[[str, str, str], None] = lambda *_: None
         self._again_s, self._clock = again_s, clock
-        self._known: dict[tuple[str, str], Refusal] = {}
+        self._known: dict[tuple[str, str], RejectedBundle] = {}
         self._lock = threading.Lock()
 
     def check(self, source: str, identity: str, *, desperate: bool) -> None:
@@ -87,7 +87,7 @@ class Refusals:
             remedy=f"let {source} offer another bundle",
         )  # fmt: skip
 
-    def _pause(self, known: Refusal) -> float:
+    def _pause(self, known: RejectedBundle) -> float:
         return min(self._again_s, _FIRST_S * 2.0 ** min(known.times - 1, 60))
 
     def note(self, source: str, identity: str, error: BundleError) -> None:
@@ -97,7 +97,7 @@ class Refusals:
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             times = 1 if before is None else before.times + 1
-            self._known[source, identity] = Refusal(str(error), self._clock(), times)
+            self._known[source, identity] = RejectedBundle(str(error), self._clock(), times)
         if before is None:
             self.on_new(source, identity, str(error))
 
@@ -108,7 +108,7 @@ class Refusals:
 
 
 T = TypeVar("T")
-Outcome = Literal["never", "ok", "nothing", "refused", "failed", "open"]
+CallResult = Literal["never", "ok", "nothing", "refused", "failed", "open"]
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class HopReport:
     """
 
     source: str
-    outcome: Outcome
+    outcome: CallResult
     action: str
     attempts: int
     latency_s: float
@@ -254,7 +254,7 @@ class Hop:
     def _note(
         self,
         action: str,
-        outcome: Outcome,
+        outcome: CallResult,
         attempts: int,
         started: float,
         error: str | None,
@@ -308,7 +308,7 @@ class Cascade:
         self.hops = tuple(Hop(one, settings, clock, on_report) for one in sources)
         self._keepers = [one for one in sources if isinstance(one, LastGoodSource)]
         self._keeping = BoundedCaller("last good copy")
-        self.refusals = Refusals(settings.refused_again_s, clock)
+        self.refusals = RejectedBundles(settings.refused_again_s, clock)
         self.cancelled = threading.Event()
 
     @classmethod
@@ -467,7 +467,7 @@ def _unreadable(error: Exception) -> BundleError:
     return BundleError(text[:500], remedy="let the source offer another bundle")
 
 
-def _outcome(error: Exception) -> Outcome:
+def _outcome(error: Exception) -> CallResult:
     if isinstance(error, NothingOfferedError):
         return "nothing"
     if isinstance(error, BundleError):

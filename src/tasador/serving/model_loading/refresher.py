@@ -12,9 +12,13 @@ from dataclasses import dataclass, replace
 from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
 from tasador.serving.model_loading.cascade import Cascade, Hop
-from tasador.serving.model_loading.memory import give_memory_back
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
-from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+from tasador.serving.model_loading.model_slot import (
+    LoadedModel,
+    ModelHolder,
+    give_memory_back,
+    warm_up,
+    warm_up_explanations,
+)
 
 _log = logging.getLogger(__name__)
 #: Seconds between two rounds while there is no model at all.

@@ -27,8 +27,8 @@ from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Verdict
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 from tasador.records.shared_state import AlertState, AlertStates
 
 Severity = Literal["page", "ticket", "info"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasador.core.errors import StorageError
-from tasador.records.database.dialects import Dialect, Row, dialect_for
-from tasador.records.database.errors import OutageError
-from tasador.records.database.errors import RefusedError as RefusedError
+from tasador.records.dialects import Dialect, Row, dialect_for
+from tasador.records.errors import OutageError
+from tasador.records.errors import RejectedValuesError as RefusedError
 from tasador.settings.records import DatabaseUrl, Synchronous, parse_url
 
 

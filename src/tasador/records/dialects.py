@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.storage import make_private, tighten
-from tasador.records.database.errors import OutageError
+from tasador.records.errors import OutageError
 from tasador.settings.records import DatabaseUrl, Synchronous
 
 Row = tuple[Any, ...]
@@ -96,7 +96,7 @@ _WAL_BYTES = 2 << 20
 
 
 class SqliteDialect:
-    """See `tasador.records.database.dialects.Dialect`."""
+    """See `tasador.records.dialects.Dialect`."""
 
     types = {"text": "TEXT", "real": "REAL", "int": "INTEGER", "bytes": "BLOB"}  # noqa: RUF012
     has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
@@ -239,7 +239,7 @@ _ARRAYS = {"text": "text[]", "real": "float8[]", "bytes": "bytea[]"}
 
 
 class PostgresqlDialect:
-    """See `tasador.records.database.dialects.Dialect`.
+    """See `tasador.records.dialects.Dialect`.
 
     Raises:
         MissingExtraError: psycopg is not installed.

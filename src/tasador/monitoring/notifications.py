@@ -21,7 +21,7 @@ from tasador.core import clock, escape
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.http import Patience, opened
-from tasador.monitoring.alerting.alerts import AlertBook, Notice
+from tasador.monitoring.alerts import AlertBook, Notice
 from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)

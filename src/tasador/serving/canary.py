@@ -23,19 +23,25 @@ import orjson
 
 from tasador.core import clock
 from tasador.core.errors import TasadorError
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.shared_state import Lease, Leases
 from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Appraisals, Engine, Floats
+from tasador.serving.batching.predictor import Appraisals, Floats, Predictor
 from tasador.serving.batching.request_parsing import Rows
 from tasador.serving.errors import Problem
-from tasador.serving.experiments.evidence import SHADOW_SUFFIX, Counts, collect
-from tasador.serving.experiments.experiment import ACTIVE, Experiment, ExperimentBook, decide
+from tasador.serving.experiment import (
+    ACTIVE,
+    SHADOW_SUFFIX,
+    Experiment,
+    ExperimentBook,
+    WorkerCounts,
+    collect,
+    decide,
+)
 from tasador.serving.http.request import Exchange
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel
-from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+from tasador.serving.model_loading.model_slot import LoadedModel, warm_up, warm_up_explanations
 from tasador.serving.service import Service
 from tasador.settings.serving import CanarySettings, SourceSettings
 
@@ -54,7 +60,7 @@ class ThreadRecorder(Protocol):
         """Keep `records`."""
 
 
-class ChallengerEngine(Engine):
+class ChallengerEngine(Predictor):
     """An engine whose answers must be numbers."""
 
     def appraise(self, X: Floats) -> Appraisals:
@@ -84,7 +90,7 @@ class _Shadow:
     """Rows to be valued by the model that did not answer."""
 
     run: _Run
-    champion: Engine
+    champion: Predictor
     rows: Rows
     ids: list[str]
     client: str
@@ -119,7 +125,7 @@ class Canary:
         self._worker = secrets.token_hex(6)
         self._run: _Run | None = None
         self._loaded: LoadedModel | None = None
-        self._counts = Counts()
+        self._counts = WorkerCounts()
         self._queue: queue.Queue[_Shadow | None] = queue.Queue(settings.queue)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._given_up: set[str] = set()
@@ -152,7 +158,7 @@ class Canary:
         """The experiment in force in this server; None when there is none."""
         return None if self._run is None else self._run.experiment
 
-    async def value(self, exchange: Exchange, engine: Engine, rows: Rows, place: str) -> Answer:
+    async def value(self, exchange: Exchange, engine: Predictor, rows: Rows, place: str) -> Answer:
         """Value rows by the model whose turn it is; errors are those of the champion."""
         run, appraiser = self._run, self._service.appraiser
         client, started = exchange.client, exchange.started
@@ -271,7 +277,7 @@ class Canary:
             warm_up_explanations(loaded.bundle)
             self._loaded = loaded
         if self._counted != experiment.id:
-            self._counts, self._counted = Counts(), experiment.id
+            self._counts, self._counted = WorkerCounts(), experiment.id
         run = self._run
         if run is None or run.experiment.id != experiment.id:
             engine = ChallengerEngine(self._loaded.bundle, self._loaded.source)
@@ -323,7 +329,7 @@ class Canary:
             return
         ended = time.perf_counter()
         self._counts.valued(1000.0 * ((ended - between) - (between - started)))
-        engine: Engine = run.engine
+        engine: Predictor = run.engine
         found, seconds = other, ended - between
         if shadow.challenger_answered:
             engine, found, seconds = shadow.champion, own, between - started

@@ -1,24 +1,28 @@
 """An experiment: a challenger beside the champion, its stages, and what decides about it.
 
 The state is one value in the records' database that all servers read and change by compare and
-set. `decide` is a pure function of it and of the evidence.
+set. `decide` is a pure function of it and of the evidence: rows that both models valued, with the
+outcomes known so far, which `collect` reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from tasador.core import clock
 from tasador.core.hashing import to_plain
 from tasador.metrics.sequential import Moments, failure_evidence
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.shared_state import State
+from tasador.records.database import Database
+from tasador.records.shared_state import SharedState
 
-Status = Literal["running", "passed", "rolled back", "stopped", "settled"]
+ExperimentStatus = Literal["running", "passed", "rolled back", "stopped", "settled"]
 #: While an experiment has one of these, the challenger may get traffic.
 ACTIVE = ("running", "passed")
 #: Kinds of harm among which alpha is divided.
@@ -26,7 +30,7 @@ _HARMS = 4
 
 
 @dataclass(frozen=True)
-class Rules:
+class Criteria:
     """What an experiment is decided by.
 
     Attributes:
@@ -78,12 +82,12 @@ class Experiment:
     champion: str
     challenger: str
     number: str
-    status: Status
+    status: ExperimentStatus
     stage: int
     started: float
     stage_started: float
     reason: str = ""
-    rules: Rules = field(default_factory=Rules)
+    rules: Criteria = field(default_factory=Criteria)
 
     @property
     def share(self) -> float:
@@ -96,7 +100,7 @@ class Experiment:
     def from_plain(cls, plain: Mapping[str, Any]) -> Experiment:
         """Read what `to_plain` made."""
         rules = {**plain["rules"], "stages": tuple(plain["rules"]["stages"])}
-        return cls(**{**plain, "rules": Rules(**rules)})
+        return cls(**{**plain, "rules": Criteria(**rules)})
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
     )
 
 
-def _harm(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
+def _harm(rules: Criteria, evidence: Evidence, alpha: float) -> str | None:
     """Return what speaks, for sure, against the challenger."""
     failing = failure_evidence(evidence.failures, evidence.attempts, rules.failure_limit)
     if failing >= 1.0 / alpha:
@@ -176,7 +180,7 @@ def _harm(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
     return None
 
 
-def _waits(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
+def _waits(rules: Criteria, evidence: Evidence, alpha: float) -> str | None:
     """Return what is not yet known well enough for the next stage."""
     if evidence.stage_rows < rules.min_rows:
         return f"{evidence.stage_rows} of {rules.min_rows} rows in this stage"
@@ -195,7 +199,7 @@ def _waits(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
     return None
 
 
-def _ended(experiment: Experiment, status: Status, reason: str) -> Experiment:
+def _ended(experiment: Experiment, status: ExperimentStatus, reason: str) -> Experiment:
     return replace(experiment, status=status, reason=reason)
 
 
@@ -210,7 +214,7 @@ class ExperimentBook:
     def __init__(self, database: Database, model: str) -> None:
         self.database = database
         self.model = model
-        self._state = State(database)
+        self._state = SharedState(database)
         self._key = f"experiment/{model}"
 
     def read(self) -> tuple[Experiment | None, int]:
@@ -238,7 +242,7 @@ class ExperimentBook:
         return True
 
     def end(
-        self, status: Status, actor: str, reason: Callable[[Experiment], str | None]
+        self, status: ExperimentStatus, actor: str, reason: Callable[[Experiment], str | None]
     ) -> Experiment | None:
         """End the experiment if it is active and `reason` gives one; None when it was not ended."""
         while True:
@@ -265,3 +269,93 @@ class ExperimentBook:
 
 def _stands(experiment: Experiment) -> tuple[str, str, int]:
     return experiment.id, experiment.status, experiment.stage
+
+
+#: What the id of a shadow's record adds to the id of the answer that it shadows.
+SHADOW_SUFFIX = "-s"
+_MOST_ROWS = 100_000
+
+# a shadow's record names the answer it belongs to, whichever of the two models answered
+_PAIRS = """
+    SELECT s.version, s.prediction, r.prediction, o.actual, s.time
+    FROM records s
+    JOIN records r ON r.id = substr(s.id, 1, length(s.id) - 2)
+    LEFT JOIN outcomes o ON o.prediction_id = r.id
+    WHERE s.time >= ? AND s.variant = 'shadow' AND s.version IN (?, ?) AND r.version IN (?, ?)
+    ORDER BY s.time, s.id LIMIT ?
+"""
+
+
+def collect(database: Database, book: ExperimentBook, experiment: Experiment) -> Evidence:
+    """Read what is known about an experiment.
+
+    Raises:
+        OutageError: The database cannot be used.
+    """
+    pair = (experiment.champion, experiment.challenger)
+    rows = database.execute(_PAIRS, (experiment.started, *pair, *pair, _MOST_ROWS))
+    attempts, failures, slower = _counted(book.tallies(experiment.id))
+    if not rows:
+        return Evidence(attempts=attempts, failures=failures, slower=slower)
+    shadowed = np.array([row[0] == experiment.challenger for row in rows])
+    values = np.array([row[1:] for row in rows], dtype=np.float64)
+    challenger = np.where(shadowed, values[:, 0], values[:, 1])
+    champion = np.where(shadowed, values[:, 1], values[:, 0])
+    good = np.isfinite(challenger) & np.isfinite(champion)
+    positive = good & (challenger > 0) & (champion > 0)
+    gap = np.abs(np.log(challenger[positive] / champion[positive]))
+    actual = values[:, 2]
+    known = good & np.isfinite(actual) & (actual != 0)
+    errors = [
+        np.abs(one[known] - actual[known]) / np.abs(actual[known]) for one in (challenger, champion)
+    ]
+    return Evidence(
+        rows=len(rows),
+        stage_rows=int(np.sum(values[:, 3] >= experiment.stage_started)),
+        attempts=attempts,
+        failures=failures,
+        error=Moments.of(errors[0] - errors[1]),
+        challenger_error=Moments.of(errors[0]),
+        champion_error=Moments.of(errors[1]),
+        disagreement=Moments.of(gap),
+        slower=slower,
+    )
+
+
+def _counted(tallies: Sequence[Mapping[str, Any]]) -> tuple[int, int, Moments]:
+    slower = Moments()
+    for tally in tallies:
+        slower = slower.plus(Moments(**tally["slower"]))
+    attempts = sum(int(tally["attempts"]) for tally in tallies)
+    return attempts, sum(int(tally["failures"]) for tally in tallies), slower
+
+
+class WorkerCounts:
+    """What one worker counted; from the event loop and from the shadow's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.attempts = self.failures = self.in_a_row = self.dropped = 0
+        self.slower = Moments()
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self.attempts, self.in_a_row = self.attempts + 1, 0
+
+    def failed(self) -> int:
+        with self._lock:
+            self.attempts, self.failures = self.attempts + 1, self.failures + 1
+            self.in_a_row += 1
+            return self.in_a_row
+
+    def valued(self, slower_ms: float) -> None:
+        self.succeeded()
+        with self._lock:
+            self.slower = self.slower.plus(Moments.of([slower_ms]))
+
+    def plain(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "attempts": self.attempts, "failures": self.failures, "dropped": self.dropped,
+                "slower": asdict(self.slower),
+            }  # fmt: skip
