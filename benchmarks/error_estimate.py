@@ -118,7 +118,9 @@ def main() -> int:
             actual, estimate = y[later][rows], answers[rows]
             ends = {"lower": estimate * np.exp(-half), "upper": estimate * np.exp(half)}
             blind = Window.of(reference.names, X[later][rows], prediction=estimate, **ends)
-            figures = {f.name: f.value for f in evaluate(reference, blind, together=False).figures}
+            figures = {
+                f.name: f.value for f in evaluate(reference, blind, domain_classifier=False).figures
+            }
             for metric in NAMES:
                 truth[metric].append(METRICS[metric](actual, estimate))
                 ours[metric].append(float(figures[metric] or np.nan))

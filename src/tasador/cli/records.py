@@ -197,11 +197,11 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
 
     A running service does it too.
     """
-    from tasador.records.writer.maintenance import bring_in
+    from tasador.records.writer.maintenance import replay_orphans
 
     settings = _settings(database, spool)
     with _opened(settings, new=True) as opened:
-        brought = bring_in(settings.spool_folder(), opened)
+        brought = replay_orphans(settings.spool_folder(), opened)
     typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
 
 

@@ -222,7 +222,7 @@ def metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
         assembly = Assembly(settings)
         # stands for a loaded model, of which the gauges only tell the name
         model = SimpleNamespace(version="", source="", bundle=SimpleNamespace(origin=""))
-        assembly.holder.current = cast(Any, model)
+        assembly.slot.current = cast(Any, model)
         assembly.metrics.scrape()
         found = []
         # prometheus_client has no public way to ask a collector for its labels

@@ -154,7 +154,7 @@ class BatchScorer:
         )
 
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the encoded rows (n, p), and which hold a value of another kind."""
+        """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
         X = np.empty((batch.num_rows, len(columns)))
         wrong = np.zeros(batch.num_rows, dtype=np.bool_)
@@ -182,12 +182,12 @@ class BatchScorer:
             *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
             places = at[order[part]]
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
-        told = _sparse(len(refused), warnings)
+        noted = _sparse(len(refused), warnings)
         if not refused.any():
-            return [*(pa.array(values) for values in found), told]
+            return [*(pa.array(values) for values in found), noted]
         spread = np.zeros((3, len(refused)))
         spread[:, ~refused] = found
-        return [*(pa.array(values, mask=refused) for values in spread), told]
+        return [*(pa.array(values, mask=refused) for values in spread), noted]
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):

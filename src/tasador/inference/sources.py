@@ -261,7 +261,7 @@ def build_sources(settings: SourceSettings) -> tuple[BundleSource, ...]:
     """Return the configured sources in their order; nothing is contacted.
 
     Raises:
-        ConfigError: An address is of an unknown kind.
+        ConfigError: An address has an unknown scheme.
         MissingExtraError: What reaches an object store is not installed.
     """
     made = (_build(name, settings) for name in settings.order)
@@ -289,7 +289,7 @@ def registry_source(settings: SourceSettings) -> MlflowSource | None:
     """Return the configured model registry as a source; None when there is none.
 
     Raises:
-        ConfigError: Its address is of an unknown kind.
+        ConfigError: Its address has an unknown scheme.
     """
     if not settings.tracking_uri:
         return None
@@ -401,7 +401,7 @@ def check_choice(source: SourceSettings) -> None:
 
 
 def unasked(source: SourceSettings) -> str:
-    """Return a line about the model where it is not the champion and nobody has chosen it.
+    """Return a line about the model where it is not the champion and nobody asked for it.
 
     Empty when it is, or when the registry cannot be read.
     """
@@ -412,7 +412,7 @@ def unasked(source: SourceSettings) -> str:
         if registry.content_hash(Deadline.after(_READ_S)) is None:
             return "no version is registered: the newest bundle is used"
         found = offered(source)
-    except (NothingOfferedError, ConfigError, RegistryError):  # told where it is used
+    except (NothingOfferedError, ConfigError, RegistryError):  # reported where it is used
         return ""
     return f"{found.name}: version {found.version} is used ({found.why})" if found.why else ""
 

@@ -1,12 +1,12 @@
-"""Alerts: verdicts become states that do not flap, and changes of state become notices.
+"""Alerts: verdicts become states that do not flap, and changes of state become notifications.
 
 Each rule looks at the findings of some checks. Per subject (a column, a metric, a segment) its
 alert goes ``ok -> pending -> firing -> ok``::
 
     ok       a bad finding counts one                     -> pending (or firing, when after = 1)
-    pending  `after` bad windows in a row                 -> firing, a notice goes out
-             a good one                                   -> ok, nobody was told
-    firing   `clear_after` good windows in a row          -> ok, a notice says so
+    pending  `after` bad windows in a row                 -> firing, a notification goes out
+             a good one                                   -> ok, no notification
+    firing   `clear_after` good windows in a row          -> ok, a notification says so
              every `repeat_s` while nobody acknowledged   -> a reminder
 
 Good is a finding of level ok. One in between (a warning, where the rule fires at alert) and one
@@ -68,7 +68,7 @@ class AlertRule:
     def __post_init__(self) -> None:
         if self.level not in LEVELS[1:] or self.after < 1 or self.clear_after < 1:
             raise ConfigError(
-                f"the alert rule {self.name!r} cannot be meant",
+                f"the alert rule {self.name!r} is invalid",
                 expected="level warn, alert or cannot_tell, after >= 1, clear_after >= 1",
                 got=f"level {self.level}, after {self.after}, clear_after {self.clear_after}",
             )
@@ -79,7 +79,7 @@ class AlertRule:
             fnmatch.fnmatchcase(finding.subject, pattern) for pattern in self.subjects
         )
 
-    def judge(self, finding: Finding) -> bool | None:
+    def is_bad(self, finding: Finding) -> bool | None:
         """Tell whether `finding` is bad (True), good (False) or neither (None)."""
         if self.level == "cannot_tell":
             return finding.level == "cannot_tell"
@@ -103,8 +103,8 @@ DEFAULT_RULES = (
 
 
 @dataclass(frozen=True)
-class Notice:
-    """What is told about an alert.
+class Notification:
+    """A message about an alert.
 
     Attributes:
         id: Its name; receivers that get it twice can tell.
@@ -186,7 +186,7 @@ class AlertBook:
         for _ in range(_TRIES):
             now = clock.seconds()
             before = self._states.get(key) or _fresh(key, now)
-            bad = rule.judge(finding)
+            bad = rule.is_bad(finding)
             if before.version == 0 and bad is not True:
                 return None  # most subjects are never bad: they leave no trace
             after = _next(before, rule, finding, bad, model, now)
@@ -201,7 +201,7 @@ class AlertBook:
 
     def _note(self, before: str, after: AlertState, reason: str) -> None:
         if {before, after.state} <= {"ok", "pending"}:
-            return  # nobody was told of it
+            return  # no notification went out
         self._audit.add(
             _ACTOR, "alert", after.key, from_value=before, to_value=after.state, reason=reason
         )
@@ -210,11 +210,11 @@ class AlertBook:
         """Return every alert, by key."""
         return self._states.all()
 
-    def outbox(self) -> Iterator[tuple[AlertState, str, Notice]]:
+    def outbox(self) -> Iterator[tuple[AlertState, str, Notification]]:
         """Give the notices that are still to be sent: the alert, the route, the notice."""
         for state in self._states.all():
             for entry in state.body.get("outbox", []):
-                yield state, entry["route"], Notice(**entry["notice"])
+                yield state, entry["route"], Notification(**entry["notice"])
 
     def sent(self, key: str, route: str, notice_id: str) -> None:
         """Note that a notice has gone out on a route."""
@@ -301,7 +301,7 @@ def _next(
     since = now if state != before.state else before.since
     if event is not None:
         began = before.since if before.state == "firing" else since
-        notice = Notice(
+        notice = Notification(
             new_id(), event, before.key, model, rule.name, rule.severity, finding.check,
             finding.subject, finding.reason, began, now, dict(finding.numbers),
         )  # fmt: skip
@@ -312,11 +312,13 @@ def _next(
 
 
 def _is_due(body: dict[str, Any], rule: AlertRule, now: float) -> bool:
-    told = body.get("told", 0.0)
-    return rule.repeat_s > 0 and "acknowledged_by" not in body and now - told >= rule.repeat_s
+    notified = body.get("told", 0.0)
+    return rule.repeat_s > 0 and "acknowledged_by" not in body and now - notified >= rule.repeat_s
 
 
-def _queued(body: dict[str, Any], rule: AlertRule, notice: Notice, now: float) -> dict[str, Any]:
+def _queued(
+    body: dict[str, Any], rule: AlertRule, notice: Notification, now: float
+) -> dict[str, Any]:
     if body.get("silent_until", 0.0) > now:
         return {**body, "told": now}
     waiting = [{"route": route, "notice": asdict(notice)} for route in rule.routes]

@@ -47,7 +47,7 @@ def indicators(
     return tuple(found)
 
 
-def telling_columns(verdict: Verdict) -> tuple[ColumnDrift, ...]:
+def reported_columns(verdict: Verdict) -> tuple[ColumnDrift, ...]:
     """Return the columns that are shown to other systems: at most `MOST_COLUMNS`, worst first."""
     order = sorted(verdict.drift, key=lambda one: (-LEVELS.index(one.level), -(one.psi or 0.0)))
     return tuple(order[:MOST_COLUMNS])
@@ -71,7 +71,7 @@ def input_numbers(verdict: Verdict) -> dict[str, dict[str, float]]:
     """
     quality = {one.subject: one.numbers for one in verdict.of_check("quality")}
     found = {}
-    for column in telling_columns(verdict):
+    for column in reported_columns(verdict):
         numbers = {key: _number(quality.get(column.name, {}).get(key)) for key in _INPUT}
         known = {key: value for key, value in numbers.items() if value is not None}
         if known:
@@ -92,7 +92,7 @@ def history_line(verdict: Verdict) -> dict[str, float]:
     for one in verdict.indicators:
         if one.name.startswith("latency_") and one.value is not None:
             line[f"latency/{one.name.removeprefix('latency_')}_ms"] = one.value
-    for column in telling_columns(verdict):
+    for column in reported_columns(verdict):
         if column.psi is not None:
             line[f"drift/{column.name}"] = column.psi
     return {**line, "verdict/level": LEVELS.index(verdict.level), "verdict/rows": verdict.rows}
@@ -227,7 +227,7 @@ class VerdictMetrics:
             add("tasador_indicator", one.value, one.name)
             add("tasador_indicator_limit", one.limit, one.name)
             add("tasador_indicator_level", LEVELS.index(one.level), one.name)
-        for column in telling_columns(verdict):
+        for column in reported_columns(verdict):
             add("tasador_drift_level", LEVELS.index(column.level), column.name)
             add("tasador_drift_psi", column.psi, column.name)
         for name, numbers in input_numbers(verdict).items():

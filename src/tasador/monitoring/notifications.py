@@ -21,7 +21,7 @@ from tasador.core import clock, escape
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.http import Patience, opened
-from tasador.monitoring.alerts import AlertBook, Notice
+from tasador.monitoring.alerts import AlertBook, Notification
 from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def described(name: str, settings: RouteSettings) -> str:
 class Route(Protocol):
     """Sends notices somewhere."""
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one notice.
 
         Raises:
@@ -93,7 +93,7 @@ class Route(Protocol):
 class LogRoute:
     """Writes notices to the log."""
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Log one notice, a resolved one less loudly."""
         level = logging.INFO if notice.event == "resolved" else logging.WARNING
         fields = {"alert": notice.key, "event": notice.event, "severity": notice.severity}
@@ -119,7 +119,7 @@ class WebhookRoute:
     def __init__(self, settings: RouteSettings) -> None:
         self._settings = settings
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Post one notice, three times at most.
 
         Raises:
@@ -145,7 +145,7 @@ class WebhookRoute:
                 remedy="check the address; the notice is kept and sent again",
             ) from None
 
-    def body(self, notice: Notice) -> dict[str, Any]:
+    def body(self, notice: Notification) -> dict[str, Any]:
         """Return what is posted."""
         return notice.to_dict()
 
@@ -159,7 +159,7 @@ class WebhookRoute:
 class SlackRoute(WebhookRoute):
     """Posts notices in the form that Slack's incoming webhooks, and their likes, show."""
 
-    def body(self, notice: Notice) -> dict[str, Any]:
+    def body(self, notice: Notification) -> dict[str, Any]:
         """Return what is posted."""
         text = f"*{escape.slack(notice.title)}*\n{escape.slack(notice.reason)}"
         return {
@@ -175,7 +175,7 @@ class EmailRoute:
         self._settings = settings
         self._caller = BoundedCaller("the mail server")
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one e-mail.
 
         Raises:
@@ -235,7 +235,7 @@ class WandbRoute:
         mode: Mode = "online" if online(settings.mode) else "offline"
         self._run = MonitorRun(WandbRuns(settings.project, folder, mode))
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one alert.
 
         Raises:

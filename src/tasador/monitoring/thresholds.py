@@ -19,8 +19,8 @@ class Thresholds:
     Attributes:
         chance: Rate of false alarms that is allowed per family of checks: a difference counts only
             when chance makes one as large less often than this, corrected for the number of checks.
-        min_rows: Rows below which distributions are not judged.
-        min_outcomes: Known values below which errors are not judged.
+        min_rows: Rows below which distributions are not evaluated.
+        min_outcomes: Known values below which errors are not evaluated.
         psi_warn: PSI, beyond what chance gives on average at the window's size, that is moderate.
         psi_alert: And significant.
         auc_warn: Area under the curve of the classifier that tells reference from window.
@@ -99,7 +99,7 @@ class Thresholds:
                 continue
             if value is not None and not value >= 0:
                 raise ConfigError(
-                    f"the rule {field.name} cannot be meant", expected="0 or more", got=repr(value)
+                    f"the rule {field.name} is invalid", expected="0 or more", got=repr(value)
                 )
         for name in self.relative_when_worse:
             if name not in ABSOLUTE.values():
@@ -110,7 +110,7 @@ class Thresholds:
                 )
         if not 0 < self.chance < 1:
             raise ConfigError(
-                "the rule chance cannot be meant", expected="between 0 and 1", got=repr(self.chance)
+                "the rule chance is invalid", expected="between 0 and 1", got=repr(self.chance)
             )
         for low, high in (("psi_warn", "psi_alert"), ("auc_warn", "auc_alert"),
                           ("missing_warn", "missing_alert"), ("range_warn", "range_alert"),

@@ -248,7 +248,7 @@ class Verdict:
             ) from None
 
 
-def in_short(plain: dict[str, Any]) -> dict[str, Any]:
+def shorten_verdict(plain: dict[str, Any]) -> dict[str, Any]:
     """Return what of a verdict's JSON is still asked for once a later one is there.
 
     That is its levels and figures, the columns' PSI, what was wrong, and how many outcomes were
@@ -310,7 +310,7 @@ def overall(findings: Iterable[Finding]) -> Level:
     bad = worst(counted)
     if bad != "cannot_tell":
         return bad
-    # one column among many that cannot be told is no reason to say nothing of the rest
+    # one undecided column among many is no reason to leave the rest undecided
     drift = [f for f in counted if f.check == "drift"]
     known = [f for f in drift if f.level == "ok"]
     blind = any(f.check == "input" and f.level == "cannot_tell" for f in counted)

@@ -82,8 +82,8 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Outcomes brought to the rows they belong to.
+class JoinedOutcomes:
+    """Outcomes joined to the rows they belong to.
 
     Attributes:
         actual: Shape (n,): the known value of each row, NaN where there is none.
@@ -95,8 +95,8 @@ class Joined:
     problems: tuple[Finding, ...]
 
 
-def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats) -> Joined:
-    """Bring outcomes to rows by id.
+def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats) -> JoinedOutcomes:
+    """Join outcomes to rows by id.
 
     Of several outcomes of one id the last one counts, as a correction would; that there were
     several different ones is a warning. Ids that several rows share get the outcome in each. An id
@@ -149,13 +149,13 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
     shared = len(ids) - unnamed - len(found)
     if shared:
         problems.append(_problem(f"{shared} rows repeat an id of another row", shared_ids=shared))
-    return Joined(actual, tuple(problems))
+    return JoinedOutcomes(actual, tuple(problems))
 
 
 def _joined(
     joined: int, known: dict[Any, float], strangers: list[Any], actual: Floats, unnamed: int
 ) -> Finding:
-    """Say how many outcomes joined; when none did, nothing can be told of the errors."""
+    """Say how many outcomes joined; when none did, nothing is known of the errors."""
     rows = int(np.isfinite(actual).sum())
     numbers = {"joined": joined, "not_joined": len(strangers), "rows": rows, "rows_no_id": unnamed}
     without = f", {unnamed} rows have no id" if unnamed else ""
@@ -186,12 +186,12 @@ def recorded_windows(
     """Give the valuations of ``since <= time < until`` in batches, oldest first.
 
     Rows that another model answered are left out. The others are encoded by the contract of
-    `bundle`; those that an older contract let in and this one cannot read are counted as a problem
-    and left out.
+    `bundle`; those that an older contract accepted and this one cannot read are counted as a
+    problem and left out.
 
     Args:
         store: Where they were recorded.
-        bundle: What they are judged against.
+        bundle: The model whose reference they are compared with.
         since: Seconds since the epoch.
         until: Seconds since the epoch.
         variant: ``champion`` for what was answered; None for all.

@@ -20,7 +20,7 @@ from tasador.monitoring.metrics import VerdictMetrics, history_line
 from tasador.monitoring.notifications import WandbRoute, build_routes, check_routes, deliver
 from tasador.monitoring.settings import WatchSettings
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.verdict import Verdict, in_short
+from tasador.monitoring.verdict import Verdict, shorten_verdict
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
@@ -30,7 +30,7 @@ from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, S
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SourceSettings
@@ -86,7 +86,7 @@ class Watcher:
         self._routes = build_routes(settings.routes, folder)
         check_routes(settings.alerts, self._routes)
         self._book = AlertBook(self._database, settings.alerts, self._routes)
-        self._holder = ModelHolder()
+        self._holder = ModelSlot()
         self._cascade = Cascade.of(source)
         self._refresher = Refresher(self._cascade, self._holder)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
@@ -204,7 +204,12 @@ class Watcher:
         refused = read_refused(self._database, since, until, bundle.manifest.name)
         verdict = evaluate(self._reference[1], windows, self.settings.limits, refused=refused)
         Verdicts(self._database).add(
-            bundle.manifest.name, since, until, verdict.level, _plain(verdict), shorten=in_short
+            bundle.manifest.name,
+            since,
+            until,
+            verdict.level,
+            _plain(verdict),
+            shorten=shorten_verdict,
         )
         return verdict
 

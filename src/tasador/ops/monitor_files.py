@@ -17,9 +17,9 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.parallel.base import Engine, LocalEngine
 from tasador.monitoring.evaluate import evaluate_summary
-from tasador.monitoring.inputs.partitions import count_files, look_at_all
+from tasador.monitoring.inputs.partitions import count_files, inspect_tables
 from tasador.monitoring.inputs.reference_builder import read_reference
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable, common_precision, is_flag
+from tasador.monitoring.inputs.table_reader import Fields, TableFile, common_precision, is_flag
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 
@@ -33,7 +33,7 @@ _LOOKED_AT = 20_000
 
 
 def describe_columns(
-    table: PlainTable, ignored: set[str], segment: str | None = None
+    table: TableFile, ignored: set[str], segment: str | None = None
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Decide what the columns are by looking at the table.
 
@@ -126,7 +126,7 @@ def _is_missing(value: object) -> bool:
     return value is None
 
 
-def _levels(table: PlainTable, names: list[str]) -> dict[str, tuple[str, ...] | None]:
+def _levels(table: TableFile, names: list[str]) -> dict[str, tuple[str, ...] | None]:
     """Return the sorted texts of each column; None where there are too many."""
     found: dict[str, set[str]] = {name: set() for name in names}
     prose: set[str] = set()
@@ -192,11 +192,11 @@ def monitor_files(
         EngineError: The cluster was lost.
     """
     engine = engine or LocalEngine()
-    before = PlainTable.open(comparison.reference)
-    now = look_at_all(_found(comparison.current), engine)
+    before = TableFile.open(comparison.reference)
+    now = inspect_tables(_found(comparison.current), engine)
     contract = None if comparison.contract is None else read_contract(comparison.contract)
     columns, fields, notes = _columns(comparison, contract, before)
-    outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
+    outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
@@ -226,7 +226,7 @@ def _found(patterns: str | tuple[str, ...]) -> list[str]:
     return list(found)
 
 
-def _available(fields: Fields, table: PlainTable) -> Fields:
+def _available(fields: Fields, table: TableFile) -> Fields:
     """Leave out what the reference need not have: without outcomes it still shows drift."""
     absent = {
         role: None
@@ -237,7 +237,7 @@ def _available(fields: Fields, table: PlainTable) -> Fields:
 
 
 def _columns(
-    comparison: Comparison, contract: TableContract | None, table: PlainTable
+    comparison: Comparison, contract: TableContract | None, table: TableFile
 ) -> tuple[tuple[Column, ...], Fields, tuple[str, ...]]:
     fields = comparison.fields
     if contract is None:

@@ -188,7 +188,7 @@ class ServedLifecycle:
         Raises:
             ConfigError: None is configured, and no model answers.
         """
-        name, current = self.assembly.settings.source.model_name, self.assembly.holder.current
+        name, current = self.assembly.settings.source.model_name, self.assembly.slot.current
         if name or current is not None:
             return name or current.bundle.manifest.name  # type: ignore[union-attr]
         raise ConfigError("no model's name is configured, and none is loaded")

@@ -1,7 +1,7 @@
 """One database by one URL: a connection that comes back after an outage, and what it runs.
 
 Statements are written once, with ``?`` for parameters; what differs between SQLite and PostgreSQL
-stands in `tasador.records.dialects`.
+is in `tasador.records.dialects`.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Database:
         """Connect at once, and bring the tables up to date.
 
         Raises:
-            ConfigError: The URL cannot be meant.
+            ConfigError: The URL is invalid.
             OutageError: The database cannot be reached.
         """
         database = cls(url, synchronous=synchronous, timeout_s=timeout_s)
@@ -199,7 +199,7 @@ class Database:
             return self.dialect.change(self._connected(), sql, parameters)
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows to `records` or `outcomes` in one transaction; known keys are passed over."""
+        """Add rows to `records` or `outcomes` in one transaction; known keys are skipped."""
         with self._lock, self._translated():
             self.dialect.insert(self._connected(), table, rows)
 

@@ -116,8 +116,8 @@ class RowProblem:
 
 
 @dataclass
-class Imported:
-    """What became of a file.
+class ImportResult:
+    """The result of an import.
 
     Attributes:
         counts: Rows by status, see `OutcomeAnswer`; ``invalid`` includes unreadable ones.
@@ -130,7 +130,7 @@ class Imported:
 
 def import_outcomes(
     store: RecordStore, path: Path, client: str = "import", *, replace: bool = False
-) -> Imported:
+) -> ImportResult:
     """Write the outcomes of a CSV file with the columns prediction_id, actual and, if wanted, time.
 
     `time` is ISO 8601 or seconds since the epoch; without it the outcome became known now. Doing it
@@ -140,7 +140,7 @@ def import_outcomes(
         SourceError: The file cannot be read, or lacks a column.
         OutageError: The database is away; the rows before were written.
     """
-    done = Imported()
+    done = ImportResult()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             allow_long_cells()
@@ -168,7 +168,7 @@ def import_outcomes(
 
 
 def _outcomes(
-    rows: csv.DictReader[str], client: str, done: Imported
+    rows: csv.DictReader[str], client: str, done: ImportResult
 ) -> Iterator[tuple[int, Outcome]]:
     """Give the readable rows with their lines; the others are noted."""
     now = clock.seconds()
@@ -197,7 +197,7 @@ def _time(text: str | None, now: float) -> float:
     return parse_moment(text) if seconds is None else seconds
 
 
-def _note(done: Imported, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
+def _note(done: ImportResult, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
     done.counts[answer.status] += 1
     if answer.status == "conflict":
         reason = f"another value is known: {answer.known:g}, got {outcome.actual:g}"

@@ -24,11 +24,11 @@ class Record(NamedTuple):
     """One valuation. Its fields are the columns of the table `records`, in this order.
 
     Attributes:
-        id: Unique name, see `tasador.records.record`; a second record of the same id is dropped.
+        id: Unique name, see `new_ids`; a second record of the same id is dropped.
         time: When it was answered, seconds since the epoch, UTC.
         version: Name and content hash of the bundle that answered.
         variant: The bundle's part: ``champion``, ``challenger``, ``shadow``...
-        source: The hop of the cascade the bundle came from.
+        source: The source of the cascade that the bundle came from.
         features: The row as it was asked, a JSON object in UTF-8.
         prediction: The estimate, in the target's unit.
         lower: Lower end of the interval; NaN when there is none.
@@ -53,7 +53,7 @@ class Record(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a valuation: the real price, known later.
+    """The real price of what was valued, known later.
 
     Attributes:
         prediction_id: The record's id.

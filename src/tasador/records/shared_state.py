@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         key: Its name.
         value: JSON's own types.
-        version: Grows by one with each change; 0 stands for a key that does not exist.
+        version: Grows by one with each change; 0 for a key that does not exist.
         time: When it was changed, seconds since the epoch.
     """
 

@@ -132,7 +132,7 @@ def open_store(url: str) -> RecordStore:
     """Return the store at `url`, connected, its tables up to date.
 
     Raises:
-        ConfigError: The URL cannot be meant.
+        ConfigError: The URL is invalid.
         OutageError: It cannot be reached.
     """
     from tasador.records.database import Database
@@ -168,7 +168,7 @@ class RecordStore:
         self.database = database
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write records in one transaction; those whose id is known are passed over."""
+        """Write records in one transaction; those whose id is known are skipped."""
         self.database.insert("records", records)
 
     def add_outcomes(
@@ -212,16 +212,16 @@ class RecordStore:
             for key, version, time, client in self._by_ids(sql, ids)
         }
         known = self._known(ids)
-        refused = [_refusal(one, recorded.get(one.prediction_id), own) for one in outcomes]
+        refused = [_invalid(one, recorded.get(one.prediction_id), own) for one in outcomes]
         first: dict[str, Outcome] = {}
-        for outcome, refusal in zip(outcomes, refused, strict=True):
-            if refusal is None:
+        for outcome, rejected in zip(outcomes, refused, strict=True):
+            if rejected is None:
                 first.setdefault(outcome.prediction_id, outcome)
         self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
         stays = self._known(list(first))  # another process may have been faster
         return [
-            refusal or self._second(outcome, known, stays, first, outcome.prediction_id in replace)
-            for outcome, refusal in zip(outcomes, refused, strict=True)
+            rejected or self._second(outcome, known, stays, first, outcome.prediction_id in replace)
+            for outcome, rejected in zip(outcomes, refused, strict=True)
         ]
 
     def _second(
@@ -232,7 +232,7 @@ class RecordStore:
         first: Mapping[str, Outcome],
         replace: bool,
     ) -> OutcomeAnswer:
-        """Say what became of an outcome that may be one; what contradicts the known is kept."""
+        """Return the result of a possible outcome; one that contradicts the known is kept apart."""
         key = outcome.prediction_id
         before = stays[key]
         if outcome.actual == before:
@@ -350,7 +350,7 @@ class RecordStore:
     def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
         """Delete records older than `before` with their outcomes, `chunk` in each transaction.
 
-        Gives the number deleted so far after each chunk; what is not drawn is not deleted.
+        Gives the number deleted so far after each chunk; a chunk is deleted when it is asked for.
         """
         deleted = 0
         oldest = "SELECT id FROM records WHERE time < ? ORDER BY time, id LIMIT ?"
@@ -374,8 +374,8 @@ class RecordStore:
         self.database.close()
 
 
-def _refusal(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAnswer | None:
-    """Return the answer to an outcome that cannot be one; None when it can."""
+def _invalid(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAnswer | None:
+    """Return the answer to an invalid outcome; None when it is valid."""
     key = outcome.prediction_id
     if found is not None and own and found.client != outcome.client:
         found = None  # to another client it is as if there were none

@@ -47,16 +47,16 @@ from tasador.serving.api.open_inference import open_inference_router
 from tasador.serving.api.schemas import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
 from tasador.serving.app import Parts, build_app
-from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.batcher import Batcher
 from tasador.serving.batching.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.errors import Problem
-from tasador.serving.http.auth import KeyAccess
+from tasador.serving.http.auth import KeyAuthorizer
 from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
 from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
@@ -70,8 +70,8 @@ class LazyDatabase:
 
     Args:
         settings: Where the records are.
-        off: What is said when records are switched off.
-        away: What a client should do when the database is away.
+        off: Error message when records are switched off.
+        away: What a client should do when the database is unreachable.
     """
 
     def __init__(self, settings: RecordSettings, off: str, away: str | None = None) -> None:
@@ -115,7 +115,7 @@ class LazyDatabase:
                 self._database.close()
 
 
-class Watched:
+class MonitoringReader:
     """Reads through a connection of its own.
 
     Every method raises `Problem`: 503, records are switched off or the database is away.
@@ -164,35 +164,35 @@ class Assembly:
     """One worker's service.
 
     Args:
-        settings: What it is told.
+        settings: The service's configuration.
 
     Raises:
-        ConfigError: A setting cannot be meant. Nothing is contacted yet.
+        ConfigError: A setting is invalid. Nothing is contacted yet.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.holder = ModelHolder()
+        self.slot = ModelSlot()
         self.cascade = Cascade.of(settings.source)
         self.refresher = Refresher(
-            self.cascade, self.holder, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
+            self.cascade, self.slot, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
-        self._watched = Watched(settings.records)
+        self._monitoring = MonitoringReader(settings.records)
         self.cache = make_cache(settings.cache, self.metrics.cached)
-        appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
+        batcher = Batcher(self.writer, self.metrics, cache=self.cache)
         self.service = Service(
-            self.holder,
-            appraiser,
+            self.slot,
+            batcher,
             self.metrics,
             settings.limits,
             keeps_records=self.writer.keeps,
             keep_refused=self.writer.refuse,
         )
         self.canary = self._canary()
-        self.health = HealthChecks(self.holder, self._checks(), keeps_records=self.writer.keeps)
+        self.health = HealthChecks(self.slot, self._checks(), keeps_records=self.writer.keeps)
         self.metrics.on_scrape(self._refresh_gauges)
 
     def app(self) -> App:
@@ -204,17 +204,17 @@ class Assembly:
         settings, own_version = self.settings, version("tasador")
         return Parts(
             service=self.service,
-            access=KeyAccess(settings.security, settings.limits, self.metrics.folder),
+            access=KeyAuthorizer(settings.security, settings.limits, self.metrics.folder),
             version=own_version,
             routers=[
                 open_inference_router(self.service, own_version),
                 mlflow_router(self.service, own_version),
                 score_router(self.service),
                 card_router(self.service),
-                monitoring_router(self.service, self._watched),
+                monitoring_router(self.service, self._monitoring),
                 admin_router(
                     AdminActions(
-                        rollback=lambda: self.holder.rollback().version,
+                        rollback=lambda: self.slot.rollback().version,
                         reload=lambda: self.refresher.refresh(force=True),
                         state=self._state,
                     )
@@ -252,7 +252,7 @@ class Assembly:
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
-        self._watched.close()
+        self._monitoring.close()
 
     def _swapped(self, now: LoadedModel) -> None:
         model, bounds = now.bundle.manifest.name, TargetBounds.of(now.bundle.contract.target)
@@ -301,7 +301,7 @@ class Assembly:
         return Updates(found.refused, found.last_error)
 
     def _state(self) -> Mapping[str, Any]:
-        current, previous = self.holder.current, self.holder.previous
+        current, previous = self.slot.current, self.slot.previous
         return {
             "current": None
             if current is None
@@ -314,9 +314,9 @@ class Assembly:
 
     def _checks(self) -> Mapping[str, Check]:
         checks = {
-            _DEPENDENCIES.get(hop.name, hop.name): source_check(hop)
-            for hop in self.cascade.hops
-            if hop.name != "last_good"
+            _DEPENDENCIES.get(source.name, source.name): source_check(source)
+            for source in self.cascade.sources
+            if source.name != "last_good"
         }
         if self.metrics.shared:
             checks["workers"] = self._check_workers
@@ -337,13 +337,13 @@ class Assembly:
         return detail
 
     def _check_watcher(self, _: Deadline) -> str:
-        found = self._watched.watcher()
+        found = self._monitoring.watcher()
         if found is None:
-            return "no watcher judges these records"
+            return "no watcher evaluates these records"
         name, left = found
         if left < 0:
-            raise DegradedError(f"the watcher {name} went silent: it is overdue by {-left:.0f} s")
-        return f"{name} judges these records"
+            raise DegradedError(f"the watcher {name} is silent: it is overdue by {-left:.0f} s")
+        return f"{name} evaluates these records"
 
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()
@@ -362,7 +362,7 @@ class Assembly:
         return detail
 
     def _refresh_gauges(self) -> None:
-        metrics, current = self.metrics, self.holder.current
+        metrics, current = self.metrics, self.slot.current
         metrics.gauge(
             "tasador_model_loaded", "Whether a model answers.", float(current is not None)
         )

@@ -194,7 +194,7 @@ def too_large(limit: int) -> Problem:
 
 
 def wrong_media_type(got: str, *expected: str) -> Problem:
-    """Return the answer to a body of another kind than the route reads."""
+    """Return the answer to a body whose type the route does not read."""
     return Problem(
         415,
         "unsupported_media_type",
@@ -205,5 +205,5 @@ def wrong_media_type(got: str, *expected: str) -> Problem:
     )
 
 
-class ClientGone(Exception):  # noqa: N818 - nobody is left to call it an error
+class ClientGone(Exception):  # noqa: N818 - a client that has gone is not an error
     """The client closed the connection before its request was whole."""

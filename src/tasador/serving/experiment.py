@@ -31,7 +31,7 @@ _HARMS = 4
 
 @dataclass(frozen=True)
 class Criteria:
-    """What an experiment is decided by.
+    """The criteria by which an experiment is decided.
 
     Attributes:
         stages: Shares of the traffic, one after the other; 0 is shadow only.
@@ -158,7 +158,7 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
 
 
 def _harm(rules: Criteria, evidence: Evidence, alpha: float) -> str | None:
-    """Return what speaks, for sure, against the challenger."""
+    """Return the proven harm of the challenger; None while there is none."""
     failing = failure_evidence(evidence.failures, evidence.attempts, rules.failure_limit)
     if failing >= 1.0 / alpha:
         return f"{evidence.failures} of {evidence.attempts} valuations failed"
@@ -228,7 +228,7 @@ class ExperimentBook:
             before, _ = self.read()
             if self._state.put(self._key, to_plain(experiment), seen) is None:
                 return False
-            if before is None or _stands(before) != _stands(experiment):
+            if before is None or _stage_of(before) != _stage_of(experiment):
                 AuditTrail(self.database).add(
                     actor, "canary", self.model,
                     from_value=experiment.champion, to_value=experiment.champion,
@@ -256,7 +256,7 @@ class ExperimentBook:
             if self.write(ended, seen, actor):
                 return ended
 
-    def tell(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
+    def report(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
         """Keep what one worker counted; only that worker writes it."""
         key = f"tally/{self.model}/{experiment}/{worker}"
         self._state.put(key, dict(tally), self._state.get(key).version)
@@ -267,7 +267,7 @@ class ExperimentBook:
         return [entry.value for entry in found]
 
 
-def _stands(experiment: Experiment) -> tuple[str, str, int]:
+def _stage_of(experiment: Experiment) -> tuple[str, str, int]:
     return experiment.id, experiment.status, experiment.stage
 
 
@@ -353,7 +353,7 @@ class WorkerCounts:
         with self._lock:
             self.slower = self.slower.plus(Moments.of([slower_ms]))
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         with self._lock:
             return {
                 "attempts": self.attempts, "failures": self.failures, "dropped": self.dropped,

@@ -11,7 +11,7 @@ import orjson
 
 from tasador.records.refused import RefusedRequest
 from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.serving.batching.batcher import Answer, Appraiser
+from tasador.serving.batching.batcher import Answer, Batcher
 from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import Rows
 from tasador.serving.errors import BadRow, Problem, not_ready
@@ -37,7 +37,7 @@ class LoadedBundle(Protocol):
 
 
 class Slot(Protocol):
-    """Holds what answers now; `serving.model_loading.model_slot.ModelHolder` is one."""
+    """Holds what answers now; `serving.model_loading.model_slot.ModelSlot` is one."""
 
     @property
     def current(self) -> LoadedBundle | None:
@@ -51,7 +51,9 @@ class Slot(Protocol):
 class TrafficRouter(Protocol):
     """Values rows by one of several models; `serving.experiments.canary.Canary` is one."""
 
-    async def value(self, exchange: Exchange, engine: Predictor, rows: Rows, place: str) -> Answer:
+    async def value(
+        self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str
+    ) -> Answer:
         """Value encoded rows of one request."""
 
 
@@ -60,8 +62,8 @@ class Service:
     """What all routes share.
 
     Attributes:
-        holder: Holds the model.
-        appraiser: Values rows.
+        slot: Holds the model.
+        batcher: Values rows.
         metrics: Counts.
         limits: What a request may ask for.
         draining: Whether the service is about to stop and wants no new requests.
@@ -71,8 +73,8 @@ class Service:
         refused: Notes what was refused.
     """
 
-    holder: Slot
-    appraiser: Appraiser
+    slot: Slot
+    batcher: Batcher
     metrics: Metrics
     limits: LimitSettings
     draining: bool = False
@@ -80,7 +82,7 @@ class Service:
     keeps_records: Callable[[], bool] = lambda: True
     keep_refused: Callable[[RefusedRequest], None] = lambda _: None
     refused: RefusedRows = field(init=False)
-    _engine: Predictor | None = None
+    _predictor: Predictor | None = None
     _loaded: LoadedBundle | None = None
 
     def __post_init__(self) -> None:
@@ -89,11 +91,11 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here; what every probe says."""
-        return self.holder.current is not None and not self.draining and self.keeps_records()
+        return self.slot.current is not None and not self.draining and self.keeps_records()
 
     def model_facts(self) -> dict[str, Any]:
         """Return which model answers, as every route about health says it."""
-        loaded = self.holder.current
+        loaded = self.slot.current
         return {
             "model_loaded": loaded is not None,
             "model_version": None if loaded is None else loaded.bundle.version,
@@ -102,12 +104,12 @@ class Service:
         }
 
     def _model(self) -> tuple[str, Collection[str]] | None:
-        loaded = self.holder.current
+        loaded = self.slot.current
         if loaded is None:
             return None
         return loaded.bundle.version, loaded.bundle.contract.feature_names
 
-    def engine(self, version: str | None = None) -> Predictor:
+    def predictor(self, version: str | None = None) -> Predictor:
         """Return what values rows now.
 
         Args:
@@ -116,24 +118,24 @@ class Service:
         Raises:
             Problem: 503 while no model is loaded, 404 for another version.
         """
-        loaded = self.holder.current
-        if loaded is not self._loaded or self._engine is None:
+        loaded = self.slot.current
+        if loaded is not self._loaded or self._predictor is None:
             if loaded is None:
                 raise not_ready()
-            self._engine, self._loaded = Predictor(loaded.bundle, loaded.source), loaded
-        engine = self._engine
-        if version is not None and version not in (engine.version, "latest"):
-            raise unknown_version(version, engine.version)
-        return engine
+            self._predictor, self._loaded = Predictor(loaded.bundle, loaded.source), loaded
+        predictor = self._predictor
+        if version is not None and version not in (predictor.version, "latest"):
+            raise unknown_version(version, predictor.version)
+        return predictor
 
     async def value(
-        self, exchange: Exchange, engine: Predictor, rows: Rows, place: str = "instances"
+        self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str = "instances"
     ) -> Answer:
-        """Value encoded rows of one request; the answer names the engine that did."""
+        """Value encoded rows of one request; the answer names the predictor that did."""
         if self.canary is not None:
-            return await self.canary.value(exchange, engine, rows, place)
-        return await self.appraiser.value(
-            engine, rows, client=exchange.client, started=exchange.started, place=place
+            return await self.canary.value(exchange, predictor, rows, place)
+        return await self.batcher.value(
+            predictor, rows, client=exchange.client, started=exchange.started, place=place
         )
 
 

@@ -38,7 +38,7 @@ def test_rows_of_the_same_kind_are_ok_and_every_check_says_so(reference, window)
 @pytest.mark.parametrize("n", [60, 200, 1000, 5000])
 def test_chance_is_no_drift_at_any_size(reference, window, n):
     for seed in range(3, 8):
-        verdict = evaluate(reference, window(n, seed, outcomes=False), together=False)
+        verdict = evaluate(reference, window(n, seed, outcomes=False), domain_classifier=False)
         assert not verdict.trouble
         assert verdict.level == ("cannot_tell" if n == 60 else "ok")
 
@@ -76,10 +76,10 @@ def test_a_new_category_and_one_that_the_reference_never_had_are_named(reference
     def some(x, code):
         return np.where(np.arange(len(x)) % 50 == 0, code, x)
 
-    verdict = evaluate(reference, changed("kind", lambda x: some(x, 4.0)), together=False)
+    verdict = evaluate(reference, changed("kind", lambda x: some(x, 4.0)), domain_classifier=False)
     assert "20 rows (2.00%) of an unknown category" in finding(verdict, "quality", "kind").reason
     assert verdict.level == "alert"
-    verdict = evaluate(reference, changed("kind", lambda x: some(x, 3.0)), together=False)
+    verdict = evaluate(reference, changed("kind", lambda x: some(x, 3.0)), domain_classifier=False)
     assert "that the reference never had: 'castle'" in finding(verdict, "quality", "kind").reason
 
 
@@ -100,7 +100,9 @@ def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its
     def far(x):
         return np.where(np.arange(len(x)) < count, 2.5 * most, x)
 
-    found = finding(evaluate(reference, changed("area", far), together=False), "quality", "area")
+    found = finding(
+        evaluate(reference, changed("area", far), domain_classifier=False), "quality", "area"
+    )
     assert found.numbers["beyond_twice"] == count
     assert found.level == level
     if count:
@@ -112,7 +114,10 @@ def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its
 def test_a_single_far_value_of_few_rows_is_no_more_than_a_warning(reference, changed):
     most = reference.profiles[0].summary.high
     made = changed("area", lambda x: np.where(np.arange(len(x)) == 7, 3 * most, x), 40)
-    assert finding(evaluate(reference, made, together=False), "quality", "area").level == "warn"
+    assert (
+        finding(evaluate(reference, made, domain_classifier=False), "quality", "area").level
+        == "warn"
+    )
 
 
 def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
@@ -181,8 +186,10 @@ def test_batches_give_the_verdict_of_the_whole(reference, window):
                  if isinstance(getattr(whole, f.name), np.ndarray)}  # fmt: skip
         return dataclasses.replace(whole, **parts)
 
-    one = evaluate(reference, whole, together=False)
-    many = evaluate(reference, (rows(i, i + 700) for i in range(0, 3000, 700)), together=False)
+    one = evaluate(reference, whole, domain_classifier=False)
+    many = evaluate(
+        reference, (rows(i, i + 700) for i in range(0, 3000, 700)), domain_classifier=False
+    )
     for a, b in zip(one.drift, many.drift, strict=True):
         assert (a.psi, a.ks, a.level) == (b.psi, b.ks, b.level)
         assert a.wasserstein == (b.wasserstein and pytest.approx(b.wasserstein, rel=1e-9))
@@ -226,8 +233,8 @@ def test_a_window_is_as_bad_as_its_worst_finding_and_blind_only_without_essentia
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"psi_warn": -1}, "psi_warn cannot be meant"),
-        ({"chance": 1.0}, "chance cannot be meant"),
+        ({"psi_warn": -1}, "psi_warn is invalid"),
+        ({"chance": 1.0}, "chance is invalid"),
         ({"psi_warn": 0.3}, "psi_warn and psi_alert contradict"),
     ],
 )
@@ -244,22 +251,24 @@ def test_known_values_that_the_target_cannot_have_are_left_out_and_named(
     sentinel = np.arange(1000) % 20
     actual = np.where(sentinel == 0, -1.0, np.where(sentinel == 1, 0.0, rows.actual))
     judged = evaluate(
-        replace(reference, target_bounds=bounds), replace(rows, actual=actual), together=False
+        replace(reference, target_bounds=bounds),
+        replace(rows, actual=actual),
+        domain_classifier=False,
     )
     found = [f for f in judged.findings if (f.check, f.subject) == ("input", "outcomes")]
     assert [f.numbers["rows"] for f in found] == [100]
     kept = replace(rows, actual=np.where(sentinel < 2, np.nan, rows.actual))
-    clean = evaluate(reference, kept, together=False)
+    clean = evaluate(reference, kept, domain_classifier=False)
     assert judged.figures == clean.figures
 
 
 def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
     import orjson
 
-    from tasador.monitoring.verdict import in_short
+    from tasador.monitoring.verdict import shorten_verdict
 
     text = evaluate(reference, changed("area", lambda x: x * 2)).to_json()
-    whole, short = orjson.loads(text), in_short(orjson.loads(text))
+    whole, short = orjson.loads(text), shorten_verdict(orjson.loads(text))
     assert len(orjson.dumps(short)) < len(orjson.dumps(whole)) / 3
     assert (short["level"], short["rows"], short["by_check"]) == (
         whole["level"], whole["rows"], whole["by_check"],
@@ -282,7 +291,7 @@ def test_a_share_that_moves_is_judged_by_its_psi(reference, window, moved, psi, 
     shares += [-moved, 0.0, moved]
     X = made.X.copy()
     X[:, 3] = np.repeat(np.arange(3.0), np.round(shares * n).astype(int).clip(0))[:n]
-    kind = of(evaluate(reference, dataclasses.replace(made, X=X), together=False), "kind")
+    kind = of(evaluate(reference, dataclasses.replace(made, X=X), domain_classifier=False), "kind")
     assert kind.psi == pytest.approx(psi, abs=0.03)
     assert kind.level == level
 
@@ -292,7 +301,9 @@ def test_what_chance_gives_a_small_window_is_no_part_of_an_alert(reference, wind
     for shift in np.linspace(0.0, 1.0, 101):
         X = made.X.copy()
         X[:, 0] = X[:, 0] * np.exp(0.5 * shift)
-        area = of(evaluate(reference, dataclasses.replace(made, X=X), together=False), "area")
+        area = of(
+            evaluate(reference, dataclasses.replace(made, X=X), domain_classifier=False), "area"
+        )
         if 0.2 < area.psi < 0.2 + area.psi_chance:
             assert area.level == "warn"
             return

@@ -15,7 +15,7 @@ import pytest
 from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.monitoring.alerts import AlertBook, AlertRule, Notice
+from tasador.monitoring.alerts import AlertBook, AlertRule, Notification
 from tasador.monitoring.notifications import (
     EmailRoute,
     RouteSettings,
@@ -30,7 +30,7 @@ from tasador.monitoring.notifications import (
 from tasador.monitoring.verdict import Finding, Verdict
 from tasador.records.database import Database
 
-NOTICE = Notice(
+NOTICE = Notification(
     "n-1", "firing", "m/drift/drift:income", "m", "drift", "page", "drift", "income",
     "PSI <0.4> & rising", 10.0, 20.0, {"psi": 0.4},
 )  # fmt: skip
@@ -131,7 +131,7 @@ class _Mail(socketserver.StreamRequestHandler):
                 say("250 ok")
 
 
-def _mailed(notice: Notice) -> str:
+def _mailed(notice: Notification) -> str:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Mail) as server:
         server.mail = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()

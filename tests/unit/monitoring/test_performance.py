@@ -19,7 +19,7 @@ def levels(verdict, check):
 
 def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(reference, window):
     made = window(1500)
-    verdict = evaluate(reference, made, together=False)
+    verdict = evaluate(reference, made, domain_classifier=False)
     for name, metric in (("mape", mape), ("within_10", within_10), ("cod", cod)):
         got = figure(verdict, name)
         assert got.value == metric(made.actual, made.prediction)
@@ -31,14 +31,15 @@ def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(refe
 
 def test_intervals_of_many_rows_are_as_narrow_as_their_number_says(reference, window):
     few, many = (
-        figure(evaluate(reference, window(n), together=False), "mape") for n in (500, 20_000)
+        figure(evaluate(reference, window(n), domain_classifier=False), "mape")
+        for n in (500, 20_000)
     )
     ratio = (few.high - few.low) / (many.high - many.low)
     assert ratio == pytest.approx(np.sqrt(40), rel=0.35)
 
 
 def test_a_model_that_has_become_wrong_breaks_rules_and_the_concept(reference, window):
-    verdict = evaluate(reference, window(1000, noise=0.25), together=False)
+    verdict = evaluate(reference, window(1000, noise=0.25), domain_classifier=False)
     assert verdict.level == "alert"
     assert levels(verdict, "performance")["mape"] == "alert"
     assert levels(verdict, "performance")["coverage"] == "alert"
@@ -51,7 +52,7 @@ def test_a_model_that_has_become_wrong_breaks_rules_and_the_concept(reference, w
 def test_prices_that_have_risen_are_a_change_of_labels_and_of_concept(reference, window):
     made = window(1000)
     risen = window(1000, actual=made.actual * 1.4)
-    verdict = evaluate(reference, risen, together=False)
+    verdict = evaluate(reference, risen, domain_classifier=False)
     assert levels(verdict, "label")["(target)"] == "alert"
     assert levels(verdict, "concept")["(error)"] == "alert"
 
@@ -60,9 +61,9 @@ def test_a_promise_is_broken_by_its_value_and_surely_by_its_interval(reference, 
     made = window(400)
     value = mape(made.actual, made.prediction)
     for limit, level in ((value * 1.01, "ok"), (value * 0.99, "warn"), (value * 0.7, "alert")):
-        verdict = evaluate(reference, made, Thresholds(mape_max=limit), together=False)
+        verdict = evaluate(reference, made, Thresholds(mape_max=limit), domain_classifier=False)
         assert levels(verdict, "performance")["mape"] == level
-    verdict = evaluate(reference, made, Thresholds(within_10_min=99.0), together=False)
+    verdict = evaluate(reference, made, Thresholds(within_10_min=99.0), domain_classifier=False)
     assert levels(verdict, "performance")["within_10"] == "alert"
 
 
@@ -71,7 +72,7 @@ def test_coverage_may_fall_by_its_slack_and_no_further(reference, window, inside
     made = window(20_000)
     upper = np.where(np.arange(20_000) < inside * 20_000, made.actual + 1, made.actual - 1)
     changed = window(20_000, lower=np.minimum(made.actual, upper) - 1, upper=upper)
-    verdict = evaluate(reference, changed, Thresholds(coverage_slack=0.05), together=False)
+    verdict = evaluate(reference, changed, Thresholds(coverage_slack=0.05), domain_classifier=False)
     assert figure(verdict, "coverage").value == pytest.approx(100 * inside, abs=0.01)
     assert levels(verdict, "performance")["coverage"] == level
 
@@ -79,7 +80,7 @@ def test_coverage_may_fall_by_its_slack_and_no_further(reference, window, inside
 def test_a_segment_alerts_by_its_interval_and_not_by_its_value(reference, window):
     unsure = 0
     for seed in range(5):
-        verdict = evaluate(reference, window(300, seed, noise=0.13), together=False)
+        verdict = evaluate(reference, window(300, seed, noise=0.13), domain_classifier=False)
         for found in verdict.of_check("performance"):
             if found.subject.startswith("segment "):
                 sure = found.numbers["low"] > found.numbers["limit"]
@@ -95,7 +96,7 @@ def test_a_segment_alerts_by_its_interval_and_not_by_its_value(reference, window
 def test_errors_larger_than_expected_warn_before_they_alert(
     reference, window, noise, least, most, level
 ):
-    verdict = evaluate(reference, window(4000, noise=noise), together=False)
+    verdict = evaluate(reference, window(4000, noise=noise), domain_classifier=False)
     (found,) = [f for f in verdict.of_check("concept") if f.subject == "error given the row"]
     assert least < found.numbers["ratio"] < most
     assert found.level == level
@@ -105,22 +106,22 @@ def test_an_absolute_limit_that_the_model_itself_does_not_meet_gives_way_to_its_
     reference, window
 ):
     made = window(1500)
-    own = figure(evaluate(reference, made, together=False), "mape").reference
+    own = figure(evaluate(reference, made, domain_classifier=False), "mape").reference
     for limit, effective in ((own * 1.01, own * 1.01), (own * 0.99, own * 1.25)):
         rules = Thresholds(mape_max=limit, relative_when_worse=("mape_max",))
-        verdict = evaluate(reference, made, rules, together=False)
+        verdict = evaluate(reference, made, rules, domain_classifier=False)
         assert figure(verdict, "mape").limit == pytest.approx(effective)
         assert levels(verdict, "performance")["mape"] != "alert"
         said = next(f.reason for f in verdict.of_check("performance") if f.subject == "mape")
         assert ("does not meet" in said) == (effective != limit)
-        worse = evaluate(reference, window(1500, noise=0.3), rules, together=False)
+        worse = evaluate(reference, window(1500, noise=0.3), rules, domain_classifier=False)
         assert levels(worse, "performance")["mape"] == "alert"
-    own = figure(evaluate(reference, made, together=False), "within_10").reference
+    own = figure(evaluate(reference, made, domain_classifier=False), "within_10").reference
     rules = Thresholds(within_10_min=own + 1, relative_when_worse=("within_10_min",))
-    assert figure(evaluate(reference, made, rules, together=False), "within_10").limit == (
+    assert figure(evaluate(reference, made, rules, domain_classifier=False), "within_10").limit == (
         pytest.approx(own / 1.25)
     )
-    strict = evaluate(reference, made, Thresholds(within_10_min=own + 20), together=False)
+    strict = evaluate(reference, made, Thresholds(within_10_min=own + 20), domain_classifier=False)
     assert levels(strict, "performance")["within_10"] == "alert"
 
 
@@ -130,18 +131,20 @@ def test_without_figures_of_the_model_a_limit_that_may_give_way_is_not_applied(r
     unknown = dataclasses.replace(reference, actual=None, predicted=None)
     made = window(500, noise=0.5)
     rules = Thresholds(mape_max=12, relative_when_worse=("mape_max",))
-    verdict = evaluate(unknown, made, rules, together=False)
+    verdict = evaluate(unknown, made, rules, domain_classifier=False)
     assert figure(verdict, "mape").limit is None
     assert (
-        levels(evaluate(unknown, made, Thresholds(mape_max=12), together=False), "performance")[
-            "mape"
-        ]
+        levels(
+            evaluate(unknown, made, Thresholds(mape_max=12), domain_classifier=False), "performance"
+        )["mape"]
         == "alert"
     )
 
 
 def test_a_segment_far_from_the_rest_is_named(reference, window):
-    verdict = evaluate(reference, window(3000), Thresholds(segment_gap=1.3), together=False)
+    verdict = evaluate(
+        reference, window(3000), Thresholds(segment_gap=1.3), domain_classifier=False
+    )
     found = verdict.of_check("performance")
     assert any("house" in f.reason and "of the whole window's" in f.reason for f in found
                if f.level == "alert")  # fmt: skip
@@ -156,7 +159,7 @@ def test_errors_are_foretold_without_outcomes(reference, window):
     from tasador.monitoring.window import Window
 
     blind = Window.of(reference.names, made.X[houses_only], **cut)
-    verdict = evaluate(reference, blind, together=False)
+    verdict = evaluate(reference, blind, domain_classifier=False)
     usual = figure(verdict, "mape", estimated=True).reference
     truth = mape(made.actual[houses_only], made.prediction[houses_only])
     guess = figure(verdict, "mape", estimated=True).value
@@ -169,7 +172,7 @@ def test_without_a_model_of_the_error_nothing_is_foretold(reference, window):
     import dataclasses
 
     bare = dataclasses.replace(reference, error_model=None)
-    verdict = evaluate(bare, window(200, outcomes=False), together=False)
+    verdict = evaluate(bare, window(200, outcomes=False), domain_classifier=False)
     assert verdict.by_check["estimate"] == "cannot_tell"
     assert not verdict.figures
 

@@ -13,7 +13,7 @@ from tasador.contract.type_inference import describe_column
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.monitoring.inputs import reference_builder, table_reader
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable
+from tasador.monitoring.inputs.table_reader import Fields, TableFile
 from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.monitor_files import (
     Comparison,
@@ -97,7 +97,7 @@ def test_a_column_is_an_identifier_by_the_name_that_init_goes_by_too(tmp_path):
              "paid": True, "humid": True, "notes_count": True}  # fmt: skip
     frame = pl.DataFrame({**dict.fromkeys(names, random), "price": numbers * 1.5})
     frame.write_parquet(tmp_path / "t.parquet")
-    columns, _ = describe_columns(PlainTable.open(tmp_path / "t.parquet"), {"price"})
+    columns, _ = describe_columns(TableFile.open(tmp_path / "t.parquet"), {"price"})
     assert {name: name in {c.name for c in columns} for name in names} == names
     described = {name: describe_column(frame[name], []).kind for name in names}
     assert {name: kind != "identifier" for name, kind in described.items()} == names
@@ -203,7 +203,7 @@ def test_tables_that_cannot_be_compared_are_refused_with_the_reason(folder, tmp_
         compared(folder, str(tmp_path / "other.parquet"))
     pl.DataFrame({"note": [f"{i} words" for i in range(300)]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValidationError, match="can be watched"):
-        describe_columns(PlainTable.open(tmp_path / "t.parquet"), set())
+        describe_columns(TableFile.open(tmp_path / "t.parquet"), set())
     with pytest.raises(ValidationError, match="no column 'county'"):
         compared(folder, segment="county")
 
@@ -340,7 +340,7 @@ def test_a_remote_parquet_file_is_read_column_by_column(s3, tmp_path):
     pl.DataFrame({"area": np.arange(1 << 20) % 7, **columns}).write_parquet(tmp_path / "a.parquet")
     storage.copy_from_local(tmp_path / "a.parquet", f"{bucket}/a.parquet")
     before = proxy.sent_back
-    table = PlainTable.open(f"{bucket}/a.parquet")
+    table = TableFile.open(f"{bucket}/a.parquet")
     assert table.rows == sum(len(batch["area"]) for batch in table.batches(["area"]))
     assert proxy.sent_back - before < (tmp_path / "a.parquet").stat().st_size / 2
 

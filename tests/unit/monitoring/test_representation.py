@@ -141,7 +141,7 @@ def test_recorded_numbers_that_came_as_float32_are_no_drift():
     columns = (Column("rate", "number"), Column("area", "number"))
     reference = build_reference(columns, np.column_stack([FEW, BASE]))
     asked = np.column_stack([FEW.astype(np.float32).astype(float), BASE])
-    verdict = evaluate(reference, Window.of(("rate", "area"), asked), together=False)
+    verdict = evaluate(reference, Window.of(("rate", "area"), asked), domain_classifier=False)
     assert verdict.level == "ok"
     assert verdict.drift[0].psi == pytest.approx(0.0, abs=1e-9)
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import spatial, stats
 
 from tasador.monitoring.checks import two_sample_tests
-from tasador.monitoring.checks.two_sample_tests import adjusted, judge_psi, psi_null
+from tasador.monitoring.checks.two_sample_tests import adjusted, psi_null, psi_test
 from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
@@ -124,7 +124,7 @@ def test_p_values_are_uniform_when_nothing_has_changed(m, n):
         reference, window = random.normal(size=m), random.normal(size=n)
         grid = Grid.of_numbers(reference)
         counts = ColumnSummary.of(reference, grid).bins(grid)
-        p_values.append(judge_psi(counts, ColumnSummary.of(window, grid).bins(grid)).p_value)
+        p_values.append(psi_test(counts, ColumnSummary.of(window, grid).bins(grid)).p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 0.001
     assert np.mean(np.array(p_values) < 0.05) < 0.09
 
@@ -160,9 +160,9 @@ def test_corrected_p_values_are_benjamini_and_hochbergs():
 
 def test_rows_in_a_bin_that_the_reference_has_never_filled_are_told_from_chance():
     reference = np.array([500, 500, 0])
-    assert judge_psi(reference, np.array([100, 100, 0])).p_value == 1.0
-    assert judge_psi(reference, np.array([60, 60, 80])).p_value < 1e-6
-    assert judge_psi(reference, np.array([100, 99, 1])).p_value > 0.01
+    assert psi_test(reference, np.array([100, 100, 0])).p_value == 1.0
+    assert psi_test(reference, np.array([60, 60, 80])).p_value < 1e-6
+    assert psi_test(reference, np.array([100, 99, 1])).p_value > 0.01
 
 
 def test_among_many_categories_chance_is_known_as_well_from_fewer_draws(monkeypatch):

@@ -142,7 +142,7 @@ def test_the_state_of_a_real_service_is_told(house_bundle, written_bundle, tmp_p
         assembly = Assembly(settings)
         app = assembly.app()
         assembly.refresher.refresh()
-        assembly.holder.check(assembly.holder.current)
+        assembly.slot.check(assembly.slot.current)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://x", headers={"x-api-key": ADMIN}

@@ -11,7 +11,7 @@ import pytest
 from tasador.core.errors import ConfigError
 from tasador.serving.errors import Problem
 from tasador.serving.http import auth
-from tasador.serving.http.auth import KeyAccess, RateLimit, SharedBuckets, new_key, parse_key
+from tasador.serving.http.auth import KeyAuthorizer, RateLimit, SharedBuckets, new_key, parse_key
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
 KEY, CONFIGURED = new_key("app", "client")
@@ -21,12 +21,12 @@ PREDICT = "/api/v1/predict"
 
 def admit(security, headers=None, path=PREDICT, peer="10.0.0.1", limits=None):
     sent = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-    found = security if isinstance(security, KeyAccess) else made(security, limits)
+    found = security if isinstance(security, KeyAuthorizer) else made(security, limits)
     return found.admit(sent, path, peer)
 
 
 def made(security, limits=None):
-    return KeyAccess(security, limits or LimitSettings())
+    return KeyAuthorizer(security, limits or LimitSettings())
 
 
 LOCKED = SecuritySettings(keys=(CONFIGURED.line(), CONFIGURED_ADMIN.line()))
@@ -303,7 +303,7 @@ def test_more_clients_than_places_are_each_let_in_and_the_file_does_not_grow(tmp
 
 def test_wrong_keys_are_counted_over_workers(tmp_path) -> None:
     settings = SecuritySettings(keys=(f"app:client:{'0' * 64}",), failures_per_minute=4)
-    workers = [KeyAccess(settings, LimitSettings(), tmp_path) for _ in range(2)]
+    workers = [KeyAuthorizer(settings, LimitSettings(), tmp_path) for _ in range(2)]
     statuses = []
     for i in range(8):
         with pytest.raises(Problem, match="key") as refused:

@@ -19,13 +19,13 @@ from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
-from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.model_loading.cascade import LoadedModel
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import CanarySettings, LimitSettings
@@ -65,13 +65,11 @@ class Server:
 
     def __init__(self, url: str, champion, challenger, settings=FAST) -> None:
         self.url = url
-        self.holder = ModelHolder()
-        self.holder.swap(LoadedModel(champion, "local", "a", 0.0))
+        self.slot = ModelSlot()
+        self.slot.swap(LoadedModel(champion, "local", "a", 0.0))
         self.writer = RecordWriter(RecordSettings(url=url, spool=None))
         metrics = Metrics()
-        self.service = Service(
-            self.holder, Appraiser(self.writer, metrics), metrics, LimitSettings()
-        )
+        self.service = Service(self.slot, Batcher(self.writer, metrics), metrics, LimitSettings())
         self.loads = 0
 
         def load() -> LoadedModel:
@@ -92,11 +90,11 @@ class Server:
                                     client="me")  # fmt: skip
                 for name, value in changes.items():
                     setattr(exchange, name, value)
-                engine = self.service.engine()
-                rows = engine.encode([INPUTS[i % len(INPUTS)]])
-                answer = await self.service.value(exchange, engine, rows)
+                predictor = self.service.predictor()
+                rows = predictor.encode([INPUTS[i % len(INPUTS)]])
+                answer = await self.service.value(exchange, predictor, rows)
                 self.ids.append((answer.ids[0], PRICES[i % len(INPUTS)]))
-                answered.append(answer.engine.version)
+                answered.append(answer.predictor.version)
             return answered
 
         self.ids: list[tuple[str, float]] = []
@@ -242,7 +240,7 @@ def test_a_database_that_fails_is_not_the_challenger_s_failure(bundles, tmp_path
     with served(tmp_path, champion, good) as server:
         begin(server, champion, good, stage=2, min_rows=10_000)
         wait_for(lambda: server.service.canary is not None)
-        recorder, submit = server.service.appraiser._recorder, server.writer.submit
+        recorder, submit = server.service.batcher._recorder, server.writer.submit
         failed = []
 
         def fails_once(records):
@@ -289,7 +287,7 @@ def test_a_champion_that_changes_ends_the_experiment(bundles, tmp_path):
     with served(tmp_path, champion, good) as server:
         book = begin(server, champion, good, stage=1, min_rows=10_000)
         wait_for(lambda: server.service.canary is not None)
-        server.holder.swap(LoadedModel(bad, "local", "c", 0.0))
+        server.slot.swap(LoadedModel(bad, "local", "c", 0.0))
         wait_for(lambda: standing(book).status == "stopped")
         assert f"the champion became {bad.version}" in standing(book).reason
         assert set(server.ask(5)) == {bad.version}

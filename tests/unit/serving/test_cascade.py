@@ -11,7 +11,7 @@ import pytest
 from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.stores.published import publish_bundle
-from tasador.serving.model_loading.cascade import Cascade, RefusedBeforeError, RejectedBundles
+from tasador.serving.model_loading.cascade import Cascade, RejectedBeforeError, RejectedBundles
 from tasador.settings.serving import SourceSettings
 
 
@@ -29,7 +29,7 @@ def settings_of(**values) -> SourceSettings:
 
 def test_a_source_that_is_not_configured_is_passed_over(written_bundle):
     cascade = Cascade.of(settings_of(local=str(written_bundle)))
-    assert [hop.name for hop in cascade.hops] == ["local"]
+    assert [source.name for source in cascade.sources] == ["local"]
     loaded = cascade.load()
     assert (loaded.source, loaded.version) == ("local", loaded.bundle.version)
     (report,) = cascade.report()
@@ -87,25 +87,25 @@ def test_without_a_model_a_damaged_bundle_is_tried_within_seconds_and_then_ever_
     None
 ):
     now = 0.0
-    refusals = RejectedBundles(900.0, clock=lambda: now)
+    rejected = RejectedBundles(900.0, clock=lambda: now)
     tries = []
     while now < 4000.0:
         try:
-            refusals.check("store", "v1", desperate=True)
-        except RefusedBeforeError:
+            rejected.check("store", "v1", without_model=True)
+        except RejectedBeforeError:
             now += 1.0
             continue
         tries.append(now)
-        refusals.note("store", "v1", BundleError("checksum"))
+        rejected.note("store", "v1", BundleError("checksum"))
     pauses = [after - before for before, after in pairwise(tries)]
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
 
 
 def test_with_a_model_a_refused_bundle_is_not_fetched_again() -> None:
     now = 0.0
-    refusals = RejectedBundles(900.0, clock=lambda: now)
-    refusals.note("store", "v1", BundleError("checksum"))
+    rejected = RejectedBundles(900.0, clock=lambda: now)
+    rejected.note("store", "v1", BundleError("checksum"))
     now = 10_000.0
-    with pytest.raises(RefusedBeforeError, match="refused before"):
-        refusals.check("store", "v1", desperate=False)
-    refusals.check("store", "v2", desperate=False)
+    with pytest.raises(RejectedBeforeError, match="refused before"):
+        rejected.check("store", "v1", without_model=False)
+    rejected.check("store", "v2", without_model=False)

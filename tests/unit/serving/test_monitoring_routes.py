@@ -12,7 +12,7 @@ from tasador.records.database import Database
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
 from tasador.serving.api.monitoring import monitoring_router
-from tasador.serving.bootstrap import Watched
+from tasador.serving.bootstrap import MonitoringReader
 from tasador.serving.http.auth import new_key
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SecuritySettings
@@ -35,7 +35,7 @@ VERDICT = {
 @pytest.fixture
 def watched_service(serve, tmp_path) -> tuple[RunningService, Database]:
     url = f"sqlite:///{tmp_path}/watched.db"
-    watching = Watched(RecordSettings(url=url))
+    watching = MonitoringReader(RecordSettings(url=url))
     found = serve(routers=lambda service: [monitoring_router(service, watching)])
     return found, Database.open(url)
 
@@ -79,9 +79,9 @@ def test_alerts_are_told_firing_ones_first(watched_service) -> None:
 
 
 def test_records_that_are_off_and_a_database_that_is_away_are_told(serve, tmp_path) -> None:
-    off = Watched(RecordSettings(url="sqlite:///x.db", mode="off"))
+    off = MonitoringReader(RecordSettings(url="sqlite:///x.db", mode="off"))
     (tmp_path / "file").write_text("no folder")
-    away = Watched(RecordSettings(url=f"sqlite:///{tmp_path}/file/x.db"))
+    away = MonitoringReader(RecordSettings(url=f"sqlite:///{tmp_path}/file/x.db"))
     for watching, word in ((off, "records_off"), (away, "database_away")):
         service = serve(routers=lambda service, w=watching: [monitoring_router(service, w)])
         answer = httpx.get(f"{service.url}/api/v1/monitoring/alerts")

@@ -122,7 +122,7 @@ def test_the_service_says_what_its_models_target_may_be_beside_the_records(
     finally:
         assembly.refresher.stop()
         assembly.writer.close()
-    target = assembly.holder.current.bundle.contract.target  # type: ignore[union-attr]
+    target = assembly.slot.current.bundle.contract.target  # type: ignore[union-attr]
     assert found == {"houses_model": TargetBounds.of(target)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasador.monitoring.checks.service_levels import judge_refused
+from tasador.monitoring.checks.service_levels import check_refused
 from tasador.monitoring.thresholds import Thresholds
 from tasador.records.database import Database
 from tasador.records.refused import (
@@ -234,7 +234,7 @@ def test_workers_add_up_and_another_models_refusals_are_left_out(tmp_path) -> No
 def test_the_share_of_refused_rows_is_a_finding(refused, valued, level) -> None:
     causes = {("kind", "unknown_level"): refused} if refused else {}
     counts = RefusedCounts(refused, 0, causes, {("kind", "unknown_level"): "'castle'"})
-    found = judge_refused(counts, valued, Thresholds())
+    found = check_refused(counts, valued, Thresholds())
     assert found.level == level
     if refused:
         assert "kind: unknown level 'castle'" in found.reason

@@ -307,7 +307,7 @@ def test_rows_whose_records_cannot_be_kept_say_so(serve):
             done.set_exception(StorageError("full"))
             return done
 
-    service.service.appraiser._recorder = Full()
+    service.service.batcher._recorder = Full()
     with service.client() as client:
         found = rows_of(send(client, table(3)))
     assert [row["prediction"] for row in found] == ["", "", ""]

@@ -1,4 +1,4 @@
-"""How well the estimates do, measured or estimated; for the window, its segments and spans of time."""
+"""How good the estimates are, measured or estimated: of a window, its segments, spans of time."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def mape_interval(actual: Floats, predicted: Floats, z: float = _Z95) -> tuple[f
 
 
 def measured_figures(
-    tally: WindowSummary, rules: Thresholds
+    tally: WindowSummary, thresholds: Thresholds
 ) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return every metric of the rows with outcomes, and what breaks a rule."""
     pairs = Pairs.of(tally.known.rows())
-    if len(pairs) < rules.min_outcomes:
-        text = f"{len(pairs)} rows have an outcome, at least {rules.min_outcomes} are needed"
+    if len(pairs) < thresholds.min_outcomes:
+        text = f"{len(pairs)} rows have an outcome, at least {thresholds.min_outcomes} are needed"
         return (), [Finding("performance", "outcomes", "cannot_tell", text, {"rows": len(pairs)})]
     before = _reference_figures(tally.reference)
     figures = [
         replace(figure, reference=before.get(figure.name)) for figure in _with_intervals(pairs)
     ]
-    limited = _limited(figures, tally.reference, rules)
+    limited = _limited(figures, tally.reference, thresholds)
     findings = [
         _breach(figure, len(pairs), limit) for figure, limit in limited if limit is not None
     ]
@@ -137,16 +137,16 @@ class _Limit:
     why: str
 
 
-def _limit(figure: Figure, reference: Reference, rules: Thresholds) -> _Limit | None:
+def _limit(figure: Figure, reference: Reference, thresholds: Thresholds) -> _Limit | None:
     """Choose a figure's limit: the absolute one, or one relative to the model's own figure."""
     if figure.name == "coverage" and reference.coverage is not None:
-        return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
+        return _Limit(100 * (reference.coverage - thresholds.coverage_slack), False, "is usual")
     if figure.name not in ABSOLUTE:
         return None
     name = ABSOLUTE[figure.name]
-    asked, own = getattr(rules, name), figure.reference
+    asked, own = getattr(thresholds, name), figure.reference
     higher = figure.name in HIGHER_IS_BETTER
-    if asked is not None and name not in rules.relative_when_worse:
+    if asked is not None and name not in thresholds.relative_when_worse:
         return _Limit(asked, True, "is asked for")
     if own is None:
         return None
@@ -155,14 +155,14 @@ def _limit(figure: Figure, reference: Reference, rules: Thresholds) -> _Limit | 
     why = "is usual"
     if asked is not None:
         why += f": the model's own {own:.2f}% on held-out rows does not meet {asked:g}%"
-    return _Limit(own / rules.worse if higher else own * rules.worse, False, why)
+    return _Limit(own / thresholds.worse if higher else own * thresholds.worse, False, why)
 
 
 def _limited(
-    figures: Sequence[Figure], reference: Reference, rules: Thresholds
+    figures: Sequence[Figure], reference: Reference, thresholds: Thresholds
 ) -> list[tuple[Figure, _Limit | None]]:
     """Return the figures with their limits."""
-    limits = [_limit(figure, reference, rules) for figure in figures]
+    limits = [_limit(figure, reference, thresholds) for figure in figures]
     return [
         (figure if limit is None else replace(figure, limit=limit.value), limit)
         for figure, limit in zip(figures, limits, strict=True)
@@ -170,7 +170,7 @@ def _limited(
 
 
 def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
-    """Judge a figure by its limit.
+    """Compare a figure with its limit.
 
     Past the limit with its whole interval is an alert. With only the value past it, it warns where
     the limit is a promise that somebody made; against the reference it may be chance.
@@ -192,10 +192,10 @@ def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
     return Finding("performance", figure.name, level, text, {**numbers, "limit": limit.value})
 
 
-def judge_segments(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
-    """Judge the error of each segment against its own on the reference, and the window's."""
+def check_segments(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
+    """Evaluate the error of each segment against its own on the reference, and the window's."""
     column, rows = tally.reference.segment, tally.known.rows()
-    if column is None or column.kind != "category" or len(rows) < rules.min_outcomes:
+    if column is None or column.kind != "category" or len(rows) < thresholds.min_outcomes:
         return []
     codes = rows[:, FIGURES.index("segment")]
     everything = Pairs.of(rows)
@@ -203,13 +203,15 @@ def judge_segments(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
     findings = []
     for code, name in enumerate(column.categories):
         pairs = Pairs.of(rows[codes == code])
-        if len(pairs) < rules.min_outcomes:
+        if len(pairs) < thresholds.min_outcomes:
             continue
         value, low, high = mape_interval(pairs.actual, pairs.predicted, _Z99)
         before = _segment_before(tally.reference, code)
-        limits = [] if before is None else [(before * rules.worse, "of its own on the reference")]
-        if rules.segment_gap is not None:
-            limits.append((whole * rules.segment_gap, "of the whole window's"))
+        limits = (
+            [] if before is None else [(before * thresholds.worse, "of its own on the reference")]
+        )
+        if thresholds.segment_gap is not None:
+            limits.append((whole * thresholds.segment_gap, "of the whole window's"))
         for limit, what in limits:
             level: Level = "alert" if low > limit else "ok"
             text = f"{name}: MAPE {value:.2f}% ({low:.2f} to {high:.2f}), limit {limit:.2f}% {what}"
@@ -231,7 +233,7 @@ def _segment_before(reference: Reference, code: int) -> float | None:
 
 
 def estimated_figures(
-    tally: WindowSummary, rules: Thresholds
+    tally: WindowSummary, thresholds: Thresholds
 ) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return what the metrics will be once outcomes are known, from the model of the error."""
     model, reference = tally.reference.error_model, tally.reference
@@ -240,8 +242,8 @@ def estimated_figures(
         return (), [Finding("estimate", "error", "cannot_tell", text)]
     rows = tally.rows.rows()
     rows = rows[np.isfinite(rows[:, -3])]
-    if len(rows) < rules.min_rows:
-        text = f"{len(rows)} rows have an estimate, at least {rules.min_rows} are needed"
+    if len(rows) < thresholds.min_rows:
+        text = f"{len(rows)} rows have an estimate, at least {thresholds.min_rows} are needed"
         return (), [Finding("estimate", "error", "cannot_tell", text)]
     X, prediction, lower, upper = rows[:, :-3], *rows[:, -3:].T
     terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
@@ -259,7 +261,7 @@ def estimated_figures(
         per = 100 / total
         wmape = Figure("wmape", mae.value * per, mae.low * per, mae.high * per, estimated=True)
         figures.append(replace(wmape, reference=before.get("wmape")))
-    limited = _limited(figures, reference, rules)
+    limited = _limited(figures, reference, thresholds)
     findings = []
     for figure, limit in limited:
         if limit is not None:
@@ -281,24 +283,24 @@ def _estimate(
     return Figure(name, value, max(value - half, 0.0), value + half, reference, estimated=True)
 
 
-def judge_concept(tally: WindowSummary, rules: Thresholds) -> list[Finding]:
+def check_concept(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
     """Compare the errors of rows with outcomes with what rows like them should have."""
     model, reference = tally.reference.error_model, tally.reference
-    if model is None or tally.known.seen < rules.min_outcomes:
+    if model is None or tally.known.seen < thresholds.min_outcomes:
         return []
     rows = tally.with_outcomes.rows()
     X, prediction, lower, upper, actual = rows[:, :-4], *rows[:, -4:].T
     size = np.abs(residuals(actual, prediction, log=reference.log))
     some = np.isfinite(size)
-    if some.sum() < rules.min_outcomes:
+    if some.sum() < thresholds.min_outcomes:
         return []
     terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
     expected, square = terms["size"][some], terms["size2"][some]
     ratio = float(size[some].mean() / expected.mean())
     spread = math.sqrt(float(np.maximum(square - expected**2, 0).sum())) / float(expected.sum())
     p = float(special.ndtr(-(ratio - 1) / spread)) if spread > 0 else float(ratio <= 1)
-    far = p <= rules.chance and ratio >= rules.concept
-    level: Level = "ok" if not far else "alert" if ratio >= rules.concept**2 else "warn"
+    far = p <= thresholds.chance and ratio >= thresholds.concept
+    level: Level = "ok" if not far else "alert" if ratio >= thresholds.concept**2 else "warn"
     text = f"errors are {ratio:.2f} times what rows like these should have (p {p:.2g})"
     numbers = {"ratio": ratio, "p_value": p, "rows": int(some.sum())}
     return [Finding("concept", "error given the row", level, text, numbers)]
@@ -355,7 +357,7 @@ def iso(seconds: float) -> str:
 
 
 def _share(tally: WindowSummary) -> float:
-    """Return how many rows each row of the sample stands for."""
+    """Return how many rows each row of the sample represents."""
     kept = len(tally.figures.rows())
     return tally.figures.seen / kept if kept else 1.0
 

@@ -97,7 +97,7 @@ def kolmogorov_smirnov(reference: ColumnSummary, window: ColumnSummary) -> tuple
 def wasserstein(reference: ColumnSummary, window: ColumnSummary, grid: Grid) -> float | None:
     """Return the Wasserstein-1 distance in standard deviations of the reference.
 
-    Cells stand for their mean, which is exact for columns that the grid resolves. None without
+    Cells count as their mean, which is exact for columns that the grid resolves. None without
     finite values, or when the reference does not vary.
     """
     spread = reference.std(grid)
@@ -186,7 +186,7 @@ class PsiTest:
     p_value: float
 
 
-def judge_psi(reference: NDArray[np.generic], window: NDArray[np.generic]) -> PsiTest:
+def psi_test(reference: NDArray[np.generic], window: NDArray[np.generic]) -> PsiTest:
     """Compare two vectors of bin counts (b,), each with at least one row.
 
     Bins that are empty on both sides are left out of the null, too: it is that of windows that
@@ -261,13 +261,13 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Separation:
-    """How well the two can be told apart.
+class DomainClassifierResult:
+    """How well the classifier separates the two.
 
     Attributes:
-        auc: Area under the ROC curve; one half is not at all.
+        auc: Area under the ROC curve; one half: it cannot.
         p_value: Chance of one as large when nothing has changed.
-        importance: Shape (p,): each column's share in telling them apart; sums to one.
+        importance: Shape (p,): each column's share in separating them; sums to one.
     """
 
     auc: float
@@ -275,8 +275,10 @@ class Separation:
     importance: Floats
 
 
-def separate(reference: Floats, window: Floats) -> Separation:
-    """Try to tell `window` (n, p) from `reference` (m, p); NaN is a value like any other.
+def classify_domain(reference: Floats, window: Floats) -> DomainClassifierResult:
+    """Train a classifier of `window` (n, p) against `reference` (m, p).
+
+    NaN is a value like any other.
 
     Raises:
         ImportError: LightGBM is not installed.
@@ -305,7 +307,7 @@ def separate(reference: Floats, window: Floats) -> Separation:
     z = (auc - 0.5) / math.sqrt(sum(variances) / 4)
     total = importance.sum()
     shares = importance / total if total > 0 else importance
-    return Separation(auc, float(special.ndtr(-z)), shares)
+    return DomainClassifierResult(auc, float(special.ndtr(-z)), shares)
 
 
 def _halves(rows: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:

@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from tasador.contract.model import Column
 from tasador.core.parallel.base import Engine
 from tasador.core.storage import Location
-from tasador.monitoring.inputs.reference_builder import Compared, each_once, join_tables, read_rows
+from tasador.monitoring.inputs.reference_builder import (
+    TableReference,
+    each_once,
+    join_tables,
+    read_rows,
+)
 from tasador.monitoring.inputs.table_reader import (
     Fields,
-    PlainTable,
     Reader,
     TableFacts,
+    TableFile,
     check_same,
     value_problems,
 )
@@ -43,7 +48,7 @@ class ReadProblems:
     """What was found wrong with files and their values; those of several files add up by `merge`.
 
     Attributes:
-        wrong: By column: how many values are of another kind, and the first of them.
+        wrong: By column: how many values are of a different type, and the first of them.
         zones: By column of times in text: whether some have a zone, and some have none.
         schema: By what is wrong with a file's columns: in how many files, and the first of them.
     """
@@ -117,7 +122,7 @@ _TASKS_A_CORE = 4
 
 
 @dataclass(frozen=True)
-class Counting:
+class CountJob:
     """What files are compared with, without what counting does not need.
 
     Attributes:
@@ -133,7 +138,7 @@ class Counting:
     precision: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, compared: Compared) -> Counting:
+    def of(cls, compared: TableReference) -> CountJob:
         """Take it from a reference that was read."""
         light = replace(
             compared.reference, error_model=None, rows=compared.reference.rows[:0],
@@ -163,7 +168,7 @@ class FilePart:
 Counted = tuple[dict[str, Any], ReadProblems]
 
 
-def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
+def count_parts(counting: CountJob, parts: Sequence[FilePart]) -> Counted:
     """Count files; called by an engine."""
     found: tuple[WindowSummary, ReadProblems] | None = None
     for part in parts:
@@ -174,9 +179,9 @@ def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
     return found[0].state(), found[1]
 
 
-def _count(counting: Counting, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
+def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
     reference, fields = counting.reference, counting.fields
-    table = PlainTable.open(part.location)
+    table = TableFile.open(part.location)
     reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
     tally = WindowSummary(reference, part.first)
@@ -185,26 +190,26 @@ def _count(counting: Counting, part: FilePart) -> tuple[WindowSummary, ReadProbl
     return tally, ReadProblems.of(part.first, reader, problems)
 
 
-def look_at(_: None, location: Location) -> TableFacts:
+def inspect_table(_: None, location: Location) -> TableFacts:
     """Return what a file is; called by an engine."""
-    return PlainTable.open(location).facts
+    return TableFile.open(location).facts
 
 
-def look_at_all(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
+def inspect_tables(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
     """Return what the files are, in their order.
 
     Raises:
         SourceError: One is missing, damaged, or no table.
     """
-    found = dict(engine.map(look_at, engine.share(None), locations))
+    found = dict(engine.map(inspect_table, engine.share(None), locations))
     return [found[i] for i in range(len(locations))]
 
 
 def count_files(
-    compared: Compared,
+    compared: TableReference,
     tables: Sequence[TableFacts],
     engine: Engine,
-    outcomes: PlainTable | None = None,
+    outcomes: TableFile | None = None,
 ) -> WindowSummary:
     """Count files as one window, some on each core.
 
@@ -221,10 +226,10 @@ def count_files(
     """
     joined = None
     if outcomes is not None:
-        whole = [PlainTable.open(table.location) for table in tables]
+        whole = [TableFile.open(table.location) for table in tables]
         joined = join_tables(whole, outcomes, compared.fields)
     parts = _parts(tables, None if joined is None else joined.actual)
-    held = engine.share(Counting.of(compared))
+    held = engine.share(CountJob.of(compared))
     tally, faults = WindowSummary(compared.reference), ReadProblems()
     chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)
     counted = engine.map(count_parts, held, chunks, cost=_rows)

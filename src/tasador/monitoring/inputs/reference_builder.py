@@ -1,4 +1,4 @@
-"""From tables on disk to a reference and the windows to judge against it."""
+"""From tables on disk to a reference and the windows to evaluate against it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tasador.core.errors import TrainingError, ValidationError
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model, residuals
 from tasador.monitoring.inputs.table_reader import (
     Fields,
-    PlainTable,
     Reader,
     TableFacts,
+    TableFile,
     check_same,
 )
 from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
@@ -32,7 +32,7 @@ from tasador.monitoring.summaries.reference import (
     sample_places,
 )
 from tasador.monitoring.verdict import Finding
-from tasador.monitoring.window import Joined, Window, join_outcomes
+from tasador.monitoring.window import JoinedOutcomes, Window, join_outcomes
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ _SEED = 20_240_816
 
 
 @dataclass(frozen=True)
-class Compared:
+class TableReference:
     """A reference made from a table, and what was found while reading it.
 
     Attributes:
@@ -64,13 +64,13 @@ class Compared:
 
 
 def read_reference(
-    table: PlainTable,
+    table: TableFile,
     columns: tuple[Column, ...],
     fields: Fields,
     *,
     learn_errors: bool = False,
     precision: Mapping[str, str] | None = None,
-) -> Compared:
+) -> TableReference:
     """Count a table of known good rows.
 
     Args:
@@ -79,7 +79,7 @@ def read_reference(
         fields: Which columns are the target, the estimate and so on.
         learn_errors: Whether to fit a model of the error, if there are estimates and outcomes and
             LightGBM is installed.
-        precision: See `Compared`.
+        precision: See `TableReference`.
 
     Raises:
         ValidationError: It lacks a column that is named.
@@ -107,7 +107,7 @@ def read_reference(
         reference = _counted(reference, Reader(table, columns, precision), fields)
     if learn_errors and reference.residual is not None:
         reference = _with_error_model(reference, rows)
-    return Compared(reference, table.facts, fields, reader.problems(), precision)
+    return TableReference(reference, table.facts, fields, reader.problems(), precision)
 
 
 def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
@@ -128,7 +128,7 @@ def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
 
 
 def _built(
-    columns: tuple[Column, ...], rows: Floats, fields: Fields, table: PlainTable
+    columns: tuple[Column, ...], rows: Floats, fields: Fields, table: TableFile
 ) -> Reference:
     p = len(columns)
     X, (actual, predicted) = rows[:, :p], rows[:, p : p + 2].T
@@ -177,7 +177,7 @@ def _counted(reference: Reference, reader: Reader, fields: Fields) -> Reference:
 def _with_error_model(reference: Reference, rows: Floats) -> Reference:
     rows = rows[sample_places(len(rows), _LEARNT_FROM)]
     X, (actual, predicted, lower, upper) = rows[:, :-4], rows[:, -4:].T
-    with suppress(ImportError, TrainingError):  # the verdict then cannot tell
+    with suppress(ImportError, TrainingError):  # the verdict is then `cannot_tell`
         model, _ = fit_error_model(
             error_inputs(X, predicted, lower, upper, log=reference.log),
             actual,
@@ -190,7 +190,7 @@ def _with_error_model(reference: Reference, rows: Floats) -> Reference:
 
 
 def read_windows(
-    compared: Compared, table: PlainTable, outcomes: PlainTable | None = None
+    compared: TableReference, table: TableFile, outcomes: TableFile | None = None
 ) -> Iterator[Window]:
     """Yield a table's rows in batches, and last of all what was found wrong in it.
 
@@ -215,7 +215,7 @@ def read_windows(
 def read_rows(
     reader: Reader, reference: Reference, fields: Fields, actual: Floats | None = None
 ) -> Iterator[Window]:
-    """Yield a table's rows in batches; what is wrong with them is the reader's to tell.
+    """Yield a table's rows in batches; what is wrong with them is in the reader.
 
     Args:
         reader: Of the table.
@@ -266,8 +266,8 @@ def _window(
     return Window.of(reference.names, X, **parts)
 
 
-def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fields) -> Joined:
-    """Bring late outcomes to the rows of tables, which count as one.
+def join_tables(tables: Sequence[TableFile], outcomes: TableFile, fields: Fields) -> JoinedOutcomes:
+    """Join late outcomes to the rows of tables, which count as one.
 
     Raises:
         ValidationError: The id or the target is not named, or a table does not have it.

@@ -194,7 +194,7 @@ class Reference:
                 version=bundle.version,
                 target_bounds=TargetBounds.of(bundle.contract.target),
             )
-        except Exception as error:  # somebody else's arrays: whatever they end in is theirs
+        except Exception as error:  # arrays from outside: whatever they raise is the bundle's error
             raise BundleError(
                 f"the reference in {bundle.version} cannot be read: {error}",
                 remedy="register the model again",

@@ -32,7 +32,7 @@ FIGURES = ("prediction", "lower", "upper", "actual", "latency_ms", "time", "fail
 
 
 @dataclass
-class Outside:
+class OutsideCounts:
     """How many values of a column lie where none should.
 
     Attributes:
@@ -47,8 +47,8 @@ class Outside:
     over: int = 0
     twice: int = 0
 
-    def __add__(self, other: Outside) -> Outside:
-        return Outside(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: OutsideCounts) -> OutsideCounts:
+        return OutsideCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 #: Place of the window that a finding was made in, its number there, the finding.
@@ -61,7 +61,7 @@ _SAMPLES = ("rows", "figures", "known", "with_outcomes")
 
 @dataclass
 class WindowSummary:
-    """A window in counts; feed it batches with `add`, then judge it.
+    """A window in counts; feed it batches with `add`, then evaluate it.
 
     Attributes:
         reference: What it will be compared with; its grids are those of the counts.
@@ -109,7 +109,7 @@ class WindowSummary:
     def __post_init__(self) -> None:
         reference = self.reference
         self.columns = [ColumnSummary.empty(profile.grid) for profile in reference.profiles]
-        self.outside = [Outside() for _ in reference.profiles]
+        self.outside = [OutsideCounts() for _ in reference.profiles]
         self.prediction, self.target, self.residual = (
             None if profile is None else ColumnSummary.empty(profile.grid)
             for profile in (reference.prediction, reference.target, reference.residual)
@@ -342,7 +342,7 @@ class WindowSummary:
         for name, value in state["counts"].items():
             setattr(found, name, value)
         found.begins, found.ends = state["span"]
-        found.outside = [Outside(**one) for one in state["outside"]]
+        found.outside = [OutsideCounts(**one) for one in state["outside"]]
         found.columns = [ColumnSummary.from_state(one) for one in state["columns"]]
         for name, one in state["summaries"].items():
             setattr(found, name, ColumnSummary.from_state(one))

@@ -47,7 +47,7 @@ from tasador.records.writer.batches import (
     insert_records,
     take_group,
 )
-from tasador.records.writer.maintenance import Keeper
+from tasador.records.writer.maintenance import MaintenanceThread
 from tasador.records.writer.spool import Chunk, Spool
 from tasador.settings.records import RecordSettings
 
@@ -66,7 +66,7 @@ class Committer:
         settings: Where and how.
         queue: What is submitted.
         spool: Where to put it while the database is away.
-        counters: Told what happened.
+        counters: Counts what happened.
     """
 
     def __init__(
@@ -212,8 +212,8 @@ class Committer:
         try:
             return self._spool.peek(self._settings.group)
         except StorageError as error:
-            _log.error("a spool file is set aside: %s", error)
-            self._spool.set_aside()
+            _log.error("a spool file is quarantined: %s", error)
+            self._spool.quarantine()
             raise
 
     def _back_to_normal(self) -> bool:
@@ -354,7 +354,7 @@ class RecordWriter:
         self._spool = Spool(settings.spool_folder(), settings.synchronous, settings.spool_bytes)
         self._committer = Committer(settings, self._queue, self._spool, self._counters)
         self._refused = RefusedBuffer(settings)
-        self._keeper = Keeper(
+        self._maintenance = MaintenanceThread(
             self._spool.folder,
             settings,
             open_lazily(settings),
@@ -379,7 +379,7 @@ class RecordWriter:
         self._running = True
         _writers.add(self)
         self._committer.start()
-        self._keeper.start()
+        self._maintenance.start()
 
     def submit(self, records: Sequence[Record]) -> asyncio.Future[None] | None:
         """Hand records over from a coroutine; never blocks.
@@ -423,7 +423,7 @@ class RecordWriter:
 
     def keep_target(self, model: str, bounds: TargetBounds) -> None:
         """Keep what a model's target may be beside the records, soon; never blocks."""
-        self._keeper.keep_target(model, bounds)
+        self._maintenance.keep_target(model, bounds)
 
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:
@@ -476,7 +476,7 @@ class RecordWriter:
         self._running = False
         _writers.discard(self)
         safe = self._committer.close(deadline_s)
-        self._keeper.close()
+        self._maintenance.close()
         self._spool.close()
         return safe
 

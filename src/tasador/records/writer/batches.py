@@ -36,7 +36,7 @@ class Group:
     """Submissions that are written together.
 
     Two threads may come to write the same group, when the database does not answer: `claim` decides
-    which of them tells the submitters.
+    which of them wakes the submitters.
     """
 
     __slots__ = ("_unclaimed", "rows", "size", "started", "submissions")

@@ -1,4 +1,4 @@
-"""`Keeper`: what has to be done now and then, beside the writing of records."""
+"""`MaintenanceThread`: what has to be done now and then, beside the writing of records."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LOOK_S = 2.0
 _PRUNE_S = 600.0
 
 
-def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
-    """Bring the records of all orphaned spool files in `folder` into the database.
+def replay_orphans(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
+    """Replay the records of all orphaned spool files in `folder` into the database.
 
     Args:
         folder: The spool folder.
         database: Where they belong.
-        stop: Asked between chunks; what is not brought in then stays where it is.
+        stop: Asked between chunks; what is not replayed then stays where it is.
 
     Returns:
-        How many records were brought in.
+        How many records were replayed.
 
     Raises:
         OutageError: The database is away; the file stays for another try.
@@ -47,14 +47,14 @@ def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None =
     return total
 
 
-class Keeper:
+class MaintenanceThread:
     """A thread that maintains the database, looks for orphaned spool files, records refused rows.
 
     Args:
         folder: The spool folder.
         settings: For how long things are kept.
         database: A connection of its own; closed at the end.
-        counters: Told what happened.
+        counters: Counts what happened.
         allowed: Whether the database is thought to be there.
         refused: Refused rows that wait for the database.
     """
@@ -77,7 +77,7 @@ class Keeper:
         self._targets: dict[str, TargetBounds] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, name="tasador-records-keeper", daemon=True
+            target=self._run, name="tasador-records-maintenance", daemon=True
         )
 
     def start(self) -> None:
@@ -123,7 +123,7 @@ class Keeper:
         self._database.close()
 
     def _look(self) -> None:
-        brought = bring_in(self._folder, self._database, self._closing.is_set)
-        if brought:
-            self._counters.count(replayed=brought)
-            _log.info("%d records of dead processes were brought in", brought)
+        replayed = replay_orphans(self._folder, self._database, self._closing.is_set)
+        if replayed:
+            self._counters.count(replayed=replayed)
+            _log.info("%d records of dead processes were replayed", replayed)

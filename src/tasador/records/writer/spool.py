@@ -277,8 +277,8 @@ class Spool:
             os.ftruncate(first.file, first.size)
         return False
 
-    def set_aside(self) -> None:
-        """Keep the first file, which cannot be read back, as ``*.damaged`` and go on without it."""
+    def quarantine(self) -> None:
+        """Quarantine the first file, which cannot be read back, as ``*.damaged``."""
         with self._lock:
             if self._segments:
                 segment = self._segments.popleft()

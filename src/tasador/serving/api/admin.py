@@ -50,13 +50,13 @@ class AdminRoutes:
 
     async def state(self, exchange: Exchange) -> Reply:
         """Tell which model answers, which one a rollback returns to, and how the sources are."""
-        _check(exchange)
+        _require_admin(exchange)
         found = await asyncio.to_thread(self._actions.state)
         return Reply(orjson.dumps(found, default=str))
 
     async def rollback(self, exchange: Exchange) -> Reply:
         """Let the previous model answer again."""
-        _check(exchange)
+        _require_admin(exchange)
         async with self._changing:
             try:
                 version = await asyncio.to_thread(self._actions.rollback)
@@ -74,7 +74,7 @@ class AdminRoutes:
 
     async def reload(self, exchange: Exchange) -> Reply:
         """Look now at what the sources offer, also at what was refused before."""
-        _check(exchange)
+        _require_admin(exchange)
         async with self._changing:
             swapped = await asyncio.to_thread(self._actions.reload)
         _note(exchange, "looked at the sources: %s", "swapped" if swapped else "no change")
@@ -82,8 +82,8 @@ class AdminRoutes:
         return Reply(orjson.dumps({"swapped": swapped, "state": state}, default=str))
 
 
-def _check(exchange: Exchange) -> None:
-    """Refuse others than administrators, whatever stands before this route."""
+def _require_admin(exchange: Exchange) -> None:
+    """Reject everybody but administrators, whatever checks precede this route."""
     if exchange.role != "admin":
         raise Problem(403, "forbidden", "the admin routes need a key of role admin")
 

@@ -18,8 +18,8 @@ from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
 from tasador.serving.api.schemas import About, DeepHealth, Health, Live, ModelInfo, Ready
 from tasador.serving.metrics import CONTENT_TYPE
-from tasador.serving.model_loading.cascade import Hop
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.cascade import GuardedSource
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.serving.service import LoadedBundle, Service
 
@@ -76,7 +76,7 @@ class HealthChecks:
     hanging call has ended or was given up.
 
     Args:
-        holder: Where the running model is.
+        slot: Where the running model is.
         checks: Checks by the dependency's name.
         ttl_s: Seconds for which an answer is good.
         timeout_s: Seconds in which a check must answer.
@@ -86,7 +86,7 @@ class HealthChecks:
 
     def __init__(
         self,
-        holder: ModelHolder,
+        slot: ModelSlot,
         checks: Mapping[str, Check],
         *,
         ttl_s: float = 5.0,
@@ -94,7 +94,7 @@ class HealthChecks:
         clock: Callable[[], float] = time.monotonic,
         keeps_records: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._holder = holder
+        self._holder = slot
         self._keeps_records = keeps_records
         self._checks = [_Cached(name, check, ttl_s, clock) for name, check in checks.items()]
         self._timeout_s = timeout_s
@@ -180,7 +180,7 @@ class _Cached:
         self._answered.set()
 
 
-def source_check(hop: Hop) -> Check:
+def source_check(source: GuardedSource) -> Check:
     """Return the check of a source: whether it says what it offers.
 
     It respects the source's breaker and does not touch it: impatient probes must not cut a slow
@@ -188,14 +188,14 @@ def source_check(hop: Hop) -> Check:
     """
 
     def check(deadline: Deadline) -> str:
-        report = hop.report()
+        report = source.report()
         if report.breaker.status == "open":
             raise StorageError(
                 f"left alone for {report.breaker.retry_in_s:.0f} s after "
                 f"{report.breaker.failures} failures", got=report.error,
             )  # fmt: skip
         try:
-            return f"offers {hop.source.identity(deadline)}"
+            return f"offers {source.source.identity(deadline)}"
         except NothingOfferedError as error:
             raise DegradedError(error.message) from None
 
@@ -323,7 +323,7 @@ def status_router(
     @router.get("/api/v1/model/info", response_model=ModelInfo)
     async def model_info() -> ModelInfo:
         """The model that answers."""
-        return ModelInfo(**_described(service.holder.current, service.holder.previous))
+        return ModelInfo(**_described(service.slot.current, service.slot.previous))
 
     return router
 

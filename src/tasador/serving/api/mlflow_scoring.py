@@ -51,18 +51,18 @@ class MlflowRoutes:
 
     async def invocations(self, exchange: Exchange, body: bytes) -> Reply:
         """Value rows in any of MLflow's forms."""
-        engine = self._service.engine()
+        predictor = self._service.predictor()
         limits = self._service.limits
         kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
-        place, values = _read(body, kind.split(";")[0].strip().lower(), engine, limits.batch)
+        place, values = _read(body, kind.split(";")[0].strip().lower(), predictor, limits.batch)
         if len(values) > limits.batch:
             raise _unreadable(place, f"at most {limits.batch} rows", str(len(values)))
         predictions: list[float] = []
         if values:
-            rows = engine.encode(values, place)
-            answer = await self._service.value(exchange, engine, rows, place)
-            predictions = answer.appraisals.prediction
-        name = engine.prediction_name
+            rows = predictor.encode(values, place)
+            answer = await self._service.value(exchange, predictor, rows, place)
+            predictions = answer.predictions.prediction
+        name = predictor.prediction_name
         return Reply(orjson.dumps({"predictions": [{name: value} for value in predictions]}))
 
 
@@ -99,12 +99,12 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
     return router
 
 
-def _read(body: bytes, kind: str, engine: Predictor, most: int) -> tuple[str, Sequence[Any]]:
+def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str, Sequence[Any]]:
     """Return the rows of a body, and what they are called in messages."""
     if kind == JSON.decode():
         return _from_json(_read_json(body))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
-        rows = Upload(io.BytesIO(body), kind, engine.contract).take(most + 1)
+        rows = Upload(io.BytesIO(body), kind, predictor.contract).take(most + 1)
         detail = [
             error_detail(
                 ["rows", index],

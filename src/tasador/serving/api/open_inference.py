@@ -310,15 +310,15 @@ class OpenInferenceRoutes:
 
     def model(self, name: str, version: str | None) -> Reply:
         """Which tensors a model takes and returns."""
-        engine = self._engine(name, version)
+        predictor = self._predictor(name, version)
         return _json(
             {
                 "name": name,
-                "versions": [engine.version],
-                "platform": f"tasador_{engine.bundle.manifest.model.kind}",
+                "versions": [predictor.version],
+                "platform": f"tasador_{predictor.bundle.manifest.model.kind}",
                 "inputs": [
                     {"name": column.name, "datatype": _datatype(column), "shape": [-1]}
-                    for column in engine.contract.features
+                    for column in predictor.contract.features
                 ],
                 "outputs": [
                     {"name": output, "datatype": kind, "shape": [-1]}
@@ -329,13 +329,13 @@ class OpenInferenceRoutes:
 
     def model_ready(self, name: str, version: str | None) -> Reply:
         """Whether a model answers."""
-        self._engine(name, version)
+        self._predictor(name, version)
         ready = self._service.ready
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, exchange: Exchange, body: bytes, name: str, version: str | None) -> Reply:
         """Value rows given as one tensor a column."""
-        engine = self._engine(name, version)
+        predictor = self._predictor(name, version)
         limits = self._service.limits
         plain = inflate(exchange.headers.get(b"content-encoding"), body, limits.body_bytes)
         request = read_request(plain, exchange.headers.get(_LENGTH_HEADER), limits.batch)
@@ -343,10 +343,10 @@ class OpenInferenceRoutes:
         for place, want in enumerate(wanted):
             if want.name not in OUTPUTS:
                 raise unknown_output(place, want.name, list(OUTPUTS))
-        rows = engine.encode(request.rows, "inputs")
-        answer = await self._service.value(exchange, engine, rows, "inputs")
-        found = answer.appraisals
-        head = {"model_name": name, "model_version": answer.engine.version}
+        rows = predictor.encode(request.rows, "inputs")
+        answer = await self._service.value(exchange, predictor, rows, "inputs")
+        found = answer.predictions
+        head = {"model_name": name, "model_version": answer.predictor.version}
         if request.identifier is not None:
             head["id"] = request.identifier
         text, length = write_answer(
@@ -363,10 +363,10 @@ class OpenInferenceRoutes:
             return Reply(text)
         return Reply(text, content_type=_BINARY, headers=[(_LENGTH_HEADER, str(length).encode())])
 
-    def _engine(self, name: str, version: str | None) -> Predictor:
-        engine = self._service.engine()
-        known = engine.bundle.manifest.name
-        if name not in (known, engine.contract.model_name):
+    def _predictor(self, name: str, version: str | None) -> Predictor:
+        predictor = self._service.predictor()
+        known = predictor.bundle.manifest.name
+        if name not in (known, predictor.contract.model_name):
             raise Problem(
                 404,
                 "unknown_model",
@@ -375,7 +375,7 @@ class OpenInferenceRoutes:
                 got=name[:100],
                 remedy="ask /api/v1/model/info",
             )
-        return self._service.engine(version)
+        return self._service.predictor(version)
 
 
 def open_inference_router(service: Service, version: str) -> APIRouter:

@@ -38,37 +38,37 @@ class ValuationRoutes:
     async def predict(self, exchange: Exchange, body: bytes) -> Reply:
         """Value rows: ``{"instances": [{...}]}``."""
         service = self._service
-        engine = service.engine(_version(exchange) if exchange.query else None)
+        predictor = service.predictor(_version(exchange) if exchange.query else None)
         start = time.perf_counter()
         values = instances_of(read_json(body), service.limits.batch)
         parsed = time.perf_counter()
-        rows = engine.encode(values)
+        rows = predictor.encode(values)
         service.metrics.stage("parse", parsed - start)
         service.metrics.stage("encode", time.perf_counter() - parsed)
-        answer = await service.value(exchange, engine, rows)
+        answer = await service.value(exchange, predictor, rows)
         return Reply(answer.body())
 
     async def explain(self, exchange: Exchange, body: bytes) -> Reply:
         """Say why rows are worth what they are."""
-        engine = self._service.engine(_version(exchange) if exchange.query else None)
+        predictor = self._service.predictor(_version(exchange) if exchange.query else None)
         plain = read_json(body)
         values = instances_of(plain, min(MOST_EXPLAINED, self._service.limits.batch))
         comparables = _comparables(plain)
-        rows = engine.encode(values)
-        answer = await self._service.value(exchange, engine, rows)
-        if answer.engine is not engine:  # a challenger answered: its columns may be others
-            engine = answer.engine
-            rows = engine.encode(values)
+        rows = predictor.encode(values)
+        answer = await self._service.value(exchange, predictor, rows)
+        if answer.predictor is not predictor:  # a challenger answered: its columns may be others
+            predictor = answer.predictor
+            rows = predictor.encode(values)
         X = np.array(rows.codes)
         async with self._explaining:  # one at a time: valuations keep the other processors
             explained = await asyncio.to_thread(
-                lambda: [engine.bundle.reasons(X[i : i + 1], comparables) for i in range(len(X))]
+                lambda: [predictor.bundle.reasons(X[i : i + 1], comparables) for i in range(len(X))]
             )
         items = [
             {"valuation": valuation, **_plain(reasons)}
             for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
-        return Reply(orjson.dumps({"explanations": items, "model_version": engine.version}))
+        return Reply(orjson.dumps({"explanations": items, "model_version": predictor.version}))
 
 
 def _version(exchange: Exchange) -> str | None:
@@ -84,7 +84,7 @@ def _comparables(plain: dict[str, Any]) -> int:
     raise Problem(
         422,
         "invalid_request",
-        "the number of comparables cannot be meant",
+        "the number of comparables is invalid",
         expected=expected,
         got=shown(value),
         detail=[

@@ -1,7 +1,7 @@
 """The API's models: those of rows and answers made from a bundle's contract, the rest written out.
 
 They document (OpenAPI with units, bounds and examples) and are what generated clients are made
-from. Requests are read by `intake`, which a property test keeps equal to these models.
+from. Requests are read by `request_parsing`, which a property test keeps equal to these models.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class ScoreRoutes:
 
     async def score(self, request: Request) -> Response:
         """Value the rows of a file."""
-        engine = self._service.engine(request.query_params.get("model_version"))
+        predictor = self._service.predictor(request.query_params.get("model_version"))
         if self._running >= self._at_once:
             raise overloaded(retry_after=5)
         self._running += 1
@@ -72,7 +72,7 @@ class ScoreRoutes:
 
         try:
             file, kind = await self._received(request, files)
-            upload = await asyncio.to_thread(Upload, file, kind, engine.contract)
+            upload = await asyncio.to_thread(Upload, file, kind, predictor.contract)
         except OSError as error:
             finish()
             log.error("an upload cannot be kept: %s", error)
@@ -89,10 +89,10 @@ class ScoreRoutes:
         accepted = request.headers.get("accept", "")
         as_lines = any(kind in accepted for kind in _LINES)
         return _Answer(
-            self._lines(engine, upload, request.scope["tasador"], as_lines),
+            self._lines(predictor, upload, request.scope["tasador"], as_lines),
             finish,
             media_type=_LINES[0] if as_lines else _CSV,
-            headers={"x-model-version": engine.version},
+            headers={"x-model-version": predictor.version},
         )
 
     async def _received(self, request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
@@ -105,7 +105,7 @@ class ScoreRoutes:
             return await _from_form(request, files)
         if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
             # refused with the others' names before anything is received
-            Upload(io.BytesIO(), kind[:100], self._service.engine().contract)
+            Upload(io.BytesIO(), kind[:100], self._service.predictor().contract)
         file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - closed by `finish`
         files.append(file)
         waiting = bytearray()
@@ -122,24 +122,26 @@ class ScoreRoutes:
         return file, kind
 
     async def _lines(
-        self, engine: Predictor, upload: Upload, exchange: Exchange, as_lines: bool
+        self, predictor: Predictor, upload: Upload, exchange: Exchange, as_lines: bool
     ) -> AsyncIterator[bytes]:
         written = _written_lines if as_lines else _written_csv
         if not as_lines:
             yield (",".join(_FIELDS) + "\r\n").encode()
         start = 1
         while True:
-            chunk = await asyncio.to_thread(_next_chunk, upload, engine)
+            chunk = await asyncio.to_thread(_next_chunk, upload, predictor)
             if chunk.size == 0:
                 return
             self._service.refused.rows(exchange, chunk.bad_rows)
-            items = await self._valued(engine, chunk, exchange.client)
+            items = await self._valued(predictor, chunk, exchange.client)
             for row, item in enumerate(items, start):
                 item["row"] = row
             yield written(items)
             start += chunk.size
 
-    async def _valued(self, engine: Predictor, chunk: _Chunk, client: str) -> list[dict[str, Any]]:
+    async def _valued(
+        self, predictor: Predictor, chunk: _Chunk, client: str
+    ) -> list[dict[str, Any]]:
         """Return one object a row, in the rows' order."""
         items = [dict.fromkeys(_FIELDS) for _ in range(chunk.size)]
         for row, reason in chunk.errors.items():
@@ -148,8 +150,8 @@ class ScoreRoutes:
             return cast(list[dict[str, Any]], items)
         found: Answer | None = None
         try:
-            found = await self._service.appraiser.value(
-                engine, chunk.rows, client=client, started=time.perf_counter()
+            found = await self._service.batcher.value(
+                predictor, chunk.rows, client=client, started=time.perf_counter()
             )
         except TasadorError as error:
             log.error("%d rows of a file were not valued: %s", len(chunk.places), error)
@@ -157,7 +159,7 @@ class ScoreRoutes:
             if found is None:
                 items[row]["error"] = "not valued: its record could not be kept; send it again"
                 continue
-            values = found.appraisals
+            values = found.predictions
             items[row] = {
                 "row": row,
                 "prediction": values.prediction[i],
@@ -205,7 +207,7 @@ class _Chunk:
     bad_rows: list[BadRow]
 
 
-def _next_chunk(upload: Upload, engine: Predictor) -> _Chunk:
+def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
     """Read and check the next rows; called in a thread."""
     taken = upload.take(CHUNK)
     values: list[dict[str, Any]] = []
@@ -215,7 +217,7 @@ def _next_chunk(upload: Upload, engine: Predictor) -> _Chunk:
     bad: list[BadRow] = []
 
     def refuse(place: int, row: dict[str, Any]) -> None:
-        faults = engine.check.faults(row)
+        faults = predictor.check.faults(row)
         errors[place] = described(faults)
         bad.append(BadRow.of(row, faults))
 
@@ -225,14 +227,14 @@ def _next_chunk(upload: Upload, engine: Predictor) -> _Chunk:
             bad.append(BadRow.unreadable(row.reason))
             continue
         try:
-            codes.append(engine.bundle.encoder.codes(row))
+            codes.append(predictor.bundle.encoder.codes(row))
         except (ValidationError, TypeError):
             refuse(place, row)
             continue
         values.append(row)
         places.append(place)
     if codes:
-        accepted = engine.check.accepts(np.array(codes))
+        accepted = predictor.check.accepts(np.array(codes))
         for i in np.flatnonzero(~accepted).tolist():
             refuse(places[i], values[i])
         right = np.flatnonzero(accepted).tolist()

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.serving.batching.predictor import Appraisals
+from tasador.serving.batching.predictor import Predictions
 from tasador.serving.model_loading.circuit_breaker import Breaker, OpenCircuitError
 from tasador.settings.serving import CacheSettings
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 #: Estimate, lower end, upper end, notes.
 Entry = tuple[float, float, float, tuple[str, ...]]
-#: Told how many rows were a hit, a miss, or not looked up because of an error.
+#: Called with how many rows were a hit, a miss, or not looked up because of an error.
 Count = Callable[[str, int], None]
 
 _NUMBERS = struct.Struct("<3d")
@@ -66,7 +66,7 @@ class MemoryCache:
 
     Args:
         size: How many.
-        count: Told of hits and misses.
+        count: Called with hits and misses.
     """
 
     def __init__(self, size: int, count: Count) -> None:
@@ -107,7 +107,7 @@ class RedisCache:
 
     Args:
         settings: Where it is, and how long things are kept.
-        count: Told of hits, misses and errors.
+        count: Called with hits, misses and errors.
     """
 
     def __init__(self, settings: CacheSettings, count: Count) -> None:
@@ -137,7 +137,7 @@ class RedisCache:
             )
         except ValueError:
             raise ConfigError(
-                "the address of the Redis cache cannot be meant",
+                "the address of the Redis cache is invalid",
                 expected="redis://host:6379/0, rediss:// or unix://",
                 got=f"a text of {len(settings.url)} characters",  # it may hold a password
                 remedy="correct cache.url",
@@ -249,7 +249,7 @@ def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
     """Return the cache that `settings` ask for; None when it is off.
 
     Raises:
-        ConfigError: The address is missing or cannot be meant.
+        ConfigError: The address is missing or invalid.
     """
     if settings.kind == "off":
         return None
@@ -258,7 +258,7 @@ def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
     return RedisCache(settings, count)
 
 
-def entries_of(found: Appraisals) -> list[Entry]:
+def entries_of(found: Predictions) -> list[Entry]:
     """Return what is remembered of each of n valued rows."""
     return [
         (value, found.lower[i], found.upper[i], tuple(found.notes.get(i, ())))
@@ -266,9 +266,9 @@ def entries_of(found: Appraisals) -> list[Entry]:
     ]
 
 
-def appraisals_of(entries: Sequence[Entry]) -> Appraisals:
+def predictions_of(entries: Sequence[Entry]) -> Predictions:
     """Return the values of n rows from what was remembered of each."""
-    return Appraisals(
+    return Predictions(
         [entry[0] for entry in entries],
         [entry[1] for entry in entries],
         [entry[2] for entry in entries],

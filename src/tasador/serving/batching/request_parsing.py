@@ -167,8 +167,8 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
         place: Name of the list in the request, for messages.
 
     Raises:
-        Problem: 422, a row is no object, lacks a field or has a value of another kind; the detail
-            lists all faults of all rows.
+        Problem: 422, a row is no object, lacks a field or has a value of a different type; the
+            detail lists all faults of all rows.
     """
     try:
         return Rows(values, [encoder.codes(row) for row in values])

@@ -113,7 +113,7 @@ def new_key(name: str, role: Role) -> tuple[str, Key]:
     """Make a key; returns what its holder sends, which is kept nowhere, and what is configured.
 
     Raises:
-        ConfigError: `name` or `role` cannot be meant.
+        ConfigError: `name` or `role` is invalid.
     """
     text = f"tsd_{secrets.token_urlsafe(32)}"
     return text, parse_key(f"{name}:{role}:{_digest(text.encode())}")
@@ -181,7 +181,7 @@ class RateLimit:
         return 0.0 if allowed else (1.0 - tokens) / self.per_s
 
 
-class KeyAccess:
+class KeyAuthorizer:
     """Admits callers by host, key and rate.
 
     Args:
@@ -245,7 +245,7 @@ class KeyAccess:
         self._refresh()
         digest = _digest(sent)
         found = None
-        for key in self._keys:  # all of them, so that time tells nothing
+        for key in self._keys:  # all of them, so that timing reveals nothing
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
@@ -261,8 +261,8 @@ class KeyAccess:
         return found.name, found.role
 
     def _refused(self, message: str, peer: str) -> Problem:
-        """Return the answer to a failed try; too many of one peer are told to wait instead."""
-        # all together first: whoever has many addresses cannot push the others' counts out
+        """Return the answer to a failed attempt; a peer with too many has to wait instead."""
+        # the common limit first: a caller with many addresses cannot evict the others' counts
         for limit, counted in (
             (self._all_failures, "everybody"),
             (self._failures, _network(peer)),

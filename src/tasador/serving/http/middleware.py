@@ -1,4 +1,4 @@
-"""`Guard`: stands before every route and keeps the service alive.
+"""`GuardMiddleware`: runs before every route and keeps the service alive.
 
 It gives each request an id and a deadline, checks host, key and rate, caps how many are under
 way, adds security headers, counts, and turns whatever goes wrong into the one error schema. What
@@ -74,8 +74,8 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
-class Access(Protocol):
-    """Who may do what; `serving.http.auth.KeyAccess` is one."""
+class Authorizer(Protocol):
+    """Who may do what; `serving.http.auth.KeyAuthorizer` is one."""
 
     def admit(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
         """Return a caller's name and role.
@@ -95,7 +95,7 @@ class RequestMetrics(Protocol):
         """Note that requests under way have become more or fewer."""
 
 
-class Guard:
+class GuardMiddleware:
     """The outermost ASGI application.
 
     Args:
@@ -115,7 +115,7 @@ class Guard:
         app: App,
         hot: Mapping[tuple[str, str], Handler],
         limits: LimitSettings,
-        access: Access,
+        access: Authorizer,
         counts: RequestMetrics,
         *,
         known: Collection[str] = (),

@@ -49,7 +49,7 @@ class IncompatibleError(BundleError):
     """A bundle whose contract would break the clients of the running one."""
 
 
-class ModelHolder:
+class ModelSlot:
     """Holds the running model; readers take `current` once per request and use only that.
 
     One attribute read is atomic in Python, so a request needs no lock and is answered by one
