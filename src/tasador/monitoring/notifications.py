@@ -79,6 +79,19 @@ def described(name: str, settings: RouteSettings) -> str:
     return name
 
 
+class NotDeliveredError(StorageError):
+    """A receiver did not take a notification, which is kept for the next round."""
+
+    @classmethod
+    def of(cls, receiver: str, error: Exception) -> NotDeliveredError:
+        """Return the error of a receiver."""
+        return cls(
+            f"the {receiver} did not take a notification",
+            got=str(error),
+            remedy="check its address; the notification is kept and sent again",
+        )
+
+
 class Route(Protocol):
     """Sends notices somewhere."""
 
@@ -139,11 +152,7 @@ class WebhookRoute:
                 with attempt:
                     self._post(request)
         except (OSError, HTTPException, DeadlineError) as error:
-            raise StorageError(
-                f"the webhook at {_shown(self._settings.url)} did not take a notice",
-                got=str(error),
-                remedy="check the address; the notice is kept and sent again",
-            ) from None
+            raise NotDeliveredError.of(f"webhook at {_shown(self._settings.url)}", error) from None
 
     def body(self, notice: Notification) -> dict[str, Any]:
         """Return what is posted."""
@@ -194,11 +203,7 @@ class EmailRoute:
             limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
             self._caller.call(lambda: self._hand_over(message), limit)
         except (OSError, smtplib.SMTPException, DeadlineError) as error:
-            raise StorageError(
-                f"the mail server {host} did not take a notice",
-                got=str(error),
-                remedy="check its address; the notice is kept and sent again",
-            ) from None
+            raise NotDeliveredError.of(f"mail server {host}", error) from None
 
     def _hand_over(self, message: EmailMessage) -> None:
         parts, timeout = urllib.parse.urlsplit(self._settings.url), self._settings.timeout_s

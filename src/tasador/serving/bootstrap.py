@@ -86,12 +86,8 @@ class LazyDatabase:
             Problem: 503, records are switched off or the database is away.
         """
         if self._settings.mode == "off":
-            raise Problem(
-                503,
-                "records_off",
-                self._off,
-                remedy="set TASADOR_RECORDS__MODE to durable or async",
-            )
+            remedy = "set TASADOR_RECORDS__MODE to durable or async"
+            raise Problem(503, "records_off", self._off, remedy=remedy)
         try:
             return work(self.opened())
         except OutageError as error:

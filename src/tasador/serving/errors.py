@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from tasador.contract.row_check import Fault
-from tasador.core.errors import ServingError, StorageError
+from tasador.core.errors import ServingError, StorageError, TasadorError
 from tasador.core.logging import redact, redact_all
 from tasador.records.errors import BusyError
 
@@ -105,6 +105,44 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
             causes.update({(name, cause) for name, cause, _ in row.faults})
         said = [f"{name} {cause.replace('_', ' ')}" for (name, cause), _ in causes.most_common(5)]
         return f"{self.error}: {', '.join(said)}" if said else self.error
+
+    @classmethod
+    def of(
+        cls, status: int, word: str, error: TasadorError, *, retry_after: int | None = None
+    ) -> Problem:
+        """Return the answer that carries the parts of another error."""
+        return cls(
+            status, word, error.message,
+            expected=error.expected, got=error.got, remedy=error.remedy, retry_after=retry_after,
+        )  # fmt: skip
+
+
+class InvalidRequest(Problem):
+    """One place of a request is invalid: 422, with that place in ``detail``.
+
+    Args:
+        loc: The place, see the module.
+        message: What cannot be done with the request.
+        expected: What would have been right there.
+        got: What came instead.
+        remedy: What the client can do about it.
+        error: A stable word for programs.
+        kind: The same of the entry in ``detail``; `error` when None.
+    """
+
+    def __init__(
+        self,
+        loc: Sequence[str | int],
+        message: str,
+        expected: str,
+        got: str,
+        remedy: str,
+        *,
+        error: str = "invalid_request",
+        kind: str | None = None,
+    ) -> None:
+        entry = error_detail(loc, kind=kind or error, expected=expected, got=got, remedy=remedy)
+        super().__init__(422, error, message, expected=expected, got=got, detail=[entry])
 
 
 def error_detail(

@@ -68,7 +68,7 @@ def test_a_receiver_that_stumbles_is_tried_again(receiver) -> None:
 
 def test_a_receiver_that_refuses_is_not_tried_again_and_its_path_stays_secret(receiver) -> None:
     receiver.answers = [400]
-    with pytest.raises(StorageError, match="did not take a notice") as caught:
+    with pytest.raises(StorageError, match="did not take a notification") as caught:
         WebhookRoute(RouteSettings("webhook", receiver.url)).send(NOTICE)
     assert len(receiver.got) == 1
     assert "secret-path" not in str(caught.value)

@@ -50,31 +50,24 @@ class AdminRoutes:
 
     async def state(self, exchange: Exchange) -> Reply:
         """Tell which model answers, which one a rollback returns to, and how the sources are."""
-        _require_admin(exchange)
+        require_admin(exchange)
         found = await asyncio.to_thread(self._actions.state)
         return Reply(orjson.dumps(found, default=str))
 
     async def rollback(self, exchange: Exchange) -> Reply:
         """Let the previous model answer again."""
-        _require_admin(exchange)
+        require_admin(exchange)
         async with self._changing:
             try:
                 version = await asyncio.to_thread(self._actions.rollback)
             except TasadorError as error:
-                raise Problem(
-                    409,
-                    "nothing_to_roll_back_to",
-                    error.message,
-                    expected=error.expected,
-                    got=error.got,
-                    remedy=error.remedy,
-                ) from None
+                raise Problem.of(409, "nothing_to_roll_back_to", error) from None
         _note(exchange, "rolled back to %s", version)
         return Reply(orjson.dumps({"model_version": version}))
 
     async def reload(self, exchange: Exchange) -> Reply:
         """Look now at what the sources offer, also at what was refused before."""
-        _require_admin(exchange)
+        require_admin(exchange)
         async with self._changing:
             swapped = await asyncio.to_thread(self._actions.reload)
         _note(exchange, "looked at the sources: %s", "swapped" if swapped else "no change")
@@ -82,7 +75,7 @@ class AdminRoutes:
         return Reply(orjson.dumps({"swapped": swapped, "state": state}, default=str))
 
 
-def _require_admin(exchange: Exchange) -> None:
+def require_admin(exchange: Exchange) -> None:
     """Reject everybody but administrators, whatever checks precede this route."""
     if exchange.role != "admin":
         raise Problem(403, "forbidden", "the admin routes need a key of role admin")

@@ -22,7 +22,7 @@ from tasador.serving.api.predict import endpoint, response
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import BadRow, Problem, error_detail, wrong_media_type
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.http.request import JSON, Exchange, Reply
 from tasador.serving.service import Service
 
@@ -195,22 +195,9 @@ def _clean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unreadable(place: str, expected: str, got: str, index: int | None = None) -> Problem:
-    return Problem(
-        422,
-        "invalid_request",
-        "the rows cannot be read",
-        expected=expected,
-        got=got,
-        detail=[
-            error_detail(
-                [place] if index is None else [place, index],
-                kind="invalid_request",
-                expected=expected,
-                got=got,
-                remedy="see MLflow's documentation of /invocations",
-            )
-        ],
-    )
+    loc: list[str | int] = [place] if index is None else [place, index]
+    remedy = "see MLflow's documentation of /invocations"
+    return InvalidRequest(loc, "the rows cannot be read", expected, got, remedy)
 
 
 _FRAME = {"type": "array", "items": {"type": "object"}}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasador.core.errors import ConfigError, GateError, MissingExtraError, TasadorError
 from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.serving.api.admin import require_admin
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem, not_ready
 from tasador.serving.http.middleware import ADMIN
@@ -208,12 +209,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
             raise not_ready()
         found = _call_lifecycle(lambda: lifecycle.report(loaded.bundle.version))
         if found is None:
-            raise Problem(
-                404,
-                "no_report",
-                "the run that made this model is not kept where the service runs",
-                remedy="see the run in MLflow, or `tasador report` where it was trained",
-            )
+            raise _no_report()
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(found, media_type="text/html", headers={"content-security-policy": policy})
 
@@ -240,11 +236,16 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     return router
 
 
+def _no_report() -> Problem:
+    message = "the run that made this model is not kept where the service runs"
+    remedy = "see the run in MLflow, or `tasador report` where it was trained"
+    return Problem(404, "no_report", message, remedy=remedy)
+
+
 def _administrator(request: Request) -> str:
     """Return who asks; rejects everybody but administrators, whatever checks precede this route."""
     exchange: Exchange = request.scope["tasador"]
-    if exchange.role != "admin":
-        raise Problem(403, "forbidden", "the admin routes need a key of role admin")
+    require_admin(exchange)
     return f"api key {exchange.client}"
 
 
@@ -261,7 +262,4 @@ def _call_lifecycle(ask: Callable[[], T]) -> T:
             word = "lifecycle_unavailable"
         elif isinstance(error, ConfigError):
             status, word = 422, "invalid_request"
-        raise Problem(
-            status, word, error.message,
-            expected=error.expected, got=error.got, remedy=error.remedy,
-        ) from None  # fmt: skip
+        raise Problem.of(status, word, error) from None

@@ -113,12 +113,8 @@ def monitoring_router(service: Service, source: MonitoringSource) -> APIRouter:
         """The last verdict, with everything that was looked at."""
         found = source.verdicts(_model(service), 0.0, 1)
         if not found:
-            raise Problem(
-                404,
-                "no_verdict",
-                "nothing was evaluated yet",
-                remedy="run `tasador watch` beside the service, or `tasador monitor` once",
-            )
+            remedy = "run `tasador watch` beside the service, or `tasador monitor` once"
+            raise Problem(404, "no_verdict", "nothing was evaluated yet", remedy=remedy)
         one = found[0]
         return WholeVerdict(
             id=one.id,

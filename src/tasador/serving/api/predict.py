@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from tasador.contract.row_check import shown
 from tasador.modeling.prediction import Reasons
 from tasador.serving.batching.request_parsing import instances_of, read_json
-from tasador.serving.errors import Problem, error_detail, wrong_media_type
+from tasador.serving.errors import InvalidRequest, wrong_media_type
 from tasador.serving.http.request import Exchange, Handler, Reply, inflate, is_json
 from tasador.serving.service import Service
 
@@ -81,21 +81,9 @@ def _comparables(plain: dict[str, Any]) -> int:
     if type(value) is int and 0 <= value <= MOST_COMPARABLES:
         return value
     expected = f"a whole number from 0 to {MOST_COMPARABLES}"
-    raise Problem(
-        422,
-        "invalid_request",
-        "the number of comparables is invalid",
-        expected=expected,
-        got=shown(value),
-        detail=[
-            error_detail(
-                ["comparables"],
-                kind="invalid_value",
-                expected=expected,
-                got=shown(value),
-                remedy="send such a number, or leave it out",
-            )
-        ],
+    message, remedy = "the number of comparables is invalid", "send such a number, or leave it out"
+    raise InvalidRequest(
+        ["comparables"], message, expected, shown(value), remedy, kind="invalid_value"
     )
 
 

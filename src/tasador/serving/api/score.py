@@ -76,13 +76,7 @@ class ScoreRoutes:
         except OSError as error:
             finish()
             log.error("an upload cannot be kept: %s", error)
-            raise Problem(
-                503,
-                "no_space",
-                "the file cannot be kept while it is valued",
-                remedy="send it in parts, or try again later",
-                retry_after=30,
-            ) from None
+            raise _no_space() from None
         except BaseException:
             finish()
             raise
@@ -258,21 +252,23 @@ def _written_lines(items: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items)
 
 
+def _no_space() -> Problem:
+    message, remedy = (
+        "the file cannot be kept while it is valued",
+        "send it in parts, or try again later",
+    )
+    return Problem(503, "no_space", message, remedy=remedy, retry_after=30)
+
+
 async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
     form = await request.form(max_files=1, max_fields=10)
     parts = [part for part in form.values() if isinstance(part, UploadFile)]
     files.extend(part.file for part in parts)
     if not parts:
         remedy = "send a part with a file name, e.g. curl -F file=@rows.csv"
-        raise Problem(
-            422,
-            "malformed_file",
-            "the form holds no file",
-            remedy=remedy,
-            detail=[
-                error_detail(["file"], kind="missing", expected="a file", got="none", remedy=remedy)
-            ],
-        )
+        entry = error_detail(["file"], kind="missing", expected="a file", got="none", remedy=remedy)
+        message = "the form holds no file"
+        raise Problem(422, "malformed_file", message, remedy=remedy, detail=[entry])
     name = (parts[0].filename or "").lower()
     kind = (parts[0].content_type or "").split(";")[0].strip().lower()
     if kind not in CSV_TYPES and kind not in PARQUET_TYPES:

@@ -232,13 +232,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
 
 def _no_table(expected: str, got: str) -> Problem:
     remedy = "send CSV with a line of column names, or Parquet"
-    return Problem(
-        422,
-        "malformed_file",
-        "the file cannot be read",
-        expected=expected,
-        got=got,
-        detail=[
-            error_detail(["file"], kind="invalid_file", expected=expected, got=got, remedy=remedy)
-        ],
-    )
+    return InvalidRequest(
+        ["file"], "the file cannot be read", expected, got, remedy,
+        error="malformed_file", kind="invalid_file",
+    )  # fmt: skip

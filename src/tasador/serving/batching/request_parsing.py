@@ -12,7 +12,7 @@ from tasador.contract.encoding import ABSENT, Encoder, field_of
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import strict_json
 from tasador.core.errors import ValidationError
-from tasador.serving.errors import BadRow, Problem, error_detail
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -84,26 +84,19 @@ def _read_strictly(body: bytes, error: ValueError | None) -> Any:
     try:
         return strict_json.read_json(body)
     except strict_json.RepeatedNameError as repeated:
-        remedy = "send each field once"
-        raise Problem(
-            422,
-            "duplicate_field",
-            f"the field {repeated.name!r} is given twice in one object",
-            expected="each field once",
-            got="two values",
-            remedy=remedy,
-            detail=[
-                error_detail(
-                    ["body", repeated.name],
-                    kind="duplicate",
-                    expected="each field once",
-                    got="two values",
-                    remedy=remedy,
-                )
-            ],
-        ) from None
+        raise _duplicate_field(repeated.name) from None
     except ValueError as other:
         raise _malformed(body, error or other) from None
+
+
+def _duplicate_field(name: str) -> Problem:
+    remedy = "send each field once"
+    problem = InvalidRequest(
+        ["body", name], f"the field {name!r} is given twice in one object",
+        "each field once", "two values", remedy, error="duplicate_field", kind="duplicate",
+    )  # fmt: skip
+    problem.remedy = remedy
+    return problem
 
 
 def _malformed(body: bytes, error: ValueError) -> Problem:
@@ -143,18 +136,8 @@ def instances_of(plain: Any, most: int) -> list[Any]:
 
 
 def _wrong_list(expected: str, got: str) -> Problem:
-    return Problem(
-        422,
-        "invalid_request",
-        "the list of rows cannot be read",
-        expected=expected,
-        got=got,
-        detail=[
-            error_detail(
-                ["instances"], kind="invalid_list", expected=expected, got=got, remedy=_REMEDY
-            )
-        ],
-    )
+    message = "the list of rows cannot be read"
+    return InvalidRequest(["instances"], message, expected, got, _REMEDY, kind="invalid_list")
 
 
 def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:

@@ -251,13 +251,7 @@ class KeyAuthorizer:
         if found is None:
             raise self._refused("the API key is not known", peer)
         if path.startswith(ADMIN) and found.role != "admin":
-            raise Problem(
-                403,
-                "forbidden",
-                "this key may not use the admin routes",
-                expected="a key of role admin",
-                got=f"the key {found.name!r} of role {found.role}",
-            )
+            raise _forbidden(found)
         return found.name, found.role
 
     def _refused(self, message: str, peer: str) -> Problem:
@@ -282,13 +276,7 @@ class KeyAuthorizer:
                 host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:]))
             ):
                 return
-        raise Problem(
-            400,
-            "unknown_host",
-            "the service is not called by this name",
-            expected="a host of security.allowed_hosts",
-            got=repr(host[:100]),
-        )
+        raise _unknown_host(host)
 
     def _refresh(self) -> None:
         """Read the keys' file again when it has changed; at most every few seconds."""
@@ -331,6 +319,17 @@ def _network(peer: str, prefix: int = 64) -> str:
         return str(ipaddress.IPv6Network((address, prefix), strict=False))
     except ValueError:
         return peer
+
+
+def _forbidden(key: Key) -> Problem:
+    got = f"the key {key.name!r} of role {key.role}"
+    message = "this key may not use the admin routes"
+    return Problem(403, "forbidden", message, expected="a key of role admin", got=got)
+
+
+def _unknown_host(host: str) -> Problem:
+    message, expected = "the service is not called by this name", "a host of security.allowed_hosts"
+    return Problem(400, "unknown_host", message, expected=expected, got=repr(host[:100]))
 
 
 def _too_fast(wait: float, expected: str) -> Problem:

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,6 +48,27 @@ class LoadedModel:
 class IncompatibleError(BundleError):
     """A bundle whose contract would break the clients of the running one."""
 
+    @classmethod
+    def of(
+        cls, new: LoadedModel, running: LoadedModel, reasons: Sequence[str]
+    ) -> IncompatibleError:
+        """Return the error with the first of the reasons."""
+        return cls(
+            f"{new.version} would break the clients of {running.version}",
+            got="; ".join(reasons[:5]),
+            remedy="restart the service with it once its clients are ready, or serve it "
+            "under another address",
+        )
+
+
+def _synthetic(new: LoadedModel, running: LoadedModel) -> BundleError:
+    return BundleError(
+        f"{new.version} does not take the place of {running.version}",
+        expected="a model trained on real rows",
+        got="one trained on synthetic rows",
+        remedy="train on the real table",
+    )
+
 
 class ModelSlot:
     """Holds the running model; readers take `current` once per request and use only that.
@@ -80,20 +101,10 @@ class ModelSlot:
         if running is None:
             return
         if new.bundle.origin == "synthetic" and running.bundle.origin != "synthetic":
-            raise BundleError(
-                f"{new.version} does not take the place of {running.version}",
-                expected="a model trained on real rows",
-                got="one trained on synthetic rows",
-                remedy="train on the real table",
-            )
+            raise _synthetic(new, running)
         reasons = incompatibilities(running.bundle.contract, new.bundle.contract)
         if reasons:
-            raise IncompatibleError(
-                f"{new.version} would break the clients of {running.version}",
-                got="; ".join(reasons[:5]),
-                remedy="restart the service with it once its clients are ready, or serve it "
-                "under another address",
-            )
+            raise IncompatibleError.of(new, running, reasons)
 
     def swap(self, new: LoadedModel) -> LoadedModel | None:
         """Let `new` serve from now on and return what served before.
