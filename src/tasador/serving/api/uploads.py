@@ -19,7 +19,7 @@ from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.csv_header import LONGEST_HEADER, csv_rows, read_header
 from tasador.data.parquet_limits import UPLOADED, ParquetFacts
-from tasador.serving.errors import Problem, error_detail, wrong_media_type
+from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.model_loading.model_slot import give_memory_back
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
