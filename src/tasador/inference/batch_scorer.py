@@ -134,6 +134,7 @@ class BatchScorer:
         batch = batch.rename_columns(names)
         self.check_columns(names)
         X, wrong = self._encoded(batch)
+        # a value of a different type was encoded as NaN, which a nullable column would accept
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
         kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
@@ -173,6 +174,7 @@ class BatchScorer:
         """
         import pyarrow as pa
 
+        # neighbours in space share what the search for comparables has in the cache
         order = self.bundle.features.order(rows)
         if order is None:
             order = np.arange(len(rows))
@@ -185,6 +187,7 @@ class BatchScorer:
         noted = _sparse(len(refused), warnings)
         if not refused.any():
             return [*(pa.array(values) for values in found), noted]
+        # zeros behind the mask: bytes of the file must not depend on what was in memory
         spread = np.zeros((3, len(refused)))
         spread[:, ~refused] = found
         return [*(pa.array(values, mask=refused) for values in spread), noted]

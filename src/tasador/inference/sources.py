@@ -181,6 +181,7 @@ class FolderSource:
             )
         except OSError as error:
             raise StorageError(f"{folder} cannot be read", got=str(error)) from error
+        # names, sizes and times: reading every file at each poll would cost a disk
         return f"{folder.name}#{fingerprint(files)[:16]}"
 
 
@@ -229,6 +230,7 @@ class LastGoodSource:
                 the copy is of a real one.
             StorageError: The disk refuses; the older copy is as it was.
         """
+        # nothing is written when the same bundle is served again after a restart
         if not self._has(bundle):
             notes = {"model_name": self.model_name, "source": source}
             publish_bundle(bundle.folder, self.folder, notes)
@@ -353,6 +355,7 @@ def known_models(environment: Mapping[str, str], workspace: Path) -> list[str]:
 def _own_sources(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
     if any(environment.get(name) for name in (TRACKING_URI, OBJECT_STORE, LOCAL)):
         return {}
+    # only where no source is named: a setting must not be mixed with a laptop's defaults
     return {TRACKING_URI: workspace_registry(workspace), LOCAL: str(workspace / "bundles")}
 
 

@@ -187,6 +187,7 @@ class AlertBook:
             now = clock.seconds()
             before = self._states.get(key) or _fresh(key, now)
             bad = rule.is_bad(finding)
+            # no row in the database for each of hundreds of columns that are fine
             if before.version == 0 and bad is not True:
                 return None  # most subjects are never bad: they leave no trace
             after = _next(before, rule, finding, bad, model, now)
@@ -245,6 +246,7 @@ class AlertBook:
         until = clock.seconds() + seconds if seconds > 0 else 0.0
         keys = [state.key for state in self._matching(pattern)]
         for key in keys:
+            # the outbox is emptied: a silence is asked for because the messages are not wanted
             self._change(key, lambda body: {**body, "silent_until": until, "outbox": []})
             action = "silence" if seconds > 0 else "unsilence"
             self._audit.add(who, action, key, reason=reason)
@@ -285,6 +287,7 @@ def _next(
     body = dict(before.body)
     if bad is not None:
         body["bad"] = body.get("bad", 0) + 1 if bad else 0
+        # undecided findings count neither way: they keep both streaks
         body["good"] = 0 if bad else body.get("good", 0) + 1
     body |= {"reason": finding.reason, "level": finding.level, "severity": rule.severity}
     state = before.state
@@ -307,6 +310,7 @@ def _next(
         )  # fmt: skip
         body = _queued(body, rule, notice, now)
     if state == "ok":
+        # the next time it fires somebody has to look again
         body.pop("acknowledged_by", None)
     return replace(before, state=state, since=since, time=now, body=body)
 

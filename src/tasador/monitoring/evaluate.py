@@ -97,6 +97,7 @@ def evaluate_summary(
     findings += [*check_predictions(tally, thresholds), *check_service(tally, thresholds)]
     if refused is not None:
         findings.append(check_refused(refused, tally.n, thresholds))
+    # stable: findings of one level keep the order of the checks
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends
     figures = (*measured, *estimated)
@@ -135,6 +136,7 @@ def _drift(
     number = {"kind": "number"}
     if reference.prediction is not None and tally.prediction is not None and tally.prediction.n:
         column = Column("(prediction)", **number)  # type: ignore[arg-type]
+        # in one family with the columns: estimates follow from them
         inputs.append(compare_column(column, reference.prediction, tally.prediction))
     others = [] if classified is None else [classified.p_value]
     drift, corrected = check_columns(inputs, thresholds, others)
@@ -146,6 +148,7 @@ def _drift(
         if profile is not None and summary is not None and summary.n:
             column = Column(name, **number)  # type: ignore[arg-type]
             outcomes.append(compare_column(column, profile, summary))
+    # a family of its own: outcomes come weeks later and must not weaken the tests of inputs
     late, _ = check_columns(outcomes, thresholds)
     findings = [_of_column(one) for one in (*drift, *late)]
     findings.append(_domain_classifier(tally, classified, corrected, note, thresholds))

@@ -49,6 +49,7 @@ def indicators(
 
 def reported_columns(verdict: Verdict) -> tuple[ColumnDrift, ...]:
     """Return the columns that are shown to other systems: at most `MOST_COLUMNS`, worst first."""
+    # the worst first: what is cut off is the least interesting
     order = sorted(verdict.drift, key=lambda one: (-LEVELS.index(one.level), -(one.psi or 0.0)))
     return tuple(order[:MOST_COLUMNS])
 
@@ -240,4 +241,5 @@ class VerdictMetrics:
         for state in book.all():
             severity = str(state.body.get("severity", "ticket"))
             add("tasador_alert_firing", float(state.state == "firing"), state.key, severity)
+        # one assignment: a scrape meanwhile sees the old verdict or the new one, never a mixture
         self._shown = shown

@@ -141,6 +141,7 @@ class WebhookRoute:
         from tasador.core.deadlines import retry_context
 
         body = json.dumps(self.body(notice)).encode()
+        # sent at least once: the receiver drops a repetition by the key
         headers = {"content-type": "application/json", "idempotency-key": notice.id}
         if self._settings.secret:
             headers["x-tasador-signature"] = signature(self._settings.secret, body, clock.seconds())
@@ -293,6 +294,7 @@ def deliver(book: AlertBook, routes: Mapping[str, Route]) -> list[str]:
     problems: list[str] = []
     broken: set[str] = set()
     for state, name, notice in list(book.outbox()):
+        # one try a round: a receiver that is down would otherwise hold the round for every message
         if name in broken:
             continue
         route = routes.get(name)

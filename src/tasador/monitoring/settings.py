@@ -88,6 +88,7 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
     for name in given:
         if name not in VARIABLES:
             raise unknown(PREFIX + name, PREFIX + name, [PREFIX + known for known in VARIABLES])
+    # compose passes every variable on, set or not
     given = {name: text for name, text in given.items() if text}
     for name in given:
         kind = name.partition("_")[0]
@@ -172,6 +173,7 @@ def read_watch_settings(
         if isinstance(limits, dict):
             own["limits"] = overridden(plain["limits"], limits)
         plain |= own
+    # routes of variables are added last: their addresses must not appear in messages of `build`
     found = build(WatchSettings, plain, "watch")
     return found.with_routes(routes)
 

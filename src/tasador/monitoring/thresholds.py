@@ -93,6 +93,7 @@ class Thresholds:
     refused_alert: float = 0.05
 
     def __post_init__(self) -> None:
+        # `not value >= 0` refuses NaN too, with which every comparison would be false
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "relative_when_worse":
@@ -135,5 +136,6 @@ def overridden(limits: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     A limit that a user sets holds as it is: it leaves `relative_when_worse`, unless the user sets
     that too.
     """
+    # whoever sets a limit means it: it must not give way to the model's own figure
     way = [name for name in limits.get("relative_when_worse", ()) if name not in values]
     return {**limits, "relative_when_worse": tuple(way), **values}

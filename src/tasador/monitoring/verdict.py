@@ -284,6 +284,7 @@ def shorten_verdict(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digits(value: float | None) -> float | None:
+    # five digits are all that charts show
     return None if value is None else float(f"{value:.5g}")
 
 
@@ -306,6 +307,7 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 def overall(findings: Iterable[Finding]) -> Level:
     """Return the level of a window: see `Verdict.level`."""
+    # outcomes that are not there yet are the usual state of a window, not a problem
     counted = [f for f in findings if f.level != "cannot_tell" or f.check in _ESSENTIAL]
     bad = worst(counted)
     if bad != "cannot_tell":

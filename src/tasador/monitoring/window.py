@@ -125,6 +125,7 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
     actual = np.array([known.get(key, missing) for key in ids], dtype=np.float64)
     unnamed = sum(key is None for key in ids)
     problems = [_joined(len(known) - len(strangers), known, strangers, actual, unnamed)]
+    # when none joined, `_joined` says so already
     if strangers and len(strangers) < len(known):
         problems.append(
             _problem(
@@ -199,6 +200,7 @@ def recorded_windows(
     """
     versions: dict[str, int] = {}
     for found in store.read(since, until, variant=variant, batch=batch):
+        # one database may hold several models: their rows are no drift of this one
         own = found.of_model(bundle.manifest.name)
         if len(own):
             yield _window(own, bundle, versions)
@@ -207,6 +209,7 @@ def recorded_windows(
 def _window(found: RecordBatch, bundle: ModelBundle, versions: dict[str, int]) -> Window:
     codes, kept = _encoded(found.features, bundle.encoder)
     for version in found.version:
+        # numbered over all batches, so that codes of different batches mean the same version
         versions.setdefault(version, len(versions))
     places = np.array([versions[version] for version in found.version], dtype=np.int64)
     problems = []

@@ -68,6 +68,7 @@ class Verdicts:
             new_id(), model, clock.seconds(), since, until, level, to_plain(dict(body))
         )
         with self.database.transaction():
+            # in the transaction: two watchers must not shorten the same one by different neighbours
             before = self.read(model, limit=2) if shorten is not None else []
             self.database.execute(
                 "INSERT INTO verdicts (id, model, time, since, until, level, body) "
@@ -116,6 +117,7 @@ class Verdicts:
             if not rows:
                 break
             found.append(_stored(rows[0]))
+            # the next one has to end where this one begins
             ends = found[-1].since
         return found
 

@@ -107,6 +107,7 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
     """
     dialect.begin(connection)
     try:
+        # several workers start at once: the second finds the tables made
         dialect.lock_schema(connection)
         # a role that may not make tables can still use them
         if not dialect.execute(connection, dialect.has_table, ("tasador_schema",)):
@@ -155,6 +156,7 @@ class Database:
         self.dialect: Dialect = dialect_for(self.url, synchronous, timeout_s)
         self._connection: Any = None
         self._opening: Any = None  # not yet prepared, for `interrupt`
+        # reentrant: statements inside of `transaction` take it again
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._migrated = False
@@ -260,6 +262,7 @@ class Database:
     def _connected(self) -> Any:
         if self._pid != os.getpid():
             self._connection, self._pid = None, os.getpid()  # the parent goes on using its own
+        # a new connection would go on outside of the transaction, and commit half of it
         if self._depth and (self._connection is None or self.dialect.is_broken(self._connection)):
             raise OutageError(f"the line to {self.url.shown} broke within a transaction")
         if self._connection is not None and self.dialect.is_broken(self._connection):
@@ -279,6 +282,7 @@ class Database:
         return self._connection
 
     def _drop(self) -> None:
+        # forgotten first: closing may raise, and a broken one must not be used again
         connection, self._connection = self._connection, None
         if connection is not None and self._pid == os.getpid():
             with suppress(Exception):

@@ -56,6 +56,7 @@ def export_parquet(
         with tempfile.TemporaryDirectory(prefix="tasador-export-") as folder:
             local = Path(folder) / "records.parquet"
             count = export_parquet(store, local, since, until, version=version, batch=batch)
+            # an object store has no rename: a half-written object would look complete
             copy_from_local(local, path)
         return count
     try:
@@ -88,6 +89,7 @@ def _column(arrow: Any, part: RecordBatch, field: Any) -> Any:
         texts = [value.decode("utf-8", "replace") for value in values]
         return arrow.array(texts, type=field.type)
     if field.name in _TIMES:
+        # NaN has no integer: the mask makes it a null
         known = np.isfinite(values)
         whole = np.where(known, np.round(np.where(known, values, 0.0) * _MICROSECONDS), 0.0)
         return arrow.array(whole.astype(np.int64), mask=~known).cast(field.type)
@@ -142,6 +144,7 @@ def import_outcomes(
     """
     done = ImportResult()
     try:
+        # Excel writes a byte order mark, which would become part of the first name
         with path.open(encoding="utf-8-sig", newline="") as file:
             allow_long_cells()
             rows = csv.DictReader(file, strict=True)
@@ -187,6 +190,7 @@ def _outcomes(
 def _time(text: str | None, now: float) -> float:
     if text is None or not text.strip():
         return now
+    # 20261124 is a date for people and August 1970 for a computer
     if _COMPACT_DATE.fullmatch(text.strip()):
         raise ConfigError(
             "time can be a date or seconds since the epoch",

@@ -151,6 +151,8 @@ class Retention:
         while True:
             some = self._database.execute(
                 f"SELECT time FROM {table.name} WHERE {table.where} "  # noqa: S608
+                # deletes up to a time in place of counted rows: SQLite is built without DELETE ...
+                # LIMIT
                 f"ORDER BY time LIMIT 1 OFFSET {_CHUNK}",
                 (before,),
             )
@@ -174,6 +176,7 @@ class Retention:
             )
             for key, version, text in rows:
                 body = json.loads(text)
+                # what is still to be sent, or silenced, is not over
                 if body.get("outbox") or body.get("silent_until", 0.0) > self._now:
                     continue
                 number += 1 if not delete else self._database.change(
@@ -197,6 +200,7 @@ class Retention:
                 if path.stat().st_size <= _LOG_BYTES:
                     continue
                 with path.open("r+b") as file:
+                    # shortened in place: a process that has the file open goes on writing to it
                     file.seek(-_LOG_KEPT, os.SEEK_END)
                     end = file.read().partition(b"\n")[2]
                     file.seek(0)

@@ -46,6 +46,7 @@ class SharedState:
 
     def under(self, prefix: str) -> list[Entry]:
         """Return all values whose key starts with `prefix`, by key."""
+        # a range uses the primary key's index, which LIKE does not in every collation
         end = prefix + "\U0010ffff"
         rows = self.database.execute(
             "SELECT key, value, version, time FROM state WHERE key >= ? AND key < ? ORDER BY key",
@@ -111,6 +112,7 @@ class Leases:
         clock_sql = self.database.dialect.clock
         rows = self.database.execute(
             "INSERT INTO leases (name, holder, expires, token) "  # noqa: S608
+            # one statement: reading first would let two processes see the same expired lease
             f"VALUES (?, ?, {clock_sql} + ?, 1) ON CONFLICT (name) DO UPDATE SET "
             "holder = excluded.holder, expires = excluded.expires, token = leases.token + 1 "
             f"WHERE leases.expires <= {clock_sql} RETURNING token, expires",

@@ -191,6 +191,7 @@ class RecordStore:
             replace: Predictions whose known outcome is to be corrected; the audit trail keeps it.
         """
         answers: list[OutcomeAnswer] = []
+        # what the caller knows comes last: its model may be newer than what is kept
         bounds = {**kept_targets(self.database), **(targets or {})} if outcomes else {}
         for start in range(0, len(outcomes), _MOST_IDS):
             part = outcomes[start : start + _MOST_IDS]
@@ -217,6 +218,7 @@ class RecordStore:
         for outcome, rejected in zip(outcomes, refused, strict=True):
             if rejected is None:
                 first.setdefault(outcome.prediction_id, outcome)
+        # conflicts are ignored by the insert, so that two clients at once cannot fail each other
         self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
         stays = self._known(list(first))  # another process may have been faster
         return [
@@ -297,6 +299,7 @@ class RecordStore:
             f"WHERE (r.time, r.id) > (?, ?) AND r.time < ?{where} "
             "ORDER BY r.time, r.id LIMIT ?"
         )
+        # by key and not by offset: rows that are added or pruned meanwhile shift nothing
         at: tuple[float, str] = (since, "")
         while True:
             rows = self.database.execute(sql, [*at, until, *values, batch])

@@ -235,6 +235,7 @@ class Assembly:
         try:
             yield
         finally:
+            # first: probes turn away new requests while those under way are answered
             self.service.draining = True
             if self.cache is not None:
                 await self.cache.close()
@@ -245,6 +246,7 @@ class Assembly:
             self.canary.stop()
         self.metrics.stop()
         self.refresher.stop()
+        # after all that makes records, so that none is submitted to a closed writer
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
@@ -312,6 +314,7 @@ class Assembly:
         checks = {
             _DEPENDENCIES.get(source.name, source.name): source_check(source)
             for source in self.cascade.sources
+            # the copy is no dependency: the refresher's check says when it cannot be made
             if source.name != "last_good"
         }
         if self.metrics.shared:
@@ -328,6 +331,7 @@ class Assembly:
     def _check_workers(self, _: Deadline) -> str:
         found, wanted = self.metrics.workers(), self.settings.server.workers
         detail = f"{len(found)} of {wanted} workers run, {sum(found)} have a model"
+        # a worker that is starting counts as one without a model
         if sum(found) < max(wanted, len(found)):
             raise DegradedError(detail, remedy="workers that end are started again: see the log")
         return detail
@@ -354,6 +358,7 @@ class Assembly:
             raise DegradedError(
                 f"the database is away, records go to the spool: {detail}", got=status.last_error
             )
+        # through the connection that outcomes take, which may be down alone
         self._outcomes.ping()
         return detail
 
@@ -363,6 +368,7 @@ class Assembly:
             "tasador_model_loaded", "Whether a model answers.", float(current is not None)
         )
         metrics.worker(current is not None)
+        # the labels name the model: without this the one before would be shown beside it
         metrics.forget("tasador_model_info")
         if current is not None:
             labels = {
@@ -454,6 +460,7 @@ def _proxies(settings: ServeSettings) -> TrustedProxies | None:
 def _settle_memory() -> None:
     """Take what has been loaded out of garbage collection."""
     gc.collect()
+    # the bundle stays for hours: no later collection has to walk it
     gc.freeze()
     gc.set_threshold(*_GC)
 

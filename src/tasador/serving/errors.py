@@ -90,11 +90,14 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         """Return the answer's body."""
         plain: dict[str, Any] = {
             "error": self.error,
+            # messages quote what was sent and what drivers say: either may hold a password
             "message": redact(str(self)),
             "request_id": request_id,
             "detail": redact_all(self.detail[:MOST_DETAILS]),
         }
         if len(self.detail) > MOST_DETAILS:
+            # never cut in silence: a client may otherwise correct a hundred rows and be refused
+            # again
             plain["message"] += f" ({len(self.detail)} faults, the first {MOST_DETAILS} are listed)"
         return orjson.dumps(plain, default=str)
 
@@ -199,6 +202,7 @@ def timed_out(seconds: float) -> Problem:
 
 def not_recorded(error: StorageError) -> Problem:
     """Return the answer when a valuation cannot be recorded, and is therefore not given."""
+    # the queue is full for a moment, which is load and not an outage
     if isinstance(error, BusyError):
         return overloaded()
     return Problem(

@@ -135,6 +135,7 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
     if experiment.status != "running":
         return experiment
     rules = experiment.rules
+    # Bonferroni: the chance that any of the harms is found by accident stays at alpha
     alpha = rules.alpha / _HARMS
     harm = _harm(rules, evidence, alpha)
     if harm is not None:
@@ -224,6 +225,7 @@ class ExperimentBook:
 
     def write(self, experiment: Experiment, seen: int, actor: str) -> bool:
         """Keep the experiment if nobody changed it since, and note a change of stage or status."""
+        # the audit entry belongs to the change: neither without the other
         with self.database.transaction():
             before, _ = self.read()
             if self._state.put(self._key, to_plain(experiment), seen) is None:
@@ -245,6 +247,7 @@ class ExperimentBook:
         self, status: ExperimentStatus, actor: str, reason: Callable[[Experiment], str | None]
     ) -> Experiment | None:
         """End the experiment if it is active and `reason` gives one; None when it was not ended."""
+        # another server may have changed it meanwhile: look at what it is now
         while True:
             experiment, seen = self.read()
             if experiment is None or experiment.status not in ACTIVE:
@@ -301,6 +304,7 @@ def collect(database: Database, book: ExperimentBook, experiment: Experiment) ->
     values = np.array([row[1:] for row in rows], dtype=np.float64)
     challenger = np.where(shadowed, values[:, 0], values[:, 1])
     champion = np.where(shadowed, values[:, 1], values[:, 0])
+    # NaN is a failure, which is counted elsewhere
     good = np.isfinite(challenger) & np.isfinite(champion)
     positive = good & (challenger > 0) & (champion > 0)
     gap = np.abs(np.log(challenger[positive] / champion[positive]))

@@ -119,6 +119,7 @@ class Service:
             Problem: 503 while no model is loaded, 404 for another version.
         """
         loaded = self.slot.current
+        # made once a model: requests share it, and batches are told apart by its identity
         if loaded is not self._loaded or self._predictor is None:
             if loaded is None:
                 raise not_ready()
@@ -179,6 +180,7 @@ class RefusedRows:
         """Note a request that is refused, if rows were to be valued and they are what is wrong."""
         path = exchange.path
         infers = path.startswith("/v2/models/") and path.endswith("/infer")
+        # a wrong key or a full queue says nothing about the data that is sent
         if problem.status not in _WRONG or not (infers or path in _ROUTES):
             return
         bad = problem.bad_rows or [BadRow(None, _faults_of(problem))]
@@ -192,6 +194,7 @@ class RefusedRows:
 
     def _note(self, route: str, client: str, bad: Sequence[BadRow], withheld: int) -> None:
         version, fields = self.model() or ("", ())
+        # counters get no names that clients invent: their number would grow without end
         known = {*fields, REQUEST, "(row)"}
         causes: Counter[tuple[str, str]] = Counter()
         examples: dict[tuple[str, str], str] = {}
@@ -201,6 +204,7 @@ class RefusedRows:
             found = tuple((f if f in known else "(other)", cause, got) for f, cause, got in faults)
             causes.update({(name, cause) for name, cause, _ in found})
             examples |= {(name, cause): got for name, cause, got in found}
+            # a few show what is wrong; a batch of thousands must not be written row by row
             if len(kept) < _MOST_ROWS:
                 kept.append((found, _as_json(row.values, fields)))
         self.metrics.refused("refused", len(bad))

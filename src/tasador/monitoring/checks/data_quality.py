@@ -82,6 +82,7 @@ def _rates(
 def _rises(rate: _Rate, p: float, thresholds: Thresholds) -> list[tuple[Level, str]]:
     share = rate.count / rate.n
     rise = share - rate.share
+    # a rise that is certain may still be too small to matter
     if p > thresholds.chance or rise < rate.warn:
         return []
     level: Level = "alert" if rise >= rate.alert else "warn"
@@ -100,6 +101,7 @@ def _breaches(
     if not window.n:
         return
     level: Level
+    # an open column takes new levels by contract
     unknown = int(window.counts[-1]) if profile.grid.is_category and not column.open else 0
     new = _new_categories(column, profile, window)
     for count, what in (
@@ -113,6 +115,7 @@ def _breaches(
             yield level, f"{_rows(count)} ({count / window.n:.2%}) {what}"
     share = outside.twice / window.n
     if share > thresholds.twice_warn and column.role != "timestamp":
+        # one row may be a typing error, which is worth a look and not a page
         level = "alert" if outside.twice > 1 and share >= thresholds.twice_alert else "warn"
         yield level, f"{_rows(outside.twice)} ({share:.2%}) beyond twice the training maximum"
     if window.missing and not column.nullable and not profile.summary.missing:

@@ -105,6 +105,7 @@ def _with_level(
         what = "the window has no rows" if not m.window.n else "the reference has no rows"
         return replace(drift, level="cannot_tell", reason=what)
     null = m.test.null
+    # Bonferroni for the limit that is shown: what one column may have by chance among all
     limit = null.quantile(1 - thresholds.chance / family)
     drift = replace(
         drift,
@@ -127,9 +128,11 @@ def _level(
         return "cannot_tell", f"too few rows: {n}, at least {thresholds.min_rows} are needed"
     if not m.profile.summary.present and not m.window.present:
         return "cannot_tell", "neither the reference nor the window has a value"
+    # both: with many rows chance is never the reason, with few the effect is never certain
     if p <= thresholds.chance and excess >= thresholds.psi_warn:
         level: Level = "alert" if excess >= thresholds.psi_alert else "warn"
         return level, f"{_change(m)}: PSI {m.test.psi:.3g}, chance gives {m.test.null.mean:.2g}"
+    # chance alone exceeds what would be an alert: a drift that matters could hide in it
     if limit - m.test.null.mean > thresholds.psi_alert:
         return "cannot_tell", (
             f"{n} rows are too few: chance alone gives a PSI of up to {limit:.2g}, "
@@ -147,6 +150,7 @@ def _change(m: ColumnComparison) -> str:
         return "every value is missing"
     if not reference.present:
         return "has values, the reference has none"
+    # first of the reasons: it moves the mean and every bin as well
     if window.missing / window.n > reference.missing / reference.n + 0.1:
         return f"{window.missing / window.n:.0%} of the values are missing"
     if m.is_axis:

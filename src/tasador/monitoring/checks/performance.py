@@ -98,6 +98,7 @@ def measured_figures(
 def _with_intervals(pairs: Pairs) -> list[Figure]:
     n = len(pairs)
     places = np.linspace(0, n - 1, min(n, _RESAMPLED)).astype(np.intp)
+    # an interval shrinks with the root of the rows: resampling all of them would take minutes
     narrower = math.sqrt(len(places) / n)
     drawn = bootstrap_metrics(
         pairs.actual[places], pairs.predicted[places], draws=_DRAWS, seed=_SEED
@@ -205,6 +206,7 @@ def check_segments(tally: WindowSummary, thresholds: Thresholds) -> list[Finding
         pairs = Pairs.of(rows[codes == code])
         if len(pairs) < thresholds.min_outcomes:
             continue
+        # 99%: many segments are looked at, and each may alert
         value, low, high = mape_interval(pairs.actual, pairs.predicted, _Z99)
         before = _segment_before(tally.reference, code)
         limits = (
@@ -227,6 +229,7 @@ def _segment_before(reference: Reference, code: int) -> float | None:
         return None
     own = reference.rows[:, reference.names.index(column.name)] == code
     own &= np.isfinite(reference.actual) & np.isfinite(reference.predicted)
+    # the error of so few rows is luck: segments without a limit are better than false alarms
     if own.sum() < 30:
         return None
     return mape(reference.actual[own], reference.predicted[own])
@@ -266,6 +269,7 @@ def estimated_figures(
     for figure, limit in limited:
         if limit is not None:
             breach = _breach(figure, n, limit)
+            # an estimate is no measurement: it never alerts by itself
             level: Level = "warn" if breach.level == "alert" else "ok"
             text = breach.reason.replace(f"{n} outcomes", "estimated without outcomes")
             findings.append(replace(breach, check="estimate", level=level, reason=text))
@@ -277,6 +281,7 @@ def _estimate(
 ) -> Figure:
     """Return the mean of expected terms; the interval is where the measured figure would lie."""
     value = float(terms.mean())
+    # within rows alike and between them: the law of total variance
     variance = float(np.maximum(squares - terms**2, 0.0).mean()) + float(terms.var())
     half = _Z95 * math.sqrt(variance / max(n, 1))
     reference = before.get(name)
@@ -341,6 +346,7 @@ def timeline(tally: WindowSummary) -> tuple[Group, ...]:
     rows = tally.figures.rows()
     times = rows[:, FIGURES.index("time")]
     codes = np.floor(times / span)
+    # a single wrong clock may stretch the window over years: the latest spans are kept
     known = np.unique(codes[np.isfinite(codes)])[-_MOST_SPANS:]
     return tuple(
         _group(iso(float(code) * span), rows[codes == code], _share(tally)) for code in known

@@ -25,6 +25,7 @@ def check_predictions(tally: WindowSummary, thresholds: Thresholds) -> list[Find
         text = f"{tally.not_finite} answers ({share:.2%}) are no finite number"
         findings.append(Finding("prediction", "not a number", level, text, {"share": share}))
     profile, window = tally.reference.prediction, tally.prediction
+    # the spread of a few estimates says nothing about the model
     if profile is None or window is None or window.finite < thresholds.min_rows:
         return findings
     grid, seen = profile.grid, profile.summary
@@ -93,6 +94,7 @@ def check_service(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]
         levels: dict[str, Level] = {}
         broken = []
         for p, value, limit in zip(_PERCENTILES, found, limits, strict=True):
+            # near: a latency that creeps up should be seen before it breaks its limit
             past, near = (
                 limit is not None and value > s * limit
                 for s in (1, min(1, thresholds.latency_near))
@@ -148,6 +150,7 @@ def check_refused(counts: RefusedCounts, valued: int, thresholds: Thresholds) ->
     share = counts.refused / sent
     low, _ = share_interval(share, sent)
     level: Level = "ok"
+    # an alert needs the lower end: three bad rows of ten are no broken feed
     if share > thresholds.refused_warn:
         level = "alert" if low > thresholds.refused_alert else "warn"
     most = "; ".join(

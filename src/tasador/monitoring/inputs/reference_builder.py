@@ -97,6 +97,7 @@ def read_reference(
     precision = precision or {}
     reader = Reader(table, columns, precision)
     p = len(columns)
+    # a large table is read twice, for its sample and for its counts, and never held whole
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
     sample = RowSample(p + len(_ROLES), most, "reference")
     for rows in _encoded(reader, fields):
@@ -260,6 +261,7 @@ def _window(
         elif role == "time":
             parts["time"] = reader.encode(Column(name, "datetime"), batch[name])
         elif role == "version":
+            # a column that is no version must not fill the verdict
             texts = [str(value)[:_VERSION] for value in batch[name].to_pylist()]
             versions, codes = np.unique(np.array(texts), return_inverse=True)
             parts |= {"versions": tuple(versions.tolist()), "version": codes}
@@ -294,6 +296,7 @@ def join_tables(tables: Sequence[TableFile], outcomes: TableFile, fields: Fields
         arrays.append(batch[fields.id])
         values.append(reader.encode(reader.columns[0], batch[fields.target]))
     keys = _keys(arrays)
+    # only when nothing joins: "1.0" and "1" may be different ids of one table
     if set(ids).isdisjoint({*keys} - {None}):
         ids, keys = _whole_numbers(ids), _whole_numbers(keys)
     joined = join_outcomes(ids, keys, np.concatenate([np.empty(0), *values]))

@@ -207,6 +207,7 @@ class Reader:
         import pyarrow as pa
 
         if _is_text(array.type) and column.kind in ("category", "datetime"):
+            # parsing a date costs far more than looking it up, and columns repeat few of them
             array = array.dictionary_encode()
         if pa.types.is_dictionary(array.type):  # each different value is encoded once
             levels = array.dictionary
@@ -234,6 +235,7 @@ class Reader:
         import re
 
         seen = self.zones.setdefault(column.name, [False, False])
+        # enough to see a mixture, and a bound for columns of unique times
         for text in levels[:1000]:
             if isinstance(text, str) and text.strip():
                 seen[re.search(_ZONE, text.strip()[10:]) is None] = True
@@ -282,6 +284,7 @@ def _rounded(values: Floats, dtype: str | None) -> Floats:
     """Return values as a coarser type has them; those beyond its range as they are."""
     with np.errstate(over="ignore", invalid="ignore"):
         coarse = values.astype(dtype).astype(np.float64)
+    # beyond float32 there is nothing to compare in it
     return np.where(np.isinf(coarse), values, coarse)
 
 

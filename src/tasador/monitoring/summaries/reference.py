@@ -77,6 +77,7 @@ class Profile:
         if "lost" in own:
             expected["lost"] = replace(summed, shape=(cells + 1,))
         check_arrays(own, expected)
+        # arrays come from a file: a wrong start would make reduceat count other cells
         if not len(own["starts"]) or own["starts"][0] != 0:
             raise ValueError(f"the bins of {name} do not begin at the first cell")
         return cls(Grid.from_state(own), ColumnSummary.from_state(own))
@@ -225,6 +226,7 @@ def build_reference(
         **names: Further attributes of `Reference`: coverage, unit, version.
     """
     number = Column("number", "number")
+    # the same rows every time: the bundle's hash must not depend on chance
     chosen = sample_places(len(X if held is None else held), SAMPLE)
     pairs: dict[str, Any] = {}
     if prediction is not None:

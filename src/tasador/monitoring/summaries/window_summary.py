@@ -136,6 +136,7 @@ class WindowSummary:
         self.n += len(window)
         self.failures += int(window.failed.sum())
         ok = ~window.failed
+        # without a copy in the usual case that no request failed
         X = window.X if ok.all() else window.X[ok]
         for i, profile in enumerate(self.reference.profiles):
             part = ColumnSummary.of(X[:, i], profile.grid)
@@ -290,6 +291,7 @@ class WindowSummary:
         for name in _SUMMARIES:
             mine, more = getattr(self, name), getattr(other, name)
             setattr(found, name, None if mine is None or more is None else mine + more)
+        # by place: the order in which parts were merged must not show in the verdict
         found._noted = sorted([*self._noted, *other._noted], key=_noted_at)
         seen = [*self._versions.items(), *other._versions.items()]
         for name, where in sorted(seen, key=lambda entry: (entry[1], entry[0])):

@@ -71,6 +71,7 @@ class Group:
                 _settle(future, error)
         for loop, futures in loops.items():
             try:
+                # one wake-up for the group: each costs a system call
                 loop.call_soon_threadsafe(_settle_all, futures, error)
             except RuntimeError:  # the loop was closed: nobody waits any more
                 continue
@@ -94,6 +95,7 @@ def take_group(
         if item is not WAKE:
             taken.append(item)
             size += len(item.records)
+        # whole submissions: a request's records are committed together
         if size >= most:
             break
         try:
@@ -164,6 +166,7 @@ class Counters:
     def enter(self, size: int, most: int) -> bool:
         """Count `size` records in when no more than `most` wait then, and as lost otherwise."""
         with self._lock:
+            # counted in records, not in calls: memory is what is bounded
             fits = self.entered - self.done + size <= most
             if fits:
                 self.entered += size

@@ -19,8 +19,11 @@ from tasador.records.writer.spool import adopt
 from tasador.settings.records import RecordSettings
 
 _log = logging.getLogger(__name__)
+# a commit takes over the checkpoint when the log grows: this keeps it small
 _MAINTAIN_S = 0.5
+# listing a folder is cheap, and rows of a dead process are missing until then
 _LOOK_S = 2.0
+# far more often than a lease of an hour needs: a process that dies is replaced soon
 _PRUNE_S = 600.0
 
 
@@ -91,6 +94,7 @@ class MaintenanceThread:
     def close(self) -> None:
         """Stop after the chunk at hand."""
         self._closing.set()
+        # a statement that hangs is interrupted: stopping must not take longer than the drain
         self._thread.join(0.5)
         if self._thread.is_alive():
             self._database.interrupt()
@@ -104,6 +108,7 @@ class MaintenanceThread:
                     self._refused.flush(self._database)
                     for model, bounds in list(self._targets.items()):
                         keep_target(self._database, model, bounds)
+                        # only once it is written: an outage must not lose it
                         self._targets.pop(model, None)
                     self._database.maintain()
                     if time.monotonic() - looked >= _LOOK_S:
@@ -115,6 +120,7 @@ class MaintenanceThread:
                 except (StorageError, OSError) as error:
                     self._counters.note(error)
             self._closing.wait(_MAINTAIN_S)
+        # once more at the end, or the last seconds of refused rows would be lost
         if self._allowed():
             try:
                 self._refused.flush(self._database)

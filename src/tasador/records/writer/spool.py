@@ -221,6 +221,7 @@ class Spool:
     def _write(self, frame: _Frame) -> _Segment:
         """Write a frame behind the last one; it counts once the segment's size says so."""
         held = sum(segment.size for segment in self._segments)
+        # checked before writing: a full disk is everybody's problem, a full spool only ours
         if held + len(frame) > self._limit:
             raise StorageError(
                 f"the spool in {self.folder} is full",
@@ -233,6 +234,7 @@ class Spool:
         try:
             _write_all(segment.file, frame, segment.size)
             if self._flush:
+                # the size is part of it; times of the file are not needed to read it back
                 os.fdatasync(segment.file)
         except OSError:
             with suppress(OSError):  # what was written of the frame is torn, and skipped
@@ -403,6 +405,7 @@ def _new_segment(folder: Path) -> _Segment:
     while True:
         path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # between its creation and its lock another process may look for orphans
         if not _locked(file, path):  # somebody took it for an orphan already
             os.close(file)
             continue
@@ -434,6 +437,7 @@ def _locked(file: int, path: Path) -> bool:
     except OSError:
         return False
     try:
+        # its owner may have deleted it between open and lock: records would go into no file
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False

@@ -46,11 +46,13 @@ class AdminRoutes:
 
     def __init__(self, actions: AdminActions) -> None:
         self._actions = actions
+        # one change at a time: two rollbacks at once would cancel each other
         self._changing = asyncio.Lock()
 
     async def state(self, exchange: Exchange) -> Reply:
         """Tell which model answers, which one a rollback returns to, and how the sources are."""
         require_admin(exchange)
+        # in a thread: it takes locks that a refresh may hold
         found = await asyncio.to_thread(self._actions.state)
         return Reply(orjson.dumps(found, default=str))
 
@@ -83,6 +85,7 @@ def require_admin(exchange: Exchange) -> None:
 
 def _note(exchange: Exchange, message: str, *values: object) -> None:
     fields = {"request_id": exchange.request_id, "client": exchange.client}
+    # a warning: changes by hand have to be in the log at every level that is usual
     log.warning(message, *values, extra={"fields": fields})
 
 

@@ -126,6 +126,7 @@ class HealthChecks:
         if running is None:
             return DependencyHealth("model", "unhealthy", 0.0, "no model is loaded", now)
         detail = f"{running.version} from {running.source}"
+        # it answers, but from a copy: whoever looks should know that no source is followed
         degraded = running.source == "last_good"
         return DependencyHealth("model", "degraded" if degraded else "healthy", 0.0, detail, now)
 
@@ -136,6 +137,7 @@ class _Cached:
     def __init__(self, name: str, check: Check, ttl_s: float, clock: Callable[[], float]) -> None:
         self.name = name
         self._check, self._ttl_s, self._clock = check, ttl_s, clock
+        # one hanging call at most: probes come every few seconds for days
         self._caller = BoundedCaller(f"health of {name}", most_left=1)
         self._lock = threading.Lock()
         self._answered = threading.Event()
@@ -176,6 +178,7 @@ class _Cached:
         seconds = time.monotonic() - started
         with self._lock:
             self._answer = DependencyHealth(self.name, status, seconds, detail, wall.timestamp())
+            # from its end: a check slower than `ttl_s` would otherwise run without a pause
             self._at, self._flying = self._clock(), False
         self._answered.set()
 
@@ -230,6 +233,7 @@ def disk_check(folder: Path, least_bytes: int = 256 * 2**20) -> Check:
 
     def check(_: Deadline) -> str:
 
+        # the folder is made with the first record: until then its parent is on the same disk
         existing = next(
             path for path in (folder.resolve(), *folder.resolve().parents) if path.exists()
         )

@@ -104,6 +104,7 @@ def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str,
     if kind == JSON.decode():
         return _from_json(_read_json(body))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
+        # one more than allowed, which is enough to know that there are too many
         rows = Upload(io.BytesIO(body), kind, predictor.contract).take(most + 1)
         detail = [
             error_detail(
@@ -137,6 +138,7 @@ def _read_json(body: bytes) -> Any:
     try:
         return read_json(body, nan=True)
     except Problem as problem:
+        # a field given twice keeps its own error: its remedy is another one
         if problem.error != "malformed_json":
             raise
         raise _unreadable("body", "JSON", problem.message) from None
@@ -166,6 +168,7 @@ def _from_split(content: Any) -> list[dict[str, Any]]:
         raise _unreadable(
             "dataframe_split", "columns (a list of names) and data (a list of rows)", shown(content)
         )
+    # a dict would keep the last of them in silence
     twice = [name for name, count in Counter(map(plain_name, columns)).items() if count > 1]
     if twice:
         raise _unreadable("dataframe_split", "each column once", f"{shown(twice[0])} twice")

@@ -64,6 +64,7 @@ def density(bundle: ModelBundle, across: int = 70) -> DensityGrid | None:
     places = features.index.points / features.plan.scale
     longitude, latitude = coordinates
     x, y = (places[:, near.index(column.name)] for column in coordinates)
+    # square cells: a map is not stretched
     step = max(float(np.ptp(x)), float(np.ptp(y))) / across or 1.0
     values = bundle.target.inverse(features.index.target)
     return DensityGrid(longitude.name, latitude.name, step, step, _cells(x, y, values, step))
@@ -221,6 +222,7 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
             done = await asyncio.to_thread(
                 _call_lifecycle, lambda: lifecycle.promote(promotion, who)
             )
+        # outside of the lock: the change is made, and the poll may take seconds
         await asyncio.to_thread(lifecycle.changed)
         return done
 

@@ -111,6 +111,7 @@ def monitoring_router(service: Service, source: MonitoringSource) -> APIRouter:
     @router.get("/verdicts/latest", response_model=WholeVerdict)
     def latest() -> WholeVerdict:
         """The last verdict, with everything that was looked at."""
+        # verdicts of the served model only: a database may hold those of several
         found = source.verdicts(_model(service), 0.0, 1)
         if not found:
             remedy = "run `tasador watch` beside the service, or `tasador monitor` once"
@@ -145,6 +146,7 @@ def _line(found: StoredVerdict) -> VerdictLine:
     for figure in body.get("figures", ()):
         figures[bool(figure["estimated"])][figure["name"]] = figure["value"]
     timeline = body.get("timeline", ())
+    # a shortened verdict has one entry that sums its timeline up; a whole one has one a span
     slowest = [one["latency_p95"] for one in timeline if one.get("latency_p95") is not None]
     return VerdictLine(
         id=found.id,

@@ -157,6 +157,7 @@ def _packed(values: Sequence[Any], kind: str) -> bytes:
 def _divided(body: bytes, header_length: bytes | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
+    # twelve digits: int() of an endless text would take quadratic time
     if not header_length.isdigit() or len(header_length) > 12 or int(header_length) > len(body):
         raise _invalid_tensor(
             ["header", "Inference-Header-Content-Length"],
@@ -173,6 +174,7 @@ def _name_and_length(tensor: Any, place: int) -> tuple[str, int]:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or [type(size) for size in shape] not in ([int], [int, int]):
         raise _invalid_tensor(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
+    # clients of Triton send a column as [n] or as [n, 1]; anything wider is several columns
     if len(shape) == 2 and shape[1] != 1:
         raise _invalid_tensor(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
     return plain_name(tensor["name"]), int(shape[0])
@@ -210,6 +212,7 @@ def _values(
 
 def _listed(found: Any, place: int, length: int) -> list[Any]:
     values = found if type(found) is list else []
+    # the data of [n, 1], nested
     if values and all(type(value) is list and len(value) == 1 for value in values):
         values = [value[0] for value in values]
     if len(values) != length or any(type(value) in (list, dict) for value in values):
@@ -233,6 +236,7 @@ def _texts(piece: bytes, place: int, length: int) -> list[str]:
             texts.append(piece[at : at + size].decode())
             at += size
     except (struct.error, UnicodeDecodeError):
+        # anything that is not the end of the piece
         at = -1
     if at != len(piece) or len(texts) != length:
         raise _invalid_tensor(
@@ -333,6 +337,7 @@ class OpenInferenceRoutes:
         """Value rows given as one tensor a column."""
         predictor = self._predictor(name, version)
         limits = self._service.limits
+        # this route does not go through `endpoint`, which inflates the others' bodies
         plain = inflate(exchange.headers.get(b"content-encoding"), body, limits.body_bytes)
         request = read_request(plain, exchange.headers.get(_LENGTH_HEADER), limits.batch)
         wanted = request.outputs or [Wanted(output, request.binary) for output in OUTPUTS]

@@ -80,6 +80,7 @@ class Documentation:
         """Return the document."""
         try:
             predictor = self._service.predictor()
+        # the document is there without a model too: the page asks for it at any time
         except Problem:
             key, models = "", list(_WITHOUT_MODEL)
             title = "tasador"

@@ -44,6 +44,7 @@ class OutcomeRoutes:
         found = self._listed(body)
         faults = [_faults(item) for item in found]
         right = [item for item, wrong in zip(found, faults, strict=True) if not wrong]
+        # an answer of 200 to a list of nothing but errors would pass unnoticed
         if not right:
             raise _all_wrong(found, faults)
         now = clock.seconds()
@@ -59,6 +60,7 @@ class OutcomeRoutes:
         # without keys nobody knows who is who: the id is what only the right one has
         own = exchange.role == "client"
         replace = {item["prediction_id"] for item in right if item.get("replace") is True}
+        # the database may be slow: predictions go on meanwhile
         made = await asyncio.to_thread(self._record_outcomes, read, own=own, replace=replace)
         answers = iter(made)
         results = [

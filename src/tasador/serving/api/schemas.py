@@ -263,6 +263,7 @@ def example_row(contract: TableContract, profile: Mapping[str, Any]) -> dict[str
         found = columns.get(column.name, {})
         if column.kind == "category":
             counts = found.get("counts") or [1]
+            # the most frequent: a generated client sends the example first
             best = max(range(len(counts)), key=counts.__getitem__)
             example[column.name] = column.categories[min(best, len(column.categories) - 1)]
             continue
@@ -312,6 +313,7 @@ def _field(column: Column, default: Any) -> Any:
     if column.unit:
         description += f" ({column.unit})"
     if column.kind == "category":
+        # a column of many categories would make the document megabytes long
         levels = list(column.categories[:_SHOWN_CATEGORIES])
         extra["examples" if column.open else "enum"] = levels
         if column.open:

@@ -60,6 +60,7 @@ class ScoreRoutes:
     async def score(self, request: Request) -> Response:
         """Value the rows of a file."""
         predictor = self._service.predictor(request.query_params.get("model_version"))
+        # each file holds a temporary file and a thread: more would fill the disk and the pool
         if self._running >= self._at_once:
             raise overloaded(retry_after=5)
         self._running += 1
@@ -77,6 +78,7 @@ class ScoreRoutes:
             finish()
             log.error("an upload cannot be kept: %s", error)
             raise _no_space() from None
+        # also when the client goes while it uploads: the place in `at_once` has to come back
         except BaseException:
             finish()
             raise
@@ -106,6 +108,8 @@ class ScoreRoutes:
         async for piece in request.stream():
             for plain in inflater.feed(piece) if inflater is not None else (piece,):
                 waiting += plain
+            # gathered: a call into a thread for each piece of the network would cost more than
+            # writing
             if len(waiting) >= _WRITE:
                 await asyncio.to_thread(file.write, bytes(waiting))
                 waiting.clear()
@@ -126,6 +130,7 @@ class ScoreRoutes:
             chunk = await asyncio.to_thread(_next_chunk, upload, predictor)
             if chunk.size == 0:
                 return
+            # before the rows are valued: a client that goes away must not hide its bad rows
             self._service.refused.rows(exchange, chunk.bad_rows)
             items = await self._valued(predictor, chunk, exchange.client)
             for row, item in enumerate(items, start):
@@ -147,6 +152,7 @@ class ScoreRoutes:
             found = await self._service.batcher.value(
                 predictor, chunk.rows, client=client, started=time.perf_counter()
             )
+        # the answer has begun, so its status cannot change: the rows say it themselves
         except TasadorError as error:
             log.error("%d rows of a file were not valued: %s", len(chunk.places), error)
         for i, row in enumerate(chunk.places):
@@ -228,6 +234,7 @@ def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
         values.append(row)
         places.append(place)
     if codes:
+        # bounds of all rows at once; the slow check by row runs for the refused ones only
         accepted = predictor.check.accepts(np.array(codes))
         for i in np.flatnonzero(~accepted).tolist():
             refuse(places[i], values[i])

@@ -128,6 +128,7 @@ class Batcher:
         self._variant = variant
         self._cache = cache
         self._open: _Batch | None = None
+        # asyncio holds tasks weakly: one that nobody keeps may be collected while it runs
         self._at_work: set[asyncio.Task[None]] = set()
 
     def value(
@@ -157,6 +158,7 @@ class Batcher:
         batch = self._open
         if batch is None or batch.predictor is not predictor:
             batch = self._open = _Batch(predictor)
+            # at the end of this turn of the loop: whatever else has arrived by then shares the call
             loop.call_soon(self._flush, batch)
         batch.jobs.append(job)
         return job.done
@@ -253,8 +255,10 @@ class Batcher:
 
     def _answer(self, batch: _Batch, found: Predictions) -> _Waiting | None:
         """Share the values out, keep the records; returns what there is to wait for, if any."""
+        # also for rows from the cache: an outcome belongs to one answer, not to equal rows
         ids = new_ids(len(found.prediction))
         answers = _shares(batch, ids, found)
+        # before any answer: in durable mode a client never holds an id that is not recorded
         committed = self._recorder.submit(self._records(batch, ids, found))
         if committed is None:
             _release(answers)

@@ -194,6 +194,7 @@ class RedisCache:
 
     def store(self, entries: Sequence[tuple[bytes, Entry]]) -> None:
         """Send entries to Redis; nobody waits for it."""
+        # no writes while reads are probed: they would queue up behind the timeout
         if self._breaker.state.status != "closed" or len(self._writing) >= _WRITERS:
             return
         task = asyncio.get_running_loop().create_task(self._store(entries))
@@ -219,6 +220,7 @@ class RedisCache:
 
 
 def _redis_key(key: bytes) -> bytes:
+    # of fixed length, and no row can be read from the keys of a shared Redis
     return _PREFIX + hashlib.sha256(key).digest()
 
 
@@ -232,6 +234,7 @@ def _unpacked(value: Any) -> Entry | None:
     if not isinstance(value, bytes) or len(value) < _NUMBERS.size:
         return None
     numbers = _NUMBERS.unpack_from(value)
+    # what another program wrote under the key must not become an answer
     if not all(math.isfinite(number) for number in numbers):
         return None
     if len(value) == _NUMBERS.size:

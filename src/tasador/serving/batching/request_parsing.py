@@ -45,6 +45,7 @@ def read_json(body: bytes, *, nan: bool = False) -> Any:
     try:
         plain = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        # the hot route: what orjson refuses is refused, without a second parser
         if not nan:
             raise _malformed(body, error) from None
         return _read_strictly(body, error)
@@ -154,6 +155,7 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
             detail lists all faults of all rows.
     """
     try:
+        # the encoder raises at the first fault and builds no message: valid rows pay nothing for it
         return Rows(values, [encoder.codes(row) for row in values])
     except (ValidationError, TypeError, AttributeError):
         raise invalid_rows(values, check, place) from None

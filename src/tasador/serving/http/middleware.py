@@ -166,11 +166,13 @@ class GuardMiddleware:
         except asyncio.CancelledError:
             if not exchange.expired:
                 raise
+            # the answer below would otherwise be cancelled too
             task.uncancel()
             await outbox.problem(self._late(exchange))
         except Problem as problem:
             exchange.problem = problem
             self._under_way.pop(task, None)
+            # an overloaded service does not spend time on the body that it has just refused
             if not exchange.body_read and problem.status != 503:
                 await _discard(receive, exchange)
             await outbox.problem(problem)
@@ -190,6 +192,7 @@ class GuardMiddleware:
         exchange.client = peer[0] if peer else LOCAL
         if self._proxies is not None:
             exchange.client = self._proxies.client(exchange.client, scope["headers"])
+        # before the limit: a busy service must not look dead to what restarts it
         if exchange.path in PROBES:
             return
         if len(self._under_way) >= self._limits.in_flight:
@@ -235,6 +238,7 @@ class GuardMiddleware:
             kind = exchange.headers.get(b"content-type", JSON)
             if not is_json(kind):
                 raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
+            # read after the media type was looked at: a wrong one costs nothing
             body = await read_body(receive, exchange, self._limits.body_bytes)
             if b"content-encoding" in exchange.headers:
                 encoding = exchange.headers[b"content-encoding"]

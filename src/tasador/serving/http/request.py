@@ -103,6 +103,7 @@ async def read_body(receive: Receive, exchange: Exchange, limit: int) -> bytes:
         ClientGone: It never became whole.
     """
     declared = exchange.headers.get(b"content-length")
+    # before a byte is read: a client that says it is too long need not be received
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise too_large(limit)
     message = await receive()
@@ -167,6 +168,7 @@ class Inflater:
             if plain:
                 yield plain
             piece = self._inflater.unconsumed_tail
+            # nothing came out and input is left: the stream does not get any further
             if not plain and piece:
                 raise _damaged()
 
@@ -274,5 +276,6 @@ def _address(text: str) -> _Address | None:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
+    # a socket for both families names IPv4 peers so: they have to match IPv4 networks
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped

@@ -94,6 +94,7 @@ class RejectedBundles:
         """Remember a bundle that turned out to be damaged or unfit."""
         with self._lock:
             before = self._known.get((source, identity))
+            # a source that offers ever new damaged bundles must not fill the memory
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             times = 1 if before is None else before.times + 1
@@ -166,6 +167,7 @@ class GuardedSource:
         self._on_report = on_report
         self._trusted = TrustedKeys.read(settings.trusted_keys)
         self._backoff = Backoff(attempts=settings.attempts)
+        # two callers: an identity can be asked while a load that hangs is still abandoned
         self._asking = BoundedCaller(f"{source.name} identity")
         self._loading = BoundedCaller(f"{source.name} load")
         self._last: SourceReport | None = None
@@ -241,6 +243,7 @@ class GuardedSource:
             )
 
         try:
+            # a damaged bundle came from a source that answers: it must not open the breaker
             with self.breaker.guard(harmless=(BundleError,)):
                 result = caller.call(persist, deadline, cancelled)
         except Exception as error:
@@ -307,6 +310,7 @@ class Cascade:
         self.settings = settings
         self.sources = tuple(GuardedSource(one, settings, clock, on_report) for one in sources)
         self._keepers = [one for one in sources if isinstance(one, LastGoodSource)]
+        # its own caller: a disk that hangs must not keep a source from being asked
         self._keeping = BoundedCaller("last good copy")
         self.rejected = RejectedBundles(settings.refused_again_s, clock)
         self.cancelled = threading.Event()
@@ -360,6 +364,8 @@ class Cascade:
                 continue
             if loaded.bundle.origin != "synthetic":
                 return loaded
+            # kept while the others are asked: a model of invented rows only answers where nothing
+            # else does
             synthetic = synthetic or loaded
         if synthetic is not None:
             return synthetic
@@ -394,6 +400,7 @@ class Cascade:
         self.rejected.check(source.name, offered, without_model=without_model)
         try:
             loaded = source.load(cancelled=self.cancelled)
+        # nothing was offered, so there is nothing to remember as rejected
         except NothingOfferedError:
             raise
         except BundleError as error:
@@ -437,6 +444,7 @@ def _load(
     download = Path(tempfile.mkdtemp(prefix="tasador-bundle-"))
     try:
         folder, identity = source.fetch(download / "bundle", deadline)
+        # before the slow part: an abandoned download is not worth loading
         deadline.check(f"loading from {source.name}")
         bundle = load_bundle(folder, threads=threads, trusted=trusted)
     except BaseException:

@@ -156,6 +156,7 @@ class ModelSlot:
                         f"the version {version!r} is not in memory",
                         expected=f"one of {', '.join(held)}" if held else "a model to be loaded",
                     )
+                # a pin would refuse the change that it asks for
                 self.pinned = None
                 self._return_to_previous()
             self.pinned = version
@@ -174,6 +175,7 @@ class ModelSlot:
             raise ConfigError(f"{self.pinned} is pinned", remedy="unpin it first")
         left, back = self.current, self.previous
         self.current, self.previous = back, left
+        # or the next poll would bring back what somebody has just left
         self.barred = (self.barred | {left.version}) - {back.version}
         return back
 
@@ -190,6 +192,7 @@ def warm_up(bundle: ModelBundle, batches: tuple[int, ...] = _BATCHES) -> None:
     Raises:
         BundleError: An answer is no number, lies outside its interval, or depends on the batch.
     """
+    # without golden rows there is nothing to compare with
     rows = bundle.golden
     if len(rows) == 0:
         return
@@ -201,6 +204,7 @@ def warm_up(bundle: ModelBundle, batches: tuple[int, ...] = _BATCHES) -> None:
             if not (np.isfinite(values).all() and values == tuple(sorted(values))):
                 raise _wrong("an estimate within its interval", str(values))
         got = answers[0].prediction
+        # the same row in batches of all sizes: a kernel that vectorises differently shows here
         first = got if first is None else first
         if not math.isclose(got, first, rel_tol=TOLERANCE):
             raise _wrong(f"{first!r} for a row in any batch", f"{got!r} in one of {size}")

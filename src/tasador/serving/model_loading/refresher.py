@@ -183,8 +183,10 @@ class Refresher:
     def _pause(self) -> float:
         pause = self._settings.poll_s
         if self.slot.current is None:
+            # without a model every request fails: asking often costs less than that
             pause = min(pause, _EAGER_S)
         share = self._settings.poll_jitter
+        # servers that started together must not ask the registry in the same second for ever
         return pause * self._jitter.uniform(1.0 - share, 1.0 + share)
 
     def _look(self) -> None:
@@ -210,6 +212,7 @@ class Refresher:
             identity = source.identity(cancelled=self.cascade.cancelled)
             if (source.name, identity) == (running.source, running.identity):
                 return True
+            # known by its identity, so that a barred version is not downloaded at every poll
             if self._versions.get((source.name, identity)) in self.slot.barred:
                 return False
             loaded = self.cascade.load_from(source, self._accept, identity=identity)
@@ -228,6 +231,7 @@ class Refresher:
         Raises:
             BundleError: It must not serve.
         """
+        # only a memo: what is forgotten is downloaded once more
         if len(self._versions) > _MOST_VERSIONS:
             self._versions.clear()
         self._versions[loaded.source, loaded.identity] = loaded.version
@@ -252,6 +256,7 @@ class Refresher:
         """Take the first model that can be had; explanations are warmed up once it serves."""
         loaded = self.cascade.load(self._accept)
         self._swap(loaded)
+        # after it serves: half a second of waiting would delay the first answer
         warm_up_explanations(loaded.bundle)
 
     def _swap(self, loaded: LoadedModel) -> None:
@@ -259,6 +264,7 @@ class Refresher:
         self._report = replace(self._report, swaps=self._report.swaps + 1)
         _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
         self._notify(self._events.on_swap, loaded, before)
+        # before the copy is made, which may take seconds: the model answers already
         self._first.set()
         self._report = replace(self._report, copy_error=self.cascade.keep(loaded))
 
