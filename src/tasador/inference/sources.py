@@ -277,7 +277,7 @@ def _build(name: str, settings: SourceSettings) -> BundleSource | None:
     if name == "object_store" and settings.object_store:
         require_driver(settings.object_store)
         return PublishedSource(settings.object_store, patience)
-    # a registry elsewhere may be away, which is what these two are for
+    # a registry elsewhere may be unreachable, which is what these two are for
     beside = (settings.tracking_uri or "").startswith("sqlite:")
     registry = registry_source(settings) if beside else None
     if name == "local" and settings.local:
@@ -362,7 +362,7 @@ def _own_sources(environment: Mapping[str, str], workspace: Path) -> dict[str, s
 def _only(environment: Mapping[str, str], workspace: Path) -> str:
     try:
         names = known_models(environment, workspace)
-    except RegistryError:  # away: which one it is will be seen when it answers
+    except RegistryError:  # unreachable: which one it is shows when it answers
         return ""
     return only_model(names) if names else ""
 
@@ -388,7 +388,7 @@ def check_choice(source: SourceSettings) -> None:
             f"{without_password(source.tracking_uri)}",
             remedy=error.remedy,
         ) from None
-    except RegistryError:  # away: what is asked for may be there when it answers
+    except RegistryError:  # unreachable: what is asked for may be there when it answers
         return
     try:
         offered(source)
@@ -399,7 +399,7 @@ def check_choice(source: SourceSettings) -> None:
             got=error.got,
             remedy="see `tasador models`",
         ) from None
-    except RegistryError:  # away: what is asked for may be there when it answers
+    except RegistryError:  # unreachable: what is asked for may be there when it answers
         return
 
 

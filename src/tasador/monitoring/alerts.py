@@ -107,7 +107,7 @@ class Notification:
     """A message about an alert.
 
     Attributes:
-        id: Its name; receivers that get it twice can tell.
+        id: Its name; receivers recognise a repetition by it.
         event: ``firing``, ``resolved`` or ``reminder``.
         key: Of the alert.
         model: The model it is about.
@@ -310,7 +310,7 @@ def _next(
         )  # fmt: skip
         body = _queued(body, rule, notice, now)
     if state == "ok":
-        # the next time it fires somebody has to look again
+        # the next time it fires it has to be acknowledged again
         body.pop("acknowledged_by", None)
     return replace(before, state=state, since=since, time=now, body=body)
 

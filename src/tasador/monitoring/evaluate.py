@@ -149,10 +149,10 @@ def _drift(
             column = Column(name, **number)  # type: ignore[arg-type]
             outcomes.append(compare_column(column, profile, summary))
     # a family of its own: outcomes come weeks later and must not weaken the tests of inputs
-    late, _ = check_columns(outcomes, thresholds)
-    findings = [_of_column(one) for one in (*drift, *late)]
+    outcome_drift, _ = check_columns(outcomes, thresholds)
+    findings = [_of_column(one) for one in (*drift, *outcome_drift)]
     findings.append(_domain_classifier(tally, classified, corrected, note, thresholds))
-    return (*drift, *late), findings
+    return (*drift, *outcome_drift), findings
 
 
 _NUMBERS = ("psi", "psi_chance", "psi_limit", "p_value", "p_adjusted", "ks", "wasserstein",

@@ -151,7 +151,7 @@ WATCH_METRICS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tasador_indicator", "Health at a glance: errors in percent, latency in milliseconds, "
      "PSI of the column that drifted most, and so on.", ("name",)),
     ("tasador_indicator_limit", "Where it becomes a breach.", ("name",)),
-    ("tasador_indicator_level", f"What it came to: {_LEVELS}", ("name",)),
+    ("tasador_indicator_level", f"Its level: {_LEVELS}", ("name",)),
     ("tasador_figure", "A metric of the window.", ("name", "estimated")),
     ("tasador_drift_psi", "Population stability index.", ("column",)),
     ("tasador_drift_level", f"Drift: {_LEVELS}", ("column",)),

@@ -136,6 +136,6 @@ def overridden(limits: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     A limit that a user sets holds as it is: it leaves `relative_when_worse`, unless the user sets
     that too.
     """
-    # whoever sets a limit means it: it must not give way to the model's own figure
+    # an explicit limit must not give way to the model's own figure
     way = [name for name in limits.get("relative_when_worse", ()) if name not in values]
     return {**limits, "relative_when_worse": tuple(way), **values}

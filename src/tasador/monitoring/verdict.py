@@ -29,7 +29,7 @@ class Finding:
         check: Which check: input, refused, quality, drift, together, performance, estimate,
             concept, prediction, latency.
         subject: What it looked at: a column, a metric, a segment, a version.
-        level: What it came to.
+        level: Its level.
         reason: One sentence with the numbers that decided.
         numbers: The numbers themselves, by name; None where there is none.
     """
@@ -48,7 +48,7 @@ class ColumnDrift:
     Attributes:
         name: The column; ``(prediction)``, ``(target)`` and ``(error)`` for what is not one.
         kind: number, integer, category or datetime.
-        level: What it came to.
+        level: Its level.
         reason: Why.
         n: Rows of the window.
         missing: How many of them have no value.
@@ -153,7 +153,7 @@ class Indicator:
     Attributes:
         name: ``within_10``, ``within_20``, ``mape``, ``psi``, ``latency_p50`` and the like.
         value: What it is in the window; None when it is not known.
-        level: What it came to.
+        level: Its level.
         limit: The value past which it is a breach, if there is one.
         unit: ``%``, ``ms`` or empty.
         column: The column that it is about, if it is about one.

@@ -108,10 +108,10 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
         values: Shape (k,): the outcomes.
     """
     known: dict[Any, float] = {}
-    nameless = repeated = contradicting = bad = 0
+    without_id = repeated = contradicting = bad = 0
     for key, value in zip(outcome_ids, values.tolist(), strict=True):
         if key is None:
-            nameless += 1
+            without_id += 1
         elif not np.isfinite(value):
             bad += 1
         else:
@@ -120,22 +120,22 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
                 contradicting += known[key] != value
             known[key] = value
     found = {key for key in ids if key is not None}
-    strangers = [key for key in known if key not in found]
+    unmatched = [key for key in known if key not in found]
     missing = float("nan")
     actual = np.array([known.get(key, missing) for key in ids], dtype=np.float64)
     unnamed = sum(key is None for key in ids)
-    problems = [_joined(len(known) - len(strangers), known, strangers, actual, unnamed)]
+    problems = [_joined(len(known) - len(unmatched), known, unmatched, actual, unnamed)]
     # when none joined, `_joined` says so already
-    if strangers and len(strangers) < len(known):
+    if unmatched and len(unmatched) < len(known):
         problems.append(
             _problem(
-                f"{len(strangers)} outcomes belong to no row of the window, "
-                f"such as {str(strangers[0])[:40]!r}: left out",
-                unknown_ids=len(strangers),
+                f"{len(unmatched)} outcomes belong to no row of the window, "
+                f"such as {str(unmatched[0])[:40]!r}: left out",
+                unknown_ids=len(unmatched),
             )
         )
-    if nameless:
-        problems.append(_problem(f"{nameless} outcomes have no id: left out", no_id=nameless))
+    if without_id:
+        problems.append(_problem(f"{without_id} outcomes have no id: left out", no_id=without_id))
     if repeated:
         problems.append(
             _problem(
@@ -154,18 +154,18 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
 
 
 def _joined(
-    joined: int, known: dict[Any, float], strangers: list[Any], actual: Floats, unnamed: int
+    joined: int, known: dict[Any, float], unmatched: list[Any], actual: Floats, unnamed: int
 ) -> Finding:
     """Say how many outcomes joined; when none did, nothing is known of the errors."""
     rows = int(np.isfinite(actual).sum())
-    numbers = {"joined": joined, "not_joined": len(strangers), "rows": rows, "rows_no_id": unnamed}
+    numbers = {"joined": joined, "not_joined": len(unmatched), "rows": rows, "rows_no_id": unnamed}
     without = f", {unnamed} rows have no id" if unnamed else ""
     if joined or not known:
         text = f"{joined} outcomes joined to {rows} of {len(actual)} rows{without}"
         return Finding("input", "outcomes", "ok", text, numbers)
     text = (
         f"none of the {len(known)} outcomes belongs to a row of the window{without}: expected ids "
-        f"that the rows have, got such as {str(strangers[0])[:40]!r}; check that both tables write "
+        f"that the rows have, got such as {str(unmatched[0])[:40]!r}; check that both tables write "
         "ids alike"
     )
     return Finding("input", "outcomes", "cannot_tell", text, numbers)

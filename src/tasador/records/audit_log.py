@@ -60,7 +60,7 @@ class Verdicts:
             model: The model it is about.
             since: Start of the window.
             until: End of the window.
-            level: What it came to.
+            level: Its level.
             body: All of it.
             shorten: Makes the short form of a body; None leaves all bodies whole.
         """
@@ -124,7 +124,7 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One thing that somebody or something did.
+    """One action of a user or of a part of the system.
 
     Attributes:
         id: Its name; later ones are greater.

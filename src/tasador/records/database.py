@@ -264,7 +264,7 @@ class Database:
             self._connection, self._pid = None, os.getpid()  # the parent goes on using its own
         # a new connection would go on outside of the transaction, and commit half of it
         if self._depth and (self._connection is None or self.dialect.is_broken(self._connection)):
-            raise OutageError(f"the line to {self.url.shown} broke within a transaction")
+            raise OutageError(f"the connection to {self.url.shown} broke within a transaction")
         if self._connection is not None and self.dialect.is_broken(self._connection):
             self._drop()
         if self._connection is None:

@@ -140,7 +140,7 @@ def import_outcomes(
 
     Raises:
         SourceError: The file cannot be read, or lacks a column.
-        OutageError: The database is away; the rows before were written.
+        OutageError: The database is unreachable; the rows before were written.
     """
     done = ImportResult()
     try:

@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
         prediction_id: The record's id.
         actual: The real value, in the target's unit; finite.
         time: When it became known, seconds since the epoch, UTC.
-        client: Who said so; empty when unknown.
+        client: Who reported it; empty when unknown.
     """
 
     prediction_id: str

@@ -219,7 +219,7 @@ def prune_in_turn(database: Database, settings: RecordSettings) -> None:
     """Prune by the settings, unless a process did within the last hour.
 
     Raises:
-        StorageError: The database is away.
+        StorageError: The database is unreachable.
     """
     me = f"{socket.gethostname()}-{os.getpid()}"
     if Leases(database).acquire("prune", me, EVERY_S) is None:

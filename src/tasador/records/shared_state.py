@@ -257,7 +257,7 @@ def keep_target(database: Database, model: str, bounds: TargetBounds) -> None:
     """Keep the bounds of a model's target, unless they are kept already.
 
     Raises:
-        OutageError: The database is away.
+        OutageError: The database is unreachable.
     """
     state = SharedState(database)
     while True:
@@ -270,7 +270,7 @@ def kept_targets(database: Database) -> dict[str, TargetBounds]:
     """Return the bounds of all models' targets.
 
     Raises:
-        OutageError: The database is away.
+        OutageError: The database is unreachable.
     """
     return {
         entry.key.removeprefix(_PREFIX): TargetBounds.from_plain(entry.value)

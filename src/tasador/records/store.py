@@ -181,8 +181,8 @@ class RecordStore:
     ) -> list[OutcomeAnswer]:
         """Write outcomes; one answer for each, in order. Giving them again changes nothing.
 
-        What a service has said of its model's target (`targets.keep_target`) is checked; `targets`
-        are bounds by model that are known besides.
+        The bounds that a service keeps for its model's target (`keep_target`) are checked;
+        `targets` are bounds by model that are known besides.
 
         Args:
             outcomes: The outcomes.
@@ -252,7 +252,7 @@ class RecordStore:
         return OutcomeAnswer(key, "conflict", before)
 
     def _replace(self, outcome: Outcome, before: float) -> None:
-        """Correct an outcome: what contradicted the wrong one says nothing any more."""
+        """Correct an outcome: conflicts with the wrong one are dropped."""
         key, actual, time, client = outcome
         self.database.execute(
             "UPDATE outcomes SET actual = ?, time = ?, client = ? WHERE prediction_id = ?",
@@ -382,9 +382,9 @@ def _invalid(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAns
     key = outcome.prediction_id
     if found is not None and own and found.client != outcome.client:
         found = None  # to another client it is as if there were none
-    said = (_ANY if found is None else found.bounds).reason(outcome.actual)
-    if said is not None:
-        return OutcomeAnswer(key, "invalid", reason=f"actual: {said}")
+    problem = (_ANY if found is None else found.bounds).reason(outcome.actual)
+    if problem is not None:
+        return OutcomeAnswer(key, "invalid", reason=f"actual: {problem}")
     late = time_reason(outcome.time, None if found is None else found.time)
     if late is not None:
         return OutcomeAnswer(key, "invalid", reason=f"time: {late}")

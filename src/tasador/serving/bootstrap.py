@@ -71,11 +71,11 @@ class LazyDatabase:
     Args:
         settings: Where the records are.
         off: Error message when records are switched off.
-        away: What a client should do when the database is unreachable.
+        remedy: What a client should do when the database is unreachable.
     """
 
-    def __init__(self, settings: RecordSettings, off: str, away: str | None = None) -> None:
-        self._settings, self._off, self._away = settings, off, away
+    def __init__(self, settings: RecordSettings, off: str, remedy: str | None = None) -> None:
+        self._settings, self._off, self._remedy = settings, off, remedy
         self._lock = threading.Lock()
         self._database: Database | None = None
 
@@ -83,7 +83,7 @@ class LazyDatabase:
         """Return what `work` returns.
 
         Raises:
-            Problem: 503, records are switched off or the database is away.
+            Problem: 503, records are switched off or the database is unreachable.
         """
         if self._settings.mode == "off":
             remedy = "set TASADOR_RECORDS__MODE to durable or async"
@@ -92,7 +92,7 @@ class LazyDatabase:
             return work(self.opened())
         except OutageError as error:
             raise Problem(
-                503, "database_away", error.message, remedy=self._away, retry_after=5
+                503, "database_away", error.message, remedy=self._remedy, retry_after=5
             ) from None
 
     def opened(self) -> Database:
@@ -114,7 +114,7 @@ class LazyDatabase:
 class MonitoringReader:
     """Reads through a connection of its own.
 
-    Every method raises `Problem`: 503, records are switched off or the database is away.
+    Every method raises `Problem`: 503, records are switched off or the database is unreachable.
 
     Args:
         settings: Where the records are.
@@ -138,7 +138,7 @@ class MonitoringReader:
         return self._database.ask(lambda database: Leases(database).left(WATCHER))
 
     def reach(self) -> list[str] | None:
-        """Return whom notices of alerts reach; None when no watcher has said so."""
+        """Return whom notifications reach; None when no watcher has stored it."""
         found = self._database.ask(lambda database: SharedState(database).get(ALERT_ROUTES))
         return found.value if isinstance(found.value, list) else None
 
@@ -356,7 +356,8 @@ class Assembly:
             )
         if status.state != "ok":
             raise DegradedError(
-                f"the database is away, records go to the spool: {detail}", got=status.last_error
+                f"the database is unreachable, records go to the spool: {detail}",
+                got=status.last_error,
             )
         # through the connection that outcomes take, which may be down alone
         self._outcomes.ping()
@@ -401,7 +402,7 @@ class Assembly:
         metrics.gauge("tasador_records_spool_bytes", "Size of the spool.", status.spool_bytes)
         metrics.gauge(
             "tasador_records_spooling",
-            "Whether the database is away.",
+            "Whether the database is unreachable.",
             float(status.state != "ok"),
         )
         for name, value in (
@@ -422,7 +423,7 @@ class _Outcomes:
         self._database = LazyDatabase(
             settings.records,
             off="outcomes cannot be kept while records are switched off",
-            away="send the same outcomes again later: doing so twice is harmless",
+            remedy="send the same outcomes again later: doing so twice is harmless",
         )
 
     def add(
@@ -431,7 +432,7 @@ class _Outcomes:
         """Write outcomes and return the result of each.
 
         Raises:
-            Problem: 503, records are switched off or the database is away.
+            Problem: 503, records are switched off or the database is unreachable.
         """
         return self._database.ask(
             lambda database: RecordStore(database).add_outcomes(

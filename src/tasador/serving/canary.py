@@ -212,7 +212,7 @@ class Canary:
                 self._last_heard = time.monotonic()
             except TasadorError as error:
                 _log.info("the experiment's state cannot be read: %s", error)
-                # a rollback decided elsewhere would not be heard of
+                # a rollback decided by another server would not reach this one
                 if time.monotonic() - self._last_heard > self._settings.deaf_s:
                     self._leave()
             except Exception:

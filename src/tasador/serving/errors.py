@@ -59,7 +59,7 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         error: A stable word for programs, e.g. ``"invalid_rows"``.
         message: What happened, for people.
         detail: Faults by place; see the module.
-        retry_after: Seconds after which another try may go better; None says nothing.
+        retry_after: Seconds after which another try may go better; None gives no hint.
         asked: How many rows the request holds, when they could be read.
         bad_rows: Which of them do not meet the contract.
     """
@@ -106,8 +106,10 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         causes: Counter[tuple[str, str]] = Counter()
         for row in self.bad_rows:
             causes.update({(name, cause) for name, cause, _ in row.faults})
-        said = [f"{name} {cause.replace('_', ' ')}" for (name, cause), _ in causes.most_common(5)]
-        return f"{self.error}: {', '.join(said)}" if said else self.error
+        causes_text = [
+            f"{name} {cause.replace('_', ' ')}" for (name, cause), _ in causes.most_common(5)
+        ]
+        return f"{self.error}: {', '.join(causes_text)}" if causes_text else self.error
 
     @classmethod
     def of(

@@ -152,7 +152,7 @@ def test_outcomes_that_come_later_are_brought_to_their_rows(folder):
     assert "1 outcomes belong to no row of the window, such as '-1'" in reasons
     assert "5 outcomes repeat an id, 0 of them with another value" in reasons
     assert any(f.name == "mape" and not f.estimated for f in verdict.figures)
-    with pytest.raises(ValidationError, match="outcomes cannot be brought to rows"):
+    with pytest.raises(ValidationError, match="outcomes cannot be joined to rows"):
         compared(folder, "open.parquet", outcomes=str(folder / "late.csv"))
 
 

@@ -131,7 +131,7 @@ def _reference_figures(reference: Reference) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Limit:
-    """Where a figure becomes a breach, whether somebody asked for it, and why it is that one."""
+    """Where a figure becomes a breach, whether it was configured, and why it is that one."""
 
     value: float
     asked: bool
@@ -174,7 +174,7 @@ def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
     """Compare a figure with its limit.
 
     Past the limit with its whole interval is an alert. With only the value past it, it warns where
-    the limit is a promise that somebody made; against the reference it may be chance.
+    the limit is a configured promise; against the reference it may be chance.
     """
     assert figure.value is not None  # noqa: S101 - of figures with a limit
     higher = figure.name in HIGHER_IS_BETTER or figure.name == "coverage"

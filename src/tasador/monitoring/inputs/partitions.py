@@ -1,4 +1,4 @@
-"""A window that lies in several files: each is counted by itself, and the counts are merged.
+"""A window in several files: each is counted by itself, and the counts are merged.
 
 What is counted of a file does not depend on where or when that is done, and merging does not depend
 on the order, so the verdict is the same from one process and from a cluster.
@@ -237,8 +237,8 @@ def count_files(
         tally = tally.merge(WindowSummary.from_state(compared.reference, state))
         faults = faults.merge(more)
     columns = compared.reference.columns
-    late = () if joined is None else joined.problems
-    tally.note(each_once((*compared.problems, *late, *faults.findings(columns, tally.n))))
+    joining = () if joined is None else joined.problems
+    tally.note(each_once((*compared.problems, *joining, *faults.findings(columns, tally.n))))
     return tally
 
 
@@ -259,11 +259,11 @@ def _chunks(parts: Sequence[FilePart], most: int) -> list[list[FilePart]]:
     """Return the files in at most about `most` runs of neighbours, of like numbers of rows."""
     share = sum(part.rows for part in parts) / max(most, 1)
     chunks: list[list[FilePart]] = []
-    room = 0.0
+    space = 0.0
     for part in parts:
-        if not chunks or room <= 0:
+        if not chunks or space <= 0:
             chunks.append([])
-            room = share
+            space = share
         chunks[-1].append(part)
-        room -= part.rows
+        space -= part.rows
     return chunks

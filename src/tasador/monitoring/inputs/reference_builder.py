@@ -240,7 +240,7 @@ def read_rows(
 
 
 def each_once(problems: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Leave out what is said twice."""
+    """Drop duplicate findings."""
     return tuple({(f.subject, f.reason): f for f in problems}.values())
 
 
@@ -279,7 +279,7 @@ def join_tables(tables: Sequence[TableFile], outcomes: TableFile, fields: Fields
     for role, name, where in wanted:
         if name is None or name not in where.types:
             raise ValidationError(
-                f"outcomes cannot be brought to rows: {where.location} has no column {name!r}",
+                f"outcomes cannot be joined to rows: {where.location} has no column {name!r}",
                 expected=f"the name of the {role}'s column",
                 remedy=f"name it with --{role}",
             )

@@ -44,7 +44,7 @@ class Fields:
         time: When the row was asked.
         latency_ms: How long the answer took, in milliseconds.
         version: What answered.
-        id: By which outcomes are brought to rows.
+        id: By which outcomes are joined to rows.
     """
 
     target: str | None = None

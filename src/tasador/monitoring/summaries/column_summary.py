@@ -322,7 +322,7 @@ class ColumnSummary:
 def _sum_exactly(a: Floats, a_lost: Floats, b: Floats, b_lost: Floats) -> tuple[Floats, Floats]:
     """Return a + b and what that lacks of the exact sum (Knuth's two-sum), twice a double's digits.
 
-    Where the sum is not finite nothing is said to be lacking.
+    Where the sum is not finite nothing is counted as lost.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         total = a + b

@@ -146,7 +146,7 @@ class WindowSummary:
         self._add_samples(window, place, ok)
 
     def _in_double(self, window: Window) -> Window:
-        """Put back what became of the reference's values in float32: see `Grid.in_double`."""
+        """Restore values of the reference that went through float32: see `Grid.in_double`."""
         changed: Floats | None = None
         for i, profile in enumerate(self.reference.profiles):
             given = window.X[:, i]

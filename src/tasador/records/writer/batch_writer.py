@@ -5,12 +5,12 @@ The two threads between the queue and the database.
 ::
 
     committer   owns the queue while the database is there: takes a group, commits it. While the
-                database is away it tries to bring the spool into it instead.
+                database is away it tries to replay the spool instead.
     guard       watches the committer. When a commit fails or takes too long, it takes over the
                 queue and writes to the spool, until the committer has emptied that.
 
 The state says who owns the queue: ``ok`` the committer, ``spooling`` the guard. While ``draining``
-it belongs to nobody, as long as the committer takes to bring in the last of the spool; when that
+it belongs to nobody, as long as the committer takes to replay the last of the spool; when that
 takes too long too, the guard goes on.
 
 A group in flight belongs to whoever claims it: the committer when its commit ends, the guard when
@@ -54,9 +54,9 @@ from tasador.settings.records import RecordSettings
 QueueOwner = Literal["ok", "draining", "spooling"]
 
 _log = logging.getLogger(__name__)
-_HANG_S = 10.0  # how long a silent database is waited for before the line is cut
+_HANG_S = 10.0  # how long a silent database is waited for before the connection is cut
 _IDLE_S = 1.0
-_LAST_BYTES = 1 << 18  # of the spool, brought in while the queue waits
+_LAST_BYTES = 1 << 18  # of the spool, replayed while the queue waits
 
 
 class Committer:
@@ -65,7 +65,7 @@ class Committer:
     Args:
         settings: Where and how.
         queue: What is submitted.
-        spool: Where to put it while the database is away.
+        spool: Where to put it while the database is unreachable.
         counters: Counts what happened.
     """
 
@@ -148,7 +148,7 @@ class Committer:
         self._database.close()
 
     def _attempt(self, group: Group) -> None:
-        """Commit a group; when the database is away, the group and the queue are the guard's."""
+        """Commit a group; hand it and the queue to the guard when the database is unreachable."""
         self._flight = group
         self._asked = group.started
         if not self._busy.is_set():
@@ -176,7 +176,7 @@ class Committer:
             group.release(error_of_some)
 
     def _replay(self) -> bool:
-        """Bring the spool into the database; return whether the queue is the committer's again."""
+        """Replay the spool into the database; return whether the queue is the committer's again."""
         try:
             self._asked = time.monotonic()
             self._check_database()
@@ -243,7 +243,7 @@ class Committer:
                 if group is not None:
                     self._spool_group(group)
                 self._check_spool()
-                self._cut_a_dead_line()
+                self._cut_dead_connection()
                 continue
             if self._flight is None and not self._closing.is_set():
                 self._busy.clear()
@@ -320,7 +320,7 @@ class Committer:
             _log.error("records can be kept nowhere: %s", error)
         self.full = True
 
-    def _cut_a_dead_line(self) -> None:
+    def _cut_dead_connection(self) -> None:
         """Make a committer that has waited too long for an answer give up, and connect again."""
         asked = self._asked
         if asked is not None and time.monotonic() - asked > _HANG_S:

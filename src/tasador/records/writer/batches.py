@@ -125,10 +125,10 @@ class WriterStatus:
     """What a writer did since it started, and how it is.
 
     Attributes:
-        state: ``ok`` (straight into the database) or ``spooling`` (the database is away).
+        state: ``ok`` (straight into the database) or ``spooling`` (the database is unreachable).
         written: Records committed to the database straight from the queue.
         spooled: Records that went to the spool instead.
-        replayed: Records brought from a spool into the database, those of dead processes included.
+        replayed: Records replayed from a spool into the database, those of dead processes included.
         lost: Records dropped: the queue was full, or neither database nor spool took them.
         refused: Records that the database would not take even alone.
         queued: Records that wait in memory now.
@@ -224,7 +224,7 @@ def insert_records(database: Database, rows: Sequence[Record]) -> Inserted:
     """Insert records in one statement; when some are refused, each alone with its texts cleaned.
 
     Raises:
-        OutageError: The database is away. Some of the records may be in it.
+        OutageError: The database is unreachable. Some of the records may be in it.
     """
     try:
         database.insert("records", rows)

@@ -39,7 +39,7 @@ def replay_orphans(folder: Path, database: Database, stop: Callable[[], bool] | 
         How many records were replayed.
 
     Raises:
-        OutageError: The database is away; the file stays for another try.
+        OutageError: The database is unreachable; the file stays for another try.
         StorageError: A file cannot be read.
     """
     total = 0

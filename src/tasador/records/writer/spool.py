@@ -1,4 +1,4 @@
-r"""The spool: where records wait on the local disk while the database is away.
+r"""The spool: where records wait on the local disk while the database is unreachable.
 
 Each process appends to files of its own and holds a lock on them as long as it lives. A file that
 nobody locks belongs to a process that died: whoever finds it adopts it. Records keep their ids, so
@@ -268,7 +268,7 @@ class Spool:
                     self._drop_front()
 
     def _drop_front(self) -> bool:
-        """Give up the first segment, which is read; tell whether there is another."""
+        """Drop the first segment, which is read; return whether there is another."""
         first = self._segments[0]
         self._read = len(MAGIC)
         if len(self._segments) > 1:

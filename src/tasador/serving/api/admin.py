@@ -28,7 +28,7 @@ class AdminActions:
     Attributes:
         rollback: Lets the previous model answer; returns its version. Raises `TasadorError` when
             there is none.
-        reload: Looks at the sources now; tells whether another model answers since.
+        reload: Looks at the sources now; returns whether another model answers since.
         state: Returns what there is to know, in JSON types.
     """
 

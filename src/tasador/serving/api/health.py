@@ -272,7 +272,7 @@ def status_router(
         service: What all routes share.
         version: Of tasador.
         deep: Looks at every dependency.
-        updates: Says how the search for newer models goes, without asking anybody.
+        updates: Returns how the search for newer models goes, without a request to a source.
     """
     router = APIRouter(tags=["status"])
 

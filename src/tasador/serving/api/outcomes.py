@@ -57,7 +57,7 @@ class OutcomeRoutes:
             )
             for item in right
         ]
-        # without keys nobody knows who is who: the id is what only the right one has
+        # without keys clients cannot be told apart: whoever has the id may report its outcome
         own = exchange.role == "client"
         replace = {item["prediction_id"] for item in right if item.get("replace") is True}
         # the database may be slow: predictions go on meanwhile
@@ -177,11 +177,11 @@ def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
 
 def _wrong(item: Any, faults: Sequence[_Fault]) -> dict[str, Any]:
     identifier = item.get("prediction_id") if isinstance(item, dict) else None
-    said = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
+    parts = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
     return {
         "prediction_id": identifier[:64] if isinstance(identifier, str) else "",
         "status": "invalid",
-        "message": "; ".join(said),
+        "message": "; ".join(parts),
     }
 
 

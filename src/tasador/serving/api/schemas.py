@@ -69,7 +69,7 @@ class OutcomesRequest(BaseModel):
 
 
 class OutcomeResult(BaseModel):
-    """What became of one outcome."""
+    """The result of one outcome."""
 
     prediction_id: str
     status: Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"] = Field(
@@ -81,7 +81,7 @@ class OutcomeResult(BaseModel):
 
 
 class OutcomesAnswer(BaseModel):
-    """What became of all outcomes, in their order."""
+    """The results of all outcomes, in their order."""
 
     accepted: int
     refused: int = Field(description="How many are invalid; the others are recorded all the same")

@@ -1,8 +1,8 @@
 """`Batcher`: values the rows of concurrent requests in one batch.
 
 Requests that arrive in the same turn of the event loop share one call of the model and one commit
-of the records. A row gets the same bits alone and among others, so nobody can tell; what is shared
-is the overhead of a call, which for one row is larger than the work.
+of the records. A row gets the same bits alone and among others, so batching is invisible; what is
+shared is the overhead of a call, which for one row is larger than the work.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ class Batcher:
 def _row_json(values: dict[str, Any], predictor: Predictor) -> bytes:
     """Return a row as it is recorded: as it was sent.
 
-    What is not of the contract's columns was checked by nobody: when it is long, or nested so deep
+    What is not of the contract's columns is not checked: when it is long, or nested so deep
     that it cannot be written, only the columns are kept. Otherwise one request could fail those
     that it happens to share a batch with, or fill the disk.
     """

@@ -185,7 +185,7 @@ class RedisCache:
                 client.ping()
         except (RedisError, OSError) as error:
             raise StorageError(
-                "Redis does not answer: every row is valued anew",
+                "Redis does not answer: every row is computed",
                 got=type(error).__name__,
                 remedy="start Redis, or correct cache.url",
             ) from None
@@ -193,7 +193,7 @@ class RedisCache:
         return "answers" if state.status == "closed" else f"answers again; breaker {state.status}"
 
     def store(self, entries: Sequence[tuple[bytes, Entry]]) -> None:
-        """Send entries to Redis; nobody waits for it."""
+        """Send entries to Redis in the background."""
         # no writes while reads are probed: they would queue up behind the timeout
         if self._breaker.state.status != "closed" or len(self._writing) >= _WRITERS:
             return

@@ -185,7 +185,7 @@ class KeyAuthorizer:
     """Admits callers by host, key and rate.
 
     Args:
-        settings: Who is let in.
+        settings: Who is admitted.
         limits: How often.
         shared: Folder that the workers of a service share; None for a service of one process.
 

@@ -251,7 +251,7 @@ class TrustedProxies:
         found = peer
         for one in reversed(sent.decode("latin-1").split(",")):
             address = _address(one)
-            if address is None:  # what came before it is hearsay
+            if address is None:  # what comes before it cannot be trusted
                 break
             found = str(address)
             if not self._trusts(found):

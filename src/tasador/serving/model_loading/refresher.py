@@ -253,7 +253,7 @@ class Refresher:
             self._swap(loaded)
 
     def _load_any(self) -> None:
-        """Take the first model that can be had; explanations are warmed up once it serves."""
+        """Take the first model that is available; explanations are warmed up once it serves."""
         loaded = self.cascade.load(self._accept)
         self._swap(loaded)
         # after it serves: half a second of waiting would delay the first answer
