@@ -279,7 +279,7 @@ def test_without_coordinates_the_warning_speaks_of_the_usual_distance(written_bu
     assert note.endswith("the interval does not hold there")
 
 
-def test_dates_are_told_as_dates(bundle: ModelBundle) -> None:
+def test_dates_are_shown_as_dates(bundle: ModelBundle) -> None:
     (note,) = bundle.value({**GOOD, "sold": "2030-05-01T10:30:00"}).warnings
     assert note.startswith("sold 2030-05-01T10:30:00Z lies outside the training range [2024-01-0")
     assert from_dict(CONTRACT.to_dict()) == CONTRACT

@@ -144,7 +144,7 @@ def test_no_rows_too_few_rows_and_no_values_are_never_zero_drift(reference, wind
     assert all(c.level == "alert" for c in verdict.drift)
 
 
-def test_a_column_that_never_had_a_value_cannot_be_told(reference, window):
+def test_a_column_that_never_had_a_value_is_undecided(reference, window):
     from tasador.monitoring.summaries.reference import build_reference
 
     X = window(500).X.copy()
@@ -170,7 +170,7 @@ def test_columns_that_no_longer_go_together_are_seen_though_none_drifts_alone(re
     assert "rooms" in found.reason
 
 
-def test_without_lightgbm_columns_together_cannot_be_told(reference, window, monkeypatch):
+def test_without_lightgbm_columns_together_is_undecided(reference, window, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     verdict = evaluate(reference, window(500))
     found = finding(verdict, "together", "all columns together")
@@ -238,7 +238,7 @@ def test_a_window_is_as_bad_as_its_worst_finding_and_blind_only_without_essentia
         ({"psi_warn": 0.3}, "psi_warn and psi_alert contradict"),
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules, message):
+def test_rules_that_are_invalid_are_refused(rules, message):
     with pytest.raises(ConfigError, match=message):
         Thresholds(**rules)
 
@@ -283,7 +283,7 @@ def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
 @pytest.mark.parametrize(
     ("moved", "psi", "level"), [(0.05, 0.02, "ok"), (0.14, 0.16, "warn"), (0.19, 0.27, "alert")]
 )
-def test_a_share_that_moves_is_judged_by_its_psi(reference, window, moved, psi, level):
+def test_a_share_that_moves_is_evaluated_by_its_psi(reference, window, moved, psi, level):
     n = 20_000
     made = window(n, outcomes=False)
     own = reference.rows[:, 3]

@@ -151,7 +151,7 @@ def test_an_e_mail_says_what_happened() -> None:
     assert "PSI <0.4> & rising" in text
 
 
-def test_a_mail_server_that_is_away_is_named() -> None:
+def test_a_mail_server_that_is_unreachable_is_named() -> None:
     settings = RouteSettings(
         "email", "smtp://127.0.0.1:1", sender="a@example.org", recipients=("b@example.org",)
     )
@@ -193,7 +193,7 @@ def test_a_route_of_w_and_b_says_that_it_is_offline_unless_it_is_not(monkeypatch
     assert described("w", RouteSettings("wandb")) == "w"
 
 
-def test_what_a_route_is_shown_as_holds_no_secret() -> None:
+def test_what_a_route_is_described_as_holds_no_secret() -> None:
     settings = RouteSettings("webhook", "https://example.org/hook/path", secret="s3cret")
     assert "path" not in repr(settings)
     assert "s3cret" not in repr(settings)
@@ -208,7 +208,7 @@ def test_what_a_route_is_shown_as_holds_no_secret() -> None:
         {"kind": "email", "url": "smtp://x"},
     ],
 )
-def test_a_route_that_cannot_be_meant_is_refused(settings) -> None:
+def test_an_invalid_route_is_refused(settings) -> None:
     with pytest.raises(ConfigError, match="a route of kind"):
         RouteSettings(**settings)
 
@@ -239,7 +239,7 @@ def test_a_broken_route_keeps_its_notices_and_stops_no_other(tmp_path, receiver)
         assert list(book.outbox()) == []
 
 
-def test_a_route_that_went_away_is_told_once(tmp_path) -> None:
+def test_a_route_that_went_away_is_reported_once(tmp_path) -> None:
     with Database.open(f"sqlite:///{tmp_path / 'a.db'}") as database:
         book = fired(database, "gone")
         assert deliver(book, build_routes({})) == [

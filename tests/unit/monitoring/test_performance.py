@@ -17,7 +17,7 @@ def levels(verdict, check):
     return {f.subject: f.level for f in verdict.of_check(check)}
 
 
-def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(reference, window):
+def test_metrics_are_those_of_the_metrics_package_with_an_interval_around_them(reference, window):
     made = window(1500)
     verdict = evaluate(reference, made, domain_classifier=False)
     for name, metric in (("mape", mape), ("within_10", within_10), ("cod", cod)):
@@ -152,7 +152,7 @@ def test_a_segment_far_from_the_rest_is_named(reference, window):
     assert verdict.segments[1].mape > 1.3 * verdict.segments[0].mape
 
 
-def test_errors_are_foretold_without_outcomes(reference, window):
+def test_errors_are_estimated_without_outcomes(reference, window):
     made = window(4000)
     houses_only = made.X[:, 3] == 1
     cut = {name: getattr(made, name)[houses_only] for name in ("prediction", "lower", "upper")}
@@ -168,7 +168,7 @@ def test_errors_are_foretold_without_outcomes(reference, window):
     assert verdict.by_check["estimate"] == "warn"
 
 
-def test_without_a_model_of_the_error_nothing_is_foretold(reference, window):
+def test_without_a_model_of_the_error_nothing_is_estimated(reference, window):
     import dataclasses
 
     bare = dataclasses.replace(reference, error_model=None)

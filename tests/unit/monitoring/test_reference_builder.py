@@ -84,7 +84,7 @@ def test_a_table_of_the_same_kind_is_ok_whatever_the_format(folder):
     assert exit_code(verdicts[0]) == 0
 
 
-def test_what_is_not_watched_is_said(folder):
+def test_what_is_not_watched_is_reported(folder):
     _, notes = compared(folder)
     assert any("'house_id' is not watched: it identifies rows" in note for note in notes)
     assert any("'notes' is not watched: more than 200 texts" in note for note in notes)
@@ -103,7 +103,7 @@ def test_a_column_is_an_identifier_by_the_name_that_init_goes_by_too(tmp_path):
     assert {name: kind != "identifier" for name, kind in described.items()} == names
 
 
-def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judged(folder):
+def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_evaluated(folder):
     verdict, _ = compared(folder, "changed.parquet")
     assert (verdict.level, exit_code(verdict)) == ("alert", 10)
     assert problems(verdict)["rooms"][0] == "alert"
@@ -113,7 +113,7 @@ def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judg
     assert bad == {"area", "rooms"}
 
 
-def test_another_type_is_named_and_values_of_another_kind_are_counted(folder):
+def test_another_type_is_named_and_values_of_a_different_type_are_counted(folder):
     texts = frame(1000, 2).with_columns(
         pl.when(pl.int_range(1000) % 10 == 0).then(pl.lit("much")).otherwise(
             pl.col("area").cast(pl.String)).alias("area"),
@@ -140,7 +140,7 @@ def test_times_with_and_without_a_zone_in_one_column_are_named(folder):
     assert next(c for c in verdict.drift if c.name == "sold").missing == 0
 
 
-def test_outcomes_that_come_later_are_brought_to_their_rows(folder):
+def test_outcomes_that_come_later_are_joined_to_their_rows(folder):
     now = frame(1000, 2)
     late = now.select("house_id", "price")
     late = pl.concat([late, late[:5], pl.DataFrame({"house_id": [-1], "price": [1.0]})])
@@ -410,7 +410,7 @@ def test_the_limits_that_ship_hold_without_a_word(sold, change, check, level):
         assert found[check]["level"] == level
 
 
-def test_a_model_that_does_not_meet_a_limit_is_judged_by_its_own_figures_unless_one_is_set(sold):
+def test_a_model_that_does_not_meet_a_limit_is_evaluated_by_its_own_figures_unless_one_is_set(sold):
     write, judged = sold
     write("poor", noise=0.16)
     write("now", noise=0.16)

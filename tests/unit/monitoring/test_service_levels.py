@@ -39,7 +39,7 @@ def test_estimates_out_of_range_and_no_numbers_are_alerts(reference, window):
     assert (found.level, found.numbers["share"]) == ("alert", pytest.approx(0.1))
 
 
-def test_latency_is_judged_by_rules_for_each_version(reference, window):
+def test_latency_is_evaluated_by_rules_for_each_version(reference, window):
     slow = np.where(np.arange(400) < 200, 5.0, 50.0)
     parts = {"latency_ms": slow, "version": (slow > 9).astype(int), "versions": ("v1", "v2")}
     verdict = evaluate(
@@ -151,7 +151,7 @@ def test_negative_latencies_are_named_and_left_out(reference, window):
     assert finding(verdict, "latency", "all requests").numbers["p50_ms"] == 4.0
 
 
-def test_failures_are_judged_and_their_rows_are_no_drift(reference, window):
+def test_failures_are_evaluated_and_their_rows_are_no_drift(reference, window):
     made = window(500)
     failed = np.arange(500) % 10 == 0
     X = np.where(failed[:, None], 1e9, made.X)

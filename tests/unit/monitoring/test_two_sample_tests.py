@@ -129,7 +129,7 @@ def test_p_values_are_uniform_when_nothing_has_changed(m, n):
     assert np.mean(np.array(p_values) < 0.05) < 0.09
 
 
-def test_chance_alone_passes_one_tenth_as_often_as_it_is_said_to():
+def test_chance_alone_passes_one_tenth_as_often_as_it_should():
     reference = np.append(np.full(10, 1651), 0)
     for n, often in ((50, 0.84), (100, 0.42), (200, 0.03)):
         draws = psi_null(reference, n).draws
@@ -158,7 +158,7 @@ def test_corrected_p_values_are_benjamini_and_hochbergs():
     assert len(adjusted([])) == 0
 
 
-def test_rows_in_a_bin_that_the_reference_has_never_filled_are_told_from_chance():
+def test_rows_in_a_bin_that_the_reference_has_never_filled_are_distinguished_from_chance():
     reference = np.array([500, 500, 0])
     assert psi_test(reference, np.array([100, 100, 0])).p_value == 1.0
     assert psi_test(reference, np.array([60, 60, 80])).p_value < 1e-6

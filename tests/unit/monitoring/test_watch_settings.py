@@ -156,7 +156,7 @@ def test_a_file_sets_limits_alerts_and_routes_with_secrets_from_the_environment(
         ("routes: {h: {kind: webhook, url: '${NOT_SET_ANYWHERE}'}}", "NOT_SET_ANYWHERE"),
     ],
 )
-def test_what_cannot_be_meant_is_named(tmp_path, text, said) -> None:
+def test_what_is_invalid_is_named(tmp_path, text, said) -> None:
     file = tmp_path / "watch.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=said):

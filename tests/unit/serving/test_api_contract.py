@@ -178,7 +178,7 @@ def test_outcomes_are_taken_by_the_id_of_their_valuation(client, running, house)
     ]
 
 
-def test_the_document_tells_units_bounds_and_an_example_that_works(client):
+def test_the_document_has_units_bounds_and_an_example_that_works(client):
     document = client.get("/openapi.json").json()
     row = document["components"]["schemas"]["Row"]
     income = row["properties"]["income"]

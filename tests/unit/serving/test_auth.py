@@ -118,7 +118,7 @@ def test_probes_are_exempt_from_the_host_check_and_a_star_accepts_any():
     assert admit(SecuritySettings(allowed_hosts=("*",)), {"host": "anything"})
 
 
-def test_too_many_wrong_keys_of_a_peer_are_told_to_wait_while_right_ones_pass():
+def test_too_many_wrong_keys_of_a_peer_have_to_wait_while_right_ones_pass():
     found = made(SecuritySettings(keys=LOCKED.keys, failures_per_minute=3))
     statuses = []
     for _ in range(5):
@@ -193,7 +193,7 @@ def test_a_changed_keys_file_counts_within_seconds_and_a_broken_one_not_at_all(
     assert admit(found, {"x-api-key": text})
 
 
-def test_an_empty_keys_file_lets_nobody_in(tmp_path):
+def test_an_empty_keys_file_admits_nobody(tmp_path):
     file = tmp_path / "keys.txt"
     file.touch()
     with pytest.raises(Problem, match="not known"):

@@ -27,7 +27,7 @@ def settings_of(**values) -> SourceSettings:
     return SourceSettings(**{"attempts": 1, "answer_s": 2.0, "hop_deadline_s": 20.0, **values})
 
 
-def test_a_source_that_is_not_configured_is_passed_over(written_bundle):
+def test_a_source_that_is_not_configured_is_skipped(written_bundle):
     cascade = Cascade.of(settings_of(local=str(written_bundle)))
     assert [source.name for source in cascade.sources] == ["local"]
     loaded = cascade.load()

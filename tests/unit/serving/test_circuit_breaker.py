@@ -165,7 +165,7 @@ def test_the_time_of_day_jumping_back_does_not_keep_it_open(breaker, clock):
     assert breaker.state.status == "closed"
 
 
-def test_settings_that_cannot_be_meant_are_refused():
+def test_settings_that_are_invalid_are_refused():
     with pytest.raises(ValueError, match="failures >= 1"):
         Breaker("x", failures=0)
 

@@ -156,7 +156,7 @@ def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, slot):
     release.set()
 
 
-def test_the_refresher_s_check_tells_whether_new_models_are_noticed(tmp_path, slot, real_bundle):
+def test_the_refresher_s_check_shows_whether_new_models_are_noticed(tmp_path, slot, real_bundle):
     refresher = Refresher(
         Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)), ModelSlot()
     )

@@ -107,7 +107,7 @@ DEEP = json.loads("[" * 900 + "]" * 900)
     ids=["huge", "tiny", "float", "true", "list", "object", "text", "overflow", "word", "deep",
          "deeper"],
 )  # fmt: skip
-def test_a_value_that_cannot_be_meant_is_named_and_shown_short(client, house, value):
+def test_an_invalid_value_is_named_and_shown_short(client, house, value):
     body = json.dumps({"instances": [{**house, "income": value}]})
     found = refused(client.post(PREDICT, content=body), 422, "invalid_rows")
     assert found["detail"][0]["loc"] == ["instances", 0, "income"]
@@ -443,7 +443,7 @@ def test_a_fault_of_ours_is_500_without_its_reason(serve, house, caplog, path):
     assert "Exception in ASGI application" not in caplog.text
 
 
-def test_a_thousand_connections_are_answered_or_told_to_come_back(serve, house):
+def test_a_thousand_connections_are_answered_or_get_retry_after(serve, house):
     service = serve(limits=LimitSettings(in_flight=64))
     body = request(orjson.dumps({"instances": [house]}))
     connections = [

@@ -211,6 +211,6 @@ def test_a_bundle_that_cannot_explain_does_not_serve(bundle):
         ({"poll_jitter": 1.0}, "poll_jitter < 1"),
     ],
 )
-def test_settings_of_sources_that_cannot_be_meant_are_refused(values, said):
+def test_settings_of_sources_that_are_invalid_are_refused(values, said):
     with pytest.raises(ConfigError, match=said):
         SourceSettings(**values)

@@ -40,7 +40,7 @@ def watched_service(serve, tmp_path) -> tuple[RunningService, Database]:
     return found, Database.open(url)
 
 
-def test_verdicts_are_told_newest_first_in_short_and_the_last_one_whole(watched_service) -> None:
+def test_verdicts_are_listed_newest_first_in_short_and_the_last_one_whole(watched_service) -> None:
     service, database = watched_service
     with httpx.Client(base_url=f"{service.url}/api/v1/monitoring") as client:
         assert client.get("/verdicts").json() == {"verdicts": []}
@@ -62,7 +62,7 @@ def test_verdicts_are_told_newest_first_in_short_and_the_last_one_whole(watched_
         assert (refused.status_code, refused.json()["error"]) == (422, "invalid_request")
 
 
-def test_alerts_are_told_firing_ones_first(watched_service) -> None:
+def test_alerts_are_listed_firing_ones_first(watched_service) -> None:
     service, database = watched_service
     states = AlertStates(database)
     states.put(AlertState("m/a", "ok", 1.0, 9.0, {}))
@@ -78,7 +78,9 @@ def test_alerts_are_told_firing_ones_first(watched_service) -> None:
     assert found[2]["silent_until"] is None
 
 
-def test_records_that_are_off_and_a_database_that_is_away_are_told(serve, tmp_path) -> None:
+def test_records_that_are_off_and_a_database_that_is_unreachable_are_reported(
+    serve, tmp_path
+) -> None:
     off = MonitoringReader(RecordSettings(url="sqlite:///x.db", mode="off"))
     (tmp_path / "file").write_text("no folder")
     away = MonitoringReader(RecordSettings(url=f"sqlite:///{tmp_path}/file/x.db"))
@@ -89,7 +91,7 @@ def test_records_that_are_off_and_a_database_that_is_away_are_told(serve, tmp_pa
     away.close()
 
 
-def test_the_card_and_the_places_of_the_training_rows_are_told(serve, house_rows) -> None:
+def test_the_card_and_the_places_of_the_training_rows_are_returned(serve, house_rows) -> None:
     service = serve(routers=lambda service: [card_router(service)])
     card = httpx.get(f"{service.url}/api/v1/models/card")
     assert card.headers["content-type"].startswith("text/markdown")

@@ -127,7 +127,7 @@ def test_the_service_says_what_its_models_target_may_be_beside_the_records(
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers())
-def test_one_value_and_many_are_judged_alike(value) -> None:
+def test_one_value_and_many_are_evaluated_alike(value) -> None:
     for bounds in (BOUNDS, TargetBounds(), TargetBounds.of(Target("price", bounds=(0.0, None)))):
         try:
             many = bool(bounds.accepts(np.array([float(value)]))[0])

@@ -227,7 +227,7 @@ def test_a_source_above_takes_over_again_and_one_below_does_not(
     assert "nothing is published" in refresher.report().last_error
 
 
-def test_a_damaged_last_good_copy_is_not_used_and_made_anew(tmp_path, store, real_bundle):
+def test_a_damaged_last_good_copy_is_not_used_and_made_again(tmp_path, store, real_bundle):
     refresher = made(object_store=str(store), last_good=str(tmp_path / "good"))
     pointer = publish_bundle(real_bundle, str(store))
     refresher.refresh()
