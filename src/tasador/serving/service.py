@@ -21,7 +21,7 @@ from tasador.settings.serving import LimitSettings
 
 
 class LoadedBundle(Protocol):
-    """A bundle in use; `serving.model_loading.cascade.LoadedModel` is one."""
+    """A bundle in use; `serving.model_loading.model_slot.LoadedModel` is one."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -49,7 +49,7 @@ class Slot(Protocol):
 
 
 class TrafficRouter(Protocol):
-    """Values rows by one of several models; `serving.experiments.canary.Canary` is one."""
+    """Values rows by one of several models; `serving.canary.Canary` is one."""
 
     async def value(
         self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str
