@@ -34,7 +34,7 @@ class Parts:
 
     Attributes:
         service: What all routes share.
-        access: Who may do what.
+        authorizer: Who may do what.
         version: Of tasador.
         record_outcomes: Keeps outcomes.
         deep: Looks at every dependency.
@@ -48,7 +48,7 @@ class Parts:
     """
 
     service: Service
-    access: Authorizer
+    authorizer: Authorizer
     version: str
     record_outcomes: RecordOutcomes
     deep: DeepCheck
@@ -88,7 +88,7 @@ def build_app(parts: Parts) -> App:
         app,
         {("POST", "/api/v1/predict"): routes.predict, **parts.hot},
         parts.service.limits,
-        parts.access,
+        parts.authorizer,
         parts.service.metrics,
         known=_plain_paths(routers),
         proxies=parts.proxies,

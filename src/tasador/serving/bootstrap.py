@@ -200,7 +200,7 @@ class Assembly:
         settings, own_version = self.settings, version("tasador")
         return Parts(
             service=self.service,
-            access=KeyAuthorizer(settings.security, settings.limits, self.metrics.folder),
+            authorizer=KeyAuthorizer(settings.security, settings.limits, self.metrics.folder),
             version=own_version,
             routers=[
                 open_inference_router(self.service, own_version),

@@ -102,7 +102,7 @@ class GuardMiddleware:
         app: Answers what no hot route does.
         hot: Handlers by (method, path); they get the whole body.
         limits: What a request may ask for.
-        access: Who may do what.
+        authorizer: Who may do what.
         counts: What counts.
         known: Paths that may name a counter; those of hot routes do anyway.
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
@@ -115,7 +115,7 @@ class GuardMiddleware:
         app: App,
         hot: Mapping[tuple[str, str], Handler],
         limits: LimitSettings,
-        access: Authorizer,
+        authorizer: Authorizer,
         counts: RequestMetrics,
         *,
         known: Collection[str] = (),
@@ -126,7 +126,7 @@ class GuardMiddleware:
         self._app = app
         self._hot = dict(hot)
         self._limits = limits
-        self._access = access
+        self._authorizer = authorizer
         self._counts = counts
         self._known = frozenset(known) | {path for _, path in hot}
         self._proxies = proxies
@@ -200,7 +200,7 @@ class GuardMiddleware:
         self._under_way[task] = exchange
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        exchange.client, exchange.role = self._access.admit(
+        exchange.client, exchange.role = self._authorizer.admit(
             exchange.headers, exchange.path, exchange.client
         )
 
