@@ -114,6 +114,7 @@ def _of_figure(
 def _psi(drift: Sequence[ColumnDrift]) -> Indicator:
     """Return the PSI of the column that has drifted most."""
     known = [one for one in drift if one.psi is not None and not one.name.startswith("(")]
+    # "(prediction)" and the like are no columns: they have checks of their own
     if not known:
         return Indicator("psi", None, "cannot_tell")
     most = max(known, key=lambda one: (LEVELS.index(one.level), one.psi or 0.0))

@@ -237,6 +237,7 @@ class Verdict:
             plain = orjson.loads(text)
             if plain.pop("format") != _FORMAT:
                 raise ValueError("another format")
+            # made from the findings again: a file that was edited must not contradict itself
             plain.pop("by_check")
             plain.setdefault("indicators", [])  # an older tasador wrote none
             for name, kind in _PARTS.items():

@@ -59,6 +59,7 @@ class ColumnComparison:
     def bins(self) -> tuple[Counts, Counts]:
         """The reference's and the window's counts that are compared, the last for missing."""
         sides = self.profile.summary, self.window
+        # later rows lie in the last bin whatever happens: only missing ones say something
         if self.is_axis:
             before, now = (np.array([one.present, one.missing]) for one in sides)
         else:

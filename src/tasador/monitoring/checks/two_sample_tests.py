@@ -193,6 +193,7 @@ def psi_test(reference: NDArray[np.generic], window: NDArray[np.generic]) -> Psi
     have no row in them.
     """
     some = (np.asarray(reference) > 0) | (np.asarray(window) > 0)
+    # a category that nobody has would widen the null for all the others
     kept, seen = np.asarray(reference)[some], np.asarray(window)[some]
     value = psi(kept, seen)
     null = psi_null(kept, int(seen.sum()))

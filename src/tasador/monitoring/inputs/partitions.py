@@ -140,6 +140,7 @@ class CountJob:
     @classmethod
     def of(cls, compared: TableReference) -> CountJob:
         """Take it from a reference that was read."""
+        # sent to every task: the sample and the error model are most of its bytes
         light = replace(
             compared.reference, error_model=None, rows=compared.reference.rows[:0],
             actual=None, predicted=None,
@@ -231,6 +232,7 @@ def count_files(
     parts = _parts(tables, None if joined is None else joined.actual)
     held = engine.share(CountJob.of(compared))
     tally, faults = WindowSummary(compared.reference), ReadProblems()
+    # neighbours together: fewer tallies are sent back and merged
     chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)
     counted = engine.map(count_parts, held, chunks, cost=_rows)
     for _, (state, more) in counted:

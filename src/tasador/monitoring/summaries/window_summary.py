@@ -163,6 +163,7 @@ class WindowSummary:
 
     def _with_possible_outcomes(self, window: Window) -> Window:
         """Leave out known values such as -1, which mean that there is none."""
+        # a -1 that means "unknown" would be an error of hundreds of percent
         possible = self.target_bounds.accepts(window.actual) | np.isnan(window.actual)
         if possible.all():
             return window
