@@ -253,7 +253,7 @@ def test_a_database_that_fails_is_not_the_challenger_s_failure(bundles, tmp_path
         assert server.ask(1) == [champion.version]
         assert server.ask(3, start=1) == [good.version] * 3
         assert len(failed) == 1
-        assert server.canary._counts.plain()["failures"] == 0
+        assert server.canary._counts.to_dict()["failures"] == 0
 
 
 def test_a_challenger_that_is_not_ready_gets_no_request(bundles, tmp_path):

@@ -95,9 +95,9 @@ def test_of_two_servers_that_decide_at_once_one_wins_and_changes_are_noted(tmp_p
         assert kept == RUNNING
         assert book.write(replace(RUNNING, stage=1), seen, "canary")
         assert not book.write(replace(RUNNING, status="stopped"), seen, "ana")
-        book.tell("e1", "w1", {"attempts": 3})
-        book.tell("e1", "w1", {"attempts": 5})
-        book.tell("e1", "w2", {"attempts": 1})
+        book.report("e1", "w1", {"attempts": 3})
+        book.report("e1", "w1", {"attempts": 5})
+        book.report("e1", "w2", {"attempts": 1})
         assert sorted(t["attempts"] for t in book.tallies("e1")) == [1, 5]
         phases = [e.details["note"] for e in AuditTrail(database).read(action="canary")]
         assert phases == ["1% of the traffic", "0% of the traffic"]
