@@ -8,7 +8,7 @@ them LightGBM's own `Booster.predict` on features that are ready, and a pandas a
 pipeline around it, in one thread, without an interval, a check or a file. Seconds are processor
 time of all threads, so that rows a second are those of one core, whoever else uses the machine;
 wall time on all cores stands beside them. A sample of every profile's file is compared, bit by bit,
-with what the service's engine answers; the exit code is 1 when one differs.
+with what the service's predictor answers; the exit code is 1 when one differs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.conformal import calibrate
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.scoring.files import ScoreOrder, score_files
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.trees.importers import from_lightgbm
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import load_model
@@ -131,17 +131,17 @@ def same_as_service(bundle: ModelBundle, rows: pa.Table, out: Path) -> bool:
     at = np.random.default_rng(2).permutation(len(rows))[:SAMPLE]
     sample = rows.take(pa.array(at)).to_pylist()
     found = parquet.read_table(out).take(pa.array(at)).to_pylist()
-    engine = Engine(bundle, "file")
+    predictor = Predictor(bundle, "file")
     codes = np.array([bundle.encoder.codes(row) for row in sample])
-    accepted = engine.check.accepts(codes)
-    answers = engine.appraise(codes[accepted])
+    accepted = predictor.check.accepts(codes)
+    answers = predictor.predict(codes[accepted])
     name = bundle.contract.target.prediction_name
     want = iter(zip(answers.prediction, answers.lower, answers.upper, strict=True))
     for row, answer, right in zip(sample, found, accepted, strict=True):
         values = (answer[name], answer["lower"], answer["upper"])
         if right and values != next(want):
             return False
-        if not right and answer["error"] != engine.check.reasons(row):
+        if not right and answer["error"] != predictor.check.reasons(row):
             return False
     return True
 

@@ -23,7 +23,7 @@ from inputs import housing
 from isolation import isolate
 from tasador.contract.model import TableContract
 from tasador.monitoring.checks.performance import share_interval
-from tasador.monitoring.evaluate import judge
+from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.summaries.reference import Reference, build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
@@ -114,13 +114,13 @@ def main() -> int:
     for _ in range(draws):
         reference, others = halves(contract, X, random)
         for n in SIZES:
-            verdict = judge(reference, Window.of(reference.names, others[:n]))
+            verdict = evaluate(reference, Window.of(reference.names, others[:n]))
             alarms[n] += verdict.level in ("warn", "alert")
             blind[n] += verdict.level == "cannot_tell"
         for what, change in CHANGES.items():
             rows = others[:CHANGED].copy()
             column = change(rows, contract, random)
-            verdict = judge(reference, Window.of(reference.names, rows))
+            verdict = evaluate(reference, Window.of(reference.names, rows))
             seen[what] += verdict.level in ("warn", "alert")
             named[what] += names_it(verdict, column)
     results = [line(f"false alarms, {n} rows", alarms[n], draws, 0.05, at_most=True) for n in SIZES]

@@ -42,17 +42,17 @@ OURS = (
     _MEASURED
     + """
 from tasador.ops.monitor_files import describe_columns
-from tasador.monitoring.evaluate import judge
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.inputs.table_reader import Fields, TableFile
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.inputs.reference_builder import read_reference, read_windows
 import lightgbm, numpy, pyarrow.parquet, polars
 imported = time.perf_counter() - started
-before, now = PlainTable.open(sys.argv[1]), PlainTable.open(sys.argv[2])
+before, now = TableFile.open(sys.argv[1]), TableFile.open(sys.argv[2])
 columns, _ = describe_columns(before, set())
 compared = read_reference(before, columns, Fields())
 ready, ready_cpu = time.perf_counter(), time.process_time()
-verdict = judge(compared.reference, read_windows(compared, now), Rules())
+verdict = evaluate(compared.reference, read_windows(compared, now), Thresholds())
 times = time.perf_counter() - ready, time.process_time() - ready_cpu
 done(imports=imported, judged=times[0], judged_cpu=times[1], level=verdict.level,
      psi={c.name: c.psi for c in verdict.drift})

@@ -29,7 +29,7 @@ from tasador.contract.model import TableContract
 from tasador.metrics.regression import METRICS
 from tasador.modeling.conformal import calibrate
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
-from tasador.monitoring.evaluate import judge
+from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.summaries.reference import Reference, build_reference
 from tasador.monitoring.window import Window
 
@@ -118,7 +118,9 @@ def main() -> int:
             actual, estimate = y[later][rows], answers[rows]
             ends = {"lower": estimate * np.exp(-half), "upper": estimate * np.exp(half)}
             blind = Window.of(reference.names, X[later][rows], prediction=estimate, **ends)
-            figures = {f.name: f.value for f in judge(reference, blind, together=False).figures}
+            figures = {
+                f.name: f.value for f in evaluate(reference, blind, domain_classifier=False).figures
+            }
             for metric in NAMES:
                 truth[metric].append(METRICS[metric](actual, estimate))
                 ours[metric].append(float(figures[metric] or np.nan))

@@ -213,7 +213,7 @@ def fit_lightgbm(job: Job) -> None:
 def judge_drift(job: Job) -> None:
     """Judge as many rows as there are against a reference of as many."""
     from drift_speed import textbook_psi
-    from tasador.monitoring.evaluate import judge
+    from tasador.monitoring.evaluate import evaluate
     from tasador.monitoring.summaries.reference import build_reference
     from tasador.monitoring.window import Window
 
@@ -226,7 +226,7 @@ def judge_drift(job: Job) -> None:
         Window.of(reference.names, shifted[start : start + 100_000])
         for start in range(0, len(X), 100_000)
     )
-    verdict = judge(reference, windows)
+    verdict = evaluate(reference, windows)
     job.stop()
     found = {one.name: one.psi for one in verdict.drift}
     gap = abs(textbook_psi(X[:, 3], shifted[:, 3]) - found["x0"])

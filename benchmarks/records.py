@@ -27,9 +27,8 @@ import numpy as np
 import uvloop
 
 from isolation import isolate
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_ids
-from tasador.records.record import Record
+from tasador.records.database import Database
+from tasador.records.record import Record, new_ids
 from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import Mode, RecordSettings, Synchronous

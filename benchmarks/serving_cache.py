@@ -35,9 +35,9 @@ from isolation import isolate
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.batcher import Batcher
 from tasador.serving.batching.cache import make_cache
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.settings.serving import CacheSettings
 
 BATCHES = (1, 50)
@@ -85,26 +85,26 @@ class Nobody:
 
 async def processor_time(workspace: Path, port: int, requests: int = 1500) -> None:
     """Print the microseconds of processor time that a request of one row takes."""
-    engine = Engine(load_bundle(bundle_folder(workspace)), "local")
+    predictor = Predictor(load_bundle(bundle_folder(workspace)), "local")
     numbers = count(1)
     off = 0.0
     for kind in ("off", "memory", "redis"):
         settings = CacheSettings(kind=kind, url=f"redis://127.0.0.1:{port}/0", timeout_s=1.0)
         cache = make_cache(settings, lambda *_: None)
-        appraiser = Appraiser(Nobody(), Nobody(), cache=cache)
+        batcher = Batcher(Nobody(), Nobody(), cache=cache)
         found = []
         for same in (True, False):
             times = []
             for _ in range(3):
                 rows = [
-                    engine.encode(
+                    predictor.encode(
                         [ROW if same else {**ROW, "median_income": 1 + next(numbers) / 1e5}]
                     )
                     for _ in range(requests)
                 ]
                 start = time.process_time()
                 for row in rows:
-                    await appraiser.value(engine, row, client="", started=0.0)
+                    await batcher.value(predictor, row, client="", started=0.0)
                 times.append((time.process_time() - start) / requests * 1e6)
             found.append(min(times))
         hit, miss = found

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.process import Server, free_port
 from tasador.contract.encoding import Encoder
-from tasador.monitoring.alerting.alerts import AlertRule
+from tasador.monitoring.alerts import AlertRule
 from tasador.monitoring.settings import WatchSettings
 from tasador.ops.api_client import ApiClient
 from tasador.ops.monitor_daemon import Watcher

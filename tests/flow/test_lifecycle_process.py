@@ -20,8 +20,8 @@ import pytest
 
 from fixtures.houses import houses
 from fixtures.process import Server, free_port
-from tasador.records.database.connection import Database
-from tasador.serving.experiments.experiment import Experiment, ExperimentBook
+from tasador.records.database import Database
+from tasador.serving.experiment import Experiment, ExperimentBook
 
 pytestmark = pytest.mark.slow
 

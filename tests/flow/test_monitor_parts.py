@@ -17,7 +17,7 @@ from tasador.core.errors import SourceError
 from tasador.core.parallel.base import LocalEngine
 from tasador.core.parallel.ray import RayEngine
 from tasador.monitoring.inputs.table_reader import Fields
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 from tasador.ops.monitor_files import Comparison, monitor_files
 
@@ -77,7 +77,7 @@ def undated(verdict: Verdict) -> Verdict:
 def judged(before: Path, now: object, engine: object = None, **more: object) -> Verdict:
     fields = more.pop("fields", FIELDS)
     comparison = Comparison(str(before), now, fields, **more)  # type: ignore[arg-type]
-    return monitor_files(comparison, Rules(), engine)[0]  # type: ignore[arg-type]
+    return monitor_files(comparison, Thresholds(), engine)[0]  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -25,15 +25,15 @@ from fixtures.wandb_files import runs_of
 from tasador.cli.app import app
 from tasador.contract.encoding import Encoder
 from tasador.core.errors import ConfigError, ServingError
-from tasador.monitoring.alerting.alerts import AlertRule
-from tasador.monitoring.alerting.notifications import RouteSettings
+from tasador.monitoring.alerts import AlertRule
+from tasador.monitoring.notifications import RouteSettings
 from tasador.monitoring.settings import WatchSettings
 from tasador.monitoring.summaries.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.ops.monitor_daemon import Watcher
 from tasador.ops.simulate import SCENARIOS, Simulation, scenario, simulate
 from tasador.records.audit_log import Verdicts
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.bundle.writer import write_bundle
 from tasador.settings.serving import SourceSettings
@@ -376,7 +376,7 @@ def test_the_command_monitors_what_was_recorded(server, table, tmp_path, monkeyp
 def test_alerts_are_listed_acknowledged_and_silenced_by_command(
     server, monkeypatch, tmp_path
 ) -> None:
-    from tasador.monitoring.alerting.alerts import AlertBook
+    from tasador.monitoring.alerts import AlertBook
     from tasador.monitoring.verdict import Finding, Verdict
 
     url = f"sqlite:///{tmp_path}/alerts.db"

@@ -30,11 +30,11 @@ from tasador.lifecycle.first_champion import after_run
 from tasador.lifecycle.promote import Wish, promote
 from tasador.monitoring.summaries.reference import build_reference
 from tasador.ops.api_client import ApiClient
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle
-from tasador.serving.experiments.experiment import Experiment, ExperimentBook, Rules
+from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.settings.run import GateSettings
 
 pytestmark = pytest.mark.slow
@@ -393,7 +393,7 @@ def canary(workspace: Path, versions: dict[str, str]) -> Callable[[str], Experim
             book = ExperimentBook(database, MODEL)
             before, seen = book.read()
             if status:
-                now, rules = time.time(), Rules(stages=(1.0,), min_rows=10**6)
+                now, rules = time.time(), Criteria(stages=(1.0,), min_rows=10**6)
                 begun = Experiment(
                     f"{now}", versions["1"], versions["2"], "2", status, 0, now, now, "", rules
                 )  # type: ignore[arg-type]

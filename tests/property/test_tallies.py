@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasador.contract.model import Column
 from tasador.monitoring.summaries import window_summary as tallies
 from tasador.monitoring.summaries.reference import build_reference
-from tasador.monitoring.summaries.window_summary import Tally
+from tasador.monitoring.summaries.window_summary import WindowSummary
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import Window
 
@@ -75,8 +75,8 @@ def part(begin: int, end: int) -> Window:
     return Window(whole.columns, versions=versions, problems=problems, **values)
 
 
-def counted(begin: int, end: int) -> Tally:
-    tally = Tally(reference(), begin)
+def counted(begin: int, end: int) -> WindowSummary:
+    tally = WindowSummary(reference(), begin)
     tally.add(part(begin, end))
     return tally
 
@@ -90,7 +90,7 @@ def plain(value: object) -> object:
     return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-def state(tally: Tally) -> object:
+def state(tally: WindowSummary) -> object:
     return plain(tally.state())
 
 
@@ -103,12 +103,12 @@ def test_parts_add_up_to_the_whole_in_any_order_and_grouping(cuts, order) -> Non
         mock.patch.object(tallies, "MOST_FIGURES", 90),
     ):
         parts = [counted(a, b) for a, b in pairwise(edges)]
-        in_order = functools.reduce(Tally.merge, parts)
+        in_order = functools.reduce(WindowSummary.merge, parts)
         while len(parts) > 1:
             one = parts.pop(order.randrange(len(parts)))
             other = parts.pop(order.randrange(len(parts)))
             parts.append(one.merge(other) if order.random() < 0.5 else other.merge(one))
-        at_once = Tally(reference())
+        at_once = WindowSummary(reference())
         for a, b in pairwise(edges):
             at_once.add(part(a, b))
     assert state(parts[0]) == state(in_order) == state(at_once)  # to the last bit
@@ -123,6 +123,6 @@ def test_a_merge_changes_neither_part_and_a_tally_travels(cut) -> None:
     merged = one.merge(other)
     assert state(merged) == state(other.merge(one))
     assert (state(one), state(other)) == before
-    sent = Tally.from_state(reference(), pickle.loads(pickle.dumps(one.state())))
+    sent = WindowSummary.from_state(reference(), pickle.loads(pickle.dumps(one.state())))
     assert state(sent) == before[0]
     assert state(sent.merge(other)) == state(merged)

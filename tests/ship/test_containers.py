@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasador.serving.http.auth import KeyAccess, SecuritySettings
+from tasador.serving.http.auth import KeyAuthorizer, SecuritySettings
 from tasador.settings.serving import LimitSettings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,7 @@ def test_the_keys_that_are_made_open_the_service(tmp_path: Path) -> None:
     said = run(sys.executable, ROOT / "docker" / "create_env.py", tmp_path / "env").stdout
     api = _variables(tmp_path / "env" / "api.env")
     keys = tuple(api["TASADOR_SECURITY__KEYS"].split(","))
-    access = KeyAccess(SecuritySettings(keys=keys), LimitSettings())
+    access = KeyAuthorizer(SecuritySettings(keys=keys), LimitSettings())
     client = _variables(tmp_path / "env" / "ui.env")["TASADOR_API_KEY"]
     admin = said.rpartition(": ")[2].strip()
     for key, name, role in ((client, "web", "client"), (admin, "operator", "admin")):

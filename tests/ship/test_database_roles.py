@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.postgresql import PostgresServer, find_binaries
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 ROOT = Path(__file__).parents[2]
 

@@ -50,13 +50,13 @@ def start(
     from tasador.core.errors import ConfigError
     from tasador.lifecycle import canary
     from tasador.lifecycle.api import opened
-    from tasador.serving.experiments.experiment import Rules
+    from tasador.serving.experiment import Criteria
 
     try:
         shares = tuple(float(text) / 100.0 for text in stages.split(","))
     except ValueError:
         raise ConfigError("--stages: expected percentages such as 0,1,5", got=stages) from None
-    rules = Rules(
+    rules = Criteria(
         stages=shares, by=split, min_rows=rows, require_outcomes=outcomes,
         error_margin=error_margin,
     )  # fmt: skip

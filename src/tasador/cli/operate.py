@@ -78,7 +78,7 @@ def serve(
         tasador serve --port 8080 --workers 2 --alias challenger
         tasador serve --object-store gs://models/houses
     """
-    from tasador.inference.default_settings import check_choice, with_defaults
+    from tasador.inference.sources import check_choice, with_defaults
     from tasador.ops.service import from_environment
     from tasador.serving.http.server import address, bind, set_up_logs
     from tasador.serving.http.server import serve as run
@@ -344,9 +344,8 @@ def new_key(
         tasador keys new shop --file keys.txt
         tasador keys new ops --role admin --file keys.txt
     """
-    from tasador.serving.http.auth import KEY_ROLES
+    from tasador.serving.http.auth import KEY_ROLES, add_key
     from tasador.serving.http.auth import new_key as make_key
-    from tasador.serving.http.key_file import add_key
 
     if role not in KEY_ROLES:
         raise ConfigError("there is no such role", expected=", ".join(KEY_ROLES), got=role)
@@ -362,7 +361,7 @@ def new_key(
 
 def list_keys(file: KeysFile = None) -> None:
     """List owners and roles of the keys in a file."""
-    from tasador.serving.http.key_file import read_keys
+    from tasador.serving.http.auth import read_keys
 
     rows = [(key.name, key.role, key.digest[:8]) for key in read_keys(_needed(file))]
     out.print(table(("name", "role", "sha256 begins"), rows))
@@ -376,7 +375,7 @@ def revoke_keys(
     file: KeysFile = None,
 ) -> None:
     """Delete the keys of an owner."""
-    from tasador.serving.http.key_file import revoke_keys as delete_keys
+    from tasador.serving.http.auth import revoke_keys as delete_keys
 
     count = delete_keys(_needed(file), name, keep_newest=keep_newest)
     out.print(f"removed {count} key{'' if count == 1 else 's'} of {escape(name)}")

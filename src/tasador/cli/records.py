@@ -16,7 +16,7 @@ from tasador.cli.options import AsJson
 from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
     from tasador.settings.records import RecordSettings
 
 DatabaseOption = Annotated[
@@ -197,11 +197,11 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
 
     A running service does it too.
     """
-    from tasador.records.writer.maintenance import bring_in
+    from tasador.records.writer.maintenance import replay_orphans
 
     settings = _settings(database, spool)
     with _opened(settings, new=True) as opened:
-        brought = bring_in(settings.spool_folder(), opened)
+        brought = replay_orphans(settings.spool_folder(), opened)
     typer.echo(f"brought in {brought:,} records from {settings.spool_folder()}")
 
 
@@ -259,7 +259,7 @@ def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database
         SourceError: There is no such SQLite file.
     """
     from tasador.core.errors import SourceError
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
     from tasador.settings.records import parse_url
 
     url = parse_url(settings.url)

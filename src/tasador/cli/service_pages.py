@@ -17,9 +17,9 @@ from types import SimpleNamespace
 from typing import Any, cast, get_type_hints
 
 from tasador.cli.settings_pages import attributes, choices, shown, summary
-from tasador.monitoring.alerting.alerts import AlertRule
-from tasador.monitoring.alerting.notifications import RouteSettings
+from tasador.monitoring.alerts import AlertRule
 from tasador.monitoring.metrics import WATCH_METRICS
+from tasador.monitoring.notifications import RouteSettings
 from tasador.monitoring.settings import (
     FILE,
     PREFIX,
@@ -28,7 +28,7 @@ from tasador.monitoring.settings import (
     read_watch_settings,
     shipped_file,
 )
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 
 _WATCH_HEAD = """\
 # Settings of the watcher
@@ -55,7 +55,7 @@ def watch_page() -> str:
     lines = [_WATCH_HEAD.format(shipped=shipped_file().strip())]
     for title, kind, defaults in (
         ("Settings", WatchSettings, shipped),
-        ("`limits`", Rules, shipped.limits),
+        ("`limits`", Thresholds, shipped.limits),
         ("`alerts`: each entry", AlertRule, AlertRule("")),
         ("`routes`: each entry", RouteSettings, RouteSettings("log")),
     ):
@@ -222,7 +222,7 @@ def metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
         assembly = Assembly(settings)
         # stands for a loaded model, of which the gauges only tell the name
         model = SimpleNamespace(version="", source="", bundle=SimpleNamespace(origin=""))
-        assembly.holder.current = cast(Any, model)
+        assembly.slot.current = cast(Any, model)
         assembly.metrics.scrape()
         found = []
         # prometheus_client has no public way to ask a collector for its labels

@@ -124,7 +124,7 @@ def trust_workspace(workspace: Path) -> list[str]:
     Only the first time: a bundle that comes later without a signature is refused. Nothing is done
     where keys or other sources are configured.
     """
-    from tasador.inference.default_settings import LOCAL, OBJECT_STORE, TRACKING_URI
+    from tasador.inference.sources import LOCAL, OBJECT_STORE, TRACKING_URI
     from tasador.registry.bundle.trust import VARIABLE, KeyPair, sign_workspace
 
     configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
@@ -154,7 +154,7 @@ def stack_members(
         window: Seconds a verdict looks back.
         watching: More options of `tasador watch`.
     """
-    from tasador.inference.default_settings import with_defaults
+    from tasador.inference.sources import with_defaults
     from tasador.ops.processes import Member
 
     own = (sys.executable, "-m", "tasador.cli.app")

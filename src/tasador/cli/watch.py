@@ -28,8 +28,8 @@ from tasador.cli.output import escape, note, out, time_text
 from tasador.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tasador.monitoring.alerting.alerts import AlertBook
-    from tasador.monitoring.thresholds import Rules
+    from tasador.monitoring.alerts import AlertBook
+    from tasador.monitoring.thresholds import Thresholds
     from tasador.monitoring.verdict import Verdict
     from tasador.ops.monitor_daemon import Round
     from tasador.settings.run import RunSettings
@@ -144,8 +144,8 @@ def monitor(
         raise typer.Exit(code)
 
 
-def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
-    from tasador.inference.default_settings import unasked, with_defaults
+def _of_records(rules: Thresholds, window: str, workspace: Path) -> Verdict:
+    from tasador.inference.sources import unasked, with_defaults
     from tasador.monitoring.settings import WatchSettings
     from tasador.ops.monitor_daemon import Watcher
     from tasador.settings.serving import read_settings
@@ -194,7 +194,7 @@ def watch(
     """
     from dataclasses import replace
 
-    from tasador.inference.default_settings import unasked, with_defaults
+    from tasador.inference.sources import unasked, with_defaults
     from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
     from tasador.ops.monitor_daemon import Watcher
     from tasador.settings.serving import read_settings
@@ -291,9 +291,9 @@ def _without_password(url: str) -> str:
 
 
 def _book(workspace: Path) -> AlertBook:
-    from tasador.inference.default_settings import with_defaults
-    from tasador.monitoring.alerting.alerts import AlertBook
-    from tasador.records.database.connection import Database
+    from tasador.inference.sources import with_defaults
+    from tasador.monitoring.alerts import AlertBook
+    from tasador.records.database import Database
     from tasador.settings.serving import read_settings
 
     served = read_settings(os.environ | with_defaults(os.environ, workspace))

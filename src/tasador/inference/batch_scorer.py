@@ -135,6 +135,7 @@ class BatchScorer:
         batch = batch.rename_columns(names)
         self.check_columns(names)
         X, wrong = self._encoded(batch)
+        # a value of a different type was encoded as NaN, which a nullable column would accept
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
         kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
@@ -155,7 +156,7 @@ class BatchScorer:
         )
 
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the encoded rows (n, p), and which hold a value of another kind."""
+        """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
         X = np.empty((batch.num_rows, len(columns)))
         wrong = np.zeros(batch.num_rows, dtype=np.bool_)
@@ -175,6 +176,7 @@ class BatchScorer:
         """
         import pyarrow as pa
 
+        # neighbours in space share what the search for comparables has in the cache
         order = self.bundle.features.order(rows)
         if order is None:
             order = np.arange(len(rows))
@@ -184,12 +186,13 @@ class BatchScorer:
             *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
             places = at[order[part]]
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
-        told = _sparse(len(refused), warnings)
+        noted = _sparse(len(refused), warnings)
         if not refused.any():
-            return [*(pa.array(values) for values in found), told]
+            return [*(pa.array(values) for values in found), noted]
+        # zeros behind the mask: bytes of the file must not depend on what was in memory
         spread = np.zeros((3, len(refused)))
         spread[:, ~refused] = found
-        return [*(pa.array(values, mask=refused) for values in spread), told]
+        return [*(pa.array(values, mask=refused) for values in spread), noted]
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):

@@ -55,8 +55,10 @@ def load_bundle(
 
     path = Path(folder)
     named = (model, alias, version) != (None, None, None)
+    # a workspace holds bundles/; anything else is reported as the bundle that it should be
     if not named and ((path / MANIFEST_NAME).exists() or not (path / "bundles").is_dir()):
         return load(path, trusted)
+    # imported where it is needed: a bundle's folder loads without the extra `serve`
     from tasador.inference.model_choice import BundleChoice, chosen_bundle
     from tasador.registry.format.signature import TrustedKeys
 

@@ -22,18 +22,18 @@ from tasador.core.errors import (
 )
 from tasador.core.storage import read_bytes
 from tasador.data.table_stream import open_table
-from tasador.inference.default_settings import (
+from tasador.inference.sources import (
     LOCAL,
     MODEL_NAME,
     OBJECT_STORE,
     TRACKING_URI,
+    build_sources,
     check_choice,
     known_models,
     unasked,
     with_defaults,
     workspace_registry,
 )
-from tasador.inference.sources import build_sources
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.format.manifest import MANIFEST_NAME, Manifest

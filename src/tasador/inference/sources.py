@@ -1,23 +1,33 @@
-"""Where bundles come from: a model registry, an object store, a folder, the last good copy."""
+"""Where bundles come from: registry, object store, folder, last good copy; and the defaults."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, NothingOfferedError, RegistryError, StorageError
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    NothingOfferedError,
+    RegistryError,
+    StorageError,
+)
 from tasador.core.hashing import fingerprint
 from tasador.core.storage import Patience, local_folder, require_driver
 from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.bundle.trust import VARIABLE as TRUSTED_KEYS
+from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.format.integrity import BundleLimits, read_verified
 from tasador.registry.format.manifest import MANIFEST_NAME
-from tasador.registry.stores.default_version import Choice
-from tasador.registry.stores.local import newest_bundle
+from tasador.registry.mlflow.client import without_password
+from tasador.registry.stores.default_version import Choice, only_model, used_model
+from tasador.registry.stores.local import bundle_names, newest_bundle
 from tasador.registry.stores.published import (
     Pointer,
     fetch_published,
@@ -26,8 +36,8 @@ from tasador.registry.stores.published import (
     read_pointer,
 )
 from tasador.registry.stores.reader import registry_reader
-from tasador.registry.stores.resolver import RegistryReader, fetch_offered
-from tasador.settings.serving import SourceSettings
+from tasador.registry.stores.resolver import OfferedVersion, RegistryReader, fetch_offered
+from tasador.settings.serving import SourceSettings, variable
 
 
 class BundleSource(Protocol):
@@ -171,6 +181,7 @@ class FolderSource:
             )
         except OSError as error:
             raise StorageError(f"{folder} cannot be read", got=str(error)) from error
+        # names, sizes and times: reading every file at each poll would cost a disk
         return f"{folder.name}#{fingerprint(files)[:16]}"
 
 
@@ -219,6 +230,7 @@ class LastGoodSource:
                 the copy is of a real one.
             StorageError: The disk refuses; the older copy is as it was.
         """
+        # nothing is written when the same bundle is served again after a restart
         if not self._has(bundle):
             notes = {"model_name": self.model_name, "source": source}
             publish_bundle(bundle.folder, self.folder, notes)
@@ -251,7 +263,7 @@ def build_sources(settings: SourceSettings) -> tuple[BundleSource, ...]:
     """Return the configured sources in their order; nothing is contacted.
 
     Raises:
-        ConfigError: An address is of an unknown kind.
+        ConfigError: An address has an unknown scheme.
         MissingExtraError: What reaches an object store is not installed.
     """
     made = (_build(name, settings) for name in settings.order)
@@ -265,7 +277,7 @@ def _build(name: str, settings: SourceSettings) -> BundleSource | None:
     if name == "object_store" and settings.object_store:
         require_driver(settings.object_store)
         return PublishedSource(settings.object_store, patience)
-    # a registry elsewhere may be away, which is what these two are for
+    # a registry elsewhere may be unreachable, which is what these two are for
     beside = (settings.tracking_uri or "").startswith("sqlite:")
     registry = registry_source(settings) if beside else None
     if name == "local" and settings.local:
@@ -279,7 +291,7 @@ def registry_source(settings: SourceSettings) -> MlflowSource | None:
     """Return the configured model registry as a source; None when there is none.
 
     Raises:
-        ConfigError: Its address is of an unknown kind.
+        ConfigError: Its address has an unknown scheme.
     """
     if not settings.tracking_uri:
         return None
@@ -287,3 +299,135 @@ def registry_source(settings: SourceSettings) -> MlflowSource | None:
         settings.tracking_uri, connect_s=settings.connect_s, read_s=settings.read_s
     )
     return MlflowSource(reader, Choice(settings.model_name, settings.alias, settings.version))
+
+
+_READ_S = 5.0
+TRACKING_URI = variable("source", "tracking_uri")
+MODEL_NAME = variable("source", "model_name")
+LOCAL, OBJECT_STORE = variable("source", "local"), variable("source", "object_store")
+
+
+def with_defaults(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    """Return what to add to the environment so that a laptop needs no setting at all.
+
+    With no source named, what the workspace's registry says is served, or its newest bundle while
+    nothing is registered; records and the copy of the last good model lie there too, and the
+    public key that `tasador up` makes is trusted.
+
+    Raises:
+        ConfigError: Several models are registered and none is chosen.
+    """
+    added = {
+        variable("records", "url"): f"sqlite:///{workspace / 'tasador.db'}",
+        variable("source", "last_good"): str(workspace / "last_good"),
+        **_own_sources(environment, workspace),
+    }
+    if trusted := trusted_files(workspace, environment):
+        added[TRUSTED_KEYS] = ",".join(trusted)
+    added = {name: value for name, value in added.items() if name not in environment}
+    found = {**environment, **added}
+    if found.get(TRACKING_URI) and not found.get(MODEL_NAME):
+        added[MODEL_NAME] = used_model(workspace) or _only(environment, workspace)
+    return added
+
+
+def workspace_registry(workspace: Path) -> str:
+    """Return the address of the registry in a workspace."""
+    return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+
+
+def known_models(environment: Mapping[str, str], workspace: Path) -> list[str]:
+    """Return the models of the registry and, unless sources are named, of the workspace's bundles.
+
+    Raises:
+        RegistryError: The registry cannot be read.
+    """
+    own = _own_sources(environment, workspace)
+    found, names = {**own, **environment}, set[str]()
+    if found.get(TRACKING_URI):
+        with suppress(NothingOfferedError):
+            names |= set(registry_reader(found[TRACKING_URI]).models(Deadline.after(_READ_S)))
+    if own and found.get(LOCAL):
+        names |= set(bundle_names(Path(found[LOCAL])))
+    return sorted(names)
+
+
+def _own_sources(environment: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    if any(environment.get(name) for name in (TRACKING_URI, OBJECT_STORE, LOCAL)):
+        return {}
+    # only where no source is named: a setting must not be mixed with a laptop's defaults
+    return {TRACKING_URI: workspace_registry(workspace), LOCAL: str(workspace / "bundles")}
+
+
+def _only(environment: Mapping[str, str], workspace: Path) -> str:
+    try:
+        names = known_models(environment, workspace)
+    except RegistryError:  # unreachable: which one it is shows when it answers
+        return ""
+    return only_model(names) if names else ""
+
+
+def check_choice(source: SourceSettings) -> None:
+    """Refuse an alias or a version that cannot be resolved, before anything else is tried.
+
+    Raises:
+        ConfigError: No registry is asked, or it has no such alias or version.
+        RegistryError: There is no registry where it should be.
+    """
+    asked = f"version {source.version!r}" if source.version else f"alias {source.alias!r}"
+    if not source.tracking_uri:
+        raise ConfigError(
+            f"the {asked} belongs to a model registry, and none is asked",
+            remedy="leave out --bundle and --object-store, or name a registry with --tracking-uri",
+        )
+    try:
+        registry_reader(source.tracking_uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError as error:
+        raise RegistryError(
+            f"the {asked} cannot be resolved: there is no model registry at "
+            f"{without_password(source.tracking_uri)}",
+            remedy=error.remedy,
+        ) from None
+    except RegistryError:  # unreachable: what is asked for may be there when it answers
+        return
+    try:
+        offered(source)
+    except NothingOfferedError as error:
+        raise ConfigError(
+            f"the {asked} cannot be resolved: {error.message}",
+            expected=error.expected,
+            got=error.got,
+            remedy="see `tasador models`",
+        ) from None
+    except RegistryError:  # unreachable: what is asked for may be there when it answers
+        return
+
+
+def unasked(source: SourceSettings) -> str:
+    """Return a line about the model where it is not the champion and nobody asked for it.
+
+    Empty when it is, or when the registry cannot be read.
+    """
+    registry = registry_source(source)
+    try:
+        if registry is None:
+            return ""
+        if registry.content_hash(Deadline.after(_READ_S)) is None:
+            return "no version is registered: the newest bundle is used"
+        found = offered(source)
+    except (NothingOfferedError, ConfigError, RegistryError):  # reported where it is used
+        return ""
+    return f"{found.name}: version {found.version} is used ({found.why})" if found.why else ""
+
+
+def offered(source: SourceSettings) -> OfferedVersion:
+    """Return the version that the configured registry says is to answer.
+
+    Raises:
+        NothingOfferedError: It has none.
+        ConfigError: No model is named and there are several.
+        RegistryError: It cannot be read.
+    """
+    reader = registry_reader(source.tracking_uri or "")
+    choice = Choice(source.model_name, source.alias, source.version)
+    return choice.find(reader, Deadline.after(_READ_S))

@@ -9,10 +9,9 @@ from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle.alias_updates import CHALLENGER, Carried
 from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.promote import Wish, promote
-from tasador.records.ids import new_id
+from tasador.records.record import new_id
 from tasador.registry.stores.versions import CHAMPION, find_version
-from tasador.serving.experiments.evidence import collect
-from tasador.serving.experiments.experiment import Evidence, Experiment, Rules
+from tasador.serving.experiment import Criteria, Evidence, Experiment, collect
 from tasador.settings.run import GateSettings
 
 
@@ -24,7 +23,7 @@ class Report:
     evidence: Evidence
 
 
-def start(lifecycle: Lifecycle, rules: Rules) -> Experiment:
+def start(lifecycle: Lifecycle, rules: Criteria) -> Experiment:
     """Begin an experiment with the versions that the aliases stand for.
 
     Raises:
@@ -107,7 +106,7 @@ def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried |
     return None
 
 
-def _check(rules: Rules) -> None:
+def _check(rules: Criteria) -> None:
     stages = rules.stages
     good = (
         len(stages) > 0

@@ -17,9 +17,9 @@ from typing import Any
 
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditEntry, AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
-from tasador.records.shared_state import Lease, Leases, State
+from tasador.records.database import Database
+from tasador.records.record import new_id
+from tasador.records.shared_state import Lease, Leases, SharedState
 
 #: Longer than the slowest single answer of a registry, shorter than anybody's patience.
 LEASE_S = 30.0
@@ -115,7 +115,7 @@ class Ledger:
         self.model = model
         self.database = database
         self.audit = AuditTrail(database)
-        self._state = State(database)
+        self._state = SharedState(database)
         self._leases = Leases(database)
         self._key = f"lifecycle/{model}"
 

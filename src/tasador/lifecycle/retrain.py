@@ -29,7 +29,7 @@ from tasador.records.audit_log import AuditEntry, Verdicts
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.registry.stores.versions import ModelVersion
-from tasador.serving.experiments.experiment import Rules
+from tasador.serving.experiment import Criteria
 from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
 from tasador.training.context import StoredTable
 from tasador.training.pipeline import OnStep, train
@@ -312,7 +312,7 @@ def _noted(
     note("done")
 
 
-def tend(place: Place, settings: RunSettings, rules: Rules | None = None) -> list[str]:
+def tend(place: Place, settings: RunSettings, rules: Criteria | None = None) -> list[str]:
     """Do whatever is due, and say it in a line each; what fails is said too and tried again later.
 
     Args:
@@ -323,13 +323,13 @@ def tend(place: Place, settings: RunSettings, rules: Rules | None = None) -> lis
     lines: list[str] = []
     try:
         with opened(place) as lifecycle:
-            _tend(lifecycle, settings, rules or Rules(), lines)
+            _tend(lifecycle, settings, rules or Criteria(), lines)
     except TasadorError as error:
         lines.append(f"the model is left as it is: {error}")
     return lines
 
 
-def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Rules, lines: list[str]) -> None:
+def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Criteria, lines: list[str]) -> None:
     settled = canary.settle(lifecycle, settings.gates)
     if settled is not None:
         operation = settled.operation

@@ -1,1 +1,1 @@
-"""Tells whether valuations still hold: drift, data quality, performance, alerts."""
+"""Checks whether valuations still hold: drift, data quality, performance, alerts."""

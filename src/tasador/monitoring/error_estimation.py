@@ -189,6 +189,7 @@ def fit_error_model(
         for i, rounds in enumerate(_ROUNDS):
             expected[i, held] = model.predict(rows[held], num_iteration=rounds, num_threads=1)
     losses = np.mean(np.square(expected - target), axis=1)
+    # the fewest trees that are nearly as good, see `_TOLERANCE`
     chosen = int(np.argmax(losses <= losses.min() * _TOLERANCE))
     places, means = _buckets(np.exp(expected[chosen]), terms)
     graph = to_onnx(from_lightgbm(_grow(rows, target, seed, _ROUNDS[chosen])))

@@ -1,4 +1,4 @@
-"""From a counted window to a `Verdict`: every check, none of which stops another."""
+"""From a counted window to a `Verdict`: every check, and none of them stops another."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import numpy as np
 from tasador.contract.model import Column
 from tasador.core import clock
 from tasador.core.installation import install_command
-from tasador.monitoring.checks import slices
-from tasador.monitoring.checks.data_quality import judge_quality
-from tasador.monitoring.checks.domain_classifier import FEWEST_ROWS, Separation, separate
-from tasador.monitoring.checks.drift import Measured, judge_columns, measure
+from tasador.monitoring.checks import performance
+from tasador.monitoring.checks.data_quality import check_quality
+from tasador.monitoring.checks.drift import ColumnComparison, check_columns, compare_column
 from tasador.monitoring.checks.performance import (
+    check_concept,
+    check_segments,
     estimated_figures,
-    judge_concept,
-    judge_segments,
     measured_figures,
 )
-from tasador.monitoring.checks.service_levels import judge_answers, judge_refused, judge_service
-from tasador.monitoring.indicators import indicators
+from tasador.monitoring.checks.service_levels import check_predictions, check_refused, check_service
+from tasador.monitoring.checks.two_sample_tests import (
+    FEWEST_ROWS,
+    DomainClassifierResult,
+    classify_domain,
+)
+from tasador.monitoring.metrics import indicators
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.summaries.window_summary import WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.window import Window
 from tasador.records.refused import RefusedCounts
@@ -31,27 +35,39 @@ from tasador.records.refused import RefusedCounts
 _TOGETHER = "all columns together"
 
 
-def judge(reference: Reference, windows: Window | Iterable[Window], rules: Rules | None = None,
-          *, together: bool = True, refused: RefusedCounts | None = None) -> Verdict:  # fmt: skip
-    """Judge a window given whole or in batches.
+def evaluate(
+    reference: Reference,
+    windows: Window | Iterable[Window],
+    thresholds: Thresholds | None = None,
+    *,
+    domain_classifier: bool = True,
+    refused: RefusedCounts | None = None,
+) -> Verdict:
+    """Evaluate a window given whole or in batches.
 
     Args:
         reference: Known good rows.
         windows: The window's rows.
-        rules: The limits; the defaults when None.
-        together: Whether to look at columns together, which takes some tenths of a second.
+        thresholds: The limits; the defaults when None.
+        domain_classifier: Whether to look at columns together, which takes some tenths of a second.
         refused: What was refused in the window's time; None when that is not known.
     """
-    tally = Tally(reference)
+    tally = WindowSummary(reference)
     for window in [windows] if isinstance(windows, Window) else windows:
         tally.add(window)
-    return judge_tally(tally, rules or Rules(), together=together, refused=refused)
+    return evaluate_summary(
+        tally, thresholds or Thresholds(), domain_classifier=domain_classifier, refused=refused
+    )
 
 
-def judge_tally(
-    tally: Tally, rules: Rules, *, together: bool = True, refused: RefusedCounts | None = None
+def evaluate_summary(
+    tally: WindowSummary,
+    thresholds: Thresholds,
+    *,
+    domain_classifier: bool = True,
+    refused: RefusedCounts | None = None,
 ) -> Verdict:
-    """Judge what was counted; see `judge`."""
+    """Evaluate what was counted; see `evaluate`."""
     reference = tally.reference
     findings = [*tally.problems]
     if tally.impossible_outcomes:
@@ -63,17 +79,25 @@ def judge_tally(
         findings.append(Finding("input", "outcomes", "warn", text, numbers))
     if not tally.n:
         findings.append(Finding("input", "window", "cannot_tell", "the window has no rows"))
-    separation, note = _separation(tally, rules) if together else (None, "not asked for")
-    drift, more = _drift(tally, rules, separation, note)
-    findings += [*judge_quality(tally, rules), *more]
-    measured, about = measured_figures(tally, rules)
-    estimated, foreseen = estimated_figures(tally, rules)
+    classified, note = (
+        _classified(tally, thresholds) if domain_classifier else (None, "not asked for")
+    )
+    drift, more = _drift(tally, thresholds, classified, note)
+    findings += [*check_quality(tally, thresholds), *more]
+    measured, about = measured_figures(tally, thresholds)
+    estimated, foreseen = estimated_figures(tally, thresholds)
     if measured and not estimated:  # what is known need not be estimated
         foreseen = []
-    findings += [*about, *judge_segments(tally, rules), *foreseen, *judge_concept(tally, rules)]
-    findings += [*judge_answers(tally, rules), *judge_service(tally, rules)]
+    findings += [
+        *about,
+        *check_segments(tally, thresholds),
+        *foreseen,
+        *check_concept(tally, thresholds),
+    ]
+    findings += [*check_predictions(tally, thresholds), *check_service(tally, thresholds)]
     if refused is not None:
-        findings.append(judge_refused(refused, tally.n, rules))
+        findings.append(check_refused(refused, tally.n, thresholds))
+    # stable: findings of one level keep the order of the checks
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends
     figures = (*measured, *estimated)
@@ -83,25 +107,28 @@ def judge_tally(
         reference=reference.version,
         reference_rows=reference.n,
         made=clock.timestamp(),
-        begins=slices.iso(tally.begins) if timed else None,
-        ends=slices.iso(tally.ends) if timed else None,
+        begins=performance.iso(tally.begins) if timed else None,
+        ends=performance.iso(tally.ends) if timed else None,
         findings=tuple(findings),
         drift=drift,
         figures=figures,
-        segments=slices.segments(tally),
-        timeline=slices.timeline(tally),
-        versions=slices.versions(tally),
+        segments=performance.segments(tally),
+        timeline=performance.timeline(tally),
+        versions=performance.versions(tally),
         indicators=indicators(findings, drift, figures, reference.unit or ""),
     )
 
 
 def _drift(
-    tally: Tally, rules: Rules, separation: Separation | None, note: str
+    tally: WindowSummary,
+    thresholds: Thresholds,
+    classified: DomainClassifierResult | None,
+    note: str,
 ) -> tuple[tuple[ColumnDrift, ...], list[Finding]]:
-    """Judge columns and estimates as one family, known values and errors as another."""
+    """Evaluate columns and estimates as one family, known values and errors as another."""
     reference = tally.reference
     inputs = [
-        measure(column, profile, window)
+        compare_column(column, profile, window)
         for column, profile, window in zip(
             reference.columns, reference.profiles, tally.columns, strict=True
         )
@@ -109,21 +136,23 @@ def _drift(
     number = {"kind": "number"}
     if reference.prediction is not None and tally.prediction is not None and tally.prediction.n:
         column = Column("(prediction)", **number)  # type: ignore[arg-type]
-        inputs.append(measure(column, reference.prediction, tally.prediction))
-    others = [] if separation is None else [separation.p_value]
-    drift, corrected = judge_columns(inputs, rules, others)
-    outcomes: list[Measured] = []
+        # in one family with the columns: estimates follow from them
+        inputs.append(compare_column(column, reference.prediction, tally.prediction))
+    others = [] if classified is None else [classified.p_value]
+    drift, corrected = check_columns(inputs, thresholds, others)
+    outcomes: list[ColumnComparison] = []
     for name, profile, summary in (
         ("(target)", reference.target, tally.target),
         ("(error)", reference.residual, tally.residual),
     ):
         if profile is not None and summary is not None and summary.n:
             column = Column(name, **number)  # type: ignore[arg-type]
-            outcomes.append(measure(column, profile, summary))
-    late, _ = judge_columns(outcomes, rules)
-    findings = [_of_column(one) for one in (*drift, *late)]
-    findings.append(_together(tally, separation, corrected, note, rules))
-    return (*drift, *late), findings
+            outcomes.append(compare_column(column, profile, summary))
+    # a family of its own: outcomes come weeks later and must not weaken the tests of inputs
+    outcome_drift, _ = check_columns(outcomes, thresholds)
+    findings = [_of_column(one) for one in (*drift, *outcome_drift)]
+    findings.append(_domain_classifier(tally, classified, corrected, note, thresholds))
+    return (*drift, *outcome_drift), findings
 
 
 _NUMBERS = ("psi", "psi_chance", "psi_limit", "p_value", "p_adjusted", "ks", "wasserstein",
@@ -137,42 +166,44 @@ def _of_column(drift: ColumnDrift) -> Finding:
     return Finding(check, drift.name, drift.level, drift.reason, numbers)
 
 
-def _separation(tally: Tally, rules: Rules) -> tuple[Separation | None, str]:
-    looked_at = _looked_at_together(tally.reference)
+def _classified(
+    tally: WindowSummary, thresholds: Thresholds
+) -> tuple[DomainClassifierResult | None, str]:
+    looked_at = _classified_columns(tally.reference)
     if not looked_at:
         return None, "there is nothing but the rows' time"
     window = tally.rows.rows()[:, looked_at]
     fewest = min(len(window), len(tally.reference.rows))
-    if fewest < max(FEWEST_ROWS, rules.min_rows):
+    if fewest < max(FEWEST_ROWS, thresholds.min_rows):
         return None, f"{fewest} rows are too few for it, at least {FEWEST_ROWS} are needed"
     try:
-        return separate(tally.reference.rows[:, looked_at], window), ""
+        return classify_domain(tally.reference.rows[:, looked_at], window), ""
     except ImportError:
         return None, f"it needs LightGBM: {install_command('train')}"
 
 
-def _looked_at_together(reference: Reference) -> list[int]:
+def _classified_columns(reference: Reference) -> list[int]:
     """Return the places of the columns; without the rows' time, by which any two windows differ."""
     return [i for i, column in enumerate(reference.columns) if column.role != "timestamp"]
 
 
-def _together(
-    tally: Tally,
-    separation: Separation | None,
+def _domain_classifier(
+    tally: WindowSummary,
+    classified: DomainClassifierResult | None,
     corrected: tuple[float, ...],
     note: str,
-    rules: Rules,
+    thresholds: Thresholds,
 ) -> Finding:
-    if separation is None:
+    if classified is None:
         return Finding("together", _TOGETHER, "cannot_tell", note)
-    auc, p = separation.auc, corrected[0]
+    auc, p = classified.auc, corrected[0]
     level: Level = "ok"
-    if p <= rules.chance and auc >= rules.auc_warn:
-        level = "alert" if auc >= rules.auc_alert else "warn"
-    names = [tally.reference.names[i] for i in _looked_at_together(tally.reference)]
-    most = [names[i] for i in np.argsort(-separation.importance)[:3]]
+    if p <= thresholds.chance and auc >= thresholds.auc_warn:
+        level = "alert" if auc >= thresholds.auc_alert else "warn"
+    names = [tally.reference.names[i] for i in _classified_columns(tally.reference)]
+    most = [names[i] for i in np.argsort(-classified.importance)[:3]]
     text = f"a classifier tells the window from the reference with an AUC of {auc:.3f}"
     if level != "ok":
         text += f", most by {', '.join(most)}"
-    numbers = {"auc": auc, "p_value": separation.p_value, "p_adjusted": p}
+    numbers = {"auc": auc, "p_value": classified.p_value, "p_adjusted": p}
     return Finding("together", _TOGETHER, level, text, numbers)

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlsplit
 import yaml
 
 from tasador.core.errors import ConfigError
-from tasador.monitoring.alerting.alerts import DEFAULT_RULES, AlertRule
-from tasador.monitoring.alerting.notifications import RouteSettings, described
-from tasador.monitoring.thresholds import Rules, overridden
+from tasador.monitoring.alerts import DEFAULT_RULES, AlertRule
+from tasador.monitoring.notifications import RouteSettings, described
+from tasador.monitoring.thresholds import Thresholds, overridden
 from tasador.settings.build import build, unknown
 
 DAY = 86_400.0
@@ -38,7 +38,7 @@ class WatchSettings:
 
     interval_s: float = 300.0
     window_s: float = DAY
-    limits: Rules = field(default_factory=Rules)
+    limits: Thresholds = field(default_factory=Thresholds)
     alerts: tuple[AlertRule, ...] = DEFAULT_RULES
     routes: Mapping[str, RouteSettings] = field(default_factory=dict)
     metrics_port: int | None = None
@@ -88,6 +88,7 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
     for name in given:
         if name not in VARIABLES:
             raise unknown(PREFIX + name, PREFIX + name, [PREFIX + known for known in VARIABLES])
+    # compose passes every variable on, set or not
     given = {name: text for name, text in given.items() if text}
     for name in given:
         kind = name.partition("_")[0]
@@ -172,6 +173,7 @@ def read_watch_settings(
         if isinstance(limits, dict):
             own["limits"] = overridden(plain["limits"], limits)
         plain |= own
+    # routes of variables are added last: their addresses must not appear in messages of `build`
     found = build(WatchSettings, plain, "watch")
     return found.with_routes(routes)
 

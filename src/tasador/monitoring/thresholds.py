@@ -13,14 +13,14 @@ ABSOLUTE = {"mape": "mape_max", "within_10": "within_10_min", "within_20": "with
 
 
 @dataclass(frozen=True)
-class Rules:
+class Thresholds:
     """The limits of every check. A limit that is None is not applied.
 
     Attributes:
         chance: Rate of false alarms that is allowed per family of checks: a difference counts only
             when chance makes one as large less often than this, corrected for the number of checks.
-        min_rows: Rows below which distributions are not judged.
-        min_outcomes: Known values below which errors are not judged.
+        min_rows: Rows below which distributions are not evaluated.
+        min_outcomes: Known values below which errors are not evaluated.
         psi_warn: PSI, beyond what chance gives on average at the window's size, that is moderate.
         psi_alert: And significant.
         auc_warn: Area under the curve of the classifier that tells reference from window.
@@ -93,13 +93,14 @@ class Rules:
     refused_alert: float = 0.05
 
     def __post_init__(self) -> None:
+        # `not value >= 0` refuses NaN too, with which every comparison would be false
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "relative_when_worse":
                 continue
             if value is not None and not value >= 0:
                 raise ConfigError(
-                    f"the rule {field.name} cannot be meant", expected="0 or more", got=repr(value)
+                    f"the rule {field.name} is invalid", expected="0 or more", got=repr(value)
                 )
         for name in self.relative_when_worse:
             if name not in ABSOLUTE.values():
@@ -110,7 +111,7 @@ class Rules:
                 )
         if not 0 < self.chance < 1:
             raise ConfigError(
-                "the rule chance cannot be meant", expected="between 0 and 1", got=repr(self.chance)
+                "the rule chance is invalid", expected="between 0 and 1", got=repr(self.chance)
             )
         for low, high in (("psi_warn", "psi_alert"), ("auc_warn", "auc_alert"),
                           ("missing_warn", "missing_alert"), ("range_warn", "range_alert"),
@@ -123,7 +124,7 @@ class Rules:
                     got=f"{getattr(self, low)} and {getattr(self, high)}",
                 )
 
-    def changed(self, values: Mapping[str, Any]) -> Rules:
+    def changed(self, values: Mapping[str, Any]) -> Thresholds:
         """Return these limits with some of them set by a user; see `overridden`."""
         names = ("relative_when_worse",)
         return replace(self, **overridden({name: getattr(self, name) for name in names}, values))
@@ -135,5 +136,6 @@ def overridden(limits: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     A limit that a user sets holds as it is: it leaves `relative_when_worse`, unless the user sets
     that too.
     """
+    # an explicit limit must not give way to the model's own figure
     way = [name for name in limits.get("relative_when_worse", ()) if name not in values]
     return {**limits, "relative_when_worse": tuple(way), **values}

@@ -29,7 +29,7 @@ class Finding:
         check: Which check: input, refused, quality, drift, together, performance, estimate,
             concept, prediction, latency.
         subject: What it looked at: a column, a metric, a segment, a version.
-        level: What it came to.
+        level: Its level.
         reason: One sentence with the numbers that decided.
         numbers: The numbers themselves, by name; None where there is none.
     """
@@ -48,7 +48,7 @@ class ColumnDrift:
     Attributes:
         name: The column; ``(prediction)``, ``(target)`` and ``(error)`` for what is not one.
         kind: number, integer, category or datetime.
-        level: What it came to.
+        level: Its level.
         reason: Why.
         n: Rows of the window.
         missing: How many of them have no value.
@@ -148,12 +148,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Indicator:
-    """One of the numbers that sum up the model's health; see `monitoring.indicators`.
+    """One of the numbers that sum up the model's health; see `monitoring.metrics`.
 
     Attributes:
         name: ``within_10``, ``within_20``, ``mape``, ``psi``, ``latency_p50`` and the like.
         value: What it is in the window; None when it is not known.
-        level: What it came to.
+        level: Its level.
         limit: The value past which it is a breach, if there is one.
         unit: ``%``, ``ms`` or empty.
         column: The column that it is about, if it is about one.
@@ -237,6 +237,7 @@ class Verdict:
             plain = orjson.loads(text)
             if plain.pop("format") != _FORMAT:
                 raise ValueError("another format")
+            # made from the findings again: a file that was edited must not contradict itself
             plain.pop("by_check")
             plain.setdefault("indicators", [])  # an older tasador wrote none
             for name, kind in _PARTS.items():
@@ -248,7 +249,7 @@ class Verdict:
             ) from None
 
 
-def in_short(plain: dict[str, Any]) -> dict[str, Any]:
+def shorten_verdict(plain: dict[str, Any]) -> dict[str, Any]:
     """Return what of a verdict's JSON is still asked for once a later one is there.
 
     That is its levels and figures, the columns' PSI, what was wrong, and how many outcomes were
@@ -284,6 +285,7 @@ def in_short(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digits(value: float | None) -> float | None:
+    # five digits are all that charts show
     return None if value is None else float(f"{value:.5g}")
 
 
@@ -306,11 +308,12 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 def overall(findings: Iterable[Finding]) -> Level:
     """Return the level of a window: see `Verdict.level`."""
+    # outcomes that are not there yet are the usual state of a window, not a problem
     counted = [f for f in findings if f.level != "cannot_tell" or f.check in _ESSENTIAL]
     bad = worst(counted)
     if bad != "cannot_tell":
         return bad
-    # one column among many that cannot be told is no reason to say nothing of the rest
+    # one undecided column among many is no reason to leave the rest undecided
     drift = [f for f in counted if f.check == "drift"]
     known = [f for f in drift if f.level == "ok"]
     blind = any(f.check == "input" and f.level == "cannot_tell" for f in counted)

@@ -82,8 +82,8 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Outcomes brought to the rows they belong to.
+class JoinedOutcomes:
+    """Outcomes joined to the rows they belong to.
 
     Attributes:
         actual: Shape (n,): the known value of each row, NaN where there is none.
@@ -95,8 +95,8 @@ class Joined:
     problems: tuple[Finding, ...]
 
 
-def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats) -> Joined:
-    """Bring outcomes to rows by id.
+def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats) -> JoinedOutcomes:
+    """Join outcomes to rows by id.
 
     Of several outcomes of one id the last one counts, as a correction would; that there were
     several different ones is a warning. Ids that several rows share get the outcome in each. An id
@@ -108,10 +108,10 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
         values: Shape (k,): the outcomes.
     """
     known: dict[Any, float] = {}
-    nameless = repeated = contradicting = bad = 0
+    without_id = repeated = contradicting = bad = 0
     for key, value in zip(outcome_ids, values.tolist(), strict=True):
         if key is None:
-            nameless += 1
+            without_id += 1
         elif not np.isfinite(value):
             bad += 1
         else:
@@ -120,21 +120,22 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
                 contradicting += known[key] != value
             known[key] = value
     found = {key for key in ids if key is not None}
-    strangers = [key for key in known if key not in found]
+    unmatched = [key for key in known if key not in found]
     missing = float("nan")
     actual = np.array([known.get(key, missing) for key in ids], dtype=np.float64)
     unnamed = sum(key is None for key in ids)
-    problems = [_joined(len(known) - len(strangers), known, strangers, actual, unnamed)]
-    if strangers and len(strangers) < len(known):
+    problems = [_joined(len(known) - len(unmatched), known, unmatched, actual, unnamed)]
+    # when none joined, `_joined` says so already
+    if unmatched and len(unmatched) < len(known):
         problems.append(
             _problem(
-                f"{len(strangers)} outcomes belong to no row of the window, "
-                f"such as {str(strangers[0])[:40]!r}: left out",
-                unknown_ids=len(strangers),
+                f"{len(unmatched)} outcomes belong to no row of the window, "
+                f"such as {str(unmatched[0])[:40]!r}: left out",
+                unknown_ids=len(unmatched),
             )
         )
-    if nameless:
-        problems.append(_problem(f"{nameless} outcomes have no id: left out", no_id=nameless))
+    if without_id:
+        problems.append(_problem(f"{without_id} outcomes have no id: left out", no_id=without_id))
     if repeated:
         problems.append(
             _problem(
@@ -149,22 +150,22 @@ def join_outcomes(ids: Sequence[Any], outcome_ids: Sequence[Any], values: Floats
     shared = len(ids) - unnamed - len(found)
     if shared:
         problems.append(_problem(f"{shared} rows repeat an id of another row", shared_ids=shared))
-    return Joined(actual, tuple(problems))
+    return JoinedOutcomes(actual, tuple(problems))
 
 
 def _joined(
-    joined: int, known: dict[Any, float], strangers: list[Any], actual: Floats, unnamed: int
+    joined: int, known: dict[Any, float], unmatched: list[Any], actual: Floats, unnamed: int
 ) -> Finding:
-    """Say how many outcomes joined; when none did, nothing can be told of the errors."""
+    """Say how many outcomes joined; when none did, nothing is known of the errors."""
     rows = int(np.isfinite(actual).sum())
-    numbers = {"joined": joined, "not_joined": len(strangers), "rows": rows, "rows_no_id": unnamed}
+    numbers = {"joined": joined, "not_joined": len(unmatched), "rows": rows, "rows_no_id": unnamed}
     without = f", {unnamed} rows have no id" if unnamed else ""
     if joined or not known:
         text = f"{joined} outcomes joined to {rows} of {len(actual)} rows{without}"
         return Finding("input", "outcomes", "ok", text, numbers)
     text = (
         f"none of the {len(known)} outcomes belongs to a row of the window{without}: expected ids "
-        f"that the rows have, got such as {str(strangers[0])[:40]!r}; check that both tables write "
+        f"that the rows have, got such as {str(unmatched[0])[:40]!r}; check that both tables write "
         "ids alike"
     )
     return Finding("input", "outcomes", "cannot_tell", text, numbers)
@@ -186,12 +187,12 @@ def recorded_windows(
     """Give the valuations of ``since <= time < until`` in batches, oldest first.
 
     Rows that another model answered are left out. The others are encoded by the contract of
-    `bundle`; those that an older contract let in and this one cannot read are counted as a problem
-    and left out.
+    `bundle`; those that an older contract accepted and this one cannot read are counted as a
+    problem and left out.
 
     Args:
         store: Where they were recorded.
-        bundle: What they are judged against.
+        bundle: The model whose reference they are compared with.
         since: Seconds since the epoch.
         until: Seconds since the epoch.
         variant: ``champion`` for what was answered; None for all.
@@ -199,6 +200,7 @@ def recorded_windows(
     """
     versions: dict[str, int] = {}
     for found in store.read(since, until, variant=variant, batch=batch):
+        # one database may hold several models: their rows are no drift of this one
         own = found.of_model(bundle.manifest.name)
         if len(own):
             yield _window(own, bundle, versions)
@@ -207,6 +209,7 @@ def recorded_windows(
 def _window(found: RecordBatch, bundle: ModelBundle, versions: dict[str, int]) -> Window:
     codes, kept = _encoded(found.features, bundle.encoder)
     for version in found.version:
+        # numbered over all batches, so that codes of different batches mean the same version
         versions.setdefault(version, len(versions))
     places = np.array([versions[version] for version in found.version], dtype=np.int64)
     problems = []

@@ -19,7 +19,7 @@ from tasador.core.errors import MissingExtraError, TasadorError
 from tasador.core.installation import install_command
 from tasador.core.kernels import native
 from tasador.data.sources import find_local
-from tasador.inference.default_settings import with_defaults
+from tasador.inference.sources import with_defaults
 from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
 from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.format.signature import TrustedKeys

@@ -14,29 +14,23 @@ from typing import Any
 
 from tasador.core import clock
 from tasador.core.errors import BundleError, ServingError, TasadorError
-from tasador.monitoring.alerting.alerts import AlertBook
-from tasador.monitoring.alerting.notifications import (
-    WandbRoute,
-    build_routes,
-    check_routes,
-    deliver,
-)
-from tasador.monitoring.evaluate import judge
-from tasador.monitoring.indicators import history_line
-from tasador.monitoring.metrics import VerdictMetrics
+from tasador.monitoring.alerts import AlertBook
+from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.metrics import VerdictMetrics, history_line
+from tasador.monitoring.notifications import WandbRoute, build_routes, check_routes, deliver
 from tasador.monitoring.settings import WatchSettings
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.verdict import Verdict, in_short
+from tasador.monitoring.verdict import Verdict, shorten_verdict
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.refused import read_refused
 from tasador.records.retention import prune_in_turn
-from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, State
+from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, SharedState
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SourceSettings
@@ -92,7 +86,7 @@ class Watcher:
         self._routes = build_routes(settings.routes, folder)
         check_routes(settings.alerts, self._routes)
         self._book = AlertBook(self._database, settings.alerts, self._routes)
-        self._holder = ModelHolder()
+        self._holder = ModelSlot()
         self._cascade = Cascade.of(source)
         self._refresher = Refresher(self._cascade, self._holder)
         self._name = f"{socket.gethostname()}-{os.getpid()}"
@@ -208,16 +202,21 @@ class Watcher:
             RecordStore(self._database), bundle, since, until, variant="champion"
         )
         refused = read_refused(self._database, since, until, bundle.manifest.name)
-        verdict = judge(self._reference[1], windows, self.settings.limits, refused=refused)
+        verdict = evaluate(self._reference[1], windows, self.settings.limits, refused=refused)
         Verdicts(self._database).add(
-            bundle.manifest.name, since, until, verdict.level, _plain(verdict), shorten=in_short
+            bundle.manifest.name,
+            since,
+            until,
+            verdict.level,
+            _plain(verdict),
+            shorten=shorten_verdict,
         )
         return verdict
 
     def _tell_routes(self) -> None:
         """Note whom notices reach, for the service's pages: its process has other variables."""
         if not self._routes_told:
-            state, reached = State(self._database), list(self.settings.reached)
+            state, reached = SharedState(self._database), list(self.settings.reached)
             known = state.get(ALERT_ROUTES)
             if known.value != reached:
                 state.put(ALERT_ROUTES, reached, known.version)

@@ -16,11 +16,11 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.parallel.base import Engine, LocalEngine
-from tasador.monitoring.evaluate import judge_tally
-from tasador.monitoring.inputs.partitions import count_files, look_at_all
+from tasador.monitoring.evaluate import evaluate_summary
+from tasador.monitoring.inputs.partitions import count_files, inspect_tables
 from tasador.monitoring.inputs.reference_builder import read_reference
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable, common_precision, is_flag
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.inputs.table_reader import Fields, TableFile, common_precision, is_flag
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 
 #: Levels above which texts are not watched as categories.
@@ -33,7 +33,7 @@ _LOOKED_AT = 20_000
 
 
 def describe_columns(
-    table: PlainTable, ignored: set[str], segment: str | None = None
+    table: TableFile, ignored: set[str], segment: str | None = None
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """Decide what the columns are by looking at the table.
 
@@ -126,7 +126,7 @@ def _is_missing(value: object) -> bool:
     return value is None
 
 
-def _levels(table: PlainTable, names: list[str]) -> dict[str, tuple[str, ...] | None]:
+def _levels(table: TableFile, names: list[str]) -> dict[str, tuple[str, ...] | None]:
     """Return the sorted texts of each column; None where there are too many."""
     found: dict[str, set[str]] = {name: set() for name in names}
     prose: set[str] = set()
@@ -177,7 +177,7 @@ class Comparison:
 
 
 def monitor_files(
-    comparison: Comparison, rules: Rules, engine: Engine | None = None
+    comparison: Comparison, rules: Thresholds, engine: Engine | None = None
 ) -> tuple[Verdict, tuple[str, ...]]:
     """Judge tables as one window; return the verdict, and notes on what was assumed.
 
@@ -192,11 +192,11 @@ def monitor_files(
         EngineError: The cluster was lost.
     """
     engine = engine or LocalEngine()
-    before = PlainTable.open(comparison.reference)
-    now = look_at_all(_found(comparison.current), engine)
+    before = TableFile.open(comparison.reference)
+    now = inspect_tables(_found(comparison.current), engine)
     contract = None if comparison.contract is None else read_contract(comparison.contract)
     columns, fields, notes = _columns(comparison, contract, before)
-    outcomes = None if comparison.outcomes is None else PlainTable.open(comparison.outcomes)
+    outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
@@ -208,7 +208,7 @@ def monitor_files(
         bounds = TargetBounds.of(contract.target)
         compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
-    return judge_tally(tally, rules), notes
+    return evaluate_summary(tally, rules), notes
 
 
 def _found(patterns: str | tuple[str, ...]) -> list[str]:
@@ -226,7 +226,7 @@ def _found(patterns: str | tuple[str, ...]) -> list[str]:
     return list(found)
 
 
-def _available(fields: Fields, table: PlainTable) -> Fields:
+def _available(fields: Fields, table: TableFile) -> Fields:
     """Leave out what the reference need not have: without outcomes it still shows drift."""
     absent = {
         role: None
@@ -237,7 +237,7 @@ def _available(fields: Fields, table: PlainTable) -> Fields:
 
 
 def _columns(
-    comparison: Comparison, contract: TableContract | None, table: PlainTable
+    comparison: Comparison, contract: TableContract | None, table: TableFile
 ) -> tuple[tuple[Column, ...], Fields, tuple[str, ...]]:
     fields = comparison.fields
     if contract is None:
@@ -263,13 +263,13 @@ def exit_code(verdict: Verdict, *, fail_on_warn: bool = False) -> int:
     return EXIT_CODES[verdict.level]
 
 
-def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
+def parse_rules(texts: list[str], base: Thresholds | None = None) -> Thresholds:
     """Read rules such as ``mape_max=12`` over those of `base`, the defaults when None.
 
     Raises:
         ConfigError: A name that is no rule, or a value that is no number.
     """
-    names = [name for name in Rules.__dataclass_fields__ if name != "relative_when_worse"]
+    names = [name for name in Thresholds.__dataclass_fields__ if name != "relative_when_worse"]
     values: dict[str, float | int | None] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -281,4 +281,4 @@ def parse_rules(texts: list[str], base: Rules | None = None) -> Rules:
         except ValueError:
             raise ConfigError(f"the rule {name} cannot be read", expected=f"{name}=number",
                               got=text) from None  # fmt: skip
-    return (base or Rules()).changed(values)
+    return (base or Thresholds()).changed(values)

@@ -29,7 +29,7 @@ from tasador.core.errors import (
 from tasador.core.hashing import to_plain
 from tasador.lifecycle.promotion_log import Ledger
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.registry.stores.reader import registry_reader
 from tasador.registry.stores.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
@@ -188,7 +188,7 @@ class ServedLifecycle:
         Raises:
             ConfigError: None is configured, and no model answers.
         """
-        name, current = self.assembly.settings.source.model_name, self.assembly.holder.current
+        name, current = self.assembly.settings.source.model_name, self.assembly.slot.current
         if name or current is not None:
             return name or current.bundle.manifest.name  # type: ignore[union-attr]
         raise ConfigError("no model's name is configured, and none is loaded")

@@ -9,8 +9,8 @@ from typing import Any
 
 from tasador.core import clock
 from tasador.core.hashing import to_plain
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Verdicts:
             model: The model it is about.
             since: Start of the window.
             until: End of the window.
-            level: What it came to.
+            level: Its level.
             body: All of it.
             shorten: Makes the short form of a body; None leaves all bodies whole.
         """
@@ -68,6 +68,7 @@ class Verdicts:
             new_id(), model, clock.seconds(), since, until, level, to_plain(dict(body))
         )
         with self.database.transaction():
+            # in the transaction: two watchers must not shorten the same one by different neighbours
             before = self.read(model, limit=2) if shorten is not None else []
             self.database.execute(
                 "INSERT INTO verdicts (id, model, time, since, until, level, body) "
@@ -116,13 +117,14 @@ class Verdicts:
             if not rows:
                 break
             found.append(_stored(rows[0]))
+            # the next one has to end where this one begins
             ends = found[-1].since
         return found
 
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One thing that somebody or something did.
+    """One action of a user or of a part of the system.
 
     Attributes:
         id: Its name; later ones are greater.

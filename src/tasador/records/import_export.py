@@ -56,6 +56,7 @@ def export_parquet(
         with tempfile.TemporaryDirectory(prefix="tasador-export-") as folder:
             local = Path(folder) / "records.parquet"
             count = export_parquet(store, local, since, until, version=version, batch=batch)
+            # an object store has no rename: a half-written object would look complete
             copy_from_local(local, path)
         return count
     try:
@@ -88,6 +89,7 @@ def _column(arrow: Any, part: RecordBatch, field: Any) -> Any:
         texts = [value.decode("utf-8", "replace") for value in values]
         return arrow.array(texts, type=field.type)
     if field.name in _TIMES:
+        # NaN has no integer: the mask makes it a null
         known = np.isfinite(values)
         whole = np.where(known, np.round(np.where(known, values, 0.0) * _MICROSECONDS), 0.0)
         return arrow.array(whole.astype(np.int64), mask=~known).cast(field.type)
@@ -116,8 +118,8 @@ class RowProblem:
 
 
 @dataclass
-class Imported:
-    """What became of a file.
+class ImportResult:
+    """The result of an import.
 
     Attributes:
         counts: Rows by status, see `OutcomeAnswer`; ``invalid`` includes unreadable ones.
@@ -130,7 +132,7 @@ class Imported:
 
 def import_outcomes(
     store: RecordStore, path: Path, client: str = "import", *, replace: bool = False
-) -> Imported:
+) -> ImportResult:
     """Write the outcomes of a CSV file with the columns prediction_id, actual and, if wanted, time.
 
     `time` is ISO 8601 or seconds since the epoch; without it the outcome became known now. Doing it
@@ -138,10 +140,11 @@ def import_outcomes(
 
     Raises:
         SourceError: The file cannot be read, or lacks a column.
-        OutageError: The database is away; the rows before were written.
+        OutageError: The database is unreachable; the rows before were written.
     """
-    done = Imported()
+    done = ImportResult()
     try:
+        # Excel writes a byte order mark, which would become part of the first name
         with path.open(encoding="utf-8-sig", newline="") as file:
             allow_long_cells()
             rows = csv.DictReader(file, strict=True)
@@ -168,7 +171,7 @@ def import_outcomes(
 
 
 def _outcomes(
-    rows: csv.DictReader[str], client: str, done: Imported
+    rows: csv.DictReader[str], client: str, done: ImportResult
 ) -> Iterator[tuple[int, Outcome]]:
     """Give the readable rows with their lines; the others are noted."""
     now = clock.seconds()
@@ -187,6 +190,7 @@ def _outcomes(
 def _time(text: str | None, now: float) -> float:
     if text is None or not text.strip():
         return now
+    # 20261124 is a date for people and August 1970 for a computer
     if _COMPACT_DATE.fullmatch(text.strip()):
         raise ConfigError(
             "time can be a date or seconds since the epoch",
@@ -197,7 +201,7 @@ def _time(text: str | None, now: float) -> float:
     return parse_moment(text) if seconds is None else seconds
 
 
-def _note(done: Imported, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
+def _note(done: ImportResult, line: int, outcome: Outcome, answer: OutcomeAnswer) -> None:
     done.counts[answer.status] += 1
     if answer.status == "conflict":
         reason = f"another value is known: {answer.known:g}, got {outcome.actual:g}"

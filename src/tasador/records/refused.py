@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasador.core import clock
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 from tasador.settings.records import RecordSettings
 
 SPAN_S = 15.0
 #: Rows kept of one field and cause by one process within a span.
 _EACH = 10
-#: Counts that wait in memory while the database is away; further kinds of them are dropped.
+#: Counts that wait in memory while the database is unreachable; further kinds of them are dropped.
 _MOST_WAITING = 10_000
 #: Rows that wait in memory: what one transaction writes between those of accepted requests.
 _MOST_ROWS = 100
@@ -54,7 +54,7 @@ class RefusedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedRequest:
     """What one request, or a part of a file, had refused.
 
     Attributes:
@@ -99,7 +99,7 @@ _Key = tuple[float, str, str, str]  # start of the span, version, field, cause
 
 
 class RefusedBuffer:
-    """Takes refusals from requests and brings them into the database now and then.
+    """Takes refusals from requests and writes them to the database now and then.
 
     `add` is called by the event loop and never waits for the database. Counts that cannot be
     written stay for the next try.
@@ -117,7 +117,7 @@ class RefusedBuffer:
         self._kept: Counter[tuple[str, str]] = Counter()
         self._span = 0.0
 
-    def add(self, refusal: Refusal) -> None:
+    def add(self, refusal: RefusedRequest) -> None:
         """Take a refusal; bounded in time and memory."""
         now = clock.seconds()
         span = now - now % SPAN_S
@@ -151,10 +151,10 @@ class RefusedBuffer:
             self._counts[key] += number
 
     def flush(self, database: Database) -> None:
-        """Bring what waits into the database.
+        """Write what waits to the database.
 
         Raises:
-            StorageError: The database is away; what waits stays.
+            StorageError: The database is unreachable; what waits stays.
         """
         with self._lock:
             counts, self._counts = self._counts, Counter()
@@ -211,7 +211,7 @@ def read_refused(
         model: Only what was sent to versions of this model; None for all.
 
     Raises:
-        OutageError: The database is away.
+        OutageError: The database is unreachable.
     """
     found = database.execute(
         "SELECT version, field, cause, number, example FROM refused "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasador.core import clock
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.shared_state import Leases
 from tasador.records.store import RecordStore
 from tasador.settings.records import RecordSettings
@@ -66,8 +66,8 @@ TABLES = (
 
 
 @dataclass(frozen=True)
-class Old:
-    """How much of one kind is older than it is kept.
+class Expired:
+    """How much of one kind is past its retention.
 
     Attributes:
         what: The kind, for people.
@@ -97,20 +97,20 @@ class Retention:
         self._older_than = older_than
         self._now = clock.seconds()
 
-    def count(self) -> list[Old]:
+    def count(self) -> list[Expired]:
         """Return how much of each kind is old, the predictions first."""
         return self._each(delete=False)
 
-    def delete(self) -> list[Old]:
+    def delete(self) -> list[Expired]:
         """Delete what is old, a chunk in each transaction, and return how much it was."""
         return self._each(delete=True)
 
-    def _each(self, *, delete: bool) -> list[Old]:
+    def _each(self, *, delete: bool) -> list[Expired]:
         found = [self._predictions(delete)]
         for table in TABLES:
             before = self._before(table.setting)
             number = 0 if before is None else self._rows(table, before, delete)
-            found.append(Old(table.what, number, before))
+            found.append(Expired(table.what, number, before))
         found.append(self._alerts(delete))
         for what, setting, old in (
             ("damaged spool files", "keep_leftovers_days", self._left_over),
@@ -121,7 +121,7 @@ class Retention:
             for file in files if delete else []:
                 with suppress(FileNotFoundError):
                     file.unlink()
-            found.append(Old(what, len(files), before))
+            found.append(Expired(what, len(files), before))
         if delete:
             self._shorten_logs()
         return found
@@ -133,7 +133,7 @@ class Retention:
         days: float | None = getattr(self._settings, setting)
         return None if days is None else self._now - days * _DAY_S
 
-    def _predictions(self, delete: bool) -> Old:
+    def _predictions(self, delete: bool) -> Expired:
         before = self._before("keep_predictions_days")
         store, number = RecordStore(self._database), 0
         if before is not None and delete:
@@ -141,7 +141,7 @@ class Retention:
                 pass
         elif before is not None:
             number = store.count(0.0, before)
-        return Old("records", number, before)
+        return Expired("records", number, before)
 
     def _rows(self, table: Table, before: float, delete: bool) -> int:
         if not delete:
@@ -151,6 +151,8 @@ class Retention:
         while True:
             some = self._database.execute(
                 f"SELECT time FROM {table.name} WHERE {table.where} "  # noqa: S608
+                # deletes up to a time in place of counted rows: SQLite is built without DELETE ...
+                # LIMIT
                 f"ORDER BY time LIMIT 1 OFFSET {_CHUNK}",
                 (before,),
             )
@@ -164,7 +166,7 @@ class Retention:
             number += self._database.change(sql, (before,))
         return number
 
-    def _alerts(self, delete: bool) -> Old:
+    def _alerts(self, delete: bool) -> Expired:
         """Alerts that have long been over, with nothing to send and no silence under way."""
         before = self._before("keep_alerts_days")
         number = 0
@@ -174,12 +176,13 @@ class Retention:
             )
             for key, version, text in rows:
                 body = json.loads(text)
+                # what is still to be sent, or silenced, is not over
                 if body.get("outbox") or body.get("silent_until", 0.0) > self._now:
                     continue
                 number += 1 if not delete else self._database.change(
                     "DELETE FROM alerts WHERE key = ? AND version = ?", (key, version)
                 )  # fmt: skip
-        return Old("alerts that are over", number, before)
+        return Expired("alerts that are over", number, before)
 
     def _left_over(self, before: float) -> Iterator[Path]:
         for pattern in _LEFT_OVER:
@@ -197,6 +200,7 @@ class Retention:
                 if path.stat().st_size <= _LOG_BYTES:
                     continue
                 with path.open("r+b") as file:
+                    # shortened in place: a process that has the file open goes on writing to it
                     file.seek(-_LOG_KEPT, os.SEEK_END)
                     end = file.read().partition(b"\n")[2]
                     file.seek(0)
@@ -215,7 +219,7 @@ def prune_in_turn(database: Database, settings: RecordSettings) -> None:
     """Prune by the settings, unless a process did within the last hour.
 
     Raises:
-        StorageError: The database is away.
+        StorageError: The database is unreachable.
     """
     me = f"{socket.gethostname()}-{os.getpid()}"
     if Leases(database).acquire("prune", me, EVERY_S) is None:

@@ -1,4 +1,4 @@
-"""State that several processes share: values with compare-and-set, and leases with tokens."""
+"""State that several processes share: compare-and-set values, leases with tokens, target bounds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 #: Key of the routes by which the watcher's notices reach somebody: a list of names.
 ALERT_ROUTES = "alerts/routes"
@@ -20,7 +21,7 @@ class Entry:
     Attributes:
         key: Its name.
         value: JSON's own types.
-        version: Grows by one with each change; 0 stands for a key that does not exist.
+        version: Grows by one with each change; 0 for a key that does not exist.
         time: When it was changed, seconds since the epoch.
     """
 
@@ -30,7 +31,7 @@ class Entry:
     time: float
 
 
-class State:
+class SharedState:
     """Values by key. A change names the version it saw, so that none is overwritten unseen."""
 
     def __init__(self, database: Database) -> None:
@@ -45,6 +46,7 @@ class State:
 
     def under(self, prefix: str) -> list[Entry]:
         """Return all values whose key starts with `prefix`, by key."""
+        # a range uses the primary key's index, which LIKE does not in every collation
         end = prefix + "\U0010ffff"
         rows = self.database.execute(
             "SELECT key, value, version, time FROM state WHERE key >= ? AND key < ? ORDER BY key",
@@ -110,6 +112,7 @@ class Leases:
         clock_sql = self.database.dialect.clock
         rows = self.database.execute(
             "INSERT INTO leases (name, holder, expires, token) "  # noqa: S608
+            # one statement: reading first would let two processes see the same expired lease
             f"VALUES (?, ?, {clock_sql} + ?, 1) ON CONFLICT (name) DO UPDATE SET "
             "holder = excluded.holder, expires = excluded.expires, token = leases.token + 1 "
             f"WHERE leases.expires <= {clock_sql} RETURNING token, expires",
@@ -240,3 +243,36 @@ class AlertStates:
             values,
         )
         return [AlertState(*[*row[:4], json.loads(row[4]), int(row[5])]) for row in rows]
+
+
+_PREFIX = "target/"
+
+
+def model_of(version: str) -> str:
+    """Return the model's name in a version, which is the name and a hash."""
+    return version.rpartition("-")[0]
+
+
+def keep_target(database: Database, model: str, bounds: TargetBounds) -> None:
+    """Keep the bounds of a model's target, unless they are kept already.
+
+    Raises:
+        OutageError: The database is unreachable.
+    """
+    state = SharedState(database)
+    while True:
+        kept = state.get(_PREFIX + model)
+        if kept.value == bounds.plain() or state.put(kept.key, bounds.plain(), kept.version):
+            return
+
+
+def kept_targets(database: Database) -> dict[str, TargetBounds]:
+    """Return the bounds of all models' targets.
+
+    Raises:
+        OutageError: The database is unreachable.
+    """
+    return {
+        entry.key.removeprefix(_PREFIX): TargetBounds.from_plain(entry.value)
+        for entry in SharedState(database).under(_PREFIX)
+    }

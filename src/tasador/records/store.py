@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.database.dialects import Row, column_names
+from tasador.records.database import Database
+from tasador.records.dialects import Row, column_names
 from tasador.records.record import Outcome, Record
-from tasador.records.targets import kept_targets, model_of
+from tasador.records.shared_state import kept_targets, model_of
 from tasador.records.time_parsing import time_reason
 
 OutcomeStatus = Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"]
@@ -132,10 +132,10 @@ def open_store(url: str) -> RecordStore:
     """Return the store at `url`, connected, its tables up to date.
 
     Raises:
-        ConfigError: The URL cannot be meant.
+        ConfigError: The URL is invalid.
         OutageError: It cannot be reached.
     """
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
 
     return RecordStore(Database.open(url))
 
@@ -168,7 +168,7 @@ class RecordStore:
         self.database = database
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write records in one transaction; those whose id is known are passed over."""
+        """Write records in one transaction; those whose id is known are skipped."""
         self.database.insert("records", records)
 
     def add_outcomes(
@@ -181,8 +181,8 @@ class RecordStore:
     ) -> list[OutcomeAnswer]:
         """Write outcomes; one answer for each, in order. Giving them again changes nothing.
 
-        What a service has said of its model's target (`targets.keep_target`) is checked; `targets`
-        are bounds by model that are known besides.
+        The bounds that a service keeps for its model's target (`keep_target`) are checked;
+        `targets` are bounds by model that are known besides.
 
         Args:
             outcomes: The outcomes.
@@ -191,6 +191,7 @@ class RecordStore:
             replace: Predictions whose known outcome is to be corrected; the audit trail keeps it.
         """
         answers: list[OutcomeAnswer] = []
+        # what the caller knows comes last: its model may be newer than what is kept
         bounds = {**kept_targets(self.database), **(targets or {})} if outcomes else {}
         for start in range(0, len(outcomes), _MOST_IDS):
             part = outcomes[start : start + _MOST_IDS]
@@ -212,16 +213,17 @@ class RecordStore:
             for key, version, time, client in self._by_ids(sql, ids)
         }
         known = self._known(ids)
-        refused = [_refusal(one, recorded.get(one.prediction_id), own) for one in outcomes]
+        refused = [_invalid(one, recorded.get(one.prediction_id), own) for one in outcomes]
         first: dict[str, Outcome] = {}
-        for outcome, refusal in zip(outcomes, refused, strict=True):
-            if refusal is None:
+        for outcome, rejected in zip(outcomes, refused, strict=True):
+            if rejected is None:
                 first.setdefault(outcome.prediction_id, outcome)
+        # conflicts are ignored by the insert, so that two clients at once cannot fail each other
         self.database.insert("outcomes", [o for i, o in first.items() if i not in known])
         stays = self._known(list(first))  # another process may have been faster
         return [
-            refusal or self._second(outcome, known, stays, first, outcome.prediction_id in replace)
-            for outcome, refusal in zip(outcomes, refused, strict=True)
+            rejected or self._second(outcome, known, stays, first, outcome.prediction_id in replace)
+            for outcome, rejected in zip(outcomes, refused, strict=True)
         ]
 
     def _second(
@@ -232,7 +234,7 @@ class RecordStore:
         first: Mapping[str, Outcome],
         replace: bool,
     ) -> OutcomeAnswer:
-        """Say what became of an outcome that may be one; what contradicts the known is kept."""
+        """Return the result of a possible outcome; one that contradicts the known is kept apart."""
         key = outcome.prediction_id
         before = stays[key]
         if outcome.actual == before:
@@ -250,7 +252,7 @@ class RecordStore:
         return OutcomeAnswer(key, "conflict", before)
 
     def _replace(self, outcome: Outcome, before: float) -> None:
-        """Correct an outcome: what contradicted the wrong one says nothing any more."""
+        """Correct an outcome: conflicts with the wrong one are dropped."""
         key, actual, time, client = outcome
         self.database.execute(
             "UPDATE outcomes SET actual = ?, time = ?, client = ? WHERE prediction_id = ?",
@@ -297,6 +299,7 @@ class RecordStore:
             f"WHERE (r.time, r.id) > (?, ?) AND r.time < ?{where} "
             "ORDER BY r.time, r.id LIMIT ?"
         )
+        # by key and not by offset: rows that are added or pruned meanwhile shift nothing
         at: tuple[float, str] = (since, "")
         while True:
             rows = self.database.execute(sql, [*at, until, *values, batch])
@@ -350,7 +353,7 @@ class RecordStore:
     def prune(self, before: float, chunk: int = 2000) -> Iterator[int]:
         """Delete records older than `before` with their outcomes, `chunk` in each transaction.
 
-        Gives the number deleted so far after each chunk; what is not drawn is not deleted.
+        Gives the number deleted so far after each chunk; a chunk is deleted when it is asked for.
         """
         deleted = 0
         oldest = "SELECT id FROM records WHERE time < ? ORDER BY time, id LIMIT ?"
@@ -374,14 +377,14 @@ class RecordStore:
         self.database.close()
 
 
-def _refusal(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAnswer | None:
-    """Return the answer to an outcome that cannot be one; None when it can."""
+def _invalid(outcome: Outcome, found: _Recorded | None, own: bool) -> OutcomeAnswer | None:
+    """Return the answer to an invalid outcome; None when it is valid."""
     key = outcome.prediction_id
     if found is not None and own and found.client != outcome.client:
         found = None  # to another client it is as if there were none
-    said = (_ANY if found is None else found.bounds).reason(outcome.actual)
-    if said is not None:
-        return OutcomeAnswer(key, "invalid", reason=f"actual: {said}")
+    problem = (_ANY if found is None else found.bounds).reason(outcome.actual)
+    if problem is not None:
+        return OutcomeAnswer(key, "invalid", reason=f"actual: {problem}")
     late = time_reason(outcome.time, None if found is None else found.time)
     if late is not None:
         return OutcomeAnswer(key, "invalid", reason=f"time: {late}")

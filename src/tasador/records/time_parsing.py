@@ -15,6 +15,18 @@ _SKEW_S = 300.0
 _DAY_S = 86_400.0
 
 
+_ISO = "ISO 8601, e.g. 2026-11-24 or 2026-11-24T10:00:00Z, or a span before now: 7d"
+
+
+class InvalidTimeError(ConfigError):
+    """A time or a span of time that cannot be read."""
+
+    @classmethod
+    def of(cls, text: str, what: str, expected: str) -> InvalidTimeError:
+        """Return the error of a text that was to be `what`."""
+        return cls(f"{what} cannot be read", expected=expected, got=repr(text))
+
+
 def parse_span(text: str) -> float:
     """Return the seconds of a span such as ``90d``, ``12h``, ``30m``, ``2w``.
 
@@ -23,11 +35,7 @@ def parse_span(text: str) -> float:
     """
     found = _SPAN.fullmatch(text.strip().lower())
     if found is None:
-        raise ConfigError(
-            "a span of time cannot be read",
-            expected="a number and s, m, h, d or w, e.g. 90d",
-            got=repr(text),
-        )
+        raise InvalidTimeError.of(text, "a span of time", "a number and s, m, h, d or w, e.g. 90d")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -44,11 +52,7 @@ def parse_moment(text: str) -> float:
     try:
         moment = dt.datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ConfigError(
-            "a time cannot be read",
-            expected="ISO 8601, e.g. 2026-11-24 or 2026-11-24T10:00:00Z, or a span before now: 7d",
-            got=repr(text),
-        ) from None
+        raise InvalidTimeError.of(text, "a time", _ISO) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 

@@ -1,4 +1,4 @@
-"""The ASGI application: FastAPI for routing and documentation, the guard before it."""
+"""The ASGI application: FastAPI for routing and documentation, the middleware before it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tasador.serving.api.endpoints import json_endpoint
+from tasador.serving.api.health import DeepCheck, Updates, status_router
 from tasador.serving.api.openapi import PAGE, SCRIPT, Documentation, answers, body_of
 from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes
-from tasador.serving.api.predict import ValuationRoutes
-from tasador.serving.api.status import DeepCheck, Updates, status_router
-from tasador.serving.errors import Problem, fault, internal_error
-from tasador.serving.http.middleware import Access, Guard
-from tasador.serving.http.proxies import TrustedProxies
-from tasador.serving.http.request import App, Handler
+from tasador.serving.api.predict import ValuationRoutes, json_endpoint
+from tasador.serving.errors import Problem, error_detail, internal_error
+from tasador.serving.http.middleware import Authorizer, GuardMiddleware
+from tasador.serving.http.request import App, Handler, TrustedProxies
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_JSON_REFUSALS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
+_JSON_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Parts:
 
     Attributes:
         service: What all routes share.
-        access: Who may do what.
+        authorizer: Who may do what.
         version: Of tasador.
         record_outcomes: Keeps outcomes.
         deep: Looks at every dependency.
@@ -50,7 +48,7 @@ class Parts:
     """
 
     service: Service
-    access: Access
+    authorizer: Authorizer
     version: str
     record_outcomes: RecordOutcomes
     deep: DeepCheck
@@ -75,7 +73,7 @@ def build_app(parts: Parts) -> App:
         redirect_slashes=False,
         lifespan=parts.lifespan,
     )
-    _register_refusals(app)
+    _register_error_handlers(app)
     routes = ValuationRoutes(parts.service)
     outcomes = OutcomeRoutes(parts.service, parts.record_outcomes)
     routers = [
@@ -86,11 +84,11 @@ def build_app(parts: Parts) -> App:
     for router in routers:
         app.include_router(router)
     _add_documentation(app, Documentation(app, parts.service, parts.version))
-    guarded = Guard(
+    guarded = GuardMiddleware(
         app,
         {("POST", "/api/v1/predict"): routes.predict, **parts.hot},
         parts.service.limits,
-        parts.access,
+        parts.authorizer,
         parts.service.metrics,
         known=_plain_paths(routers),
         proxies=parts.proxies,
@@ -118,11 +116,11 @@ def _plain_paths(routers: Sequence[APIRouter]) -> list[str]:
 
 def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["valuation"])
-    told = "Record what rows turned out to be worth"
+    outcomes_summary = "Record what rows turned out to be worth"
     for path, handler, name, summary, more in (
         ("predict", routes.predict, "Predict", "Value rows", ()),
         ("explain", routes.explain, "Explain", "Say why rows are worth what they are", ()),
-        ("outcomes", outcomes.outcomes, "Outcomes", told, (409,)),
+        ("outcomes", outcomes.outcomes, "Outcomes", outcomes_summary, (409,)),
     ):
         router.add_api_route(
             f"/{path}",
@@ -130,15 +128,15 @@ def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRo
             methods=["POST"],
             summary=summary,
             response_class=Response,
-            responses=answers(f"{name}Answer", *_JSON_REFUSALS, *more),
+            responses=answers(f"{name}Answer", *_JSON_ERRORS, *more),
             openapi_extra=body_of(f"{name}Request"),
             name=path,
         )
     return router
 
 
-def _register_refusals(app: FastAPI) -> None:
-    """Have everything that FastAPI refuses answered in our schema."""
+def _register_error_handlers(app: FastAPI) -> None:
+    """Answer everything that FastAPI rejects in our schema."""
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> Response:
@@ -172,7 +170,7 @@ def _register_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         detail = [
-            fault(
+            error_detail(
                 list(found["loc"]),
                 kind=str(found["type"]),
                 expected=str(found["msg"]),

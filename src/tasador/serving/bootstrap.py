@@ -17,8 +17,8 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logging import redact
 from tasador.records.audit_log import StoredVerdict, Verdicts
-from tasador.records.database.connection import Database
-from tasador.records.database.errors import OutageError
+from tasador.records.database import Database
+from tasador.records.errors import OutageError
 from tasador.records.record import Outcome
 from tasador.records.shared_state import (
     ALERT_ROUTES,
@@ -26,38 +26,37 @@ from tasador.records.shared_state import (
     AlertState,
     AlertStates,
     Leases,
-    State,
+    SharedState,
 )
 from tasador.records.store import OutcomeAnswer, RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.api.health import (
+    Check,
+    DegradedError,
+    HealthChecks,
+    Updates,
+    disk_check,
+    refresher_check,
+    source_check,
+)
 from tasador.serving.api.mlflow_scoring import mlflow_router
 from tasador.serving.api.models import card_router
 from tasador.serving.api.monitoring import monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
 from tasador.serving.api.schemas import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
-from tasador.serving.api.status import Updates
 from tasador.serving.app import Parts, build_app
-from tasador.serving.batching.batcher import Appraiser
+from tasador.serving.batching.batcher import Batcher
 from tasador.serving.batching.cache import RedisCache, make_cache
+from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.errors import Problem
-from tasador.serving.experiments.canary import Canary, challenger_loader
-from tasador.serving.health import (
-    Check,
-    DegradedError,
-    Health,
-    disk_check,
-    refresher_check,
-    source_check,
-)
-from tasador.serving.http.auth import KeyAccess
-from tasador.serving.http.proxies import TrustedProxies
-from tasador.serving.http.request import App
+from tasador.serving.http.auth import KeyAuthorizer
+from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
 from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
@@ -71,12 +70,12 @@ class LazyDatabase:
 
     Args:
         settings: Where the records are.
-        off: What is said when records are switched off.
-        away: What a client should do when the database is away.
+        off: Error message when records are switched off.
+        remedy: What a client should do when the database is unreachable.
     """
 
-    def __init__(self, settings: RecordSettings, off: str, away: str | None = None) -> None:
-        self._settings, self._off, self._away = settings, off, away
+    def __init__(self, settings: RecordSettings, off: str, remedy: str | None = None) -> None:
+        self._settings, self._off, self._remedy = settings, off, remedy
         self._lock = threading.Lock()
         self._database: Database | None = None
 
@@ -84,20 +83,16 @@ class LazyDatabase:
         """Return what `work` returns.
 
         Raises:
-            Problem: 503, records are switched off or the database is away.
+            Problem: 503, records are switched off or the database is unreachable.
         """
         if self._settings.mode == "off":
-            raise Problem(
-                503,
-                "records_off",
-                self._off,
-                remedy="set TASADOR_RECORDS__MODE to durable or async",
-            )
+            remedy = "set TASADOR_RECORDS__MODE to durable or async"
+            raise Problem(503, "records_off", self._off, remedy=remedy)
         try:
             return work(self.opened())
         except OutageError as error:
             raise Problem(
-                503, "database_away", error.message, remedy=self._away, retry_after=5
+                503, "database_away", error.message, remedy=self._remedy, retry_after=5
             ) from None
 
     def opened(self) -> Database:
@@ -116,10 +111,10 @@ class LazyDatabase:
                 self._database.close()
 
 
-class Watched:
+class MonitoringReader:
     """Reads through a connection of its own.
 
-    Every method raises `Problem`: 503, records are switched off or the database is away.
+    Every method raises `Problem`: 503, records are switched off or the database is unreachable.
 
     Args:
         settings: Where the records are.
@@ -143,8 +138,8 @@ class Watched:
         return self._database.ask(lambda database: Leases(database).left(WATCHER))
 
     def reach(self) -> list[str] | None:
-        """Return whom notices of alerts reach; None when no watcher has said so."""
-        found = self._database.ask(lambda database: State(database).get(ALERT_ROUTES))
+        """Return whom notifications reach; None when no watcher has stored it."""
+        found = self._database.ask(lambda database: SharedState(database).get(ALERT_ROUTES))
         return found.value if isinstance(found.value, list) else None
 
     def close(self) -> None:
@@ -165,35 +160,35 @@ class Assembly:
     """One worker's service.
 
     Args:
-        settings: What it is told.
+        settings: The service's configuration.
 
     Raises:
-        ConfigError: A setting cannot be meant. Nothing is contacted yet.
+        ConfigError: A setting is invalid. Nothing is contacted yet.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.holder = ModelHolder()
+        self.slot = ModelSlot()
         self.cascade = Cascade.of(settings.source)
         self.refresher = Refresher(
-            self.cascade, self.holder, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
+            self.cascade, self.slot, RefreshEvents(on_swap=lambda now, _: self._swapped(now))
         )
         self.writer = RecordWriter(settings.records)
         self._outcomes = _Outcomes(settings)
-        self._watched = Watched(settings.records)
+        self._monitoring = MonitoringReader(settings.records)
         self.cache = make_cache(settings.cache, self.metrics.cached)
-        appraiser = Appraiser(self.writer, self.metrics, cache=self.cache)
+        batcher = Batcher(self.writer, self.metrics, cache=self.cache)
         self.service = Service(
-            self.holder,
-            appraiser,
+            self.slot,
+            batcher,
             self.metrics,
             settings.limits,
             keeps_records=self.writer.keeps,
             keep_refused=self.writer.refuse,
         )
         self.canary = self._canary()
-        self.health = Health(self.holder, self._checks(), keeps_records=self.writer.keeps)
+        self.health = HealthChecks(self.slot, self._checks(), keeps_records=self.writer.keeps)
         self.metrics.on_scrape(self._refresh_gauges)
 
     def app(self) -> App:
@@ -205,17 +200,17 @@ class Assembly:
         settings, own_version = self.settings, version("tasador")
         return Parts(
             service=self.service,
-            access=KeyAccess(settings.security, settings.limits, self.metrics.folder),
+            authorizer=KeyAuthorizer(settings.security, settings.limits, self.metrics.folder),
             version=own_version,
             routers=[
                 open_inference_router(self.service, own_version),
                 mlflow_router(self.service, own_version),
                 score_router(self.service),
                 card_router(self.service),
-                monitoring_router(self.service, self._watched),
+                monitoring_router(self.service, self._monitoring),
                 admin_router(
                     AdminActions(
-                        rollback=lambda: self.holder.rollback().version,
+                        rollback=lambda: self.slot.rollback().version,
                         reload=lambda: self.refresher.refresh(force=True),
                         state=self._state,
                     )
@@ -240,6 +235,7 @@ class Assembly:
         try:
             yield
         finally:
+            # first: probes turn away new requests while those under way are answered
             self.service.draining = True
             if self.cache is not None:
                 await self.cache.close()
@@ -250,10 +246,11 @@ class Assembly:
             self.canary.stop()
         self.metrics.stop()
         self.refresher.stop()
+        # after all that makes records, so that none is submitted to a closed writer
         if not self.writer.close(self.settings.server.drain_s):
             log.error("not every record could be flushed: %s", self.writer.status().last_error)
         self._outcomes.close()
-        self._watched.close()
+        self._monitoring.close()
 
     def _swapped(self, now: LoadedModel) -> None:
         model, bounds = now.bundle.manifest.name, TargetBounds.of(now.bundle.contract.target)
@@ -302,7 +299,7 @@ class Assembly:
         return Updates(found.refused, found.last_error)
 
     def _state(self) -> Mapping[str, Any]:
-        current, previous = self.holder.current, self.holder.previous
+        current, previous = self.slot.current, self.slot.previous
         return {
             "current": None
             if current is None
@@ -315,9 +312,10 @@ class Assembly:
 
     def _checks(self) -> Mapping[str, Check]:
         checks = {
-            _DEPENDENCIES.get(hop.name, hop.name): source_check(hop)
-            for hop in self.cascade.hops
-            if hop.name != "last_good"
+            _DEPENDENCIES.get(source.name, source.name): source_check(source)
+            for source in self.cascade.sources
+            # the copy is no dependency: the refresher's check says when it cannot be made
+            if source.name != "last_good"
         }
         if self.metrics.shared:
             checks["workers"] = self._check_workers
@@ -333,18 +331,19 @@ class Assembly:
     def _check_workers(self, _: Deadline) -> str:
         found, wanted = self.metrics.workers(), self.settings.server.workers
         detail = f"{len(found)} of {wanted} workers run, {sum(found)} have a model"
+        # a worker that is starting counts as one without a model
         if sum(found) < max(wanted, len(found)):
             raise DegradedError(detail, remedy="workers that end are started again: see the log")
         return detail
 
     def _check_watcher(self, _: Deadline) -> str:
-        found = self._watched.watcher()
+        found = self._monitoring.watcher()
         if found is None:
-            return "no watcher judges these records"
+            return "no watcher evaluates these records"
         name, left = found
         if left < 0:
-            raise DegradedError(f"the watcher {name} went silent: it is overdue by {-left:.0f} s")
-        return f"{name} judges these records"
+            raise DegradedError(f"the watcher {name} is silent: it is overdue by {-left:.0f} s")
+        return f"{name} evaluates these records"
 
     def _check_records(self, _: Deadline) -> str:
         status = self.writer.status()
@@ -357,17 +356,20 @@ class Assembly:
             )
         if status.state != "ok":
             raise DegradedError(
-                f"the database is away, records go to the spool: {detail}", got=status.last_error
+                f"the database is unreachable, records go to the spool: {detail}",
+                got=status.last_error,
             )
+        # through the connection that outcomes take, which may be down alone
         self._outcomes.ping()
         return detail
 
     def _refresh_gauges(self) -> None:
-        metrics, current = self.metrics, self.holder.current
+        metrics, current = self.metrics, self.slot.current
         metrics.gauge(
             "tasador_model_loaded", "Whether a model answers.", float(current is not None)
         )
         metrics.worker(current is not None)
+        # the labels name the model: without this the one before would be shown beside it
         metrics.forget("tasador_model_info")
         if current is not None:
             labels = {
@@ -400,7 +402,7 @@ class Assembly:
         metrics.gauge("tasador_records_spool_bytes", "Size of the spool.", status.spool_bytes)
         metrics.gauge(
             "tasador_records_spooling",
-            "Whether the database is away.",
+            "Whether the database is unreachable.",
             float(status.state != "ok"),
         )
         for name, value in (
@@ -421,7 +423,7 @@ class _Outcomes:
         self._database = LazyDatabase(
             settings.records,
             off="outcomes cannot be kept while records are switched off",
-            away="send the same outcomes again later: doing so twice is harmless",
+            remedy="send the same outcomes again later: doing so twice is harmless",
         )
 
     def add(
@@ -430,7 +432,7 @@ class _Outcomes:
         """Write outcomes and return the result of each.
 
         Raises:
-            Problem: 503, records are switched off or the database is away.
+            Problem: 503, records are switched off or the database is unreachable.
         """
         return self._database.ask(
             lambda database: RecordStore(database).add_outcomes(
@@ -459,6 +461,7 @@ def _proxies(settings: ServeSettings) -> TrustedProxies | None:
 def _settle_memory() -> None:
     """Take what has been loaded out of garbage collection."""
     gc.collect()
+    # the bundle stays for hours: no later collection has to walk it
     gc.freeze()
     gc.set_threshold(*_GC)
 

@@ -12,6 +12,7 @@ clients of the reference API go on working.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,9 @@ from typing import Any
 import orjson
 
 from tasador.contract.row_check import Fault
-from tasador.core.errors import ServingError, StorageError
+from tasador.core.errors import ServingError, StorageError, TasadorError
 from tasador.core.logging import redact, redact_all
-from tasador.records.database.errors import BusyError
+from tasador.records.errors import BusyError
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.
 MOST_DETAILS = 100
@@ -58,7 +59,7 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         error: A stable word for programs, e.g. ``"invalid_rows"``.
         message: What happened, for people.
         detail: Faults by place; see the module.
-        retry_after: Seconds after which another try may go better; None says nothing.
+        retry_after: Seconds after which another try may go better; None gives no hint.
         asked: How many rows the request holds, when they could be read.
         bad_rows: Which of them do not meet the contract.
     """
@@ -89,16 +90,67 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         """Return the answer's body."""
         plain: dict[str, Any] = {
             "error": self.error,
+            # messages quote what was sent and what drivers say: either may hold a password
             "message": redact(str(self)),
             "request_id": request_id,
             "detail": redact_all(self.detail[:MOST_DETAILS]),
         }
         if len(self.detail) > MOST_DETAILS:
+            # never cut in silence: a client may otherwise correct a hundred rows and be refused
+            # again
             plain["message"] += f" ({len(self.detail)} faults, the first {MOST_DETAILS} are listed)"
         return orjson.dumps(plain, default=str)
 
+    def summary(self) -> str:
+        """Return the error in one line for the log: fields and causes, no values."""
+        causes: Counter[tuple[str, str]] = Counter()
+        for row in self.bad_rows:
+            causes.update({(name, cause) for name, cause, _ in row.faults})
+        causes_text = [
+            f"{name} {cause.replace('_', ' ')}" for (name, cause), _ in causes.most_common(5)
+        ]
+        return f"{self.error}: {', '.join(causes_text)}" if causes_text else self.error
 
-def fault(
+    @classmethod
+    def of(
+        cls, status: int, word: str, error: TasadorError, *, retry_after: int | None = None
+    ) -> Problem:
+        """Return the answer that carries the parts of another error."""
+        return cls(
+            status, word, error.message,
+            expected=error.expected, got=error.got, remedy=error.remedy, retry_after=retry_after,
+        )  # fmt: skip
+
+
+class InvalidRequest(Problem):
+    """One place of a request is invalid: 422, with that place in ``detail``.
+
+    Args:
+        loc: The place, see the module.
+        message: What cannot be done with the request.
+        expected: What would have been right there.
+        got: What came instead.
+        remedy: What the client can do about it.
+        error: A stable word for programs.
+        kind: The same of the entry in ``detail``; `error` when None.
+    """
+
+    def __init__(
+        self,
+        loc: Sequence[str | int],
+        message: str,
+        expected: str,
+        got: str,
+        remedy: str,
+        *,
+        error: str = "invalid_request",
+        kind: str | None = None,
+    ) -> None:
+        entry = error_detail(loc, kind=kind or error, expected=expected, got=got, remedy=remedy)
+        super().__init__(422, error, message, expected=expected, got=got, detail=[entry])
+
+
+def error_detail(
     loc: Sequence[str | int],
     *,
     kind: str,
@@ -152,6 +204,7 @@ def timed_out(seconds: float) -> Problem:
 
 def not_recorded(error: StorageError) -> Problem:
     """Return the answer when a valuation cannot be recorded, and is therefore not given."""
+    # the queue is full for a moment, which is load and not an outage
     if isinstance(error, BusyError):
         return overloaded()
     return Problem(
@@ -185,7 +238,7 @@ def too_large(limit: int) -> Problem:
 
 
 def wrong_media_type(got: str, *expected: str) -> Problem:
-    """Return the answer to a body of another kind than the route reads."""
+    """Return the answer to a body whose type the route does not read."""
     return Problem(
         415,
         "unsupported_media_type",
@@ -196,5 +249,5 @@ def wrong_media_type(got: str, *expected: str) -> Problem:
     )
 
 
-class ClientGone(Exception):  # noqa: N818 - nobody is left to call it an error
+class ClientGone(Exception):  # noqa: N818 - a client that has gone is not an error
     """The client closed the connection before its request was whole."""

@@ -112,6 +112,7 @@ class Metrics:
         key = (path, method, status)
         counted = self._counted.get(key)
         if counted is None:
+            # looking labels up takes prometheus_client longer than counting: kept by key
             counted = self._counted[key] = (
                 self._requests.labels(path, method, str(status)).inc,
                 self._latency.labels(path).observe,
@@ -178,6 +179,7 @@ class Metrics:
                 name, description, tuple(labels), registry=self.registry
             )
         key = (name, tuple(labels.values()))
+        # counters cannot be set, and several workers add to the same one
         change = value - self._last.get(key, 0.0)
         self._last[key] = value
         found = self._counters[name]

@@ -1,25 +1,27 @@
-"""`Service`: what all routes share."""
+"""`Service`: what all routes share; the rows that it refuses, counted, recorded and logged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tasador.records.refused import Refusal
+import orjson
+
+from tasador.records.refused import RefusedRequest
 from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.serving.batching.batcher import Answer, Appraiser
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.batcher import Answer, Batcher
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import Rows
-from tasador.serving.errors import Problem, not_ready
-from tasador.serving.http.refused_requests import RefusedRows
+from tasador.serving.errors import BadRow, Problem, not_ready
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.settings.serving import LimitSettings
 
 
-class Loaded(Protocol):
-    """A bundle in use; `serving.model_loading.cascade.LoadedModel` is one."""
+class LoadedBundle(Protocol):
+    """A bundle in use; `serving.model_loading.model_slot.LoadedModel` is one."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -34,22 +36,24 @@ class Loaded(Protocol):
         """When, in seconds since 1970 UTC."""
 
 
-class Holder(Protocol):
-    """Holds what answers now; `serving.model_loading.model_slot.ModelHolder` is one."""
+class Slot(Protocol):
+    """Holds what answers now; `serving.model_loading.model_slot.ModelSlot` is one."""
 
     @property
-    def current(self) -> Loaded | None:
+    def current(self) -> LoadedBundle | None:
         """What answers now."""
 
     @property
-    def previous(self) -> Loaded | None:
+    def previous(self) -> LoadedBundle | None:
         """What a rollback returns to."""
 
 
-class Values(Protocol):
-    """Values rows by one of several models; `serving.experiments.canary.Canary` is one."""
+class TrafficRouter(Protocol):
+    """Values rows by one of several models; `serving.canary.Canary` is one."""
 
-    async def value(self, exchange: Exchange, engine: Engine, rows: Rows, place: str) -> Answer:
+    async def value(
+        self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str
+    ) -> Answer:
         """Value encoded rows of one request."""
 
 
@@ -58,8 +62,8 @@ class Service:
     """What all routes share.
 
     Attributes:
-        holder: Holds the model.
-        appraiser: Values rows.
+        slot: Holds the model.
+        batcher: Values rows.
         metrics: Counts.
         limits: What a request may ask for.
         draining: Whether the service is about to stop and wants no new requests.
@@ -69,17 +73,17 @@ class Service:
         refused: Notes what was refused.
     """
 
-    holder: Holder
-    appraiser: Appraiser
+    slot: Slot
+    batcher: Batcher
     metrics: Metrics
     limits: LimitSettings
     draining: bool = False
-    canary: Values | None = None
+    canary: TrafficRouter | None = None
     keeps_records: Callable[[], bool] = lambda: True
-    keep_refused: Callable[[Refusal], None] = lambda _: None
+    keep_refused: Callable[[RefusedRequest], None] = lambda _: None
     refused: RefusedRows = field(init=False)
-    _engine: Engine | None = None
-    _loaded: Loaded | None = None
+    _predictor: Predictor | None = None
+    _loaded: LoadedBundle | None = None
 
     def __post_init__(self) -> None:
         self.refused = RefusedRows(self.metrics, self._model, self.keep_refused)
@@ -87,11 +91,11 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here; what every probe says."""
-        return self.holder.current is not None and not self.draining and self.keeps_records()
+        return self.slot.current is not None and not self.draining and self.keeps_records()
 
     def model_facts(self) -> dict[str, Any]:
         """Return which model answers, as every route about health says it."""
-        loaded = self.holder.current
+        loaded = self.slot.current
         return {
             "model_loaded": loaded is not None,
             "model_version": None if loaded is None else loaded.bundle.version,
@@ -100,12 +104,12 @@ class Service:
         }
 
     def _model(self) -> tuple[str, Collection[str]] | None:
-        loaded = self.holder.current
+        loaded = self.slot.current
         if loaded is None:
             return None
         return loaded.bundle.version, loaded.bundle.contract.feature_names
 
-    def engine(self, version: str | None = None) -> Engine:
+    def predictor(self, version: str | None = None) -> Predictor:
         """Return what values rows now.
 
         Args:
@@ -114,24 +118,25 @@ class Service:
         Raises:
             Problem: 503 while no model is loaded, 404 for another version.
         """
-        loaded = self.holder.current
-        if loaded is not self._loaded or self._engine is None:
+        loaded = self.slot.current
+        # made once a model: requests share it, and batches are told apart by its identity
+        if loaded is not self._loaded or self._predictor is None:
             if loaded is None:
                 raise not_ready()
-            self._engine, self._loaded = Engine(loaded.bundle, loaded.source), loaded
-        engine = self._engine
-        if version is not None and version not in (engine.version, "latest"):
-            raise unknown_version(version, engine.version)
-        return engine
+            self._predictor, self._loaded = Predictor(loaded.bundle, loaded.source), loaded
+        predictor = self._predictor
+        if version is not None and version not in (predictor.version, "latest"):
+            raise unknown_version(version, predictor.version)
+        return predictor
 
     async def value(
-        self, exchange: Exchange, engine: Engine, rows: Rows, place: str = "instances"
+        self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str = "instances"
     ) -> Answer:
-        """Value encoded rows of one request; the answer names the engine that did."""
+        """Value encoded rows of one request; the answer names the predictor that did."""
         if self.canary is not None:
-            return await self.canary.value(exchange, engine, rows, place)
-        return await self.appraiser.value(
-            engine, rows, client=exchange.client, started=exchange.started, place=place
+            return await self.canary.value(exchange, predictor, rows, place)
+        return await self.batcher.value(
+            predictor, rows, client=exchange.client, started=exchange.started, place=place
         )
 
 
@@ -145,3 +150,91 @@ def unknown_version(version: str, current: str) -> Problem:
         got=version[:100],
         remedy="leave the version out, or ask /api/v1/model/info",
     )
+
+
+#: A request whose rows could not even be read counts as one row.
+REQUEST = "(request)"
+#: Statuses that say that what was sent is wrong; others are about who sends, or about the service.
+_WRONG = frozenset({400, 413, 415, 422})
+_ROUTES = frozenset({"/api/v1/predict", "/api/v1/explain", "/api/v1/score", "/invocations"})
+#: Rows of one request whose values are looked at for keeping.
+_MOST_ROWS = 20
+_LONGEST = 16 * 1024
+
+
+@dataclass
+class RefusedRows:
+    """Notes refused rows.
+
+    Args:
+        metrics: Counts them.
+        model: Gives the version that answers now and the fields of its contract; None without one.
+        keep: Records them; never blocks.
+    """
+
+    metrics: Metrics
+    model: Callable[[], tuple[str, Collection[str]] | None]
+    keep: Callable[[RefusedRequest], None] = lambda _: None
+
+    def request(self, exchange: Exchange, problem: Problem) -> None:
+        """Note a request that is refused, if rows were to be valued and they are what is wrong."""
+        path = exchange.path
+        infers = path.startswith("/v2/models/") and path.endswith("/infer")
+        # a wrong key or a full queue says nothing about the data that is sent
+        if problem.status not in _WRONG or not (infers or path in _ROUTES):
+            return
+        bad = problem.bad_rows or [BadRow(None, _faults_of(problem))]
+        route = "/v2/models/{name}/infer" if infers else path
+        self._note(route, exchange.client, bad, max(0, problem.asked - len(bad)))
+
+    def rows(self, exchange: Exchange, bad: Sequence[BadRow]) -> None:
+        """Note rows of a file whose other rows are valued."""
+        if bad:
+            self._note(exchange.path, exchange.client, bad, 0)
+
+    def _note(self, route: str, client: str, bad: Sequence[BadRow], withheld: int) -> None:
+        version, fields = self.model() or ("", ())
+        # counters get no names that clients invent: their number would grow without end
+        known = {*fields, REQUEST, "(row)"}
+        causes: Counter[tuple[str, str]] = Counter()
+        examples: dict[tuple[str, str], str] = {}
+        kept: list[tuple[tuple[tuple[str, str, str], ...], bytes]] = []
+        for row in bad:
+            faults = row.faults or [("(row)", "unreadable", "")]
+            found = tuple((f if f in known else "(other)", cause, got) for f, cause, got in faults)
+            causes.update({(name, cause) for name, cause, _ in found})
+            examples |= {(name, cause): got for name, cause, got in found}
+            # a few show what is wrong; a batch of thousands must not be written row by row
+            if len(kept) < _MOST_ROWS:
+                kept.append((found, _as_json(row.values, fields)))
+        self.metrics.refused("refused", len(bad))
+        self.metrics.refused("withheld", withheld)
+        for (name, cause), number in causes.items():
+            self.metrics.refused_value(name, cause, number)
+        self.keep(
+            RefusedRequest(version, route, client, len(bad), withheld, causes, examples, kept)
+        )
+
+
+def _faults_of(problem: Problem) -> list[tuple[str, str, str]]:
+    """Return what is wrong with a request as a whole: missing columns by name, else its error."""
+    missing = [
+        (str(one["loc"][-1]), "missing", str(one["got"]))
+        for one in problem.detail
+        if one.get("type") == "missing" and one["loc"][0] == "header"
+    ]
+    got = problem.got or (str(problem.detail[0].get("got", "")) if problem.detail else "")
+    return missing or [(REQUEST, problem.error, got[:80])]
+
+
+def _as_json(values: Any, fields: Collection[str]) -> bytes:
+    """Return a row as it is recorded; of a long one the contract's fields, cut."""
+    try:
+        text = orjson.dumps(values)
+        if len(text) <= _LONGEST:
+            return text
+    except TypeError:  # nested too deeply, half a character
+        pass
+    if not isinstance(values, dict):
+        return b"null"
+    return orjson.dumps({name: repr(values[name])[:80] for name in fields if name in values})

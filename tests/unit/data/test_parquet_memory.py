@@ -22,7 +22,7 @@ from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.parquet_table import ParquetTable, unpacked_bytes
 from tasador.data.readers import read_table
-from tasador.monitoring.inputs.table_reader import PlainTable
+from tasador.monitoring.inputs.table_reader import TableFile
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ def test_every_reader_refuses_or_bounds_a_file_that_stands_for_gigabytes(
     storage.write_bytes(location, FILES[name]())
     with pytest.raises(SourceError, match="takes too much memory once it is unpacked"):
         read_table(location)
-    table = PlainTable.open(location)
+    table = TableFile.open(location)
     sizes = [unpacked_bytes(pa.RecordBatch.from_pydict(batch)) for batch in table.batches(["kind"])]
     assert max(sizes) <= 9 << 20
     with pytest.raises(SourceError, match="takes too much memory once it is unpacked"):

@@ -36,7 +36,7 @@ from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.registry.mlflow.pyfunc import BundleModel
 from tasador.scoring.predict import predict_rows, to_csv, to_lines
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.errors import Problem
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.onnx_export import to_onnx
@@ -164,7 +164,7 @@ def by_file(bundle: ModelBundle, row: dict[str, Any], folder: Path) -> Any:
 
 
 def by_service(bundle: ModelBundle, row: dict[str, Any], _: Path) -> Any:
-    engine = Engine(bundle, "test")
+    engine = Predictor(bundle, "test")
     rows = engine.encode([row])
     X = np.array(rows.codes)
     if not engine.check.accepts(X).all():
@@ -279,7 +279,7 @@ def test_without_coordinates_the_warning_speaks_of_the_usual_distance(written_bu
     assert note.endswith("the interval does not hold there")
 
 
-def test_dates_are_told_as_dates(bundle: ModelBundle) -> None:
+def test_dates_are_shown_as_dates(bundle: ModelBundle) -> None:
     (note,) = bundle.value({**GOOD, "sold": "2030-05-01T10:30:00"}).warnings
     assert note.startswith("sold 2030-05-01T10:30:00Z lies outside the training range [2024-01-0")
     assert from_dict(CONTRACT.to_dict()) == CONTRACT

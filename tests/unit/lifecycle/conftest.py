@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.registry_fakes import MemoryVersions
 from tasador.lifecycle.promotion_log import Ledger
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

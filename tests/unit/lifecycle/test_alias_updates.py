@@ -13,7 +13,7 @@ from tasador.lifecycle import promotion_log as ledgers
 from tasador.lifecycle.actions import promotion, rejection, rollback
 from tasador.lifecycle.alias_updates import carry_out
 from tasador.lifecycle.promotion_log import Ledger
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.registry.stores.versions import find_version
 
 

@@ -33,7 +33,7 @@ from tasador.records.audit_log import Verdicts
 from tasador.records.record import Outcome, Record
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.serving.experiments.experiment import ExperimentBook, Rules
+from tasador.serving.experiment import Criteria, ExperimentBook
 from tasador.settings.run import (
     FeatureSettings,
     GateSettings,
@@ -409,7 +409,7 @@ def test_a_watched_model_is_retrained_canaried_and_promoted_step_by_step(workspa
         running, seen = book.read()
         assert running is not None
         with pytest.raises(ConfigError, match="a canary of version 2 is running"):
-            canary.start(lifecycle, Rules())
+            canary.start(lifecycle, Criteria())
         assert book.write(dataclasses.replace(running, status="passed"), seen, "canary")
         said = tend(place, plain)
         assert "promote of version 2" in said[0]
@@ -418,7 +418,7 @@ def test_a_watched_model_is_retrained_canaried_and_promoted_step_by_step(workspa
         assert champion is not None
         assert champion.number == "2"
         with pytest.raises(ConfigError, match="has no challenger"):
-            canary.start(lifecycle, Rules())
+            canary.start(lifecycle, Criteria())
         with pytest.raises(ConfigError, match="no canary is running"):
             canary.stop(lifecycle, "")
     bad = dataclasses.replace(place, model="flats")
@@ -429,10 +429,10 @@ def test_a_challenger_that_was_rolled_back_is_rejected_and_stages_are_checked(wo
     with opened(Place(workspace, actor="ana")) as lifecycle:
         for stages in ((), (0.5, 0.1), (0.0,), (0.0, 2.0)):
             with pytest.raises(ConfigError, match="these stages cannot be meant"):
-                canary.start(lifecycle, Rules(stages=stages))
+                canary.start(lifecycle, Criteria(stages=stages))
         lifecycle.versions.point("challenger", "1")
         with pytest.raises(ConfigError, match="are the same bundle"):
-            canary.start(lifecycle, Rules())
+            canary.start(lifecycle, Criteria())
         assert canary.status(lifecycle) is None
         assert canary.settle(lifecycle) is None
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError
-from tasador.monitoring.alerting.alerts import AlertBook, AlertRule
+from tasador.monitoring.alerts import AlertBook, AlertRule
 from tasador.monitoring.verdict import Finding, Verdict
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
 RULE = AlertRule("drift", ("drift",), after=2, clear_after=2, repeat_s=100.0)
 
@@ -48,7 +48,7 @@ def states(book: AlertBook) -> list[str]:
     return [state.state for state in book.all()]
 
 
-def test_one_bad_window_tells_nobody(book) -> None:
+def test_one_bad_window_sends_nothing(book) -> None:
     book.observe("m", verdict("alert"))
     assert (states(book), events(book)) == (["pending"], [])
     book.observe("m", verdict("ok"))
@@ -129,7 +129,7 @@ def test_a_silent_alert_changes_its_state_and_sends_nothing_until_the_silence_en
     assert book.silence("nothing", 60, "ana", "") == []
 
 
-def test_every_change_that_was_told_is_in_the_audit_trail(book, database) -> None:
+def test_every_change_that_was_sent_is_in_the_audit_trail(book, database) -> None:
     for level in ("alert", "alert", "ok", "ok"):
         book.observe("m", verdict(level))
     book.silence("*", 60, "ana", "maintenance")
@@ -152,7 +152,7 @@ def test_notices_wait_in_the_database_until_they_are_sent(book, database) -> Non
     assert list(again.outbox()) == []
 
 
-def test_a_rule_may_fire_when_it_cannot_be_told(database, now) -> None:
+def test_a_rule_may_fire_when_it_cannot_be_decided(database, now) -> None:
     rule = AlertRule("blind", ("input",), level="cannot_tell", after=1)
     book = AlertBook(database, (rule,))
     book.observe("m", verdict("cannot_tell", "window", "input"))
@@ -173,10 +173,10 @@ def test_the_worst_finding_about_a_subject_counts(book) -> None:
     assert states(book) == ["firing"]
 
 
-def test_rules_that_cannot_be_meant_are_refused(database) -> None:
+def test_rules_that_are_invalid_are_refused(database) -> None:
     with pytest.raises(ConfigError, match="after >= 1"):
         AlertRule("x", after=0)
-    with pytest.raises(ConfigError, match="cannot be meant"):
+    with pytest.raises(ConfigError, match="is invalid"):
         AlertRule("x", level="ok")
     with pytest.raises(ConfigError, match="same name"):
         AlertBook(database, (RULE, RULE))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasador.monitoring.summaries.column_summary import Grid, Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 SHARE = 1 / 1000
 values = arrays(
@@ -19,8 +19,10 @@ values = arrays(
 @given(values, values, values)
 def test_parts_counted_apart_add_up_to_the_whole(reference, first, second):
     grid = Grid.of_numbers(reference)
-    whole = Summary.of(np.concatenate((first, second)), grid)
-    parts = Summary.of(first, grid) + Summary.of(second, grid) + Summary.empty(grid)
+    whole = ColumnSummary.of(np.concatenate((first, second)), grid)
+    parts = (
+        ColumnSummary.of(first, grid) + ColumnSummary.of(second, grid) + ColumnSummary.empty(grid)
+    )
     assert (whole.counts == parts.counts).all()
     assert (whole.n, whole.missing, whole.minus, whole.plus) == (
         parts.n, parts.missing, parts.minus, parts.plus
@@ -34,7 +36,7 @@ def test_parts_counted_apart_add_up_to_the_whole(reference, first, second):
 def test_every_row_is_counted_once_and_bins_hold_what_their_edges_say(rows):
     reference = np.random.default_rng(0).normal(size=500) * 1000
     grid = Grid.of_numbers(reference)
-    summary = Summary.of(rows, grid)
+    summary = ColumnSummary.of(rows, grid)
     bins = summary.bins(grid)
     assert bins.sum() == summary.n == len(rows)
     edges = np.concatenate(([-np.inf], grid.edges[grid.starts[1:] - 1], [np.inf]))
@@ -48,7 +50,7 @@ def test_every_row_is_counted_once_and_bins_hold_what_their_edges_say(rows):
 def test_the_bins_of_the_reference_are_its_deciles():
     reference = np.random.default_rng(1).lognormal(size=16_512)
     grid = Grid.of_numbers(reference)
-    bins = Summary.of(reference, grid).bins(grid)
+    bins = ColumnSummary.of(reference, grid).bins(grid)
     assert len(bins) == 11
     assert bins[-1] == 0
     assert np.ptp(bins[:-1]) <= 1
@@ -58,18 +60,23 @@ def test_the_bins_of_the_reference_are_its_deciles():
 
 def test_what_lies_below_a_column_that_stands_at_its_minimum_has_a_bin_of_its_own():
     grid = Grid.of_numbers(np.full(300, 7.0))
-    assert Summary.of(np.array([6.0, 7.0, 8.0, np.nan]), grid).bins(grid).tolist() == [1, 1, 1, 1]
+    assert ColumnSummary.of(np.array([6.0, 7.0, 8.0, np.nan]), grid).bins(grid).tolist() == [
+        1,
+        1,
+        1,
+        1,
+    ]
     zeros = np.concatenate((np.zeros(200), np.arange(1.0, 101.0)))
     grid = Grid.of_numbers(zeros)
-    assert Summary.of(zeros, grid).bins(grid)[0] == 0
-    assert Summary.of(np.full(9, -1.0), grid).bins(grid)[0] == 9
+    assert ColumnSummary.of(zeros, grid).bins(grid)[0] == 0
+    assert ColumnSummary.of(np.full(9, -1.0), grid).bins(grid)[0] == 9
 
 
 def test_mean_spread_and_quantiles_are_those_of_the_rows():
     random = np.random.default_rng(2)
     reference, rows = random.normal(5e8, 3.0, 20_000), random.normal(5e8 + 1, 2.0, 5_000)
     grid = Grid.of_numbers(reference)
-    summary = Summary.of(np.append(rows, [np.nan, np.inf]), grid)
+    summary = ColumnSummary.of(np.append(rows, [np.nan, np.inf]), grid)
     assert summary.mean(grid) == pytest.approx(rows.mean(), rel=1e-14)
     assert summary.std(grid) == pytest.approx(rows.std(), rel=1e-6)
     for q in (0.05, 0.5, 0.95):
@@ -81,17 +88,17 @@ def test_mean_spread_and_quantiles_are_those_of_the_rows():
 
 def test_codes_are_counted_one_by_one_and_unknown_ones_together():
     grid = Grid.of_categories(3)
-    summary = Summary.of(np.array([0.0, 2.0, 2.0, 3.0, np.nan]), grid)
+    summary = ColumnSummary.of(np.array([0.0, 2.0, 2.0, 3.0, np.nan]), grid)
     assert summary.bins(grid).tolist() == [1, 0, 2, 1, 1]
-    again = Summary.from_state(summary.state())
+    again = ColumnSummary.from_state(summary.state())
     assert again.bins(Grid.from_state(grid.state())).tolist() == [1, 0, 2, 1, 1]
 
 
 @pytest.mark.parametrize("reference", [np.empty(0), np.full(4, np.nan), np.array([np.inf])])
 def test_a_reference_without_values_still_counts_rows(reference):
     grid = Grid.of_numbers(reference)
-    summary = Summary.of(np.array([1.0, np.nan]), grid)
+    summary = ColumnSummary.of(np.array([1.0, np.nan]), grid)
     assert summary.bins(grid).tolist() == [1, 1]
-    assert np.isnan(Summary.empty(grid).quantile(0.5, grid))
-    assert np.isnan(Summary.empty(grid).mean(grid))
-    assert np.isnan(Summary.empty(grid).std(grid))
+    assert np.isnan(ColumnSummary.empty(grid).quantile(0.5, grid))
+    assert np.isnan(ColumnSummary.empty(grid).mean(grid))
+    assert np.isnan(ColumnSummary.empty(grid).std(grid))

@@ -24,7 +24,7 @@ def rows(n, seed, *, log=True):
 
 
 @pytest.mark.parametrize("log", [True, False])
-def test_the_error_of_rows_unlike_the_training_rows_is_foretold(log):
+def test_the_error_of_rows_unlike_the_training_rows_is_estimated(log):
     inputs, actual, predicted = rows(4000, 1, log=log)
     model, graph = fit_error_model(inputs, actual, predicted, log=log, seed=3)
     inputs, actual, predicted = rows(8000, 2, log=log)

@@ -7,8 +7,8 @@ import pytest
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ConfigError, ValidationError
-from tasador.monitoring.evaluate import judge
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Finding, Verdict, overall
 from tasador.monitoring.window import Window
 
@@ -22,7 +22,7 @@ def finding(verdict, check, subject):
 
 
 def test_rows_of_the_same_kind_are_ok_and_every_check_says_so(reference, window):
-    verdict = judge(reference, window(2000))
+    verdict = evaluate(reference, window(2000))
     assert verdict.level == "ok"
     assert set(verdict.by_check.values()) == {"ok"}
     assert {"quality", "drift", "together", "performance", "label", "concept"} <= set(
@@ -38,7 +38,7 @@ def test_rows_of_the_same_kind_are_ok_and_every_check_says_so(reference, window)
 @pytest.mark.parametrize("n", [60, 200, 1000, 5000])
 def test_chance_is_no_drift_at_any_size(reference, window, n):
     for seed in range(3, 8):
-        verdict = judge(reference, window(n, seed, outcomes=False), together=False)
+        verdict = evaluate(reference, window(n, seed, outcomes=False), domain_classifier=False)
         assert not verdict.trouble
         assert verdict.level == ("cannot_tell" if n == 60 else "ok")
 
@@ -65,7 +65,7 @@ def test_chance_is_no_drift_at_any_size(reference, window, n):
     ids=range(11),
 )
 def test_what_has_changed_is_named_and_nothing_else_is(reference, changed, name, change, story):
-    verdict = judge(reference, changed(name, change))
+    verdict = evaluate(reference, changed(name, change))
     assert verdict.level == "alert"
     assert of(verdict, name).level == "alert"
     assert story in of(verdict, name).reason
@@ -76,15 +76,15 @@ def test_a_new_category_and_one_that_the_reference_never_had_are_named(reference
     def some(x, code):
         return np.where(np.arange(len(x)) % 50 == 0, code, x)
 
-    verdict = judge(reference, changed("kind", lambda x: some(x, 4.0)), together=False)
+    verdict = evaluate(reference, changed("kind", lambda x: some(x, 4.0)), domain_classifier=False)
     assert "20 rows (2.00%) of an unknown category" in finding(verdict, "quality", "kind").reason
     assert verdict.level == "alert"
-    verdict = judge(reference, changed("kind", lambda x: some(x, 3.0)), together=False)
+    verdict = evaluate(reference, changed("kind", lambda x: some(x, 3.0)), domain_classifier=False)
     assert "that the reference never had: 'castle'" in finding(verdict, "quality", "kind").reason
 
 
 def test_values_that_cannot_be_are_counted(reference, changed):
-    verdict = judge(reference, changed("area", lambda x: np.append(x[2:], [-5.0, 9e6])))
+    verdict = evaluate(reference, changed("area", lambda x: np.append(x[2:], [-5.0, 9e6])))
     numbers = finding(verdict, "quality", "area").numbers
     assert (numbers["out_of_bounds"], numbers["beyond_twice"]) == (2, 1)
     assert numbers["reference_p95"] > numbers["reference_p05"] > 0
@@ -100,7 +100,9 @@ def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its
     def far(x):
         return np.where(np.arange(len(x)) < count, 2.5 * most, x)
 
-    found = finding(judge(reference, changed("area", far), together=False), "quality", "area")
+    found = finding(
+        evaluate(reference, changed("area", far), domain_classifier=False), "quality", "area"
+    )
     assert found.numbers["beyond_twice"] == count
     assert found.level == level
     if count:
@@ -112,11 +114,14 @@ def test_any_value_beyond_twice_the_training_maximum_is_counted_and_named_by_its
 def test_a_single_far_value_of_few_rows_is_no_more_than_a_warning(reference, changed):
     most = reference.profiles[0].summary.high
     made = changed("area", lambda x: np.where(np.arange(len(x)) == 7, 3 * most, x), 40)
-    assert finding(judge(reference, made, together=False), "quality", "area").level == "warn"
+    assert (
+        finding(evaluate(reference, made, domain_classifier=False), "quality", "area").level
+        == "warn"
+    )
 
 
 def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
-    verdict = judge(
+    verdict = evaluate(
         reference, changed("rooms", lambda x: np.where(np.arange(len(x)) % 20, x, np.nan), 5000)
     )
     found = finding(verdict, "quality", "rooms")
@@ -127,28 +132,28 @@ def test_a_few_more_missing_values_are_a_matter_of_quality(reference, changed):
 def test_no_rows_too_few_rows_and_no_values_are_never_zero_drift(reference, window):
     empty = Window.of(reference.names, np.empty((0, 4)))
     for windows in (empty, []):
-        verdict = judge(reference, windows)
+        verdict = evaluate(reference, windows)
         assert verdict.level == "cannot_tell"
         assert all(c.psi is None and c.level == "cannot_tell" for c in verdict.drift)
-    verdict = judge(reference, window(20))
+    verdict = evaluate(reference, window(20))
     assert verdict.level == "cannot_tell"
     assert "too few rows: 20" in of(verdict, "area").reason
     nothing = Window.of(reference.names, np.full((500, 4), np.nan))
-    verdict = judge(reference, nothing)
+    verdict = evaluate(reference, nothing)
     assert verdict.level == "alert"
     assert all(c.level == "alert" for c in verdict.drift)
 
 
-def test_a_column_that_never_had_a_value_cannot_be_told(reference, window):
+def test_a_column_that_never_had_a_value_is_undecided(reference, window):
     from tasador.monitoring.summaries.reference import build_reference
 
     X = window(500).X.copy()
     X[:, 1] = np.nan
     blind = build_reference(reference.columns, X)
-    verdict = judge(blind, Window.of(blind.names, X))
+    verdict = evaluate(blind, Window.of(blind.names, X))
     assert of(verdict, "rooms").level == "cannot_tell"
     assert verdict.level == "ok"
-    verdict = judge(blind, Window.of(blind.names, window(500).X))
+    verdict = evaluate(blind, Window.of(blind.names, window(500).X))
     assert of(verdict, "rooms").level == "alert"
     assert "the reference has none" in of(verdict, "rooms").reason
 
@@ -157,7 +162,7 @@ def test_columns_that_no_longer_go_together_are_seen_though_none_drifts_alone(re
     made = window(3000, outcomes=False)
     X = made.X.copy()
     X[:, 1] = np.random.default_rng(0).permutation(X[:, 1])
-    verdict = judge(reference, dataclasses.replace(made, X=X))
+    verdict = evaluate(reference, dataclasses.replace(made, X=X))
     assert verdict.by_check["drift"] == "ok"
     found = finding(verdict, "together", "all columns together")
     assert found.level == "alert"
@@ -165,9 +170,9 @@ def test_columns_that_no_longer_go_together_are_seen_though_none_drifts_alone(re
     assert "rooms" in found.reason
 
 
-def test_without_lightgbm_columns_together_cannot_be_told(reference, window, monkeypatch):
+def test_without_lightgbm_columns_together_is_undecided(reference, window, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    verdict = judge(reference, window(500))
+    verdict = evaluate(reference, window(500))
     found = finding(verdict, "together", "all columns together")
     assert (found.level, verdict.level) == ("cannot_tell", "ok")
     assert "it needs LightGBM" in found.reason
@@ -181,8 +186,10 @@ def test_batches_give_the_verdict_of_the_whole(reference, window):
                  if isinstance(getattr(whole, f.name), np.ndarray)}  # fmt: skip
         return dataclasses.replace(whole, **parts)
 
-    one = judge(reference, whole, together=False)
-    many = judge(reference, (rows(i, i + 700) for i in range(0, 3000, 700)), together=False)
+    one = evaluate(reference, whole, domain_classifier=False)
+    many = evaluate(
+        reference, (rows(i, i + 700) for i in range(0, 3000, 700)), domain_classifier=False
+    )
     for a, b in zip(one.drift, many.drift, strict=True):
         assert (a.psi, a.ks, a.level) == (b.psi, b.ks, b.level)
         assert a.wasserstein == (b.wasserstein and pytest.approx(b.wasserstein, rel=1e-9))
@@ -191,7 +198,7 @@ def test_batches_give_the_verdict_of_the_whole(reference, window):
 
 def test_a_window_of_other_columns_is_refused(reference, window):
     with pytest.raises(ValueError, match="columns"):
-        judge(reference, Window.of(("a",), np.zeros((3, 1))))
+        evaluate(reference, Window.of(("a",), np.zeros((3, 1))))
     with pytest.raises(ValueError, match="actual has shape"):
         Window.of(("a",), np.zeros((3, 1)), actual=np.zeros(2))
     with pytest.raises(ValueError, match="X has shape"):
@@ -199,7 +206,7 @@ def test_a_window_of_other_columns_is_refused(reference, window):
 
 
 def test_a_verdict_survives_json(reference, window):
-    verdict = judge(reference, window(300, time=1.7e9 + 600.0 * np.arange(300)))
+    verdict = evaluate(reference, window(300, time=1.7e9 + 600.0 * np.arange(300)))
     again = Verdict.from_json(verdict.to_json())
     assert again == Verdict.from_json(again.to_json())
     assert (again.level, again.drift, again.figures) == (
@@ -226,14 +233,14 @@ def test_a_window_is_as_bad_as_its_worst_finding_and_blind_only_without_essentia
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"psi_warn": -1}, "psi_warn cannot be meant"),
-        ({"chance": 1.0}, "chance cannot be meant"),
+        ({"psi_warn": -1}, "psi_warn is invalid"),
+        ({"chance": 1.0}, "chance is invalid"),
         ({"psi_warn": 0.3}, "psi_warn and psi_alert contradict"),
     ],
 )
-def test_rules_that_cannot_be_meant_are_refused(rules, message):
+def test_rules_that_are_invalid_are_refused(rules, message):
     with pytest.raises(ConfigError, match=message):
-        Rules(**rules)
+        Thresholds(**rules)
 
 
 @pytest.mark.parametrize("bounds", [TargetBounds(1.0, 1e7), None])
@@ -243,23 +250,25 @@ def test_known_values_that_the_target_cannot_have_are_left_out_and_named(
     rows = window(1000)
     sentinel = np.arange(1000) % 20
     actual = np.where(sentinel == 0, -1.0, np.where(sentinel == 1, 0.0, rows.actual))
-    judged = judge(
-        replace(reference, target_bounds=bounds), replace(rows, actual=actual), together=False
+    judged = evaluate(
+        replace(reference, target_bounds=bounds),
+        replace(rows, actual=actual),
+        domain_classifier=False,
     )
     found = [f for f in judged.findings if (f.check, f.subject) == ("input", "outcomes")]
     assert [f.numbers["rows"] for f in found] == [100]
     kept = replace(rows, actual=np.where(sentinel < 2, np.nan, rows.actual))
-    clean = judge(reference, kept, together=False)
+    clean = evaluate(reference, kept, domain_classifier=False)
     assert judged.figures == clean.figures
 
 
 def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
     import orjson
 
-    from tasador.monitoring.verdict import in_short
+    from tasador.monitoring.verdict import shorten_verdict
 
-    text = judge(reference, changed("area", lambda x: x * 2)).to_json()
-    whole, short = orjson.loads(text), in_short(orjson.loads(text))
+    text = evaluate(reference, changed("area", lambda x: x * 2)).to_json()
+    whole, short = orjson.loads(text), shorten_verdict(orjson.loads(text))
     assert len(orjson.dumps(short)) < len(orjson.dumps(whole)) / 3
     assert (short["level"], short["rows"], short["by_check"]) == (
         whole["level"], whole["rows"], whole["by_check"],
@@ -274,7 +283,7 @@ def test_a_short_verdict_keeps_what_is_asked_of_older_ones(reference, changed):
 @pytest.mark.parametrize(
     ("moved", "psi", "level"), [(0.05, 0.02, "ok"), (0.14, 0.16, "warn"), (0.19, 0.27, "alert")]
 )
-def test_a_share_that_moves_is_judged_by_its_psi(reference, window, moved, psi, level):
+def test_a_share_that_moves_is_evaluated_by_its_psi(reference, window, moved, psi, level):
     n = 20_000
     made = window(n, outcomes=False)
     own = reference.rows[:, 3]
@@ -282,7 +291,7 @@ def test_a_share_that_moves_is_judged_by_its_psi(reference, window, moved, psi, 
     shares += [-moved, 0.0, moved]
     X = made.X.copy()
     X[:, 3] = np.repeat(np.arange(3.0), np.round(shares * n).astype(int).clip(0))[:n]
-    kind = of(judge(reference, dataclasses.replace(made, X=X), together=False), "kind")
+    kind = of(evaluate(reference, dataclasses.replace(made, X=X), domain_classifier=False), "kind")
     assert kind.psi == pytest.approx(psi, abs=0.03)
     assert kind.level == level
 
@@ -292,7 +301,9 @@ def test_what_chance_gives_a_small_window_is_no_part_of_an_alert(reference, wind
     for shift in np.linspace(0.0, 1.0, 101):
         X = made.X.copy()
         X[:, 0] = X[:, 0] * np.exp(0.5 * shift)
-        area = of(judge(reference, dataclasses.replace(made, X=X), together=False), "area")
+        area = of(
+            evaluate(reference, dataclasses.replace(made, X=X), domain_classifier=False), "area"
+        )
         if 0.2 < area.psi < 0.2 + area.psi_chance:
             assert area.level == "warn"
             return

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasador.monitoring.inputs.reference_builder import join_tables
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable
+from tasador.monitoring.inputs.table_reader import Fields, TableFile
 
 FIELDS = Fields(target="price", id="house")
 
@@ -26,7 +26,7 @@ def joined(folder, ids, late, *, prices=None):
             pl.DataFrame(columns, strict=False).write_csv(path)
         else:
             pq.write_table(pa.table(columns), path)
-        places.append(PlainTable.open(str(path)))
+        places.append(TableFile.open(str(path)))
     found = join_tables(places[:1], places[1], FIELDS)
     actual = [None if value != value else value for value in found.actual.tolist()]
     return actual, {key: n for f in found.problems for key, n in f.numbers.items()}, found.problems

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tasador.cli.dashboard import dashboard
 from tasador.contract.model import Column
-from tasador.monitoring.evaluate import judge
+from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.summaries.reference import build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
@@ -26,7 +26,7 @@ def eventful(reference, window):
     made = window(600, time=1.7e9 + 3600.0 * np.arange(600), latency_ms=np.full(600, 4.0))
     X = made.X.copy()
     X[:, 0] *= 1000
-    return judge(reference, dataclasses.replace(made, X=X))
+    return evaluate(reference, dataclasses.replace(made, X=X))
 
 
 def test_the_report_shows_trouble_first_then_time_segments_and_every_column(eventful, tmp_path):
@@ -42,7 +42,7 @@ def test_the_report_shows_trouble_first_then_time_segments_and_every_column(even
 def test_names_from_the_table_cannot_become_markup(tmp_path):
     columns = (Column("<script>alert(1)</script>", "number"),)
     X = np.random.default_rng(0).normal(size=(300, 1))
-    verdict = judge(build_reference(columns, X), Window.of([columns[0].name], X))
+    verdict = evaluate(build_reference(columns, X), Window.of([columns[0].name], X))
     page = page_of(verdict, tmp_path)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
@@ -54,14 +54,14 @@ def test_a_column_of_many_categories_shows_the_bins_that_changed_most(tmp_path):
     random = np.random.default_rng(0)
     reference = build_reference(columns, random.integers(0, 60, (3000, 1)).astype(float))
     changed = np.where(np.arange(900)[:, None] % 2, 7.0, random.integers(0, 60, (900, 1)))
-    verdict = judge(reference, Window.of(["town"], changed))
+    verdict = evaluate(reference, Window.of(["town"], changed))
     assert verdict.drift[0].level == "alert"
     assert "town 07" in verdict.drift[0].reason
     assert len(page_of(verdict, tmp_path)) < 400_000
 
 
 def test_an_empty_window_still_has_a_report_and_a_dashboard(reference, tmp_path):
-    verdict = judge(reference, [])
+    verdict = evaluate(reference, [])
     assert "It cannot be told" in page_of(verdict, tmp_path)
     assert "cannot tell" in printed(verdict)
 

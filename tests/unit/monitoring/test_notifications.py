@@ -15,8 +15,8 @@ import pytest
 from fixtures.receiver import Receiver
 from fixtures.wandb_files import runs_of
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.monitoring.alerting.alerts import AlertBook, AlertRule, Notice
-from tasador.monitoring.alerting.notifications import (
+from tasador.monitoring.alerts import AlertBook, AlertRule, Notification
+from tasador.monitoring.notifications import (
     EmailRoute,
     RouteSettings,
     SlackRoute,
@@ -28,9 +28,9 @@ from tasador.monitoring.alerting.notifications import (
     described,
 )
 from tasador.monitoring.verdict import Finding, Verdict
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 
-NOTICE = Notice(
+NOTICE = Notification(
     "n-1", "firing", "m/drift/drift:income", "m", "drift", "page", "drift", "income",
     "PSI <0.4> & rising", 10.0, 20.0, {"psi": 0.4},
 )  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_receiver_that_stumbles_is_tried_again(receiver) -> None:
 
 def test_a_receiver_that_refuses_is_not_tried_again_and_its_path_stays_secret(receiver) -> None:
     receiver.answers = [400]
-    with pytest.raises(StorageError, match="did not take a notice") as caught:
+    with pytest.raises(StorageError, match="did not take a notification") as caught:
         WebhookRoute(RouteSettings("webhook", receiver.url)).send(NOTICE)
     assert len(receiver.got) == 1
     assert "secret-path" not in str(caught.value)
@@ -131,7 +131,7 @@ class _Mail(socketserver.StreamRequestHandler):
                 say("250 ok")
 
 
-def _mailed(notice: Notice) -> str:
+def _mailed(notice: Notification) -> str:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Mail) as server:
         server.mail = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -151,7 +151,7 @@ def test_an_e_mail_says_what_happened() -> None:
     assert "PSI <0.4> & rising" in text
 
 
-def test_a_mail_server_that_is_away_is_named() -> None:
+def test_a_mail_server_that_is_unreachable_is_named() -> None:
     settings = RouteSettings(
         "email", "smtp://127.0.0.1:1", sender="a@example.org", recipients=("b@example.org",)
     )
@@ -193,7 +193,7 @@ def test_a_route_of_w_and_b_says_that_it_is_offline_unless_it_is_not(monkeypatch
     assert described("w", RouteSettings("wandb")) == "w"
 
 
-def test_what_a_route_is_shown_as_holds_no_secret() -> None:
+def test_what_a_route_is_described_as_holds_no_secret() -> None:
     settings = RouteSettings("webhook", "https://example.org/hook/path", secret="s3cret")
     assert "path" not in repr(settings)
     assert "s3cret" not in repr(settings)
@@ -208,7 +208,7 @@ def test_what_a_route_is_shown_as_holds_no_secret() -> None:
         {"kind": "email", "url": "smtp://x"},
     ],
 )
-def test_a_route_that_cannot_be_meant_is_refused(settings) -> None:
+def test_an_invalid_route_is_refused(settings) -> None:
     with pytest.raises(ConfigError, match="a route of kind"):
         RouteSettings(**settings)
 
@@ -239,7 +239,7 @@ def test_a_broken_route_keeps_its_notices_and_stops_no_other(tmp_path, receiver)
         assert list(book.outbox()) == []
 
 
-def test_a_route_that_went_away_is_told_once(tmp_path) -> None:
+def test_a_route_that_went_away_is_reported_once(tmp_path) -> None:
     with Database.open(f"sqlite:///{tmp_path / 'a.db'}") as database:
         book = fired(database, "gone")
         assert deliver(book, build_routes({})) == [

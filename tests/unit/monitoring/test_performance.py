@@ -4,8 +4,8 @@ import pytest
 from tasador.metrics.ratio_study import cod
 from tasador.metrics.regression import mape, within_10
 from tasador.monitoring.checks.performance import mape_interval, share_interval
-from tasador.monitoring.evaluate import judge
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.window import join_outcomes
 
 
@@ -17,9 +17,9 @@ def levels(verdict, check):
     return {f.subject: f.level for f in verdict.of_check(check)}
 
 
-def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(reference, window):
+def test_metrics_are_those_of_the_metrics_package_with_an_interval_around_them(reference, window):
     made = window(1500)
-    verdict = judge(reference, made, together=False)
+    verdict = evaluate(reference, made, domain_classifier=False)
     for name, metric in (("mape", mape), ("within_10", within_10), ("cod", cod)):
         got = figure(verdict, name)
         assert got.value == metric(made.actual, made.prediction)
@@ -30,13 +30,16 @@ def test_metrics_are_those_of_the_metrics_room_with_an_interval_around_them(refe
 
 
 def test_intervals_of_many_rows_are_as_narrow_as_their_number_says(reference, window):
-    few, many = (figure(judge(reference, window(n), together=False), "mape") for n in (500, 20_000))
+    few, many = (
+        figure(evaluate(reference, window(n), domain_classifier=False), "mape")
+        for n in (500, 20_000)
+    )
     ratio = (few.high - few.low) / (many.high - many.low)
     assert ratio == pytest.approx(np.sqrt(40), rel=0.35)
 
 
 def test_a_model_that_has_become_wrong_breaks_rules_and_the_concept(reference, window):
-    verdict = judge(reference, window(1000, noise=0.25), together=False)
+    verdict = evaluate(reference, window(1000, noise=0.25), domain_classifier=False)
     assert verdict.level == "alert"
     assert levels(verdict, "performance")["mape"] == "alert"
     assert levels(verdict, "performance")["coverage"] == "alert"
@@ -49,7 +52,7 @@ def test_a_model_that_has_become_wrong_breaks_rules_and_the_concept(reference, w
 def test_prices_that_have_risen_are_a_change_of_labels_and_of_concept(reference, window):
     made = window(1000)
     risen = window(1000, actual=made.actual * 1.4)
-    verdict = judge(reference, risen, together=False)
+    verdict = evaluate(reference, risen, domain_classifier=False)
     assert levels(verdict, "label")["(target)"] == "alert"
     assert levels(verdict, "concept")["(error)"] == "alert"
 
@@ -58,9 +61,9 @@ def test_a_promise_is_broken_by_its_value_and_surely_by_its_interval(reference, 
     made = window(400)
     value = mape(made.actual, made.prediction)
     for limit, level in ((value * 1.01, "ok"), (value * 0.99, "warn"), (value * 0.7, "alert")):
-        verdict = judge(reference, made, Rules(mape_max=limit), together=False)
+        verdict = evaluate(reference, made, Thresholds(mape_max=limit), domain_classifier=False)
         assert levels(verdict, "performance")["mape"] == level
-    verdict = judge(reference, made, Rules(within_10_min=99.0), together=False)
+    verdict = evaluate(reference, made, Thresholds(within_10_min=99.0), domain_classifier=False)
     assert levels(verdict, "performance")["within_10"] == "alert"
 
 
@@ -69,7 +72,7 @@ def test_coverage_may_fall_by_its_slack_and_no_further(reference, window, inside
     made = window(20_000)
     upper = np.where(np.arange(20_000) < inside * 20_000, made.actual + 1, made.actual - 1)
     changed = window(20_000, lower=np.minimum(made.actual, upper) - 1, upper=upper)
-    verdict = judge(reference, changed, Rules(coverage_slack=0.05), together=False)
+    verdict = evaluate(reference, changed, Thresholds(coverage_slack=0.05), domain_classifier=False)
     assert figure(verdict, "coverage").value == pytest.approx(100 * inside, abs=0.01)
     assert levels(verdict, "performance")["coverage"] == level
 
@@ -77,7 +80,7 @@ def test_coverage_may_fall_by_its_slack_and_no_further(reference, window, inside
 def test_a_segment_alerts_by_its_interval_and_not_by_its_value(reference, window):
     unsure = 0
     for seed in range(5):
-        verdict = judge(reference, window(300, seed, noise=0.13), together=False)
+        verdict = evaluate(reference, window(300, seed, noise=0.13), domain_classifier=False)
         for found in verdict.of_check("performance"):
             if found.subject.startswith("segment "):
                 sure = found.numbers["low"] > found.numbers["limit"]
@@ -93,7 +96,7 @@ def test_a_segment_alerts_by_its_interval_and_not_by_its_value(reference, window
 def test_errors_larger_than_expected_warn_before_they_alert(
     reference, window, noise, least, most, level
 ):
-    verdict = judge(reference, window(4000, noise=noise), together=False)
+    verdict = evaluate(reference, window(4000, noise=noise), domain_classifier=False)
     (found,) = [f for f in verdict.of_check("concept") if f.subject == "error given the row"]
     assert least < found.numbers["ratio"] < most
     assert found.level == level
@@ -103,22 +106,22 @@ def test_an_absolute_limit_that_the_model_itself_does_not_meet_gives_way_to_its_
     reference, window
 ):
     made = window(1500)
-    own = figure(judge(reference, made, together=False), "mape").reference
+    own = figure(evaluate(reference, made, domain_classifier=False), "mape").reference
     for limit, effective in ((own * 1.01, own * 1.01), (own * 0.99, own * 1.25)):
-        rules = Rules(mape_max=limit, relative_when_worse=("mape_max",))
-        verdict = judge(reference, made, rules, together=False)
+        rules = Thresholds(mape_max=limit, relative_when_worse=("mape_max",))
+        verdict = evaluate(reference, made, rules, domain_classifier=False)
         assert figure(verdict, "mape").limit == pytest.approx(effective)
         assert levels(verdict, "performance")["mape"] != "alert"
         said = next(f.reason for f in verdict.of_check("performance") if f.subject == "mape")
         assert ("does not meet" in said) == (effective != limit)
-        worse = judge(reference, window(1500, noise=0.3), rules, together=False)
+        worse = evaluate(reference, window(1500, noise=0.3), rules, domain_classifier=False)
         assert levels(worse, "performance")["mape"] == "alert"
-    own = figure(judge(reference, made, together=False), "within_10").reference
-    rules = Rules(within_10_min=own + 1, relative_when_worse=("within_10_min",))
-    assert figure(judge(reference, made, rules, together=False), "within_10").limit == (
+    own = figure(evaluate(reference, made, domain_classifier=False), "within_10").reference
+    rules = Thresholds(within_10_min=own + 1, relative_when_worse=("within_10_min",))
+    assert figure(evaluate(reference, made, rules, domain_classifier=False), "within_10").limit == (
         pytest.approx(own / 1.25)
     )
-    strict = judge(reference, made, Rules(within_10_min=own + 20), together=False)
+    strict = evaluate(reference, made, Thresholds(within_10_min=own + 20), domain_classifier=False)
     assert levels(strict, "performance")["within_10"] == "alert"
 
 
@@ -127,17 +130,21 @@ def test_without_figures_of_the_model_a_limit_that_may_give_way_is_not_applied(r
 
     unknown = dataclasses.replace(reference, actual=None, predicted=None)
     made = window(500, noise=0.5)
-    rules = Rules(mape_max=12, relative_when_worse=("mape_max",))
-    verdict = judge(unknown, made, rules, together=False)
+    rules = Thresholds(mape_max=12, relative_when_worse=("mape_max",))
+    verdict = evaluate(unknown, made, rules, domain_classifier=False)
     assert figure(verdict, "mape").limit is None
     assert (
-        levels(judge(unknown, made, Rules(mape_max=12), together=False), "performance")["mape"]
+        levels(
+            evaluate(unknown, made, Thresholds(mape_max=12), domain_classifier=False), "performance"
+        )["mape"]
         == "alert"
     )
 
 
 def test_a_segment_far_from_the_rest_is_named(reference, window):
-    verdict = judge(reference, window(3000), Rules(segment_gap=1.3), together=False)
+    verdict = evaluate(
+        reference, window(3000), Thresholds(segment_gap=1.3), domain_classifier=False
+    )
     found = verdict.of_check("performance")
     assert any("house" in f.reason and "of the whole window's" in f.reason for f in found
                if f.level == "alert")  # fmt: skip
@@ -145,14 +152,14 @@ def test_a_segment_far_from_the_rest_is_named(reference, window):
     assert verdict.segments[1].mape > 1.3 * verdict.segments[0].mape
 
 
-def test_errors_are_foretold_without_outcomes(reference, window):
+def test_errors_are_estimated_without_outcomes(reference, window):
     made = window(4000)
     houses_only = made.X[:, 3] == 1
     cut = {name: getattr(made, name)[houses_only] for name in ("prediction", "lower", "upper")}
     from tasador.monitoring.window import Window
 
     blind = Window.of(reference.names, made.X[houses_only], **cut)
-    verdict = judge(reference, blind, together=False)
+    verdict = evaluate(reference, blind, domain_classifier=False)
     usual = figure(verdict, "mape", estimated=True).reference
     truth = mape(made.actual[houses_only], made.prediction[houses_only])
     guess = figure(verdict, "mape", estimated=True).value
@@ -161,11 +168,11 @@ def test_errors_are_foretold_without_outcomes(reference, window):
     assert verdict.by_check["estimate"] == "warn"
 
 
-def test_without_a_model_of_the_error_nothing_is_foretold(reference, window):
+def test_without_a_model_of_the_error_nothing_is_estimated(reference, window):
     import dataclasses
 
     bare = dataclasses.replace(reference, error_model=None)
-    verdict = judge(bare, window(200, outcomes=False), together=False)
+    verdict = evaluate(bare, window(200, outcomes=False), domain_classifier=False)
     assert verdict.by_check["estimate"] == "cannot_tell"
     assert not verdict.figures
 

@@ -13,8 +13,8 @@ from tasador.contract.type_inference import Findings, describe_column
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.monitoring.inputs import reference_builder, table_reader
-from tasador.monitoring.inputs.table_reader import Fields, PlainTable
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.inputs.table_reader import Fields, TableFile
+from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.monitor_files import (
     Comparison,
     describe_columns,
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 
 
 def compared(folder, current="now.parquet", before="before.parquet", fields=FIELDS, **more):
-    rules = more.pop("rules", Rules())
+    rules = more.pop("rules", Thresholds())
     return monitor_files(
         Comparison(str(folder / before), str(folder / current), fields, **more), rules
     )
@@ -84,7 +84,7 @@ def test_a_table_of_the_same_kind_is_ok_whatever_the_format(folder):
     assert exit_code(verdicts[0]) == 0
 
 
-def test_what_is_not_watched_is_said(folder):
+def test_what_is_not_watched_is_reported(folder):
     _, notes = compared(folder)
     assert any("'house_id' is not watched: it identifies rows" in note for note in notes)
     assert any("'notes' is not watched: more than 200 texts" in note for note in notes)
@@ -97,13 +97,13 @@ def test_a_column_is_an_identifier_by_the_name_that_init_goes_by_too(tmp_path):
              "paid": True, "humid": True, "notes_count": True}  # fmt: skip
     frame = pl.DataFrame({**dict.fromkeys(names, random), "price": numbers * 1.5})
     frame.write_parquet(tmp_path / "t.parquet")
-    columns, _ = describe_columns(PlainTable.open(tmp_path / "t.parquet"), {"price"})
+    columns, _ = describe_columns(TableFile.open(tmp_path / "t.parquet"), {"price"})
     assert {name: name in {c.name for c in columns} for name in names} == names
     described = {name: describe_column(frame[name], Findings())[0].kind for name in names}
     assert {name: kind != "identifier" for name, kind in described.items()} == names
 
 
-def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judged(folder):
+def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_evaluated(folder):
     verdict, _ = compared(folder, "changed.parquet")
     assert (verdict.level, exit_code(verdict)) == ("alert", 10)
     assert problems(verdict)["rooms"][0] == "alert"
@@ -113,7 +113,7 @@ def test_a_lost_column_a_new_one_and_another_unit_are_named_and_the_rest_is_judg
     assert bad == {"area", "rooms"}
 
 
-def test_another_type_is_named_and_values_of_another_kind_are_counted(folder):
+def test_another_type_is_named_and_values_of_a_different_type_are_counted(folder):
     texts = frame(1000, 2).with_columns(
         pl.when(pl.int_range(1000) % 10 == 0).then(pl.lit("much")).otherwise(
             pl.col("area").cast(pl.String)).alias("area"),
@@ -140,7 +140,7 @@ def test_times_with_and_without_a_zone_in_one_column_are_named(folder):
     assert next(c for c in verdict.drift if c.name == "sold").missing == 0
 
 
-def test_outcomes_that_come_later_are_brought_to_their_rows(folder):
+def test_outcomes_that_come_later_are_joined_to_their_rows(folder):
     now = frame(1000, 2)
     late = now.select("house_id", "price")
     late = pl.concat([late, late[:5], pl.DataFrame({"house_id": [-1], "price": [1.0]})])
@@ -152,7 +152,7 @@ def test_outcomes_that_come_later_are_brought_to_their_rows(folder):
     assert "1 outcomes belong to no row of the window, such as '-1'" in reasons
     assert "5 outcomes repeat an id, 0 of them with another value" in reasons
     assert any(f.name == "mape" and not f.estimated for f in verdict.figures)
-    with pytest.raises(ValidationError, match="outcomes cannot be brought to rows"):
+    with pytest.raises(ValidationError, match="outcomes cannot be joined to rows"):
         compared(folder, "open.parquet", outcomes=str(folder / "late.csv"))
 
 
@@ -203,13 +203,13 @@ def test_tables_that_cannot_be_compared_are_refused_with_the_reason(folder, tmp_
         compared(folder, str(tmp_path / "other.parquet"))
     pl.DataFrame({"note": [f"{i} words" for i in range(300)]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValidationError, match="can be watched"):
-        describe_columns(PlainTable.open(tmp_path / "t.parquet"), set())
+        describe_columns(TableFile.open(tmp_path / "t.parquet"), set())
     with pytest.raises(ValidationError, match="no column 'county'"):
         compared(folder, segment="county")
 
 
 def test_rules_are_read_from_texts():
-    assert parse_rules(["mape_max=12", "min_rows=50", "segment_gap=none"]) == Rules(
+    assert parse_rules(["mape_max=12", "min_rows=50", "segment_gap=none"]) == Thresholds(
         mape_max=12.0, min_rows=50
     )
     with pytest.raises(ConfigError, match="there is no rule 'mape'"):
@@ -287,7 +287,8 @@ def later(n, seed, days):
 def test_a_time_that_moves_on_is_no_drift_but_the_axis(folder, tmp_path, days):
     later(1000, 2, days).write_parquet(tmp_path / "later.parquet")
     verdict, notes = monitor_files(
-        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"), FIELDS), Rules()
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"), FIELDS),
+        Thresholds(),
     )
     assert verdict.level == "ok", [f.reason for f in verdict.trouble]
     first = (dt.datetime(2026, 1, 1) + dt.timedelta(days=days)).strftime("%Y-%m-%d")
@@ -314,7 +315,7 @@ def test_a_contract_says_whether_a_date_is_the_axis_or_a_feature(folder, tmp_pat
     verdict, _ = monitor_files(
         Comparison(str(folder / "before.parquet"), str(tmp_path / "later.parquet"),
                    Fields(prediction="estimate"), contract=tmp_path / "houses.yaml"),
-        Rules(),
+        Thresholds(),
     )  # fmt: skip
     assert verdict.level == level
     assert (verdict.begins is not None) == (level == "ok")
@@ -326,7 +327,8 @@ def test_gaps_in_the_axis_are_still_found(folder, tmp_path):
     )
     gaps.write_parquet(tmp_path / "gaps.parquet")
     verdict, _ = monitor_files(
-        Comparison(str(folder / "before.parquet"), str(tmp_path / "gaps.parquet"), FIELDS), Rules()
+        Comparison(str(folder / "before.parquet"), str(tmp_path / "gaps.parquet"), FIELDS),
+        Thresholds(),
     )
     assert {f.check for f in verdict.trouble if f.subject == "sold"} == {"drift", "quality"}
 
@@ -338,7 +340,7 @@ def test_a_remote_parquet_file_is_read_column_by_column(s3, tmp_path):
     pl.DataFrame({"area": np.arange(1 << 20) % 7, **columns}).write_parquet(tmp_path / "a.parquet")
     storage.copy_from_local(tmp_path / "a.parquet", f"{bucket}/a.parquet")
     before = proxy.sent_back
-    table = PlainTable.open(f"{bucket}/a.parquet")
+    table = TableFile.open(f"{bucket}/a.parquet")
     assert table.rows == sum(len(batch["area"]) for batch in table.batches(["area"]))
     assert proxy.sent_back - before < (tmp_path / "a.parquet").stat().st_size / 2
 
@@ -408,7 +410,7 @@ def test_the_limits_that_ship_hold_without_a_word(sold, change, check, level):
         assert found[check]["level"] == level
 
 
-def test_a_model_that_does_not_meet_a_limit_is_judged_by_its_own_figures_unless_one_is_set(sold):
+def test_a_model_that_does_not_meet_a_limit_is_evaluated_by_its_own_figures_unless_one_is_set(sold):
     write, judged = sold
     write("poor", noise=0.16)
     write("now", noise=0.16)

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasador.contract.model import Column
-from tasador.monitoring.evaluate import judge
+from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.inputs.table_reader import Fields
 from tasador.monitoring.summaries.reference import build_reference
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.window import Window
 from tasador.ops.monitor_files import Comparison, monitor_files
 
@@ -93,7 +93,7 @@ def verdict_of(folder, before, now, *, csv=False):
         else:
             pq.write_table(table, folder / f"{name}.parquet")
             names.append(str(folder / f"{name}.parquet"))
-    return monitor_files(Comparison(names[0], names[1], Fields()), Rules())[0]
+    return monitor_files(Comparison(names[0], names[1], Fields()), Thresholds())[0]
 
 
 def _plain(column):
@@ -141,7 +141,7 @@ def test_recorded_numbers_that_came_as_float32_are_no_drift():
     columns = (Column("rate", "number"), Column("area", "number"))
     reference = build_reference(columns, np.column_stack([FEW, BASE]))
     asked = np.column_stack([FEW.astype(np.float32).astype(float), BASE])
-    verdict = judge(reference, Window.of(("rate", "area"), asked), together=False)
+    verdict = evaluate(reference, Window.of(("rate", "area"), asked), domain_classifier=False)
     assert verdict.level == "ok"
     assert verdict.drift[0].psi == pytest.approx(0.0, abs=1e-9)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasador.core.errors import ConfigError
 from tasador.monitoring.settings import FILE, VARIABLES, read_watch_settings, whom_alerts_reach
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 
 TEXT = """
 interval_s: 60
@@ -118,10 +118,10 @@ def test_a_variable_with_a_typing_error_is_refused_without_its_value(name) -> No
 
 
 def test_the_defaults_of_the_code_and_of_the_file_differ_in_the_absolute_limits_only() -> None:
-    shipped, plain = read_watch_settings(None, {}).limits, Rules()
+    shipped, plain = read_watch_settings(None, {}).limits, Thresholds()
     changed = {
         name
-        for name in Rules.__dataclass_fields__
+        for name in Thresholds.__dataclass_fields__
         if getattr(shipped, name) != getattr(plain, name)
     }
     assert changed == {"within_10_min", "mape_max", "relative_when_worse", "latency_p50_ms",
@@ -156,7 +156,7 @@ def test_a_file_sets_limits_alerts_and_routes_with_secrets_from_the_environment(
         ("routes: {h: {kind: webhook, url: '${NOT_SET_ANYWHERE}'}}", "NOT_SET_ANYWHERE"),
     ],
 )
-def test_what_cannot_be_meant_is_named(tmp_path, text, said) -> None:
+def test_what_is_invalid_is_named(tmp_path, text, said) -> None:
     file = tmp_path / "watch.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=said):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_ids
-from tasador.records.record import Record
+from tasador.records.database import Database
+from tasador.records.record import Record, new_ids
 
 RecordMaker = Callable[..., list[Record]]
 

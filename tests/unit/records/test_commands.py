@@ -14,7 +14,7 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.records.writer.spool import Spool
@@ -115,7 +115,7 @@ def test_an_export_that_fails_leaves_no_file(
     assert list((tmp_path / "sub").iterdir()) == []
 
 
-def test_prune_counts_first_and_deletes_when_told(url, recorded, database, tasador) -> None:
+def test_prune_counts_first_and_deletes_when_asked(url, recorded, database, tasador) -> None:
     counted = tasador("records", "prune", "--older-than", "90d", url=url)
     assert counted.stdout.startswith("4 records are older than ")
     assert "--yes deletes them" in counted.stdout
@@ -145,7 +145,7 @@ def test_stats_tell_versions_and_what_waits_in_spools(
     assert "secret" not in told.stdout + done.stdout
 
 
-def test_replay_brings_in_a_spool_that_nobody_owns(url, tmp_path, make_records, tasador) -> None:
+def test_replay_replays_a_spool_that_nobody_owns(url, tmp_path, make_records, tasador) -> None:
     spool = Spool(tmp_path / "spool", "normal", 1 << 20)
     spool.append(make_records(3))
     spool.close()
@@ -235,7 +235,7 @@ def test_the_commands_are_there_in_a_process_of_their_own(tmp_path) -> None:
     assert (done.returncode, "0 bytes wait" in done.stdout) == (0, True), done.stderr
 
 
-def test_a_server_that_is_away_is_named_without_its_password(tasador) -> None:
+def test_a_server_that_is_unreachable_is_named_without_its_password(tasador) -> None:
     url = "postgresql://me:hunter2@127.0.0.1:1/houses"
     done = tasador("records", "stats", "--database", url)
     assert done.returncode == 7

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from tasador.core import clock
+from tasador.records import database as connection
 from tasador.records.audit_log import AuditTrail, Verdicts
-from tasador.records.database import connection
-from tasador.records.database.connection import Database, Migration
-from tasador.records.database.errors import OutageError, RefusedError
-from tasador.records.shared_state import AlertState, AlertStates, Leases, State
+from tasador.records.database import Database, Migration
+from tasador.records.errors import OutageError, RejectedValuesError
+from tasador.records.shared_state import AlertState, AlertStates, Leases, SharedState
 
 
 def test_verdicts_come_back_newest_first_and_by_model(database) -> None:
@@ -66,20 +66,20 @@ def test_an_audit_entry_is_undone_with_the_transaction_it_belongs_to(database) -
     def promote() -> None:
         with database.transaction():
             AuditTrail(database).add("ana", "promote", "houses")
-            State(database).put("champion", 2, seen=0)
+            SharedState(database).put("champion", 2, seen=0)
             raise RuntimeError("changed my mind")
 
     with pytest.raises(RuntimeError, match="changed my mind"):
         promote()
     assert AuditTrail(database).read() == []
-    assert State(database).get("champion").version == 0
+    assert SharedState(database).get("champion").version == 0
     with database.transaction(), database.transaction():
-        State(database).put("champion", 3, seen=0)
-    assert State(database).get("champion").value == 3
+        SharedState(database).put("champion", 3, seen=0)
+    assert SharedState(database).get("champion").value == 3
 
 
 def test_a_value_is_changed_only_by_who_saw_its_last_version(database) -> None:
-    state = State(database)
+    state = SharedState(database)
     assert (state.get("share").value, state.get("share").version) == (None, 0)
     first = state.put("share", {"percent": 1}, seen=0)
     assert first == state.get("share")
@@ -91,7 +91,7 @@ def test_a_value_is_changed_only_by_who_saw_its_last_version(database) -> None:
 
 
 def test_values_are_listed_by_the_start_of_their_key(database) -> None:
-    state = State(database)
+    state = SharedState(database)
     for key in ("canary/a", "canary/b", "canary", "canarya", "other", "canary/%"):
         state.put(key, key, seen=0)
     assert [entry.key for entry in state.under("canary/")] == ["canary/%", "canary/a", "canary/b"]
@@ -102,7 +102,7 @@ def test_many_threads_that_count_with_compare_and_set_lose_no_count(url) -> None
 
     def count() -> None:
         with Database.open(url, timeout_s=30) as own:
-            state = State(own)
+            state = SharedState(own)
             for _ in range(10):
                 while state.put("n", ((e := state.get("n")).value or 0) + 1, e.version) is None:
                     pass
@@ -113,7 +113,7 @@ def test_many_threads_that_count_with_compare_and_set_lose_no_count(url) -> None
     for thread in threads:
         thread.join()
     with Database.open(url) as database:
-        assert State(database).get("n").value == 40
+        assert SharedState(database).get("n").value == 40
 
 
 def test_a_lease_has_one_holder_until_it_is_released_or_over(database) -> None:
@@ -182,15 +182,15 @@ def test_an_alert_is_changed_only_by_who_saw_its_last_version(database) -> None:
 
 
 def test_a_value_the_database_cannot_hold_is_refused(database) -> None:
-    with pytest.raises(RefusedError, match="does not take these values"):
+    with pytest.raises(RejectedValuesError, match="does not take these values"):
         database.execute("INSERT INTO state (key, value, version, time) VALUES ('k', NULL, 1, 1)")
 
 
 def test_opening_again_changes_no_table(url, make_records) -> None:
     with Database.open(url) as database:
-        State(database).put("k", 1, seen=0)
+        SharedState(database).put("k", 1, seen=0)
     with Database.open(url) as database:
-        assert State(database).get("k").value == 1
+        assert SharedState(database).get("k").value == 1
 
 
 def newer(reader: int) -> Migration:
@@ -203,7 +203,7 @@ def test_a_newer_schema_that_allows_it_is_used_and_another_is_refused(url, monke
         newer_release.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, newer(reader=1)))
         Database.open(url).close()
     with Database.open(url) as database:
-        State(database).put("k", 1, seen=0)
+        SharedState(database).put("k", 1, seen=0)
     with monkeypatch.context() as newest_release:
         last = Migration(connection.NEWEST + 2, connection.NEWEST + 2, ())
         newest_release.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, newer(1), last))
@@ -242,16 +242,16 @@ def test_a_line_that_breaks_within_a_transaction_is_not_replaced_in_it(
 
         def write() -> None:
             with database.transaction():
-                State(database).put("a", 1, seen=0)
+                SharedState(database).put("a", 1, seen=0)
                 postgres_server.stop()
                 postgres_server.start()
                 with pytest.raises(OutageError, match="cannot be used"):
-                    State(database).put("b", 1, seen=0)
-                State(database).put("c", 1, seen=0)
+                    SharedState(database).put("b", 1, seen=0)
+                SharedState(database).put("c", 1, seen=0)
 
         with pytest.raises(OutageError, match="within a transaction"):
             write()
-        assert State(database).under("") == []
+        assert SharedState(database).under("") == []
 
 
 def test_a_folder_that_cannot_hold_a_database_is_an_outage(tmp_path) -> None:
@@ -262,13 +262,13 @@ def test_a_folder_that_cannot_hold_a_database_is_an_outage(tmp_path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_connects_by_itself(database) -> None:
-    State(database).put("k", 1, seen=0)
+    SharedState(database).put("k", 1, seen=0)
     child = os.fork()
     if child == 0:
-        done = State(database).put("child", 2, seen=0)
+        done = SharedState(database).put("child", 2, seen=0)
         os._exit(0 if done is not None else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert State(database).get("child").value == 2
+    assert SharedState(database).get("child").value == 2
 
 
 def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make_records) -> None:
@@ -286,22 +286,22 @@ def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make
 
 
 def test_maintaining_what_needs_nothing_changes_nothing(database) -> None:
-    State(database).put("k", 1, seen=0)
+    SharedState(database).put("k", 1, seen=0)
     database.maintain()
-    assert State(database).get("k").value == 1
+    assert SharedState(database).get("k").value == 1
 
 
 def test_a_server_that_says_nothing_is_given_up_and_found_again(
     postgres_server, postgres_url
 ) -> None:
     with Database.open(postgres_url, timeout_s=0.2) as database:
-        State(database).put("k", 1, seen=0)
+        SharedState(database).put("k", 1, seen=0)
         postgres_server.hold()
         with pytest.raises(OutageError, match=r"no answer within 1\.2 s"):
-            State(database).get("k")
+            SharedState(database).get("k")
         postgres_server.release()
     with Database.open(postgres_url) as database:
-        assert State(database).get("k").value == 1
+        assert SharedState(database).get("k").value == 1
 
 
 def test_a_statement_that_takes_too_long_is_ended_by_the_server(

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.store import RecordStore
-from tasador.records.writer.maintenance import bring_in
+from tasador.records.writer.maintenance import replay_orphans
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
 LOAD = """
 import asyncio, os, sys
-from tasador.records.ids import new_ids
+from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
 from tasador.records.writer.batch_writer import RecordWriter
@@ -81,7 +81,7 @@ def acknowledged_and_found(url: str, folder: Path) -> tuple[Counter[str], Counte
     lines = (folder / "acknowledged").read_bytes().split(b"\n")
     acknowledged = Counter(line.decode() for line in lines if len(line) == 36)
     with Database.open(url) as database:
-        bring_in(folder / "spool", database)
+        replay_orphans(folder / "spool", database)
         store = RecordStore(database)
         found = Counter(i for batch in store.read(0.0, 2.0) for i in batch.id)
     assert list((folder / "spool").glob("*.spool")) == []
@@ -149,7 +149,7 @@ import resource, sys
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from tasador.core.errors import StorageError
-from tasador.records.ids import new_ids
+from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
 from tasador.records.writer.batch_writer import RecordWriter
@@ -186,14 +186,14 @@ def test_a_database_that_may_not_grow_sends_records_to_the_spool(tmp_path) -> No
     assert spooled >= 20
     assert any(line.startswith("refused") for line in told)  # at last both are full
     with Database.open(url) as database:
-        bring_in(tmp_path / "spool", database)
+        replay_orphans(tmp_path / "spool", database)
         found = RecordStore(database).get(acknowledged)
     assert set(acknowledged) == set(found)
 
 
 OPEN = """
 import sys
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 sys.stdin.readline()
 with Database.open(sys.argv[1], timeout_s=20) as database:
     print(database.execute("SELECT version FROM tasador_schema")[0][0])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.records.database.errors import RefusedError
+from tasador.records.errors import RejectedValuesError
 from tasador.records.store import open_store
 from tasador.records.writer import batch_writer
 from tasador.records.writer.batch_writer import RecordWriter, WriterStatus
@@ -125,7 +125,7 @@ def test_records_are_taken_during_an_outage_and_found_once_after_it(
     assert ids_in(writer.settings.url) == sorted(record.id for record in records)
 
 
-def test_a_database_that_is_away_at_the_start_is_found_later(
+def test_a_database_that_is_unreachable_at_the_start_is_found_later(
     settings, outage, make_records, url
 ) -> None:
     open_store(url).close()
@@ -141,7 +141,7 @@ def test_a_database_that_is_away_at_the_start_is_found_later(
     assert ids_in(url) == sorted(record.id for record in records)
 
 
-def test_what_a_writer_left_in_the_spool_is_brought_in_by_the_next(
+def test_what_a_writer_left_in_the_spool_is_replayed_by_the_next(
     settings, outage, make_records, url, tmp_path
 ) -> None:
     open_store(url).close()
@@ -302,7 +302,7 @@ def test_a_record_that_is_none_is_refused_and_the_others_are_kept(
     waiting = calm_writer.submit_from_thread(
         [good, bad._replace(prediction="cheap", features=None)]
     )
-    with pytest.raises(RefusedError):
+    with pytest.raises(RejectedValuesError):
         waiting.result(PATIENCE)
     status = calm_writer.status()
     assert (status.refused, status.written, status.state) == (1, 1, "ok")
@@ -332,7 +332,7 @@ def test_a_loop_that_was_closed_does_not_stop_the_writer(writer, make_records) -
     wait_until_safe(writer, 6)
 
 
-def test_a_spool_file_that_cannot_be_read_back_is_set_aside_and_the_rest_goes_on(
+def test_a_spool_file_that_cannot_be_read_back_is_quarantined_and_the_rest_goes_on(
     settings, outage, make_records, url, tmp_path
 ) -> None:
     open_store(url).close()
@@ -370,7 +370,7 @@ def test_a_writer_without_a_spool_folder_still_writes_to_the_database(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_is_told_that_its_writer_does_not_run(writer, make_records) -> None:
+def test_a_forked_child_gets_an_error_that_its_writer_does_not_run(writer, make_records) -> None:
     writer.submit_from_thread(make_records(1)).result(PATIENCE)
     child = os.fork()
     if child == 0:
@@ -383,7 +383,7 @@ def test_a_forked_child_is_told_that_its_writer_does_not_run(writer, make_record
     writer.submit_from_thread(make_records(1)).result(PATIENCE)
 
 
-def test_a_server_that_falls_silent_while_the_spool_is_brought_in_holds_nobody_up(
+def test_a_server_that_falls_silent_while_the_spool_is_replayed_holds_nobody_up(
     postgres_server, postgres_url, tmp_path, make_records, monkeypatch
 ) -> None:
     settings = RecordSettings(

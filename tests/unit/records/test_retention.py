@@ -132,7 +132,7 @@ def test_a_service_prunes_by_itself(database, settings, grown) -> None:
 
 
 def test_logs_that_nobody_writes_go_and_huge_ones_keep_their_end(tmp_path, make_records) -> None:
-    from tasador.records.database.connection import Database
+    from tasador.records.database import Database
 
     settings = RecordSettings(url=f"sqlite:///{tmp_path}/tasador.db")
     logs = tmp_path / "logs"

@@ -148,7 +148,7 @@ def test_what_a_closed_spool_left_is_adopted_once(spool, make_records) -> None:
     assert list(spool.folder.iterdir()) == []
 
 
-def test_a_file_stays_when_its_records_could_not_be_brought_in(spool, make_records) -> None:
+def test_a_file_stays_when_its_records_could_not_be_replayed(spool, make_records) -> None:
     records = make_records(10)
     spool.append(records)
     spool.close()
@@ -158,7 +158,7 @@ def test_a_file_stays_when_its_records_could_not_be_brought_in(spool, make_recor
     assert [record for chunk in adopt(spool.folder) for record in chunk] == records
 
 
-def test_a_torn_last_frame_is_passed_over(spool, make_records) -> None:
+def test_a_torn_last_frame_is_skipped(spool, make_records) -> None:
     records = make_records(4)
     spool.append(records[:3])
     spool.append(records[3:])
@@ -169,7 +169,7 @@ def test_a_torn_last_frame_is_passed_over(spool, make_records) -> None:
     assert list(spool.folder.iterdir()) == []
 
 
-def test_zeros_after_the_last_frame_are_passed_over(spool, make_records) -> None:
+def test_zeros_after_the_last_frame_are_skipped(spool, make_records) -> None:
     records = make_records(2)
     spool.append(records)
     spool.close()

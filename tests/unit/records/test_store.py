@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.errors import RefusedError
+from tasador.records.errors import RejectedValuesError
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore, open_store
 
@@ -75,7 +75,7 @@ def test_a_value_the_database_cannot_hold_is_refused_and_nothing_of_its_group_is
     store, make_records
 ) -> None:
     good, bad = make_records(2)
-    with pytest.raises(RefusedError, match="does not take these values"):
+    with pytest.raises(RejectedValuesError, match="does not take these values"):
         store.append([good, bad._replace(client="\ud800")])
     assert store.count(0.0, 1e12) == 0
     store.append([good])

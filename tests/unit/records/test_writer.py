@@ -8,8 +8,7 @@ import sqlite3
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.records.ids import new_ids
-from tasador.records.record import Record
+from tasador.records.record import Record, new_ids
 from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import RecordSettings
 

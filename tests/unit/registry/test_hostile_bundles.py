@@ -29,9 +29,9 @@ from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.format.arrays import write_arrays
 from tasador.registry.format.signature import TrustedKeys
-from tasador.serving.health import DegradedError, refresher_check
+from tasador.serving.api.health import DegradedError, refresher_check
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
@@ -494,9 +494,9 @@ def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
     here = tmp_path / "here"
     shutil.copytree(real_folder, here)
     source = SourceSettings(local=str(here), attempts=1, last_good=str(tmp_path / "kept"))
-    refresher = Refresher(Cascade.of(source), ModelHolder())
+    refresher = Refresher(Cascade.of(source), ModelSlot())
     assert refresher.refresh()
-    version, loads = refresher.holder.current.version, []
+    version, loads = refresher.slot.current.version, []
     monkeypatch.setattr(
         "tasador.serving.model_loading.cascade.load_bundle",
         lambda *a, **k: loads.append(a) or load_bundle(*a, **k),
@@ -507,14 +507,14 @@ def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
         craft(here)
         for _ in range(3):
             assert not refresher.refresh()
-        assert refresher.holder.current.version == version
+        assert refresher.slot.current.version == version
         assert (refresher.report().refused, len(loads)) == (number, number)
         with pytest.raises(DegradedError, match=rf"^{number} refused; .*refused before"):
             refresher_of_health(refresher)
     # a restart with nothing but the forged bundle and the copy
-    again = Refresher(Cascade.of(source), ModelHolder())
+    again = Refresher(Cascade.of(source), ModelSlot())
     assert again.refresh()
-    assert (again.holder.current.source, again.holder.current.version) == ("last_good", version)
+    assert (again.slot.current.source, again.slot.current.version) == ("last_good", version)
 
 
 def refresher_of_health(refresher: Refresher) -> str:

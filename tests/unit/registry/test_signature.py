@@ -181,11 +181,11 @@ def test_a_server_takes_only_what_a_trusted_key_signed(
     bundle_folder: Path, keys: Keys, tmp_path: Path
 ) -> None:
     settings = SourceSettings(local=str(bundle_folder), trusted_keys=(str(keys[1]),))
-    hop = next(hop for hop in Cascade.of(settings).hops if hop.name == "local")
+    source = next(source for source in Cascade.of(settings).sources if source.name == "local")
     with pytest.raises(BundleError, match="not signed"):
-        hop.load()
+        source.load()
     sign_bundle(bundle_folder, keys[0])
-    assert hop.load().source == "local"
+    assert source.load().source == "local"
 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)

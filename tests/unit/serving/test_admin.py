@@ -41,7 +41,7 @@ def served(serve, actions):
     return serve(security=SecuritySettings(keys=KEYS), routers=lambda _: [admin_router(made)])
 
 
-def test_an_administrator_rolls_back_once_and_is_told_when_there_is_nothing_left(served):
+def test_an_administrator_rolls_back_once_and_gets_409_when_there_is_nothing_left(served):
     with served.client(headers={"x-api-key": ADMIN}) as client:
         assert client.get("/api/v1/admin/state").json() == {"current": "new"}
         assert client.post("/api/v1/admin/rollback").json() == {"model_version": "old"}
@@ -122,7 +122,7 @@ def test_no_spelling_of_an_admin_path_lets_a_client_in(served, path):
         connection.close()
 
 
-def test_the_state_of_a_real_service_is_told(house_bundle, written_bundle, tmp_path):
+def test_the_state_of_a_real_service_is_returned(house_bundle, written_bundle, tmp_path):
     import asyncio
 
     from tasador.serving.bootstrap import Assembly
@@ -142,7 +142,7 @@ def test_the_state_of_a_real_service_is_told(house_bundle, written_bundle, tmp_p
         assembly = Assembly(settings)
         app = assembly.app()
         assembly.refresher.refresh()
-        assembly.holder.check(assembly.holder.current)
+        assembly.slot.check(assembly.slot.current)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://x", headers={"x-api-key": ADMIN}

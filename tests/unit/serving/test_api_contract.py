@@ -178,7 +178,7 @@ def test_outcomes_are_taken_by_the_id_of_their_valuation(client, running, house)
     ]
 
 
-def test_the_document_tells_units_bounds_and_an_example_that_works(client):
+def test_the_document_has_units_bounds_and_an_example_that_works(client):
     document = client.get("/openapi.json").json()
     row = document["components"]["schemas"]["Row"]
     income = row["properties"]["income"]
@@ -223,8 +223,8 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     """Deterministic: all requests are handed over before the loop turns."""
     import asyncio
 
-    from tasador.serving.batching.batcher import Appraiser
-    from tasador.serving.batching.predictor import Engine
+    from tasador.serving.batching.batcher import Batcher
+    from tasador.serving.batching.predictor import Predictor
     from tasador.serving.errors import Problem
 
     class Silent:
@@ -237,11 +237,12 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
         def predictions(self, values): ...
 
     async def run():
-        engine = Engine(house_bundle, "local")
-        appraiser = Appraiser(Silent(), Silent())
+        predictor = Predictor(house_bundle, "local")
+        batcher = Batcher(Silent(), Silent())
         rows = [{**house, "area": 60.0 + i, "income": -1.0 if i == 3 else 4.0} for i in range(8)]
         waiting = [
-            appraiser.value(engine, engine.encode([row]), client="c", started=0.0) for row in rows
+            batcher.value(predictor, predictor.encode([row]), client="c", started=0.0)
+            for row in rows
         ]
         return rows, await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -252,4 +253,4 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
             assert isinstance(answer, Problem)
             assert answer.detail[0]["loc"] == ["instances", 0, "income"]
         else:
-            assert answer.appraisals.prediction == [house_bundle.value(rows[i]).prediction]
+            assert answer.predictions.prediction == [house_bundle.value(rows[i]).prediction]

@@ -1,4 +1,6 @@
-"""Who is let in: keys, hosts, rates; without a server where none is needed."""
+"""Hosts, API keys, rate limits, and the buckets that workers share."""
+
+from __future__ import annotations
 
 import os
 import subprocess
@@ -9,7 +11,7 @@ import pytest
 from tasador.core.errors import ConfigError
 from tasador.serving.errors import Problem
 from tasador.serving.http import auth
-from tasador.serving.http.auth import KeyAccess, RateLimit, new_key, parse_key
+from tasador.serving.http.auth import KeyAuthorizer, RateLimit, SharedBuckets, new_key, parse_key
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
 KEY, CONFIGURED = new_key("app", "client")
@@ -19,12 +21,12 @@ PREDICT = "/api/v1/predict"
 
 def admit(security, headers=None, path=PREDICT, peer="10.0.0.1", limits=None):
     sent = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-    found = security if isinstance(security, KeyAccess) else made(security, limits)
+    found = security if isinstance(security, KeyAuthorizer) else made(security, limits)
     return found.admit(sent, path, peer)
 
 
 def made(security, limits=None):
-    return KeyAccess(security, limits or LimitSettings())
+    return KeyAuthorizer(security, limits or LimitSettings())
 
 
 LOCKED = SecuritySettings(keys=(CONFIGURED.line(), CONFIGURED_ADMIN.line()))
@@ -116,7 +118,7 @@ def test_probes_are_exempt_from_the_host_check_and_a_star_accepts_any():
     assert admit(SecuritySettings(allowed_hosts=("*",)), {"host": "anything"})
 
 
-def test_too_many_wrong_keys_of_a_peer_are_told_to_wait_while_right_ones_pass():
+def test_too_many_wrong_keys_of_a_peer_have_to_wait_while_right_ones_pass():
     found = made(SecuritySettings(keys=LOCKED.keys, failures_per_minute=3))
     statuses = []
     for _ in range(5):
@@ -191,7 +193,7 @@ def test_a_changed_keys_file_counts_within_seconds_and_a_broken_one_not_at_all(
     assert admit(found, {"x-api-key": text})
 
 
-def test_an_empty_keys_file_lets_nobody_in(tmp_path):
+def test_an_empty_keys_file_admits_nobody(tmp_path):
     file = tmp_path / "keys.txt"
     file.touch()
     with pytest.raises(Problem, match="not known"):
@@ -245,7 +247,7 @@ def test_keys_are_made_listed_rotated_and_revoked_by_the_command(tmp_path):
 
 
 def test_the_command_says_what_is_wrong(tmp_path):
-    from tasador.serving.http.key_file import add_key, read_keys, revoke_keys
+    from tasador.serving.http.auth import add_key, read_keys, revoke_keys
 
     for arguments, message in (
         (("list",), "no keys' file"),
@@ -266,3 +268,45 @@ def test_the_command_says_what_is_wrong(tmp_path):
 def test_a_key_without_a_file_is_printed_with_the_line_to_configure():
     text, line = tasador("keys", "new", "app").stdout.split()
     assert admit(SecuritySettings(keys=(line,)), {"x-api-key": text}) == ("app", "client")
+
+
+def test_processes_share_a_clients_bucket_and_not_another_ones(tmp_path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from tasador.serving.http.auth import SharedBuckets;"
+        "found = SharedBuckets(Path(sys.argv[1]));"
+        "print(sum(found.take(sys.argv[2], 100.0, 1.0, 50) >= 1.0 for _ in range(40)))"
+    )
+    path = str(tmp_path / "rates")
+    run = [[sys.executable, "-c", code, path, name] for name in ("a", "a", "b")]
+    started = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in run]
+    allowed = [int(one.communicate(timeout=60)[0]) for one in started]
+    assert allowed[0] + allowed[1] == 50
+    assert allowed[2] == 40
+
+
+def test_a_shared_bucket_gives_what_one_of_a_single_process_gives(tmp_path) -> None:
+    now = 1000.0
+    alone = RateLimit(2.0, 3, clock=lambda: now)
+    shared = RateLimit(2.0, 3, clock=lambda: now, shared=SharedBuckets(tmp_path / "rates"))
+    for pause in (0.0, 0.0, 0.0, 0.0, 0.1, 0.4, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0):
+        now += pause
+        assert shared.take("a") == pytest.approx(alone.take("a"))
+
+
+def test_more_clients_than_places_are_each_let_in_and_the_file_does_not_grow(tmp_path) -> None:
+    buckets = SharedBuckets(tmp_path / "rates")
+    size = (tmp_path / "rates").stat().st_size
+    assert all(buckets.take(f"client {i}", float(i), 0.001, 5) >= 1.0 for i in range(40_000))
+    assert (tmp_path / "rates").stat().st_size == size
+
+
+def test_wrong_keys_are_counted_over_workers(tmp_path) -> None:
+    settings = SecuritySettings(keys=(f"app:client:{'0' * 64}",), failures_per_minute=4)
+    workers = [KeyAuthorizer(settings, LimitSettings(), tmp_path) for _ in range(2)]
+    statuses = []
+    for i in range(8):
+        with pytest.raises(Problem, match="key") as refused:
+            workers[i % 2].admit({b"x-api-key": b"wrong"}, "/api/v1/predict", "10.0.0.1")
+        statuses.append(refused.value.status)
+    assert statuses == [401] * 4 + [429] * 4

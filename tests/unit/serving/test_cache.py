@@ -74,8 +74,8 @@ def test_in_process_a_row_is_valued_once_and_recorded_every_time(serve, house):
     with service.client() as client:
         found = check_remembering(client, service, house, lambda: None)
         assert found == {"hit": 3, "miss": 3}
-        engine = service.service.engine()
-        engine.appraise = lambda X: 1 / 0
+        predictor = service.service.predictor()
+        predictor.predict = lambda X: 1 / 0
         assert client.post(PREDICT, json={"instances": [house]}).status_code == 200
 
 
@@ -176,6 +176,6 @@ def test_the_cache_is_off_by_default_and_a_wrong_address_is_not_shown():
     assert make_cache(CacheSettings(), lambda *_: None) is None
     with pytest.raises(ConfigError, match=r"set cache\.url"):
         make_cache(CacheSettings(kind="redis"), lambda *_: None)
-    with pytest.raises(ConfigError, match="cannot be meant") as caught:
+    with pytest.raises(ConfigError, match="is invalid") as caught:
         RedisCache(CacheSettings(kind="redis", url="http://:hunter2@x"), lambda *_: None)
     assert "hunter2" not in str(caught.value)

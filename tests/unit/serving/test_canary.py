@@ -15,17 +15,17 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.records.writer.batch_writer import RecordWriter
-from tasador.serving.batching.batcher import Appraiser
-from tasador.serving.experiments.canary import Canary, _chosen
-from tasador.serving.experiments.experiment import Experiment, ExperimentBook, Rules
+from tasador.serving.batching.batcher import Batcher
+from tasador.serving.canary import Canary, _chosen
+from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.model_loading.cascade import LoadedModel
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import CanarySettings, LimitSettings
@@ -65,13 +65,11 @@ class Server:
 
     def __init__(self, url: str, champion, challenger, settings=FAST) -> None:
         self.url = url
-        self.holder = ModelHolder()
-        self.holder.swap(LoadedModel(champion, "local", "a", 0.0))
+        self.slot = ModelSlot()
+        self.slot.swap(LoadedModel(champion, "local", "a", 0.0))
         self.writer = RecordWriter(RecordSettings(url=url, spool=None))
         metrics = Metrics()
-        self.service = Service(
-            self.holder, Appraiser(self.writer, metrics), metrics, LimitSettings()
-        )
+        self.service = Service(self.slot, Batcher(self.writer, metrics), metrics, LimitSettings())
         self.loads = 0
 
         def load() -> LoadedModel:
@@ -92,11 +90,11 @@ class Server:
                                     client="me")  # fmt: skip
                 for name, value in changes.items():
                     setattr(exchange, name, value)
-                engine = self.service.engine()
-                rows = engine.encode([INPUTS[i % len(INPUTS)]])
-                answer = await self.service.value(exchange, engine, rows)
+                predictor = self.service.predictor()
+                rows = predictor.encode([INPUTS[i % len(INPUTS)]])
+                answer = await self.service.value(exchange, predictor, rows)
                 self.ids.append((answer.ids[0], PRICES[i % len(INPUTS)]))
-                answered.append(answer.engine.version)
+                answered.append(answer.predictor.version)
             return answered
 
         self.ids: list[tuple[str, float]] = []
@@ -127,7 +125,7 @@ def begin(server: Server, champion, challenger, stage: int = 0, **rules) -> Expe
     now = time.time()
     plain = {"stages": (0.0, 0.5, 1.0), "min_rows": 40, "min_outcomes": 30, **rules}
     experiment = Experiment("e", champion.version, challenger.version, "2", "running", stage, now,
-                            now, "", Rules(**plain))  # fmt: skip
+                            now, "", Criteria(**plain))  # fmt: skip
     assert book.write(experiment, 0, "ana")
     return book
 
@@ -242,7 +240,7 @@ def test_a_database_that_fails_is_not_the_challenger_s_failure(bundles, tmp_path
     with served(tmp_path, champion, good) as server:
         begin(server, champion, good, stage=2, min_rows=10_000)
         wait_for(lambda: server.service.canary is not None)
-        recorder, submit = server.service.appraiser._recorder, server.writer.submit
+        recorder, submit = server.service.batcher._recorder, server.writer.submit
         failed = []
 
         def fails_once(records):
@@ -255,7 +253,7 @@ def test_a_database_that_fails_is_not_the_challenger_s_failure(bundles, tmp_path
         assert server.ask(1) == [champion.version]
         assert server.ask(3, start=1) == [good.version] * 3
         assert len(failed) == 1
-        assert server.canary._counts.plain()["failures"] == 0
+        assert server.canary._counts.to_dict()["failures"] == 0
 
 
 def test_a_challenger_that_is_not_ready_gets_no_request(bundles, tmp_path):
@@ -289,7 +287,7 @@ def test_a_champion_that_changes_ends_the_experiment(bundles, tmp_path):
     with served(tmp_path, champion, good) as server:
         book = begin(server, champion, good, stage=1, min_rows=10_000)
         wait_for(lambda: server.service.canary is not None)
-        server.holder.swap(LoadedModel(bad, "local", "c", 0.0))
+        server.slot.swap(LoadedModel(bad, "local", "c", 0.0))
         wait_for(lambda: standing(book).status == "stopped")
         assert f"the champion became {bad.version}" in standing(book).reason
         assert set(server.ask(5)) == {bad.version}
@@ -334,7 +332,7 @@ def test_a_server_whose_lease_ran_out_leads_no_longer_once_another_does(bundles,
 
 def test_the_share_is_stable_grows_without_changing_sides_and_may_go_by_client():
     plain = Experiment(
-        "e", "a", "b", "2", "running", 1, 0.0, 0.0, "", Rules(stages=(0.0, 0.2, 0.6))
+        "e", "a", "b", "2", "running", 1, 0.0, 0.0, "", Criteria(stages=(0.0, 0.2, 0.6))
     )
     larger = dataclasses.replace(plain, stage=2)
 

@@ -1,8 +1,9 @@
-"""The cascade over real folders: which bundle serves, and what is refused."""
+"""The cascade of sources, and the bundles that it rejected."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.stores.published import publish_bundle
-from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.model_loading.cascade import Cascade, RejectedBeforeError, RejectedBundles
 from tasador.settings.serving import SourceSettings
 
 
@@ -26,9 +27,9 @@ def settings_of(**values) -> SourceSettings:
     return SourceSettings(**{"attempts": 1, "answer_s": 2.0, "hop_deadline_s": 20.0, **values})
 
 
-def test_a_source_that_is_not_configured_is_passed_over(written_bundle):
+def test_a_source_that_is_not_configured_is_skipped(written_bundle):
     cascade = Cascade.of(settings_of(local=str(written_bundle)))
-    assert [hop.name for hop in cascade.hops] == ["local"]
+    assert [source.name for source in cascade.sources] == ["local"]
     loaded = cascade.load()
     assert (loaded.source, loaded.version) == ("local", loaded.bundle.version)
     (report,) = cascade.report()
@@ -80,3 +81,31 @@ def test_a_bundle_refused_after_warming_up_is_not_fetched_again(written_bundle):
     with pytest.raises(NothingOfferedError, match="was refused before"):
         cascade.load(accept)
     assert len(looked_at) == 1
+
+
+def test_without_a_model_a_damaged_bundle_is_tried_within_seconds_and_then_ever_more_seldom() -> (
+    None
+):
+    now = 0.0
+    rejected = RejectedBundles(900.0, clock=lambda: now)
+    tries = []
+    while now < 4000.0:
+        try:
+            rejected.check("store", "v1", without_model=True)
+        except RejectedBeforeError:
+            now += 1.0
+            continue
+        tries.append(now)
+        rejected.note("store", "v1", BundleError("checksum"))
+    pauses = [after - before for before, after in pairwise(tries)]
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900]
+
+
+def test_with_a_model_a_refused_bundle_is_not_fetched_again() -> None:
+    now = 0.0
+    rejected = RejectedBundles(900.0, clock=lambda: now)
+    rejected.note("store", "v1", BundleError("checksum"))
+    now = 10_000.0
+    with pytest.raises(RejectedBeforeError, match="refused before"):
+        rejected.check("store", "v1", without_model=False)
+    rejected.check("store", "v2", without_model=False)

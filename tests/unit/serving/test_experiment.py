@@ -10,14 +10,8 @@ import pytest
 
 from tasador.metrics.sequential import Moments, failure_evidence
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.serving.experiments.experiment import (
-    Evidence,
-    Experiment,
-    ExperimentBook,
-    Rules,
-    decide,
-)
+from tasador.records.database import Database
+from tasador.serving.experiment import Criteria, Evidence, Experiment, ExperimentBook, decide
 
 RUNNING = Experiment("e1", "m-a", "m-b", "2", "running", 0, 1000.0, 1000.0)
 ENOUGH = Evidence(rows=300, stage_rows=300, attempts=300, disagreement=Moments(300, 0.05, 0.001))
@@ -64,7 +58,7 @@ def test_each_kind_of_harm_rolls_back_and_is_named(changes, reason):
     ],
 )
 def test_what_is_not_known_well_enough_waits(rules, changes, reason):
-    experiment = replace(RUNNING, rules=Rules(**rules))
+    experiment = replace(RUNNING, rules=Criteria(**rules))
     after = decide(experiment, replace(ENOUGH, **changes))
     assert (after.status, after.stage) == ("running", 0)
     assert reason in after.reason
@@ -101,9 +95,9 @@ def test_of_two_servers_that_decide_at_once_one_wins_and_changes_are_noted(tmp_p
         assert kept == RUNNING
         assert book.write(replace(RUNNING, stage=1), seen, "canary")
         assert not book.write(replace(RUNNING, status="stopped"), seen, "ana")
-        book.tell("e1", "w1", {"attempts": 3})
-        book.tell("e1", "w1", {"attempts": 5})
-        book.tell("e1", "w2", {"attempts": 1})
+        book.report("e1", "w1", {"attempts": 3})
+        book.report("e1", "w1", {"attempts": 5})
+        book.report("e1", "w2", {"attempts": 1})
         assert sorted(t["attempts"] for t in book.tallies("e1")) == [1, 5]
         phases = [e.details["note"] for e in AuditTrail(database).read(action="canary")]
         assert phases == ["1% of the traffic", "0% of the traffic"]

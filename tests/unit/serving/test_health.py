@@ -9,18 +9,24 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.stores.published import publish_bundle
-from tasador.serving.health import DegradedError, Health, disk_check, refresher_check, source_check
+from tasador.serving.api.health import (
+    DegradedError,
+    HealthChecks,
+    disk_check,
+    refresher_check,
+    source_check,
+)
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
+from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 
 @pytest.fixture(scope="module")
-def holder(written_bundle) -> ModelHolder:
-    holder = ModelHolder()
-    holder.swap(LoadedModel(load_bundle(written_bundle), "mlflow", "models:/h/1#r", 0.0))
-    return holder
+def slot(written_bundle) -> ModelSlot:
+    slot = ModelSlot()
+    slot.swap(LoadedModel(load_bundle(written_bundle), "mlflow", "models:/h/1#r", 0.0))
+    return slot
 
 
 def failing(_):
@@ -32,7 +38,7 @@ def degraded(_):
 
 
 def test_without_a_model_the_service_is_alive_but_not_ready():
-    health = Health(ModelHolder(), {"disk": lambda _: "fine"})
+    health = HealthChecks(ModelSlot(), {"disk": lambda _: "fine"})
     assert (health.live(), health.ready()) == (True, False)
     report = health.deep()
     assert report.status == "unhealthy"
@@ -42,31 +48,31 @@ def test_without_a_model_the_service_is_alive_but_not_ready():
     ]
 
 
-def test_a_dead_dependency_degrades_a_service_that_has_a_model(holder):
+def test_a_dead_dependency_degrades_a_service_that_has_a_model(slot):
     for check, status in ((failing, "unhealthy"), (degraded, "degraded")):
-        report = Health(holder, {"registry": check}).deep()
+        report = HealthChecks(slot, {"registry": check}).deep()
         assert report.status == "degraded"
         assert report.dependencies[1].status == status
     assert report.dependencies[1].detail == "little space"
-    assert Health(holder, {}).deep().status == "healthy"
-    assert Health(holder, {}).ready()
+    assert HealthChecks(slot, {}).deep().status == "healthy"
+    assert HealthChecks(slot, {}).ready()
 
 
 def test_a_model_from_the_last_good_copy_is_a_degraded_service(written_bundle):
-    holder = ModelHolder()
-    holder.swap(LoadedModel(load_bundle(written_bundle), "last_good", "x", 0.0))
-    report = Health(holder, {}).deep()
+    slot = ModelSlot()
+    slot.swap(LoadedModel(load_bundle(written_bundle), "last_good", "x", 0.0))
+    report = HealthChecks(slot, {}).deep()
     assert (report.status, report.dependencies[0].status) == ("degraded", "degraded")
 
 
-def test_checks_are_made_once_in_a_while_and_their_answers_shared(holder):
+def test_checks_are_made_once_in_a_while_and_their_answers_shared(slot):
     now, calls = [0.0], []
 
     def check(_):
         calls.append(1)
         return "fine"
 
-    health = Health(holder, {"x": check}, ttl_s=5.0, clock=lambda: now[0])
+    health = HealthChecks(slot, {"x": check}, ttl_s=5.0, clock=lambda: now[0])
     for _ in range(10):
         health.deep()
     assert len(calls) == 1
@@ -75,7 +81,7 @@ def test_checks_are_made_once_in_a_while_and_their_answers_shared(holder):
     assert len(calls) == 2
 
 
-def test_probes_at_the_same_moment_share_one_check(holder):
+def test_probes_at_the_same_moment_share_one_check(slot):
     release, calls = threading.Event(), []
 
     def check(_):
@@ -83,7 +89,7 @@ def test_probes_at_the_same_moment_share_one_check(holder):
         release.wait(10)
         return "fine"
 
-    health = Health(holder, {"x": check}, timeout_s=10.0)
+    health = HealthChecks(slot, {"x": check}, timeout_s=10.0)
     reports = []
     threads = [threading.Thread(target=lambda: reports.append(health.deep())) for _ in range(20)]
     for thread in threads:
@@ -95,7 +101,7 @@ def test_probes_at_the_same_moment_share_one_check(holder):
     assert {report.dependencies[1].detail for report in reports} == {"fine"}
 
 
-def test_a_check_that_hangs_is_unhealthy_in_time_and_is_not_piled_up(holder):
+def test_a_check_that_hangs_is_unhealthy_in_time_and_is_not_piled_up(slot):
     release, calls = threading.Event(), []
 
     def check(_):
@@ -103,7 +109,7 @@ def test_a_check_that_hangs_is_unhealthy_in_time_and_is_not_piled_up(holder):
         release.wait(60)
         return "late"
 
-    health = Health(holder, {"x": check}, ttl_s=0.0, timeout_s=0.1)
+    health = HealthChecks(slot, {"x": check}, ttl_s=0.0, timeout_s=0.1)
     for _ in range(5):
         answer = health.deep().dependencies[1]
         assert answer.status == "unhealthy"
@@ -113,26 +119,26 @@ def test_a_check_that_hangs_is_unhealthy_in_time_and_is_not_piled_up(holder):
 
 
 def test_a_source_s_check_says_what_it_offers_and_spares_it_when_it_failed_often(
-    tmp_path, written_bundle, holder
+    tmp_path, written_bundle, slot
 ):
     settings = SourceSettings(
         object_store=str(tmp_path), breaker_failures=1, breaker_reset_s=60.0, attempts=1
     )
-    (hop,) = Cascade.of(settings).hops
-    health = Health(holder, {"object_store": source_check(hop)}, ttl_s=0.0)
+    (source,) = Cascade.of(settings).sources
+    health = HealthChecks(slot, {"object_store": source_check(source)}, ttl_s=0.0)
     assert health.deep().dependencies[1].status == "degraded"  # it answers: nothing there
     pointer = publish_bundle(written_bundle, str(tmp_path))
     answer = health.deep().dependencies[1]
     assert (answer.status, answer.detail) == ("healthy", f"offers {pointer.content_hash}")
-    hop.breaker.fail()
+    source.breaker.fail()
     answer = health.deep().dependencies[1]
     assert answer.status == "unhealthy"
     assert "left alone for" in answer.detail
 
 
-def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, holder):
+def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, slot):
     settings = SourceSettings(object_store=str(tmp_path), breaker_failures=1, attempts=1)
-    (hop,) = Cascade.of(settings).hops
+    (source,) = Cascade.of(settings).sources
     release = threading.Event()
 
     class Slow:
@@ -142,19 +148,19 @@ def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, holder):
             release.wait(30)
             return "x"
 
-    hop.source = Slow()
-    health = Health(holder, {"object_store": source_check(hop)}, ttl_s=0.0, timeout_s=0.05)
+    source.source = Slow()
+    health = HealthChecks(slot, {"object_store": source_check(source)}, ttl_s=0.0, timeout_s=0.05)
     for _ in range(3):
         assert health.deep().dependencies[1].status == "unhealthy"
-    assert hop.report().breaker.status == "closed"
+    assert source.report().breaker.status == "closed"
     release.set()
 
 
-def test_the_refresher_s_check_tells_whether_new_models_are_noticed(tmp_path, holder, real_bundle):
+def test_the_refresher_s_check_shows_whether_new_models_are_noticed(tmp_path, slot, real_bundle):
     refresher = Refresher(
-        Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)), ModelHolder()
+        Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)), ModelSlot()
     )
-    health = Health(holder, {"refresher": refresher_check(refresher)}, ttl_s=0.0)
+    health = HealthChecks(slot, {"refresher": refresher_check(refresher)}, ttl_s=0.0)
     assert "does not run" in health.deep().dependencies[1].detail
     refresher.start()
     assert refresher.wait_for_first(30)
@@ -162,10 +168,10 @@ def test_the_refresher_s_check_tells_whether_new_models_are_noticed(tmp_path, ho
     refresher.stop(10)
 
 
-def test_the_disk_s_check_looks_where_the_folder_will_be(tmp_path, holder):
+def test_the_disk_s_check_looks_where_the_folder_will_be(tmp_path, slot):
     absent = tmp_path / "not" / "yet"
-    report = Health(
-        holder, {"disk": disk_check(absent, 1), "full": disk_check(absent, 2**60)}
+    report = HealthChecks(
+        slot, {"disk": disk_check(absent, 1), "full": disk_check(absent, 2**60)}
     ).deep()
     assert [one.status for one in report.dependencies] == ["healthy", "healthy", "degraded"]
     assert str(tmp_path) in report.dependencies[1].detail

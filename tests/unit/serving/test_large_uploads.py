@@ -91,7 +91,7 @@ def with_page_size(content: bytes, old: int, new: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_small_parquet_file_that_stands_for_gigabytes_costs_no_memory(
+def test_a_small_parquet_file_that_expands_to_gigabytes_costs_no_memory(
     server: Server, name: str
 ) -> None:
     content = FILES[name]()

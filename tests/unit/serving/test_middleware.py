@@ -107,7 +107,7 @@ DEEP = json.loads("[" * 900 + "]" * 900)
     ids=["huge", "tiny", "float", "true", "list", "object", "text", "overflow", "word", "deep",
          "deeper"],
 )  # fmt: skip
-def test_a_value_that_cannot_be_meant_is_named_and_shown_short(client, house, value):
+def test_an_invalid_value_is_named_and_shown_short(client, house, value):
     body = json.dumps({"instances": [{**house, "income": value}]})
     found = refused(client.post(PREDICT, content=body), 422, "invalid_rows")
     assert found["detail"][0]["loc"] == ["instances", 0, "income"]
@@ -413,10 +413,10 @@ def test_more_requests_than_the_service_takes_get_503_and_probes_still_pass(serv
 
 def test_work_that_takes_too_long_is_answered_503(serve, house):
     service = serve(limits=LimitSettings(request_s=0.3))
-    engine = service.service.engine()
+    predictor = service.service.predictor()
     release = threading.Event()
-    slow = engine.appraise
-    engine.appraise = lambda X: (release.wait(5), slow(X))[1] if len(X) > 64 else slow(X)
+    slow = predictor.predict
+    predictor.predict = lambda X: (release.wait(5), slow(X))[1] if len(X) > 64 else slow(X)
     try:
         with service.client(timeout=10) as client:
             answer = client.post(PREDICT, json={"instances": [house] * 65})
@@ -430,7 +430,7 @@ def test_work_that_takes_too_long_is_answered_503(serve, house):
 @pytest.mark.parametrize("path", [PREDICT, "/api/v1/explain"])
 def test_a_fault_of_ours_is_500_without_its_reason(serve, house, caplog, path):
     service = serve()
-    service.service.engine().appraise = lambda X: 1 / 0
+    service.service.predictor().predict = lambda X: 1 / 0
     with service.client() as client:
         answer = client.post(path, json={"instances": [house]})
         found = refused(answer, 500, "internal_error")
@@ -443,7 +443,7 @@ def test_a_fault_of_ours_is_500_without_its_reason(serve, house, caplog, path):
     assert "Exception in ASGI application" not in caplog.text
 
 
-def test_a_thousand_connections_are_answered_or_told_to_come_back(serve, house):
+def test_a_thousand_connections_are_answered_or_get_retry_after(serve, house):
     service = serve(limits=LimitSettings(in_flight=64))
     body = request(orjson.dumps({"instances": [house]}))
     connections = [
@@ -483,7 +483,7 @@ def test_logs_hold_no_secrets(serve, house):
         logger.setLevel("DEBUG")
     try:
         service = serve(security=SecuritySettings(keys=(line.line(),)), access_log=True)
-        service.service.engine().appraise = lambda X: (_ for _ in ()).throw(
+        service.service.predictor().predict = lambda X: (_ for _ in ()).throw(
             RuntimeError(f"postgresql://app:hunter2@db/x said no to {right}")
         )
         with service.client() as client:

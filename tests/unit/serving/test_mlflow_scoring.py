@@ -185,7 +185,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "kind", "status", "error"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_meant_is_refused(client, content, kind, status, error):
+def test_what_is_invalid_is_refused(client, content, kind, status, error):
     answer = post(client, content, kind)
     assert answer.status_code == status
     assert answer.json().get("error") == error

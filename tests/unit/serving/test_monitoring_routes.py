@@ -8,11 +8,11 @@ import pytest
 from fixtures.service import RunningService
 from tasador.core.errors import ConfigError, GateError, RegistryError
 from tasador.records.audit_log import Verdicts
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
 from tasador.serving.api.monitoring import monitoring_router
-from tasador.serving.bootstrap import Watched
+from tasador.serving.bootstrap import MonitoringReader
 from tasador.serving.http.auth import new_key
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SecuritySettings
@@ -35,12 +35,12 @@ VERDICT = {
 @pytest.fixture
 def watched_service(serve, tmp_path) -> tuple[RunningService, Database]:
     url = f"sqlite:///{tmp_path}/watched.db"
-    watching = Watched(RecordSettings(url=url))
+    watching = MonitoringReader(RecordSettings(url=url))
     found = serve(routers=lambda service: [monitoring_router(service, watching)])
     return found, Database.open(url)
 
 
-def test_verdicts_are_told_newest_first_in_short_and_the_last_one_whole(watched_service) -> None:
+def test_verdicts_are_listed_newest_first_in_short_and_the_last_one_whole(watched_service) -> None:
     service, database = watched_service
     with httpx.Client(base_url=f"{service.url}/api/v1/monitoring") as client:
         assert client.get("/verdicts").json() == {"verdicts": []}
@@ -62,7 +62,7 @@ def test_verdicts_are_told_newest_first_in_short_and_the_last_one_whole(watched_
         assert (refused.status_code, refused.json()["error"]) == (422, "invalid_request")
 
 
-def test_alerts_are_told_firing_ones_first(watched_service) -> None:
+def test_alerts_are_listed_firing_ones_first(watched_service) -> None:
     service, database = watched_service
     states = AlertStates(database)
     states.put(AlertState("m/a", "ok", 1.0, 9.0, {}))
@@ -78,10 +78,12 @@ def test_alerts_are_told_firing_ones_first(watched_service) -> None:
     assert found[2]["silent_until"] is None
 
 
-def test_records_that_are_off_and_a_database_that_is_away_are_told(serve, tmp_path) -> None:
-    off = Watched(RecordSettings(url="sqlite:///x.db", mode="off"))
+def test_records_that_are_off_and_a_database_that_is_unreachable_are_reported(
+    serve, tmp_path
+) -> None:
+    off = MonitoringReader(RecordSettings(url="sqlite:///x.db", mode="off"))
     (tmp_path / "file").write_text("no folder")
-    away = Watched(RecordSettings(url=f"sqlite:///{tmp_path}/file/x.db"))
+    away = MonitoringReader(RecordSettings(url=f"sqlite:///{tmp_path}/file/x.db"))
     for watching, word in ((off, "records_off"), (away, "database_away")):
         service = serve(routers=lambda service, w=watching: [monitoring_router(service, w)])
         answer = httpx.get(f"{service.url}/api/v1/monitoring/alerts")
@@ -89,7 +91,7 @@ def test_records_that_are_off_and_a_database_that_is_away_are_told(serve, tmp_pa
     away.close()
 
 
-def test_the_card_and_the_places_of_the_training_rows_are_told(serve, house_rows) -> None:
+def test_the_card_and_the_places_of_the_training_rows_are_returned(serve, house_rows) -> None:
     service = serve(routers=lambda service: [card_router(service)])
     card = httpx.get(f"{service.url}/api/v1/models/card")
     assert card.headers["content-type"].startswith("text/markdown")

@@ -236,7 +236,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("request_", BAD.values(), ids=BAD)
-def test_tensors_that_cannot_be_meant_are_refused_with_their_place(client, request_):
+def test_tensors_that_are_invalid_are_refused_with_their_place(client, request_):
     answer = client.post(f"/v2/models/{MODEL}/infer", content=orjson.dumps(request_))
     assert answer.status_code == 422
     assert answer.json()["error"] == "invalid_tensors"
@@ -279,7 +279,7 @@ BAD_BYTES = {
 
 
 @pytest.mark.parametrize("sent", BAD_BYTES.values(), ids=BAD_BYTES)
-def test_binary_data_that_cannot_be_meant_are_refused(client, sent):
+def test_binary_data_that_are_invalid_are_refused(client, sent):
     answer = client.post(f"/v2/models/{MODEL}/infer", **sent)
     assert answer.status_code == 422
     assert answer.json()["error"] == "invalid_tensors"

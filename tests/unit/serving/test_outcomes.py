@@ -16,11 +16,11 @@ from fixtures.process import Server, free_port
 from tasador.contract.model import Target
 from tasador.contract.target_check import TargetBounds, read_number
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
+from tasador.records.shared_state import keep_target, kept_targets
 from tasador.records.store import RecordStore
-from tasador.records.targets import keep_target, kept_targets
 from tasador.serving.bootstrap import Assembly
 from tasador.serving.http.auth import new_key
 from tasador.settings.records import RecordSettings
@@ -122,12 +122,12 @@ def test_the_service_says_what_its_models_target_may_be_beside_the_records(
     finally:
         assembly.refresher.stop()
         assembly.writer.close()
-    target = assembly.holder.current.bundle.contract.target  # type: ignore[union-attr]
+    target = assembly.slot.current.bundle.contract.target  # type: ignore[union-attr]
     assert found == {"houses_model": TargetBounds.of(target)}
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True) | st.integers())
-def test_one_value_and_many_are_judged_alike(value) -> None:
+def test_one_value_and_many_are_evaluated_alike(value) -> None:
     for bounds in (BOUNDS, TargetBounds(), TargetBounds.of(Target("price", bounds=(0.0, None)))):
         try:
             many = bool(bounds.accepts(np.array([float(value)]))[0])

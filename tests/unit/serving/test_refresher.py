@@ -19,14 +19,14 @@ from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.bundle.writer import write_bundle
 from tasador.registry.stores.published import publish_bundle
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
 from tasador.settings.serving import SourceSettings
 
 
 def made(events: RefreshEvents | None = None, **values) -> Refresher:
     settings = SourceSettings(**{"attempts": 1, "poll_s": 0.05, "breaker_reset_s": 0.2, **values})
-    return Refresher(Cascade.of(settings), ModelHolder(), events)
+    return Refresher(Cascade.of(settings), ModelSlot(), events)
 
 
 def version_of(folder: Path) -> str:
@@ -68,8 +68,8 @@ def test_a_newly_published_bundle_serves_from_the_next_round_on(store, real_bund
     publish_bundle(newer_bundle, str(store))
     assert refresher.refresh()
     old, new = version_of(real_bundle), version_of(newer_bundle)
-    assert refresher.holder.current.version == new
-    assert refresher.holder.previous.version == old
+    assert refresher.slot.current.version == new
+    assert refresher.slot.previous.version == old
     assert told == [(old, None), (True, None), (True, None), (new, old), (True, None)]
     report = refresher.report()
     assert (report.polls, report.swaps, report.refused, report.errors) == (3, 2, 0, 0)
@@ -83,21 +83,21 @@ def test_nothing_loadable_at_the_start_heals_by_itself_and_keeps_a_copy(
     refresher.start()
     refresher.start()
     assert refresher.wait_for_first(30)
-    assert refresher.holder.current is None
+    assert refresher.slot.current is None
     assert "no source can give a model" in refresher.report().last_error
     publish_bundle(real_bundle, str(store))
     refresher.poll_soon()
-    until(lambda: refresher.holder.current is not None)
+    until(lambda: refresher.slot.current is not None)
     until(lambda: (tmp_path / "good" / "latest.json").exists())
     assert refresher.stop(10)
     assert not refresher.report().running
     shutil.rmtree(store)
     again = made(object_store=str(store), last_good=str(tmp_path / "good"))
     assert again.refresh()
-    assert again.holder.current.source == "last_good"
+    assert again.slot.current.source == "last_good"
     publish_bundle(real_bundle, str(store))
     assert not again.refresh()  # the same version: no swap
-    assert again.holder.current.source == "object_store"
+    assert again.slot.current.source == "object_store"
 
 
 def test_a_corrupt_bundle_is_refused_once_and_not_fetched_again(
@@ -116,15 +116,15 @@ def test_a_corrupt_bundle_is_refused_once_and_not_fetched_again(
     spoil(healthy, published)
     for _ in range(3):
         assert not refresher.refresh()
-    assert refresher.holder.current.version == version_of(real_bundle)
+    assert refresher.slot.current.version == version_of(real_bundle)
     ((source, identity, reason),) = refused
     assert (source, identity) == ("object_store", pointer.content_hash)
     assert "model.onnx" in reason
     assert refresher.report().refused == 1
     assert "was refused before" in refresher.report().last_error
-    (hop,) = refresher.cascade.report()
-    assert (hop.outcome, hop.action) == ("ok", "identity")  # only asked, not fetched
-    assert hop.breaker.failures == 0
+    (source,) = refresher.cascade.report()
+    assert (source.outcome, source.action) == ("ok", "identity")  # only asked, not fetched
+    assert source.breaker.failures == 0
     shutil.rmtree(published)
     healthy.rename(published)
     assert not refresher.refresh()
@@ -161,8 +161,8 @@ def test_an_incompatible_bundle_is_refused_while_another_one_runs(
     publish_bundle(tmp_path / "narrow", str(store))
     assert not refresher.refresh()
     assert "area: its bounds were" in refresher.report().last_error
-    (hop,) = refresher.cascade.report()
-    assert hop.outcome == "refused"
+    (source,) = refresher.cascade.report()
+    assert source.outcome == "refused"
     fresh = made(object_store=str(store))
     assert fresh.refresh()  # with nothing running there are no clients to break
 
@@ -176,7 +176,7 @@ def test_a_synthetic_bundle_does_not_replace_the_running_real_one(
     shutil.rmtree(tmp_path / "bundles" / "a")
     shutil.copytree(written_bundle, tmp_path / "bundles" / "b")
     assert not refresher.refresh()
-    assert refresher.holder.current.bundle.origin == "real"
+    assert refresher.slot.current.bundle.origin == "real"
     assert "synthetic" in refresher.report().last_error
 
 
@@ -187,16 +187,16 @@ def test_a_version_rolled_back_from_is_not_taken_again_but_the_next_one_is(
     for folder in (real_bundle, newer_bundle):
         publish_bundle(folder, str(store))
         refresher.refresh()
-    refresher.holder.rollback()
+    refresher.slot.rollback()
     for _ in range(2):
         assert not refresher.refresh()
-    assert refresher.holder.current.version == version_of(real_bundle)
+    assert refresher.slot.current.version == version_of(real_bundle)
     write_bundle(tmp_path / "next", changed_parts(origin="real", card="# Next\n"))
     publish_bundle(tmp_path / "next", str(store))
     assert refresher.refresh()
     publish_bundle(newer_bundle, str(store))
     assert not refresher.refresh()
-    refresher.holder.unpin()
+    refresher.slot.unpin()
     assert refresher.refresh()
 
 
@@ -204,10 +204,10 @@ def test_a_pinned_version_is_not_replaced(store, real_bundle, newer_bundle):
     refresher = made(object_store=str(store))
     publish_bundle(real_bundle, str(store))
     refresher.refresh()
-    refresher.holder.pin(version_of(real_bundle))
+    refresher.slot.pin(version_of(real_bundle))
     publish_bundle(newer_bundle, str(store))
     assert not refresher.refresh()
-    refresher.holder.unpin()
+    refresher.slot.unpin()
     assert refresher.refresh()
 
 
@@ -217,17 +217,17 @@ def test_a_source_above_takes_over_again_and_one_below_does_not(
     refresher = made(object_store=str(store), local=str(tmp_path / "bundles"))
     shutil.copytree(real_bundle, tmp_path / "bundles" / "a")
     refresher.refresh()
-    assert refresher.holder.current.source == "local"
+    assert refresher.slot.current.source == "local"
     publish_bundle(newer_bundle, str(store))
     assert refresher.refresh()
-    assert refresher.holder.current.source == "object_store"
+    assert refresher.slot.current.source == "object_store"
     (store / "latest.json").unlink()
     assert not refresher.refresh()
-    assert refresher.holder.current.version == version_of(newer_bundle)
+    assert refresher.slot.current.version == version_of(newer_bundle)
     assert "nothing is published" in refresher.report().last_error
 
 
-def test_a_damaged_last_good_copy_is_not_used_and_made_anew(tmp_path, store, real_bundle):
+def test_a_damaged_last_good_copy_is_not_used_and_made_again(tmp_path, store, real_bundle):
     refresher = made(object_store=str(store), last_good=str(tmp_path / "good"))
     pointer = publish_bundle(real_bundle, str(store))
     refresher.refresh()
@@ -236,7 +236,7 @@ def test_a_damaged_last_good_copy_is_not_used_and_made_anew(tmp_path, store, rea
     (store / "latest.json").rename(store / "aside")
     alone = made(object_store=str(store), last_good=str(tmp_path / "good"))
     assert not alone.refresh()
-    assert "card.md" in alone.cascade.hop("last_good").report().error
+    assert "card.md" in alone.cascade.source("last_good").report().error
     (store / "aside").rename(store / "latest.json")
     assert alone.refresh()
     assert alone.report().copy_error is None
@@ -249,7 +249,7 @@ def test_the_copy_of_another_model_is_not_used(tmp_path, store, real_bundle):
     assert made(object_store=str(store), last_good=good, model_name="one").refresh()
     other = made(last_good=good, model_name="two")
     assert not other.refresh()
-    assert "of another model" in other.cascade.hop("last_good").report().error
+    assert "of another model" in other.cascade.source("last_good").report().error
 
 
 def test_a_listener_that_fails_stops_nothing(store, real_bundle):
@@ -267,10 +267,10 @@ def test_the_time_of_day_jumping_back_stops_no_polls(store, real_bundle, newer_b
     try:
         wall.use_source(lambda: 2e9)
         refresher.start()
-        until(lambda: refresher.holder.current is not None)
+        until(lambda: refresher.slot.current is not None)
         wall.use_source(lambda: 1e9)
         publish_bundle(newer_bundle, str(store))
-        until(lambda: refresher.holder.current.version == version_of(newer_bundle))
+        until(lambda: refresher.slot.current.version == version_of(newer_bundle))
     finally:
         wall.use_source(None)
         refresher.stop(10)
@@ -287,10 +287,10 @@ def test_a_source_that_hangs_delays_neither_start_nor_stop(tmp_path, real_bundle
             release.wait(60)
             raise StorageError("late")
 
-    refresher.cascade.hops[0].source = Hanging()
+    refresher.cascade.sources[0].source = Hanging()
     refresher.start()
-    until(lambda: refresher.holder.current is not None)
-    assert refresher.holder.current.source == "local"
+    until(lambda: refresher.slot.current is not None)
+    assert refresher.slot.current.source == "local"
     assert refresher.stop(10)
     release.set()
 
@@ -318,12 +318,12 @@ def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
     publish_bundle(real_bundle, str(store))
     refresher = made(object_store=str(store), poll_s=0.01)
     refresher.start()
-    until(lambda: refresher.holder.current is not None)
+    until(lambda: refresher.slot.current is not None)
     stop, counts, wrong = threading.Event(), dict.fromkeys(wanted, 0), []
 
     def value() -> None:
         while not stop.is_set():
-            running = refresher.holder.current
+            running = refresher.slot.current
             answers = running.bundle.value_encoded(X)
             if answers != wanted[running.version]:
                 wrong.append(answers)
@@ -335,7 +335,7 @@ def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
     for number in range(6):
         folder = (newer_bundle, real_bundle)[number % 2]
         publish_bundle(folder, str(store))
-        until(lambda: refresher.holder.current.version == version_of(folder), 120)  # noqa: B023
+        until(lambda: refresher.slot.current.version == version_of(folder), 120)  # noqa: B023
     stop.set()
     for thread in threads:
         thread.join()
@@ -348,7 +348,7 @@ def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
 FULL_DISK = """
 import resource, signal, sys
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
@@ -356,10 +356,10 @@ store, local, good = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # what a full disk does to writers
 settings = SourceSettings(object_store=store, local=local, last_good=good, attempts=1)
-refresher = Refresher(Cascade.of(settings), ModelHolder())
+refresher = Refresher(Cascade.of(settings), ModelSlot())
 assert refresher.refresh()
-print(refresher.holder.current.source)
-print(refresher.cascade.hop("object_store").report().error)
+print(refresher.slot.current.source)
+print(refresher.cascade.source("object_store").report().error)
 print(refresher.report().copy_error)
 """
 
@@ -391,10 +391,10 @@ def test_a_slow_object_store_gives_way_in_time_and_takes_over_when_it_is_quick_a
     proxy.pause_s = 2.0
     try:
         assert refresher.refresh()
-        assert refresher.holder.current.source == "local"
-        assert "did not answer in time" in refresher.cascade.hop("object_store").report().error
+        assert refresher.slot.current.source == "local"
+        assert "did not answer in time" in refresher.cascade.source("object_store").report().error
     finally:
         proxy.pause_s = 0.0
-    refresher.cascade.hop("object_store").settings = SourceSettings(answer_s=60.0)
+    refresher.cascade.source("object_store").settings = SourceSettings(answer_s=60.0)
     until(refresher.refresh, 120)
-    assert refresher.holder.current.source == "object_store"
+    assert refresher.slot.current.source == "object_store"

@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
-from tasador.monitoring.checks.service_levels import judge_refused
-from tasador.monitoring.thresholds import Rules
-from tasador.records.database.connection import Database
-from tasador.records.refused import Refusal, RefusedBuffer, RefusedCounts, kept_rows, read_refused
+from tasador.monitoring.checks.service_levels import check_refused
+from tasador.monitoring.thresholds import Thresholds
+from tasador.records.database import Database
+from tasador.records.refused import (
+    RefusedBuffer,
+    RefusedCounts,
+    RefusedRequest,
+    kept_rows,
+    read_refused,
+)
 from tasador.records.retention import Retention
 from tasador.settings.records import RecordSettings
 
@@ -154,10 +160,10 @@ def test_refusals_wait_for_a_database_that_is_locked_and_accepted_rows_do_not_wa
     assert in_database(service, 50).causes == {("area", "out_of_bounds"): 50}
 
 
-def refusal(number: int, cause: str = "out_of_bounds", rows: int = 1) -> Refusal:
+def refusal(number: int, cause: str = "out_of_bounds", rows: int = 1) -> RefusedRequest:
     fault = (("area", cause, str(number)),)
     kinds = {("area", cause): rows}
-    return Refusal(
+    return RefusedRequest(
         "m-1", "/p", "c", rows, 0, kinds, {("area", cause): str(number)}, [(fault, b"{}")] * rows
     )
 
@@ -228,7 +234,7 @@ def test_workers_add_up_and_another_models_refusals_are_left_out(tmp_path) -> No
 def test_the_share_of_refused_rows_is_a_finding(refused, valued, level) -> None:
     causes = {("kind", "unknown_level"): refused} if refused else {}
     counts = RefusedCounts(refused, 0, causes, {("kind", "unknown_level"): "'castle'"})
-    found = judge_refused(counts, valued, Rules())
+    found = check_refused(counts, valued, Thresholds())
     assert found.level == level
     if refused:
         assert "kind: unknown level 'castle'" in found.reason

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.serving.health import Health, source_check
+from tasador.serving.api.health import HealthChecks, source_check
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
@@ -26,7 +26,7 @@ def made(server, model, **values) -> Refresher:
             **patient, **values,
         }
     )  # fmt: skip
-    return Refresher(Cascade.of(settings), ModelHolder())
+    return Refresher(Cascade.of(settings), ModelSlot())
 
 
 def version_of(folder) -> str:
@@ -40,7 +40,7 @@ def test_a_hung_registry_delays_the_start_by_its_deadline_and_no_more(
     refresher = made(registry_server, "hung", local=str(real_bundle), answer_s=0.5)
     with registry_server.hung():
         assert refresher.refresh()
-        assert refresher.holder.current.source == "local"
+        assert refresher.slot.current.source == "local"
         mlflow, local = refresher.cascade.report()
         assert (mlflow.outcome, local.outcome) == ("failed", "ok")
         assert "mlflow identity did not answer in time" in mlflow.error
@@ -54,26 +54,28 @@ def test_a_registry_that_hangs_costs_polls_but_no_model_and_then_recovers(
     registry_server.register(real_bundle, "hanging")
     refresher = made(registry_server, "hanging")
     assert refresher.refresh()
-    refresher.cascade.hops[0].settings = SourceSettings(answer_s=0.3, read_s=0.3)
-    refresher.cascade.hops[0].breaker._reset_s = 0.5
-    hop = refresher.cascade.hop("mlflow")
-    health = Health(refresher.holder, {"registry": source_check(hop)}, ttl_s=0.0, timeout_s=0.3)
+    refresher.cascade.sources[0].settings = SourceSettings(answer_s=0.3, read_s=0.3)
+    refresher.cascade.sources[0].breaker._reset_s = 0.5
+    source = refresher.cascade.source("mlflow")
+    health = HealthChecks(
+        refresher.slot, {"registry": source_check(source)}, ttl_s=0.0, timeout_s=0.3
+    )
     with registry_server.hung():
         for _ in range(6):
             assert not refresher.refresh()
-        assert hop.report().breaker.failures == 5  # the sixth was not asked
-        assert hop.report().outcome == "open"
+        assert source.report().breaker.failures == 5  # the sixth was not asked
+        assert source.report().outcome == "open"
         report = health.deep()
         assert (report.status, report.dependencies[0].status) == ("degraded", "healthy")
-        assert refresher.holder.current.version == version_of(real_bundle)
+        assert refresher.slot.current.version == version_of(real_bundle)
     registry_server.register(newer_bundle, "hanging")
-    hop.settings = SourceSettings(answer_s=60.0, hop_deadline_s=120.0)
+    source.settings = SourceSettings(answer_s=60.0, hop_deadline_s=120.0)
     until = time.monotonic() + 60
     while not refresher.refresh():
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert refresher.holder.current.version == version_of(newer_bundle)
-    assert hop.report().breaker.status == "closed"
+    assert refresher.slot.current.version == version_of(newer_bundle)
+    assert source.report().breaker.status == "closed"
 
 
 def test_an_alias_that_moves_is_followed_and_one_on_a_deleted_version_is_not(
@@ -83,17 +85,17 @@ def test_an_alias_that_moves_is_followed_and_one_on_a_deleted_version_is_not(
     refresher = made(registry_server, "moving")
     assert refresher.refresh()
     assert not refresher.refresh()
-    assert refresher.holder.current.identity.startswith(f"models:/moving/{first}#")
+    assert refresher.slot.current.identity.startswith(f"models:/moving/{first}#")
     second = registry_server.register(newer_bundle, "moving")
     assert refresher.refresh()
     client = registry_server.client()
     client.delete_model_version("moving", second)
     assert not refresher.refresh()
     assert "nothing to offer" in refresher.report().last_error
-    assert refresher.holder.current.version == version_of(newer_bundle)
+    assert refresher.slot.current.version == version_of(newer_bundle)
     client.set_registered_model_alias("moving", "staging", first)
     assert refresher.refresh()
-    assert refresher.holder.current.version == version_of(real_bundle)
+    assert refresher.slot.current.version == version_of(real_bundle)
     pinned = made(registry_server, "moving", version=first, alias="none")
     assert pinned.refresh()
 
@@ -115,4 +117,4 @@ def test_a_version_whose_files_are_gone_or_spoilt_is_refused(
     shutil.rmtree(stored)
     assert not refresher.refresh(force=True)
     assert "holds no complete bundle" in refresher.report().last_error
-    assert refresher.holder.current.version == version_of(real_bundle)
+    assert refresher.slot.current.version == version_of(real_bundle)

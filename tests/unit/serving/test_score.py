@@ -205,7 +205,7 @@ def test_what_is_no_table_is_refused(client, content, kind, status, error):
     assert (answer.status_code, answer.json()["error"]) == (status, error)
 
 
-def test_a_form_file_of_another_kind_is_refused(client):
+def test_a_form_file_of_a_different_type_is_refused(client):
     answer = client.post("/api/v1/score", files={"file": ("rows.xlsx", b"PK", "application/zip")})
     assert answer.status_code == 415
 
@@ -271,7 +271,7 @@ def test_when_the_client_goes_the_work_stops(client, running):
     assert len(rows_of(send(client, table(3)))) == 3
 
 
-def test_more_files_at_once_than_are_taken_are_told_to_come_back(serve):
+def test_more_files_at_once_than_are_taken_get_retry_after(serve):
     service = serve()
     release = threading.Event()
 
@@ -307,7 +307,7 @@ def test_rows_whose_records_cannot_be_kept_say_so(serve):
             done.set_exception(StorageError("full"))
             return done
 
-    service.service.appraiser._recorder = Full()
+    service.service.batcher._recorder = Full()
     with service.client() as client:
         found = rows_of(send(client, table(3)))
     assert [row["prediction"] for row in found] == ["", "", ""]

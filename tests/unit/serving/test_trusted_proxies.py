@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from fixtures.process import Server, free_port
 from tasador.core.errors import ConfigError
 from tasador.serving.errors import Problem
-from tasador.serving.http.auth import KeyAccess, new_key
-from tasador.serving.http.proxies import TrustedProxies
+from tasador.serving.http.auth import KeyAuthorizer, new_key
+from tasador.serving.http.request import TrustedProxies
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
 KEY, CONFIGURED = new_key("app", "client")
@@ -117,7 +117,7 @@ def test_many_addresses_neither_raise_the_limit_for_ever_nor_push_a_count_out(
     tmp_path: Path, shared: bool
 ) -> None:
     settings = SecuritySettings(keys=(CONFIGURED.line(),), failures_per_minute=2)
-    access = KeyAccess(settings, LimitSettings(), tmp_path if shared else None)
+    access = KeyAuthorizer(settings, LimitSettings(), tmp_path if shared else None)
 
     def status(peer: str) -> int:
         with pytest.raises(Problem) as refused:
@@ -135,7 +135,7 @@ def test_many_addresses_neither_raise_the_limit_for_ever_nor_push_a_count_out(
 
 def test_an_ipv4_client_of_a_socket_for_both_is_counted_by_its_own_address() -> None:
     settings = SecuritySettings(keys=(CONFIGURED.line(),), failures_per_minute=1)
-    access, statuses = KeyAccess(settings, LimitSettings()), []
+    access, statuses = KeyAuthorizer(settings, LimitSettings()), []
     for peer in ("::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.2"):
         with pytest.raises(Problem) as refused:
             access.admit({b"x-api-key": b"wrong"}, "/api/v1/predict", peer)

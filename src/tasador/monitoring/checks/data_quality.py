@@ -1,4 +1,4 @@
-"""Data quality: what is missing, outside its bounds, unknown, or larger than can be."""
+"""Data quality: what is missing, outside its bounds, unknown, or impossibly large."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasador.contract.model import Column
-from tasador.monitoring.checks.distances import more_often
-from tasador.monitoring.checks.null_distribution import adjusted
-from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.checks.two_sample_tests import adjusted, more_often
+from tasador.monitoring.summaries.column_summary import ColumnSummary
 from tasador.monitoring.summaries.reference import Profile
-from tasador.monitoring.summaries.window_summary import Outside, Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.summaries.window_summary import OutsideCounts, WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Finding, Level, Number
 
 
@@ -38,33 +37,37 @@ class _Rate:
     alert: float
 
 
-def judge_quality(tally: Tally, rules: Rules) -> tuple[Finding, ...]:
-    """Judge every column; one finding for each, with the worst reason first.
+def check_quality(tally: WindowSummary, thresholds: Thresholds) -> tuple[Finding, ...]:
+    """Check every column; one finding for each, with the worst reason first.
 
     Rises of rates count when they are large enough and chance alone would hardly make them, however
-    many columns are looked at. What the contract rules out and what is beyond twice the training
+    many columns are looked at. What the contract forbids and what is beyond twice the training
     maximum needs no statistics: a single row warns.
     """
     columns, profiles = tally.reference.columns, tally.reference.profiles
     parts = list(zip(columns, profiles, tally.columns, tally.outside, strict=True))
-    rates = [list(_rates(*part, rules)) for part in parts]
+    rates = [list(_rates(*part, thresholds)) for part in parts]
     corrected = iter(adjusted([rate.p_value for some in rates for rate in some]).tolist())
     findings = []
     for part, some in zip(parts, rates, strict=True):
-        reasons = [*_breaches(*part, rules)]
+        reasons = [*_breaches(*part, thresholds)]
         for rate in some:
-            reasons += _rises(rate, next(corrected), rules)
+            reasons += _rises(rate, next(corrected), thresholds)
         findings.append(_finding(*part[:3], part[3], reasons))
     return tuple(findings)
 
 
 def _rates(
-    column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
+    column: Column,
+    profile: Profile,
+    window: ColumnSummary,
+    outside: OutsideCounts,
+    thresholds: Thresholds,
 ) -> Iterator[_Rate]:
     seen = profile.summary
     if not window.n or not seen.n:
         return
-    limits = (rules.missing_warn, rules.missing_alert)
+    limits = (thresholds.missing_warn, thresholds.missing_alert)
     p = more_often(window.missing, window.n, seen.missing, seen.n)
     yield _Rate("missing", window.missing, window.n, seen.missing / seen.n, p, *limits)
     if profile.grid.is_category or not seen.finite or column.role == "timestamp":
@@ -73,13 +76,14 @@ def _rates(
     beyond = outside.under + outside.over
     p = more_often(beyond, window.n, 2, seen.n)
     name = "outside what the reference spans"
-    yield _Rate(name, beyond, window.n, 0.0, p, rules.range_warn, rules.range_alert)
+    yield _Rate(name, beyond, window.n, 0.0, p, thresholds.range_warn, thresholds.range_alert)
 
 
-def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
+def _rises(rate: _Rate, p: float, thresholds: Thresholds) -> list[tuple[Level, str]]:
     share = rate.count / rate.n
     rise = share - rate.share
-    if p > rules.chance or rise < rate.warn:
+    # a rise that is certain may still be too small to matter
+    if p > thresholds.chance or rise < rate.warn:
         return []
     level: Level = "alert" if rise >= rate.alert else "warn"
     was = f", was {rate.share:.2%}" if rate.share else ""
@@ -87,12 +91,17 @@ def _rises(rate: _Rate, p: float, rules: Rules) -> list[tuple[Level, str]]:
 
 
 def _breaches(
-    column: Column, profile: Profile, window: Summary, outside: Outside, rules: Rules
+    column: Column,
+    profile: Profile,
+    window: ColumnSummary,
+    outside: OutsideCounts,
+    thresholds: Thresholds,
 ) -> Iterator[tuple[Level, str]]:
-    """Yield what needs no statistics: what the contract rules out, and far too large values."""
+    """Yield what needs no statistics: what the contract forbids, and far too large values."""
     if not window.n:
         return
     level: Level
+    # an open column takes new levels by contract
     unknown = int(window.counts[-1]) if profile.grid.is_category and not column.open else 0
     new = _new_categories(column, profile, window)
     for count, what in (
@@ -102,11 +111,12 @@ def _breaches(
         (new[0], f"of a category that the reference never had: {new[1]}"),
     ):
         if count:
-            level = "alert" if count >= rules.bounds_alert * window.n else "warn"
+            level = "alert" if count >= thresholds.bounds_alert * window.n else "warn"
             yield level, f"{_rows(count)} ({count / window.n:.2%}) {what}"
     share = outside.twice / window.n
-    if share > rules.twice_warn and column.role != "timestamp":
-        level = "alert" if outside.twice > 1 and share >= rules.twice_alert else "warn"
+    if share > thresholds.twice_warn and column.role != "timestamp":
+        # one row may be a typing error, which is worth a look and not a page
+        level = "alert" if outside.twice > 1 and share >= thresholds.twice_alert else "warn"
         yield level, f"{_rows(outside.twice)} ({share:.2%}) beyond twice the training maximum"
     if window.missing and not column.nullable and not profile.summary.missing:
         yield "warn", f"{window.missing} values are missing, the contract wants all of them"
@@ -116,7 +126,7 @@ def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
 
 
-def _new_categories(column: Column, profile: Profile, window: Summary) -> tuple[int, str]:
+def _new_categories(column: Column, profile: Profile, window: ColumnSummary) -> tuple[int, str]:
     """Return how many rows have a known category that the reference's rows do not, and which."""
     if not profile.grid.is_category or not profile.summary.present:
         return 0, ""
@@ -128,8 +138,8 @@ def _new_categories(column: Column, profile: Profile, window: Summary) -> tuple[
 def _finding(
     column: Column,
     profile: Profile,
-    window: Summary,
-    outside: Outside,
+    window: ColumnSummary,
+    outside: OutsideCounts,
     reasons: list[tuple[Level, str]],
 ) -> Finding:
     numbers: dict[str, Number] = {"rows": window.n, "missing": window.missing}

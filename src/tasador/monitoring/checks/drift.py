@@ -17,24 +17,26 @@ from itertools import pairwise
 import numpy as np
 
 from tasador.contract.model import Column
-from tasador.monitoring.checks.distances import (
+from tasador.monitoring.checks.two_sample_tests import (
+    PsiTest,
+    adjusted,
     chi_square,
     jensen_shannon,
     kolmogorov_smirnov,
+    psi_test,
     wasserstein,
 )
-from tasador.monitoring.checks.null_distribution import PsiTest, adjusted, judge_psi
-from tasador.monitoring.summaries.column_summary import Counts, Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Counts
 from tasador.monitoring.summaries.reference import Profile
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import ColumnDrift, Level
 
 MISSING, UNKNOWN = "(missing)", "(unknown)"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A column's distances before they are judged.
+class ColumnComparison:
+    """A column's distances before they get a level.
 
     Attributes:
         column: The column; its name is what the finding is about.
@@ -45,7 +47,7 @@ class Measured:
 
     column: Column
     profile: Profile
-    window: Summary
+    window: ColumnSummary
     test: PsiTest | None
 
     @property
@@ -57,6 +59,7 @@ class Measured:
     def bins(self) -> tuple[Counts, Counts]:
         """The reference's and the window's counts that are compared, the last for missing."""
         sides = self.profile.summary, self.window
+        # later rows lie in the last bin whatever happens: only missing ones say something
         if self.is_axis:
             before, now = (np.array([one.present, one.missing]) for one in sides)
         else:
@@ -64,22 +67,22 @@ class Measured:
         return before, now
 
 
-def measure(column: Column, profile: Profile, window: Summary) -> Measured:
+def compare_column(column: Column, profile: Profile, window: ColumnSummary) -> ColumnComparison:
     """Compare a column with its reference."""
-    measured = Measured(column, profile, window, None)
+    measured = ColumnComparison(column, profile, window, None)
     if not window.n or not profile.summary.n:
         return measured
-    return replace(measured, test=judge_psi(*measured.bins))
+    return replace(measured, test=psi_test(*measured.bins))
 
 
-def judge_columns(
-    measured: Sequence[Measured], rules: Rules, others: Sequence[float] = ()
+def check_columns(
+    measured: Sequence[ColumnComparison], thresholds: Thresholds, others: Sequence[float] = ()
 ) -> tuple[tuple[ColumnDrift, ...], tuple[float, ...]]:
-    """Judge columns together, so that looking at many of them does not alarm by itself.
+    """Evaluate columns as one family, so that looking at many of them does not alarm by itself.
 
     Args:
         measured: The columns.
-        rules: The limits.
+        thresholds: The limits.
         others: p-values of further checks of the same family.
 
     Returns:
@@ -89,41 +92,49 @@ def judge_columns(
     corrected = adjusted([*p_values, *others])
     family = len(corrected)
     found = tuple(
-        _judge(m, float(p), family, rules) for m, p in zip(measured, corrected, strict=False)
+        _with_level(m, float(p), family, thresholds)
+        for m, p in zip(measured, corrected, strict=False)
     )
     return found, tuple(float(p) for p in corrected[len(measured) :])
 
 
-def _judge(m: Measured, p_adjusted: float, family: int, rules: Rules) -> ColumnDrift:
+def _with_level(
+    m: ColumnComparison, p_adjusted: float, family: int, thresholds: Thresholds
+) -> ColumnDrift:
     drift = _described(m)
     if m.test is None:
         what = "the window has no rows" if not m.window.n else "the reference has no rows"
         return replace(drift, level="cannot_tell", reason=what)
     null = m.test.null
-    limit = null.quantile(1 - rules.chance / family)
+    # Bonferroni for the limit that is shown: what one column may have by chance among all
+    limit = null.quantile(1 - thresholds.chance / family)
     drift = replace(
         drift,
         psi=m.test.psi,
         psi_chance=null.mean,
-        psi_limit=max(limit, rules.psi_warn + null.mean),
+        psi_limit=max(limit, thresholds.psi_warn + null.mean),
         p_value=m.test.p_value,
         p_adjusted=p_adjusted,
     )
-    level, reason = _level(m, p_adjusted, limit, rules)
+    level, reason = _level(m, p_adjusted, limit, thresholds)
     return replace(drift, level=level, reason=reason)
 
 
-def _level(m: Measured, p: float, limit: float, rules: Rules) -> tuple[Level, str]:
+def _level(
+    m: ColumnComparison, p: float, limit: float, thresholds: Thresholds
+) -> tuple[Level, str]:
     assert m.test is not None  # noqa: S101 - looked at by the caller
     n, excess = m.window.n, m.test.psi - m.test.null.mean
-    if n < rules.min_rows:
-        return "cannot_tell", f"too few rows: {n}, at least {rules.min_rows} are needed"
+    if n < thresholds.min_rows:
+        return "cannot_tell", f"too few rows: {n}, at least {thresholds.min_rows} are needed"
     if not m.profile.summary.present and not m.window.present:
         return "cannot_tell", "neither the reference nor the window has a value"
-    if p <= rules.chance and excess >= rules.psi_warn:
-        level: Level = "alert" if excess >= rules.psi_alert else "warn"
-        return level, f"{_story(m)}: PSI {m.test.psi:.3g}, chance gives {m.test.null.mean:.2g}"
-    if limit - m.test.null.mean > rules.psi_alert:
+    # both: with many rows chance is never the reason, with few the effect is never certain
+    if p <= thresholds.chance and excess >= thresholds.psi_warn:
+        level: Level = "alert" if excess >= thresholds.psi_alert else "warn"
+        return level, f"{_change(m)}: PSI {m.test.psi:.3g}, chance gives {m.test.null.mean:.2g}"
+    # chance alone exceeds what would be an alert: a drift that matters could hide in it
+    if limit - m.test.null.mean > thresholds.psi_alert:
         return "cannot_tell", (
             f"{n} rows are too few: chance alone gives a PSI of up to {limit:.2g}, "
             f"this one is {m.test.psi:.3g}"
@@ -133,20 +144,21 @@ def _level(m: Measured, p: float, limit: float, rules: Rules) -> tuple[Level, st
     return "ok", f"PSI {m.test.psi:.3g}, chance gives up to {limit:.2g}"
 
 
-def _story(m: Measured) -> str:
+def _change(m: ColumnComparison) -> str:
     """Say in a few words what happened to the column."""
     window, reference, grid = m.window, m.profile.summary, m.profile.grid
     if not window.present:
         return "every value is missing"
     if not reference.present:
         return "has values, the reference has none"
+    # first of the reasons: it moves the mean and every bin as well
     if window.missing / window.n > reference.missing / reference.n + 0.1:
         return f"{window.missing / window.n:.0%} of the values are missing"
     if m.is_axis:
         before = reference.missing / reference.n
         return f"{window.missing / window.n:.1%} of the values are missing, was {before:.1%}"
     if grid.is_category:
-        return _category_story(m)
+        return _category_change(m)
     if window.high < reference.low or window.low > reference.high:
         return "all values lie outside what the reference spans"
     if window.low == window.high and reference.low < reference.high:
@@ -158,7 +170,7 @@ def _story(m: Measured) -> str:
     return f"mean {'up' if shift > 0 else 'down'} by {abs(shift):.2g} standard deviations"
 
 
-def _category_story(m: Measured) -> str:
+def _category_change(m: ColumnComparison) -> str:
     names = _bin_names(m)
     a, b = m.profile.summary.counts / m.profile.summary.n, m.window.counts / m.window.n
     if b[-1] > 0.01:
@@ -167,7 +179,7 @@ def _category_story(m: Measured) -> str:
     return f"{names[most]!r} is now {b[most]:.1%} of the rows, was {a[most]:.1%}"
 
 
-def _described(m: Measured) -> ColumnDrift:
+def _described(m: ColumnComparison) -> ColumnDrift:
     """Return every distance that exists, without a level."""
     window, reference, grid = m.window, m.profile.summary, m.profile.grid
     drift = ColumnDrift(m.column.name, m.column.kind, "ok", "", window.n, window.missing)
@@ -190,7 +202,7 @@ def _described(m: Measured) -> ColumnDrift:
     return replace(drift, ks=d, ks_p=p, wasserstein=wasserstein(reference, window, grid))
 
 
-def _bin_names(m: Measured) -> tuple[str, ...]:
+def _bin_names(m: ColumnComparison) -> tuple[str, ...]:
     grid = m.profile.grid
     if grid.is_category:
         return (*m.column.categories, UNKNOWN, MISSING)

@@ -1,9 +1,10 @@
-"""How well the estimates do: measured where outcomes are known, estimated where they are not."""
+"""How good the estimates are, measured or estimated: of a window, its segments, spans of time."""
 
 from __future__ import annotations
 
+import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,12 +13,12 @@ from scipy import special
 
 from tasador.metrics.bootstrap import bootstrap_metrics
 from tasador.metrics.ratio_study import RATIO_STUDY
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
+from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape, within_10
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import FIGURES, Tally
-from tasador.monitoring.thresholds import ABSOLUTE, Rules
-from tasador.monitoring.verdict import Figure, Finding, Level
+from tasador.monitoring.summaries.window_summary import FIGURES, WindowSummary
+from tasador.monitoring.thresholds import ABSOLUTE, Thresholds
+from tasador.monitoring.verdict import Figure, Finding, Group, Level
 
 Floats = NDArray[np.float64]
 
@@ -75,17 +76,19 @@ def mape_interval(actual: Floats, predicted: Floats, z: float = _Z95) -> tuple[f
     return mean, max(mean - half, 0.0), mean + half
 
 
-def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+def measured_figures(
+    tally: WindowSummary, thresholds: Thresholds
+) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return every metric of the rows with outcomes, and what breaks a rule."""
     pairs = Pairs.of(tally.known.rows())
-    if len(pairs) < rules.min_outcomes:
-        text = f"{len(pairs)} rows have an outcome, at least {rules.min_outcomes} are needed"
+    if len(pairs) < thresholds.min_outcomes:
+        text = f"{len(pairs)} rows have an outcome, at least {thresholds.min_outcomes} are needed"
         return (), [Finding("performance", "outcomes", "cannot_tell", text, {"rows": len(pairs)})]
     before = _reference_figures(tally.reference)
     figures = [
         replace(figure, reference=before.get(figure.name)) for figure in _with_intervals(pairs)
     ]
-    limited = _limited(figures, tally.reference, rules)
+    limited = _limited(figures, tally.reference, thresholds)
     findings = [
         _breach(figure, len(pairs), limit) for figure, limit in limited if limit is not None
     ]
@@ -95,6 +98,7 @@ def measured_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], li
 def _with_intervals(pairs: Pairs) -> list[Figure]:
     n = len(pairs)
     places = np.linspace(0, n - 1, min(n, _RESAMPLED)).astype(np.intp)
+    # an interval shrinks with the root of the rows: resampling all of them would take minutes
     narrower = math.sqrt(len(places) / n)
     drawn = bootstrap_metrics(
         pairs.actual[places], pairs.predicted[places], draws=_DRAWS, seed=_SEED
@@ -127,23 +131,23 @@ def _reference_figures(reference: Reference) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Limit:
-    """Where a figure becomes a breach, whether somebody asked for it, and why it is that one."""
+    """Where a figure becomes a breach, whether it was configured, and why it is that one."""
 
     value: float
     asked: bool
     why: str
 
 
-def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
+def _limit(figure: Figure, reference: Reference, thresholds: Thresholds) -> _Limit | None:
     """Choose a figure's limit: the absolute one, or one relative to the model's own figure."""
     if figure.name == "coverage" and reference.coverage is not None:
-        return _Limit(100 * (reference.coverage - rules.coverage_slack), False, "is usual")
+        return _Limit(100 * (reference.coverage - thresholds.coverage_slack), False, "is usual")
     if figure.name not in ABSOLUTE:
         return None
     name = ABSOLUTE[figure.name]
-    asked, own = getattr(rules, name), figure.reference
+    asked, own = getattr(thresholds, name), figure.reference
     higher = figure.name in HIGHER_IS_BETTER
-    if asked is not None and name not in rules.relative_when_worse:
+    if asked is not None and name not in thresholds.relative_when_worse:
         return _Limit(asked, True, "is asked for")
     if own is None:
         return None
@@ -152,14 +156,14 @@ def _limit(figure: Figure, reference: Reference, rules: Rules) -> _Limit | None:
     why = "is usual"
     if asked is not None:
         why += f": the model's own {own:.2f}% on held-out rows does not meet {asked:g}%"
-    return _Limit(own / rules.worse if higher else own * rules.worse, False, why)
+    return _Limit(own / thresholds.worse if higher else own * thresholds.worse, False, why)
 
 
 def _limited(
-    figures: Sequence[Figure], reference: Reference, rules: Rules
+    figures: Sequence[Figure], reference: Reference, thresholds: Thresholds
 ) -> list[tuple[Figure, _Limit | None]]:
     """Return the figures with their limits."""
-    limits = [_limit(figure, reference, rules) for figure in figures]
+    limits = [_limit(figure, reference, thresholds) for figure in figures]
     return [
         (figure if limit is None else replace(figure, limit=limit.value), limit)
         for figure, limit in zip(figures, limits, strict=True)
@@ -167,10 +171,10 @@ def _limited(
 
 
 def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
-    """Judge a figure by its limit.
+    """Compare a figure with its limit.
 
     Past the limit with its whole interval is an alert. With only the value past it, it warns where
-    the limit is a promise that somebody made; against the reference it may be chance.
+    the limit is a configured promise; against the reference it may be chance.
     """
     assert figure.value is not None  # noqa: S101 - of figures with a limit
     higher = figure.name in HIGHER_IS_BETTER or figure.name == "coverage"
@@ -189,10 +193,10 @@ def _breach(figure: Figure, n: int, limit: _Limit) -> Finding:
     return Finding("performance", figure.name, level, text, {**numbers, "limit": limit.value})
 
 
-def judge_segments(tally: Tally, rules: Rules) -> list[Finding]:
-    """Judge the error of each segment against its own on the reference, and the window's."""
+def check_segments(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
+    """Evaluate the error of each segment against its own on the reference, and the window's."""
     column, rows = tally.reference.segment, tally.known.rows()
-    if column is None or column.kind != "category" or len(rows) < rules.min_outcomes:
+    if column is None or column.kind != "category" or len(rows) < thresholds.min_outcomes:
         return []
     codes = rows[:, FIGURES.index("segment")]
     everything = Pairs.of(rows)
@@ -200,13 +204,16 @@ def judge_segments(tally: Tally, rules: Rules) -> list[Finding]:
     findings = []
     for code, name in enumerate(column.categories):
         pairs = Pairs.of(rows[codes == code])
-        if len(pairs) < rules.min_outcomes:
+        if len(pairs) < thresholds.min_outcomes:
             continue
+        # 99%: many segments are looked at, and each may alert
         value, low, high = mape_interval(pairs.actual, pairs.predicted, _Z99)
         before = _segment_before(tally.reference, code)
-        limits = [] if before is None else [(before * rules.worse, "of its own on the reference")]
-        if rules.segment_gap is not None:
-            limits.append((whole * rules.segment_gap, "of the whole window's"))
+        limits = (
+            [] if before is None else [(before * thresholds.worse, "of its own on the reference")]
+        )
+        if thresholds.segment_gap is not None:
+            limits.append((whole * thresholds.segment_gap, "of the whole window's"))
         for limit, what in limits:
             level: Level = "alert" if low > limit else "ok"
             text = f"{name}: MAPE {value:.2f}% ({low:.2f} to {high:.2f}), limit {limit:.2f}% {what}"
@@ -222,12 +229,15 @@ def _segment_before(reference: Reference, code: int) -> float | None:
         return None
     own = reference.rows[:, reference.names.index(column.name)] == code
     own &= np.isfinite(reference.actual) & np.isfinite(reference.predicted)
+    # the error of so few rows is luck: segments without a limit are better than false alarms
     if own.sum() < 30:
         return None
     return mape(reference.actual[own], reference.predicted[own])
 
 
-def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], list[Finding]]:
+def estimated_figures(
+    tally: WindowSummary, thresholds: Thresholds
+) -> tuple[tuple[Figure, ...], list[Finding]]:
     """Return what the metrics will be once outcomes are known, from the model of the error."""
     model, reference = tally.reference.error_model, tally.reference
     if model is None:
@@ -235,8 +245,8 @@ def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], l
         return (), [Finding("estimate", "error", "cannot_tell", text)]
     rows = tally.rows.rows()
     rows = rows[np.isfinite(rows[:, -3])]
-    if len(rows) < rules.min_rows:
-        text = f"{len(rows)} rows have an estimate, at least {rules.min_rows} are needed"
+    if len(rows) < thresholds.min_rows:
+        text = f"{len(rows)} rows have an estimate, at least {thresholds.min_rows} are needed"
         return (), [Finding("estimate", "error", "cannot_tell", text)]
     X, prediction, lower, upper = rows[:, :-3], *rows[:, -3:].T
     terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
@@ -254,11 +264,12 @@ def estimated_figures(tally: Tally, rules: Rules) -> tuple[tuple[Figure, ...], l
         per = 100 / total
         wmape = Figure("wmape", mae.value * per, mae.low * per, mae.high * per, estimated=True)
         figures.append(replace(wmape, reference=before.get("wmape")))
-    limited = _limited(figures, reference, rules)
+    limited = _limited(figures, reference, thresholds)
     findings = []
     for figure, limit in limited:
         if limit is not None:
             breach = _breach(figure, n, limit)
+            # an estimate is no measurement: it never alerts by itself
             level: Level = "warn" if breach.level == "alert" else "ok"
             text = breach.reason.replace(f"{n} outcomes", "estimated without outcomes")
             findings.append(replace(breach, check="estimate", level=level, reason=text))
@@ -270,30 +281,141 @@ def _estimate(
 ) -> Figure:
     """Return the mean of expected terms; the interval is where the measured figure would lie."""
     value = float(terms.mean())
+    # within rows alike and between them: the law of total variance
     variance = float(np.maximum(squares - terms**2, 0.0).mean()) + float(terms.var())
     half = _Z95 * math.sqrt(variance / max(n, 1))
     reference = before.get(name)
     return Figure(name, value, max(value - half, 0.0), value + half, reference, estimated=True)
 
 
-def judge_concept(tally: Tally, rules: Rules) -> list[Finding]:
+def check_concept(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
     """Compare the errors of rows with outcomes with what rows like them should have."""
     model, reference = tally.reference.error_model, tally.reference
-    if model is None or tally.known.seen < rules.min_outcomes:
+    if model is None or tally.known.seen < thresholds.min_outcomes:
         return []
     rows = tally.with_outcomes.rows()
     X, prediction, lower, upper, actual = rows[:, :-4], *rows[:, -4:].T
     size = np.abs(residuals(actual, prediction, log=reference.log))
     some = np.isfinite(size)
-    if some.sum() < rules.min_outcomes:
+    if some.sum() < thresholds.min_outcomes:
         return []
     terms = model.expected(error_inputs(X, prediction, lower, upper, log=reference.log))
     expected, square = terms["size"][some], terms["size2"][some]
     ratio = float(size[some].mean() / expected.mean())
     spread = math.sqrt(float(np.maximum(square - expected**2, 0).sum())) / float(expected.sum())
     p = float(special.ndtr(-(ratio - 1) / spread)) if spread > 0 else float(ratio <= 1)
-    far = p <= rules.chance and ratio >= rules.concept
-    level: Level = "ok" if not far else "alert" if ratio >= rules.concept**2 else "warn"
+    far = p <= thresholds.chance and ratio >= thresholds.concept
+    level: Level = "ok" if not far else "alert" if ratio >= thresholds.concept**2 else "warn"
     text = f"errors are {ratio:.2f} times what rows like these should have (p {p:.2g})"
     numbers = {"ratio": ratio, "p_value": p, "rows": int(some.sum())}
     return [Finding("concept", "error given the row", level, text, numbers)]
+
+
+Flags = NDArray[np.bool_]
+
+_HOUR = 3600
+#: Lengths of a span in seconds; the first that needs no more than `_MOST_SPANS` is taken.
+_SPANS = (300, _HOUR, 6 * _HOUR, 24 * _HOUR, 7 * 24 * _HOUR, 30 * 24 * _HOUR, 365 * 24 * _HOUR)
+_MOST_SPANS = 48
+
+
+def segments(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each segment that has rows."""
+    column = tally.reference.segment
+    if column is None or column.kind != "category":
+        return ()
+    names = (*column.categories, "(unknown)")
+    return _groups(tally, "segment", dict(enumerate(names)))
+
+
+def versions(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each version that answered."""
+    return _groups(tally, "version", dict(enumerate(tally.versions)))
+
+
+def timeline(tally: WindowSummary) -> tuple[Group, ...]:
+    """Return the figures of each span of time, the earliest first; empty without times.
+
+    Spans are 5 minutes, an hour, 6 hours, a day, a week, 30 days or a year long, so that there are
+    at most 48 of them.
+    """
+    if not tally.begins <= tally.ends:
+        return ()
+    length = tally.ends - tally.begins
+    span = next((s for s in _SPANS if length / s < _MOST_SPANS - 1), _SPANS[-1])
+    rows = tally.figures.rows()
+    times = rows[:, FIGURES.index("time")]
+    codes = np.floor(times / span)
+    # a single wrong clock may stretch the window over years: the latest spans are kept
+    known = np.unique(codes[np.isfinite(codes)])[-_MOST_SPANS:]
+    return tuple(
+        _group(iso(float(code) * span), rows[codes == code], _share(tally)) for code in known
+    )
+
+
+def iso(seconds: float) -> str:
+    """Return a time as ISO 8601 in UTC; the number itself when no calendar has it."""
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, tz=dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _share(tally: WindowSummary) -> float:
+    """Return how many rows each row of the sample represents."""
+    kept = len(tally.figures.rows())
+    return tally.figures.seen / kept if kept else 1.0
+
+
+def _groups(tally: WindowSummary, by: str, names: dict[int, str]) -> tuple[Group, ...]:
+    rows = tally.figures.rows()
+    codes = rows[:, FIGURES.index(by)]
+    weight = _share(tally)
+    return tuple(
+        _group(name, rows[codes == code], weight)
+        for code, name in names.items()
+        if (codes == code).any()
+    )
+
+
+def _group(name: str, rows: Floats, weight: float) -> Group:
+    pairs = Pairs.of(rows)
+    error, low, high = mape_interval(pairs.actual, pairs.predicted)
+    positive = pairs.actual > 0
+    ratio = pairs.predicted[positive] / pairs.actual[positive]
+    latency = _known(rows, "latency_ms")
+    prediction = _known(rows, "prediction")
+    return Group(
+        name=name,
+        rows=round(len(rows) * weight),
+        outcomes=round(len(pairs) * weight),
+        prediction=float(prediction.mean()) if len(prediction) else None,
+        mape=_some(error),
+        mape_low=_some(low),
+        mape_high=_some(high),
+        within_10=_some(within_10(pairs.actual, pairs.predicted)) if len(pairs) else None,
+        ratio=float(np.median(ratio)) if len(ratio) else None,
+        coverage=_some(pairs.coverage()[0]),
+        latency_p95=float(np.quantile(latency, 0.95)) if len(latency) else None,
+        failures=float(rows[:, FIGURES.index("failed")].mean()) if len(rows) else None,
+    )
+
+
+def _known(rows: Floats, name: str) -> Floats:
+    values = rows[:, FIGURES.index(name)]
+    return values[np.isfinite(values)]
+
+
+def _some(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def latencies(tally: WindowSummary) -> Iterator[tuple[str, Floats]]:
+    """Yield (version, latencies in milliseconds) of all rows together and of each version."""
+    rows = tally.figures.rows()
+    yield "", _known(rows, "latency_ms")
+    if len(tally.versions) > 1:
+        codes = rows[:, FIGURES.index("version")]
+        for code, name in enumerate(tally.versions):
+            yield name, _known(rows[codes == code], "latency_ms")

@@ -7,32 +7,32 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasador.monitoring.checks.performance import share_interval
-from tasador.monitoring.checks.slices import latencies
-from tasador.monitoring.summaries.window_summary import FIGURES, Tally
-from tasador.monitoring.thresholds import Rules
+from tasador.monitoring.checks.performance import latencies, share_interval
+from tasador.monitoring.summaries.window_summary import FIGURES, WindowSummary
+from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Number
 from tasador.records.refused import RefusedCounts
 
 _PERCENTILES = (50, 95, 99)
 
 
-def judge_answers(tally: Tally, rules: Rules) -> list[Finding]:
-    """Judge the estimates: their spread, their range, whether they are numbers at all."""
+def check_predictions(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
+    """Check the estimates: their spread, their range, whether they are numbers at all."""
     findings = []
     if tally.not_finite:
         share = tally.not_finite / max(tally.n - tally.failures, 1)
-        level: Level = "alert" if share >= rules.bounds_alert else "warn"
+        level: Level = "alert" if share >= thresholds.bounds_alert else "warn"
         text = f"{tally.not_finite} answers ({share:.2%}) are no finite number"
         findings.append(Finding("prediction", "not a number", level, text, {"share": share}))
     profile, window = tally.reference.prediction, tally.prediction
-    if profile is None or window is None or window.finite < rules.min_rows:
+    # the spread of a few estimates says nothing about the model
+    if profile is None or window is None or window.finite < thresholds.min_rows:
         return findings
     grid, seen = profile.grid, profile.summary
     # the quartiles' distance, since a single wild estimate hides a stuck model from the deviation
     spread, usual = (s.quantile(0.75, grid) - s.quantile(0.25, grid) for s in (window, seen))
     ratio = spread / usual if usual > 0 else math.nan
-    stuck = ratio < rules.collapse
+    stuck = ratio < thresholds.collapse
     level = "alert" if stuck else "ok"
     text = f"the middle half of the estimates spans {ratio:.2f} times what it spans out of fold"
     if window.low == window.high:
@@ -46,45 +46,47 @@ def judge_answers(tally: Tally, rules: Rules) -> list[Finding]:
         "rows": window.finite,
     }
     findings.append(Finding("prediction", "spread", level, text, numbers))
-    findings += [_std(tally, rules), _range(tally, rules)]
+    findings += [_std(tally, thresholds), _range(tally, thresholds)]
     return findings
 
 
-def _std(tally: Tally, rules: Rules) -> Finding:
-    """Judge the estimates' standard deviation by its floor."""
+def _std(tally: WindowSummary, thresholds: Thresholds) -> Finding:
+    """Compare the estimates' standard deviation with its floor."""
     profile, window = tally.reference.prediction, tally.prediction
     assert profile is not None  # noqa: S101 - looked at by the caller
     assert window is not None  # noqa: S101
     std, usual = (one.std(profile.grid) for one in (window, profile.summary))
     floor, what = (
-        rules.std_floor * usual,
-        f"{rules.std_floor:g} of the {usual:.5g} of held-out rows",
+        thresholds.std_floor * usual,
+        f"{thresholds.std_floor:g} of the {usual:.5g} of held-out rows",
     )
-    if rules.std_min is not None:
-        floor, what = rules.std_min, "as asked for"
+    if thresholds.std_min is not None:
+        floor, what = thresholds.std_min, "as asked for"
     level: Level = "alert" if std < floor else "ok"
     text = f"standard deviation of the estimates {std:.5g}, at least {floor:.5g} ({what})"
     return Finding("prediction", "std", level, text, {"value": std, "limit": floor})
 
 
-def _range(tally: Tally, rules: Rules) -> Finding:
+def _range(tally: WindowSummary, thresholds: Thresholds) -> Finding:
     outside = tally.estimates_outside
     share = outside / max(tally.answered, 1)
     level: Level = "ok"
-    if share >= rules.range_warn and outside > 2:  # two of m unchanged rows lie beyond the others
-        level = "alert" if share >= rules.range_alert else "warn"
+    if (
+        share >= thresholds.range_warn and outside > 2
+    ):  # two of m unchanged rows lie beyond the others
+        level = "alert" if share >= thresholds.range_alert else "warn"
     text = f"{share:.2%} of the estimates lie outside those of the reference"
     return Finding("prediction", "range", level, text, {"share": share, "rows": outside})
 
 
-def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
-    """Judge latency and failures, for all requests and by version."""
-    findings = list(_failures(tally, rules))
+def check_service(tally: WindowSummary, thresholds: Thresholds) -> list[Finding]:
+    """Check latency and failures, for all requests and by version."""
+    findings = list(_failures(tally, thresholds))
     if tally.negative_latencies:
         text = f"{tally.negative_latencies} latencies are negative: left out"
         rows = {"rows": tally.negative_latencies}
         findings.append(Finding("input", "latency", "warn", text, rows))
-    limits = (rules.latency_p50_ms, rules.latency_p95_ms, rules.latency_p99_ms)
+    limits = (thresholds.latency_p50_ms, thresholds.latency_p95_ms, thresholds.latency_p99_ms)
     for version, values in latencies(tally):
         if not len(values):
             continue
@@ -92,10 +94,12 @@ def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
         levels: dict[str, Level] = {}
         broken = []
         for p, value, limit in zip(_PERCENTILES, found, limits, strict=True):
+            # near: a latency that creeps up should be seen before it breaks its limit
             past, near = (
-                limit is not None and value > s * limit for s in (1, min(1, rules.latency_near))
+                limit is not None and value > s * limit
+                for s in (1, min(1, thresholds.latency_near))
             )
-            sure = len(values) >= rules.min_rows
+            sure = len(values) >= thresholds.min_rows
             levels[f"p{p}"] = "alert" if past and sure else "warn" if near else "ok"
             if near:
                 broken.append(f"p{p} {value:.3g} ms is {'above' if past else 'near'} {limit:g} ms")
@@ -110,7 +114,7 @@ def judge_service(tally: Tally, rules: Rules) -> list[Finding]:
     return findings
 
 
-def _failures(tally: Tally, rules: Rules) -> Iterator[Finding]:
+def _failures(tally: WindowSummary, thresholds: Thresholds) -> Iterator[Finding]:
     if not tally.failures:
         return
     rows = tally.figures.rows()
@@ -123,22 +127,22 @@ def _failures(tally: Tally, rules: Rules) -> Iterator[Finding]:
                 parts.append((name, float(own.mean()), len(own)))
     for name, share, n in parts:
         low, _ = share_interval(share, n)
-        past = share > rules.failures_max
-        level: Level = "alert" if low > rules.failures_max else "warn" if past else "ok"
-        text = f"{share:.2%} of the requests failed, at most {rules.failures_max:.2%} may"
+        past = share > thresholds.failures_max
+        level: Level = "alert" if low > thresholds.failures_max else "warn" if past else "ok"
+        text = f"{share:.2%} of the requests failed, at most {thresholds.failures_max:.2%} may"
         yield Finding("failures", name, level, text, {"share": share, "rows": n})
 
 
 _NAMED = 3
 
 
-def judge_refused(counts: RefusedCounts, valued: int, rules: Rules) -> Finding:
-    """Judge the share of refused rows among all that were sent.
+def check_refused(counts: RefusedCounts, valued: int, thresholds: Thresholds) -> Finding:
+    """Check the share of refused rows among all that were sent.
 
     Args:
         counts: What was refused in the window.
         valued: Rows that were valued in it.
-        rules: The limits.
+        thresholds: The limits.
     """
     sent = counts.refused + counts.withheld + valued
     if not counts.refused:
@@ -146,8 +150,9 @@ def judge_refused(counts: RefusedCounts, valued: int, rules: Rules) -> Finding:
     share = counts.refused / sent
     low, _ = share_interval(share, sent)
     level: Level = "ok"
-    if share > rules.refused_warn:
-        level = "alert" if low > rules.refused_alert else "warn"
+    # an alert needs the lower end: three bad rows of ten are no broken feed
+    if share > thresholds.refused_warn:
+        level = "alert" if low > thresholds.refused_alert else "warn"
     most = "; ".join(
         f"{name}: {cause.replace('_', ' ')}{_example(counts, name, cause)} ({number:,})"
         for (name, cause), number in list(counts.causes.items())[:_NAMED]
@@ -156,7 +161,7 @@ def judge_refused(counts: RefusedCounts, valued: int, rules: Rules) -> Finding:
     if counts.withheld:
         text += f"; {counts.withheld:,} right ones of the same requests were not valued either"
     numbers: dict[str, Number] = {"share": share, "rows": counts.refused, "sent": sent}
-    numbers["limit"] = rules.refused_alert
+    numbers["limit"] = thresholds.refused_alert
     numbers |= {f"{name} {cause}": number for (name, cause), number in counts.causes.items()}
     return Finding("refused", "rows", level, text, numbers)
 

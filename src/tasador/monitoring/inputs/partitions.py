@@ -1,4 +1,4 @@
-"""A window that lies in several files: each is counted by itself, and the counts are merged.
+"""A window in several files: each is counted by itself, and the counts are merged.
 
 What is counted of a file does not depend on where or when that is done, and merging does not depend
 on the order, so the verdict is the same from one process and from a cluster.
@@ -16,17 +16,22 @@ from numpy.typing import NDArray
 from tasador.contract.model import Column
 from tasador.core.parallel.base import Engine
 from tasador.core.storage import Location
-from tasador.monitoring.inputs.reference_builder import Compared, each_once, join_tables, read_rows
+from tasador.monitoring.inputs.reference_builder import (
+    TableReference,
+    each_once,
+    join_tables,
+    read_rows,
+)
 from tasador.monitoring.inputs.table_reader import (
     Fields,
-    PlainTable,
     Reader,
     TableFacts,
+    TableFile,
     check_same,
     value_problems,
 )
 from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import Tally
+from tasador.monitoring.summaries.window_summary import WindowSummary
 from tasador.monitoring.verdict import Finding, Level
 
 Key = TypeVar("Key", bound=Hashable)
@@ -39,11 +44,11 @@ _FILE = "\0"
 
 
 @dataclass(frozen=True)
-class Faults:
+class ReadProblems:
     """What was found wrong with files and their values; those of several files add up by `merge`.
 
     Attributes:
-        wrong: By column: how many values are of another kind, and the first of them.
+        wrong: By column: how many values are of a different type, and the first of them.
         zones: By column of times in text: whether some have a zone, and some have none.
         schema: By what is wrong with a file's columns: in how many files, and the first of them.
     """
@@ -53,7 +58,7 @@ class Faults:
     schema: dict[_Trouble, _Seen] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, first: int, reader: Reader, problems: tuple[Finding, ...]) -> Faults:
+    def of(cls, first: int, reader: Reader, problems: tuple[Finding, ...]) -> ReadProblems:
         """Take them from a file that was read.
 
         Args:
@@ -71,13 +76,13 @@ class Faults:
             },
         )
 
-    def merge(self, other: Faults) -> Faults:
+    def merge(self, other: ReadProblems) -> ReadProblems:
         """Return what was found in both; the order does not matter."""
         zones = dict(self.zones)
         for column, seen in other.zones.items():
             mine = zones.get(column, (False, False))
             zones[column] = (mine[0] or seen[0], mine[1] or seen[1])
-        return Faults(_sum(self.wrong, other.wrong), zones, _sum(self.schema, other.schema))
+        return ReadProblems(_sum(self.wrong, other.wrong), zones, _sum(self.schema, other.schema))
 
     def findings(self, columns: tuple[Column, ...], rows: int) -> tuple[Finding, ...]:
         """Return them for people.
@@ -117,7 +122,7 @@ _TASKS_A_CORE = 4
 
 
 @dataclass(frozen=True)
-class Counting:
+class CountJob:
     """What files are compared with, without what counting does not need.
 
     Attributes:
@@ -133,8 +138,9 @@ class Counting:
     precision: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, compared: Compared) -> Counting:
+    def of(cls, compared: TableReference) -> CountJob:
         """Take it from a reference that was read."""
+        # sent to every task: the sample and the error model are most of its bytes
         light = replace(
             compared.reference, error_model=None, rows=compared.reference.rows[:0],
             actual=None, predicted=None,
@@ -160,52 +166,52 @@ class FilePart:
 
 
 #: A tally's state, and what was found wrong.
-Counted = tuple[dict[str, Any], Faults]
+Counted = tuple[dict[str, Any], ReadProblems]
 
 
-def count_parts(counting: Counting, parts: Sequence[FilePart]) -> Counted:
+def count_parts(counting: CountJob, parts: Sequence[FilePart]) -> Counted:
     """Count files; called by an engine."""
-    found: tuple[Tally, Faults] | None = None
+    found: tuple[WindowSummary, ReadProblems] | None = None
     for part in parts:
         one = _count(counting, part)
         found = one if found is None else (found[0].merge(one[0]), found[1].merge(one[1]))
     if found is None:
-        found = Tally(counting.reference), Faults()
+        found = WindowSummary(counting.reference), ReadProblems()
     return found[0].state(), found[1]
 
 
-def _count(counting: Counting, part: FilePart) -> tuple[Tally, Faults]:
+def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
     reference, fields = counting.reference, counting.fields
-    table = PlainTable.open(part.location)
+    table = TableFile.open(part.location)
     reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
-    tally = Tally(reference, part.first)
+    tally = WindowSummary(reference, part.first)
     for window in read_rows(reader, reference, fields, part.actual):
         tally.add(window)
-    return tally, Faults.of(part.first, reader, problems)
+    return tally, ReadProblems.of(part.first, reader, problems)
 
 
-def look_at(_: None, location: Location) -> TableFacts:
+def inspect_table(_: None, location: Location) -> TableFacts:
     """Return what a file is; called by an engine."""
-    return PlainTable.open(location).facts
+    return TableFile.open(location).facts
 
 
-def look_at_all(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
+def inspect_tables(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
     """Return what the files are, in their order.
 
     Raises:
         SourceError: One is missing, damaged, or no table.
     """
-    found = dict(engine.map(look_at, engine.share(None), locations))
+    found = dict(engine.map(inspect_table, engine.share(None), locations))
     return [found[i] for i in range(len(locations))]
 
 
 def count_files(
-    compared: Compared,
+    compared: TableReference,
     tables: Sequence[TableFacts],
     engine: Engine,
-    outcomes: PlainTable | None = None,
-) -> Tally:
+    outcomes: TableFile | None = None,
+) -> WindowSummary:
     """Count files as one window, some on each core.
 
     Args:
@@ -221,19 +227,20 @@ def count_files(
     """
     joined = None
     if outcomes is not None:
-        whole = [PlainTable.open(table.location) for table in tables]
+        whole = [TableFile.open(table.location) for table in tables]
         joined = join_tables(whole, outcomes, compared.fields)
     parts = _parts(tables, None if joined is None else joined.actual)
-    held = engine.share(Counting.of(compared))
-    tally, faults = Tally(compared.reference), Faults()
+    held = engine.share(CountJob.of(compared))
+    tally, faults = WindowSummary(compared.reference), ReadProblems()
+    # neighbours together: fewer tallies are sent back and merged
     chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)
     counted = engine.map(count_parts, held, chunks, cost=_rows)
     for _, (state, more) in counted:
-        tally = tally.merge(Tally.from_state(compared.reference, state))
+        tally = tally.merge(WindowSummary.from_state(compared.reference, state))
         faults = faults.merge(more)
     columns = compared.reference.columns
-    late = () if joined is None else joined.problems
-    tally.note(each_once((*compared.problems, *late, *faults.findings(columns, tally.n))))
+    joining = () if joined is None else joined.problems
+    tally.note(each_once((*compared.problems, *joining, *faults.findings(columns, tally.n))))
     return tally
 
 
@@ -254,11 +261,11 @@ def _chunks(parts: Sequence[FilePart], most: int) -> list[list[FilePart]]:
     """Return the files in at most about `most` runs of neighbours, of like numbers of rows."""
     share = sum(part.rows for part in parts) / max(most, 1)
     chunks: list[list[FilePart]] = []
-    room = 0.0
+    space = 0.0
     for part in parts:
-        if not chunks or room <= 0:
+        if not chunks or space <= 0:
             chunks.append([])
-            room = share
+            space = share
         chunks[-1].append(part)
-        room -= part.rows
+        space -= part.rows
     return chunks

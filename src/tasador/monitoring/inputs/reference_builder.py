@@ -1,4 +1,4 @@
-"""From tables on disk to a reference and the windows to judge against it."""
+"""From tables on disk to a reference and the windows to evaluate against it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from tasador.core.errors import TrainingError, ValidationError
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model, residuals
 from tasador.monitoring.inputs.table_reader import (
     Fields,
-    PlainTable,
     Reader,
     TableFacts,
+    TableFile,
     check_same,
 )
-from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
 from tasador.monitoring.summaries.reference import (
     Profile,
     Reference,
     build_reference,
     sample_places,
 )
-from tasador.monitoring.summaries.reservoir import Sample
 from tasador.monitoring.verdict import Finding
-from tasador.monitoring.window import Joined, Window, join_outcomes
+from tasador.monitoring.window import JoinedOutcomes, Window, join_outcomes
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +45,7 @@ _SEED = 20_240_816
 
 
 @dataclass(frozen=True)
-class Compared:
+class TableReference:
     """A reference made from a table, and what was found while reading it.
 
     Attributes:
@@ -65,13 +64,13 @@ class Compared:
 
 
 def read_reference(
-    table: PlainTable,
+    table: TableFile,
     columns: tuple[Column, ...],
     fields: Fields,
     *,
     learn_errors: bool = False,
     precision: Mapping[str, str] | None = None,
-) -> Compared:
+) -> TableReference:
     """Count a table of known good rows.
 
     Args:
@@ -80,7 +79,7 @@ def read_reference(
         fields: Which columns are the target, the estimate and so on.
         learn_errors: Whether to fit a model of the error, if there are estimates and outcomes and
             LightGBM is installed.
-        precision: See `Compared`.
+        precision: See `TableReference`.
 
     Raises:
         ValidationError: It lacks a column that is named.
@@ -98,8 +97,9 @@ def read_reference(
     precision = precision or {}
     reader = Reader(table, columns, precision)
     p = len(columns)
+    # a large table is read twice, for its sample and for its counts, and never held whole
     most = EXACT_ROWS if table.rows <= EXACT_ROWS else SAMPLED_ROWS
-    sample = Sample(p + len(_ROLES), most, "reference")
+    sample = RowSample(p + len(_ROLES), most, "reference")
     for rows in _encoded(reader, fields):
         sample.add(sample.seen, rows)
     rows = sample.rows()
@@ -108,7 +108,7 @@ def read_reference(
         reference = _counted(reference, Reader(table, columns, precision), fields)
     if learn_errors and reference.residual is not None:
         reference = _with_error_model(reference, rows)
-    return Compared(reference, table.facts, fields, reader.problems(), precision)
+    return TableReference(reference, table.facts, fields, reader.problems(), precision)
 
 
 def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
@@ -129,7 +129,7 @@ def _encoded(reader: Reader, fields: Fields) -> Iterator[Floats]:
 
 
 def _built(
-    columns: tuple[Column, ...], rows: Floats, fields: Fields, table: PlainTable
+    columns: tuple[Column, ...], rows: Floats, fields: Fields, table: TableFile
 ) -> Reference:
     p = len(columns)
     X, (actual, predicted) = rows[:, :p], rows[:, p : p + 2].T
@@ -151,20 +151,20 @@ def _built(
 def _counted(reference: Reference, reader: Reader, fields: Fields) -> Reference:
     """Count every row on the grids of a sample."""
     p = len(reference.columns)
-    totals = [Summary.empty(profile.grid) for profile in reference.profiles]
+    totals = [ColumnSummary.empty(profile.grid) for profile in reference.profiles]
     late = {
-        name: Summary.empty(profile.grid)
+        name: ColumnSummary.empty(profile.grid)
         for name in ("target", "prediction", "residual")
         if (profile := getattr(reference, name)) is not None
     }
     for rows in _encoded(reader, fields):
         for i, profile in enumerate(reference.profiles):
-            totals[i] += Summary.of(rows[:, i], profile.grid)
+            totals[i] += ColumnSummary.of(rows[:, i], profile.grid)
         values = {"target": rows[:, p], "prediction": rows[:, p + 1]}
         if "residual" in late:
             values["residual"] = residuals(rows[:, p], rows[:, p + 1], log=reference.log)
         for name in late:
-            late[name] += Summary.of(values[name], getattr(reference, name).grid)
+            late[name] += ColumnSummary.of(values[name], getattr(reference, name).grid)
     profiles = tuple(
         Profile(profile.grid, total)
         for profile, total in zip(reference.profiles, totals, strict=True)
@@ -178,7 +178,7 @@ def _counted(reference: Reference, reader: Reader, fields: Fields) -> Reference:
 def _with_error_model(reference: Reference, rows: Floats) -> Reference:
     rows = rows[sample_places(len(rows), _LEARNT_FROM)]
     X, (actual, predicted, lower, upper) = rows[:, :-4], rows[:, -4:].T
-    with suppress(ImportError, TrainingError):  # the verdict then cannot tell
+    with suppress(ImportError, TrainingError):  # the verdict is then `cannot_tell`
         model, _ = fit_error_model(
             error_inputs(X, predicted, lower, upper, log=reference.log),
             actual,
@@ -191,7 +191,7 @@ def _with_error_model(reference: Reference, rows: Floats) -> Reference:
 
 
 def read_windows(
-    compared: Compared, table: PlainTable, outcomes: PlainTable | None = None
+    compared: TableReference, table: TableFile, outcomes: TableFile | None = None
 ) -> Iterator[Window]:
     """Yield a table's rows in batches, and last of all what was found wrong in it.
 
@@ -216,7 +216,7 @@ def read_windows(
 def read_rows(
     reader: Reader, reference: Reference, fields: Fields, actual: Floats | None = None
 ) -> Iterator[Window]:
-    """Yield a table's rows in batches; what is wrong with them is the reader's to tell.
+    """Yield a table's rows in batches; what is wrong with them is in the reader.
 
     Args:
         reader: Of the table.
@@ -240,7 +240,7 @@ def read_rows(
 
 
 def each_once(problems: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Leave out what is said twice."""
+    """Drop duplicate findings."""
     return tuple({(f.subject, f.reason): f for f in problems}.values())
 
 
@@ -261,14 +261,15 @@ def _window(
         elif role == "time":
             parts["time"] = reader.encode(Column(name, "datetime"), batch[name])
         elif role == "version":
+            # a column that is no version must not fill the verdict
             texts = [str(value)[:_VERSION] for value in batch[name].to_pylist()]
             versions, codes = np.unique(np.array(texts), return_inverse=True)
             parts |= {"versions": tuple(versions.tolist()), "version": codes}
     return Window.of(reference.names, X, **parts)
 
 
-def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fields) -> Joined:
-    """Bring late outcomes to the rows of tables, which count as one.
+def join_tables(tables: Sequence[TableFile], outcomes: TableFile, fields: Fields) -> JoinedOutcomes:
+    """Join late outcomes to the rows of tables, which count as one.
 
     Raises:
         ValidationError: The id or the target is not named, or a table does not have it.
@@ -278,7 +279,7 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
     for role, name, where in wanted:
         if name is None or name not in where.types:
             raise ValidationError(
-                f"outcomes cannot be brought to rows: {where.location} has no column {name!r}",
+                f"outcomes cannot be joined to rows: {where.location} has no column {name!r}",
                 expected=f"the name of the {role}'s column",
                 remedy=f"name it with --{role}",
             )
@@ -295,6 +296,7 @@ def join_tables(tables: Sequence[PlainTable], outcomes: PlainTable, fields: Fiel
         arrays.append(batch[fields.id])
         values.append(reader.encode(reader.columns[0], batch[fields.target]))
     keys = _keys(arrays)
+    # only when nothing joins: "1.0" and "1" may be different ids of one table
     if set(ids).isdisjoint({*keys} - {None}):
         ids, keys = _whole_numbers(ids), _whole_numbers(keys)
     joined = join_outcomes(ids, keys, np.concatenate([np.empty(0), *values]))

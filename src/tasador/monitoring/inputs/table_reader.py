@@ -1,8 +1,8 @@
-"""Anybody's table in batches: Parquet is streamed, CSV and archives are read whole.
+"""A user's table in batches: Parquet is streamed, CSV and archives are read whole.
 
 Values are encoded by the same rules as everywhere (`contract.encoding`). A value of the
 wrong type is counted and taken for missing; a column that is not there is all missing. Both
-are named in the verdict, and neither keeps the other columns from being judged.
+are named in the verdict, and neither keeps the other columns from being evaluated.
 
 How values are stored makes no difference: a column that one of the tables has as float32 is
 compared with the precision of float32, true and false equal 1 and 0, a date equals its midnight.
@@ -44,7 +44,7 @@ class Fields:
         time: When the row was asked.
         latency_ms: How long the answer took, in milliseconds.
         version: What answered.
-        id: By which outcomes are brought to rows.
+        id: By which outcomes are joined to rows.
     """
 
     target: str | None = None
@@ -82,7 +82,7 @@ class TableFacts:
 
 
 @dataclass
-class PlainTable(TableFacts):
+class TableFile(TableFacts):
     """A table on disk, or in an object store."""
 
     _whole: Any = field(repr=False, default=None)
@@ -93,7 +93,7 @@ class PlainTable(TableFacts):
         return TableFacts(self.location, self.names, self.types, self.rows, self.typed)
 
     @classmethod
-    def open(cls, location: storage.Location) -> PlainTable:
+    def open(cls, location: storage.Location) -> TableFile:
         """Look at a table; nothing but a Parquet file's footer is read of it.
 
         Raises:
@@ -196,7 +196,7 @@ class Reader:
         zones: By column of times in text: whether some have a zone, and some have none.
     """
 
-    table: PlainTable
+    table: TableFile
     columns: tuple[Column, ...]
     precision: Mapping[str, str] = field(default_factory=dict)
     wrong: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -207,6 +207,7 @@ class Reader:
         import pyarrow as pa
 
         if _is_text(array.type) and column.kind in ("category", "datetime"):
+            # parsing a date costs far more than looking it up, and columns repeat few of them
             array = array.dictionary_encode()
         if pa.types.is_dictionary(array.type):  # each different value is encoded once
             levels = array.dictionary
@@ -234,6 +235,7 @@ class Reader:
         import re
 
         seen = self.zones.setdefault(column.name, [False, False])
+        # enough to see a mixture, and a bound for columns of unique times
         for text in levels[:1000]:
             if isinstance(text, str) and text.strip():
                 seen[re.search(_ZONE, text.strip()[10:]) is None] = True
@@ -252,7 +254,7 @@ def value_problems(
     """Return what was wrong with a table's values; see `Reader` for the first two.
 
     Args:
-        wrong: Values of another kind.
+        wrong: Values of a different type.
         zones: Times with and without a zone.
         columns: What the columns are.
         rows: How many rows were read.
@@ -282,6 +284,7 @@ def _rounded(values: Floats, dtype: str | None) -> Floats:
     """Return values as a coarser type has them; those beyond its range as they are."""
     with np.errstate(over="ignore", invalid="ignore"):
         coarse = values.astype(dtype).astype(np.float64)
+    # beyond float32 there is nothing to compare in it
     return np.where(np.isinf(coarse), values, coarse)
 
 

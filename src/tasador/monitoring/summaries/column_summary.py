@@ -1,19 +1,21 @@
-"""Mergeable summaries: a column counted on the reference's grid.
+"""Mergeable summaries: a column counted on the reference's grid, and an even sample of rows.
 
 Everything that drift, quality and prediction checks ask of a column is answered from counts, so a
 window of any length takes constant memory, and parts counted apart (files, hours, machines) add up
-to what one pass over all rows gives.
+to what one pass over all rows gives. `RowSample` is the same sample however the rows are cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tasador.core import seeds
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -131,7 +133,7 @@ def _as_single(values: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ColumnSummary:
     """A column of some rows, counted on a grid. Summaries on one grid add up with ``+``.
 
     Attributes:
@@ -159,13 +161,13 @@ class Summary:
     lost: Floats | None = None
 
     @classmethod
-    def empty(cls, grid: Grid) -> Summary:
+    def empty(cls, grid: Grid) -> ColumnSummary:
         """Return the summary of no rows."""
         zeros = np.zeros(grid.cells)
         return cls(0, 0, 0, 0, zeros.astype(np.int64), zeros, 0.0, np.inf, -np.inf)
 
     @classmethod
-    def of(cls, values: Floats, grid: Grid) -> Summary:
+    def of(cls, values: Floats, grid: Grid) -> ColumnSummary:
         """Count `values` (n,), NaN for missing."""
         if grid.is_category:
             return cls._of_codes(values, grid)
@@ -194,7 +196,7 @@ class Summary:
         )
 
     @classmethod
-    def _of_codes(cls, values: Floats, grid: Grid) -> Summary:
+    def _of_codes(cls, values: Floats, grid: Grid) -> ColumnSummary:
         known = values[~np.isnan(values)]
         codes = np.clip(known, 0, grid.cells - 1).astype(np.int64)
         counts = np.bincount(codes, minlength=grid.cells).astype(np.int64)
@@ -202,10 +204,10 @@ class Summary:
         missing = len(values) - len(known)
         return cls(len(values), missing, 0, 0, counts, zeros, 0.0, np.inf, -np.inf)
 
-    def __add__(self, other: Summary) -> Summary:
+    def __add__(self, other: ColumnSummary) -> ColumnSummary:
         mine, more = (np.append(one.sums, one.square) for one in (self, other))
         sums, lost = _sum_exactly(mine, self._lost, more, other._lost)
-        return Summary(
+        return ColumnSummary(
             self.n + other.n,
             self.missing + other.missing,
             self.minus + other.minus,
@@ -308,7 +310,7 @@ class Summary:
         return arrays if self.lost is None else {**arrays, "lost": self.lost}
 
     @classmethod
-    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> Summary:
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> ColumnSummary:
         """Rebuild from `state`."""
         *whole, square, low, high = (float(number) for number in arrays["numbers"])
         n, missing, minus, plus = (int(number) for number in whole)
@@ -320,7 +322,7 @@ class Summary:
 def _sum_exactly(a: Floats, a_lost: Floats, b: Floats, b_lost: Floats) -> tuple[Floats, Floats]:
     """Return a + b and what that lacks of the exact sum (Knuth's two-sum), twice a double's digits.
 
-    Where the sum is not finite nothing is said to be lacking.
+    Where the sum is not finite nothing is counted as lost.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         total = a + b
@@ -330,3 +332,129 @@ def _sum_exactly(a: Floats, a_lost: Floats, b: Floats, b_lost: Floats) -> tuple[
         lost = error - (result - total)
     finite = np.isfinite(result) & np.isfinite(lost)
     return np.where(finite, result, total), np.where(finite, lost, 0.0)
+
+
+Places = NDArray[np.int64]
+
+_SEED = 20_240_816
+
+
+class RowSample:
+    """An even sample of rows that come in batches: those of the lowest random number are kept.
+
+    A row's number is that of its place among all rows, so samples of parts that were taken apart
+    (files, machines) add up to the sample of one pass over all rows.
+
+    Args:
+        width: Columns of a row.
+        most: How many rows are kept.
+        name: Of the random numbers' stream.
+    """
+
+    def __init__(self, width: int, most: int, name: str) -> None:
+        self.width, self.most, self.name = width, most, name
+        self.seen = 0
+        self._random = seeds.generator(_SEED, name)
+        self._next = 0  # the place whose number the generator gives next
+        self._kept: list[Floats] = [np.empty((0, width))]
+        self._keys: list[Floats] = [np.empty(0)]
+        self._places: list[Places] = [np.empty(0, dtype=np.int64)]
+        self._limit = np.inf
+
+    def add(self, first: int, rows: Floats) -> None:
+        """Offer rows (n, width), the first of them at place `first`."""
+        self.offer(first, np.ones(len(rows), dtype=np.bool_), lambda chosen: rows[chosen])
+
+    def offer(
+        self, first: int, some: NDArray[np.bool_], take: Callable[[NDArray[np.intp]], Floats]
+    ) -> None:
+        """Offer some of the rows that begin at place `first`.
+
+        Args:
+            first: Place of the first row.
+            some: Shape (n,): which of the rows are offered.
+            take: Called with positions in 0..n-1, gives the rows; others need not be made.
+        """
+        keys = self._numbers(first, len(some))
+        self.seen += int(some.sum())
+        chosen = np.flatnonzero(some & (keys <= self._limit))
+        if len(chosen) > self.most:  # more than can stay
+            chosen = chosen[np.argpartition(keys[chosen], self.most - 1)[: self.most]]
+            chosen.sort()
+        self._kept.append(np.ascontiguousarray(take(chosen), dtype=np.float64))
+        self._keys.append(keys[chosen])
+        self._places.append(first + chosen.astype(np.int64))
+        if sum(map(len, self._keys)) > 2 * self.most:
+            self._shrink()
+
+    def _numbers(self, first: int, n: int) -> Floats:
+        """Return the numbers (n,) in [0, 1) of the places from `first` on."""
+        if first != self._next:
+            self._random = seeds.generator(_SEED, self.name)
+            # one step of the generator is one number
+            self._random.bit_generator.advance(first)  # type: ignore[attr-defined]
+        self._next = first + n
+        return self._random.random(n)
+
+    def _shrink(self) -> None:
+        rows, keys = np.concatenate(self._kept), np.concatenate(self._keys)
+        places = np.concatenate(self._places)
+        if len(keys) > self.most:
+            # of equal numbers the earlier row stays
+            lowest = np.lexsort((places, keys))[: self.most]
+            self._limit = float(keys[lowest[-1]])
+        else:
+            lowest = np.arange(len(keys))
+        lowest = lowest[np.argsort(places[lowest])]
+        self._kept, self._keys, self._places = [rows[lowest]], [keys[lowest]], [places[lowest]]
+
+    def rows(self) -> Floats:
+        """Return the rows kept, in the order of their places; all of them when they are few."""
+        self._shrink()
+        return self._kept[0]
+
+    def changed(self, change: Callable[[Floats], Floats]) -> RowSample:
+        """Return the same sample with its rows (k, width) as `change` makes them."""
+        found = self.merge(RowSample(self.width, self.most, self.name))
+        found._kept = [change(found._kept[0].copy())]
+        return found
+
+    def merge(self, other: RowSample) -> RowSample:
+        """Return the sample of both parts' rows; neither is changed.
+
+        Raises:
+            ValueError: They are samples of different things.
+        """
+        kind, others = (self.width, self.most, self.name), (other.width, other.most, other.name)
+        if kind != others:
+            raise ValueError(f"a sample {others} cannot be added to one {kind}")
+        found = RowSample(*kind)
+        found.seen = self.seen + other.seen
+        found._kept = [*self._kept, *other._kept]
+        found._keys = [*self._keys, *other._keys]
+        found._places = [*self._places, *other._places]
+        found._limit = min(self._limit, other._limit)
+        found._shrink()
+        return found
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that `from_state` takes."""
+        self._shrink()
+        return {
+            "rows": self._kept[0],
+            "keys": self._keys[0],
+            "places": self._places[0],
+            "seen": np.array([self.seen]),
+            "most": np.array([self.most]),
+        }
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> RowSample:
+        """Rebuild from `state`."""
+        found = cls(arrays["rows"].shape[1], int(arrays["most"][0]), name)
+        found.seen = int(arrays["seen"][0])
+        found._kept, found._keys = [arrays["rows"]], [arrays["keys"]]
+        found._places = [arrays["places"]]
+        if len(arrays["keys"]) == found.most:
+            found._limit = float(arrays["keys"].max(initial=0.0))
+        return found

@@ -15,7 +15,7 @@ from tasador.core import seeds
 from tasador.core.array_check import INTEGER, Expected, check_arrays
 from tasador.core.errors import BundleError
 from tasador.monitoring.error_estimation import ErrorModel, residuals
-from tasador.monitoring.summaries.column_summary import Grid, Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 if TYPE_CHECKING:
     from tasador.registry.bundle.model_bundle import ModelBundle
@@ -35,7 +35,7 @@ class Profile:
     """One column of the reference: the grid it is counted on, and the counts."""
 
     grid: Grid
-    summary: Summary
+    summary: ColumnSummary
 
     @classmethod
     def of(cls, values: Floats, column: Column) -> Profile:
@@ -44,7 +44,7 @@ class Profile:
             grid = Grid.of_categories(len(column.categories))
         else:
             grid = Grid.of_numbers(values)
-        return cls(grid, Summary.of(values, grid))
+        return cls(grid, ColumnSummary.of(values, grid))
 
     def state(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the arrays that `from_state` takes, each name beginning with ``<name>.``."""
@@ -77,9 +77,10 @@ class Profile:
         if "lost" in own:
             expected["lost"] = replace(summed, shape=(cells + 1,))
         check_arrays(own, expected)
+        # arrays come from a file: a wrong start would make reduceat count other cells
         if not len(own["starts"]) or own["starts"][0] != 0:
             raise ValueError(f"the bins of {name} do not begin at the first cell")
-        return cls(Grid.from_state(own), Summary.from_state(own))
+        return cls(Grid.from_state(own), ColumnSummary.from_state(own))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Reference:
                 version=bundle.version,
                 target_bounds=TargetBounds.of(bundle.contract.target),
             )
-        except Exception as error:  # somebody else's arrays: whatever they end in is theirs
+        except Exception as error:  # arrays from outside: whatever they raise is the bundle's error
             raise BundleError(
                 f"the reference in {bundle.version} cannot be read: {error}",
                 remedy="register the model again",
@@ -225,6 +226,7 @@ def build_reference(
         **names: Further attributes of `Reference`: coverage, unit, version.
     """
     number = Column("number", "number")
+    # the same rows every time: the bundle's hash must not depend on chance
     chosen = sample_places(len(X if held is None else held), SAMPLE)
     pairs: dict[str, Any] = {}
     if prediction is not None:

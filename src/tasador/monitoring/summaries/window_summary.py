@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
 from tasador.monitoring.error_estimation import residuals
-from tasador.monitoring.summaries.column_summary import Summary
+from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
 from tasador.monitoring.summaries.reference import Profile, Reference
-from tasador.monitoring.summaries.reservoir import Sample
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import Window
 
@@ -33,7 +32,7 @@ FIGURES = ("prediction", "lower", "upper", "actual", "latency_ms", "time", "fail
 
 
 @dataclass
-class Outside:
+class OutsideCounts:
     """How many values of a column lie where none should.
 
     Attributes:
@@ -48,8 +47,8 @@ class Outside:
     over: int = 0
     twice: int = 0
 
-    def __add__(self, other: Outside) -> Outside:
-        return Outside(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: OutsideCounts) -> OutsideCounts:
+        return OutsideCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 #: Place of the window that a finding was made in, its number there, the finding.
@@ -61,8 +60,8 @@ _SAMPLES = ("rows", "figures", "known", "with_outcomes")
 
 
 @dataclass
-class Tally:
-    """A window in counts; feed it batches with `add`, then judge it.
+class WindowSummary:
+    """A window in counts; feed it batches with `add`, then evaluate it.
 
     Attributes:
         reference: What it will be compared with; its grids are those of the counts.
@@ -109,17 +108,17 @@ class Tally:
 
     def __post_init__(self) -> None:
         reference = self.reference
-        self.columns = [Summary.empty(profile.grid) for profile in reference.profiles]
-        self.outside = [Outside() for _ in reference.profiles]
+        self.columns = [ColumnSummary.empty(profile.grid) for profile in reference.profiles]
+        self.outside = [OutsideCounts() for _ in reference.profiles]
         self.prediction, self.target, self.residual = (
-            None if profile is None else Summary.empty(profile.grid)
+            None if profile is None else ColumnSummary.empty(profile.grid)
             for profile in (reference.prediction, reference.target, reference.residual)
         )
         p = len(reference.columns)
-        self.rows = Sample(p + 3, MOST_ROWS, "rows")
-        self.figures = Sample(len(FIGURES), MOST_FIGURES, "figures")
-        self.known = Sample(len(FIGURES), MOST_FIGURES, "known")
-        self.with_outcomes = Sample(p + 4, MOST_ROWS, "with outcomes")
+        self.rows = RowSample(p + 3, MOST_ROWS, "rows")
+        self.figures = RowSample(len(FIGURES), MOST_FIGURES, "figures")
+        self.known = RowSample(len(FIGURES), MOST_FIGURES, "known")
+        self.with_outcomes = RowSample(p + 4, MOST_ROWS, "with outcomes")
         segment = reference.segment
         self._segment = None if segment is None else reference.names.index(segment.name)
 
@@ -137,16 +136,17 @@ class Tally:
         self.n += len(window)
         self.failures += int(window.failed.sum())
         ok = ~window.failed
+        # without a copy in the usual case that no request failed
         X = window.X if ok.all() else window.X[ok]
         for i, profile in enumerate(self.reference.profiles):
-            part = Summary.of(X[:, i], profile.grid)
+            part = ColumnSummary.of(X[:, i], profile.grid)
             self._count_outside(i, X[:, i], part, profile)
             self.columns[i] += part
         self._add_answers(window, ok)
         self._add_samples(window, place, ok)
 
     def _in_double(self, window: Window) -> Window:
-        """Put back what became of the reference's values in float32: see `Grid.in_double`."""
+        """Restore values of the reference that went through float32: see `Grid.in_double`."""
         changed: Floats | None = None
         for i, profile in enumerate(self.reference.profiles):
             given = window.X[:, i]
@@ -163,6 +163,7 @@ class Tally:
 
     def _with_possible_outcomes(self, window: Window) -> Window:
         """Leave out known values such as -1, which mean that there is none."""
+        # a -1 that means "unknown" would be an error of hundreds of percent
         possible = self.target_bounds.accepts(window.actual) | np.isnan(window.actual)
         if possible.all():
             return window
@@ -174,7 +175,7 @@ class Tally:
         """What known values may be; without a contract what the reference's errors allow."""
         return self.reference.target_bounds or TargetBounds(positive=self.reference.log)
 
-    def _count_outside(self, i: int, values: Floats, part: Summary, profile: Profile) -> None:
+    def _count_outside(self, i: int, values: Floats, part: ColumnSummary, profile: Profile) -> None:
         """Count what lies outside; a glance at the batch's extremes usually settles it."""
         if profile.grid.is_category:
             return
@@ -271,7 +272,7 @@ class Tally:
         places = np.array([*(order.index(name) for name in window.versions), -1])
         return places[window.version]  # -1 is the last one
 
-    def merge(self, other: Tally) -> Tally:
+    def merge(self, other: WindowSummary) -> WindowSummary:
         """Return the tally of both parts' rows; neither is changed.
 
         Parts must not overlap. The order in which they are merged does not matter.
@@ -282,7 +283,7 @@ class Tally:
         names, others = self.reference.names, other.reference.names
         if names != others or self.reference.version != other.reference.version:
             raise ValueError(f"a tally of {others} cannot be added to one of {names}")
-        found = Tally(self.reference, min(self.first, other.first))
+        found = WindowSummary(self.reference, min(self.first, other.first))
         for name in _COUNTS:
             setattr(found, name, getattr(self, name) + getattr(other, name))
         found.begins, found.ends = min(self.begins, other.begins), max(self.ends, other.ends)
@@ -291,6 +292,7 @@ class Tally:
         for name in _SUMMARIES:
             mine, more = getattr(self, name), getattr(other, name)
             setattr(found, name, None if mine is None or more is None else mine + more)
+        # by place: the order in which parts were merged must not show in the verdict
         found._noted = sorted([*self._noted, *other._noted], key=_noted_at)
         seen = [*self._versions.items(), *other._versions.items()]
         for name, where in sorted(seen, key=lambda entry: (entry[1], entry[0])):
@@ -300,9 +302,9 @@ class Tally:
             setattr(found, name, mine.merge(more))
         return found
 
-    def _sample(self, name: str, versions: list[str]) -> Sample:
+    def _sample(self, name: str, versions: list[str]) -> RowSample:
         """Return a sample of which the version's places are those in `versions`."""
-        sample: Sample = getattr(self, name)
+        sample: RowSample = getattr(self, name)
         if name not in ("figures", "known") or self.versions == versions[: len(self.versions)]:
             return sample
         column = FIGURES.index("version")
@@ -331,7 +333,7 @@ class Tally:
         }
 
     @classmethod
-    def from_state(cls, reference: Reference, state: Mapping[str, Any]) -> Tally:
+    def from_state(cls, reference: Reference, state: Mapping[str, Any]) -> WindowSummary:
         """Rebuild from `state`.
 
         Raises:
@@ -343,12 +345,12 @@ class Tally:
         for name, value in state["counts"].items():
             setattr(found, name, value)
         found.begins, found.ends = state["span"]
-        found.outside = [Outside(**one) for one in state["outside"]]
-        found.columns = [Summary.from_state(one) for one in state["columns"]]
+        found.outside = [OutsideCounts(**one) for one in state["outside"]]
+        found.columns = [ColumnSummary.from_state(one) for one in state["columns"]]
         for name, one in state["summaries"].items():
-            setattr(found, name, Summary.from_state(one))
+            setattr(found, name, ColumnSummary.from_state(one))
         for name, one in state["samples"].items():
-            setattr(found, name, Sample.from_state(one, getattr(found, name).name))
+            setattr(found, name, RowSample.from_state(one, getattr(found, name).name))
         found._versions = {name: (place, i) for name, (place, i) in state["versions"].items()}
         found._noted = [(place, i, Finding(**one)) for place, i, one in state["noted"]]
         return found
@@ -359,6 +361,6 @@ def _noted_at(noted: _Noted) -> tuple[int, int, str, str, str]:
     return place, number, finding.check, finding.subject, finding.reason
 
 
-def _plus(summary: Summary | None, values: Floats, profile: Profile) -> Summary:
-    part = Summary.of(values, profile.grid)
+def _plus(summary: ColumnSummary | None, values: Floats, profile: Profile) -> ColumnSummary:
+    part = ColumnSummary.of(values, profile.grid)
     return part if summary is None else summary + part

@@ -5,12 +5,12 @@ The two threads between the queue and the database.
 ::
 
     committer   owns the queue while the database is there: takes a group, commits it. While the
-                database is away it tries to bring the spool into it instead.
+                database is away it tries to replay the spool instead.
     guard       watches the committer. When a commit fails or takes too long, it takes over the
                 queue and writes to the spool, until the committer has emptied that.
 
 The state says who owns the queue: ``ok`` the committer, ``spooling`` the guard. While ``draining``
-it belongs to nobody, as long as the committer takes to bring in the last of the spool; when that
+it belongs to nobody, as long as the committer takes to replay the last of the spool; when that
 takes too long too, the guard goes on.
 
 A group in flight belongs to whoever claims it: the committer when its commit ends, the guard when
@@ -27,129 +27,36 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from itertools import chain
-from queue import Empty, SimpleQueue
-from typing import Literal, NamedTuple
+from queue import SimpleQueue
+from typing import Literal
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
 from tasador.core.errors import StorageError
-from tasador.records.database.connection import Database
-from tasador.records.database.errors import BusyError, RefusedError
+from tasador.records.database import Database
+from tasador.records.errors import BusyError, RejectedValuesError
 from tasador.records.record import Record
-from tasador.records.refused import Refusal, RefusedBuffer
-from tasador.records.writer.counters import Counters, WriterStatus
-from tasador.records.writer.insert import insert_records
-from tasador.records.writer.maintenance import Keeper
+from tasador.records.refused import RefusedBuffer, RefusedRequest
+from tasador.records.writer.batches import (
+    WAKE,
+    Counters,
+    Group,
+    Submission,
+    Waiting,
+    WriterStatus,
+    insert_records,
+    take_group,
+)
+from tasador.records.writer.maintenance import MaintenanceThread
 from tasador.records.writer.spool import Chunk, Spool
 from tasador.settings.records import RecordSettings
 
-Waiting = asyncio.Future[None] | concurrent.futures.Future[None] | None
-
-
-class Submission(NamedTuple):
-    """What was handed over by one call, and who waits for it."""
-
-    records: Sequence[Record]
-    waiting: Waiting
-
-
-#: Wakes whoever waits at a queue.
-WAKE = Submission((), None)
-
-
-class Group:
-    """Submissions that are written together.
-
-    Two threads may come to write the same group, when the database does not answer: `claim` decides
-    which of them tells the submitters.
-    """
-
-    __slots__ = ("_unclaimed", "rows", "size", "started", "submissions")
-
-    def __init__(self, submissions: Sequence[Submission]) -> None:
-        self.submissions = submissions
-        rows: Sequence[Record]
-        if len(submissions) == 1:
-            rows = submissions[0].records
-        else:
-            rows = list(chain.from_iterable([s.records for s in submissions]))
-        self.rows = rows
-        self.size = len(rows)
-        self.started = time.monotonic()
-        self._unclaimed = threading.Lock()
-
-    def claim(self) -> bool:
-        """Return True to the first caller and False to all others."""
-        return self._unclaimed.acquire(blocking=False)
-
-    def release(self, error: StorageError | None) -> None:
-        """Wake those who wait, from any thread: one call into each event loop."""
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for _, future in self.submissions:
-            if isinstance(future, asyncio.Future):
-                loop = future.get_loop()
-                if loop in loops:
-                    loops[loop].append(future)
-                else:
-                    loops[loop] = [future]
-            elif future is not None and future.set_running_or_notify_cancel():
-                _settle(future, error)
-        for loop, futures in loops.items():
-            try:
-                loop.call_soon_threadsafe(_settle_all, futures, error)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                continue
-
-
-def take_group(
-    queue: SimpleQueue[Submission], most: int, timeout_s: float | None = None
-) -> Group | None:
-    """Take what waits in `queue`, about `most` records; wait for the first.
-
-    Returns:
-        None when nothing came in time, or only `WAKE`.
-    """
-    try:
-        item = queue.get(timeout=timeout_s)
-    except Empty:
-        return None
-    taken: list[Submission] = []
-    size = 0
-    while True:
-        if item is not WAKE:
-            taken.append(item)
-            size += len(item.records)
-        if size >= most:
-            break
-        try:
-            item = queue.get_nowait()
-        except Empty:
-            break
-    return Group(taken) if taken else None
-
-
-def _settle_all(futures: list[asyncio.Future[None]], error: StorageError | None) -> None:
-    for future in futures:
-        if not future.done():  # a request that timed out cancelled its own
-            _settle(future, error)
-
-
-def _settle(
-    future: asyncio.Future[None] | concurrent.futures.Future[None], error: StorageError | None
-) -> None:
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-State = Literal["ok", "draining", "spooling"]
+QueueOwner = Literal["ok", "draining", "spooling"]
 
 _log = logging.getLogger(__name__)
-_HANG_S = 10.0  # how long a silent database is waited for before the line is cut
+_HANG_S = 10.0  # how long a silent database is waited for before the connection is cut
 _IDLE_S = 1.0
-_LAST_BYTES = 1 << 18  # of the spool, brought in while the queue waits
+_LAST_BYTES = 1 << 18  # of the spool, replayed while the queue waits
 
 
 class Committer:
@@ -158,8 +65,8 @@ class Committer:
     Args:
         settings: Where and how.
         queue: What is submitted.
-        spool: Where to put it while the database is away.
-        counters: Told what happened.
+        spool: Where to put it while the database is unreachable.
+        counters: Counts what happened.
     """
 
     def __init__(
@@ -169,7 +76,7 @@ class Committer:
         spool: Spool,
         counters: Counters,
     ) -> None:
-        self.state: State = "ok"
+        self.state: QueueOwner = "ok"
         self.full = False  # neither the database nor the spool takes records
         self._checked = 0.0
         self._settings = settings
@@ -241,7 +148,7 @@ class Committer:
         self._database.close()
 
     def _attempt(self, group: Group) -> None:
-        """Commit a group; when the database is away, the group and the queue are the guard's."""
+        """Commit a group; hand it and the queue to the guard when the database is unreachable."""
         self._flight = group
         self._asked = group.started
         if not self._busy.is_set():
@@ -269,7 +176,7 @@ class Committer:
             group.release(error_of_some)
 
     def _replay(self) -> bool:
-        """Bring the spool into the database; return whether the queue is the committer's again."""
+        """Replay the spool into the database; return whether the queue is the committer's again."""
         try:
             self._asked = time.monotonic()
             self._check_database()
@@ -305,8 +212,8 @@ class Committer:
         try:
             return self._spool.peek(self._settings.group)
         except StorageError as error:
-            _log.error("a spool file is set aside: %s", error)
-            self._spool.set_aside()
+            _log.error("a spool file is quarantined: %s", error)
+            self._spool.quarantine()
             raise
 
     def _back_to_normal(self) -> bool:
@@ -319,7 +226,7 @@ class Committer:
         _log.info("records go into the database again; the spool is empty")
         return True
 
-    def _turn_to(self, state: State) -> None:
+    def _turn_to(self, state: QueueOwner) -> None:
         with self._turn:
             self.state = state
             # while draining the guard watches an empty group in place of the real ones
@@ -336,7 +243,7 @@ class Committer:
                 if group is not None:
                     self._spool_group(group)
                 self._check_spool()
-                self._cut_a_dead_line()
+                self._cut_dead_connection()
                 continue
             if self._flight is None and not self._closing.is_set():
                 self._busy.clear()
@@ -383,7 +290,7 @@ class Committer:
             error = failed
             self._found_full(error)
         except Exception as failed:  # what a malformed record provokes
-            error = RefusedError(repr(failed))
+            error = RejectedValuesError(repr(failed))
             self._counters.note(error)
         if error is None:
             self._counters.count(done=group.size, spooled=group.size)
@@ -413,7 +320,7 @@ class Committer:
             _log.error("records can be kept nowhere: %s", error)
         self.full = True
 
-    def _cut_a_dead_line(self) -> None:
+    def _cut_dead_connection(self) -> None:
         """Make a committer that has waited too long for an answer give up, and connect again."""
         asked = self._asked
         if asked is not None and time.monotonic() - asked > _HANG_S:
@@ -447,7 +354,7 @@ class RecordWriter:
         self._spool = Spool(settings.spool_folder(), settings.synchronous, settings.spool_bytes)
         self._committer = Committer(settings, self._queue, self._spool, self._counters)
         self._refused = RefusedBuffer(settings)
-        self._keeper = Keeper(
+        self._maintenance = MaintenanceThread(
             self._spool.folder,
             settings,
             open_lazily(settings),
@@ -472,7 +379,7 @@ class RecordWriter:
         self._running = True
         _writers.add(self)
         self._committer.start()
-        self._keeper.start()
+        self._maintenance.start()
 
     def submit(self, records: Sequence[Record]) -> asyncio.Future[None] | None:
         """Hand records over from a coroutine; never blocks.
@@ -509,14 +416,14 @@ class RecordWriter:
         self._put(records, waiting)
         return waiting
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: RefusedRequest) -> None:
         """Record what was refused, soon and at most once; never blocks, and never raises."""
         if self._running:
             self._refused.add(refusal)
 
     def keep_target(self, model: str, bounds: TargetBounds) -> None:
         """Keep what a model's target may be beside the records, soon; never blocks."""
-        self._keeper.keep_target(model, bounds)
+        self._maintenance.keep_target(model, bounds)
 
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:
@@ -569,7 +476,7 @@ class RecordWriter:
         self._running = False
         _writers.discard(self)
         safe = self._committer.close(deadline_s)
-        self._keeper.close()
+        self._maintenance.close()
         self._spool.close()
         return safe
 

@@ -1,4 +1,4 @@
-"""`Keeper`: what has to be done now and then, beside the writing of records."""
+"""`MaintenanceThread`: what has to be done now and then, beside the writing of records."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from pathlib import Path
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import StorageError
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.refused import RefusedBuffer
 from tasador.records.retention import prune_in_turn
-from tasador.records.targets import keep_target
-from tasador.records.writer.counters import Counters
-from tasador.records.writer.insert import insert_records
+from tasador.records.shared_state import keep_target
+from tasador.records.writer.batches import Counters, insert_records
 from tasador.records.writer.spool import adopt
 from tasador.settings.records import RecordSettings
 
 _log = logging.getLogger(__name__)
+# a commit takes over the checkpoint when the log grows: this keeps it small
 _MAINTAIN_S = 0.5
+# listing a folder is cheap, and rows of a dead process are missing until then
 _LOOK_S = 2.0
+# far more often than a lease of an hour needs: a process that dies is replaced soon
 _PRUNE_S = 600.0
 
 
-def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
-    """Bring the records of all orphaned spool files in `folder` into the database.
+def replay_orphans(folder: Path, database: Database, stop: Callable[[], bool] | None = None) -> int:
+    """Replay the records of all orphaned spool files in `folder` into the database.
 
     Args:
         folder: The spool folder.
         database: Where they belong.
-        stop: Asked between chunks; what is not brought in then stays where it is.
+        stop: Asked between chunks; what is not replayed then stays where it is.
 
     Returns:
-        How many records were brought in.
+        How many records were replayed.
 
     Raises:
-        OutageError: The database is away; the file stays for another try.
+        OutageError: The database is unreachable; the file stays for another try.
         StorageError: A file cannot be read.
     """
     total = 0
@@ -48,14 +50,14 @@ def bring_in(folder: Path, database: Database, stop: Callable[[], bool] | None =
     return total
 
 
-class Keeper:
+class MaintenanceThread:
     """A thread that maintains the database, looks for orphaned spool files, records refused rows.
 
     Args:
         folder: The spool folder.
         settings: For how long things are kept.
         database: A connection of its own; closed at the end.
-        counters: Told what happened.
+        counters: Counts what happened.
         allowed: Whether the database is thought to be there.
         refused: Refused rows that wait for the database.
     """
@@ -78,7 +80,7 @@ class Keeper:
         self._targets: dict[str, TargetBounds] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, name="tasador-records-keeper", daemon=True
+            target=self._run, name="tasador-records-maintenance", daemon=True
         )
 
     def start(self) -> None:
@@ -92,6 +94,7 @@ class Keeper:
     def close(self) -> None:
         """Stop after the chunk at hand."""
         self._closing.set()
+        # a statement that hangs is interrupted: stopping must not take longer than the drain
         self._thread.join(0.5)
         if self._thread.is_alive():
             self._database.interrupt()
@@ -105,6 +108,7 @@ class Keeper:
                     self._refused.flush(self._database)
                     for model, bounds in list(self._targets.items()):
                         keep_target(self._database, model, bounds)
+                        # only once it is written: an outage must not lose it
                         self._targets.pop(model, None)
                     self._database.maintain()
                     if time.monotonic() - looked >= _LOOK_S:
@@ -116,6 +120,7 @@ class Keeper:
                 except (StorageError, OSError) as error:
                     self._counters.note(error)
             self._closing.wait(_MAINTAIN_S)
+        # once more at the end, or the last seconds of refused rows would be lost
         if self._allowed():
             try:
                 self._refused.flush(self._database)
@@ -124,7 +129,7 @@ class Keeper:
         self._database.close()
 
     def _look(self) -> None:
-        brought = bring_in(self._folder, self._database, self._closing.is_set)
-        if brought:
-            self._counters.count(replayed=brought)
-            _log.info("%d records of dead processes were brought in", brought)
+        replayed = replay_orphans(self._folder, self._database, self._closing.is_set)
+        if replayed:
+            self._counters.count(replayed=replayed)
+            _log.info("%d records of dead processes were replayed", replayed)

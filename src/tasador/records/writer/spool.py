@@ -1,4 +1,4 @@
-r"""The spool: where records wait on the local disk while the database is away.
+r"""The spool: where records wait on the local disk while the database is unreachable.
 
 Each process appends to files of its own and holds a lock on them as long as it lives. A file that
 nobody locks belongs to a process that died: whoever finds it adopts it. Records keep their ids, so
@@ -221,6 +221,7 @@ class Spool:
     def _write(self, frame: _Frame) -> _Segment:
         """Write a frame behind the last one; it counts once the segment's size says so."""
         held = sum(segment.size for segment in self._segments)
+        # checked before writing: a full disk is everybody's problem, a full spool only ours
         if held + len(frame) > self._limit:
             raise StorageError(
                 f"the spool in {self.folder} is full",
@@ -233,6 +234,7 @@ class Spool:
         try:
             _write_all(segment.file, frame, segment.size)
             if self._flush:
+                # the size is part of it; times of the file are not needed to read it back
                 os.fdatasync(segment.file)
         except OSError:
             with suppress(OSError):  # what was written of the frame is torn, and skipped
@@ -266,7 +268,7 @@ class Spool:
                     self._drop_front()
 
     def _drop_front(self) -> bool:
-        """Give up the first segment, which is read; tell whether there is another."""
+        """Drop the first segment, which is read; return whether there is another."""
         first = self._segments[0]
         self._read = len(MAGIC)
         if len(self._segments) > 1:
@@ -277,8 +279,8 @@ class Spool:
             os.ftruncate(first.file, first.size)
         return False
 
-    def set_aside(self) -> None:
-        """Keep the first file, which cannot be read back, as ``*.damaged`` and go on without it."""
+    def quarantine(self) -> None:
+        """Quarantine the first file, which cannot be read back, as ``*.damaged``."""
         with self._lock:
             if self._segments:
                 segment = self._segments.popleft()
@@ -403,6 +405,7 @@ def _new_segment(folder: Path) -> _Segment:
     while True:
         path = folder / f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # between its creation and its lock another process may look for orphans
         if not _locked(file, path):  # somebody took it for an orphan already
             os.close(file)
             continue
@@ -434,6 +437,7 @@ def _locked(file: int, path: Path) -> bool:
     except OSError:
         return False
     try:
+        # its owner may have deleted it between open and lock: records would go into no file
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from tasador.core.errors import TasadorError
 from tasador.serving.api.openapi import answers
+from tasador.serving.api.predict import response
 from tasador.serving.errors import Problem
 from tasador.serving.http.middleware import ADMIN
 from tasador.serving.http.request import Exchange, Reply
@@ -27,7 +28,7 @@ class AdminActions:
     Attributes:
         rollback: Lets the previous model answer; returns its version. Raises `TasadorError` when
             there is none.
-        reload: Looks at the sources now; tells whether another model answers since.
+        reload: Looks at the sources now; returns whether another model answers since.
         state: Returns what there is to know, in JSON types.
     """
 
@@ -45,35 +46,30 @@ class AdminRoutes:
 
     def __init__(self, actions: AdminActions) -> None:
         self._actions = actions
+        # one change at a time: two rollbacks at once would cancel each other
         self._changing = asyncio.Lock()
 
     async def state(self, exchange: Exchange) -> Reply:
         """Tell which model answers, which one a rollback returns to, and how the sources are."""
-        _check(exchange)
+        require_admin(exchange)
+        # in a thread: it takes locks that a refresh may hold
         found = await asyncio.to_thread(self._actions.state)
         return Reply(orjson.dumps(found, default=str))
 
     async def rollback(self, exchange: Exchange) -> Reply:
         """Let the previous model answer again."""
-        _check(exchange)
+        require_admin(exchange)
         async with self._changing:
             try:
                 version = await asyncio.to_thread(self._actions.rollback)
             except TasadorError as error:
-                raise Problem(
-                    409,
-                    "nothing_to_roll_back_to",
-                    error.message,
-                    expected=error.expected,
-                    got=error.got,
-                    remedy=error.remedy,
-                ) from None
+                raise Problem.of(409, "nothing_to_roll_back_to", error) from None
         _note(exchange, "rolled back to %s", version)
         return Reply(orjson.dumps({"model_version": version}))
 
     async def reload(self, exchange: Exchange) -> Reply:
         """Look now at what the sources offer, also at what was refused before."""
-        _check(exchange)
+        require_admin(exchange)
         async with self._changing:
             swapped = await asyncio.to_thread(self._actions.reload)
         _note(exchange, "looked at the sources: %s", "swapped" if swapped else "no change")
@@ -81,14 +77,15 @@ class AdminRoutes:
         return Reply(orjson.dumps({"swapped": swapped, "state": state}, default=str))
 
 
-def _check(exchange: Exchange) -> None:
-    """Refuse others than administrators, whatever stands before this route."""
+def require_admin(exchange: Exchange) -> None:
+    """Reject everybody but administrators, whatever checks precede this route."""
     if exchange.role != "admin":
         raise Problem(403, "forbidden", "the admin routes need a key of role admin")
 
 
 def _note(exchange: Exchange, message: str, *values: object) -> None:
     fields = {"request_id": exchange.request_id, "client": exchange.client}
+    # a warning: changes by hand have to be in the log at every level that is usual
     log.warning(message, *values, extra={"fields": fields})
 
 
@@ -98,8 +95,6 @@ def admin_router(actions: AdminActions) -> APIRouter:
     Args:
         actions: What they can do.
     """
-    from tasador.serving.api.endpoints import response
-
     routes = AdminRoutes(actions)
     router = APIRouter(prefix=ADMIN.rstrip("/"), tags=["admin"])
 

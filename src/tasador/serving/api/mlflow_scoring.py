@@ -18,10 +18,11 @@ from fastapi import APIRouter, Response
 from tasador.contract.model import plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
+from tasador.serving.api.predict import endpoint, response
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import BadRow, Problem, fault, wrong_media_type
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.http.request import JSON, Exchange, Reply
 from tasador.serving.service import Service
 
@@ -50,18 +51,18 @@ class MlflowRoutes:
 
     async def invocations(self, exchange: Exchange, body: bytes) -> Reply:
         """Value rows in any of MLflow's forms."""
-        engine = self._service.engine()
+        predictor = self._service.predictor()
         limits = self._service.limits
         kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
-        place, values = _read(body, kind.split(";")[0].strip().lower(), engine, limits.batch)
+        place, values = _read(body, kind.split(";")[0].strip().lower(), predictor, limits.batch)
         if len(values) > limits.batch:
             raise _unreadable(place, f"at most {limits.batch} rows", str(len(values)))
         predictions: list[float] = []
         if values:
-            rows = engine.encode(values, place)
-            answer = await self._service.value(exchange, engine, rows, place)
-            predictions = answer.appraisals.prediction
-        name = engine.prediction_name
+            rows = predictor.encode(values, place)
+            answer = await self._service.value(exchange, predictor, rows, place)
+            predictions = answer.predictions.prediction
+        name = predictor.prediction_name
         return Reply(orjson.dumps({"predictions": [{name: value} for value in predictions]}))
 
 
@@ -72,8 +73,6 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    from tasador.serving.api.endpoints import endpoint, response
-
     routes = MlflowRoutes(service, version)
     router = APIRouter(tags=["mlflow scoring"], default_response_class=Response)
 
@@ -100,14 +99,15 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
     return router
 
 
-def _read(body: bytes, kind: str, engine: Engine, most: int) -> tuple[str, Sequence[Any]]:
+def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str, Sequence[Any]]:
     """Return the rows of a body, and what they are called in messages."""
     if kind == JSON.decode():
         return _from_json(_read_json(body))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
-        rows = Upload(io.BytesIO(body), kind, engine.contract).take(most + 1)
+        # one more than allowed, which is enough to know that there are too many
+        rows = Upload(io.BytesIO(body), kind, predictor.contract).take(most + 1)
         detail = [
-            fault(
+            error_detail(
                 ["rows", index],
                 kind="invalid_row",
                 expected="a row",
@@ -138,6 +138,7 @@ def _read_json(body: bytes) -> Any:
     try:
         return read_json(body, nan=True)
     except Problem as problem:
+        # a field given twice keeps its own error: its remedy is another one
         if problem.error != "malformed_json":
             raise
         raise _unreadable("body", "JSON", problem.message) from None
@@ -167,6 +168,7 @@ def _from_split(content: Any) -> list[dict[str, Any]]:
         raise _unreadable(
             "dataframe_split", "columns (a list of names) and data (a list of rows)", shown(content)
         )
+    # a dict would keep the last of them in silence
     twice = [name for name, count in Counter(map(plain_name, columns)).items() if count > 1]
     if twice:
         raise _unreadable("dataframe_split", "each column once", f"{shown(twice[0])} twice")
@@ -196,22 +198,9 @@ def _clean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unreadable(place: str, expected: str, got: str, index: int | None = None) -> Problem:
-    return Problem(
-        422,
-        "invalid_request",
-        "the rows cannot be read",
-        expected=expected,
-        got=got,
-        detail=[
-            fault(
-                [place] if index is None else [place, index],
-                kind="invalid_request",
-                expected=expected,
-                got=got,
-                remedy="see MLflow's documentation of /invocations",
-            )
-        ],
-    )
+    loc: list[str | int] = [place] if index is None else [place, index]
+    remedy = "see MLflow's documentation of /invocations"
+    return InvalidRequest(loc, "the rows cannot be read", expected, got, remedy)
 
 
 _FRAME = {"type": "array", "items": {"type": "object"}}

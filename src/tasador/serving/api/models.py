@@ -1,7 +1,7 @@
 """``/api/v1/models``: the model's card and map; its versions and history, and who may change them.
 
-What versions there are and how one is promoted is the lifecycle's business, above this room: it is
-handed in as `Lifecycle`, so that the command line and the API do the same.
+What versions there are and how one is promoted belongs to the package `lifecycle`, above this one:
+it is passed in as `Lifecycle`, so that the command line and the API do the same.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasador.core.errors import ConfigError, GateError, MissingExtraError, TasadorError
 from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.serving.api.admin import require_admin
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem, not_ready
 from tasador.serving.http.middleware import ADMIN
 from tasador.serving.http.request import Exchange
 from tasador.serving.service import Service
 
-#: Cells with fewer rows are counted, but their value is not told: it would be that of one sale.
+#: Cells with fewer rows are counted, but their value is withheld: it would reveal single sales.
 _FEWEST = 5
 
 
@@ -63,6 +64,7 @@ def density(bundle: ModelBundle, across: int = 70) -> DensityGrid | None:
     places = features.index.points / features.plan.scale
     longitude, latitude = coordinates
     x, y = (places[:, near.index(column.name)] for column in coordinates)
+    # square cells: a map is not stretched
     step = max(float(np.ptp(x)), float(np.ptp(y))) / across or 1.0
     values = bundle.target.inverse(features.index.target)
     return DensityGrid(longitude.name, latitude.name, step, step, _cells(x, y, values, step))
@@ -136,13 +138,13 @@ class Density(BaseModel):
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """What can be told and done about versions; each is called in a thread, may raise TasadorError.
+    """Queries and changes of versions; each is called in a thread, may raise TasadorError.
 
     Attributes:
         versions: Returns ``{"model", "versions", "notes"}``.
         history: Returns the audit trail's latest entries; takes how many.
         report: Returns the HTML report of the run that made a version; None when it is not here.
-        promote: Takes the wish and who wishes it; returns what was done.
+        promote: Takes the request and who made it; returns what was done.
         rollback: Takes the version to return to or None, the reason, and who.
         changed: Called after a change, so that it counts at once.
     """
@@ -162,7 +164,7 @@ def card_router(service: Service) -> APIRouter:
     @router.get("/card", response_class=Response)
     def card() -> Response:
         """The model card, Markdown."""
-        loaded = service.holder.current
+        loaded = service.slot.current
         if loaded is None:
             raise not_ready()
         return Response(loaded.bundle.card, media_type="text/markdown; charset=utf-8")
@@ -170,7 +172,7 @@ def card_router(service: Service) -> APIRouter:
     @router.get("/density", response_model=Density)
     def places() -> Density:
         """Where the training rows of a table with coordinates lie, by cell of a grid."""
-        loaded = service.holder.current
+        loaded = service.slot.current
         if loaded is None:
             raise not_ready()
         found = density(loaded.bundle)
@@ -184,7 +186,7 @@ def card_router(service: Service) -> APIRouter:
 
 
 def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
-    """Return the routes about versions, and the administrators' verbs that change them."""
+    """Return the routes about versions, and the administrators' actions that change them."""
     router = APIRouter()
     reading: dict[str, Any] = {"tags": ["models"], "responses": answers(None, *_READ)}
     changing: dict[str, Any] = {"tags": ["admin"], "responses": answers(None, *_CHANGE)}
@@ -193,60 +195,63 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     @router.get("/api/v1/models/versions", **reading)
     def versions() -> dict[str, Any]:
         """Every registered version with its metrics and aliases, newest first."""
-        return _asked(lifecycle.versions)
+        return _call_lifecycle(lifecycle.versions)
 
     @router.get("/api/v1/models/history", **reading)
     def history(limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
         """What served when, who changed it and why, newest first."""
-        return {"entries": _asked(lambda: lifecycle.history(limit))}
+        return {"entries": _call_lifecycle(lambda: lifecycle.history(limit))}
 
     @router.get("/api/v1/models/report", response_class=Response, **reading)
     def report() -> Response:
         """The report of the run that made the model which answers, HTML."""
-        loaded = service.holder.current
+        loaded = service.slot.current
         if loaded is None:
             raise not_ready()
-        found = _asked(lambda: lifecycle.report(loaded.bundle.version))
+        found = _call_lifecycle(lambda: lifecycle.report(loaded.bundle.version))
         if found is None:
-            raise Problem(
-                404,
-                "no_report",
-                "the run that made this model is not kept where the service runs",
-                remedy="see the run in MLflow, or `tasador report` where it was trained",
-            )
+            raise _no_report()
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(found, media_type="text/html", headers={"content-security-policy": policy})
 
     @router.post(f"{ADMIN}models/promote", **changing)
-    async def promote(request: Request, wish: Promotion) -> dict[str, Any]:
-        """Let an alias stand for a version that passes the gates, as `tasador promote`."""
+    async def promote(request: Request, promotion: Promotion) -> dict[str, Any]:
+        """Move an alias to a version that passes the gates, as `tasador promote`."""
         who = _administrator(request)
         async with lock:
-            done = await asyncio.to_thread(_asked, lambda: lifecycle.promote(wish, who))
+            done = await asyncio.to_thread(
+                _call_lifecycle, lambda: lifecycle.promote(promotion, who)
+            )
+        # outside of the lock: the change is made, and the poll may take seconds
         await asyncio.to_thread(lifecycle.changed)
         return done
 
     @router.post(f"{ADMIN}models/rollback", **changing)
-    async def rollback(request: Request, wish: Return) -> dict[str, Any]:
+    async def rollback(request: Request, target: Return) -> dict[str, Any]:
         """Return to the previous champion or an earlier one, as `tasador rollback`."""
         who = _administrator(request)
         async with lock:
-            done = await asyncio.to_thread(_asked, lambda: lifecycle.rollback(wish, who))
+            done = await asyncio.to_thread(_call_lifecycle, lambda: lifecycle.rollback(target, who))
         await asyncio.to_thread(lifecycle.changed)
         return done
 
     return router
 
 
+def _no_report() -> Problem:
+    message = "the run that made this model is not kept where the service runs"
+    remedy = "see the run in MLflow, or `tasador report` where it was trained"
+    return Problem(404, "no_report", message, remedy=remedy)
+
+
 def _administrator(request: Request) -> str:
-    """Return who asks; refuses others than administrators, whatever stands before this route."""
+    """Return who asks; rejects everybody but administrators, whatever checks precede this route."""
     exchange: Exchange = request.scope["tasador"]
-    if exchange.role != "admin":
-        raise Problem(403, "forbidden", "the admin routes need a key of role admin")
+    require_admin(exchange)
     return f"api key {exchange.client}"
 
 
-def _asked(ask: Callable[[], T]) -> T:
+def _call_lifecycle(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except Problem:
@@ -259,7 +264,4 @@ def _asked(ask: Callable[[], T]) -> T:
             word = "lifecycle_unavailable"
         elif isinstance(error, ConfigError):
             status, word = 422, "invalid_request"
-        raise Problem(
-            status, word, error.message,
-            expected=error.expected, got=error.got, remedy=error.remedy,
-        ) from None  # fmt: skip
+        raise Problem.of(status, word, error) from None

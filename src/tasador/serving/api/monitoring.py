@@ -18,8 +18,8 @@ _REFUSALS = (400, 401, 404, 422, 429, 500, 503)
 MOST_VERDICTS = 500
 
 
-class Watching(Protocol):
-    """Where verdicts and alerts are read; `serving.bootstrap.Watched` is one."""
+class MonitoringSource(Protocol):
+    """Where verdicts and alerts are read; `serving.bootstrap.MonitoringReader` is one."""
 
     def verdicts(self, model: str | None, since: float, limit: int) -> list[StoredVerdict]:
         """Return verdicts, newest first."""
@@ -88,12 +88,12 @@ class Alerts(BaseModel):
     )
 
 
-def monitoring_router(service: Service, watching: Watching) -> APIRouter:
-    """Return the routes about what was watched.
+def monitoring_router(service: Service, source: MonitoringSource) -> APIRouter:
+    """Return the routes about what was found.
 
     Args:
         service: Knows the model.
-        watching: Where verdicts and alerts are read.
+        source: Where verdicts and alerts are read.
     """
     router = APIRouter(
         prefix="/api/v1/monitoring", tags=["monitoring"], responses=answers(None, *_REFUSALS)
@@ -105,20 +105,17 @@ def monitoring_router(service: Service, watching: Watching) -> APIRouter:
         since: Annotated[float, Query(ge=0, description="Seconds since 1970 UTC")] = 0.0,
     ) -> VerdictLines:
         """What was found about the model that answers, newest first."""
-        found = watching.verdicts(_model(service), since, limit)
+        found = source.verdicts(_model(service), since, limit)
         return VerdictLines(verdicts=[_line(one) for one in found])
 
     @router.get("/verdicts/latest", response_model=WholeVerdict)
     def latest() -> WholeVerdict:
         """The last verdict, with everything that was looked at."""
-        found = watching.verdicts(_model(service), 0.0, 1)
+        # verdicts of the served model only: a database may hold those of several
+        found = source.verdicts(_model(service), 0.0, 1)
         if not found:
-            raise Problem(
-                404,
-                "no_verdict",
-                "nothing was judged yet",
-                remedy="run `tasador watch` beside the service, or `tasador monitor` once",
-            )
+            remedy = "run `tasador watch` beside the service, or `tasador monitor` once"
+            raise Problem(404, "no_verdict", "nothing was evaluated yet", remedy=remedy)
         one = found[0]
         return WholeVerdict(
             id=one.id,
@@ -132,14 +129,14 @@ def monitoring_router(service: Service, watching: Watching) -> APIRouter:
     def alerts() -> Alerts:
         """Every alert, firing ones first."""
         order = {"firing": 0, "pending": 1}
-        found = sorted(watching.alerts(), key=lambda one: (order.get(one.state, 2), -one.since))
-        return Alerts(alerts=[_alert(one) for one in found], reach=watching.reach())
+        found = sorted(source.alerts(), key=lambda one: (order.get(one.state, 2), -one.since))
+        return Alerts(alerts=[_alert(one) for one in found], reach=source.reach())
 
     return router
 
 
 def _model(service: Service) -> str | None:
-    loaded = service.holder.current
+    loaded = service.slot.current
     return None if loaded is None else loaded.bundle.manifest.name
 
 
@@ -149,6 +146,7 @@ def _line(found: StoredVerdict) -> VerdictLine:
     for figure in body.get("figures", ()):
         figures[bool(figure["estimated"])][figure["name"]] = figure["value"]
     timeline = body.get("timeline", ())
+    # a shortened verdict has one entry that sums its timeline up; a whole one has one a span
     slowest = [one["latency_p95"] for one in timeline if one.get("latency_p95") is not None]
     return VerdictLine(
         id=found.id,

@@ -21,11 +21,11 @@ from fastapi import APIRouter, Request, Response
 from tasador.contract.model import Column, plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.api.predict import response
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import Problem, fault
-from tasador.serving.http.compression import inflate
-from tasador.serving.http.request import JSON, Exchange, Reply
+from tasador.serving.errors import InvalidRequest, Problem
+from tasador.serving.http.request import JSON, Exchange, Reply, inflate
 from tasador.serving.service import Service
 
 _TYPES = {
@@ -86,15 +86,15 @@ def read_request(body: bytes, header_length: bytes | None, most: int) -> InferRe
     plain = read_json(text, nan=True)
     inputs = plain.get("inputs") if type(plain) is dict else None
     if type(inputs) is not list or not inputs:
-        raise _refusal(["inputs"], "a list of tensors, one a column", shown(inputs))
+        raise _invalid_tensor(["inputs"], "a list of tensors, one a column", shown(inputs))
     columns: dict[str, Sequence[Any]] = {}
     count, start = None, 0
     for place, tensor in enumerate(inputs):
         name, length = _name_and_length(tensor, place)
         if not 0 < length <= most:
-            raise _refusal(["inputs", place, "shape"], f"1 to {most} rows", str(length))
+            raise _invalid_tensor(["inputs", place, "shape"], f"1 to {most} rows", str(length))
         if count not in (None, length) or name in columns:
-            raise _refusal(
+            raise _invalid_tensor(
                 ["inputs", place],
                 "tensors of one length and different names",
                 f"{name!r} again" if name in columns else f"{length} rows after {count}",
@@ -102,7 +102,7 @@ def read_request(body: bytes, header_length: bytes | None, most: int) -> InferRe
         count = length
         columns[name], start = _values(tensor, place, length, data, start)
     if start != len(data):
-        raise _refusal(["body"], f"{start} bytes of tensors", f"{len(data)} bytes")
+        raise _invalid_tensor(["body"], f"{start} bytes of tensors", f"{len(data)} bytes")
     names = list(columns)
     rows = [dict(zip(names, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     parameters = plain.get("parameters")
@@ -157,8 +157,9 @@ def _packed(values: Sequence[Any], kind: str) -> bytes:
 def _divided(body: bytes, header_length: bytes | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
+    # twelve digits: int() of an endless text would take quadratic time
     if not header_length.isdigit() or len(header_length) > 12 or int(header_length) > len(body):
-        raise _refusal(
+        raise _invalid_tensor(
             ["header", "Inference-Header-Content-Length"],
             "the length of the JSON at the body's start",
             shown(header_length.decode("latin-1")),
@@ -169,12 +170,13 @@ def _divided(body: bytes, header_length: bytes | None) -> tuple[bytes, bytes]:
 
 def _name_and_length(tensor: Any, place: int) -> tuple[str, int]:
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-        raise _refusal(["inputs", place], "a tensor with a name", shown(tensor))
+        raise _invalid_tensor(["inputs", place], "a tensor with a name", shown(tensor))
     shape = tensor.get("shape")
     if not isinstance(shape, list) or [type(size) for size in shape] not in ([int], [int, int]):
-        raise _refusal(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
+        raise _invalid_tensor(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
+    # clients of Triton send a column as [n] or as [n, 1]; anything wider is several columns
     if len(shape) == 2 and shape[1] != 1:
-        raise _refusal(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
+        raise _invalid_tensor(["inputs", place, "shape"], "[n] or [n, 1]", shown(shape))
     return plain_name(tensor["name"]), int(shape[0])
 
 
@@ -184,7 +186,7 @@ def _values(
     """Return a tensor's values, and where the next one's bytes begin."""
     kind = tensor.get("datatype")
     if kind != _TEXT and kind not in _TYPES:
-        raise _refusal(
+        raise _invalid_tensor(
             ["inputs", place, "datatype"], f"{_TEXT} or {', '.join(_TYPES)}", shown(kind)
         )
     parameters = tensor.get("parameters")
@@ -192,7 +194,7 @@ def _values(
     if size is None:
         return _listed(tensor.get("data"), place, length), start
     if type(size) is not int or not 0 <= size <= len(data) - start:
-        raise _refusal(
+        raise _invalid_tensor(
             ["inputs", place, "parameters", "binary_data_size"],
             f"at most the {len(data) - start} bytes that are left",
             shown(size),
@@ -202,16 +204,19 @@ def _values(
         return _texts(piece, place, length), start + size
     dtype = np.dtype(_TYPES[kind])
     if size != length * dtype.itemsize:
-        raise _refusal(["inputs", place], f"{length * dtype.itemsize} bytes", f"{size} bytes")
+        raise _invalid_tensor(
+            ["inputs", place], f"{length * dtype.itemsize} bytes", f"{size} bytes"
+        )
     return np.frombuffer(piece, dtype=dtype).tolist(), start + size
 
 
 def _listed(found: Any, place: int, length: int) -> list[Any]:
     values = found if type(found) is list else []
+    # the data of [n, 1], nested
     if values and all(type(value) is list and len(value) == 1 for value in values):
         values = [value[0] for value in values]
     if len(values) != length or any(type(value) in (list, dict) for value in values):
-        raise _refusal(
+        raise _invalid_tensor(
             ["inputs", place, "data"],
             f"a list of {length} values",
             f"{len(found)} values" if type(found) is list else shown(found),
@@ -231,9 +236,10 @@ def _texts(piece: bytes, place: int, length: int) -> list[str]:
             texts.append(piece[at : at + size].decode())
             at += size
     except (struct.error, UnicodeDecodeError):
+        # anything that is not the end of the piece
         at = -1
     if at != len(piece) or len(texts) != length:
-        raise _refusal(
+        raise _invalid_tensor(
             ["inputs", place],
             f"{length} texts in UTF-8, each behind its length in four bytes",
             f"{len(piece)} bytes that are not",
@@ -245,32 +251,28 @@ def _wanted(found: Any, binary: bool) -> list[Wanted]:
     if found is None:
         return []
     if type(found) is not list:
-        raise _refusal(["outputs"], "a list of outputs", shown(found))
+        raise _invalid_tensor(["outputs"], "a list of outputs", shown(found))
     wanted = []
     for place, output in enumerate(found):
         if not isinstance(output, dict) or not isinstance(output.get("name"), str):
-            raise _refusal(["outputs", place], "an output with a name", shown(output))
+            raise _invalid_tensor(["outputs", place], "an output with a name", shown(output))
         parameters = output.get("parameters")
         own = parameters.get("binary_data") if isinstance(parameters, dict) else None
         wanted.append(Wanted(output["name"], own if isinstance(own, bool) else binary))
     return wanted
 
 
-def _refusal(loc: Sequence[str | int], expected: str, got: str) -> Problem:
+def _invalid_tensor(loc: Sequence[str | int], expected: str, got: str) -> Problem:
     remedy = "see /docs for the Open Inference Protocol's routes"
-    return Problem(
-        422,
-        "invalid_tensors",
-        "the tensors cannot be read",
-        expected=expected,
-        got=got,
-        detail=[fault(loc, kind="invalid_tensor", expected=expected, got=got, remedy=remedy)],
-    )
+    return InvalidRequest(
+        loc, "the tensors cannot be read", expected, got, remedy,
+        error="invalid_tensors", kind="invalid_tensor",
+    )  # fmt: skip
 
 
 def unknown_output(place: int, name: str, known: Sequence[str]) -> Problem:
     """Return the answer when an output is asked for that there is not."""
-    return _refusal(["outputs", place, "name"], f"one of {', '.join(known)}", shown(name))
+    return _invalid_tensor(["outputs", place, "name"], f"one of {', '.join(known)}", shown(name))
 
 
 #: What is answered, and its datatype.
@@ -308,15 +310,15 @@ class OpenInferenceRoutes:
 
     def model(self, name: str, version: str | None) -> Reply:
         """Which tensors a model takes and returns."""
-        engine = self._engine(name, version)
+        predictor = self._predictor(name, version)
         return _json(
             {
                 "name": name,
-                "versions": [engine.version],
-                "platform": f"tasador_{engine.bundle.manifest.model.kind}",
+                "versions": [predictor.version],
+                "platform": f"tasador_{predictor.bundle.manifest.model.kind}",
                 "inputs": [
                     {"name": column.name, "datatype": _datatype(column), "shape": [-1]}
-                    for column in engine.contract.fields
+                    for column in predictor.contract.fields
                 ],
                 "outputs": [
                     {"name": output, "datatype": kind, "shape": [-1]}
@@ -327,24 +329,25 @@ class OpenInferenceRoutes:
 
     def model_ready(self, name: str, version: str | None) -> Reply:
         """Whether a model answers."""
-        self._engine(name, version)
+        self._predictor(name, version)
         ready = self._service.ready
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, exchange: Exchange, body: bytes, name: str, version: str | None) -> Reply:
         """Value rows given as one tensor a column."""
-        engine = self._engine(name, version)
+        predictor = self._predictor(name, version)
         limits = self._service.limits
+        # this route does not go through `endpoint`, which inflates the others' bodies
         plain = inflate(exchange.headers.get(b"content-encoding"), body, limits.body_bytes)
         request = read_request(plain, exchange.headers.get(_LENGTH_HEADER), limits.batch)
         wanted = request.outputs or [Wanted(output, request.binary) for output in OUTPUTS]
         for place, want in enumerate(wanted):
             if want.name not in OUTPUTS:
                 raise unknown_output(place, want.name, list(OUTPUTS))
-        rows = engine.encode(request.rows, "inputs")
-        answer = await self._service.value(exchange, engine, rows, "inputs")
-        found = answer.appraisals
-        head = {"model_name": name, "model_version": answer.engine.version}
+        rows = predictor.encode(request.rows, "inputs")
+        answer = await self._service.value(exchange, predictor, rows, "inputs")
+        found = answer.predictions
+        head = {"model_name": name, "model_version": answer.predictor.version}
         if request.identifier is not None:
             head["id"] = request.identifier
         text, length = write_answer(
@@ -361,19 +364,19 @@ class OpenInferenceRoutes:
             return Reply(text)
         return Reply(text, content_type=_BINARY, headers=[(_LENGTH_HEADER, str(length).encode())])
 
-    def _engine(self, name: str, version: str | None) -> Engine:
-        engine = self._service.engine()
-        known = engine.bundle.manifest.name
-        if name not in (known, engine.contract.model_name):
-            raise Problem(
-                404,
-                "unknown_model",
-                "there is no such model here",
-                expected=known,
-                got=name[:100],
-                remedy="ask /api/v1/model/info",
-            )
-        return self._service.engine(version)
+    def _predictor(self, name: str, version: str | None) -> Predictor:
+        predictor = self._service.predictor()
+        known = predictor.bundle.manifest.name
+        if name not in (known, predictor.contract.model_name):
+            raise _unknown_model(name, known)
+        return self._service.predictor(version)
+
+
+def _unknown_model(name: str, known: str) -> Problem:
+    return Problem(
+        404, "unknown_model", "there is no such model here",
+        expected=known, got=name[:100], remedy="ask /api/v1/model/info",
+    )  # fmt: skip
 
 
 def open_inference_router(service: Service, version: str) -> APIRouter:
@@ -383,8 +386,6 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    from tasador.serving.api.endpoints import response
-
     routes = OpenInferenceRoutes(service, version)
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
     common: dict[str, Any] = {"response_class": Response}

@@ -25,7 +25,7 @@ REFUSALS = {
     408: "The body did not arrive in time",
     409: "There is nothing to return to, or another outcome is known",
     413: "The body is too large",
-    415: "The body is of another kind",
+    415: "The body is of a different type",
     422: "The request does not meet its contract; every fault is listed",
     429: "Too many requests; see Retry-After",
     500: "A fault of the service",
@@ -44,7 +44,7 @@ def body_of(model: str) -> dict[str, Any]:
 
 
 def answers(model: str | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documented answers of a route: a model for 200, refusals for `statuses`."""
+    """Return the documented answers of a route: a model for 200, errors for `statuses`."""
     found: dict[int | str, dict[str, Any]] = {}
     if model is not None:
         reference = {"$ref": _REFERENCE.format(model=model)}
@@ -79,14 +79,15 @@ class Documentation:
     def openapi(self) -> dict[str, Any]:
         """Return the document."""
         try:
-            engine = self._service.engine()
+            predictor = self._service.predictor()
+        # the document is there without a model too: the page asks for it at any time
         except Problem:
             key, models = "", list(_WITHOUT_MODEL)
             title = "tasador"
         else:
-            key, title = engine.version, f"tasador: {engine.contract.title}"
+            key, title = predictor.version, f"tasador: {predictor.contract.title}"
             made = request_models(
-                engine.contract, engine.bundle.profile, self._service.limits.batch
+                predictor.contract, predictor.bundle.profile, self._service.limits.batch
             )
             models = [*_WITHOUT_MODEL, *made]
         if self._made is None or self._made[0] != key:

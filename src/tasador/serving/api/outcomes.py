@@ -16,7 +16,7 @@ from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer
 from tasador.records.time_parsing import time_reason
 from tasador.serving.batching.request_parsing import read_json
-from tasador.serving.errors import Problem, fault
+from tasador.serving.errors import Problem, error_detail
 from tasador.serving.http.request import Exchange, Reply
 from tasador.serving.service import Service
 
@@ -44,6 +44,7 @@ class OutcomeRoutes:
         found = self._listed(body)
         faults = [_faults(item) for item in found]
         right = [item for item, wrong in zip(found, faults, strict=True) if not wrong]
+        # an answer of 200 to a list of nothing but errors would pass unnoticed
         if not right:
             raise _all_wrong(found, faults)
         now = clock.seconds()
@@ -56,9 +57,10 @@ class OutcomeRoutes:
             )
             for item in right
         ]
-        # without keys nobody knows who is who: the id is what only the right one has
+        # without keys clients cannot be told apart: whoever has the id may report its outcome
         own = exchange.role == "client"
         replace = {item["prediction_id"] for item in right if item.get("replace") is True}
+        # the database may be slow: predictions go on meanwhile
         made = await asyncio.to_thread(self._record_outcomes, read, own=own, replace=replace)
         answers = iter(made)
         results = [
@@ -90,7 +92,7 @@ class OutcomeRoutes:
             expected=f"{expected} under the key 'outcomes'",
             got=got,
             detail=[
-                fault(
+                error_detail(
                     ["outcomes"],
                     kind="invalid_list",
                     expected=expected,
@@ -137,7 +139,7 @@ def _faults(item: Any) -> list[_Fault]:
 
 def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Problem:
     detail = [
-        fault(
+        error_detail(
             ["outcomes", index, name],
             kind="invalid_value",
             expected=expected,
@@ -153,7 +155,7 @@ def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Prob
 
 def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
     detail = [
-        fault(
+        error_detail(
             ["outcomes", index],
             kind=result["status"],
             expected="the value that is known already" if result["status"] == "conflict"
@@ -175,11 +177,11 @@ def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
 
 def _wrong(item: Any, faults: Sequence[_Fault]) -> dict[str, Any]:
     identifier = item.get("prediction_id") if isinstance(item, dict) else None
-    said = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
+    parts = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
     return {
         "prediction_id": identifier[:64] if isinstance(identifier, str) else "",
         "status": "invalid",
-        "message": "; ".join(said),
+        "message": "; ".join(parts),
     }
 
 

@@ -1,7 +1,7 @@
 """The API's models: those of rows and answers made from a bundle's contract, the rest written out.
 
 They document (OpenAPI with units, bounds and examples) and are what generated clients are made
-from. Requests are read by `intake`, which a property test keeps equal to these models.
+from. Requests are read by `request_parsing`, which a property test keeps equal to these models.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class OutcomesRequest(BaseModel):
 
 
 class OutcomeResult(BaseModel):
-    """What became of one outcome."""
+    """The result of one outcome."""
 
     prediction_id: str
     status: Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"] = Field(
@@ -82,7 +82,7 @@ class OutcomeResult(BaseModel):
 
 
 class OutcomesAnswer(BaseModel):
-    """What became of all outcomes, in their order."""
+    """The results of all outcomes, in their order."""
 
     accepted: int
     refused: int = Field(description="How many are invalid; the others are recorded all the same")
@@ -267,6 +267,7 @@ def example_row(contract: TableContract, profile: Mapping[str, Any]) -> dict[str
             continue
         if column.kind == "category":
             counts = found.get("counts") or [1]
+            # the most frequent: a generated client sends the example first
             best = max(range(len(counts)), key=counts.__getitem__)
             example[column.name] = column.categories[min(best, len(column.categories) - 1)]
             continue
@@ -320,6 +321,7 @@ def _field(column: Column, default: Any) -> Any:
     if column.unit:
         description += f" ({column.unit})"
     if column.kind == "category":
+        # a column of many categories would make the document megabytes long
         levels = list(column.categories[:_SHOWN_CATEGORIES])
         extra["examples" if column.open else "enum"] = levels
         if column.open:

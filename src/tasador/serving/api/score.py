@@ -28,11 +28,10 @@ from tasador.core.errors import TasadorError, ValidationError
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Engine
+from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import Rows
-from tasador.serving.errors import BadRow, Problem, fault, overloaded
-from tasador.serving.http.compression import Inflater
-from tasador.serving.http.request import Exchange, Receive, Scope, Send
+from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
+from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,8 @@ class ScoreRoutes:
 
     async def score(self, request: Request) -> Response:
         """Value the rows of a file."""
-        engine = self._service.engine(request.query_params.get("model_version"))
+        predictor = self._service.predictor(request.query_params.get("model_version"))
+        # each file holds a temporary file and a thread: more would fill the disk and the pool
         if self._running >= self._at_once:
             raise overloaded(retry_after=5)
         self._running += 1
@@ -73,27 +73,22 @@ class ScoreRoutes:
 
         try:
             file, kind = await self._received(request, files)
-            upload = await asyncio.to_thread(Upload, file, kind, engine.contract)
+            upload = await asyncio.to_thread(Upload, file, kind, predictor.contract)
         except OSError as error:
             finish()
             log.error("an upload cannot be kept: %s", error)
-            raise Problem(
-                503,
-                "no_space",
-                "the file cannot be kept while it is valued",
-                remedy="send it in parts, or try again later",
-                retry_after=30,
-            ) from None
+            raise _no_space() from None
+        # also when the client goes while it uploads: the place in `at_once` has to come back
         except BaseException:
             finish()
             raise
         accepted = request.headers.get("accept", "")
         as_lines = any(kind in accepted for kind in _LINES)
         return _Answer(
-            self._lines(engine, upload, request.scope["tasador"], as_lines),
+            self._lines(predictor, upload, request.scope["tasador"], as_lines),
             finish,
             media_type=_LINES[0] if as_lines else _CSV,
-            headers={"x-model-version": engine.version},
+            headers={"x-model-version": predictor.version},
         )
 
     async def _received(self, request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
@@ -106,13 +101,15 @@ class ScoreRoutes:
             return await _from_form(request, files)
         if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
             # refused with the others' names before anything is received
-            Upload(io.BytesIO(), kind[:100], self._service.engine().contract)
+            Upload(io.BytesIO(), kind[:100], self._service.predictor().contract)
         file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - closed by `finish`
         files.append(file)
         waiting = bytearray()
         async for piece in request.stream():
             for plain in inflater.feed(piece) if inflater is not None else (piece,):
                 waiting += plain
+            # gathered: a call into a thread for each piece of the network would cost more than
+            # writing
             if len(waiting) >= _WRITE:
                 await asyncio.to_thread(file.write, bytes(waiting))
                 waiting.clear()
@@ -123,24 +120,27 @@ class ScoreRoutes:
         return file, kind
 
     async def _lines(
-        self, engine: Engine, upload: Upload, exchange: Exchange, as_lines: bool
+        self, predictor: Predictor, upload: Upload, exchange: Exchange, as_lines: bool
     ) -> AsyncIterator[bytes]:
         written = _written_lines if as_lines else _written_csv
         if not as_lines:
             yield (",".join(_FIELDS) + "\r\n").encode()
         start = 1
         while True:
-            chunk = await asyncio.to_thread(_next_chunk, upload, engine)
+            chunk = await asyncio.to_thread(_next_chunk, upload, predictor)
             if chunk.size == 0:
                 return
+            # before the rows are valued: a client that goes away must not hide its bad rows
             self._service.refused.rows(exchange, chunk.bad_rows)
-            items = await self._valued(engine, chunk, exchange.client)
+            items = await self._valued(predictor, chunk, exchange.client)
             for row, item in enumerate(items, start):
                 item["row"] = row
             yield written(items)
             start += chunk.size
 
-    async def _valued(self, engine: Engine, chunk: _Chunk, client: str) -> list[dict[str, Any]]:
+    async def _valued(
+        self, predictor: Predictor, chunk: _Chunk, client: str
+    ) -> list[dict[str, Any]]:
         """Return one object a row, in the rows' order."""
         items = [dict.fromkeys(_FIELDS) for _ in range(chunk.size)]
         for row, reason in chunk.errors.items():
@@ -149,16 +149,17 @@ class ScoreRoutes:
             return cast(list[dict[str, Any]], items)
         found: Answer | None = None
         try:
-            found = await self._service.appraiser.value(
-                engine, chunk.rows, client=client, started=time.perf_counter()
+            found = await self._service.batcher.value(
+                predictor, chunk.rows, client=client, started=time.perf_counter()
             )
+        # the answer has begun, so its status cannot change: the rows say it themselves
         except TasadorError as error:
             log.error("%d rows of a file were not valued: %s", len(chunk.places), error)
         for i, row in enumerate(chunk.places):
             if found is None:
                 items[row]["error"] = "not valued: its record could not be kept; send it again"
                 continue
-            values = found.appraisals
+            values = found.predictions
             items[row] = {
                 "row": row,
                 "prediction": values.prediction[i],
@@ -206,7 +207,7 @@ class _Chunk:
     bad_rows: list[BadRow]
 
 
-def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
+def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
     """Read and check the next rows; called in a thread."""
     taken = upload.take(CHUNK)
     values: list[dict[str, Any]] = []
@@ -216,7 +217,7 @@ def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
     bad: list[BadRow] = []
 
     def refuse(place: int, row: dict[str, Any]) -> None:
-        faults = engine.check.faults(row)
+        faults = predictor.check.faults(row)
         errors[place] = described(faults)
         bad.append(BadRow.of(row, faults))
 
@@ -226,14 +227,15 @@ def _next_chunk(upload: Upload, engine: Engine) -> _Chunk:
             bad.append(BadRow.unreadable(row.reason))
             continue
         try:
-            codes.append(engine.bundle.encoder.codes(row))
+            codes.append(predictor.bundle.encoder.codes(row))
         except (ValidationError, TypeError):
             refuse(place, row)
             continue
         values.append(row)
         places.append(place)
     if codes:
-        accepted = engine.check.accepts(np.array(codes))
+        # bounds of all rows at once; the slow check by row runs for the refused ones only
+        accepted = predictor.check.accepts(np.array(codes))
         for i in np.flatnonzero(~accepted).tolist():
             refuse(places[i], values[i])
         right = np.flatnonzero(accepted).tolist()
@@ -257,19 +259,23 @@ def _written_lines(items: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items)
 
 
+def _no_space() -> Problem:
+    message, remedy = (
+        "the file cannot be kept while it is valued",
+        "send it in parts, or try again later",
+    )
+    return Problem(503, "no_space", message, remedy=remedy, retry_after=30)
+
+
 async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
     form = await request.form(max_files=1, max_fields=10)
     parts = [part for part in form.values() if isinstance(part, UploadFile)]
     files.extend(part.file for part in parts)
     if not parts:
         remedy = "send a part with a file name, e.g. curl -F file=@rows.csv"
-        raise Problem(
-            422,
-            "malformed_file",
-            "the form holds no file",
-            remedy=remedy,
-            detail=[fault(["file"], kind="missing", expected="a file", got="none", remedy=remedy)],
-        )
+        entry = error_detail(["file"], kind="missing", expected="a file", got="none", remedy=remedy)
+        message = "the form holds no file"
+        raise Problem(422, "malformed_file", message, remedy=remedy, detail=[entry])
     name = (parts[0].filename or "").lower()
     kind = (parts[0].content_type or "").split(";")[0].strip().lower()
     if kind not in CSV_TYPES and kind not in PARQUET_TYPES:

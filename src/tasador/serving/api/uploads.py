@@ -19,8 +19,8 @@ from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.parquet_limits import UPLOADED, ParquetFacts
 from tasador.data.text_format import HEAD_BYTES, csv_rows, detect_beginning
-from tasador.serving.errors import Problem, fault, wrong_media_type
-from tasador.serving.model_loading.memory import give_memory_back
+from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
+from tasador.serving.model_loading.model_slot import give_memory_back
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(
@@ -207,7 +207,7 @@ def _characters(row: dict[str, Any]) -> int:
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:
     detail = [
-        fault(
+        error_detail(
             ["header", column.name],
             kind="missing",
             expected=f"a column of {expectation(column)}",
@@ -218,7 +218,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
         if column.name not in names and not column.nullable
     ]
     detail += [
-        fault(
+        error_detail(
             ["header", name[:100]],
             kind="duplicate",
             expected="each column once",
@@ -240,11 +240,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
 
 def _no_table(expected: str, got: str) -> Problem:
     remedy = "send CSV with a line of column names, or Parquet"
-    return Problem(
-        422,
-        "malformed_file",
-        "the file cannot be read",
-        expected=expected,
-        got=got,
-        detail=[fault(["file"], kind="invalid_file", expected=expected, got=got, remedy=remedy)],
-    )
+    return InvalidRequest(
+        ["file"], "the file cannot be read", expected, got, remedy,
+        error="malformed_file", kind="invalid_file",
+    )  # fmt: skip

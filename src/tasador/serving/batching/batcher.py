@@ -1,8 +1,8 @@
-"""`Appraiser`: values the rows of concurrent requests together.
+"""`Batcher`: values the rows of concurrent requests in one batch.
 
 Requests that arrive in the same turn of the event loop share one call of the model and one commit
-of the records. A row gets the same bits alone and among others, so nobody can tell; what is shared
-is the overhead of a call, which for one row is larger than the work.
+of the records. A row gets the same bits alone and among others, so batching is invisible; what is
+shared is the overhead of a call, which for one row is larger than the work.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from tasador.core import clock
 from tasador.core.errors import StorageError
-from tasador.records.database.errors import RefusedError
-from tasador.records.ids import new_ids
-from tasador.records.record import Record
-from tasador.serving.batching.cache import Cache, appraisals_of, entries_of, keys_of
-from tasador.serving.batching.predictor import Appraisals, Engine
+from tasador.records.errors import RejectedValuesError
+from tasador.records.record import Record, new_ids
+from tasador.serving.batching.cache import Cache, entries_of, keys_of, predictions_of
+from tasador.serving.batching.predictor import Predictions, Predictor
 from tasador.serving.batching.request_parsing import Rows, invalid_rows
 from tasador.serving.errors import not_recorded
 
@@ -57,19 +56,19 @@ class Answer:
     """What a request is answered from.
 
     Attributes:
-        engine: What valued it.
+        predictor: What valued it.
         ids: One prediction id a row.
-        appraisals: Its rows' values.
+        predictions: Its rows' values.
     """
 
-    engine: Engine
+    predictor: Predictor
     ids: list[str]
-    appraisals: Appraisals
+    predictions: Predictions
 
     def items(self) -> list[dict[str, Any]]:
         """Return one JSON object a row, in the rows' order."""
-        name, coverage = self.engine.prediction_name, self.engine.coverage
-        found, notes = self.appraisals, self.appraisals.notes
+        name, coverage = self.predictor.prediction_name, self.predictor.coverage
+        found, notes = self.predictions, self.predictions.notes
         return [
             {
                 name: found.prediction[i],
@@ -86,7 +85,7 @@ class Answer:
 
     def body(self) -> bytes:
         """Return the body of an answer to ``predict``."""
-        return orjson.dumps({"predictions": self.items(), "model_version": self.engine.version})
+        return orjson.dumps({"predictions": self.items(), "model_version": self.predictor.version})
 
 
 _Waiting = Callable[[], Coroutine[Any, Any, None]]
@@ -103,11 +102,11 @@ class _Job:
 
 @dataclass(slots=True)
 class _Batch:
-    engine: Engine
+    predictor: Predictor
     jobs: list[_Job] = field(default_factory=list)
 
 
-class Appraiser:
+class Batcher:
     """Values requests on one event loop.
 
     Args:
@@ -129,15 +128,22 @@ class Appraiser:
         self._variant = variant
         self._cache = cache
         self._open: _Batch | None = None
+        # asyncio holds tasks weakly: one that nobody keeps may be collected while it runs
         self._at_work: set[asyncio.Task[None]] = set()
 
     def value(
-        self, engine: Engine, rows: Rows, *, client: str, started: float, place: str = "instances"
+        self,
+        predictor: Predictor,
+        rows: Rows,
+        *,
+        client: str,
+        started: float,
+        place: str = "instances",
     ) -> asyncio.Future[Answer]:
-        """Value `rows`, encoded by the same `engine`.
+        """Value `rows`, encoded by the same `predictor`.
 
         Args:
-            engine: What values them.
+            predictor: What values them.
             rows: At least one.
             client: Who asked.
             started: When the request arrived, by `time.perf_counter`.
@@ -150,8 +156,9 @@ class Appraiser:
         loop = asyncio.get_running_loop()
         job = _Job(rows, place, client, started, loop.create_future())
         batch = self._open
-        if batch is None or batch.engine is not engine:
-            batch = self._open = _Batch(engine)
+        if batch is None or batch.predictor is not predictor:
+            batch = self._open = _Batch(predictor)
+            # at the end of this turn of the loop: whatever else has arrived by then shares the call
             loop.call_soon(self._flush, batch)
         batch.jobs.append(job)
         return job.done
@@ -174,7 +181,7 @@ class Appraiser:
             self._keep(task(self._value_in_thread(batch, X)))
             return
         try:
-            waiting = self._answer(batch, self._appraise(batch.engine, X))
+            waiting = self._answer(batch, self._predict(batch.predictor, X))
         except Exception as error:
             _fail(batch.jobs, error)
             return
@@ -189,7 +196,7 @@ class Appraiser:
         """Return the rows to value (n, p); requests with a bad row are answered and dropped."""
         jobs = batch.jobs
         X = np.array([codes for job in jobs for codes in job.rows.codes])
-        accepted = batch.engine.check.accepts(X)
+        accepted = batch.predictor.check.accepts(X)
         if accepted.all():
             return X
         kept, mask, start = [], np.ones(len(X), dtype=np.bool_), 0
@@ -199,16 +206,16 @@ class Appraiser:
                 kept.append(job)
             else:
                 mask[start:stop] = False
-                problem = invalid_rows(job.rows.values, batch.engine.check, job.place)
+                problem = invalid_rows(job.rows.values, batch.predictor.check, job.place)
                 if not job.done.done():
                     job.done.set_exception(problem)
             start = stop
         batch.jobs = kept
         return np.ascontiguousarray(X[mask])
 
-    def _appraise(self, engine: Engine, X: Floats) -> Appraisals:
+    def _predict(self, predictor: Predictor, X: Floats) -> Predictions:
         start = time.perf_counter()
-        found = engine.appraise(X)
+        found = predictor.predict(X)
         self._observer.stage("value", time.perf_counter() - start)
         self._observer.predictions(found.prediction)
         return found
@@ -216,22 +223,22 @@ class Appraiser:
     async def _value_through(self, cache: Cache, batch: _Batch, X: Floats) -> None:
         """Value the rows that `cache` does not know; ids and records are made for all."""
         try:
-            keys = keys_of(batch.engine.version, X)
+            keys = keys_of(batch.predictor.version, X)
             entries = await cache.fetch(keys)
             new = [i for i, entry in enumerate(entries) if entry is None]
             self._observer.predictions([entry[0] for entry in entries if entry is not None])
             if new:
                 rest = X if len(new) == len(X) else X[new]
                 if len(new) > INLINE_ROWS:
-                    found = await asyncio.to_thread(self._appraise, batch.engine, rest)
+                    found = await asyncio.to_thread(self._predict, batch.predictor, rest)
                 else:
-                    found = self._appraise(batch.engine, rest)
+                    found = self._predict(batch.predictor, rest)
                 made = list(zip(new, entries_of(found), strict=True))
                 for i, entry in made:
                     entries[i] = entry
                 cache.store([(keys[i], entry) for i, entry in made])
             known = [entry for entry in entries if entry is not None]
-            waiting = self._answer(batch, appraisals_of(known))
+            waiting = self._answer(batch, predictions_of(known))
             if waiting is not None:
                 await waiting()
         except Exception as error:
@@ -239,17 +246,19 @@ class Appraiser:
 
     async def _value_in_thread(self, batch: _Batch, X: Floats) -> None:
         try:
-            found = await asyncio.to_thread(self._appraise, batch.engine, X)
+            found = await asyncio.to_thread(self._predict, batch.predictor, X)
             waiting = self._answer(batch, found)
             if waiting is not None:
                 await waiting()
         except Exception as error:
             _fail(batch.jobs, error)
 
-    def _answer(self, batch: _Batch, found: Appraisals) -> _Waiting | None:
+    def _answer(self, batch: _Batch, found: Predictions) -> _Waiting | None:
         """Share the values out, keep the records; returns what there is to wait for, if any."""
+        # also for rows from the cache: an outcome belongs to one answer, not to equal rows
         ids = new_ids(len(found.prediction))
         answers = _shares(batch, ids, found)
+        # before any answer: in durable mode a client never holds an id that is not recorded
         committed = self._recorder.submit(self._records(batch, ids, found))
         if committed is None:
             _release(answers)
@@ -267,8 +276,8 @@ class Appraiser:
 
         return wait
 
-    def _records(self, batch: _Batch, ids: list[str], found: Appraisals) -> list[Record]:
-        engine, now, done = batch.engine, clock.seconds(), time.perf_counter()
+    def _records(self, batch: _Batch, ids: list[str], found: Predictions) -> list[Record]:
+        predictor, now, done = batch.predictor, clock.seconds(), time.perf_counter()
         records, i = [], 0
         for job in batch.jobs:
             latency = (done - job.started) * 1000.0
@@ -277,14 +286,14 @@ class Appraiser:
                     Record(
                         ids[i],
                         now,
-                        engine.version,
-                        engine.variant or self._variant,
-                        engine.source,
-                        _row_json(values, engine),
+                        predictor.version,
+                        predictor.variant or self._variant,
+                        predictor.source,
+                        _row_json(values, predictor),
                         found.prediction[i],
                         found.lower[i],
                         found.upper[i],
-                        engine.coverage,
+                        predictor.coverage,
                         latency,
                         job.client,
                     )
@@ -293,10 +302,10 @@ class Appraiser:
         return records
 
 
-def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
+def _row_json(values: dict[str, Any], predictor: Predictor) -> bytes:
     """Return a row as it is recorded: as it was sent.
 
-    What is not of the contract's columns was checked by nobody: when it is long, or nested so deep
+    What is not of the contract's columns is not checked: when it is long, or nested so deep
     that it cannot be written, only the columns are kept. Otherwise one request could fail those
     that it happens to share a batch with, or fill the disk.
     """
@@ -306,14 +315,14 @@ def _row_json(values: dict[str, Any], engine: Engine) -> bytes:
             return text
     except TypeError:
         pass
-    return orjson.dumps({name: values.get(name) for name in engine.contract.readable_names})
+    return orjson.dumps({name: values.get(name) for name in predictor.contract.readable_names})
 
 
-def _shares(batch: _Batch, ids: list[str], found: Appraisals) -> list[tuple[_Job, Answer]]:
+def _shares(batch: _Batch, ids: list[str], found: Predictions) -> list[tuple[_Job, Answer]]:
     answers, start = [], 0
     for job in batch.jobs:
         stop = start + len(job.rows.codes)
-        part = Appraisals(
+        part = Predictions(
             found.prediction[start:stop],
             found.lower[start:stop],
             found.upper[start:stop],
@@ -321,7 +330,7 @@ def _shares(batch: _Batch, ids: list[str], found: Appraisals) -> list[tuple[_Job
             if found.notes
             else found.notes,
         )
-        answers.append((job, Answer(batch.engine, ids[start:stop], part)))
+        answers.append((job, Answer(batch.predictor, ids[start:stop], part)))
         start = stop
     return answers
 
@@ -333,7 +342,7 @@ def _release(answers: list[tuple[_Job, Answer]]) -> None:
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
-    if isinstance(error, StorageError) and not isinstance(error, RefusedError):
+    if isinstance(error, StorageError) and not isinstance(error, RejectedValuesError):
         error = not_recorded(error)
     for job in jobs:
         if not job.done.done():

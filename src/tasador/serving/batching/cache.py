@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.serving.batching.predictor import Appraisals
+from tasador.serving.batching.predictor import Predictions
 from tasador.serving.model_loading.circuit_breaker import Breaker, OpenCircuitError
 from tasador.settings.serving import CacheSettings
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 #: Estimate, lower end, upper end, notes.
 Entry = tuple[float, float, float, tuple[str, ...]]
-#: Told how many rows were a hit, a miss, or not looked up because of an error.
+#: Called with how many rows were a hit, a miss, or not looked up because of an error.
 Count = Callable[[str, int], None]
 
 _NUMBERS = struct.Struct("<3d")
@@ -66,7 +66,7 @@ class MemoryCache:
 
     Args:
         size: How many.
-        count: Told of hits and misses.
+        count: Called with hits and misses.
     """
 
     def __init__(self, size: int, count: Count) -> None:
@@ -107,7 +107,7 @@ class RedisCache:
 
     Args:
         settings: Where it is, and how long things are kept.
-        count: Told of hits, misses and errors.
+        count: Called with hits, misses and errors.
     """
 
     def __init__(self, settings: CacheSettings, count: Count) -> None:
@@ -137,7 +137,7 @@ class RedisCache:
             )
         except ValueError:
             raise ConfigError(
-                "the address of the Redis cache cannot be meant",
+                "the address of the Redis cache is invalid",
                 expected="redis://host:6379/0, rediss:// or unix://",
                 got=f"a text of {len(settings.url)} characters",  # it may hold a password
                 remedy="correct cache.url",
@@ -185,7 +185,7 @@ class RedisCache:
                 client.ping()
         except (RedisError, OSError) as error:
             raise StorageError(
-                "Redis does not answer: every row is valued anew",
+                "Redis does not answer: every row is computed",
                 got=type(error).__name__,
                 remedy="start Redis, or correct cache.url",
             ) from None
@@ -193,7 +193,8 @@ class RedisCache:
         return "answers" if state.status == "closed" else f"answers again; breaker {state.status}"
 
     def store(self, entries: Sequence[tuple[bytes, Entry]]) -> None:
-        """Send entries to Redis; nobody waits for it."""
+        """Send entries to Redis in the background."""
+        # no writes while reads are probed: they would queue up behind the timeout
         if self._breaker.state.status != "closed" or len(self._writing) >= _WRITERS:
             return
         task = asyncio.get_running_loop().create_task(self._store(entries))
@@ -219,6 +220,7 @@ class RedisCache:
 
 
 def _redis_key(key: bytes) -> bytes:
+    # of fixed length, and no row can be read from the keys of a shared Redis
     return _PREFIX + hashlib.sha256(key).digest()
 
 
@@ -232,6 +234,7 @@ def _unpacked(value: Any) -> Entry | None:
     if not isinstance(value, bytes) or len(value) < _NUMBERS.size:
         return None
     numbers = _NUMBERS.unpack_from(value)
+    # what another program wrote under the key must not become an answer
     if not all(math.isfinite(number) for number in numbers):
         return None
     if len(value) == _NUMBERS.size:
@@ -249,7 +252,7 @@ def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
     """Return the cache that `settings` ask for; None when it is off.
 
     Raises:
-        ConfigError: The address is missing or cannot be meant.
+        ConfigError: The address is missing or invalid.
     """
     if settings.kind == "off":
         return None
@@ -258,7 +261,7 @@ def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
     return RedisCache(settings, count)
 
 
-def entries_of(found: Appraisals) -> list[Entry]:
+def entries_of(found: Predictions) -> list[Entry]:
     """Return what is remembered of each of n valued rows."""
     return [
         (value, found.lower[i], found.upper[i], tuple(found.notes.get(i, ())))
@@ -266,9 +269,9 @@ def entries_of(found: Appraisals) -> list[Entry]:
     ]
 
 
-def appraisals_of(entries: Sequence[Entry]) -> Appraisals:
+def predictions_of(entries: Sequence[Entry]) -> Predictions:
     """Return the values of n rows from what was remembered of each."""
-    return Appraisals(
+    return Predictions(
         [entry[0] for entry in entries],
         [entry[1] for entry in entries],
         [entry[2] for entry in entries],

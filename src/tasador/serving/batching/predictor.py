@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Appraisals:
+class Predictions:
     """Values of n rows.
 
     Attributes:
@@ -32,7 +32,7 @@ class Appraisals:
     notes: dict[int, list[str]]
 
 
-class Engine:
+class Predictor:
     """Checks and values rows with one bundle; may be used from several threads at once.
 
     Args:
@@ -51,10 +51,10 @@ class Engine:
         self.coverage = bundle.interval.coverage
 
     def encode(self, values: Sequence[Any], place: str = "instances") -> Rows:
-        """Encode rows as they were sent; see `intake.encode`."""
+        """Encode rows as they were sent; see `request_parsing.encode`."""
         return encode(values, self.bundle.encoder, self.check, place)
 
-    def appraise(self, X: Floats) -> Appraisals:
+    def predict(self, X: Floats) -> Predictions:
         """Value encoded rows (n, p) that `check` accepts."""
         prediction, lower, upper, notes = self.bundle.appraise(X)
-        return Appraisals(prediction.tolist(), lower.tolist(), upper.tolist(), notes)
+        return Predictions(prediction.tolist(), lower.tolist(), upper.tolist(), notes)

@@ -12,7 +12,7 @@ from tasador.contract.encoding import ABSENT, Encoder, field_of
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import strict_json
 from tasador.core.errors import ValidationError
-from tasador.serving.errors import BadRow, Problem, fault
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -45,6 +45,7 @@ def read_json(body: bytes, *, nan: bool = False) -> Any:
     try:
         plain = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        # the hot route: what orjson refuses is refused, without a second parser
         if not nan:
             raise _malformed(body, error) from None
         return _read_strictly(body, error)
@@ -84,26 +85,19 @@ def _read_strictly(body: bytes, error: ValueError | None) -> Any:
     try:
         return strict_json.read_json(body)
     except strict_json.RepeatedNameError as repeated:
-        remedy = "send each field once"
-        raise Problem(
-            422,
-            "duplicate_field",
-            f"the field {repeated.name!r} is given twice in one object",
-            expected="each field once",
-            got="two values",
-            remedy=remedy,
-            detail=[
-                fault(
-                    ["body", repeated.name],
-                    kind="duplicate",
-                    expected="each field once",
-                    got="two values",
-                    remedy=remedy,
-                )
-            ],
-        ) from None
+        raise _duplicate_field(repeated.name) from None
     except ValueError as other:
         raise _malformed(body, error or other) from None
+
+
+def _duplicate_field(name: str) -> Problem:
+    remedy = "send each field once"
+    problem = InvalidRequest(
+        ["body", name], f"the field {name!r} is given twice in one object",
+        "each field once", "two values", remedy, error="duplicate_field", kind="duplicate",
+    )  # fmt: skip
+    problem.remedy = remedy
+    return problem
 
 
 def _malformed(body: bytes, error: ValueError) -> Problem:
@@ -113,7 +107,7 @@ def _malformed(body: bytes, error: ValueError) -> Problem:
         f"the body is not JSON: {error}",
         expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
         detail=[
-            fault(
+            error_detail(
                 ["body"],
                 kind="json_invalid",
                 expected="JSON",
@@ -143,16 +137,8 @@ def instances_of(plain: Any, most: int) -> list[Any]:
 
 
 def _wrong_list(expected: str, got: str) -> Problem:
-    return Problem(
-        422,
-        "invalid_request",
-        "the list of rows cannot be read",
-        expected=expected,
-        got=got,
-        detail=[
-            fault(["instances"], kind="invalid_list", expected=expected, got=got, remedy=_REMEDY)
-        ],
-    )
+    message = "the list of rows cannot be read"
+    return InvalidRequest(["instances"], message, expected, got, _REMEDY, kind="invalid_list")
 
 
 def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:
@@ -165,10 +151,11 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
         place: Name of the list in the request, for messages.
 
     Raises:
-        Problem: 422, a row is no object, lacks a field or has a value of another kind; the detail
-            lists all faults of all rows.
+        Problem: 422, a row is no object, lacks a field or has a value of a different type; the
+            detail lists all faults of all rows.
     """
     try:
+        # the encoder raises at the first fault and builds no message: valid rows pay nothing for it
         return Rows(values, [encoder.codes(row) for row in values])
     except (ValidationError, TypeError, AttributeError):
         raise invalid_rows(values, check, place) from None
@@ -182,7 +169,7 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
         if not isinstance(row, dict):
             bad.append(BadRow.unreadable(shown(row), row))
             detail.append(
-                fault(
+                error_detail(
                     [place, index],
                     kind="invalid_row",
                     expected="an object of values by column name",
@@ -195,7 +182,7 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
         if faults:
             bad.append(BadRow.of(row, faults))
         detail += [
-            fault(
+            error_detail(
                 [place, index, found.field],
                 kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
                 expected=found.expected,

@@ -1,4 +1,4 @@
-"""Who may do what: hosts, API keys, rates.
+"""Who may do what: hosts, API keys and the file that holds them, rate limits.
 
 Keys are 256 random bits, so a plain SHA-256 of them can be neither reversed nor guessed; only the
 hash is configured. Several keys of one name may be valid at once, which is how one is rotated.
@@ -23,14 +23,15 @@ import os
 import re
 import secrets
 import struct
+import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
-from tasador.core.errors import ConfigError
+from tasador.core.errors import ConfigError, StorageError
 from tasador.serving.errors import Problem
 from tasador.serving.http.middleware import ADMIN, PROBES
 from tasador.serving.http.request import Role
@@ -112,7 +113,7 @@ def new_key(name: str, role: Role) -> tuple[str, Key]:
     """Make a key; returns what its holder sends, which is kept nowhere, and what is configured.
 
     Raises:
-        ConfigError: `name` or `role` cannot be meant.
+        ConfigError: `name` or `role` is invalid.
     """
     text = f"tsd_{secrets.token_urlsafe(32)}"
     return text, parse_key(f"{name}:{role}:{_digest(text.encode())}")
@@ -180,11 +181,11 @@ class RateLimit:
         return 0.0 if allowed else (1.0 - tokens) / self.per_s
 
 
-class KeyAccess:
+class KeyAuthorizer:
     """Admits callers by host, key and rate.
 
     Args:
-        settings: Who is let in.
+        settings: Who is admitted.
         limits: How often.
         shared: Folder that the workers of a service share; None for a service of one process.
 
@@ -244,24 +245,18 @@ class KeyAccess:
         self._refresh()
         digest = _digest(sent)
         found = None
-        for key in self._keys:  # all of them, so that time tells nothing
+        for key in self._keys:  # all of them, so that timing reveals nothing
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
             raise self._refused("the API key is not known", peer)
         if path.startswith(ADMIN) and found.role != "admin":
-            raise Problem(
-                403,
-                "forbidden",
-                "this key may not use the admin routes",
-                expected="a key of role admin",
-                got=f"the key {found.name!r} of role {found.role}",
-            )
+            raise _forbidden(found)
         return found.name, found.role
 
     def _refused(self, message: str, peer: str) -> Problem:
-        """Return the answer to a failed try; too many of one peer are told to wait instead."""
-        # all together first: whoever has many addresses cannot push the others' counts out
+        """Return the answer to a failed attempt; a peer with too many has to wait instead."""
+        # the common limit first: a caller with many addresses cannot evict the others' counts
         for limit, counted in (
             (self._all_failures, "everybody"),
             (self._failures, _network(peer)),
@@ -281,13 +276,7 @@ class KeyAccess:
                 host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:]))
             ):
                 return
-        raise Problem(
-            400,
-            "unknown_host",
-            "the service is not called by this name",
-            expected="a host of security.allowed_hosts",
-            got=repr(host[:100]),
-        )
+        raise _unknown_host(host)
 
     def _refresh(self) -> None:
         """Read the keys' file again when it has changed; at most every few seconds."""
@@ -332,6 +321,17 @@ def _network(peer: str, prefix: int = 64) -> str:
         return peer
 
 
+def _forbidden(key: Key) -> Problem:
+    got = f"the key {key.name!r} of role {key.role}"
+    message = "this key may not use the admin routes"
+    return Problem(403, "forbidden", message, expected="a key of role admin", got=got)
+
+
+def _unknown_host(host: str) -> Problem:
+    message, expected = "the service is not called by this name", "a host of security.allowed_hosts"
+    return Problem(400, "unknown_host", message, expected=expected, got=repr(host[:100]))
+
+
 def _too_fast(wait: float, expected: str) -> Problem:
     return Problem(
         429,
@@ -363,3 +363,78 @@ def _unauthorised(message: str) -> Problem:
         expected="a valid key in X-API-Key or Authorization: Bearer",
         remedy="ask whoever runs the service for a key",
     )
+
+
+_HEAD = "# API keys of tasador: name:role:sha256 of the key. Made by `tasador keys new`.\n"
+
+
+def read_keys(file: Path) -> list[Key]:
+    """Return the keys in `file`, none when it does not exist.
+
+    Raises:
+        ConfigError: It cannot be read, or a line is no key.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the keys' file {file} cannot be read: {error}") from None
+    return [parse_key(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def add_key(file: Path, key: Key) -> None:
+    """Add `key`; others of its name stay valid, so that holders can change over.
+
+    Raises:
+        ConfigError: The file cannot be read.
+        StorageError: It cannot be written.
+    """
+    _write(file, [*read_keys(file), key])
+
+
+def revoke_keys(file: Path, name: str, *, keep_newest: bool = False) -> int:
+    """Remove the keys called `name`; returns how many.
+
+    Args:
+        file: The keys' file.
+        name: The keys' name.
+        keep_newest: Whether the one that was made last stays, at the end of a change-over.
+
+    Raises:
+        ConfigError: There is none of that name, or the file cannot be read.
+        StorageError: It cannot be written.
+    """
+    keys = read_keys(file)
+    named = [key for key in keys if key.name == name]
+    if not named:
+        raise ConfigError(
+            f"no key is called {name!r}",
+            expected=", ".join(sorted({key.name for key in keys}))
+            or "no key at all is in the file",
+            got=name,
+        )
+    gone = named[:-1] if keep_newest else named
+    _write(file, [key for key in keys if not any(key is one for one in gone)])
+    return len(gone)
+
+
+def _write(file: Path, keys: Sequence[Key]) -> None:
+    """Replace the file at once: a service that reads meanwhile sees the old one or the new."""
+    text = _HEAD + "".join(f"{key.line()}\n" for key in keys)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as written:  # readable by its owner only
+                written.write(text)
+                written.flush()
+                os.fsync(written.fileno())
+            if file.exists() and not (mode := file.stat().st_mode) & 0o007:
+                Path(temporary).chmod(mode & 0o770)  # a service of another user may share a group
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageError(f"the keys' file {file} cannot be written: {error}") from None

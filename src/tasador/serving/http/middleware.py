@@ -1,4 +1,4 @@
-"""`Guard`: stands before every route and keeps the service alive.
+"""`GuardMiddleware`: runs before every route and keeps the service alive.
 
 It gives each request an id and a deadline, checks host, key and rate, caps how many are under
 way, adds security headers, counts, and turns whatever goes wrong into the one error schema. What
@@ -24,11 +24,9 @@ from tasador.serving.errors import (
     too_large,
     wrong_media_type,
 )
-from tasador.serving.http.compression import inflate
-from tasador.serving.http.proxies import LOCAL, TrustedProxies
-from tasador.serving.http.refused_requests import summary
 from tasador.serving.http.request import (
     JSON,
+    LOCAL,
     App,
     Exchange,
     Handler,
@@ -38,6 +36,8 @@ from tasador.serving.http.request import (
     Role,
     Scope,
     Send,
+    TrustedProxies,
+    inflate,
     is_json,
     read_body,
     request_id,
@@ -74,8 +74,8 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
-class Access(Protocol):
-    """Who may do what; `serving.http.auth.KeyAccess` is one."""
+class Authorizer(Protocol):
+    """Who may do what; `serving.http.auth.KeyAuthorizer` is one."""
 
     def admit(self, headers: Mapping[bytes, bytes], path: str, peer: str) -> tuple[str, Role]:
         """Return a caller's name and role.
@@ -85,7 +85,7 @@ class Access(Protocol):
         """
 
 
-class Counts(Protocol):
+class RequestMetrics(Protocol):
     """What counts requests; `serving.metrics.Metrics` is one."""
 
     def request(self, path: str, method: str, status: int, seconds: float) -> None:
@@ -95,14 +95,14 @@ class Counts(Protocol):
         """Note that requests under way have become more or fewer."""
 
 
-class Guard:
+class GuardMiddleware:
     """The outermost ASGI application.
 
     Args:
         app: Answers what no hot route does.
         hot: Handlers by (method, path); they get the whole body.
         limits: What a request may ask for.
-        access: Who may do what.
+        authorizer: Who may do what.
         counts: What counts.
         known: Paths that may name a counter; those of hot routes do anyway.
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
@@ -115,8 +115,8 @@ class Guard:
         app: App,
         hot: Mapping[tuple[str, str], Handler],
         limits: LimitSettings,
-        access: Access,
-        counts: Counts,
+        authorizer: Authorizer,
+        counts: RequestMetrics,
         *,
         known: Collection[str] = (),
         proxies: TrustedProxies | None = None,
@@ -126,7 +126,7 @@ class Guard:
         self._app = app
         self._hot = dict(hot)
         self._limits = limits
-        self._access = access
+        self._authorizer = authorizer
         self._counts = counts
         self._known = frozenset(known) | {path for _, path in hot}
         self._proxies = proxies
@@ -166,11 +166,13 @@ class Guard:
         except asyncio.CancelledError:
             if not exchange.expired:
                 raise
+            # the answer below would otherwise be cancelled too
             task.uncancel()
             await outbox.problem(self._late(exchange))
         except Problem as problem:
             exchange.problem = problem
             self._under_way.pop(task, None)
+            # an overloaded service does not spend time on the body that it has just refused
             if not exchange.body_read and problem.status != 503:
                 await _discard(receive, exchange)
             await outbox.problem(problem)
@@ -190,6 +192,7 @@ class Guard:
         exchange.client = peer[0] if peer else LOCAL
         if self._proxies is not None:
             exchange.client = self._proxies.client(exchange.client, scope["headers"])
+        # before the limit: a busy service must not look dead to what restarts it
         if exchange.path in PROBES:
             return
         if len(self._under_way) >= self._limits.in_flight:
@@ -197,7 +200,7 @@ class Guard:
         self._under_way[task] = exchange
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        exchange.client, exchange.role = self._access.admit(
+        exchange.client, exchange.role = self._authorizer.admit(
             exchange.headers, exchange.path, exchange.client
         )
 
@@ -235,6 +238,7 @@ class Guard:
             kind = exchange.headers.get(b"content-type", JSON)
             if not is_json(kind):
                 raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
+            # read after the media type was looked at: a wrong one costs nothing
             body = await read_body(receive, exchange, self._limits.body_bytes)
             if b"content-encoding" in exchange.headers:
                 encoding = exchange.headers[b"content-encoding"]
@@ -272,7 +276,7 @@ class Guard:
                 exchange.method,
                 route,
                 status,
-                "" if problem is None else f" {summary(problem)}",
+                "" if problem is None else f" {problem.summary()}",
                 extra={
                     "fields": {
                         "request_id": exchange.request_id,

@@ -35,69 +35,70 @@ _MOST = 1000
 _FIRST_S = 2.0
 
 
-class RefusedBeforeError(BundleError):
-    """A source still offers a bundle that was refused before; it is not fetched again."""
+class RejectedBeforeError(BundleError):
+    """A source still offers a bundle that was rejected before; it is not fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a bundle was refused, when by the clock of `Refusals`, and how often so far."""
+class RejectedBundle:
+    """Why a bundle was rejected, when by the clock of `Refusals`, and how often so far."""
 
     reason: str
     at: float
     times: int
 
 
-class Refusals:
-    """Remembers refused bundles by their source and identity; safe to use from several threads.
+class RejectedBundles:
+    """Remembers rejected bundles by their source and identity; safe to use from several threads.
 
     Args:
         again_s: Most seconds until one is fetched again by a service that has no model at all:
-            what damaged it may have been the way and not the source. The first time it is after
+            the download may have damaged it and not the source. The first time it is after
             2 s, and each time after twice as long.
         clock: Seconds that never run backwards.
 
     Attributes:
-        on_new: Called with source, identity and reason of every new refusal.
+        on_new: Called with source, identity and reason of every newly rejected bundle.
     """
 
     def __init__(self, again_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_new: Callable[[str, str, str], None] = lambda *_: None
         self._again_s, self._clock = again_s, clock
-        self._known: dict[tuple[str, str], Refusal] = {}
+        self._known: dict[tuple[str, str], RejectedBundle] = {}
         self._lock = threading.Lock()
 
-    def check(self, source: str, identity: str, *, desperate: bool) -> None:
-        """Stop before a bundle is fetched that was refused before.
+    def check(self, source: str, identity: str, *, without_model: bool) -> None:
+        """Stop before a bundle is fetched that was rejected before.
 
         Args:
             source: The source's name.
             identity: What it offers.
-            desperate: Whether there is no model at all.
+            without_model: Whether there is no model at all.
 
         Raises:
-            RefusedBeforeError: It was.
+            RejectedBeforeError: It was.
         """
         with self._lock:
             known = self._known.get((source, identity))
-        if known is None or (desperate and self._clock() - known.at >= self._pause(known)):
+        if known is None or (without_model and self._clock() - known.at >= self._pause(known)):
             return
-        raise RefusedBeforeError(
+        raise RejectedBeforeError(
             f"{identity} was refused before", got=known.reason,
             remedy=f"let {source} offer another bundle",
         )  # fmt: skip
 
-    def _pause(self, known: Refusal) -> float:
+    def _pause(self, known: RejectedBundle) -> float:
         return min(self._again_s, _FIRST_S * 2.0 ** min(known.times - 1, 60))
 
     def note(self, source: str, identity: str, error: BundleError) -> None:
         """Remember a bundle that turned out to be damaged or unfit."""
         with self._lock:
             before = self._known.get((source, identity))
+            # a source that offers ever new damaged bundles must not fill the memory
             while len(self._known) >= _MOST:
                 del self._known[next(iter(self._known))]
             times = 1 if before is None else before.times + 1
-            self._known[source, identity] = Refusal(str(error), self._clock(), times)
+            self._known[source, identity] = RejectedBundle(str(error), self._clock(), times)
         if before is None:
             self.on_new(source, identity, str(error))
 
@@ -108,14 +109,14 @@ class Refusals:
 
 
 T = TypeVar("T")
-Outcome = Literal["never", "ok", "nothing", "refused", "failed", "open"]
+CallResult = Literal["never", "ok", "nothing", "refused", "failed", "open"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HopReport:
-    """What came of asking one source, the last time.
+class SourceReport:
+    """The result of the last call to one source.
 
     Attributes:
         source: The source's name.
@@ -132,7 +133,7 @@ class HopReport:
     """
 
     source: str
-    outcome: Outcome
+    outcome: CallResult
     action: str
     attempts: int
     latency_s: float
@@ -142,8 +143,8 @@ class HopReport:
     breaker: BreakerState
 
 
-class Hop:
-    """One source with its breaker, its threads and what came of it; for one caller at a time.
+class GuardedSource:
+    """One source with its breaker, its threads and its last result; for one caller at a time.
 
     Args:
         source: The source.
@@ -157,7 +158,7 @@ class Hop:
         source: BundleSource,
         settings: SourceSettings,
         clock: Callable[[], float] = time.monotonic,
-        on_report: Callable[[HopReport], None] = lambda _: None,
+        on_report: Callable[[SourceReport], None] = lambda _: None,
     ) -> None:
         self.source, self.settings = source, settings
         self.breaker = Breaker(
@@ -166,19 +167,20 @@ class Hop:
         self._on_report = on_report
         self._trusted = TrustedKeys.read(settings.trusted_keys)
         self._backoff = Backoff(attempts=settings.attempts)
+        # two callers: an identity can be asked while a load that hangs is still abandoned
         self._asking = BoundedCaller(f"{source.name} identity")
         self._loading = BoundedCaller(f"{source.name} load")
-        self._last: HopReport | None = None
+        self._last: SourceReport | None = None
 
     @property
     def name(self) -> str:
         """The source's name."""
         return self.source.name
 
-    def report(self) -> HopReport:
-        """Return what came of the last call, with the breaker as it is now."""
+    def report(self) -> SourceReport:
+        """Return the result of the last call, with the breaker as it is now."""
         if self._last is None:
-            return HopReport(
+            return SourceReport(
                 self.name, "never", "identity", 0, 0.0, None, None, None, self.breaker.state
             )
         return replace(self._last, breaker=self.breaker.state)
@@ -192,7 +194,7 @@ class Hop:
             TasadorError: See `BundleSource.identity`; `OpenCircuitError` when it is left alone.
         """
         ends = (deadline or Deadline.after(self.settings.answer_s)).sooner(self.settings.answer_s)
-        return self._made(
+        return self._call(
             "identity", self._asking, lambda: self.source.identity(ends), ends, cancelled, str
         )
 
@@ -206,7 +208,7 @@ class Hop:
         """
         limit = self.settings.hop_deadline_s
         ends = (deadline or Deadline.after(limit)).sooner(limit)
-        return self._made(
+        return self._call(
             "load",
             self._loading,
             lambda: _load(self.source, ends, self.settings.threads, self._trusted),
@@ -215,11 +217,11 @@ class Hop:
             lambda loaded: loaded.identity,
         )
 
-    def refuse(self, error: BundleError, identity: str) -> None:
+    def reject(self, error: BundleError, identity: str) -> None:
         """Note that what the source gave is not fit to serve."""
         self._note("load", "refused", 1, time.monotonic(), str(error), identity)
 
-    def _made(
+    def _call(
         self,
         action: str,
         caller: BoundedCaller,
@@ -228,19 +230,20 @@ class Hop:
         cancelled: threading.Event | None,
         named: Callable[[T], str],
     ) -> T:
-        """Make one call through breaker, retries and deadline, and note what came of it."""
+        """Make one call through breaker, retries and deadline, and note its result."""
         attempts: list[None] = []
         started = time.monotonic()
 
         def persist() -> T:
             return call_again(
-                lambda: _ours(work),
+                lambda: _translated(work),
                 backoff=self._backoff,
                 deadline=deadline,
                 on_attempt=lambda: attempts.append(None),
             )
 
         try:
+            # a damaged bundle came from a source that answers: it must not open the breaker
             with self.breaker.guard(harmless=(BundleError,)):
                 result = caller.call(persist, deadline, cancelled)
         except Exception as error:
@@ -254,7 +257,7 @@ class Hop:
     def _note(
         self,
         action: str,
-        outcome: Outcome,
+        outcome: CallResult,
         attempts: int,
         started: float,
         error: str | None,
@@ -262,7 +265,7 @@ class Hop:
     ) -> None:
         seconds = time.monotonic() - started
         before = self._last.outcome if self._last else None
-        self._last = HopReport(
+        self._last = SourceReport(
             source=self.name,
             outcome=outcome,
             action=action,
@@ -275,7 +278,7 @@ class Hop:
         )
         self._on_report(self._last)
         if error is not None:
-            # a source that stays down is told once and then quietly
+            # a source that stays down is logged loudly once, then at debug level
             level = logging.INFO if outcome == "nothing" else logging.WARNING
             level = logging.DEBUG if before == outcome else level
             _log.log(level, "source %s: %s: %s", self.name, outcome, error)
@@ -291,8 +294,8 @@ class Cascade:
         on_report: Called with the report of every call to a source, from the calling thread.
 
     Attributes:
-        hops: The sources.
-        refusals: What was refused.
+        sources: The sources.
+        rejected: What was refused.
         cancelled: Set once nobody waits for sources any more.
     """
 
@@ -302,18 +305,19 @@ class Cascade:
         settings: SourceSettings,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_report: Callable[[HopReport], None] = lambda _: None,
+        on_report: Callable[[SourceReport], None] = lambda _: None,
     ) -> None:
         self.settings = settings
-        self.hops = tuple(Hop(one, settings, clock, on_report) for one in sources)
+        self.sources = tuple(GuardedSource(one, settings, clock, on_report) for one in sources)
         self._keepers = [one for one in sources if isinstance(one, LastGoodSource)]
+        # its own caller: a disk that hangs must not keep a source from being asked
         self._keeping = BoundedCaller("last good copy")
-        self.refusals = Refusals(settings.refused_again_s, clock)
+        self.rejected = RejectedBundles(settings.refused_again_s, clock)
         self.cancelled = threading.Event()
 
     @classmethod
     def of(
-        cls, settings: SourceSettings, on_report: Callable[[HopReport], None] = lambda _: None
+        cls, settings: SourceSettings, on_report: Callable[[SourceReport], None] = lambda _: None
     ) -> Cascade:
         """Return the cascade that `settings` describe; nothing is contacted.
 
@@ -322,15 +326,15 @@ class Cascade:
         """
         return cls(build_sources(settings), settings, on_report=on_report)
 
-    def report(self) -> tuple[HopReport, ...]:
-        """Return what came of the last call to every source, in their order."""
-        return tuple(hop.report() for hop in self.hops)
+    def report(self) -> tuple[SourceReport, ...]:
+        """Return the result of the last call to every source, in their order."""
+        return tuple(source.report() for source in self.sources)
 
-    def hop(self, name: str) -> Hop:
+    def source(self, name: str) -> GuardedSource:
         """Return the source called `name`; KeyError when it is not configured."""
-        for hop in self.hops:
-            if hop.name == name:
-                return hop
+        for source in self.sources:
+            if source.name == name:
+                return source
         raise KeyError(name)
 
     def cancel(self) -> None:
@@ -348,66 +352,69 @@ class Cascade:
                 up; the next source is then tried.
 
         Raises:
-            NothingOfferedError: No source could; what each of them said is in the message.
+            NothingOfferedError: No source could; the error of each of them is in the message.
         """
         synthetic: LoadedModel | None = None
-        said = []
-        for hop in self.hops:
+        reasons = []
+        for source in self.sources:
             try:
-                loaded = self.load_from(hop, accept, desperate=True)
+                loaded = self.load_from(source, accept, without_model=True)
             except TasadorError as error:
-                said.append(f"{hop.name}: {error.message}")
+                reasons.append(f"{source.name}: {error.message}")
                 continue
             if loaded.bundle.origin != "synthetic":
                 return loaded
+            # kept while the others are asked: a model of invented rows only answers where nothing
+            # else does
             synthetic = synthetic or loaded
         if synthetic is not None:
             return synthetic
         raise NothingOfferedError(
             "no source can give a model",
-            got="; ".join(said) or "no source is configured",
+            got="; ".join(reasons) or "no source is configured",
             remedy="train one with `tasador run`, or check the sources in the settings",
         )
 
     def load_from(
         self,
-        hop: Hop,
+        source: GuardedSource,
         accept: Callable[[LoadedModel], None] = lambda _: None,
         *,
         identity: str | None = None,
-        desperate: bool = False,
+        without_model: bool = False,
     ) -> LoadedModel:
         """Load what one source offers.
 
         Args:
-            hop: The source.
+            source: The source.
             accept: As for `load`.
             identity: What it offers, when that is known; otherwise it is asked.
-            desperate: Whether there is no model at all.
+            without_model: Whether there is no model at all.
 
         Raises:
-            RefusedBeforeError: It still offers what was refused before.
+            RejectedBeforeError: It still offers what was refused before.
             BundleError: What it gives is refused, which is remembered.
-            TasadorError: As `Hop.load`.
+            TasadorError: As `GuardedSource.load`.
         """
-        offered = identity or hop.identity(cancelled=self.cancelled)
-        self.refusals.check(hop.name, offered, desperate=desperate)
+        offered = identity or source.identity(cancelled=self.cancelled)
+        self.rejected.check(source.name, offered, without_model=without_model)
         try:
-            loaded = hop.load(cancelled=self.cancelled)
+            loaded = source.load(cancelled=self.cancelled)
+        # nothing was offered, so there is nothing to remember as rejected
         except NothingOfferedError:
             raise
         except BundleError as error:
-            self.refusals.note(hop.name, offered, error)
+            self.rejected.note(source.name, offered, error)
             raise
         try:
             accept(loaded)
         except Exception as error:
-            refusal = error if isinstance(error, TasadorError) else _unreadable(error)
-            if isinstance(refusal, BundleError):
-                hop.refuse(refusal, loaded.identity)
-                self.refusals.note(hop.name, loaded.identity, refusal)
+            rejection = error if isinstance(error, TasadorError) else _unreadable(error)
+            if isinstance(rejection, BundleError):
+                source.reject(rejection, loaded.identity)
+                self.rejected.note(source.name, loaded.identity, rejection)
             loaded.discard()
-            raise refusal from error
+            raise rejection from error
         return loaded
 
     def keep(self, loaded: LoadedModel) -> str | None:
@@ -437,6 +444,7 @@ def _load(
     download = Path(tempfile.mkdtemp(prefix="tasador-bundle-"))
     try:
         folder, identity = source.fetch(download / "bundle", deadline)
+        # before the slow part: an abandoned download is not worth loading
         deadline.check(f"loading from {source.name}")
         bundle = load_bundle(folder, threads=threads, trusted=trusted)
     except BaseException:
@@ -449,8 +457,8 @@ def _load(
     return LoadedModel(bundle, source.name, identity, now, seconds, discard)
 
 
-def _ours(work: Callable[[], T]) -> T:
-    """Turn what a disk says, and whatever reading an answer ends in, into our own errors."""
+def _translated(work: Callable[[], T]) -> T:
+    """Translate disk errors, and whatever else reading an answer raises, into our own errors."""
     try:
         return work()
     except TasadorError:
@@ -467,7 +475,7 @@ def _unreadable(error: Exception) -> BundleError:
     return BundleError(text[:500], remedy="let the source offer another bundle")
 
 
-def _outcome(error: Exception) -> Outcome:
+def _outcome(error: Exception) -> CallResult:
     if isinstance(error, NothingOfferedError):
         return "nothing"
     if isinstance(error, BundleError):

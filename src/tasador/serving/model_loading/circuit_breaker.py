@@ -104,6 +104,7 @@ class Breaker:
                 return
             now = self._clock()
             wait = self._opened + self._reset_s - now
+            # a probe whose thread died must not keep the breaker half open for ever
             if wait <= 0 and (self._probing is None or now - self._probing >= self._reset_s):
                 self._probing = now
                 return
@@ -116,6 +117,7 @@ class Breaker:
     def succeed(self) -> None:
         """Report that a call got an answer: the breaker closes."""
         with self._lock:
+            # one success is enough: a dependency that answers is there
             self._failures, self._opened, self._opened_at, self._probing = 0, None, None, None
 
     def fail(self) -> None:
@@ -124,6 +126,7 @@ class Breaker:
             self._failures += 1
             probed = self._probing is not None
             self._probing = None
+            # failures of calls that began before it opened do not prolong the pause
             if self._failures >= self._most and (self._opened is None or probed):
                 self._opened, self._opened_at = self._clock(), wall.timestamp()
 
@@ -143,6 +146,7 @@ class Breaker:
         except harmless:
             self.succeed()
             raise
+        # also a cancelled call: it got no answer, and a probe has to report back
         except BaseException:
             self.fail()
             raise
@@ -210,6 +214,7 @@ def call_again(
         wait_max=backoff.max_s,
         wait_jitter=backoff.jitter_s,
     ):
+        # counted at its beginning: an attempt that hangs was made too
         with attempt:
             on_attempt()
             return work()

@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 
 from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
-from tasador.serving.model_loading.cascade import Cascade, Hop
-from tasador.serving.model_loading.memory import give_memory_back
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelHolder
-from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+from tasador.serving.model_loading.cascade import Cascade, GuardedSource
+from tasador.serving.model_loading.model_slot import (
+    LoadedModel,
+    ModelSlot,
+    give_memory_back,
+    warm_up,
+    warm_up_explanations,
+)
 
 _log = logging.getLogger(__name__)
 #: Seconds between two rounds while there is no model at all.
@@ -64,11 +68,11 @@ class RefreshEvents:
 
 
 class Refresher:
-    """Keeps the holder's model the one that the first answering source offers.
+    """Keeps the slot's model the one that the first answering source offers.
 
     One round: sources are asked for their identity in the configured order, down to the one that
     the running model came from. Those below it are not: a registry that is down does not make a
-    service go back to what an older store holds. The first source that offers something else than
+    service go back to what an older store offers. The first source that offers something else than
     what runs gives it; it is loaded and warmed up beside the running model and swapped in. With
     no model, the whole cascade is tried every 2 s.
 
@@ -77,14 +81,14 @@ class Refresher:
 
     Args:
         cascade: The sources.
-        holder: Where the running model is.
-        events: Told what happens.
+        slot: Where the running model is.
+        events: Callbacks.
     """
 
     def __init__(
-        self, cascade: Cascade, holder: ModelHolder, events: RefreshEvents | None = None
+        self, cascade: Cascade, slot: ModelSlot, events: RefreshEvents | None = None
     ) -> None:
-        self.cascade, self.holder = cascade, holder
+        self.cascade, self.slot = cascade, slot
         self._events = events or RefreshEvents()
         self._settings = cascade.settings
         self._report = RefreshReport()
@@ -96,7 +100,7 @@ class Refresher:
         self._stop = threading.Event()
         self._first = threading.Event()
         self._thread: threading.Thread | None = None
-        cascade.refusals.on_new = self._refused
+        cascade.rejected.on_new = self._refused
         self._jitter = random.Random()  # noqa: S311 - spreads polls of many servers
 
     def start(self) -> None:
@@ -143,7 +147,7 @@ class Refresher:
         """
         with self._round:
             if force:
-                self.cascade.refusals.clear()
+                self.cascade.rejected.clear()
             started = time.monotonic()
             before = self._report.swaps
             self._error = None
@@ -151,7 +155,7 @@ class Refresher:
                 self._look()
             except TasadorError as error:
                 self._fail(error)
-            except Exception as error:  # a fault of ours, which health must not pass over
+            except Exception as error:  # a bug of ours, which the health check must show
                 _log.exception("a round of the refresher failed; the running model goes on")
                 self._fail(error)
             if self._report.swaps > before:
@@ -161,7 +165,7 @@ class Refresher:
                 last_poll_at=wall.timestamp(),
             )  # fmt: skip
             self._ended = time.monotonic()
-            self._tell(self._events.on_poll, time.monotonic() - started, self._report.last_error)
+            self._notify(self._events.on_poll, time.monotonic() - started, self._report.last_error)
             return self._report.swaps > before
 
     def _run(self) -> None:
@@ -171,44 +175,47 @@ class Refresher:
                 self.refresh()
             except Exception:
                 _log.exception("a round of the refresher failed; the running model goes on")
-            if self.holder.current is None and not self._first.is_set():
+            if self.slot.current is None and not self._first.is_set():
                 _log.warning("no model: 503 until a source offers one: %s", self._report.last_error)
             self._first.set()
             self._wake.wait(self._pause())
 
     def _pause(self) -> float:
         pause = self._settings.poll_s
-        if self.holder.current is None:
+        if self.slot.current is None:
+            # without a model every request fails: asking often costs less than that
             pause = min(pause, _EAGER_S)
         share = self._settings.poll_jitter
+        # servers that started together must not ask the registry in the same second for ever
         return pause * self._jitter.uniform(1.0 - share, 1.0 + share)
 
     def _look(self) -> None:
-        if self.holder.pinned is not None:
+        if self.slot.pinned is not None:
             return
-        if self.holder.current is None:
+        if self.slot.current is None:
             self._load_any()
             return
-        for hop in self._to_ask(self.holder.current):
-            if self._stop.is_set() or self._follow(hop, self.holder.current):
+        for source in self._to_ask(self.slot.current):
+            if self._stop.is_set() or self._follow(source, self.slot.current):
                 return
 
-    def _to_ask(self, running: LoadedModel) -> tuple[Hop, ...]:
-        hops = [hop for hop in self.cascade.hops if hop.name != "last_good"]
-        names = [hop.name for hop in hops]
+    def _to_ask(self, running: LoadedModel) -> tuple[GuardedSource, ...]:
+        sources = [source for source in self.cascade.sources if source.name != "last_good"]
+        names = [source.name for source in sources]
         if running.source in names:
-            return tuple(hops[: names.index(running.source) + 1])
-        return tuple(hops)
+            return tuple(sources[: names.index(running.source) + 1])
+        return tuple(sources)
 
-    def _follow(self, hop: Hop, running: LoadedModel) -> bool:
+    def _follow(self, source: GuardedSource, running: LoadedModel) -> bool:
         """Take what a source offers if it is new; True when no further source is to be asked."""
         try:
-            identity = hop.identity(cancelled=self.cascade.cancelled)
-            if (hop.name, identity) == (running.source, running.identity):
+            identity = source.identity(cancelled=self.cascade.cancelled)
+            if (source.name, identity) == (running.source, running.identity):
                 return True
-            if self._versions.get((hop.name, identity)) in self.holder.barred:
+            # known by its identity, so that a barred version is not downloaded at every poll
+            if self._versions.get((source.name, identity)) in self.slot.barred:
                 return False
-            loaded = self.cascade.load_from(hop, self._accept, identity=identity)
+            loaded = self.cascade.load_from(source, self._accept, identity=identity)
             self._take(loaded, running)
         except BundleError as error:  # it answered: nothing there, or nothing fit to serve
             self._error = str(error)
@@ -224,50 +231,53 @@ class Refresher:
         Raises:
             BundleError: It must not serve.
         """
+        # only a memo: what is forgotten is downloaded once more
         if len(self._versions) > _MOST_VERSIONS:
             self._versions.clear()
         self._versions[loaded.source, loaded.identity] = loaded.version
-        running = self.holder.current
+        running = self.slot.current
         if running is None:
             warm_up(loaded.bundle)
-        elif loaded.version != running.version and loaded.version not in self.holder.barred:
-            self.holder.check(loaded)
+        elif loaded.version != running.version and loaded.version not in self.slot.barred:
+            self.slot.check(loaded)
             warm_up(loaded.bundle)
             warm_up_explanations(loaded.bundle)
 
     def _take(self, loaded: LoadedModel, running: LoadedModel) -> None:
         if loaded.version == running.version:
-            self.holder.relabel(loaded)
+            self.slot.relabel(loaded)
             loaded.discard()
-        elif loaded.version in self.holder.barred:
+        elif loaded.version in self.slot.barred:
             loaded.discard()
         else:
             self._swap(loaded)
 
     def _load_any(self) -> None:
-        """Take the first model that can be had; explanations are warmed up once it serves."""
+        """Take the first model that is available; explanations are warmed up once it serves."""
         loaded = self.cascade.load(self._accept)
         self._swap(loaded)
+        # after it serves: half a second of waiting would delay the first answer
         warm_up_explanations(loaded.bundle)
 
     def _swap(self, loaded: LoadedModel) -> None:
-        before = self.holder.swap(loaded)
+        before = self.slot.swap(loaded)
         self._report = replace(self._report, swaps=self._report.swaps + 1)
         _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
-        self._tell(self._events.on_swap, loaded, before)
+        self._notify(self._events.on_swap, loaded, before)
+        # before the copy is made, which may take seconds: the model answers already
         self._first.set()
         self._report = replace(self._report, copy_error=self.cascade.keep(loaded))
 
     def _refused(self, source: str, identity: str, reason: str) -> None:
         self._report = replace(self._report, refused=self._report.refused + 1)
-        self._tell(self._events.on_refused, source, identity, reason)
+        self._notify(self._events.on_refused, source, identity, reason)
 
     def _fail(self, error: Exception) -> None:
         self._report = replace(self._report, errors=self._report.errors + 1)
         self._error = str(error) or type(error).__name__
 
-    def _tell(self, listener: Callable[..., None], *what: object) -> None:
+    def _notify(self, listener: Callable[..., None], *what: object) -> None:
         try:
             listener(*what)
         except Exception:
-            _log.exception("a listener of the refresher failed")
+            _log.exception("a callback of the refresher failed")

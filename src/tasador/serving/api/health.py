@@ -1,21 +1,27 @@
-"""Health: whether the process lives, whether it can answer, and how its dependencies are."""
+"""Health, status and metrics: the checks of every dependency, and the routes about them."""
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
 
 from tasador.core import clock as wall
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
-from tasador.serving.model_loading.cascade import Hop
-from tasador.serving.model_loading.model_slot import ModelHolder
+from tasador.serving.api.schemas import About, DeepHealth, Health, Live, ModelInfo, Ready
+from tasador.serving.metrics import CONTENT_TYPE
+from tasador.serving.model_loading.cascade import GuardedSource
+from tasador.serving.model_loading.model_slot import ModelSlot
 from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.service import LoadedBundle, Service
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 #: Checks a dependency: returns a detail for people, raises when it is not healthy.
@@ -62,7 +68,7 @@ class HealthReport:
     dependencies: tuple[DependencyHealth, ...]
 
 
-class Health:
+class HealthChecks:
     """Answers probes; a probe never costs more than `timeout_s`, however many there are.
 
     A check runs in its own thread and at most once in `ttl_s`; probes that come meanwhile share
@@ -70,7 +76,7 @@ class Health:
     hanging call has ended or was given up.
 
     Args:
-        holder: Where the running model is.
+        slot: Where the running model is.
         checks: Checks by the dependency's name.
         ttl_s: Seconds for which an answer is good.
         timeout_s: Seconds in which a check must answer.
@@ -80,7 +86,7 @@ class Health:
 
     def __init__(
         self,
-        holder: ModelHolder,
+        slot: ModelSlot,
         checks: Mapping[str, Check],
         *,
         ttl_s: float = 5.0,
@@ -88,7 +94,7 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
         keeps_records: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._holder = holder
+        self._holder = slot
         self._keeps_records = keeps_records
         self._checks = [_Cached(name, check, ttl_s, clock) for name, check in checks.items()]
         self._timeout_s = timeout_s
@@ -120,6 +126,7 @@ class Health:
         if running is None:
             return DependencyHealth("model", "unhealthy", 0.0, "no model is loaded", now)
         detail = f"{running.version} from {running.source}"
+        # it answers, but from a copy: whoever looks should know that no source is followed
         degraded = running.source == "last_good"
         return DependencyHealth("model", "degraded" if degraded else "healthy", 0.0, detail, now)
 
@@ -130,6 +137,7 @@ class _Cached:
     def __init__(self, name: str, check: Check, ttl_s: float, clock: Callable[[], float]) -> None:
         self.name = name
         self._check, self._ttl_s, self._clock = check, ttl_s, clock
+        # one hanging call at most: probes come every few seconds for days
         self._caller = BoundedCaller(f"health of {name}", most_left=1)
         self._lock = threading.Lock()
         self._answered = threading.Event()
@@ -170,11 +178,12 @@ class _Cached:
         seconds = time.monotonic() - started
         with self._lock:
             self._answer = DependencyHealth(self.name, status, seconds, detail, wall.timestamp())
+            # from its end: a check slower than `ttl_s` would otherwise run without a pause
             self._at, self._flying = self._clock(), False
         self._answered.set()
 
 
-def source_check(hop: Hop) -> Check:
+def source_check(source: GuardedSource) -> Check:
     """Return the check of a source: whether it says what it offers.
 
     It respects the source's breaker and does not touch it: impatient probes must not cut a slow
@@ -182,14 +191,14 @@ def source_check(hop: Hop) -> Check:
     """
 
     def check(deadline: Deadline) -> str:
-        report = hop.report()
+        report = source.report()
         if report.breaker.status == "open":
             raise StorageError(
                 f"left alone for {report.breaker.retry_in_s:.0f} s after "
                 f"{report.breaker.failures} failures", got=report.error,
             )  # fmt: skip
         try:
-            return f"offers {hop.source.identity(deadline)}"
+            return f"offers {source.source.identity(deadline)}"
         except NothingOfferedError as error:
             raise DegradedError(error.message) from None
 
@@ -224,6 +233,7 @@ def disk_check(folder: Path, least_bytes: int = 256 * 2**20) -> Check:
 
     def check(_: Deadline) -> str:
 
+        # the folder is made with the first record: until then its parent is on the same disk
         existing = next(
             path for path in (folder.resolve(), *folder.resolve().parents) if path.exists()
         )
@@ -234,3 +244,110 @@ def disk_check(folder: Path, least_bytes: int = 256 * 2**20) -> Check:
         return detail
 
     return check
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How the search for newer models goes.
+
+    Attributes:
+        refused: How many offered models were refused since the start.
+        problem: What the last round failed with; None when it did not.
+    """
+
+    refused: int = 0
+    problem: str | None = None
+
+
+#: Looks at every dependency; cached and time-boxed, see `serving.api.health`. Called in a thread.
+DeepCheck = Callable[[], DeepHealth]
+
+
+def status_router(
+    service: Service, version: str, deep: DeepCheck, updates: Callable[[], Updates] = Updates
+) -> APIRouter:
+    """Return the routes about the service itself.
+
+    Args:
+        service: What all routes share.
+        version: Of tasador.
+        deep: Looks at every dependency.
+        updates: Returns how the search for newer models goes, without a request to a source.
+    """
+    router = APIRouter(tags=["status"])
+
+    @router.get("/", response_model=About)
+    async def about() -> About:
+        """Name and version of the service, and where its documentation is."""
+        return About(name="tasador", version=version, docs_url="/docs")
+
+    @router.get("/health", response_model=Health)
+    async def health() -> Health:
+        """Whether the service can answer and takes new models; 200 even when it cannot.
+
+        It is degraded while the last search for a newer model failed: a source does not answer, or
+        offers a model that was refused. /health/ready is not affected, as the model answers.
+        """
+        found = updates()
+        serves: Literal["healthy", "degraded"] = "degraded" if found.problem else "healthy"
+        return Health(
+            status=serves if service.ready else "unhealthy",
+            version=version,
+            models_refused=found.refused,
+            update_problem=found.problem,
+            **service.model_facts(),
+        )
+
+    @router.get("/health/live", response_model=Live)
+    async def live() -> Live:
+        """Whether the process should be left running."""
+        return Live(status="alive")
+
+    @router.get("/health/ready", response_model=Ready, responses={503: {"model": Ready}})
+    async def ready(response: Response) -> Ready:
+        """Whether requests should be sent here."""
+        if not service.ready:
+            response.status_code = 503
+            return Ready(status="not_ready")
+        return Ready(status="ready")
+
+    @router.get("/health/deep", response_model=DeepHealth, responses={503: {"model": DeepHealth}})
+    def deep_health(response: Response) -> DeepHealth:
+        """Look at every dependency; cached for seconds, so that asking often costs nothing."""
+        found = deep()
+        if found.status == "unhealthy":
+            response.status_code = 503
+        return found
+
+    @router.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        """Everything that is counted, in Prometheus' text format."""
+        return Response(service.metrics.scrape(), media_type=CONTENT_TYPE.decode())
+
+    @router.get("/api/v1/model/info", response_model=ModelInfo)
+    async def model_info() -> ModelInfo:
+        """The model that answers."""
+        return ModelInfo(**_described(service.slot.current, service.slot.previous))
+
+    return router
+
+
+def _described(loaded: LoadedBundle | None, previous: LoadedBundle | None) -> dict[str, Any]:
+    if loaded is None:
+        return {"status": "not_ready", "model_loaded": False, "model_version": None}
+    bundle = loaded.bundle
+    return {
+        "status": "ready",
+        "model_loaded": True,
+        "model_version": bundle.version,
+        "release": bundle.manifest.release or None,
+        "source": loaded.source,
+        "loaded_at": dt.datetime.fromtimestamp(loaded.loaded_at, tz=dt.UTC).isoformat(),
+        "origin": bundle.origin,
+        "kind": bundle.manifest.model.kind,
+        "target": bundle.contract.target.name,
+        "unit": bundle.contract.target.unit,
+        "previous_version": None if previous is None else previous.bundle.version,
+        "contract": bundle.contract.to_dict(),
+        "metrics": dict(bundle.manifest.metrics),
+    }

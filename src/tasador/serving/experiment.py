@@ -1,24 +1,28 @@
 """An experiment: a challenger beside the champion, its stages, and what decides about it.
 
 The state is one value in the records' database that all servers read and change by compare and
-set. `decide` is a pure function of it and of the evidence.
+set. `decide` is a pure function of it and of the evidence: rows that both models valued, with the
+outcomes known so far, which `collect` reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from tasador.core import clock
 from tasador.core.hashing import to_plain
 from tasador.metrics.sequential import Moments, failure_evidence
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.shared_state import State
+from tasador.records.database import Database
+from tasador.records.shared_state import SharedState
 
-Status = Literal["running", "passed", "rolled back", "stopped", "settled"]
+ExperimentStatus = Literal["running", "passed", "rolled back", "stopped", "settled"]
 #: While an experiment has one of these, the challenger may get traffic.
 ACTIVE = ("running", "passed")
 #: Kinds of harm among which alpha is divided.
@@ -26,8 +30,8 @@ _HARMS = 4
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What an experiment is decided by.
+class Criteria:
+    """The criteria by which an experiment is decided.
 
     Attributes:
         stages: Shares of the traffic, one after the other; 0 is shadow only.
@@ -78,12 +82,12 @@ class Experiment:
     champion: str
     challenger: str
     number: str
-    status: Status
+    status: ExperimentStatus
     stage: int
     started: float
     stage_started: float
     reason: str = ""
-    rules: Rules = field(default_factory=Rules)
+    rules: Criteria = field(default_factory=Criteria)
 
     @property
     def share(self) -> float:
@@ -96,7 +100,7 @@ class Experiment:
     def from_plain(cls, plain: Mapping[str, Any]) -> Experiment:
         """Read what `to_plain` made."""
         rules = {**plain["rules"], "stages": tuple(plain["rules"]["stages"])}
-        return cls(**{**plain, "rules": Rules(**rules)})
+        return cls(**{**plain, "rules": Criteria(**rules)})
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
     if experiment.status != "running":
         return experiment
     rules = experiment.rules
+    # Bonferroni: the chance that any of the harms is found by accident stays at alpha
     alpha = rules.alpha / _HARMS
     harm = _harm(rules, evidence, alpha)
     if harm is not None:
@@ -153,8 +158,8 @@ def decide(experiment: Experiment, evidence: Evidence) -> Experiment:
     )
 
 
-def _harm(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
-    """Return what speaks, for sure, against the challenger."""
+def _harm(rules: Criteria, evidence: Evidence, alpha: float) -> str | None:
+    """Return the proven harm of the challenger; None while there is none."""
     failing = failure_evidence(evidence.failures, evidence.attempts, rules.failure_limit)
     if failing >= 1.0 / alpha:
         return f"{evidence.failures} of {evidence.attempts} valuations failed"
@@ -176,7 +181,7 @@ def _harm(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
     return None
 
 
-def _waits(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
+def _waits(rules: Criteria, evidence: Evidence, alpha: float) -> str | None:
     """Return what is not yet known well enough for the next stage."""
     if evidence.stage_rows < rules.min_rows:
         return f"{evidence.stage_rows} of {rules.min_rows} rows in this stage"
@@ -195,7 +200,7 @@ def _waits(rules: Rules, evidence: Evidence, alpha: float) -> str | None:
     return None
 
 
-def _ended(experiment: Experiment, status: Status, reason: str) -> Experiment:
+def _ended(experiment: Experiment, status: ExperimentStatus, reason: str) -> Experiment:
     return replace(experiment, status=status, reason=reason)
 
 
@@ -210,7 +215,7 @@ class ExperimentBook:
     def __init__(self, database: Database, model: str) -> None:
         self.database = database
         self.model = model
-        self._state = State(database)
+        self._state = SharedState(database)
         self._key = f"experiment/{model}"
 
     def read(self) -> tuple[Experiment | None, int]:
@@ -220,11 +225,12 @@ class ExperimentBook:
 
     def write(self, experiment: Experiment, seen: int, actor: str) -> bool:
         """Keep the experiment if nobody changed it since, and note a change of stage or status."""
+        # the audit entry belongs to the change: neither without the other
         with self.database.transaction():
             before, _ = self.read()
             if self._state.put(self._key, to_plain(experiment), seen) is None:
                 return False
-            if before is None or _stands(before) != _stands(experiment):
+            if before is None or _stage_of(before) != _stage_of(experiment):
                 AuditTrail(self.database).add(
                     actor, "canary", self.model,
                     from_value=experiment.champion, to_value=experiment.champion,
@@ -238,9 +244,10 @@ class ExperimentBook:
         return True
 
     def end(
-        self, status: Status, actor: str, reason: Callable[[Experiment], str | None]
+        self, status: ExperimentStatus, actor: str, reason: Callable[[Experiment], str | None]
     ) -> Experiment | None:
         """End the experiment if it is active and `reason` gives one; None when it was not ended."""
+        # another server may have changed it meanwhile: look at what it is now
         while True:
             experiment, seen = self.read()
             if experiment is None or experiment.status not in ACTIVE:
@@ -252,7 +259,7 @@ class ExperimentBook:
             if self.write(ended, seen, actor):
                 return ended
 
-    def tell(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
+    def report(self, experiment: str, worker: str, tally: Mapping[str, Any]) -> None:
         """Keep what one worker counted; only that worker writes it."""
         key = f"tally/{self.model}/{experiment}/{worker}"
         self._state.put(key, dict(tally), self._state.get(key).version)
@@ -263,5 +270,96 @@ class ExperimentBook:
         return [entry.value for entry in found]
 
 
-def _stands(experiment: Experiment) -> tuple[str, str, int]:
+def _stage_of(experiment: Experiment) -> tuple[str, str, int]:
     return experiment.id, experiment.status, experiment.stage
+
+
+#: What the id of a shadow's record adds to the id of the answer that it shadows.
+SHADOW_SUFFIX = "-s"
+_MOST_ROWS = 100_000
+
+# a shadow's record names the answer it belongs to, whichever of the two models answered
+_PAIRS = """
+    SELECT s.version, s.prediction, r.prediction, o.actual, s.time
+    FROM records s
+    JOIN records r ON r.id = substr(s.id, 1, length(s.id) - 2)
+    LEFT JOIN outcomes o ON o.prediction_id = r.id
+    WHERE s.time >= ? AND s.variant = 'shadow' AND s.version IN (?, ?) AND r.version IN (?, ?)
+    ORDER BY s.time, s.id LIMIT ?
+"""
+
+
+def collect(database: Database, book: ExperimentBook, experiment: Experiment) -> Evidence:
+    """Read what is known about an experiment.
+
+    Raises:
+        OutageError: The database cannot be used.
+    """
+    pair = (experiment.champion, experiment.challenger)
+    rows = database.execute(_PAIRS, (experiment.started, *pair, *pair, _MOST_ROWS))
+    attempts, failures, slower = _counted(book.tallies(experiment.id))
+    if not rows:
+        return Evidence(attempts=attempts, failures=failures, slower=slower)
+    shadowed = np.array([row[0] == experiment.challenger for row in rows])
+    values = np.array([row[1:] for row in rows], dtype=np.float64)
+    challenger = np.where(shadowed, values[:, 0], values[:, 1])
+    champion = np.where(shadowed, values[:, 1], values[:, 0])
+    # NaN is a failure, which is counted elsewhere
+    good = np.isfinite(challenger) & np.isfinite(champion)
+    positive = good & (challenger > 0) & (champion > 0)
+    gap = np.abs(np.log(challenger[positive] / champion[positive]))
+    actual = values[:, 2]
+    known = good & np.isfinite(actual) & (actual != 0)
+    errors = [
+        np.abs(one[known] - actual[known]) / np.abs(actual[known]) for one in (challenger, champion)
+    ]
+    return Evidence(
+        rows=len(rows),
+        stage_rows=int(np.sum(values[:, 3] >= experiment.stage_started)),
+        attempts=attempts,
+        failures=failures,
+        error=Moments.of(errors[0] - errors[1]),
+        challenger_error=Moments.of(errors[0]),
+        champion_error=Moments.of(errors[1]),
+        disagreement=Moments.of(gap),
+        slower=slower,
+    )
+
+
+def _counted(tallies: Sequence[Mapping[str, Any]]) -> tuple[int, int, Moments]:
+    slower = Moments()
+    for tally in tallies:
+        slower = slower.plus(Moments(**tally["slower"]))
+    attempts = sum(int(tally["attempts"]) for tally in tallies)
+    return attempts, sum(int(tally["failures"]) for tally in tallies), slower
+
+
+class WorkerCounts:
+    """What one worker counted; from the event loop and from the shadow's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.attempts = self.failures = self.in_a_row = self.dropped = 0
+        self.slower = Moments()
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self.attempts, self.in_a_row = self.attempts + 1, 0
+
+    def failed(self) -> int:
+        with self._lock:
+            self.attempts, self.failures = self.attempts + 1, self.failures + 1
+            self.in_a_row += 1
+            return self.in_a_row
+
+    def valued(self, slower_ms: float) -> None:
+        self.succeeded()
+        with self._lock:
+            self.slower = self.slower.plus(Moments.of([slower_ms]))
+
+    def to_dict(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "attempts": self.attempts, "failures": self.failures, "dropped": self.dropped,
+                "slower": asdict(self.slower),
+            }  # fmt: skip

@@ -1,7 +1,7 @@
 """One database by one URL: a connection that comes back after an outage, and what it runs.
 
 Statements are written once, with ``?`` for parameters; what differs between SQLite and PostgreSQL
-stands in `tasador.records.dialects`.
+is in `tasador.records.dialects`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasador.core.errors import StorageError
-from tasador.records.database.dialects import Dialect, Row, dialect_for
-from tasador.records.database.errors import OutageError
-from tasador.records.database.errors import RefusedError as RefusedError
+from tasador.records.dialects import Dialect, Row, dialect_for
+from tasador.records.errors import OutageError
+from tasador.records.errors import RejectedValuesError as RefusedError
 from tasador.settings.records import DatabaseUrl, Synchronous, parse_url
 
 
@@ -107,6 +107,7 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
     """
     dialect.begin(connection)
     try:
+        # several workers start at once: the second finds the tables made
         dialect.lock_schema(connection)
         # a role that may not make tables can still use them
         if not dialect.execute(connection, dialect.has_table, ("tasador_schema",)):
@@ -155,6 +156,7 @@ class Database:
         self.dialect: Dialect = dialect_for(self.url, synchronous, timeout_s)
         self._connection: Any = None
         self._opening: Any = None  # not yet prepared, for `interrupt`
+        # reentrant: statements inside of `transaction` take it again
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._migrated = False
@@ -167,7 +169,7 @@ class Database:
         """Connect at once, and bring the tables up to date.
 
         Raises:
-            ConfigError: The URL cannot be meant.
+            ConfigError: The URL is invalid.
             OutageError: The database cannot be reached.
         """
         database = cls(url, synchronous=synchronous, timeout_s=timeout_s)
@@ -199,7 +201,7 @@ class Database:
             return self.dialect.change(self._connected(), sql, parameters)
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows to `records` or `outcomes` in one transaction; known keys are passed over."""
+        """Add rows to `records` or `outcomes` in one transaction; known keys are skipped."""
         with self._lock, self._translated():
             self.dialect.insert(self._connected(), table, rows)
 
@@ -260,8 +262,9 @@ class Database:
     def _connected(self) -> Any:
         if self._pid != os.getpid():
             self._connection, self._pid = None, os.getpid()  # the parent goes on using its own
+        # a new connection would go on outside of the transaction, and commit half of it
         if self._depth and (self._connection is None or self.dialect.is_broken(self._connection)):
-            raise OutageError(f"the line to {self.url.shown} broke within a transaction")
+            raise OutageError(f"the connection to {self.url.shown} broke within a transaction")
         if self._connection is not None and self.dialect.is_broken(self._connection):
             self._drop()
         if self._connection is None:
@@ -279,6 +282,7 @@ class Database:
         return self._connection
 
     def _drop(self) -> None:
+        # forgotten first: closing may raise, and a broken one must not be used again
         connection, self._connection = self._connection, None
         if connection is not None and self._pid == os.getpid():
             with suppress(Exception):

@@ -23,19 +23,25 @@ import orjson
 
 from tasador.core import clock
 from tasador.core.errors import TasadorError
-from tasador.records.database.connection import Database
+from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.shared_state import Lease, Leases
 from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Appraisals, Engine, Floats
+from tasador.serving.batching.predictor import Floats, Predictions, Predictor
 from tasador.serving.batching.request_parsing import Rows
 from tasador.serving.errors import Problem
-from tasador.serving.experiments.evidence import SHADOW_SUFFIX, Counts, collect
-from tasador.serving.experiments.experiment import ACTIVE, Experiment, ExperimentBook, decide
+from tasador.serving.experiment import (
+    ACTIVE,
+    SHADOW_SUFFIX,
+    Experiment,
+    ExperimentBook,
+    WorkerCounts,
+    collect,
+    decide,
+)
 from tasador.serving.http.request import Exchange
 from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel
-from tasador.serving.model_loading.warm_up import warm_up, warm_up_explanations
+from tasador.serving.model_loading.model_slot import LoadedModel, warm_up, warm_up_explanations
 from tasador.serving.service import Service
 from tasador.settings.serving import CanarySettings, SourceSettings
 
@@ -54,11 +60,11 @@ class ThreadRecorder(Protocol):
         """Keep `records`."""
 
 
-class ChallengerEngine(Engine):
-    """An engine whose answers must be numbers."""
+class ChallengerPredictor(Predictor):
+    """A predictor whose answers must be numbers."""
 
-    def appraise(self, X: Floats) -> Appraisals:
-        found = super().appraise(X)
+    def predict(self, X: Floats) -> Predictions:
+        found = super().predict(X)
         if not np.isfinite([found.prediction, found.lower, found.upper]).all():
             raise ArithmeticError(f"{self.version} answers with something that is no number")
         return found
@@ -70,12 +76,12 @@ class _Run:
 
     Attributes:
         experiment: Where it stands.
-        engine: The challenger, ready.
+        predictor: The challenger, ready.
         same_codes: Whether rows encoded for the champion are right for the challenger.
     """
 
     experiment: Experiment
-    engine: ChallengerEngine
+    predictor: ChallengerPredictor
     same_codes: bool
 
 
@@ -84,7 +90,7 @@ class _Shadow:
     """Rows to be valued by the model that did not answer."""
 
     run: _Run
-    champion: Engine
+    champion: Predictor
     rows: Rows
     ids: list[str]
     client: str
@@ -92,13 +98,13 @@ class _Shadow:
 
 
 class Canary:
-    """Takes part in the experiment that the database knows of.
+    """Takes part in the experiment that the database holds.
 
     Args:
         service: The service, whose `canary` is set while an experiment is in force.
         settings: How often the database is asked, how much is shadowed.
         database: The records' database, a connection of its own.
-        load: Loads what the alias ``challenger`` stands for.
+        load: Loads the version that the alias ``challenger`` points to.
         recorder: Keeps what was valued in shadow.
         on_end: Called when an experiment that was followed here has ended.
     """
@@ -119,7 +125,7 @@ class Canary:
         self._worker = secrets.token_hex(6)
         self._run: _Run | None = None
         self._loaded: LoadedModel | None = None
-        self._counts = Counts()
+        self._counts = WorkerCounts()
         self._queue: queue.Queue[_Shadow | None] = queue.Queue(settings.queue)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._given_up: set[str] = set()
@@ -137,7 +143,7 @@ class Canary:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Stop; what was counted is told first."""
+        """Stop; the counts are reported first."""
         self._stop.set()
         self._wake.set()
         self._leave()
@@ -152,32 +158,34 @@ class Canary:
         """The experiment in force in this server; None when there is none."""
         return None if self._run is None else self._run.experiment
 
-    async def value(self, exchange: Exchange, engine: Engine, rows: Rows, place: str) -> Answer:
+    async def value(
+        self, exchange: Exchange, predictor: Predictor, rows: Rows, place: str
+    ) -> Answer:
         """Value rows by the model whose turn it is; errors are those of the champion."""
-        run, appraiser = self._run, self._service.appraiser
+        run, batcher = self._run, self._service.batcher
         client, started = exchange.client, exchange.started
-        free = run is not None and engine.version == run.experiment.champion
+        free = run is not None and predictor.version == run.experiment.champion
         if run is None or not free or _asks_for_a_version(exchange):
-            return await appraiser.value(engine, rows, client=client, started=started, place=place)
+            return await batcher.value(predictor, rows, client=client, started=started, place=place)
         failed = False
         if _chosen(run.experiment, exchange):
             try:
-                answer = await appraiser.value(
-                    run.engine, _recoded(run, rows, place), client=client, started=started,
+                answer = await batcher.value(
+                    run.predictor, _recoded(run, rows, place), client=client, started=started,
                     place=place,
                 )  # fmt: skip
                 self._counts.succeeded()
-                self._shadow(_Shadow(run, engine, rows, answer.ids, client, True))
+                self._shadow(_Shadow(run, predictor, rows, answer.ids, client, True))
                 return answer
             except Exception as error:
                 # a database that is full or too busy is not the challenger's failure
                 failed = not (isinstance(error, Problem) and error.status == 503)
                 _log.warning("the challenger failed, the champion answers: %r", error)
-        answer = await appraiser.value(engine, rows, client=client, started=started, place=place)
+        answer = await batcher.value(predictor, rows, client=client, started=started, place=place)
         if failed:  # had the champion refused the row too, it would be the row's fault
             self._failed(run)
         else:
-            self._shadow(_Shadow(run, engine, rows, answer.ids, client, False))
+            self._shadow(_Shadow(run, predictor, rows, answer.ids, client, False))
         return answer
 
     def _failed(self, run: _Run) -> None:
@@ -204,17 +212,17 @@ class Canary:
                 self._last_heard = time.monotonic()
             except TasadorError as error:
                 _log.info("the experiment's state cannot be read: %s", error)
-                # a rollback decided elsewhere would not be heard of
+                # a rollback decided by another server would not reach this one
                 if time.monotonic() - self._last_heard > self._settings.deaf_s:
                     self._leave()
             except Exception:
-                _log.exception("the canary failed and stands aside")
+                _log.exception("the canary failed and is switched off")
                 self._leave()
             self._wake.wait(self._settings.poll_s)
             self._wake.clear()
 
     def _round(self) -> None:
-        current = self._service.holder.current
+        current = self._service.slot.current
         if current is None:
             self._leave()
             return
@@ -234,14 +242,14 @@ class Canary:
                       f"{FAILURES_IN_A_ROW} valuations in a row failed in one server")  # fmt: skip
             return
         if version == experiment.challenger:
-            # left active it would get the traffic again after a rollback to the champion
+            # left active, it would get the traffic again after a rollback to the champion
             self._end(book, experiment, seen, "settled", "the challenger became champion")
             return
         if version != experiment.champion:
             self._end(book, experiment, seen, "stopped", f"the champion became {version}")
             return
         self._take_part(experiment)
-        book.tell(experiment.id, self._worker, self._counts.plain())
+        book.report(experiment.id, self._worker, self._counts.to_dict())
         if experiment.status == "running" and self._leads(book):
             after = decide(experiment, collect(self._database, book, experiment))
             if after != experiment and book.write(after, seen, "canary"):
@@ -252,7 +260,7 @@ class Canary:
         self, book: ExperimentBook, experiment: Experiment, seen: int, status: Any, reason: str
     ) -> None:
         self._leave()
-        book.tell(experiment.id, self._worker, self._counts.plain())
+        book.report(experiment.id, self._worker, self._counts.to_dict())
         book.write(replace(experiment, status=status, reason=reason), seen, "canary")
 
     def _take_part(self, experiment: Experiment) -> None:
@@ -264,25 +272,25 @@ class Canary:
             self._leave()
             loaded = self._load()
             if loaded.version != experiment.challenger:
-                _log.info("the alias challenger stands for %s, not yet for %s", loaded.version,
+                _log.info("the alias challenger points to %s, not yet to %s", loaded.version,
                           experiment.challenger)  # fmt: skip
                 return
             warm_up(loaded.bundle)
             warm_up_explanations(loaded.bundle)
             self._loaded = loaded
         if self._counted != experiment.id:
-            self._counts, self._counted = Counts(), experiment.id
+            self._counts, self._counted = WorkerCounts(), experiment.id
         run = self._run
         if run is None or run.experiment.id != experiment.id:
-            engine = ChallengerEngine(self._loaded.bundle, self._loaded.source)
-            engine.variant = "challenger"
+            predictor = ChallengerPredictor(self._loaded.bundle, self._loaded.source)
+            predictor.variant = "challenger"
         else:
-            engine = run.engine
-        current = self._service.holder.current
+            predictor = run.predictor
+        current = self._service.slot.current
         same = current is not None and (
-            current.bundle.contract.features == engine.contract.features
+            current.bundle.contract.features == predictor.contract.features
         )
-        self._run = _Run(experiment, engine, same)
+        self._run = _Run(experiment, predictor, same)
         self._service.canary = self
 
     def _leads(self, book: ExperimentBook) -> bool:
@@ -313,27 +321,28 @@ class Canary:
         codes = np.array(shadow.rows.codes[:n])
         X = codes if run.same_codes else np.array(_recoded(run, shadow.rows, "rows").codes[:n])
         started = time.perf_counter()
-        own = shadow.champion.appraise(codes)
+        own = shadow.champion.predict(codes)
         between = time.perf_counter()
         try:
-            other = run.engine.appraise(X)
+            other = run.predictor.predict(X)
         except Exception as error:
             _log.warning("the challenger failed in shadow: %r", error)
             self._failed(run)
             return
         ended = time.perf_counter()
         self._counts.valued(1000.0 * ((ended - between) - (between - started)))
-        engine: Engine = run.engine
+        predictor: Predictor = run.predictor
         found, seconds = other, ended - between
         if shadow.challenger_answered:
-            engine, found, seconds = shadow.champion, own, between - started
+            predictor, found, seconds = shadow.champion, own, between - started
         now = clock.seconds()
         self._recorder.submit_from_thread(
             [
                 Record(
-                    shadow.ids[i] + SHADOW_SUFFIX, now, engine.version, "shadow", engine.source,
-                    orjson.dumps(shadow.rows.values[i]), found.prediction[i], found.lower[i],
-                    found.upper[i], engine.coverage, 1000.0 * seconds, shadow.client,
+                    shadow.ids[i] + SHADOW_SUFFIX, now, predictor.version, "shadow",
+                    predictor.source, orjson.dumps(shadow.rows.values[i]), found.prediction[i],
+                    found.lower[i], found.upper[i], predictor.coverage, 1000.0 * seconds,
+                    shadow.client,
                 )
                 for i in range(n)
             ]
@@ -371,4 +380,4 @@ def _recoded(run: _Run, rows: Rows, place: str) -> Rows:
     Raises:
         Problem: The challenger's contract does not take them.
     """
-    return rows if run.same_codes else run.engine.encode(rows.values, place)
+    return rows if run.same_codes else run.predictor.encode(rows.values, place)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.storage import make_private, tighten
-from tasador.records.database.errors import OutageError
+from tasador.records.errors import OutageError
 from tasador.settings.records import DatabaseUrl, Synchronous
 
 Row = tuple[Any, ...]
@@ -96,7 +96,7 @@ _WAL_BYTES = 2 << 20
 
 
 class SqliteDialect:
-    """See `tasador.records.database.dialects.Dialect`."""
+    """See `tasador.records.dialects.Dialect`."""
 
     types = {"text": "TEXT", "real": "REAL", "int": "INTEGER", "bytes": "BLOB"}  # noqa: RUF012
     has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
@@ -169,7 +169,7 @@ class SqliteDialect:
     def insert(self, connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
         """Add rows: one statement and its own commit for a group, a transaction for more.
 
-        Every call into SQLite gives the interpreter's lock away and has to win it back from the
+        Every call into SQLite releases the interpreter's lock and has to win it back from the
         event loop, so a group is one call, its statement prepared once for each size.
         """
         if len(rows) <= MOST_ROWS:
@@ -239,7 +239,7 @@ _ARRAYS = {"text": "text[]", "real": "float8[]", "bytes": "bytea[]"}
 
 
 class PostgresqlDialect:
-    """See `tasador.records.database.dialects.Dialect`.
+    """See `tasador.records.dialects.Dialect`.
 
     Raises:
         MissingExtraError: psycopg is not installed.
@@ -261,7 +261,7 @@ class PostgresqlDialect:
             self.driver: Any = importlib.import_module("psycopg")
         except ImportError:
             raise MissingExtraError.for_package("psycopg", "serve") from None
-        # the server's own limit comes first; this one is for a server that says nothing at all
+        # the server's own limit comes first; this one is for a server that does not answer at all
         self._connections = _limited_connections(self.driver, timeout_s + 1.0)
 
     def connect(self) -> Any:
@@ -315,7 +315,7 @@ class PostgresqlDialect:
         connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
 
     def interrupt(self, connection: Any) -> None:
-        """Cut the line: a server that is stopped would not answer a request to cancel."""
+        """Shut the socket down: a server that is stopped would not answer a request to cancel."""
         with socket.socket(fileno=os.dup(connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
 

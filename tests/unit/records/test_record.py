@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from tasador.core import clock
-from tasador.records.ids import IdMaker, id_time, new_id, new_ids
+from tasador.records.record import IdMaker, id_time, new_id, new_ids
 
 
 @pytest.fixture

@@ -21,5 +21,5 @@ class BusyError(StorageError):
     """More records wait in memory than may."""
 
 
-class RefusedError(StorageError):
+class RejectedValuesError(StorageError):
     """The database was reached and does not take these values."""

@@ -21,7 +21,7 @@ from tasador.core import clock, escape
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.http import Patience, opened
-from tasador.monitoring.alerting.alerts import AlertBook, Notice
+from tasador.monitoring.alerts import AlertBook, Notification
 from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_installed, online
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,23 @@ def described(name: str, settings: RouteSettings) -> str:
     return name
 
 
+class NotDeliveredError(StorageError):
+    """A receiver did not take a notification, which is kept for the next round."""
+
+    @classmethod
+    def of(cls, receiver: str, error: Exception) -> NotDeliveredError:
+        """Return the error of a receiver."""
+        return cls(
+            f"the {receiver} did not take a notification",
+            got=str(error),
+            remedy="check its address; the notification is kept and sent again",
+        )
+
+
 class Route(Protocol):
     """Sends notices somewhere."""
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one notice.
 
         Raises:
@@ -93,7 +106,7 @@ class Route(Protocol):
 class LogRoute:
     """Writes notices to the log."""
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Log one notice, a resolved one less loudly."""
         level = logging.INFO if notice.event == "resolved" else logging.WARNING
         fields = {"alert": notice.key, "event": notice.event, "severity": notice.severity}
@@ -119,7 +132,7 @@ class WebhookRoute:
     def __init__(self, settings: RouteSettings) -> None:
         self._settings = settings
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Post one notice, three times at most.
 
         Raises:
@@ -128,6 +141,7 @@ class WebhookRoute:
         from tasador.core.deadlines import retry_context
 
         body = json.dumps(self.body(notice)).encode()
+        # sent at least once: the receiver drops a repetition by the key
         headers = {"content-type": "application/json", "idempotency-key": notice.id}
         if self._settings.secret:
             headers["x-tasador-signature"] = signature(self._settings.secret, body, clock.seconds())
@@ -139,13 +153,9 @@ class WebhookRoute:
                 with attempt:
                     self._post(request)
         except (OSError, HTTPException, DeadlineError) as error:
-            raise StorageError(
-                f"the webhook at {_shown(self._settings.url)} did not take a notice",
-                got=str(error),
-                remedy="check the address; the notice is kept and sent again",
-            ) from None
+            raise NotDeliveredError.of(f"webhook at {_shown(self._settings.url)}", error) from None
 
-    def body(self, notice: Notice) -> dict[str, Any]:
+    def body(self, notice: Notification) -> dict[str, Any]:
         """Return what is posted."""
         return notice.to_dict()
 
@@ -159,7 +169,7 @@ class WebhookRoute:
 class SlackRoute(WebhookRoute):
     """Posts notices in the form that Slack's incoming webhooks, and their likes, show."""
 
-    def body(self, notice: Notice) -> dict[str, Any]:
+    def body(self, notice: Notification) -> dict[str, Any]:
         """Return what is posted."""
         text = f"*{escape.slack(notice.title)}*\n{escape.slack(notice.reason)}"
         return {
@@ -175,7 +185,7 @@ class EmailRoute:
         self._settings = settings
         self._caller = BoundedCaller("the mail server")
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one e-mail.
 
         Raises:
@@ -194,11 +204,7 @@ class EmailRoute:
             limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
             self._caller.call(lambda: self._hand_over(message), limit)
         except (OSError, smtplib.SMTPException, DeadlineError) as error:
-            raise StorageError(
-                f"the mail server {host} did not take a notice",
-                got=str(error),
-                remedy="check its address; the notice is kept and sent again",
-            ) from None
+            raise NotDeliveredError.of(f"mail server {host}", error) from None
 
     def _hand_over(self, message: EmailMessage) -> None:
         parts, timeout = urllib.parse.urlsplit(self._settings.url), self._settings.timeout_s
@@ -235,7 +241,7 @@ class WandbRoute:
         mode: Mode = "online" if online(settings.mode) else "offline"
         self._run = MonitorRun(WandbRuns(settings.project, folder, mode))
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Notification) -> None:
         """Send one alert.
 
         Raises:
@@ -288,6 +294,7 @@ def deliver(book: AlertBook, routes: Mapping[str, Route]) -> list[str]:
     problems: list[str] = []
     broken: set[str] = set()
     for state, name, notice in list(book.outbox()):
+        # one try a round: a receiver that is down would otherwise hold the round for every message
         if name in broken:
             continue
         route = routes.get(name)

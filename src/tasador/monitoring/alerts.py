@@ -1,12 +1,12 @@
-"""Alerts: verdicts become states that do not flap, and changes of state become notices.
+"""Alerts: verdicts become states that do not flap, and changes of state become notifications.
 
 Each rule looks at the findings of some checks. Per subject (a column, a metric, a segment) its
 alert goes ``ok -> pending -> firing -> ok``::
 
     ok       a bad finding counts one                     -> pending (or firing, when after = 1)
-    pending  `after` bad windows in a row                 -> firing, a notice goes out
-             a good one                                   -> ok, nobody was told
-    firing   `clear_after` good windows in a row          -> ok, a notice says so
+    pending  `after` bad windows in a row                 -> firing, a notification goes out
+             a good one                                   -> ok, no notification
+    firing   `clear_after` good windows in a row          -> ok, a notification says so
              every `repeat_s` while nobody acknowledged   -> a reminder
 
 Good is a finding of level ok. One in between (a warning, where the rule fires at alert) and one
@@ -27,8 +27,8 @@ from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Verdict
 from tasador.records.audit_log import AuditTrail
-from tasador.records.database.connection import Database
-from tasador.records.ids import new_id
+from tasador.records.database import Database
+from tasador.records.record import new_id
 from tasador.records.shared_state import AlertState, AlertStates
 
 Severity = Literal["page", "ticket", "info"]
@@ -68,7 +68,7 @@ class AlertRule:
     def __post_init__(self) -> None:
         if self.level not in LEVELS[1:] or self.after < 1 or self.clear_after < 1:
             raise ConfigError(
-                f"the alert rule {self.name!r} cannot be meant",
+                f"the alert rule {self.name!r} is invalid",
                 expected="level warn, alert or cannot_tell, after >= 1, clear_after >= 1",
                 got=f"level {self.level}, after {self.after}, clear_after {self.clear_after}",
             )
@@ -79,7 +79,7 @@ class AlertRule:
             fnmatch.fnmatchcase(finding.subject, pattern) for pattern in self.subjects
         )
 
-    def judge(self, finding: Finding) -> bool | None:
+    def is_bad(self, finding: Finding) -> bool | None:
         """Tell whether `finding` is bad (True), good (False) or neither (None)."""
         if self.level == "cannot_tell":
             return finding.level == "cannot_tell"
@@ -103,11 +103,11 @@ DEFAULT_RULES = (
 
 
 @dataclass(frozen=True)
-class Notice:
-    """What is told about an alert.
+class Notification:
+    """A message about an alert.
 
     Attributes:
-        id: Its name; receivers that get it twice can tell.
+        id: Its name; receivers recognise a repetition by it.
         event: ``firing``, ``resolved`` or ``reminder``.
         key: Of the alert.
         model: The model it is about.
@@ -186,7 +186,8 @@ class AlertBook:
         for _ in range(_TRIES):
             now = clock.seconds()
             before = self._states.get(key) or _fresh(key, now)
-            bad = rule.judge(finding)
+            bad = rule.is_bad(finding)
+            # no row in the database for each of hundreds of columns that are fine
             if before.version == 0 and bad is not True:
                 return None  # most subjects are never bad: they leave no trace
             after = _next(before, rule, finding, bad, model, now)
@@ -201,7 +202,7 @@ class AlertBook:
 
     def _note(self, before: str, after: AlertState, reason: str) -> None:
         if {before, after.state} <= {"ok", "pending"}:
-            return  # nobody was told of it
+            return  # no notification went out
         self._audit.add(
             _ACTOR, "alert", after.key, from_value=before, to_value=after.state, reason=reason
         )
@@ -210,11 +211,11 @@ class AlertBook:
         """Return every alert, by key."""
         return self._states.all()
 
-    def outbox(self) -> Iterator[tuple[AlertState, str, Notice]]:
+    def outbox(self) -> Iterator[tuple[AlertState, str, Notification]]:
         """Give the notices that are still to be sent: the alert, the route, the notice."""
         for state in self._states.all():
             for entry in state.body.get("outbox", []):
-                yield state, entry["route"], Notice(**entry["notice"])
+                yield state, entry["route"], Notification(**entry["notice"])
 
     def sent(self, key: str, route: str, notice_id: str) -> None:
         """Note that a notice has gone out on a route."""
@@ -245,6 +246,7 @@ class AlertBook:
         until = clock.seconds() + seconds if seconds > 0 else 0.0
         keys = [state.key for state in self._matching(pattern)]
         for key in keys:
+            # the outbox is emptied: a silence is asked for because the messages are not wanted
             self._change(key, lambda body: {**body, "silent_until": until, "outbox": []})
             action = "silence" if seconds > 0 else "unsilence"
             self._audit.add(who, action, key, reason=reason)
@@ -285,6 +287,7 @@ def _next(
     body = dict(before.body)
     if bad is not None:
         body["bad"] = body.get("bad", 0) + 1 if bad else 0
+        # undecided findings count neither way: they keep both streaks
         body["good"] = 0 if bad else body.get("good", 0) + 1
     body |= {"reason": finding.reason, "level": finding.level, "severity": rule.severity}
     state = before.state
@@ -301,22 +304,25 @@ def _next(
     since = now if state != before.state else before.since
     if event is not None:
         began = before.since if before.state == "firing" else since
-        notice = Notice(
+        notice = Notification(
             new_id(), event, before.key, model, rule.name, rule.severity, finding.check,
             finding.subject, finding.reason, began, now, dict(finding.numbers),
         )  # fmt: skip
         body = _queued(body, rule, notice, now)
     if state == "ok":
+        # the next time it fires it has to be acknowledged again
         body.pop("acknowledged_by", None)
     return replace(before, state=state, since=since, time=now, body=body)
 
 
 def _is_due(body: dict[str, Any], rule: AlertRule, now: float) -> bool:
-    told = body.get("told", 0.0)
-    return rule.repeat_s > 0 and "acknowledged_by" not in body and now - told >= rule.repeat_s
+    notified = body.get("told", 0.0)
+    return rule.repeat_s > 0 and "acknowledged_by" not in body and now - notified >= rule.repeat_s
 
 
-def _queued(body: dict[str, Any], rule: AlertRule, notice: Notice, now: float) -> dict[str, Any]:
+def _queued(
+    body: dict[str, Any], rule: AlertRule, notice: Notification, now: float
+) -> dict[str, Any]:
     if body.get("silent_until", 0.0) > now:
         return {**body, "told": now}
     waiting = [{"route": route, "notice": asdict(notice)} for route in rule.routes]

@@ -1,1 +1,0 @@
-"""Alerts and where they are sent."""

@@ -1,1 +1,0 @@
-"""Canary and shadow: two models on live requests."""

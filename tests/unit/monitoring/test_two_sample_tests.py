@@ -1,0 +1,196 @@
+"""Distances of two samples, and the PSI when nothing has changed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import spatial, stats
+
+from tasador.monitoring.checks import two_sample_tests
+from tasador.monitoring.checks.two_sample_tests import adjusted, psi_null, psi_test
+from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
+
+counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
+
+
+def counted(reference, window):
+    grid = Grid.of_numbers(reference)
+    return ColumnSummary.of(reference, grid), ColumnSummary.of(window, grid), grid
+
+
+def test_the_psi_is_the_textbooks_on_the_same_bins():
+    random = np.random.default_rng(0)
+    reference, window = random.normal(size=4000), random.normal(0.3, 1.2, size=3000)
+    a, b, grid = counted(reference, window)
+    edges = [-math.inf, *np.quantile(reference, np.arange(1, 10) / 10).tolist(), math.inf]
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        r = sum(low < x <= high for x in reference.tolist()) / len(reference)
+        w = sum(low < x <= high for x in window.tolist()) / len(window)
+        total += (w - r) * math.log(w / r)
+    assert two_sample_tests.psi(a.bins(grid), b.bins(grid)) == pytest.approx(total, abs=1e-12)
+
+
+@given(counts, counts)
+def test_the_psi_is_symmetric_not_negative_and_zero_for_the_same_shares(a, b):
+    assert two_sample_tests.psi(a, b) >= 0
+    if (a > 0).all() and (b > 0).all():
+        assert two_sample_tests.psi(a, b) == pytest.approx(two_sample_tests.psi(b, a), rel=1e-9)
+    assert two_sample_tests.psi(a, a) == 0
+
+
+def test_an_empty_bin_counts_as_half_a_row():
+    got = two_sample_tests.psi(np.array([50, 50]), np.array([100, 0]))
+    want = 0.5 * math.log(2) + (0.005 - 0.5) * math.log(0.005 / 0.5)
+    assert got == pytest.approx(want)
+    assert two_sample_tests.psi(np.array([1, 0]), np.array([3, 0])) == 0
+
+
+@given(counts, counts)
+def test_the_jensen_shannon_distance_is_scipys(a, b):
+    want = spatial.distance.jensenshannon(a / a.sum(), b / b.sum(), base=2)
+    assert two_sample_tests.jensen_shannon(a, b) == pytest.approx(
+        0 if np.isnan(want) else want, abs=1e-7
+    )
+
+
+def test_chi_square_is_that_of_the_contingency_table():
+    a, b = np.array([120, 80, 0, 40]), np.array([30, 45, 0, 25])
+    statistic, p_value, v = two_sample_tests.chi_square(a, b)
+    want = stats.chi2_contingency(np.array([a, b])[:, [0, 1, 3]], correction=False)
+    assert (statistic, p_value) == pytest.approx((want.statistic, want.pvalue))
+    assert v == pytest.approx(stats.contingency.association(np.array([a, b])[:, [0, 1, 3]]))
+    assert two_sample_tests.chi_square(np.array([5, 0]), np.array([9, 0])) == (0.0, 1.0, 0.0)
+
+
+def test_kolmogorov_smirnov_is_scipys_where_the_grid_resolves_the_column():
+    random = np.random.default_rng(3)
+    reference, window = random.normal(size=900), random.normal(0.1, 1, size=800)
+    a, b, _ = counted(reference, window)
+    d, p_value = two_sample_tests.kolmogorov_smirnov(a, b)
+    want = stats.ks_2samp(reference, window)
+    assert d == pytest.approx(want.statistic, abs=1 / 900)
+    assert p_value == pytest.approx(want.pvalue, rel=0.2)
+
+
+def test_kolmogorov_smirnov_of_long_columns_is_right_up_to_the_grids_step():
+    random = np.random.default_rng(4)
+    reference, window = random.gamma(2.0, size=30_000), random.gamma(2.2, size=20_000)
+    a, b, _ = counted(reference, window)
+    want = stats.ks_2samp(reference, window).statistic
+    assert two_sample_tests.kolmogorov_smirnov(a, b)[0] == pytest.approx(want, abs=1e-3)
+
+
+def test_the_wasserstein_distance_is_scipys_over_the_references_spread():
+    random = np.random.default_rng(5)
+    for reference, window in (
+        (random.normal(size=900), random.normal(0.5, 2, size=700)),
+        (random.lognormal(size=30_000), 1000 * random.lognormal(size=5_000)),
+        (random.integers(0, 9, 4000).astype(float), random.integers(2, 14, 300).astype(float)),
+    ):
+        a, b, grid = counted(reference, window)
+        want = stats.wasserstein_distance(reference, window) / reference.std()
+        assert two_sample_tests.wasserstein(a, b, grid) == pytest.approx(want, rel=2e-3)
+
+
+def test_the_wasserstein_distance_needs_values_and_a_spread():
+    constant, varied = np.full(50, 2.0), np.arange(50.0)
+    a, b, grid = counted(constant, varied)
+    assert two_sample_tests.wasserstein(a, b, grid) is None
+    a, b, grid = counted(varied, np.full(50, np.nan))
+    assert two_sample_tests.wasserstein(a, b, grid) is None
+
+
+def test_an_event_is_more_frequent_only_when_chance_does_not_make_it_so():
+    assert two_sample_tests.more_often(0, 100, 5, 1000) == 1.0
+    assert two_sample_tests.more_often(5, 0, 5, 1000) == 1.0
+    assert two_sample_tests.more_often(50, 1000, 500, 10_000) > 0.3
+    assert two_sample_tests.more_often(100, 1000, 500, 10_000) < 1e-6
+    want = stats.binom.sf(2, 3 + 7, 100 / 1100)
+    assert two_sample_tests.more_often(3, 100, 7, 1000) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(("m", "n"), [(16_000, 200), (500, 5000), (300, 300)])
+def test_p_values_are_uniform_when_nothing_has_changed(m, n):
+    random = np.random.default_rng(m + n)
+    p_values = []
+    for _ in range(400):
+        reference, window = random.normal(size=m), random.normal(size=n)
+        grid = Grid.of_numbers(reference)
+        counts = ColumnSummary.of(reference, grid).bins(grid)
+        p_values.append(psi_test(counts, ColumnSummary.of(window, grid).bins(grid)).p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+    assert np.mean(np.array(p_values) < 0.05) < 0.09
+
+
+def test_chance_alone_passes_one_tenth_as_often_as_it_should():
+    reference = np.append(np.full(10, 1651), 0)
+    for n, often in ((50, 0.84), (100, 0.42), (200, 0.03)):
+        draws = psi_null(reference, n).draws
+        assert np.mean(draws > 0.1) == pytest.approx(often, abs=0.06)
+
+
+def test_large_samples_follow_the_chi_square():
+    reference = np.full(10, 10**9)
+    null = psi_null(reference, 100_000)
+    assert null.mean == pytest.approx(9 / 100_000, rel=0.03)
+    far = stats.chi2.isf(1e-9, 9) / 100_000
+    assert -11 < np.log10(null.p_value(far)) < -7
+    assert null.quantile(1 - 1e-6) == pytest.approx(stats.chi2.isf(1e-6, 9) / 100_000, rel=0.1)
+    assert null.quantile(0.5) == pytest.approx(np.median(null.draws))
+
+
+def test_a_single_bin_never_differs():
+    null = psi_null(np.array([100]), 50)
+    assert null.p_value(0.0) == 1.0
+    assert null.quantile(0.999) == 0.0
+
+
+def test_corrected_p_values_are_benjamini_and_hochbergs():
+    p = [0.01, 0.04, 0.03, 0.005, 0.9]
+    assert adjusted(p) == pytest.approx(stats.false_discovery_control(p))
+    assert len(adjusted([])) == 0
+
+
+def test_rows_in_a_bin_that_the_reference_has_never_filled_are_distinguished_from_chance():
+    reference = np.array([500, 500, 0])
+    assert psi_test(reference, np.array([100, 100, 0])).p_value == 1.0
+    assert psi_test(reference, np.array([60, 60, 80])).p_value < 1e-6
+    assert psi_test(reference, np.array([100, 99, 1])).p_value > 0.01
+
+
+def test_among_many_categories_chance_is_known_as_well_from_fewer_draws(monkeypatch):
+    from tasador.monitoring.checks import two_sample_tests
+
+    levels, n = 6000, 20_000
+    random = np.random.default_rng(7)
+    shares = 1 / np.arange(1, levels + 1)
+    counts = random.multinomial(n, shares / shares.sum())
+    few = psi_null(counts, n)
+    assert len(few.draws) < two_sample_tests.DRAWS
+    monkeypatch.setattr(two_sample_tests, "FEWEST_DRAWS", two_sample_tests.DRAWS)
+    two_sample_tests._psi_null.cache_clear()
+    many = psi_null(counts, n)
+    two_sample_tests._psi_null.cache_clear()
+    assert len(many.draws) == two_sample_tests.DRAWS
+    assert few.mean == pytest.approx(many.mean, rel=0.005)
+    assert few.variance == pytest.approx(many.variance, rel=0.2)
+    for q in (0.9, 0.99, 0.999):  # the last ones from the fitted tail
+        assert few.quantile(q) == pytest.approx(many.quantile(q), rel=0.01)
+
+
+def test_no_more_than_the_draws_of_a_block_are_in_memory():
+    import tracemalloc
+
+    counts = np.random.default_rng(3).poisson(2.0, 40_000)
+    tracemalloc.start()
+    psi_null(counts, 80_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400e6  # 400 draws at once would take five times as much: 128 MB an array
