@@ -509,10 +509,10 @@ def _fitted_to_rows(
     """Return a header of as many cells as the rows have, where it is clear what the others are."""
     if not body:
         return header, []
-    width, share = _shape(body)
+    width = _width(body)
     rows = [row for row in body if len(row) == width]
     more = width - len(header)
-    if share < _MOST or more == 0:
+    if len(rows) < _MOST * len(body) or more == 0:
         return header, []
     if more < 0 and not any(header[width:]):
         return header[:width], []
