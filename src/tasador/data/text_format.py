@@ -47,6 +47,7 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[ T]\d.*)?|\d{1,2}:\d{2}(
 _SEP_LINE = re.compile(r'"?sep=(.)"?,*;*\s*\r?\n?', re.I)
 #: Records that are looked at, and those among which the header is looked for.
 _SAMPLE, _HEADER_WITHIN = 200, 50
+_SAMPLE_CHARACTERS = 1 << 16
 _MOST = 0.9
 
 
@@ -300,7 +301,9 @@ class _Records:
         if named is not None:
             self.separator = named[1]
             position, line = named.end(), 2
-        while position < len(text) and len(self.texts) < _SAMPLE:
+        while position < len(text) and len(self.texts) < _SAMPLE and (
+            position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2
+        ):
             end = _end_of_record(text, position)
             record = text[position:end]
             if record.strip("\r\n \ufeff"):

@@ -96,7 +96,7 @@ def test_the_written_contract_reads_back_and_accepts_its_own_file(odd, tmp_path,
     written.write_text(write_contract(contract, "assumed"), encoding="utf-8")
     read = read_contract(written)
     assert read == contract
-    frame = read_table(path, delimiter=read.source.delimiter)
+    frame = read_table(path, source=read.source)
     valid = validate_table(Table(frame, "h", "real", "s"), read)
     assert (len(valid.y), valid.refused) == (N, ())
 
