@@ -57,6 +57,8 @@ def extra_rows(frame: pl.DataFrame, header: Sequence[str]) -> tuple[NDArray[np.i
     blank = _blank(frame)
     if len(blank) == frame.height:
         return np.empty(0, np.int64), []
+    if len(blank):
+        notes.append(f"{_rows(len(blank))} without any value left out")
     again = _repeated(frame, header)
     if len(again):
         notes.append(f"{_rows(len(again))} that repeat the header left out")

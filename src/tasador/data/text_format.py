@@ -47,6 +47,7 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[ T]\d.*)?|\d{1,2}:\d{2}(
 _SEP_LINE = re.compile(r'"?sep=(.)"?,*;*\s*\r?\n?', re.I)
 #: Records that are looked at, and those among which the header is looked for.
 _SAMPLE, _HEADER_WITHIN = 200, 50
+_SAMPLE_CHARACTERS = 1 << 16
 _MOST = 0.9
 
 
@@ -300,7 +301,9 @@ class _Records:
         if named is not None:
             self.separator = named[1]
             position, line = named.end(), 2
-        while position < len(text) and len(self.texts) < _SAMPLE:
+        while position < len(text) and len(self.texts) < _SAMPLE and (
+            position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2
+        ):
             end = _end_of_record(text, position)
             record = text[position:end]
             if record.strip("\r\n \ufeff"):
@@ -509,10 +512,10 @@ def _fitted_to_rows(
     """Return a header of as many cells as the rows have, where it is clear what the others are."""
     if not body:
         return header, []
-    width, share = _shape(body)
+    width = _width(body)
     rows = [row for row in body if len(row) == width]
     more = width - len(header)
-    if share < _MOST or more == 0:
+    if len(rows) < _MOST * len(body) or more == 0:
         return header, []
     if more < 0 and not any(header[width:]):
         return header[:width], []

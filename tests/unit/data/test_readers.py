@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from tasador.core.errors import SourceError
-from tasador.data import readers
-from tasador.data.readers import parse_table, read_table, sniff_delimiter
+from tasador.contract.model import Source
+from tasador.data import archives, readers
+from tasador.data.readers import parse_file, parse_table, read_table
 
 CSV = b"a,b\n1,x\n2,y\n"
 
@@ -71,8 +72,8 @@ def test_cells_stay_text_and_words_for_missing_become_null():
 
 
 def test_a_column_may_keep_the_word_none_as_a_value():
-    frame = parse_table(b"a,b\nNone,None\n,\n", "t", keep_text=["a"])
-    assert frame.rows() == [("None", None), (None, None)]
+    frame = parse_table(b"a,b\nNone,None\n,x\n", "t", keep_text=["a"])
+    assert frame.rows() == [("None", None), (None, "x")]
 
 
 def test_quoted_cells_may_hold_separators_quotes_and_line_ends():
@@ -100,19 +101,11 @@ def test_a_column_without_a_name_gets_one():
         (b"a,b\n", "a header but no rows"),
         (b"a,b\n\n\n", "a header but no rows"),
         (parquet(pl.DataFrame({"a": []})), "a header but no rows"),
-        (
-            b"a;b;c\n1;2;3\n",
-            r"single column.*3 columns when split at ';'.*`source.delimiter` to ';'",
-        ),
-        (b"a\tb\n1\t2\n", r"split at 'tab'.*source.delimiter"),
-        (b"a|b\n1|2\n", r"split at '\|'"),
-        (b"a,b,a\n1,2,3\n", r"duplicate column names: got 'a'"),
         (b"a,b\n1,2\n1,2,3\n", r"1 ragged row.*expected 2 cells.*got 3 in row 2"),
         (b"a,b\n1\n1,2\n", r"ragged.*got 1 in row 1"),
         (b'a,b\n"1,2\n3,4\n', "a quote is opened and never closed"),
-        (b"a,b\n1,\xe9\n", r"not UTF-8 text: got byte 0xe9 in line 2.*iconv"),
+        ("a,b\n1,é\n2,ü".encode() + b"\xe9\n", r"not UTF-8 text.*got byte 0xe9 in line 3"),
         (b'a,b\n5" pipe,3\n6" pipe,4\n', "cannot be split into cells.*double the quotes"),
-        ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
         (b"\x00\x01\x02garbage", "binary data"),
         (b"\x7fELF\x00\x00", "binary data"),
         (tgz(t_dot_csv=CSV * 5000)[:-40], "damaged or cut short"),
@@ -121,7 +114,7 @@ def test_a_column_without_a_name_gets_one():
         (b"PAR1" + b"x" * 40 + b"PAR1", "Parquet file table.csv is damaged"),
         (zipped(), "an empty archive"),
         (zipped(a_dot_csv=CSV, b_dot_csv=CSV), r"exactly one table.*a.csv, b.csv.*source.member"),
-        ((",".join(f"c{i}" for i in range(10_000)) + "\n").encode(), "at most 5000, got 10000"),
+        ((",".join(f"c{i}" for i in range(60_000)) + 2 * ("\n" + "1," * 59_999)).encode(), "at most 50000, got 60000"),
     ],
 )
 def test_what_is_not_a_table_is_refused_with_the_reason(data, words):
@@ -138,15 +131,15 @@ def test_too_wide_a_parquet_is_refused_before_it_is_read(monkeypatch):
 
 def test_a_member_is_chosen_by_name_whatever_folder_it_claims():
     data = zipped(**{"../../etc/a_dot_csv": b"z\n9\n", "b_dot_csv": CSV})
-    assert parse_table(data, "t", member="b.csv").height == 2
-    assert parse_table(data, "t", member="a.csv").rows() == [("9",)]
+    assert parse_table(data, "t", Source(member="b.csv")).height == 2
+    assert parse_table(data, "t", Source(member="a.csv")).rows() == [("9",)]
     with pytest.raises(SourceError, match=r"expected the member 'c.csv', got .*b.csv"):
-        parse_table(data, "t", member="c.csv")
+        parse_table(data, "t", Source(member="c.csv"))
 
 
 @pytest.mark.parametrize("wrap", [gzip.compress, lambda d: tgz(t=d), lambda d: zipped(t=d)])
 def test_an_archive_bomb_is_stopped(monkeypatch, wrap):
-    monkeypatch.setattr(readers, "MAX_UNPACKED_BYTES", 50_000)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 50_000)
     with pytest.raises(SourceError, match="too large once unpacked"):
         parse_table(wrap(b"a,b\n" + b"1,2\n" * 50_000), "t")
 
@@ -156,11 +149,6 @@ def test_missing_files_and_folders_are_named(tmp_path):
         read_table(tmp_path / "nothing.csv")
     with pytest.raises(SourceError, match="is a folder"):
         read_table(tmp_path)
-
-
-@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
-def test_the_delimiter_is_seen_in_the_header(mark):
-    assert sniff_delimiter(f'a{mark}"x,y;z|w"{mark}b\n1{mark}2{mark}3\n'.encode()) == mark
 
 
 @pytest.mark.parametrize("file", ["housing.csv", "housing.tgz"])

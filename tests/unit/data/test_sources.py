@@ -83,8 +83,8 @@ def test_a_folder_or_a_broken_file_in_the_right_place_is_an_error(load):
     Path("t.csv").mkdir()
     with pytest.raises(SourceError, match=r"t\.csv is a folder"):
         load(Source(paths=("t.csv",), synthetic="california_housing"))
-    Path("u.csv").write_bytes(b"a;b\n1;2\n")
-    with pytest.raises(SourceError, match="single column"):
+    Path("u.csv").write_bytes(b"%PDF-1.7 ...")
+    with pytest.raises(SourceError, match="is a PDF document"):
         load(Source(paths=("u.csv",), synthetic="california_housing"))
 
 
