@@ -108,3 +108,33 @@ def test_monitoring_a_later_window_of_a_dated_table_is_no_alert(init, tasador):
         "--contract", "conf/dataset/iso_date.yaml",
     )  # fmt: skip
     assert code == 0, said
+
+
+def test_monitoring_reads_what_is_written_in_its_own_way(init, tasador):
+    """With a contract, and by looking at the files."""
+    init("date_dmy")
+    file = str(CASES / "date_dmy.csv")
+    code, said = tasador(
+        "monitor", "--reference", file, "--current", file,
+        "--contract", "conf/dataset/date_dmy.yaml",
+    )  # fmt: skip
+    assert (code, "2022-01-01" in said) == (0, True), said
+    for case, named in (("money_dollar", ["--target", "price"]), ("thousands_feature", [])):
+        file = str(CASES / f"{case}.csv")
+        code, said = tasador("monitor", "--reference", file, "--current", file, *named)
+        assert code == 0, said
+        assert "taken as missing" not in said
+    assert "mileage" in said
+    assert "not watched" not in said
+
+
+@pytest.mark.skipif(not os.environ.get("TASADOR_REAL_DATA"), reason="the tables are not here")
+def test_monitoring_finds_parts_of_texts(tasador):
+    file = str(Path(os.environ["TASADOR_REAL_DATA"]) / "tables" / "used_cars.csv")
+    tasador("init", file, "--target", "price", "--yes")
+    code, said = tasador(
+        "monitor", "--reference", file, "--current", file,
+        "--contract", "conf/dataset/used_cars.yaml",
+    )  # fmt: skip
+    assert code == 0, said
+    assert "engine_hp" in said

@@ -109,6 +109,11 @@ class Column:
         return self.source is not None
 
     @property
+    def format_or_part(self) -> bool:
+        """Whether its texts are read in another way than plain numbers and ISO dates are."""
+        return self.from_text or self.format != PLAIN
+
+    @property
     def own(self) -> Column:
         """The column as it is when sent by its own name, not within another one's text."""
         return replace(self, source=None, extract=None) if self.from_text else self

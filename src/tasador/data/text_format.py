@@ -301,8 +301,10 @@ class _Records:
         if named is not None:
             self.separator = named[1]
             position, line = named.end(), 2
-        while position < len(text) and len(self.texts) < _SAMPLE and (
-            position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2
+        while (
+            position < len(text)
+            and len(self.texts) < _SAMPLE
+            and (position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2)
         ):
             end = _end_of_record(text, position)
             record = text[position:end]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasador.contract.encoding import encode_values
+from tasador.contract.format_inference import are_codes, date_reading, number_reading
 from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column, ColumnRole, TableContract, named_as_identifier
 from tasador.contract.reader import read_contract
@@ -28,7 +29,6 @@ MOST_LEVELS = 200
 #: Characters above which a text is prose, not a category.
 LONGEST_LEVEL = 1000
 _NESTED = ("list", "large_list", "fixed_size_list", "struct", "map")
-_PARSED = 0.98
 _LOOKED_AT = 20_000
 
 
@@ -65,7 +65,9 @@ def describe_columns(
         )
         if kind == "category":
             texts.append(name)
-        if kind is None:
+        if isinstance(kind, Column):
+            columns.append(kind)
+        elif kind is None:
             notes.append(f"{name!r} is not watched: it identifies rows or has no usable type")
         else:
             columns.append(Column(name, kind, nullable=True))  # type: ignore[arg-type]
@@ -94,7 +96,7 @@ def describe_columns(
     return tuple(kept), tuple(notes)
 
 
-def _kind(name: str, array: Any) -> str | None:
+def _kind(name: str, array: Any) -> str | Column | None:
     import pyarrow as pa
 
     kind = array.type
@@ -113,11 +115,10 @@ def _kind(name: str, array: Any) -> str | None:
         return "category"
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return "number" if pa.types.is_null(kind) else None
-    for guess in ("number", "datetime"):
-        _, wrong = encode_values(Column(name, guess), values)
-        if values and wrong.mean() <= 1 - _PARSED:
-            return None if unique and named_as_identifier(name) else guess
-    return "category"
+    column = _read_texts(name, values)
+    if column is None:
+        return "category"
+    return None if unique and named_as_identifier(name) else column
 
 
 def _is_missing(value: object) -> bool:
@@ -192,11 +193,12 @@ def monitor_files(
         EngineError: The cluster was lost.
     """
     engine = engine or LocalEngine()
-    before = TableFile.open(comparison.reference)
-    now = inspect_tables(_found(comparison.current), engine)
     contract = None if comparison.contract is None else read_contract(comparison.contract)
+    written = _written(comparison, contract)
+    before = TableFile.open(comparison.reference, written)
+    now = inspect_tables(_found(comparison.current), engine, written)
     columns, fields, notes = _columns(comparison, contract, before)
-    outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes)
+    outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes, written)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     learn = fields.prediction is not None and fields.prediction in names and blind
@@ -209,6 +211,40 @@ def monitor_files(
         compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
     return evaluate_summary(tally, rules), notes
+
+
+def _written(comparison: Comparison, contract: TableContract | None) -> tuple[Column, ...]:
+    """Return the columns whose texts have to be read as values before they are looked at."""
+    if contract is not None:
+        parts = tuple(column for column in contract.features if column.from_text)
+        stamp = contract.with_role("timestamp")
+        return (*parts, contract.target.column, *(() if stamp is None else (stamp,)))
+    roles = comparison.fields.named()
+    table = TableFile.open(comparison.reference)
+    names = [name for role, name in roles.items() if role in _READ_ROLES and name in table.types]
+    first = (next(table.batches(names), None) if names else None) or {}
+    found = []
+    for name in first:
+        guess = "datetime" if name == roles.get("time") else "number"
+        column = _read_texts(name, first[name].slice(0, _LOOKED_AT).to_pylist())
+        if column is not None and column.kind == guess:
+            found.append(column)
+    return tuple(found)
+
+
+_READ_ROLES = ("target", "prediction", "lower", "upper", "time")
+
+
+def _read_texts(name: str, values: list[Any]) -> Column | None:
+    """Return the column of numbers or dates that texts are; None where they are none."""
+    texts = Counter(value.strip() for value in values if isinstance(value, str) and value.strip())
+    if not texts:
+        return None
+    if (dates := date_reading(texts, name)) is not None:
+        return Column(name, "datetime", nullable=True, format=dates.form)
+    if are_codes(list(texts)) or (numbers := number_reading(texts)) is None:
+        return None
+    return Column(name, "number", nullable=True, format=numbers.form)
 
 
 def _found(patterns: str | tuple[str, ...]) -> list[str]:
@@ -253,7 +289,9 @@ def _columns(
     prediction = fields.prediction or contract.target.prediction_name
     stamp = contract.with_role("timestamp")
     time = fields.time or (None if stamp is None else stamp.name)
-    return contract.features, replace(fields, target=target, prediction=prediction, time=time), ()
+    # what follows from other columns moves as they do
+    watched = tuple(column for column in contract.features if column.derive is None)
+    return watched, replace(fields, target=target, prediction=prediction, time=time), ()
 
 
 def exit_code(verdict: Verdict, *, fail_on_warn: bool = False) -> int:

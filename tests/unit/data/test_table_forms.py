@@ -11,8 +11,8 @@ import zipfile
 
 import polars as pl
 import pytest
-from fixtures.workbooks import workbook
 
+from fixtures.workbooks import workbook
 from tasador.contract.model import Source, SqlQuery
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, ContractError, SourceError
@@ -188,8 +188,6 @@ def test_names_of_rows_as_r_writes_them_are_a_column():
     table = read("\n".join([text[0], *(f"r{i},{row}" for i, row in enumerate(text[1:]))]))
     assert table.frame.columns == ["unnamed_1", "area", "zone", "price"]
     assert table.frame["unnamed_1"][0] == "r0"
-
-
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_tables_that_cannot_be_compared_are_refused_with_the_reason(folder, tmp_
     pl.DataFrame({"other": [1, 2]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValidationError, match="has none of the columns"):
         compared(folder, str(tmp_path / "other.parquet"))
-    pl.DataFrame({"note": [f"{i} words" for i in range(300)]}).write_parquet(tmp_path / "t.parquet")
+    pl.DataFrame({"note": [f"note {i}" for i in range(300)]}).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValidationError, match="can be watched"):
         describe_columns(TableFile.open(tmp_path / "t.parquet"), set())
     with pytest.raises(ValidationError, match="no column 'county'"):

@@ -182,7 +182,7 @@ def count_parts(counting: CountJob, parts: Sequence[FilePart]) -> Counted:
 
 def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
     reference, fields = counting.reference, counting.fields
-    table = TableFile.open(part.location)
+    table = TableFile.open(part.location, counting.table.written)
     reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
     tally = WindowSummary(reference, part.first)
@@ -191,18 +191,20 @@ def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProbl
     return tally, ReadProblems.of(part.first, reader, problems)
 
 
-def inspect_table(_: None, location: Location) -> TableFacts:
+def inspect_table(written: tuple[Column, ...], location: Location) -> TableFacts:
     """Return what a file is; called by an engine."""
-    return TableFile.open(location).facts
+    return TableFile.open(location, written).facts
 
 
-def inspect_tables(locations: Sequence[Location], engine: Engine) -> list[TableFacts]:
-    """Return what the files are, in their order.
+def inspect_tables(
+    locations: Sequence[Location], engine: Engine, written: tuple[Column, ...] = ()
+) -> list[TableFacts]:
+    """Return what the files are, in their order; `written` is that of `TableFacts`.
 
     Raises:
         SourceError: One is missing, damaged, or no table.
     """
-    found = dict(engine.map(inspect_table, engine.share(None), locations))
+    found = dict(engine.map(inspect_table, engine.share(written), locations))
     return [found[i] for i in range(len(locations))]
 
 
@@ -227,7 +229,7 @@ def count_files(
     """
     joined = None
     if outcomes is not None:
-        whole = [TableFile.open(table.location) for table in tables]
+        whole = [TableFile.open(table.location, table.written) for table in tables]
         joined = join_tables(whole, outcomes, compared.fields)
     parts = _parts(tables, None if joined is None else joined.actual)
     held = engine.share(CountJob.of(compared))

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import encode_arrow, plain_values
+from tasador.contract.cells import decoded_cell
+from tasador.contract.encoding import sent_as
 from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column
 from tasador.core import storage
@@ -72,6 +74,8 @@ class TableFacts:
         types: Their types, as Arrow names them.
         rows: How many rows it has.
         typed: Whether the file says of what type its columns are; CSV does not.
+        written: Columns whose texts are read as values at once: parts of texts, and those that are
+            no features (the target, times), each with how it is written.
     """
 
     location: storage.Location
@@ -79,6 +83,7 @@ class TableFacts:
     types: dict[str, str]
     rows: int
     typed: bool
+    written: tuple[Column, ...] = ()
 
 
 @dataclass
@@ -90,11 +95,17 @@ class TableFile(TableFacts):
     @property
     def facts(self) -> TableFacts:
         """What it is, which can be sent elsewhere."""
-        return TableFacts(self.location, self.names, self.types, self.rows, self.typed)
+        return TableFacts(
+            self.location, self.names, self.types, self.rows, self.typed, self.written
+        )
 
     @classmethod
-    def open(cls, location: storage.Location) -> TableFile:
+    def open(cls, location: storage.Location, written: tuple[Column, ...] = ()) -> TableFile:
         """Look at a table; nothing but a Parquet file's footer is read of it.
+
+        Args:
+            location: Where it is.
+            written: See `TableFacts`; those that the table does not have are left out.
 
         Raises:
             SourceError: It is missing, damaged, or no table.
@@ -127,7 +138,10 @@ class TableFile(TableFacts):
         if twice:
             raise SourceError(f"{location} has duplicate column names", got=", ".join(twice))
         types = {name: str(schema.field(name).type) for name in names}
-        return cls(location, names, types, rows, whole is None, whole)
+        found = tuple(sent for c in written if (sent := sent_as(c, names)) and sent.format_or_part)
+        types |= {column.name: _TYPE_READ[column.kind] for column in found}
+        names = (*names, *(column.name for column in found if column.name not in names))
+        return cls(location, names, types, rows, whole is None, found, whole)
 
     def batches(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the named columns as Arrow arrays, some rows at a time.
@@ -135,6 +149,18 @@ class TableFile(TableFacts):
         Raises:
             SourceError: The file is damaged.
         """
+        if not self.written:
+            yield from self._batches(names)
+            return
+        written = {column.name: column for column in self.written}
+        stored = [_stored_name(written.get(name), name) for name in names]
+        for batch in self._batches(list(dict.fromkeys(stored))):
+            yield {
+                name: _values_read(written[name], batch[at]) if name in written else batch[at]
+                for name, at in zip(names, stored, strict=True)
+            }
+
+    def _batches(self, names: list[str]) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
 
         try:
@@ -161,6 +187,31 @@ class TableFile(TableFacts):
             if self._whole is None:
                 allowance.rows(pa.RecordBatch.from_pydict(batch))
             yield batch
+
+
+#: The type of what is read out of a text, as Arrow names it.
+_TYPE_READ = {
+    "number": "double", "integer": "double", "datetime": "timestamp[us]", "category": "string",
+}  # fmt: skip
+
+
+def _stored_name(column: Column | None, name: str) -> str:
+    return name if column is None else column.source or column.name
+
+
+def _values_read(column: Column, array: Any) -> Any:
+    """Return the values that texts stand for, null where there is none."""
+    import pyarrow as pa
+
+    codes, wrong = encode_arrow(column, array)
+    missing = wrong | np.isnan(codes)
+    if column.kind == "category":
+        texts = [decoded_cell(column, code) for code in codes.tolist()]
+        return pa.array(texts, pa.string(), mask=missing)
+    if column.kind == "datetime":
+        microseconds = np.where(missing, 0.0, codes * 1e6).astype(np.int64)
+        return pa.array(microseconds, mask=missing).cast(pa.timestamp("us"))
+    return pa.array(codes, mask=missing)
 
 
 def _is_parquet(location: storage.Location) -> bool:
