@@ -3,7 +3,7 @@
 It takes trees of at most 64 leaves, and columns whose thresholds have few enough ranks for a byte
 (several virtual columns where one byte is not enough, as in `row_kernel`). Boosted trees mostly
 are like that: LightGBM's have 31 leaves and 255 bins if nobody asks for others. Everything else
-stays with `CompactTrees`.
+stays with `CompactTrees`. Sets of category codes are tables of 256 bits, one for each rank.
 
 As there, the nodes are arranged anew from the roots, and no index that was read from a file is
 followed.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library
 from tasador.trees.ensemble import TreeEnsemble, breadth_first
-from tasador.trees.row_kernel import TreesKernel, ranked
+from tasador.trees.row_kernel import Ranked, TreesKernel, ranked
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -35,9 +35,9 @@ _MOST_COLUMNS = 256  # and 16 bits for the place of the last
 _SEGMENT_BYTES = 512 * 1024
 
 _NODE = np.dtype(
-    [("column", "u2"), ("less", "u2"), ("greater", "u2"), ("unused", "u2"), ("rank", "u4")]
+    [("column", "u2"), ("less", "u2"), ("greater", "u2"), ("has_set", "u2"), ("rank", "u4")]
 )
-_ARRAYS = ("nodes", "counts", "leaves", "columns", "thresholds", "segments")
+_ARRAYS = ("nodes", "counts", "leaves", "columns", "thresholds", "segments", "sets")
 
 
 class _WideTrees(ctypes.Structure):
@@ -48,7 +48,7 @@ class _WideTrees(ctypes.Structure):
         ("n_features", ctypes.c_uint32),
         ("table", ctypes.c_uint32),
         ("float32_inputs", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
+        ("n_sets", ctypes.c_uint32),
         ("scale", ctypes.c_double),
         ("base", ctypes.c_double),
     )
@@ -76,17 +76,19 @@ class WideTrees(TreesKernel):
             raise TrainingError(
                 "the trees are too large for the kernel", expected=f"{_MOST_LEAVES} leaves"
             )
-        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        found = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        columns, thresholds = found.columns, found.thresholds
         table = 32 if n_leaves.max() <= 32 else _MOST_LEAVES
         counts = np.bincount(tree_of[~leaf], minlength=trees.n_trees).astype(np.uint32)
         operand = _operands(tree_of, leaf, counts)
         self._arrays = {
-            "nodes": _nodes(leaf, left, tree_of, operand, column, rank),
+            "nodes": _nodes(leaf, left, tree_of, operand, found),
             "counts": counts,
             "leaves": _tables(trees, order[leaf], tree_of[leaf], operand[leaf], table),
             "columns": columns,
             "thresholds": thresholds,
             "segments": _segments(counts, table),
+            "sets": _sets(found.goes_right),
         }
         wide = _WideTrees(
             **{name: array.ctypes.data for name, array in self._arrays.items()},
@@ -95,6 +97,7 @@ class WideTrees(TreesKernel):
             n_features=trees.n_features,
             table=table,
             float32_inputs=int(trees.float32_inputs),
+            n_sets=len(self._arrays["sets"]),
             scale=trees.scale,
             base=trees.base,
         )
@@ -123,18 +126,28 @@ def _nodes(
     left: Indices,
     tree_of: Indices,
     operand: Indices,
-    column: NDArray[np.uint16],
-    rank: NDArray[np.uint16],
+    found: Ranked,
 ) -> NDArray[Any]:
     """Return the inner nodes, tree by tree, children before their parents."""
     inner = np.flatnonzero(~leaf)
     inner = inner[np.lexsort((operand[inner], tree_of[inner]))]
     nodes = np.zeros(len(inner), dtype=_NODE)
-    nodes["column"] = column[inner] * _GROUP
+    nodes["column"] = found.column[inner] * _GROUP
     nodes["less"] = operand[left[inner]] * _GROUP
     nodes["greater"] = operand[left[inner] + 1] * _GROUP
-    nodes["rank"] = rank[inner].astype(np.uint32) * np.uint32(0x01010101)
+    table = found.table[inner]
+    rank = found.rank[inner].astype(np.uint32) * np.uint32(0x01010101)
+    nodes["has_set"] = table >= 0
+    nodes["rank"] = np.where(table >= 0, table, rank)
     return nodes
+
+
+def _sets(goes_right: list[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Return a table of 256 bits for each set."""
+    bits = np.zeros((len(goes_right), _MOST_RANKS + 1), dtype=bool)
+    for row, right in zip(bits, goes_right, strict=True):
+        row[: len(right)] = right
+    return np.packbits(bits, axis=1, bitorder="little")
 
 
 def _tables(

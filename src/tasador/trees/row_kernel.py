@@ -4,7 +4,8 @@ Per node 16 bytes: a rank, a cell, the left child and a value. Thresholds are re
 ranks among their column's, rows by the ranks of their values, which compare the same: ``x <= t_i``
 of ascending t exactly when fewer than i + 1 of them are below x. Ranks are 16 bits; a column with
 more thresholds becomes several *virtual columns*, and one whose NaN goes left here and right there
-becomes two. Virtual column 0 is that of leaves, in which every row has rank 0.
+becomes two. Virtual column 0 is that of leaves, in which every row has rank 0. A set of category
+codes holds some ranks of a virtual column of its own kind: it is a table of a bit for each rank.
 
 The nodes are arranged anew from the roots, breadth first, children of a node side by side, so that
 whatever the ensemble's arrays held, the kernel follows no index that was read from a file.
@@ -13,6 +14,7 @@ whatever the ensemble's arrays held, the kernel follows no index that was read f
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ _MOST_COLUMNS = 65_536 // _LANES
 _MOST_RANKS = 65_535
 #: A segment of trees stays in the processor's second cache while a block of rows goes through it.
 _SEGMENT_BYTES = 256 * 1024
+#: Most bits of all tables of sets: 16 MB.
+_MOST_BITS = 2**27
 
 _COLUMN = np.dtype([("column", "u4"), ("first", "u4"), ("count", "u4"), ("nan_rank", "u4")])
 _SEGMENT = np.dtype([("root", "u4"), ("gate", "u4"), ("first_tree", "u4"), ("n_trees", "u4")])
@@ -42,12 +46,16 @@ class _Trees(ctypes.Structure):
         ("columns", ctypes.c_void_p),
         ("thresholds", ctypes.c_void_p),
         ("segments", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
+        ("bits", ctypes.c_void_p),
         ("n_columns", ctypes.c_uint32),
         ("n_segments", ctypes.c_uint32),
         ("n_trees", ctypes.c_uint32),
         ("n_features", ctypes.c_uint32),
         ("most_trees", ctypes.c_uint32),
         ("float32_inputs", ctypes.c_uint32),
+        ("n_bits", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
         ("scale", ctypes.c_double),
         ("base", ctypes.c_double),
     )
@@ -96,13 +104,16 @@ class CompactTrees(TreesKernel):
     def __init__(self, trees: TreeEnsemble, library: Library) -> None:
         self.n_features = trees.n_features
         order, tree_of, left = breadth_first(trees)
-        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
-        cell = column * np.uint16(_LANES)
-        words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
-        self._arrays = words, values, columns, thresholds, segments
+        found = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        columns, thresholds = found.columns, found.thresholds
+        cell = found.column * np.uint16(_LANES)
+        words, values, segments, place = _chained(trees, order, tree_of, left, cell, found.rank)
+        tables, bits = _tables(found, place, len(words))
+        self._arrays = words, values, columns, thresholds, segments, tables, bits
         compact = _Trees(
-            *(array.ctypes.data for array in self._arrays),
+            *(array.ctypes.data if len(array) else None for array in self._arrays),
             n_columns=len(columns),
+            n_bits=len(bits),
             n_segments=len(segments),
             n_trees=trees.n_trees,
             n_features=trees.n_features,
@@ -116,10 +127,30 @@ class CompactTrees(TreesKernel):
         super().__init__(library.trees_predict, compact)
 
 
-def ranked(
-    trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int
-) -> tuple[NDArray[Any], Floats, NDArray[np.uint16], NDArray[np.uint16]]:
-    """Replace thresholds by their ranks in virtual columns.
+@dataclass(frozen=True)
+class Ranked:
+    """Nodes that compare ranks in virtual columns.
+
+    Attributes:
+        columns: The virtual columns.
+        thresholds: Theirs, side by side.
+        column: Each node's virtual column; 0 for a leaf.
+        rank: Each node's rank; 0 for a leaf, and the highest for a node with a set, which is
+            greater than no row's.
+        table: Which of `goes_right` a node with a set asks; -1 for others.
+        goes_right: Whether a row of each rank goes right, shape (number of ranks,) each.
+    """
+
+    columns: NDArray[Any]
+    thresholds: Floats
+    column: NDArray[np.uint16]
+    rank: NDArray[np.uint16]
+    table: NDArray[np.int64]
+    goes_right: list[NDArray[np.bool_]]
+
+
+def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int) -> Ranked:
+    """Replace thresholds and sets by ranks in virtual columns.
 
     Args:
         trees: The ensemble.
@@ -128,41 +159,94 @@ def ranked(
             right.
         most_columns: How many virtual columns there may be.
 
-    Returns:
-        The virtual columns, their thresholds, and each node's virtual column and rank; 0 for a
-        leaf.
-
     Raises:
-        TrainingError: There are more virtual columns.
+        TrainingError: There are more virtual columns, or too many categories in the sets.
     """
     feature, threshold = trees.feature[order], trees.threshold[order]
+    sets = np.full(len(order), -1) if trees.sets is None else trees.sets.of_node[order]
     columns: list[tuple[int, int, int, int]] = [(0, 0, 0, 0), (0, 0, 0, 0)]
     parts: list[Floats] = []
-    first = 0
+    goes_right: list[NDArray[np.bool_]] = []
+    first = n_bits = 0
     column_of = np.zeros(len(order), dtype=np.uint16)
     rank = np.zeros(len(order), dtype=np.uint16)
-    # one key for a column and where its NaN goes; -1 or less for a leaf
-    key = np.where(feature >= 0, feature.astype(np.int64) * 2 + trees.missing_left[order], -1)
+    table = np.full(len(order), -1)
+    # one key for a column and where its NaN goes, one for its sets; -1 for a leaf
+    kind = np.where(sets >= 0, 2, trees.missing_left[order])
+    key = np.where(feature >= 0, feature.astype(np.int64) * 3 + kind, -1)
     by_key = np.argsort(key, kind="stable")
     keys, starts = np.unique(key[by_key], return_index=True)
     for k, nodes in zip(keys.tolist(), np.split(by_key, starts[1:]), strict=True):
         if k < 0:
             continue
-        known, at = np.unique(threshold[nodes], return_inverse=True)
-        for start in range(0, len(known), most_ranks):
-            part = known[start : start + most_ranks]
-            mine = (at >= start) & (at < start + len(part))
+        if k % 3 == 2:
+            edges, tables, at = _set_tables(trees, sets[nodes], order[nodes])
+            n_bits += tables.size
+            if len(edges) >= most_ranks or n_bits > _MOST_BITS:
+                raise TrainingError(
+                    "the sets of categories are too large for the kernel",
+                    expected=f"fewer than {most_ranks} bounds of codes, {_MOST_BITS} bits",
+                )
+            table[nodes] = at + len(goes_right)
+            goes_right += list(tables)
+            shares = [(edges, np.ones(len(nodes), dtype=bool), np.uint16(most_ranks))]
+            nan_rank = len(edges) + 1
+        else:
+            known, at = np.unique(threshold[nodes], return_inverse=True)
+            shares = [
+                (known[s : s + most_ranks], (at >= s) & (at < s + most_ranks), at - s)
+                for s in range(0, len(known), most_ranks)
+            ]
+            nan_rank = 0 if k % 3 else most_ranks
+        for part, mine, ranks in shares:
             if len(columns) == most_columns:
                 raise TrainingError(
                     "the trees are too wide for the kernel", expected=f"{most_columns} columns"
                 )
             column_of[nodes[mine]] = len(columns)
-            rank[nodes[mine]] = at[mine] - start
-            columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
+            rank[nodes[mine]] = ranks if ranks.ndim == 0 else ranks[mine]
+            columns.append((k // 3, first, len(part), nan_rank))
             parts.append(part)
             first += len(part)
     thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
-    return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
+    found = np.array(columns, dtype=_COLUMN)
+    return Ranked(found, thresholds, column_of, rank, table, goes_right)
+
+
+def _set_tables(
+    trees: TreeEnsemble, sets: NDArray[np.int32], nodes: Indices
+) -> tuple[Floats, NDArray[np.bool_], Indices]:
+    """Return the split values of one column's sets, what goes right by rank, NaN last, each once,
+    and which of these each node asks."""
+    assert trees.sets is not None
+    used, at = np.unique(sets * 2 + trees.missing_left[nodes], return_inverse=True)
+    numbers, which = np.unique(used // 2, return_inverse=True)
+    codes = len(np.unique(np.concatenate([trees.sets.codes_of(n) for n in numbers.tolist()])))
+    if len(numbers) * codes > _MOST_BITS:
+        raise TrainingError(
+            "the sets of categories are too large for the kernel", expected=f"{_MOST_BITS} bits"
+        )
+    edges, holds = trees.sets.by_rank(numbers)
+    return edges, np.column_stack([~holds[which], used % 2 == 0]), at
+
+
+def _tables(
+    found: Ranked, place: Indices, n_words: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """Return where each node's bits begin, and the bits of all tables; empty without sets.
+
+    Nodes without a set ask the first words, which are 0 for any rank.
+    """
+    if not found.goes_right:
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint64)
+    parts = [np.zeros((_MOST_RANKS + 1) // 64, dtype=np.uint64)]
+    for right in found.goes_right:
+        packed = np.packbits(np.pad(right, (0, -len(right) % 64)), bitorder="little")
+        parts.append(packed.view("<u8").astype(np.uint64))
+    first = np.cumsum([0, *map(len, parts)])[1:-1]
+    tables = np.zeros(n_words, dtype=np.uint32)
+    tables[place] = np.where(found.table >= 0, first[found.table], 0)
+    return tables, np.concatenate(parts)
 
 
 def _chained(
@@ -172,8 +256,9 @@ def _chained(
     left: Indices,
     cell: NDArray[np.uint16],
     rank: NDArray[np.uint16],
-) -> tuple[NDArray[np.uint64], Floats, NDArray[Any]]:
-    """Return words and values of the nodes, a gate behind each segment of trees; the segments."""
+) -> tuple[NDArray[np.uint64], Floats, NDArray[Any], Indices]:
+    """Return words and values of the nodes, a gate behind each segment of trees; the segments; the
+    nodes' places."""
     n_trees = trees.n_trees
     n_segments = _LANES * max(1, -(-len(order) * 16 // (_LANES * _SEGMENT_BYTES)))
     bounds = np.arange(n_segments + 1) * n_trees // n_segments
@@ -197,7 +282,7 @@ def _chained(
     segments["gate"] = segments["root"] = gate
     segments["root"][filled] = root[bounds[:-1][filled]]
     segments["first_tree"], segments["n_trees"] = bounds[:-1], np.diff(bounds)
-    return words, values, segments
+    return words, values, segments, place
 
 
 def _words(rank: Any, cell: Any, left: Indices) -> NDArray[np.uint64]:
