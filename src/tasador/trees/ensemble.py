@@ -20,8 +20,8 @@ LEAF = -1
 MOST_LEVELS = 4096
 #: Largest category code of a set.
 HIGHEST_CODE = 2**20 - 1
-#: Most sets times different codes: a table of all of them has to fit in memory, as bits.
-_MOST_MEMBERSHIPS = 2**31
+#: Most nodes times different codes: a table of all of them has to fit in memory, as bits.
+_MOST_MEMBERSHIPS = 2**32
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class CategorySets:
             )
         if len(self.of_node) and not -1 <= self.of_node.min() <= self.of_node.max() < n_sets:
             raise _invalid_sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
-        if n_sets * len(np.unique(codes)) > _MOST_MEMBERSHIPS:
+        different = len(np.unique(codes))
+        if len(self.of_node) * different > _MOST_MEMBERSHIPS:
             raise _invalid_sets(
-                "fewer sets of category codes",
-                f"{n_sets} sets of {len(np.unique(codes))} different codes",
+                "fewer nodes or categories", f"{len(self.of_node)} nodes, {different} categories"
             )
 
     @property
