@@ -207,14 +207,16 @@ def _ensemble(
     )
 
 
-def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets:
+def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets | None:
     """Return the sets of the nodes whose mode is membership; NaN ends each of them.
 
     These, and only these, compare in the second copy of the columns, which has no fractions.
     """
     modes, values = found["nodes_modes"], found["membership_values"]
     member = modes == _MEMBER
-    if (modes[~member] != 0).any() or not np.array_equal(member, found["nodes_featureids"] >= width):
+    if (modes[~member] != 0).any() or not np.array_equal(
+        member, found["nodes_featureids"] >= width
+    ):
         raise ValueError("nodes of another mode than tasador writes, or in another column")
     if values.dtype != np.float64 or values.ndim != 1 or found["nodes_splits"][member].any():
         raise ValueError("sets that are no list of doubles, or beside a split value")
@@ -227,11 +229,7 @@ def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets:
     if (codes != np.floor(codes)).any():
         raise ValueError("category codes that are no whole numbers")
     parts = np.split(codes.astype(np.int32), ends[:-1] - np.arange(len(ends) - 1))
-    sets = CategorySets.of_nodes(
-        n_nodes, zip(np.flatnonzero(member).tolist(), parts, strict=True)
-    )
-    assert sets is not None
-    return sets
+    return CategorySets.of_nodes(n_nodes, zip(np.flatnonzero(member).tolist(), parts, strict=True))
 
 
 def _branch(found: dict[str, Any], side: str, inner: int, leaves: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import MISFIT, Kernel, Library
-from tasador.trees.ensemble import TreeEnsemble, breadth_first
+from tasador.trees.ensemble import CategorySets, TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -179,8 +179,9 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
     for k, nodes in zip(keys.tolist(), np.split(by_key, starts[1:]), strict=True):
         if k < 0:
             continue
-        if k % 3 == 2:
-            edges, tables, at = _set_tables(trees, sets[nodes], order[nodes])
+        if trees.sets is not None and k % 3 == 2:
+            missing_left = trees.missing_left[order[nodes]]
+            edges, tables, at = _set_tables(trees.sets, sets[nodes], missing_left)
             n_bits += tables.size
             if len(edges) >= most_ranks or n_bits > _MOST_BITS:
                 raise TrainingError(
@@ -189,7 +190,7 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
                 )
             table[nodes] = at + len(goes_right)
             goes_right += list(tables)
-            shares = [(edges, np.ones(len(nodes), dtype=bool), np.uint16(most_ranks))]
+            shares = [(edges, np.full(len(nodes), True), np.full(len(nodes), most_ranks))]
             nan_rank = len(edges) + 1
         else:
             known, at = np.unique(threshold[nodes], return_inverse=True)
@@ -204,7 +205,7 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
                     "the trees are too wide for the kernel", expected=f"{most_columns} columns"
                 )
             column_of[nodes[mine]] = len(columns)
-            rank[nodes[mine]] = ranks if ranks.ndim == 0 else ranks[mine]
+            rank[nodes[mine]] = ranks[mine]
             columns.append((k // 3, first, len(part), nan_rank))
             parts.append(part)
             first += len(part)
@@ -214,19 +215,29 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
 
 
 def _set_tables(
-    trees: TreeEnsemble, sets: NDArray[np.int32], nodes: Indices
+    sets: CategorySets, numbers: NDArray[np.int32], missing_left: NDArray[np.bool_]
 ) -> tuple[Floats, NDArray[np.bool_], Indices]:
-    """Return the split values of one column's sets, what goes right by rank, NaN last, each once,
-    and which of these each node asks."""
-    assert trees.sets is not None
-    used, at = np.unique(sets * 2 + trees.missing_left[nodes], return_inverse=True)
-    numbers, which = np.unique(used // 2, return_inverse=True)
-    codes = len(np.unique(np.concatenate([trees.sets.codes_of(n) for n in numbers.tolist()])))
-    if len(numbers) * codes > _MOST_BITS:
+    """Lay out the sets of one column by rank.
+
+    Args:
+        sets: All sets.
+        numbers: The set of each node that splits this column.
+        missing_left: Where NaN goes at each of them.
+
+    Returns:
+        The column's split values; tables of which ranks go right, NaN last; each node's table.
+
+    Raises:
+        TrainingError: The tables would be too large.
+    """
+    used, at = np.unique(numbers * 2 + missing_left, return_inverse=True)
+    different, which = np.unique(used // 2, return_inverse=True)
+    codes = len(np.unique(np.concatenate([sets.codes_of(k) for k in different.tolist()])))
+    if len(used) * codes > _MOST_BITS:
         raise TrainingError(
             "the sets of categories are too large for the kernel", expected=f"{_MOST_BITS} bits"
         )
-    edges, holds = trees.sets.by_rank(numbers)
+    edges, holds = sets.by_rank(different)
     return edges, np.column_stack([~holds[which], used % 2 == 0]), at
 
 
@@ -257,8 +268,10 @@ def _chained(
     cell: NDArray[np.uint16],
     rank: NDArray[np.uint16],
 ) -> tuple[NDArray[np.uint64], Floats, NDArray[Any], Indices]:
-    """Return words and values of the nodes, a gate behind each segment of trees; the segments; the
-    nodes' places."""
+    """Return words and values of the nodes and of a gate behind each segment of trees.
+
+    Then the segments, and the nodes' places.
+    """
     n_trees = trees.n_trees
     n_segments = _LANES * max(1, -(-len(order) * 16 // (_LANES * _SEGMENT_BYTES)))
     bounds = np.arange(n_segments + 1) * n_trees // n_segments

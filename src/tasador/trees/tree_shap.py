@@ -48,6 +48,7 @@ _AT_ONCE = 256
 #: Most features on a path that the kernel has room for.
 _LONGEST = 32
 _MOST_FEATURES = 2**20
+_LOWEST = -float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,7 @@ class _Paths:
 
     def contributions(self, z: Floats) -> Floats:
         x = z.astype(np.float32).astype(np.float64) if self.float32_inputs else z
+        x = np.maximum(x, _LOWEST)  # -inf is not above the -inf from which intervals begin
         if self.rank_sets is not None:
             x = self.rank_sets.extended(x)
         total = np.zeros(len(x))
