@@ -96,8 +96,8 @@ SECTIONS = {
         "tuned on the MAPE of cross-validation, and both may grow trees of many leaves."
     ),
     "Strangers' tables": (
-        "Tables of people who do this job, as they arrive: `tasador init FILE --target T --yes` and "
-        "`tasador run`, beside a LightGBM of ten lines with all columns (500 trees, native "
+        "Tables of people who do this job, as they arrive: `tasador init FILE --target T --yes` "
+        "and `tasador run`, beside a LightGBM of ten lines with all columns (500 trees, native "
         "categories), CatBoost with its defaults and AutoGluon, each in an environment of its own. "
         "Money, units and dates are parsed by hand for the peers "
         "(`benchmarks/tables_data.py`); the last two have as long as tasador took. All estimate "

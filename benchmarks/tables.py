@@ -253,6 +253,11 @@ def standings(actual: list[Floats], found: list[dict[str, Answer]]) -> dict[str,
     return table
 
 
+def described(against: tuple[float, float, float] | None) -> str:
+    """Return a difference and its interval as text, empty for none."""
+    return "" if against is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(*against)
+
+
 def keep(league: dict[str, dict[str, Standing]], splits: int) -> int:
     """Keep the league's table and goals; return on how many tables tasador is clearly worse."""
     rows: list[list[Any]] = []
@@ -260,9 +265,7 @@ def keep(league: dict[str, dict[str, Standing]], splits: int) -> int:
     shortfalls, times = list[float](), list[float]()
     for name, table in league.items():
         for method, one in table.items():
-            gap = (
-                None if one.against is None else "{:+.2f} ({:+.2f} to {:+.2f})".format(*one.against)
-            )
+            gap = described(one.against) or None
             rows.append([name, TITLES[method], *(one.scores.get(key) for key in SHOWN), gap,
                          one.seconds, one.told])  # fmt: skip
         ours = table.get("tasador")
@@ -327,13 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         league[name] = standings([actual for actual, _ in parts], [found for _, found in parts])
         for method, one in league[name].items():
             figures = " ".join(f"{key} {value:.4g}" for key, value in one.scores.items())
-            against = (
-                ""
-                if one.against is None
-                else " less the plain one's {:+.2f} ({:+.2f} to {:+.2f})".format(*one.against)
-            )
-            print(f"{name:<18} {TITLES[method]:<24} {figures}{against}  {one.seconds:.0f} s  {one.told}",
-                  flush=True)  # fmt: skip
+            told = f"{one.seconds:.0f} s  {described(one.against)}  {one.told}"
+            print(f"{name:<18} {TITLES[method]:<22} {figures}  {told}", flush=True)
     return 1 if keep(league, given.splits) else 0
 
 
