@@ -89,8 +89,27 @@ def test_many_trees_with_category_sets_give_the_same_bits_alone_and_among_others
             assert kernel.predict(rows[-n:].copy()).tobytes() == want[-n:].tobytes()
 
 
-def test_sets_of_more_categories_than_a_byte_can_count_are_left_to_the_row_kernel():
-    trees = grown(1, 9, 30, 2, False, 2_000)
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.sampled_from([1, 9, 25]),
+    st.integers(1, 3),
+    st.sampled_from([130, 260, 500, 900]),
+    st.sampled_from([1, 64, 200]),
+)
+def test_sets_of_more_categories_than_a_byte_can_count_are_asked_in_parts(
+    seed, n_trees, splits, q, categories, n
+):
+    trees = grown(seed, n_trees, splits, q, False, categories)
+    rows = category_rows(trees, n, seed)
+    rows[:, 0] = np.random.default_rng(seed).integers(-1, categories + 1, n)
+    want = CompactTrees(trees, native().library).predict(rows)
+    assert wide_kernel(trees).predict(rows).tobytes() == want.tobytes()
+
+
+def test_trees_whose_sets_need_too_many_parts_are_left_to_the_row_kernel():
+    trees = grown(1, 9, 60, 1, False, 60_000)
     with pytest.raises(TrainingError, match="sets of categories are too large for the kernel"):
         wide_kernel(trees)
 

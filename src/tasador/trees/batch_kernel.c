@@ -26,6 +26,7 @@
 #define GROUP (HALVES * ROWS)
 #define BLOCK_GROUPS 4   /* groups that go through a segment of trees */
 #define MOST_LEAVES 64
+#define MOST_NODES 192   /* of a tree */
 #define SUMS 8           /* registers of doubles for 64 rows */
 
 /* One column of ranks: a column of the row, compared with some of its thresholds. */
@@ -274,12 +275,12 @@ int tasador_check_wide_trees(const WideTrees *trees, size_t n_nodes, size_t n_tr
     for (uint32_t s = 0; s < trees->n_segments; s++)
         in_segments += trees->segments[s];
     for (size_t t = 0; t < n_trees; first += trees->counts[t++]) {
-        if (trees->counts[t] >= trees->table || trees->counts[t] > n_nodes - first)
+        if (trees->counts[t] > MOST_NODES || trees->counts[t] > n_nodes - first)
             return MISFIT;
         for (uint32_t i = 0; i < trees->counts[t]; i++) {
             const Node *node = &trees->nodes[first + i];
             const uint32_t end = (MOST_LEAVES + i) * GROUP; /* what stands before this node */
-            const uint32_t leaves = (trees->counts[t] + 1) * GROUP;
+            const uint32_t leaves = trees->table * GROUP;
             if (node->has_set > 1 || (node->has_set && node->rank >= trees->n_sets)
                 || node->column % GROUP || node->column >= trees->n_columns * GROUP
                 || node->less % GROUP || node->greater % GROUP
@@ -306,7 +307,7 @@ int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_
         return MISFIT;
     Work work = {
         aligned_alloc(64, (size_t)BLOCK_GROUPS * trees->n_columns * GROUP),
-        aligned_alloc(64, (size_t)2 * MOST_LEAVES * GROUP),
+        aligned_alloc(64, (size_t)(MOST_LEAVES + MOST_NODES) * GROUP),
         aligned_alloc(64, (size_t)BLOCK_GROUPS * GROUP * sizeof *work.sums),
     };
     const int failed = work.ranks == NULL || work.cells == NULL || work.sums == NULL;

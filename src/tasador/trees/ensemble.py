@@ -111,32 +111,42 @@ class CategorySets:
         found: NDArray[np.bool_] = coded & (self._keys[at] == key)
         return found
 
-    def by_rank(
-        self, numbers: NDArray[np.integer], others: Floats | None = None
-    ) -> tuple[Floats, NDArray[np.bool_]]:
-        """Replace membership of sets by ranks among split values, as numeric splits have them.
+    def edges(self, numbers: NDArray[np.integer], others: Floats | None = None) -> Floats:
+        """Return the split values that tell the codes of the sets `numbers` apart, ascending.
+
+        They are the numbers next below each code, and next below the number that follows it; and
+        `others` among them.
+        """
+        codes = np.unique(self.codes[np.isin(self._set_of_code, numbers)]).astype(np.float64)
+        low = np.where(codes == 0.0, -1.0, np.nextafter(codes, -np.inf))
+        high = np.nextafter(codes + 1.0, -np.inf)
+        return np.unique(np.concatenate([low, high, np.empty(0) if others is None else others]))
+
+    def by_rank(self, numbers: NDArray[np.integer], edges: Floats) -> NDArray[np.bool_]:
+        """Return whether each of k different sets holds the numbers of each rank.
+
+        The rank of x is how many of `edges` are below it, as numeric splits have it.
 
         Args:
-            numbers: k sets.
-            others: Further split values.
+            numbers: The sets.
+            edges: What `edges` returned for them, with any others.
 
         Returns:
-            Split values, ascending, and for each set whether it holds the numbers of each rank, of
-            which there are one more: the rank of x is how many split values are below it.
+            Shape (k, len(edges) + 1).
         """
         place = np.full(self.n_sets, -1)
         place[numbers] = np.arange(len(numbers))
         place = place[self._set_of_code]
-        codes, rows = self.codes[place >= 0].astype(np.float64), place[place >= 0]
-        low = np.where(codes == 0.0, -1.0, np.nextafter(codes, -np.inf))
-        high = np.nextafter(codes + 1.0, -np.inf)
-        edges = np.unique(np.concatenate([low, high, np.empty(0) if others is None else others]))
-        changes = np.zeros((len(numbers), len(edges) + 2), dtype=np.int8)
-        # codes are a whole number apart: two of a set may meet, but not overlap
-        np.add.at(changes, (rows, np.searchsorted(edges, low) + 1), 1)
-        np.add.at(changes, (rows, np.searchsorted(edges, high) + 1), -1)
-        np.cumsum(changes, axis=1, out=changes)
-        return edges, changes[:, :-1] > 0
+        codes, which = np.unique(self.codes[place >= 0], return_inverse=True)
+        held = np.zeros((len(numbers), len(codes) + 1), dtype=bool)
+        held[place[place >= 0], which] = True
+        # all numbers of a rank have one code, that of its last, or codes that are in no set
+        last = np.trunc(edges)
+        at = np.searchsorted(codes, last)
+        known = (edges > -1.0) & (codes[np.minimum(at, len(codes) - 1)] == last)
+        of_rank = np.append(np.where(known, at, len(codes)), len(codes))
+        result: NDArray[np.bool_] = held[:, of_rank]
+        return result
 
 
 def _invalid_sets(expected: str, got: str) -> TrainingError:
@@ -228,8 +238,7 @@ class TreeEnsemble:
     def thresholds(self) -> dict[int, Floats]:
         """Return the distinct split values of each column that is split on, ascending.
 
-        Those of a set are the numbers next below its codes, and next below the numbers that
-        follow them.
+        Those of sets are `CategorySets.edges`.
         """
         inner = self.feature >= 0
         found = {}
@@ -240,7 +249,7 @@ class TreeEnsemble:
                 continue
             compared = self.threshold[mine & (self.sets.of_node < 0)]
             numbers = np.unique(self.sets.of_node[mine & (self.sets.of_node >= 0)])
-            found[int(column)] = self.sets.by_rank(numbers, compared)[0]
+            found[int(column)] = self.sets.edges(numbers, compared)
         return found
 
     def leaves(self, X: Floats) -> NDArray[np.int32]:

@@ -128,25 +128,41 @@ class CompactTrees(TreesKernel):
 
 
 @dataclass(frozen=True)
+class SetTables:
+    """The sets of one column.
+
+    Attributes:
+        goes_right: Whether a row of each rank goes right, NaN last; shape (k, ranks + 1).
+        parts: Where split values are shared out: the first one, how many, the virtual column.
+            Those of two parts that follow each other have one in common.
+    """
+
+    goes_right: NDArray[np.bool_]
+    parts: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
 class Ranked:
     """Nodes that compare ranks in virtual columns.
 
     Attributes:
         columns: The virtual columns.
         thresholds: Theirs, side by side.
-        column: Each node's virtual column; 0 for a leaf.
+        column: Each node's virtual column, the first of several parts; 0 for a leaf.
         rank: Each node's rank; 0 for a leaf, and the highest for a node with a set, which is
             greater than no row's.
-        table: Which of `goes_right` a node with a set asks; -1 for others.
-        goes_right: Whether a row of each rank goes right, shape (number of ranks,) each.
+        sets: The columns that are split on sets.
+        of_sets: Which of `sets` a node asks; -1 for one without a set.
+        table: Which table of these.
     """
 
     columns: NDArray[Any]
     thresholds: Floats
     column: NDArray[np.uint16]
     rank: NDArray[np.uint16]
-    table: NDArray[np.int64]
-    goes_right: list[NDArray[np.bool_]]
+    sets: list[SetTables]
+    of_sets: Indices
+    table: Indices
 
 
 def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int) -> Ranked:
@@ -155,24 +171,35 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
     Args:
         trees: The ensemble.
         order: Its nodes, in the order of the results.
-        most_ranks: How many thresholds a virtual column may have; also the rank of NaN that goes
-            right.
+        most_ranks: How many thresholds a virtual column may have, one less where it has sets; also
+            the rank of NaN that goes right.
         most_columns: How many virtual columns there may be.
 
     Raises:
         TrainingError: There are more virtual columns, or too many categories in the sets.
     """
     feature, threshold = trees.feature[order], trees.threshold[order]
-    sets = np.full(len(order), -1) if trees.sets is None else trees.sets.of_node[order]
+    numbers = np.full(len(order), -1) if trees.sets is None else trees.sets.of_node[order]
     columns: list[tuple[int, int, int, int]] = [(0, 0, 0, 0), (0, 0, 0, 0)]
-    parts: list[Floats] = []
-    goes_right: list[NDArray[np.bool_]] = []
-    first = n_bits = 0
+    thresholds: list[Floats] = []
+    sets: list[SetTables] = []
     column_of = np.zeros(len(order), dtype=np.uint16)
     rank = np.zeros(len(order), dtype=np.uint16)
-    table = np.full(len(order), -1)
+    of_sets, table = np.full(len(order), -1), np.full(len(order), -1)
+
+    def add(column: int, part: Floats, nan_rank: int) -> int:
+        if len(columns) == most_columns:
+            raise TrainingError(
+                "the trees are too wide for the kernel", expected=f"{most_columns} columns"
+            )
+        columns.append(
+            (column, sum(map(len, thresholds[-1:])) + columns[-1][1], len(part), nan_rank)
+        )
+        thresholds.append(part)
+        return len(columns) - 1
+
     # one key for a column and where its NaN goes, one for its sets; -1 for a leaf
-    kind = np.where(sets >= 0, 2, trees.missing_left[order])
+    kind = np.where(numbers >= 0, 2, trees.missing_left[order])
     key = np.where(feature >= 0, feature.astype(np.int64) * 3 + kind, -1)
     by_key = np.argsort(key, kind="stable")
     keys, starts = np.unique(key[by_key], return_index=True)
@@ -181,37 +208,23 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
             continue
         if trees.sets is not None and k % 3 == 2:
             missing_left = trees.missing_left[order[nodes]]
-            edges, tables, at = _set_tables(trees.sets, sets[nodes], missing_left)
-            n_bits += tables.size
-            if len(edges) >= most_ranks or n_bits > _MOST_BITS:
-                raise TrainingError(
-                    "the sets of categories are too large for the kernel",
-                    expected=f"fewer than {most_ranks} bounds of codes, {_MOST_BITS} bits",
-                )
-            table[nodes] = at + len(goes_right)
-            goes_right += list(tables)
-            shares = [(edges, np.full(len(nodes), True), np.full(len(nodes), most_ranks))]
-            nan_rank = len(edges) + 1
-        else:
-            known, at = np.unique(threshold[nodes], return_inverse=True)
-            shares = [
-                (known[s : s + most_ranks], (at >= s) & (at < s + most_ranks), at - s)
-                for s in range(0, len(known), most_ranks)
-            ]
-            nan_rank = 0 if k % 3 else most_ranks
-        for part, mine, ranks in shares:
-            if len(columns) == most_columns:
-                raise TrainingError(
-                    "the trees are too wide for the kernel", expected=f"{most_columns} columns"
-                )
-            column_of[nodes[mine]] = len(columns)
-            rank[nodes[mine]] = ranks[mine]
-            columns.append((k // 3, first, len(part), nan_rank))
-            parts.append(part)
-            first += len(part)
-    thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
-    found = np.array(columns, dtype=_COLUMN)
-    return Ranked(found, thresholds, column_of, rank, table, goes_right)
+            edges, right, at = _set_tables(trees.sets, numbers[nodes], missing_left)
+            parts = []
+            for start in range(0, len(edges) - 1, most_ranks - 2):
+                part = edges[start : start + most_ranks - 1]
+                parts.append((start, len(part), add(k // 3, part, len(part) + 1)))
+            of_sets[nodes], table[nodes] = len(sets), at
+            column_of[nodes], rank[nodes] = parts[0][2], most_ranks
+            sets.append(SetTables(right, parts))
+            continue
+        known, at = np.unique(threshold[nodes], return_inverse=True)
+        for start in range(0, len(known), most_ranks):
+            part = known[start : start + most_ranks]
+            mine = (at >= start) & (at < start + len(part))
+            column_of[nodes[mine]] = add(k // 3, part, 0 if k % 3 else most_ranks)
+            rank[nodes[mine]] = at[mine] - start
+    found = np.concatenate(thresholds).astype(np.float64) if thresholds else np.zeros(1)
+    return Ranked(np.array(columns, dtype=_COLUMN), found, column_of, rank, sets, of_sets, table)
 
 
 def _set_tables(
@@ -232,13 +245,12 @@ def _set_tables(
     """
     used, at = np.unique(numbers * 2 + missing_left, return_inverse=True)
     different, which = np.unique(used // 2, return_inverse=True)
-    codes = len(np.unique(np.concatenate([sets.codes_of(k) for k in different.tolist()])))
-    if len(used) * codes > _MOST_BITS:
+    edges = sets.edges(different)
+    if len(used) * len(edges) > _MOST_BITS:
         raise TrainingError(
             "the sets of categories are too large for the kernel", expected=f"{_MOST_BITS} bits"
         )
-    edges, holds = sets.by_rank(different)
-    return edges, np.column_stack([~holds[which], used % 2 == 0]), at
+    return edges, np.column_stack([~sets.by_rank(different, edges)[which], used % 2 == 0]), at
 
 
 def _tables(
@@ -247,17 +259,29 @@ def _tables(
     """Return where each node's bits begin, and the bits of all tables; empty without sets.
 
     Nodes without a set ask the first words, which are 0 for any rank.
+
+    Raises:
+        TrainingError: A column has more categories than ranks, or all have too many.
     """
-    if not found.goes_right:
+    if not found.sets:
         return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint64)
-    parts = [np.zeros((_MOST_RANKS + 1) // 64, dtype=np.uint64)]
-    for right in found.goes_right:
-        packed = np.packbits(np.pad(right, (0, -len(right) % 64)), bitorder="little")
-        parts.append(packed.view("<u8").astype(np.uint64))
-    first = np.cumsum([0, *map(len, parts)])[1:-1]
-    tables = np.zeros(n_words, dtype=np.uint32)
-    tables[place] = np.where(found.table >= 0, first[found.table], 0)
-    return tables, np.concatenate(parts)
+    bits = [np.zeros((_MOST_RANKS + 1) // 64, dtype=np.uint64)]
+    tables, first = np.zeros(n_words, dtype=np.uint32), len(bits[0])
+    for number, sets in enumerate(found.sets):
+        right = sets.goes_right
+        packed = np.packbits(
+            np.pad(right, ((0, 0), (0, -right.shape[1] % 64))), axis=1, bitorder="little"
+        )
+        bits.append(packed.view("<u8").astype(np.uint64).ravel())
+        mine = found.of_sets == number
+        tables[place[mine]] = first + found.table[mine] * (packed.shape[1] // 8)
+        first += len(bits[-1])
+        if len(sets.parts) > 1 or 64 * first > _MOST_BITS:
+            raise TrainingError(
+                "the sets of categories are too large for the kernel",
+                expected=f"{_MOST_RANKS} bounds of codes, {_MOST_BITS} bits",
+            )
+    return tables, np.concatenate(bits)
 
 
 def _chained(

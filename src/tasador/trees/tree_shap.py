@@ -359,8 +359,8 @@ class _RankSets:
             nodes = np.flatnonzero(trees.feature == column)
             compared = nodes[~with_set[nodes]]
             numbers, at = np.unique(sets.of_node[nodes[with_set[nodes]]], return_inverse=True)
-            edges, holds = sets.by_rank(numbers, trees.threshold[compared])
-            ranks = [_bits(row) for row in holds]
+            edges = sets.edges(numbers, trees.threshold[compared])
+            ranks = [_bits(row) for row in sets.by_rank(numbers, edges)]
             below = np.searchsorted(edges, trees.threshold[compared])
             self._edges[column], self._found[column] = edges, {}
             missing = 1 << len(edges) + 1
