@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,8 +27,9 @@ def peer_python(name: str) -> Path:
     ready = folder / ".ready"
     if not ready.exists():
         print(f"installing {name} into {folder}", flush=True)
-        subprocess.run(["uv", "venv", "-q", "--clear", "-p", "3.11", str(folder)], check=True)
-        install = ["uv", "pip", "install", "-q", "--python", str(python), *PEERS[name]]
+        uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
+        subprocess.run([uv, "venv", "-q", "--clear", "-p", "3.11", str(folder)], check=True)
+        install = [uv, "pip", "install", "-q", "--python", str(python), *PEERS[name]]
         subprocess.run(install, check=True)
         ready.touch()
     return python

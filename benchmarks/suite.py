@@ -53,7 +53,6 @@ PACKAGES = (
 )
 #: What a figure may depend on; how figures are run and shown does not count.
 MEASURED = ("src", "benchmarks", "requirements", ":!benchmarks/results", ":!benchmarks/suite*")
-LIMIT_S = 1800.0
 
 
 def git(*arguments: str) -> str:
@@ -146,7 +145,7 @@ def measure(benchmark: Benchmark, arguments: Sequence[str]) -> dict[str, Any] | 
         kept = Path(folder) / "figures.json"
         command = [sys.executable, "-W", "ignore", *arguments]
         environment = os.environ | {VARIABLE: str(kept), "PYTHONUNBUFFERED": "1"}
-        code, printed, errors = run(command, environment, LIMIT_S)
+        code, printed, errors = run(command, environment, benchmark.limit_s)
         figures = json.loads(kept.read_text()) if kept.exists() else None
     if code not in (0, 1) or (figures is None and (benchmark.keeps or "Traceback" in errors)):
         print(f"    FAILED with exit code {code}:\n{errors[-3000:]}")

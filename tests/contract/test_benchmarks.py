@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks"
-LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds")
+LONG = ("grid_search", "growth_rows", "million_rows", "many_columns", "diamonds",
+        "tables")  # fmt: skip
 HOUSING = ("longitude", "latitude", "housing_median_age", "total_rooms", "total_bedrooms",
            "population", "households", "median_income", "ocean_proximity")  # fmt: skip
 
@@ -259,6 +260,84 @@ def test_a_peer_that_is_missing_or_fails_is_told(
     assert found.told.startswith("failed: FileNotFoundError")
 
 
+def test_a_table_of_the_league_is_cut_without_its_target_and_keeps_the_bytes_of_its_rows(
+    tmp_path: Path,
+) -> None:
+    import tables
+    from tables_data import Table, read_table
+
+    source = tmp_path / "flats.csv"
+    head = b"area,note,price,seen\r\n"
+    body = [f'{i}.50,"two\r\nlines, {i}","$1,{i:03d} ",{i}/12/2020\r\n'.encode() for i in range(40)]
+    body[7] = b"7.50,no price,,7/12/2020\r\n"
+    source.write_bytes(head + b"".join(body))
+    table, seen = Table("flats.csv", "price"), []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        split = tables.cut(table, source, folder, seed, 0)
+        kept = tables.records(split.train.read_bytes())
+        assert kept[0] == head
+        assert len(kept) == 33
+        assert set(kept[1:]) <= set(body)
+        test = read_table(split.test, table)
+        assert list(test.columns) == ["area", "note", "seen"]
+        rows = [round(area - 0.5) for area in test["area"]]
+        assert split.actual.tolist() == [1000.0 + row for row in rows]
+        assert not {body[row] for row in rows} & set(kept)
+        seen.append(tuple(rows))
+    assert len(set(seen)) == 3
+
+
+def test_a_name_in_front_of_each_row_of_the_league_stays_when_the_target_goes(
+    tmp_path: Path,
+) -> None:
+    import tables
+    from tables_data import Table
+
+    source = tmp_path / "sales.tsv"
+    source.write_text("price\trooms\n" + "".join(f"{i}\t{1000 + i}\t{i % 5}\n" for i in range(40)))
+    split = tables.cut(Table("sales.tsv", "price"), source, tmp_path, 0, 0)
+    head, *rows = split.test.read_text().splitlines()
+    assert head == "rooms"
+    assert [row.split("\t") for row in rows] == [
+        [f"{price - 1000:g}", f"{(price - 1000) % 5:g}"] for price in split.actual
+    ]
+
+
+def test_the_league_says_who_is_worse_by_more_than_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tables
+    from figures import VARIABLE
+
+    random = np.random.default_rng(0)
+    actual = random.uniform(50, 150, 300)
+    near = actual + random.normal(0, 5, 300)
+    far = actual + random.normal(0, 15, 300)
+
+    def answer(estimates: np.ndarray | None, seconds: float, told: str = "") -> tables.Answer:
+        return tables.Answer(None if estimates is None else estimates.tolist(), seconds, told)
+
+    def league(ours: np.ndarray | None) -> tuple[int, dict[str, Any]]:
+        found = {"tasador": answer(ours, 60.0, "why"), "lightgbm": answer(near, 2.0)}
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "kept.json"))
+        worse = tables.keep({"flats": tables.standings([actual] * 2, [found] * 2)}, 2)
+        return worse, json.loads((tmp_path / "kept.json").read_text())
+
+    worse, kept = league(far)
+    assert worse == 1
+    values = {goal["name"]: goal["value"] for goal in kept["goals"]}
+    assert values["tables with a clearly larger wMAPE than the plain LightGBM"] == 1
+    assert values["share of tables with a smaller one"] == 0
+    assert values["wMAPE beside the best peer's, at worst (%)"] > 100
+    assert league(actual + (near - actual) / 2)[0] == 0
+    worse, kept = league(None)
+    assert worse == 0
+    assert kept["goals"][0]["value"] == 0.0
+    assert kept["tables"][0]["rows"][0][-1] == "why"
+
+
 def test_each_part_of_the_reference_is_measured_in_the_proportion_that_is_stated() -> None:
     import end_to_end
     from grid_search import design
@@ -305,6 +384,7 @@ def test_the_references_features_are_fitted_on_the_training_part_alone() -> None
         ["drift_power.py", "1"],
         ["synthetic_kmeans.py"],
         ["reference_method.py"],
+        ["tables.py"],
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -33,7 +33,7 @@ from tasador.features import fitted
 from tasador.features.fitted import FittedFeatures
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.trees.batch_kernel import WideTrees
-from tasador.trees.ensemble import LinearModel, TreeEnsemble
+from tasador.trees.ensemble import CategorySets, LinearModel, TreeEnsemble
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import proof_rows
 from tasador.trees.onnx_trees import read_model
@@ -137,7 +137,9 @@ def check_trees(data: st.DataObject) -> None:
 
     def raw() -> TreeEnsemble:
         nodes = {name: array for name, array in arrays.items() if name != "numbers"}
-        return TreeEnsemble(**nodes, n_features=trees.n_features)
+        parts = [nodes.pop(name, None) for name in ("set_of_node", "set_start", "set_codes")]
+        sets = None if parts[0] is None else CategorySets(*parts)
+        return TreeEnsemble(**nodes, n_features=trees.n_features, sets=sets)
 
     library = kernels.native().library
     assert library is not None
@@ -162,7 +164,7 @@ def check_structures(data: st.DataObject) -> None:
 
     compact = CompactTrees(trees, library)
     words, thresholds = compact._arrays[0], compact._arrays[3]
-    change(data.draw(st.sampled_from([compact._arrays[i] for i in (0, 2, 4)])))
+    change(data.draw(st.sampled_from([compact._arrays[i] for i in (0, 2, 4, 5, 6)])))
     if library.check_trees(compact._pointer, len(words), len(thresholds)) == 0:
         tried("changed walk", lambda: compact.predict(Z))
     else:
@@ -171,7 +173,9 @@ def check_structures(data: st.DataObject) -> None:
         wide = WideTrees(trees, library)
         parts = wide._arrays
         sizes = len(parts["nodes"]), len(parts["counts"]), parts["leaves"].size
-        change(parts[data.draw(st.sampled_from(["nodes", "counts", "columns", "segments"]))])
+        change(
+            parts[data.draw(st.sampled_from(["nodes", "counts", "columns", "segments", "sets"]))]
+        )
         if library.check_wide_trees(wide._pointer, *sizes, len(parts["thresholds"])) == 0:
             tried("changed wide", lambda: wide.predict(Z))
         else:
@@ -256,7 +260,10 @@ if __name__ == "__main__":
     STATES = bases()
     FEATURES = [FittedFeatures.from_state(CONTRACT, *state) for state in STATES]
     TREES = [grown(i, 1 + 2 * i, 1 + 3 * i, 4, bool(i % 2)) for i in range(7)]
-    FILES = [to_onnx(trees) for trees in TREES[:4]] + [to_onnx(LinearModel(np.ones(4), 0.5))]
+    TREES += [grown(i, 1 + 2 * i, 1 + 3 * i, 4, False, 20 * i) for i in range(1, 4)]
+    FILES = [to_onnx(trees) for trees in (*TREES[:4], *TREES[7:])] + [
+        to_onnx(LinearModel(np.ones(4), 0.5))
+    ]
     ends, number = time.monotonic() + seconds, start
     while time.monotonic() < ends:
         for check in CHECKS:

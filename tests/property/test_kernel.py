@@ -39,6 +39,81 @@ def test_random_trees_give_the_bits_of_onnxruntime(seed, n_trees, leaves, q, flo
     assert np.array_equal(read.predict(rows), trees.predict(rows))
 
 
+#: Codes as no training table has them: unknown, with a fraction, negative, beyond any integer.
+ODD_CODES = np.array([
+    np.nan, -0.0, -0.5, np.nextafter(-1.0, 0.0), -1.0, -7.0, 2.5, np.nextafter(3.0, 0.0), 1e6,
+    2.0**20, 2.0**31, 2.0**32, 1e300, -1e300, np.inf, -np.inf, 3.0, 0.0,
+])  # fmt: skip
+
+
+def category_rows(trees, n, seed):
+    """Rows of split values, of codes, and of what should be none."""
+    rng = np.random.default_rng(seed)
+    rows = proof_rows(trees, max(n, 8))[:n].copy()
+    kind = rng.integers(0, 3, rows.shape)
+    codes = rng.integers(0, 90, rows.shape).astype(np.float64)
+    return np.choose(kind, (rows, codes, rng.choice(ODD_CODES, rows.shape)))
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 50),
+    st.sampled_from([1, 2, 31, 40, 63]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 30, 70, 500, 100_000]),
+    st.integers(1, 200),
+)
+def test_trees_with_category_sets_give_the_same_bits_in_every_form(
+    seed, n_trees, splits, q, categories, n
+):
+    trees = grown(seed, n_trees, splits, q, False, categories)
+    model = to_onnx(trees)
+    rows = category_rows(trees, n, seed)
+    want = OnnxRegressor(model).predict(rows)
+    read = read_model(model)
+    assert np.array_equal(read.predict(rows), trees.predict(rows))
+    assert CompactTrees(read, native().library).predict(rows).tobytes() == want.tobytes()
+    # onnxruntime adds in another order than numpy
+    assert want == pytest.approx(trees.predict(rows), rel=1e-9, abs=1e-9)
+    if categories <= 70:
+        assert wide_kernel(read).predict(rows).tobytes() == want.tobytes()
+
+
+def test_many_trees_with_category_sets_give_the_same_bits_alone_and_among_others():
+    trees = grown(3, 900, 60, 6, False, 60)
+    rows = category_rows(trees, 521, 3)
+    want = OnnxRegressor(to_onnx(trees)).predict(rows)
+    for kernel in (CompactTrees(trees, native().library), wide_kernel(trees)):
+        for n in (1, 2, 3, 4, 5, 8, 9, 16, 17, 25, 64, 65, 129, 521):
+            assert kernel.predict(rows[-n:].copy()).tobytes() == want[-n:].tobytes()
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.sampled_from([1, 9, 25]),
+    st.integers(1, 3),
+    st.sampled_from([130, 260, 500, 900]),
+    st.sampled_from([1, 64, 200]),
+)
+def test_sets_of_more_categories_than_a_byte_can_count_are_asked_in_parts(
+    seed, n_trees, splits, q, categories, n
+):
+    trees = grown(seed, n_trees, splits, q, False, categories)
+    rows = category_rows(trees, n, seed)
+    rows[:, 0] = np.random.default_rng(seed).integers(-1, categories + 1, n)
+    want = CompactTrees(trees, native().library).predict(rows)
+    assert wide_kernel(trees).predict(rows).tobytes() == want.tobytes()
+
+
+def test_trees_whose_sets_need_too_many_parts_are_left_to_the_row_kernel():
+    trees = grown(1, 9, 60, 1, False, 60_000)
+    with pytest.raises(TrainingError, match="sets of categories are too large for the kernel"):
+        wide_kernel(trees)
+
+
 def wide_kernel(trees):
     """The kernel for many rows, where the processor is made for it."""
     library = native().library

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `kernels.c`.
-ABI = 4
+ABI = 5
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
 #: What a kernel returns where it would read or write outside of its arrays.

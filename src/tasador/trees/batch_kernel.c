@@ -6,6 +6,9 @@
  * a node costs a comparison and a choice for all of them, where a walk costs two dependent loads a
  * row and a level. Children stand before their parents, so that the last node has the answers.
  *
+ * A node with a set of category codes looks up a bit for each row's rank in a table of 256, which
+ * fits into registers too.
+ *
  * The leaves' values are looked up within registers, by permutation, and added in double precision
  * in the order of the trees, starting from 0.0: the bits of trees.c.
  *
@@ -23,6 +26,7 @@
 #define GROUP (HALVES * ROWS)
 #define BLOCK_GROUPS 4   /* groups that go through a segment of trees */
 #define MOST_LEAVES 64
+#define MOST_NODES 192   /* of a tree */
 #define SUMS 8           /* registers of doubles for 64 rows */
 
 /* One column of ranks: a column of the row, compared with some of its thresholds. */
@@ -38,9 +42,11 @@ typedef struct {
 typedef struct {
     uint16_t column;
     uint16_t less, greater;
-    uint16_t unused;
-    uint32_t rank;       /* the same byte four times */
+    uint16_t has_set;    /* 0 or 1 */
+    uint32_t rank;       /* the same byte four times, or the number of the node's set */
 } Node;
+
+#define SET_BYTES 32     /* whether a row of each rank goes right, a bit each */
 
 typedef struct {
     const Node *nodes;
@@ -49,9 +55,10 @@ typedef struct {
     const Column *columns;
     const double *thresholds;
     const uint32_t *segments;   /* trees of each segment, which stays in the cache */
+    const uint8_t *sets;
     uint32_t n_columns, n_segments, n_features;
     uint32_t table;             /* words of a half of a tree's leaves: 32 or 64 */
-    uint32_t float32_inputs, unused;
+    uint32_t float32_inputs, n_sets;
     double scale, base;
 } WideTrees;
 
@@ -59,6 +66,7 @@ typedef struct {
 #include <immintrin.h>
 
 #define WIDE __attribute__((target("avx512f,avx512bw")))
+#define INLINED __attribute__((target("avx512f,avx512bw"), always_inline))
 
 /* Writes the ranks of the `n` rows of a register, the last of which stands in for those behind it. */
 WIDE static void rank_rows(const WideTrees *trees, const double *rows, size_t n, uint8_t *ranks)
@@ -124,10 +132,26 @@ WIDE static inline void add_leaves(const uint32_t *table, uint32_t words, __m512
 #undef ADD
 }
 
+/* Which of 64 rows go right by a set: the upper five bits of a rank select a byte of the table, the
+   lower three a bit of that byte. */
+WIDE static inline __mmask64 by_set(__m512i ranks, const uint8_t *set)
+{
+    const __m512i low = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)set));
+    const __m512i high = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(set + 16)));
+    const __m512i powers = _mm512_set1_epi64((long long)0x8040201008040201ULL);
+    const __m512i at = _mm512_and_si512(_mm512_srli_epi16(ranks, 3), _mm512_set1_epi8(31));
+    const __mmask64 upper = _mm512_test_epi8_mask(at, _mm512_set1_epi8(16));
+    const __m512i index = _mm512_and_si512(at, _mm512_set1_epi8(15));
+    const __m512i bytes = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(low, index), upper, high, index);
+    const __m512i bit = _mm512_shuffle_epi8(powers, _mm512_and_si512(ranks, _mm512_set1_epi8(7)));
+    return _mm512_test_epi8_mask(bytes, bit);
+}
+
 /* Adds a segment's trees to the sums of `halves` times 64 rows. */
-WIDE static inline void add_trees(const Node *node, const uint32_t *counts, const uint32_t *leaves,
-                                  uint32_t n_trees, size_t halves, uint32_t words,
-                                  const uint8_t *ranks, uint8_t *cells, double *kept)
+INLINED static inline void add_trees(const Node *node, const uint32_t *counts,
+                                     const uint32_t *leaves, uint32_t n_trees, const uint8_t *sets,
+                                     size_t halves, uint32_t words, const uint8_t *ranks,
+                                     uint8_t *cells, double *kept)
 {
     __m512d sums[HALVES * SUMS];
     for (size_t i = 0; i < halves * SUMS; i++)
@@ -142,7 +166,9 @@ WIDE static inline void add_trees(const Node *node, const uint32_t *counts, cons
                 const __m512i row = _mm512_load_si512(column + h);
                 const __m512i less = _mm512_load_si512(from_less + h);
                 const __m512i greater = _mm512_load_si512(from_greater + h);
-                const __mmask64 right = _mm512_cmpgt_epu8_mask(row, rank);
+                const __mmask64 right = sets != NULL && node->has_set
+                                            ? by_set(row, sets + (size_t)node->rank * SET_BYTES)
+                                            : _mm512_cmpgt_epu8_mask(row, rank);
                 _mm512_store_si512(result + h, _mm512_mask_mov_epi8(less, right, greater));
             }
         }
@@ -157,18 +183,30 @@ WIDE static inline void add_trees(const Node *node, const uint32_t *counts, cons
 }
 
 /* The same with constants for how many rows and leaves there are, which frees it of branches. */
-WIDE static void add_segment(const Node *nodes, const uint32_t *counts, const uint32_t *leaves,
-                             uint32_t n_trees, size_t halves, uint32_t words, const uint8_t *ranks,
-                             uint8_t *cells, double *kept)
+INLINED static inline void add_some(const Node *nodes, const uint32_t *counts,
+                                    const uint32_t *leaves, uint32_t n_trees, const uint8_t *sets,
+                                    size_t halves, uint32_t words, const uint8_t *ranks,
+                                    uint8_t *cells, double *kept)
 {
     if (halves == HALVES && words == 32)
-        add_trees(nodes, counts, leaves, n_trees, HALVES, 32, ranks, cells, kept);
+        add_trees(nodes, counts, leaves, n_trees, sets, HALVES, 32, ranks, cells, kept);
     else if (halves == HALVES)
-        add_trees(nodes, counts, leaves, n_trees, HALVES, 64, ranks, cells, kept);
+        add_trees(nodes, counts, leaves, n_trees, sets, HALVES, 64, ranks, cells, kept);
     else if (words == 32)
-        add_trees(nodes, counts, leaves, n_trees, 1, 32, ranks, cells, kept);
+        add_trees(nodes, counts, leaves, n_trees, sets, 1, 32, ranks, cells, kept);
     else
-        add_trees(nodes, counts, leaves, n_trees, 1, 64, ranks, cells, kept);
+        add_trees(nodes, counts, leaves, n_trees, sets, 1, 64, ranks, cells, kept);
+}
+
+/* Trees without sets do not ask for them. */
+WIDE static void add_segment(const WideTrees *trees, const Node *nodes, const uint32_t *counts,
+                             const uint32_t *leaves, uint32_t n_trees, size_t halves,
+                             const uint8_t *ranks, uint8_t *cells, double *kept)
+{
+    if (trees->n_sets == 0)
+        add_some(nodes, counts, leaves, n_trees, NULL, halves, trees->table, ranks, cells, kept);
+    else
+        add_some(nodes, counts, leaves, n_trees, trees->sets, halves, trees->table, ranks, cells, kept);
 }
 
 /* Where the sum of row r of a register stands among its SUMS * 8 doubles. */
@@ -200,7 +238,7 @@ WIDE static void predict_block(const WideTrees *trees, const double *rows, size_
         const uint32_t n_trees = trees->segments[s];
         for (size_t g = 0; g < groups; g++) {
             const size_t halves = n - g * GROUP <= ROWS ? 1 : HALVES;
-            add_segment(nodes, counts, leaves, n_trees, halves, trees->table,
+            add_segment(trees, nodes, counts, leaves, n_trees, halves,
                         work->ranks + g * group_ranks, work->cells, work->sums + g * GROUP);
         }
         for (uint32_t t = 0; t < n_trees; t++)
@@ -237,13 +275,14 @@ int tasador_check_wide_trees(const WideTrees *trees, size_t n_nodes, size_t n_tr
     for (uint32_t s = 0; s < trees->n_segments; s++)
         in_segments += trees->segments[s];
     for (size_t t = 0; t < n_trees; first += trees->counts[t++]) {
-        if (trees->counts[t] >= trees->table || trees->counts[t] > n_nodes - first)
+        if (trees->counts[t] > MOST_NODES || trees->counts[t] > n_nodes - first)
             return MISFIT;
         for (uint32_t i = 0; i < trees->counts[t]; i++) {
             const Node *node = &trees->nodes[first + i];
             const uint32_t end = (MOST_LEAVES + i) * GROUP; /* what stands before this node */
-            const uint32_t leaves = (trees->counts[t] + 1) * GROUP;
-            if (node->column % GROUP || node->column >= trees->n_columns * GROUP
+            const uint32_t leaves = trees->table * GROUP;
+            if (node->has_set > 1 || (node->has_set && node->rank >= trees->n_sets)
+                || node->column % GROUP || node->column >= trees->n_columns * GROUP
                 || node->less % GROUP || node->greater % GROUP
                 || (node->less >= leaves && (node->less < MOST_LEAVES * GROUP || node->less >= end))
                 || (node->greater >= leaves
@@ -268,7 +307,7 @@ int tasador_wide_trees_predict(const WideTrees *trees, const double *rows, size_
         return MISFIT;
     Work work = {
         aligned_alloc(64, (size_t)BLOCK_GROUPS * trees->n_columns * GROUP),
-        aligned_alloc(64, (size_t)2 * MOST_LEAVES * GROUP),
+        aligned_alloc(64, (size_t)(MOST_LEAVES + MOST_NODES) * GROUP),
         aligned_alloc(64, (size_t)BLOCK_GROUPS * GROUP * sizeof *work.sums),
     };
     const int failed = work.ranks == NULL || work.cells == NULL || work.sums == NULL;

@@ -3,7 +3,8 @@
 It takes trees of at most 64 leaves, and columns whose thresholds have few enough ranks for a byte
 (several virtual columns where one byte is not enough, as in `row_kernel`). Boosted trees mostly
 are like that: LightGBM's have 31 leaves and 255 bins if nobody asks for others. Everything else
-stays with `CompactTrees`.
+stays with `CompactTrees`. Sets of category codes are tables of 256 bits, one for each rank; where
+a column has more ranks, a node becomes several, one below the other, each of which asks for a part.
 
 As there, the nodes are arranged anew from the roots, and no index that was read from a file is
 followed.
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library
 from tasador.trees.ensemble import TreeEnsemble, breadth_first
-from tasador.trees.row_kernel import TreesKernel, ranked
+from tasador.trees.row_kernel import Ranked, SetTables, TreesKernel, ranked
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -29,15 +30,17 @@ Indices = NDArray[np.int64]
 LEAST_ROWS = 24
 _GROUP = 128
 _MOST_LEAVES = 64
+#: Of a tree, with the several that a set may need.
+_MOST_NODES = 192
 _MOST_RANKS = 255
 #: A group's ranks, 128 bytes a column, have to stay in the processor's first cache.
 _MOST_COLUMNS = 256  # and 16 bits for the place of the last
 _SEGMENT_BYTES = 512 * 1024
 
 _NODE = np.dtype(
-    [("column", "u2"), ("less", "u2"), ("greater", "u2"), ("unused", "u2"), ("rank", "u4")]
+    [("column", "u2"), ("less", "u2"), ("greater", "u2"), ("has_set", "u2"), ("rank", "u4")]
 )
-_ARRAYS = ("nodes", "counts", "leaves", "columns", "thresholds", "segments")
+_ARRAYS = ("nodes", "counts", "leaves", "columns", "thresholds", "segments", "sets")
 
 
 class _WideTrees(ctypes.Structure):
@@ -48,7 +51,7 @@ class _WideTrees(ctypes.Structure):
         ("n_features", ctypes.c_uint32),
         ("table", ctypes.c_uint32),
         ("float32_inputs", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
+        ("n_sets", ctypes.c_uint32),
         ("scale", ctypes.c_double),
         ("base", ctypes.c_double),
     )
@@ -76,17 +79,26 @@ class WideTrees(TreesKernel):
             raise TrainingError(
                 "the trees are too large for the kernel", expected=f"{_MOST_LEAVES} leaves"
             )
-        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        found = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        columns, thresholds = found.columns, found.thresholds
         table = 32 if n_leaves.max() <= 32 else _MOST_LEAVES
-        counts = np.bincount(tree_of[~leaf], minlength=trees.n_trees).astype(np.uint32)
-        operand = _operands(tree_of, leaf, counts)
+        sets, rows = _sets(found.sets)
+        size = _sizes(found, rows)
+        counts = np.bincount(tree_of[~leaf], size[~leaf], trees.n_trees).astype(np.uint32)
+        if counts.max() > _MOST_NODES:
+            raise TrainingError(
+                "the sets of categories are too large for the kernel",
+                expected=f"{_MOST_NODES} nodes of a tree",
+            )
+        operand = _operands(tree_of, leaf, counts, size)
         self._arrays = {
-            "nodes": _nodes(leaf, left, tree_of, operand, column, rank),
+            "nodes": _nodes(leaf, left, tree_of, operand, size, found, rows),
             "counts": counts,
             "leaves": _tables(trees, order[leaf], tree_of[leaf], operand[leaf], table),
             "columns": columns,
             "thresholds": thresholds,
             "segments": _segments(counts, table),
+            "sets": sets,
         }
         wide = _WideTrees(
             **{name: array.ctypes.data for name, array in self._arrays.items()},
@@ -95,6 +107,7 @@ class WideTrees(TreesKernel):
             n_features=trees.n_features,
             table=table,
             float32_inputs=int(trees.float32_inputs),
+            n_sets=len(self._arrays["sets"]),
             scale=trees.scale,
             base=trees.base,
         )
@@ -106,13 +119,49 @@ class WideTrees(TreesKernel):
         super().__init__(call, wide)
 
 
-def _operands(tree_of: Indices, leaf: NDArray[np.bool_], counts: NDArray[np.uint32]) -> Indices:
-    """Return each node's number in its tree: leaves from 0, inner nodes from 64, children first."""
+def _sets(columns: list[SetTables]) -> tuple[NDArray[np.uint8], list[Indices]]:
+    """Return tables of 256 bits, and which of them each set asks in each part of its column.
+
+    A part says of the ranks within it whether they go right; the ones at its ends, of which it does
+    not know how far they go, are its neighbours' or nobody's. Where all go right it is not asked,
+    which is -1.
+    """
+    tables, rows, first = [np.zeros((0, 32), np.uint8)], [], 0
+    for sets in columns:
+        of_column = np.full((len(sets.goes_right), len(sets.parts)), -1)
+        for number, (start, size, _) in enumerate(sets.parts):
+            right = np.full((len(of_column), _MOST_RANKS + 1), True)
+            right[:, 1:size] = sets.goes_right[:, start + 1 : start + size]
+            right[:, size + 1] = sets.goes_right[:, -1]
+            asked = ~right.all(axis=1)
+            tables.append(np.packbits(right[asked], axis=1, bitorder="little"))
+            of_column[asked, number] = first + np.arange(len(tables[-1]))
+            first += len(tables[-1])
+        rows.append(of_column)
+    return np.concatenate(tables), rows
+
+
+def _sizes(found: Ranked, rows: list[Indices]) -> Indices:
+    """Return as how many nodes each node is laid out."""
+    size = np.ones(len(found.table), dtype=np.int64)
+    for number, of_column in enumerate(rows):
+        mine = found.of_sets == number
+        size[mine] = (of_column >= 0).sum(axis=1)[found.table[mine]]
+    return size
+
+
+def _operands(
+    tree_of: Indices, leaf: NDArray[np.bool_], counts: NDArray[np.uint32], size: Indices
+) -> Indices:
+    """Return each node's number in its tree: leaves from 0, inner nodes from 64, children first.
+
+    An inner node that is several has the number of the last.
+    """
     operand = np.zeros(len(leaf), dtype=np.int64)
-    for mask in (leaf, ~leaf):
-        trees = tree_of[mask]
+    for mask, sizes in ((leaf, np.ones_like(size)), (~leaf, size)):
+        trees, before = tree_of[mask], np.cumsum(sizes[mask]) - sizes[mask]
         first = np.searchsorted(trees, trees)  # the nodes of a tree stand side by side
-        operand[mask] = np.arange(len(trees)) - first
+        operand[mask] = before - before[first] if len(trees) else 0
     inner = ~leaf
     operand[inner] = _MOST_LEAVES + counts[tree_of[inner]].astype(np.int64) - 1 - operand[inner]
     return operand
@@ -123,17 +172,32 @@ def _nodes(
     left: Indices,
     tree_of: Indices,
     operand: Indices,
-    column: NDArray[np.uint16],
-    rank: NDArray[np.uint16],
+    size: Indices,
+    found: Ranked,
+    rows: list[Indices],
 ) -> NDArray[Any]:
-    """Return the inner nodes, tree by tree, children before their parents."""
+    """Return the inner nodes, tree by tree, children before their parents.
+
+    Of the several that ask for one set, a row goes left at the first that holds it; the others send
+    it on to the one before.
+    """
     inner = np.flatnonzero(~leaf)
     inner = inner[np.lexsort((operand[inner], tree_of[inner]))]
-    nodes = np.zeros(len(inner), dtype=_NODE)
-    nodes["column"] = column[inner] * _GROUP
-    nodes["less"] = operand[left[inner]] * _GROUP
-    nodes["greater"] = operand[left[inner] + 1] * _GROUP
-    nodes["rank"] = rank[inner].astype(np.uint32) * np.uint32(0x01010101)
+    owner = np.repeat(inner, size[inner])
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(size[inner]) - size[inner], size[inner])
+    before = operand[owner] - size[owner] + step
+    nodes = np.zeros(len(owner), dtype=_NODE)
+    nodes["column"] = found.column[owner] * _GROUP
+    nodes["less"] = operand[left[owner]] * _GROUP
+    nodes["greater"] = np.where(step == 0, operand[left[owner] + 1], before) * _GROUP
+    nodes["rank"] = found.rank[owner].astype(np.uint32) * np.uint32(0x01010101)
+    for number, (sets, of_column) in enumerate(zip(found.sets, rows, strict=True)):
+        tables = of_column[found.table[inner[found.of_sets[inner] == number]]]
+        mine = found.of_sets[owner] == number
+        columns = np.array([column for *_, column in sets.parts])
+        nodes["column"][mine] = columns[np.nonzero(tables >= 0)[1]] * _GROUP
+        nodes["rank"][mine] = tables[tables >= 0]
+        nodes["has_set"][mine] = 1
     return nodes
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,139 @@ Floats = NDArray[np.float64]
 LEAF = -1
 #: A deeper tree was grown by nobody: onnxruntime goes down level by level on the stack.
 MOST_LEVELS = 4096
+#: Largest category code of a set.
+HIGHEST_CODE = 2**20 - 1
+#: Most nodes times different codes: a table of all of them has to fit in memory, as bits.
+_MOST_MEMBERSHIPS = 2**32
+
+
+@dataclass(frozen=True)
+class CategorySets:
+    """The sets of category codes that trees split on.
+
+    A row's code is x without its fraction, as LightGBM takes it: 2 for 2.9, 0 for -0.9. Numbers
+    up to -1 are in no set.
+
+    Attributes:
+        of_node: The set of each node, -1 where the node compares with its threshold.
+        start: Where each set's codes begin, and where the last one's end: shape (number of sets
+            + 1,).
+        codes: In [0, `HIGHEST_CODE`], ascending within each set.
+    """
+
+    of_node: NDArray[np.int32]
+    start: NDArray[np.int32]
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def of_nodes(
+        cls, n_nodes: int, sets: Iterable[tuple[int, NDArray[np.integer]]]
+    ) -> CategorySets | None:
+        """Return the sets of `n_nodes` nodes, equal ones once; None where there are none.
+
+        Args:
+            n_nodes: Number of nodes of all trees.
+            sets: Nodes and the codes of their sets, ascending.
+        """
+        numbers: dict[bytes, int] = {}
+        parts: list[NDArray[np.int32]] = []
+        of_node = np.full(n_nodes, -1, dtype=np.int32)
+        for node, found in sets:
+            codes = found.astype(np.int32)
+            of_node[node] = numbers.setdefault(codes.tobytes(), len(numbers))
+            if len(numbers) > len(parts):
+                parts.append(codes)
+        if not parts:
+            return None
+        start = np.cumsum([0, *map(len, parts)]).astype(np.int32)
+        return cls(of_node, start, np.concatenate(parts))
+
+    def __post_init__(self) -> None:
+        start, codes, n_sets = self.start, self.codes, len(self.start) - 1
+        within = np.ones(max(len(codes) - 1, 0), dtype=bool)
+        if n_sets > 0 and start[0] == 0 and start[-1] == len(codes) and (np.diff(start) > 0).all():
+            within[start[1:-1] - 1] = False
+        else:
+            raise _invalid_sets("every code in one set, none empty", "other bounds of the sets")
+        if codes.min() < 0 or codes.max() > HIGHEST_CODE or (np.diff(codes)[within] <= 0).any():
+            raise _invalid_sets(
+                f"ascending category codes in [0, {HIGHEST_CODE}]",
+                f"codes in [{int(codes.min())}, {int(codes.max())}], or not ascending",
+            )
+        if len(self.of_node) and not -1 <= self.of_node.min() <= self.of_node.max() < n_sets:
+            raise _invalid_sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
+        different = len(np.unique(codes))
+        if len(self.of_node) * different > _MOST_MEMBERSHIPS:
+            raise _invalid_sets(
+                "fewer nodes or categories", f"{len(self.of_node)} nodes, {different} categories"
+            )
+
+    @property
+    def n_sets(self) -> int:
+        """Number of different sets."""
+        return len(self.start) - 1
+
+    def codes_of(self, number: int) -> NDArray[np.int32]:
+        """Return the codes of set `number`, ascending."""
+        return self.codes[self.start[number] : self.start[number + 1]]
+
+    @cached_property
+    def _set_of_code(self) -> NDArray[np.int64]:
+        return np.repeat(np.arange(self.n_sets), np.diff(self.start))
+
+    @cached_property
+    def _keys(self) -> NDArray[np.int64]:
+        return self._set_of_code * (HIGHEST_CODE + 1) + self.codes
+
+    def hold(self, numbers: NDArray[np.integer], x: Floats) -> NDArray[np.bool_]:
+        """Return whether the sets `numbers`, any shape, hold the codes of `x`, the same shape."""
+        coded = (x > -1.0) & (x < HIGHEST_CODE + 1)
+        key = numbers.astype(np.int64) * (HIGHEST_CODE + 1)
+        key += np.where(coded, x, 0.0).astype(np.int64)
+        at = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+        found: NDArray[np.bool_] = coded & (self._keys[at] == key)
+        return found
+
+    def edges(self, numbers: NDArray[np.integer], others: Floats | None = None) -> Floats:
+        """Return the split values that tell the codes of the sets `numbers` apart, ascending.
+
+        They are the numbers next below each code, and next below the number that follows it; and
+        `others` among them.
+        """
+        codes = np.unique(self.codes[np.isin(self._set_of_code, numbers)]).astype(np.float64)
+        low = np.where(codes == 0.0, -1.0, np.nextafter(codes, -np.inf))
+        high = np.nextafter(codes + 1.0, -np.inf)
+        return np.unique(np.concatenate([low, high, np.empty(0) if others is None else others]))
+
+    def by_rank(self, numbers: NDArray[np.integer], edges: Floats) -> NDArray[np.bool_]:
+        """Return whether each of k different sets holds the numbers of each rank.
+
+        The rank of x is how many of `edges` are below it, as numeric splits have it.
+
+        Args:
+            numbers: The sets.
+            edges: What `edges` returned for them, with any others.
+
+        Returns:
+            Shape (k, len(edges) + 1).
+        """
+        place = np.full(self.n_sets, -1)
+        place[numbers] = np.arange(len(numbers))
+        place = place[self._set_of_code]
+        codes, which = np.unique(self.codes[place >= 0], return_inverse=True)
+        held = np.zeros((len(numbers), len(codes) + 1), dtype=bool)
+        held[place[place >= 0], which] = True
+        # all numbers of a rank have one code, that of its last, or codes that are in no set
+        last = np.trunc(edges)
+        at = np.searchsorted(codes, last)
+        known = (edges > -1.0) & (codes[np.minimum(at, len(codes) - 1)] == last)
+        of_rank = np.append(np.where(known, at, len(codes)), len(codes))
+        result: NDArray[np.bool_] = held[:, of_rank]
+        return result
+
+
+def _invalid_sets(expected: str, got: str) -> TrainingError:
+    return TrainingError("the trees' category sets are invalid", expected=expected, got=got)
 
 
 @dataclass(frozen=True)
@@ -26,7 +160,8 @@ class TreeEnsemble:
     A row's score is ``base + scale * sum of the leaf values it reaches``, one leaf per tree. At an
     inner node it goes left when ``x <= threshold``, right when it is greater, and to the side that
     `missing_left` names when x is NaN. How a library treats missing values is folded into that
-    flag: "NaN counts as 0.0" is the same as ``missing_left = 0.0 <= threshold``.
+    flag: "NaN counts as 0.0" is the same as ``missing_left = 0.0 <= threshold``. At a node with a
+    set it goes left when the set holds x, whatever the threshold.
 
     Attributes:
         feature: Column compared at the node, in [0, q); `LEAF` for a leaf.
@@ -41,7 +176,9 @@ class TreeEnsemble:
         n_features: q, the number of columns of a row.
         base: Added once.
         scale: Factor of the sum: 1/n for the mean of a forest.
-        float32_inputs: Whether the library rounds its inputs to float32 first (scikit-learn).
+        float32_inputs: Whether the library rounds its inputs to float32 first (scikit-learn); not
+            together with sets.
+        sets: Sets of category codes that nodes split on; None where all compare.
     """
 
     feature: NDArray[np.int32]
@@ -56,6 +193,7 @@ class TreeEnsemble:
     base: float = 0.0
     scale: float = 1.0
     float32_inputs: bool = False
+    sets: CategorySets | None = None
 
     def __post_init__(self) -> None:
         nodes = (self.feature, self.threshold, self.left, self.right)
@@ -79,6 +217,13 @@ class TreeEnsemble:
                 expected="no NaN in thresholds, finite leaf values",
                 remedy="look for inf or NaN in the training target",
             )
+        if self.sets is not None:
+            with_set = self.sets.of_node >= 0
+            if len(with_set) != self.n_nodes or (with_set & ~inner).any() or self.float32_inputs:
+                raise _invalid_sets(
+                    "an entry for each node, sets at inner nodes only, inputs in double precision",
+                    f"{len(with_set)} entries for {self.n_nodes} nodes, or a set elsewhere",
+                )
 
     @property
     def n_trees(self) -> int:
@@ -91,12 +236,21 @@ class TreeEnsemble:
         return len(self.feature)
 
     def thresholds(self) -> dict[int, Floats]:
-        """Return the distinct split values of each column that is split on, ascending."""
+        """Return the distinct split values of each column that is split on, ascending.
+
+        Those of sets are `CategorySets.edges`.
+        """
         inner = self.feature >= 0
-        return {
-            int(column): np.unique(self.threshold[inner & (self.feature == column)])
-            for column in np.unique(self.feature[inner])
-        }
+        found = {}
+        for column in np.unique(self.feature[inner]):
+            mine = inner & (self.feature == column)
+            if self.sets is None:
+                found[int(column)] = np.unique(self.threshold[mine])
+                continue
+            compared = self.threshold[mine & (self.sets.of_node < 0)]
+            numbers = np.unique(self.sets.of_node[mine & (self.sets.of_node >= 0)])
+            found[int(column)] = self.sets.edges(numbers, compared)
+        return found
 
     def leaves(self, X: Floats) -> NDArray[np.int32]:
         """Return the leaf that each row reaches in each tree.
@@ -114,7 +268,12 @@ class TreeEnsemble:
         rows = np.arange(len(X))[:, None]
         while (inner := self.feature[node] >= 0).any():
             x = X[rows, np.where(inner, self.feature[node], 0)]
-            goes_left = np.where(np.isnan(x), self.missing_left[node], x <= self.threshold[node])
+            goes_left = x <= self.threshold[node]
+            if self.sets is not None:
+                number = self.sets.of_node[node]
+                held = self.sets.hold(np.maximum(number, 0), x)
+                goes_left = np.where(number >= 0, held, goes_left)
+            goes_left = np.where(np.isnan(x), self.missing_left[node], goes_left)
             node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
         return node
 
@@ -302,4 +461,13 @@ def _joined(models: Sequence[TreeEnsemble], shift: float) -> TreeEnsemble:
         ).astype(np.int32),
         n_features=models[0].n_features,
         base=float(np.mean([m.base for m in models])) + shift,
+        sets=CategorySets.of_nodes(
+            sum(m.n_nodes for m in models),
+            (
+                (int(node) + int(offset), m.sets.codes_of(m.sets.of_node[node]))
+                for m, offset in zip(models, offsets, strict=True)
+                if m.sets is not None
+                for node in np.flatnonzero(m.sets.of_node >= 0)
+            ),
+        ),
     )

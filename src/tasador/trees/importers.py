@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
-from tasador.trees.ensemble import LEAF, LinearModel, TreeEnsemble
+from tasador.trees.ensemble import LEAF, CategorySets, LinearModel, TreeEnsemble
 
 #: LightGBM takes every |x| up to this for zero: ``(double)1e-35f`` of its ``meta.h``.
 _ZERO = float(np.float32(1e-35))
@@ -42,8 +42,8 @@ def from_lightgbm(booster: Any, num_iteration: int | None = None) -> TreeEnsembl
         Trees whose prediction equals ``booster.predict(X, num_iteration)`` up to summation order.
 
     Raises:
-        TrainingError: Categorical splits, linear leaves, ``zero_as_missing``, several classes, or
-            an objective whose prediction is not the sum of the leaves.
+        TrainingError: Linear leaves, ``zero_as_missing``, several classes, an objective whose
+            prediction is not the sum of the leaves, or category codes above `HIGHEST_CODE`.
     """
     booster = getattr(booster, "booster_", booster)
     if num_iteration is None:
@@ -82,8 +82,6 @@ def _check_objective(fields: dict[str, str]) -> None:
 def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     if fields.get("is_linear", "0") != "0":
         raise _refuse("its leaves are linear models", "train with linear_tree=false")
-    if fields.get("num_cat", "0") != "0":
-        raise _refuse("it has categorical splits", "train without categorical_feature")
     leaf_value = _floats(fields["leaf_value"])
     leaf_cover = _floats(fields.get("leaf_count", "0"))
     n_leaves = int(fields["num_leaves"])
@@ -95,7 +93,9 @@ def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     if (missing == _MISSING_ZERO).any():
         raise _refuse("it treats zero as missing", "train with zero_as_missing=false")
     raw = _floats(fields["threshold"])
-    threshold = _beyond_zero(raw)
+    with_set = (decision & _CATEGORICAL) != 0
+    threshold = np.where(with_set, 0.0, _beyond_zero(raw))
+    missing_left = np.where(missing == _MISSING_NAN, (decision & _DEFAULT_LEFT) != 0, raw >= 0.0)
     grower.add(
         feature=np.concatenate([_ints(fields["split_feature"]), np.full(n_leaves, LEAF)]),
         threshold=np.concatenate([threshold, np.zeros(n_leaves)]),
@@ -104,12 +104,27 @@ def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
         value=np.concatenate([_floats(fields["internal_value"]), leaf_value]),
         missing_left=np.concatenate(
             [
-                np.where(missing == _MISSING_NAN, (decision & _DEFAULT_LEFT) != 0, raw >= 0.0),
+                missing_left & ~with_set,  # a missing category is in no set
                 np.zeros(n_leaves, dtype=bool),
             ]
         ),
         cover=np.concatenate([_floats(fields["internal_count"]), leaf_cover]),
+        sets=_lightgbm_sets(fields, raw, with_set),
     )
+
+
+def _lightgbm_sets(
+    fields: dict[str, str], threshold: NDArray[np.float64], with_set: NDArray[np.bool_]
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return the nodes with sets and their codes: bits of 32-bit words, one run of words a set."""
+    found = []
+    bounds = _ints(fields.get("cat_boundaries", ""))
+    words = _ints(fields.get("cat_threshold", "")).astype("<u4")
+    for node in np.flatnonzero(with_set).tolist():
+        number = int(threshold[node])
+        bits = words[bounds[number] : bounds[number + 1]].view(np.uint8)
+        found.append((node, np.flatnonzero(np.unpackbits(bits, bitorder="little"))))
+    return found
 
 
 def _node_index(child: NDArray[np.int64], n_leaves: int) -> NDArray[np.int64]:
@@ -267,10 +282,17 @@ class TreeGrower:
     def __init__(self) -> None:
         self._parts: dict[str, list[NDArray[Any]]] = {}
         self._roots: list[int] = []
+        self._sets: list[tuple[int, NDArray[np.int64]]] = []
         self._size = 0
 
-    def add(self, **arrays: NDArray[Any]) -> None:
-        """Add a tree with its root at node 0; `left` and `right` are shifted, leaves stay."""
+    def add(
+        self, *, sets: Sequence[tuple[int, NDArray[np.int64]]] = (), **arrays: NDArray[Any]
+    ) -> None:
+        """Add a tree with its root at node 0; `left` and `right` are shifted, leaves stay.
+
+        `sets` are the nodes that split on category codes, and their codes in ascending order.
+        """
+        self._sets += [(self._size + node, codes) for node, codes in sets]
         for name, array in arrays.items():
             shifted = np.where(array >= 0, array + self._size, LEAF)
             part = shifted if name in ("left", "right") else array
@@ -304,7 +326,13 @@ class TreeGrower:
             for name, parts in self._parts.items()
         }
         roots = np.array(self._roots, dtype=np.int32)
-        return TreeEnsemble(**arrays, roots=roots, n_features=int(n_features), **settings)
+        return TreeEnsemble(
+            **arrays,
+            roots=roots,
+            n_features=int(n_features),
+            sets=CategorySets.of_nodes(self._size, self._sets),
+            **settings,
+        )
 
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from tasador.trees.ensemble import LinearModel, TreeEnsemble
 
 INPUT, OUTPUT = "X", "score"
 _OPSET, _ML_OPSET, _IR_VERSION = 21, 5, 10
-_BRANCH_LEQ, _SUM = 0, 1
+_BRANCH_LEQ, _BRANCH_MEMBER, _SUM = 0, 6, 1
 #: Number of nodes from which the memory layout decides the time of a single row.
 _LARGE = 20_000
 
@@ -24,7 +24,9 @@ def to_onnx(model: TreeEnsemble | LinearModel) -> bytes:
     """Return `model` as a serialised ONNX graph of doubles.
 
     The graph has one input ``X`` of shape [None, q] and one output ``score`` of shape [None, 1].
-    Trees become the ``TreeEnsemble`` operator of ai.onnx.ml opset 5. A linear model becomes
+    Trees become the ``TreeEnsemble`` operator of ai.onnx.ml opset 5, whose nodes with sets ask a
+    second copy of the columns, without fractions: onnxruntime compares some sets with whole
+    numbers only, and drops the fraction itself for others. A linear model becomes
     products and their running sum, whose last column is kept: the order in which a matrix product
     or onnxruntime's ReduceSum adds depends on the row's place among the others.
 
@@ -70,7 +72,18 @@ def _tree_graph(trees: TreeEnsemble) -> tuple[list[Any], list[TensorProto]]:
         nodes.append(helper.make_node("Cast", [current], ["single"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Cast", ["single"], ["rounded"], to=TensorProto.DOUBLE))
         current = "rounded"
-    if trees.n_nodes >= _LARGE:
+    constants = [_constant("scale", trees.scale), _constant("base", trees.base)]
+    if trees.sets is not None:
+        nodes += [
+            helper.make_node("Less", [current, "zero"], ["below"]),
+            helper.make_node("Ceil", [current], ["up"]),
+            helper.make_node("Floor", [current], ["down"]),
+            helper.make_node("Where", ["below", "up", "down"], ["whole"]),
+            helper.make_node("Concat", [current, "whole"], ["both"], axis=1),
+        ]
+        constants.append(_constant("zero", 0.0))
+        current = "both"
+    elif trees.n_nodes >= _LARGE:
         trees = _frequent_child_last(trees)
         nodes.append(helper.make_node("Neg", [current], ["negated"]))
         nodes.append(helper.make_node("Concat", [current, "negated"], ["both"], axis=1))
@@ -82,7 +95,7 @@ def _tree_graph(trees: TreeEnsemble) -> tuple[list[Any], list[TensorProto]]:
     )
     nodes.append(helper.make_node("Mul", ["sum", "scale"], ["scaled"]))
     nodes.append(helper.make_node("Add", ["scaled", "base"], [OUTPUT]))
-    return nodes, [_constant("scale", trees.scale), _constant("base", trees.base)]
+    return nodes, constants
 
 
 def _frequent_child_last(trees: TreeEnsemble) -> TreeEnsemble:
@@ -128,15 +141,23 @@ def _attributes(trees: TreeEnsemble) -> dict[str, Any]:
 
     true_ids, true_leafs = branch(trees.left)
     false_ids, false_leafs = branch(trees.right)
-    splits = of_nodes(trees.threshold)
+    splits, features = of_nodes(trees.threshold), of_nodes(trees.feature)
+    modes = np.full(len(splits), _BRANCH_LEQ, dtype=np.uint8)
+    members: dict[str, Any] = {}
+    if trees.sets is not None:
+        sets = np.concatenate([trees.sets.of_node[inner], np.full(len(stumps), -1)])
+        with_set = sets >= 0
+        modes[with_set] = _BRANCH_MEMBER
+        splits[with_set] = 0.0
+        features[with_set] += trees.n_features
+        values = [np.append(trees.sets.codes_of(k), np.nan) for k in sets[with_set].tolist()]
+        members["membership_values"] = _constant("membership_values", np.concatenate(values))
     return {
         "aggregate_function": _SUM,
         "n_targets": 1,
         "tree_roots": roots.tolist(),
-        "nodes_featureids": of_nodes(trees.feature).tolist(),
-        "nodes_modes": numpy_helper.from_array(
-            np.full(len(splits), _BRANCH_LEQ, dtype=np.uint8), "nodes_modes"
-        ),
+        "nodes_featureids": features.tolist(),
+        "nodes_modes": numpy_helper.from_array(modes, "nodes_modes"),
         "nodes_splits": _constant("nodes_splits", splits),
         "nodes_missing_value_tracks_true": of_nodes(trees.missing_left).astype(int).tolist(),
         "nodes_truenodeids": true_ids,
@@ -145,6 +166,7 @@ def _attributes(trees: TreeEnsemble) -> dict[str, Any]:
         "nodes_falseleafs": false_leafs,
         "leaf_weights": _constant("leaf_weights", trees.value[leaf]),
         "leaf_targetids": [0] * int(leaf.sum()),
+        **members,
     }
 
 

@@ -11,11 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import BundleError, TrainingError
-from tasador.trees.ensemble import LEAF, LinearModel, TreeEnsemble, breadth_first
+from tasador.trees.ensemble import (
+    HIGHEST_CODE,
+    LEAF,
+    CategorySets,
+    LinearModel,
+    TreeEnsemble,
+    breadth_first,
+)
 from tasador.trees.onnx_graph import DOUBLE, INPUT, OUTPUT, Graph, Shape, read_graph
 
 _FLOAT = 1
 _SUM = 1
+_MEMBER = 6
 _ROUNDED: list[Shape] = [
     ("Cast", (INPUT,), ("single",), {"to": _FLOAT}),
     ("Cast", ("single",), ("rounded",), {"to": DOUBLE}),
@@ -95,8 +103,18 @@ def _trees(graph: Graph) -> TreeEnsemble:
     rounded = [node.shape for node in nodes[:2]] == _ROUNDED
     if rounded:
         before, current = list(_ROUNDED), "rounded"
-    turned = ensemble.inputs == ("both",)
-    if turned:
+    with_sets = "membership_values" in ensemble.attributes
+    turned = ensemble.inputs == ("both",) and not with_sets
+    if with_sets:
+        before += [
+            ("Less", (current, "zero"), ("below",), {}),
+            ("Ceil", (current,), ("up",), {}),
+            ("Floor", (current,), ("down",), {}),
+            ("Where", ("below", "up", "down"), ("whole",), {}),
+            ("Concat", (current, "whole"), ("both",), {"axis": 1}),
+        ]
+        current = "both"
+    elif turned:
         before += [
             ("Neg", (current,), ("negated",), {}),
             ("Concat", (current, "negated"), ("both",), {"axis": 1}),
@@ -114,8 +132,13 @@ def _trees(graph: Graph) -> TreeEnsemble:
         for node, shape in zip(nodes, wanted, strict=True)
     ):
         raise ValueError(f"operators {[node.op for node in nodes]}"[:120])
-    _check_constants(graph.constants, scale=(), base=())
-    return _ensemble(ensemble.attributes, graph.constants, graph.width, rounded, turned)
+    constants = dict(graph.constants)
+    if with_sets:
+        zero = constants.pop("zero")
+        if zero.shape or zero.dtype != np.float64 or zero != 0.0:
+            raise ValueError("fractions are dropped in another way than tasador writes it")
+    _check_constants(constants, scale=(), base=())
+    return _ensemble(ensemble.attributes, constants, graph.width, rounded, turned)
 
 
 def _ensemble(
@@ -126,24 +149,32 @@ def _ensemble(
     turned: bool,
 ) -> TreeEnsemble:
     plain = found.get("aggregate_function") == _SUM and found.get("n_targets") == 1
-    if not plain or set(found) != _KNOWN or found["nodes_modes"].any():
+    with_sets = "membership_values" in found
+    if not plain or found.keys() - {"membership_values"} != _KNOWN:
         raise ValueError("trees that onnx_export does not write")
-    feature, split = found["nodes_featureids"], found["nodes_splits"]
+    feature, split, modes = (
+        found[name] for name in ("nodes_featureids", "nodes_splits", "nodes_modes")
+    )
     inner, leaves = len(feature), len(found["leaf_weights"])
     true = _branch(found, "true", inner, leaves)
     false = _branch(found, "false", inner, leaves)
     missing = _flags(found, "nodes_missing_value_tracks_true")
     roots = found["tree_roots"]
     if (
-        {inner} != {len(split), len(true), len(false), len(missing), len(found["nodes_modes"])}
+        {inner} != {len(split), len(true), len(false), len(missing), len(modes)}
         or len(found["leaf_targetids"]) != leaves
         or found["leaf_targetids"].any()
         or {split.dtype, found["leaf_weights"].dtype} != {np.dtype(np.float64)}
-        or found["nodes_modes"].dtype != np.uint8
+        or modes.dtype != np.uint8
     ):
         raise ValueError("the trees' arrays do not fit together")
-    if len(feature) and int(feature.max()) >= width * (2 if turned else 1):
+    if len(feature) and int(feature.max()) >= width * (2 if turned or with_sets else 1):
         raise ValueError(f"a split on column {int(feature.max())} of {width}")
+    sets = _sets(found, inner + leaves, width) if with_sets else None
+    if sets is None and modes.any():
+        raise ValueError("trees that compare in another way than onnx_export writes it")
+    if sets is not None:
+        feature = feature % width
     if not len(roots) or not 0 <= roots.min() <= roots.max() < inner:
         raise ValueError("a root outside the trees")
     if turned:
@@ -172,7 +203,33 @@ def _ensemble(
         base=base,
         scale=scale,
         float32_inputs=rounded,
+        sets=sets,
     )
+
+
+def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets | None:
+    """Return the sets of the nodes whose mode is membership; NaN ends each of them.
+
+    These, and only these, compare in the second copy of the columns, which has no fractions.
+    """
+    modes, values = found["nodes_modes"], found["membership_values"]
+    member = modes == _MEMBER
+    if (modes[~member] != 0).any() or not np.array_equal(
+        member, found["nodes_featureids"] >= width
+    ):
+        raise ValueError("nodes of another mode than tasador writes, or in another column")
+    if values.dtype != np.float64 or values.ndim != 1 or found["nodes_splits"][member].any():
+        raise ValueError("sets that are no list of doubles, or beside a split value")
+    ends = np.flatnonzero(np.isnan(values))
+    codes = values[~np.isnan(values)]
+    if len(ends) != member.sum() or not len(ends) or ends[-1] != len(values) - 1:
+        raise ValueError(f"{len(ends)} sets for {member.sum()} nodes")
+    if len(codes) and not (0 <= codes.min() <= codes.max() <= HIGHEST_CODE):
+        raise ValueError(f"category codes up to {codes.max():g}")
+    if (codes != np.floor(codes)).any():
+        raise ValueError("category codes that are no whole numbers")
+    parts = np.split(codes.astype(np.int32), ends[:-1] - np.arange(len(ends) - 1))
+    return CategorySets.of_nodes(n_nodes, zip(np.flatnonzero(member).tolist(), parts, strict=True))
 
 
 def _branch(found: dict[str, Any], side: str, inner: int, leaves: int) -> NDArray[np.int64]:

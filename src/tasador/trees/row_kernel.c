@@ -7,6 +7,10 @@
  * memory's latency is that LANES such walks are interleaved. Leaf values are added in the order of
  * the trees, starting from 0.0, in double precision: the bits of a score depend neither on the
  * number of rows nor on which of the two walks below was taken.
+ *
+ * Trees that split on sets of category codes have a table of bits for each node: whether a row of
+ * that rank in the node's column goes right. Other nodes of such trees ask bits that are all 0. The
+ * walks are compiled twice, so that trees without sets do not ask.
  */
 #include <math.h>
 #include <stddef.h>
@@ -16,6 +20,14 @@
 #define LANES 16
 #define BLOCK_ROWS 512
 #define STEPS_BETWEEN_CHECKS 16
+#define NO_SET (65536 / 64)
+
+/* the walks' constants are only constants where they are inlined */
+#if defined(__GNUC__) || defined(__clang__)
+#define INLINE inline __attribute__((always_inline))
+#else
+#define INLINE inline
+#endif
 
 /* One column of ranks: a column of the row, compared with some of its thresholds. */
 typedef struct {
@@ -38,9 +50,13 @@ typedef struct {
     const Column *columns;
     const double *thresholds;
     const Segment *segments;
+    const uint32_t *tables;     /* of each node: the first of its words in `bits`; NULL without sets */
+    const uint64_t *bits;       /* one for a rank, from the lowest; the first NO_SET words are 0 */
     uint32_t n_columns, n_segments, n_trees, n_features;
     uint32_t most_trees;        /* of a segment */
     uint32_t float32_inputs;
+    uint32_t n_bits;            /* words */
+    uint32_t unused;
     double scale, base;
 } Trees;
 
@@ -74,17 +90,23 @@ static inline void rank_rows(const Trees *trees, const double *rows, size_t n, s
     }
 }
 
+/* 1 where a row goes right by the set of node `node`; `rank` is the row's, shifted by 16. */
+#define BY_SET(node, rank) \
+    (trees->bits[trees->tables[node] + ((rank) >> 22)] >> ((rank) >> 16 & 63) & 1)
+
 /* Adds a segment's trees to the sums of LANES rows. */
-static void walk_rows(const Trees *trees, const Segment *segment, const uint64_t *ranks, double *sums)
+static INLINE void walk_rows(const Trees *trees, const Segment *segment, int sets,
+                             const uint64_t *ranks, double *sums)
 {
     const uint64_t *words = trees->words;
     const double *values = trees->values;
     const uint64_t gate = segment->gate;
 #define DECLARE(i) uint64_t n##i = segment->root; double s##i = sums[i];
 #define STEP(i) { \
-        const uint64_t word = words[n##i]; \
+        const uint64_t word = words[n##i], rank = ranks[(word & 0xffff) + i]; \
+        const uint64_t right = sets ? BY_SET(n##i, rank) : 0; \
         s##i += values[n##i]; \
-        n##i = (word + ranks[(word & 0xffff) + i]) >> 32; }
+        n##i = ((word + rank) >> 32) + right; }
 #define WALKING(i) | (n##i ^ gate)
 #define KEEP(i) sums[i] = s##i;
     EACH_LANE(DECLARE)
@@ -101,8 +123,8 @@ static void walk_rows(const Trees *trees, const Segment *segment, const uint64_t
 }
 
 /* Writes the numbers of the leaves that LANES walks meet: of row i % rows in segment i / rows. */
-static inline void walk_segments(const Trees *trees, const Segment *segments, size_t rows,
-                                 const uint64_t *ranks, uint32_t *leaves, size_t stride,
+static INLINE void walk_segments(const Trees *trees, const Segment *segments, size_t rows,
+                                 int sets, const uint64_t *ranks, uint32_t *leaves, size_t stride,
                                  size_t row_stride)
 {
     const uint64_t *words = trees->words;
@@ -110,10 +132,11 @@ static inline void walk_segments(const Trees *trees, const Segment *segments, si
 #define DECLARE(i) uint64_t n##i = segments[i / rows].root; \
     uint32_t *out##i = leaves + i % rows * row_stride + i / rows * stride;
 #define STEP(i) { \
-        const uint64_t word = words[n##i]; \
+        const uint64_t word = words[n##i], rank = ranks[(word & 0xffff) + i % rows]; \
+        const uint64_t right = sets ? BY_SET(n##i, rank) : 0; \
         *out##i = (uint32_t)n##i; \
         out##i += (word & 0xffff) == 0; \
-        n##i = (word + ranks[(word & 0xffff) + i % rows]) >> 32; }
+        n##i = ((word + rank) >> 32) + right; }
 #define WALKING(i) | (n##i ^ segments[i / rows].gate)
     EACH_LANE(DECLARE)
     do {
@@ -146,11 +169,16 @@ static int predict_few(const Trees *trees, const double *rows, size_t n, double 
     for (uint32_t first = 0; first < trees->n_segments; first += (uint32_t)(LANES / lanes)) {
         const Segment *segments = trees->segments + first;
         uint32_t *out = leaves + first * stride;
-        switch (lanes) { /* a constant number of rows makes every lane's place a constant */
-        case 1: walk_segments(trees, segments, 1, ranks, out, stride, row_stride); break;
-        case 2: walk_segments(trees, segments, 2, ranks, out, stride, row_stride); break;
-        case 4: walk_segments(trees, segments, 4, ranks, out, stride, row_stride); break;
-        default: walk_segments(trees, segments, 8, ranks, out, stride, row_stride); break;
+        const size_t with = trees->tables != NULL ? LANES : 0;
+        switch (lanes + with) { /* constants, a number of rows makes every lane's place one */
+        case 1: walk_segments(trees, segments, 1, 0, ranks, out, stride, row_stride); break;
+        case 2: walk_segments(trees, segments, 2, 0, ranks, out, stride, row_stride); break;
+        case 4: walk_segments(trees, segments, 4, 0, ranks, out, stride, row_stride); break;
+        case 8: walk_segments(trees, segments, 8, 0, ranks, out, stride, row_stride); break;
+        case LANES + 1: walk_segments(trees, segments, 1, 1, ranks, out, stride, row_stride); break;
+        case LANES + 2: walk_segments(trees, segments, 2, 1, ranks, out, stride, row_stride); break;
+        case LANES + 4: walk_segments(trees, segments, 4, 1, ranks, out, stride, row_stride); break;
+        default: walk_segments(trees, segments, 8, 1, ranks, out, stride, row_stride); break;
         }
     }
     double sums[LANES] = {0.0};
@@ -177,8 +205,13 @@ static void predict_block(const Trees *trees, const double *rows, size_t n, uint
     for (size_t i = 0; i < groups * LANES; i++)
         sums[i] = 0.0;
     for (uint32_t s = 0; s < trees->n_segments; s++)
-        for (size_t g = 0; g < groups; g++)
-            walk_rows(trees, trees->segments + s, ranks + g * group_size, sums + g * LANES);
+        for (size_t g = 0; g < groups; g++) {
+            const uint64_t *of_group = ranks + g * group_size;
+            if (trees->tables == NULL)
+                walk_rows(trees, trees->segments + s, 0, of_group, sums + g * LANES);
+            else
+                walk_rows(trees, trees->segments + s, 1, of_group, sums + g * LANES);
+        }
     for (size_t row = 0; row < n; row++)
         scores[row] = trees->scale * sums[row] + trees->base;
 }
@@ -199,6 +232,28 @@ static int fits(const Trees *trees, const Segment *segment, uint32_t *left)
         left[i] = left[child] + (cell == 0);
     }
     return left[root] == segment->n_trees;
+}
+
+/* Whether every table has a bit for each rank of its node's column, and only an inner node whose own
+   rank no row exceeds has one. */
+static int sets_fit(const Trees *trees, size_t n_words)
+{
+    if (trees->tables == NULL)
+        return trees->bits == NULL;
+    if (trees->bits == NULL || trees->n_bits < NO_SET)
+        return 0;
+    for (size_t i = 0; i < NO_SET; i++)
+        if (trees->bits[i] != 0)
+            return 0;
+    for (size_t i = 0; i < n_words; i++) {
+        const uint64_t table = trees->tables[i], cell = trees->words[i] & 0xffff;
+        const Column *column = &trees->columns[cell / LANES];
+        const uint32_t most = column->count > column->nan_rank ? column->count : column->nan_rank;
+        if (table + most / 64 >= trees->n_bits
+            || (table != 0 && (cell < 2 * LANES || (trees->words[i] >> 16 & 0xffff) != 0)))
+            return 0;
+    }
+    return 1;
 }
 
 /* Returns 0 for trees that lead nowhere outside of their arrays, else 3, or 1 when memory is short:
@@ -222,6 +277,8 @@ int tasador_check_trees(const Trees *trees, size_t n_words, size_t n_thresholds)
         if (cell % LANES != 0 || cell >= cells)
             return 3;
     }
+    if (!sets_fit(trees, n_words))
+        return 3;
     uint32_t *left = malloc(n_words * sizeof *left);
     if (left == NULL)
         return 1;

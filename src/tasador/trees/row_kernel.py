@@ -4,7 +4,8 @@ Per node 16 bytes: a rank, a cell, the left child and a value. Thresholds are re
 ranks among their column's, rows by the ranks of their values, which compare the same: ``x <= t_i``
 of ascending t exactly when fewer than i + 1 of them are below x. Ranks are 16 bits; a column with
 more thresholds becomes several *virtual columns*, and one whose NaN goes left here and right there
-becomes two. Virtual column 0 is that of leaves, in which every row has rank 0.
+becomes two. Virtual column 0 is that of leaves, in which every row has rank 0. A set of category
+codes holds some ranks of a virtual column of its own kind: it is a table of a bit for each rank.
 
 The nodes are arranged anew from the roots, breadth first, children of a node side by side, so that
 whatever the ensemble's arrays held, the kernel follows no index that was read from a file.
@@ -13,6 +14,7 @@ whatever the ensemble's arrays held, the kernel follows no index that was read f
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import MISFIT, Kernel, Library
-from tasador.trees.ensemble import TreeEnsemble, breadth_first
+from tasador.trees.ensemble import CategorySets, TreeEnsemble, breadth_first
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -30,6 +32,8 @@ _MOST_COLUMNS = 65_536 // _LANES
 _MOST_RANKS = 65_535
 #: A segment of trees stays in the processor's second cache while a block of rows goes through it.
 _SEGMENT_BYTES = 256 * 1024
+#: Most bits of all tables of sets: 16 MB.
+_MOST_BITS = 2**27
 
 _COLUMN = np.dtype([("column", "u4"), ("first", "u4"), ("count", "u4"), ("nan_rank", "u4")])
 _SEGMENT = np.dtype([("root", "u4"), ("gate", "u4"), ("first_tree", "u4"), ("n_trees", "u4")])
@@ -42,12 +46,16 @@ class _Trees(ctypes.Structure):
         ("columns", ctypes.c_void_p),
         ("thresholds", ctypes.c_void_p),
         ("segments", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
+        ("bits", ctypes.c_void_p),
         ("n_columns", ctypes.c_uint32),
         ("n_segments", ctypes.c_uint32),
         ("n_trees", ctypes.c_uint32),
         ("n_features", ctypes.c_uint32),
         ("most_trees", ctypes.c_uint32),
         ("float32_inputs", ctypes.c_uint32),
+        ("n_bits", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
         ("scale", ctypes.c_double),
         ("base", ctypes.c_double),
     )
@@ -96,13 +104,16 @@ class CompactTrees(TreesKernel):
     def __init__(self, trees: TreeEnsemble, library: Library) -> None:
         self.n_features = trees.n_features
         order, tree_of, left = breadth_first(trees)
-        columns, thresholds, column, rank = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
-        cell = column * np.uint16(_LANES)
-        words, values, segments = _chained(trees, order, tree_of, left, cell, rank)
-        self._arrays = words, values, columns, thresholds, segments
+        found = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
+        columns, thresholds = found.columns, found.thresholds
+        cell = found.column * np.uint16(_LANES)
+        words, values, segments, place = _chained(trees, order, tree_of, left, cell, found.rank)
+        tables, bits = _tables(found, place, len(words))
+        self._arrays = words, values, columns, thresholds, segments, tables, bits
         compact = _Trees(
-            *(array.ctypes.data for array in self._arrays),
+            *(array.ctypes.data if len(array) else None for array in self._arrays),
             n_columns=len(columns),
+            n_bits=len(bits),
             n_segments=len(segments),
             n_trees=trees.n_trees,
             n_features=trees.n_features,
@@ -116,53 +127,161 @@ class CompactTrees(TreesKernel):
         super().__init__(library.trees_predict, compact)
 
 
-def ranked(
-    trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int
-) -> tuple[NDArray[Any], Floats, NDArray[np.uint16], NDArray[np.uint16]]:
-    """Replace thresholds by their ranks in virtual columns.
+@dataclass(frozen=True)
+class SetTables:
+    """The sets of one column.
+
+    Attributes:
+        goes_right: Whether a row of each rank goes right, NaN last; shape (k, ranks + 1).
+        parts: Where split values are shared out: the first one, how many, the virtual column.
+            Those of two parts that follow each other have one in common.
+    """
+
+    goes_right: NDArray[np.bool_]
+    parts: list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Nodes that compare ranks in virtual columns.
+
+    Attributes:
+        columns: The virtual columns.
+        thresholds: Theirs, side by side.
+        column: Each node's virtual column, the first of several parts; 0 for a leaf.
+        rank: Each node's rank; 0 for a leaf, and the highest for a node with a set, which is
+            greater than no row's.
+        sets: The columns that are split on sets.
+        of_sets: Which of `sets` a node asks; -1 for one without a set.
+        table: Which table of these.
+    """
+
+    columns: NDArray[Any]
+    thresholds: Floats
+    column: NDArray[np.uint16]
+    rank: NDArray[np.uint16]
+    sets: list[SetTables]
+    of_sets: Indices
+    table: Indices
+
+
+def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: int) -> Ranked:
+    """Replace thresholds and sets by ranks in virtual columns.
 
     Args:
         trees: The ensemble.
         order: Its nodes, in the order of the results.
-        most_ranks: How many thresholds a virtual column may have; also the rank of NaN that goes
-            right.
+        most_ranks: How many thresholds a virtual column may have, one less where it has sets; also
+            the rank of NaN that goes right.
         most_columns: How many virtual columns there may be.
 
-    Returns:
-        The virtual columns, their thresholds, and each node's virtual column and rank; 0 for a
-        leaf.
-
     Raises:
-        TrainingError: There are more virtual columns.
+        TrainingError: There are more virtual columns, or too many categories in the sets.
     """
     feature, threshold = trees.feature[order], trees.threshold[order]
+    numbers = np.full(len(order), -1) if trees.sets is None else trees.sets.of_node[order]
     columns: list[tuple[int, int, int, int]] = [(0, 0, 0, 0), (0, 0, 0, 0)]
-    parts: list[Floats] = []
-    first = 0
+    thresholds: list[Floats] = []
+    sets: list[SetTables] = []
     column_of = np.zeros(len(order), dtype=np.uint16)
     rank = np.zeros(len(order), dtype=np.uint16)
-    # one key for a column and where its NaN goes; -1 or less for a leaf
-    key = np.where(feature >= 0, feature.astype(np.int64) * 2 + trees.missing_left[order], -1)
+    of_sets, table = np.full(len(order), -1), np.full(len(order), -1)
+
+    def add(column: int, part: Floats, nan_rank: int) -> int:
+        if len(columns) == most_columns:
+            raise TrainingError(
+                "the trees are too wide for the kernel", expected=f"{most_columns} columns"
+            )
+        columns.append(
+            (column, sum(map(len, thresholds[-1:])) + columns[-1][1], len(part), nan_rank)
+        )
+        thresholds.append(part)
+        return len(columns) - 1
+
+    # one key for a column and where its NaN goes, one for its sets; -1 for a leaf
+    kind = np.where(numbers >= 0, 2, trees.missing_left[order])
+    key = np.where(feature >= 0, feature.astype(np.int64) * 3 + kind, -1)
     by_key = np.argsort(key, kind="stable")
     keys, starts = np.unique(key[by_key], return_index=True)
     for k, nodes in zip(keys.tolist(), np.split(by_key, starts[1:]), strict=True):
         if k < 0:
             continue
+        if trees.sets is not None and k % 3 == 2:
+            missing_left = trees.missing_left[order[nodes]]
+            edges, right, at = _set_tables(trees.sets, numbers[nodes], missing_left)
+            parts = []
+            for start in range(0, len(edges) - 1, most_ranks - 2):
+                part = edges[start : start + most_ranks - 1]
+                parts.append((start, len(part), add(k // 3, part, len(part) + 1)))
+            of_sets[nodes], table[nodes] = len(sets), at
+            column_of[nodes], rank[nodes] = parts[0][2], most_ranks
+            sets.append(SetTables(right, parts))
+            continue
         known, at = np.unique(threshold[nodes], return_inverse=True)
         for start in range(0, len(known), most_ranks):
             part = known[start : start + most_ranks]
             mine = (at >= start) & (at < start + len(part))
-            if len(columns) == most_columns:
-                raise TrainingError(
-                    "the trees are too wide for the kernel", expected=f"{most_columns} columns"
-                )
-            column_of[nodes[mine]] = len(columns)
+            column_of[nodes[mine]] = add(k // 3, part, 0 if k % 3 else most_ranks)
             rank[nodes[mine]] = at[mine] - start
-            columns.append((k // 2, first, len(part), 0 if k % 2 else most_ranks))
-            parts.append(part)
-            first += len(part)
-    thresholds = np.concatenate(parts).astype(np.float64) if parts else np.zeros(1)
-    return np.array(columns, dtype=_COLUMN), thresholds, column_of, rank
+    found = np.concatenate(thresholds).astype(np.float64) if thresholds else np.zeros(1)
+    return Ranked(np.array(columns, dtype=_COLUMN), found, column_of, rank, sets, of_sets, table)
+
+
+def _set_tables(
+    sets: CategorySets, numbers: NDArray[np.int32], missing_left: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.bool_], Indices]:
+    """Lay out the sets of one column by rank.
+
+    Args:
+        sets: All sets.
+        numbers: The set of each node that splits this column.
+        missing_left: Where NaN goes at each of them.
+
+    Returns:
+        The column's split values; tables of which ranks go right, NaN last; each node's table.
+
+    Raises:
+        TrainingError: The tables would be too large.
+    """
+    used, at = np.unique(numbers * 2 + missing_left, return_inverse=True)
+    different, which = np.unique(used // 2, return_inverse=True)
+    edges = sets.edges(different)
+    if len(used) * len(edges) > _MOST_BITS:
+        raise TrainingError(
+            "the sets of categories are too large for the kernel", expected=f"{_MOST_BITS} bits"
+        )
+    return edges, np.column_stack([~sets.by_rank(different, edges)[which], used % 2 == 0]), at
+
+
+def _tables(
+    found: Ranked, place: Indices, n_words: int
+) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """Return where each node's bits begin, and the bits of all tables; empty without sets.
+
+    Nodes without a set ask the first words, which are 0 for any rank.
+
+    Raises:
+        TrainingError: A column has more categories than ranks, or all have too many.
+    """
+    if not found.sets:
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint64)
+    bits = [np.zeros((_MOST_RANKS + 1) // 64, dtype=np.uint64)]
+    tables, first = np.zeros(n_words, dtype=np.uint32), len(bits[0])
+    for number, sets in enumerate(found.sets):
+        right = sets.goes_right
+        packed = np.packbits(
+            np.pad(right, ((0, 0), (0, -right.shape[1] % 64))), axis=1, bitorder="little"
+        )
+        bits.append(packed.view("<u8").astype(np.uint64).ravel())
+        mine = found.of_sets == number
+        tables[place[mine]] = first + found.table[mine] * (packed.shape[1] // 8)
+        first += len(bits[-1])
+        if len(sets.parts) > 1 or 64 * first > _MOST_BITS:
+            raise TrainingError(
+                "the sets of categories are too large for the kernel",
+                expected=f"{_MOST_RANKS} bounds of codes, {_MOST_BITS} bits",
+            )
+    return tables, np.concatenate(bits)
 
 
 def _chained(
@@ -172,8 +291,11 @@ def _chained(
     left: Indices,
     cell: NDArray[np.uint16],
     rank: NDArray[np.uint16],
-) -> tuple[NDArray[np.uint64], Floats, NDArray[Any]]:
-    """Return words and values of the nodes, a gate behind each segment of trees; the segments."""
+) -> tuple[NDArray[np.uint64], Floats, NDArray[Any], Indices]:
+    """Return words and values of the nodes and of a gate behind each segment of trees.
+
+    Then the segments, and the nodes' places.
+    """
     n_trees = trees.n_trees
     n_segments = _LANES * max(1, -(-len(order) * 16 // (_LANES * _SEGMENT_BYTES)))
     bounds = np.arange(n_segments + 1) * n_trees // n_segments
@@ -197,7 +319,7 @@ def _chained(
     segments["gate"] = segments["root"] = gate
     segments["root"][filled] = root[bounds[:-1][filled]]
     segments["first_tree"], segments["n_trees"] = bounds[:-1], np.diff(bounds)
-    return words, values, segments
+    return words, values, segments, place
 
 
 def _words(rank: Any, cell: Any, left: Indices) -> NDArray[np.uint64]:

@@ -10,6 +10,8 @@ path, and z_i the share of training rows that do where they are asked. The integ
 of degree m - 1 for m features on the path, which Gauss-Legendre quadrature with ceil(m / 2) points
 integrates exactly (as in linear TreeSHAP, Yu et al. 2022). All conditions on one feature along a
 path are one interval, so that a row is compared twice per (leaf, feature) and no tree is walked.
+Where trees split a feature on sets of categories, all conditions on it along a path are one set of
+ranks instead; each different one is a further column of the row, 1 where the row meets it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,20 @@ from numpy.typing import NDArray
 
 from tasador.core.array_check import FLAG, Expected, check_arrays
 from tasador.core.kernels import Kernel, native
-from tasador.trees.ensemble import LEAF, LinearModel, TreeEnsemble, breadth_first
+from tasador.trees.ensemble import (
+    HIGHEST_CODE,
+    LEAF,
+    CategorySets,
+    LinearModel,
+    TreeEnsemble,
+    breadth_first,
+)
 
 Floats = NDArray[np.float64]
 
 _NODE_ARRAYS = ("feature", "threshold", "left", "right", "value", "missing_left", "cover", "roots")
+#: The arrays of trees with category sets, and what they are called there.
+_SETS = {"set_of_node": "of_node", "set_start": "start", "set_codes": "codes"}
 #: Elements worked on at a time: keeps the arrays of one pass in the processor's cache.
 _CHUNK = 16_384
 #: Leaves turned into arrays at a time.
@@ -37,6 +48,7 @@ _AT_ONCE = 256
 #: Most features on a path that the kernel has room for.
 _LONGEST = 32
 _MOST_FEATURES = 2**20
+_LOWEST = -float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ class TreeContributions:
     def state(self) -> dict[str, Floats]:
         """Return the arrays that `from_state` takes."""
         arrays: dict[str, Any] = {name: getattr(self.trees, name) for name in _NODE_ARRAYS}
+        if self.trees.sets is not None:
+            arrays |= {name: getattr(self.trees.sets, field) for name, field in _SETS.items()}
         numbers = [self.trees.n_features, self.trees.base, self.trees.scale]
         arrays["numbers"] = np.array([*numbers, float(self.trees.float32_inputs)])
         return arrays
@@ -133,6 +147,12 @@ def contributions_from_state(
     if not features.is_integer() or float32_inputs not in (0.0, 1.0):
         raise ValueError("the numbers of the explanation's trees are invalid")
     node, pointer = Expected((k,)), Expected((k,), ("int32",), LEAF, k - 1)
+    with_sets = not _SETS.keys().isdisjoint(arrays)
+    sets = {
+        "set_of_node": Expected((k,), ("int32",), -1, k - 1),
+        "set_start": Expected((None,), ("int32",), 0, ascending=True),
+        "set_codes": Expected((None,), ("int32",), 0, HIGHEST_CODE),
+    }
     check_arrays(
         arrays,
         {
@@ -145,6 +165,7 @@ def contributions_from_state(
             "cover": Expected((k,), low=0.0),
             "roots": Expected((None,), ("int32",), 0, k - 1),
             "numbers": Expected((4,)),
+            **(sets if with_sets else {}),
         },
     )
     trees = TreeEnsemble(
@@ -153,6 +174,7 @@ def contributions_from_state(
         base=base,
         scale=scale,
         float32_inputs=bool(float32_inputs),
+        sets=CategorySets(*(arrays[name] for name in _SETS)) if with_sets else None,
     )
     breadth_first(trees)  # refuses circles
     return TreeContributions(trees)
@@ -261,6 +283,7 @@ class _Paths:
     expected: float
     scale: float
     float32_inputs: bool
+    rank_sets: _RankSets | None
 
     @cached_property
     def _kernel(self) -> _Kernel | None:
@@ -274,7 +297,8 @@ class _Paths:
     def of_trees(cls, trees: TreeEnsemble) -> _Paths:
         by_length: dict[int, _Leaves] = {}
         expected = 0.0
-        for path, value in _leaves(trees):
+        rank_sets = None if trees.sets is None else _RankSets(trees, trees.sets)
+        for path, value in _leaves(trees, rank_sets):
             share = 1.0
             for condition in path.values():
                 share *= condition[2]
@@ -285,16 +309,23 @@ class _Paths:
             group for _, leaves in sorted(by_length.items()) for group in leaves.groups(_CHUNK)
         ]
         mean = trees.base + trees.scale * expected
-        return cls(tuple(groups), mean, trees.scale, trees.float32_inputs)
+        if rank_sets is not None:
+            rank_sets.finish()
+        return cls(tuple(groups), mean, trees.scale, trees.float32_inputs, rank_sets)
 
     def contributions(self, z: Floats) -> Floats:
         x = z.astype(np.float32).astype(np.float64) if self.float32_inputs else z
-        total = np.zeros(len(z))
+        x = np.maximum(x, _LOWEST)  # -inf is not above the -inf from which intervals begin
+        if self.rank_sets is not None:
+            x = self.rank_sets.extended(x)
+        total = np.zeros(len(x))
         if self._kernel is not None:
             self._kernel.add_to(total, np.ascontiguousarray(x, dtype=np.float64))
         else:
             for group in self.groups:
                 group.add_to(total, x)
+        if self.rank_sets is not None:
+            total = self.rank_sets.folded(total)
         result: Floats = total * self.scale
         return result
 
@@ -303,7 +334,96 @@ class _Paths:
 _Condition = tuple[float, float, float, bool]
 
 
-def _leaves(trees: TreeEnsemble) -> Any:
+class _RankSets:
+    """Conditions on columns that are split on category sets: sets of ranks, as bits of integers.
+
+    The rank of x is how many of the column's split values are below it; NaN has one of its own.
+
+    Args:
+        trees: The ensemble.
+        sets: Its sets.
+    """
+
+    def __init__(self, trees: TreeEnsemble, sets: CategorySets) -> None:
+        self._q = trees.n_features
+        self._left: dict[int, int] = {}
+        self._edges: dict[int, Floats] = {}
+        #: for each column, its different conditions and the row's further column of each
+        self._found: dict[int, dict[int, int]] = {}
+        self._n_found = 0
+        self._tables: list[tuple[int, Floats, NDArray[np.uint8]]] = []
+        self._places: list[NDArray[np.intp]] = []
+        self._owner = np.empty(0, dtype=np.intp)
+        with_set = sets.of_node >= 0
+        for column in np.unique(trees.feature[with_set]).tolist():
+            nodes = np.flatnonzero(trees.feature == column)
+            compared = nodes[~with_set[nodes]]
+            numbers, at = np.unique(sets.of_node[nodes[with_set[nodes]]], return_inverse=True)
+            edges = sets.edges(numbers, trees.threshold[compared])
+            ranks = [_bits(row) for row in sets.by_rank(numbers, edges)]
+            below = np.searchsorted(edges, trees.threshold[compared])
+            self._edges[column], self._found[column] = edges, {}
+            missing = 1 << len(edges) + 1
+            for node, which in zip(nodes[with_set[nodes]].tolist(), at.tolist(), strict=True):
+                self._left[node] = ranks[which] | (missing if trees.missing_left[node] else 0)
+            for node, rank in zip(compared.tolist(), below.tolist(), strict=True):
+                held = (2 << rank) - 1
+                self._left[node] = held | (missing if trees.missing_left[node] else 0)
+
+    def left(self, node: int) -> int | None:
+        """Return the ranks that go left at `node`; None where its column has no sets."""
+        return self._left.get(node)
+
+    def everything(self, column: int) -> int:
+        """Return all ranks of `column`."""
+        return (4 << len(self._edges[column])) - 1
+
+    def column_of(self, column: int, ranks: int) -> int:
+        """Return the row's further column that says whether its `column` has one of `ranks`."""
+        found = self._found[column]
+        place = found.setdefault(ranks, self._q + self._n_found)
+        self._n_found += place == self._q + self._n_found
+        return place
+
+    def finish(self) -> None:
+        """Lay out the conditions by rank, once `column_of` was asked for all of them."""
+        owners = np.zeros(self._n_found, dtype=np.intp)
+        for column, found in self._found.items():
+            edges = self._edges[column]
+            places = np.array(list(found.values()), dtype=np.intp) - self._q
+            owners[places] = column
+            size = (len(edges) + 2 + 7) // 8
+            data = b"".join(ranks.to_bytes(size, "little") for ranks in found)
+            bits = np.frombuffer(data, np.uint8).reshape(len(found), size)
+            by_rank = np.unpackbits(bits, axis=1, count=len(edges) + 2, bitorder="little").T
+            self._tables.append((column, edges, np.packbits(by_rank, axis=1)))
+            found.clear()
+            self._places.append(places)
+        self._owner = owners
+        self._left.clear()
+
+    def extended(self, z: Floats) -> Floats:
+        """Return the features `z` (q,) and, behind them, 1.0 for each condition that they meet."""
+        x = np.concatenate([z, np.empty(self._n_found)])
+        for (column, edges, table), places in zip(self._tables, self._places, strict=True):
+            value = z[column]
+            rank = len(edges) + 1 if np.isnan(value) else int(np.searchsorted(edges, value))
+            x[self._q + places] = np.unpackbits(table[rank], count=len(places))
+        return x
+
+    def folded(self, total: Floats) -> Floats:
+        """Return the contributions (q,) with those of conditions added to their columns'."""
+        result: Floats = total[: self._q] + np.bincount(
+            self._owner, weights=total[self._q :], minlength=self._q
+        )
+        return result
+
+
+def _bits(flags: NDArray[np.bool_]) -> int:
+    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
+
+
+def _leaves(trees: TreeEnsemble, rank_sets: _RankSets | None) -> Any:
     """Yield (conditions by feature, value) of every leaf, tree by tree."""
     feature, threshold = trees.feature.tolist(), trees.threshold.tolist()
     left, right = trees.left.tolist(), trees.right.tolist()
@@ -311,11 +431,13 @@ def _leaves(trees: TreeEnsemble) -> Any:
     gap_left = trees.missing_left.tolist()
     everything: _Condition = (-np.inf, np.inf, 1.0, True)
     for root in trees.roots.tolist():
-        waiting: list[tuple[int, dict[int, _Condition]]] = [(root, {})]
+        waiting: list[tuple[int, dict[int, _Condition], dict[int, int]]] = [(root, {}, {})]
         while waiting:
-            node, path = waiting.pop()
+            node, path, ranks = waiting.pop()
             column = feature[node]
             if column < 0:
+                if rank_sets is not None and ranks:
+                    path = _with_rank_sets(path, ranks, rank_sets)
                 yield path, value[node]
                 continue
             low, high, share, gap = path.get(column, everything)
@@ -325,8 +447,26 @@ def _leaves(trees: TreeEnsemble) -> Any:
             rest = max(cover[right[node]] / cover[node], 1e-12) if cover[node] > 0 else 0.5
             above = (max(low, split), high, share * rest, gap and not gap_left[node])
             below = (low, min(high, split), share * part, gap and gap_left[node])
-            waiting.append((right[node], {**path, column: above}))
-            waiting.append((left[node], {**path, column: below}))
+            goes_left = None if rank_sets is None else rank_sets.left(node)
+            left_ranks = right_ranks = ranks
+            if rank_sets is not None and goes_left is not None:
+                met = ranks.get(column, rank_sets.everything(column))
+                left_ranks = {**ranks, column: met & goes_left}
+                right_ranks = {**ranks, column: met & ~goes_left}
+            waiting.append((right[node], {**path, column: above}, right_ranks))
+            waiting.append((left[node], {**path, column: below}, left_ranks))
+
+
+def _with_rank_sets(
+    path: dict[int, _Condition], ranks: dict[int, int], rank_sets: _RankSets
+) -> dict[int, _Condition]:
+    """Return a path whose conditions on columns with sets ask the row's further columns."""
+    return {
+        (rank_sets.column_of(column, ranks[column]) if column in ranks else column): (
+            (0.5, np.inf, condition[2], False) if column in ranks else condition
+        )
+        for column, condition in path.items()
+    }
 
 
 class _Leaves:

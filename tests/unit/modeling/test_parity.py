@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
+from fixtures.category_boosters import category_booster, category_table
 from tasador.core.errors import TrainingError
 from tasador.modeling.parity import check_parity, lightgbm_predictor
 from tasador.trees.ensemble import LinearModel
@@ -30,6 +31,16 @@ def test_a_right_export_passes_and_says_how_close_it_is(fitted):
     )
     assert parity.rows == 20_000
     assert parity.max_relative <= parity.max_abs_difference <= 1e-12
+
+
+def test_an_export_of_category_sets_passes_on_every_kind_of_code():
+    X, y = category_table(4, gaps=True)
+    model = category_booster(X, y)
+    trees = from_lightgbm(model)
+    parity = check_parity(
+        model.predict, OnnxRegressor(to_onnx(trees)), X, 20_000, thresholds=trees.thresholds()
+    )
+    assert parity.max_abs_difference <= 1e-12
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import pytest
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import Ridge
 
+from fixtures.category_boosters import category_booster, category_table, odd_rows
 from tasador.core.errors import TrainingError
 from tasador.trees.ensemble import LEAF, TreeEnsemble, average, in_double_precision
-from tasador.trees.importers import from_linear, from_sklearn
+from tasador.trees.importers import from_lightgbm, from_linear, from_sklearn
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
 
@@ -92,3 +93,17 @@ def test_one_model_stays_itself_and_a_shift_is_added() -> None:
     assert np.array_equal(shifted.predict(around(1.0)), tree.predict(around(1.0)) + 0.5)
     with pytest.raises(TrainingError, match="cannot be averaged"):
         average([tree, from_linear(Ridge().fit(X, Y))])
+
+
+def test_an_average_keeps_the_category_sets_of_its_models() -> None:
+    table, target = category_table(1)
+    fitted = [category_booster(table, target, num_leaves=leaves) for leaves in (7, 31)]
+    forest = RandomForestRegressor(4, random_state=1).fit(table, target)
+    joined = average([*map(from_lightgbm, fitted), from_sklearn(forest)])
+    assert isinstance(joined, TreeEnsemble)
+    rows = odd_rows(table, 1)
+    rows = np.where(np.abs(rows) < 1e30, rows, 0.0)  # scikit-learn takes neither NaN nor infinity
+    expected = np.mean([model.predict(rows) for model in (*fitted, forest)], axis=0)
+    np.testing.assert_allclose(joined.predict(rows), expected, rtol=0, atol=1e-12)
+    onnx = OnnxRegressor(to_onnx(joined))
+    np.testing.assert_allclose(onnx.predict(rows), expected, rtol=0, atol=1e-12)

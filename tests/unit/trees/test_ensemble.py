@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tasador.core.errors import TrainingError
-from tasador.trees.ensemble import LinearModel, TreeEnsemble
+from tasador.trees.ensemble import CategorySets, LinearModel, TreeEnsemble
 
 
 def stump(threshold=1.5, missing_left=True, **changes):
@@ -68,6 +68,45 @@ def test_rows_of_another_width_are_refused():
 def test_arrays_that_make_no_trees_are_refused(changes, message):
     with pytest.raises(TrainingError, match=message):
         stump(**changes)
+
+
+def with_set(codes, **changes):
+    sets = CategorySets(np.array([0, -1, -1], np.int32), np.array([0, len(codes)], np.int32),
+                        np.array(codes, np.int32))  # fmt: skip
+    return stump(**({"sets": sets} | changes))
+
+
+def test_a_category_in_the_set_goes_left_without_its_fraction():
+    rows = np.array([2, 5.9, 0, -0.9, 3, -1, 6, 1e9, np.inf, -np.inf], float)[:, None]
+    wanted = [10, 10, 10, 10, 20, 20, 20, 20, 20, 20]
+    assert with_set([0, 2, 5]).predict(rows).tolist() == wanted
+
+
+@pytest.mark.parametrize(("missing_left", "want"), [(True, 10.0), (False, 20.0)])
+def test_a_missing_category_follows_the_node(missing_left, want):
+    assert with_set([2], missing_left=missing_left).predict(np.array([[np.nan]])) == [want]
+
+
+def test_the_split_values_of_a_set_lie_next_below_its_codes_and_the_numbers_behind():
+    found = with_set([0, 2, 3]).thresholds()[0]
+    wanted = [-1.0, *(np.nextafter(k, 0.0) for k in (1.0, 2.0, 3.0, 4.0))]
+    assert found.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("codes", "changes", "message"),
+    [
+        ([3, 2], {}, "not ascending"),
+        ([2, 2], {}, "not ascending"),
+        ([-1, 2], {}, r"category codes in \[0, 1048575\]"),
+        ([2**20], {}, r"category codes in \[0, 1048575\]"),
+        ([], {}, "none empty"),
+        ([1], {"float32_inputs": True}, "inputs in double precision"),
+    ],
+)
+def test_sets_that_are_none_are_refused(codes, changes, message):
+    with pytest.raises(TrainingError, match=message):
+        with_set(codes, **changes)
 
 
 def test_a_linear_model_adds_its_terms_and_passes_nan_on():

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
+from fixtures.category_boosters import category_booster, category_table, odd_rows
 from tasador.core.errors import TrainingError
 from tasador.trees.importers import from_lightgbm, from_linear, from_sklearn
 
@@ -107,13 +108,26 @@ def test_a_lightgbm_model_that_cannot_be_exact_is_refused(data, params, message)
         from_lightgbm(booster(X, y, rounds=3, **params))
 
 
-def test_categorical_splits_are_refused(data):
-    X, y = data
-    X = X.copy()
-    X[:, 4] = np.arange(len(X)) % 5
-    dataset = lgb.Dataset(X, y + (X[:, 4] == 2) * 9, categorical_feature=[4])
-    model = lgb.train({"objective": "regression", "verbose": -1}, dataset, 5)
-    with pytest.raises(TrainingError, match="categorical splits"):
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "params", [{}, {"max_cat_to_onehot": 300}, {"max_cat_threshold": 200, "num_leaves": 9}]
+)
+def test_categorical_splits_are_read_exactly(seed, gaps, params):
+    X, y = category_table(seed, gaps=gaps)
+    model = category_booster(X, y, **params)
+    trees = from_lightgbm(model)
+    rows = odd_rows(X, seed)
+    assert trees.sets is not None
+    assert trees.sets.n_sets > 20
+    assert np.array_equal(trees.predict(rows), model.predict(rows))
+
+
+def test_a_category_code_beyond_the_highest_is_refused():
+    X, y = category_table(0, levels=(3,))
+    X[:, 0] = np.where(X[:, 0] == 2, 2.0**20, X[:, 0])
+    model = category_booster(X, y + 9 * (X[:, 0] > 2), n_codes=1, rounds=2)
+    with pytest.raises(TrainingError, match=r"category codes in \[0, 1048575\], got codes in"):
         from_lightgbm(model)
 
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
+from fixtures.random_trees import grown
 from fixtures.sanitizer import sanitized_kernels
 from tasador.core.errors import BundleError, TrainingError, ValidationError
 from tasador.core.kernels import ABI, Library, Native, native
@@ -200,10 +201,75 @@ def test_a_flag_that_is_neither_0_nor_1_is_refused(exported, name):
 
 
 @compiled
-def test_damaged_model_files_are_refused_or_read_but_never_crash(exported):
+def test_trees_with_category_sets_are_run_by_the_kernel():
+    trees = grown(2, 9, 20, 5, False, 40)
+    model = load_model(to_onnx(trees))
+    assert model.engine == "kernel"
+    assert np.array_equal(model.predict(proof_rows(trees)), trees.predict(proof_rows(trees)))
+
+
+def tensor(name):
+    """Write another tensor into an attribute of the trees."""
+
+    def change(model, value):
+        node = next(node for node in model.graph.node if node.op_type == "TreeEnsemble")
+        found = next(attribute for attribute in node.attribute if attribute.name == name)
+        array = value(onnx.numpy_helper.to_array(found.t).copy())
+        found.t.CopyFrom(onnx.numpy_helper.from_array(array, name))
+
+    return change
+
+
+def zero(model, value):
+    constant = next(one for one in model.graph.initializer if one.name == "zero")
+    constant.CopyFrom(onnx.numpy_helper.from_array(value(np.float64(0.0)), "zero"))
+
+
+def operator(model, value):
+    node = next(node for node in model.graph.node if node.op_type == "Floor")
+    node.op_type = value("Floor")
+
+
+def at_first_code(number):
+    return lambda values: np.concatenate([[number], values[1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "message"),
+    [
+        (tensor("nodes_modes"), lambda a: np.where(a == 6, 4, a).astype(np.uint8), "another mode"),
+        (tensor("nodes_modes"), lambda a: a * 0, "another mode"),
+        (tensor("nodes_modes"), lambda a: (a * 0 + 6).astype(np.uint8), "another mode"),
+        (tensor("membership_values"), at_first_code(0.5), "no whole numbers"),
+        (tensor("membership_values"), at_first_code(-1.0), "category codes"),
+        (tensor("membership_values"), at_first_code(2.0**20), "category codes"),
+        (tensor("membership_values"), at_first_code(np.inf), "category codes"),
+        (tensor("membership_values"), at_first_code(np.nan), "sets for"),
+        (tensor("membership_values"), lambda a: np.append(np.nan, a[1:]), "sets"),
+        (tensor("membership_values"), lambda a: a[:-1], "sets for"),
+        (tensor("membership_values"), lambda a: a[:0], "sets for"),
+        (tensor("membership_values"), lambda a: np.zeros(len(a), np.int64), "no list of doubles"),
+        (tensor("membership_values"), lambda a: a[None], "field 1 twice"),
+        (tensor("nodes_splits"), lambda a: a + 1.0, "beside a split value"),
+        (zero, lambda _: np.float64(1.0), "fractions are dropped in another way"),
+        (zero, lambda _: np.zeros(3), "fractions are dropped in another way"),
+        (operator, lambda _: "Round", "operators"),
+    ],
+)
+def test_a_model_file_of_other_category_sets_than_tasador_writes_is_refused(change, value, message):
+    model = onnx.load_from_string(to_onnx(grown(2, 9, 20, 5, False, 40)))
+    change(model, value)
+    with pytest.raises(BundleError, match=message):
+        load_model(model.SerializeToString())
+
+
+@compiled
+@pytest.mark.parametrize("sets", [False, True])
+def test_damaged_model_files_are_refused_or_read_but_never_crash(exported, sets):
     """Damage that leaves a valid file of other trees is run by the kernel: on these, in bounds."""
     rng = np.random.default_rng(11)
     rows = rng.normal(size=(20, 5))
+    exported = to_onnx(grown(2, 9, 20, 5, False, 40)) if sets else exported
     outcomes = {"refused": 0, "run": 0}
     for _ in range(150):
         data = bytearray(exported)
@@ -218,7 +284,7 @@ def test_damaged_model_files_are_refused_or_read_but_never_crash(exported):
                 outcomes["run"] += 1
         except (BundleError, TrainingError):
             outcomes["refused"] += 1
-    assert min(outcomes.values()) > 10, outcomes
+    assert min(outcomes.values()) > (3 if sets else 10), outcomes
 
 
 SANITIZED = """
@@ -239,7 +305,8 @@ from tasador.trees.batch_kernel import WideTrees
 library = Library.open(Path(sys.argv[1]))
 wide = library.wide_trees_predict(None, None, 0, None, 0) == 0
 for seed in range(0, 40, 3):
-    trees = grown(seed, 1 + 3 * seed, 1 + seed, 1 + seed % 5, bool(seed % 2))
+    categories = 70 * (seed % 4 == 0)
+    trees = grown(seed, 1 + 3 * seed, 1 + seed, 1 + seed % 5, bool(seed % 2), categories)
     kernel, rows = CompactTrees(trees, library), proof_rows(trees, 560)
     want = kernel.predict(rows)
     assert np.allclose(want, trees.predict(rows), rtol=1e-9, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 
+from fixtures.category_boosters import category_booster, category_table, odd_rows
+from fixtures.random_trees import grown
+from tasador.core.errors import TrainingError
 from tasador.core.kernels import native
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_lightgbm, from_sklearn
@@ -26,7 +30,13 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 def test_they_equal_lightgbms_own(table: Any) -> None:
     X, y = table
-    settings = {"num_leaves": 40, "bagging_fraction": 0.6, "bagging_freq": 1, "verbosity": -1}
+    settings = {
+        "num_leaves": 40,
+        "bagging_fraction": 0.6,
+        "bagging_freq": 1,
+        "verbosity": -1,
+        "num_threads": 1,
+    }
     model = lightgbm.train(settings, lightgbm.Dataset(X, y), 60)
     found = TreeContributions(from_lightgbm(model))
     wanted = model.predict(X[:50], pred_contrib=True)
@@ -40,11 +50,66 @@ def test_missing_values_go_the_way_that_lightgbm_learned(table: Any) -> None:
     gaps = np.random.default_rng(1).random(X.shape) < 0.3
     y = y + 2.0 * gaps[:, 0] - 3.0 * gaps[:, 1]  # a gap says something: it goes left or right
     X = np.where(gaps, np.nan, X)
-    settings = {"num_leaves": 30, "verbosity": -1, "use_missing": True}
+    settings = {"num_leaves": 30, "verbosity": -1, "num_threads": 1, "use_missing": True}
     model = lightgbm.train(settings, lightgbm.Dataset(X, y), 40)
     found = TreeContributions(from_lightgbm(model))
     wanted = model.predict(X[:50], pred_contrib=True)
     assert np.allclose([found.of(x) for x in X[:50]], wanted[:, :-1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_categories_have_lightgbms_own_contributions(gaps: bool) -> None:
+    X, y = category_table(2, gaps=gaps)
+    model = category_booster(X, y, num_leaves=40)
+    trees = from_lightgbm(model)
+    rows = odd_rows(X, 2, 60)
+    wanted = model.predict(rows, pred_contrib=True)
+    state = {name: array.copy() for name, array in TreeContributions(trees).state().items()}
+    for found in (TreeContributions(trees), contributions_from_state(state, X.shape[1])):
+        got = np.array([found.of(row) for row in rows])
+        assert np.allclose(got, wanted[:, :-1], rtol=0, atol=1e-12)
+        assert found.expected == pytest.approx(wanted[0, -1], abs=1e-12)
+        assert np.allclose(got.sum(axis=1) + found.expected, model.predict(rows), atol=1e-12)
+
+
+def test_a_column_of_sets_and_thresholds_adds_up_too() -> None:
+    trees = grown(5, 20, 30, 3, False, 50)
+    covers = trees.cover.copy()
+    for node in np.flatnonzero(trees.feature >= 0)[::-1]:  # children stand behind their parents
+        covers[node] = covers[trees.left[node]] + covers[trees.right[node]]
+    trees = dataclasses.replace(trees, cover=covers)
+    found = TreeContributions(trees)
+    rows = np.random.default_rng(0).integers(-2, 55, (60, 3)) + np.resize([0.0, 0.5], (60, 3))
+    rows[::7, 0] = np.nan
+    for row, score in zip(rows, trees.predict(rows), strict=True):
+        assert found.expected + found.of(row).sum() == pytest.approx(score, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("set_of_node", lambda a: a[:-1], "set_of_node has shape"),
+        ("set_of_node", lambda a: np.where(a >= 0, 10**6, a).astype(np.int32), "set_of_node holds"),
+        ("set_of_node", lambda a: np.where(a == a.max(), a.max() + 1, a), "sets below"),
+        ("set_of_node", lambda a: np.maximum(a, 0), "sets at inner nodes only"),
+        ("set_start", lambda a: a[::-1].copy(), "not in ascending order"),
+        ("set_start", lambda a: np.append(a[:-1], np.int32(2**30)), "bounds of the sets"),
+        ("set_start", lambda a: a[:1], "bounds of the sets"),
+        ("set_codes", lambda a: a - 1, "set_codes holds values outside"),
+        ("set_codes", lambda a: a + 2**20, "set_codes holds values outside"),
+        ("set_codes", lambda a: a * 0, "not ascending"),
+        ("set_codes", lambda a: a.astype(np.float64), "set_codes holds float64"),
+        ("set_codes", None, "missing"),
+    ],
+)
+def test_forged_category_sets_are_refused(name: str, change: Any, message: str) -> None:
+    state = TreeContributions(grown(5, 9, 9, 3, False, 50)).state()
+    if change is None:
+        del state[name]
+    else:
+        state[name] = change(state[name])
+    with pytest.raises((ValueError, TrainingError), match=message):
+        contributions_from_state(state, 3)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +195,18 @@ def _both(trees: TreeEnsemble, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def test_the_compiled_kernel_says_what_numpy_says(table: Any, leaves: int) -> None:
     X, y = table
     holes = np.where(np.random.default_rng(3).random(X.shape) < 0.2, np.nan, X)
-    settings = {"num_leaves": leaves, "min_data_in_leaf": 2, "verbosity": -1}
+    settings = {"num_leaves": leaves, "min_data_in_leaf": 2, "verbosity": -1, "num_threads": 1}
     boosted = from_lightgbm(lightgbm.train(settings, lightgbm.Dataset(holes, y), 40))
     forest = from_sklearn(RandomForestRegressor(5, random_state=0).fit(X, y))
+    codes, target = category_table(leaves, gaps=True)
+    categories = from_lightgbm(category_booster(codes, target, num_leaves=leaves))
     edges = np.resize(np.concatenate(list(boosted.thresholds().values())), (20, 6))
     odd = np.array([[np.inf] * 6, [-np.inf] * 6, [np.nan] * 6])
-    for trees, rows in ((boosted, np.vstack([holes[:40], edges, odd])), (forest, X[:40])):
+    for trees, rows in (
+        (boosted, np.vstack([holes[:40], edges, odd])),
+        (forest, X[:40]),
+        (categories, odd_rows(codes, 4, 60)),
+    ):
         fast, slow = _both(trees, rows)
         np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-12)
 
@@ -146,7 +217,9 @@ def test_a_row_that_is_too_short_is_refused_and_paths_that_are_too_long_go_witho
     X = random.normal(size=(3000, 40))
     y = X @ random.normal(size=40)
     boosted = from_lightgbm(
-        lightgbm.train({"num_leaves": 7, "verbosity": -1}, lightgbm.Dataset(X, y), 20)
+        lightgbm.train(
+            {"num_leaves": 7, "verbosity": -1, "num_threads": 1}, lightgbm.Dataset(X, y), 20
+        )
     )
     with pytest.raises(IndexError, match="a row of 2 features, the trees ask for"):
         TreeContributions(boosted).of(X[0, :2])
