@@ -87,9 +87,9 @@ def test_a_file_without_the_needed_columns_is_refused_with_what_is_missing(visit
     page.get_by_text("the file's columns do not meet the contract").wait_for()
 
 
-def test_health_says_what_to_do_before_anything_was_judged(visit) -> None:
+def test_health_says_what_to_do_before_anything_was_evaluated(visit) -> None:
     page = visit("health")
-    page.get_by_text("Nothing was judged yet").wait_for()
+    page.get_by_text("Nothing was evaluated yet").wait_for()
     page.get_by_text("tasador watch", exact=True).wait_for()
 
 

@@ -16,7 +16,7 @@ from fixtures.object_stores import Store
 from tasador.cli.app import main
 from tasador.core.errors import EngineError
 from tasador.core.parallel.base import RaySettings
-from tasador.scoring.files import ScoreOrder
+from tasador.scoring.files import ScoreRequest
 from tasador.scoring.ray import score_files_on_ray
 
 pytestmark = pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_file_over_which_every_worker_dies_ends_the_run(
     for i in range(2):
         parquet.write_table(houses(400_000 if i else 10, i), tmp_path / f"{i}.parquet")
     out = tmp_path / "out"
-    order = ScoreOrder((str(tmp_path / "*.parquet"),), str(out))
+    order = ScoreRequest((str(tmp_path / "*.parquet"),), str(out))
 
     half_written = begun(out, "1.parquet")
     settings = RaySettings(retries=1)

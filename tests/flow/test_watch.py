@@ -333,7 +333,7 @@ def test_a_scenario_changes_what_it_says_and_stays_acceptable(
     same_rows = np.array_equal(changed.X, X, equal_nan=True)
     same_values = np.array_equal(changed.y, price)
     assert (same_rows, same_values) != (True, True)
-    assert changed.told
+    assert changed.description
 
 
 def test_an_unknown_scenario_and_one_that_is_impossible_are_named(house_contract) -> None:

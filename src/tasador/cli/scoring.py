@@ -189,10 +189,10 @@ def score(
     """
     from tasador.core.errors import ConfigError, DataError, ValidationError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-    from tasador.scoring.files import ScoreOrder, find_inputs, score_files
+    from tasador.scoring.files import ScoreRequest, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    order = ScoreOrder(
+    request = ScoreRequest(
         inputs=tuple(inputs),
         out=to,
         kind=None if format_ is None else format_.value,
@@ -218,9 +218,9 @@ def score(
             from tasador.core.parallel.base import RaySettings
             from tasador.scoring.ray import score_files_on_ray
 
-            scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
+            scored = score_files_on_ray(chosen.folder, request, tell, RaySettings(ray_address))
         else:
-            scored = score_files(loaded, order, tell)
+            scored = score_files(loaded, request, tell)
     if scored.origin == "synthetic":
         err.print(_SYNTHETIC)
     _summarise(scored, to)

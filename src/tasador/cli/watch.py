@@ -120,7 +120,7 @@ def monitor(
     elif not reference or not current:
         raise ConfigError(
             "there is nothing to compare with",
-            expected="--reference and --current, or neither to judge what a service recorded",
+            expected="--reference and --current, or neither to monitor what a service recorded",
             remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
         )
     else:
@@ -156,7 +156,7 @@ def _of_records(rules: Rules, window: str, workspace: Path) -> Verdict:
     settings = WatchSettings(window_s=parse_duration(window), limits=rules)
     watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
-        return watcher.judge()
+        return watcher.evaluate_window()
     finally:
         watcher.close()
 
@@ -258,10 +258,10 @@ def _tended(
     workspace: Path, source: SourceSettings, records: str, settings: RunSettings
 ) -> list[str]:
     from tasador.lifecycle.api import Place
-    from tasador.lifecycle.retrain import tend
+    from tasador.lifecycle.retrain import reconcile
 
     place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
-    return tend(place, settings)
+    return reconcile(place, settings)
 
 
 def _lines(found: Round) -> list[str]:
@@ -382,7 +382,7 @@ def simulate(
         float, typer.Option(min=0.0, metavar="SECONDS", help="Time between requests")
     ] = 0.0,
     phases: Annotated[
-        str, typer.Option(metavar="NAMES", help="Phases, in order")
+        str, typer.Option(metavar="NAMES", help="Phases, in request")
     ] = "usual,changed,recovered",
     follow: Annotated[
         bool,
@@ -409,7 +409,7 @@ def simulate(
     def tell(report: PhaseReport) -> None:
         out.print(
             f"{report.name:<10} {report.asked:,} rows, {report.outcomes:,} outcomes, "
-            f"MAPE {report.mape:.1f}%  ({escape(report.told)}; {escape(report.version)})"
+            f"MAPE {report.mape:.1f}%  ({escape(report.description)}; {escape(report.version)})"
         )
         if witness is not None:
             witness.look(report.name, began[0])

@@ -3,7 +3,7 @@
 ::
 
     TasadorError                 exit code 1
-    ├── ConfigError                        2   a setting or command line that cannot be meant
+    ├── ConfigError                        2   an invalid setting or command line
     │   └── ContractError                  2   a table contract that is wrong, names the key
     ├── DataError                          3   the table itself
     │   ├── SourceError                    3   it cannot be read: missing, truncated, wrong checksum
@@ -12,7 +12,7 @@
     ├── BundleError                        5   a bundle that is damaged, tampered with or unknown
     │   └── NothingOfferedError            5   a source that answered, and has no bundle to give
     ├── RegistryError                      6   the model registry refused or cannot be reached
-    │   └── RefusedError                   6   it answered, and asking again would not help
+    │   └── RegistryRejectedError                   6   it answered, and asking again would not help
     ├── StorageError                       7   a disk or object store: full, read-only, unreachable
     │   └── DeadlineError                  7   no answer in the time it was given
     ├── MissingExtraError                  8   an optional dependency is not installed
@@ -22,7 +22,7 @@
 
 Each message has up to four parts: what happened, what was expected, what came instead, and what
 to do about it. The command line prints them without a traceback and exits with the class's code;
-130 stands for an interruption (Ctrl-C).
+130 is an interruption (Ctrl-C).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _rebuild(
 
 
 class ConfigError(TasadorError):
-    """A setting or command line that cannot be meant."""
+    """An invalid setting or command line."""
 
     exit_code = 2
 
@@ -134,7 +134,7 @@ class RegistryError(TasadorError):
     exit_code = 6
 
 
-class RefusedError(RegistryError):
+class RegistryRejectedError(RegistryError):
     """The model registry answered, and asking again would not help: credentials, a bad request."""
 
 

@@ -33,7 +33,7 @@ def promotion(
     expected: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Let `alias` stand for `version`.
+    """Point `alias` to `version`.
 
     Args:
         versions: The model's versions.
@@ -41,7 +41,7 @@ def promotion(
         alias: ``champion``, ``challenger`` or ``staging``.
         actor: Who wants it.
         reason: Why.
-        expected: The champion against which it was judged; empty for none, None for not judged.
+        expected: The champion against which it was judged; empty for none, None for not evaluated.
         details: What is kept with it, e.g. the gates' results.
     """
 
@@ -136,7 +136,7 @@ def rollback(
 
 
 def _earlier(versions: Versions, standing: Standing) -> str:
-    """Return the champion before; one that was deleted is named, not passed over."""
+    """Return the champion before; one that was deleted is named, not skipped."""
     if not standing.previous:
         raise ConfigError(
             f"{versions.name} has had no champion before version {standing.champion or 'none'}",

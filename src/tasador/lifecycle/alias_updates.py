@@ -24,7 +24,7 @@ Plan = Callable[[Standing], Operation]
 
 
 @dataclass(frozen=True)
-class Carried:
+class OperationResult:
     """What was done.
 
     Attributes:
@@ -38,7 +38,7 @@ class Carried:
     changed: bool = True
 
 
-def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Carried:
+def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> OperationResult:
     """Do what `plan` says while nobody else can change this model.
 
     Raises:
@@ -69,7 +69,7 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Car
                 f"could not be noted: {error.message}",
                 remedy="the next command notes it",
             ) from error
-    return Carried(operation, notes)
+    return OperationResult(operation, notes)
 
 
 def settle(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[Standing, tuple[str, ...]]:

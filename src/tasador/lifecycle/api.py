@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle.actions import rejection, rollback
-from tasador.lifecycle.alias_updates import CHALLENGER, Carried, Plan, carry_out
+from tasador.lifecycle.alias_updates import CHALLENGER, OperationResult, Plan, carry_out
 from tasador.lifecycle.promotion_log import Ledger, Operation, Standing
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database.connection import Database
@@ -118,13 +118,13 @@ class Lifecycle:
             with self.fetched(version):
                 pass
 
-    def reject(self, wanted: str, reason: str) -> Carried:
+    def reject(self, wanted: str, reason: str) -> OperationResult:
         """Mark a version as not to be used."""
         version = find_version(self.versions, wanted)
         plan = rejection(self.versions, version, actor=self.place.who, reason=reason)
         return self.change(plan)
 
-    def roll_back(self, to: str | None, reason: str) -> Carried:
+    def roll_back(self, to: str | None, reason: str) -> OperationResult:
         """Return to the previous champion, or to an earlier one."""
         target = None if to is None else find_version(self.versions, to)
         plan = rollback(self.versions, to=target, actor=self.place.who, reason=reason)
@@ -135,7 +135,7 @@ class Lifecycle:
         """The model's canary."""
         return ExperimentBook(self.ledger.database, self.versions.name)
 
-    def change(self, plan: Plan, *, checked: bool = False) -> Carried:
+    def change(self, plan: Plan, *, checked: bool = False) -> OperationResult:
         """Do what `plan` says, and end the canary that it concerns.
 
         One that stands in the way ends before anything is changed, so that nothing which dies in
@@ -165,7 +165,7 @@ class Lifecycle:
         return carried
 
     def champion(self) -> ModelVersion | None:
-        """Return the version that the alias stands for; None when there is none.
+        """Return the version that the alias points to; None when there is none.
 
         Raises:
             RegistryError: The alias points at a version that was deleted.

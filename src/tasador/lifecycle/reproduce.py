@@ -59,8 +59,8 @@ def reproduce(
     Args:
         lifecycle: The model's.
         wanted: A number, alias or bundle's version.
-        on_step: Told of each step.
-        tell: Told of what differs before training begins.
+        on_step: Called with each step.
+        tell: Called with what differs before training begins.
 
     Raises:
         BundleError: The version's bundle is missing or damaged.
@@ -113,7 +113,7 @@ def _differences(bundle: ModelBundle) -> tuple[str, ...]:
 
 
 def _table(bundle: ModelBundle, stored: Path, folder: Path) -> StoredTable | str:
-    """Bring the training table into `folder`: from the store, or read anew from its source."""
+    """Bring the training table into `folder`: from the store, or read again from its source."""
     lineage = bundle.manifest.lineage
     content_hash = lineage.get("data_hash")
     if not isinstance(content_hash, str):

@@ -29,7 +29,7 @@ _PARTS: Mapping[str, type[Any]] = {
     "sweep": SweepSettings,
     "register": RegisterSettings,
 }
-#: What a run found, kept beside what it was told.
+#: What a run found, kept beside its configuration.
 _FOUND = {"impute": ("chosen",)}
 
 
@@ -42,13 +42,13 @@ def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
         ConfigError: The lineage holds a setting that this version of tasador does not know.
     """
     lineage, missing = bundle.manifest.lineage, []
-    told = lineage.get("config") or {}
+    given = lineage.get("config") or {}
     parts: dict[str, Any] = {}
     for name, kind in _PARTS.items():
-        if name not in told:
+        if name not in given:
             missing.append(f"the settings of {name}")
             continue
-        plain = {k: v for k, v in told[name].items() if k not in _FOUND.get(name, ())}
+        plain = {k: v for k, v in given[name].items() if k not in _FOUND.get(name, ())}
         try:
             parts[name] = build(kind, plain, name)
         except ConfigError as error:

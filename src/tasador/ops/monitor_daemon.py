@@ -1,4 +1,4 @@
-"""Watch a service: judge what it recorded, raise alerts, tell people, show Prometheus."""
+"""Watch a service: evaluate what it recorded, raise alerts, tell people, show Prometheus."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Watcher:
         self._routes_told = False
 
     def run(self, tell: Callable[[Round], None] = lambda _: None) -> None:
-        """Do rounds until `stop`; a round that fails is told and the next one tried."""
+        """Do rounds until `stop`; a round that fails is reported and the next one tried."""
         self._serve_metrics()
         while not self._stop.is_set():
             started = time.monotonic()
@@ -138,7 +138,7 @@ class Watcher:
         return [route for route in self._routes.values() if isinstance(route, WandbRoute)]
 
     def round(self) -> Round:
-        """Judge the window that ends now, raise alerts and send what waits.
+        """Evaluate the window that ends now, raise alerts and send what waits.
 
         Raises:
             StorageError: The database is away.
@@ -168,8 +168,8 @@ class Watcher:
             self._metrics.show(verdict, self._book)
         return Round(verdict, changes, tuple(problems))
 
-    def judge(self) -> Verdict:
-        """Judge the window that ends now, whoever leads; no alert changes.
+    def evaluate_window(self) -> Verdict:
+        """Evaluate the window that ends now, whoever leads; no alert changes.
 
         Raises:
             StorageError: The database is away.

@@ -125,17 +125,22 @@ class ServedLifecycle:
                 raise StorageError(f"the run {folder.name} cannot be read: {error}") from None
         return None
 
-    def promote(self, wish: Promotion, who: str) -> dict[str, Any]:
+    def promote(self, request: Promotion, who: str) -> dict[str, Any]:
         """Do what `tasador promote` does; errors as it has them."""
-        told = [f"--to={wish.alias}", *(["--force"] if wish.force else []), "--", wish.version]
-        return self._command("promote", *told, reason=wish.reason, who=who)
+        arguments = [
+            f"--to={request.alias}",
+            *(["--force"] if request.force else []),
+            "--",
+            request.version,
+        ]
+        return self._command("promote", *arguments, reason=request.reason, who=who)
 
-    def roll_back(self, wish: Return, who: str) -> dict[str, Any]:
+    def roll_back(self, request: Return, who: str) -> dict[str, Any]:
         """Do what `tasador rollback` does; errors as it has them."""
-        told = [f"--to={wish.to}"] if wish.to else []
-        return self._command("rollback", *told, reason=wish.reason, who=who)
+        arguments = [f"--to={request.to}"] if request.to else []
+        return self._command("rollback", *arguments, reason=request.reason, who=who)
 
-    def _command(self, verb: str, *told: str, reason: str, who: str) -> dict[str, Any]:
+    def _command(self, verb: str, *arguments: str, reason: str, who: str) -> dict[str, Any]:
         """Run a command of ours in a process of its own and return what it did.
 
         Judging needs MLflow and two whole models: seconds of processor and memory that requests
@@ -152,7 +157,7 @@ class ServedLifecycle:
         }
         command = [
             sys.executable, "-m", "tasador.cli.app", verb, "--json", f"--reason={reason}",
-            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *told,
+            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *arguments,
         ]  # fmt: skip
         try:
             done = subprocess.run(

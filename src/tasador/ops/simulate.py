@@ -37,12 +37,12 @@ class Changed:
     Attributes:
         X: Shape (n, p): what is asked.
         y: Shape (n,): what it turns out to be worth.
-        told: What was changed, for people.
+        description: What was changed, for people.
     """
 
     X: Floats
     y: Floats
-    told: str
+    description: str
 
 
 Scenario = Callable[[TableContract, Floats, Floats], Changed]
@@ -81,8 +81,8 @@ def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:
             changed[:, contract.position(column.name)] *= factor
             accepted = check.accepts(changed)
             if accepted.mean() >= _ACCEPTED:
-                told = f"{column.name} arrives multiplied by {factor:g}"
-                return Changed(changed[accepted], y[accepted], told)
+                description = f"{column.name} arrives multiplied by {factor:g}"
+                return Changed(changed[accepted], y[accepted], description)
     raise ConfigError(
         "no column of this table can change its unit within the contract's bounds",
         remedy="choose another scenario: the service refuses such rows by itself",
@@ -112,8 +112,8 @@ def concept(contract: TableContract, X: Floats, y: Floats) -> Changed:
     column = (numbers or contract.features)[-1]
     values = X[:, contract.position(column.name)]
     upper = values > np.nanmedian(values)
-    told = f"{contract.target.name} falls by {1 - _CONCEPT:.0%} where {column.name} is high"
-    return Changed(X, np.where(upper, y * _CONCEPT, y), told)
+    description = f"{contract.target.name} falls by {1 - _CONCEPT:.0%} where {column.name} is high"
+    return Changed(X, np.where(upper, y * _CONCEPT, y), description)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -165,7 +165,7 @@ class PhaseReport:
 
     Attributes:
         name: The phase.
-        told: What was changed, for people.
+        description: What was changed, for people.
         asked: Rows that were valued.
         outcomes: Outcomes that were taken.
         mape: Mean absolute percentage error of the answers, in percent.
@@ -173,7 +173,7 @@ class PhaseReport:
     """
 
     name: str
-    told: str
+    description: str
     asked: int
     outcomes: int
     mape: float
@@ -210,12 +210,13 @@ def simulate(
     changed = change(contract, X, y)  # refused before anything is sent
     reports = []
     for name in simulation.phases:
-        pool_X, pool_y, told = X, y, f"{origin} as they are"
+        pool_X, pool_y, description = X, y, f"{origin} as they are"
         if name == "changed":
-            pool_X, pool_y, told = changed.X, changed.y, changed.told
+            pool_X, pool_y, description = changed.X, changed.y, changed.description
         picked = np.resize(rng.permutation(len(pool_X)), simulation.rows)  # each once, if they last
         report = _phase(
-            name, told, simulation, client, Encoder(contract), pool_X[picked], pool_y[picked],
+            name, description, simulation, client, Encoder(contract), pool_X[picked],
+            pool_y[picked],
             contract.target.prediction_name,
         )  # fmt: skip
         tell(report)
@@ -280,7 +281,7 @@ def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
 
 def _phase(
     name: str,
-    told: str,
+    description: str,
     simulation: Simulation,
     client: ApiClient,
     encoder: Encoder,
@@ -293,7 +294,7 @@ def _phase(
     errors: list[float] = []
     taken, version = 0, ""
     starts = range(0, len(X), simulation.batch)
-    with progress(f"{name} ({told})", len(starts)) as advance:
+    with progress(f"{name} ({description})", len(starts)) as advance:
         for start in starts:
             rows = slice(start, start + simulation.batch)
             found = value_rows(client, encoder, X[rows], y[rows], prediction_name)
@@ -308,7 +309,7 @@ def _phase(
     while waiting:
         due = [waiting.popleft() for _ in range(min(500, len(waiting)))]
         taken += report_outcomes(client, due)
-    return PhaseReport(name, told, len(X), taken, 100 * float(np.nanmean(errors)), version)
+    return PhaseReport(name, description, len(X), taken, 100 * float(np.nanmean(errors)), version)
 
 
 @dataclass(frozen=True)

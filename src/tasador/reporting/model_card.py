@@ -54,12 +54,12 @@ class ModelFacts:
         code_commit: Commit or hash of the code.
         bundle_hash: Hash of the bundle's content.
         train_rows: Rows that the model was fitted on.
-        test_rows: Rows in the sealed test part.
+        test_rows: Rows in the held-out test set.
         refused_rows: Rows that did not meet the contract.
         train_range: Lowest and highest target in train.
         capped_share: Share of train rows at or above the contract's cap, or None without a cap.
         interval_coverage: Share of test rows within their interval, and the share promised.
-        test_openings: How often the sealed test part was opened, and why.
+        test_openings: How often the held-out test set was opened, and why.
     """
 
     model: str
@@ -191,7 +191,7 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
     """Return what was checked for each of `_AVM_STANDARDS`."""
     facts, segments = document.facts, document.groups.get("segment", ())
     confidence = (
-        "errors on a sealed test part, with 95% intervals (above)"
+        "errors on a held-out test set, with 95% intervals (above)"
         if document.headline
         else "nothing yet: the test part is unopened"
     )

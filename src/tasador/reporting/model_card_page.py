@@ -242,7 +242,7 @@ def _data(contract: TableContract, facts: ModelFacts) -> list[Block]:
             ("origin", facts.origin),
             ("source", facts.source),
             ("train rows", facts.train_rows),
-            ("test rows (sealed)", facts.test_rows),
+            ("test rows (held out)", facts.test_rows),
             ("rows refused by the contract", facts.refused_rows),
         ),
     )
@@ -258,7 +258,7 @@ def _figures(headline: tuple[Headline, ...]) -> Section:
     if not headline:
         unknown = "The test part was not opened; nothing is known about the errors."
         return Section("Figures", [Block("text", (unknown,))])
-    return Section("Figures on the sealed test part", [Block("figures", headline)])
+    return Section("Figures on the held-out test set", [Block("figures", headline)])
 
 
 def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
@@ -350,7 +350,7 @@ def _review(document: ModelDocument) -> list[Block]:
         "Rows to review, drawn by chance from the test part",
         ("row", *columns, "recorded", "estimated", "error %", "in its interval"),
         rows,
-        note=f"Values in {unit or 'the unit of the table'}. All columns, and room for the "
+        note=f"Values in {unit or 'the unit of the table'}. All columns, and space for the "
         "reviewer's finding, are in review_sample.csv. The draw is seeded: an equal run draws the "
         "same rows.",
     )

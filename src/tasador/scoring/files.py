@@ -1,8 +1,8 @@
 """Value whole files: streamed, on all cores, in bounded memory, each finished once.
 
 The calling thread reads and writes; others value what was read, and results are written in the
-order of the rows. A file gets its name when it is complete. What is finished in a folder is passed
-over by the next run, so that an interrupted one goes on where it ended.
+order of the rows. A file gets its name when it is complete. What is finished in a folder is
+skipped by the next run, so that an interrupted one goes on where it ended.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 32_768
-#: Stands for all columns of the input.
+#: Means all columns of the input.
 ALL = "*"
 ROW = "row"
 MEGA = 1e6
 
 
 @dataclass(frozen=True)
-class ScoreOrder:
+class ScoreRequest:
     """What is to be scored, and where to.
 
     Attributes:
@@ -70,7 +70,7 @@ class ScoreOrder:
 
 @dataclass
 class Scored:
-    """What came of it.
+    """The result.
 
     Attributes:
         version: The bundle's version.
@@ -93,38 +93,38 @@ class Scored:
     failed: list[tuple[str, DataError]] = field(default_factory=list)
 
 
-def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], None]) -> Scored:
+def score_files(bundle: ModelBundle, request: ScoreRequest, tell: Callable[[str], None]) -> Scored:
     """Value the rows of files.
 
     Args:
         bundle: What to value them with.
-        order: Which files, and where to.
+        request: Which files, and where to.
         tell: Called with a line about each file that fails or was finished before.
 
     Returns:
-        What came of it; files that are no tables or lack columns are in `failed`, the others are
+        The result; files that are no tables or lack columns are in `failed`, the others are
         scored.
 
     Raises:
-        ConfigError: The order cannot be meant.
+        ConfigError: The request is invalid.
         SourceError: No input is there.
         StorageError: The disk or store refuses; what is finished is kept.
     """
     started = time.perf_counter()
-    inputs = find_inputs(order.inputs)
+    inputs = find_inputs(request.inputs)
     scored = Scored(bundle.version, bundle.origin)
     with ExitStack() as stack:
-        if is_folder(order.out, len(inputs)):
-            stack.enter_context(sole_writer(order.out))
-            finished: FinishedFiles | None = FinishedFiles(order.out)
+        if is_folder(request.out, len(inputs)):
+            stack.enter_context(sole_writer(request.out))
+            finished: FinishedFiles | None = FinishedFiles(request.out)
         else:
             finished = None
-        workers = order.workers or usable_cores()
+        workers = request.workers or usable_cores()
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
         sizes = [size_of(name) for name in inputs]
         advance = stack.enter_context(progress("scoring, MB", sum(sizes) / MEGA))
-        run = Run(bundle, order, pool, workers, finished, scored, started, advance)
+        run = Run(bundle, request, pool, workers, finished, scored, started, advance)
         for name, output, size in zip(inputs, output_names(inputs), sizes, strict=True):
             try:
                 if not run.one(name, output, size):
@@ -143,7 +143,7 @@ class Run:
     """One run of `score_files`, or a worker's part of it."""
 
     bundle: ModelBundle
-    order: ScoreOrder
+    request: ScoreRequest
     pool: ThreadPoolExecutor
     workers: int
     finished: FinishedFiles | None
@@ -156,19 +156,19 @@ class Run:
         stamp = storage.stamp(name) if storage.exists(name) else storage.Stamp(0, "")
         wanted = Finished(
             name, stamp.size, stamp.changed, self.bundle.manifest.content_hash,
-            self.order.columns, 0, 0, 0, self.bundle.version, self.bundle.origin,
+            self.request.columns, 0, 0, 0, self.bundle.version, self.bundle.origin,
         )  # fmt: skip
         with open_table(name, self.bundle.contract) as table:
             kind = self._kind(table)
             if self.finished is not None:
                 output += SUFFIXES[kind]
-                place = storage.join(self.order.out, output)
-                if not self.order.force and self.finished.find(output, wanted) is not None:
+                place = storage.join(self.request.out, output)
+                if not self.request.force and self.finished.find(output, wanted) is not None:
                     self.scored.passed += 1
                     self.advance(size / MEGA)
                     return False
             else:
-                place = self.order.out
+                place = self.request.out
             rows, refused = self._written(name, table, place, kind, size)
         self.scored.files += 1
         if self.finished is not None:
@@ -177,10 +177,10 @@ class Run:
         return True
 
     def _kind(self, table: TableStream) -> TableKind:
-        if self.order.kind is not None:
-            return self.order.kind
+        if self.request.kind is not None:
+            return self.request.kind
         for kind, suffix in SUFFIXES.items():
-            if self.finished is None and self.order.out.endswith(suffix):
+            if self.finished is None and self.request.out.endswith(suffix):
                 return kind
         return table.kind
 
@@ -191,7 +191,7 @@ class Run:
         scorer = self._scorer(name, table)
         columns = [one for one in scorer.columns if one in table.names]
         value = partial(value_piece, scorer)
-        pieces = table.pieces(columns, self.order.batch_rows)
+        pieces = table.pieces(columns, self.request.batch_rows)
         results = _in_order(self.pool, value, pieces, self.workers + 1)
         first = next(results, None)
         if first is None:
@@ -213,7 +213,7 @@ class Run:
 
     def _scorer(self, name: str, table: TableStream) -> BatchScorer:
         """Return a scorer for a table, once the table is known to have its columns."""
-        keep: Sequence[str] | None = self.order.columns
+        keep: Sequence[str] | None = self.request.columns
         if keep is not None and ALL in keep:
             keep = table.names
         if keep is not None and ROW in keep:

@@ -151,7 +151,7 @@ class Finished:
         size: Its size in bytes.
         changed: When it was changed, or its tag.
         model: The bundle's content hash.
-        columns: Which columns were handed on: see `ScoreOrder.columns`.
+        columns: Which columns were handed on: see `ScoreRequest.columns`.
         written: Size of the result in bytes.
         rows: How many rows it holds.
         refused: How many of them have an error instead of a value.

@@ -110,11 +110,11 @@ def _check_any_valued(predicted: Predicted) -> None:
     refused = predicted.refused
     if len(refused) < len(predicted.rows):
         return
-    told = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
+    listed = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
     more = len(refused) - _SHOWN_ERRORS
     raise ValidationError(
         (f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else "")
-        + told
+        + listed
         + (f"; and {more} more" if more > 0 else ""),
         remedy="correct the rows",
     )

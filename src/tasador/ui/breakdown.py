@@ -8,7 +8,7 @@ from typing import Any
 
 from tasador.contract.model import TableContract
 
-#: Names of steps that stand for several features; pages translate them.
+#: Names of steps that sum several features; pages translate them.
 COMPARABLES, AREA, OTHERS = "comparables", "area", "others"
 
 

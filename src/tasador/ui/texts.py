@@ -128,7 +128,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "status.degraded": ("degraded", "degradado"),
     "status.unhealthy": ("unhealthy", "caído"),
     "health.no_verdict": (
-        "Nothing was judged yet. The watcher judges what the service records:",
+        "Nothing was evaluated yet. The watcher evaluates what the service records:",
         "Todavía no se ha juzgado nada. El vigilante juzga lo que registra el servicio:",
     ),
     "verdict.ok": (
@@ -136,7 +136,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "El modelo sigue igual: nada llama la atención de {since} a {until} UTC.",
     ),
     "verdict.cannot_tell": (
-        "It cannot be told: too little is known from {since} to {until} UTC.",
+        "Cannot tell: too little is known from {since} to {until} UTC.",
         "No se puede decir: se sabe demasiado poco de {since} a {until} UTC.",
     ),
     "verdict.warn": (
@@ -144,7 +144,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Algo cambió de {since} a {until} UTC: conviene vigilarlo.",
     ),
     "verdict.alert": (
-        "The model is no longer right, judged from {since} to {until} UTC.",
+        "The model is no longer right, evaluated from {since} to {until} UTC.",
         "El modelo ya no acierta, a juzgar de {since} a {until} UTC.",
     ),
     "level.ok": ("ok", "bien"),
@@ -195,7 +195,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "health.measured": ("measured", "medido"),
     "health.guessed": ("estimated", "estimado"),
     "health.timeline_help": (
-        "Bars: rows of each window; grey where nothing can be told, green, amber, red by verdict.",
+        "Bars: rows of each window; grey for cannot tell, green, amber, red by verdict.",
         "Barras: filas de cada ventana; gris si no se sabe, verde, ámbar o rojo según el juicio.",
     ),
     "health.limit": ("What chance alone gives at most", "Lo máximo que da el azar"),
@@ -254,7 +254,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.history": ("History", "Historia"),
     "models.change": ("Change", "Cambiar"),
     "models.board_help": (
-        "Best first, by the MAPE of each version's own sealed test part. ● answers now.",
+        "Best first, by the MAPE of each version's own held-out test set. ● answers now.",
         "Primero el mejor, por el MAPE de la parte de prueba de cada versión. ● responde ahora.",
     ),
     "models.version": ("Version", "Versión"),
@@ -268,7 +268,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "No version was held against the gates yet: promoting one does it.",
         "Ninguna versión pasó aún los controles: se hace al promoverla.",
     ),
-    "models.judgement": ("Judgement", "Juicio"),
+    "models.gate_results": ("Gate results", "Juicio"),
     "models.gate": ("Gate", "Control"),
     "models.result": ("Result", "Resultado"),
     "models.numbers": ("Numbers", "Cifras"),

@@ -129,8 +129,8 @@ def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:
     start, steps = breakdown.in_money(
         parts, expected=answer["expected"], estimate=estimate, scale=answer["scale"]
     )
-    told = [(names.get(name, label(name)), value) for name, value in steps]
-    figure = charts.waterfall(told, start, found.contract.target.unit)
+    labels = [(names.get(name, label(name)), value) for name, value in steps]
+    figure = charts.waterfall(labels, start, found.contract.target.unit)
     st.plotly_chart(figure, key="waterfall", config=charts.CONFIG)
     st.caption(say("waterfall.help"))
 

@@ -147,7 +147,7 @@ def test_a_failed_run_says_where_and_why_on_top(tmp_path: Path) -> None:
     assert f"The step impute failed: no memory {HOSTILE}" in text
     assert "The step sweep was interrupted: stopped by Ctrl-C" in text
     assert text.index("The step impute") < text.index("Summary")
-    assert "did not get as far as the sealed test part" in text
+    assert "did not get as far as the held-out test set" in text
     assert '<section id="step-impute" class="failed"' in html
 
 

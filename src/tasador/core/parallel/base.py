@@ -3,7 +3,7 @@
 An engine takes work as functions of what all items share and of one item. They must live in a
 module (a cluster's processes import them by name) and depend on nothing else, so that it does not
 matter where, in which order or how many times an item is worked on: a process that dies is replaced
-and its item begun anew.
+and its item retried.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RaySettings:
         address: null starts a cluster on this machine for the run; ``auto`` takes the one that this
             machine belongs to; ``ray://host:10001`` and ``host:6379`` name one.
         cpus: Cores of the cluster that null starts; null takes all.
-        retries: How often an item is begun anew when its process or machine is lost.
+        retries: How often an item is retried when its process or machine is lost.
     """
 
     address: str | None = None
@@ -98,7 +98,7 @@ class Engine(Protocol):
         """Make an object of each item, to be asked while the body runs.
 
         An object may keep what makes its next answer cheaper, but its answer must depend on the
-        question alone: one that is lost is made anew and asked again.
+        question alone: one that is lost is made again and asked again.
         """
 
 

@@ -2,7 +2,7 @@
 
 What all items share is put into the cluster's object store once; processes on one machine read the
 same copy. Whatever a worker warns of is warned of here. A task whose process or machine is lost is
-begun anew elsewhere; an error of the work itself is not tried again.
+retried elsewhere; an error of the work itself is not tried again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RayEngine:
     """A Ray cluster that this process is connected to.
 
     Args:
-        retries: How often an item is begun anew when its process or machine is lost.
+        retries: How often an item is retried when its process or machine is lost.
     """
 
     def __init__(self, retries: int) -> None:
@@ -103,7 +103,8 @@ class RayEngine:
 
         A place counts as a core while it is looked for and as none afterwards: it works only when
         it is asked, and its caller asks for nothing else meanwhile. So a cluster of one core has
-        room for several, and two runs on one cluster cannot wait for each other's places for ever.
+        capacity for several, and two runs on one cluster cannot wait for each other's
+        places for ever.
         """
         place = self._ray.remote(_Place).options(
             max_restarts=self.retries, max_task_retries=self.retries, scheduling_strategy="SPREAD"
@@ -271,7 +272,7 @@ def _connect(ray: Any, settings: RaySettings) -> None:
 
 
 def _resolved(address: str) -> str:
-    """Return the address that ``auto`` stands for.
+    """Return the address that ``auto`` means.
 
     Ray 2.60 cancels the actors of a driver that comes by ``auto``, and not by the address itself.
     """
@@ -304,7 +305,7 @@ def _knock(address: str) -> None:
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # `auto`, or a form that Ray itself judges
+        return  # `auto`, or a form that Ray itself checks
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
     except OSError as error:
@@ -343,5 +344,5 @@ def _lost(error: BaseException) -> EngineError:
         f"the Ray cluster lost the work: {text}",
         got=type(error).__name__,
         remedy="look at the cluster's memory and logs (`ray status`), then run again: what was "
-        "finished is kept; ray.retries says how often an item is begun anew",
+        "finished is kept; ray.retries says how often an item is retried",
     )

@@ -57,7 +57,7 @@ def in_parallel(
     ready: queue.SimpleQueue[tuple[int, Result | None, BaseException | None]] = queue.SimpleQueue()
     stopped = threading.Event()
 
-    def labour() -> None:
+    def work_on_items() -> None:
         while not stopped.is_set():
             try:
                 position = waiting.get_nowait()
@@ -69,7 +69,7 @@ def in_parallel(
                 ready.put((position, None, error))
 
     for _ in range(min(workers or usable_cores(), len(items))):
-        threading.Thread(target=labour, daemon=True).start()
+        threading.Thread(target=work_on_items, daemon=True).start()
     try:
         for _ in order:
             position, result, error = ready.get()

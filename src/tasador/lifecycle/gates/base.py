@@ -1,4 +1,4 @@
-"""What gates say, how strict they are, and what they are told."""
+"""The results of gates, how strict they are, and what they are computed from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class SealedRows:
+class HeldOutRows:
     """Rows that neither model was trained on.
 
     Attributes:
@@ -61,9 +61,9 @@ class GateReport:
     """All gates' results.
 
     Attributes:
-        challenger: The bundle judged.
+        challenger: The bundle evaluated.
         champion: The bundle it was compared with; empty for none.
-        rows: Where the sealed rows come from, or why there are none.
+        rows: Where the held-out rows come from, or why there are none.
         gates: The results.
     """
 

@@ -1,7 +1,7 @@
 """The gates: absolute ones, and ones relative to the champion on the same rows.
 
-Pure functions over two bundles and sealed rows. A gate passes, fails, or cannot tell; only a model
-that passes them all is promoted without force. Each comparison asks for *proof of not being worse*:
+Pure functions over two bundles and held-out rows. A gate passes, fails, or cannot tell; only a
+model that passes them all is promoted without force. Each comparison asks for *proof of not being worse*:
 the upper bound of the loss must lie below a margin. That a loss is not proven is not enough, for
 then ten rows would let anything pass. All gates must pass, so no correction for their number is due
 (an intersection-union test: Berger 1982, Technometrics 24, 295-300).
@@ -24,7 +24,7 @@ from tasador.lifecycle.gates.base import (
     Cost,
     Gate,
     GateReport,
-    SealedRows,
+    HeldOutRows,
     State,
     decided,
     within_accepted,
@@ -171,7 +171,7 @@ def ratios_not_worse(
 
 
 def segments_not_worse(
-    bundle: ModelBundle, rows: SealedRows, new: Floats, old: Floats, settings: GateSettings
+    bundle: ModelBundle, rows: HeldOutRows, new: Floats, old: Floats, settings: GateSettings
 ) -> Gate:
     """Look for a segment that pays for what others gain.
 
@@ -235,10 +235,10 @@ def _figures(one: Difference) -> dict[str, float]:
     }  # fmt: skip
 
 
-def judge(
+def evaluate_gates(
     challenger: ModelBundle,
     champion: ModelBundle | None,
-    rows: SealedRows | str,
+    rows: HeldOutRows | str,
     costs: tuple[Cost, Cost | None],
     settings: GateSettings | None = None,
 ) -> GateReport:
@@ -247,7 +247,7 @@ def judge(
     Args:
         challenger: The new model, loaded and thereby verified.
         champion: The model whose place it would take; None for the first one.
-        rows: Sealed rows, or why there are none.
+        rows: Held-out rows, or why there are none.
         costs: What the two take.
         settings: How strict the gates are.
     """
@@ -265,7 +265,7 @@ def judge(
 
 
 def least_rows(settings: GateSettings) -> dict[str, int]:
-    """Return the fewest sealed rows that each gate needs to compare a model with the champion."""
+    """Return the fewest held-out rows that each gate needs to compare a model with the champion."""
     names = ("interval coverage", "level (PRD, PRB)", "MAPE", "wMAPE", "within 10%", "segments")
     return dict.fromkeys(names, settings.min_rows)
 
@@ -314,14 +314,14 @@ def _absolute(costs: tuple[Cost, Cost | None], settings: GateSettings) -> Iterat
 def _measured(
     challenger: ModelBundle,
     champion: ModelBundle | None,
-    rows: SealedRows | str,
+    rows: HeldOutRows | str,
     settings: GateSettings,
 ) -> list[Gate]:
-    """Return the gates that need sealed rows; without enough of them they cannot tell."""
+    """Return the gates that need held-out rows; without enough of them they cannot tell."""
     enough = not isinstance(rows, str) and len(rows.actual) >= settings.min_rows
     if isinstance(rows, str) or not enough:
         why = rows if isinstance(rows, str) else (
-            f"{len(rows.actual)} sealed rows, at least {settings.min_rows} are needed"
+            f"{len(rows.actual)} held-out rows, at least {settings.min_rows} are needed"
         )  # fmt: skip
         names = list(least_rows(settings))
         if champion is None:
@@ -345,7 +345,7 @@ def _measured(
 
 
 def _encoded_for(champion: ModelBundle, challenger: ModelBundle, X: Floats) -> Floats:
-    """Encode rows anew for a contract that names fewer columns or other codes."""
+    """Encode rows again for a contract that names fewer columns or other codes."""
     if champion.contract.features == challenger.contract.features:
         return X
     columns = challenger.encoder.decode(X)

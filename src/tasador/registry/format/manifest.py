@@ -87,7 +87,7 @@ class Manifest:
         """The model's name and the first 12 digits of the content hash."""
         return f"{self.name}-{self.content_hash[:_VERSION_DIGITS]}"
 
-    def sealed(self) -> Manifest:
+    def with_content_hash(self) -> Manifest:
         """Return the manifest with its content hash filled in."""
         return replace(self, content_hash=_content_hash(orjson.loads(self.to_json())))
 

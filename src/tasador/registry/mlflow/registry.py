@@ -157,7 +157,7 @@ def register_bundle(
             for step in run.steps:
                 log_step(client, experiment_id, parent, step, run)
             _upload_model(client, parent, bundle_folder, contract, run.started)
-            return _publish(client, parent, model_name, alias, run)
+            return _create_version(client, parent, model_name, alias, run)
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             with suppress(Exception):
@@ -189,7 +189,7 @@ def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> Register
 def download_bundle(
     model_name: str, alias: str, *, tracking_uri: str, destination: Path
 ) -> RegisteredVersion:
-    """Fetch the bundle that `alias` stands for into the new folder `destination`.
+    """Fetch the bundle that `alias` points to into the new folder `destination`.
 
     Every file is checked against the bundle's manifest before the folder appears.
 
@@ -304,7 +304,7 @@ def _signature(contract: TableContract) -> Any:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
-def _publish(
+def _create_version(
     client: Any, parent: str, model_name: str, alias: str, run: MlflowRun
 ) -> RegisteredVersion:
     """Make the version, end the run, and only then move the alias."""

@@ -26,8 +26,8 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
     BundleError,
     NothingOfferedError,
-    RefusedError,
     RegistryError,
+    RegistryRejectedError,
     StorageError,
 )
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
@@ -68,7 +68,7 @@ class MlflowServer:
 
         Raises:
             NothingOfferedError: There is no such model or alias.
-            RefusedError: The server wants other credentials, or is none of MLflow's.
+            RegistryRejectedError: The server wants other credentials, or is none of MLflow's.
             RegistryError: It cannot be reached, or is in trouble.
         """
         query = {"name": model_name, "alias": alias}
@@ -125,7 +125,7 @@ class MlflowServer:
         Raises:
             NothingOfferedError: There is no such file.
             BundleError: It is longer than `limit`.
-            RefusedError: The address is of another kind, or credentials are refused.
+            RegistryRejectedError: The address is not one of HTTP, or credentials are refused.
             RegistryError: The server cannot be reached, or stopped half way.
             StorageError: The store or the disk cannot be read, or the deadline passed.
         """
@@ -185,12 +185,12 @@ class MlflowServer:
             request = self._request(address)
             with opened(request, patience, tls=self._tls(), named=named) as response:
                 if response.status != 200:
-                    raise self._refusal(response)
+                    raise self._error_of(response)
                 yield response
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, UnsafeAddressError):
-                raise RefusedError(
+                raise RegistryRejectedError(
                     f"the model registry at {self._shown} names an address that is not fetched "
                     "from", got=str(reason),
                     remedy="let the server hand files out: mlflow server --artifacts-destination",
@@ -259,8 +259,8 @@ class MlflowServer:
                 raise NothingOfferedError(f"there is no {artifact_uri}") from None
             raise
 
-    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
-        """Return the error that stands for an answer other than 200."""
+    def _error_of(self, response: http.client.HTTPResponse) -> Exception:
+        """Return the error for an answer other than 200."""
         code, said = "", ""
         try:
             plain = orjson.loads(response.read1(_CHUNK))
@@ -275,14 +275,14 @@ class MlflowServer:
             )  # fmt: skip
         if response.status in _PASSING:
             return RegistryError(f"the model registry at {self._shown} is in trouble", got=got)
-        return RefusedError(
+        return RegistryRejectedError(
             f"the model registry at {self._shown} refused", got=got,
             remedy="check the address, the credentials, and that the server accepts this host "
             "(mlflow server --allowed-hosts)",
         )  # fmt: skip
 
-    def _no_mlflow(self, got: str) -> RefusedError:
-        return RefusedError(
+    def _no_mlflow(self, got: str) -> RegistryRejectedError:
+        return RegistryRejectedError(
             f"the server at {self._shown} does not answer as MLflow does", got=got,
             remedy="check the address",
         )  # fmt: skip
@@ -309,7 +309,7 @@ def local_path(artifact_uri: str) -> storage.Location:
     """Return the path of a ``file:`` address; paths and object stores' addresses as they are.
 
     Raises:
-        RefusedError: The address is of a kind that is not read here.
+        RegistryRejectedError: The address is of a kind that is not read here.
     """
     if storage.is_remote(artifact_uri):
         return artifact_uri
@@ -317,7 +317,7 @@ def local_path(artifact_uri: str) -> storage.Location:
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
     if parts.scheme:
-        raise RefusedError(
+        raise RegistryRejectedError(
             f"artifacts at {parts.scheme}: cannot be read",
             expected="mlflow-artifacts:, http(s)://, gs://, s3:// or file:",
             remedy="let the server hand them out: mlflow server --artifacts-destination",

@@ -20,8 +20,8 @@ from tasador.core.errors import (
     BundleError,
     ConfigError,
     NothingOfferedError,
-    RefusedError,
     RegistryError,
+    RegistryRejectedError,
     StorageError,
 )
 from tasador.core.storage import is_plain, read_limited
@@ -79,7 +79,7 @@ class EmbeddedRegistry:
 
         Raises:
             NothingOfferedError: There is no such database, model or alias.
-            RefusedError: The database is no registry of a known layout.
+            RegistryRejectedError: The database is no registry of a known layout.
             RegistryError: It is locked, or the alias points at a version that was deleted.
         """
         with self._reading(deadline) as database:
@@ -106,7 +106,7 @@ class EmbeddedRegistry:
 
         Raises:
             NothingOfferedError: There is no such database.
-            RefusedError: The database is no registry of a known layout.
+            RegistryRejectedError: The database is no registry of a known layout.
             RegistryError: It is locked.
         """
         with self._reading(deadline) as database:
@@ -176,8 +176,8 @@ class EmbeddedRegistry:
         except sqlite3.DatabaseError as error:
             raise self._unknown(error) from None
 
-    def _unknown(self, error: sqlite3.Error) -> RefusedError:
-        return RefusedError(
+    def _unknown(self, error: sqlite3.Error) -> RegistryRejectedError:
+        return RegistryRejectedError(
             f"{self.file} is no MLflow registry of a known layout", got=str(error),
             remedy="start `mlflow server` on it and give the server's address",
         )  # fmt: skip

@@ -22,7 +22,7 @@ _SIGNATURE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class OfferedVersion:
-    """The version that an alias stands for.
+    """The version that an alias points to.
 
     Attributes:
         name: The registered model's name.

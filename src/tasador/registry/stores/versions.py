@@ -75,7 +75,7 @@ class Versions(Protocol):
         ...
 
     def point(self, alias: str, number: str) -> None:
-        """Let `alias` stand for a version."""
+        """Point `alias` to a version."""
         ...
 
     def drop(self, alias: str) -> None:
