@@ -93,7 +93,7 @@ dist: $(VENV)/.dev ## The source distribution in dist/, built with what is locke
 docs: $(VENV)/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
+pages: $(VENV)/.dev ## Write the generated pages of docs/reference again
 	$(BIN)/python -m tasador.cli.settings_pages > docs/reference/configuration.md
 	$(BIN)/python -m tasador.cli.service_pages settings > docs/reference/service-settings.md
 	$(BIN)/python -m tasador.cli.service_pages metrics > docs/reference/metrics.md

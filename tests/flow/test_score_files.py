@@ -135,7 +135,7 @@ def test_all_columns_or_none_are_handed_on(score: Run, tmp_path: Path):
     assert (tmp_path / "none.csv").read_text().splitlines()[0].count(",") == len(MADE)
 
 
-def test_finished_files_are_passed_over_until_something_changes(
+def test_finished_files_are_skipped_until_something_changes(
     score: Run, tmp_path: Path, written_bundle: Path
 ):
     for name in ("b", "a", "c"):
@@ -217,7 +217,7 @@ def test_a_bad_file_does_not_stop_the_others(score: Run, tmp_path: Path):
         (["in.csv", "-o", "out.csv", "--workers", "0"], 2, "--workers"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(
+def test_an_invalid_request_is_refused_with_the_reason(
     score: Run, tmp_path: Path, words: list[str], code: int, message: str
 ):
     (tmp_path / "in.csv").write_text(as_csv(houses(5)))

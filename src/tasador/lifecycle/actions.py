@@ -41,7 +41,7 @@ def promotion(
         alias: ``champion``, ``challenger`` or ``staging``.
         actor: Who wants it.
         reason: Why.
-        expected: The champion against which it was judged; empty for none, None for not evaluated.
+        expected: The champion against which it was evaluated; empty for none, None when it was not.
         details: What is kept with it, e.g. the gates' results.
     """
 

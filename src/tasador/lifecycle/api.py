@@ -102,7 +102,7 @@ class Lifecycle:
             BundleError: It is damaged, or not signed by a trusted key where there are any.
             RegistryError: The registry cannot be reached.
         """
-        with tempfile.TemporaryDirectory(prefix="tasador-judge-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tasador-gates-") as folder:
             destination = Path(folder) / "bundle"
             trusted = trusted_keys(self.place.workspace)
             self.versions.fetch(version.number, destination)

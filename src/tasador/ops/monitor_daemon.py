@@ -154,7 +154,7 @@ class Watcher:
         if bundle is None:
             problems.append("no model could be loaded: there is nothing to compare with")
         else:
-            verdict = self._judged(bundle)
+            verdict = self._evaluated(bundle)
             changed = self._book.observe(bundle.manifest.name, verdict)
             changes = tuple((state.key, state.state) for state in changed)
             problems += self._record(verdict)
@@ -184,7 +184,7 @@ class Watcher:
                 got=self._refresher.report().last_error,
                 remedy="train one with `tasador run`, or check TASADOR_SOURCE__*",
             )
-        return self._judged(bundle)
+        return self._evaluated(bundle)
 
     def _leads(self) -> bool:
         leases, seconds = Leases(self._database), 2.0 * self.settings.interval_s + 60.0
@@ -199,7 +199,7 @@ class Watcher:
         current = self._holder.current
         return None if current is None else current.bundle
 
-    def _judged(self, bundle: ModelBundle) -> Verdict:
+    def _evaluated(self, bundle: ModelBundle) -> Verdict:
         until = clock.seconds()
         since = until - self.settings.window_s
         if self._reference is None or self._reference[0] != bundle.version:

@@ -143,8 +143,9 @@ class ServedLifecycle:
     def _command(self, verb: str, *arguments: str, reason: str, who: str) -> dict[str, Any]:
         """Run a command of ours in a process of its own and return what it did.
 
-        Judging needs MLflow and two whole models: seconds of processor and memory that requests
-        under way should not pay for. Addresses go through the environment: they may hold passwords.
+        Evaluating the gates needs MLflow and two whole models: seconds of processor and memory that
+        requests under way should not pay for. Addresses go through the environment: they may hold
+        passwords.
         """
         for package in ("mlflow", "polars"):
             if importlib.util.find_spec(package) is None:

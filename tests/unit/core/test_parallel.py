@@ -50,7 +50,7 @@ def test_the_objects_of_a_stand_are_asked_again_and_again(engine: Engine) -> Non
 
 
 @pytest.mark.slow
-def test_work_whose_process_dies_is_begun_anew_and_not_for_ever(ray_cluster, tmp_path) -> None:
+def test_work_whose_process_dies_is_retried_and_not_for_ever(ray_cluster, tmp_path) -> None:
     engine = RayEngine(retries=2)
     for number in range(2):
         (tmp_path / f"3-{number}").touch()
@@ -64,7 +64,7 @@ def test_work_whose_process_dies_is_begun_anew_and_not_for_ever(ray_cluster, tmp
 
 
 @pytest.mark.slow
-def test_an_object_whose_process_is_killed_is_made_anew(ray_cluster) -> None:
+def test_an_object_whose_process_is_killed_is_made_again(ray_cluster) -> None:
     engine = RayEngine(retries=2)
     with engine.stand(ray_work.Counter, engine.share(10), [1, 2]) as stand:
         assert [total for _, total in stand.ask(5)] == [16, 17]

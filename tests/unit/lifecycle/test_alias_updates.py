@@ -133,7 +133,7 @@ def test_what_was_changed_by_hand_is_written_into_the_history(versions, ledger):
     assert ledger.standing().previous == ("1", "3")
 
 
-def test_a_promotion_judged_against_another_champion_is_refused(versions, ledger):
+def test_a_promotion_evaluated_against_another_champion_is_refused(versions, ledger):
     promote(versions, ledger, "1")
     promote(versions, ledger, "2")
     with pytest.raises(RegistryError, match="the champion changed from 1 to 2 while version 3"):
@@ -143,7 +143,7 @@ def test_a_promotion_judged_against_another_champion_is_refused(versions, ledger
     assert versions.aliases() == {"champion": "2"}
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(url, versions):
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused(url, versions):
     results: list[object] = []
     inside, go_on = threading.Event(), threading.Event()
 

@@ -236,7 +236,7 @@ def test_rows_that_the_champion_was_trained_on_are_left_out_and_counted(world):
     assert not np.isin(rows.actual, trained.y).any()
 
 
-def test_without_the_tables_nothing_can_be_told(world, champion, tmp_path):
+def test_without_the_tables_the_gates_cannot_tell(world, champion, tmp_path):
     other = world.bundle(Recipe(), frame=houses(N, seed=3))
     (world.tables / f"{other.manifest.lineage['data_hash']}.parquet").rename(tmp_path / "gone")
     report = world.judge(champion, other)

@@ -347,7 +347,7 @@ def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would
         assert phases(lifecycle) == []
 
 
-def test_of_two_retrainings_at_once_one_is_told(workspace):
+def test_of_two_retrainings_at_once_one_is_refused(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         from tasador.core.errors import RegistryError
 

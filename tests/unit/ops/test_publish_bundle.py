@@ -35,7 +35,7 @@ def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundl
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_what_an_alias_stands_for_is_published(tmp_path, registry_server, newer_bundle):
+def test_the_version_that_an_alias_points_to_is_published(tmp_path, registry_server, newer_bundle):
     registry_server.register(newer_bundle, "delivered")
     choice = BundleChoice(model="delivered", alias="staging", registry=registry_server.uri)
     pointer, _ = publish_registered(tmp_path, choice)

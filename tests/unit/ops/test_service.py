@@ -34,7 +34,7 @@ def test_versions_are_listed_alike_by_server_database_and_mlflow(
         assert found == expected
 
 
-def test_a_version_is_promoted_through_the_gates_told_and_served(
+def test_a_version_is_promoted_through_the_gates_recorded_and_served(
     registry_server, real_bundle, tmp_path
 ) -> None:
     number = registry_server.register(real_bundle, MODEL, "staging")

@@ -80,7 +80,7 @@ def test_a_title_or_a_source_is_no_new_contract() -> None:
     first = manifest()
     contract = {**first.contract, "title": "Flats", "source": {"paths": ["other.csv"]}}
     assert (
-        releases(first, dataclasses.replace(first, contract=told).with_content_hash())[-1]
+        releases(first, dataclasses.replace(first, contract=contract).with_content_hash())[-1]
         == "1.0.1"
     )
 

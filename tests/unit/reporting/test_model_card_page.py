@@ -83,7 +83,7 @@ def test_the_page_says_it_all_to_people_and_escapes_what_came_from_the_table(wri
     assert "http" not in page.replace("http-equiv", "")  # it loads nothing
 
 
-def test_the_rows_to_review_have_room_for_the_reviewers_finding(written: Path) -> None:
+def test_the_rows_to_review_have_space_for_the_reviewers_finding(written: Path) -> None:
     with (written / "review_sample.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["ab12", "cd34"]

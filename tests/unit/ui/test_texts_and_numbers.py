@@ -70,7 +70,7 @@ def test_amounts_have_the_digits_that_their_size_deserves() -> None:
     assert formats.percent(12.34) == "12.3 %"
 
 
-def test_moments_are_told_in_utc_whatever_they_come_as() -> None:
+def test_moments_are_written_in_utc_whatever_they_come_as() -> None:
     assert formats.moment("2026-11-24T20:20:00+01:00") == "2026-11-24 19:20"
     assert formats.moment(0.0) == "1970-01-01 00:00"
     assert formats.moment(None) == "–"

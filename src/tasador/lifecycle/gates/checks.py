@@ -1,10 +1,10 @@
 """The gates: absolute ones, and ones relative to the champion on the same rows.
 
 Pure functions over two bundles and held-out rows. A gate passes, fails, or cannot tell; only a
-model that passes them all is promoted without force. Each comparison asks for *proof of not being worse*:
-the upper bound of the loss must lie below a margin. That a loss is not proven is not enough, for
-then ten rows would let anything pass. All gates must pass, so no correction for their number is due
-(an intersection-union test: Berger 1982, Technometrics 24, 295-300).
+model that passes them all is promoted without force. Each comparison asks for *proof
+of not being worse*: the upper bound of the loss must lie below a margin. That a loss is not proven
+is not enough, for then ten rows would let anything pass. All gates must pass, so no correction for
+their number is due (an intersection-union test: Berger 1982, Technometrics 24, 295-300).
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def segments_not_worse(
             most, worst = share, f"{name}: MAPE {one.challenger:.2f}%, champion {one.champion:.2f}%"
         if share > settings.segment_limit and one.low > 0:
             bad.append(name)
-    left_out = f"; {few} with fewer than {settings.min_segment_rows} rows not judged" if few else ""
-    text = f"{len(large)} judged{left_out}; the worst is {worst or 'none'} (limit +"
+    left_out = f"; {few} with fewer than {settings.min_segment_rows} rows left out" if few else ""
+    text = f"{len(large)} compared{left_out}; the worst is {worst or 'none'} (limit +"
     text += f"{settings.segment_limit:.0%})" + (f"; worse: {', '.join(bad)}" if bad else "")
     return Gate("segments", "fail" if bad else "pass", text, figures)
 
