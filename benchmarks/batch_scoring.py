@@ -29,7 +29,7 @@ import pyarrow.parquet as parquet
 
 import inputs
 from isolation import isolate
-from tasador.core.parallel.threads import usable_cores
+from tasador.core.parallel import usable_cores
 from tasador.data.readers import read_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.inference.batch_scorer import BatchScorer

@@ -14,8 +14,8 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.core.errors import SourceError
-from tasador.core.parallel.base import LocalEngine
-from tasador.core.parallel.ray import RayEngine
+from tasador.core.parallel import LocalEngine
+from tasador.core.ray_engine import RayEngine
 from tasador.monitoring.inputs.table_reader import Fields
 from tasador.monitoring.thresholds import Rules
 from tasador.monitoring.verdict import Verdict

@@ -15,7 +15,7 @@ import pytest
 from fixtures.object_stores import Store
 from tasador.cli.app import main
 from tasador.core.errors import EngineError
-from tasador.core.parallel.base import RaySettings
+from tasador.core.parallel import RaySettings
 from tasador.scoring.files import ScoreRequest
 from tasador.scoring.ray import score_files_on_ray
 

@@ -404,7 +404,7 @@ def test_following_a_simulation_shows_what_the_watcher_saw(server, table) -> Non
     import threading
 
     from tasador.core import clock
-    from tasador.ops.watching import Witness
+    from tasador.ops.simulate import Witness
 
     client = ApiClient(server.url)
     lines: list[str] = []

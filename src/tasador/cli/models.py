@@ -25,7 +25,7 @@ from tasador.cli.output import err, escape, note, out, print_json, table, time_t
 if TYPE_CHECKING:
     from tasador.lifecycle.alias_updates import OperationResult
     from tasador.lifecycle.api import Place
-    from tasador.lifecycle.gates.evaluate import VersionEvaluation
+    from tasador.lifecycle.gate_evaluation import VersionEvaluation
     from tasador.lifecycle.new_rows import NewRows
     from tasador.lifecycle.retraining_policy import RetrainDecision
     from tasador.records.audit_log import AuditEntry
@@ -146,7 +146,7 @@ def compare(
     """
     from tasador.core.hashing import to_plain
     from tasador.lifecycle.api import opened
-    from tasador.lifecycle.gates.evaluate import evaluate_version
+    from tasador.lifecycle.gate_evaluation import evaluate_version
     from tasador.registry.stores.versions import find_version
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:

@@ -215,7 +215,7 @@ def score(
     with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
         loaded = chosen.load()
         if engine is Engine.ray:
-            from tasador.core.parallel.base import RaySettings
+            from tasador.core.parallel import RaySettings
             from tasador.scoring.ray import score_files_on_ray
 
             scored = score_files_on_ray(chosen.folder, request, tell, RaySettings(ray_address))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
-from tasador.core.array_check import INTEGER, MOST, Expected, check_arrays
+from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
 from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
 from tasador.features.columns_kernel import CompactPlain, proven

@@ -12,10 +12,9 @@ from tasador.inference.sources import registry_source
 from tasador.registry.bundle.trust import VARIABLE as TRUSTED_KEYS
 from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.mlflow.client import without_password
-from tasador.registry.stores.default_version import Choice, only_model, used_model
 from tasador.registry.stores.local import bundle_names
-from tasador.registry.stores.reader import registry_reader
-from tasador.registry.stores.resolver import OfferedVersion
+from tasador.registry.stores.mlflow_reader import registry_reader
+from tasador.registry.stores.versions import Choice, OfferedVersion, only_model, used_model
 from tasador.settings.serving import SourceSettings, variable
 
 _READ_S = 5.0

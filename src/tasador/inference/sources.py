@@ -16,8 +16,8 @@ from tasador.core.storage import Patience, local_folder, require_driver
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.registry.format.integrity import BundleLimits, read_verified
 from tasador.registry.format.manifest import MANIFEST_NAME
-from tasador.registry.stores.default_version import Choice
 from tasador.registry.stores.local import newest_bundle
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.registry.stores.published import (
     Pointer,
     fetch_published,
@@ -25,8 +25,7 @@ from tasador.registry.stores.published import (
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.stores.reader import registry_reader
-from tasador.registry.stores.resolver import RegistryReader, fetch_offered
+from tasador.registry.stores.versions import Choice, RegistryReader, fetch_offered
 from tasador.settings.serving import SourceSettings
 
 

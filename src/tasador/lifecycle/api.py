@@ -11,17 +11,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasador.core.errors import ConfigError, RegistryError
-from tasador.lifecycle.actions import rejection, rollback
-from tasador.lifecycle.alias_updates import CHALLENGER, OperationResult, Plan, carry_out
+from tasador.lifecycle.alias_updates import (
+    CHALLENGER,
+    OperationResult,
+    Plan,
+    carry_out,
+    rejection,
+    rollback,
+)
 from tasador.lifecycle.promotion_log import Ledger, Operation, Standing
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database.connection import Database
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.trust import trusted_keys
-from tasador.registry.mlflow.versions import registered_models, versions_of
-from tasador.registry.stores.default_version import use_model, used_model
+from tasador.registry.mlflow.registry import registered_models, versions_of
 from tasador.registry.stores.local import bundle_names
-from tasador.registry.stores.versions import CHAMPION, ModelVersion, Versions, find_version
+from tasador.registry.stores.versions import (
+    CHAMPION,
+    ModelVersion,
+    Versions,
+    find_version,
+    use_model,
+    used_model,
+)
 from tasador.serving.experiments.experiment import Experiment, ExperimentBook
 
 

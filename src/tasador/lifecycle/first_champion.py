@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from tasador.core.errors import TasadorError
 from tasador.lifecycle.api import Place, opened
-from tasador.lifecycle.gates.evaluate import VersionEvaluation
+from tasador.lifecycle.gate_evaluation import VersionEvaluation
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.registry.mlflow.client import without_password
-from tasador.registry.mlflow.versions import list_registered, list_versions
+from tasador.registry.mlflow.registry import list_registered, list_versions
 from tasador.registry.stores.versions import (
     CHAMPION,
     REASON_TAG,

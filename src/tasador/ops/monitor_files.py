@@ -15,7 +15,7 @@ from tasador.contract.reader import read_contract
 from tasador.contract.target_check import TargetBounds
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
-from tasador.core.parallel.base import Engine, LocalEngine
+from tasador.core.parallel import Engine, LocalEngine
 from tasador.monitoring.evaluate import judge_tally
 from tasador.monitoring.inputs.partitions import count_files, look_at_all
 from tasador.monitoring.inputs.reference_builder import read_reference

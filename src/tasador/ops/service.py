@@ -30,7 +30,7 @@ from tasador.core.hashing import to_plain
 from tasador.lifecycle.promotion_log import Ledger
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database.connection import Database
-from tasador.registry.stores.reader import registry_reader
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.registry.stores.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router

@@ -13,7 +13,7 @@ from typing import Any
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
-from tasador.core.strict_json import read_json
+from tasador.core.input_checks import read_json
 from tasador.data.parquet_table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text

@@ -24,18 +24,23 @@ import numpy as np
 
 from tasador.core import storage
 from tasador.core.errors import DataError, EngineError, StorageError, TasadorError
-from tasador.core.parallel.base import RaySettings
-from tasador.core.parallel.ray import check_versions, open_ray, own_versions, ray_errors
+from tasador.core.parallel import RaySettings
 from tasador.core.progress import progress
+from tasador.core.ray_engine import check_versions, open_ray, own_versions, ray_errors
 from tasador.registry.bundle.archive import pack, unpack
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.scoring.files import MEGA, Run, Scored, ScoreRequest, find_inputs, size_of
-from tasador.scoring.outputs import (
+from tasador.scoring.files import (
+    MEGA,
     Finished,
     FinishedFiles,
+    Run,
+    Scored,
+    ScoreRequest,
+    find_inputs,
     is_folder,
     output_names,
     remove_left_over,
+    size_of,
     sole_writer,
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasador.contract.model import TableContract
-from tasador.core.parallel.base import EngineName, RaySettings
+from tasador.core.parallel import EngineName, RaySettings
 
 if TYPE_CHECKING:
     pass

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from tasador.contract.model import TableContract
 from tasador.core.escape import chart
-from tasador.ui.formats import amount, digits_of, label, number
 from tasador.ui.session import language, say
+from tasador.ui.texts import amount, digits_of, label, number
 
 #: Readable for people who do not tell red from green: blue up, orange down.
 UP, DOWN, PLAIN, ACCENT = "#2b6cb0", "#c05621", "#64748b", "#b42318"

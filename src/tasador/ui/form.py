@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from tasador.contract.model import Column, TableContract
-from tasador.ui.formats import escaped, label
 from tasador.ui.session import say
+from tasador.ui.texts import escaped, label
 
 _NONE = "—"
 

@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from fixtures import ray_work
+from tasador.core import ray_engine
 from tasador.core.errors import EngineError, MissingExtraError, TrainingError
-from tasador.core.parallel import ray as ray_engine
-from tasador.core.parallel.base import Engine, LocalEngine, RaySettings
-from tasador.core.parallel.open import open_engine
-from tasador.core.parallel.ray import RayEngine, open_ray
+from tasador.core.parallel import Engine, LocalEngine, RaySettings
+from tasador.core.ray_engine import RayEngine, open_engine, open_ray
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])

@@ -10,8 +10,7 @@ import pytest
 from fixtures.registry_fakes import Killed, MemoryVersions
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle import promotion_log as ledgers
-from tasador.lifecycle.actions import promotion, rejection, rollback
-from tasador.lifecycle.alias_updates import carry_out
+from tasador.lifecycle.alias_updates import carry_out, promotion, rejection, rollback
 from tasador.lifecycle.promotion_log import Ledger
 from tasador.records.database.connection import Database
 from tasador.registry.stores.versions import find_version

@@ -12,8 +12,10 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.contract.model import Column
-from tasador.lifecycle.gates.base import Cost, HeldOutRows
-from tasador.lifecycle.gates.checks import (
+from tasador.lifecycle.gate_evaluation import held_out_rows, measure
+from tasador.lifecycle.gates import (
+    Cost,
+    HeldOutRows,
     _coverage,
     evaluate_gates,
     not_worse,
@@ -21,7 +23,6 @@ from tasador.lifecycle.gates.checks import (
     ratio_differences,
     segments_not_worse,
 )
-from tasador.lifecycle.gates.evaluate import held_out_rows, measure
 from tasador.metrics.ratio_study import ACCEPTED
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
@@ -230,7 +231,7 @@ def test_rows_that_the_champion_was_trained_on_are_left_out_and_counted(world):
     assert not isinstance(rows, str)
     assert "among the champion's training rows, left out" in rows.note
     assert 0 < len(rows.actual) < 0.2 * (N + 400) * 0.5
-    from tasador.lifecycle.gates.evaluate import split_again
+    from tasador.lifecycle.gate_evaluation import split_again
 
     trained = split_again(old, world.tables).train
     assert not np.isin(rows.actual, trained.y).any()

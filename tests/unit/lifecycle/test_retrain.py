@@ -25,7 +25,7 @@ from tasador.lifecycle import canary
 from tasador.lifecycle import retrain as module
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import train
-from tasador.lifecycle.gates.evaluate import held_out_rows
+from tasador.lifecycle.gate_evaluation import held_out_rows
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.lifecycle.reproduce import reproduce
 from tasador.lifecycle.retrain import RetrainRequest, reconcile, retrain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tasador.cli.dashboard import dashboard
+from tasador.cli.watch import dashboard
 from tasador.contract.model import Column
 from tasador.monitoring.evaluate import judge
 from tasador.monitoring.summaries.reference import build_reference

@@ -10,8 +10,8 @@ import pytest
 from fixtures.process import Server, free_port
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError
-from tasador.registry.mlflow.versions import MlflowVersions
-from tasador.registry.stores.reader import registry_reader
+from tasador.registry.mlflow.registry import MlflowVersions
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.serving.http.auth import new_key
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,14 @@ import pytest
 
 from fixtures.model_facts import FACTS as CAPPED
 from tasador.contract.reader import from_dict
-from tasador.reporting.model_card import Decision, ModelDocument, ReviewRow
-from tasador.reporting.model_card_page import FILES, to_markdown, write_model_card
+from tasador.reporting.model_card import (
+    FILES,
+    Decision,
+    ModelDocument,
+    ReviewRow,
+    to_markdown,
+    write_model_card,
+)
 from tasador.reporting.run_report import Comparison, Headline
 from tasador.selection.evaluation.test_metrics import Group
 

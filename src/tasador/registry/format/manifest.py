@@ -12,7 +12,7 @@ import orjson
 
 from tasador.core.errors import BundleError
 from tasador.core.hashing import sha256_bytes, to_plain
-from tasador.core.strict_json import check_depth, read_json
+from tasador.core.input_checks import check_depth, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

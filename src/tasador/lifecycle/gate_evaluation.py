@@ -16,8 +16,7 @@ from tasador.data.split import split_table
 from tasador.data.table import Splits, Table, ValidatedTable
 from tasador.data.validation import validate_table
 from tasador.lifecycle.api import Lifecycle
-from tasador.lifecycle.gates.base import Cost, GateReport, HeldOutRows
-from tasador.lifecycle.gates.checks import evaluate_gates, least_rows
+from tasador.lifecycle.gates import Cost, GateReport, HeldOutRows, evaluate_gates, least_rows
 from tasador.lifecycle.new_rows import rows_in
 from tasador.lifecycle.retraining_policy import HeldOut
 from tasador.registry.bundle.model_bundle import ModelBundle

@@ -13,15 +13,24 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from tasador.core.errors import EngineError, MissingExtraError
-from tasador.core.parallel.base import Engine, Held, RaySettings, Stand, raise_first
-from tasador.core.parallel.threads import longest_first, usable_cores
+from tasador.core.parallel import (
+    Engine,
+    EngineName,
+    Held,
+    LocalEngine,
+    RaySettings,
+    Stand,
+    longest_first,
+    raise_first,
+    usable_cores,
+)
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -346,3 +355,29 @@ def _lost(error: BaseException) -> EngineError:
         remedy="look at the cluster's memory and logs (`ray status`), then run again: what was "
         "finished is kept; ray.retries says how often an item is retried",
     )
+
+
+def check_engine(name: EngineName, settings: RaySettings) -> None:
+    """Say what is wrong before any work is done.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: Nobody listens at the cluster's address.
+    """
+    if name == "ray":
+        check_ray(settings)
+
+
+@contextmanager
+def open_engine(name: EngineName, settings: RaySettings) -> Iterator[Engine]:
+    """Give the engine while the body runs.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: The cluster cannot be reached.
+    """
+    opened: AbstractContextManager[Engine] = nullcontext(LocalEngine())
+    if name == "ray":
+        opened = open_ray(settings)
+    with opened as engine:
+        yield engine
