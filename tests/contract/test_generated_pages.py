@@ -10,14 +10,15 @@ import httpx
 import pytest
 
 from tasador.cli import reference_pages
-from tasador.cli import reference_pages as commands
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 STALE = "run `make pages` and commit what changed"
 
 
 def test_the_page_of_commands_says_what_the_commands_say() -> None:
-    assert (REFERENCE / "commands.md").read_text(encoding="utf-8") == commands.page(), STALE
+    assert (REFERENCE / "commands.md").read_text(
+        encoding="utf-8"
+    ) == reference_pages.commands_page(), STALE
 
 
 def test_the_page_of_the_services_settings_says_what_the_settings_say() -> None:

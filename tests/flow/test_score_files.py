@@ -91,7 +91,7 @@ def test_a_csv_with_torn_lines_is_answered_as_by_a_running_service(
     lines += ["only one"]
     content = "\n".join(lines)
     (tmp_path / "in.csv").write_text(content)
-    code, out, err = score("in.csv", "--out", "out.csv", "--batch-rows", "500")
+    code, out, err = score("in.csv", "--output", "out.csv", "--batch-rows", "500")
     assert code == 0
     assert "scored 3,003 rows of 1 file to out.csv" in out
     assert "SYNTHETIC DATA" in err
@@ -141,7 +141,7 @@ def test_finished_files_are_skipped_until_something_changes(
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.csv").write_text(as_csv(houses(50)))
     (tmp_path / "d.csv.gz").write_bytes(gzip.compress(as_csv(houses(60)).encode()))
-    code, out, _ = score("*.csv*", "--out", "out", "--format", "parquet")
+    code, out, _ = score("*.csv*", "--output", "out", "--format", "parquet")
     assert code == 0
     assert "scored 210 rows of 4 files" in out
     results = {f"{name}.parquet" for name in "abcd"} | {"_tasador_score.json"}
@@ -151,7 +151,7 @@ def test_finished_files_are_skipped_until_something_changes(
 
     def again(*words: str) -> tuple[str, set[str]]:
         before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-        code, out, _ = score("*.csv*", "--out", "out", "--format", "parquet", *words)
+        code, out, _ = score("*.csv*", "--output", "out", "--format", "parquet", *words)
         assert code == 0
         after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
         return out, {n for n in after if after[n] != before[n]} - {"_tasador_score.json"}

@@ -391,7 +391,7 @@ def test_alerts_are_listed_acknowledged_and_silenced_by_command(
     assert "firing" in listed
     assert "m/drift/drift:income" in listed
     assert "PSI 0.4" in listed
-    assert "acknowledged: m/drift" in run(app, ["alerts", "ack", "m/*", "--who", "ana"]).output
+    assert "acknowledged: m/drift" in run(app, ["alerts", "ack", "m/*", "--by", "ana"]).output
     assert "silenced: m/drift" in run(app, ["alerts", "silence", "*", "--for", "2h"]).output
     assert "acknowledged by ana" in run(app, ["alerts", "list"]).output
     assert "no longer silent" in run(app, ["alerts", "unsilence", "*"]).output

@@ -161,7 +161,7 @@ def used_by_commands(tasador: Tasador, workspace: Path, *options: str) -> set[st
             "version"
         ],
     }
-    said = tasador("score", str(file), "--out", str(workspace.parent / "scored.csv"), *options)
+    said = tasador("score", str(file), "--output", str(workspace.parent / "scored.csv"), *options)
     return found | {said.partition(" with ")[2].split()[0]}
 
 

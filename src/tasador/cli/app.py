@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import tasador
 from tasador.cli import canary, models, operate, records, scoring, stack, start, watch
+from tasador.cli.options import FORMER_SPELLINGS
 from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
 from tasador.core.logging import configure_logs
@@ -35,6 +36,17 @@ class Command(TyperCommand):
         for param in self.params:
             if param.param_type_name == "argument" and param.metavar is None:
                 param.metavar = param.name.upper()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take former spellings of this command's options as the present ones."""
+        mine = {name for param in self.params for name in param.opts}
+        end = args.index("--") if "--" in args else len(args)
+        for place, word in enumerate(args[:end]):
+            name, equals, value = word.partition("=")
+            present = FORMER_SPELLINGS.get(name)
+            if present in mine and name not in mine:
+                args[place] = f"{present}{equals}{value}"
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return what follows the command: ``[OPTIONS] ROWS``."""

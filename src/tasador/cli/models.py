@@ -12,9 +12,9 @@ from tasador.cli.options import (
     WORKSPACE,
     AsJson,
     By,
+    DatabaseOption,
     Model,
     Reason,
-    Records,
     Registry,
     Set,
     VersionArgument,
@@ -40,7 +40,7 @@ _COLUMNS = (
 def models(
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +105,7 @@ def promote(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Point an alias at a version that passes the gates.
@@ -135,7 +135,7 @@ def compare(
     set_: Set = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Compare two versions on the same held-out rows, gate by gate.
@@ -167,7 +167,7 @@ def reject(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Mark a version as unusable and remove its aliases."""
@@ -189,7 +189,7 @@ def rollback(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Return to the previous champion.
@@ -216,7 +216,7 @@ def retrain(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Train again on recorded outcomes, if a trigger fires.
@@ -273,7 +273,7 @@ def reproduce(
     version: VersionArgument,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Rebuild a version and compare all its predictions.
@@ -312,7 +312,7 @@ def history(
     as_json: AsJson = False,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """List changes of the champion, newest first: who, when and why."""

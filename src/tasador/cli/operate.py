@@ -17,8 +17,8 @@ from tasador.cli.options import (
     Alias,
     Bundle,
     BundleFolder,
+    DatabaseOption,
     Model,
-    Records,
     Registry,
     Version,
     Workspace,
@@ -58,14 +58,11 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="Published bundles: gs://, s3:// or a folder"),
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="MLflow tracking URI", show_default="the workspace's"),
-    ] = None,
+    tracking_uri: Registry = None,
     model: Model = None,
     alias: Alias = None,
     version: Version = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Start the HTTP service.

@@ -139,11 +139,13 @@ def score(
     ],
     to: Annotated[
         str,
-        typer.Option("--out", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
+        typer.Option("--output", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
     ],
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="Output format", show_default="that of --out or the input"),
+        typer.Option(
+            "--format", help="Output format", show_default="that of --output or the input"
+        ),
     ] = None,
     columns: Annotated[
         str | None,
@@ -184,7 +186,7 @@ def score(
     does not meet the contract gets an error instead of an estimate, as from the service.
 
     Examples:
-        tasador score 'rows/*.parquet' --out scored/
+        tasador score 'rows/*.parquet' --output scored/
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
     from tasador.core.errors import ConfigError, DataError, ValidationError

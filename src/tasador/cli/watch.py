@@ -20,6 +20,7 @@ from rich.text import Text
 from tasador.cli.models import settings_with
 from tasador.cli.options import (
     WORKSPACE,
+    By,
     Engine,
     EngineOption,
     RayAddress,
@@ -172,9 +173,6 @@ _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
-Who = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who acts", show_default="your user name")
-]
 
 
 def _column(meaning: str) -> Any:
@@ -455,12 +453,12 @@ def list_(
 
 def ack(
     pattern: Pattern,
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _report("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
+    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()))
 
 
 def silence(
@@ -469,7 +467,7 @@ def silence(
         str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
     ] = "1h",
     reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Send no notifications of some alerts for a time.
@@ -479,17 +477,17 @@ def silence(
     """
     book = _book(workspace)
     seconds = parse_duration(for_)
-    _report("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
+    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason))
 
 
 def unsilence(
     pattern: Pattern,
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """End a silence."""
     book = _book(workspace)
-    _report("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
+    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""))
 
 
 def simulate(

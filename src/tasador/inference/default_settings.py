@@ -93,7 +93,7 @@ def check_choice(source: SourceSettings) -> None:
     if not source.tracking_uri:
         raise ConfigError(
             f"the {asked} belongs to a model registry, and none is asked",
-            remedy="leave out --bundle and --object-store, or name a registry with --tracking-uri",
+            remedy="leave out --bundle and --object-store, or name a registry with --registry",
         )
     try:
         registry_reader(source.tracking_uri).models(Deadline.after(_READ_S))

@@ -57,7 +57,7 @@ def is_folder(out: str, inputs: int) -> bool:
         raise ConfigError(
             f"{inputs} files cannot be written to the one file {out}",
             expected="a folder",
-            remedy=f"give one, e.g. --out {out.rpartition('.')[0]}",
+            remedy=f"give one, e.g. --output {out.rpartition('.')[0]}",
         )
     return False
 

@@ -68,7 +68,7 @@ def loading(rows: Path, out: Path) -> list[list[str]]:
     row = json.dumps(pl.read_csv(rows).row(0, named=True))
     return [
         ["predict", str(rows)],
-        ["score", str(rows), "--out", str(out / "scored.csv")],
+        ["score", str(rows), "--output", str(out / "scored.csv")],
         ["explain", row],
         ["promote", "1", "--to", "challenger"],
         ["promote", "1", "--to", "staging"],
