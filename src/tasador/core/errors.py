@@ -88,6 +88,14 @@ class TasadorError(Exception):
         expected: What would have been right.
         got: What came instead.
         remedy: What the reader can do about it.
+
+    Example:
+        >>> import tasador
+        >>> try:
+        ...     tasador.compose(["sweep.trial=5"])
+        ... except tasador.TasadorError as error:
+        ...     error.exit_code, error.remedy
+        (2, "did you mean 'trials'?")
     """
 
     exit_code: ClassVar[int] = 1

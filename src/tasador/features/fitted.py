@@ -223,6 +223,14 @@ class FittedFeatures:
         clusters: Fitted geography, or None.
         plan: How comparables are searched, or None.
         index: All training rows as comparables, or None.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> isinstance(bundle.features, tasador.FittedFeatures)
+        True
+        >>> bundle.features.transform(bundle.golden).shape == (20, len(bundle.features.names))
+        True
     """
 
     contract: TableContract

@@ -39,6 +39,14 @@ def train(
     """Run the pipeline; the first model trained on real rows becomes champion if its gates pass.
 
     For arguments and errors see `training.pipeline.train`.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> settings = tasador.compose(["dataset=cars", "steps=[download,segregate]"], Path())
+        >>> run = tasador.train(settings)
+        >>> [card.step for card in run.cards]
+        ['download', 'segregate']
     """
     return pipeline.train(settings, on_step, table, on_wait, _after_registration)
 

@@ -87,6 +87,15 @@ class ModelBundle:
         reference: What `monitoring.summaries.reference.Reference.of_bundle` reads; None in older
             bundles.
         error_model: Tells how large an error to expect where; None in older bundles.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> isinstance(bundle, tasador.ModelBundle)
+        True
+        >>> bundle.value({"mass": 1200, "doors": 5, "fuel": "coal"})
+        Traceback (most recent call last):
+        tasador.core.errors.ValidationError: ...
     """
 
     folder: Path

@@ -201,6 +201,15 @@ def download_bundle(
         RegistryError: There is no such model, alias or bundle, or the registry is unreachable.
         BundleError: What arrived is damaged.
         StorageError: `destination` exists already or cannot be written.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> found = tasador.download_bundle(
+        ...     "cars_model", "champion", tracking_uri=tracking_uri, destination=Path("champion")
+        ... )
+        >>> found.name, tasador.load_bundle("champion").version
+        ('cars_model', 'cars_model-8c615dec97ef')
     """
     if destination.exists():
         raise StorageError(
