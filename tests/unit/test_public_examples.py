@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import tasador
+from tasador.registry.mlflow.registration import MlflowRun
+from tasador.registry.mlflow.registry import register_bundle
 
 BUNDLE = Path(__file__).parents[1] / "net" / "references" / "bundles" / "cars"
 CONTRACT = """\
@@ -39,9 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def globs(request: pytest.FixtureRequest, name: str, folder: Path) -> Iterator[dict[str, object]]:
     found: dict[str, object] = {}
     if name == "download_bundle":
-        server = request.getfixturevalue("registry_server")
-        server.register(folder / "cars", "cars_model", "champion")
-        found["tracking_uri"] = server.uri
+        shutil.copy(request.getfixturevalue("template_database"), folder / "mlflow.db")
+        found["tracking_uri"] = uri = f"sqlite:///{folder / 'mlflow.db'}"
+        run = MlflowRun("1", "2026-11-01T10:00:00Z", 1.0, "cars", "Cars", "real", "cars.csv",
+                        "0", "0", "0")  # fmt: skip
+        register_bundle(folder / "cars", tracking_uri=uri, experiment="cars", run=run,
+                        model_name="cars_model", alias="champion")  # fmt: skip
     yield found
     shutil.rmtree(folder / "champion", ignore_errors=True)
 

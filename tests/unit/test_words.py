@@ -70,7 +70,12 @@ SOURCES = sorted(path for path in (ROOT / "src" / "tasador").rglob("*.py") if no
 TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if not allowed(path))
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "src" / "tasador").rglob("*.j2"),
+        *(ROOT / "src" / "tasador").rglob("*.yaml"),
+    ]
     if path.name != "CHANGELOG.md" and not allowed(path)
 )
 

@@ -106,15 +106,6 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make one empty registry; copying its file saves every test the migrations."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.raises(RegistryError, match="no model 'none'"):
-        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def workspace(template_database: Path, tmp_path: Path) -> Path:
     shutil.copy(template_database, tmp_path / "mlflow.db")
