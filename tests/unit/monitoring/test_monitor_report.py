@@ -62,7 +62,7 @@ def test_a_column_of_many_categories_shows_the_bins_that_changed_most(tmp_path):
 
 def test_an_empty_window_still_has_a_report_and_a_dashboard(reference, tmp_path):
     verdict = judge(reference, [])
-    assert "It cannot be told" in page_of(verdict, tmp_path)
+    assert "Cannot tell" in page_of(verdict, tmp_path)
     assert "cannot tell" in printed(verdict)
 
 
