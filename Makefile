@@ -93,13 +93,13 @@ dist: $(VENV)/.dev ## The source distribution in dist/, built with what is locke
 docs: $(VENV)/.dev ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-pages: $(VENV)/.dev ## Write the generated pages of docs/reference anew
-	$(BIN)/python -m tasador.cli.settings_pages > docs/reference/configuration.md
-	$(BIN)/python -m tasador.cli.service_pages settings > docs/reference/service-settings.md
-	$(BIN)/python -m tasador.cli.service_pages metrics > docs/reference/metrics.md
-	$(BIN)/python -m tasador.cli.service_pages watch > docs/reference/watch-settings.md
-	$(BIN)/python -m tasador.cli.service_pages figures docs/*/*.md
-	$(BIN)/python -m tasador.cli.reference > docs/reference/commands.md
+pages: $(VENV)/.dev ## Write the generated pages of docs/reference again
+	$(BIN)/python -m tasador.cli.reference_pages configuration > docs/reference/configuration.md
+	$(BIN)/python -m tasador.cli.reference_pages settings > docs/reference/service-settings.md
+	$(BIN)/python -m tasador.cli.reference_pages metrics > docs/reference/metrics.md
+	$(BIN)/python -m tasador.cli.reference_pages watch > docs/reference/watch-settings.md
+	$(BIN)/python -m tasador.cli.reference_pages figures docs/*/*.md
+	$(BIN)/python -m tasador.cli.reference_pages commands > docs/reference/commands.md
 
 evidently: ## Evidently's own report: make evidently REFERENCE=a.csv CURRENT=b.csv OUT=drift.html
 	test -x $(VENV)-evidently/bin/python || $(PYTHON) -m venv $(VENV)-evidently

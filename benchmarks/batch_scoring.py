@@ -29,13 +29,13 @@ import pyarrow.parquet as parquet
 
 import inputs
 from isolation import isolate
-from tasador.core.parallel.threads import usable_cores
+from tasador.core.parallel import usable_cores
 from tasador.data.readers import read_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.conformal import calibrate
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.scoring.files import ScoreOrder, score_files
+from tasador.scoring.files import ScoreRequest, score_files
 from tasador.serving.batching.predictor import Predictor
 from tasador.trees.importers import from_lightgbm
 from tasador.trees.onnx_export import to_onnx
@@ -118,7 +118,7 @@ def measure(bundle: ModelBundle, rows: pa.Table, folder: Path) -> Measured:
     parquet.write_table(rows.select(names), source)
 
     def run(workers: int) -> float:
-        order = ScoreOrder((str(source),), str(out), workers=workers)
+        order = ScoreRequest((str(source),), str(out), workers=workers)
         return score_files(bundle, order, print).seconds
 
     cpu = least(lambda: run(1))

@@ -75,7 +75,7 @@ def main(folder: Path = ENV) -> int:
     present = sorted(name for name in files if (folder / name).exists())
     absent = {name: files[name] for name in ALONE if name not in present}
     if present and not absent:
-        print(f"{folder} has {', '.join(present)} already; remove them to start anew")
+        print(f"{folder} has {', '.join(present)} already; remove them to start again")
         return 1
     wanted = absent if present else files
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,7 @@ import pytest
 
 from fixtures.process import Server, free_port
 from tasador.registry.bundle.writer import write_bundle
-from tasador.reporting.model_card import ModelDocument, ModelFacts
-from tasador.reporting.model_card_page import to_markdown
+from tasador.reporting.model_card import ModelDocument, ModelFacts, to_markdown
 
 from .conftest import App, start_app
 

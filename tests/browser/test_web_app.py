@@ -87,9 +87,9 @@ def test_a_file_without_the_needed_columns_is_refused_with_what_is_missing(visit
     page.get_by_text("the file's columns do not meet the contract").wait_for()
 
 
-def test_health_says_what_to_do_before_anything_was_judged(visit) -> None:
+def test_health_says_what_to_do_before_anything_was_evaluated(visit) -> None:
     page = visit("health")
-    page.get_by_text("Nothing was judged yet").wait_for()
+    page.get_by_text("Nothing was evaluated yet").wait_for()
     page.get_by_text("tasador watch", exact=True).wait_for()
 
 
@@ -162,7 +162,7 @@ def test_models_without_a_registry_says_so(visit) -> None:
     page.get_by_text("There is no registry to list versions from").wait_for()
 
 
-def test_the_model_card_is_shown_and_a_run_that_is_not_here_is_told(visit) -> None:
+def test_the_model_card_is_shown_and_a_missing_run_is_named(visit) -> None:
     page = visit("report")
     page.get_by_role("heading", name="Houses").wait_for()
     page.get_by_role("tab", name="Run report").click()
@@ -192,7 +192,7 @@ def test_no_page_is_wider_than_a_phone(visit, path: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_an_absent_service_is_told_and_then_one_without_a_model(visit, tmp_path) -> None:
+def test_an_absent_service_is_named_and_then_one_without_a_model(visit, tmp_path) -> None:
     port = free_port()
     lonely = start_app(f"http://127.0.0.1:{port}")
     server = Server(tmp_path, tmp_path / "nothing", port)

@@ -128,7 +128,7 @@ def test_a_table_stands_above_its_command_and_parts_of_one_table_are_joined() ->
     assert "a processor, 2 cores, 8 GiB, Linux 6; python 3.11.9" in page
 
 
-def test_a_goal_that_was_missed_is_told() -> None:
+def test_a_goal_that_was_missed_is_reported() -> None:
     from suite_page import draw_page
 
     goals = [
@@ -240,7 +240,7 @@ def test_growth_is_measured_and_its_answers_checked(tmp_path: Path) -> None:
     assert found["check"].startswith("failed: KeyError")
 
 
-def test_a_peer_that_is_missing_or_fails_is_told(
+def test_a_peer_that_is_missing_or_fails_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import accuracy_peers

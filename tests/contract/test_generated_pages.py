@@ -9,20 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
-from tasador.cli import reference as commands
-from tasador.cli import service_pages
+from tasador.cli import reference_pages
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 STALE = "run `make pages` and commit what changed"
 
 
 def test_the_page_of_commands_says_what_the_commands_say() -> None:
-    assert (REFERENCE / "commands.md").read_text(encoding="utf-8") == commands.page(), STALE
+    assert (REFERENCE / "commands.md").read_text(
+        encoding="utf-8"
+    ) == reference_pages.commands_page(), STALE
 
 
 def test_the_page_of_the_services_settings_says_what_the_settings_say() -> None:
     found = (REFERENCE / "service-settings.md").read_text(encoding="utf-8")
-    assert found == service_pages.settings_page(), STALE
+    assert found == reference_pages.settings_page(), STALE
 
 
 PAGES = sorted(REFERENCE.parent.glob("*/*.md"))
@@ -31,29 +32,29 @@ PAGES = sorted(REFERENCE.parent.glob("*/*.md"))
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_figures_of_settings_in_texts_are_their_defaults(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text == service_pages.with_figures(text), STALE
+    assert text == reference_pages.with_figures(text), STALE
 
 
 def test_a_figure_in_a_text_follows_its_setting() -> None:
     text = (
         "Every `source.poll_s` (30 s, by chance) and `limits.body_bytes` (1 MiB), `bound_s` (9 s)"
     )
-    assert service_pages.with_figures(text) == (
+    assert reference_pages.with_figures(text) == (
         "Every `source.poll_s` (8 s, by chance) and `limits.body_bytes` (4 MiB), `bound_s` (250 ms)"
     )
-    assert service_pages.with_figures("`some_other` (3)") == "`some_other` (3)"
+    assert reference_pages.with_figures("`some_other` (3)") == "`some_other` (3)"
     with pytest.raises(KeyError, match="several sections"):  # the sources', and the canary's
-        service_pages.with_figures("`poll_s` (8 s)")
+        reference_pages.with_figures("`poll_s` (8 s)")
 
 
 def test_the_page_of_metrics_says_what_is_counted() -> None:
     found = (REFERENCE / "metrics.md").read_text(encoding="utf-8")
-    assert found == service_pages.metrics_page(), STALE
+    assert found == reference_pages.metrics_page(), STALE
 
 
 def test_the_page_of_the_watchers_settings_says_what_ships() -> None:
     found = (REFERENCE / "watch-settings.md").read_text(encoding="utf-8")
-    assert found == service_pages.watch_page(), STALE
+    assert found == reference_pages.watch_page(), STALE
 
 
 def test_every_metric_of_a_service_that_answers_is_on_the_page(

@@ -250,9 +250,7 @@ def test_a_target_that_cannot_be_fitted_is_refused(
     assert said in err
 
 
-def test_single_bad_cells_cost_their_rows_and_the_user_is_told(
-    tasador: Run, tmp_path: Path
-) -> None:
+def test_single_bad_cells_cost_their_rows_and_are_reported(tasador: Run, tmp_path: Path) -> None:
     describe(tmp_path)
     rows = TABLE.splitlines()
     for line, column, cell in ((4, 0, "big"), (6, 0, "inf"), (8, 4, "nan"), (9, 4, "-inf")):
@@ -293,7 +291,7 @@ def test_a_category_of_one_level_is_a_warning(tasador: Run, tmp_path: Path) -> N
         ("dataset.columns.size.kind=foo", "unknown kind 'foo'"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_before_anything_is_written(
+def test_an_invalid_setting_is_refused_before_anything_is_written(
     tasador: Run, tmp_path: Path, setting: str, said: str
 ) -> None:
     describe(tmp_path, CONTRACT + "model_name: flats_model\n")

@@ -155,7 +155,13 @@ def test_files_in_a_store_are_scored_into_the_store(
     lines = [f"-3.{i % 10},40.{i % 7},{1 + i % 5},3,{60 + i},flat\n" for i in range(400)]
     for name in ("a", "b"):
         store.files().pipe_file(f"{store.url}/in/{name}.csv", (head + "".join(lines)).encode())
-    words = (f"{store.url}/in/*.csv", "--out", f"{store.url}/out", "--bundle", str(written_bundle))
+    words = (
+        f"{store.url}/in/*.csv",
+        "--output",
+        f"{store.url}/out",
+        "--bundle",
+        str(written_bundle),
+    )
     assert "scored 800 rows of 2 files" in tasador(
         tmp_path, "score", *words, "--format", "parquet", "--batch-rows", "100"
     )

@@ -14,8 +14,8 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.core.errors import SourceError
-from tasador.core.parallel.base import LocalEngine
-from tasador.core.parallel.ray import RayEngine
+from tasador.core.parallel import LocalEngine
+from tasador.core.ray_engine import RayEngine
 from tasador.monitoring.inputs.table_reader import Fields
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_parts_are_judged_like_the_whole(folder: Path) -> None:
+def test_parts_are_evaluated_like_the_whole(folder: Path) -> None:
     whole = judged(folder / "before.parquet", str(folder / "now.parquet"))
     parts = judged(folder / "before.parquet", str(folder / "parts" / "*.parquet"))
     assert whole.level == "alert"
@@ -103,7 +103,9 @@ def test_parts_are_judged_like_the_whole(folder: Path) -> None:
     assert plain(judged(folder / "before.parquet", named)) == plain(whole)
 
 
-def test_what_is_wrong_with_values_is_told_once_for_all_files(folder: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_values_is_reported_once_for_all_files(
+    folder: Path, tmp_path: Path
+) -> None:
     def spoilt(i: int) -> pl.DataFrame:
         return pl.read_csv(folder / "csv" / f"part-{i}.csv").with_columns(
             pl.when(pl.col("number") % 50 == 0)
@@ -163,7 +165,7 @@ def test_a_cluster_whose_workers_are_killed_gives_the_same_verdict(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real table is not here")
-def test_the_real_table_in_seven_parts_is_judged_like_the_whole(
+def test_the_real_table_in_seven_parts_is_evaluated_like_the_whole(
     tmp_path: Path, ray_cluster
 ) -> None:
     fields = Fields(target="median_house_value")

@@ -33,7 +33,7 @@ def test_rows_bundles_and_contracts_are_plain_files(
     (tmp_path / "kept").mkdir()
     for words in (
         ("predict", place, "--bundle", bundle_folder),
-        ("score", place, "--out", tmp_path / "out.csv", "--bundle", bundle_folder),
+        ("score", place, "--output", tmp_path / "out.csv", "--bundle", bundle_folder),
         ("verify", bundle_folder),
         ("init", place, "--target", "price"),
         ("publish", "store", "--bundle", bundle_folder),

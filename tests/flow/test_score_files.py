@@ -91,7 +91,7 @@ def test_a_csv_with_torn_lines_is_answered_as_by_a_running_service(
     lines += ["only one"]
     content = "\n".join(lines)
     (tmp_path / "in.csv").write_text(content)
-    code, out, err = score("in.csv", "--out", "out.csv", "--batch-rows", "500")
+    code, out, err = score("in.csv", "--output", "out.csv", "--batch-rows", "500")
     assert code == 0
     assert "scored 3,003 rows of 1 file to out.csv" in out
     assert "SYNTHETIC DATA" in err
@@ -135,13 +135,13 @@ def test_all_columns_or_none_are_handed_on(score: Run, tmp_path: Path):
     assert (tmp_path / "none.csv").read_text().splitlines()[0].count(",") == len(MADE)
 
 
-def test_finished_files_are_passed_over_until_something_changes(
+def test_finished_files_are_skipped_until_something_changes(
     score: Run, tmp_path: Path, written_bundle: Path
 ):
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.csv").write_text(as_csv(houses(50)))
     (tmp_path / "d.csv.gz").write_bytes(gzip.compress(as_csv(houses(60)).encode()))
-    code, out, _ = score("*.csv*", "--out", "out", "--format", "parquet")
+    code, out, _ = score("*.csv*", "--output", "out", "--format", "parquet")
     assert code == 0
     assert "scored 210 rows of 4 files" in out
     results = {f"{name}.parquet" for name in "abcd"} | {"_tasador_score.json"}
@@ -151,7 +151,7 @@ def test_finished_files_are_passed_over_until_something_changes(
 
     def again(*words: str) -> tuple[str, set[str]]:
         before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-        code, out, _ = score("*.csv*", "--out", "out", "--format", "parquet", *words)
+        code, out, _ = score("*.csv*", "--output", "out", "--format", "parquet", *words)
         assert code == 0
         after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
         return out, {n for n in after if after[n] != before[n]} - {"_tasador_score.json"}
@@ -217,7 +217,7 @@ def test_a_bad_file_does_not_stop_the_others(score: Run, tmp_path: Path):
         (["in.csv", "-o", "out.csv", "--workers", "0"], 2, "--workers"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(
+def test_an_invalid_request_is_refused_with_the_reason(
     score: Run, tmp_path: Path, words: list[str], code: int, message: str
 ):
     (tmp_path / "in.csv").write_text(as_csv(houses(5)))

@@ -15,8 +15,8 @@ import pytest
 from fixtures.object_stores import Store
 from tasador.cli.app import main
 from tasador.core.errors import EngineError
-from tasador.core.parallel.base import RaySettings
-from tasador.scoring.files import ScoreOrder
+from tasador.core.parallel import RaySettings
+from tasador.scoring.files import ScoreRequest
 from tasador.scoring.ray import score_files_on_ray
 
 pytestmark = pytest.mark.slow
@@ -90,20 +90,20 @@ def test_files_whose_workers_are_killed_are_finished_once_and_equal(
     (tmp_path / "big").mkdir()
     for i, n in enumerate((60_000, 0, 5, 400_000, 50_000)):
         parquet.write_table(houses(n, i), tmp_path / f"big/{i}.parquet")
-    assert score("big/*.parquet", "--out", "here", engine="local")[0] == 0
+    assert score("big/*.parquet", "--output", "here", engine="local")[0] == 0
 
     half_written = begun(tmp_path / "away", "*")
     with ray_cluster.killing(
         WORKER, times=2, after_s=0.0, when=half_written, together=True
     ) as dead:
-        code, said, _ = score("big/*.parquet", "--out", "away")
+        code, said, _ = score("big/*.parquet", "--output", "away")
     assert code == 0
     assert dead
     assert "scored 510,005 rows of 5 files" in said
     assert results(tmp_path / "away") == results(tmp_path / "here")  # nothing half written either
 
     (tmp_path / "away/2.parquet").unlink()
-    code, said, about = score("big/*.parquet", "--out", "away")
+    code, said, about = score("big/*.parquet", "--output", "away")
     # 3: not one of its five rows meets the contract
     assert (code, "scored 5 rows of 1 file " in said, about.count("finished before")) == (
         3,
@@ -111,8 +111,8 @@ def test_files_whose_workers_are_killed_are_finished_once_and_equal(
         4,
     )
     # each engine goes on where the other one ended
-    assert "5 finished before" in score("big/*.parquet", "--out", "away", engine="local")[1]
-    assert "5 finished before" in score("big/*.parquet", "--out", "here")[1]
+    assert "5 finished before" in score("big/*.parquet", "--output", "away", engine="local")[1]
+    assert "5 finished before" in score("big/*.parquet", "--output", "here")[1]
     assert results(tmp_path / "away") == results(tmp_path / "here")
 
 
@@ -123,13 +123,13 @@ def test_a_file_that_is_no_table_does_not_keep_the_others_from_being_scored(
     parquet.write_table(houses(50, 1).drop_columns("area"), tmp_path / "bad.parquet")
     found = {}
     for engine in ("local", "ray"):
-        code, _, about = score("*.parquet", "--out", f"{engine}/", engine=engine)
+        code, _, about = score("*.parquet", "--output", f"{engine}/", engine=engine)
         assert code == 3
         found[engine] = [line for line in about.splitlines() if "columns of the contract" in line]
         assert list(results(tmp_path / engine)) == ["good.parquet"]
     assert found["ray"] == found["local"]
-    assert score("good.parquet", "--out", "one.csv")[0] == 0
-    assert score("good.parquet", "--out", "other.csv", engine="local")[0] == 0
+    assert score("good.parquet", "--output", "one.csv")[0] == 0
+    assert score("good.parquet", "--output", "other.csv", engine="local")[0] == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
 
 
@@ -142,11 +142,11 @@ def test_object_stores_are_read_and_written_by_the_workers(
         parquet.write_table(houses(1000, i), place)
         store.files().pipe_file(f"{base}/in/{i}.parquet", place.read_bytes())
     with ray_cluster.environment(store.environment):
-        code, said, about = score(f"{base}/in/*.parquet", "--out", f"{base}/out/")
+        code, said, about = score(f"{base}/in/*.parquet", "--output", f"{base}/out/")
         assert code == 0, about
         assert "scored 3,000 rows of 3 files" in said
-        assert "3 finished before" in score(f"{base}/in/*.parquet", "--out", f"{base}/out/")[1]
-    assert score("*.parquet", "--out", "here/", engine="local")[0] == 0
+        assert "3 finished before" in score(f"{base}/in/*.parquet", "--output", f"{base}/out/")[1]
+    assert score("*.parquet", "--output", "here/", engine="local")[0] == 0
     for i in range(3):
         written = store.files().cat_file(f"{base}/out/{i}.parquet")
         assert written == (tmp_path / f"here/{i}.parquet").read_bytes()
@@ -160,7 +160,7 @@ def test_a_file_over_which_every_worker_dies_ends_the_run(
     for i in range(2):
         parquet.write_table(houses(400_000 if i else 10, i), tmp_path / f"{i}.parquet")
     out = tmp_path / "out"
-    order = ScoreOrder((str(tmp_path / "*.parquet"),), str(out))
+    order = ScoreRequest((str(tmp_path / "*.parquet"),), str(out))
 
     half_written = begun(out, "1.parquet")
     settings = RaySettings(retries=1)

@@ -453,7 +453,7 @@ def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:
     ("variable", "value", "said"),
     [
         ("TASADOR_SERVER__PRT", "1", "did you mean TASADOR_SERVER__PORT"),
-        ("TASADOR_LIMITS__BATCH", "many", "TASADOR_LIMITS__BATCH cannot be meant"),
+        ("TASADOR_LIMITS__BATCH", "many", "TASADOR_LIMITS__BATCH is invalid"),
         ("TASADOR_SECURITY__KEYS", "hunter2-secret", "an API key cannot be read"),
         ("TASADOR_SOURCE__ORDER", "mlflow,moon", "each of mlflow"),
         ("TASADOR_RECORDS__URL", "mongodb://x", "sqlite:///"),
@@ -463,7 +463,7 @@ def test_a_port_that_is_taken_is_named_without_a_traceback(server) -> None:
         ("TASADOR_SOURCE__LAST_GOOD", "s3://bucket/copy", "TASADOR_SOURCE__OBJECT_STORE"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_named(server, variable, value, said) -> None:
+def test_a_invalid_setting_is_named(server, variable, value, said) -> None:
     server.variables = {variable: value}
     server.start()
     assert server.process is not None

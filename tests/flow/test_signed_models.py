@@ -67,7 +67,7 @@ def serving(folder: Path, key: str) -> Iterator[str]:
     options = [
         "--port",
         str(port),
-        "--tracking-uri",
+        "--registry",
         f"sqlite:///{folder}/workspace/mlflow.db",
         "--model",
         "flats_model",

@@ -333,7 +333,7 @@ def test_a_scenario_changes_what_it_says_and_stays_acceptable(
     same_rows = np.array_equal(changed.X, X, equal_nan=True)
     same_values = np.array_equal(changed.y, price)
     assert (same_rows, same_values) != (True, True)
-    assert changed.told
+    assert changed.description
 
 
 def test_an_unknown_scenario_and_one_that_is_impossible_are_named(house_contract) -> None:
@@ -391,7 +391,7 @@ def test_alerts_are_listed_acknowledged_and_silenced_by_command(
     assert "firing" in listed
     assert "m/drift/drift:income" in listed
     assert "PSI 0.4" in listed
-    assert "acknowledged: m/drift" in run(app, ["alerts", "ack", "m/*", "--who", "ana"]).output
+    assert "acknowledged: m/drift" in run(app, ["alerts", "ack", "m/*", "--by", "ana"]).output
     assert "silenced: m/drift" in run(app, ["alerts", "silence", "*", "--for", "2h"]).output
     assert "acknowledged by ana" in run(app, ["alerts", "list"]).output
     assert "no longer silent" in run(app, ["alerts", "unsilence", "*"]).output
@@ -404,7 +404,7 @@ def test_following_a_simulation_shows_what_the_watcher_saw(server, table) -> Non
     import threading
 
     from tasador.core import clock
-    from tasador.ops.watching import Witness
+    from tasador.ops.simulate import Witness
 
     client = ApiClient(server.url)
     lines: list[str] = []

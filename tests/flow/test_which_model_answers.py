@@ -27,7 +27,7 @@ from tasador.contract.model import Column, TableContract, Target
 from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, RegistryError
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import after_run
-from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.monitoring.summaries.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.records.database import Database
@@ -161,7 +161,7 @@ def used_by_commands(tasador: Tasador, workspace: Path, *options: str) -> set[st
             "version"
         ],
     }
-    said = tasador("score", str(file), "--out", str(workspace.parent / "scored.csv"), *options)
+    said = tasador("score", str(file), "--output", str(workspace.parent / "scored.csv"), *options)
     return found | {said.partition(" with ")[2].split()[0]}
 
 
@@ -474,7 +474,7 @@ def test_a_model_of_generated_rows_does_not_become_champion_by_itself(
     assert "version 1 was trained on generated rows: it does not become champion" in after.lines[0]
     assert after.following == f"tasador up --workspace {new}"
     with opened(place) as lifecycle:
-        promote(lifecycle, Wish("1", force=True, reason="to begin with"))
+        promote(lifecycle, PromotionRequest("1", force=True, reason="to begin with"))
     register(new, load_bundle(workspace / "bundles" / "v1"), "run-real")
     after = after_run(place, "2", GateSettings(prb_slack=1.0))
     assert after.lines[0].startswith("champion: version 2 (the first model trained on real rows")

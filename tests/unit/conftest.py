@@ -1,4 +1,4 @@
-"""Real servers for the rooms that read them: MLflow, and object stores that can be slow."""
+"""Real servers for the packages that read them: MLflow, and object stores that can be slow."""
 
 from __future__ import annotations
 
@@ -119,6 +119,18 @@ def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one empty registry; copying its file saves every test the migrations."""
+    from tasador.core.errors import RegistryError
+    from tasador.registry.mlflow.registry import resolve_alias
+
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with pytest.raises(RegistryError, match="no model 'none'"):
+        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
+    return file
 
 
 @pytest.fixture(scope="session")

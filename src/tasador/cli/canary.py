@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tasador.cli.models import place_of, show
-from tasador.cli.options import WORKSPACE, AsJson, By, Model, Reason, Records, Registry, Workspace
+from tasador.cli.options import (
+    WORKSPACE,
+    AsJson,
+    By,
+    DatabaseOption,
+    Model,
+    Reason,
+    Registry,
+    Workspace,
+)
 from tasador.cli.output import escape, out, print_json, time_text
 
 if TYPE_CHECKING:
@@ -38,7 +47,7 @@ def start(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Start a canary of the challenger against the champion.
@@ -70,7 +79,7 @@ def status(
     as_json: AsJson = False,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Show the stage and the results of both models."""
@@ -93,7 +102,7 @@ def stop(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Send all traffic to the champion again, within one poll."""
@@ -109,7 +118,7 @@ def settle(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Promote a challenger that passed, reject one that failed."""

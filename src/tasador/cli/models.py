@@ -12,9 +12,9 @@ from tasador.cli.options import (
     WORKSPACE,
     AsJson,
     By,
+    DatabaseOption,
     Model,
     Reason,
-    Records,
     Registry,
     Set,
     VersionArgument,
@@ -23,9 +23,9 @@ from tasador.cli.options import (
 from tasador.cli.output import err, escape, note, out, print_json, table, time_text
 
 if TYPE_CHECKING:
-    from tasador.lifecycle.alias_updates import Carried
+    from tasador.lifecycle.alias_updates import OperationResult
     from tasador.lifecycle.api import Place
-    from tasador.lifecycle.gates.evaluate import Judged
+    from tasador.lifecycle.gate_evaluation import VersionEvaluation
     from tasador.lifecycle.new_rows import NewRows
     from tasador.lifecycle.retraining_policy import RetrainDecision
     from tasador.records.audit_log import AuditEntry
@@ -40,7 +40,7 @@ _COLUMNS = (
 def models(
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +105,7 @@ def promote(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Point an alias at a version that passes the gates.
@@ -118,14 +118,14 @@ def promote(
         tasador promote 2 --force --reason "the gate compares with a faulty model"
     """
     from tasador.lifecycle.api import opened
-    from tasador.lifecycle.promote import Wish
+    from tasador.lifecycle.promote import PromotionRequest
     from tasador.lifecycle.promote import promote as promote_version
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        wish = Wish(version, to, reason, force)
+        request = PromotionRequest(version, to, reason, force)
         settings = settings_with(set_).gates
         tell = (lambda _: None) if as_json else show_gates
-        show(promote_version(lifecycle, wish, settings=settings, tell=tell), as_json=as_json)
+        show(promote_version(lifecycle, request, settings=settings, tell=tell), as_json=as_json)
 
 
 def compare(
@@ -135,7 +135,7 @@ def compare(
     set_: Set = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Compare two versions on the same held-out rows, gate by gate.
@@ -146,18 +146,18 @@ def compare(
     """
     from tasador.core.hashing import to_plain
     from tasador.lifecycle.api import opened
-    from tasador.lifecycle.gates.evaluate import judge_version
+    from tasador.lifecycle.gate_evaluation import evaluate_version
     from tasador.registry.stores.versions import find_version
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))
-        judged = judge_version(lifecycle, one, other, settings_with(set_).gates)
+        evaluated = evaluate_version(lifecycle, one, other, settings_with(set_).gates)
     if as_json:
-        print_json({"passed": judged.report.passed, **to_plain(judged.report)})
+        print_json({"passed": evaluated.report.passed, **to_plain(evaluated.report)})
         return
-    out.print(f"version {one.number} ({escape(judged.report.challenger)})")
-    out.print(f"against {other.number} ({escape(judged.report.champion)})")
-    show_gates(judged)
+    out.print(f"version {one.number} ({escape(evaluated.report.challenger)})")
+    out.print(f"against {other.number} ({escape(evaluated.report.champion)})")
+    show_gates(evaluated)
 
 
 def reject(
@@ -167,7 +167,7 @@ def reject(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Mark a version as unusable and remove its aliases."""
@@ -189,7 +189,7 @@ def rollback(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Return to the previous champion.
@@ -216,7 +216,7 @@ def retrain(
     by: By = None,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Train again on recorded outcomes, if a trigger fires.
@@ -229,12 +229,12 @@ def retrain(
         tasador retrain --now --reason "new district" --set retraining.budget=2
     """
     from tasador.lifecycle.api import opened
-    from tasador.lifecycle.retrain import Listeners, Order
+    from tasador.lifecycle.retrain import Listeners, RetrainRequest
     from tasador.lifecycle.retrain import retrain as retrain_model
     from tasador.lifecycle.retraining_policy import CONDITION_NOT_MET, NO_TRIGGER
 
     settings = settings_with(set_)
-    order = Order(
+    request = RetrainRequest(
         manual=(reason or "no reason given") if now else None,
         dry_run=dry_run,
         alias=to,
@@ -243,7 +243,7 @@ def retrain(
     )
     listeners = Listeners(_show_decision, lambda name, _: out.print(f"  {name}"), show_gates)
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
-        done = retrain_model(lifecycle, order, listeners)
+        done = retrain_model(lifecycle, request, listeners)
     if done.version is not None:
         out.print(f"version {done.version} is {to}")
     elif (dry_run or now) and not done.decision.retrain:
@@ -273,7 +273,7 @@ def reproduce(
     version: VersionArgument,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """Rebuild a version and compare all its predictions.
@@ -312,7 +312,7 @@ def history(
     as_json: AsJson = False,
     workspace: Workspace = WORKSPACE,
     registry: Registry = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     model: Model = None,
 ) -> None:
     """List changes of the champion, newest first: who, when and why."""
@@ -374,7 +374,7 @@ def place_of(
     return Place(workspace, registry, records, model, by)
 
 
-def show(carried: Carried, *, as_json: bool = False) -> None:
+def show(carried: OperationResult, *, as_json: bool = False) -> None:
     """Print what was done."""
     _show_notes(carried.notes)
     operation = carried.operation
@@ -396,17 +396,17 @@ def show(carried: Carried, *, as_json: bool = False) -> None:
         out.print(f"champion: {operation.before or 'none'} -> {operation.after}")
 
 
-def show_gates(judged: Judged) -> None:
+def show_gates(evaluated: VersionEvaluation) -> None:
     """Print every gate with its numbers."""
     mark = {
         "pass": "[green]pass       [/]",
         "fail": "[red]fail       [/]",
         "cannot tell": "[yellow]cannot tell[/]",
     }
-    out.print(f"rows: {escape(judged.report.rows)}")
-    for gate in judged.report.gates:
+    out.print(f"rows: {escape(evaluated.report.rows)}")
+    for gate in evaluated.report.gates:
         out.print(f"{mark[gate.state]} {escape(gate.name)}: {escape(gate.text)}")
-    out.print(escape(judged.report.summary))
+    out.print(escape(evaluated.report.summary))
 
 
 def _show_notes(notes: Iterable[str]) -> None:

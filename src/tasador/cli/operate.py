@@ -17,8 +17,8 @@ from tasador.cli.options import (
     Alias,
     Bundle,
     BundleFolder,
+    DatabaseOption,
     Model,
-    Records,
     Registry,
     Version,
     Workspace,
@@ -58,14 +58,11 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="Published bundles: gs://, s3:// or a folder"),
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="MLflow tracking URI", show_default="the workspace's"),
-    ] = None,
+    tracking_uri: Registry = None,
     model: Model = None,
     alias: Alias = None,
     version: Version = None,
-    records: Records = None,
+    records: DatabaseOption = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Start the HTTP service.
@@ -98,7 +95,7 @@ def serve(
     }
     if alias is not None and version is not None:
         raise ConfigError("either an alias or a version is served, not both")
-    # workers are processes of their own: what they are told goes through the environment
+    # workers are processes of their own: they are configured through the environment
     for place, value in given.items():
         if value is not None:
             os.environ[variable(*place)] = str(value)
@@ -225,11 +222,11 @@ def publish(
         tasador publish s3://models/houses --version 3 --with cards,report
     """
     from tasador.inference.model_choice import BundleChoice
-    from tasador.ops.publish_bundle import deliver
+    from tasador.ops.publish_bundle import publish_registered
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     documents = [word.strip() for word in with_.split(",") if word.strip()]
-    pointer, written = deliver(location, choice, note, documents)
+    pointer, written = publish_registered(location, choice, note, documents)
     size = sum(pointer.files.values()) / 2**20
     typer.echo(f"published {pointer.version} ({size:.1f} MiB, {pointer.origin}) at {location}")
     for where in written:

@@ -8,6 +8,13 @@ from typing import Annotated
 
 import typer
 
+#: Former spellings of options, still taken and in no help.
+FORMER_SPELLINGS = {
+    "--records": "--database",
+    "--tracking-uri": "--registry",
+    "--out": "--output",
+    "--who": "--by",
+}
 #: Where all commands look unless another folder is named.
 WORKSPACE = Path("workspace")
 
@@ -71,11 +78,11 @@ Registry = Annotated[
 ]
 
 # What a change of the registry leaves in its history
-Records = Annotated[
+DatabaseOption = Annotated[
     str | None,
     typer.Option(
-        "--records", metavar="URL", help="URL of the records database",
-        show_default="the workspace's",
+        "--database", metavar="URL", help="URL of the records database",
+        show_default="$TASADOR_RECORDS__URL or the workspace's",
     ),
 ]  # fmt: skip
 By = Annotated[

@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tasador.cli.options import AsJson
+from tasador.cli.options import AsJson, DatabaseOption
 from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
     from tasador.settings.records import RecordSettings
 
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        "--database", metavar="URL", help="URL of the records database",
-        show_default="$TASADOR_RECORDS__URL or the workspace's",
-    ),
-]  # fmt: skip
 SpoolOption = Annotated[
     str | None,
     typer.Option("--spool", metavar="FOLDER", help="Spool folder", show_default="the service's"),

@@ -139,11 +139,13 @@ def score(
     ],
     to: Annotated[
         str,
-        typer.Option("--out", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
+        typer.Option("--output", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
     ],
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="Output format", show_default="that of --out or the input"),
+        typer.Option(
+            "--format", help="Output format", show_default="that of --output or the input"
+        ),
     ] = None,
     columns: Annotated[
         str | None,
@@ -184,15 +186,15 @@ def score(
     does not meet the contract gets an error instead of an estimate, as from the service.
 
     Examples:
-        tasador score 'rows/*.parquet' --out scored/
+        tasador score 'rows/*.parquet' --output scored/
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
     from tasador.core.errors import ConfigError, DataError, ValidationError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-    from tasador.scoring.files import ScoreOrder, find_inputs, score_files
+    from tasador.scoring.files import ScoreRequest, find_inputs, score_files
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
-    order = ScoreOrder(
+    request = ScoreRequest(
         inputs=tuple(inputs),
         out=to,
         kind=None if format_ is None else format_.value,
@@ -215,12 +217,12 @@ def score(
     with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
         loaded = chosen.load()
         if engine is Engine.ray:
-            from tasador.core.parallel.base import RaySettings
+            from tasador.core.parallel import RaySettings
             from tasador.scoring.ray import score_files_on_ray
 
-            scored = score_files_on_ray(chosen.folder, order, tell, RaySettings(ray_address))
+            scored = score_files_on_ray(chosen.folder, request, tell, RaySettings(ray_address))
         else:
-            scored = score_files(loaded, order, tell)
+            scored = score_files(loaded, request, tell)
     if scored.origin == "synthetic":
         err.print(_SYNTHETIC)
     _summarise(scored, to)

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from tasador.cli.models import settings_with
 from tasador.cli.options import (
     WORKSPACE,
+    By,
     Engine,
     EngineOption,
     RayAddress,
@@ -26,6 +31,8 @@ from tasador.cli.options import (
 )
 from tasador.cli.output import escape, note, out, time_text
 from tasador.core.errors import ConfigError
+from tasador.metrics.regression import label
+from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 
 if TYPE_CHECKING:
     from tasador.monitoring.alerts import AlertBook
@@ -35,14 +42,137 @@ if TYPE_CHECKING:
     from tasador.settings.run import RunSettings
     from tasador.settings.serving import SourceSettings
 
+_STYLE: dict[Level, str] = {
+    "ok": "green", "warn": "yellow", "alert": "bold red", "cannot_tell": "cyan"
+}  # fmt: skip
+_WORD: dict[Level, str] = {
+    "ok": "ok",
+    "warn": "warn",
+    "alert": "ALERT",
+    "cannot_tell": "cannot tell",
+}
+_TITLES = {
+    "input": "Input", "refused": "Refused rows", "quality": "Data quality",
+    "drift": "Drift of columns",
+    "together": "Columns together", "performance": "Performance",
+    "estimate": "Estimated performance",
+    "label": "Label drift", "concept": "Concept drift", "prediction": "Predictions",
+    "latency": "Latency", "failures": "Failures",
+}  # fmt: skip
+_BARS = "▁▂▃▄▅▆▇█"
+_SHOWN = (
+    "mape",
+    "wmape",
+    "median_ape",
+    "within_10",
+    "within_20",
+    "mae",
+    "coverage",
+    "cod",
+    "prd",
+    "prb",
+)
+
+
+def dashboard(verdict: Verdict) -> RenderableType:
+    """Return the health of a window, the worst first."""
+    head = Text.assemble(
+        ("Health: ", "bold"),
+        (_WORD[verdict.level], _STYLE[verdict.level]),
+        f"   {verdict.rows:,} rows against {verdict.reference_rows:,} of {verdict.reference}",
+    )
+    if verdict.begins:
+        head.append(f"\n{verdict.begins} to {verdict.ends}", "dim")
+    for found in verdict.of_check("input"):
+        if found.subject == "outcomes" and "joined" in found.numbers:
+            head.append(f"\n{found.reason}", _STYLE[found.level])
+    parts: list[RenderableType] = [head, "", _checks(verdict)]
+    if verdict.drift:
+        parts += ["", _drift(verdict.drift)]
+    if verdict.figures:
+        parts += ["", _figures(verdict.figures)]
+    if verdict.trouble:
+        parts += ["", Text("What to look at", "bold")]
+        parts += [
+            Text.assemble(
+                "  ", (f"{_WORD[f.level]:<6}", _STYLE[f.level]), f" {f.subject}: {f.reason}"
+            )
+            for f in verdict.trouble
+        ]
+    return Lines(*parts)
+
+
+def _checks(verdict: Verdict) -> Table:
+    table = Table("check", "level", "looked at", box=None, pad_edge=False)
+    levels = verdict.by_check
+    for check in sorted(levels, key=list(_TITLES).index):
+        level, some = levels[check], verdict.of_check(check)
+        bad = sum(f.level in ("warn", "alert") for f in some)
+        text = f"{len(some)}" + (f", {bad} bad" if bad else "")
+        table.add_row(_TITLES.get(check, check), Text(_WORD[level], _STYLE[level]), text)
+    return table
+
+
+def _drift(columns: tuple[ColumnDrift, ...]) -> Table:
+    heads = ("column", "level", "PSI", "p adj.", "KS", "W", "reference", "window")
+    table = Table(*heads, box=None, pad_edge=False)
+    for column in table.columns[2:6]:
+        column.justify = "right"
+    for column in table.columns[6:]:
+        column.no_wrap, column.min_width = True, 11
+    table.columns[0].overflow = "fold"
+    for one in columns:
+        table.add_row(
+            escape(one.name),
+            Text(_WORD[one.level], _STYLE[one.level]),
+            *(_number(v) for v in (one.psi, one.p_adjusted, one.ks, one.wasserstein)),
+            _spark(one.reference_share, one.window_share),
+            _spark(one.window_share, one.reference_share),
+        )
+    return table
+
+
+def _spark(shares: tuple[float, ...], others: tuple[float, ...]) -> str:
+    """Return the bins as small bars, on one scale with the other side's."""
+    if len(shares) > 24:
+        return ""
+    top = max((*shares, *others), default=0.0)
+    return "".join(
+        "·" if share == 0 else _BARS[min(int(share / top * len(_BARS)), len(_BARS) - 1)]
+        for share in shares
+    )
+
+
+def _figures(figures: tuple[Figure, ...]) -> Table:
+    table = Table("metric", "value", "95%", "reference", "limit", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for figure in figures:
+        if figure.name in _SHOWN:
+            title = "coverage" if figure.name == "coverage" else label(figure.name)
+            table.add_row(
+                title + (" (estimated)" if figure.estimated else ""),
+                _number(figure.value),
+                f"{_number(figure.low)} to {_number(figure.high)}",
+                _number(figure.reference),
+                _number(figure.limit),
+            )
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.0e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
-Who = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who acts", show_default="your user name")
-]
 
 
 def _column(meaning: str) -> Any:
@@ -105,9 +235,8 @@ def monitor(
         tasador monitor --reference train.parquet --current today.csv --target price
         tasador monitor --window 4h --json verdict.json
     """
-    from tasador.cli.dashboard import dashboard
-    from tasador.core.parallel.base import RaySettings
-    from tasador.core.parallel.open import open_engine
+    from tasador.core.parallel import RaySettings
+    from tasador.core.ray_engine import open_engine
     from tasador.core.storage import write_text
     from tasador.monitoring.inputs.table_reader import Fields
     from tasador.monitoring.settings import read_watch_settings
@@ -120,7 +249,7 @@ def monitor(
     elif not reference or not current:
         raise ConfigError(
             "there is nothing to compare with",
-            expected="--reference and --current, or neither to judge what a service recorded",
+            expected="--reference and --current, or neither to monitor what a service recorded",
             remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
         )
     else:
@@ -156,7 +285,7 @@ def _of_records(rules: Thresholds, window: str, workspace: Path) -> Verdict:
     settings = WatchSettings(window_s=parse_duration(window), limits=rules)
     watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
-        return watcher.judge()
+        return watcher.evaluate_window()
     finally:
         watcher.close()
 
@@ -258,10 +387,10 @@ def _tended(
     workspace: Path, source: SourceSettings, records: str, settings: RunSettings
 ) -> list[str]:
     from tasador.lifecycle.api import Place
-    from tasador.lifecycle.retrain import tend
+    from tasador.lifecycle.retrain import reconcile
 
     place = Place(workspace, source.tracking_uri, records, source.model_name or None, "watch")
-    return tend(place, settings)
+    return reconcile(place, settings)
 
 
 def _lines(found: Round) -> list[str]:
@@ -324,12 +453,12 @@ def list_(
 
 def ack(
     pattern: Pattern,
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Acknowledge firing alerts, which stops their reminders."""
     book = _book(workspace)
-    _report("acknowledged", book.acknowledge(pattern, who or getpass.getuser()))
+    _report("acknowledged", book.acknowledge(pattern, by or getpass.getuser()))
 
 
 def silence(
@@ -338,7 +467,7 @@ def silence(
         str, typer.Option("--for", metavar="DURATION", help="How long: 30m, 4h, 2d")
     ] = "1h",
     reason: Annotated[str, typer.Option(help="Reason, kept in the audit log")] = "",
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Send no notifications of some alerts for a time.
@@ -348,17 +477,17 @@ def silence(
     """
     book = _book(workspace)
     seconds = parse_duration(for_)
-    _report("silenced", book.silence(pattern, seconds, who or getpass.getuser(), reason))
+    _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason))
 
 
 def unsilence(
     pattern: Pattern,
-    who: Who = None,
+    by: By = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """End a silence."""
     book = _book(workspace)
-    _report("no longer silent", book.silence(pattern, 0.0, who or getpass.getuser(), ""))
+    _report("no longer silent", book.silence(pattern, 0.0, by or getpass.getuser(), ""))
 
 
 def simulate(
@@ -382,7 +511,7 @@ def simulate(
         float, typer.Option(min=0.0, metavar="SECONDS", help="Time between requests")
     ] = 0.0,
     phases: Annotated[
-        str, typer.Option(metavar="NAMES", help="Phases, in order")
+        str, typer.Option(metavar="NAMES", help="Phases, in request")
     ] = "usual,changed,recovered",
     follow: Annotated[
         bool,
@@ -399,8 +528,7 @@ def simulate(
     """
     from tasador.core import clock
     from tasador.ops.api_client import ApiClient
-    from tasador.ops.simulate import PhaseReport, Simulation, simulate
-    from tasador.ops.watching import Witness
+    from tasador.ops.simulate import PhaseReport, Simulation, Witness, simulate
 
     client = ApiClient(url, os.environ.get("TASADOR_API_KEY"))
     witness = Witness(client, lambda line: out.print(escape(line))) if follow else None
@@ -409,7 +537,7 @@ def simulate(
     def tell(report: PhaseReport) -> None:
         out.print(
             f"{report.name:<10} {report.asked:,} rows, {report.outcomes:,} outcomes, "
-            f"MAPE {report.mape:.1f}%  ({escape(report.told)}; {escape(report.version)})"
+            f"MAPE {report.mape:.1f}%  ({escape(report.description)}; {escape(report.version)})"
         )
         if witness is not None:
             witness.look(report.name, began[0])

@@ -246,6 +246,14 @@ class TableContract:
         ratios: Derived columns.
         source: Where the table is found.
         comparables: How comparables are searched.
+
+    Example:
+        >>> import tasador
+        >>> contract = tasador.load_bundle("cars").contract
+        >>> isinstance(contract, tasador.TableContract)
+        True
+        >>> contract.target.name, contract.features[0].unit
+        ('cost', 'kg')
     """
 
     name: str

@@ -69,6 +69,13 @@ def read_contract(path: Path) -> TableContract:
 
     Raises:
         ContractError: The file is missing, is not YAML, or says something a contract cannot.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> contract = tasador.read_contract(Path("cars.yaml"))
+        >>> contract.feature_names
+        ('mass', 'fuel')
     """
     try:
         if path.exists() and not is_plain(path):

@@ -62,7 +62,7 @@ class Deadline:
 
 
 class _Call(Generic[T]):
-    """One call: what came of it, if anything did yet."""
+    """One call and its result, if there is one yet."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work

@@ -3,7 +3,7 @@
 ::
 
     TasadorError                 exit code 1
-    ├── ConfigError                        2   a setting or command line that cannot be meant
+    ├── ConfigError                        2   an invalid setting or command line
     │   └── ContractError                  2   a table contract that is wrong, names the key
     ├── DataError                          3   the table itself
     │   ├── SourceError                    3   it cannot be read: missing, truncated, wrong checksum
@@ -12,7 +12,7 @@
     ├── BundleError                        5   a bundle that is damaged, tampered with or unknown
     │   └── NothingOfferedError            5   a source that answered, and has no bundle to give
     ├── RegistryError                      6   the model registry refused or cannot be reached
-    │   └── RefusedError                   6   it answered, and asking again would not help
+    │   └── RegistryRejectedError                   6   it answered, and asking again would not help
     ├── StorageError                       7   a disk or object store: full, read-only, unreachable
     │   └── DeadlineError                  7   no answer in the time it was given
     ├── MissingExtraError                  8   an optional dependency is not installed
@@ -22,14 +22,60 @@
 
 Each message has up to four parts: what happened, what was expected, what came instead, and what
 to do about it. The command line prints them without a traceback and exits with the class's code;
-130 stands for an interruption (Ctrl-C).
+130 is an interruption (Ctrl-C).
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote, urlsplit
 
-from tasador.core.installation import extra_with, install_command
+#: Modules whose distribution has another name.
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "hydra": "hydra-core", "xgboost": "xgboost-cpu"}
+
+
+def extra_with(module: str) -> str | None:
+    """Return the first extra that brings the top-level `module`; None when no extra names it."""
+    package = _DISTRIBUTIONS.get(module, module.replace("_", "-"))
+    for requirement in metadata.requires("tasador") or ():
+        named = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if named and extra and named[0].lower() == package.lower():
+            return extra[1]
+    return None
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds `extra` (or several, with commas) to this installation.
+
+    In a checkout's own environment that is ``make install``, which takes the locked versions; for
+    an installation from a folder the command names the folder.
+    """
+    origin = json.loads(_direct_url() or "{}")
+    url = urlsplit(origin.get("url", ""))
+    if url.scheme != "file" or "dir_info" not in origin:
+        return f'pip install "tasador[{extra}]"'
+    folder = Path(unquote(url.path))
+    if Path(sys.prefix) == folder / ".venv" and (folder / "Makefile").is_file():
+        place = "" if folder == Path.cwd() else f" -C {shlex.quote(str(folder))}"
+        return f'make{place} install EXTRAS="{extra.replace(",", " ")}"'
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    return f'pip install {editable}"{folder}[{extra}]"'
+
+
+def _direct_url() -> str | None:
+    """Return what the installer recorded about where tasador came from (PEP 610)."""
+    try:
+        return metadata.distribution("tasador").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+
 
 INTERRUPTED_EXIT_CODE = 130
 
@@ -42,6 +88,14 @@ class TasadorError(Exception):
         expected: What would have been right.
         got: What came instead.
         remedy: What the reader can do about it.
+
+    Example:
+        >>> import tasador
+        >>> try:
+        ...     tasador.compose(["sweep.trial=5"])
+        ... except tasador.TasadorError as error:
+        ...     error.exit_code, error.remedy
+        (2, "did you mean 'trials'?")
     """
 
     exit_code: ClassVar[int] = 1
@@ -89,7 +143,7 @@ def _rebuild(
 
 
 class ConfigError(TasadorError):
-    """A setting or command line that cannot be meant."""
+    """An invalid setting or command line."""
 
     exit_code = 2
 
@@ -134,7 +188,7 @@ class RegistryError(TasadorError):
     exit_code = 6
 
 
-class RefusedError(RegistryError):
+class RegistryRejectedError(RegistryError):
     """The model registry answered, and asking again would not help: credentials, a bad request."""
 
 

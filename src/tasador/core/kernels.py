@@ -100,7 +100,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Native:
-    """What came of looking for the library: it, or the reason why there is none."""
+    """The library, or the reason why there is none."""
 
     library: Library | None
     reason: str

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from tasador.core.kernels import native
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.features.neighbours_kernel import CompactIndex
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
-from tasador.core.array_check import INTEGER, MOST, Expected, check_arrays
+from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
 from tasador.features.categories import TargetMeans, levels_of, one_hot_table
 from tasador.features.clusters import Clusters
 from tasador.features.columns_kernel import CompactPlain, proven
@@ -223,6 +223,14 @@ class FittedFeatures:
         clusters: Fitted geography, or None.
         plan: How comparables are searched, or None.
         index: All training rows as comparables, or None.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> isinstance(bundle.features, tasador.FittedFeatures)
+        True
+        >>> bundle.features.transform(bundle.golden).shape == (20, len(bundle.features.names))
+        True
     """
 
     contract: TableContract

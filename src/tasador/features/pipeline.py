@@ -33,6 +33,15 @@ class FeaturePipeline:
         settings: The choices.
         seed: Seed of the cross-fitting folds, of KMeans and of imputers.
         imputation: Strategy by column name; columns not named get their median.
+
+    Example:
+        >>> import numpy as np, tasador
+        >>> from pathlib import Path
+        >>> contract = tasador.read_contract(Path("cars.yaml"))
+        >>> X = np.array([[1000.0, 0], [1500, 1], [1200, 0], [2000, 1]])  # mass, code of the fuel
+        >>> fitted = tasador.FeaturePipeline(contract).fit(X, np.array([10.0, 20, 12, 25]))
+        >>> fitted.names[:3]
+        ('mass', 'fuel=petrol', 'fuel=diesel')
     """
 
     contract: TableContract

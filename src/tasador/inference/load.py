@@ -46,6 +46,12 @@ def load_bundle(
         ConfigError: The alias or version cannot be resolved, or which of several models is meant is
             not clear.
         RegistryError: The workspace's registry cannot be read.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> bundle.version, bundle.origin
+        ('cars_model-8c615dec97ef', 'real')
     """
 
     def load(path: Path, trusted: Trusted) -> ModelBundle:

@@ -38,7 +38,7 @@ from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.format.signature import TrustedKeys
-from tasador.registry.stores.default_version import only_model, used_model
+from tasador.registry.stores.versions import only_model, used_model
 from tasador.settings.serving import SourceSettings, read_settings, variable
 
 _FETCH_S = 600.0

@@ -26,8 +26,8 @@ from tasador.registry.bundle.trust import trusted_files
 from tasador.registry.format.integrity import BundleLimits, read_verified
 from tasador.registry.format.manifest import MANIFEST_NAME
 from tasador.registry.mlflow.client import without_password
-from tasador.registry.stores.default_version import Choice, only_model, used_model
 from tasador.registry.stores.local import bundle_names, newest_bundle
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.registry.stores.published import (
     Pointer,
     fetch_published,
@@ -35,8 +35,14 @@ from tasador.registry.stores.published import (
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.stores.reader import registry_reader
-from tasador.registry.stores.resolver import OfferedVersion, RegistryReader, fetch_offered
+from tasador.registry.stores.versions import (
+    Choice,
+    OfferedVersion,
+    RegistryReader,
+    fetch_offered,
+    only_model,
+    used_model,
+)
 from tasador.settings.serving import SourceSettings, variable
 
 
@@ -378,7 +384,7 @@ def check_choice(source: SourceSettings) -> None:
     if not source.tracking_uri:
         raise ConfigError(
             f"the {asked} belongs to a model registry, and none is asked",
-            remedy="leave out --bundle and --object-store, or name a registry with --tracking-uri",
+            remedy="leave out --bundle and --object-store, or name a registry with --registry",
         )
     try:
         registry_reader(source.tracking_uri).models(Deadline.after(_READ_S))

@@ -11,17 +11,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasador.core.errors import ConfigError, RegistryError
-from tasador.lifecycle.actions import rejection, rollback
-from tasador.lifecycle.alias_updates import CHALLENGER, Carried, Plan, carry_out
+from tasador.lifecycle.alias_updates import (
+    CHALLENGER,
+    OperationResult,
+    Plan,
+    carry_out,
+    rejection,
+    rollback,
+)
 from tasador.lifecycle.promotion_log import Ledger, Operation, Standing
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.trust import trusted_keys
-from tasador.registry.mlflow.versions import registered_models, versions_of
-from tasador.registry.stores.default_version import use_model, used_model
+from tasador.registry.mlflow.registry import registered_models, versions_of
 from tasador.registry.stores.local import bundle_names
-from tasador.registry.stores.versions import CHAMPION, ModelVersion, Versions, find_version
+from tasador.registry.stores.versions import (
+    CHAMPION,
+    ModelVersion,
+    Versions,
+    find_version,
+    use_model,
+    used_model,
+)
 from tasador.serving.experiment import Experiment, ExperimentBook
 
 
@@ -102,7 +114,7 @@ class Lifecycle:
             BundleError: It is damaged, or not signed by a trusted key where there are any.
             RegistryError: The registry cannot be reached.
         """
-        with tempfile.TemporaryDirectory(prefix="tasador-judge-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tasador-gates-") as folder:
             destination = Path(folder) / "bundle"
             trusted = trusted_keys(self.place.workspace)
             self.versions.fetch(version.number, destination)
@@ -118,13 +130,13 @@ class Lifecycle:
             with self.fetched(version):
                 pass
 
-    def reject(self, wanted: str, reason: str) -> Carried:
+    def reject(self, wanted: str, reason: str) -> OperationResult:
         """Mark a version as not to be used."""
         version = find_version(self.versions, wanted)
         plan = rejection(self.versions, version, actor=self.place.who, reason=reason)
         return self.change(plan)
 
-    def roll_back(self, to: str | None, reason: str) -> Carried:
+    def roll_back(self, to: str | None, reason: str) -> OperationResult:
         """Return to the previous champion, or to an earlier one."""
         target = None if to is None else find_version(self.versions, to)
         plan = rollback(self.versions, to=target, actor=self.place.who, reason=reason)
@@ -135,7 +147,7 @@ class Lifecycle:
         """The model's canary."""
         return ExperimentBook(self.ledger.database, self.versions.name)
 
-    def change(self, plan: Plan, *, checked: bool = False) -> Carried:
+    def change(self, plan: Plan, *, checked: bool = False) -> OperationResult:
         """Do what `plan` says, and end the canary that it concerns.
 
         One that stands in the way ends before anything is changed, so that nothing which dies in
@@ -165,7 +177,7 @@ class Lifecycle:
         return carried
 
     def champion(self) -> ModelVersion | None:
-        """Return the version that the alias stands for; None when there is none.
+        """Return the version that the alias points to; None when there is none.
 
         Raises:
             RegistryError: The alias points at a version that was deleted.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from tasador.core import clock
 from tasador.core.errors import ConfigError, RegistryError
-from tasador.lifecycle.alias_updates import CHALLENGER, Carried
+from tasador.lifecycle.alias_updates import CHALLENGER, OperationResult
 from tasador.lifecycle.api import Lifecycle
-from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.records.record import new_id
 from tasador.registry.stores.versions import CHAMPION, find_version
 from tasador.serving.experiment import Criteria, Evidence, Experiment, collect
@@ -24,11 +24,11 @@ class Report:
 
 
 def start(lifecycle: Lifecycle, rules: Criteria) -> Experiment:
-    """Begin an experiment with the versions that the aliases stand for.
+    """Begin an experiment with the versions that the aliases point to.
 
     Raises:
         ConfigError: There is no champion or challenger, they are the same, one is running, or the
-            rules cannot be meant.
+            rules are invalid.
         BundleError: The challenger is not signed by a trusted key where there are any.
     """
     _check(rules)
@@ -81,7 +81,7 @@ def stop(lifecycle: Lifecycle, reason: str) -> Experiment:
     return ended
 
 
-def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried | None:
+def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> OperationResult | None:
     """Draw the consequence: a challenger that passed is promoted, one rolled back is rejected.
 
     Returns:
@@ -96,11 +96,11 @@ def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Carried |
         return None
     version = find_version(lifecycle.versions, experiment.number)
     if experiment.status == "passed" and CHALLENGER in version.aliases:
-        wish = Wish(
+        request = PromotionRequest(
             version.number, CHAMPION, f"canary {experiment.id} passed: {experiment.reason}",
             gates="safety",
         )  # fmt: skip
-        return promote(lifecycle, wish, settings=gates)
+        return promote(lifecycle, request, settings=gates)
     if experiment.status == "rolled back" and CHALLENGER in version.aliases:
         return lifecycle.reject(version.number, f"canary {experiment.id}: {experiment.reason}")
     return None
@@ -116,7 +116,7 @@ def _check(rules: Criteria) -> None:
     )
     if not good:
         raise ConfigError(
-            "these stages cannot be meant",
+            "these stages are invalid",
             expected="growing shares of the traffic from 0 (shadow only) to 1",
             got=", ".join(f"{share:g}" for share in stages),
         )

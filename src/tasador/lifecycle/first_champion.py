@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from tasador.core.errors import TasadorError
 from tasador.lifecycle.api import Place, opened
-from tasador.lifecycle.gates.evaluate import Judged
-from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.gate_evaluation import VersionEvaluation
+from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.registry.mlflow.client import without_password
-from tasador.registry.mlflow.versions import list_registered, list_versions
+from tasador.registry.mlflow.registry import list_registered, list_versions
 from tasador.registry.stores.versions import (
     CHAMPION,
     REASON_TAG,
@@ -39,6 +39,14 @@ def train(
     """Run the pipeline; the first model trained on real rows becomes champion if its gates pass.
 
     For arguments and errors see `training.pipeline.train`.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> settings = tasador.compose(["dataset=cars", "steps=[download,segregate]"], Path())
+        >>> run = tasador.train(settings)
+        >>> [card.step for card in run.cards]
+        ['download', 'segregate']
     """
     return pipeline.train(settings, on_step, table, on_wait, _after_registration)
 
@@ -51,8 +59,8 @@ def _after_registration(state: RunState, registered: str) -> AfterRun:
 def after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
     """Promote a run's version if it is the first real one, and say what answers now.
 
-    It is judged by the gates that need no predecessor. What fails here is said, never raised: the
-    version is registered all the same.
+    It is evaluated by the gates that need no predecessor. A failure here is reported,
+    never raised: the version is registered all the same.
 
     Args:
         place: Where its model's versions are; names the model.
@@ -62,7 +70,7 @@ def after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
     try:
         return _after_run(place, number, settings)
     except TasadorError as error:
-        return AfterRun((f"which version answers cannot be told: {error}",), "tasador models")
+        return AfterRun((f"which version answers is unknown: {error}",), "tasador models")
 
 
 def _after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
@@ -100,18 +108,18 @@ def _promoted(
     up: str,
     promoting: str,
 ) -> AfterRun:
-    judged: list[Judged] = []
+    evaluated: list[VersionEvaluation] = []
     try:
         with opened(place) as lifecycle:
-            wish = Wish(number, reason=_FIRST, gates="first")
-            promote(lifecycle, wish, settings=settings, tell=judged.append)
+            request = PromotionRequest(number, reason=_FIRST, gates="first")
+            promote(lifecycle, request, settings=settings, tell=evaluated.append)
     except TasadorError as error:
-        bad = [gate for one in judged for gate in one.report.gates if gate.state != "pass"]
+        bad = [gate for one in evaluated for gate in one.report.gates if gate.state != "pass"]
         said = [f"  {gate.name}: {gate.state}, {gate.text}" for gate in bad] or [f"  {error}"]
         force = " --force --reason TEXT" if bad else ""
         lines = (f"version {number} is not champion:", *said, _answers(champion))
         return AfterRun(lines, promoting + force)
-    passed = sum(len(one.report.gates) for one in judged)
+    passed = sum(len(one.report.gates) for one in evaluated)
     return AfterRun((f"champion: version {number} ({_FIRST}; passed {passed} gates)",), up)
 
 

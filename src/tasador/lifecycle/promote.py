@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasador.core.errors import BundleError, ConfigError, GateError
-from tasador.lifecycle.actions import promotion
-from tasador.lifecycle.alias_updates import ALIASES, CHALLENGER, Carried
+from tasador.lifecycle.alias_updates import ALIASES, CHALLENGER, OperationResult, promotion
 from tasador.lifecycle.api import Lifecycle
-from tasador.lifecycle.gates.evaluate import Judged, judge_version
+from tasador.lifecycle.gate_evaluation import VersionEvaluation, evaluate_version
 from tasador.lifecycle.promotion_log import Operation, new_operation_id
 from tasador.registry.stores.versions import (
     CHAMPION,
@@ -26,11 +25,11 @@ from tasador.settings.run import GateSettings
 SAFETY = frozenset(
     {"hash and parity", "contract compatible", "real only over real", "bundle size", "latency"}
 )
-Tell = Callable[[Judged], None]
+Tell = Callable[[VersionEvaluation], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class PromotionRequest:
     """What somebody wants.
 
     Attributes:
@@ -51,20 +50,20 @@ class Wish:
 
 def promote(
     lifecycle: Lifecycle,
-    wish: Wish,
+    request: PromotionRequest,
     *,
     settings: GateSettings | None = None,
     tell: Tell = lambda _: None,
-) -> Carried:
-    """Let an alias stand for a version that passes the gates.
+) -> OperationResult:
+    """Point an alias to a version that passes the gates.
 
     ``champion`` asks for all gates, ``challenger`` for those that keep clients safe, ``staging``
     for none. Force passes any gate, but what is damaged is never promoted. A version that has the
-    alias already is left as it is, and nothing is judged or noted.
+    alias already is left as it is, and nothing is evaluated or noted.
 
     Args:
         lifecycle: The model's.
-        wish: What is wanted.
+        request: Which version, for which alias.
         settings: How strict the gates are.
         tell: Called with the gates' results before anything is changed.
 
@@ -74,78 +73,82 @@ def promote(
         ConfigError: No such version or alias, it was rejected, or force without a reason.
         RegistryError: See `lifecycle.alias_updates.carry_out`.
     """
-    if wish.force and not wish.reason.strip():
+    if request.force and not request.reason.strip():
         raise ConfigError("--force needs a reason", remedy='add --reason "..."; it is recorded')
     versions, who = lifecycle.versions, lifecycle.place.who
-    version = find_version(versions, wish.version)
-    if version.status in (REJECTED, ROLLED_BACK) and not wish.force:
+    version = find_version(versions, request.version)
+    if version.status in (REJECTED, ROLLED_BACK) and not request.force:
         raise ConfigError(
             f"version {version.number} is {version.status}",
             got=version.tags.get(REASON_TAG) or None,
             remedy="take another version, or --force --reason TEXT, which is recorded",
         )
     present = versions.aliases().get(CHAMPION, "")
-    details: dict[str, object] = {"forced": wish.force}
-    if wish.alias not in ALIASES:
+    details: dict[str, object] = {"forced": request.force}
+    if request.alias not in ALIASES:
         raise ConfigError(
-            f"{wish.alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
+            f"{request.alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
         )
-    if version.number == versions.aliases().get(wish.alias):
+    if version.number == versions.aliases().get(request.alias):
         same = Operation(
-            "", "promote", version.number, present, present, (), who, "", {"alias": wish.alias}
+            "", "promote", version.number, present, present, (), who, "", {"alias": request.alias}
         )
-        return Carried(same, (), changed=False)
-    if wish.alias in (CHAMPION, CHALLENGER):
-        judged = _judged(lifecycle, version, present, wish, settings)
-        tell(judged)
-        details |= judged.details()
-        safe = wish.gates == "safety" or (wish.alias == CHALLENGER and wish.gates == "usual")
+        return OperationResult(same, (), changed=False)
+    if request.alias in (CHAMPION, CHALLENGER):
+        evaluated = _evaluated(lifecycle, version, present, request, settings)
+        tell(evaluated)
+        details |= evaluated.details()
+        safe = request.gates == "safety" or (
+            request.alias == CHALLENGER and request.gates == "usual"
+        )
         asked = SAFETY if safe else None
         bad = [
-            gate for gate in judged.report.gates
+            gate for gate in evaluated.report.gates
             if gate.state != "pass" and (asked is None or gate.name in asked)
         ]  # fmt: skip
-        if bad and not wish.force:
-            _note_refusal(lifecycle, version, present, wish, judged.report.summary, details)
+        if bad and not request.force:
+            _record_rejection(
+                lifecycle, version, present, request, evaluated.report.summary, details
+            )
             raise GateError(
-                f"version {version.number} is not promoted to {wish.alias}",
+                f"version {version.number} is not promoted to {request.alias}",
                 got="; ".join(f"{gate.name}: {gate.state}, {gate.text}" for gate in bad),
                 remedy="train a better one, or --force --reason TEXT, which is recorded",
             )
     plan = promotion(
-        versions, version, wish.alias, actor=who, reason=wish.reason, expected=present,
+        versions, version, request.alias, actor=who, reason=request.reason, expected=present,
         details=details,
     )  # fmt: skip
-    # what was judged has just been loaded, and its signature checked
-    return lifecycle.change(plan, checked=wish.alias in (CHAMPION, CHALLENGER))
+    # what was evaluated has just been loaded, and its signature checked
+    return lifecycle.change(plan, checked=request.alias in (CHAMPION, CHALLENGER))
 
 
-def _judged(
+def _evaluated(
     lifecycle: Lifecycle,
     version: ModelVersion,
     present: str,
-    wish: Wish,
+    request: PromotionRequest,
     settings: GateSettings | None,
-) -> Judged:
+) -> VersionEvaluation:
     known = {one.number: one for one in lifecycle.versions.all()}
     try:
-        against = None if wish.gates == "first" else known.get(present)
-        return judge_version(lifecycle, version, against, settings)
+        against = None if request.gates == "first" else known.get(present)
+        return evaluate_version(lifecycle, version, against, settings)
     except BundleError as error:
-        _note_refusal(lifecycle, version, present, wish, str(error), {})
+        _record_rejection(lifecycle, version, present, request, str(error), {})
         raise
 
 
-def _note_refusal(
+def _record_rejection(
     lifecycle: Lifecycle,
     version: ModelVersion,
     present: str,
-    wish: Wish,
+    request: PromotionRequest,
     note: str,
     details: dict[str, object],
 ) -> None:
     operation = Operation(
         new_operation_id(), "promote", version.number, present, present, (),
-        lifecycle.place.who, wish.reason, {"alias": wish.alias, **details},
+        lifecycle.place.who, request.reason, {"alias": request.alias, **details},
     )  # fmt: skip
     lifecycle.ledger.note(operation, "refused", note)

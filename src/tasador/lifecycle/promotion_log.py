@@ -33,7 +33,7 @@ class Write:
     Attributes:
         kind: ``alias`` or ``tag``.
         name: The alias, or the tag's key.
-        value: The version's number the alias shall stand for (empty: none), or the tag's value.
+        value: The version's number the alias shall point to (empty: none), or the tag's value.
         version: The tagged version; empty for an alias.
     """
 

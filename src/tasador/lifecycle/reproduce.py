@@ -4,22 +4,88 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tasador.core.errors import StorageError, TasadorError, ValidationError
+from tasador.core.errors import ConfigError, StorageError, TasadorError, ValidationError
 from tasador.core.hashing import code_version
 from tasador.data.sources import load_table, read_stored
 from tasador.lifecycle.api import Lifecycle
-from tasador.lifecycle.settings_from_lineage import in_workspace, settings_of
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.stores.versions import find_version
+from tasador.settings.build import build
+from tasador.settings.run import (
+    FeatureSettings,
+    ImputationSettings,
+    RegisterSettings,
+    RunSettings,
+    SegregateSettings,
+    SelectionSettings,
+    StorageSettings,
+    SweepSettings,
+    TrackingSettings,
+)
 from tasador.training.context import StoredTable
 from tasador.training.pipeline import OnStep, train
 from tasador.training.provenance import code_commit, library_versions
+
+_PARTS: Mapping[str, type[Any]] = {
+    "segregate": SegregateSettings,
+    "impute": ImputationSettings,
+    "features": FeatureSettings,
+    "selection": SelectionSettings,
+    "sweep": SweepSettings,
+    "register": RegisterSettings,
+}
+#: What a run found, kept beside its configuration.
+_FOUND = {"impute": ("chosen",)}
+
+
+def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
+    """Return the settings that `bundle` was trained with, and what its lineage does not say.
+
+    What is not said takes its default. Nothing is tracked unless the caller changes that.
+
+    Raises:
+        ConfigError: The lineage holds a setting that this version of tasador does not know.
+    """
+    lineage, missing = bundle.manifest.lineage, []
+    given = lineage.get("config") or {}
+    parts: dict[str, Any] = {}
+    for name, kind in _PARTS.items():
+        if name not in given:
+            missing.append(f"the settings of {name}")
+            continue
+        plain = {k: v for k, v in given[name].items() if k not in _FOUND.get(name, ())}
+        try:
+            parts[name] = build(kind, plain, name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{bundle.version} was trained with settings that this tasador does not take: "
+                f"{error.message}",
+                expected=error.expected,
+                got=error.got,
+                remedy=f"use the code it was trained with: {lineage.get('code_commit', 'unknown')}",
+            ) from None
+    if "seed" not in lineage:
+        missing.append("the seed")
+    settings = RunSettings(
+        contract=bundle.contract,
+        seed=int(lineage.get("seed", 42)),
+        tracking=TrackingSettings(enabled=False),
+        **parts,
+    )
+    return settings, tuple(missing)
+
+
+def in_workspace(settings: RunSettings, workspace: str) -> RunSettings:
+    """Return the settings with another workspace."""
+    return replace(settings, storage=StorageSettings(workspace))
+
 
 _PACKAGES = ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
 
@@ -59,8 +125,8 @@ def reproduce(
     Args:
         lifecycle: The model's.
         wanted: A number, alias or bundle's version.
-        on_step: Told of each step.
-        tell: Told of what differs before training begins.
+        on_step: Called with each step.
+        tell: Called with what differs before training begins.
 
     Raises:
         BundleError: The version's bundle is missing or damaged.
@@ -113,7 +179,7 @@ def _differences(bundle: ModelBundle) -> tuple[str, ...]:
 
 
 def _table(bundle: ModelBundle, stored: Path, folder: Path) -> StoredTable | str:
-    """Bring the training table into `folder`: from the store, or read anew from its source."""
+    """Bring the training table into `folder`: from the store, or read again from its source."""
     lineage = bundle.manifest.lineage
     content_hash = lineage.get("data_hash")
     if not isinstance(content_hash, str):

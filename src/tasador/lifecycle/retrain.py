@@ -19,12 +19,12 @@ from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
 from tasador.lifecycle.alias_updates import CHALLENGER
 from tasador.lifecycle.api import Lifecycle, Place, opened
-from tasador.lifecycle.gates.evaluate import Judged, held_out, reference_table
+from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
 from tasador.lifecycle.new_rows import NewRows, common_shift, extended_table, read_rows, usable_rows
-from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.lifecycle.promotion_log import Operation, new_operation_id
+from tasador.lifecycle.reproduce import in_workspace, settings_of
 from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
-from tasador.lifecycle.settings_from_lineage import in_workspace, settings_of
 from tasador.records.audit_log import AuditEntry, Verdicts
 from tasador.records.store import RecordStore
 from tasador.registry.bundle.model_bundle import ModelBundle
@@ -68,8 +68,8 @@ _MOST_CONFLICTS = 100_000
 
 
 @dataclass(frozen=True)
-class Order:
-    """What somebody, or the watch, wants.
+class RetrainRequest:
+    """What a person or the watcher asks for.
 
     Attributes:
         manual: Why it is asked for by hand; None leaves it to the triggers.
@@ -88,16 +88,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Listeners:
-    """What is told on the way: the decision with the rows it took, each step, the gates."""
+    """Called on the way: with the decision and its rows, with each step, with the gates."""
 
     decided: Callable[[RetrainDecision, NewRows | None], None] = lambda *_: None
     step: OnStep | None = None
-    judged: Callable[[Judged], None] = lambda _: None
+    evaluated: Callable[[VersionEvaluation], None] = lambda _: None
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What came of it.
+    """The result of a retraining.
 
     Attributes:
         decision: Whether and why.
@@ -115,11 +115,11 @@ class Retrained:
 
 
 def retrain(
-    lifecycle: Lifecycle, order: Order | None = None, listeners: Listeners | None = None
+    lifecycle: Lifecycle, request: RetrainRequest | None = None, listeners: Listeners | None = None
 ) -> Retrained:
-    """Decide, and if so train, register, judge and give the new version its place.
+    """Decide, and if so train, register, evaluate and promote the new version.
 
-    The champion is untouched whatever happens, unless `order` asks for its place and all gates
+    The champion is untouched whatever happens, unless `request` asks for its place and all gates
     pass. Every training and its end are in the history. Nothing is trained when the gates could
     not be decided afterwards for lack of rows; that costs no cool-down and no budget.
 
@@ -129,7 +129,7 @@ def retrain(
         ConfigError: There is no champion.
         RegistryError: Somebody else is retraining this model; a dry run does not mind.
     """
-    order, listeners = order or Order(), listeners or Listeners()
+    request, listeners = request or RetrainRequest(), listeners or Listeners()
     champion = lifecycle.champion()
     if champion is None:
         raise ConfigError(
@@ -137,30 +137,30 @@ def retrain(
             remedy="tasador promote VERSION",
         )
     alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
-    with nullcontext() if order.dry_run else alone, lifecycle.fetched(champion) as bundle:
+    with nullcontext() if request.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
-        known = _situation(lifecycle, champion, bundle, order, reference.X)
+        known = _situation(lifecycle, champion, bundle, request, reference.X)
         at_most = RecordStore(lifecycle.ledger.database).count_outcomes(0.0, known.now + 1.0)
-        hopeful = decide(order.settings, replace(known, usable=at_most))
-        if not hopeful.retrain and not order.dry_run:  # no need to read a million outcomes
-            uncounted = replace(order.settings, new_outcomes=0)  # most may be known already
+        hopeful = decide(request.settings, replace(known, usable=at_most))
+        if not hopeful.retrain and not request.dry_run:  # no need to read a million outcomes
+            uncounted = replace(request.settings, new_outcomes=0)  # most may be known already
             decision = decide(uncounted, replace(known, usable=at_most))
             listeners.decided(decision, None)
             return Retrained(decision, at_most, {})
-        rows = _rows(lifecycle, bundle, reference, order.settings)
+        rows = _rows(lifecycle, bundle, reference, request.settings)
         known = replace(known, usable=len(rows))
-        decision = decide(order.settings, known)
-        if decision.retrain or order.dry_run:
-            level = common_shift(rows, bundle, order.settings)
+        decision = decide(request.settings, known)
+        if decision.retrain or request.dry_run:
+            level = common_shift(rows, bundle, request.settings)
             frame = _new_table(lifecycle, bundle, rows, level)
             settings = _settings(lifecycle, bundle)
             found = held_out(
                 Table(frame, "", bundle.manifest.origin, ""), bundle, reference,
-                settings.segregate, order.gates,
+                settings.segregate, request.gates,
             )  # fmt: skip
-            decision = decide(order.settings, replace(known, held_out=found))
+            decision = decide(request.settings, replace(known, held_out=found))
         listeners.decided(decision, rows)
-        if order.dry_run or not decision.retrain:
+        if request.dry_run or not decision.retrain:
             return Retrained(decision, len(rows), rows.left_out)
         with _noted(lifecycle, champion, decision, rows) as details:
             details |= {"level": level}
@@ -170,8 +170,8 @@ def retrain(
             number = str(outcome.registered).rpartition("/")[2]
             details |= {"new_version": number}
             reason = "; ".join(decision.triggers)
-            wish = Wish(number, order.alias, f"retrained: {reason}", gates="all")
-            promote(lifecycle, wish, settings=order.gates, tell=listeners.judged)
+            promotion = PromotionRequest(number, request.alias, f"retrained: {reason}", gates="all")
+            promote(lifecycle, promotion, settings=request.gates, tell=listeners.evaluated)
     return Retrained(decision, len(rows), rows.left_out, table.content_hash, number)
 
 
@@ -208,11 +208,11 @@ def _situation(
     lifecycle: Lifecycle,
     champion: ModelVersion,
     bundle: ModelBundle,
-    order: Order,
+    request: RetrainRequest,
     X: np.ndarray[Any, np.dtype[np.float64]],
 ) -> Situation:
     """Return everything but the rows."""
-    important = important_columns(bundle, X, order.settings.importance)
+    important = important_columns(bundle, X, request.settings.importance)
     ledger = lifecycle.ledger
     entries = ledger.audit.read(subject=ledger.model)
     since = next(
@@ -221,13 +221,13 @@ def _situation(
         None,
     )  # fmt: skip
     own = (ledger.model, bundle.version)
-    now, policy = clock.seconds(), order.settings
+    now, policy = clock.seconds(), request.settings
     windows = max(policy.psi_windows, policy.performance_windows)
     verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
     trainings = ledger.audit.read(subject=ledger.model, action="retrain")
     attempts, minutes = _spent(trainings, now - policy.budget_days * 86_400.0)
     return Situation(
-        now, [one.body for one in verdicts], important, 0, since, attempts, order.manual, minutes
+        now, [one.body for one in verdicts], important, 0, since, attempts, request.manual, minutes
     )
 
 
@@ -312,7 +312,7 @@ def _noted(
     note("done")
 
 
-def tend(place: Place, settings: RunSettings, rules: Criteria | None = None) -> list[str]:
+def reconcile(place: Place, settings: RunSettings, rules: Criteria | None = None) -> list[str]:
     """Do whatever is due, and say it in a line each; what fails is said too and tried again later.
 
     Args:
@@ -323,13 +323,15 @@ def tend(place: Place, settings: RunSettings, rules: Criteria | None = None) -> 
     lines: list[str] = []
     try:
         with opened(place) as lifecycle:
-            _tend(lifecycle, settings, rules or Criteria(), lines)
+            _reconcile(lifecycle, settings, rules or Criteria(), lines)
     except TasadorError as error:
         lines.append(f"the model is left as it is: {error}")
     return lines
 
 
-def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Criteria, lines: list[str]) -> None:
+def _reconcile(
+    lifecycle: Lifecycle, settings: RunSettings, rules: Criteria, lines: list[str]
+) -> None:
     settled = canary.settle(lifecycle, settings.gates)
     if settled is not None:
         operation = settled.operation
@@ -339,8 +341,8 @@ def _tend(lifecycle: Lifecycle, settings: RunSettings, rules: Criteria, lines: l
         one = report.experiment
         lines.append(f"canary of version {one.number}: {one.share:.0%}, {one.reason}")
         return
-    order = Order(settings=settings.retraining, gates=settings.gates)
-    done = retrain(lifecycle, order)
+    request = RetrainRequest(settings=settings.retraining, gates=settings.gates)
+    done = retrain(lifecycle, request)
     if done.version is not None:
         begun = canary.start(lifecycle, rules)
         why = "; ".join(done.decision.triggers)

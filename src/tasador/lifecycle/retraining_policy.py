@@ -145,7 +145,9 @@ def _drift(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
         if met:
             text = f"{column} drifted in {needed} windows in a row (PSI {shown})"
         else:
-            seen = f"PSI {shown} in the newest windows" if windows else "no window was judged yet"
+            seen = (
+                f"PSI {shown} in the newest windows" if windows else "no window was evaluated yet"
+            )
             text = f"{column}: {seen}, drift from {settings.psi:g} in {needed} in a row"
         newest = values[0] if values else None
         lacks = "" if met else f"{needed - row} more in a row, none overlapping"
@@ -153,7 +155,7 @@ def _drift(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
 
 
 def _psi(verdict: Mapping[str, Any], column: str) -> float | None:
-    """Return a column's PSI; None where it was not judged, as with too few rows."""
+    """Return a column's PSI; None where it was not evaluated, as with too few rows."""
     for entry in verdict.get("drift") or ():
         if entry.get("name") == column and isinstance(entry.get("psi"), (int, float)):
             return None if entry.get("level") == "cannot_tell" else float(entry["psi"])

@@ -113,5 +113,12 @@ def label(name: str) -> str:
 
 
 def all_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
-    """Return every metric by name."""
+    """Return every metric by name.
+
+    Example:
+        >>> import numpy as np, tasador
+        >>> found = tasador.all_metrics(np.array([100.0, 200.0]), np.array([110.0, 190.0]))
+        >>> found["mape"], found["within_10"], found["mae"]
+        (7.5, 100.0, 10.0)
+    """
     return {name: metric(actual, predicted) for name, metric in METRICS.items()}

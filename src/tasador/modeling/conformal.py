@@ -116,7 +116,7 @@ class ConformalInterval:
         """Read what `to_dict` wrote.
 
         Raises:
-            BundleError: Keys are missing or unknown, or a value cannot be meant.
+            BundleError: Keys are missing or unknown, or a value is invalid.
         """
         names = {field.name for field in fields(cls)}
         try:
@@ -162,7 +162,7 @@ def calibrate(
     errors = np.abs(np.asarray(residuals, dtype=np.float64))
     n = len(errors)
     if not 0.0 < coverage < 1.0:
-        raise TrainingError("the coverage cannot be meant", expected="(0, 1)", got=repr(coverage))
+        raise TrainingError("the coverage is invalid", expected="(0, 1)", got=repr(coverage))
     if errors.shape != (len(Z),) or not np.isfinite(errors).all():
         raise TrainingError(
             "the interval cannot be calibrated",

@@ -19,6 +19,15 @@ class Valuation:
         unit: Unit of the target, e.g. ``"USD"``; None when the contract names none.
         warnings: What is unusual about the row: imputed values, values outside the training range,
             comparables that are far away.
+
+    Example:
+        >>> import tasador
+        >>> row = {"mass": 1200, "power": 85, "doors": 5, "built": "2016-03-01", "fuel": "petrol"}
+        >>> answer = tasador.load_bundle("cars").value(row)
+        >>> isinstance(answer, tasador.Valuation)
+        True
+        >>> round(answer.lower), round(answer.prediction), round(answer.upper), answer.coverage
+        (2007, 3919, 5830, 0.9)
     """
 
     prediction: float

@@ -1,4 +1,4 @@
-"""`TargetTransform`: the scale on which models are fitted, and the way back."""
+"""`TargetTransform`: the scale on which models are fitted, and the inverse transform."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TargetTransform:
     Attributes:
         kind: ``log`` fits the natural logarithm, which makes errors relative; ``none`` fits the
             target as it is.
-        smearing: Factor of the value on the way back; 1.0 keeps the estimate of the median, a
+        smearing: Factor of the inverse transform; 1.0 keeps the estimate of the median, a
             mean of ``exp(residual)`` (Duan 1983) turns it into one of the mean.
     """
 
@@ -85,7 +85,7 @@ class TargetTransform:
         """Read what `to_dict` wrote.
 
         Raises:
-            BundleError: Keys are missing or unknown, or a value cannot be meant.
+            BundleError: Keys are missing or unknown, or a value is invalid.
         """
         try:
             if set(plain) != {"kind", "smearing"}:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.array_check import FLAG, Expected
 from tasador.core.errors import TrainingError
+from tasador.core.input_checks import FLAG, Expected
 from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]

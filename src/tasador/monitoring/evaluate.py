@@ -8,7 +8,7 @@ import numpy as np
 
 from tasador.contract.model import Column
 from tasador.core import clock
-from tasador.core.installation import install_command
+from tasador.core.errors import install_command
 from tasador.monitoring.checks import performance
 from tasador.monitoring.checks.data_quality import check_quality
 from tasador.monitoring.checks.drift import ColumnComparison, check_columns, compare_column

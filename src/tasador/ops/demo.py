@@ -168,7 +168,7 @@ class Later:
     changed: tuple[Floats, Floats]
     encoder: Encoder
     prediction_name: str
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def demo(
             *(word for setting in POLICY for word in ("--set", setting)),
             say=say, codes=(0, NO_TRIGGER, CONDITION_NOT_MET),
         )  # fmt: skip
-        say(f"\n3. The world changes: {later.told}")
+        say(f"\n3. The world changes: {later.description}")
         play.errors.clear()
         play.send(later.changed, lambda: play.narrator.retraining, _SLOW_S)
         say(f"   MAPE {play.error():.1f}% (version {first}); traffic goes on while it is retrained")
@@ -317,7 +317,7 @@ def _prepared(workspace: Path, say: Say) -> Later:
     )  # fmt: skip
     return Later(
         (X[later], y[later]), (X[new], y[new]), encoder, contract.target.prediction_name,
-        region.told,
+        region.description,
     )  # fmt: skip
 
 

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 import tasador
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import MissingExtraError, TasadorError
-from tasador.core.installation import install_command
+from tasador.core.errors import MissingExtraError, TasadorError, install_command
 from tasador.core.kernels import native
 from tasador.data.sources import find_local
 from tasador.inference.sources import with_defaults

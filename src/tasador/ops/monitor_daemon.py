@@ -1,4 +1,4 @@
-"""Watch a service: judge what it recorded, raise alerts, tell people, show Prometheus."""
+"""Watch a service: evaluate what it recorded, raise alerts, tell people, show Prometheus."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Watcher:
         self._routes_told = False
 
     def run(self, tell: Callable[[Round], None] = lambda _: None) -> None:
-        """Do rounds until `stop`; a round that fails is told and the next one tried."""
+        """Do rounds until `stop`; a round that fails is reported and the next one tried."""
         self._serve_metrics()
         while not self._stop.is_set():
             started = time.monotonic()
@@ -132,7 +132,7 @@ class Watcher:
         return [route for route in self._routes.values() if isinstance(route, WandbRoute)]
 
     def round(self) -> Round:
-        """Judge the window that ends now, raise alerts and send what waits.
+        """Evaluate the window that ends now, raise alerts and send what waits.
 
         Raises:
             StorageError: The database is away.
@@ -148,7 +148,7 @@ class Watcher:
         if bundle is None:
             problems.append("no model could be loaded: there is nothing to compare with")
         else:
-            verdict = self._judged(bundle)
+            verdict = self._evaluated(bundle)
             changed = self._book.observe(bundle.manifest.name, verdict)
             changes = tuple((state.key, state.state) for state in changed)
             problems += self._record(verdict)
@@ -162,8 +162,8 @@ class Watcher:
             self._metrics.show(verdict, self._book)
         return Round(verdict, changes, tuple(problems))
 
-    def judge(self) -> Verdict:
-        """Judge the window that ends now, whoever leads; no alert changes.
+    def evaluate_window(self) -> Verdict:
+        """Evaluate the window that ends now, whoever leads; no alert changes.
 
         Raises:
             StorageError: The database is away.
@@ -178,7 +178,7 @@ class Watcher:
                 got=self._refresher.report().last_error,
                 remedy="train one with `tasador run`, or check TASADOR_SOURCE__*",
             )
-        return self._judged(bundle)
+        return self._evaluated(bundle)
 
     def _leads(self) -> bool:
         leases, seconds = Leases(self._database), 2.0 * self.settings.interval_s + 60.0
@@ -193,7 +193,7 @@ class Watcher:
         current = self._holder.current
         return None if current is None else current.bundle
 
-    def _judged(self, bundle: ModelBundle) -> Verdict:
+    def _evaluated(self, bundle: ModelBundle) -> Verdict:
         until = clock.seconds()
         since = until - self.settings.window_s
         if self._reference is None or self._reference[0] != bundle.version:

@@ -1,4 +1,4 @@
-"""Judge plain files: `tasador monitor --reference A --current B`."""
+"""Monitor plain files: `tasador monitor --reference A --current B`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasador.contract.reader import read_contract
 from tasador.contract.target_check import TargetBounds
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
-from tasador.core.parallel.base import Engine, LocalEngine
+from tasador.core.parallel import Engine, LocalEngine
 from tasador.monitoring.evaluate import evaluate_summary
 from tasador.monitoring.inputs.partitions import count_files, inspect_tables
 from tasador.monitoring.inputs.reference_builder import read_reference
@@ -162,7 +162,7 @@ class Comparison:
 
     Attributes:
         reference: Table of known good rows.
-        current: Tables of the rows to judge, in order, or patterns such as ``day-*.parquet``.
+        current: Tables of the rows to monitor, in order, or patterns such as ``day-*.parquet``.
         fields: Which columns are no features.
         contract: YAML that says what the columns are; by default they are looked at.
         segment: Column by which figures are reported apart, where no contract says so.
@@ -180,7 +180,7 @@ class Comparison:
 def monitor_files(
     comparison: Comparison, rules: Thresholds, engine: Engine | None = None
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """Judge tables as one window; return the verdict, and notes on what was assumed.
+    """Evaluate tables as one window; return the verdict, and notes on what was assumed.
 
     Args:
         comparison: What is compared with what.

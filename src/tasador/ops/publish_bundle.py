@@ -29,12 +29,12 @@ from tasador.data.sources import read_stored
 from tasador.data.table import Part
 from tasador.inference.model_choice import BundleChoice, chosen_bundle
 from tasador.lifecycle.api import Place
-from tasador.lifecycle.gates.evaluate import split_again
+from tasador.lifecycle.gate_evaluation import split_again
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.trust import password
 from tasador.registry.format.integrity import BundleLimits, read_verified
 from tasador.registry.format.signature import sign_bundle
-from tasador.registry.mlflow.versions import versions_of
+from tasador.registry.mlflow.registry import versions_of
 from tasador.registry.stores.published import Pointer, publish_bundle
 from tasador.registry.stores.versions import find_version
 from tasador.training.model_files import MODEL_FILES
@@ -44,7 +44,7 @@ from tasador.training.runs import run_of_version
 _Found = Iterator[tuple[str, bytes]]
 
 
-def deliver_documents(
+def publish_documents(
     location: storage.Location, bundle_folder: Path, workspace: Path, kinds: Sequence[str]
 ) -> list[str]:
     """Publish the named `DOCUMENTS` of a bundle's version and return where each file is.
@@ -127,7 +127,7 @@ DOCUMENTS: dict[str, Callable[[ModelBundle, Path], _Found]] = {
 }
 
 
-def deliver(
+def publish_registered(
     location: Location,
     choice: BundleChoice,
     tell: Callable[[str], None] = lambda _: None,
@@ -141,7 +141,7 @@ def deliver(
         location: Where services look for it.
         choice: Which bundle.
         tell: See `chosen_bundle`.
-        documents: See `deliver_documents`.
+        documents: See `publish_documents`.
 
     Raises:
         BundleError: There is none, it is damaged, or it is of synthetic origin while a real one of
@@ -153,7 +153,7 @@ def deliver(
     with chosen_bundle(choice, tell=tell) as chosen:
         check_scheme(location)
         chosen.load()
-        written = deliver_documents(location, chosen.folder, choice.workspace, documents)
+        written = publish_documents(location, chosen.folder, choice.workspace, documents)
         pointer = publish_bundle(chosen.folder, location, {"from": chosen.identity})
         return pointer, written
 

@@ -30,7 +30,7 @@ from tasador.core.hashing import to_plain
 from tasador.lifecycle.promotion_log import Ledger
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
-from tasador.registry.stores.reader import registry_reader
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.registry.stores.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
@@ -125,21 +125,27 @@ class ServedLifecycle:
                 raise StorageError(f"the run {folder.name} cannot be read: {error}") from None
         return None
 
-    def promote(self, wish: Promotion, who: str) -> dict[str, Any]:
+    def promote(self, request: Promotion, who: str) -> dict[str, Any]:
         """Do what `tasador promote` does; errors as it has them."""
-        told = [f"--to={wish.alias}", *(["--force"] if wish.force else []), "--", wish.version]
-        return self._command("promote", *told, reason=wish.reason, who=who)
+        arguments = [
+            f"--to={request.alias}",
+            *(["--force"] if request.force else []),
+            "--",
+            request.version,
+        ]
+        return self._command("promote", *arguments, reason=request.reason, who=who)
 
-    def roll_back(self, wish: Return, who: str) -> dict[str, Any]:
+    def roll_back(self, request: Return, who: str) -> dict[str, Any]:
         """Do what `tasador rollback` does; errors as it has them."""
-        told = [f"--to={wish.to}"] if wish.to else []
-        return self._command("rollback", *told, reason=wish.reason, who=who)
+        arguments = [f"--to={request.to}"] if request.to else []
+        return self._command("rollback", *arguments, reason=request.reason, who=who)
 
-    def _command(self, verb: str, *told: str, reason: str, who: str) -> dict[str, Any]:
+    def _command(self, verb: str, *arguments: str, reason: str, who: str) -> dict[str, Any]:
         """Run a command of ours in a process of its own and return what it did.
 
-        Judging needs MLflow and two whole models: seconds of processor and memory that requests
-        under way should not pay for. Addresses go through the environment: they may hold passwords.
+        Evaluating the gates needs MLflow and two whole models: seconds of processor and memory that
+        requests under way should not pay for. Addresses go through the environment: they may hold
+        passwords.
         """
         for package in ("mlflow", "polars"):
             if importlib.util.find_spec(package) is None:
@@ -152,7 +158,7 @@ class ServedLifecycle:
         }
         command = [
             sys.executable, "-m", "tasador.cli.app", verb, "--json", f"--reason={reason}",
-            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *told,
+            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *arguments,
         ]  # fmt: skip
         try:
             done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from tasador.contract.encoding import Encoder
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
 from tasador.contract.row_check import RowCheck
+from tasador.core import clock
 from tasador.core.errors import ConfigError, DataError, ServingError, StorageError
 from tasador.core.progress import progress
-from tasador.ops.api_client import ApiClient
+from tasador.ops.api_client import ApiClient, ServiceRefusedError
 
 Floats = NDArray[np.float64]
 
@@ -37,12 +39,12 @@ class Changed:
     Attributes:
         X: Shape (n, p): what is asked.
         y: Shape (n,): what it turns out to be worth.
-        told: What was changed, for people.
+        description: What was changed, for people.
     """
 
     X: Floats
     y: Floats
-    told: str
+    description: str
 
 
 Scenario = Callable[[TableContract, Floats, Floats], Changed]
@@ -81,8 +83,8 @@ def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:
             changed[:, contract.position(column.name)] *= factor
             accepted = check.accepts(changed)
             if accepted.mean() >= _ACCEPTED:
-                told = f"{column.name} arrives multiplied by {factor:g}"
-                return Changed(changed[accepted], y[accepted], told)
+                description = f"{column.name} arrives multiplied by {factor:g}"
+                return Changed(changed[accepted], y[accepted], description)
     raise ConfigError(
         "no column of this table can change its unit within the contract's bounds",
         remedy="choose another scenario: the service refuses such rows by itself",
@@ -112,8 +114,8 @@ def concept(contract: TableContract, X: Floats, y: Floats) -> Changed:
     column = (numbers or contract.features)[-1]
     values = X[:, contract.position(column.name)]
     upper = values > np.nanmedian(values)
-    told = f"{contract.target.name} falls by {1 - _CONCEPT:.0%} where {column.name} is high"
-    return Changed(X, np.where(upper, y * _CONCEPT, y), told)
+    description = f"{contract.target.name} falls by {1 - _CONCEPT:.0%} where {column.name} is high"
+    return Changed(X, np.where(upper, y * _CONCEPT, y), description)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -165,7 +167,7 @@ class PhaseReport:
 
     Attributes:
         name: The phase.
-        told: What was changed, for people.
+        description: What was changed, for people.
         asked: Rows that were valued.
         outcomes: Outcomes that were taken.
         mape: Mean absolute percentage error of the answers, in percent.
@@ -173,7 +175,7 @@ class PhaseReport:
     """
 
     name: str
-    told: str
+    description: str
     asked: int
     outcomes: int
     mape: float
@@ -210,12 +212,13 @@ def simulate(
     changed = change(contract, X, y)  # refused before anything is sent
     reports = []
     for name in simulation.phases:
-        pool_X, pool_y, told = X, y, f"{origin} as they are"
+        pool_X, pool_y, description = X, y, f"{origin} as they are"
         if name == "changed":
-            pool_X, pool_y, told = changed.X, changed.y, changed.told
+            pool_X, pool_y, description = changed.X, changed.y, changed.description
         picked = np.resize(rng.permutation(len(pool_X)), simulation.rows)  # each once, if they last
         report = _phase(
-            name, told, simulation, client, Encoder(contract), pool_X[picked], pool_y[picked],
+            name, description, simulation, client, Encoder(contract), pool_X[picked],
+            pool_y[picked],
             contract.target.prediction_name,
         )  # fmt: skip
         tell(report)
@@ -259,8 +262,8 @@ def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
     A row that lacks a value which no training row lacks is left out: it is not as usual.
     """
     from tasador.data.split import split_table
-    from tasador.lifecycle.gates.evaluate import reference_table
-    from tasador.lifecycle.settings_from_lineage import settings_of
+    from tasador.lifecycle.gate_evaluation import reference_table
+    from tasador.lifecycle.reproduce import settings_of
     from tasador.registry.bundle.model_bundle import load_bundle
 
     folder = workspace / "bundles" / version
@@ -281,7 +284,7 @@ def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
 
 def _phase(
     name: str,
-    told: str,
+    description: str,
     simulation: Simulation,
     client: ApiClient,
     encoder: Encoder,
@@ -294,7 +297,7 @@ def _phase(
     errors: list[float] = []
     taken, version = 0, ""
     starts = range(0, len(X), simulation.batch)
-    with progress(f"{name} ({told})", len(starts)) as advance:
+    with progress(f"{name} ({description})", len(starts)) as advance:
         for start in starts:
             rows = slice(start, start + simulation.batch)
             found = value_rows(client, encoder, X[rows], y[rows], prediction_name)
@@ -309,7 +312,7 @@ def _phase(
     while waiting:
         due = [waiting.popleft() for _ in range(min(500, len(waiting)))]
         taken += report_outcomes(client, due)
-    return PhaseReport(name, told, len(X), taken, 100 * float(np.nanmean(errors)), version)
+    return PhaseReport(name, description, len(X), taken, 100 * float(np.nanmean(errors)), version)
 
 
 @dataclass(frozen=True)
@@ -360,3 +363,99 @@ def report_outcomes(client: ApiClient, outcomes: list[dict[str, Any]]) -> int:
             )
         return int(answer["accepted"]) + int(rest["accepted"])
     return int(answer["accepted"])
+
+
+_LOOK_S = 1.0
+_ROUNDS = 3
+
+
+class Witness:
+    """Asks a service for the verdicts and alerts that a simulation brings about.
+
+    Args:
+        client: The service.
+        show: Called with each line.
+        wait_s: Most seconds to wait for a verdict that has seen a phase.
+    """
+
+    def __init__(
+        self, client: ApiClient, show: Callable[[str], None], *, wait_s: float = 60.0
+    ) -> None:
+        self._client, self._show, self._wait_s = client, show, wait_s
+        self._began = clock.seconds()
+        self._firing = self._alerts()
+        for key in sorted(self._firing):
+            show(f"  fires already: {key}")
+
+    def look(self, name: str, began: float) -> None:
+        """Wait until verdicts have seen a phase, and show the last one and every new alert.
+
+        Args:
+            name: The phase.
+            began: When it began, seconds since the epoch.
+        """
+        ended = clock.seconds()
+        verdict, seen = None, ""
+        rounds, end = 0, time.monotonic() + self._wait_s
+        changed = name == "changed"
+        while time.monotonic() < end:
+            latest = self._latest()
+            if latest is not None and latest["id"] != seen and _moment(latest["until"]) >= ended:
+                verdict, seen, rounds = latest["verdict"], latest["id"], rounds + 1
+            fresh = self._alerts().keys() - self._firing.keys()
+            alarmed = any("/performance/" in key for key in fresh)
+            if verdict is not None and (not changed or alarmed or rounds >= _ROUNDS):
+                break
+            time.sleep(_LOOK_S)
+        at = f"+{clock.seconds() - self._began:.0f} s"
+        if verdict is None:
+            self._show(f"  {at} watcher: no verdict within {self._wait_s:.0f} s: is it running?")
+        else:
+            since = f"{_clock_time(began)} to {_clock_time(ended)}"
+            self._show(f"  {at} watcher: {_summary(verdict)} (phase: {since} UTC)")
+        self._show_alerts()
+
+    def _show_alerts(self) -> None:
+        now = self._alerts()
+        for key in sorted(now.keys() - self._firing.keys()):
+            alert = now[key]
+            at = _moment(alert["since"]) - self._began
+            self._show(f"  ALERT since +{at:.0f} s: {key}: {alert['reason']}")
+        for key in sorted(self._firing.keys() - now.keys()):
+            self._show(f"  over: {key}")
+        if not now:
+            self._show("  no alert fires")
+        self._firing = now
+
+    def _latest(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._client.get("/api/v1/monitoring/verdicts/latest")
+        except ServiceRefusedError as error:
+            if error.word == "no_verdict":
+                return None
+            raise
+        return found
+
+    def _alerts(self) -> dict[str, dict[str, Any]]:
+        found = self._client.get("/api/v1/monitoring/alerts")["alerts"]
+        return {
+            one["key"]: one
+            for one in found
+            if one["state"] == "firing" and one["severity"] != "info"  # an empty window is no news
+        }
+
+
+def _summary(verdict: dict[str, Any]) -> str:
+    figures = {f["name"]: f["value"] for f in verdict["figures"] if not f["estimated"]}
+    mape = figures.get("mape")
+    error = "no outcomes yet" if mape is None else f"MAPE {mape:.1f}%"
+    level = str(verdict["level"]).replace("_", " ")
+    return f"{level.upper()}, {verdict['rows']:,} rows in its window, {error}"
+
+
+def _moment(text: str) -> float:
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+def _clock_time(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%H:%M:%S")

@@ -195,10 +195,10 @@ def split_bars(train: int, test: int) -> Figure:
     """Draw the sizes of the two parts, for a table without coordinates."""
 
     def draw(axes: Any) -> None:
-        bars(axes, ["train", "test (sealed)"], np.array([train, test], float), colours=_PARTS)
+        bars(axes, ["train", "test (held out)"], np.array([train, test], float), colours=_PARTS)
 
     share = test / max(1, train + test)
-    return drawn("Split", f"{share:.1%} of the rows are sealed for the test.", draw, height=0.65)
+    return drawn("Split", f"{share:.1%} of the rows are held out for the test.", draw, height=0.65)
 
 
 def split_map(longitude: Floats, latitude: Floats, in_test: NDArray[np.bool_]) -> Figure:
@@ -221,8 +221,8 @@ def split_map(longitude: Floats, latitude: Floats, in_test: NDArray[np.bool_]) -
 
     return drawn(
         "Split",
-        f"{in_test.mean():.1%} of the rows are sealed for the test; both parts cover the same area "
-        "when the dots mix.",
+        f"{in_test.mean():.1%} of the rows are held out for the test; both parts cover the same "
+        "area when the dots mix.",
         draw,
         height=3.9,
     )

@@ -58,7 +58,7 @@ def leaderboard_bars(
 
 
 def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False) -> Figure:
-    """Draw each trial's value and the best so far; NaN stands for a trial that was pruned."""
+    """Draw each trial's value and the best so far; NaN is a trial that was pruned."""
     values = np.asarray(values, dtype=float)
     numbers = np.arange(1, len(values) + 1)
     best = (np.fmax if higher_is_better else np.fmin).accumulate(values)
@@ -69,8 +69,8 @@ def sweep_history(values: Floats, *, metric: str, higher_is_better: bool = False
         axes.step(numbers, best, where="post", color=ACCENT, label="best so far")
         if not pruned.all():
             low, high = np.nanquantile(values, [0.0, 0.9])
-            room = max(high - low, 1e-12)
-            axes.set_ylim(low - 0.1 * room, high + 0.25 * room)
+            margin = max(high - low, 1e-12)
+            axes.set_ylim(low - 0.1 * margin, high + 0.25 * margin)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel(short(metric))

@@ -1,16 +1,27 @@
-"""What a model card rests on: facts, figures, limits, and what was checked or not.
+"""The model card as Markdown, as a page for reviewers and as JSON, with a sample of rows to review.
 
-`reporting.model_card_page` makes a card of it.
+What a card says is written once, as `sections` of plain texts and tables. The Markdown lies in the
+bundle, where it cannot name the bundle's own hash, and without the rows to review: test rows with
+their estimates, drawn by chance, for the random sample testing that the US rule on automated
+valuation models asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import csv
+import html
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from tasador.contract.model import TableContract
-from tasador.reporting.cards import number
+from tasador.contract.model import Column, TableContract
+from tasador.core.escape import cell, code, markdown
+from tasador.core.hashing import to_plain
+from tasador.core.storage import write_text
+from tasador.reporting.cards import CardTable, number, render, table_view
 from tasador.reporting.run_report import Comparison, Headline
 from tasador.selection.evaluation.test_metrics import Group
 
@@ -54,12 +65,12 @@ class ModelFacts:
         code_commit: Commit or hash of the code.
         bundle_hash: Hash of the bundle's content.
         train_rows: Rows that the model was fitted on.
-        test_rows: Rows in the sealed test part.
+        test_rows: Rows in the held-out test set.
         refused_rows: Rows that did not meet the contract.
         train_range: Lowest and highest target in train.
         capped_share: Share of train rows at or above the contract's cap, or None without a cap.
         interval_coverage: Share of test rows within their interval, and the share promised.
-        test_openings: How often the sealed test part was opened, and why.
+        test_openings: How often the held-out test set was opened, and why.
     """
 
     model: str
@@ -191,7 +202,7 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
     """Return what was checked for each of `_AVM_STANDARDS`."""
     facts, segments = document.facts, document.groups.get("segment", ())
     confidence = (
-        "errors on a sealed test part, with 95% intervals (above)"
+        "errors on a held-out test set, with 95% intervals (above)"
         if document.headline
         else "nothing yet: the test part is unopened"
     )
@@ -212,3 +223,348 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
         f"opened: {openings}.",
         f"{groups}.",
     )
+
+
+FILES = ("model_card.html", "model_card.json", "review_sample.csv")
+_FEW_ROWS = 30
+_REVIEW_COLUMNS = 5
+_FIGURES = ("recorded", "estimated", "lower", "upper", "percent_error", "inside")
+
+
+#: What stands first on a card of generated rows.
+SYNTHETIC = (
+    "The rows were generated, not observed. No figure on this card says anything about real "
+    "values, and no estimate may be used."
+)
+
+
+class Code(str):
+    """A text that is shown as code: a name or a hash."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return f"<code>{html.escape(self)}</code>"
+
+
+class Block(NamedTuple):
+    """A piece of a section, by the kind of its content.
+
+    ``text``: parts of a paragraph, each a str or `Code`; ``list``: texts; ``heading``: a text;
+    ``figures``: `Headline`s; ``table``: a `CardTable`.
+    """
+
+    kind: Literal["text", "list", "heading", "figures", "table"]
+    content: Any
+
+
+class Section(NamedTuple):
+    """A heading and what follows it."""
+
+    title: str
+    blocks: list[Block]
+
+
+def write_model_card(folder: Path, document: ModelDocument) -> None:
+    """Write the page, the JSON and the rows to review into `folder`, under the names in `FILES`.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    page, plain, review = (folder / name for name in FILES)
+    write_text(
+        page,
+        render(
+            "model_card.html.j2",
+            document=document,
+            sections=sections(document),
+            synthetic=SYNTHETIC,
+        ),
+    )
+    write_text(plain, json.dumps(_plain(document), ensure_ascii=False, indent=1))
+    write_text(review, _csv(document))
+
+
+def to_markdown(document: ModelDocument) -> str:
+    """Return the card as Markdown, without the rows to review."""
+    facts = document.facts
+    parts = [f"# Model card: {markdown(document.contract.title)}"]
+    if facts.origin == "synthetic":
+        parts.append(f"> **SYNTHETIC DATA.** {SYNTHETIC}")
+    parts.append(
+        f"{markdown(facts.model)}, version {markdown(facts.version)}, trained {facts.trained}."
+    )
+    for section in sections(replace(document, review=())):
+        parts.append(f"## {section.title}")
+        parts += map(_block, section.blocks)
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: Block) -> str:
+    content = block.content
+    match block.kind:
+        case "text":
+            return "".join(map(_inline, content))
+        case "list":
+            return "\n".join(f"- {markdown(line)}" for line in content)
+        case "heading":
+            return f"### {markdown(content)}"
+        case "figures":
+            rows = [
+                (
+                    markdown(one.metric),
+                    f"{number(one.value)} {markdown(one.unit)}".strip(),
+                    f"{number(one.low)} – {number(one.high)}",
+                    one.better,
+                )
+                for one in content
+            ]
+            return _lines(("metric", "value", "95% interval", "better"), rows)
+        case "table":
+            return _table(content)
+
+
+def _inline(part: str) -> str:
+    """Return a part of a paragraph; spaces at its ends stay."""
+    if isinstance(part, Code):
+        return code(part)
+    text = part.strip()
+    return part.replace(text, markdown(text)) if text else part
+
+
+def _table(table: CardTable) -> str:
+    rows = [
+        [
+            shown if not isinstance(value, str) else code(value) if isinstance(value, Code)
+            else markdown(value)
+            for value, (shown, _) in zip(row, drawn, strict=True)
+        ]
+        for row, drawn in zip(table.rows, table_view(table)["rows"], strict=True)
+    ]  # fmt: skip
+    parts = [f"### {markdown(table.title)}", _lines(map(markdown, table.header), rows)]
+    if table.note:
+        parts.append(markdown(table.note))
+    return "\n\n".join(parts)
+
+
+def _lines(header: Iterable[str], rows: Sequence[Sequence[str]]) -> str:
+    names = list(header)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _plain(document: ModelDocument) -> dict[str, Any]:
+    contract, facts = document.contract, document.facts
+    return {
+        "title": contract.title,
+        "model_name": contract.model_name,
+        "target": {"name": contract.target.name, "unit": contract.target.unit},
+        "facts": to_plain(facts),
+        "limits": document.limits(),
+        "figures": to_plain(document.headline),
+        "cross_validation": to_plain(document.comparison),
+        "ratio_study": [
+            dict(zip(("figure", "value", "low", "high", "from", "to"), row, strict=True))
+            for row in document.ratio_study
+        ],
+        "groups": to_plain(document.groups),
+        "decisions": to_plain(document.decisions),
+        "standards": [
+            dict(zip(("standard", "checked", "not_checked"), row, strict=True))
+            for row in document.standards()
+        ],
+        "review": [
+            {**to_plain(row), "percent_error": row.percent_error, "inside": row.inside}
+            for row in document.review
+        ],
+    }
+
+
+def _csv(document: ModelDocument) -> str:
+    file = io.StringIO()
+    names = list(document.review[0].values) if document.review else []
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["row", *map(cell, names), *_FIGURES, "reviewer", "reviewed_on", "agrees", "remark"]
+    )
+    for row in document.review:
+        error = "" if row.percent_error is None else f"{row.percent_error:.2f}"
+        figures = [row.actual, *(f"{v:.2f}" for v in (row.estimate, row.lower, row.upper)), error]
+        values = ["" if value is None else value for value in row.values.values()]
+        writer.writerow([row.row, *map(cell, values), *figures, row.inside, "", "", "", ""])
+    return file.getvalue()
+
+
+def sections(document: ModelDocument) -> list[Section]:
+    """Return what the card says; sections without content are left out."""
+    found = [
+        Section("Intended use", _intended_use(document.contract)),
+        Section("Data", _data(document.contract, document.facts)),
+        _figures(document.headline),
+        Section("In places never seen", _comparison(document.comparison)),
+        Section("Figures by group", _groups(document)),
+        Section("Limits", [Block("list", document.limits())]),
+        Section("How it was made", _decisions(document.decisions)),
+        Section(
+            "Quality control standards for automated valuation models (89 FR 64538)",
+            list(_avm_rule(document)),
+        ),
+        Section("Random sample for review", _review(document)),
+        Section("Lineage", _lineage(document.facts)),
+    ]
+    return [section for section in found if section.blocks]
+
+
+def _intended_use(contract: TableContract) -> list[Block]:
+    unit = f" in {contract.target.unit}" if contract.target.unit else ""
+    what = contract.target.description or contract.target.name
+    use = (
+        "Estimates ",
+        Code(contract.target.name),
+        f"{unit} ({what}) for rows that meet the contract ",
+        Code(contract.name),
+        ". An estimate supports a decision made by a person; it is no appraisal, and it is not "
+        "meant to decide alone about credit, tax or insurance.",
+    )
+    not_for = (
+        "Not intended for rows outside the contract's bounds (they are refused), for places or "
+        "times that the table does not cover, or for explaining what causes a value."
+    )
+    return [Block("text", use), Block("text", (not_for,))]
+
+
+def _data(contract: TableContract, facts: ModelFacts) -> list[Block]:
+    rows = CardTable(
+        "Rows",
+        ("fact", "value"),
+        (
+            ("origin", facts.origin),
+            ("source", facts.source),
+            ("train rows", facts.train_rows),
+            ("test rows (held out)", facts.test_rows),
+            ("rows refused by the contract", facts.refused_rows),
+        ),
+    )
+    columns = CardTable(
+        "Columns",
+        ("column", "kind", "unit", "bounds"),
+        tuple((Code(c.name), c.kind, c.unit, _bounds(c)) for c in contract.features),
+    )
+    return [Block("table", rows), Block("table", columns)]
+
+
+def _figures(headline: tuple[Headline, ...]) -> Section:
+    if not headline:
+        unknown = "The test part was not opened; nothing is known about the errors."
+        return Section("Figures", [Block("text", (unknown,))])
+    return Section("Figures on the held-out test set", [Block("figures", headline)])
+
+
+def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
+    if not comparison:
+        return []
+    text = (
+        "Random cross-validation tests rows among their neighbours; spatially blocked "
+        "cross-validation holds back whole areas. Expect the latter where nothing near is known."
+    )
+    table = CardTable(
+        "Near known values, and in places never seen",
+        ("metric", "test", "random CV", "spatial CV"),
+        tuple((c.metric, c.test, c.random_cv, c.spatial_cv) for c in comparison),
+    )
+    return [Block("text", (text,)), Block("table", table)]
+
+
+def _groups(document: ModelDocument) -> list[Block]:
+    tables = [_group_table(name, found) for name, found in document.groups.items() if found]
+    if document.ratio_study:
+        ratios = CardTable(
+            "Ratio study",
+            ("figure", "value", "95% from", "to", "accepted from", "to "),
+            document.ratio_study,
+            note="Accepted ranges: IAAO Standard on Ratio Studies, residential property.",
+        )
+        tables.insert(0, ratios)
+    return [Block("table", table) for table in tables]
+
+
+def _group_table(name: str, groups: Sequence[Group]) -> CardTable:
+    few = [g.rows < _FEW_ROWS for g in groups]
+    return CardTable(
+        f"By {name}",
+        ("rows of", "number", "MAPE (%)", "within 10% (%)", "median ratio", "interval holds (%)"),
+        tuple(
+            (g.name + " (few rows)" * some, g.rows, g.mape, g.within_10, g.ratio, g.coverage * 100)
+            for g, some in zip(groups, few, strict=True)
+        ),
+        note=f"Groups of fewer than {_FEW_ROWS} rows prove little." if any(few) else "",
+    )
+
+
+def _decisions(decisions: Sequence[Decision]) -> list[Block]:
+    if not decisions:
+        return []
+    table = CardTable(
+        "How this model was chosen",
+        ("decision", "chosen", "evidence", "rows looked at"),
+        tuple((d.what, d.chosen, d.evidence, d.rows) for d in decisions),
+        note="In this order; the test part was opened after the last of them.",
+    )
+    return [Block("table", table)]
+
+
+def _avm_rule(document: ModelDocument) -> Iterator[Block]:
+    yield Block(
+        "text",
+        (
+            "The US rule, in force since 1 October 2025, asks those who use an AVM for a mortgage "
+            "secured by a home for policies on five matters. Software alone does not comply with "
+            "it. This is what tasador checked for ",
+            Code(document.contract.model_name),
+            ", and what it did not:",
+        ),
+    )
+    for title, checked, unchecked in document.standards():
+        yield Block("heading", title)
+        yield Block("list", [f"Checked: {checked}", f"Not checked: {unchecked}"])
+
+
+def _review(document: ModelDocument) -> list[Block]:
+    review, unit = document.review, document.contract.target.unit
+    if not review:
+        return []
+    columns = list(review[0].values)[:_REVIEW_COLUMNS]
+    rows = tuple(
+        (
+            row.row,
+            *(row.values[name] for name in columns),
+            round(row.actual, 2),
+            round(row.estimate, 2),
+            row.percent_error,
+            "yes" if row.inside else "no",
+        )
+        for row in review
+    )
+    table = CardTable(
+        "Rows to review, drawn by chance from the test part",
+        ("row", *columns, "recorded", "estimated", "error %", "in its interval"),
+        rows,
+        note=f"Values in {unit or 'the unit of the table'}. All columns, and space for the "
+        "reviewer's finding, are in review_sample.csv. The draw is seeded: an equal run draws the "
+        "same rows.",
+    )
+    return [Block("table", table)]
+
+
+def _lineage(facts: ModelFacts) -> list[Block]:
+    hashes = (("data", facts.data_hash), ("code", facts.code_commit), ("bundle", facts.bundle_hash))
+    rows = tuple((name, Code(value)) for name, value in hashes)
+    return [Block("table", CardTable("What it was made from", ("fact", "value"), rows))]
+
+
+def _bounds(column: Column) -> str:
+    low, high = column.bounds
+    if low is None and high is None:
+        return "–"
+    shown = column.text_of if column.kind == "datetime" else number
+    return f"{shown(low) if low is not None else '…'} to {shown(high) if high is not None else '…'}"

@@ -19,7 +19,7 @@ class Headline:
 
     Attributes:
         metric: Its label, e.g. ``RMSE``.
-        value: On the sealed test part.
+        value: On the held-out test set.
         low: Lower end of the 95% bootstrap interval.
         high: Upper end.
         unit: ``%``, the target's unit, or empty.

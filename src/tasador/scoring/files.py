@@ -1,52 +1,292 @@
 """Value whole files: streamed, on all cores, in bounded memory, each finished once.
 
 The calling thread reads and writes; others value what was read, and results are written in the
-order of the rows. A file gets its name when it is complete. What is finished in a folder is passed
-over by the next run, so that an interrupted one goes on where it ended.
+order of the rows. A file gets its name when it is complete. What is finished in a folder is
+skipped by the next run, so that an interrupted one goes on where it ended.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import re
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasador.core import storage
-from tasador.core.errors import ConfigError, DataError, SourceError
-from tasador.core.parallel.threads import usable_cores
+from tasador.core.errors import ConfigError, DataError, SourceError, StorageError
+from tasador.core.parallel import usable_cores
 from tasador.core.progress import Advance, progress
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.scoring.outputs import (
-    SUFFIXES,
-    Finished,
-    FinishedFiles,
-    is_folder,
-    open_output,
-    output_names,
-    sole_writer,
-)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SUFFIXES: dict[TableKind, str] = {"csv": ".csv", "parquet": ".parquet"}
+#: What is known about the files in a folder; readers of data sets pass over such names.
+LEDGER_NAME = "_tasador_score.json"
+_LOCK_NAME = ".tasador-score.lock"
+_LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+_SCHEME = re.compile(r"[a-z0-9]+://")
+_COMPRESSION = (".gz", ".zst", ".bz2")
+
+
+def is_folder(out: str, inputs: int) -> bool:
+    """Tell whether results go into a folder `out`, one file for each input.
+
+    Raises:
+        ConfigError: `out` names a file, and there are several inputs.
+    """
+    named = not out.endswith("/") and out.endswith(tuple(SUFFIXES.values()))
+    if not named or storage.is_folder(out):
+        return True
+    if inputs > 1:
+        raise ConfigError(
+            f"{inputs} files cannot be written to the one file {out}",
+            expected="a folder",
+            remedy=f"give one, e.g. --output {out.rpartition('.')[0]}",
+        )
+    return False
+
+
+def output_names(inputs: Sequence[str]) -> list[str]:
+    """Return a name without suffix for the result of each input, all different.
+
+    It is the input's own, together with as many of its folders as it takes to tell the inputs
+    apart, together with its suffix where those alone differ.
+
+    Raises:
+        ConfigError: One input is named twice.
+    """
+    if len(set(inputs)) < len(inputs):
+        twice = next(name for name in inputs if inputs.count(name) > 1)
+        raise ConfigError(f"{twice} is named twice")
+    paths = [PurePosixPath(_SCHEME.sub("/", str(name), count=1)) for name in inputs]
+    whole = [path.parent / _bare(path.name) for path in paths]
+    if len(set(whole)) < len(whole):
+        whole = list(paths)
+    if len({path.name for path in whole}) == len(whole):
+        return [path.name for path in whole]
+    common = os.path.commonpath([path.parent for path in whole])
+    return [str(path.relative_to(common)) for path in whole]
+
+
+def _bare(name: str) -> str:
+    for suffix in _COMPRESSION:
+        name = name.removesuffix(suffix)
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.lower() in ("csv", "tsv", "txt", "parquet") else name
+
+
+class TableWriter:
+    """Writes batches of one schema as CSV or Parquet.
+
+    Args:
+        file: Where to, open for writing.
+        kind: Which of them.
+        schema: The batches' schema, with what is to be kept about the whole file.
+
+    Raises:
+        DataError: A column of that type cannot be written as CSV.
+    """
+
+    def __init__(self, file: Any, kind: TableKind, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        if kind == "parquet":
+            import pyarrow.parquet as parquet
+
+            texts = [field.name for field in schema if pa.types.is_string(field.type)]
+            self._writer = parquet.ParquetWriter(file, schema, use_dictionary=texts)
+            return
+        import pyarrow.csv as csv
+
+        try:
+            self._writer = csv.CSVWriter(file, schema)
+            self._writer.write_batch(pa.RecordBatch.from_pylist([], schema))
+        except pa.ArrowException as error:
+            raise DataError(
+                f"a column cannot be written as CSV: {error}", remedy="write --format parquet"
+            ) from None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch."""
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """Write what belongs to the end."""
+        self._writer.close()
+
+
+@contextmanager
+def open_output(location: str, kind: TableKind, schema: pa.Schema) -> Iterator[TableWriter]:
+    """Open a table for writing that appears at `location` only when the body ends well.
+
+    Raises:
+        StorageError: Disk full, permission denied, store unreachable; nothing is left behind.
+        DataError: As `TableWriter`.
+    """
+    if storage.is_remote(location):
+        with tempfile.TemporaryDirectory(prefix="tasador-score-") as folder:
+            local = Path(folder) / "result"
+            with open_output(str(local), kind, schema) as writer:
+                yield writer
+            storage.copy_from_local(local, location)
+        return
+    with storage.open_write(Path(location)) as file:
+        writer = TableWriter(file, kind, schema)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(Exception):  # it would be closed later, on a file that is not there
+                writer.close()
+            raise
+        writer.close()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A file that was scored.
+
+    Attributes:
+        input: What was read.
+        size: Its size in bytes.
+        changed: When it was changed, or its tag.
+        model: The bundle's content hash.
+        columns: Which columns were handed on: see `ScoreRequest.columns`.
+        written: Size of the result in bytes.
+        rows: How many rows it holds.
+        refused: How many of them have an error instead of a value.
+        version: The bundle's version.
+        origin: What that was trained on.
+    """
+
+    input: str
+    size: int
+    changed: str
+    model: str
+    columns: tuple[str, ...] | None
+    written: int
+    rows: int
+    refused: int
+    version: str
+    origin: str
+
+    def answers(self, other: Finished) -> bool:
+        """Tell whether both are of the same content, model and columns."""
+        return self._asked == other._asked
+
+    @property
+    def _asked(self) -> tuple[Any, ...]:
+        return self.input, self.size, self.changed, self.model, self.columns
+
+
+class FinishedFiles:
+    """Which files of a folder are finished; kept in the folder itself.
+
+    Args:
+        folder: Local, or in an object store.
+
+    Raises:
+        StorageError: The folder cannot be read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._place = storage.join(folder, LEDGER_NAME)
+        self._known: dict[str, Finished] = {}
+        if storage.exists(self._place):
+            with suppress(ValueError, TypeError, AttributeError, KeyError):  # all is done again
+                plain = json.loads(storage.read_bytes(self._place))
+                self._known = {name: _finished(entry) for name, entry in plain["files"].items()}
+
+    def find(self, output: str, wanted: Finished) -> Finished | None:
+        """Return what is known of `output` if it answers what is wanted and is still there."""
+        found = self._known.get(output)
+        place = storage.join(self._folder, output)
+        if found is None or not found.answers(wanted) or not storage.exists(place):
+            return None
+        return found if storage.stamp(place).size == found.written else None
+
+    def add(self, output: str, finished: Finished) -> None:
+        """Note that `output` is finished.
+
+        Raises:
+            StorageError: It cannot be written; the older note is untouched.
+        """
+        self._known[output] = finished
+        plain = {name: asdict(entry) for name, entry in sorted(self._known.items())}
+        text = json.dumps({"format": 1, "files": plain}, indent=1, ensure_ascii=False)
+        storage.write_text(self._place, text + "\n")
+
+
+def _finished(entry: dict[str, Any]) -> Finished:
+    columns = entry["columns"]
+    return Finished(**{**entry, "columns": None if columns is None else tuple(columns)})
+
+
+@contextmanager
+def sole_writer(folder: str) -> Iterator[None]:
+    """Keep other runs out of a local folder, and remove what a killed one left behind.
+
+    Raises:
+        StorageError: The folder cannot be written, or another run writes to it.
+    """
+    if storage.is_remote(folder):
+        yield
+        return
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = os.open(place / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {folder}: {error.strerror}", remedy="choose a folder of your own"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(
+                f"another run writes to {folder}", remedy="wait for it, or choose another folder"
+            ) from None
+        remove_left_over(folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def remove_left_over(folder: str) -> None:
+    """Remove what killed processes have half written into a local folder."""
+    if storage.is_remote(folder):
+        return
+    for found in Path(folder).rglob(".*.tmp"):
+        if _LEFT_OVER.fullmatch(found.name):
+            found.unlink(missing_ok=True)
+
+
 BATCH_ROWS = 32_768
-#: Stands for all columns of the input.
+#: Means all columns of the input.
 ALL = "*"
 ROW = "row"
 MEGA = 1e6
 
 
 @dataclass(frozen=True)
-class ScoreOrder:
+class ScoreRequest:
     """What is to be scored, and where to.
 
     Attributes:
@@ -70,7 +310,7 @@ class ScoreOrder:
 
 @dataclass
 class Scored:
-    """What came of it.
+    """The result.
 
     Attributes:
         version: The bundle's version.
@@ -93,38 +333,38 @@ class Scored:
     failed: list[tuple[str, DataError]] = field(default_factory=list)
 
 
-def score_files(bundle: ModelBundle, order: ScoreOrder, tell: Callable[[str], None]) -> Scored:
+def score_files(bundle: ModelBundle, request: ScoreRequest, tell: Callable[[str], None]) -> Scored:
     """Value the rows of files.
 
     Args:
         bundle: What to value them with.
-        order: Which files, and where to.
+        request: Which files, and where to.
         tell: Called with a line about each file that fails or was finished before.
 
     Returns:
-        What came of it; files that are no tables or lack columns are in `failed`, the others are
+        The result; files that are no tables or lack columns are in `failed`, the others are
         scored.
 
     Raises:
-        ConfigError: The order cannot be meant.
+        ConfigError: The request is invalid.
         SourceError: No input is there.
         StorageError: The disk or store refuses; what is finished is kept.
     """
     started = time.perf_counter()
-    inputs = find_inputs(order.inputs)
+    inputs = find_inputs(request.inputs)
     scored = Scored(bundle.version, bundle.origin)
     with ExitStack() as stack:
-        if is_folder(order.out, len(inputs)):
-            stack.enter_context(sole_writer(order.out))
-            finished: FinishedFiles | None = FinishedFiles(order.out)
+        if is_folder(request.out, len(inputs)):
+            stack.enter_context(sole_writer(request.out))
+            finished: FinishedFiles | None = FinishedFiles(request.out)
         else:
             finished = None
-        workers = order.workers or usable_cores()
+        workers = request.workers or usable_cores()
         pool = ThreadPoolExecutor(workers)
         stack.callback(pool.shutdown, cancel_futures=True)
         sizes = [size_of(name) for name in inputs]
         advance = stack.enter_context(progress("scoring, MB", sum(sizes) / MEGA))
-        run = Run(bundle, order, pool, workers, finished, scored, started, advance)
+        run = Run(bundle, request, pool, workers, finished, scored, started, advance)
         for name, output, size in zip(inputs, output_names(inputs), sizes, strict=True):
             try:
                 if not run.one(name, output, size):
@@ -143,7 +383,7 @@ class Run:
     """One run of `score_files`, or a worker's part of it."""
 
     bundle: ModelBundle
-    order: ScoreOrder
+    request: ScoreRequest
     pool: ThreadPoolExecutor
     workers: int
     finished: FinishedFiles | None
@@ -156,19 +396,19 @@ class Run:
         stamp = storage.stamp(name) if storage.exists(name) else storage.Stamp(0, "")
         wanted = Finished(
             name, stamp.size, stamp.changed, self.bundle.manifest.content_hash,
-            self.order.columns, 0, 0, 0, self.bundle.version, self.bundle.origin,
+            self.request.columns, 0, 0, 0, self.bundle.version, self.bundle.origin,
         )  # fmt: skip
         with open_table(name, self.bundle.contract) as table:
             kind = self._kind(table)
             if self.finished is not None:
                 output += SUFFIXES[kind]
-                place = storage.join(self.order.out, output)
-                if not self.order.force and self.finished.find(output, wanted) is not None:
+                place = storage.join(self.request.out, output)
+                if not self.request.force and self.finished.find(output, wanted) is not None:
                     self.scored.passed += 1
                     self.advance(size / MEGA)
                     return False
             else:
-                place = self.order.out
+                place = self.request.out
             rows, refused = self._written(name, table, place, kind, size)
         self.scored.files += 1
         if self.finished is not None:
@@ -177,10 +417,10 @@ class Run:
         return True
 
     def _kind(self, table: TableStream) -> TableKind:
-        if self.order.kind is not None:
-            return self.order.kind
+        if self.request.kind is not None:
+            return self.request.kind
         for kind, suffix in SUFFIXES.items():
-            if self.finished is None and self.order.out.endswith(suffix):
+            if self.finished is None and self.request.out.endswith(suffix):
                 return kind
         return table.kind
 
@@ -191,7 +431,7 @@ class Run:
         scorer = self._scorer(name, table)
         columns = [one for one in scorer.columns if one in table.names]
         value = partial(value_piece, scorer)
-        pieces = table.pieces(columns, self.order.batch_rows)
+        pieces = table.pieces(columns, self.request.batch_rows)
         results = _in_order(self.pool, value, pieces, self.workers + 1)
         first = next(results, None)
         if first is None:
@@ -213,7 +453,7 @@ class Run:
 
     def _scorer(self, name: str, table: TableStream) -> BatchScorer:
         """Return a scorer for a table, once the table is known to have its columns."""
-        keep: Sequence[str] | None = self.order.columns
+        keep: Sequence[str] | None = self.request.columns
         if keep is not None and ALL in keep:
             keep = table.names
         if keep is not None and ROW in keep:

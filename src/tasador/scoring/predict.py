@@ -13,7 +13,7 @@ from typing import Any
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
-from tasador.core.strict_json import read_json
+from tasador.core.input_checks import read_json
 from tasador.data.parquet_table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
@@ -109,11 +109,11 @@ def _check_any_valued(predicted: Predicted) -> None:
     refused = predicted.refused
     if len(refused) < len(predicted.rows):
         return
-    told = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
+    listed = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
     more = len(refused) - _SHOWN_ERRORS
     raise ValidationError(
         (f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else "")
-        + told
+        + listed
         + (f"; and {more} more" if more > 0 else ""),
         remedy="correct the rows",
     )

@@ -2,7 +2,7 @@
 
 The files are the rows of a Ray data set whose workers each hold the bundle. A worker writes its
 file as one process would, under a name that only a complete file gets, and says what it wrote; the
-folder's list of finished files is kept here. A file whose worker dies is scored anew.
+folder's list of finished files is kept here. A file whose worker dies is scored again.
 """
 
 from __future__ import annotations
@@ -24,38 +24,43 @@ import numpy as np
 
 from tasador.core import storage
 from tasador.core.errors import DataError, EngineError, StorageError, TasadorError
-from tasador.core.parallel.base import RaySettings
-from tasador.core.parallel.ray import check_versions, open_ray, own_versions, ray_errors
+from tasador.core.parallel import RaySettings
 from tasador.core.progress import progress
+from tasador.core.ray_engine import check_versions, open_ray, own_versions, ray_errors
 from tasador.registry.bundle.archive import pack, unpack
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.scoring.files import MEGA, Run, Scored, ScoreOrder, find_inputs, size_of
-from tasador.scoring.outputs import (
+from tasador.scoring.files import (
+    MEGA,
     Finished,
     FinishedFiles,
+    Run,
+    Scored,
+    ScoreRequest,
+    find_inputs,
     is_folder,
     output_names,
     remove_left_over,
+    size_of,
     sole_writer,
 )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What every worker is told.
+    """What every worker receives.
 
     Attributes:
-        order: What is scored, and where to.
+        request: What is scored, and where to.
         inputs: The files' names.
         outputs: Their results' names, without suffix.
         sizes: Their sizes in bytes.
         in_folder: Whether results go into a folder.
         cwd: The folder that relative names are meant from.
         versions: Packages that a worker must have.
-        retries: How often a file is begun anew when its worker is lost.
+        retries: How often a file is retried when its worker is lost.
     """
 
-    order: ScoreOrder
+    request: ScoreRequest
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -66,7 +71,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _FileResult:
     """What a worker says about a file.
 
     Attributes:
@@ -85,7 +90,7 @@ class _Told:
 
 
 class _Notes(FinishedFiles):
-    """The finished files as a worker sees them: what it adds is told, not written."""
+    """The finished files as a worker sees them: what it adds is returned, not written."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -96,7 +101,7 @@ class _Notes(FinishedFiles):
 
 
 class _Attempts:
-    """Counts how often each file was begun: Ray itself would begin it anew for ever."""
+    """Counts how often each file was begun: Ray itself would retry it for ever."""
 
     def __init__(self) -> None:
         self._begun: Counter[int] = Counter()
@@ -121,15 +126,15 @@ class _Worker:
         self._bundle: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        told = np.empty(len(batch["item"]), dtype=object)
+        result = np.empty(len(batch["item"]), dtype=object)
         for i, index in enumerate(batch["item"].tolist()):
             try:
-                told[i] = self._one(index)
+                result[i] = self._one(index)
             except TasadorError as error:
-                told[i] = _Told(index, error=error)
-        return {"told": told}
+                result[i] = _FileResult(index, error=error)
+        return {"result": result}
 
-    def _one(self, index: int) -> _Told:
+    def _one(self, index: int) -> _FileResult:
         import ray
 
         job = self._job
@@ -141,15 +146,17 @@ class _Worker:
             )
         self._begin()
         scored = Scored(self._bundle.version, self._bundle.origin)
-        notes = _Notes(job.order.out) if job.in_folder else None
+        notes = _Notes(job.request.out) if job.in_folder else None
         with ThreadPoolExecutor(1) as pool:
-            run = Run(self._bundle, job.order, pool, 1, notes, scored, time.perf_counter(), _silent)
+            run = Run(
+                self._bundle, job.request, pool, 1, notes, scored, time.perf_counter(), _silent
+            )
             run.one(job.inputs[index], job.outputs[index], job.sizes[index])
         output, finished = (None, None) if notes is None or notes.added is None else notes.added
-        return _Told(index, scored, output, finished)
+        return _FileResult(index, scored, output, finished)
 
     def _begin(self) -> None:
-        """Load the bundle, once; here and not above, so that an error of it is told."""
+        """Load the bundle, once; here and not above, so that its error is returned."""
         if self._bundle is not None:
             return
         import ray
@@ -173,44 +180,44 @@ def _silent(steps: float = 1.0, *, note: str | None = None) -> None:
 
 
 def score_files_on_ray(
-    folder: Path, order: ScoreOrder, tell: Callable[[str], None], settings: RaySettings
+    folder: Path, request: ScoreRequest, tell: Callable[[str], None], settings: RaySettings
 ) -> Scored:
     """Value the rows of files on a cluster; results and errors are those of `score_files`.
 
     Args:
         folder: The bundle's.
-        order: Which files, and where to; on other machines than this one they must be there under
+        request: Which files, and where to; on other machines than this one they must be there under
             the same names. `workers` limits how many are scored at the same time.
         tell: Called with a line about each file that fails or was finished before.
         settings: Which cluster.
 
     Raises:
-        ConfigError: The order cannot be meant.
+        ConfigError: The request is invalid.
         SourceError: No input is there.
         StorageError: The disk or store refuses; what is finished is kept.
         EngineError: The cluster cannot be reached, or lost a file's worker too often.
     """
     started = time.perf_counter()
     bundle = load_bundle(folder)
-    inputs = find_inputs(order.inputs)
+    inputs = find_inputs(request.inputs)
     scored = Scored(bundle.version, bundle.origin)
-    in_folder = is_folder(order.out, len(inputs))
+    in_folder = is_folder(request.out, len(inputs))
     with ExitStack() as stack:
         finished = None
         if in_folder:
-            stack.enter_context(sole_writer(order.out))
-            stack.callback(remove_left_over, order.out)
-            finished = FinishedFiles(order.out)
+            stack.enter_context(sole_writer(request.out))
+            stack.callback(remove_left_over, request.out)
+            finished = FinishedFiles(request.out)
         sizes = tuple(size_of(name) for name in inputs)
-        job = _Job(order, tuple(inputs), tuple(output_names(inputs)), sizes, in_folder,
+        job = _Job(request, tuple(inputs), tuple(output_names(inputs)), sizes, in_folder,
                    str(Path.cwd()), own_versions(), settings.retries)  # fmt: skip
         advance = stack.enter_context(progress("scoring, MB", sum(sizes) / MEGA))
         stack.enter_context(open_ray(settings))
-        total = _Total(order, inputs, finished, scored, tell)
-        for told in _told(job, _packed(folder)):
-            total.take(told)
+        total = _Total(request, inputs, finished, scored, tell)
+        for result in _results(job, _packed(folder)):
+            total.take(result)
             speed = scored.rows / (time.perf_counter() - started)
-            advance(job.sizes[told.index] / MEGA, note=f"{speed:,.0f} rows/s")
+            advance(job.sizes[result.index] / MEGA, note=f"{speed:,.0f} rows/s")
         if total.lost is not None:
             raise total.lost
     scored.failed.sort(key=lambda failed: inputs.index(failed[0]))
@@ -225,8 +232,8 @@ def _packed(folder: Path) -> bytes:
         return file.read_bytes()
 
 
-def _told(job: _Job, archive: bytes) -> Iterator[_Told]:
-    """Let the cluster do it, and yield what is told as files are finished.
+def _results(job: _Job, archive: bytes) -> Iterator[_FileResult]:
+    """Let the cluster do it, and yield the results as files are finished.
 
     The dearest files are begun first, so that no long one is left over at the end.
     """
@@ -238,7 +245,7 @@ def _told(job: _Job, archive: bytes) -> Iterator[_Told]:
     with ray_errors():
         counting: Any = ray.remote(_Attempts).options(num_cpus=0, max_restarts=-1)
         attempts = counting.remote()
-        most = min(len(order), job.order.workers or len(order))
+        most = min(len(order), job.request.workers or len(order))
         files_ = ray.data.from_items(list(order), override_num_blocks=len(order))
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every step
         results = files_.map_batches(
@@ -254,15 +261,15 @@ def _told(job: _Job, archive: bytes) -> Iterator[_Told]:
             row = next(rows, None)
         if row is None:
             return
-        yield row["told"]
+        yield row["result"]
 
 
 @dataclass
 class _Total:
-    """What came of it all so far.
+    """The results so far.
 
     Attributes:
-        order: What is scored, and where to.
+        request: What is scored, and where to.
         inputs: The files' names.
         finished: The folder's list, if results go into one.
         scored: Its sums.
@@ -270,41 +277,41 @@ class _Total:
         lost: The first file over which every worker died; the others may still be finished.
     """
 
-    order: ScoreOrder
+    request: ScoreRequest
     inputs: Sequence[str]
     finished: FinishedFiles | None
     scored: Scored
     tell: Callable[[str], None]
     lost: EngineError | None = None
 
-    def take(self, told: _Told) -> None:
+    def take(self, result: _FileResult) -> None:
         """Add what a worker tells.
 
         Raises:
             TasadorError: What ends the run: an error that is not of the file alone.
         """
-        name = self.inputs[told.index]
-        if told.scored is not None:
-            self._add(told, told.scored)
-            if told.scored.passed:
+        name = self.inputs[result.index]
+        if result.scored is not None:
+            self._add(result, result.scored)
+            if result.scored.passed:
                 self.tell(f"{name}: finished before")
-        elif isinstance(told.error, DataError) and len(self.inputs) > 1:
-            self.scored.failed.append((name, told.error))
-            self.tell(str(told.error))
-        elif isinstance(told.error, EngineError):
-            self.lost = self.lost or told.error
-        elif told.error is not None:
-            raise told.error
+        elif isinstance(result.error, DataError) and len(self.inputs) > 1:
+            self.scored.failed.append((name, result.error))
+            self.tell(str(result.error))
+        elif isinstance(result.error, EngineError):
+            self.lost = self.lost or result.error
+        elif result.error is not None:
+            raise result.error
 
-    def _add(self, told: _Told, scored: Scored) -> None:
-        out = self.order.out
-        place = out if told.output is None else storage.join(out, told.output)
+    def _add(self, result: _FileResult, scored: Scored) -> None:
+        out = self.request.out
+        place = out if result.output is None else storage.join(out, result.output)
         if scored.files and not storage.exists(place):
             raise StorageError(
                 f"{place} was written, but not where this machine can see it",
                 remedy="write to a folder that all machines share, or to gs:// or s3://",
             )
-        if self.finished is not None and told.output is not None and told.finished is not None:
-            self.finished.add(told.output, told.finished)
+        if self.finished is not None and result.output is not None and result.finished is not None:
+            self.finished.add(result.output, result.finished)
         for name in ("files", "passed", "rows", "refused"):
             setattr(self.scored, name, getattr(self.scored, name) + getattr(scored, name))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.features.clusters import Clusters

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Strategy, fit_imputer

@@ -45,6 +45,12 @@ def compose(overrides: Sequence[str], project: Path | None = None) -> RunSetting
 
     Raises:
         ConfigError: A key, value or group that nobody knows.
+
+    Example:
+        >>> import tasador
+        >>> settings = tasador.compose(["dataset=diamonds", "sweep.trials=5"])
+        >>> settings.contract.name, settings.sweep.trials
+        ('diamonds', 5)
     """
     for override in overrides:
         if "=" not in override and not override.startswith("~"):

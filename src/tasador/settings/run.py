@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasador.contract.model import TableContract
-from tasador.core.parallel.base import EngineName, RaySettings
+from tasador.core.parallel import EngineName, RaySettings
 
 if TYPE_CHECKING:
     pass
@@ -75,7 +75,7 @@ class SweepSettings:
     Attributes:
         trials: Number of parameter sets to try, the selection's winner first; 0 skips the sweep.
             Workers that share a study share this number; each ends the trial that it is at.
-        folds: How many of the selection's folds each trial is judged on.
+        folds: How many of the selection's folds each trial is evaluated on.
         metric: The metric to minimise.
         slowdown: The final model takes this many times more boosting steps, each that much
             smaller, than the sweep, which only has to rank parameters. Above 100 000 training rows
@@ -143,7 +143,7 @@ class GateSettings:
         error_margin: By which share of the champion's MAPE and wMAPE a model may be worse.
         within_margin: By how many points its share within 10% may be lower.
         segment_limit: By which share of its MAPE no segment may be worse.
-        min_rows: Fewest sealed rows on which anything is decided.
+        min_rows: Fewest held-out rows on which anything is decided.
         min_segment_rows: Fewest rows of a segment that is looked at.
         coverage_slack: By how much the intervals may hold less than they promise.
         prd_slack: By how much further from 1 the PRD may lie, outside the accepted range.
@@ -249,7 +249,7 @@ class SegregateSettings:
     Attributes:
         method: ``row_hash`` (stable when rows are added) or ``random`` (scikit-learn's).
         seed: Salt of the hash, or random state.
-        test_share: Share of the rows in the sealed test part.
+        test_share: Share of the rows in the held-out test set.
         max_refused_share: Share of refused rows above which the run stops.
         min_rows: Fewest rows to train on.
     """

@@ -19,7 +19,7 @@ SOURCE_NAMES = ("mlflow", "object_store", "local", "last_good")
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """Where bundles come from; a source that is not configured is passed over.
+    """Where bundles come from; a source that is not configured is skipped.
 
     Attributes:
         model_name: The model's name in the registry; also picks one out of a folder of bundles.
@@ -78,7 +78,7 @@ class SourceSettings:
         unknown = [name for name in self.order if name not in SOURCE_NAMES]
         if unknown or len(set(self.order)) != len(self.order):
             raise ConfigError(
-                "the order of the sources cannot be meant",
+                "the order of the sources is invalid",
                 expected=f"each of {', '.join(SOURCE_NAMES)} at most once",
                 got=", ".join(self.order),
             )
@@ -86,13 +86,13 @@ class SourceSettings:
         for name in times:
             if not 0.0 < getattr(self, name) < 86_400.0:
                 raise ConfigError(
-                    f"{name} cannot be meant",
+                    f"{name} is invalid",
                     expected="seconds, above 0 and below a day",
                     got=str(getattr(self, name)),
                 )
         if self.attempts < 1 or self.breaker_failures < 1 or not 0.0 <= self.poll_jitter < 1.0:
             raise ConfigError(
-                "the settings of the sources cannot be meant",
+                "the settings of the sources are invalid",
                 expected="attempts >= 1, breaker_failures >= 1, 0 <= poll_jitter < 1",
                 got=f"{self.attempts}, {self.breaker_failures}, {self.poll_jitter}",
             )
@@ -173,7 +173,7 @@ class SecuritySettings:
             empty accepts any. Probes are exempt.
         cors_origins: Origins whose pages may call the service; none by default.
         metrics_public: Whether ``/metrics`` is read without a key.
-        failures_per_minute: Wrong keys that one peer may send, before it is told to wait; a right
+        failures_per_minute: Wrong keys that one peer may send, before it has to wait; a right
             key is let in all the same.
     """
 
@@ -228,7 +228,7 @@ class CanarySettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Everything that the service is told.
+    """Everything that configures the service.
 
     Attributes:
         server: Where it listens.
@@ -258,10 +258,10 @@ def read_settings(environment: Mapping[str, str]) -> ServeSettings:
     """Read the settings from environment variables.
 
     ``TASADOR_RECORDS__URL`` sets ``records.url``; lists are separated by commas; an empty text
-    stands for null where a setting may be null. Variables of other sections are not looked at.
+    means null where a setting may be null. Variables of other sections are not looked at.
 
     Raises:
-        ConfigError: A variable names no setting, or its value cannot be meant.
+        ConfigError: A variable names no setting, or its value is invalid.
     """
     sections = {found.name: found.default_factory for found in fields(ServeSettings)}
     given: dict[str, dict[str, Any]] = {name: {} for name in sections}
@@ -292,7 +292,7 @@ def _read_section(section: str, kind: Any, given: Mapping[str, str]) -> Any:
         first = error.errors()[0]
         where = [variable(section, str(place)) for place in first["loc"][:1]]
         raise ConfigError(
-            f"{where[0] if where else section} cannot be meant",
+            f"{where[0] if where else section} is invalid",
             expected=str(first["msg"]),
             # the value may be a secret pasted into the wrong variable
             got=f"a text of {len(str(first.get('input')))} characters",

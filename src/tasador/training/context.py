@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import to_plain
-from tasador.core.parallel.base import Engine
-from tasador.core.parallel.open import open_engine
+from tasador.core.parallel import Engine
+from tasador.core.ray_engine import open_engine
 from tasador.core.storage import write_bytes, write_text
 from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.imputation import Strategy

@@ -8,7 +8,7 @@ from tasador.core.storage import write_bytes, write_text
 from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.metadata import as_texts, model_metadata
 from tasador.reporting.cards import CardTable, render
-from tasador.reporting.model_card_page import FILES
+from tasador.reporting.model_card import FILES
 from tasador.settings.compose import to_yaml
 from tasador.training.context import RunState, load_json, needed, save_json
 

@@ -17,7 +17,7 @@ from tasador.contract.encoding import Encoder
 from tasador.core import clock
 from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.hashing import code_version, fingerprint
-from tasador.core.parallel.open import check_engine
+from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.reporting.cards import Card, CardBuilder, read_card, recorded_card, write_card

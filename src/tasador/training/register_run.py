@@ -14,7 +14,7 @@ from tasador.registry.format.manifest import Manifest
 from tasador.registry.format.signature import sign_bundle
 from tasador.registry.metadata import as_texts, model_metadata, next_release, stamp_release
 from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, StepRun
-from tasador.registry.mlflow.versions import list_versions
+from tasador.registry.mlflow.registry import list_versions
 from tasador.registry.stores.versions import ModelVersion
 from tasador.reporting.cards import Card, save_figures
 from tasador.training.context import RunState, needed

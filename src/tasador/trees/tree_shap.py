@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.array_check import FLAG, Expected, check_arrays
+from tasador.core.input_checks import FLAG, Expected, check_arrays
 from tasador.core.kernels import Kernel, native
 from tasador.trees.ensemble import (
     HIGHEST_CODE,

@@ -2,14 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
 
-from tasador.ui import batch, health, models, report, states, value
-from tasador.ui.formats import escaped
-from tasador.ui.session import client, language, say
-from tasador.ui.texts import LANGUAGES
+from tasador.core.errors import ServingError
+from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
+from tasador.ui import batch, health, models, value
+from tasador.ui.session import client, language, model, say
+from tasador.ui.texts import LANGUAGES, escaped, shown_card
+
+
+def draw_report() -> None:
+    """Draw the page."""
+    st.title(say("report.title"))
+    found = model()
+    st.caption(escaped(found.version))
+    card, run = st.tabs([say("report.card"), say("report.run")])
+    with card:
+        text = client().text("/api/v1/models/card")
+        st.download_button(
+            say("report.download"), text, f"{found.version}.md", "text/markdown",
+            icon=":material/download:",
+        )  # fmt: skip
+        with st.container(border=True):
+            st.markdown(shown_card(text))
+    with run:
+        try:
+            page = client().text("/api/v1/models/report")
+        except ServiceRefusedError as error:
+            st.info(escaped(error.said), icon=":material/info:")
+            return
+        st.download_button(
+            say("report.download"), page, f"{found.version}.html", "text/html",
+            icon=":material/download:",
+        )  # fmt: skip
+        st.iframe(page, height=900, alt=say("report.run"))
+
+
+def guarded(draw: Callable[[], None]) -> None:
+    """Draw a page; what the service refuses becomes a message that says what to do."""
+    try:
+        draw()
+    except ServingError as error:
+        show(error)
+
+
+def show(error: ServingError) -> None:
+    """Show why there is nothing to show."""
+    if isinstance(error, ServiceAwayError):
+        st.error(say("away.title", url=escaped(client().url)), icon=":material/cloud_off:")
+        st.markdown(say("away.help"))
+        st.code(f"tasador serve\ntasador ui --api {client().url}", language="sh")
+        with st.expander(say("details")):
+            st.code(error.got or str(error), language=None)
+    elif isinstance(error, ServiceRefusedError) and error.status in (401, 403):
+        st.warning(say("key.title"), icon=":material/key:")
+        st.markdown(say("key.help"))
+    elif isinstance(error, ServiceRefusedError) and error.word != "model_not_ready":
+        st.error(escaped(error.said or str(error)), icon=":material/error:")
+    else:
+        st.info(say("not_ready.title"), icon=":material/hourglass_top:")
+        st.markdown(say("not_ready.help"))
+    if st.button(say("again"), icon=":material/refresh:"):
+        st.rerun()
+
 
 _STYLE = """<style>
 .block-container {padding-top: 2.5rem; padding-bottom: 3rem; max-width: 1240px;}
@@ -51,23 +109,23 @@ def main() -> None:
 
 
 def _value() -> None:
-    states.guarded(value.draw)
+    guarded(value.draw)
 
 
 def _batch() -> None:
-    states.guarded(batch.draw)
+    guarded(batch.draw)
 
 
 def _health() -> None:
-    states.guarded(health.draw)
+    guarded(health.draw)
 
 
 def _models() -> None:
-    states.guarded(models.draw)
+    guarded(models.draw)
 
 
 def _report() -> None:
-    states.guarded(report.draw)
+    guarded(draw_report)
 
 
 main()

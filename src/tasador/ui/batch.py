@@ -11,8 +11,8 @@ import streamlit as st
 
 from tasador.core.escape import cell
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.formats import amount, escaped, label, number, rounded
 from tasador.ui.session import Model, client, language, model, say
+from tasador.ui.texts import amount, escaped, label, number, rounded
 
 _SHOWN = 1000
 _DONE = "batch done"

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from tasador.contract.model import TableContract
 from tasador.core.escape import chart
-from tasador.ui.formats import amount, digits_of, label, number
 from tasador.ui.session import language, say
+from tasador.ui.texts import amount, digits_of, label, number
 
 #: Readable for people who do not tell red from green: blue up, orange down.
 UP, DOWN, PLAIN, ACCENT = "#2b6cb0", "#c05621", "#64748b", "#b42318"
@@ -161,9 +161,9 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
     end = start + sum(value for _, value in steps)
     values = [start, *[value for _, value in steps], end]
     digits = digits_of(end)
-    told = [number(start, digits, lang)]
-    told += [("+" if value >= 0 else "") + number(value, digits, lang) for _, value in steps]
-    told.append(number(end, digits, lang))
+    labels = [number(start, digits, lang)]
+    labels += [("+" if value >= 0 else "") + number(value, digits, lang) for _, value in steps]
+    labels.append(number(end, digits, lang))
     reached = [start, *(start + sum(v for _, v in steps[:n]) for n in range(1, len(steps) + 1))]
     spread = max(max(reached) - min(reached), 0.02 * abs(end))
     figure = go.Figure(
@@ -172,7 +172,7 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
             y=names,
             x=values,
             measure=["absolute", *["relative"] * len(steps), "total"],
-            text=told,
+            text=labels,
             textposition="outside",
             cliponaxis=False,
             increasing={"marker": {"color": UP}},

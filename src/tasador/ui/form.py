@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from tasador.contract.model import Column, TableContract
-from tasador.ui.formats import escaped, label
 from tasador.ui.session import say
+from tasador.ui.texts import escaped, label
 
 _NONE = "—"
 
@@ -24,8 +24,8 @@ def draw_fields(
 ) -> dict[str, Any]:
     """Draw one field a column and return the row as the API takes it.
 
-    Bounds are told but not enforced here: the service judges, and what it says is shown at the
-    field, so that there is one judge.
+    Bounds are named but not enforced here: the service checks, and its message is shown at the
+    field, so that there is one check.
 
     Args:
         contract: The table's.
@@ -47,25 +47,25 @@ def draw_fields(
 
 def _draw(column: Column, example: Any, version: str) -> Any:
     name = label(column.name) + (f" ({column.unit})" if column.unit else "")
-    key, told = field_key(column, version), escaped(hint(column))
+    key, help_text = field_key(column, version), escaped(hint(column))
     if column.kind == "category":
-        return _choice(column, name, key, told, example)
+        return _choice(column, name, key, help_text, example)
     if column.kind in ("datetime", "text"):
-        given = st.text_input(escaped(name), value=str(example or ""), key=key, help=told)
+        given = st.text_input(escaped(name), value=str(example or ""), key=key, help=help_text)
         return given or None
     if key not in st.session_state:
         st.session_state[key] = None if example is None else _typed(column, example)
     step = 1 if column.kind == "integer" else step_of(column)
     return st.number_input(
-        escaped(name), value=None, step=step, format=number_format(column), key=key, help=told
+        escaped(name), value=None, step=step, format=number_format(column), key=key, help=help_text
     )
 
 
-def _choice(column: Column, name: str, key: str, told: str, example: Any) -> str | None:
+def _choice(column: Column, name: str, key: str, help_text: str, example: Any) -> str | None:
     options = [*([_NONE] if column.nullable else []), *column.categories]
     index = options.index(example) if example in options else 0
     chosen = st.selectbox(
-        escaped(name), options, index=index, key=key, help=told, accept_new_options=column.open
+        escaped(name), options, index=index, key=key, help=help_text, accept_new_options=column.open
     )
     return None if chosen == _NONE else chosen
 

@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.formats import escaped, moment
 from tasador.ui.session import client, model, say
+from tasador.ui.texts import escaped, moment
 
 #: Metric: its heading, and how it is printed.
 _METRICS = {
@@ -85,17 +85,19 @@ def _draw_board(versions: Sequence[Mapping[str, Any]], answering: str) -> None:
 
 
 def _draw_gates(entries: Sequence[Mapping[str, Any]]) -> None:
-    judged = [one for one in entries if one["details"].get("gates")]
-    if not judged:
+    evaluated = [one for one in entries if one["details"].get("gates")]
+    if not evaluated:
         st.info(say("models.no_gates"), icon=":material/info:")
         return
     names = [
         f"{moment(one['time'])} · {one['action']} {one['details'].get('version', '')} · "
         f"{one['details'].get('phase', '')}"
-        for one in judged
+        for one in evaluated
     ]
-    place = st.selectbox(say("models.judgement"), range(len(judged)), format_func=names.__getitem__)
-    report = judged[place]["details"]["gates"]
+    place = st.selectbox(
+        say("models.gate_results"), range(len(evaluated)), format_func=names.__getitem__
+    )
+    report = evaluated[place]["details"]["gates"]
     st.markdown(f"**{escaped(report['summary'])}**" if "summary" in report else "")
     st.caption(escaped(str(report.get("rows", ""))))
     st.dataframe(
@@ -155,8 +157,8 @@ def _draw_change(listed: Mapping[str, Any]) -> None:
         force = st.checkbox(say("models.force"), help=say("models.force_help"))
         key = st.text_input(say("models.key"), type="password", autocomplete="off")
         if st.form_submit_button(say("models.promote"), type="primary"):
-            wish = {"version": version, "alias": alias, "reason": reason, "force": force}
-            _change("promote", wish, key)
+            request = {"version": version, "alias": alias, "reason": reason, "force": force}
+            _change("promote", request, key)
     with right, st.form("rollback", clear_on_submit=True):
         st.subheader(say("models.rollback"))
         to = st.selectbox(
@@ -171,14 +173,14 @@ def _draw_change(listed: Mapping[str, Any]) -> None:
             _change("rollback", {"to": to, "reason": reason}, key)
 
 
-def _change(verb: str, wish: Mapping[str, Any], key: str) -> None:
+def _change(verb: str, request: Mapping[str, Any], key: str) -> None:
     """Ask for a change with a key that is used for this one request and kept nowhere."""
     if not key.strip():
         st.error(say("models.no_key"), icon=":material/key:")
         return
     try:
         with st.spinner(say("models.working")):
-            done = client().with_key(key.strip()).change(f"/api/v1/admin/models/{verb}", wish)
+            done = client().with_key(key.strip()).change(f"/api/v1/admin/models/{verb}", request)
     except ServiceRefusedError as error:
         st.error(escaped(error.said), icon=":material/block:")
         return

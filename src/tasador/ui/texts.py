@@ -1,8 +1,13 @@
-"""Every text of the app in every language: the one catalogue."""
+"""Every text of the app in every language; numbers and times as people of a language read them."""
 
 from __future__ import annotations
 
+import datetime as dt
+import math
+import re
 from typing import Literal
+
+from tasador.core import escape
 
 Language = Literal["en", "es"]
 #: Languages by their code, as they call themselves.
@@ -128,7 +133,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "status.degraded": ("degraded", "degradado"),
     "status.unhealthy": ("unhealthy", "caído"),
     "health.no_verdict": (
-        "Nothing was judged yet. The watcher judges what the service records:",
+        "Nothing was evaluated yet. The watcher evaluates what the service records:",
         "Todavía no se ha juzgado nada. El vigilante juzga lo que registra el servicio:",
     ),
     "verdict.ok": (
@@ -136,7 +141,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "El modelo sigue igual: nada llama la atención de {since} a {until} UTC.",
     ),
     "verdict.cannot_tell": (
-        "It cannot be told: too little is known from {since} to {until} UTC.",
+        "Cannot tell: too little is known from {since} to {until} UTC.",
         "No se puede decir: se sabe demasiado poco de {since} a {until} UTC.",
     ),
     "verdict.warn": (
@@ -144,7 +149,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Algo cambió de {since} a {until} UTC: conviene vigilarlo.",
     ),
     "verdict.alert": (
-        "The model is no longer right, judged from {since} to {until} UTC.",
+        "The model is no longer right, evaluated from {since} to {until} UTC.",
         "El modelo ya no acierta, a juzgar de {since} a {until} UTC.",
     ),
     "level.ok": ("ok", "bien"),
@@ -195,7 +200,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "health.measured": ("measured", "medido"),
     "health.guessed": ("estimated", "estimado"),
     "health.timeline_help": (
-        "Bars: rows of each window; grey where nothing can be told, green, amber, red by verdict.",
+        "Bars: rows of each window; grey for cannot tell, green, amber, red by verdict.",
         "Barras: filas de cada ventana; gris si no se sabe, verde, ámbar o rojo según el juicio.",
     ),
     "health.limit": ("What chance alone gives at most", "Lo máximo que da el azar"),
@@ -254,7 +259,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "models.history": ("History", "Historia"),
     "models.change": ("Change", "Cambiar"),
     "models.board_help": (
-        "Best first, by the MAPE of each version's own sealed test part. ● answers now.",
+        "Best first, by the MAPE of each version's own held-out test set. ● answers now.",
         "Primero el mejor, por el MAPE de la parte de prueba de cada versión. ● responde ahora.",
     ),
     "models.version": ("Version", "Versión"),
@@ -268,7 +273,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "No version was held against the gates yet: promoting one does it.",
         "Ninguna versión pasó aún los controles: se hace al promoverla.",
     ),
-    "models.judgement": ("Judgement", "Juicio"),
+    "models.gate_results": ("Gate results", "Juicio"),
     "models.gate": ("Gate", "Control"),
     "models.result": ("Result", "Resultado"),
     "models.numbers": ("Numbers", "Cifras"),
@@ -320,3 +325,75 @@ TEXTS: dict[str, tuple[str, str]] = {
     "report.run": ("Run report", "Informe de la ejecución"),
     "report.download": ("Download", "Descargar"),
 }  # fmt: skip
+
+
+def number(value: float | None, digits: int = 0, language: Language = "en") -> str:
+    """Return a number with its thousands parted; a dash for none.
+
+    Args:
+        value: The number; None and NaN are none.
+        digits: Digits behind the decimal point.
+        language: Spanish writes ``1.234,5``.
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:,.{digits}f}"
+    if language == "es":
+        text = text.translate(str.maketrans(",.", ".,"))
+    return text
+
+
+def amount(value: float | None, unit: str | None, language: Language = "en") -> str:
+    """Return an estimate with its unit, with as many digits as its size deserves."""
+    if value is None:
+        return "–"
+    return f"{number(value, digits_of(value), language)} {unit or ''}".rstrip()
+
+
+def digits_of(value: float) -> int:
+    """Return how many digits behind the decimal point a value of this size deserves."""
+    size = abs(value)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
+
+
+def rounded(value: float | None) -> float | None:
+    """Return an estimate with the digits that its size deserves, for a table of numbers."""
+    return None if value is None else round(value, digits_of(value))
+
+
+def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
+    """Return a figure that is in percent already."""
+    return "–" if value is None else f"{number(value, digits, language)} %"
+
+
+def moment(text: str | float | None) -> str:
+    """Return a time, ISO 8601 or seconds since 1970, as ``2026-11-24 19:20`` in UTC."""
+    if text is None or text == "":
+        return "–"
+    try:
+        found = (
+            dt.datetime.fromtimestamp(text, tz=dt.UTC)
+            if isinstance(text, int | float)
+            else dt.datetime.fromisoformat(text)
+        )
+    except (ValueError, OverflowError):
+        return str(text)
+    return found.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def label(name: str) -> str:
+    """Return a name for people: ``median_income`` is ``Median income``, ``(error)`` ``Error``."""
+    text = name.replace("_", " ").strip(" ()")
+    return text[:1].upper() + text[1:]
+
+
+def escaped(text: str) -> str:
+    """Return what came from data so that Markdown shows it as it is."""
+    return escape.streamlit(text)
+
+
+def shown_card(text: str) -> str:
+    """Return Markdown of ours so that Streamlit's formulas, icons and colours stay text."""
+    parts = re.split(r"(`[^`]*`)", text)  # in code they are text already
+    parts[::2] = [re.sub(r"\$|:(?=[A-Za-z])", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)

@@ -2,16 +2,89 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
+from tasador.contract.model import TableContract
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui import breakdown, charts
+from tasador.ui import charts
 from tasador.ui.form import draw_fields, field_key
-from tasador.ui.formats import amount, escaped, label, number, rounded
 from tasador.ui.session import Model, client, language, model, places, say
+from tasador.ui.texts import amount, escaped, label, number, rounded
+
+#: Names of steps that sum several features; pages translate them.
+COMPARABLES, AREA, OTHERS = "comparables", "area", "others"
+
+
+def grouped(
+    contributions: Sequence[Mapping[str, Any]], contract: TableContract
+) -> list[tuple[str, float]]:
+    """Return each source of information with the sum of its features' parts, largest first.
+
+    Features made from comparables count together, so do those made from one column: its own value,
+    its one-hot columns and its target mean.
+
+    Args:
+        contributions: What ``/api/v1/explain`` said, on the model's scale.
+        contract: Names the columns and ratios.
+    """
+    sources = [column.name for column in contract.features]
+    sources += [ratio.name for ratio in contract.ratios]
+    sources.sort(key=len, reverse=True)
+    sums: dict[str, float] = {}
+    for one in contributions:
+        source = _source(str(one["feature"]), sources)
+        sums[source] = sums.get(source, 0.0) + float(one["value"])
+    return sorted(sums.items(), key=lambda item: -abs(item[1]))
+
+
+def _source(feature: str, sources: Sequence[str]) -> str:
+    if feature.startswith("comparables"):
+        return COMPARABLES
+    if feature.startswith("cluster"):
+        return AREA
+    for source in sources:  # the longest first: one name may begin with another
+        if feature == source or feature.startswith((f"{source}=", f"{source}_")):
+            return source
+    return feature
+
+
+def in_money(
+    parts: Sequence[tuple[str, float]],
+    *,
+    expected: float,
+    estimate: float,
+    scale: str,
+    most: int = 8,
+) -> tuple[float, list[tuple[str, float]]]:
+    """Return where an estimate begins and its steps, in the target's unit; they end at it exactly.
+
+    On a log scale each part is a factor; what it comes to in money depends on what it is applied
+    to, so the parts are applied one after the other, the largest first.
+
+    Args:
+        parts: Sums on the model's scale, largest first.
+        expected: The model's mean score, on that scale.
+        estimate: The estimate, in the target's unit.
+        scale: ``log`` or ``none``.
+        most: Steps to show; the rest become one.
+    """
+    value = math.exp if scale == "log" else float
+    start = value(expected)
+    score, at = expected, start
+    steps = []
+    for name, part in parts[:most]:
+        score += part
+        steps.append((name, value(score) - at))
+        at = value(score)
+    rest = estimate - at
+    if len(parts) > most or abs(rest) > 1e-6 * abs(estimate):
+        steps.append((OTHERS, rest))
+    return start, steps
+
 
 _FOUND, _FAULTS = "value found", "value faults"
 _COMPARABLES = 12
@@ -124,13 +197,13 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
 def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:
     estimate = answer["valuation"][found.contract.target.prediction_name]
     names = {key: say(f"part.{key}") for key in
-             (breakdown.COMPARABLES, breakdown.AREA, breakdown.OTHERS)}  # fmt: skip
-    parts = breakdown.grouped(answer["contributions"], found.contract)
-    start, steps = breakdown.in_money(
+             (COMPARABLES, AREA, OTHERS)}  # fmt: skip
+    parts = grouped(answer["contributions"], found.contract)
+    start, steps = in_money(
         parts, expected=answer["expected"], estimate=estimate, scale=answer["scale"]
     )
-    told = [(names.get(name, label(name)), value) for name, value in steps]
-    figure = charts.waterfall(told, start, found.contract.target.unit)
+    labels = [(names.get(name, label(name)), value) for name, value in steps]
+    figure = charts.waterfall(labels, start, found.contract.target.unit)
     st.plotly_chart(figure, key="waterfall", config=charts.CONFIG)
     st.caption(say("waterfall.help"))
 

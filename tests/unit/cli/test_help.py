@@ -102,7 +102,7 @@ def test_options_of_one_name_and_kind_have_one_text() -> None:
         "--workspace": {"demo"},  # a new folder
         "--bundle": {"score", "serve"},  # a version is taken too; a folder of bundles is taken too
         "--version": {"monitor", "records export"},  # a column; a bundle's
-        "--records": set(),
+        "--database": set(),
         "--registry": set(),
         "--model": set(),
         "--alias": set(),
@@ -120,6 +120,35 @@ def test_options_of_one_name_and_kind_have_one_text() -> None:
             if name in param.opts and " ".join(path) not in exceptions
         }
         assert len(texts) == 1, (name, texts)
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "name", "value"),
+    [
+        ("score", ["rows.csv", "--out", "scored/"], "to", "scored/"),
+        ("serve", ["--tracking-uri=sqlite:///m.db"], "tracking_uri", "sqlite:///m.db"),
+        ("promote", ["2", "--records", "sqlite:///r.db"], "records", "sqlite:///r.db"),
+        ("records stats", ["--records", "sqlite:///r.db"], "database", "sqlite:///r.db"),
+        ("alerts ack", ["m/*", "--who", "ana"], "by", "ana"),
+        ("alerts ack", ["--by", "ana", "--", "--who"], "pattern", "--who"),
+    ],
+)
+def test_former_spellings_of_options_are_still_taken(
+    path: str, words: list[str], name: str, value: str
+) -> None:
+    command = dict(LEAVES)[tuple(path.split())]
+    assert command.make_context(path, words).params[name] == value
+
+
+def test_former_spellings_of_options_are_in_no_help_and_no_error() -> None:
+    former = re.compile(r"--(out|records|tracking-uri|who)\b")
+    for path, _ in LEAVES:
+        assert not former.search(shown(*path, "--help")), path
+    with pytest.raises(Exception, match="Missing parameter: to") as caught:
+        dict(LEAVES)[("score",)].make_context("score", ["rows.csv"])
+    assert "'--output' / '-o'" in caught.value.format_message()
+    with pytest.raises(Exception, match=r"[Nn]o such option: --who"):
+        dict(LEAVES)[("score",)].make_context("score", ["rows.csv", "--who", "ana"])
 
 
 def test_every_default_is_shown_as_it_is() -> None:

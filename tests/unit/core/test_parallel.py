@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from fixtures import ray_work
+from tasador.core import ray_engine
 from tasador.core.errors import EngineError, MissingExtraError, TrainingError
-from tasador.core.parallel import ray as ray_engine
-from tasador.core.parallel.base import Engine, LocalEngine, RaySettings
-from tasador.core.parallel.open import open_engine
-from tasador.core.parallel.ray import RayEngine, open_ray
+from tasador.core.parallel import Engine, LocalEngine, RaySettings
+from tasador.core.ray_engine import RayEngine, open_engine, open_ray
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
@@ -50,7 +49,7 @@ def test_the_objects_of_a_stand_are_asked_again_and_again(engine: Engine) -> Non
 
 
 @pytest.mark.slow
-def test_work_whose_process_dies_is_begun_anew_and_not_for_ever(ray_cluster, tmp_path) -> None:
+def test_work_whose_process_dies_is_retried_and_not_for_ever(ray_cluster, tmp_path) -> None:
     engine = RayEngine(retries=2)
     for number in range(2):
         (tmp_path / f"3-{number}").touch()
@@ -64,7 +63,7 @@ def test_work_whose_process_dies_is_begun_anew_and_not_for_ever(ray_cluster, tmp
 
 
 @pytest.mark.slow
-def test_an_object_whose_process_is_killed_is_made_anew(ray_cluster) -> None:
+def test_an_object_whose_process_is_killed_is_made_again(ray_cluster) -> None:
     engine = RayEngine(retries=2)
     with engine.stand(ray_work.Counter, engine.share(10), [1, 2]) as stand:
         assert [total for _, total in stand.ask(5)] == [16, 17]

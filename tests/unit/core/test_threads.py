@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasador.core.parallel.threads import in_parallel, usable_cores
+from tasador.core.parallel import in_parallel, usable_cores
 
 
 def test_every_item_comes_back_once_with_its_position() -> None:

@@ -95,7 +95,7 @@ def test_a_small_parquet_file_that_stands_for_gigabytes_costs_a_command_no_memor
             return ["predict", "--bundle", str(written_bundle), "--with", "inputs", str(file)]
         if command == "score":
             return ["score", "--bundle", str(written_bundle), "--columns", "*", "--force",
-                    "--out", "out.parquet", str(file)]  # fmt: skip
+                    "--output", "out.parquet", str(file)]  # fmt: skip
         more = [] if command == "monitor" else [
             "--outcomes", str(file), "--id", "kind", "--target", "income"
         ]  # fmt: skip

@@ -10,8 +10,7 @@ import pytest
 from fixtures.registry_fakes import Killed, MemoryVersions
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle import promotion_log as ledgers
-from tasador.lifecycle.actions import promotion, rejection, rollback
-from tasador.lifecycle.alias_updates import carry_out
+from tasador.lifecycle.alias_updates import carry_out, promotion, rejection, rollback
 from tasador.lifecycle.promotion_log import Ledger
 from tasador.records.database import Database
 from tasador.registry.stores.versions import find_version
@@ -133,7 +132,7 @@ def test_what_was_changed_by_hand_is_written_into_the_history(versions, ledger):
     assert ledger.standing().previous == ("1", "3")
 
 
-def test_a_promotion_judged_against_another_champion_is_refused(versions, ledger):
+def test_a_promotion_evaluated_against_another_champion_is_refused(versions, ledger):
     promote(versions, ledger, "1")
     promote(versions, ledger, "2")
     with pytest.raises(RegistryError, match="the champion changed from 1 to 2 while version 3"):
@@ -143,7 +142,7 @@ def test_a_promotion_judged_against_another_champion_is_refused(versions, ledger
     assert versions.aliases() == {"champion": "2"}
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(url, versions):
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused(url, versions):
     results: list[object] = []
     inside, go_on = threading.Event(), threading.Event()
 

@@ -12,16 +12,17 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.contract.model import Column
-from tasador.lifecycle.gates.base import Cost, SealedRows
-from tasador.lifecycle.gates.checks import (
+from tasador.lifecycle.gate_evaluation import held_out_rows, measure
+from tasador.lifecycle.gates import (
+    Cost,
+    HeldOutRows,
     _coverage,
-    judge,
+    evaluate_gates,
     not_worse,
     paired_bootstrap,
     ratio_differences,
     segments_not_worse,
 )
-from tasador.lifecycle.gates.evaluate import measure, sealed_rows
 from tasador.metrics.ratio_study import ACCEPTED
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
@@ -44,8 +45,8 @@ class World:
         )  # fmt: skip
 
     def judge(self, new, old, costs=CHEAP, **settings):
-        rows = sealed_rows(new, old, self.tables)
-        return judge(new, old, rows, costs, GateSettings(**settings))
+        rows = held_out_rows(new, old, self.tables)
+        return evaluate_gates(new, old, rows, costs, GateSettings(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_equal_models_are_rarely_refused_for_one_of_many_segments(world, champio
         rng = np.random.default_rng(seed)
         actual = rng.lognormal(12, 0.5, len(kinds))
         new, old = (actual * np.exp(0.2 * rng.normal(size=len(kinds))) for _ in range(2))
-        rows = SealedRows(X, actual, "")
+        rows = HeldOutRows(X, actual, "")
         refused += segments_not_worse(bundle, rows, new, old, settings).state == "fail"
     assert refused <= 4  # 29 at 95% for each of the twelve segments
 
@@ -226,21 +227,21 @@ def test_rows_that_the_champion_was_trained_on_are_left_out_and_counted(world):
     old = world.bundle(Recipe(method="random"))
     more = houses(N).vstack(houses(400, seed=9))
     new = world.bundle(Recipe(method="random", seed=1), frame=more)
-    rows = sealed_rows(new, old, world.tables)
+    rows = held_out_rows(new, old, world.tables)
     assert not isinstance(rows, str)
     assert "among the champion's training rows, left out" in rows.note
     assert 0 < len(rows.actual) < 0.2 * (N + 400) * 0.5
-    from tasador.lifecycle.gates.evaluate import split_again
+    from tasador.lifecycle.gate_evaluation import split_again
 
     trained = split_again(old, world.tables).train
     assert not np.isin(rows.actual, trained.y).any()
 
 
-def test_without_the_tables_nothing_can_be_told(world, champion, tmp_path):
+def test_without_the_tables_the_gates_cannot_tell(world, champion, tmp_path):
     other = world.bundle(Recipe(), frame=houses(N, seed=3))
     (world.tables / f"{other.manifest.lineage['data_hash']}.parquet").rename(tmp_path / "gone")
     report = world.judge(champion, other)
-    assert "which rows the champion was trained on cannot be told" in report.rows
+    assert "which rows the champion was trained on is unknown" in report.rows
     assert states(report)["MAPE"] == "cannot tell"
     assert not report.passed
     report = world.judge(other, champion)

@@ -182,7 +182,7 @@ def test_files_are_scored_by_the_version_that_is_named(
 
     def scored(named: str) -> bytes:
         out = tmp_path / f"{Path(named).name}.csv"
-        tasador("score", str(rows), "--out", str(out), "--bundle", named)
+        tasador("score", str(rows), "--output", str(out), "--bundle", named)
         return out.read_bytes()
 
     second = scored(str(template / "b1"))

@@ -25,10 +25,10 @@ from tasador.lifecycle import canary
 from tasador.lifecycle import retrain as module
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import train
-from tasador.lifecycle.gates.evaluate import sealed_rows
-from tasador.lifecycle.promote import Wish, promote
+from tasador.lifecycle.gate_evaluation import held_out_rows
+from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.lifecycle.reproduce import reproduce
-from tasador.lifecycle.retrain import Order, retrain, tend
+from tasador.lifecycle.retrain import RetrainRequest, reconcile, retrain
 from tasador.records.audit_log import Verdicts
 from tasador.records.record import Outcome, Record
 from tasador.records.store import RecordStore
@@ -77,7 +77,7 @@ def trained(house_contract, tmp_path_factory) -> Path:
     content_hash = store_frame(houses(N), workspace / "data")
     train(settings(house_contract, workspace), None, StoredTable(content_hash, "real", "houses"))
     with opened(Place(workspace, actor="ana")) as lifecycle:
-        promote(lifecycle, Wish("1"), settings=RELAXED)
+        promote(lifecycle, PromotionRequest("1"), settings=RELAXED)
     return workspace
 
 
@@ -113,8 +113,8 @@ def phases(lifecycle):
     return [e.details["phase"] for e in reversed(lifecycle.history(100)) if e.action == "retrain"]
 
 
-def order(**changes) -> Order:
-    plain = Order(
+def request(**changes) -> RetrainRequest:
+    plain = RetrainRequest(
         manual="prices rose", alias="champion", gates=RELAXED,
         settings=RetrainSettings(max_new_share=0.8),
     )  # fmt: skip
@@ -125,12 +125,12 @@ def test_a_model_is_retrained_on_outcomes_and_is_better_on_the_new_market(worksp
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(3000, seed=20, inflation=1.4))
         before = lifecycle.champion()
-        decided = retrain(lifecycle, order(dry_run=True))
+        decided = retrain(lifecycle, request(dry_run=True))
         assert decided.decision.retrain
         assert decided.version is None
         assert lifecycle.champion() == before
         assert phases(lifecycle) == []
-        done = retrain(lifecycle, order())
+        done = retrain(lifecycle, request())
         assert done.usable > 2900
         after = lifecycle.champion()
         assert after is not None
@@ -155,7 +155,7 @@ def test_a_model_is_retrained_on_outcomes_and_is_better_on_the_new_market(worksp
 def test_without_a_reason_nothing_is_trained_and_nothing_is_written(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(300, seed=20))
-        done = retrain(lifecycle, order(manual=None))
+        done = retrain(lifecycle, request(manual=None))
         assert not done.decision.retrain
         assert phases(lifecycle) == []
 
@@ -168,14 +168,14 @@ def test_a_retrain_that_fails_leaves_the_champion_and_says_why(workspace, monkey
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(300, seed=20))
         with pytest.raises(TrainingError, match="nothing could be fitted"):
-            retrain(lifecycle, order())
+            retrain(lifecycle, request())
         champion = lifecycle.champion()
         assert champion is not None
         assert champion.number == "1"
         newest = lifecycle.history(1)[0]
         assert (newest.action, newest.details["phase"]) == ("retrain", "failed")
         assert newest.details["note"] == "nothing could be fitted"
-        held = retrain(lifecycle, order(manual=None, settings=RetrainSettings(new_outcomes=100)))
+        held = retrain(lifecycle, request(manual=None, settings=RetrainSettings(new_outcomes=100)))
         assert not held.decision.retrain
         assert "cool-down" in held.decision.obstacles[0]
 
@@ -185,7 +185,7 @@ def test_a_retrained_model_that_does_not_pass_the_gates_gets_no_place(workspace)
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(300, seed=20))
         with pytest.raises(GateError, match="version 2 is not promoted to challenger"):
-            retrain(lifecycle, order(alias="challenger", gates=strict))
+            retrain(lifecycle, request(alias="challenger", gates=strict))
         assert lifecycle.versions.aliases() == {"champion": "1", "staging": "2"}
         assert phases(lifecycle) == ["intent", "failed"]
 
@@ -203,7 +203,7 @@ def test_with_too_few_rows_for_the_gates_nothing_is_trained_and_nothing_cools_do
 ):
     strict = dataclasses.replace(RELAXED, min_rows=200)
     policy = RetrainSettings(max_new_share=0.8, new_outcomes=300)
-    wish = order(manual=None, alias="challenger", gates=strict, settings=policy)
+    asked = request(manual=None, alias="challenger", gates=strict, settings=policy)
     plain = dataclasses.replace(
         settings(house_contract, workspace), gates=strict, retraining=policy
     )
@@ -212,35 +212,35 @@ def test_with_too_few_rows_for_the_gates_nothing_is_trained_and_nothing_cools_do
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "train", no_training)
             for _ in range(2):
-                held = retrain(lifecycle, wish)
+                held = retrain(lifecycle, asked)
                 assert held.decision.triggers
                 assert held.version is None
                 (obstacle,) = held.decision.obstacles
                 assert "at least 200 are needed by the gates" in obstacle
         assert 40 < gates_check(held).value < 120  # new ones only: prices were brought to a level
         assert phases(lifecycle) == []
-        (said,) = tend(lifecycle.place, plain)
+        (said,) = reconcile(lifecycle.place, plain)
         assert "not retrained although" in said
         assert "at least 200 are needed by the gates" in said
         record(lifecycle, houses(1200, seed=21, inflation=1.4), name="q")
-        done = retrain(lifecycle, wish)  # at once: what was refused before was no training
+        done = retrain(lifecycle, asked)  # at once: what was refused before was no training
         assert done.version == "2"
         assert phases(lifecycle) == ["intent", "done"]
-        held = retrain(lifecycle, wish)
+        held = retrain(lifecycle, asked)
         assert "cool-down" in held.decision.obstacles[0]
 
 
 def test_what_is_counted_before_a_training_is_what_the_gates_get_after_it(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         record(lifecycle, houses(700, seed=20))
-        done = retrain(lifecycle, order(alias="challenger"))
+        done = retrain(lifecycle, request(alias="challenger"))
         assert done.version is not None
         counted = gates_check(done).value
         bundles = []
         for number in (done.version, "1"):
             lifecycle.versions.fetch(number, workspace / f"fetched{number}")
             bundles.append(load_bundle(workspace / f"fetched{number}"))
-        rows = sealed_rows(*bundles, workspace / "data")
+        rows = held_out_rows(*bundles, workspace / "data")
         assert not isinstance(rows, str)
         assert len(rows.actual) == counted
         assert counted > 300 + 100  # all of the champion's test rows, and the new ones'
@@ -256,9 +256,9 @@ def test_a_champion_of_a_random_split_leaves_rows_to_compare_its_successor_on(
     given = StoredTable(content_hash, "real", "houses")
     train(dataclasses.replace(plain, segregate=split), None, given)
     with opened(Place(tmp_path, actor="ana")) as lifecycle:
-        promote(lifecycle, Wish("1"), settings=RELAXED)
+        promote(lifecycle, PromotionRequest("1"), settings=RELAXED)
         record(lifecycle, houses(400, seed=20))
-        done = retrain(lifecycle, order(alias="challenger"))
+        done = retrain(lifecycle, request(alias="challenger"))
         assert gates_check(done).value > 100
         assert lifecycle.versions.aliases()["challenger"] == done.version
         lifecycle.versions.fetch("2", tmp_path / "fetched")
@@ -271,14 +271,14 @@ def test_an_interrupted_training_may_be_begun_again_at_once(workspace, monkeypat
         raise KeyboardInterrupt
 
     policy = RetrainSettings(max_new_share=0.8, new_outcomes=100)
-    wish = order(manual=None, settings=policy)
+    asked = request(manual=None, settings=policy)
     with opened(Place(workspace, actor="watch")) as lifecycle:
         record(lifecycle, houses(400, seed=20))
         monkeypatch.setattr(module, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            retrain(lifecycle, wish)
+            retrain(lifecycle, asked)
         assert phases(lifecycle) == ["intent", "interrupted"]
-        assert retrain(lifecycle, dataclasses.replace(wish, dry_run=True)).decision.retrain
+        assert retrain(lifecycle, dataclasses.replace(asked, dry_run=True)).decision.retrain
 
 
 def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(workspace):
@@ -347,7 +347,7 @@ def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would
         assert phases(lifecycle) == []
 
 
-def test_of_two_retrainings_at_once_one_is_told(workspace):
+def test_of_two_retrainings_at_once_one_is_refused(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         from tasador.core.errors import RegistryError
 
@@ -355,9 +355,9 @@ def test_of_two_retrainings_at_once_one_is_told(workspace):
             lifecycle.ledger.busy("retrain", "eva"),
             pytest.raises(RegistryError, match=r"retrain of houses_model is under way: eva"),
         ):
-            retrain(lifecycle, order())
+            retrain(lifecycle, request())
         with lifecycle.ledger.busy("retrain", "eva"):
-            assert retrain(lifecycle, order(dry_run=True)).version is None
+            assert retrain(lifecycle, request(dry_run=True)).version is None
 
 
 def test_the_commands_say_what_they_would_do(workspace, capsys, monkeypatch):
@@ -399,19 +399,19 @@ def test_a_watched_model_is_retrained_canaried_and_promoted_step_by_step(workspa
         retraining=RetrainSettings(new_outcomes=250, max_new_share=0.8),
     )
     with opened(place) as lifecycle:
-        assert tend(place, plain) == []
+        assert reconcile(place, plain) == []
         record(lifecycle, houses(300, seed=20))
-        said = tend(place, plain)
+        said = reconcile(place, plain)
         assert "version 2 passed the gates, canary begun" in said[0]
         assert lifecycle.versions.aliases()["challenger"] == "2"
-        assert "canary of version 2: 0%" in tend(place, plain)[0]
+        assert "canary of version 2: 0%" in reconcile(place, plain)[0]
         book = ExperimentBook(lifecycle.ledger.database, "houses_model")
         running, seen = book.read()
         assert running is not None
         with pytest.raises(ConfigError, match="a canary of version 2 is running"):
             canary.start(lifecycle, Criteria())
         assert book.write(dataclasses.replace(running, status="passed"), seen, "canary")
-        said = tend(place, plain)
+        said = reconcile(place, plain)
         assert "promote of version 2" in said[0]
         assert len(said) == 1  # its rows are known now: nothing asks for another
         champion = lifecycle.champion()
@@ -422,13 +422,13 @@ def test_a_watched_model_is_retrained_canaried_and_promoted_step_by_step(workspa
         with pytest.raises(ConfigError, match="no canary is running"):
             canary.stop(lifecycle, "")
     bad = dataclasses.replace(place, model="flats")
-    assert "the model is left as it is: no model 'flats'" in tend(bad, plain)[0]
+    assert "the model is left as it is: no model 'flats'" in reconcile(bad, plain)[0]
 
 
 def test_a_challenger_that_was_rolled_back_is_rejected_and_stages_are_checked(workspace):
     with opened(Place(workspace, actor="ana")) as lifecycle:
         for stages in ((), (0.5, 0.1), (0.0,), (0.0, 2.0)):
-            with pytest.raises(ConfigError, match="these stages cannot be meant"):
+            with pytest.raises(ConfigError, match="these stages are invalid"):
                 canary.start(lifecycle, Criteria(stages=stages))
         lifecycle.versions.point("challenger", "1")
         with pytest.raises(ConfigError, match="are the same bundle"):

@@ -157,7 +157,7 @@ def test_each_gates_own_least_number_counts():
     assert "segments" in found.obstacles[0]
 
 
-def test_a_psi_that_was_not_judged_for_lack_of_rows_is_no_drift():
+def test_a_psi_that_was_not_evaluated_for_lack_of_rows_is_no_drift():
     few = {"drift": [{"name": "income", "psi": 0.4, "level": "cannot_tell"}]}
     assert not asked(verdicts=[few] * 3).triggers
     judged = {"drift": [{"name": "income", "psi": 0.4, "level": "alert"}]}

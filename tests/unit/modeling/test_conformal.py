@@ -46,7 +46,7 @@ def test_a_scale_without_a_positive_value_gives_a_constant_width():
     ("residuals", "coverage", "message"),
     [
         (np.ones(5), 0.9, "too few rows.*at least 9 for 90%, got 5"),
-        (np.ones(50), 1.0, "coverage cannot be meant"),
+        (np.ones(50), 1.0, "coverage is invalid"),
         (np.full(50, np.nan), 0.9, "50 not finite"),
         (np.ones((50, 1)), 0.9, "one a row"),
     ],

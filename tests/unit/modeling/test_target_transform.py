@@ -19,7 +19,7 @@ def test_no_transform_keeps_numbers_and_does_not_share_memory():
     assert (TargetTransform("none").inverse(scores) == y).all()
 
 
-def test_smearing_multiplies_the_way_back():
+def test_smearing_multiplies_the_inverse_transform():
     assert TargetTransform("log", 1.1).inverse(np.zeros(1)) == [1.1]
     assert TargetTransform("none", 2.0).inverse(np.array([3.0])) == [6.0]
 

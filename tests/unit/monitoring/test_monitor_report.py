@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tasador.cli.dashboard import dashboard
+from tasador.cli.watch import dashboard
 from tasador.contract.model import Column
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.summaries.reference import build_reference
@@ -62,7 +62,7 @@ def test_a_column_of_many_categories_shows_the_bins_that_changed_most(tmp_path):
 
 def test_an_empty_window_still_has_a_report_and_a_dashboard(reference, tmp_path):
     verdict = evaluate(reference, [])
-    assert "It cannot be told" in page_of(verdict, tmp_path)
+    assert "Cannot tell" in page_of(verdict, tmp_path)
     assert "cannot tell" in printed(verdict)
 
 

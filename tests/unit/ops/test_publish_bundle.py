@@ -14,7 +14,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, ConfigError, NothingOfferedError
 from tasador.inference.model_choice import BundleChoice
 from tasador.lifecycle.first_champion import train
-from tasador.ops.publish_bundle import deliver
+from tasador.ops.publish_bundle import publish_registered
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.stores.published import read_pointer
 from tasador.settings.compose import compose
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.slow
 def test_the_newest_real_bundle_of_a_workspace_is_published(tmp_path, real_bundle, written_bundle):
     workspace, store = tmp_path / "workspace", tmp_path / "store"
     with pytest.raises(NothingOfferedError, match="no bundle under"):
-        deliver(store, BundleChoice(workspace))
+        publish_registered(store, BundleChoice(workspace))
     shutil.copytree(real_bundle, workspace / "bundles" / "a")
     shutil.copytree(written_bundle, workspace / "bundles" / "b")
-    pointer, _ = deliver(store, BundleChoice(workspace))
+    pointer, _ = publish_registered(store, BundleChoice(workspace))
     assert pointer.version == load_bundle(real_bundle).version
     with pytest.raises(BundleError, match="must not take the place"):
-        deliver(store, BundleChoice(workspace, written_bundle))
+        publish_registered(store, BundleChoice(workspace, written_bundle))
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_what_an_alias_stands_for_is_published(tmp_path, registry_server, newer_bundle):
+def test_the_version_that_an_alias_points_to_is_published(tmp_path, registry_server, newer_bundle):
     registry_server.register(newer_bundle, "delivered")
     choice = BundleChoice(model="delivered", alias="staging", registry=registry_server.uri)
-    pointer, _ = deliver(tmp_path, choice)
+    pointer, _ = publish_registered(tmp_path, choice)
     assert pointer.version == load_bundle(newer_bundle).version
     assert pointer.notes["from"].startswith("models:/delivered/1#")
 
@@ -68,9 +68,9 @@ def test_documents_that_are_not_there_are_named_and_nothing_is_offered(
 ) -> None:
     choice, place = BundleChoice(tmp_path, bundle=real_bundle), tmp_path / "place"
     with pytest.raises(ConfigError, match=r"pictures cannot be published.*data, splits"):
-        deliver(place, choice, documents=["data", "pictures"])
+        publish_registered(place, choice, documents=["data", "pictures"])
     with pytest.raises(ConfigError, match=r"the run that made .* is not kept"):
-        deliver(place, choice, documents=["cards"])
+        publish_registered(place, choice, documents=["cards"])
     assert not (place / "latest.json").exists()
 
 
@@ -79,7 +79,7 @@ def test_an_address_of_an_unknown_kind_is_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"ftp://host/x cannot be reached.*gs://"):
-        deliver("ftp://host/x", BundleChoice(tmp_path, bundle=real_bundle))
+        publish_registered("ftp://host/x", BundleChoice(tmp_path, bundle=real_bundle))
     for words in (["download.search=[ftp://host/x]"], ["storage.workspace=gs://bucket/w"]):
         with pytest.raises(ConfigError, match=r"cannot be reached|is not a local folder"):
             train(compose([*words, "steps=[download]"], project=tmp_path))

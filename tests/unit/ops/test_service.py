@@ -10,8 +10,8 @@ import pytest
 from fixtures.process import Server, free_port
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError
-from tasador.registry.mlflow.versions import MlflowVersions
-from tasador.registry.stores.reader import registry_reader
+from tasador.registry.mlflow.registry import MlflowVersions
+from tasador.registry.stores.mlflow_reader import registry_reader
 from tasador.serving.http.auth import new_key
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def test_versions_are_listed_alike_by_server_database_and_mlflow(
         assert found == expected
 
 
-def test_a_version_is_promoted_through_the_gates_told_and_served(
+def test_a_version_is_promoted_through_the_gates_recorded_and_served(
     registry_server, real_bundle, tmp_path
 ) -> None:
     number = registry_server.register(real_bundle, MODEL, "staging")
@@ -59,8 +59,8 @@ def test_a_version_is_promoted_through_the_gates_told_and_served(
             refused = client.post(promote, json={"version": number})
             assert (refused.status_code, refused.json()["error"]) == (409, "gates_refuse")
             assert "is not promoted to champion" in refused.json()["message"]
-            wish = {"version": number, "force": True, "reason": "its rows are elsewhere"}
-            assert client.post(promote, json=wish).json() == {
+            request = {"version": number, "force": True, "reason": "its rows are elsewhere"}
+            assert client.post(promote, json=request).json() == {
                 "action": "promote", "version": number, "before": "", "after": number,
             }  # fmt: skip
             info = client.get("/api/v1/model/info").json()
@@ -76,7 +76,7 @@ def test_a_version_is_promoted_through_the_gates_told_and_served(
                 "action": "promote", "version": number, "before": number, "after": number,
             }  # fmt: skip
             back = "/api/v1/admin/models/rollback"
-            for path, wish in (
+            for path, request in (
                 *((promote, {"version": text}) for text in NO_VERSIONS),
                 *((back, {"to": text}) for text in NO_VERSIONS),
                 (promote, {"version": number, "alias": "--force"}),
@@ -85,8 +85,8 @@ def test_a_version_is_promoted_through_the_gates_told_and_served(
                 (promote, {"version": number, "forse": True}),
                 (back, {"reason": "two\nlines"}),
             ):
-                refused = client.post(path, json=wish)
-                assert refused.status_code == 422, (wish, refused.text)
+                refused = client.post(path, json=request)
+                assert refused.status_code == 422, (request, refused.text)
             options = client.post(back, json={"reason": "--to=1 --help"})
             assert options.status_code == 422  # taken as a reason: there is nothing to return to
             assert "has had no champion before" in options.json()["message"]

@@ -30,7 +30,7 @@ def test_the_newest_real_bundle_is_taken(folder):
     assert newest_bundle(folder).name == "synthetic"
 
 
-def test_hidden_damaged_and_unreadable_folders_are_passed_over(folder):
+def test_hidden_damaged_and_unreadable_folders_are_skipped(folder):
     (folder / "new").rename(folder / "new.damaged-abc")
     (folder / "old").rename(folder / ".old.tmp")
     (folder / "synthetic" / "manifest.json").write_text("[]")

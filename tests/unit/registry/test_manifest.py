@@ -23,7 +23,7 @@ def manifest():
         lineage={},
         parity={},
         files={},
-    ).sealed()
+    ).with_content_hash()
 
 
 def test_it_is_written_and_read_back_the_same(manifest):
@@ -39,7 +39,7 @@ def test_the_time_of_writing_is_no_part_of_the_content(manifest):
 def test_the_release_is_no_part_of_the_content_and_may_be_missing(manifest):
     released = dataclasses.replace(manifest, release="1.2.0")
     assert Manifest.from_json(released.to_json()) == released
-    assert released.sealed().content_hash == manifest.content_hash
+    assert released.with_content_hash().content_hash == manifest.content_hash
     assert "release" not in orjson.loads(manifest.to_json())
     with pytest.raises(BundleError, match=r"release cannot be read.*a release such as 1\.2\.0"):
         Manifest.from_json(orjson.dumps(orjson.loads(manifest.to_json()) | {"release": "v2"}))
@@ -52,13 +52,13 @@ def test_a_changed_figure_is_noticed(manifest):
 
 
 def test_a_metric_that_is_not_a_number_is_kept_as_missing(manifest):
-    odd = dataclasses.replace(manifest, metrics={"r2": float("nan")}).sealed()
+    odd = dataclasses.replace(manifest, metrics={"r2": float("nan")}).with_content_hash()
     assert Manifest.from_json(odd.to_json()).metrics == {"r2": None}
 
 
 def test_what_json_cannot_hold_is_refused(manifest):
     with pytest.raises(BundleError, match="cannot be written"):
-        dataclasses.replace(manifest, lineage={"model": object()}).sealed()
+        dataclasses.replace(manifest, lineage={"model": object()}).with_content_hash()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_plain_path_is_kept():
 
 def test_columns_in_another_order_are_another_contract(manifest):
     one, two = (
-        dataclasses.replace(manifest, contract={"columns": columns}).sealed()
+        dataclasses.replace(manifest, contract={"columns": columns}).with_content_hash()
         for columns in ({"a": 1, "b": 2}, {"b": 2, "a": 1})
     )
     assert one.content_hash != two.content_hash

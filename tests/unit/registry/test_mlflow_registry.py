@@ -106,15 +106,6 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make one empty registry; copying its file saves every test the migrations."""
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.raises(RegistryError, match="no model 'none'"):
-        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def workspace(template_database: Path, tmp_path: Path) -> Path:
     shutil.copy(template_database, tmp_path / "mlflow.db")
@@ -344,7 +335,7 @@ def test_a_damaged_bundle_is_not_registered(
     assert client_of(uri).get_experiment_by_name("flats") is None
 
 
-def test_a_deleted_experiment_is_named_with_the_way_back(
+def test_a_deleted_experiment_is_named_with_how_to_restore_it(
     bundle_folder: Path, uri: str, run: MlflowRun
 ) -> None:
     client = client_of(uri)
@@ -368,7 +359,7 @@ def test_a_bundle_comes_back_as_it_was_registered(
         download_bundle(MODEL, "prod", tracking_uri=uri, destination=tmp_path / "other")
 
 
-def test_a_bundle_tampered_with_in_the_registry_is_refused_on_the_way_back(
+def test_a_bundle_tampered_with_in_the_registry_is_refused_when_downloaded(
     bundle_folder: Path, uri: str, workspace: Path, run: MlflowRun
 ) -> None:
     register(bundle_folder, uri, run)

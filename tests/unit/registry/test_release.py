@@ -47,7 +47,7 @@ def manifest(*, bound: float = 10.0, rows: str = "a", clusters: int = 3) -> Mani
         lineage={"data_hash": rows, "trial": next(_COUNT)},
         parity={},
         files={},
-    ).sealed()
+    ).with_content_hash()
 
 
 def registered(made: Manifest, earlier: list[ModelVersion]) -> list[ModelVersion]:
@@ -78,8 +78,11 @@ def test_what_changed_decides_which_part_of_the_release_grows() -> None:
 
 def test_a_title_or_a_source_is_no_new_contract() -> None:
     first = manifest()
-    told = {**first.contract, "title": "Flats", "source": {"paths": ["other.csv"]}}
-    assert releases(first, dataclasses.replace(first, contract=told).sealed())[-1] == "1.0.1"
+    contract = {**first.contract, "title": "Flats", "source": {"paths": ["other.csv"]}}
+    assert (
+        releases(first, dataclasses.replace(first, contract=contract).with_content_hash())[-1]
+        == "1.0.1"
+    )
 
 
 def test_the_same_content_keeps_its_release() -> None:

@@ -197,7 +197,7 @@ def test_other_curves_of_the_format_work(
     load_bundle(bundle_folder, trusted=trusted(public))
 
 
-def test_a_key_of_another_kind_and_a_file_that_is_none_are_named(
+def test_a_key_of_a_different_type_and_a_file_that_is_none_are_named(
     bundle_folder: Path, make_keys: Callable[..., Keys], tmp_path: Path
 ) -> None:
     private, public = make_keys("edwards", ed25519.Ed25519PrivateKey.generate())

@@ -68,7 +68,7 @@ def loading(rows: Path, out: Path) -> list[list[str]]:
     row = json.dumps(pl.read_csv(rows).row(0, named=True))
     return [
         ["predict", str(rows)],
-        ["score", str(rows), "--out", str(out / "scored.csv")],
+        ["score", str(rows), "--output", str(out / "scored.csv")],
         ["explain", row],
         ["promote", "1", "--to", "challenger"],
         ["promote", "1", "--to", "staging"],
@@ -112,7 +112,7 @@ def test_a_refusal_is_one_line_with_its_own_exit_code(workspace: Path, rows: Pat
     assert REFUSED in done.stderr
 
 
-def test_a_window_of_records_is_not_judged_by_a_model_that_nobody_signed(
+def test_a_window_of_records_is_not_evaluated_by_a_model_that_nobody_signed(
     tasador, workspace: Path, tmp_path: Path, monkeypatch
 ) -> None:
     ours = KeyPair(tmp_path / "ours")

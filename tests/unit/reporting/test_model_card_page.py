@@ -13,8 +13,14 @@ import pytest
 
 from fixtures.model_facts import FACTS as CAPPED
 from tasador.contract.reader import from_dict
-from tasador.reporting.model_card import Decision, ModelDocument, ReviewRow
-from tasador.reporting.model_card_page import FILES, to_markdown, write_model_card
+from tasador.reporting.model_card import (
+    FILES,
+    Decision,
+    ModelDocument,
+    ReviewRow,
+    to_markdown,
+    write_model_card,
+)
 from tasador.reporting.run_report import Comparison, Headline
 from tasador.selection.evaluation.test_metrics import Group
 
@@ -83,7 +89,7 @@ def test_the_page_says_it_all_to_people_and_escapes_what_came_from_the_table(wri
     assert "http" not in page.replace("http-equiv", "")  # it loads nothing
 
 
-def test_the_rows_to_review_have_room_for_the_reviewers_finding(written: Path) -> None:
+def test_the_rows_to_review_have_space_for_the_reviewers_finding(written: Path) -> None:
     with (written / "review_sample.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["ab12", "cd34"]

@@ -147,11 +147,11 @@ def test_a_failed_run_says_where_and_why_on_top(tmp_path: Path) -> None:
     assert f"The step impute failed: no memory {HOSTILE}" in text
     assert "The step sweep was interrupted: stopped by Ctrl-C" in text
     assert text.index("The step impute") < text.index("Summary")
-    assert "did not get as far as the sealed test part" in text
+    assert "did not get as far as the held-out test set" in text
     assert '<section id="step-impute" class="failed"' in html
 
 
-def test_a_report_without_room_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_report_on_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         write_report(tmp_path / "file" / "report.html", summary())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasador.contract.reader import from_dict
-from tasador.core.parallel.ray import RayEngine
+from tasador.core.ray_engine import RayEngine
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform

@@ -8,7 +8,7 @@ import sys
 FITS = """
 import sys, warnings
 import numpy as np
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.selection.families.catalog import family
 
 sys.setswitchinterval(1e-6)

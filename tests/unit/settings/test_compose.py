@@ -74,7 +74,7 @@ def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:
         ("sweep.trials=[", "cannot be composed"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_by_name(override: str, match: str) -> None:
+def test_an_invalid_setting_is_refused_by_name(override: str, match: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(match)):
         compose([override])
 

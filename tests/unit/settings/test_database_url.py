@@ -55,7 +55,7 @@ def test_a_postgresql_url_is_shown_without_its_password(url, shown) -> None:
         ("postgresql://u:secret@h:port/d", "cannot be read"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused_without_showing_its_password(url, message) -> None:
+def test_an_invalid_url_is_refused_without_showing_its_password(url, message) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         parse_url(url)
     assert "secret" not in str(refused.value)

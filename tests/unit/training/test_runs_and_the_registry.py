@@ -10,7 +10,7 @@ import pytest
 from fixtures.houses import houses
 from tasador.cli.app import app
 from tasador.core.errors import GateError
-from tasador.registry.mlflow.versions import list_versions
+from tasador.registry.mlflow.registry import list_versions
 
 SMALL = [
     "download.offline=true", "impute.strategy=median", "features.clusters=0",

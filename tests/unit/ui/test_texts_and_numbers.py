@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasador.core.errors import ConfigError
-from tasador.ui import formats
-from tasador.ui.breakdown import COMPARABLES, OTHERS, grouped, in_money
+from tasador.ui import texts
 from tasador.ui.texts import LANGUAGES, TEXTS, text
+from tasador.ui.value import COMPARABLES, OTHERS, grouped, in_money
 
-ROOM = Path(formats.__file__).parent
+ROOM = Path(texts.__file__).parent
 
 
 def test_every_text_is_there_in_every_language_with_the_same_values() -> None:
@@ -59,28 +59,28 @@ def test_texts_are_filled_in_the_language_asked_for() -> None:
     ],
 )
 def test_numbers_are_written_as_the_language_writes_them(value, digits, language, shown) -> None:
-    assert formats.number(value, digits, language) == shown
+    assert texts.number(value, digits, language) == shown
 
 
 def test_amounts_have_the_digits_that_their_size_deserves() -> None:
-    assert formats.amount(431250.7, "USD") == "431,251 USD"
-    assert formats.amount(3.14159, None) == "3.14"
-    assert formats.amount(0.0123456, "kg", "es") == "0,0123 kg"
-    assert formats.amount(None, "USD") == "–"
-    assert formats.percent(12.34) == "12.3 %"
+    assert texts.amount(431250.7, "USD") == "431,251 USD"
+    assert texts.amount(3.14159, None) == "3.14"
+    assert texts.amount(0.0123456, "kg", "es") == "0,0123 kg"
+    assert texts.amount(None, "USD") == "–"
+    assert texts.percent(12.34) == "12.3 %"
 
 
-def test_moments_are_told_in_utc_whatever_they_come_as() -> None:
-    assert formats.moment("2026-11-24T20:20:00+01:00") == "2026-11-24 19:20"
-    assert formats.moment(0.0) == "1970-01-01 00:00"
-    assert formats.moment(None) == "–"
-    assert formats.moment("soon") == "soon"
+def test_moments_are_written_in_utc_whatever_they_come_as() -> None:
+    assert texts.moment("2026-11-24T20:20:00+01:00") == "2026-11-24 19:20"
+    assert texts.moment(0.0) == "1970-01-01 00:00"
+    assert texts.moment(None) == "–"
+    assert texts.moment("soon") == "soon"
 
 
 def test_names_become_labels_and_data_cannot_write_markdown() -> None:
-    assert formats.label("median_income") == "Median income"
-    assert formats.label("(error)") == "Error"
-    assert formats.escaped("<1H *x* $5$") == r"\<1H \*x\* \$5\$"
+    assert texts.label("median_income") == "Median income"
+    assert texts.label("(error)") == "Error"
+    assert texts.escaped("<1H *x* $5$") == r"\<1H \*x\* \$5\$"
 
 
 def test_parts_are_grouped_by_where_the_information_comes_from(house_contract) -> None:

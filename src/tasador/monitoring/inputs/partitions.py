@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import Column
-from tasador.core.parallel.base import Engine
+from tasador.core.parallel import Engine
 from tasador.core.storage import Location
 from tasador.monitoring.inputs.reference_builder import (
     TableReference,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tasador.contract.model import Column
 from tasador.contract.target_check import TargetBounds
 from tasador.core import seeds
-from tasador.core.array_check import INTEGER, Expected, check_arrays
 from tasador.core.errors import BundleError
+from tasador.core.input_checks import INTEGER, Expected, check_arrays
 from tasador.monitoring.error_estimation import ErrorModel, residuals
 from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 

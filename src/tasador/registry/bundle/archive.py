@@ -45,6 +45,13 @@ def pack(folder: Path, file: Path) -> None:
     Raises:
         BundleError: The folder is no bundle, or a damaged one.
         StorageError: The disk refuses.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> tasador.pack(Path("cars"), Path("cars.zip"))
+        >>> Path("cars.zip").stat().st_size > 1000
+        True
     """
     manifest, contents = read_verified(folder, BundleLimits())
     contents[MANIFEST_NAME] = manifest.to_json()
@@ -72,6 +79,13 @@ def unpack(file: Path, folder: Path, limits: ArchiveLimits | None = None) -> Mod
         BundleError: The archive is damaged, too large, encrypted, has paths that lead elsewhere,
             links, or duplicate names; or the bundle inside is refused by `load_bundle`.
         StorageError: The disk refuses, or `folder` holds something that is no bundle.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> tasador.pack(Path("cars"), Path("sent.zip"))
+        >>> tasador.unpack(Path("sent.zip"), Path("received")).version
+        'cars_model-8c615dec97ef'
     """
     limits = limits or ArchiveLimits()
     refuse_foreign(folder)

@@ -20,7 +20,6 @@ from tasador.contract.encoding import Encoder
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
 from tasador.contract.row_check import RowCheck, TrainingRange
-from tasador.core.array_check import Expected, check_arrays
 from tasador.core.errors import (
     BundleError,
     ConfigError,
@@ -28,7 +27,7 @@ from tasador.core.errors import (
     MissingExtraError,
     StorageError,
 )
-from tasador.core.strict_json import check_depth
+from tasador.core.input_checks import Expected, check_arrays, check_depth
 from tasador.features.fitted import FittedFeatures, far_notes
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
@@ -88,6 +87,15 @@ class ModelBundle:
         reference: What `monitoring.summaries.reference.Reference.of_bundle` reads; None in older
             bundles.
         error_model: Tells how large an error to expect where; None in older bundles.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> isinstance(bundle, tasador.ModelBundle)
+        True
+        >>> bundle.value({"mass": 1200, "doors": 5, "fuel": "coal"})
+        Traceback (most recent call last):
+        tasador.core.errors.ValidationError: ...
     """
 
     folder: Path

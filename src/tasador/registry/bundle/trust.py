@@ -140,9 +140,8 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
 
 
 def _bundles(workspace: Path) -> Iterable[Path]:
-    from tasador.registry.stores.mlflow_rest import local_path
-    from tasador.registry.stores.mlflow_sqlite import EmbeddedRegistry
-    from tasador.registry.stores.resolver import BUNDLE_PATH, OfferedVersion
+    from tasador.registry.stores.mlflow_reader import EmbeddedRegistry, local_path
+    from tasador.registry.stores.versions import BUNDLE_PATH, OfferedVersion
 
     found = [file.parent for file in sorted(workspace.glob("bundles/*/manifest.json"))]
     found += [file.parent for file in sorted(workspace.glob("last_good/bundles/*/manifest.json"))]

@@ -165,4 +165,4 @@ def _manifest(
         lineage=parts.lineage,
         parity=asdict(parts.parity),
         files=entries,
-    ).sealed()
+    ).with_content_hash()

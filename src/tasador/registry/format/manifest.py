@@ -12,7 +12,7 @@ import orjson
 
 from tasador.core.errors import BundleError
 from tasador.core.hashing import sha256_bytes, to_plain
-from tasador.core.strict_json import check_depth, read_json
+from tasador.core.input_checks import check_depth, read_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -87,7 +87,7 @@ class Manifest:
         """The model's name and the first 12 digits of the content hash."""
         return f"{self.name}-{self.content_hash[:_VERSION_DIGITS]}"
 
-    def sealed(self) -> Manifest:
+    def with_content_hash(self) -> Manifest:
         """Return the manifest with its content hash filled in."""
         return replace(self, content_hash=_content_hash(orjson.loads(self.to_json())))
 

@@ -1,4 +1,4 @@
-"""What is told to the model registry about a run; plain values, nothing of MLflow."""
+"""What the model registry records about a run: plain values, without MLflow."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MlflowRun:
         content_hash: Hash that identifies the bundle's content.
         code_commit: Commit (or hash) of the code that trained the model.
         unit: The target's unit.
-        test_metrics: Metric name -> value with its interval, on the sealed test part.
+        test_metrics: Metric name -> value with its interval, on the held-out test set.
         other_metrics: Further figures, e.g. ``spatial_cv.rmse``.
         candidates: The models compared.
         params: Settings of the run.
@@ -152,8 +152,8 @@ def version_tags(run: MlflowRun) -> dict[str, str]:
         "tasador_run": run.run_id,
     }
     tags |= {f"test.{name}": f"{one.value:.6g}" for name, one in sorted(run.test_metrics.items())}
-    told = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
-    return {**told, **tags}
+    names = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
+    return {**names, **tags}
 
 
 def describe(run: MlflowRun, model_name: str, alias: str) -> str:

@@ -10,15 +10,17 @@ import importlib.metadata
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasador.contract.model import TableContract
-from tasador.core.errors import RegistryError, StorageError
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError, StorageError
 from tasador.registry.format.signature import Trusted
-from tasador.registry.mlflow.client import open_client, sqlite_file, without_password
+from tasador.registry.mlflow.client import BRISK, open_client, sqlite_file, without_password
 from tasador.registry.mlflow.registration import (
     MlflowRun,
     RegisteredVersion,
@@ -29,6 +31,8 @@ from tasador.registry.mlflow.registration import (
     milliseconds,
     version_tags,
 )
+from tasador.registry.stores.mlflow_reader import registry_reader
+from tasador.registry.stores.versions import ModelVersion, only_model
 
 _BATCH = 100
 _STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
@@ -157,7 +161,7 @@ def register_bundle(
             for step in run.steps:
                 log_step(client, experiment_id, parent, step, run)
             _upload_model(client, parent, bundle_folder, contract, run.started)
-            return _publish(client, parent, model_name, alias, run)
+            return _create_version(client, parent, model_name, alias, run)
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             with suppress(Exception):
@@ -189,7 +193,7 @@ def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> Register
 def download_bundle(
     model_name: str, alias: str, *, tracking_uri: str, destination: Path
 ) -> RegisteredVersion:
-    """Fetch the bundle that `alias` stands for into the new folder `destination`.
+    """Fetch the bundle that `alias` points to into the new folder `destination`.
 
     Every file is checked against the bundle's manifest before the folder appears.
 
@@ -197,6 +201,15 @@ def download_bundle(
         RegistryError: There is no such model, alias or bundle, or the registry is unreachable.
         BundleError: What arrived is damaged.
         StorageError: `destination` exists already or cannot be written.
+
+    Example:
+        >>> import tasador
+        >>> from pathlib import Path
+        >>> found = tasador.download_bundle(
+        ...     "cars_model", "champion", tracking_uri=tracking_uri, destination=Path("champion")
+        ... )
+        >>> found.name, tasador.load_bundle("champion").version
+        ('cars_model', 'cars_model-8c615dec97ef')
     """
     if destination.exists():
         raise StorageError(
@@ -304,7 +317,7 @@ def _signature(contract: TableContract) -> Any:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
-def _publish(
+def _create_version(
     client: Any, parent: str, model_name: str, alias: str, run: MlflowRun
 ) -> RegisteredVersion:
     """Make the version, end the run, and only then move the alias."""
@@ -383,4 +396,145 @@ def _registered(version: Any) -> RegisteredVersion:
         run_id=str(version.run_id),
         uri=f"models:/{version.name}/{version.version}",
         tags=dict(version.tags),
+    )
+
+
+_PAGE = 100
+_READ_S = 10.0
+
+
+@dataclass(frozen=True)
+class MlflowVersions:
+    """See `tasador.registry.stores.versions.Versions` for what each method promises.
+
+    Attributes:
+        uri: The registry.
+        name: The registered model.
+    """
+
+    uri: str
+    name: str
+
+    def all(self) -> list[ModelVersion]:
+        with self._client() as client:
+            aliases = _aliases(client, self.name)
+            found = _pages(client.search_model_versions, f"name = '{self.name}'")
+            versions = [_plain(one, aliases) for one in found]
+        return sorted(versions, key=lambda version: -int(version.number))
+
+    def aliases(self) -> dict[str, str]:
+        with self._client() as client:
+            return _aliases(client, self.name)
+
+    def point(self, alias: str, number: str) -> None:
+        with self._client() as client:
+            client.set_registered_model_alias(self.name, alias, number)
+
+    def drop(self, alias: str) -> None:
+        with self._client() as client:
+            client.delete_registered_model_alias(self.name, alias)
+
+    def tag(self, number: str, key: str, value: str) -> None:
+        with self._client() as client:
+            client.set_model_version_tag(self.name, number, key, value)
+
+    def fetch(self, number: str, destination: Path, trusted: Trusted = "configured") -> None:
+        with open_client(self.uri) as client:
+            source = str(client.get_model_version(self.name, number).source)
+            fetch_bundle(source, self.uri, destination, trusted)
+
+    def add(self, number: str, file: Path) -> None:
+        """Put a file beside those of a version's bundle."""
+        with open_client(self.uri) as client:
+            add_to_bundle(str(client.get_model_version(self.name, number).source), self.uri, file)
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        with open_client(self.uri, BRISK) as client:
+            yield client
+
+
+def versions_of(uri: str, name: str | None) -> MlflowVersions:
+    """Return the versions of the model `name`; None takes the only one that is registered.
+
+    Raises:
+        RegistryError: The registry cannot be reached, is not there, or holds no such model.
+        ConfigError: No name was given and several models are registered.
+    """
+    found = registered_models(uri)
+    if name is None and found:
+        return MlflowVersions(uri, only_model(found))
+    if name not in found:
+        raise RegistryError(
+            f"no model {name!r} is registered" if name else "no model is registered",
+            expected=f"one of {', '.join(found[:10])}" if found else None,
+            remedy="register one with tasador run",
+        )
+    return MlflowVersions(uri, str(name))
+
+
+def registered_models(uri: str) -> list[str]:
+    """Return the names of the registered models, in order.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or is not there.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise RegistryError(
+            f"there is no model registry at {without_password(uri)}",
+            remedy="train and register a model with tasador run, or name the registry: --registry",
+        )
+    with open_client(uri, BRISK) as client:
+        return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
+
+
+def list_registered(uri: str) -> list[str]:
+    """Return what `registered_models` does, without MLflow's packages where they are not needed."""
+    try:
+        return registry_reader(uri).models(Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return registered_models(uri)
+
+
+def list_versions(uri: str, name: str) -> list[ModelVersion]:
+    """Return a model's versions, the newest first; none when there is no such model or registry.
+
+    Raises:
+        RegistryError: The registry cannot be reached.
+    """
+    try:
+        return registry_reader(uri).listed(name, Deadline.after(_READ_S))
+    except NothingOfferedError:
+        return []
+    except ConfigError:  # of a kind that only MLflow reads
+        return MlflowVersions(uri, name).all() if name in registered_models(uri) else []
+
+
+def _pages(search: Any, query: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    held = client.get_registered_model(name).aliases
+    return {str(alias): str(number) for alias, number in held.items()}
+
+
+def _plain(found: Any, aliases: dict[str, str]) -> ModelVersion:
+    number = str(found.version)
+    return ModelVersion(
+        name=str(found.name),
+        number=number,
+        created=found.creation_timestamp / 1000.0,
+        source=str(found.source),
+        tags={str(key): str(value) for key, value in found.tags.items()},
+        aliases=tuple(sorted(alias for alias, held in aliases.items() if held == number)),
     )

@@ -1,15 +1,24 @@
-"""Registered versions as plain values, and what a registry of them must be able to do."""
+"""Registered versions, what a reader of a registry offers, and which version answers.
+
+`pick_version` and `used_model` are the one place where it is decided which version answers: the one
+that is asked for, else the champion. Services, the watcher and every command that values rows use
+them. Nothing here imports MLflow.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from tasador.core.errors import ConfigError, RegistryError
-from tasador.registry.format.manifest import RELEASE_PATTERN
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, RegistryError
+from tasador.core.storage import atomic_folder, write_text
+from tasador.registry.format.integrity import SIGNATURE, BundleLimits
+from tasador.registry.format.manifest import MANIFEST_NAME, RELEASE_PATTERN, Manifest
 
 #: Tags that tell where a version stands; written by the lifecycle only.
 STATUS_TAG = "tasador.status"
@@ -75,7 +84,7 @@ class Versions(Protocol):
         ...
 
     def point(self, alias: str, number: str) -> None:
-        """Let `alias` stand for a version."""
+        """Point `alias` to a version."""
         ...
 
     def drop(self, alias: str) -> None:
@@ -145,3 +154,213 @@ def refuse_dangling(alias: str, number: str, known: Iterable[str] = ()) -> NoRet
         expected=f"one of the versions {left}" if left else "a version that exists",
         remedy=f"point it at another one: tasador promote VERSION --to {alias}",
     )
+
+
+#: Where the bundle is in a registered model.
+BUNDLE_PATH = "data/bundle"
+_SIGNATURE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class OfferedVersion:
+    """The version that an alias points to.
+
+    Attributes:
+        name: The registered model's name.
+        version: The version's number, as text.
+        run_id: The run that logged it.
+        tags: The version's tags.
+        why: Why it is this one, where nobody has chosen it; empty otherwise.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Text that changes whenever another version, or another run's, is offered."""
+        chosen = f" ({self.why})" if self.why else ""
+        return f"models:/{self.name}/{self.version}#{self.run_id}{chosen}"
+
+
+class RegistryReader(Protocol):
+    """What is asked of a model registry; errors as in `mlflow_rest.MlflowServer`."""
+
+    def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version that holds `alias`."""
+        ...
+
+    def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version of that number."""
+        ...
+
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the names of the registered models that have a version, in order."""
+        ...
+
+    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
+        """Return every version of a model, the newest first; none when there is no such model."""
+        ...
+
+    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
+        """Return the address of the registered model's files."""
+        ...
+
+    def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
+        """Return the content of one file, of `limit` bytes at most."""
+        ...
+
+
+def fetch_offered(
+    reader: RegistryReader,
+    offered: OfferedVersion,
+    destination: Path,
+    *,
+    deadline: Deadline,
+    limits: BundleLimits | None = None,
+) -> Path:
+    """Fetch the bundle of a version into the new folder `destination`.
+
+    Only the manifest and sizes are checked here; `load_bundle` checks every checksum before it
+    parses a file.
+
+    Raises:
+        BundleError: The version holds no bundle, or one that is damaged or too large.
+        RegistryError: The registry cannot be reached or refuses.
+        StorageError: The disk refuses, or it took too long.
+    """
+    limits = limits or BundleLimits()
+    try:
+        base = f"{reader.locate(offered, deadline).rstrip('/')}/{BUNDLE_PATH}"
+        data = reader.read_artifact(f"{base}/{MANIFEST_NAME}", limits.manifest_bytes, deadline)
+        manifest = Manifest.from_json(data)
+        total = sum(entry.bytes for entry in manifest.files.values())
+        if total > limits.total_bytes:
+            raise BundleError(
+                f"the bundle of {offered.identity} is too large",
+                expected=f"at most {limits.total_bytes} bytes", got=str(total),
+            )  # fmt: skip
+        with atomic_folder(destination) as temporary:
+            (temporary / MANIFEST_NAME).write_bytes(data)
+            for name, entry in sorted(manifest.files.items()):
+                content = reader.read_artifact(f"{base}/{name}", entry.bytes, deadline)
+                (temporary / name).write_bytes(content)
+            _fetch_signature(reader, base, temporary, deadline)
+    except NothingOfferedError as error:
+        raise BundleError(
+            f"{offered.identity} holds no complete bundle", got=error.got or error.message,
+            remedy="register the model again, or move the alias to another version",
+        ) from None  # fmt: skip
+    return destination
+
+
+def _fetch_signature(reader: RegistryReader, base: str, folder: Path, deadline: Deadline) -> None:
+    """Fetch the signature if the bundle has one; whether it needs one is `load_bundle`'s matter."""
+    with suppress(NothingOfferedError):
+        content = reader.read_artifact(f"{base}/{SIGNATURE}", _SIGNATURE_BYTES, deadline)
+        (folder / SIGNATURE).write_bytes(content)
+
+
+#: In a workspace: the name of the model that its commands mean.
+USED_MODEL = "used_model"
+NO_CHAMPION = "no champion, so the newest version that was not rejected"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which version of which model is asked for.
+
+    Attributes:
+        model_name: The registered model; empty takes the only one there is.
+        alias: Its alias; empty takes the champion, and before there is one the newest version that
+            was neither rejected nor rolled back.
+        version: A number, a bundle's version or 7 digits of its content hash instead of an alias.
+    """
+
+    model_name: str = ""
+    alias: str = ""
+    version: str | None = None
+
+    def find(self, reader: RegistryReader, deadline: Deadline) -> OfferedVersion:
+        """Return the version that is meant.
+
+        Raises:
+            NothingOfferedError: There is no such registry, model, alias or version, or every
+                version was rejected or rolled back.
+            ConfigError: No model is named and there are several.
+            RegistryError: The registry cannot be read, or the alias points at a deleted version.
+        """
+        name = self.model_name or only_model(reader.models(deadline))
+        if self.version is not None:
+            listed = reader.listed(name, deadline)
+            aliases = {alias: one.number for one in listed for alias in one.aliases}
+            try:
+                number = pick_version(name, listed, aliases, self.version).number
+            except ConfigError as error:
+                raise NothingOfferedError(
+                    error.message, expected=error.expected, got=error.got
+                ) from None
+            return reader.version(name, number, deadline)
+        try:
+            return reader.resolve(name, self.alias or CHAMPION, deadline)
+        except NothingOfferedError:
+            if self.alias:
+                raise
+        return self._newest(reader, name, deadline)
+
+    def _newest(self, reader: RegistryReader, name: str, deadline: Deadline) -> OfferedVersion:
+        listed = reader.listed(name, deadline)
+        left = [one for one in listed if one.status not in (REJECTED, ROLLED_BACK)]
+        if not left:
+            raise NothingOfferedError(
+                f"no version of the model {name!r} can be used",
+                got=f"{len(listed)} versions, all rejected or rolled back" if listed else "none",
+                remedy="train one with `tasador run`, or promote one: tasador promote VERSION",
+            )
+        found = reader.version(name, max(left, key=_rank).number, deadline)
+        return OfferedVersion(found.name, found.version, found.run_id, found.tags, NO_CHAMPION)
+
+
+def _rank(version: ModelVersion) -> tuple[bool, bool, int]:
+    """Order by origin, then by whether it was champion once, then by age."""
+    real = version.tags.get("origin") != "synthetic"
+    return real, version.status in (CHAMPION, RETIRED), int(version.number)
+
+
+def only_model(names: Iterable[str]) -> str:
+    """Return the only one of the models' names.
+
+    Raises:
+        NothingOfferedError: There is none.
+        ConfigError: There are several.
+    """
+    found = sorted(set(names))
+    if not found:
+        raise NothingOfferedError("no model is registered", remedy="train one with `tasador run`")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} models are registered and none is chosen",
+            expected=f"one of {', '.join(found[:10])}",
+            remedy="choose one with `tasador use NAME`, or name it with --model",
+        )
+    return found[0]
+
+
+def used_model(workspace: Path) -> str:
+    """Return the model that `tasador use` chose for a workspace; empty when none was."""
+    try:
+        return (workspace / USED_MODEL).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def use_model(workspace: Path, name: str) -> None:
+    """Let the commands in a workspace mean the model `name`.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    write_text(workspace / USED_MODEL, f"{name}\n")

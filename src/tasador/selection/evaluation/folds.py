@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.modeling.target_transform import TargetTransform

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
 from tasador.metrics.bootstrap import Estimate, bootstrap_metrics

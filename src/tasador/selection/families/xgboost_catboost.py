@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tasador.core.errors import MissingExtraError
-from tasador.core.parallel.threads import usable_cores
+from tasador.core.parallel import usable_cores
 from tasador.selection.families.base import Family, Floats, Params, Trial, fill_in, predict
 from tasador.selection.families.parameter_ranges import check_ranges
 from tasador.selection.families.trees import slow_steps

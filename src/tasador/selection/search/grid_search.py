@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
-from tasador.core.parallel.base import Engine, LocalEngine
+from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import Advance, progress
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics

@@ -18,7 +18,7 @@ import numpy as np
 from tasador.core import seeds
 from tasador.core.errors import MissingExtraError, StorageError, TrainingError
 from tasador.core.hashing import fingerprint, sha256_bytes, to_plain
-from tasador.core.parallel.base import Engine, LocalEngine
+from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target_transform import TargetTransform

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import EngineError, TrainingError
-from tasador.core.parallel.base import Engine, Held, Stand
+from tasador.core.parallel import Engine, Held, Stand
 from tasador.data.table import Part
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.target_transform import TargetTransform

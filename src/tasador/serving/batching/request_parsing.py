@@ -10,7 +10,7 @@ import orjson
 
 from tasador.contract.encoding import ABSENT, Encoder, field_of
 from tasador.contract.row_check import RowCheck, shown
-from tasador.core import strict_json
+from tasador.core import input_checks
 from tasador.core.errors import ValidationError
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
 
@@ -83,8 +83,8 @@ def _names_of_all(plain: Any) -> int:
 def _read_strictly(body: bytes, error: ValueError | None) -> Any:
     """Read with Python's parser, which takes NaN and sees every name."""
     try:
-        return strict_json.read_json(body)
-    except strict_json.RepeatedNameError as repeated:
+        return input_checks.read_json(body)
+    except input_checks.RepeatedNameError as repeated:
         raise _duplicate_field(repeated.name) from None
     except ValueError as other:
         raise _malformed(body, error or other) from None

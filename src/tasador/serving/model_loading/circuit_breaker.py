@@ -21,7 +21,7 @@ from tasador.core.errors import (
     ConfigError,
     DeadlineError,
     MissingExtraError,
-    RefusedError,
+    RegistryRejectedError,
     StorageError,
     TasadorError,
 )
@@ -162,7 +162,7 @@ _LASTING = (
     DeadlineError,
     MissingExtraError,
     OpenCircuitError,
-    RefusedError,
+    RegistryRejectedError,
 )
 
 

@@ -126,7 +126,6 @@ STEPS: tuple[Step, ...] = (
             "monitoring.summaries.column_summary",
             "training.steps.selection_card",
             "reporting.model_card",
-            "reporting.model_card_page",
             "training.steps.model_documents",
         ),
         lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],

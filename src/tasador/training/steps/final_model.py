@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.parallel.threads import in_parallel
+from tasador.core.parallel import in_parallel
 from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
 from tasador.selection.evaluation.ensembling import (
     Bias,

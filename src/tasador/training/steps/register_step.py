@@ -22,8 +22,7 @@ from tasador.monitoring.summaries.reference import build_reference
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.reporting.cards import CardBuilder
-from tasador.reporting.model_card import ModelFacts
-from tasador.reporting.model_card_page import to_markdown, write_model_card
+from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
 from tasador.selection.evaluation.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluation.folds import random_assignment
 from tasador.selection.evaluation.test_metrics import CrossValidation, EvaluationReport, evaluate

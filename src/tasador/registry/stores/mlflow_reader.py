@@ -1,8 +1,14 @@
-"""A few questions to an MLflow server, asked without MLflow: which version, where, its files.
+"""A few questions to an MLflow registry, asked without MLflow: which version, where, its files.
 
-Why not `mlflow-skinny`: importing its client takes 2-3 s and 85 MB in a service that has 2 s to be
-ready, it cannot be given a deadline, its timeouts and retries are environment variables of the
-whole process, and it brings 25 packages. A test compares every answer with MLflow's own client.
+`MlflowServer` asks a server's REST API. Why not `mlflow-skinny`: importing its client takes 2-3 s
+and 85 MB in a service that has 2 s to be ready, it cannot be given a deadline, its timeouts and
+retries are environment variables of the whole process, and it brings 25 packages.
+
+`EmbeddedRegistry` reads the SQLite file of one machine without a server. MLflow's own store
+migrates databases, needs SQLAlchemy, Alembic and pandas, and takes 3 s to import. Three columns of
+three tables are read; a database that looks different is refused with a remedy.
+
+A test compares every answer of both with MLflow's own client.
 """
 
 from __future__ import annotations
@@ -10,6 +16,8 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+import re
+import sqlite3
 import ssl
 import urllib.parse
 import urllib.request
@@ -25,14 +33,20 @@ from tasador.core import storage
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
     BundleError,
+    ConfigError,
     NothingOfferedError,
-    RefusedError,
     RegistryError,
+    RegistryRejectedError,
     StorageError,
 )
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
-from tasador.registry.stores.resolver import OfferedVersion
-from tasador.registry.stores.versions import ModelVersion
+from tasador.core.storage import is_plain, read_limited
+from tasador.registry.stores.versions import (
+    ModelVersion,
+    OfferedVersion,
+    RegistryReader,
+    refuse_dangling,
+)
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -68,7 +82,7 @@ class MlflowServer:
 
         Raises:
             NothingOfferedError: There is no such model or alias.
-            RefusedError: The server wants other credentials, or is none of MLflow's.
+            RegistryRejectedError: The server wants other credentials, or is none of MLflow's.
             RegistryError: It cannot be reached, or is in trouble.
         """
         query = {"name": model_name, "alias": alias}
@@ -125,7 +139,7 @@ class MlflowServer:
         Raises:
             NothingOfferedError: There is no such file.
             BundleError: It is longer than `limit`.
-            RefusedError: The address is of another kind, or credentials are refused.
+            RegistryRejectedError: The address is not one of HTTP, or credentials are refused.
             RegistryError: The server cannot be reached, or stopped half way.
             StorageError: The store or the disk cannot be read, or the deadline passed.
         """
@@ -185,12 +199,12 @@ class MlflowServer:
             request = self._request(address)
             with opened(request, patience, tls=self._tls(), named=named) as response:
                 if response.status != 200:
-                    raise self._refusal(response)
+                    raise self._error_of(response)
                 yield response
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, UnsafeAddressError):
-                raise RefusedError(
+                raise RegistryRejectedError(
                     f"the model registry at {self._shown} names an address that is not fetched "
                     "from", got=str(reason),
                     remedy="let the server hand files out: mlflow server --artifacts-destination",
@@ -259,8 +273,8 @@ class MlflowServer:
                 raise NothingOfferedError(f"there is no {artifact_uri}") from None
             raise
 
-    def _refusal(self, response: http.client.HTTPResponse) -> Exception:
-        """Return the error that stands for an answer other than 200."""
+    def _error_of(self, response: http.client.HTTPResponse) -> Exception:
+        """Return the error for an answer other than 200."""
         code, said = "", ""
         try:
             plain = orjson.loads(response.read1(_CHUNK))
@@ -275,14 +289,14 @@ class MlflowServer:
             )  # fmt: skip
         if response.status in _PASSING:
             return RegistryError(f"the model registry at {self._shown} is in trouble", got=got)
-        return RefusedError(
+        return RegistryRejectedError(
             f"the model registry at {self._shown} refused", got=got,
             remedy="check the address, the credentials, and that the server accepts this host "
             "(mlflow server --allowed-hosts)",
         )  # fmt: skip
 
-    def _no_mlflow(self, got: str) -> RefusedError:
-        return RefusedError(
+    def _no_mlflow(self, got: str) -> RegistryRejectedError:
+        return RegistryRejectedError(
             f"the server at {self._shown} does not answer as MLflow does", got=got,
             remedy="check the address",
         )  # fmt: skip
@@ -309,7 +323,7 @@ def local_path(artifact_uri: str) -> storage.Location:
     """Return the path of a ``file:`` address; paths and object stores' addresses as they are.
 
     Raises:
-        RefusedError: The address is of a kind that is not read here.
+        RegistryRejectedError: The address is of a kind that is not read here.
     """
     if storage.is_remote(artifact_uri):
         return artifact_uri
@@ -317,9 +331,181 @@ def local_path(artifact_uri: str) -> storage.Location:
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
     if parts.scheme:
-        raise RefusedError(
+        raise RegistryRejectedError(
             f"artifacts at {parts.scheme}: cannot be read",
             expected="mlflow-artifacts:, http(s)://, gs://, s3:// or file:",
             remedy="let the server hand them out: mlflow server --artifacts-destination",
         )
     return Path(artifact_uri)
+
+
+_VERSION = """
+    SELECT name, version, run_id, storage_location, source FROM model_versions
+    WHERE name = ? AND version = ? AND current_stage <> 'Deleted_Internal'
+"""
+_LISTED = """
+    SELECT version, creation_time, source FROM model_versions
+    WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version DESC
+"""
+_MODELS = """
+    SELECT DISTINCT name FROM model_versions
+    WHERE current_stage <> 'Deleted_Internal' ORDER BY name
+"""
+_ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
+_Row = tuple[str, int, str | None, str | None, str | None]
+_TAGS = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
+_ALIAS = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+
+
+@dataclass(frozen=True)
+class EmbeddedRegistry:
+    """A registry in a SQLite file, such as `tasador run` makes in its workspace.
+
+    Attributes:
+        file: The database; never written, never made.
+    """
+
+    file: Path
+
+    @classmethod
+    def at(cls, uri: str) -> EmbeddedRegistry:
+        """Return the registry at ``sqlite:///path``.
+
+        Raises:
+            ConfigError: The address has an unknown scheme.
+        """
+        match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
+        if match is None:
+            raise ConfigError(
+                "the model registry's address is of a kind that a service cannot read",
+                expected="http://, https:// or sqlite:///",
+                got=re.sub(r"://[^/@\s]+@", "://***@", uri),
+                remedy="start `mlflow server` on that store and give its address",
+            )
+        return cls(Path(match.group(1)))
+
+    def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version that holds `alias`.
+
+        Raises:
+            NothingOfferedError: There is no such database, model or alias.
+            RegistryRejectedError: The database is no registry of a known layout.
+            RegistryError: It is locked, or the alias points at a version that was deleted.
+        """
+        with self._reading(deadline) as database:
+            row = database.execute(_ALIAS, (model_name, alias)).fetchone()
+            if row is None:
+                raise _absent(f"no model {model_name!r} with the alias {alias!r} in {self.file}")
+            number = str(row[0])
+            if database.execute(_VERSION, (model_name, number)).fetchone() is None:
+                refuse_dangling(alias, number)
+            return self._offered(database, model_name, number)
+
+    def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
+        """Return the version of that number; errors as in `resolve`."""
+        with self._reading(deadline) as database:
+            return self._offered(database, model_name, number)
+
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the names of the models that have a version; errors as in `listed`."""
+        with self._reading(deadline) as database:
+            return [str(name) for (name,) in database.execute(_MODELS)]
+
+    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
+        """Return every version of a model, the newest first; none when there is no such model.
+
+        Raises:
+            NothingOfferedError: There is no such database.
+            RegistryRejectedError: The database is no registry of a known layout.
+            RegistryError: It is locked.
+        """
+        with self._reading(deadline) as database:
+            aliases = dict(database.execute(_ALIASES, (model_name,)).fetchall())
+            rows = database.execute(_LISTED, (model_name,)).fetchall()
+            return [
+                ModelVersion(
+                    name=model_name,
+                    number=str(number),
+                    created=created / 1000.0,
+                    source=source or "",
+                    tags=dict(database.execute(_TAGS, (model_name, number)).fetchall()),
+                    aliases=tuple(sorted(a for a, held in aliases.items() if held == number)),
+                )
+                for number, created, source in rows
+            ]
+
+    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
+        """Return the address of a version's files; errors as in `resolve`."""
+        with self._reading(deadline) as database:
+            *_, stored, source = self._row(database, offered.name, offered.version)
+            return stored or source or ""
+
+    def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
+        """Return the content of one file; errors as in `mlflow_rest.MlflowServer`."""
+        try:
+            content = read_limited(local_path(artifact_uri), limit, deadline=deadline)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NothingOfferedError(f"there is no {artifact_uri}") from None
+            raise
+        if len(content) > limit:
+            raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
+        return content
+
+    def _row(self, database: sqlite3.Connection, model_name: str, number: str) -> _Row:
+        row: _Row | None = database.execute(_VERSION, (model_name, number)).fetchone()
+        if row is None:
+            raise _absent(f"no version {number} of {model_name!r} in {self.file}")
+        return row
+
+    def _offered(
+        self, database: sqlite3.Connection, model_name: str, number: str
+    ) -> OfferedVersion:
+        name, version, run_id, *_ = self._row(database, model_name, number)
+        tags = dict(database.execute(_TAGS, (model_name, number)).fetchall())
+        return OfferedVersion(name, str(version), run_id or "", tags)
+
+    @contextmanager
+    def _reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:
+        if not is_plain(self.file):
+            raise _absent(f"no registry at {self.file}")
+        try:
+            database = sqlite3.connect(
+                f"{self.file.resolve().as_uri()}?mode=ro",
+                uri=True,
+                timeout=min(2.0, deadline.remaining()),
+            )
+            try:
+                yield database
+            finally:
+                database.close()
+        except sqlite3.OperationalError as error:
+            if "no such" in str(error):
+                raise self._unknown(error) from None
+            raise RegistryError(f"{self.file} cannot be read", got=str(error)) from error
+        except sqlite3.DatabaseError as error:
+            raise self._unknown(error) from None
+
+    def _unknown(self, error: sqlite3.Error) -> RegistryRejectedError:
+        return RegistryRejectedError(
+            f"{self.file} is no MLflow registry of a known layout", got=str(error),
+            remedy="start `mlflow server` on it and give the server's address",
+        )  # fmt: skip
+
+
+def _absent(what: str) -> NothingOfferedError:
+    return NothingOfferedError(
+        f"there is {what}", remedy="register one with tasador run, or name another model or alias"
+    )
+
+
+def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) -> RegistryReader:
+    """Return what reads the registry at `uri`: a server, or the embedded one's database.
+
+    Raises:
+        ConfigError: The address has an unknown scheme.
+    """
+    if uri.startswith(("http://", "https://")):
+        return MlflowServer(uri, connect_s, read_s)
+
+    return EmbeddedRegistry.at(uri)

@@ -1,4 +1,4 @@
-"""Hold a registered version against the gates: fetch, find sealed rows, measure, judge."""
+"""Evaluate the gates for a registered version: fetch, find held-out rows, measure, compare."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tasador.data.split import split_table
 from tasador.data.table import Splits, Table, ValidatedTable
 from tasador.data.validation import validate_table
 from tasador.lifecycle.api import Lifecycle
-from tasador.lifecycle.gates.base import Cost, GateReport, SealedRows
-from tasador.lifecycle.gates.checks import judge, least_rows
+from tasador.lifecycle.gates import Cost, GateReport, HeldOutRows, evaluate_gates, least_rows
 from tasador.lifecycle.new_rows import rows_in
 from tasador.lifecycle.retraining_policy import HeldOut
 from tasador.registry.bundle.model_bundle import ModelBundle
@@ -28,11 +27,11 @@ _CALLS = 200
 
 
 @dataclass(frozen=True)
-class Judged:
+class VersionEvaluation:
     """A version's gates.
 
     Attributes:
-        version: The version judged.
+        version: The version evaluated.
         champion: The champion's number it was compared with; empty for none.
         report: The gates.
     """
@@ -46,15 +45,15 @@ class Judged:
         return {"gates_summary": self.report.summary, "gates": to_plain(self.report)}
 
 
-def judge_version(
+def evaluate_version(
     lifecycle: Lifecycle,
     version: ModelVersion,
     against: ModelVersion | None,
     settings: GateSettings | None = None,
-) -> Judged:
-    """Judge `version` against another one, None for the absolute gates only.
+) -> VersionEvaluation:
+    """Evaluate `version` against another one, None for the absolute gates only.
 
-    What is judged is what servers would get: both bundles are fetched from the registry anew.
+    What is evaluated is what servers would get: both bundles are fetched from the registry again.
 
     Raises:
         BundleError: The version's bundle is missing, damaged or answers differently here.
@@ -66,7 +65,7 @@ def judge_version(
         else:
             with lifecycle.fetched(against) as champion:
                 report = _report(lifecycle, challenger, champion, settings)
-    return Judged(version, "" if against is None else against.number, report)
+    return VersionEvaluation(version, "" if against is None else against.number, report)
 
 
 def _report(
@@ -75,14 +74,14 @@ def _report(
     champion: ModelBundle | None,
     settings: GateSettings | None,
 ) -> GateReport:
-    rows = sealed_rows(challenger, champion, lifecycle.place.workspace / "data")
-    return judge(challenger, champion, rows, measure(challenger, champion), settings)
+    rows = held_out_rows(challenger, champion, lifecycle.place.workspace / "data")
+    return evaluate_gates(challenger, champion, rows, measure(challenger, champion), settings)
 
 
-def sealed_rows(
+def held_out_rows(
     challenger: ModelBundle, champion: ModelBundle | None, tables: Path
-) -> SealedRows | str:
-    """Return the challenger's sealed test rows that neither model was trained on, or why not.
+) -> HeldOutRows | str:
+    """Return the challenger's held-out test rows that neither model was trained on, or why not.
 
     Both runs' splits are made again from the stored tables, by which it is verified, row by row
     and by content, that nobody has seen the rows: rows that the champion was trained on are left
@@ -102,7 +101,7 @@ def sealed_rows(
         try:
             other = split_again(champion, tables)
         except (TasadorError, KeyError, TypeError) as error:
-            return f"which rows the champion was trained on cannot be told: {error}"
+            return f"which rows the champion was trained on is unknown: {error}"
     same = champion is not None and champion.contract.features == challenger.contract.features
     return _unseen(own, other, challenger.version, same_columns=same)
 
@@ -116,7 +115,7 @@ def held_out(
 ) -> HeldOut:
     """Count the rows on which a model of `table` would be compared with the champion.
 
-    They are the rows that `sealed_rows` would return once it was trained.
+    They are the rows that `held_out_rows` would return once it was trained.
 
     Args:
         table: The new training table.
@@ -135,8 +134,8 @@ def held_out(
     return HeldOut(held, len(rows.actual), how.test_share, least_rows(gates))
 
 
-def _unseen(own: Splits, other: Splits | None, name: str, *, same_columns: bool) -> SealedRows:
-    """Return the sealed rows of `own` that are in the training part of neither split."""
+def _unseen(own: Splits, other: Splits | None, name: str, *, same_columns: bool) -> HeldOutRows:
+    """Return the held-out rows of `own` that are in the training part of neither split."""
     part = own.sealed.open(f"gates of {name}")
     seen = np.isin(part.row_hash, own.train.row_hash)
     said = f"{len(part)} test rows of the challenger's run ({own.method} split)"
@@ -152,7 +151,7 @@ def _unseen(own: Splits, other: Splits | None, name: str, *, same_columns: bool)
         said += f"; {int(known.sum())} of them among the champion's training rows"
         said += ", left out" if known.any() else ": verified by content"
         seen |= known
-    return SealedRows(part.X[~seen], part.y[~seen], said)
+    return HeldOutRows(part.X[~seen], part.y[~seen], said)
 
 
 def reference_table(bundle: ModelBundle, tables: Path) -> ValidatedTable:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tasador.core import installation
-from tasador.core.errors import MissingExtraError
-from tasador.core.installation import extra_with, install_command
+from tasador.core import errors
+from tasador.core.errors import MissingExtraError, extra_with, install_command
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch):
     def record(text: str | None, prefix: Path) -> None:
-        monkeypatch.setattr(installation, "_direct_url", lambda: text)
+        monkeypatch.setattr(errors, "_direct_url", lambda: text)
         monkeypatch.setattr(sys, "prefix", str(prefix))
 
     return record

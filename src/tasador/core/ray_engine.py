@@ -2,7 +2,7 @@
 
 What all items share is put into the cluster's object store once; processes on one machine read the
 same copy. Whatever a worker warns of is warned of here. A task whose process or machine is lost is
-begun anew elsewhere; an error of the work itself is not tried again.
+retried elsewhere; an error of the work itself is not tried again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,24 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from tasador.core.errors import EngineError, MissingExtraError
-from tasador.core.parallel.base import Engine, Held, RaySettings, Stand, raise_first
-from tasador.core.parallel.threads import longest_first, usable_cores
+from tasador.core.parallel import (
+    Engine,
+    EngineName,
+    Held,
+    LocalEngine,
+    RaySettings,
+    Stand,
+    longest_first,
+    raise_first,
+    usable_cores,
+)
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -40,7 +49,7 @@ class RayEngine:
     """A Ray cluster that this process is connected to.
 
     Args:
-        retries: How often an item is begun anew when its process or machine is lost.
+        retries: How often an item is retried when its process or machine is lost.
     """
 
     def __init__(self, retries: int) -> None:
@@ -103,7 +112,8 @@ class RayEngine:
 
         A place counts as a core while it is looked for and as none afterwards: it works only when
         it is asked, and its caller asks for nothing else meanwhile. So a cluster of one core has
-        room for several, and two runs on one cluster cannot wait for each other's places for ever.
+        capacity for several, and two runs on one cluster cannot wait for each other's
+        places for ever.
         """
         place = self._ray.remote(_Place).options(
             max_restarts=self.retries, max_task_retries=self.retries, scheduling_strategy="SPREAD"
@@ -271,7 +281,7 @@ def _connect(ray: Any, settings: RaySettings) -> None:
 
 
 def _resolved(address: str) -> str:
-    """Return the address that ``auto`` stands for.
+    """Return the address that ``auto`` means.
 
     Ray 2.60 cancels the actors of a driver that comes by ``auto``, and not by the address itself.
     """
@@ -304,7 +314,7 @@ def _knock(address: str) -> None:
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # `auto`, or a form that Ray itself judges
+        return  # `auto`, or a form that Ray itself checks
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
     except OSError as error:
@@ -343,5 +353,31 @@ def _lost(error: BaseException) -> EngineError:
         f"the Ray cluster lost the work: {text}",
         got=type(error).__name__,
         remedy="look at the cluster's memory and logs (`ray status`), then run again: what was "
-        "finished is kept; ray.retries says how often an item is begun anew",
+        "finished is kept; ray.retries says how often an item is retried",
     )
+
+
+def check_engine(name: EngineName, settings: RaySettings) -> None:
+    """Say what is wrong before any work is done.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: Nobody listens at the cluster's address.
+    """
+    if name == "ray":
+        check_ray(settings)
+
+
+@contextmanager
+def open_engine(name: EngineName, settings: RaySettings) -> Iterator[Engine]:
+    """Give the engine while the body runs.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        EngineError: The cluster cannot be reached.
+    """
+    opened: AbstractContextManager[Engine] = nullcontext(LocalEngine())
+    if name == "ray":
+        opened = open_ray(settings)
+    with opened as engine:
+        yield engine

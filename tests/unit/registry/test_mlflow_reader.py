@@ -18,14 +18,12 @@ from tasador.core.errors import (
     ConfigError,
     DeadlineError,
     NothingOfferedError,
-    RefusedError,
     RegistryError,
+    RegistryRejectedError,
 )
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.stores.mlflow_rest import MlflowServer
-from tasador.registry.stores.mlflow_sqlite import EmbeddedRegistry
-from tasador.registry.stores.reader import registry_reader
-from tasador.registry.stores.resolver import OfferedVersion, fetch_offered
+from tasador.registry.stores.mlflow_reader import EmbeddedRegistry, MlflowServer, registry_reader
+from tasador.registry.stores.versions import OfferedVersion, fetch_offered
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -135,16 +133,16 @@ VERSION = b'{"model_version": {"name": "m", "version": "3", "run_id": "r"}}'
     [
         (404, ABSENT % b"RESOURCE_DOES_NOT_EXIST", NothingOfferedError, "no such alias"),
         (400, ABSENT % b"INVALID_PARAMETER_VALUE", NothingOfferedError, "no such alias"),
-        (401, b"who are you", RefusedError, "credentials"),
-        (403, b"Invalid Host header", RefusedError, "allowed-hosts"),
-        (302, b"", RefusedError, "refused"),
+        (401, b"who are you", RegistryRejectedError, "credentials"),
+        (403, b"Invalid Host header", RegistryRejectedError, "allowed-hosts"),
+        (302, b"", RegistryRejectedError, "refused"),
         (500, b"oops", RegistryError, "in trouble: got 500"),
         (503, b"", RegistryError, "in trouble: got 503"),
         (429, b"", RegistryError, "in trouble"),
-        (200, b"<html>", RefusedError, "does not answer as MLflow does"),
-        (200, b"[]", RefusedError, "does not answer as MLflow does"),
-        (200, b'{"model_version": 7}', RefusedError, "does not answer as MLflow does"),
-        (200, b"{}", RefusedError, "no 'model_version'"),
+        (200, b"<html>", RegistryRejectedError, "does not answer as MLflow does"),
+        (200, b"[]", RegistryRejectedError, "does not answer as MLflow does"),
+        (200, b'{"model_version": 7}', RegistryRejectedError, "does not answer as MLflow does"),
+        (200, b"{}", RegistryRejectedError, "no 'model_version'"),
     ],
 )  # fmt: skip
 def test_every_answer_of_a_server_has_its_error(canned, status, body, kind, said):
@@ -158,7 +156,7 @@ def test_every_answer_of_a_server_has_its_error(canned, status, body, kind, said
 def test_a_redirection_is_named_and_not_followed(canned):
     uri, handler = canned
     handler.answer = (301, {"Location": "https://elsewhere/api"}, b"")
-    with pytest.raises(RefusedError, match=r"301 .*https://elsewhere/api"):
+    with pytest.raises(RegistryRejectedError, match=r"301 .*https://elsewhere/api"):
         ask(uri.replace("://", "://me:secret@"))
     assert len(handler.seen) == 1
 
@@ -249,15 +247,15 @@ def test_addresses_that_a_service_cannot_read_are_refused():
         with pytest.raises(ConfigError, match="start `mlflow server`") as caught:
             registry_reader(uri)
         assert "secret" not in str(caught.value)
-    with pytest.raises(RefusedError, match="dbfs: cannot be read"):
+    with pytest.raises(RegistryRejectedError, match="dbfs: cannot be read"):
         MlflowServer("http://127.0.0.1:9").read_artifact("dbfs:/x", 10, soon())
 
 
 def test_an_embedded_registry_that_is_absent_empty_or_something_else_says_so(tmp_path):
     for content, kind in (
         (None, NothingOfferedError),
-        (b"", RefusedError),
-        (b"x" * 99, RefusedError),
+        (b"", RegistryRejectedError),
+        (b"x" * 99, RegistryRejectedError),
     ):
         file = tmp_path / "mlflow.db"
         if content is not None:
@@ -270,7 +268,7 @@ def test_an_embedded_registry_that_is_absent_empty_or_something_else_says_so(tmp
 def test_reading_a_registry_imports_neither_mlflow_nor_pandas():
     code = (
         "import sys; from tasador.registry.stores import mlflow_rest, mlflow_sqlite, published;"
-        "import tasador.registry.stores.reader;"
+        "import tasador.registry.stores.mlflow_reader;"
         "assert not {'mlflow', 'pandas', 'sklearn', 'requests', 'fsspec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,22 +3,93 @@
 An engine takes work as functions of what all items share and of one item. They must live in a
 module (a cluster's processes import them by name) and depend on nothing else, so that it does not
 matter where, in which order or how many times an item is worked on: a process that dies is replaced
-and its item begun anew.
+and its item retried.
 """
 
 from __future__ import annotations
 
+import os
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from tasador.core.parallel.threads import in_parallel, usable_cores
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def longest_first(items: Sequence[Item], cost: Callable[[Item], float] | None) -> list[int]:
+    """Return the items' positions in the order to begin them; their own without a cost."""
+    order = list(range(len(items)))
+    if cost is not None:
+        order.sort(key=lambda position: -cost(items[position]))
+    return order
+
+
+def in_parallel(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    cost: Callable[[Item], float] | None = None,
+    workers: int | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """Yield each item's position and result as they become ready.
+
+    The threads are daemons and are not waited for when the caller stops listening (an error, an
+    interruption): what has not begun is dropped, what runs ends unheard.
+
+    Args:
+        work: Called with one item, in a thread.
+        items: What is to be done.
+        cost: How much work an item is, in any unit. The largest are begun first, so that no long
+            one is left over for a single core at the end. Without it, the items' own order.
+        workers: Number of threads; as many as there are cores when None.
+
+    Raises:
+        BaseException: Whatever `work` raises first.
+    """
+    order = longest_first(items, cost)
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for position in order:
+        waiting.put(position)
+    ready: queue.SimpleQueue[tuple[int, Result | None, BaseException | None]] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def work_on_items() -> None:
+        while not stopped.is_set():
+            try:
+                position = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                ready.put((position, work(items[position]), None))
+            except BaseException as error:
+                ready.put((position, None, error))
+
+    for _ in range(min(workers or usable_cores(), len(items))):
+        threading.Thread(target=work_on_items, daemon=True).start()
+    try:
+        for _ in order:
+            position, result, error = ready.get()
+            if error is not None:
+                raise error
+            yield position, result  # type: ignore[misc]
+    finally:
+        stopped.set()
+
 
 Shared = TypeVar("Shared")
 Shared_co = TypeVar("Shared_co", covariant=True)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Question = TypeVar("Question")
 Question_contra = TypeVar("Question_contra", contravariant=True)
 
@@ -33,7 +104,7 @@ class RaySettings:
         address: null starts a cluster on this machine for the run; ``auto`` takes the one that this
             machine belongs to; ``ray://host:10001`` and ``host:6379`` name one.
         cpus: Cores of the cluster that null starts; null takes all.
-        retries: How often an item is begun anew when its process or machine is lost.
+        retries: How often an item is retried when its process or machine is lost.
     """
 
     address: str | None = None
@@ -98,7 +169,7 @@ class Engine(Protocol):
         """Make an object of each item, to be asked while the body runs.
 
         An object may keep what makes its next answer cheaper, but its answer must depend on the
-        question alone: one that is lost is made anew and asked again.
+        question alone: one that is lost is made again and asked again.
         """
 
 

@@ -1,17 +1,18 @@
 """The gates: absolute ones, and ones relative to the champion on the same rows.
 
-Pure functions over two bundles and sealed rows. A gate passes, fails, or cannot tell; only a model
-that passes them all is promoted without force. Each comparison asks for *proof of not being worse*:
-the upper bound of the loss must lie below a margin. That a loss is not proven is not enough, for
-then ten rows would let anything pass. All gates must pass, so no correction for their number is due
-(an intersection-union test: Berger 1982, Technometrics 24, 295-300).
+Pure functions over two bundles and held-out rows. A gate passes, fails, or cannot tell; only a
+model that passes them all is promoted without force. Each comparison asks for *proof
+of not being worse*: the upper bound of the loss must lie below a margin. That a loss is not proven
+is not enough, for then ten rows would let anything pass. All gates must pass, so no correction for
+their number is due (an intersection-union test: Berger 1982, Technometrics 24, 295-300).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,6 @@ from numpy.typing import NDArray
 from tasador.contract.compatibility import incompatibilities
 from tasador.core import seeds
 from tasador.core.errors import DataError
-from tasador.lifecycle.gates.base import (
-    MIB,
-    Cost,
-    Gate,
-    GateReport,
-    SealedRows,
-    State,
-    decided,
-    within_accepted,
-)
 from tasador.metrics.ratio_study import ACCEPTED, prb, prd
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
 from tasador.modeling.parity import TOLERANCE
@@ -36,6 +27,91 @@ from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
 
 Floats = NDArray[np.float64]
+State = Literal["pass", "fail", "cannot tell"]
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows that neither model was trained on.
+
+    Attributes:
+        X: Shape (n, p), encoded by the challenger's contract.
+        actual: Shape (n,): their true values.
+        note: Where they come from, and how it was verified that nobody has seen them.
+    """
+
+    X: Floats
+    actual: Floats
+    note: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a bundle takes: its size, and the median time of valuing one row."""
+
+    bytes: int
+    median_ms: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate's result.
+
+    Attributes:
+        name: What is asked.
+        state: ``pass``, ``fail`` or ``cannot tell``.
+        text: The numbers, for people.
+        figures: The numbers.
+    """
+
+    name: str
+    state: State
+    text: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All gates' results.
+
+    Attributes:
+        challenger: The bundle evaluated.
+        champion: The bundle it was compared with; empty for none.
+        rows: Where the held-out rows come from, or why there are none.
+        gates: The results.
+    """
+
+    challenger: str
+    champion: str
+    rows: str
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passes."""
+        return all(gate.state == "pass" for gate in self.gates)
+
+    @property
+    def summary(self) -> str:
+        """One line: how many pass, and which do not."""
+        bad = [f"{gate.name} ({gate.state})" for gate in self.gates if gate.state != "pass"]
+        passed = f"{len(self.gates) - len(bad)} of {len(self.gates)} gates pass"
+        return f"{passed}; not: {', '.join(bad)}" if bad else passed
+
+
+def decided(name: str, good: bool, text: str, **figures: float) -> Gate:
+    """Return a gate that passes or fails."""
+    return Gate(name, "pass" if good else "fail", text, figures)
+
+
+def within_accepted(name: str, value: float, times: float = 1.0) -> bool:
+    """Tell whether a ratio-study figure lies in the accepted range, made `times` as wide."""
+    low, high = ACCEPTED[name]
+    middle, half = (low + high) / 2, (high - low) / 2
+    return abs(value - middle) <= times * half
+
+
 _CHUNK = 200
 _RATIO_DRAWS = 400
 
@@ -171,7 +247,7 @@ def ratios_not_worse(
 
 
 def segments_not_worse(
-    bundle: ModelBundle, rows: SealedRows, new: Floats, old: Floats, settings: GateSettings
+    bundle: ModelBundle, rows: HeldOutRows, new: Floats, old: Floats, settings: GateSettings
 ) -> Gate:
     """Look for a segment that pays for what others gain.
 
@@ -200,8 +276,8 @@ def segments_not_worse(
             most, worst = share, f"{name}: MAPE {one.challenger:.2f}%, champion {one.champion:.2f}%"
         if share > settings.segment_limit and one.low > 0:
             bad.append(name)
-    left_out = f"; {few} with fewer than {settings.min_segment_rows} rows not judged" if few else ""
-    text = f"{len(large)} judged{left_out}; the worst is {worst or 'none'} (limit +"
+    left_out = f"; {few} with fewer than {settings.min_segment_rows} rows left out" if few else ""
+    text = f"{len(large)} compared{left_out}; the worst is {worst or 'none'} (limit +"
     text += f"{settings.segment_limit:.0%})" + (f"; worse: {', '.join(bad)}" if bad else "")
     return Gate("segments", "fail" if bad else "pass", text, figures)
 
@@ -235,10 +311,10 @@ def _figures(one: Difference) -> dict[str, float]:
     }  # fmt: skip
 
 
-def judge(
+def evaluate_gates(
     challenger: ModelBundle,
     champion: ModelBundle | None,
-    rows: SealedRows | str,
+    rows: HeldOutRows | str,
     costs: tuple[Cost, Cost | None],
     settings: GateSettings | None = None,
 ) -> GateReport:
@@ -247,7 +323,7 @@ def judge(
     Args:
         challenger: The new model, loaded and thereby verified.
         champion: The model whose place it would take; None for the first one.
-        rows: Sealed rows, or why there are none.
+        rows: Held-out rows, or why there are none.
         costs: What the two take.
         settings: How strict the gates are.
     """
@@ -265,7 +341,7 @@ def judge(
 
 
 def least_rows(settings: GateSettings) -> dict[str, int]:
-    """Return the fewest sealed rows that each gate needs to compare a model with the champion."""
+    """Return the fewest held-out rows that each gate needs to compare a model with the champion."""
     names = ("interval coverage", "level (PRD, PRB)", "MAPE", "wMAPE", "within 10%", "segments")
     return dict.fromkeys(names, settings.min_rows)
 
@@ -314,14 +390,14 @@ def _absolute(costs: tuple[Cost, Cost | None], settings: GateSettings) -> Iterat
 def _measured(
     challenger: ModelBundle,
     champion: ModelBundle | None,
-    rows: SealedRows | str,
+    rows: HeldOutRows | str,
     settings: GateSettings,
 ) -> list[Gate]:
-    """Return the gates that need sealed rows; without enough of them they cannot tell."""
+    """Return the gates that need held-out rows; without enough of them they cannot tell."""
     enough = not isinstance(rows, str) and len(rows.actual) >= settings.min_rows
     if isinstance(rows, str) or not enough:
         why = rows if isinstance(rows, str) else (
-            f"{len(rows.actual)} sealed rows, at least {settings.min_rows} are needed"
+            f"{len(rows.actual)} held-out rows, at least {settings.min_rows} are needed"
         )  # fmt: skip
         names = list(least_rows(settings))
         if champion is None:
@@ -345,7 +421,7 @@ def _measured(
 
 
 def _encoded_for(champion: ModelBundle, challenger: ModelBundle, X: Floats) -> Floats:
-    """Encode rows anew for a contract that names fewer columns or other codes."""
+    """Encode rows again for a contract that names fewer columns or other codes."""
     if champion.contract.features == challenger.contract.features:
         return X
     columns = challenger.encoder.decode(X)

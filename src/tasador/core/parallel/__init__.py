@@ -1,1 +1,0 @@
-"""Work on several cores or machines, with the same results."""

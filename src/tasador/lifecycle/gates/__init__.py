@@ -1,1 +1,0 @@
-"""The gates between a new model and the champion's place."""
