@@ -301,8 +301,10 @@ class _Records:
         if named is not None:
             self.separator = named[1]
             position, line = named.end(), 2
-        while position < len(text) and len(self.texts) < _SAMPLE and (
-            position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2
+        while (
+            position < len(text)
+            and len(self.texts) < _SAMPLE
+            and (position < _SAMPLE_CHARACTERS or len(self.texts) < _HEADER_WITHIN // 2)
         ):
             end = _end_of_record(text, position)
             record = text[position:end]
@@ -496,7 +498,7 @@ def _with_header(
     if header[0].startswith("#") and len(header) > 1:
         header = [header[0].lstrip("# "), *header[1:]]
     return TextFormat(
-        names=unique_names(header, known),
+        names=unique_names(header, known, comparable),
         header=raw,
         header_row=lines[at],
         records=at + 1,
@@ -531,11 +533,13 @@ def _fitted_to_rows(
     return header, []
 
 
-def unique_names(header: Sequence[str], known: Collection[str] = ()) -> tuple[str, ...]:
+def unique_names(
+    header: Sequence[str], known: Collection[str] = (), rows: Sequence[Sequence[str]] = ()
+) -> tuple[str, ...]:
     """Return each column's name; a repeated one gets a number: ``zone``, ``zone_2``.
 
-    Where names are known, a repeated one is changed only into a known one: that a file has a
-    column twice is for its reader to refuse.
+    Where names are known, a repeated one is changed into a known one, or where `rows` show that
+    both columns hold the same: that a file has two columns of one name is for its reader to refuse.
     """
     cells = [plain_name(cell.strip()) for cell in header]
     taken, seen = set(cells), set[str]()
@@ -547,12 +551,16 @@ def unique_names(header: Sequence[str], known: Collection[str] = ()) -> tuple[st
             while f"{name}_{number}" in taken:
                 number += 1
             new = f"{name}_{number}"
-            if not known or new in known:
+            if not known or new in known or _same(rows, cells.index(cell), position):
                 name = new
         seen.add(name)
         taken.add(name)
         names.append(name)
     return tuple(names)
+
+
+def _same(rows: Sequence[Sequence[str]], first: int, second: int) -> bool:
+    return bool(rows) and all(row[first] == row[second] for row in rows)
 
 
 def _shown_rows(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:

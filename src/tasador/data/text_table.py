@@ -63,6 +63,13 @@ def read_text_table(
     cut = len(data) > HEAD_BYTES
     head = data[:HEAD_BYTES].decode("utf-8", errors="replace")
     form = detect(head, name, encoding=encoding, source=source, known=known, cut=cut)
+    if len(set(form.names)) < len(form.names):
+        twice = sorted({one for one in form.names if form.names.count(one) > 1})
+        raise SourceError(
+            f"{name} has duplicate column names",
+            got=", ".join(repr(one) for one in twice[:10]),
+            remedy="rename or drop one of each",
+        )
     body = data[len(head[: form.body].encode()) :]
     frame, more = _read_body(body, form, name)
     return TextTable(frame, replace(form, encoding=encoding), (*notes, *form.notes, *more))

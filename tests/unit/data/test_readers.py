@@ -10,10 +10,10 @@ import zipfile
 import polars as pl
 import pytest
 
-from tasador.core.errors import SourceError
 from tasador.contract.model import Source
+from tasador.core.errors import SourceError
 from tasador.data import archives, readers
-from tasador.data.readers import parse_file, parse_table, read_table
+from tasador.data.readers import parse_table, read_table
 
 CSV = b"a,b\n1,x\n2,y\n"
 
@@ -114,7 +114,10 @@ def test_a_column_without_a_name_gets_one():
         (b"PAR1" + b"x" * 40 + b"PAR1", "Parquet file table.csv is damaged"),
         (zipped(), "an empty archive"),
         (zipped(a_dot_csv=CSV, b_dot_csv=CSV), r"exactly one table.*a.csv, b.csv.*source.member"),
-        ((",".join(f"c{i}" for i in range(60_000)) + 2 * ("\n" + "1," * 59_999)).encode(), "at most 50000, got 60000"),
+        (
+            (",".join(f"c{i}" for i in range(60_000)) + 2 * ("\n" + "1," * 59_999)).encode(),
+            "at most 50000, got 60000",
+        ),
     ],
 )
 def test_what_is_not_a_table_is_refused_with_the_reason(data, words):

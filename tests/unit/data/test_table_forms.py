@@ -11,8 +11,8 @@ import zipfile
 
 import polars as pl
 import pytest
-from fixtures.workbooks import workbook
 
+from fixtures.workbooks import workbook
 from tasador.contract.model import Source, SqlQuery
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, ContractError, SourceError
@@ -165,6 +165,15 @@ def test_of_two_equal_columns_of_one_name_one_is_kept():
     assert table.notes == ("the column 'zone' is there twice with the same values: one is kept",)
 
 
+def test_two_columns_of_one_known_name_are_refused_unless_they_hold_the_same():
+    with pytest.raises(SourceError, match="duplicate column names: got 'zone'"):
+        parse_file(b"zone,zone,y\na,b,1\nc,d,2\n", "t", known=["zone", "y"])
+    known = parse_file(b"zone,zone,y\na,b,1\nc,d,2\n", "t", known=["zone", "zone_2", "y"])
+    assert known.frame.columns == ["zone", "zone_2", "y"]
+    same = parse_file(b"zone,zone,y\na,a,1\nc,c,2\n", "t", known=["zone", "y"])
+    assert same.frame.columns == ["zone", "y"]
+
+
 def test_a_header_in_the_middle_is_left_out_and_counted():
     table = read(TABLE + TABLE + TABLE)
     assert cells(table) == ROWS * 3
@@ -188,8 +197,6 @@ def test_names_of_rows_as_r_writes_them_are_a_column():
     table = read("\n".join([text[0], *(f"r{i},{row}" for i, row in enumerate(text[1:]))]))
     assert table.frame.columns == ["unnamed_1", "area", "zone", "price"]
     assert table.frame["unnamed_1"][0] == "r0"
-
-
 
 
 @pytest.mark.parametrize(
