@@ -124,5 +124,5 @@ def test_a_file_without_a_header_is_read_by_position_where_the_contract_says_so(
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b"<html><table></table></html>")
-    with pytest.raises(SourceError, match="a web page.*save it as"), open_table(file, CONTRACT):
+    with pytest.raises(SourceError, match=r"a web page.*save it as"), open_table(file, CONTRACT):
         pass
