@@ -68,7 +68,7 @@ def source_of(name: str) -> dict[str, Any]:
          {"encoding": "cp1252"}),
         ("title.csv", ("Sales of 2022,,\n,,\n" + TABLE).encode(), [], "header is in line 3",
          {"header_row": 3}),
-        ("total.csv", (TABLE + TOTAL).encode(), [], "a total at the foot of the table left out", {}),
+        ("total.csv", (TABLE + TOTAL).encode(), [], "a total at the foot", {}),
         ("again.csv", (TABLE + "area,zone,price\n").encode(), [], "1 row that repeat", {}),
         ("surplus.csv", TABLE.replace("\n", ",\n").encode(), [], "1 empty column", {}),
         ("twice.csv", TABLE.replace("area,", "area,area,", 1).replace("\n", "\n7,").encode()[:-2],
