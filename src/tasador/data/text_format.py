@@ -368,9 +368,17 @@ def _best_delimiter(records: Sequence[str]) -> str:
     others = [width for mark, width in even.items() if mark != ","]
     if "," in even and others and even[","] <= max(others) + 1 and _decimal_commas(records, even):
         del even[","]
+    if set(even) == {","} and len(_cells(records[0], ",")) == 1 and _decimal_commas(records, even):
+        return ";"  # one column of numbers
     if even:
-        return max(even, key=lambda mark: even[mark])
+        leading = {mark: _leading(records, mark, width) for mark, width in even.items()}
+        return max(even, key=lambda mark: (even[mark], -leading[mark]))
     return max(shapes, key=lambda mark: (shapes[mark][0] - 1) * shapes[mark][1])
+
+
+def _leading(records: Sequence[str], mark: str, width: int) -> int:
+    """Return the first record that a delimiter splits into so many cells."""
+    return next((i for i, record in enumerate(records) if len(_cells(record, mark)) == width), 0)
 
 
 def _shape(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
@@ -429,12 +437,22 @@ def _header_position(rows: Sequence[Sequence[str]], width: int) -> int:
         return next((i for i, row in enumerate(rows) if not row[0].startswith("#")), 0)
     first = next((i for i, row in enumerate(rows[:_HEADER_WITHIN]) if not _is_title(row, width)), 0)
     if first == 0:
-        return 0
+        return 1 if _is_group_header(rows) else 0
     if not any(_is_number(cell) for cell in rows[first]) or _counts_up(rows[first]):
         return first
     above = rows[first - 1]
     sparse = len(above) >= width - 1 and _filled(above) and not above[0].startswith("#")
     return first - 1 if (sparse and _filled(above) > 1) or (sparse and first == 1) else first
+
+
+def _is_group_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether the first row names groups of columns, and the second one the columns."""
+    if len(rows) < 4 or all(rows[0]) or len(rows[0]) != len(rows[1]) or not all(rows[1]):
+        return False
+    body = [row for row in rows[2:] if len(row) == len(rows[1])]
+    columns = [[row[i] for row in body if row[i]] for i in range(len(rows[1]))]
+    numeric = any(cells and all(map(_is_number, cells)) for cells in columns)
+    return numeric and not any(map(_is_number, rows[1]))
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
@@ -524,7 +542,12 @@ def _fitted_to_rows(
     if more > 0 and not any(any(row[len(header) :]) for row in rows):
         return [*header, *[""] * more], []
     firsts = [row[0] for row in rows]
-    if more == 1 and len(set(firsts)) == len(firsts) and not any(_is_number(c) for c in header):
+    if (
+        more == 1
+        and len(header) > 1
+        and len(set(firsts)) == len(firsts)
+        and not any(_is_number(c) for c in header)
+    ):
         note = (
             "the header has one name less than the rows have cells: the first column is taken "
             "for names of rows, as R writes them"

@@ -94,6 +94,21 @@ def test_the_line_in_which_excel_names_the_delimiter_is_followed():
 
 
 @pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ('a;b\n"0,5";"x, y"\n"1,5";"x, z"\n', ("0,5", "x, y")),
+        ("price\n1,5\n2,5\n", ("1,5",)),
+        ('size,zone\n5",a\n6" x 4",b\n7",c\n', ('5"', "a")),
+        ("a,b\n  \n1,2\n  \n", ("1", "2")),
+        ("Home,,Sale\narea,zone,price\n" + BODY, ROWS[0]),
+        (TABLE + "\nSource: A, B\n", ROWS[0]),
+    ],
+)
+def test_what_a_cell_holds_does_not_change_how_rows_are_split(text, first):
+    assert cells(read(text))[0] == first
+
+
+@pytest.mark.parametrize(
     "above",
     [
         "Sales of 2022,,\n,,\n",
