@@ -214,8 +214,6 @@ def test_a_file_named_like_a_number_gets_a_name_that_runs(tasador: Run, tmp_path
         (None, "was not found"),
         ("", "is empty"),
         ("size,year,town,note,price\n", "has a header but no rows"),
-        (TABLE.replace(",", ";"), "set `source.delimiter` to ';'"),
-        (TABLE.replace(",", "\t"), "single column"),
         (TABLE.replace("size", "Size_", 1), "'Size_' may be 'size'"),
         (TABLE.replace("price", "worth", 1), "lacks 1 column(s): 'price'"),
         (TABLE.replace("year", "size", 1), "duplicate column names"),

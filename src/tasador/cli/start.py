@@ -108,8 +108,8 @@ def init(
         for question in inference.questions:
             out.print(f"  [yellow]question:[/] {escape(question.text)} assumed: {question.default}")
     _print_preview(inference.preview, len(inference.contract.features))
-    if inference.judgement:
-        out.print(f"[yellow]{escape(inference.judgement)}[/]")
+    if inference.conclusion:
+        out.print(f"[yellow]{escape(inference.conclusion)}[/]")
     else:
         out.print("no column set aside explains 5% of the target or more by itself")
     out.print(f"next: tasador run dataset={escape(written.name)}")

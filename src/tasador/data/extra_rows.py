@@ -41,6 +41,11 @@ _EXACT = 1e-9
 _MOST_NOTES = 10
 
 
+def is_footnote(line: str) -> bool:
+    """Tell whether a line below a table has the looks of a footnote."""
+    return bool(_FOOTNOTE.fullmatch(line))
+
+
 def extra_rows(frame: pl.DataFrame, header: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """Return the positions of the rows that are no part of the table, and a sentence for each kind.
 

@@ -368,9 +368,17 @@ def _best_delimiter(records: Sequence[str]) -> str:
     others = [width for mark, width in even.items() if mark != ","]
     if "," in even and others and even[","] <= max(others) + 1 and _decimal_commas(records, even):
         del even[","]
+    if set(even) == {","} and len(_cells(records[0], ",")) == 1 and _decimal_commas(records, even):
+        return ";"  # one column of numbers
     if even:
-        return max(even, key=lambda mark: even[mark])
+        leading = {mark: _leading(records, mark, width) for mark, width in even.items()}
+        return max(even, key=lambda mark: (even[mark], -leading[mark]))
     return max(shapes, key=lambda mark: (shapes[mark][0] - 1) * shapes[mark][1])
+
+
+def _leading(records: Sequence[str], mark: str, width: int) -> int:
+    """Return the first record that a delimiter splits into so many cells."""
+    return next((i for i, record in enumerate(records) if len(_cells(record, mark)) == width), 0)
 
 
 def _shape(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
@@ -429,12 +437,22 @@ def _header_position(rows: Sequence[Sequence[str]], width: int) -> int:
         return next((i for i, row in enumerate(rows) if not row[0].startswith("#")), 0)
     first = next((i for i, row in enumerate(rows[:_HEADER_WITHIN]) if not _is_title(row, width)), 0)
     if first == 0:
-        return 0
+        return 1 if _is_group_header(rows) else 0
     if not any(_is_number(cell) for cell in rows[first]) or _counts_up(rows[first]):
         return first
     above = rows[first - 1]
     sparse = len(above) >= width - 1 and _filled(above) and not above[0].startswith("#")
     return first - 1 if (sparse and _filled(above) > 1) or (sparse and first == 1) else first
+
+
+def _is_group_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether the first row names groups of columns, and the second one the columns."""
+    if len(rows) < 4 or all(rows[0]) or len(rows[0]) != len(rows[1]) or not all(rows[1]):
+        return False
+    body = [row for row in rows[2:] if len(row) == len(rows[1])]
+    columns = [[row[i] for row in body if row[i]] for i in range(len(rows[1]))]
+    numeric = any(cells and all(map(_is_number, cells)) for cells in columns)
+    return numeric and not any(map(_is_number, rows[1]))
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
@@ -498,7 +516,7 @@ def _with_header(
     if header[0].startswith("#") and len(header) > 1:
         header = [header[0].lstrip("# "), *header[1:]]
     return TextFormat(
-        names=unique_names(header, known),
+        names=unique_names(header, known, comparable),
         header=raw,
         header_row=lines[at],
         records=at + 1,
@@ -524,7 +542,12 @@ def _fitted_to_rows(
     if more > 0 and not any(any(row[len(header) :]) for row in rows):
         return [*header, *[""] * more], []
     firsts = [row[0] for row in rows]
-    if more == 1 and len(set(firsts)) == len(firsts) and not any(_is_number(c) for c in header):
+    if (
+        more == 1
+        and len(header) > 1
+        and len(set(firsts)) == len(firsts)
+        and not any(_is_number(c) for c in header)
+    ):
         note = (
             "the header has one name less than the rows have cells: the first column is taken "
             "for names of rows, as R writes them"
@@ -533,11 +556,13 @@ def _fitted_to_rows(
     return header, []
 
 
-def unique_names(header: Sequence[str], known: Collection[str] = ()) -> tuple[str, ...]:
+def unique_names(
+    header: Sequence[str], known: Collection[str] = (), rows: Sequence[Sequence[str]] = ()
+) -> tuple[str, ...]:
     """Return each column's name; a repeated one gets a number: ``zone``, ``zone_2``.
 
-    Where names are known, a repeated one is changed only into a known one: that a file has a
-    column twice is for its reader to refuse.
+    Where names are known, a repeated one is changed into a known one, or where `rows` show that
+    both columns hold the same: that a file has two columns of one name is for its reader to refuse.
     """
     cells = [plain_name(cell.strip()) for cell in header]
     taken, seen = set(cells), set[str]()
@@ -549,12 +574,16 @@ def unique_names(header: Sequence[str], known: Collection[str] = ()) -> tuple[st
             while f"{name}_{number}" in taken:
                 number += 1
             new = f"{name}_{number}"
-            if not known or new in known:
+            if not known or new in known or _same(rows, cells.index(cell), position):
                 name = new
         seen.add(name)
         taken.add(name)
         names.append(name)
     return tuple(names)
+
+
+def _same(rows: Sequence[Sequence[str]], first: int, second: int) -> bool:
+    return bool(rows) and all(row[first] == row[second] for row in rows)
 
 
 def _shown_rows(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ being lost here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Source
 from tasador.core.errors import SourceError
-from tasador.data.extra_rows import runs
+from tasador.data.extra_rows import is_footnote, runs
 from tasador.data.text_format import HEAD_BYTES, TextFormat, detect, detect_encoding
 
 #: Below this share, rows with too few or too many cells are left out; above it they are an error.
@@ -63,6 +64,13 @@ def read_text_table(
     cut = len(data) > HEAD_BYTES
     head = data[:HEAD_BYTES].decode("utf-8", errors="replace")
     form = detect(head, name, encoding=encoding, source=source, known=known, cut=cut)
+    if len(set(form.names)) < len(form.names):
+        twice = sorted({one for one in form.names if form.names.count(one) > 1})
+        raise SourceError(
+            f"{name} has duplicate column names",
+            got=", ".join(repr(one) for one in twice[:10]),
+            remedy="rename or drop one of each",
+        )
     body = data[len(head[: form.body].encode()) :]
     frame, more = _read_body(body, form, name)
     return TextTable(frame, replace(form, encoding=encoding), (*notes, *form.notes, *more))
@@ -102,7 +110,8 @@ def _read_body(body: bytes, form: TextFormat, name: str) -> tuple[pl.DataFrame, 
     no_rows = SourceError(f"{name} has a header but no rows", expected="at least one row")
     if not body.strip(b"\r\n"):
         raise no_rows
-    ends, separators = _records(body, name, form.delimiter)
+    quotes = _has_quotes(body, form.delimiter)
+    ends, separators = _records(body, name, form.delimiter, quotes)
     starts = np.concatenate(([0], ends[:-1] + 1))
     keep = ~_blank_records(body, starts, ends)
     cells = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
@@ -114,15 +123,28 @@ def _read_body(body: bytes, form: TextFormat, name: str) -> tuple[pl.DataFrame, 
     kept = body
     if not keep.all():
         kept = b"".join(body[starts[a] : ends[b - 1] + 1] for a, b in runs(keep))
-    frame = _split(kept, list(form.names), int(keep.sum()), name, form.delimiter)
+    frame = _split(kept, list(form.names), int(keep.sum()), name, form.delimiter, quotes)
     return frame, notes
 
 
-def _split(body: bytes, names: list[str], rows: int, name: str, delimiter: str) -> pl.DataFrame:
+def _has_quotes(body: bytes, delimiter: str) -> bool:
+    """Tell whether a cell begins with a quote; within cells they are marks, such as of inches."""
+    if b'"' not in body:
+        return False
+    return bool(re.search(rb"(?:\A|[\r\n" + re.escape(delimiter.encode()) + rb']) *"', body))
+
+
+def _split(
+    body: bytes, names: list[str], rows: int, name: str, delimiter: str, quotes: bool
+) -> pl.DataFrame:
     """Split rows into cells of text."""
     try:
         frame = pl.read_csv(
-            body, has_header=False, separator=delimiter, schema=dict.fromkeys(names, pl.String)
+            body,
+            has_header=False,
+            separator=delimiter,
+            quote_char='"' if quotes else None,
+            schema=dict.fromkeys(names, pl.String),
         )
     except pl.exceptions.PolarsError as error:
         raise SourceError(
@@ -139,11 +161,13 @@ def _split(body: bytes, names: list[str], rows: int, name: str, delimiter: str) 
     return frame
 
 
-def _records(data: bytes, name: str, delimiter: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _records(
+    data: bytes, name: str, delimiter: str, quotes: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the positions of the line ends and of the separators that are not in quotes."""
     codes = np.frombuffer(data, dtype=np.uint8)
     breaks, marks = codes == ord("\n"), codes == ord(delimiter)
-    if b'"' in data:
+    if quotes:
         # modulo 256 keeps the parity: odd means inside quotes ("" inside them toggles twice)
         outside = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) == 0
         if not outside[-1]:
@@ -178,12 +202,15 @@ def _leave_ragged_out(
     """
     columns, notes = len(form.names), []
     wrong = np.flatnonzero((cells != columns) & keep)
+    for row in wrong[cells[wrong] == 1]:
+        keep[row] = bool(body[starts[row] : ends[row]].strip())  # a line of blanks is no row
+    wrong = wrong[keep[wrong]]
     if not len(wrong):
         return []
     below: list[int] = []
     for row in np.flatnonzero(keep)[::-1][:25]:
-        line = body[starts[row] : ends[row]].decode().strip()
-        if cells[row] == columns or len(line.strip(form.delimiter).split(form.delimiter)) > 1:
+        line = body[starts[row] : ends[row]].decode().strip().strip(form.delimiter)
+        if cells[row] == columns or (form.delimiter in line and not is_footnote(line)):
             break
         below.append(int(row))
     if below and keep.sum() > len(below):

@@ -6,6 +6,7 @@ Values keep the workbook's types: numbers, dates, texts. Of formulas the stored 
 from __future__ import annotations
 
 import io
+import logging
 import re
 import zipfile
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def read_sheet(data: bytes, name: str, source: Source, known: tuple[str, ...] = 
         import fastexcel
     except ImportError:
         raise MissingExtraError.for_package("fastexcel", "train") from None
+    # it warns of every column without values
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
         book = fastexcel.read_excel(data)
         title, cells = _choose(book, name, source, known)
@@ -238,13 +241,14 @@ def _typed(
     book: Any, title: str, used: list[int], start: int, keep: NDArray[np.bool_]
 ) -> pl.DataFrame:
     """Return the kept rows from `start` on, of the types that these rows alone have."""
-    parts: list[pl.DataFrame] = [
-        book.load_sheet(
-            title, header_row=None, skip_rows=start + first, n_rows=end - first, use_columns=used,
+    parts: list[pl.DataFrame] = []
+    for first, end in runs(keep):
+        sheet = book.load_sheet(
+            title, header_row=None, skip_rows=start + first, n_rows=end - first,
             schema_sample_rows=None,
-        ).to_polars()
-        for first, end in runs(keep)
-    ]  # fmt: skip
+        )  # fmt: skip
+        part = sheet.to_polars()
+        parts.append(part.select(part.columns[position] for position in used))
     return parts[0] if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
 
 

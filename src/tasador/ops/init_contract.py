@@ -99,7 +99,7 @@ class Inference:
     preview: list[tuple[str, str, list[str]]] = field(default_factory=list)
 
     @property
-    def judgement(self) -> str:
+    def conclusion(self) -> str:
         """One sentence on what the columns set aside would have told; empty when nothing."""
         strong = [column for column in self.aside if column.explains >= _STRONG]
         if not strong:
@@ -601,8 +601,8 @@ def write_new_contract(inference: Inference, *, project: Path) -> WrittenContrac
         f"question ({q.key}): {q.text} {' / '.join(q.options)}; assumed: {q.default}"
         for q in inference.questions
     ]
-    if inference.judgement:
-        notes.append(inference.judgement)
+    if inference.conclusion:
+        notes.append(inference.conclusion)
     path = _path_of(contract.name, project)
     write_text(path, write_contract(contract, "\n".join([_HEADER, "", *notes])))
     read_contract(path)  # what was written must be read back before anybody relies on it

@@ -94,6 +94,21 @@ def test_the_line_in_which_excel_names_the_delimiter_is_followed():
 
 
 @pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ('a;b\n"0,5";"x, y"\n"1,5";"x, z"\n', ("0,5", "x, y")),
+        ("price\n1,5\n2,5\n", ("1,5",)),
+        ('size,zone\n5",a\n6" x 4",b\n7",c\n', ('5"', "a")),
+        ("a,b\n  \n1,2\n  \n", ("1", "2")),
+        ("Home,,Sale\narea,zone,price\n" + BODY, ROWS[0]),
+        (TABLE + "\nSource: A, B\n", ROWS[0]),
+    ],
+)
+def test_what_a_cell_holds_does_not_change_how_rows_are_split(text, first):
+    assert cells(read(text))[0] == first
+
+
+@pytest.mark.parametrize(
     "above",
     [
         "Sales of 2022,,\n,,\n",
@@ -163,6 +178,15 @@ def test_of_two_equal_columns_of_one_name_one_is_kept():
     table = read("zone,zone,area\na,a,1\nb,b,2\n")
     assert table.frame.columns == ["zone", "area"]
     assert table.notes == ("the column 'zone' is there twice with the same values: one is kept",)
+
+
+def test_two_columns_of_one_known_name_are_refused_unless_they_hold_the_same():
+    with pytest.raises(SourceError, match="duplicate column names: got 'zone'"):
+        parse_file(b"zone,zone,y\na,b,1\nc,d,2\n", "t", known=["zone", "y"])
+    known = parse_file(b"zone,zone,y\na,b,1\nc,d,2\n", "t", known=["zone", "zone_2", "y"])
+    assert known.frame.columns == ["zone", "zone_2", "y"]
+    same = parse_file(b"zone,zone,y\na,a,1\nc,c,2\n", "t", known=["zone", "y"])
+    assert same.frame.columns == ["zone", "y"]
 
 
 def test_a_header_in_the_middle_is_left_out_and_counted():

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from tasador.contract.model import Column, TableContract, Target
+from fixtures.workbooks import workbook
+from tasador.contract.model import Column, Source, TableContract, Target
+from tasador.core.errors import SourceError
 from tasador.data.table_stream import open_table
 
 CONTRACT = TableContract("t", "T", "t", (Column("a", "number"),), Target("y"))
@@ -42,3 +48,81 @@ def test_names_of_columns_are_compared_composed(tmp_path: Path) -> None:
         assert table.names == ["café", "x"]
         (piece,) = table.pieces(["café"], 10)
     assert piece.batch.to_pylist() == [{"café": "1"}]
+
+
+def _tgz(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo("rows.csv")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+TEXT = "a;Ort\n1,5;Köln\n2;Düren\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode(),
+        TEXT.encode("utf-8-sig"),
+        TEXT.encode("utf-16"),
+        TEXT.encode("cp1252"),
+        TEXT.replace("\n", "\r").encode(),
+        TEXT.replace("\n", "\r\n").encode("utf-16-le"),
+        ("Sales of 2022\n\n" + TEXT).encode("cp1252"),
+        ("sep=;\n" + TEXT).encode(),
+        TEXT.replace(";", "\t").encode(),
+        gzip.compress(TEXT.encode("cp1252")),
+        bz2.compress(("title;\n" + TEXT).encode("utf-16")),
+        _tgz(TEXT.encode("cp1252")),
+        workbook({"empty": [], "s": [["a", "Ort"], ["1,5", "Köln"], ["2", "Düren"]]}),
+        b'[{"a": "1,5", "Ort": "K\xc3\xb6ln"}, {"a": "2", "Ort": "D\xc3\xbcren"}]',
+    ],
+)
+def test_a_file_of_any_form_gives_the_same_rows(tmp_path: Path, data: bytes) -> None:
+    contract = TableContract(
+        "t", "T", "t", (Column("a", "number"), Column("Ort", "text")), Target("y")
+    )
+    file = tmp_path / "rows"
+    file.write_bytes(data)
+    with open_table(file, contract) as table:
+        assert table.names == ["a", "Ort"]
+        (piece,) = table.pieces(["Ort", "a"], 10)
+    assert piece.batch.to_pylist() == [{"Ort": "Köln", "a": "1,5"}, {"Ort": "Düren", "a": "2"}]
+    assert (piece.start, piece.torn) == (0, {})
+
+
+def test_a_text_of_other_encoding_keeps_its_rows_over_many_pieces(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    lines = [f"{i},é" if i % 1000 else "torn" for i in range(60_000)]
+    file.write_text("title\na,note\n" + "\n".join(lines), encoding="utf-16")
+    seen, torn = [], []
+    with open_table(file, CONTRACT) as table:
+        for piece in table.pieces(["a"], 100):
+            seen += piece.batch.column("a").to_pylist()
+            torn += piece.torn
+    assert seen == [str(i) for i in range(60_000) if i % 1000]
+    assert torn == list(range(0, 60_000, 1000))
+
+
+def test_a_file_without_a_header_is_read_by_position_where_the_contract_says_so(
+    tmp_path: Path,
+) -> None:
+    columns = (Column("column_1", "number"),)
+    contract = TableContract(
+        "t", "T", "t", columns, Target("column_2"), source=Source(has_header=False)
+    )
+    file = tmp_path / "rows.csv"
+    file.write_text("1,x\n2,y\n")
+    with open_table(file, contract) as table:
+        (piece,) = table.pieces(["column_1"], 10)
+    assert piece.batch.to_pylist() == [{"column_1": "1"}, {"column_1": "2"}]
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"<html><table></table></html>")
+    with pytest.raises(SourceError, match=r"a web page.*save it as"), open_table(file, CONTRACT):
+        pass

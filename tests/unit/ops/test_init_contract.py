@@ -250,7 +250,7 @@ def test_a_column_set_aside_that_explains_the_target_is_named_with_its_remedy(tm
     texts = [f"{'word' * 40} {int(10 * v)}" for v in level]
     found = infer_contract(written(tmp_path, long=texts, x=level % 1, y=level), "y")
     assert [c.name for c in found.aside if c.explains > 0.5] in ([], ["long"])
-    assert ("--category long" in found.judgement) == bool(found.judgement)
+    assert ("--category long" in found.conclusion) == bool(found.conclusion)
 
 
 def test_questions_have_defaults_and_obey_answers(tmp_path):

@@ -1,0 +1,141 @@
+"""`init` and `run` take files as they arrive, and say how they read them."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from fixtures.workbooks import workbook
+from tasador.cli.app import main
+
+Said = tuple[int, str]
+Run = Callable[..., Said]
+
+
+def _rows() -> list[tuple[int, str, int]]:
+    rng = np.random.default_rng(7)
+    areas = rng.integers(40, 200, 150)
+    prices = areas * 2000 + rng.integers(0, 50_000, 150)
+    return [
+        (int(a), "NESW"[i % 4], int(p)) for i, (a, p) in enumerate(zip(areas, prices, strict=True))
+    ]
+
+
+ROWS = _rows()
+LINES = [f"{a},{z},{p}" for a, z, p in ROWS]
+TABLE = "\n".join(["area,zone,price", *LINES]) + "\n"
+TOTAL = f"{sum(r[0] for r in ROWS)},Total,{sum(r[2] for r in ROWS)}\n"
+
+
+@pytest.fixture
+def tasador(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run the command line in this process, which spares the imports, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["tasador", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return int(ended.value.code or 0), re.sub(r"\s+", " ", said.out + said.err)
+
+    return run
+
+
+def source_of(name: str) -> dict[str, Any]:
+    text = Path(f"conf/dataset/{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text)["source"])
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "options", "said", "source"),
+    [
+        ("cr.csv", TABLE.replace("\n", "\r").encode(), [], "", {}),
+        ("tabs.tsv", TABLE.replace(",", "\t").encode("utf-16"), [], "", {"delimiter": "\t"}),
+        ("windows.csv", TABLE.replace("N", "Süd").encode("cp1252"), [], "Windows-1252",
+         {"encoding": "cp1252"}),
+        ("title.csv", ("Sales of 2022,,\n,,\n" + TABLE).encode(), [], "header is in line 3",
+         {"header_row": 3}),
+        ("total.csv", (TABLE + TOTAL).encode(), [], "a total at the foot", {}),
+        ("again.csv", (TABLE + "area,zone,price\n").encode(), [], "1 row that repeat", {}),
+        ("surplus.csv", TABLE.replace("\n", ",\n").encode(), [], "1 empty column", {}),
+        ("twice.csv", TABLE.replace("area,", "area,area,", 1).replace("\n", "\n7,").encode()[:-2],
+         [], "one is called 'area_2'", {}),
+        ("sheet.xlsx", workbook({"About": [["x"]], "Sales": [["area", "zone", "price"], *ROWS]}),
+         ["--sheet", "Sales"], "", {"sheet": "Sales"}),
+    ],
+)  # fmt: skip
+def test_a_file_of_any_form_becomes_a_contract_that_reads_it_again(
+    tasador: Run, file: str, data: bytes, options: list[str], said: str, source: dict[str, Any]
+) -> None:
+    Path(file).write_bytes(data)
+    code, text = tasador("init", file, "--target", "price", "--name", "mine", *options)
+    assert code == 0, text
+    assert said in text
+    assert source.items() <= source_of("mine").items()
+    code, text = tasador("run", "dataset=mine", "steps=[segregate]", "tracking=none")
+    assert code == 0, text
+
+
+def test_a_table_without_a_header_is_said_to_be_one_and_gets_numbered_columns(tasador: Run) -> None:
+    Path("bare.csv").write_text("\n".join(LINES) + "\n")
+    first = str(ROWS[0][2])
+    code, text = tasador("init", "bare.csv", "--target", first, "--name", "named")
+    assert (code, "the first row looks like data" in text) == (0, True)
+    code, text = tasador(
+        "init", "bare.csv", "--target", "column_3", "--no-header", "--name", "mine"
+    )
+    assert code == 0, text
+    assert source_of("mine")["has_header"] is False
+    code, text = tasador("run", "dataset=mine", "steps=[segregate]", "tracking=none")
+    assert code == 0, text
+
+
+def test_files_of_one_pattern_become_one_contract(tasador: Run) -> None:
+    Path("sales_1.csv").write_text("\n".join(["area,zone,price", *LINES[:70]]))
+    Path("sales_2.csv").write_text("\n".join(["area,zone,price", *LINES[70:]]))
+    code, text = tasador("init", "sales_*.csv", "--target", "price", "--name", "mine")
+    assert code == 0, text
+    assert "2 files were read as one table" in text
+    assert source_of("mine")["paths"][0].endswith("sales_*.csv")
+    code, text = tasador("run", "dataset=mine", "steps=[segregate]", "tracking=none")
+    assert code == 0, text
+
+
+def test_a_query_becomes_a_contract_without_the_password(
+    tasador: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect("sales.db") as connection:
+        connection.execute("CREATE TABLE sales (area REAL, zone TEXT, price REAL)")
+        connection.executemany("INSERT INTO sales VALUES (?, ?, ?)", ROWS)
+    connection.close()
+    query = "SELECT area, zone, price FROM sales"
+    url = "sqlite:///sales.db"
+    code, text = tasador("init", "--sql", url, query, "--target", "price", "--name", "mine")
+    assert code == 0, text
+    assert source_of("mine")["sql"] == {"url": url, "query": query}
+    code, text = tasador("run", "dataset=mine", "steps=[segregate]", "tracking=none")
+    assert code == 0, text
+    Path("sales.db").unlink()
+    code, text = tasador(
+        "run", "dataset=mine", "steps=[segregate]", "tracking=none", "storage.workspace=other"
+    )
+    assert (code, "there is no database" in text) == (3, True)
+    assert not Path("sales.db").exists()
+
+
+def test_init_needs_a_file_or_a_query(tasador: Run) -> None:
+    code, text = tasador("init", "--target", "price")
+    assert (code, "a file, or --sql URL QUERY" in text) == (2, True)
