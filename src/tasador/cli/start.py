@@ -53,7 +53,7 @@ def init(
         typer.Option(metavar="URL QUERY", help="Rows of a database instead of a file"),
     ] = None,
 ) -> None:
-    """Write a contract for a table: its columns, kinds, bounds and how values are written.
+    """Write a contract for a table: columns, kinds, bounds, formats.
 
     The contract is a YAML file under `conf/dataset`. Everything that was assumed is printed. On a
     terminal, what the values do not settle is asked; elsewhere the defaults are taken and the

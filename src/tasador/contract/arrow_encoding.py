@@ -38,7 +38,7 @@ def encode_arrow(column: Column, values: pa.Array) -> tuple[Floats, Flags]:
         values: An Arrow array of n values, of any type.
 
     Returns:
-        Codes of shape (n,), NaN where missing or wrong; and where they are of another kind.
+        Codes of shape (n,), NaN where missing or wrong; and where they are of a different type.
     """
     import pyarrow as pa
 
@@ -65,7 +65,7 @@ def plain_array(values: pa.Array) -> pa.Array:
     """Return an array whose values are what JSON knows, or dates.
 
     Dictionaries are spelled out, decimals become doubles, moments get microseconds, and bytes the
-    text they stand for in UTF-8 (what is none is replaced).
+    text that they are in UTF-8 (what is none is replaced).
     """
     import pyarrow as pa
 

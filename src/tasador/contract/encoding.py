@@ -63,13 +63,13 @@ class Encoder:
 
         Args:
             values: Value by column name; other names are ignored. A missing name of a nullable
-                column stands for a missing value.
+                column means a missing value.
 
         Returns:
             Shape (1, p), in the order of ``contract.feature_names``.
 
         Raises:
-            ValidationError: A name is missing, or a value is of another kind than its column.
+            ValidationError: A name is missing, or a value is of a different type than its column.
         """
         return np.array([self.codes(values)])
 
@@ -137,7 +137,7 @@ class Encoder:
         """Encode one value of the column `name`.
 
         Raises:
-            ValidationError: It is of another kind than the column.
+            ValidationError: It is of a different type than the column.
             KeyError: The matrix has no such column.
         """
         return self._by_name[name](value)
@@ -157,7 +157,7 @@ class Encoder:
 
         Raises:
             ValidationError: A column is missing though not nullable, lengths differ, or a value is
-                of another kind than its column (with its row number, from 1).
+                of a different type than its column (with its row number, from 1).
         """
         columns = with_plain_names(columns)
         known = self.contract.readable_names
@@ -264,7 +264,7 @@ def columns_with_missing_words(contract: TableContract) -> tuple[str, ...]:
 
 
 def encode_values(column: Column, values: Any) -> tuple[Floats, Flags]:
-    """Encode one column without raising: (codes, which values are of another kind).
+    """Encode one column without raising: (codes, which values are of a different type).
 
     Args:
         column: What the values should be.

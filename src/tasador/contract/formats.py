@@ -298,7 +298,7 @@ _DIRECTIVES = {
     "B": r"(?P<b>[^\W\d_]+\.?)", "a": r"[^\W\d_]+\.?", "A": r"[^\W\d_]+\.?",
     "z": r"(?P<z>z|utc|gmt|[+-]\d{2}:?\d{2})", "%": "%",
 }  # fmt: skip
-#: What stands for a whole date rather than for parts of one.
+#: What means a whole date rather than parts of one.
 WHOLE_DATES = ("%Y.fraction", "epoch_s", "epoch_ms", "%YQ")
 _QUARTER = re.compile(r"(?:(\d{4})\s*[-/ ]?\s*q([1-4])|q([1-4])\s*[-/ ]?\s*(\d{4}))", re.I)
 _FRACTION = re.compile(r"\d{4}(?:[.,]\d+)?")

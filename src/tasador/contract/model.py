@@ -72,7 +72,7 @@ class Column:
     Attributes:
         name: The column's name in the file.
         kind: What its values are. Identifiers and text are kept with the row but never used.
-        role: What the column stands for beyond its kind, if anything.
+        role: What the column means beyond its kind, if anything.
         unit: Unit of measurement, for people: ``"degrees"``, ``"USD"``.
         description: One sentence for forms and documentation.
         bounds: Inclusive lower and upper bound of numbers, and of datetimes in seconds since 1970

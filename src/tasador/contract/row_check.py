@@ -95,7 +95,7 @@ class RowCheck:
         try:
             codes = self._encoder.codes(values)
         except (ValidationError, TypeError):
-            raise self.refusal(values) from None
+            raise self.row_error(values) from None
         X = np.array([codes])
         for code, low, high, whole in zip(codes, *self._plain_limits, strict=True):
             if not low <= code <= high or (whole and code % 1.0):
@@ -103,7 +103,7 @@ class RowCheck:
         else:  # the usual row, at a tenth of the cost of the arrays below
             return X
         if not self.accepts(X)[0]:
-            raise self.refusal(values)
+            raise self.row_error(values)
         return X
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
@@ -148,7 +148,7 @@ class RowCheck:
         at = int(np.flatnonzero(wrong)[0])
         known = self._contract.readable_names
         row = {name: columns[name][at] for name in known if name in columns}
-        raise _in_row(at + 1, self.refusal(row))
+        raise _in_row(at + 1, self.row_error(row))
 
     def _wrong(self, columns: Mapping[str, Any]) -> Flags | None:
         """Return which rows (n,) of columns are refused; None when it is not a row's fault."""
@@ -167,7 +167,7 @@ class RowCheck:
             wrong |= strange
         return wrong | ~self.accepts(self._encoder.fill_derived(X))
 
-    def refusal(self, values: Any) -> ValidationError:
+    def row_error(self, values: Any) -> ValidationError:
         """Return the error that says what is wrong with one row."""
         if not isinstance(values, Mapping):
             return ValidationError(

@@ -1,6 +1,6 @@
 """What a Parquet file would take in memory, found out before Arrow decodes any of it.
 
-A few bytes of Parquet can stand for gigabytes: a compressed page, a dictionary of one long value
+A few bytes of Parquet can unpack to gigabytes: a compressed page, a dictionary of one long value
 that every row repeats, a text that shares its beginning with the one before. Arrow believes what
 the file declares, so the footer and the headers of the pages are read here first, without building
 anything, and what is too large is refused. The rest is read in batches that fit.

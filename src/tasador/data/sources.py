@@ -1,7 +1,7 @@
 """Find the table that a contract describes and store it by content.
 
 Sources are tried in the contract's order: paths, the published address, the built-in generator.
-A source that is not there is passed over and the reason kept; a source that is there but wrong
+A source that is not there is skipped and the reason kept; a source that is there but wrong
 (checksum, format) is an error, because silently using the next one would hide it.
 """
 
@@ -80,7 +80,7 @@ def load_table(
         allow_synthetic: Whether generated rows may stand in for the table.
         timeout_s: Seconds without a sign of life after which a connection is given up.
         attempts: How often a download is tried.
-        offline: Pass over everything that needs the network.
+        offline: Skip everything that needs the network.
         synthetic_rows: Number of generated rows; None takes the generator's own.
         seed: Seed of the generator.
 
@@ -218,7 +218,7 @@ def _read_places(place: str, offline: bool, failures: list[str]) -> dict[str, by
             failures.append(f"{place}: {_ABSENT}")
         return {file: storage.read_bytes(file) for file in files}
     if offline:
-        failures.append(f"{place}: passed over, offline")
+        failures.append(f"{place}: skipped, offline")
         return {}
     try:
         files = [file for file in storage.find(place) if storage.exists(file)]
@@ -233,7 +233,7 @@ def _read_places(place: str, offline: bool, failures: list[str]) -> dict[str, by
 def _read_query(source: Source, offline: bool, failures: list[str]) -> TableFile | None:
     """Return what a query gives, or None with the reason in `failures`."""
     if offline:
-        failures.append("the SQL query: passed over, offline")
+        failures.append("the SQL query: skipped, offline")
         return None
     try:
         return read_source(replace(source, paths=()))
@@ -247,7 +247,7 @@ def _read_url(
 ) -> bytes | None:
     """Return what the address holds, or None with the reason in `failures`."""
     if offline:
-        failures.append(f"{url}: passed over, offline")
+        failures.append(f"{url}: skipped, offline")
         return None
     _check_address(url)
     try:
@@ -354,7 +354,7 @@ def _stored(read: TableFile, place: str, folder: Path, failures: Sequence[str]) 
     frame = read.frame
     logger.info("read %d rows from %s", frame.height, place)
     # that one of several usual places has no file is no news; that a store failed is
-    warnings = [f"passed over {f}" for f in failures if not f.endswith(_ABSENT)]
+    warnings = [f"skipped {f}" for f in failures if not f.endswith(_ABSENT)]
     return Table(frame, store_frame(frame, folder), "real", place, (*warnings, *read.notes))
 
 

@@ -26,7 +26,7 @@ def split_table(
     seed: int = 42,
     test_share: float = 0.2,
 ) -> Splits:
-    """Split the validated rows into train and a sealed test part.
+    """Split the validated rows into train and a held-out test set.
 
     ``row_hash`` assigns each row by its own content: adding, dropping or reordering rows moves no
     other row to the other side, and copies of a row stay together. The test part is `test_share`

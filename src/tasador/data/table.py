@@ -122,7 +122,7 @@ class SealedPart:
 
 @dataclass(frozen=True)
 class Splits:
-    """Train rows, and the sealed test part.
+    """Train rows, and the held-out test set.
 
     Attributes:
         train: What everything is fitted and chosen on.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 #: Values by the number of their field and their wire type: one of another type than the reader
-#: expects is passed over by every implementation of Thrift.
+#: expects is skipped by every implementation of Thrift.
 Struct = dict[tuple[int, int], Any]
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _TEXT, _LIST, _SET, _MAP, _STRUCT = range(1, 13)

@@ -145,7 +145,7 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
-    def refusals(self, rows: int, reasons: dict[int, str]) -> pa.RecordBatch:
+    def rejected_rows(self, rows: int, reasons: dict[int, str]) -> pa.RecordBatch:
         """Return a batch of `schema` whose rows were refused before they could be read."""
         import pyarrow as pa
 

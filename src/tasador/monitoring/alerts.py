@@ -316,7 +316,7 @@ def _next(
 
 
 def _is_due(body: dict[str, Any], rule: AlertRule, now: float) -> bool:
-    notified = body.get("told", 0.0)
+    notified = body.get("notified", 0.0)
     return rule.repeat_s > 0 and "acknowledged_by" not in body and now - notified >= rule.repeat_s
 
 
@@ -324,6 +324,6 @@ def _queued(
     body: dict[str, Any], rule: AlertRule, notice: Notification, now: float
 ) -> dict[str, Any]:
     if body.get("silent_until", 0.0) > now:
-        return {**body, "told": now}
+        return {**body, "notified": now}
     waiting = [{"route": route, "notice": asdict(notice)} for route in rule.routes]
-    return {**body, "told": now, "outbox": [*body.get("outbox", []), *waiting]}
+    return {**body, "notified": now, "outbox": [*body.get("outbox", []), *waiting]}

@@ -100,7 +100,7 @@ class Inference:
 
     @property
     def conclusion(self) -> str:
-        """One sentence on what the columns set aside would have told; empty when nothing."""
+        """One sentence on what the columns set aside explain; empty when nothing."""
         strong = [column for column in self.aside if column.explains >= _STRONG]
         if not strong:
             return ""

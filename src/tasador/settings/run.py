@@ -230,7 +230,7 @@ class DownloadSettings:
         allow_synthetic: Whether generated rows may stand in for a table that is not found.
         timeout_s: Seconds of silence after which a connection is given up.
         attempts: How often a download is tried.
-        offline: Pass over everything that needs the network.
+        offline: Skip everything that needs the network.
         synthetic_rows: Number of generated rows; null takes the generator's own.
     """
 

@@ -6,7 +6,7 @@ are like that: LightGBM's have 31 leaves and 255 bins if nobody asks for others.
 stays with `CompactTrees`. Sets of category codes are tables of 256 bits, one for each rank; where
 a column has more ranks, a node becomes several, one below the other, each of which asks for a part.
 
-As there, the nodes are arranged anew from the roots, and no index that was read from a file is
+As there, the nodes are rearranged from the roots, and no index that was read from a file is
 followed.
 """
 

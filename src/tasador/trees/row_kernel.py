@@ -7,7 +7,7 @@ more thresholds becomes several *virtual columns*, and one whose NaN goes left h
 becomes two. Virtual column 0 is that of leaves, in which every row has rank 0. A set of category
 codes holds some ranks of a virtual column of its own kind: it is a table of a bit for each rank.
 
-The nodes are arranged anew from the roots, breadth first, children of a node side by side, so that
+The nodes are rearranged from the roots, breadth first, children of a node side by side, so that
 whatever the ensemble's arrays held, the kernel follows no index that was read from a file.
 """
 

@@ -160,6 +160,6 @@ def test_no_rows_give_no_rows(scorer: BatchScorer):
 
 
 def test_refused_rows_alone_make_a_batch(scorer: BatchScorer):
-    found = scorer.refusals(3, {1: "torn"})
+    found = scorer.rejected_rows(3, {1: "torn"})
     assert found.schema == scorer.schema
     assert found.column("error").to_pylist() == [None, "torn", None]

@@ -200,7 +200,7 @@ def _stored_name(column: Column | None, name: str) -> str:
 
 
 def _values_read(column: Column, array: Any) -> Any:
-    """Return the values that texts stand for, null where there is none."""
+    """Return the values of texts, null where there is none."""
     import pyarrow as pa
 
     codes, wrong = encode_arrow(column, array)

@@ -125,7 +125,7 @@ class ModelSlot:
             return before
 
     def relabel(self, same: LoadedModel) -> None:
-        """Note that the running version is now offered by another source, or anew."""
+        """Note that the running version is now offered by another source, or again."""
         with self._lock:
             if self.current is not None and self.current.version == same.version:
                 self.current = replace(self.current, source=same.source, identity=same.identity)
