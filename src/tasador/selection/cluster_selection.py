@@ -13,11 +13,13 @@ from tasador.core.parallel.threads import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.features.clusters import Clusters
+from tasador.features.fitted import Kind
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.folds import Fold
 from tasador.selection.evaluation.paired_tests import corrected_standard_error
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.settings.run import Criterion
 
 Floats = NDArray[np.float64]
@@ -171,7 +173,8 @@ def _fold_errors(
             clusters = Clusters.fit(points_fit, k, seed)
             Z_fit = np.hstack([Z_fit, clusters.features(points_fit)])
             Z_held = np.hstack([Z_held, clusters.features(points_held)])
-        model = chosen.fit(_MODEL, Z_fit, target, seed, 1)
+        added: tuple[Kind, ...] = ("cluster",) * (Z_fit.shape[1] - len(fold.kinds))
+        model = fit_model(chosen, _MODEL, Z_fit, (*fold.kinds, *added), target, seed, 1)
         return score(part.y[fold.held_rows], transform.inverse(chosen.predict(model, Z_held)))
 
     return {numbers[place]: found for place, found in in_parallel(error, numbers, cost=float)}

@@ -25,6 +25,7 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.metrics.regression import mae, rmse
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.settings.run import FeatureSettings, ImputationSettings
 
 Floats = NDArray[np.float64]
@@ -269,7 +270,10 @@ def _downstream(
                 continue
             fitted, Z = pipeline.fit_transform(X[fit], target[fit])
             seen = _strongest(Z, target[fit], [i for i, f in enumerate(fitted.names) if f in own])
-            small = model.fit(_DOWNSTREAM_MODEL, Z[:, seen], target[fit], model_seed, threads)
+            kinds = np.array(fitted.kinds)[seen].tolist()
+            small = fit_model(
+                model, _DOWNSTREAM_MODEL, Z[:, seen], kinds, target[fit], model_seed, threads
+            )
             estimate = transform.inverse(model.predict(small, fitted.transform(X[held])[:, seen]))
             errors.append(mae(part.y[held], estimate))
     found = float(np.mean(errors)) if errors else float("nan")

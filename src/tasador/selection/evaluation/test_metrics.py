@@ -18,6 +18,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.ensembling import Member
 from tasador.selection.evaluation.folds import Fold, held_out
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 
 Floats = NDArray[np.float64]
 #: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
@@ -130,7 +131,15 @@ def out_of_fold(
     def work(task: tuple[int, Fold]) -> Floats:
         member, fold = members[task[0]], task[1]
         chosen = family(member.family)
-        model = chosen.fit(member.params, fold.Z_fit, target[fold.fit_rows], member.seed, 1)
+        model = fit_model(
+            chosen,
+            member.params,
+            fold.Z_fit,
+            fold.kinds,
+            target[fold.fit_rows],
+            member.seed,
+            1,
+        )
         return chosen.predict(model, fold.Z_held)
 
     with progress(description, len(tasks)) as advance:

@@ -84,9 +84,9 @@ def measure_task(ground: Ground, task: FoldTask) -> list[FoldScore]:
     matrices = (fold.Z_held, fold.Z_fit)
     common = (task.group, fold.Z_fit, ground.target[fold.fit_rows], matrices, seed)
     if task.leader is None:
-        estimates = estimate_group(*common)
+        estimates = estimate_group(*common, fold.kinds)
     else:
-        estimates = grow_group(*common, _watch(ground, fold, task.leader))
+        estimates = grow_group(*common, _watch(ground, fold, task.leader), fold.kinds)
     return [_score(ground, found, task.fold) for found in estimates]
 
 

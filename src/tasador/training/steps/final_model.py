@@ -30,6 +30,7 @@ from tasador.selection.evaluation.folds import (
 )
 from tasador.selection.evaluation.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.training.context import RunState, needed
 from tasador.training.steps.model_steps import compared_part, pipeline_of, random_folds
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
@@ -151,9 +152,11 @@ def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalMo
     train, Z = needed(state.train, "segregate"), needed(state.Z, "features")
     target, members = state.transform.forward(train.y), choice.members
     threads = 0 if len(members) == 1 else 1
+    kinds = needed(state.fitted, "features").kinds
 
     def fit(member: Member) -> Any:
-        return family(member.family).fit(member.params, Z, target, member.seed, threads)
+        chosen = family(member.family)
+        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads)
 
     fitted = dict(in_parallel(fit, members))
     models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
