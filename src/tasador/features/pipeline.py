@@ -149,7 +149,7 @@ class FeaturePipeline:
         k = self.settings.clusters or 0
         if k > 1 and self.contract.coordinates is not None:
             clusters = Clusters.fit(points, k, seeds.derive_seed(self.seed, "clusters"))
-        if self.settings.comparables:
+        if self.settings.comparables is not False:
             index = ComparablesIndex.fit(
                 points, target, plan.similar(frame), plan.context_of(frame)
             )

@@ -26,7 +26,8 @@ class FeatureSettings:
         clusters_by: What decides then: the model's ``error``, or what geometry says of 2 clusters
             and more, ``silhouette`` or ``davies_bouldin``, which know nothing of the target.
         most_clusters: The largest number that it tries.
-        comparables: Whether to search comparables.
+        comparables: Whether to search comparables; null keeps them where they lower the error of a
+            small model by more than chance explains, by cross-validation.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.
         max_one_hot: Most levels that a category may have to get 0/1 columns.
         target_mean_weight: Rows' worth of the overall mean mixed into each level's mean.
@@ -36,7 +37,7 @@ class FeatureSettings:
     clusters: int | None = None
     clusters_by: Criterion = "error"
     most_clusters: int = 20
-    comparables: bool = True
+    comparables: bool | None = None
     cross_fit_folds: int = 20
     max_one_hot: int = 12
     target_mean_weight: float = 20.0

@@ -35,7 +35,7 @@ _LIGHTGBM_DEFAULTS = {
     "lambda_l1": 0.0,
     "lambda_l2": 0.0,
     "objective": "l1",
-    INPUTS: "statistics",
+    INPUTS: "both",
 }
 _LIGHTGBM_RANGES = {
     "n_estimators": (int, 1, 1_000_000),
@@ -148,7 +148,7 @@ def _lightgbm_space(trial: Trial) -> dict[str, Any]:
         "n_estimators": trial.suggest_int("n_estimators", 250, 550),
         "num_leaves": trial.suggest_int("num_leaves", 15, 47, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
-        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 0.5),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 1.0),
         "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
         "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
     }
@@ -272,6 +272,7 @@ LIGHTGBM = Family(
     grow=_grow_lightgbm,
     canonical=_canonical_lightgbm,
     takes_missing=True,
+    takes_codes=True,
 )
 HIST_GRADIENT_BOOSTING = Family(
     name="hist_gradient_boosting",

@@ -49,7 +49,7 @@ def fit_model(
         seed: Seed of the model.
         threads: 0 for all cores.
     """
-    params, Z = visible(params, Z, kinds)
+    params, Z = visible(chosen, params, Z, kinds)
     return chosen.fit(params, Z, target, seed, threads)
 
 
@@ -64,25 +64,32 @@ def grow_model(
 ) -> Iterator[Any]:
     """Yield the model at each of the ascending `steps`, as `fit_model` fits it."""
     assert chosen.grow is not None  # noqa: S101 - callers look whether the family can
-    params, Z = visible(params, Z, kinds)
+    params, Z = visible(chosen, params, Z, kinds)
     return chosen.grow(params, Z, target, seed, steps)
 
 
 def visible(
-    params: Mapping[str, Any], Z: Floats, kinds: Sequence[Kind]
+    chosen: Family, params: Mapping[str, Any], Z: Floats, kinds: Sequence[Kind]
 ) -> tuple[dict[str, Any], Floats]:
-    """Return the parameters as the library takes them, and `Z` with hidden columns constant.
-
-    A constant column is split on by no tree and has no weight in a linear model. So the fitted
-    model takes all features, and what is hidden changes none of its estimates.
-    """
+    """Return the parameters as the library takes them, and `Z` with hidden columns constant."""
     params = dict(params)
-    hidden = HIDDEN[params.pop(INPUTS, "statistics")]
-    columns = [i for i, kind in enumerate(kinds) if kind in hidden]
-    if columns:
-        Z = Z.copy()
-        Z[:, columns] = 0.0
+    hidden = HIDDEN[params.pop(INPUTS, "both" if chosen.takes_codes else "statistics")]
+    Z = hide(Z, kinds, hidden)
     codes = [i for i, kind in enumerate(kinds) if kind == "code"]
     if codes and "code" not in hidden:
         params[CATEGORICAL] = codes
     return params, Z
+
+
+def hide(Z: Floats, kinds: Sequence[Kind], hidden: frozenset[Kind]) -> Floats:
+    """Return the features (n, q) with those of hidden kinds constant.
+
+    A constant column is split on by no tree and has no weight in a linear model. So the fitted
+    model takes all features, and what is hidden changes none of its estimates.
+    """
+    columns = [i for i, kind in enumerate(kinds) if kind in hidden]
+    if not columns:
+        return Z
+    Z = Z.copy()
+    Z[:, columns] = 0.0
+    return Z

@@ -167,10 +167,12 @@ class SearchResult:
     Attributes:
         scoring: The metric that decides.
         candidates: Those measured on all folds, best first; then the dropped; then the failed.
+        baseline: The plain baseline on the same folds; None where it was not measured.
     """
 
     scoring: str
     candidates: tuple[CandidateResult, ...]
+    baseline: CandidateResult | None = None
 
     @property
     def best(self) -> CandidateResult:

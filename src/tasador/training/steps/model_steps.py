@@ -8,6 +8,7 @@ from pathlib import Path
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.reporting.cards import CardBuilder
+from tasador.selection.baseline import measure_baseline
 from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search.grid_search import grid_search
 from tasador.selection.sweep.optuna_sweep import sweep
@@ -20,7 +21,7 @@ def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline
     """Return the unfitted feature pipeline of this run, or with another number of clusters."""
     settings = state.settings
     k = state.clusters if clusters is None else clusters
-    features = replace(settings.features, clusters=k)
+    features = replace(settings.features, clusters=k, comparables=state.comparables)
     return FeaturePipeline(settings.contract, features, settings.seed, state.imputation)
 
 
@@ -54,6 +55,15 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
         gaps="native" in state.imputation.values(),
         engine=state.engine,
     )
+    baseline = measure_baseline(
+        settings.selection,
+        random_folds(state),
+        part,
+        state.transform,
+        settings.seed,
+        engine=state.engine,
+    )
+    result = replace(result, baseline=baseline)
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
     note_sample(state, card)
