@@ -274,8 +274,9 @@ class RegisterSettings:
         parity_rows: Generated rows on which export and library must agree.
         bootstrap_draws: Resamples behind each metric's interval.
         alias: The registry's alias that moves to the new version.
-        average: Most models that the final one may average: other seeds, another loss, the best of
-            other families. Each is fitted in every fold, and taken where it pays.
+        average: Most models that the final one may average: the plain baseline, other seeds,
+            another loss, the best of other families. Each is fitted in every fold, and taken where
+            it pays.
         least_gain: Share of the out-of-fold error that a model must save to enter the average.
         smearing: Whether estimates are multiplied by Duan's factor, which turns a median of a
             skewed target into a mean: ``auto`` where that makes the sweep's metric smaller out of
@@ -288,8 +289,8 @@ class RegisterSettings:
     parity_rows: int = 200_000
     bootstrap_draws: int = 1000
     alias: str = "staging"
-    average: int = 1
-    least_gain: float = 0.0025
+    average: int = 2
+    least_gain: float = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
 
 

@@ -36,12 +36,14 @@ class CrossValidation:
         Z: Shape (n, q): the features on which each was made, in the order asked for; NaN where a
             fold has no such feature.
         metrics: Every metric over these rows.
+        spread: The standard deviation of each between the folds; 0 with one fold.
     """
 
     rows: NDArray[np.intp]
     score: Floats
     Z: Floats
     metrics: dict[str, float]
+    spread: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,16 @@ def cross_validation(
         for column, feature in enumerate(names):
             if feature in fold.names:
                 Z[places, column] = fold.Z_held[:, fold.names.index(feature)]
-    score = score[rows]
-    return CrossValidation(rows, score, Z, all_metrics(part.y[rows], transform.inverse(score)))
+    each = [
+        all_metrics(part.y[fold.held_rows], transform.inverse(score[fold.held_rows]))
+        for fold in folds
+    ]
+    metrics = all_metrics(part.y[rows], transform.inverse(score[rows]))
+    spread = {
+        name: float(np.std([one[name] for one in each], ddof=1)) if len(each) > 1 else 0.0
+        for name in metrics
+    }
+    return CrossValidation(rows, score[rows], Z, metrics, spread)
 
 
 def evaluate(

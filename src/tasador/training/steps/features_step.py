@@ -65,7 +65,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
 
 
 def _choose_comparables(state: RunState) -> FeatureWorth | None:
-    """Measure what comparables are worth where that is left open; drop them where they do not pay."""
+    """Measure what comparables are worth where that is left open; drop those that do not pay."""
     settings = state.settings
     state.comparables = settings.features.comparables is not False
     if settings.features.comparables is not None:
