@@ -68,7 +68,8 @@ class ClusterChoice:
     Attributes:
         metric: The error that decides.
         tried: What was measured, by ascending number of clusters.
-        chosen: The number with the smallest mean error.
+        chosen: The number with the smallest mean error; 0 where that is no better than chance
+            explains.
         alike: The numbers whose mean error exceeds the best's by no more than one standard error
             of their difference.
     """
@@ -138,7 +139,7 @@ def choose_clusters(
     tried = tuple(_evidence(k, errors[k], errors[best], held_share, geometry) for k in errors)
     lowest = float(np.mean(errors[best]))
     alike = tuple(e.clusters for e in tried if e.mean - lowest <= e.standard_error)
-    return ClusterChoice(metric, tried, best, alike)
+    return ClusterChoice(metric, tried, 0 if 0 in alike else best, alike)
 
 
 def _evidence(

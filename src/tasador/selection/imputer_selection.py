@@ -30,6 +30,8 @@ from tasador.settings.run import FeatureSettings, ImputationSettings
 
 Floats = NDArray[np.float64]
 _MASKED_SHARE = 0.2
+#: Share of the training rows that must lack a value for imputers to be compared on its column.
+_LEAST_SHARE = 0.005
 #: Up to so many columns a comparison costs about the same; beyond, in proportion to them.
 _USUAL_COLUMNS = 100
 _DOWNSTREAM_FOLDS = 3
@@ -156,7 +158,9 @@ def compare_imputers(
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
     width = max(part.X.shape[1], _USUAL_COLUMNS)
     most = max(settings.max_columns * _USUAL_COLUMNS // width, min(settings.max_columns, 2))
-    compared = sorted(names, key=lambda name: -gaps[name])[:most]
+    # where few rows lack a value, what is filled in changes next to nothing
+    worth = [name for name in names if gaps[name] >= _LEAST_SHARE * len(part)]
+    compared = sorted(worth, key=lambda name: -gaps[name])[:most]
     # side by side columns take a core each; threads of their own would only wait for one another
     threads = 0 if len(compared) == 1 else 1
     with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:

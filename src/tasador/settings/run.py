@@ -122,7 +122,8 @@ class ImputationSettings:
         max_rows: Most training rows on which imputers are compared, a seeded sample of them.
         max_columns: Most columns on which they are compared, those that lack the most values; in
             tables of more than 100 columns, where each comparison takes longer, so many fewer (at
-            least 2). The others get their median, with ``auto``.
+            least 2). The others, and columns that fewer than 0.5% of the training rows lack, get
+            their median with ``auto``.
     """
 
     strategy: Literal[
