@@ -180,7 +180,8 @@ SPELLED_OUT: dict[str, dict[str, Any]] = {
         "bagging_fraction": 1,
         "lambda_l1": 0,
         "lambda_l2": 0,
-        "objective": "l1", "inputs": "both",
+        "objective": "l1",
+        "inputs": "both",
     },
     "hist_gradient_boosting": {
         "learning_rate": 0.1,
