@@ -54,7 +54,7 @@ def _decimals(size: float) -> int:
     for limit, decimals in ((1000.0, 0), (100.0, 1), (10.0, 2), (0.1, 3)):
         if size >= limit:
             return decimals
-    return 4 if size >= 0.01 or size == 0 else min(2 - math.floor(math.log10(size)), 12)
+    return 4 if size >= 0.01 or size < 1e-6 else 2 - math.floor(math.log10(size))
 
 
 def number(value: Value, decimals: int | None = None, *, trim: bool = False) -> str:
