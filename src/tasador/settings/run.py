@@ -122,8 +122,9 @@ class ImputationSettings:
         max_rows: Most training rows on which imputers are compared, a seeded sample of them.
         max_columns: Most columns on which they are compared, those that lack the most values; in
             tables of more than 100 columns, where each comparison takes longer, so many fewer (at
-            least 2). The others, and columns that fewer than 0.5% of the training rows lack, get
-            their median with ``auto``.
+            least 2). The others get their median, with ``auto``.
+        min_gap_share: Share of the training rows that must lack a value for imputers to be compared
+            on its column; the others get their median, with ``auto``.
     """
 
     strategy: Literal[
@@ -133,6 +134,7 @@ class ImputationSettings:
     repeats: int = 2
     max_rows: int = 5000
     max_columns: int = 12
+    min_gap_share: float = 0.0
 
 
 @dataclass(frozen=True)

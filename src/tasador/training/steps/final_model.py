@@ -45,6 +45,7 @@ from tasador.trees.tree_shap import Contributions, LinearContributions, TreeCont
 
 Floats = NDArray[np.float64]
 _TIMED_CALLS = 200
+_ROWS_FOR_THREADS = 50_000
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalMo
     """Fit on all training rows, export, and prove that the export answers as the libraries do."""
     train, Z = needed(state.train, "segregate"), needed(state.Z, "features")
     target, members = state.transform.forward(train.y), choice.members
-    threads = 0 if len(members) == 1 else 1
+    # on few rows threads wait for one another longer than they work, above all on a busy machine
+    threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
     kinds = needed(state.fitted, "features").kinds
 
     def fit(member: Member) -> Any:
