@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -152,6 +152,9 @@ def run(overrides: Settings = None) -> None:
     def tell(name: str, card: Card) -> None:
         done = "cached" if card.status == "cached" else f"{card.seconds:.1f} s"
         out.print(f"  {name:<10} {done}")
+        for fact in card.facts:
+            if fact.label == "Comparables" and fact.note:
+                out.print(f"    comparables {escape(fact.note)}")
         for warning in card.warnings:
             err.print(f"    [yellow]warning:[/] {escape(warning)}")
 
@@ -168,8 +171,13 @@ def run(overrides: Settings = None) -> None:
                 "generated rows and say nothing about real ones."
             )
         out.print("\nheld-out test set:")
+        compared = {entry["metric"]: entry for entry in outcome.outcome["comparison"]}
         for entry in outcome.outcome["headline"]:
             out.print(f"  {_headline(entry)}")
+        out.print("\ncross-validation on the training rows (± between folds):")
+        for name in compared:
+            out.print(f"  {_cross_validated(compared[name])}")
+        out.print(f"  {escape(outcome.outcome['baseline'])}")
         out.print("\nsample valuation:")
         for line in outcome.sample:
             out.print(f"  {escape(line)}")
@@ -182,11 +190,24 @@ def run(overrides: Settings = None) -> None:
         out.print(f"next: {escape(outcome.standing.following)}")
 
 
-def _headline(entry: dict[str, object]) -> str:
-    value, low, high = (float(str(entry[key])) for key in ("value", "low", "high"))
-    digits = 3 if entry["metric"] == "R²" else 0 if abs(value) > 1000 else 2
-    text = f"{value:,.{digits}f} {entry['unit']}".rstrip()
-    return f"{entry['metric']!s:<12} {text:<14} (95%: {low:,.{digits}f} to {high:,.{digits}f})"
+def _headline(entry: dict[str, Any]) -> str:
+    from tasador.reporting.cards import amount
+
+    text = f"{amount(entry['value'])} {entry['unit']}".rstrip()
+    low, high = amount(entry["low"]), amount(entry["high"])
+    return f"{entry['metric']:<12} {text:<14} (95%: {low} to {high})"
+
+
+def _cross_validated(entry: dict[str, Any]) -> str:
+    from tasador.reporting.cards import amount
+
+    own = f"{amount(entry['random_cv'])} ± {_short(entry['spread'])}"
+    plain = f"{amount(entry['baseline'])} {entry['unit']}".rstrip()
+    return f"{entry['metric']:<12} {own:<22} plain LightGBM {plain}"
+
+
+def _short(spread: float) -> str:
+    return f"{float(f'{spread:.2g}'):,g}"
 
 
 def report(

@@ -191,11 +191,14 @@ def _categories(features: FittedFeatures, place: int) -> tuple[dict[str, NDArray
     for column, table in features._one_hot_tables:
         one_hot.append((column, table.shape[1], place))
         place += table.shape[1]
-    for column, mean in features._means:
-        means.append((column, len(mean.means) - 2, place, first))
-        values.append(mean.means)
-        first += len(mean.means)
-        place += 1
+    lookups = [(column, mean.means[:, None]) for column, mean in features._means]
+    lookups += [(column, found.values) for column, found in features._statistics]
+    for column, table in lookups:
+        for value in table.T:  # each column of a level's row is looked up as a mean is
+            means.append((column, len(value) - 2, place, first))
+            values.append(value)
+            first += len(value)
+            place += 1
     arrays: dict[str, NDArray[Any]] = {
         "one_hot": np.array(one_hot, dtype=np.int64).reshape(-1, 3),
         "means": np.array(means, dtype=np.int64).reshape(-1, 4),

@@ -10,16 +10,23 @@ with the others.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
-from tasador.features.categories import TargetMeans, levels_of, one_hot_table
+from tasador.features.categories import (
+    CODE,
+    STATISTICS,
+    LevelStatistics,
+    TargetMeans,
+    levels_of,
+    one_hot_table,
+)
 from tasador.features.clusters import Clusters
 from tasador.features.columns_kernel import CompactPlain, proven
 from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
@@ -60,6 +67,10 @@ def check_state(contract: TableContract, spec: Mapping[str, Any], arrays: Arrays
     for name in _names(spec, "target_means", [contract.feature_names[i] for i in levels]):
         at = contract.position(name)
         expected[f"target_means.{at}"] = Expected((levels[at] + 2,))
+    if "level_statistics" in spec:
+        for name in _names(spec, "level_statistics", [contract.feature_names[i] for i in levels]):
+            at = contract.position(name)
+            expected[f"level_statistics.{at}"] = Expected((levels[at] + 2, len(STATISTICS) + 1))
     imputer = spec["imputer"]
     _columns(imputer, "indicated", p)
     if "native" in imputer:
@@ -200,6 +211,20 @@ def _number(spec: Mapping[str, Any], key: str, least: float) -> None:
 Floats = NDArray[np.float64]
 FORMAT = 1
 
+#: What a feature is made of; models may be shown some kinds only.
+Kind = Literal[
+    "number",
+    "ratio",
+    "missing",
+    "date",
+    "one_hot",
+    "target_mean",
+    "statistic",
+    "code",
+    "cluster",
+    "comparable",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class NearRow:
@@ -220,6 +245,7 @@ class FittedFeatures:
         ratio_fill: Shape (r,): fills for ratios whose denominator is zero.
         one_hot_columns: Names of the categories with 0/1 columns.
         target_means: Target means by category name.
+        level_statistics: Statistics and codes by the name of each category of many levels.
         clusters: Fitted geography, or None.
         plan: How comparables are searched, or None.
         index: All training rows as comparables, or None.
@@ -241,23 +267,41 @@ class FittedFeatures:
     clusters: Clusters | None
     plan: ComparablesPlan | None
     index: ComparablesIndex | None
+    level_statistics: Mapping[str, LevelStatistics] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the features, in the order of `transform`'s columns."""
-        names = list(self._numeric_names)
-        names += [f"{self.contract.features[i].name}_missing" for i in self.imputer.indicated]
+        return tuple(name for name, _ in self._described)
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each feature is made of, in the order of `names`."""
+        return tuple(kind for _, kind in self._described)
+
+    @cached_property
+    def _described(self) -> list[tuple[str, Kind]]:
+        numbers = len(self._numeric_positions)
+        found: list[tuple[str, Kind]] = [(name, "number") for name in self._numeric_names[:numbers]]
+        found += [(name, "ratio") for name in self._numeric_names[numbers:]]
+        columns = self.contract.features
+        found += [(f"{columns[i].name}_missing", "missing") for i in self.imputer.indicated]
         for name in self._date_columns:
-            names += [f"{name}_{part}" for part in DATE_PARTS]
+            found += [(f"{name}_{part}", "date") for part in DATE_PARTS]
         for name in self.one_hot_columns:
-            names += [f"{name}={level}" for level in self.contract.column(name).categories]
-        names += [f"{name}_target_mean" for name in self.target_means]
+            levels = self.contract.column(name).categories
+            found += [(f"{name}={level}", "one_hot") for level in levels]
+        found += [(f"{name}_target_mean", "target_mean") for name in self.target_means]
+        for name in self.level_statistics:
+            found += [(f"{name}_{suffix}", "statistic") for suffix in STATISTICS]
+            found.append((f"{name}_{CODE}", "code"))
         if self.clusters is not None:
             k = len(self.clusters.centroids)
-            names += ["cluster", *(f"cluster_distance_{i}" for i in range(k))]
+            names = ["cluster", *(f"cluster_distance_{i}" for i in range(k))]
+            found += [(name, "cluster") for name in names]
         if self.index is not None and self.plan is not None:
-            names += self.index.names(self.plan.context)
-        return tuple(names)
+            found += [(name, "comparable") for name in self.index.names(self.plan.context)]
+        return found
 
     @cached_property
     def _numeric_positions(self) -> NDArray[np.intp]:
@@ -289,7 +333,7 @@ class FittedFeatures:
     @cached_property
     def _category_sizes(self) -> list[tuple[int, int]]:
         """Position and number of levels of each category that becomes a feature."""
-        names = dict.fromkeys((*self.one_hot_columns, *self.target_means))
+        names = dict.fromkeys((*self.one_hot_columns, *self.target_means, *self.level_statistics))
         return [(self.contract.position(n), len(self.contract.column(n).categories)) for n in names]
 
     @cached_property
@@ -304,6 +348,10 @@ class FittedFeatures:
     @cached_property
     def _means(self) -> list[tuple[int, TargetMeans]]:
         return [(self.contract.position(name), m) for name, m in self.target_means.items()]
+
+    @cached_property
+    def _statistics(self) -> list[tuple[int, LevelStatistics]]:
+        return [(self.contract.position(name), s) for name, s in self.level_statistics.items()]
 
     @cached_property
     def _compact(self) -> CompactPlain | None:
@@ -331,6 +379,7 @@ class FittedFeatures:
         levels = self._levels(X)
         blocks = self._plain_blocks(X, filled, frame, levels)
         blocks += [means.of(levels[i])[:, None] for i, means in self._means]
+        blocks += [found.of(levels[i]) for i, found in self._statistics]
         blocks += self._cluster_blocks(points)
         if self.index is not None and self.plan is not None and points is not None:
             blocks.append(self.index.features(points, self.plan.similar(frame)))
@@ -443,12 +492,15 @@ class FittedFeatures:
         arrays["ratio_fill"] = self.ratio_fill
         for name, means in self.target_means.items():
             arrays[f"target_means.{self.contract.position(name)}"] = means.means
+        for name, found in self.level_statistics.items():
+            arrays[f"level_statistics.{self.contract.position(name)}"] = found.values
         spec: dict[str, Any] = {
             "format": FORMAT,
             "names": list(self.names),
             "imputer": imputer,
             "one_hot": list(self.one_hot_columns),
             "target_means": list(self.target_means),
+            "level_statistics": list(self.level_statistics),
             "clusters": None,
             "comparables": None,
         }
@@ -484,7 +536,7 @@ class FittedFeatures:
             start = len(prefix) + 1
             return {k[start:]: v for k, v in arrays.items() if k.startswith(f"{prefix}.")}
 
-        means = section("target_means")
+        means, statistics = section("target_means"), section("level_statistics")
         plan, index = None, None
         if spec["comparables"] is not None:
             found, parts = spec["comparables"], section("comparables")
@@ -504,6 +556,10 @@ class FittedFeatures:
             clusters=(None if spec["clusters"] is None else Clusters(arrays["clusters.centroids"])),
             plan=plan,
             index=index,
+            level_statistics={  # absent from bundles of before they were made
+                name: LevelStatistics(statistics[str(contract.position(name))])
+                for name in spec.get("level_statistics", ())
+            },
         )
         if len(fitted.names) != len(spec["names"]):
             raise ValueError(f"{len(fitted.names)} features, expected {len(spec['names'])}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.features.categories import TargetMeans
+from tasador.features.categories import LevelStatistics, TargetMeans, levels_of
 from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex, cross_fitted
 from tasador.features.derived import ratios
@@ -55,16 +55,21 @@ class FeaturePipeline:
         filled = imputer.fill(X)
         categories = [c for c in self.contract.features if c.kind == "category"]
         position = self.contract.position
-        small = tuple(c.name for c in categories if len(c.categories) <= self.settings.max_one_hot)
+        small = [c for c in categories if len(c.categories) <= self.settings.max_one_hot]
         bare = FittedFeatures(
             contract=self.contract,
             imputer=imputer,
             ratio_fill=self._ratio_fill(filled),
-            one_hot_columns=small,
+            one_hot_columns=tuple(c.name for c in small),
             target_means={
                 c.name: self._means(X[:, position(c.name)], target, len(c.categories))
-                for c in categories
+                for c in small
                 if len(c.categories) > 2
+            },
+            level_statistics={
+                c.name: self._statistics(X[:, position(c.name)], target, len(c.categories))
+                for c in categories
+                if c not in small
             },
             clusters=None,
             plan=None,
@@ -84,8 +89,12 @@ class FeaturePipeline:
         frame = fitted._numbers(filled)
         blocks = fitted._plain_blocks(X, filled, frame, fitted._levels(X))
         blocks += [
-            self._cross_fitted_means(X[:, i], target, means, folds)[:, None]
+            self._cross_fitted(self._means, X[:, i], target, len(means.means) - 2, folds)
             for i, means in fitted._means
+        ]
+        blocks += [
+            self._cross_fitted(self._statistics, X[:, i], target, len(found.values) - 2, folds)
+            for i, found in fitted._statistics
         ]
         blocks += fitted._cluster_blocks(fitted.points(X))
         if fitted.index is not None and fitted.plan is not None:
@@ -115,14 +124,27 @@ class FeaturePipeline:
     def _means(self, codes: Floats, target: Floats, levels: int) -> TargetMeans:
         return TargetMeans.fit(codes, target, levels, self.settings.target_mean_weight)
 
-    def _cross_fitted_means(
-        self, codes: Floats, target: Floats, fitted: TargetMeans, folds: NDArray[np.intp]
+    def _statistics(self, codes: Floats, target: Floats, levels: int) -> LevelStatistics:
+        return LevelStatistics.fit(codes, target, levels, self.settings.target_mean_weight)
+
+    @staticmethod
+    def _cross_fitted(
+        fit: Callable[[Floats, Floats, int], TargetMeans | LevelStatistics],
+        codes: Floats,
+        target: Floats,
+        n_levels: int,
+        folds: NDArray[np.intp],
     ) -> Floats:
-        result = np.empty(len(codes))
-        levels = len(fitted.means) - 2
+        """Return what each row's level becomes (n, k), fitted on the rows of the other folds."""
+        levels = levels_of(codes, n_levels)
+        parts = []
         for fold in np.unique(folds):
-            held = folds == fold
-            result[held] = self._means(codes[~held], target[~held], levels).transform(codes[held])
+            held = np.flatnonzero(folds == fold)
+            rest = folds != fold
+            parts.append((held, fit(codes[rest], target[rest], n_levels).of(levels[held])))
+        result = np.empty((len(codes), parts[0][1].reshape(len(parts[0][0]), -1).shape[1]))
+        for held, found in parts:
+            result[held] = found.reshape(len(held), -1)
         return result
 
     def _with_comparables(
@@ -136,17 +158,8 @@ class FeaturePipeline:
         k = self.settings.clusters or 0
         if k > 1 and self.contract.coordinates is not None:
             clusters = Clusters.fit(points, k, seeds.derive_seed(self.seed, "clusters"))
-        if self.settings.comparables:
+        if self.settings.comparables is not False:
             index = ComparablesIndex.fit(
                 points, target, plan.similar(frame), plan.context_of(frame)
             )
-        return FittedFeatures(
-            contract=bare.contract,
-            imputer=bare.imputer,
-            ratio_fill=bare.ratio_fill,
-            one_hot_columns=bare.one_hot_columns,
-            target_means=bare.target_means,
-            clusters=clusters,
-            plan=plan,
-            index=index,
-        )
+        return replace(bare, clusters=clusters, plan=plan, index=index)

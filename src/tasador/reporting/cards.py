@@ -54,7 +54,7 @@ def _decimals(size: float) -> int:
     for limit, decimals in ((1000.0, 0), (100.0, 1), (10.0, 2), (0.1, 3)):
         if size >= limit:
             return decimals
-    return 4
+    return 4 if size >= 0.01 or size < 1e-6 else 2 - math.floor(math.log10(size))
 
 
 def number(value: Value, decimals: int | None = None, *, trim: bool = False) -> str:
@@ -80,6 +80,22 @@ def number(value: Value, decimals: int | None = None, *, trim: bool = False) -> 
     if value != 0 and float(text.replace(",", "")) == 0:
         text = f"{value:.2g}"
     return text.replace(",", THIN_SPACE).replace("-", MINUS)
+
+
+def amount(value: float) -> str:
+    """Return a number rounded by its size, to four significant digits, with commas.
+
+    >>> [amount(v) for v in (0.35, 12.3456, 183_427.1, 3_512_345_678.0)]
+    ['0.35', '12.35', '183,400', '3,512,000,000']
+    """
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    places = 3 - math.floor(math.log10(abs(value)))
+    rounded = round(value, places)
+    if places > 9:
+        return f"{value:.4g}"
+    text = f"{rounded:,.{max(places, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def duration(seconds: float) -> str:

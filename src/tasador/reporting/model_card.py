@@ -469,8 +469,12 @@ def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
     )
     table = CardTable(
         "Near known values, and in places never seen",
-        ("metric", "test", "random CV", "spatial CV"),
-        tuple((c.metric, c.test, c.random_cv, c.spatial_cv) for c in comparison),
+        ("metric", "test", "random CV", "spread", "plain LightGBM, random CV", "spatial CV"),
+        tuple(
+            (c.metric, c.test, c.random_cv, c.spread, c.baseline, c.spatial_cv) for c in comparison
+        ),
+        note="Spread: the standard deviation between the folds. The plain LightGBM sees the "
+        "table's own columns and nothing derived, in the same folds.",
     )
     return [Block("text", (text,)), Block("table", table)]
 

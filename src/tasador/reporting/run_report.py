@@ -36,13 +36,19 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A metric on the test part beside its cross-validated values; None where not measured."""
+    """A metric on the test part beside its cross-validated values; None where not measured.
+
+    `spread` is the standard deviation of the random cross-validation between its folds, `baseline`
+    what a plain LightGBM reaches in the same folds.
+    """
 
     metric: str
     test: float | None
     random_cv: float | None
     spatial_cv: float | None
     unit: str = ""
+    spread: float | None = None
+    baseline: float | None = None
 
     @property
     def spatial_change(self) -> str | None:

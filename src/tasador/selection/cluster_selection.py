@@ -13,11 +13,13 @@ from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.features.clusters import Clusters
+from tasador.features.fitted import Kind
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.folds import Fold
 from tasador.selection.evaluation.paired_tests import corrected_standard_error
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.settings.run import Criterion
 
 Floats = NDArray[np.float64]
@@ -66,7 +68,8 @@ class ClusterChoice:
     Attributes:
         metric: The error that decides.
         tried: What was measured, by ascending number of clusters.
-        chosen: The number with the smallest mean error.
+        chosen: The number with the smallest mean error; 0 where that is no better than chance
+            explains.
         alike: The numbers whose mean error exceeds the best's by no more than one standard error
             of their difference.
     """
@@ -136,7 +139,7 @@ def choose_clusters(
     tried = tuple(_evidence(k, errors[k], errors[best], held_share, geometry) for k in errors)
     lowest = float(np.mean(errors[best]))
     alike = tuple(e.clusters for e in tried if e.mean - lowest <= e.standard_error)
-    return ClusterChoice(metric, tried, best, alike)
+    return ClusterChoice(metric, tried, 0 if 0 in alike else best, alike)
 
 
 def _evidence(
@@ -171,7 +174,8 @@ def _fold_errors(
             clusters = Clusters.fit(points_fit, k, seed)
             Z_fit = np.hstack([Z_fit, clusters.features(points_fit)])
             Z_held = np.hstack([Z_held, clusters.features(points_held)])
-        model = chosen.fit(_MODEL, Z_fit, target, seed, 1)
+        added: tuple[Kind, ...] = ("cluster",) * (Z_fit.shape[1] - len(fold.kinds))
+        model = fit_model(chosen, _MODEL, Z_fit, (*fold.kinds, *added), target, seed, 1)
         return score(part.y[fold.held_rows], transform.inverse(chosen.predict(model, Z_held)))
 
     return {numbers[place]: found for place, found in in_parallel(error, numbers, cost=float)}

@@ -25,6 +25,7 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.metrics.regression import mae, rmse
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.settings.run import FeatureSettings, ImputationSettings
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,6 @@ _DOWNSTREAM_MODEL = {
     "n_estimators": 80,
     "num_leaves": 15,
     "feature_fraction": 0.5,
-    "num_threads": 1,  # so small a model is slower on several, and much slower on a busy machine
 }
 _PLAIN_FEATURES = FeatureSettings(clusters=0, comparables=False)
 
@@ -155,13 +155,13 @@ def compare_imputers(
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
     width = max(part.X.shape[1], _USUAL_COLUMNS)
     most = max(settings.max_columns * _USUAL_COLUMNS // width, min(settings.max_columns, 2))
-    compared = sorted(names, key=lambda name: -gaps[name])[:most]
-    # side by side columns take a core each; threads of their own would only wait for one another
-    threads = 0 if len(compared) == 1 else 1
+    # where few rows lack a value, what is filled in changes next to nothing
+    worth = [name for name in names if gaps[name] >= settings.min_gap_share * len(part)]
+    compared = sorted(worth, key=lambda name: -gaps[name])[:most]
     with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
         measured = in_parallel(
             lambda name: _column_evidence(
-                settings, contract, sample, transform, seed, name, advance, threads
+                settings, contract, sample, transform, seed, name, advance
             ),
             compared,
         )
@@ -179,7 +179,6 @@ def _column_evidence(
     seed: int,
     name: str,
     advance: Any,
-    threads: int,
 ) -> ColumnEvidence:
     known = np.flatnonzero(~np.isnan(part.X[:, contract.position(name)]))
     fixed = None if settings.strategy == "auto" else settings.strategy
@@ -194,14 +193,14 @@ def _column_evidence(
     for strategy in STRATEGIES:
         advance(0, note=f"{name}: {strategy}")
         errors, seconds = _errors(settings, contract, part.X, known, name, strategy, seed)
-        effect = _downstream(contract, masks, part, transform, name, strategy, seed, threads)
+        effect = _downstream(contract, masks, part, transform, name, strategy, seed)
         scores.append(ImputerScore(strategy, errors, seconds, effect))
         advance()
     chosen, best, limit = choose_cheapest(scores, settings.folds)
-    effect = _downstream(contract, masks, part, transform, name, "native", seed, threads)
+    effect = _downstream(contract, masks, part, transform, name, "native", seed)
     scores.append(ImputerScore("native", (), 0.0, effect))
     known_masks = [(part.X, rows) for _, rows in masks]
-    unmasked = _downstream(contract, known_masks, part, transform, name, None, seed, threads)
+    unmasked = _downstream(contract, known_masks, part, transform, name, None, seed)
     return ColumnEvidence(
         name, tuple(scores), fixed or chosen.strategy, best.strategy, limit, unmasked
     )
@@ -252,7 +251,6 @@ def _downstream(
     name: str,
     strategy: Strategy | None,
     seed: int,
-    threads: int,
 ) -> float | None:
     """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks."""
     imputation = {} if strategy is None else {name: strategy}
@@ -269,7 +267,10 @@ def _downstream(
                 continue
             fitted, Z = pipeline.fit_transform(X[fit], target[fit])
             seen = _strongest(Z, target[fit], [i for i, f in enumerate(fitted.names) if f in own])
-            small = model.fit(_DOWNSTREAM_MODEL, Z[:, seen], target[fit], model_seed, threads)
+            kinds = np.array(fitted.kinds)[seen].tolist()
+            small = fit_model(
+                model, _DOWNSTREAM_MODEL, Z[:, seen], kinds, target[fit], model_seed, 1
+            )
             estimate = transform.inverse(model.predict(small, fitted.transform(X[held])[:, seen]))
             errors.append(mae(part.y[held], estimate))
     found = float(np.mean(errors)) if errors else float("nan")

@@ -26,7 +26,8 @@ class FeatureSettings:
         clusters_by: What decides then: the model's ``error``, or what geometry says of 2 clusters
             and more, ``silhouette`` or ``davies_bouldin``, which know nothing of the target.
         most_clusters: The largest number that it tries.
-        comparables: Whether to search comparables.
+        comparables: Whether to search comparables; null keeps them where they lower the error of a
+            small model by more than chance explains, by cross-validation.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.
         max_one_hot: Most levels that a category may have to get 0/1 columns.
         target_mean_weight: Rows' worth of the overall mean mixed into each level's mean.
@@ -36,7 +37,7 @@ class FeatureSettings:
     clusters: int | None = None
     clusters_by: Criterion = "error"
     most_clusters: int = 20
-    comparables: bool = True
+    comparables: bool | None = None
     cross_fit_folds: int = 20
     max_one_hot: int = 12
     target_mean_weight: float = 20.0
@@ -122,6 +123,8 @@ class ImputationSettings:
         max_columns: Most columns on which they are compared, those that lack the most values; in
             tables of more than 100 columns, where each comparison takes longer, so many fewer (at
             least 2). The others get their median, with ``auto``.
+        min_gap_share: Share of the training rows that must lack a value for imputers to be compared
+            on its column; the others get their median, with ``auto``.
     """
 
     strategy: Literal[
@@ -131,6 +134,7 @@ class ImputationSettings:
     repeats: int = 2
     max_rows: int = 5000
     max_columns: int = 12
+    min_gap_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -273,8 +277,9 @@ class RegisterSettings:
         parity_rows: Generated rows on which export and library must agree.
         bootstrap_draws: Resamples behind each metric's interval.
         alias: The registry's alias that moves to the new version.
-        average: Most models that the final one may average: other seeds, another loss, the best of
-            other families. Each is fitted in every fold, and taken where it pays.
+        average: Most models that the final one may average: the plain baseline, other seeds,
+            another loss, the best of other families. Each is fitted in every fold, and taken where
+            it pays.
         least_gain: Share of the out-of-fold error that a model must save to enter the average.
         smearing: Whether estimates are multiplied by Duan's factor, which turns a median of a
             skewed target into a mean: ``auto`` where that makes the sweep's metric smaller out of
@@ -287,8 +292,8 @@ class RegisterSettings:
     parity_rows: int = 200_000
     bootstrap_draws: int = 1000
     alias: str = "staging"
-    average: int = 1
-    least_gain: float = 0.0025
+    average: int = 2
+    least_gain: float = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
 
 

@@ -61,6 +61,7 @@ class RunState:
     refused: int = 0  # segregate
     imputation: dict[str, Strategy] = field(default_factory=dict)  # impute
     clusters: int | None = None  # features
+    comparables: bool = True  # features
     folds: dict[int | None, list[Fold]] = field(default_factory=dict)  # made when first asked for
     fitted: FittedFeatures | None = None  # features
     Z: Floats | None = None  # features
@@ -132,7 +133,12 @@ def load_part(path: Path) -> Part:
 def load_search(path: Path) -> SearchResult:
     """Read a search result."""
     plain = load_json(path)
-    return SearchResult(plain["scoring"], _candidates(plain["candidates"]))
+    baseline = plain["baseline"]
+    return SearchResult(
+        plain["scoring"],
+        _candidates(plain["candidates"]),
+        None if baseline is None else result_from_plain(baseline),
+    )
 
 
 def load_sweep(path: Path) -> SweepResult:

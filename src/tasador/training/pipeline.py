@@ -20,7 +20,14 @@ from tasador.core.hashing import code_version, fingerprint
 from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
 from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.reporting.cards import Card, CardBuilder, read_card, recorded_card, write_card
+from tasador.reporting.cards import (
+    Card,
+    CardBuilder,
+    amount,
+    read_card,
+    recorded_card,
+    write_card,
+)
 from tasador.reporting.run_report import (
     BundleReference,
     Comparison,
@@ -54,9 +61,10 @@ def sample_valuation(state: RunState) -> tuple[str, ...]:
         inputs += f" and {len(row) - _SHOWN} more"
     return (
         f"row: {inputs}",
-        f"{contract.target.prediction_name}: {valuation.prediction:,.0f} {unit}".rstrip(),
-        f"{valuation.coverage:.0%} interval: {valuation.lower:,.0f} to {valuation.upper:,.0f}",
-        f"recorded {contract.target.name}: {train.y[0]:,.0f} (a training row)",
+        f"{contract.target.prediction_name}: {amount(valuation.prediction)} {unit}".rstrip(),
+        f"{valuation.coverage:.0%} interval: {amount(valuation.lower)} to "
+        f"{amount(valuation.upper)}",
+        f"recorded {contract.target.name}: {amount(train.y[0])} (a training row)",
         f"model: {bundle.version}",
     )
 

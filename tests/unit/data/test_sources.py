@@ -183,7 +183,7 @@ def test_offline_passes_over_everything_on_the_network(load, site):
     source = Source(paths=("gs://b/t.csv",), url=site.url, synthetic="california_housing")
     table = load(source, offline=True, synthetic_rows=20)
     assert site.requests == 0
-    assert "gs://b/t.csv: passed over, offline" in table.warnings[0]
+    assert "gs://b/t.csv: skipped, offline" in table.warnings[0]
 
 
 def test_when_nothing_works_every_place_is_listed(load, tmp_path):
@@ -213,7 +213,7 @@ def test_an_object_in_a_store_is_read_like_a_file(load, monkeypatch):
     monkeypatch.setattr(sources, "store_frame", lambda frame, folder: "hash")
     table = load(Source(paths=("s3://b/absent.csv", "s3://b/t.csv")))
     assert table.source == "s3://b/t.csv"
-    assert table.warnings == ("passed over s3://b/absent.csv: no such object",)
+    assert table.warnings == ("skipped s3://b/absent.csv: no such object",)
 
 
 @pytest.mark.parametrize("error", [StorageError("403"), MissingExtraError("no driver")])
@@ -228,7 +228,7 @@ def test_an_unreachable_store_is_passed_over_with_a_warning(load, monkeypatch, e
     monkeypatch.setattr(storage, "exists", refuse)
     Path("t.csv").write_bytes(CSV)
     table = load(Source(paths=("gs://b/t.csv", "t.csv")))
-    assert table.warnings == (f"passed over gs://b/t.csv: {error}",)
+    assert table.warnings == (f"skipped gs://b/t.csv: {error}",)
 
 
 def test_the_pin_check_accepts_any_listed_checksum_and_anything_without_pins():

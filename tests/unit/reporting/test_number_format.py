@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasador.reporting.cards import decimals_for, duration, number
+from tasador.reporting.cards import amount, decimals_for, duration, number
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from tasador.reporting.cards import decimals_for, duration, number
         (123.45, "123.5"),
         (13.02, "13.02"),
         (0.881, "0.881"),
-        (0.00012, "0.0001"),
+        (0.00012, "0.000120"),
         (0.00000012, "1.2e\u221207"),
         (5.0, "5"),
         (0.0, "0"),
@@ -51,3 +51,21 @@ def test_a_column_shares_its_decimals_unless_sizes_differ_too_much() -> None:
 )
 def test_a_span_of_time_has_its_natural_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.35, "0.35"),
+        (0.000123456, "0.0001235"),
+        (-12.3456, "-12.35"),
+        (1234.5, "1,234"),
+        (183_427.1, "183,400"),
+        (3_512_345_678.0, "3,512,000,000"),
+        (0.0, "0"),
+        (1e-20, "1e-20"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_an_amount_is_rounded_by_its_size(value: float, text: str) -> None:
+    assert amount(value) == text

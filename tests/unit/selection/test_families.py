@@ -181,6 +181,7 @@ SPELLED_OUT: dict[str, dict[str, Any]] = {
         "lambda_l1": 0,
         "lambda_l2": 0,
         "objective": "l1",
+        "inputs": "both",
     },
     "hist_gradient_boosting": {
         "learning_rate": 0.1,

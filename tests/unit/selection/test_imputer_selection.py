@@ -120,6 +120,16 @@ def test_columns_beyond_the_most_get_their_median_or_what_was_named():
     assert compare_imputers(named, CONTRACT, rows, TargetTransform("none"), 1)[1].chosen == "mean"
 
 
+def test_imputers_are_compared_only_on_columns_with_enough_gaps():
+    rows = part()
+    rows.X[:40, 1] = np.nan
+    rows.X[:2, 2] = np.nan
+    settings = dataclasses.replace(QUICK, min_gap_share=0.05)
+    beds, noise = compare_imputers(settings, CONTRACT, rows, TargetTransform("none"), seed=1)
+    assert beds.scores
+    assert (noise.chosen, noise.scores) == ("median", ())
+
+
 def test_too_few_known_values_leave_the_median():
     rows = part()
     rows.X[30:, 1] = np.nan

@@ -160,7 +160,7 @@ def test_refusals_wait_for_a_database_that_is_locked_and_accepted_rows_do_not_wa
     assert in_database(service, 50).causes == {("area", "out_of_bounds"): 50}
 
 
-def row_error(number: int, cause: str = "out_of_bounds", rows: int = 1) -> RefusedRequest:
+def refusal(number: int, cause: str = "out_of_bounds", rows: int = 1) -> RefusedRequest:
     fault = (("area", cause, str(number)),)
     kinds = {("area", cause): rows}
     return RefusedRequest(

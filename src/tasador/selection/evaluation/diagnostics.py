@@ -17,6 +17,7 @@ from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 
 Floats = NDArray[np.float64]
 
@@ -88,7 +89,9 @@ def diagnose(
             rows = rest[:size]
             target = transform.forward(part.y[rows])
             features, Z = pipeline.fit_transform(part.X[rows], target)
-            model = chosen.fit(params, Z, target, seeds.derive_seed(seed, name), 1)
+            model = fit_model(
+                chosen, params, Z, features.kinds, target, seeds.derive_seed(seed, name), 1
+            )
             own = transform.inverse(chosen.predict(model, Z))
             other = transform.inverse(chosen.predict(model, features.transform(X)))
             return features, model, score(y, other), score(part.y[rows], own)

@@ -50,6 +50,48 @@ class Pick:
     taken: bool
 
 
+Outcome = Literal["worse", "averaged", "final model", "better, but not compared"]
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The plain baseline beside the final model, out of fold on the same rows.
+
+    Attributes:
+        metric: The error that decides.
+        error: The baseline's.
+        error_before: That of the sweep's model alone.
+        error_final: That of the final model.
+        metrics: Every metric of the baseline.
+        outcome: What became of it. ``averaged`` is a part of the final model; ``better, but not
+            compared`` was left out since its family is not among those of the selection.
+    """
+
+    metric: str
+    error: float
+    error_before: float
+    error_final: float
+    metrics: dict[str, float]
+    outcome: Outcome
+
+    @property
+    def sentence(self) -> str:
+        """How the final model and the baseline compare, for people."""
+        if self.outcome == "final model":
+            return (
+                "no model found is better than the plain LightGBM by cross-validation: "
+                "the plain LightGBM is the final model"
+            )
+        if self.outcome == "better, but not compared":
+            return (
+                "the plain LightGBM is better than the final model by cross-validation; it was not "
+                "taken because lightgbm is not among selection.families"
+            )
+        less = f"{1.0 - self.error_final / self.error:.1%}" if self.error else "0.0%"
+        also = ", of which it is a part" if self.outcome == "averaged" else ""
+        return f"the final model{also} errs {less} less than the plain LightGBM"
+
+
 def pool_of(
     name: str,
     params: dict[str, Any],

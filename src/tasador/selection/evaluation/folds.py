@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tasador.core import seeds
 from tasador.core.errors import TrainingError
 from tasador.core.parallel import in_parallel
 from tasador.data.table import Part
+from tasador.features.fitted import Kind
 from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
 
@@ -28,17 +29,19 @@ class FoldRows:
         held_rows: Positions of the held-out rows.
         Z_fit: Cross-fitted features of the fitting rows.
         Z_held: Features of the held-out rows.
+        kinds: What each feature is made of; empty where models see all of them as they are.
     """
 
     fit_rows: NDArray[np.intp]
     held_rows: NDArray[np.intp]
     Z_fit: Floats
     Z_held: Floats
+    kinds: tuple[Kind, ...] = field(default=(), kw_only=True)
 
     @property
     def rows(self) -> FoldRows:
         """These alone, without what a `Fold` has beside them."""
-        return FoldRows(self.fit_rows, self.held_rows, self.Z_fit, self.Z_held)
+        return FoldRows(self.fit_rows, self.held_rows, self.Z_fit, self.Z_held, kinds=self.kinds)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def make_folds(
         fit_rows = np.flatnonzero(assignment != number)
         held_rows = np.flatnonzero(assignment == number)
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
-        return Fold(fit_rows, held_rows, Z_fit, fitted.transform(part.X[held_rows]), fitted)
+        Z_held = fitted.transform(part.X[held_rows])
+        return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds)
 
     numbers = np.unique(assignment).tolist() if numbers is None else list(numbers)
     ready: dict[int, Fold] = {}

@@ -18,6 +18,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.ensembling import Member
 from tasador.selection.evaluation.folds import Fold, held_out
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 
 Floats = NDArray[np.float64]
 #: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
@@ -35,12 +36,14 @@ class CrossValidation:
         Z: Shape (n, q): the features on which each was made, in the order asked for; NaN where a
             fold has no such feature.
         metrics: Every metric over these rows.
+        spread: The standard deviation of each between the folds; 0 with one fold.
     """
 
     rows: NDArray[np.intp]
     score: Floats
     Z: Floats
     metrics: dict[str, float]
+    spread: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,15 @@ def out_of_fold(
     def work(task: tuple[int, Fold]) -> Floats:
         member, fold = members[task[0]], task[1]
         chosen = family(member.family)
-        model = chosen.fit(member.params, fold.Z_fit, target[fold.fit_rows], member.seed, 1)
+        model = fit_model(
+            chosen,
+            member.params,
+            fold.Z_fit,
+            fold.kinds,
+            target[fold.fit_rows],
+            member.seed,
+            1,
+        )
         return chosen.predict(model, fold.Z_held)
 
     with progress(description, len(tasks)) as advance:
@@ -165,8 +176,16 @@ def cross_validation(
         for column, feature in enumerate(names):
             if feature in fold.names:
                 Z[places, column] = fold.Z_held[:, fold.names.index(feature)]
-    score = score[rows]
-    return CrossValidation(rows, score, Z, all_metrics(part.y[rows], transform.inverse(score)))
+    each = [
+        all_metrics(part.y[fold.held_rows], transform.inverse(score[fold.held_rows]))
+        for fold in folds
+    ]
+    metrics = all_metrics(part.y[rows], transform.inverse(score[rows]))
+    spread = {
+        name: float(np.std([one[name] for one in each], ddof=1)) if len(each) > 1 else 0.0
+        for name in metrics
+    }
+    return CrossValidation(rows, score[rows], Z, metrics, spread)
 
 
 def evaluate(

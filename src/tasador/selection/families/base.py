@@ -96,6 +96,7 @@ class Family:
             stays above a smaller ``max_depth`` stands for the model with that limit.
         linear: Whether its models are linear, which cannot be averaged with trees.
         takes_missing: Whether Z may hold NaN.
+        takes_codes: Whether it splits on sets of category codes.
     """
 
     name: str
@@ -118,3 +119,4 @@ class Family:
     reached_depth: Callable[[Any], int] | None = None
     linear: bool = False
     takes_missing: bool = False
+    takes_codes: bool = False

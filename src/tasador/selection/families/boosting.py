@@ -18,6 +18,7 @@ from tasador.selection.families.base import (
     fill_in,
     predict,
 )
+from tasador.selection.families.inputs import CATEGORICAL, HIDDEN, INPUTS
 from tasador.selection.families.parameter_ranges import check_ranges
 from tasador.selection.families.trees import slow_steps
 from tasador.trees import importers
@@ -34,6 +35,7 @@ _LIGHTGBM_DEFAULTS = {
     "lambda_l1": 0.0,
     "lambda_l2": 0.0,
     "objective": "l1",
+    INPUTS: "both",
 }
 _LIGHTGBM_RANGES = {
     "n_estimators": (int, 1, 1_000_000),
@@ -67,6 +69,8 @@ def _grow_lightgbm(
 ) -> Iterator[Any]:
     import lightgbm
 
+    params = dict(params)
+    codes = params.pop(CATEGORICAL, "auto")
     settings = {
         "objective": "l1",
         "learning_rate": 0.1,
@@ -78,14 +82,28 @@ def _grow_lightgbm(
         "verbosity": -1,
         **{key: value for key, value in params.items() if key != "n_estimators"},
     }
-    data = lightgbm.Dataset(Z, target, params={"verbosity": -1, "num_threads": threads})
+    data = lightgbm.Dataset(
+        Z, target, categorical_feature=codes, params={"verbosity": -1, "num_threads": threads}
+    )
     model = lightgbm.Booster(settings, data)
     for step in range(1, steps[-1] + 1):
         if model.update():
             break  # no split is worth it any more: the model is as it would stay
         if step in steps[:-1]:
             yield model
+            _silence_lightgbm()
     yield model
+
+
+def _silence_lightgbm() -> None:
+    """Keep LightGBM's warnings, such as that no split is left, from going to standard output.
+
+    It keeps its verbosity for each thread by itself, and takes that of the last call: between two
+    steps of a model other calls were made, or another thread goes on with it.
+    """
+    import lightgbm
+
+    lightgbm.Dataset(np.zeros((1, 1)), np.zeros(1), params={"verbosity": -1}).construct()
 
 
 def _fit_lightgbm(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
@@ -130,7 +148,7 @@ def _lightgbm_space(trial: Trial) -> dict[str, Any]:
         "n_estimators": trial.suggest_int("n_estimators", 250, 550),
         "num_leaves": trial.suggest_int("num_leaves", 15, 47, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 5, 60, log=True),
-        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 0.5),
+        "feature_fraction": trial.suggest_float("feature_fraction", 0.15, 1.0),
         "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
         "lambda_l2": trial.suggest_float("lambda_l2", 1e-3, 10.0, log=True),
     }
@@ -154,7 +172,9 @@ def _vary_lightgbm(params: Params) -> dict[str, Any]:
 
 
 def _check_lightgbm(params: Params) -> None:
-    check_ranges(params, _LIGHTGBM_RANGES, {"objective": _LIGHTGBM_OBJECTIVES})
+    check_ranges(
+        params, _LIGHTGBM_RANGES, {"objective": _LIGHTGBM_OBJECTIVES, INPUTS: tuple(HIDDEN)}
+    )
 
 
 def _canonical_lightgbm(params: Params) -> dict[str, Any]:
@@ -237,7 +257,7 @@ def _check_histogram(params: Params) -> None:
 LIGHTGBM = Family(
     name="lightgbm",
     title="LightGBM",
-    parameters=frozenset((*_LIGHTGBM_RANGES, "objective")),
+    parameters=frozenset((*_LIGHTGBM_RANGES, "objective", INPUTS)),
     fit=_fit_lightgbm,
     predict=_predict_lightgbm,
     fitted=_fitted_lightgbm,
@@ -252,6 +272,7 @@ LIGHTGBM = Family(
     grow=_grow_lightgbm,
     canonical=_canonical_lightgbm,
     takes_missing=True,
+    takes_codes=True,
 )
 HIST_GRADIENT_BOOSTING = Family(
     name="hist_gradient_boosting",

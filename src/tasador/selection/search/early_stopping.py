@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.features.fitted import Kind
 from tasador.selection.families.catalog import Family, family
+from tasador.selection.families.inputs import grow_model
 from tasador.selection.search.shared_work import (
     Candidate,
     Drop,
@@ -69,6 +71,7 @@ def grow_group(
     matrices: Sequence[Floats],
     seed: int,
     watch: Watch,
+    kinds: Sequence[Kind] = (),
 ) -> Iterator[Estimates]:
     """Yield what `estimate_group` does; candidates that `watch` gives up have no values.
 
@@ -79,16 +82,17 @@ def grow_group(
         matrices: Rows to estimate, (m, q) each; `watch` sees the first.
         seed: Seed of the models.
         watch: Asked at each stop but the last.
+        kinds: What each feature is made of; empty where models see all of them.
     """
     chosen = family(group.family)
     stages = sorted({steps_of(chosen, c.params) for c in group.members})
     if chosen.grow is None or chosen.staged is None or len(stages) < 2:
-        yield from estimate_group(group, Z, target, matrices, seed)
+        yield from estimate_group(group, Z, target, matrices, seed, kinds)
         return
     try:
-        found = list(_grown(chosen, group.members, stages, Z, target, matrices, seed, watch))
+        found = list(_grown(chosen, group.members, stages, Z, target, matrices, seed, watch, kinds))
     except Exception:
-        found = [estimate_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
+        found = [estimate_alone(chosen, c, Z, target, matrices, seed, kinds) for c in group.members]
     yield from found
 
 
@@ -101,6 +105,7 @@ def _grown(
     matrices: Sequence[Floats],
     seed: int,
     watch: Watch,
+    kinds: Sequence[Kind],
 ) -> Iterator[Estimates]:
     values: dict[int, tuple[Floats, ...]] = {}
     why: Drop | None = None
@@ -109,7 +114,7 @@ def _grown(
         started = time.thread_time()
         if not grown or depth is None or reached >= depth:
             values, why, grown, model = _grow(
-                chosen, some[0].params, stages, Z, target, matrices, seed, watch
+                chosen, some[0].params, stages, Z, target, matrices, seed, watch, kinds
             )
             if chosen.reached_depth is not None:
                 reached = chosen.reached_depth(model)
@@ -132,14 +137,15 @@ def _grow(
     matrices: Sequence[Floats],
     seed: int,
     watch: Watch,
+    kinds: Sequence[Kind],
 ) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, int, Any]:
     """Return the estimates by steps, why it was left, the steps it has come to, and the model."""
-    assert chosen.grow is not None  # noqa: S101 - the caller has looked
-    assert chosen.staged is not None  # noqa: S101
+    assert chosen.staged is not None  # noqa: S101 - the caller has looked
     whole = {**params, str(chosen.prefix): stages[-1]}
     values: dict[int, tuple[Floats, ...]] = {}
     stops = _stops(stages, averages=chosen.averages)
-    for steps, model in zip(stops, chosen.grow(whole, Z, target, seed, stops), strict=True):
+    growing = grow_model(chosen, whole, Z, kinds, target, seed, stops)
+    for steps, model in zip(stops, growing, strict=True):
         now = chosen.predict(model, matrices[0])
         if steps in stages:
             values[steps] = (now, *(chosen.predict(model, rows) for rows in matrices[1:]))

@@ -84,9 +84,9 @@ def measure_task(ground: Ground, task: FoldTask) -> list[FoldScore]:
     matrices = (fold.Z_held, fold.Z_fit)
     common = (task.group, fold.Z_fit, ground.target[fold.fit_rows], matrices, seed)
     if task.leader is None:
-        estimates = estimate_group(*common)
+        estimates = estimate_group(*common, fold.kinds)
     else:
-        estimates = grow_group(*common, _watch(ground, fold, task.leader))
+        estimates = grow_group(*common, _watch(ground, fold, task.leader), fold.kinds)
     return [_score(ground, found, task.fold) for found in estimates]
 
 
@@ -123,6 +123,10 @@ def _score(ground: Ground, found: Estimates, number: int) -> FoldScore:
 
 
 _log = logging.getLogger(__name__)
+#: Two families tie when the p-value of their equality is above this, and when the difference is
+#: below this share of the error: five folds tell no more apart.
+TIED = 0.05
+TIED_WITHIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,12 @@ class SearchResult:
     Attributes:
         scoring: The metric that decides.
         candidates: Those measured on all folds, best first; then the dropped; then the failed.
+        baseline: The plain baseline on the same folds; None where it was not measured.
     """
 
     scoring: str
     candidates: tuple[CandidateResult, ...]
+    baseline: CandidateResult | None = None
 
     @property
     def best(self) -> CandidateResult:
@@ -206,6 +212,28 @@ class SearchResult:
             + (", ".join(c.family for c in self.best_of_families()) or "none: all failed"),
             remedy="name another with sweep.family, or null for that of the best candidate",
         )
+
+    def contenders(self, family: str | None, most: int = 2) -> tuple[CandidateResult, ...]:
+        """Return the best candidates of those families that are worth tuning, the winner first.
+
+        Families that tie with the winner are: the paired test on the folds does not tell them
+        apart, and they are behind by less than `TIED_WITHIN` of its error.
+
+        Args:
+            family: The only one that is asked for; None for the winner and those that tie with it.
+            most: How many at most.
+        """
+        if family is not None:
+            return (self.best_of(family),)
+        chances, best = self.tie_probabilities(), self.best.mean(self.scoring)
+        tied = [
+            c
+            for c in self.best_of_families()
+            if c is not self.best
+            and chances[c.family] > TIED
+            and c.mean(self.scoring) <= best * (1.0 + TIED_WITHIN)
+        ]
+        return (self.best, *tied)[:most]
 
     def tie_probabilities(self) -> dict[str, float]:
         """Return, for the best candidate of each family, the p-value that it equals the winner.

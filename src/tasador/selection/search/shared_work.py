@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import fingerprint
+from tasador.features.fitted import Kind
 from tasador.selection.families.catalog import Family, family
+from tasador.selection.families.inputs import fit_model
 
 Floats = NDArray[np.float64]
 DEPTH = "max_depth"
@@ -135,7 +137,12 @@ def group_candidates(candidates: Sequence[Candidate]) -> list[Group]:
 
 
 def estimate_group(
-    group: Group, Z: Floats, target: Floats, matrices: Sequence[Floats], seed: int
+    group: Group,
+    Z: Floats,
+    target: Floats,
+    matrices: Sequence[Floats],
+    seed: int,
+    kinds: Sequence[Kind] = (),
 ) -> Iterator[Estimates]:
     """Fit a group's candidates on one thread and yield each one's estimates.
 
@@ -148,12 +155,13 @@ def estimate_group(
         target: Shape (n,): their target on the transformed scale.
         matrices: Rows to estimate, (m, q) each.
         seed: Seed of the models.
+        kinds: What each feature is made of; empty where models see all of them.
     """
     chosen = family(group.family)
     try:
-        found = list(_by_depth(chosen, group.members, Z, target, matrices, seed))
+        found = list(_by_depth(chosen, group.members, Z, target, matrices, seed, kinds))
     except Exception:
-        found = [estimate_alone(chosen, c, Z, target, matrices, seed) for c in group.members]
+        found = [estimate_alone(chosen, c, Z, target, matrices, seed, kinds) for c in group.members]
     yield from found
 
 
@@ -182,6 +190,7 @@ def _by_depth(
     target: Floats,
     matrices: Sequence[Floats],
     seed: int,
+    kinds: Sequence[Kind],
 ) -> Iterator[Estimates]:
     """Fit the deepest first: what it never reaches needs no fit of its own."""
     stages = sorted({steps_of(chosen, c.params) for c in members})
@@ -190,7 +199,7 @@ def _by_depth(
     for depth, some in by_depth(chosen, members):
         started = time.thread_time()
         if not values or depth is None or reached >= depth:
-            model = _fit(chosen, some[0].params, max(stages), Z, target, seed)
+            model = _fit(chosen, some[0].params, max(stages), Z, target, seed, kinds)
             values = _staged(chosen, model, stages, matrices)
             if chosen.reached_depth is not None:
                 reached = chosen.reached_depth(model)
@@ -201,10 +210,16 @@ def _by_depth(
 
 
 def _fit(
-    chosen: Family, params: Mapping[str, Any], steps: int, Z: Floats, target: Floats, seed: int
+    chosen: Family,
+    params: Mapping[str, Any],
+    steps: int,
+    Z: Floats,
+    target: Floats,
+    seed: int,
+    kinds: Sequence[Kind],
 ) -> Any:
     with_steps = {**params, chosen.prefix: steps} if chosen.prefix else params
-    return chosen.fit(with_steps, Z, target, seed, 1)
+    return fit_model(chosen, with_steps, Z, kinds, target, seed, 1)
 
 
 def _staged(
@@ -223,11 +238,12 @@ def estimate_alone(
     target: Floats,
     matrices: Sequence[Floats],
     seed: int,
+    kinds: Sequence[Kind] = (),
 ) -> Estimates:
     """Fit one candidate by itself; a failure is told, not raised."""
     started = time.thread_time()
     try:
-        model = chosen.fit(candidate.params, Z, target, seed, 1)
+        model = fit_model(chosen, candidate.params, Z, kinds, target, seed, 1)
         values = tuple(chosen.predict(model, Z) for Z in matrices)
     except Exception as error:  # one candidate's failure must not lose the others
         return Estimates(candidate, (), time.thread_time() - started, f"{error}")

@@ -20,6 +20,7 @@ from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.folds import Fold, FoldRows
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model, grow_model
 from tasador.selection.search.grid_search import CandidateResult
 
 
@@ -151,11 +152,11 @@ class Task:
         seed = seeds.derive_seed(self.seed, self.family)
         model, left = None, len(RUNGS)
         if chosen.grow is None or chosen.prefix is None:
-            model = chosen.fit(params, fold.Z_fit, target, seed, 1)
+            model = fit_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, 1)
         else:
             whole = int(chosen.canonical(params)[chosen.prefix])
             steps = sorted({max(1, whole * rung // RUNGS[-1]) for rung in RUNGS})
-            for model in chosen.grow(params, fold.Z_fit, target, seed, steps):
+            for model in grow_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, steps):
                 left -= 1
                 yield model
         yield from left * [model]

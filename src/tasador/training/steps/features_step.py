@@ -12,11 +12,12 @@ from tasador.metrics.regression import label
 from tasador.reporting import data_plots, evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.cluster_selection import ClusterChoice, ClusterEvidence, choose_clusters
+from tasador.selection.feature_worth import FeatureWorth, measure_worth
 from tasador.settings.run import Criterion
 from tasador.training.context import RunState, load_json, needed, save_array, save_json
 from tasador.training.steps.model_steps import compared_part, note_sample, pipeline_of, random_folds
 
-_CLUSTER_FOLDS = 3
+_CHOICE_FOLDS = 3
 _STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together
 
 
@@ -24,11 +25,20 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Fit the features on all training rows and keep them, with the cross-fitted matrix."""
     train = needed(state.train, "segregate")
     target = state.transform.forward(train.y)
+    worth = _choose_comparables(state)
     choice = _choose_clusters(state)
     configured = state.settings.features.clusters or 0
     by = state.settings.features.clusters_by
     state.clusters = configured if choice is None else choice.by(by)
-    save_json(folder / "clusters.json", {"clusters": state.clusters, "evidence": choice})
+    save_json(
+        folder / "choices.json",
+        {
+            "clusters": state.clusters,
+            "clusters_evidence": choice,
+            "comparables": state.comparables,
+            "comparables_evidence": worth,
+        },
+    )
     fitted, Z = pipeline_of(state).fit_transform(train.X, target)
     spec, arrays = fitted.state()
     save_json(folder / "features.json", spec)
@@ -38,7 +48,9 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     strength = np.abs(rank_correlations(Z[some], target[some]))
     card.fact("Features", len(fitted.names))
     card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
-    card.fact("Comparables", 0 if fitted.index is None else fitted.index.size)
+    card.fact(
+        "Comparables", 0 if fitted.index is None else fitted.index.size, _reason(state, worth)
+    )
     if fitted.plan is not None:
         card.fact("Near in", ", ".join(fitted.plan.near))
         card.fact("Similar by", fitted.plan.similar_by or "nothing")
@@ -52,6 +64,38 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
         note_sample(state, card)
 
 
+def _choose_comparables(state: RunState) -> FeatureWorth | None:
+    """Measure what comparables are worth where that is left open; drop those that do not pay."""
+    settings = state.settings
+    state.comparables = settings.features.comparables is not False
+    if settings.features.comparables is not None:
+        return None
+    worth = measure_worth(
+        "comparable",
+        random_folds(state, 0)[:_CHOICE_FOLDS],
+        compared_part(state),
+        state.transform,
+        metric=settings.selection.scoring,
+        all_folds=settings.selection.folds,
+        seed=settings.seed,
+    )
+    if worth is not None and not worth.pays:
+        state.comparables = False
+        state.folds.clear()  # they hold the comparables' columns
+    return worth
+
+
+def _reason(state: RunState, worth: FeatureWorth | None) -> str:
+    if worth is None:
+        return "" if state.comparables else "switched off by features.comparables=false"
+    name = label(worth.metric)
+    verdict = "kept" if worth.pays else "dropped: they do not pay"
+    return (
+        f"{verdict}; cross-validated {name} {worth.error:,.4g} with them, "
+        f"{worth.error_without:,.4g} without"
+    )
+
+
 def _choose_clusters(state: RunState) -> ClusterChoice | None:
     """Measure how many clusters are worth it, where that is asked for and there is a map."""
     settings = state.settings
@@ -61,7 +105,7 @@ def _choose_clusters(state: RunState) -> ClusterChoice | None:
     points = bare.fit(part.X, state.transform.forward(part.y)).points(part.X)
     if points is None:
         return None
-    folds = random_folds(state, 0)[:_CLUSTER_FOLDS]
+    folds = random_folds(state, 0)[:_CHOICE_FOLDS]
     del state.folds[0]  # large, and made again in the rare case that no clusters are best
     return choose_clusters(
         folds,
@@ -77,7 +121,8 @@ def _choose_clusters(state: RunState) -> ClusterChoice | None:
 
 def load_features(state: RunState, folder: Path) -> None:
     """Take the number of clusters, the fitted features and the training matrix."""
-    state.clusters = load_json(folder / "clusters.json")["clusters"]
+    choices = load_json(folder / "choices.json")
+    state.clusters, state.comparables = choices["clusters"], choices["comparables"]
     with np.load(folder / "features.npz", allow_pickle=False) as arrays:
         state.fitted = FittedFeatures.from_state(
             state.settings.contract, load_json(folder / "features.json"), dict(arrays)

@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.core import seeds
 from tasador.core.parallel import in_parallel
+from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
+from tasador.selection import baseline
 from tasador.selection.evaluation.ensembling import (
+    BaselineComparison,
     Bias,
     Member,
+    Outcome,
     Pick,
     measure_bias,
     pick_members,
@@ -30,6 +35,7 @@ from tasador.selection.evaluation.folds import (
 )
 from tasador.selection.evaluation.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
 from tasador.training.context import RunState, needed
 from tasador.training.steps.model_steps import compared_part, pipeline_of, random_folds
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
@@ -39,6 +45,7 @@ from tasador.trees.tree_shap import Contributions, LinearContributions, TreeCont
 
 Floats = NDArray[np.float64]
 _TIMED_CALLS = 200
+_ROWS_FOR_THREADS = 50_000
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,14 @@ class FinalChoice:
         picks: How they were found.
         bias: The bias measured out of fold, and the correction.
         random_cv: Its out-of-fold answers by random cross-validation.
+        baseline: How the plain baseline compares.
     """
 
     members: tuple[Member, ...]
     picks: tuple[Pick, ...]
     bias: Bias
     random_cv: CrossValidation
+    baseline: BaselineComparison
 
     @property
     def shift(self) -> float:
@@ -91,25 +100,36 @@ def choose_final(state: RunState) -> FinalChoice:
         for c in needed(state.search, "select").best_of_families()
         if c.family != found.family
     ][: most - 1]
-    pool = pool_of(found.family, found.final_params, runners_up, most, settings.seed)
+    # the baseline takes one of the places
+    pool = pool_of(found.family, found.final_params, runners_up, most - 1, settings.seed)
+    plain = Member(
+        baseline.FAMILY, baseline.PARAMS, seeds.derive_seed(settings.seed, baseline.FAMILY)
+    )
     folds = _folds_of_all(state)
     rows = held_out(folds)
-    scores = out_of_fold(pool, folds, train, state.transform, "cross-validation")
+    scores = out_of_fold([*pool, plain], folds, train, state.transform, "cross-validation")
     metric = settings.sweep.metric
+    actual = train.y[rows]
+
+    def error(score: Floats) -> float:
+        return METRICS[metric](actual, state.transform.inverse(score[rows]))
+
+    before, plain_error = error(scores[0]), error(scores[-1])
+    pool, scores_of_pool = _with_baseline(state, pool, plain, scores, plain_error < before)
     picks = pick_members(
         pool,
-        [score[rows] for score in scores],
-        train.y[rows],
+        [score[rows] for score in scores_of_pool],
+        actual,
         state.transform,
         metric=metric,
         most=most,
         least_gain=settings.register.least_gain,
     )
     members = tuple(pick.member for pick in picks if pick.taken)
-    score = np.mean([scores[pool.index(member)] for member in members], axis=0)
+    score = np.mean([scores_of_pool[pool.index(member)] for member in members], axis=0)
     bias = measure_bias(
         score[rows],
-        train.y[rows],
+        actual,
         state.transform,
         metric=metric,
         choice=settings.register.smearing,
@@ -117,7 +137,40 @@ def choose_final(state: RunState) -> FinalChoice:
     names = needed(state.fitted, "features").names
     shifted = score + np.log(bias.factor)
     cv = cross_validation(shifted, folds, train, state.transform, names)
-    return FinalChoice(members, tuple(picks), bias, cv)
+    outcome: Outcome = "worse"
+    if plain in members:
+        outcome = "averaged" if len(members) > 1 else "final model"
+    elif plain_error < cv.metrics[metric]:
+        outcome = "better, but not compared"
+    compared = BaselineComparison(
+        metric,
+        plain_error,
+        before,
+        cv.metrics[metric],
+        all_metrics(actual, state.transform.inverse(scores[-1][rows])),
+        outcome,
+    )
+    return FinalChoice(members, tuple(picks), bias, cv, compared)
+
+
+def _with_baseline(
+    state: RunState, pool: list[Member], plain: Member, scores: list[Floats], first: bool
+) -> tuple[list[Member], list[Floats]]:
+    """Return the models that may be taken and their scores, with the baseline among them.
+
+    It comes first, and so is the final model or its first part, where it is better than the sweep's
+    model. It is left out where LightGBM is not compared, and where another family is asked for.
+    """
+    settings, own = state.settings, scores[: len(pool)]
+    asked = settings.sweep.family
+    if baseline.FAMILY not in settings.selection.families or asked not in (None, baseline.FAMILY):
+        return pool, own
+    if first:
+        trees = [i for i, member in enumerate(pool) if not family(member.family).linear]
+        return [plain, *(pool[i] for i in trees)], [scores[-1], *(own[i] for i in trees)]
+    if family(pool[0].family).linear:
+        return pool, own
+    return [*pool, plain], scores
 
 
 def _folds_of_all(state: RunState) -> list[Fold]:
@@ -150,10 +203,13 @@ def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalMo
     """Fit on all training rows, export, and prove that the export answers as the libraries do."""
     train, Z = needed(state.train, "segregate"), needed(state.Z, "features")
     target, members = state.transform.forward(train.y), choice.members
-    threads = 0 if len(members) == 1 else 1
+    # on few rows threads wait for one another longer than they work, above all on a busy machine
+    threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
+    kinds = needed(state.fitted, "features").kinds
 
     def fit(member: Member) -> Any:
-        return family(member.family).fit(member.params, Z, target, member.seed, threads)
+        chosen = family(member.family)
+        return fit_model(chosen, member.params, Z, kinds, target, member.seed, threads)
 
     fitted = dict(in_parallel(fit, members))
     models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]

@@ -60,7 +60,7 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
 
 def _reason(settings: ImputationSettings, found: ColumnEvidence) -> str:
     if found.best is None:
-        return "not compared: too few known values, or beyond impute.max_columns"
+        return "not compared: few gaps, too few known values, or beyond impute.max_columns"
     cheapest, _, _ = choose_cheapest(_restoring(found), settings.folds)
     if found.chosen != cheapest.strategy:
         return f"as configured; auto would take {TITLES[cheapest.strategy]}"

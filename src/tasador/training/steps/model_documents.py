@@ -56,8 +56,13 @@ def _decisions(
     if state.clusters is not None and settings.contract.coordinates is not None:
         by = "configured" if settings.features.clusters is not None else "the model's error"
         yield Decision("number of clusters", str(state.clusters), by, f"{_ON_TRAIN}, 3 folds")
-    tuned = search.best_of(settings.sweep.family)
-    chosen = "the smallest of" if tuned is search.best else "configured, its best of"
+    tuned = search.best_of(sweep.family)
+    if tuned is search.best:
+        chosen = "the smallest of"
+    elif settings.sweep.family is not None:
+        chosen = "configured, its best of"
+    else:
+        chosen = "tied with the smallest and better after tuning, its best of"
     yield Decision(
         "family",
         family(tuned.family).title,
@@ -71,6 +76,13 @@ def _decisions(
         describe(sweep.best),
         f"{label(sweep.metric)} {before:.6g} before, {after:.6g} after {len(sweep.trials)} trials",
         f"{_ON_TRAIN}, {min(settings.sweep.folds, folds)} folds",
+    )
+    yield Decision(
+        "against a plain LightGBM",
+        choice.baseline.outcome,
+        f"{label(sweep.metric)} {choice.baseline.error:.6g} of the plain one, "
+        f"{choice.baseline.error_before:.6g} of the model found: {choice.baseline.sentence}",
+        f"{_ON_TRAIN}, out of fold",
     )
     last = [pick for pick in choice.picks if pick.taken][-1]
     yield Decision(
@@ -113,13 +125,14 @@ def document_of(
     facts: ModelFacts,
     report: EvaluationReport,
     made: tuple[Decision, ...],
+    choice: FinalChoice,
 ) -> ModelDocument:
     """Return what the model card says before there is a bundle."""
     return ModelDocument(
         contract=contract,
         facts=facts,
         headline=headline(contract, report),
-        comparison=comparison(contract, report),
+        comparison=comparison(contract, report, choice),
         groups={
             "segment": report.segments,
             "tenth of the actual values": report.deciles,

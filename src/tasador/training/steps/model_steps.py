@@ -8,6 +8,7 @@ from pathlib import Path
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.reporting.cards import CardBuilder
+from tasador.selection.baseline import measure_baseline
 from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.search.grid_search import grid_search
 from tasador.selection.sweep.optuna_sweep import sweep
@@ -20,7 +21,7 @@ def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline
     """Return the unfitted feature pipeline of this run, or with another number of clusters."""
     settings = state.settings
     k = state.clusters if clusters is None else clusters
-    features = replace(settings.features, clusters=k)
+    features = replace(settings.features, clusters=k, comparables=state.comparables)
     return FeaturePipeline(settings.contract, features, settings.seed, state.imputation)
 
 
@@ -54,6 +55,15 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
         gaps="native" in state.imputation.values(),
         engine=state.engine,
     )
+    baseline = measure_baseline(
+        settings.selection,
+        random_folds(state),
+        part,
+        state.transform,
+        settings.seed,
+        engine=state.engine,
+    )
+    result = replace(result, baseline=baseline)
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
     note_sample(state, card)
@@ -74,34 +84,41 @@ def load_select(state: RunState, folder: Path) -> None:
 def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Tune the winning family on train."""
     settings, search = state.settings, needed(state.search, "select")
-    winner = search.best_of(settings.sweep.family)
+    contenders = search.contenders(settings.sweep.family)
     runs, dataset = runs_of(settings.tracking, state.workspace), settings.contract.name
     # here and not in select, whose result is then not made again when recording is switched on
     families = record_families(search, runs, f"{dataset}-select-{state.run_id}", dataset)
     notes = None if state.journal is None else state.journal.with_suffix(".wandb")
     recorder = TrialRecorder(
         runs,
-        group=f"{dataset}-{winner.family}-{state.run_id}",
+        group=f"{dataset}-{contenders[0].family}-{state.run_id}",
         facts={"dataset": dataset, "metric": settings.sweep.metric},
         notes=notes,
     )
-    result = sweep(
-        winner.family,
-        winner.params,
-        settings.sweep,
-        random_folds(state)[: settings.sweep.folds],
-        compared_part(state),
-        state.transform,
-        settings.seed,
-        final_rows=len(needed(state.train, "segregate")),
-        journal=state.journal,
-        on_trial=recorder,
-        engine=state.engine,
-    )
+    # families that tie share the trials, so that tuning two takes no longer than tuning one
+    trials = -(-settings.sweep.trials // len(contenders))
+    results = [
+        sweep(
+            contender.family,
+            contender.params,
+            replace(settings.sweep, trials=trials),
+            random_folds(state)[: settings.sweep.folds],
+            compared_part(state),
+            state.transform,
+            settings.seed,
+            final_rows=len(needed(state.train, "segregate")),
+            journal=state.journal,
+            on_trial=recorder,
+            engine=state.engine,
+        )
+        for contender in contenders
+    ]
+    results.sort(key=lambda found: found.best.mean(found.metric))
+    result, others = results[0], results[1:]
     links = [run.link for run in recorder.runs]
     save_json(folder / "sweep.json", result)
     save_json(folder / "trial_runs.json", links)
-    show_sweep(card, result, settings.sweep)
+    show_sweep(card, result, settings.sweep, others)
     show_recorded(card, families, links, runs.trouble)
     if notes is not None:
         notes.unlink(missing_ok=True)

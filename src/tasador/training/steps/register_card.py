@@ -39,7 +39,9 @@ def headline(contract: TableContract, report: EvaluationReport) -> tuple[Headlin
     )
 
 
-def comparison(contract: TableContract, report: EvaluationReport) -> tuple[Comparison, ...]:
+def comparison(
+    contract: TableContract, report: EvaluationReport, choice: FinalChoice
+) -> tuple[Comparison, ...]:
     """Return each metric on the test part beside its cross-validated values."""
     spatial = report.spatial_cv or {}
     return tuple(
@@ -49,6 +51,8 @@ def comparison(contract: TableContract, report: EvaluationReport) -> tuple[Compa
             report.random_cv[name],
             spatial.get(name),
             unit_of(name, contract.target.unit),
+            choice.random_cv.spread[name],
+            choice.baseline.metrics[name],
         )
         for name in HEADLINE
     )
@@ -179,6 +183,11 @@ def show_intervals(
 def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, metric: str) -> None:
     """Show what the final model averages and its bias."""
     name, bias = label(metric), choice.bias
+    card.fact(
+        f"{name} of the plain LightGBM",
+        choice.baseline.error,
+        f"out of fold; {choice.baseline.sentence}",
+    )
     card.fact("Models averaged", len(choice.members), f"one row takes {microseconds:,.0f} µs")
     if len(choice.picks) > 1:
         card.table(

@@ -23,6 +23,7 @@ from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
+from tasador.selection.baseline import PARAMS
 from tasador.selection.evaluation.diagnostics import Diagnostics, diagnose
 from tasador.selection.evaluation.folds import random_assignment
 from tasador.selection.evaluation.test_metrics import CrossValidation, EvaluationReport, evaluate
@@ -105,13 +106,13 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
     interval = _interval(state, random_cv, spatial_cv)
     report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
     made = decisions(state, choice, interval)
-    document = document_of(contract, _model_facts(state, choice, report), report, made)
+    document = document_of(contract, _model_facts(state, choice, report), report, made, choice)
     draft = write_bundle_of(
         folder / "bundle", state, choice, final, interval, report, to_markdown(document)
     )
     bundle = _move_in(draft, state.bundles)
     write_model_card(folder, with_bundle(document, state, bundle, report))
-    metrics = metrics_of(state, report)
+    metrics = metrics_of(state, report, choice)
     save_json(
         folder / "outcome.json",
         {
@@ -121,7 +122,8 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
             "params": params,
             "metrics": metrics,
             "headline": headline(contract, report),
-            "comparison": comparison(contract, report),
+            "baseline": choice.baseline.sentence,
+            "comparison": comparison(contract, report, choice),
         },
     )
     fill_card(contract, card, bundle, final.parity, report)
@@ -235,13 +237,19 @@ def _evaluate(
     )
 
 
-def metrics_of(state: RunState, report: EvaluationReport) -> dict[str, Any]:
+def metrics_of(state: RunState, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
         "origin": state.origin,
         "test": {name: estimate.value for name, estimate in report.test.items()},
         "test_intervals": {n: [e.low, e.high] for n, e in report.test.items()},
         "random_cv": report.random_cv,
+        "random_cv_spread": choice.random_cv.spread,
+        "baseline": {
+            "model": "plain LightGBM",
+            "random_cv": choice.baseline.metrics,
+            "outcome": choice.baseline.outcome,
+        },
         "spatial_cv": report.spatial_cv,
         "interval": {"promised": report.promised, "coverage": report.coverage},
         "segments": to_plain(report.segments),
@@ -286,6 +294,7 @@ def write_bundle_of(
         "params": params,
         "members": to_plain(members),
         "bias_factor": choice.bias.factor,
+        "baseline": {"params": PARAMS, "outcome": choice.baseline.outcome},
     }
     parts = BundleParts(
         name=contract.model_name,
@@ -299,7 +308,7 @@ def write_bundle_of(
         interval=interval,
         parity=final.parity,
         golden=train.X[:20],
-        metrics=metrics_of(state, report),
+        metrics=metrics_of(state, report, choice),
         lineage=lineage,
         profile=reference_profile(
             train.X, train.y, contract, state.transform.inverse(choice.random_cv.score)

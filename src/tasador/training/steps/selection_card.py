@@ -10,12 +10,11 @@ from tasador.metrics.regression import METRICS, label
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
-from tasador.selection.search.grid_search import CandidateResult, SearchResult
+from tasador.selection.search.grid_search import TIED, CandidateResult, SearchResult
 from tasador.selection.sweep.optuna_sweep import SweepResult
 from tasador.settings.run import SelectionSettings, SweepSettings
 
 _GAP = 0.5  # a training error this share below the held-out error is worth a warning
-_TIED = 0.05
 _MOST_ROWS = 200
 _MOST_BARS = 12
 
@@ -27,6 +26,14 @@ def show_search(card: CardBuilder, result: SearchResult, settings: SelectionSett
     dropped = sum(c.dropped is not None for c in result.candidates)
     card.fact("Winner", describe(result.best))
     card.fact(f"{name} by cross-validation", result.best.mean(scoring))
+    if result.baseline is not None:
+        plain, best = result.baseline.mean(scoring), result.best.mean(scoring)
+        card.fact(
+            f"{name} of a plain LightGBM",
+            plain,
+            f"500 trees on the table's own columns, same folds; the winner's is "
+            f"{abs(1.0 - best / plain):.1%} {'lower' if best < plain else 'higher'}",
+        )
     card.fact("Candidates", len(result.candidates), f"{settings.folds} folds, train only")
     card.fact("CPU seconds", sum(c.seconds for c in result.candidates))
     if settings.racing:
@@ -76,7 +83,7 @@ def _show_families(card: CardBuilder, result: SearchResult) -> None:
     for c in result.best_of_families():
         gap = 1.0 - c.train_mean(scoring) / c.mean(scoring)
         p = chances[c.family]
-        verdict = "winner" if c is result.best else "tied with the winner" if p > _TIED else "worse"
+        verdict = "winner" if c is result.best else "tied with the winner" if p > TIED else "worse"
         cost = sum(o.seconds for o in result.candidates if o.family == c.family)
         behind = c.mean(scoring) / best - 1.0
         rows.append(
@@ -123,13 +130,18 @@ def _show_families(card: CardBuilder, result: SearchResult) -> None:
         ),
         rows,
         note="The p-value is that of equality with the winner: Nadeau and Bengio's corrected "
-        f"paired t-test on the folds; above {_TIED:g} counts as tied. 'Lower where fitted' is by "
+        f"paired t-test on the folds; above {TIED:g} counts as tied. 'Lower where fitted' is by "
         "how much the error falls on the rows fitted on. The CPU time is the whole family's.",
     )
 
 
-def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) -> None:
-    """Show the trials, what mattered and what was found."""
+def show_sweep(
+    card: CardBuilder,
+    result: SweepResult,
+    settings: SweepSettings,
+    others: Sequence[SweepResult] = (),
+) -> None:
+    """Show the trials, what mattered and what was found; `others` are tied families, tuned too."""
     metric = label(result.metric)
     whole = [t for t in result.trials if t.error is None and t.dropped is None]
     card.fact("Family", family(result.family).title)
@@ -143,6 +155,12 @@ def show_sweep(card: CardBuilder, result: SweepResult, settings: SweepSettings) 
         result.best.mean(result.metric),
         f"{gain:.2%} below the winner's",
     )
+    for other in others:
+        card.fact(
+            f"Tied with {family(other.family).title}, also tuned",
+            other.best.mean(result.metric),
+            f"{metric} of its best trial of {len(other.trials)}",
+        )
     card.table(
         "Parameters",
         ("parameter", "best trial", "final model"),

@@ -1,0 +1,105 @@
+"""Whether features of a kind pay: a small model's error with and without them, same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core import seeds
+from tasador.core.parallel import in_parallel
+from tasador.data.table import Part
+from tasador.features.fitted import Kind
+from tasador.metrics.regression import METRICS
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.evaluation.folds import Fold
+from tasador.selection.evaluation.paired_tests import row_test_limit
+from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model, hide
+from tasador.selection.search.racing import ROW_LOSSES
+
+Floats = NDArray[np.float64]
+_MODEL = {
+    "n_estimators": 200,
+    "num_leaves": 23,
+    "learning_rate": 0.1,
+    "feature_fraction": 0.6,
+    "bagging_fraction": 0.8,
+}
+
+
+@dataclass(frozen=True)
+class FeatureWorth:
+    """What features of one kind are worth to a small LightGBM.
+
+    Attributes:
+        metric: The error that decides.
+        error: Its mean over the folds with the features.
+        error_without: Its mean over the folds without them.
+        gain: By how much they lower the mean loss of a row.
+        standard_error: That of the gain, row by row, corrected for fitting rows that folds share.
+    """
+
+    metric: str
+    error: float
+    error_without: float
+    gain: float
+    standard_error: float
+
+    @property
+    def pays(self) -> bool:
+        """Whether the error with the features is lower by more than chance explains."""
+        return self.gain > self.standard_error
+
+
+def measure_worth(
+    kind: Kind,
+    folds: Sequence[Fold],
+    part: Part,
+    transform: TargetTransform,
+    *,
+    metric: str,
+    all_folds: int,
+    seed: int,
+) -> FeatureWorth | None:
+    """Fit the small model on each fold with the features of a kind and without them.
+
+    Args:
+        kind: The features that are in question.
+        folds: Some folds of the training part, or all.
+        part: The training part.
+        transform: The target's transform.
+        metric: Name of the error, less is better; one that is no mean over rows is decided by MAE.
+        all_folds: In how many folds the part is cut.
+        seed: Seed of the models.
+
+    Returns:
+        None where no feature is of that kind.
+    """
+    if not any(kind in fold.kinds for fold in folds):
+        return None
+    metric = metric if metric in ROW_LOSSES else "mae"
+    chosen, model_seed = family("lightgbm"), seeds.derive_seed(seed, "worth", kind)
+
+    def estimate(task: tuple[Fold, frozenset[Kind]]) -> Floats:
+        fold, hidden = task
+        target = transform.forward(part.y[fold.fit_rows])
+        Z = hide(fold.Z_fit, fold.kinds, hidden)
+        model = fit_model(chosen, _MODEL, Z, fold.kinds, target, model_seed, 1)
+        return transform.inverse(chosen.predict(model, fold.Z_held))
+
+    tasks = [(fold, hidden) for fold in folds for hidden in (frozenset[Kind](), frozenset({kind}))]
+    found = dict(in_parallel(estimate, tasks))
+    actual = [part.y[fold.held_rows] for fold, _ in tasks]
+    errors = [METRICS[metric](actual[i], found[i]) for i in range(len(tasks))]
+    losses = [ROW_LOSSES[metric](actual[i], found[i]) for i in range(len(tasks))]
+    using, without = np.concatenate(losses[::2]), np.concatenate(losses[1::2])
+    return FeatureWorth(
+        metric,
+        float(np.mean(errors[::2])),
+        float(np.mean(errors[1::2])),
+        float(np.mean(without - using)),
+        row_test_limit(without, using, len(folds), all_folds, 1.0),
+    )
