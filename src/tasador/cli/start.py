@@ -46,7 +46,8 @@ def init(
         str | None, typer.Option(metavar="NAME|NUMBER", help="Sheet of a workbook")
     ] = None,
     no_header: Annotated[
-        bool, typer.Option("--no-header", help="The file has no column names: column_1, ...")
+        bool,
+        typer.Option("--no-header", help="The file has no line of column names"),
     ] = False,
     sql: Annotated[
         tuple[str, str] | None,

@@ -243,7 +243,9 @@ def _warnings(contract: TableContract, X: Floats, y: Floats, hashes: Hashes) -> 
         values = X[~np.isnan(X[:, position]), position]
         if len(values) == 0:
             notes.append(f"{column.name!r} has no value in any usable row")
-        elif values.min() == values.max():
+        elif values.min() == values.max() and not (
+            column.kind == "category" and len(values) < len(X)  # there or not there
+        ):
             what = "has a single category" if column.kind == "category" else "is constant"
             notes.append(f"{column.name!r} {what}: it cannot explain anything")
     duplicates = len(hashes) - len(np.unique(hashes))

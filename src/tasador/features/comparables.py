@@ -260,7 +260,7 @@ class ComparablesIndex:
 
     @classmethod
     def from_state(cls, spec: Mapping[str, Any], arrays: Mapping[str, Floats]) -> ComparablesIndex:
-        """Rebuild from `state`; the tree is built anew, which gives the same tree.
+        """Rebuild from `state`; the tree is built again, which gives the same tree.
 
         Raises:
             KeyError, ValueError: The state is incomplete, or its arrays do not fit together.

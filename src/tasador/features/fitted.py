@@ -413,7 +413,7 @@ class FittedFeatures:
         far: NDArray[np.bool_] = Z[:, column] > reach
         return far if far.any() else None
 
-    def order(self, X: Floats) -> NDArray[np.intp] | None:
+    def neighbour_order(self, X: Floats) -> NDArray[np.intp] | None:
         """Return an order of encoded rows `X` (n, p) in which their comparables are found soonest.
 
         Rows of one place share their search. None where the order does not matter.

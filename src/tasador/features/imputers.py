@@ -25,7 +25,7 @@ _CHUNK = 4096
 
 
 class Filler(Protocol):
-    """What stands for every kind of predictor."""
+    """What all kinds of predictor have in common."""
 
     kind: ClassVar[str]
 

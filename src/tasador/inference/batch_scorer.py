@@ -177,7 +177,7 @@ class BatchScorer:
         import pyarrow as pa
 
         # neighbours in space share what the search for comparables has in the cache
-        order = self.bundle.features.order(rows)
+        order = self.bundle.features.neighbour_order(rows)
         if order is None:
             order = np.arange(len(rows))
         found = np.empty((3, len(rows)))

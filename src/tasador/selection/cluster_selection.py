@@ -40,7 +40,7 @@ class ClusterEvidence:
     """What was measured with one number of clusters.
 
     Attributes:
-        clusters: K; 0 stands for the features without clusters.
+        clusters: K; 0 means the features without clusters.
         errors: The model's error on each fold.
         standard_error: That of the mean difference from the best number's errors; 0 for the best.
         silhouette: Mean silhouette of a sample of rows, in [-1, 1], more is better; NaN for K = 0.

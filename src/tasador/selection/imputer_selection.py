@@ -1,6 +1,6 @@
 """Which imputer for which column: known values are masked, filled in again and compared.
 
-Every column that may lack values is judged by repeated cross-validation on the training part. The
+Every column that may lack values is compared by repeated cross-validation on the training part. The
 smallest mean RMSE sets the mark; the cheapest imputer within one standard error of it is taken. A
 small model fitted on the filled columns shows what the difference is worth in the target's unit.
 """
@@ -155,8 +155,10 @@ def compare_imputers(
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
     width = max(part.X.shape[1], _USUAL_COLUMNS)
     most = max(settings.max_columns * _USUAL_COLUMNS // width, min(settings.max_columns, 2))
-    # where few rows lack a value, what is filled in changes next to nothing
-    worth = [name for name in names if gaps[name] >= settings.min_gap_share * len(part)]
+    # where few rows lack a value, what is filled in changes next to nothing; what a text does not
+    # say, and what follows from other columns, is no value that somebody forgot to write
+    made = {c.name for c in contract.features if c.from_text or c.derive is not None}
+    worth = [n for n in names if gaps[n] >= settings.min_gap_share * len(part) and n not in made]
     compared = sorted(worth, key=lambda name: -gaps[name])[:most]
     with progress("comparing imputers", len(compared) * len(STRATEGIES)) as advance:
         measured = in_parallel(

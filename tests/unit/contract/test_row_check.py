@@ -76,7 +76,7 @@ def test_every_fault_of_a_row_is_listed(check) -> None:
     assert faults[2].got == "nothing"
 
 
-def test_fields_that_the_contract_does_not_name_are_told(check) -> None:
+def test_fields_that_the_contract_does_not_name_are_reported(check) -> None:
     assert check.unknown_fields({**GOOD, "id": 7, "colour": "red"}) == ["colour"]
 
 

@@ -80,7 +80,7 @@ def measured(tmp_path: Path, commands: list[list[str]]) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["init", "predict", "score", "monitor", "monitor --outcomes"])
-def test_a_small_parquet_file_that_stands_for_gigabytes_costs_a_command_no_memory(
+def test_a_small_parquet_file_that_unpacks_to_gigabytes_costs_a_command_no_memory(
     command: str, crafted: dict[str, Path], written_bundle: Path, tmp_path: Path
 ) -> None:
     honest = tmp_path / "honest.parquet"
@@ -182,7 +182,7 @@ def test_a_table_of_millions_of_rows_is_within_what_its_own_size_allows(tmp_path
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
 @pytest.mark.parametrize("name", ["one long value in a dictionary", "long values of fixed size"])
-def test_every_reader_refuses_or_bounds_a_file_that_stands_for_gigabytes(
+def test_every_reader_refuses_or_bounds_a_file_that_unpacks_to_gigabytes(
     place: str, name: str, tmp_path: Path
 ) -> None:
     location = f"memory://{name}.parquet" if place == "memory" else str(tmp_path / "t.parquet")

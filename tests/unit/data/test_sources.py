@@ -71,7 +71,7 @@ def test_an_absolute_path_is_taken_as_it_is(load, tmp_path):
     assert load(Source(paths=(str(path),))).source == str(path)
 
 
-def test_a_local_file_with_the_wrong_checksum_is_not_passed_over(load):
+def test_a_local_file_with_the_wrong_checksum_is_not_skipped(load):
     Path("t.csv").write_bytes(CSV + b"3,z\n")
     with pytest.raises(
         SourceError, match=rf"t.csv has the wrong checksum.*expected SHA-256 {PIN}.*got"
@@ -217,7 +217,7 @@ def test_an_object_in_a_store_is_read_like_a_file(load, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [StorageError("403"), MissingExtraError("no driver")])
-def test_an_unreachable_store_is_passed_over_with_a_warning(load, monkeypatch, error):
+def test_an_unreachable_store_is_skipped_with_a_warning(load, monkeypatch, error):
     there = storage.exists
 
     def refuse(location):

@@ -121,7 +121,7 @@ def test_a_file_without_a_header_is_read_by_position_where_the_contract_says_so(
     assert piece.batch.to_pylist() == [{"column_1": "1"}, {"column_1": "2"}]
 
 
-def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+def test_a_file_of_a_different_type_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b"<html><table></table></html>")
     with pytest.raises(SourceError, match=r"a web page.*save it as"), open_table(file, CONTRACT):

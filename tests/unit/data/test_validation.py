@@ -75,7 +75,7 @@ def test_rows_without_a_target_are_left_out_and_are_no_fault(flats, flats_frame,
     assert any("50 row(s) have no 'price'" in text for text in valid.warnings)
 
 
-def test_only_the_first_fault_of_a_row_is_told(flats, flats_frame, as_table):
+def test_only_the_first_fault_of_a_row_is_reported(flats, flats_frame, as_table):
     frame = with_cell(with_cell(flats_frame, "price", 3, "x"), "area", 3, "y")
     assert [r.column for r in validate_table(as_table(frame), flats).refused] == ["area"]
 

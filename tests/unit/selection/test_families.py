@@ -351,7 +351,7 @@ def test_a_slower_model_takes_more_and_smaller_steps() -> None:
         ("catboost", {"loss_function": ["Logloss"]}, "must be one of RMSE"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_named_before_anything_is_fitted(
+def test_a_value_that_is_invalid_is_named_before_anything_is_fitted(
     name: str, grid: dict[str, list[Any]], match: str
 ) -> None:
     with pytest.raises(ConfigError, match=match):

@@ -67,7 +67,7 @@ def test_without_spread_only_the_best_will_do_and_of_equals_the_cheapest():
     assert (chosen.strategy, best.strategy, limit) == ("mean", "mean", 2.0)
 
 
-def test_columns_that_may_lack_or_do_lack_are_judged_and_categories_are_not():
+def test_columns_that_may_lack_or_do_lack_are_compared_and_categories_are_not():
     X = part().X
     assert columns_to_impute(CONTRACT, X) == ["beds", "noise"]
     X[0, 0] = np.nan

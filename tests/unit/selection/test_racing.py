@@ -166,12 +166,12 @@ def test_the_dear_wait_for_a_leader_among_the_cheap() -> None:
 
     cheap, forest = group("lightgbm", 100), group("random_forest", 300)
     boosted = [group("gradient_boosting", 100 + i) for i in range(3)]
-    heats = race.heats([forest, *boosted, cheap])
-    assert heats[0] == [cheap]
-    assert len(heats) > 2
-    assert sum(map(len, heats)) == 5
-    assert race.heats([forest])[0] == [forest]
-    assert race.heats([]) == []
+    rounds = race.rounds([forest, *boosted, cheap])
+    assert rounds[0] == [cheap]
+    assert len(rounds) > 2
+    assert sum(map(len, rounds)) == 5
+    assert race.rounds([forest])[0] == [forest]
+    assert race.rounds([]) == []
 
 
 def growth(now: NDArray[np.float64], earlier: NDArray[np.float64], *, averages: bool) -> Growth:

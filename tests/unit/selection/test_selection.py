@@ -137,7 +137,7 @@ def test_a_failing_candidate_is_recorded_and_the_rest_goes_on(
         grid_search(SelectionSettings({"gradient_boosting": endless}), folds, part, TRANSFORM, 1)
 
 
-def test_fits_that_do_not_converge_are_told_in_one_line(
+def test_fits_that_do_not_converge_are_reported_in_one_line(
     part: Part, folds: list[Fold], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import functools
@@ -198,7 +198,7 @@ def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
         sweep("ridge", {"alpha": -1.0}, SweepSettings(trials=1), folds, part, TRANSFORM, 1)
 
 
-def test_the_sealed_part_counts_its_openings_and_segments_are_reported(part: Part) -> None:
+def test_the_held_out_test_set_counts_its_openings_and_segments_are_reported(part: Part) -> None:
     sealed = SealedPart(part)
     report = evaluate(
         lambda X: (part.y, part.y - 1, part.y + 1),

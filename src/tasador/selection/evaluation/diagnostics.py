@@ -64,7 +64,7 @@ def diagnose(
     """Fit on growing samples of the rows that are not held out, then shuffle columns.
 
     Permutation importance is that of Breiman (2001), on raw columns: ratios, clusters and
-    comparables made from a shuffled column are made anew, so that a column gets the credit for
+    comparables made from a shuffled column are made again, so that a column gets the credit for
     everything that is derived from it.
 
     Args:

@@ -179,7 +179,7 @@ def pick_members(
 
 @dataclass(frozen=True)
 class Bias:
-    """Whether estimates are shifted on the way back from the model's scale, and why.
+    """Whether estimates are shifted by the inverse transform from the model's scale, and why.
 
     A model of the logarithm estimates the median of a skewed target; Duan's (1983) smearing factor,
     the mean of exp(residual), makes it the mean.

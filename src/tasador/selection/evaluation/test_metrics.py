@@ -1,4 +1,4 @@
-"""Final figures: cross-validated on train, and once on the sealed test part."""
+"""Final figures: cross-validated on train, and once on the held-out test set."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class EvaluationReport:
     """The final figures, and what they were measured on.
 
     Attributes:
-        test: Every metric on the sealed test part with its bootstrap interval.
+        test: Every metric on the held-out test set with its bootstrap interval.
         random_cv: Metrics by random cross-validation on train.
         spatial_cv: The same with whole areas held out; None without coordinates.
         coverage: Share of test rows inside their interval.
@@ -86,7 +86,7 @@ class EvaluationReport:
         upper: Upper ends.
         X: The test part's encoded rows.
         row_hash: Hashes of their content.
-        openings: Why the sealed part was opened, once each.
+        openings: Why the held-out test set was opened, once each.
     """
 
     test: dict[str, Estimate]
@@ -200,7 +200,7 @@ def evaluate(
     seed: int,
     reason: str,
 ) -> EvaluationReport:
-    """Open the sealed test part and measure the final model on it.
+    """Open the held-out test set and measure the final model on it.
 
     This is the only place that opens it; `reason` is kept in the report.
     """

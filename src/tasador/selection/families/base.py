@@ -81,7 +81,7 @@ class Family:
         space: Draws the parameters of one sweep trial.
         wide_space: The same where trials and latency cost nothing; `space` where there is none.
         vary: The parameters with another loss, for an average; None where there is nothing to vary.
-        check: Raises ValueError, saying what is wrong, for parameters that cannot be meant.
+        check: Raises ValueError, saying what is wrong, for parameters that are invalid.
         slow: Turns parameters found at a high learning rate into the final model's: `factor`
             times more steps, each that much smaller. The same parameters for other families.
         prefix: The parameter that counts steps or trees: the model with fewer is the beginning of
@@ -93,7 +93,7 @@ class Family:
             steps, the last of which is the whole one; made on one thread, each from the one before.
         canonical: Parameters that make the library fit the same model become equal.
         reached_depth: The depth that a fitted model's deepest tree reaches; with it, a model that
-            stays above a smaller ``max_depth`` stands for the model with that limit.
+            stays above a smaller ``max_depth`` is the model with that limit.
         linear: Whether its models are linear, which cannot be averaged with trees.
         takes_missing: Whether Z may hold NaN.
         takes_codes: Whether it splits on sets of category codes.

@@ -387,7 +387,7 @@ class _Search:
         with progress("comparing models", total) as advance:
             for number, some in enumerate(rounds, start=1):
                 if self.settings.racing and number == 1:
-                    self._measure_in_heats(advance)
+                    self._measure_in_rounds(advance)
                 else:
                     self._measure(self._tasks(some), advance)
                 if self.settings.racing and number < len(rounds):
@@ -434,7 +434,7 @@ class _Search:
         else:
             self.scores[score.candidate.position][score.fold] = score
 
-    def _measure_in_heats(self, advance: Advance) -> None:
+    def _measure_in_rounds(self, advance: Advance) -> None:
         """Measure the first fold of a race; what grows is watched from the second heat on.
 
         A group of which something is lacking is run as a whole, so that a race that was interrupted
@@ -443,7 +443,7 @@ class _Search:
         failed = self.errors.keys()
         groups = group_candidates([c for c in self.candidates if c.position not in failed])
         before: list[int] = []
-        for heat in race.heats(groups):
+        for heat in race.rounds(groups):
             leader = self._leader(before)
             before += [c.position for group in heat for c in group.members]
             waiting = [
@@ -457,7 +457,7 @@ class _Search:
             self._measure(waiting, advance)
 
     def _leader(self, before: Sequence[int]) -> NDArray[np.float64] | None:
-        """Return the row losses on the first fold of the best of earlier heats."""
+        """Return the row losses on the first fold of the best of earlier rounds."""
         done = [self.scores[i][0].row_losses for i in before if 0 in self.scores[i]]
         return min(done, key=lambda losses: float(losses.mean())).astype(float) if done else None
 

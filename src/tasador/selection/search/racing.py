@@ -113,8 +113,8 @@ def find_hopeless(
     return Drop(0, behind, limit, (growth.steps, growth.whole))
 
 
-def heats(groups: Sequence[Group]) -> list[list[Group]]:
-    """Return the order in which groups run on the first fold, in up to four heats.
+def rounds(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return the order in which groups run on the first fold, in up to four rounds.
 
     The leader after each is what the next one's models are watched against. What is cheap comes
     first, and where nothing is, the cheapest; then a tenth of what is not, spread over it; then

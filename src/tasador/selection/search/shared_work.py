@@ -240,7 +240,7 @@ def estimate_alone(
     seed: int,
     kinds: Sequence[Kind] = (),
 ) -> Estimates:
-    """Fit one candidate by itself; a failure is told, not raised."""
+    """Fit one candidate by itself; a failure is returned, not raised."""
     started = time.thread_time()
     try:
         model = fit_model(chosen, candidate.params, Z, kinds, target, seed, 1)

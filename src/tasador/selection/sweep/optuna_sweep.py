@@ -240,7 +240,7 @@ def _first_trial(
 ) -> CandidateResult:
     """Measure the selection's winner, and begin the search beside it.
 
-    Where the space holds the winner the sampler is told of it; where it does not (a parameter left
+    Where the space holds the winner the sampler starts from it; where it does not (a parameter left
     at its default, a value outside) the nearest point of the space is what is tried next.
     """
     import optuna
@@ -269,7 +269,7 @@ def _next_trial(
 ) -> CandidateResult:
     """Ask for parameters, measure them, tell what came out.
 
-    The sampler is made anew from a seed for each trial, so that what it proposes depends on the
+    The sampler is made again from a seed for each trial, so that what it proposes depends on the
     trials before and on nothing else. Workers that share a study have a seed each.
     """
     import optuna

@@ -196,7 +196,7 @@ class _Growth:
 
 
 class _GrowingFold:
-    """A trial's model on one fold, grown as far as it is asked about; another trial's begins anew.
+    """A trial's model on one fold, grown as far as it is asked about, from nothing.
 
     Args:
         task: What trials are measured on.

@@ -108,7 +108,7 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.fact("Rows refused", len(validated.refused))
     card.fact("Split", settings.method, f"seed {settings.seed}")
     card.fact("Training rows", len(splits.train))
-    card.fact("Sealed test rows", len(splits.sealed), "opened once, by the register step")
+    card.fact("Held-out test rows", len(splits.sealed), "opened once, by the register step")
     for warning in (*validated.warnings, *splits.warnings):
         card.warn(warning)
     if validated.refused:
@@ -136,7 +136,7 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
 
 
 def load_segregate(state: RunState, folder: Path) -> None:
-    """Take the training part and the sealed test part."""
+    """Take the training part and the held-out test set."""
     state.train = load_part(folder / "train.npz")
     state.sealed = SealedPart(load_part(folder / "sealed.npz"))
     state.refused = load_json(folder / "refused.json")["count"]

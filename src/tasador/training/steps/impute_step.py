@@ -101,7 +101,7 @@ def _show(
         cells,
         note=f"{settings.repeats} times {settings.folds} folds of {min(rows, settings.max_rows)} "
         "training rows, the cheapest imputer first. The model is a small LightGBM without "
-        "comparables, judged by cross-validation on rows whose value was masked in fitting and "
+        "comparables, compared by cross-validation on rows whose value was masked in fitting and "
         f"valuing alike; with the values known its MAE is: {known}.",
     )
     for found in measured[:_MOST_FIGURES]:

@@ -115,7 +115,7 @@ def show_decisions(
         "How the model was chosen",
         ("decision", "chosen", "evidence", "rows looked at"),
         [(d.what, d.chosen, d.evidence, d.rows) for d in made],
-        note=f"In this order. The sealed test part was opened after the last of them, "
+        note=f"In this order. The held-out test part was opened after the last of them, "
         f"{len(openings)} time{'s' * (len(openings) != 1)}: {'; '.join(openings)}.",
     )
 

@@ -1,4 +1,4 @@
-"""Register: fit on train, evaluate once on the sealed part, bundle, register."""
+"""Register: fit on train, evaluate once on the held-out test set, bundle, register."""
 
 from __future__ import annotations
 
