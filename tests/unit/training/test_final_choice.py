@@ -28,7 +28,12 @@ CONTRACT = from_dict(
 
 
 def chosen(
-    tmp_path: Path, name: str, params: dict[str, Any], *, compared: tuple[str, ...], average: int = 2
+    tmp_path: Path,
+    name: str,
+    params: dict[str, Any],
+    *,
+    compared: tuple[str, ...],
+    average: int = 2,
 ) -> FinalChoice:
     """Return what is made of a sweep's model on rows that interact, which trees find out."""
     random = np.random.default_rng(2)
