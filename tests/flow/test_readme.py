@@ -134,7 +134,9 @@ def test_every_target_that_the_readme_names_is_in_make_help() -> None:
 def test_the_example_on_the_contracts_page_is_a_contract() -> None:
     page = ROOT / "docs" / "reference" / "contract.md"
     contract = from_dict(yaml.safe_load(block(page, "yaml", "model_name")))
-    assert contract.feature_names == ("area", "rooms", "town", "street", "sold", "lon", "lat")
+    sent = ("area", "rooms", "town", "street", "sold", "rent", "engine", "lon", "lat", "built")
+    assert contract.field_names == sent
+    assert contract.feature_names[-2:] == ("age", "income")
 
 
 def test_the_spanish_readme_shows_the_same_output_code_and_commands() -> None:

@@ -44,8 +44,11 @@ forms = st.fixed_dictionaries(
 @given(rows, forms)
 def test_a_text_of_any_form_is_read_back(table, form):
     text = io.StringIO(newline="")
+    # csv's writer only quotes the line ends that it writes itself
+    broken = any("\n" in str(cell) for row in table for cell in row) and "\n" not in form["end"]
+    quoting = csv.QUOTE_ALL if broken else form["quoting"]
     writer = csv.writer(
-        text, delimiter=form["delimiter"], quoting=form["quoting"], lineterminator=form["end"]
+        text, delimiter=form["delimiter"], quoting=quoting, lineterminator=form["end"]
     )
     more = [""] if form["surplus"] else []
     empty = [""] * (len(HEADER) - 1 + len(more)) if form["padded"] else []

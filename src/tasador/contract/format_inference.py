@@ -147,12 +147,12 @@ def are_codes(texts: Sequence[str]) -> bool:
     return any(_CODE.fullmatch(text) for text in texts) and all(text.isdigit() for text in texts)
 
 
-def number_reading(counts: Counter[str], *, comma: bool = False) -> Reading | None:
+def number_reading(counts: Counter[str], *, decimal: str | None = None) -> Reading | None:
     """Return how the texts of a column of numbers are read.
 
     Args:
         counts: Rows by text without spaces around it.
-        comma: Whether other columns of the table have decimal commas: it settles ``1.234``.
+        decimal: The decimal mark of the table's other columns, which settles ``1.234``.
     """
     texts = _looked_at(counts)
     missing = tuple(sorted(t.lower() for t in texts if t.lower() in MISSING_WORDS))
@@ -164,9 +164,9 @@ def number_reading(counts: Counter[str], *, comma: bool = False) -> Reading | No
         return None
     weights = [counts[text] for text in texts]
     cores = [part["core"] for part in parts]
-    decimal, thousands, doubtful = _marks(cores, comma)
+    mark, thousands, doubtful = _marks(cores, decimal)
     affixes, multipliers = _affixes(parts)
-    form = Format(decimal, thousands, affixes, multipliers, missing=missing)
+    form = Format(mark, thousands, affixes, multipliers, missing=missing)
     read = _weight_read(form, texts, weights)
     with_ranges = replace(form, ranges=True)
     if read < 1.0:
@@ -185,13 +185,8 @@ def number_reading(counts: Counter[str], *, comma: bool = False) -> Reading | No
         example=unread[0] if unread else None,
     )  # fmt: skip
     if doubtful:
-        mark = "." if thousands is None else thousands
-        # the other meaning of the one mark that there is
-        swapped = replace(form, decimal=",", thousands=".") if mark == "." else None
-        if thousands == ".":
-            swapped = replace(form, decimal=".", thousands=None)
-        if swapped is not None:
-            reading = replace(reading, other=swapped, other_said=_said(swapped))
+        swapped = replace(form, decimal=",", thousands=".")
+        reading = replace(reading, other=swapped, other_said=_said(swapped))
     return reading
 
 
@@ -216,7 +211,7 @@ def _weight_read(form: Format, texts: Sequence[str], weights: Sequence[int]) -> 
     return read / sum(weights)
 
 
-def _marks(cores: Sequence[str], comma: bool) -> tuple[str, str | None, bool]:
+def _marks(cores: Sequence[str], usual: str | None) -> tuple[str, str | None, bool]:
     """Return the decimal mark, the thousands mark, and whether there is doubt."""
     stripped = [core.replace(" ", "").replace("'", "") for core in cores]
     spaced = [core for core in cores if re.fullmatch(r"\d{1,3}(?: \d{3})+(?:[.,]\d*)?", core)]
@@ -239,12 +234,12 @@ def _marks(cores: Sequence[str], comma: bool) -> tuple[str, str | None, bool]:
         if not groups or ungrouped or group is not None:
             return mark, group, False
         if mark == ",":
-            return ".", ",", False
-        if comma:
-            return ",", ".", False
+            return (",", group, False) if usual == "," else (".", ",", False)
+        if usual is not None:
+            return (",", ".", False) if usual == "," else (".", group, False)
         many = len(set(marked)) >= 10
         return ".", None, many or len(marked) >= 0.5 * len(stripped)
-    return ("," if comma else "."), group, False
+    return usual or ".", group, False
 
 
 def _affixes(

@@ -381,15 +381,15 @@ def _joined(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     found: dict[str, Any] = {}
     for at, entry in enumerate(value if isinstance(value, list) else [value] if value else []):
         where = f"join.{at + 1}"
-        section = _mapping(entry, where, ("file", "on", "key", "columns"))
-        on = _text(section, "on", where)
+        section = _mapping(entry, where, ("file", "by", "key", "columns"))
+        key = _text(section, "by", where)
         names = _texts(section, "columns", where)
         if not names:
             raise ContractError(f"{where}.columns: expected the columns to take from the file")
         for name in names:
             found[name] = {
-                "lookup": on, "file": _text(section, "file", where),
-                "key": _text(section, "key", where, on), "value": name,
+                "lookup": key, "file": _text(section, "file", where),
+                "key": _text(section, "key", where, key), "value": name,
             }  # fmt: skip
     return _derived(found, columns) if found else ()
 

@@ -76,13 +76,13 @@ class Findings:
         assumptions: What is assumed, a sentence each.
         questions: What is not settled.
         answers: Answers to earlier questions, by their key.
-        comma: Whether a column of the table has decimal commas.
+        decimal: The decimal mark of the table's other numbers; None where none shows it.
     """
 
     assumptions: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     answers: Mapping[str, str] = field(default_factory=dict)
-    comma: bool = False
+    decimal: str | None = None
 
     def choose(self, key: str, text: str, options: tuple[str, ...], default: str) -> str:
         """Return the answer to a question, or its default while there is none."""
@@ -189,7 +189,7 @@ def _text_column(
     y: Floats | None,
 ) -> list[Column]:
     name, said = series.name, findings.assumptions
-    plain = _plain_numbers(name, present)
+    plain = _plain_numbers(name, present, findings.decimal)
     if plain is not None:
         return [_number(name, present, plain, PLAIN, nullable, said)]
     texts = present.cast(pl.String).str.strip_chars()
@@ -200,7 +200,7 @@ def _text_column(
         dates = date_reading(counts, name, texts.head(1000).to_list())
         if dates is not None:
             return [_dates(name, dates, nullable, findings)]
-        numbers = duration_reading(counts) or number_reading(counts, comma=findings.comma)
+        numbers = duration_reading(counts) or number_reading(counts, decimal=findings.decimal)
         if numbers is not None:
             return [_numbers(name, texts, numbers, nullable, findings)]
     return _texts(series, texts, counted, nullable, said, y)
@@ -219,7 +219,24 @@ def _some(counted: pl.DataFrame) -> Counter[str]:
     return Counter(dict(pairs))
 
 
-def _plain_numbers(name: str, present: pl.Series) -> Floats | None:
+_POINTED = r"^\s*-?(?:0?\.|\d+\.(?:\d{0,2}|\d{4,})\s*$|\d{4,}\.)|[eE]"
+_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2}|\d{1,3}(?:\.\d{3})+,\d+)")
+_POINT = re.compile(r"-?(?:0?\.\d+|\d+\.(?:\d{1,2}|\d{4,})|\d{1,3}(?:,\d{3})+\.\d+)")
+
+
+def decimal_mark(frame: pl.DataFrame) -> str | None:
+    """Return the decimal mark that a table's texts show beyond doubt; None for none, or both."""
+    seen: set[str] = set()
+    for series in frame.iter_columns():
+        if series.dtype == pl.String and len(seen) < 2:
+            texts = [text.strip() for text in series.head(100).drop_nulls().to_list()]
+            for mark, pattern in ((",", _COMMA), (".", _POINT)):
+                if any(map(pattern.fullmatch, texts)):
+                    seen.add(mark)
+    return seen.pop() if len(seen) == 1 else None
+
+
+def _plain_numbers(name: str, present: pl.Series, decimal: str | None = None) -> Floats | None:
     """Return the numbers of a column of which nobody doubts that it holds numbers."""
     if present.dtype != pl.String or named_like_a_date(name):
         return None
@@ -227,12 +244,17 @@ def _plain_numbers(name: str, present: pl.Series) -> Floats | None:
     if numbers.null_count():
         return None
     values: Floats = numbers.to_numpy().astype(np.float64)
-    if not np.isfinite(values).all() or _eight_digits(values):
+    finite = np.isfinite(values)
+    if not finite.any():
+        return values
+    if not finite.all() or _eight_digits(values):
         return None
     if present.str.contains(r"^\s*0\d").any():  # 01101 is a code
         return None
     # where each point has three digits behind it, 1.234 may be a thousand
-    settled = present.str.contains(r"^\s*-?(?:0?\.|\d+\.(?:\d{0,2}|\d{4,})\s*$|\d{4,}\.)|[eE]")
+    if decimal == ".":
+        return values
+    settled = present.str.contains(_POINTED)
     if settled.any() or not present.str.contains(".", literal=True).any():
         return values
     return None
@@ -525,10 +547,10 @@ def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     if series.dtype != pl.String:
         return None
     texts = series.drop_nulls().str.strip_chars()
-    if _plain_numbers("target", texts) is not None:
+    if _plain_numbers("target", texts, findings.decimal) is not None:
         return PLAIN
     counted = texts.value_counts(sort=True).rename({texts.name: "text"})
-    reading = number_reading(_some(counted), comma=findings.comma)
+    reading = number_reading(_some(counted), decimal=findings.decimal)
     if reading is None:
         return None
     form, said = reading.form, reading.said

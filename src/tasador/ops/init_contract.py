@@ -37,6 +37,7 @@ from tasador.contract.type_inference import (
     Findings,
     Question,
     bounds_around,
+    decimal_mark,
     describe_column,
     round_outwards,
     target_reading,
@@ -142,7 +143,7 @@ def infer_contract(
     read = read_source(path, source=source)
     frame = read.frame
     findings = Findings(assumptions=list(read.notes), answers=answers or {})
-    findings.comma = read.source.delimiter == ";"
+    findings.decimal = decimal_mark(frame) or ("," if read.source.delimiter == ";" else None)
     target_form, y = _target_values(frame, target, findings)
     for wanted in categories:
         if wanted not in frame.columns or wanted == target:
@@ -227,10 +228,11 @@ def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tupl
     form = target_reading(series, findings)
     y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
     if form is None:
-        example = series[int(np.flatnonzero(wrong)[0])]
+        strange = np.flatnonzero(wrong)
+        example = series[int(strange[0])] if len(strange) else series.drop_nulls()[0]
         raise ValidationError(
             f"the target {target!r} is not a number",
-            got=f"{example!r} and {int(wrong.sum()) - 1} more of {present} values",
+            got=f"{example!r} and {max(len(strange), present) - 1} more of {present} values",
             remedy="choose a column of numbers",
         )
     y = np.where(np.isfinite(y), y, np.nan)

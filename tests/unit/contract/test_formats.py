@@ -22,9 +22,9 @@ from tasador.contract.model import Column
 from tasador.core.errors import ValidationError
 
 
-def read(texts: list[str], **more: bool) -> list[float]:
+def read(texts: list[str]) -> list[float]:
     """Infer how numbers are written and read them."""
-    reading = number_reading(Counter(texts), **more)
+    reading = number_reading(Counter(texts))
     assert reading is not None, texts
     encode = cell_encoder(Column("c", "number", format=reading.form))
     return [encode(text) for text in texts]
@@ -86,7 +86,7 @@ def test_one_mark_that_may_be_a_point_or_stand_between_thousands_has_two_reading
     assert (reading.form.decimal, reading.other.thousands) == (".", ".")
     settled = number_reading(Counter([*texts, "1.234.567"]))
     assert (settled.form.thousands, settled.other) == (".", None)
-    assert number_reading(Counter(texts), comma=True).form.thousands == "."
+    assert number_reading(Counter(texts), decimal=",").form.thousands == "."
 
 
 _AMOUNTS = st.lists(

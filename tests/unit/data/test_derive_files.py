@@ -35,7 +35,7 @@ def test_the_nearest_point_of_a_file_and_a_joined_column_become_features(tmp_pat
     found = with_files_read(
         contract(
             derive={"km": {"distance_to": ["lon", "lat"], "file": "stations.csv"}},
-            join=[{"file": "areas.csv", "on": "zip", "key": "PLZ", "columns": ["income", "homes"]}],
+            join=[{"file": "areas.csv", "by": "zip", "key": "PLZ", "columns": ["income", "homes"]}],
         ),
         [tmp_path],
     )

@@ -169,7 +169,7 @@ def by_service(bundle: ModelBundle, row: dict[str, Any], _: Path) -> Any:
     X = np.array(rows.codes)
     if not engine.check.accepts(X).all():
         raise ValidationError(engine.check.reasons(row))
-    found = engine.appraise(X)
+    found = engine.predict(X)
     return found.prediction[0], tuple(found.notes.get(0, ()))
 
 

@@ -51,7 +51,7 @@ def test_the_card_holds_figures_data_limits_and_lineage() -> None:
     for part in (
         "# Model card: Houses \\| &lt;b>all&lt;/b>",
         "| RMSE | 39 541 USD | 37 900 – 41 200 | lower |",
-        "| RMSE | 39 541 | 43 600 | 61 100 |",
+        "| RMSE | 39 541 | 43 600 | – | – | 61 100 |",
         "| b (few rows) | 4 | 30 | 20 | 1.100 | 75 |",
         "| COD | 11.50 | 10.50 | 12.50 | 5 | 15 |",
         "| family | LightGBM | MAE 24,000 | train, 5 folds |",

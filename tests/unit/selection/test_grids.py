@@ -59,8 +59,8 @@ def test_the_full_profile_has_as_many_candidates_as_the_reference() -> None:
 
 
 @pytest.mark.parametrize("name", [*REFERENCE, "lightgbm"])
-def test_the_quick_profile_has_five_to_ten_candidates_of_each(name: str) -> None:
-    assert 5 <= len(list(expand_grid(name, grids("quick")[name]))) <= 10
+def test_the_quick_profile_has_a_few_candidates_of_each_family(name: str) -> None:
+    assert 1 <= len(list(expand_grid(name, grids("quick")[name]))) <= 4
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])

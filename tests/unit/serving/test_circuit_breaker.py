@@ -14,8 +14,8 @@ from tasador.core.errors import (
     DeadlineError,
     MissingExtraError,
     NothingOfferedError,
-    RefusedError,
     RegistryError,
+    RegistryRejectedError,
     StorageError,
 )
 from tasador.serving.model_loading.circuit_breaker import (
@@ -217,7 +217,7 @@ def test_the_last_failure_is_raised_when_the_attempts_are_used_up():
         ConfigError("x"),
         DeadlineError("x"),
         MissingExtraError("x"),
-        RefusedError("x"),
+        RegistryRejectedError("x"),
         OpenCircuitError("x"),
         ValueError("x"),
     ],

@@ -205,8 +205,8 @@ def test_a_bundle_that_cannot_explain_does_not_serve(bundle):
     [
         ({"order": ("mlflow", "ftp")}, "got mlflow, ftp"),
         ({"order": ("local", "local")}, "at most once"),
-        ({"poll_s": 0.0}, "poll_s cannot be meant"),
-        ({"hop_deadline_s": float("nan")}, "hop_deadline_s cannot be meant"),
+        ({"poll_s": 0.0}, "poll_s is invalid"),
+        ({"hop_deadline_s": float("nan")}, "hop_deadline_s is invalid"),
         ({"attempts": 0}, "attempts >= 1"),
         ({"poll_jitter": 1.0}, "poll_jitter < 1"),
     ],
