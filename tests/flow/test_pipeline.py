@@ -303,7 +303,7 @@ def test_a_failed_run_still_leaves_a_report_with_the_error(project: Path) -> Non
     )
     assert code == 4, err
     run = newest_run(project)
-    assert "all 1 candidates failed" in (run / "report.html").read_text()
+    assert "all 2 candidates failed" in (run / "report.html").read_text()
     assert json.loads((run / "cards" / "select.json").read_text())["status"] == "failed"
 
 

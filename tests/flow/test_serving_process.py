@@ -317,7 +317,7 @@ def test_deep_health_tells_a_watcher_that_went_silent_from_one_that_was_stopped(
     leases = Leases(Database(server.records_url))
     lease = leases.acquire(WATCHER, "watcher-1", 30.0)
     assert lease is not None
-    eventually(lambda: "watcher-1 judges" in detail(server, "watcher"))
+    eventually(lambda: "watcher-1 evaluates" in detail(server, "watcher"))
     assert deep(server)["status"] == "healthy"
     leases.renew(lease, -10.0)  # killed: nobody renewed it
     eventually(lambda: deep(server)["checks"]["watcher"] == "degraded")

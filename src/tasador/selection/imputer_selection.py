@@ -263,7 +263,8 @@ def _downstream(
     own = {name, f"{name}_missing"}
     errors = []
     for X, rows in masks:
-        for fold in range(_DOWNSTREAM_FOLDS):
+        # a single mask is a quick look, for which two folds do
+        for fold in range(_DOWNSTREAM_FOLDS if len(masks) > 1 else 2):
             fit, held = folds != fold, rows[folds[rows] == fold]
             if not len(held):
                 continue
