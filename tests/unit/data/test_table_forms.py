@@ -355,11 +355,12 @@ def test_an_arrow_file_keeps_its_types():
         (b"<stata_dta><header>", "a Stata file"),
         (b"$FL2@(#) SPSS", "an SPSS file"),
         (b"\x80\x04\x95", "a Python pickle"),
-        (gzip.compress(b"RDX3\nX\n"), "an R data file"),
+        (gzip.compress(b"RDX3\nX\n", mtime=0), "an R data file"),
         (b'[{"a": {"b": 1}}]', "objects within objects.*json_normalize"),
         (b"[1, 2]", "JSON, but no table"),
         (b'{"a": 1', "not valid JSON"),
     ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_other_kinds_of_files_are_named_with_a_way_out(data, words):
     with pytest.raises(SourceError, match=words):
