@@ -32,6 +32,8 @@ COLUMN_KINDS: tuple[ColumnKind, ...] = (
     "text",
 )
 COLUMN_ROLES: tuple[ColumnRole, ...] = ("longitude", "latitude", "segment", "timestamp")
+#: How the description of a column begins that `tasador init` decided not to use.
+SET_ASIDE = "Set aside: "
 #: Kinds that become a column of the encoded matrix; identifiers and text are carried, not used.
 ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
 
@@ -300,6 +302,14 @@ class TableContract:
     def identifiers(self) -> tuple[Column, ...]:
         """The columns carried along to recognise a row, never used to value it."""
         return tuple(column for column in self.columns if column.kind == "identifier")
+
+    @property
+    def set_aside(self) -> tuple[Column, ...]:
+        """The columns that `tasador init` set aside; their descriptions say why."""
+        return tuple(
+            c for c in self.columns
+            if c.kind == "text" and (c.description or "").startswith(SET_ASIDE)
+        )  # fmt: skip
 
     def column(self, name: str) -> Column:
         """Return the column called `name`; KeyError when there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import stat
 import sys
@@ -14,6 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import tasador
+from tasador.contract.model import SET_ASIDE
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError, TasadorError, install_command
 from tasador.core.kernels import native
@@ -27,6 +29,8 @@ from tasador.settings.serving import ServeSettings, read_settings, variable
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _READ_S = 10.0
+_EXPLAINS = re.compile(r"explains (\d+)% of the target")
+_STRONG_PERCENT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,7 @@ def examine(settings: RunSettings) -> Iterator[Finding]:
         state: Literal["ok", "missing"] = "ok" if Path(data).is_dir() else "missing"
         yield Finding(state, "TASADOR_REAL_DATA", data)
     yield _table(settings)
+    yield from _set_aside(settings)
     yield _disk(workspace)
     yield _registry(settings)
     yield _alerts()
@@ -262,6 +267,16 @@ def _table(settings: RunSettings) -> Finding:
             "optional", what, f"not on disk; would be fetched from {contract.source.url}"
         )
     return Finding("missing", what, f"put it at {' or '.join(contract.source.paths) or 'a path'}")
+
+
+def _set_aside(settings: RunSettings) -> Iterator[Finding]:
+    """Name the columns that are not used though they explain the target."""
+    for column in settings.contract.set_aside:
+        why = (column.description or "").removeprefix(SET_ASIDE)
+        found = _EXPLAINS.search(why)
+        if found is not None and int(found[1]) >= _STRONG_PERCENT:
+            detail = f"{why}; tasador init --category {column.name}, or its `kind` in the contract"
+            yield Finding("optional", f"column {column.name}", detail)
 
 
 def _registry(settings: RunSettings) -> Finding:

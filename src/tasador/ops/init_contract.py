@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.formats import PLAIN, Format
 from tasador.contract.model import (
+    SET_ASIDE,
     Column,
     Source,
     TableContract,
@@ -280,7 +281,7 @@ def _without_leak(column: Column, leaks: Sequence[Leak]) -> Column:
     why = next((leak.why for leak in leaks if leak.column == column.name), None)
     if why is None:
         return column
-    note = f"Set aside: suspected leak, {why}"
+    note = f"{SET_ASIDE}suspected leak, {why}"
     return Column(column.name, "text", nullable=True, description=note)
 
 
@@ -492,7 +493,7 @@ def _set_aside(
         else:
             texts = series.cast(pl.String).fill_null("").to_numpy()
             explains = explained_by_groups(texts.astype(str), y[sample])
-        why = (column.description or "").removeprefix("Set aside: ")
+        why = (column.description or "").removeprefix(SET_ASIDE)
         remedy = f"--category {column.name!r}" if re.search(r"\s", column.name) else (
             f"--category {column.name}"
         )  # fmt: skip

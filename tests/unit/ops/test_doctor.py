@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasador.ops.doctor import protections
+from tasador.ops.doctor import examine, protections
 from tasador.registry.bundle.trust import KeyPair
 from tasador.registry.format.signature import SIGNATURE, sign_bundle
+from tasador.settings.compose import compose
 
 
 def looked_at(workspace: Path, **environment: str) -> dict[str, tuple[bool, str]]:
@@ -81,3 +82,22 @@ def test_a_registry_that_anybody_may_write_to_is_named(
     )["registry"]  # fmt: skip
     assert found is on
     assert "secret" not in detail
+
+
+def test_a_column_set_aside_that_explains_the_target_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "conf" / "dataset" / "homes.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "columns:\n"
+        "  area: {kind: number}\n"
+        "  note: {kind: text, description: 'Set aside: text; explains 31% of the target'}\n"
+        "  code: {kind: text, description: 'Set aside: text; explains 2% of the target'}\n"
+        "target: {name: price}\n"
+    )
+    settings = compose(["dataset=homes", f"storage.workspace={tmp_path}"], project=tmp_path)
+    found = [f for f in examine(settings) if f.what.startswith("column ")]
+    assert [(f.what, f.state) for f in found] == [("column note", "optional")]
+    assert "tasador init --category note" in found[0].detail

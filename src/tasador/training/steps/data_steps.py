@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tasador.contract.model import SET_ASIDE
 from tasador.core.escape import cell
 from tasador.core.hashing import sha256_file, to_plain
 from tasador.data import sources
@@ -109,6 +110,14 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.fact("Split", settings.method, f"seed {settings.seed}")
     card.fact("Training rows", len(splits.train))
     card.fact("Held-out test rows", len(splits.sealed), "opened once, by the register step")
+    if contract.set_aside:
+        card.table(
+            "Columns set aside by `tasador init`",
+            ("column", "why"),
+            [(c.name, (c.description or "").removeprefix(SET_ASIDE)) for c in contract.set_aside],
+            note="What a column explains of the target is measured by itself, each row without "
+            "itself. `kind` in the contract, or `init --category`, brings a column back.",
+        )
     for warning in (*validated.warnings, *splits.warnings):
         card.warn(warning)
     if validated.refused:
