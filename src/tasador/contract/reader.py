@@ -53,6 +53,8 @@ _FORMAT = ("decimal", "thousands", "affixes", "multipliers", "ranges", "duration
            "missing", "unreadable")  # fmt: skip
 _DERIVE = (*OPERATIONS, "in", "points", "table", "file", "key", "value", "unit", "description")
 _THOUSANDS = (",", ".", " ", "'")
+_MOST_TEXTS, _LONGEST_TEXT = 100, 200
+_MOST_POINTS, _MOST_LEVELS = 10_000, 100_000
 _SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic", "encoding", "header_row",
            "has_header", "sheet", "sql")  # fmt: skip
 _COMPARABLES = ("near", "similar_by", "context")
@@ -311,6 +313,14 @@ def _format(value: Any, where: str, kind: str) -> Format:
         missing=tuple(text.strip().lower() for text in _texts(section, "missing", where)),
         unreadable=_choice(section, "unreadable", where, ("refuse", "missing"), "refuse"),
     )
+    # a contract may come with a bundle that anybody wrote
+    for key in ("affixes", "multipliers", "dates", "missing"):
+        texts = [str(item) for item in getattr(form, key)]
+        if len(texts) > _MOST_TEXTS or any(len(text) > _LONGEST_TEXT for text in texts):
+            raise ContractError(
+                f"{where}.{key}: too much",
+                expected=f"at most {_MOST_TEXTS} texts of {_LONGEST_TEXT} characters",
+            )
     if form.thousands == form.decimal:
         raise ContractError(f"{where}: decimal and thousands are the same mark {form.decimal!r}")
     for way in form.dates:
@@ -426,6 +436,11 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
         key=_optional_text(section, "key", where),
         value=_optional_text(section, "value", where),
     )
+    if len(derive.points) > _MOST_POINTS or len(derive.table) > _MOST_LEVELS:
+        raise ContractError(
+            f"{where}: too much",
+            expected=f"at most {_MOST_POINTS} points and {_MOST_LEVELS} levels",
+        )
     given = derive.points if operation == "distance_to" else derive.table
     if operation in ("distance_to", "lookup") and not given and derive.file is None:
         what = "points" if operation == "distance_to" else "table"

@@ -81,6 +81,7 @@ def test_the_contract_is_read_back_from_what_it_is_written_as():
         ({"ratio": ["area", "roms"]}, "no column 'roms'.*did you mean 'rooms'"),
         ({"log": "zone"}, "'zone' is of kind category: expected number or integer"),
         ({"lookup": "zone"}, "needs `table`, or a `file`"),
+        ({"distance_to": ["lon", "lat"], "points": [[0, 0]] * 10_001}, "at most 10000 points"),
         ({"cube": "area"}, "derive.x.cube: unknown key"),
         ({"log": "area", "sum": ["area", "rooms"]}, "expected one operation"),
         ({"difference": ["sold", "built"], "in": "year"}, "did you mean 'years'"),
