@@ -109,11 +109,11 @@ class Encoder:
             else:
                 append(encode(value))
         if self._derived:
-            return self._with_derived(np.array([codes]))[0].tolist()  # type: ignore[no-any-return]
+            return self.fill_derived(np.array([codes]))[0].tolist()  # type: ignore[no-any-return]
         return codes
 
-    def _with_derived(self, X: Floats) -> Floats:
-        """Fill in the derived columns of encoded rows (n, p), in place."""
+    def fill_derived(self, X: Floats) -> Floats:
+        """Compute the derived columns of rows (n, p) whose other columns are encoded, in place."""
         for position, taken, derive in self._derived:
             X[:, position] = derive(X[:, taken])
         return X
@@ -174,16 +174,12 @@ class Encoder:
             if sent is None:
                 X[:, position] = self._absent(column.name, columns)
                 continue
-            X[:, position], wrong = encode_values(sent, columns[sent.source or sent.name])
+            X[:, position], wrong = encode_values(sent, columns[sent.field_name])
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                value = columns[sent.source or sent.name][row]
+                value = columns[sent.field_name][row]
                 raise wrong_value(column, value, f" in row {row + 1}")
-        return self._with_derived(X)
-
-    def fill_derived(self, X: Floats) -> Floats:
-        """Compute the derived columns of rows (n, p) whose other columns are encoded, in place."""
-        return self._with_derived(X)
+        return self.fill_derived(X)
 
     def decode(self, X: Floats) -> dict[str, list[Any]]:
         """Turn encoded rows back into values, for people.
@@ -204,7 +200,7 @@ class Encoder:
 def sent_as(column: Column, names: Container[str]) -> Column | None:
     """Return `column` as it is among the columns `names`: by its own name, or in a text.
 
-    The values are then those of ``source or name``. None: it is neither, or it is derived.
+    The values are then those of its `field_name`. None: it is neither, or it is derived.
     """
     if column.name in names:
         return column.own

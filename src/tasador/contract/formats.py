@@ -134,17 +134,13 @@ class UnreadableError(ValueError):
     """A text that is not a value of its column."""
 
 
+@lru_cache(maxsize=4096)
 def number_reader(form: Format) -> Callable[[str], float]:
     """Return the function that reads a number from a text without spaces around it.
 
     The function returns NaN for a missing value, and for one that cannot be read if the format
     says so; else it raises `UnreadableError`.
     """
-    return _number_reader(form)
-
-
-@lru_cache(maxsize=4096)
-def _number_reader(form: Format) -> Callable[[str], float]:
     parse, plain = _Numbers(form), form == PLAIN
     as_python = not parse.groups_by_point
 
@@ -317,17 +313,13 @@ def valid_date_format(text: str) -> bool:
     return bool({"Y", "y"}.intersection(directives))
 
 
+@lru_cache(maxsize=4096)
 def date_reader(form: Format) -> Callable[[str], float]:
     """Return the function that reads seconds since 1970 UTC from a text without spaces around it.
 
     A time without a zone is in UTC; a month is its first day. NaN and `UnreadableError` are as in
     `number_reader`.
     """
-    return _date_reader(form)
-
-
-@lru_cache(maxsize=4096)
-def _date_reader(form: Format) -> Callable[[str], float]:
     readers = [_one_date_reader(way) for way in form.dates]
 
     def read(text: str) -> float:

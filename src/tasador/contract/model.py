@@ -111,6 +111,11 @@ class Column:
         return self.source is not None
 
     @property
+    def field_name(self) -> str:
+        """Name of the field that holds its value: its own, or of the text that it is part of."""
+        return self.source or self.name
+
+    @property
     def format_or_part(self) -> bool:
         """Whether its texts are read in another way than plain numbers and ISO dates are."""
         return self.from_text or self.format != PLAIN

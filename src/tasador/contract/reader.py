@@ -146,13 +146,18 @@ def _mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping
         raise ContractError(f"{where}: expected a mapping, got {type(value).__name__}")
     for key in value:
         if allowed is not None and key not in allowed:
-            close = difflib.get_close_matches(str(key), allowed, n=1)
-            raise ContractError(
-                f"{where}.{key}: unknown key",
-                expected=f"one of {', '.join(allowed)}",
-                remedy=f"did you mean {close[0]!r}?" if close else None,
-            )
+            raise _unknown(f"{where}.{key}: unknown key", key, allowed)
     return value
+
+
+def _unknown(message: str, given: Any, known: Collection[str], shown: Any = str) -> ContractError:
+    """Return the error for a word that is none of `known`, with the one that may be meant."""
+    close = difflib.get_close_matches(str(given), known, n=1)
+    return ContractError(
+        message,
+        expected=f"one of {', '.join(map(shown, known))}",
+        remedy=f"did you mean {close[0]!r}?" if close else None,
+    )
 
 
 def _text(section: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -339,12 +344,7 @@ def _choice(
 ) -> Any:
     value = section.get(key, default)
     if value is not None and value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, n=1)
-        raise ContractError(
-            f"{where}.{key}: unknown value {value!r}",
-            expected=f"one of {', '.join(map(repr, allowed))}",
-            remedy=f"did you mean {close[0]!r}?" if close else None,
-        )
+        raise _unknown(f"{where}.{key}: unknown value {value!r}", value, allowed, repr)
     return default if value is None else value
 
 
@@ -461,12 +461,7 @@ def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Colu
     }
     allowed = kinds.get(operation, ("number", "integer"))
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        raise ContractError(
-            f"{where}.{operation}: there is no column {name!r}",
-            expected=f"one of {', '.join(known)}",
-            remedy=f"did you mean {close[0]!r}?" if close else None,
-        )
+        raise _unknown(f"{where}.{operation}: there is no column {name!r}", name, known)
     if known[name].kind not in allowed:
         raise ContractError(
             f"{where}.{operation}: {name!r} is of kind {known[name].kind}",

@@ -163,7 +163,7 @@ class RowCheck:
                 if not column.nullable and column.derive is None:
                     return None
                 continue
-            X[:, at], strange = encode_values(sent, columns[sent.source or sent.name])
+            X[:, at], strange = encode_values(sent, columns[sent.field_name])
             wrong |= strange
         return wrong | ~self.accepts(self._encoder.fill_derived(X))
 
@@ -257,7 +257,7 @@ class RowCheck:
             code = math.inf
         if (math.isnan(code) and column.nullable) or bool(valid_codes(column, np.array([code]))[0]):
             return None
-        name = column.source or column.name
+        name = column.field_name
         expected = f"a text with {expectation(column)} for {column.name}"
         return Fault(name, expected, shown(text), "correct the text", "out_of_bounds")
 

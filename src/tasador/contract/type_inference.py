@@ -195,8 +195,7 @@ def _text_column(
     texts = present.cast(pl.String).str.strip_chars()
     counted = texts.value_counts(sort=True).rename({name: "text"})
     counts = _some(counted)
-    codes = bool(texts.str.contains(r"^0\d+$").any())
-    if not (codes and are_codes([text for text in counts if text.lower() not in MISSING_WORDS])):
+    if not are_codes([text for text in counts if text.lower() not in MISSING_WORDS]):
         dates = date_reading(counts, name, texts.head(1000).to_list())
         if dates is not None:
             return [_dates(name, dates, nullable, findings)]
@@ -287,18 +286,10 @@ def _datetime(name: str, form: Format, way: str, nullable: bool, said: list[str]
 def _numbers(
     name: str, texts: pl.Series, reading: Reading, nullable: bool, findings: Findings
 ) -> Column:
-    form, note = reading.form, reading.said
-    if reading.other is not None:
-        options = ("decimal point", "thousands")
-        default = "decimal point" if form.thousands is None else "thousands"
-        answer = findings.choose(
-            f"{name}.point",
-            f"What is the point in {name!r}, as in {texts[0]!r}: a decimal point, or between "
-            "thousands?",
-            options, default,
-        )  # fmt: skip
-        if answer != default:
-            form, note = reading.other, reading.other_said
+    text = (
+        f"What is the point in {name!r}, as in {texts[0]!r}: a decimal point, or between thousands?"
+    )
+    form, note = _settled_point(name, text, reading, findings)
     if note or reading.unread:
         findings.assumptions.append(_writing_note(name, note, reading))
     column = Column(name, "number", format=form)
@@ -309,6 +300,19 @@ def _numbers(
     if unit is not None and column.kind in ("number", "integer"):
         column = replace(column, unit=unit)
     return column if form == PLAIN or column.kind == "text" else replace(column, format=form)
+
+
+def _settled_point(
+    name: str, question: str, reading: Reading, findings: Findings
+) -> tuple[Format, str]:
+    """Return how numbers are written, and what is said of it; asks where two readings fit."""
+    if reading.other is None:
+        return reading.form, reading.said
+    options = ("decimal point", "thousands")
+    default = options[reading.form.thousands is not None]
+    if findings.choose(f"{name}.point", question, options, default) == default:
+        return reading.form, reading.said
+    return reading.other, reading.other_said
 
 
 def _writing_note(name: str, note: str, reading: Reading) -> str:
@@ -542,8 +546,8 @@ def round_outwards(value: float, *, up: bool) -> float:
 
 def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     """Return how the target's texts are written as numbers; None when they are none."""
-    if series.dtype.is_numeric() or series.dtype == pl.Boolean:
-        return PLAIN if series.dtype != pl.Boolean else None
+    if series.dtype.is_numeric():
+        return PLAIN
     if series.dtype != pl.String:
         return None
     texts = series.drop_nulls().str.strip_chars()
@@ -553,13 +557,8 @@ def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     reading = number_reading(_some(counted), decimal=findings.decimal)
     if reading is None:
         return None
-    form, said = reading.form, reading.said
-    if reading.other is not None:
-        options = ("decimal point", "thousands")
-        default = options[form.thousands is not None]
-        text = f"What is the point in the target {series.name!r}, as in {texts[0]!r}?"
-        if findings.choose(f"{series.name}.point", text, options, default) != default:
-            form, said = reading.other, reading.other_said
+    text = f"What is the point in the target {series.name!r}, as in {texts[0]!r}?"
+    form, said = _settled_point(series.name, text, reading, findings)
     if said or reading.unread:
         note = _writing_note(series.name, said, reading).replace("count as missing", "are left out")
         findings.assumptions.append(f"the target {note}")

@@ -143,7 +143,7 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
         raise ValidationError("the table has no rows", expected="at least one row")
     used = [c for c in contract.features if c.derive is None]
     needed = list(dict.fromkeys(
-        c.name if sent is None else sent.source or sent.name
+        c.name if sent is None else sent.field_name
         for c in (*used, *contract.identifiers, contract.target.column)
         for sent in [sent_as(c, frame.columns)]
     ))  # fmt: skip
@@ -184,7 +184,7 @@ def _check_column(
         return np.full(frame.height, np.nan)
     sent = sent_as(column, frame.columns)
     assert sent is not None  # noqa: S101 - `_check_columns` has seen to it
-    codes, wrong = encode_values(sent, frame[sent.source or sent.name])
+    codes, wrong = encode_values(sent, frame[sent.field_name])
     missing = np.isnan(codes) & ~wrong
     if missing.all() and not sent.from_text:
         raise ValidationError(

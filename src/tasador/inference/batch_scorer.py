@@ -165,7 +165,7 @@ class BatchScorer:
             if sent is None:
                 X[:, position] = np.nan
                 continue
-            X[:, position], strange = encode_arrow(sent, batch.column(sent.source or sent.name))
+            X[:, position], strange = encode_arrow(sent, batch.column(sent.field_name))
             wrong |= strange
         return self.bundle.encoder.fill_derived(X), wrong
 

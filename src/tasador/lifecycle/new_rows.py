@@ -297,7 +297,7 @@ def _as_read(reference: pl.DataFrame, bundle: ModelBundle) -> pl.DataFrame:
         sent = sent_as(column, reference.columns)
         if sent is None or (column.format == PLAIN and not sent.from_text):
             continue
-        codes, _ = encode_values(sent, reference[sent.source or sent.name])
+        codes, _ = encode_values(sent, reference[sent.field_name])
         values = [decoded_cell(column, code) for code in codes.tolist()]
         made.append(pl.Series(column.name, _values(values), strict=False))
     return reference.with_columns(made)

@@ -524,7 +524,7 @@ def _preview(contract: TableContract, frame: pl.DataFrame) -> list[tuple[str, st
         sent = sent_as(column, head.columns)
         if sent is None:
             continue
-        codes, _ = encode_values(sent, head[sent.source or sent.name])
+        codes, _ = encode_values(sent, head[sent.field_name])
         one = dataclasses.replace(contract, columns=(column.own,)) if column.kind else contract
         values = Encoder(one).decode(codes[:, None])[column.name]
         found.append((column.name, column.kind, [_short(value) for value in values]))

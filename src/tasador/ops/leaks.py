@@ -83,7 +83,7 @@ def find_leaks(
         sent = sent_as(column, frame.columns)
         if sent is None or column.kind not in ("number", "integer", "category"):
             continue
-        series = frame[sent.source or sent.name]
+        series = frame[sent.field_name]
         values, wrong = encode_values(sent, series if every else series.gather(rows))
         values = np.where(wrong, np.nan, values)
         if column.kind == "category":

@@ -194,8 +194,9 @@ def monitor_files(
     """
     engine = engine or LocalEngine()
     contract = None if comparison.contract is None else read_contract(comparison.contract)
-    written = _written(comparison, contract)
-    before = TableFile.open(comparison.reference, written)
+    before = TableFile.open(comparison.reference)
+    written = _written(comparison, contract, before)
+    before = before.reading(written)
     now = inspect_tables(_found(comparison.current), engine, written)
     columns, fields, notes = _columns(comparison, contract, before)
     outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes, written)
@@ -213,14 +214,15 @@ def monitor_files(
     return evaluate_summary(tally, rules), notes
 
 
-def _written(comparison: Comparison, contract: TableContract | None) -> tuple[Column, ...]:
+def _written(
+    comparison: Comparison, contract: TableContract | None, table: TableFile
+) -> tuple[Column, ...]:
     """Return the columns whose texts have to be read as values before they are looked at."""
     if contract is not None:
         parts = tuple(column for column in contract.features if column.from_text)
         stamp = contract.with_role("timestamp")
         return (*parts, contract.target.column, *(() if stamp is None else (stamp,)))
     roles = comparison.fields.named()
-    table = TableFile.open(comparison.reference)
     names = [name for role, name in roles.items() if role in _READ_ROLES and name in table.types]
     first = (next(table.batches(names), None) if names else None) or {}
     found = []

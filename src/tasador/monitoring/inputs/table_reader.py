@@ -11,7 +11,7 @@ compared with the precision of float32, true and false equal 1 and 0, a date equ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ class TableFile(TableFacts):
 
         Args:
             location: Where it is.
-            written: See `TableFacts`; those that the table does not have are left out.
+            written: See `reading`.
 
         Raises:
             SourceError: It is missing, damaged, or no table.
@@ -138,10 +138,16 @@ class TableFile(TableFacts):
         if twice:
             raise SourceError(f"{location} has duplicate column names", got=", ".join(twice))
         types = {name: str(schema.field(name).type) for name in names}
-        found = tuple(sent for c in written if (sent := sent_as(c, names)) and sent.format_or_part)
-        types |= {column.name: _TYPE_READ[column.kind] for column in found}
-        names = (*names, *(column.name for column in found if column.name not in names))
-        return cls(location, names, types, rows, whole is None, found, whole)
+        return cls(location, names, types, rows, whole is None, (), whole).reading(written)
+
+    def reading(self, written: tuple[Column, ...]) -> TableFile:
+        """Return the table with these columns read as values; those it lacks are left out."""
+        found = tuple(
+            sent for c in written if (sent := sent_as(c, self.names)) and sent.format_or_part
+        )
+        added = tuple(column.name for column in found if column.name not in self.names)
+        types = {**self.types, **{column.name: _TYPE_READ[column.kind] for column in found}}
+        return replace(self, names=(*self.names, *added), types=types, written=found)
 
     def batches(self, names: list[str]) -> Iterator[dict[str, Any]]:
         """Yield the named columns as Arrow arrays, some rows at a time.
@@ -153,7 +159,7 @@ class TableFile(TableFacts):
             yield from self._batches(names)
             return
         written = {column.name: column for column in self.written}
-        stored = [_stored_name(written.get(name), name) for name in names]
+        stored = [written[name].field_name if name in written else name for name in names]
         for batch in self._batches(list(dict.fromkeys(stored))):
             yield {
                 name: _values_read(written[name], batch[at]) if name in written else batch[at]
@@ -193,10 +199,6 @@ class TableFile(TableFacts):
 _TYPE_READ = {
     "number": "double", "integer": "double", "datetime": "timestamp[us]", "category": "string",
 }  # fmt: skip
-
-
-def _stored_name(column: Column | None, name: str) -> str:
-    return name if column is None else column.source or column.name
 
 
 def _values_read(column: Column, array: Any) -> Any:
