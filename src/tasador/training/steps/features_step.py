@@ -10,7 +10,7 @@ from tasador.features.pipeline import FittedFeatures
 from tasador.features.plan import rank_correlations
 from tasador.metrics.regression import label
 from tasador.reporting import data_plots, evaluation_plots
-from tasador.reporting.cards import CardBuilder
+from tasador.reporting.cards import CardBuilder, amount
 from tasador.selection.cluster_selection import ClusterChoice, ClusterEvidence, choose_clusters
 from tasador.selection.feature_worth import FeatureWorth, measure_worth
 from tasador.settings.run import Criterion
@@ -91,8 +91,8 @@ def _reason(state: RunState, worth: FeatureWorth | None) -> str:
     name = label(worth.metric)
     verdict = "kept" if worth.pays else "dropped: they do not pay"
     return (
-        f"{verdict}; cross-validated {name} {worth.error:,.4g} with them, "
-        f"{worth.error_without:,.4g} without"
+        f"{verdict}; cross-validated {name} {amount(worth.error)} with them, "
+        f"{amount(worth.error_without)} without"
     )
 
 
