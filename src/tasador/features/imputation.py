@@ -1,4 +1,4 @@
-"""Fit imputers on training rows; scikit-learn grows the trees here and is not needed to apply.
+"""Fit imputers on training rows; LightGBM and scikit-learn grow the trees, neither is needed later.
 
 Fill in missing values as fitted on the training rows, and say where they were missing.
 
@@ -27,6 +27,7 @@ from tasador.features.imputers import (
     TreesFiller,
     filler_from_state,
 )
+from tasador.trees import importers
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
@@ -313,7 +314,8 @@ def _fit_fillers(
             continue
         fitted[i] = filler
         rows = missing[:, i]
-        if rows.any():
+        # only predictors that are chained see what the others fill in
+        if rows.any() and any(other != i for other in chained):
             filled[rows, i] = filler.values(X[rows], source[rows])
     return tuple(fitted.values())
 
@@ -439,31 +441,35 @@ def _fit_forest(Z: Floats, target: Floats, seed: int) -> TreesFiller:
 
 
 def _fit_boosting(Z: Floats, target: Floats, seed: int) -> TreesFiller:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits
+    import lightgbm
 
-    model = HistGradientBoostingRegressor(
-        max_iter=_BOOSTING_TREES,
-        max_depth=_BOOSTING_DEPTH,
-        early_stopping=False,
-        random_state=seed,
+    settings = {
+        "max_depth": _BOOSTING_DEPTH,
+        "num_leaves": 31,
+        "learning_rate": 0.1,
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+    }
+    quiet = {"verbosity": -1, "num_threads": 1}
+    booster = lightgbm.Booster(settings, lightgbm.Dataset(Z, target, params=quiet))
+    for _ in range(_BOOSTING_TREES):
+        if booster.update():
+            break  # no split is worth it any more
+    trees = importers.from_lightgbm(booster)
+    leaf, own = trees.left < 0, np.arange(len(trees.left))
+    children = np.column_stack((np.where(leaf, own, trees.left), np.where(leaf, own, trees.right)))
+    return TreesFiller(
+        feature=np.where(leaf, 0, trees.feature).astype(np.int32),
+        threshold=np.where(leaf, np.inf, trees.threshold),
+        children=children.ravel().astype(np.int32),
+        value=np.where(leaf, trees.value, 0.0),
+        roots=trees.roots.astype(np.int32),
+        base=np.array([trees.base]),
+        shape=np.array([Z.shape[1], _BOOSTING_DEPTH], np.int32),
     )
-    with threadpool_limits(1, user_api="openmp"):  # threads add up in the order in which they end
-        model.fit(Z, target)
-    nodes = [predictor.nodes for (predictor,) in model._predictors]
-    trees = [
-        (
-            n["feature_idx"].astype(np.int64),
-            n["num_threshold"],
-            n["left"].astype(np.int64),
-            n["right"].astype(np.int64),
-            n["value"],
-            n["is_leaf"].astype(bool),
-        )
-        for n in nodes
-    ]
-    deepest = max(int(n["depth"].max()) for n in nodes)
-    return _joined(trees, Z.shape[1], float(np.ravel(model._baseline_prediction)[0]), deepest)
 
 
 def _joined(trees: list[tuple[Any, ...]], n_inputs: int, base: float, steps: int) -> TreesFiller:

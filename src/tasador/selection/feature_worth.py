@@ -1,8 +1,8 @@
-"""Whether features of a kind pay: a small model's error with and without them, same folds."""
+"""Which features pay: a small model's error with and without those of a kind, on the same folds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.evaluation.folds import Fold
 from tasador.selection.evaluation.paired_tests import row_test_limit
 from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model, hide
+from tasador.selection.families.inputs import INPUTS, fit_model, hide
 from tasador.selection.search.racing import ROW_LOSSES
 
 Floats = NDArray[np.float64]
@@ -103,3 +103,65 @@ def measure_worth(
         float(np.mean(without - using)),
         row_test_limit(without, using, len(folds), all_folds, 1.0),
     )
+
+
+#: How a model may see categories of many levels; of equals the first is taken.
+_WAYS = ("statistics", "both", "native")
+
+
+@dataclass(frozen=True)
+class InputsChoice:
+    """How models see categories of many levels, and the errors that decided.
+
+    Attributes:
+        metric: The error.
+        errors: Its mean over the folds for each value of the parameter `inputs`.
+    """
+
+    metric: str
+    errors: Mapping[str, float]
+
+    @property
+    def chosen(self) -> str:
+        """The value with the smallest error."""
+        return min(self.errors, key=self.errors.__getitem__)
+
+
+def choose_inputs(
+    folds: Sequence[Fold], part: Part, transform: TargetTransform, *, metric: str, seed: int
+) -> InputsChoice | None:
+    """Fit the small model on each fold for each way of seeing categories of many levels.
+
+    Statistics of the target by level, codes split on as sets of levels, or both: which one errs
+    least depends on the table, by more than their tuning changes.
+
+    Args:
+        folds: Some folds of the training part, or all.
+        part: The training part.
+        transform: The target's transform.
+        metric: Name of the error, less is better.
+        seed: Seed of the models.
+
+    Returns:
+        None where no category has many levels.
+    """
+    if not any("code" in fold.kinds for fold in folds):
+        return None
+    chosen, model_seed = family("lightgbm"), seeds.derive_seed(seed, "inputs")
+
+    def error(task: tuple[str, Fold]) -> float:
+        way, fold = task
+        target = transform.forward(part.y[fold.fit_rows])
+        model = fit_model(
+            chosen, {**_MODEL, INPUTS: way}, fold.Z_fit, fold.kinds, target, model_seed, 1
+        )
+        estimate = transform.inverse(chosen.predict(model, fold.Z_held))
+        return METRICS[metric](part.y[fold.held_rows], estimate)
+
+    tasks = [(way, fold) for way in _WAYS for fold in folds]
+    found = dict(in_parallel(error, tasks))
+    n = len(folds)
+    errors = {
+        way: float(np.mean([found[i * n + k] for k in range(n)])) for i, way in enumerate(_WAYS)
+    }
+    return InputsChoice(metric, errors)

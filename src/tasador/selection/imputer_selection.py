@@ -8,7 +8,7 @@ small model fitted on the filled columns shows what the difference is worth in t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,28 +20,29 @@ from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
-from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Strategy, fit_imputer
-from tasador.features.pipeline import FeaturePipeline
+from tasador.features.categories import levels_of
+from tasador.features.fitted import Kind
+from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Imputer, Strategy, fit_imputer
 from tasador.metrics.regression import mae, rmse
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
-from tasador.settings.run import FeatureSettings, ImputationSettings
+from tasador.settings.run import ImputationSettings
 
 Floats = NDArray[np.float64]
 _MASKED_SHARE = 0.2
 #: Up to so many columns a comparison costs about the same; beyond, in proportion to them.
 _USUAL_COLUMNS = 100
 _DOWNSTREAM_FOLDS = 3
-#: Most features of the small model that shows what a difference is worth; the column's own, and of
+#: Most columns of the small model that shows what a difference is worth; the column's own, and of
 #: the others those that by themselves go with the target most.
 _DOWNSTREAM_FEATURES = 100
 _DOWNSTREAM_MODEL = {
-    "n_estimators": 80,
+    "n_estimators": 40,
+    "learning_rate": 0.2,
     "num_leaves": 15,
     "feature_fraction": 0.5,
 }
-_PLAIN_FEATURES = FeatureSettings(clusters=0, comparables=False)
 
 
 @dataclass(frozen=True)
@@ -254,13 +255,20 @@ def _downstream(
     strategy: Strategy | None,
     seed: int,
 ) -> float | None:
-    """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks."""
+    """Return a small LightGBM's cross-validated MAE on masked rows, the mean over the masks.
+
+    It sees the table's own columns and whether the value was missing, nothing derived.
+    """
     imputation = {} if strategy is None else {name: strategy}
-    pipeline = FeaturePipeline(contract, _PLAIN_FEATURES, seed, imputation)
+    column = contract.position(name)
+    codes = {
+        i: len(found.categories)
+        for i, found in enumerate(contract.features)
+        if found.kind == "category"
+    }
     target, model = transform.forward(part.y), family("lightgbm")
     model_seed = seeds.derive_seed(seed, "downstream")
     folds = seeds.generator(seed, "downstream folds").permutation(len(part)) % _DOWNSTREAM_FOLDS
-    own = {name, f"{name}_missing"}
     errors = []
     for X, rows in masks:
         # a single mask is a quick look, for which two folds do
@@ -268,22 +276,33 @@ def _downstream(
             fit, held = folds != fold, rows[folds[rows] == fold]
             if not len(held):
                 continue
-            fitted, Z = pipeline.fit_transform(X[fit], target[fit])
-            seen = _strongest(Z, target[fit], [i for i, f in enumerate(fitted.names) if f in own])
-            kinds = np.array(fitted.kinds)[seen].tolist()
+            imputer = fit_imputer(contract, X[fit], imputation, seed)
+            inputs = _filled(X[fit], imputer, column, codes)
+            seen = _strongest(inputs, target[fit], (column, inputs.shape[1] - 1))
+            kinds: list[Kind] = ["code" if i in codes else "number" for i in seen]
             small = fit_model(
-                model, _DOWNSTREAM_MODEL, Z[:, seen], kinds, target[fit], model_seed, 1
+                model, _DOWNSTREAM_MODEL, inputs[:, seen], kinds, target[fit], model_seed, 1
             )
-            estimate = transform.inverse(model.predict(small, fitted.transform(X[held])[:, seen]))
-            errors.append(mae(part.y[held], estimate))
+            others = _filled(X[held], imputer, column, codes)[:, seen]
+            errors.append(mae(part.y[held], transform.inverse(model.predict(small, others))))
     found = float(np.mean(errors)) if errors else float("nan")
     return found if np.isfinite(found) else None
 
 
-def _strongest(Z: Floats, target: Floats, own: Sequence[int]) -> slice | NDArray[np.intp]:
-    """Return the features (k,) that the small model sees of `Z` (n, q): all where they are few."""
+def _filled(X: Floats, imputer: Imputer, column: int, codes: Mapping[int, int]) -> Floats:
+    """Return `X` (n, p) as the small model sees it: filled in, and a 0/1 column for the gaps."""
+    filled = imputer.fill(X).copy()
+    for place, levels in codes.items():
+        filled[:, place] = levels_of(X[:, place], levels)
+    if column in imputer.native:
+        filled[:, column] = X[:, column]
+    return np.column_stack([filled, np.isnan(X[:, column])])
+
+
+def _strongest(Z: Floats, target: Floats, own: Sequence[int]) -> NDArray[np.intp]:
+    """Return the columns (k,) that the small model sees of `Z` (n, q): all where they are few."""
     if Z.shape[1] <= _DOWNSTREAM_FEATURES:
-        return slice(None)
+        return np.arange(Z.shape[1])
     away = Z - Z.mean(axis=0)
     with np.errstate(all="ignore"):
         strength = np.abs((target - target.mean()) @ away) / np.sqrt(np.square(away).sum(axis=0))

@@ -62,6 +62,7 @@ class RunState:
     imputation: dict[str, Strategy] = field(default_factory=dict)  # impute
     clusters: int | None = None  # features
     comparables: bool = True  # features
+    inputs: str | None = None  # features: how categories of many levels are seen
     folds: dict[int | None, list[Fold]] = field(default_factory=dict)  # made when first asked for
     fitted: FittedFeatures | None = None  # features
     Z: Floats | None = None  # features

@@ -9,7 +9,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from tasador.settings.run import SweepSettings
 
 _log = logging.getLogger(__name__)
 _RESULT, _START = "result", "start"
+#: A point of the space is next to another within this share of each range.
+_NEXT_TO = 0.01
 #: What databases say when another worker has just made the same table or row.
 _MET = ("already exists", "duplicate key", "unique constraint")
 #: Called with each finished trial, the first being the selection's winner.
@@ -68,6 +70,7 @@ def sweep(
     transform: TargetTransform,
     seed: int,
     *,
+    measured: CandidateResult | None = None,
     final_rows: int | None = None,
     journal: Path | None = None,
     on_trial: OnTrial | None = None,
@@ -75,7 +78,9 @@ def sweep(
 ) -> SweepResult:
     """Search the family's space with Optuna's TPE, starting from the selection's winner.
 
-    `final_rows` is how many rows the final model will be fitted on, those of `part` when None.
+    `measured` is what the selection measured of `start`; its first folds are `folds`, and are not
+    measured again. `final_rows` is how many rows the final model will be fitted on, those of `part`
+    when None.
 
     The test part is not in reach: `folds` and `part` are the training part's. Alone, the sweep
     gives the same trials on every run, also when it goes on after an interruption; workers that
@@ -94,7 +99,7 @@ def sweep(
         _study(_key(task, folds, part, start, settings), settings, journal) as study,
         open_bench(task, engine or LocalEngine()) as bench,
     ):
-        first = _first_trial(study, bench, start, settings)
+        first = _first_trial(study, bench, start, settings, measured)
         tell = on_trial or (lambda _: None)
         tell(first)
         with progress("sweeping parameters", settings.trials) as advance:
@@ -236,24 +241,33 @@ def _space(
 
 
 def _first_trial(
-    study: Any, bench: Bench, start: dict[str, Any], settings: SweepSettings
+    study: Any,
+    bench: Bench,
+    start: dict[str, Any],
+    settings: SweepSettings,
+    measured: CandidateResult | None,
 ) -> CandidateResult:
-    """Measure the selection's winner, and begin the search beside it.
+    """Measure the selection's winner, or take what is measured, and begin the search beside it.
 
-    Where the space holds the winner the sampler starts from it; where it does not (a parameter left
-    at its default, a value outside) the nearest point of the space is what is tried next.
+    Where the space holds the winner, or a point next to it, the sampler starts from its error;
+    elsewhere the nearest point of the space is what is tried next.
     """
     import optuna
 
     if _START in study.user_attrs:
         return result_from_plain(study.user_attrs[_START])
     task = bench.task
-    result = run_trial(bench, start, lambda *_: False)
+    if measured is None or len(measured.held) < len(task.folds):
+        result = run_trial(bench, start, lambda *_: False)
+    else:
+        most = len(task.folds)
+        held, fitted = measured.held[:most], measured.fitted[:most]
+        result = replace(measured, params=dict(start), held=held, fitted=fitted)
     study.set_user_attr(_START, to_plain(result))
     space = SpaceRecorder()
     _space(task, start, settings)(space)
-    nearest = space.nearest(start)
-    if all(start.get(name) == value for name, value in nearest.items()) and result.error is None:
+    nearest, away = space.nearest(family(task.family).canonical(start))
+    if away <= _NEXT_TO and result.error is None:
         study.add_trial(
             optuna.trial.create_trial(
                 params=nearest, distributions=space.distributions, value=result.mean(task.metric)
@@ -278,6 +292,8 @@ def _next_trial(
     worker = [] if settings.storage is None else [socket.gethostname(), os.getpid()]
     study.sampler = optuna.samplers.TPESampler(
         seed=seeds.derive_seed(task.seed, "sweep", done, *worker),
+        # with few trials, half of them by chance
+        n_startup_trials=max(3, min(10, settings.trials // 2)),
         multivariate=True,
         constant_liar=bool(worker),
     )

@@ -43,16 +43,23 @@ class SpaceRecorder:
             for found, value in ((self.distributions[k], v) for k, v in params.items())
         )
 
-    def nearest(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the point of the space nearest to `params`.
+    def nearest(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """Return the point of the space nearest to `params`, and how far away it is.
 
         A number outside its range becomes the end of it; what is not named (or, like a depth
         without limit, no number) becomes the high end of whole numbers, the low end of others, and
-        the first of choices.
+        the first of choices. The distance is the largest of all parameters, as a share of its
+        range; infinite where a value is not named or no choice.
         """
-        return {
-            name: _nearest(found, params.get(name)) for name, found in self.distributions.items()
+        found = {
+            name: _nearest(distribution, params.get(name))
+            for name, distribution in self.distributions.items()
         }
+        gaps = [
+            _gap(distribution, params.get(name), found[name])
+            for name, distribution in self.distributions.items()
+        ]
+        return found, max(gaps, default=0.0)
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         """Note a range of whole numbers."""
@@ -84,6 +91,14 @@ def _nearest(found: Any, value: Any) -> Any:
         return found.high if whole else found.low
     bounded = min(max(value, found.low), found.high)
     return round(bounded) if whole else float(bounded)
+
+
+def _gap(found: Any, value: Any, nearest: Any) -> float:
+    if value == nearest:
+        return 0.0
+    if hasattr(found, "choices") or not isinstance(value, (int, float)) or isinstance(value, bool):
+        return float("inf")
+    return float(abs(value - nearest) / max(found.high - found.low, 1e-300))
 
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,12 @@ from tasador.metrics.regression import label
 from tasador.reporting import data_plots, evaluation_plots
 from tasador.reporting.cards import CardBuilder, amount
 from tasador.selection.cluster_selection import ClusterChoice, ClusterEvidence, choose_clusters
-from tasador.selection.feature_worth import FeatureWorth, measure_worth
+from tasador.selection.feature_worth import (
+    FeatureWorth,
+    InputsChoice,
+    choose_inputs,
+    measure_worth,
+)
 from tasador.settings.run import Criterion
 from tasador.training.context import RunState, load_json, needed, save_array, save_json
 from tasador.training.steps.model_steps import compared_part, note_sample, pipeline_of, random_folds
@@ -30,6 +35,14 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     configured = state.settings.features.clusters or 0
     by = state.settings.features.clusters_by
     state.clusters = configured if choice is None else choice.by(by)
+    inputs = choose_inputs(
+        random_folds(state)[:_CHOICE_FOLDS],
+        compared_part(state),
+        state.transform,
+        metric=state.settings.selection.scoring,
+        seed=state.settings.seed,
+    )
+    state.inputs = None if inputs is None else inputs.chosen
     save_json(
         folder / "choices.json",
         {
@@ -37,6 +50,8 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
             "clusters_evidence": choice,
             "comparables": state.comparables,
             "comparables_evidence": worth,
+            "inputs": state.inputs,
+            "inputs_evidence": inputs,
         },
     )
     fitted, Z = pipeline_of(state).fit_transform(train.X, target)
@@ -51,6 +66,8 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.fact(
         "Comparables", 0 if fitted.index is None else fitted.index.size, _reason(state, worth)
     )
+    if inputs is not None:
+        card.fact("Categories of many levels", *_seen(inputs))
     if fitted.plan is not None:
         card.fact("Near in", ", ".join(fitted.plan.near))
         card.fact("Similar by", fitted.plan.similar_by or "nothing")
@@ -96,6 +113,20 @@ def _reason(state: RunState, worth: FeatureWorth | None) -> str:
     )
 
 
+#: What the values of the parameter `inputs` mean, for people.
+_WAYS = {
+    "statistics": "statistics of the target by level",
+    "native": "sets of levels",
+    "both": "statistics and sets of levels",
+}
+
+
+def _seen(inputs: InputsChoice) -> tuple[str, str]:
+    name = label(inputs.metric)
+    errors = ", ".join(f"{amount(found)} by {_WAYS[way]}" for way, found in inputs.errors.items())
+    return f"LightGBM sees {_WAYS[inputs.chosen]}", f"cross-validated {name}: {errors}"
+
+
 def _choose_clusters(state: RunState) -> ClusterChoice | None:
     """Measure how many clusters are worth it, where that is asked for and there is a map."""
     settings = state.settings
@@ -123,6 +154,7 @@ def load_features(state: RunState, folder: Path) -> None:
     """Take the number of clusters, the fitted features and the training matrix."""
     choices = load_json(folder / "choices.json")
     state.clusters, state.comparables = choices["clusters"], choices["comparables"]
+    state.inputs = choices["inputs"]
     with np.load(folder / "features.npz", allow_pickle=False) as arrays:
         state.fitted = FittedFeatures.from_state(
             state.settings.contract, load_json(folder / "features.json"), dict(arrays)

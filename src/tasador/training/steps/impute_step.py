@@ -100,9 +100,9 @@ def _show(
         ("column", "imputer", "RMSE", "spread", "standard error", price, "seconds"),
         cells,
         note=f"{settings.repeats} times {settings.folds} folds of {min(rows, settings.max_rows)} "
-        "training rows, the cheapest imputer first. The model is a small LightGBM without "
-        "comparables, compared by cross-validation on rows whose value was masked in fitting and "
-        f"valuing alike; with the values known its MAE is: {known}.",
+        "training rows, the cheapest imputer first. The model is a small LightGBM on the "
+        "table's own columns, compared by cross-validation on rows whose value was masked in "
+        f"fitting and valuing alike; with the values known its MAE is: {known}.",
     )
     for found in measured[:_MOST_FIGURES]:
         shown = _restoring(found)

@@ -10,8 +10,11 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.baseline import measure_baseline
 from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment, sample_rows
+from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import INPUTS
 from tasador.selection.search.grid_search import grid_search
 from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.settings.run import SelectionSettings
 from tasador.training.context import RunState, load_json, load_search, load_sweep, needed, save_json
 from tasador.training.steps.selection_card import show_recorded, show_search, show_sweep
 from tasador.training.wandb_trials import TrialRecorder, record_families, runs_of
@@ -46,7 +49,7 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     """Compare every candidate by cross-validation on train."""
     settings, part = state.settings, compared_part(state)
     result = grid_search(
-        settings.selection,
+        _with_inputs(settings.selection, state.inputs),
         random_folds(state),
         part,
         state.transform,
@@ -67,6 +70,19 @@ def select(state: RunState, folder: Path, card: CardBuilder) -> None:
     save_json(folder / "search.json", result)
     show_search(card, result, settings.selection)
     note_sample(state, card)
+
+
+def _with_inputs(settings: SelectionSettings, inputs: str | None) -> SelectionSettings:
+    """Add how categories of many levels are seen to the grids that leave it open."""
+    if inputs is None:
+        return settings
+    families = {
+        name: {**grid, INPUTS: [inputs]}
+        if family(name).takes_codes and INPUTS not in grid
+        else grid
+        for name, grid in settings.families.items()
+    }
+    return replace(settings, families=families)
 
 
 def note_sample(state: RunState, card: CardBuilder) -> None:
@@ -106,6 +122,7 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
             compared_part(state),
             state.transform,
             settings.seed,
+            measured=contender,
             final_rows=len(needed(state.train, "segregate")),
             journal=state.journal,
             on_trial=recorder,
