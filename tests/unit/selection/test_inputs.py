@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tasador.selection.baseline import measure_baseline
 from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import CATEGORICAL, fit_model, visible
-from tasador.selection.feature_worth import measure_worth
+from tasador.selection.feature_worth import choose_inputs, measure_worth
 from tasador.selection.search.grid_search import CandidateResult, SearchResult
 from tasador.settings.run import SelectionSettings
 
@@ -141,6 +142,31 @@ def test_without_comparables_there_is_nothing_to_measure(part: Part) -> None:
         measure_worth("comparable", folds, part, TRANSFORM, metric="mae", all_folds=3, seed=1)
         is None
     )
+
+
+def test_categories_of_many_levels_are_seen_in_the_way_that_errs_least(
+    part: Part,
+) -> None:
+    folds = folds_of(part)
+    choice = choose_inputs(folds, part, TRANSFORM, metric="mae", seed=1)
+    assert choice is not None
+    assert set(choice.errors) == {"statistics", "both", "native"}
+    assert choice.errors[choice.chosen] == min(choice.errors.values())
+    # each way shows the model other columns
+    assert len(set(choice.errors.values())) == 3
+    few = [replace(fold, kinds=("number",) * len(fold.kinds)) for fold in folds]
+    assert choose_inputs(few, part, TRANSFORM, metric="mae", seed=1) is None
+
+
+def test_statistics_are_taken_where_codes_add_only_noise() -> None:
+    part = part_of(1500, by_town=False)
+    level = np.bincount(part.X[:, 2].astype(int), minlength=LEVELS)
+    # the value depends on how often a level occurs, which only a statistic says
+    part = Part(part.X, 100.0 + 5.0 * level[part.X[:, 2].astype(int)], part.row_hash)
+    choice = choose_inputs(folds_of(part), part, TRANSFORM, metric="mae", seed=1)
+    assert choice is not None
+    assert choice.chosen != "native"
+    assert choice.errors["statistics"] < choice.errors["native"]
 
 
 def result(name: str, scores: list[float]) -> CandidateResult:

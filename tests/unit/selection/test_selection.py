@@ -191,6 +191,23 @@ def test_a_sweep_begins_beside_the_winner_and_keeps_what_it_does_not_search(
     assert result.trials[2].params != beside
 
 
+def test_a_sweep_takes_what_the_selection_measured_and_tries_no_point_next_to_it(
+    part: Part, folds: list[Fold]
+) -> None:
+    grid = {"lightgbm": {"n_estimators": [250], "num_leaves": [15], "feature_fraction": [0.5],
+                         "bagging_fraction": [0.9], "min_child_samples": [20]}}  # fmt: skip
+    measured = grid_search(SelectionSettings(grid), folds, part, TRANSFORM, 1).best
+    settings = SweepSettings(trials=3, folds=2, pruner="none")
+    start = measured.params
+    given = sweep("lightgbm", start, settings, folds, part, TRANSFORM, 1, measured=measured)
+    again = sweep("lightgbm", start, settings, folds, part, TRANSFORM, 1)
+    assert given.trials[0].held == again.trials[0].held == measured.held[:2]
+    assert given.trials[0].seconds == measured.seconds
+    # lambda_l2 of 0 is no value of the space; its smallest is next to it
+    assert all(trial.params["num_leaves"] != 15 for trial in given.trials[1:])
+    assert [t.params for t in given.trials] == [t.params for t in again.trials]
+
+
 def test_without_trials_the_winner_stays(part: Part, folds: list[Fold]) -> None:
     result = sweep("ridge", {"alpha": 1.0}, SweepSettings(trials=0), folds, part, TRANSFORM, 1)
     assert result.final_params == {"alpha": 1.0}
