@@ -46,7 +46,7 @@ from isolation import isolate
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold, random_assignment
+from tasador.selection.folds import Fold, random_assignment
 from tasador.settings.compose import conf_folder
 
 Floats = NDArray[np.float64]

@@ -66,7 +66,7 @@ def code_version(packages: Iterable[str]) -> str:
     """Return a hash over the source of the given packages, e.g. ``["core", "data"]``.
 
     Each is a package directly under `tasador` or one of its
-    modules (``"training.steps.impute_step"``).
+    modules (``"training.data_steps"``).
     Only ``.py`` files count, so compiled caches and notes do not change it.
     """
     root = Path(str(importlib.resources.files("tasador")))

@@ -101,7 +101,7 @@ class Part:
 
 
 class SealedPart:
-    """The test part. Only `selection.evaluation.test_metrics` opens it, which is counted."""
+    """The test part. Only `selection.test_metrics` opens it, which is counted."""
 
     def __init__(self, part: Part) -> None:
         self._part = part

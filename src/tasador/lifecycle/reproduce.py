@@ -29,9 +29,8 @@ from tasador.settings.run import (
     SweepSettings,
     TrackingSettings,
 )
-from tasador.training.context import StoredTable
+from tasador.training.context import StoredTable, code_commit, library_versions
 from tasador.training.pipeline import OnStep, train
-from tasador.training.provenance import code_commit, library_versions
 
 _PARTS: Mapping[str, type[Any]] = {
     "segregate": SegregateSettings,

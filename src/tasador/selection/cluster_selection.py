@@ -16,10 +16,10 @@ from tasador.features.clusters import Clusters
 from tasador.features.fitted import Kind
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold
-from tasador.selection.evaluation.paired_tests import corrected_standard_error
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
+from tasador.selection.folds import Fold
+from tasador.selection.paired_tests import corrected_standard_error
 from tasador.settings.run import Criterion
 
 Floats = NDArray[np.float64]

@@ -1,24 +1,27 @@
-"""Which features pay: a small model's error with and without those of a kind, on the same folds."""
+"""Which features pay, by a small LightGBM on the same folds; the plain baseline of every run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.parallel import in_parallel
+from tasador.core.parallel import Engine, in_parallel
 from tasador.data.table import Part
 from tasador.features.fitted import Kind
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold
-from tasador.selection.evaluation.paired_tests import row_test_limit
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS, fit_model, hide
-from tasador.selection.search.racing import ROW_LOSSES
+from tasador.selection.folds import Fold
+from tasador.selection.grid_search import CandidateResult, grid_search
+from tasador.selection.paired_tests import row_test_limit
+from tasador.selection.racing import ROW_LOSSES
+from tasador.settings.run import SelectionSettings
 
 Floats = NDArray[np.float64]
 _MODEL = {
@@ -165,3 +168,38 @@ def choose_inputs(
         way: float(np.mean([found[i * n + k] for k in range(n)])) for i, way in enumerate(_WAYS)
     }
     return InputsChoice(metric, errors)
+
+
+BASELINE_FAMILY = "lightgbm"
+#: As a user of LightGBM begins, with its defaults for what is not named.
+BASELINE_PARAMS: dict[str, Any] = {
+    "n_estimators": 500,
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "objective": "l2",
+    "inputs": "plain",
+}
+
+
+def measure_baseline(
+    settings: SelectionSettings,
+    folds: Sequence[Fold],
+    part: Part,
+    transform: TargetTransform,
+    seed: int,
+    engine: Engine | None = None,
+) -> CandidateResult:
+    """Cross-validate the baseline on the folds of the candidates.
+
+    It sees numbers, dates and categories (0/1 columns of few levels, codes of many): no
+    comparables, clusters, ratios or statistics made from the target.
+
+    Raises:
+        TrainingError: It could not be fitted.
+    """
+    alone = SelectionSettings(
+        families={BASELINE_FAMILY: {name: [value] for name, value in BASELINE_PARAMS.items()}},
+        folds=settings.folds,
+        scoring=settings.scoring,
+    )
+    return grid_search(alone, folds, part, transform, seed, engine=engine).best

@@ -53,7 +53,7 @@ class SelectionSettings:
         folds: Folds of the cross-validation.
         scoring: The metric that decides; the smaller mean over the folds wins.
         racing: Whether candidates that cannot win any more are dropped after each fold, by the
-            test of `selection.search.racing`. Without it every candidate is measured on every fold.
+            test of `selection.racing`. Without it every candidate is measured on every fold.
         max_rows: Most training rows on which candidates, numbers of clusters and the sweep's trials
             are compared, a seeded sample of them; null compares on all. The final model is fitted
             on all rows in any case.

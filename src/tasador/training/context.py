@@ -1,9 +1,12 @@
-"""What the steps of one run hand to each other, and how it is kept on disk."""
+"""What the steps of one run hand to each other, how it is kept on disk, and where it came from."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
+import platform
+import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +23,9 @@ from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.imputation import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold
-from tasador.selection.search.grid_search import CandidateResult, SearchResult, result_from_plain
-from tasador.selection.sweep.optuna_sweep import SweepResult
+from tasador.selection.folds import Fold
+from tasador.selection.grid_search import CandidateResult, SearchResult, result_from_plain
+from tasador.selection.optuna_sweep import SweepResult
 from tasador.settings.run import RunSettings
 
 Floats = NDArray[np.float64]
@@ -163,3 +166,35 @@ def needed(value: Any, step: str) -> Any:
     if value is None:
         raise RuntimeError(f"step {step!r} has not run")
     return value
+
+
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "optuna")
+
+
+def code_commit() -> str:
+    """Return the commit of the checkout this runs from, or the installed version."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return f"tasador {importlib.metadata.version('tasador')}"
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return f"tasador {importlib.metadata.version('tasador')}"
+    return answer.stdout.strip()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide a model's numbers."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

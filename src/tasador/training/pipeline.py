@@ -1,12 +1,21 @@
-"""The training run: seven steps, each cached by content, a card each, one report."""
+"""The training run: seven steps in their order, each cached by content, a card each, one report.
+
+A step's result is kept by content key, and verified before it is used again.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import fcntl
+import json
 import logging
+import os
 import secrets
+import socket
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +25,9 @@ from tasador.contract.dates import date_text, seconds_of
 from tasador.contract.encoding import Encoder
 from tasador.core import clock
 from tasador.core.errors import BundleError, ConfigError, StorageError
-from tasador.core.hashing import code_version, fingerprint
+from tasador.core.hashing import code_version, fingerprint, sha256_file
 from tasador.core.ray_engine import check_engine
+from tasador.core.storage import atomic_folder
 from tasador.data.derive_files import with_files_read
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.reporting.cards import (
@@ -35,14 +45,235 @@ from tasador.reporting.run_report import (
     RunSummary,
     write_report,
 )
-from tasador.selection.search.grid_search import wanted_candidates
+from tasador.selection.grid_search import wanted_candidates
 from tasador.settings.run import RunSettings
+from tasador.training import (
+    data_steps,
+    features_step,
+    model_steps,
+    register_step,
+)
 from tasador.training.context import RunState, StoredTable, needed, save_json
 from tasador.training.model_files import write_model_files
 from tasador.training.register_run import publish
-from tasador.training.step_cache import StepCache, one_at_a_time
-from tasador.training.steps import STEPS, Step
 from tasador.training.wandb_trials import check_recording
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the pipeline.
+
+    Attributes:
+        name: Its name on the command line.
+        title: Its name for people.
+        packages: The packages and modules whose code decides its result.
+        inputs: What beside the earlier steps decides its result, as plain values.
+        run: Does the work: fills a folder with the result and a card with the evidence.
+        load: Takes the result from a filled folder into the run's state.
+    """
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    inputs: Callable[[RunState], Any]
+    run: Callable[[RunState, Path, CardBuilder], None]
+    load: Callable[[RunState, Path], None]
+
+
+_DATA = ("core", "contract", "settings", "data")
+_FEATURES = (*_DATA, "features")
+_MODELS = (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.model_steps")
+
+
+def _contract(state: RunState) -> str:
+    """Hash of the contract without its source: where a table lies does not change its result."""
+    plain = state.settings.contract.to_dict()
+    return fingerprint({key: value for key, value in plain.items() if key != "source"})
+
+
+def _recording(state: RunState) -> list[str]:
+    """What a sweep's result holds beside its trials: where they were recorded, when they were."""
+    tracking = state.settings.tracking
+    return [] if tracking.wandb == "off" else [tracking.wandb, tracking.wandb_project]
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "download",
+        "Download: find the table and keep it",
+        (*_DATA, "training.data_steps"),
+        data_steps.download_inputs,
+        data_steps.download,
+        data_steps.load_download,
+    ),
+    Step(
+        "segregate",
+        "Segregate: validate, then set the test part aside",
+        (*_DATA, "training.data_steps"),
+        lambda s: [s.content_hash, s.origin, _contract(s), s.settings.segregate],
+        data_steps.segregate,
+        data_steps.load_segregate,
+    ),
+    Step(
+        "impute",
+        "Impute: what stands in for missing values",
+        (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.data_steps"),
+        lambda s: [s.settings.impute, s.settings.seed],
+        data_steps.impute,
+        data_steps.load_impute,
+    ),
+    Step(
+        "features",
+        "Features: encode, derive, cluster, compare",
+        (*_MODELS, "training.features_step"),
+        lambda s: [
+            s.settings.features,
+            s.settings.seed,
+            s.settings.selection.scoring,
+            s.settings.selection.folds,
+            s.settings.selection.max_rows,
+        ],
+        features_step.features,
+        features_step.load_features,
+    ),
+    Step(
+        "select",
+        "Select: compare model families",
+        (*_MODELS, "training.selection_card"),
+        lambda s: [s.settings.selection, s.settings.seed],
+        model_steps.select,
+        model_steps.load_select,
+    ),
+    Step(
+        "sweep",
+        "Sweep: tune the winner",
+        (*_MODELS, "training.selection_card", "training.wandb_trials"),
+        lambda s: [s.settings.sweep, s.settings.seed, *_recording(s)],
+        model_steps.run_sweep,
+        model_steps.load_sweep_step,
+    ),
+    Step(
+        "register",
+        "Register: fit, evaluate, bundle, register",
+        (
+            *_MODELS,
+            "registry",
+            "training.register_step",
+            "training.register_card",
+            "training.final_model",
+            "monitoring.error_estimation",
+            "monitoring.summaries.reference",
+            "monitoring.summaries.column_summary",
+            "training.selection_card",
+            "reporting.model_card",
+        ),
+        lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],
+        register_step.register,
+        register_step.load_register,
+    ),
+)
+
+
+_log = logging.getLogger(__name__)
+_SHOWN_OF_COMMAND = 120
+
+
+@contextmanager
+def one_at_a_time(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock on `path` while the body runs; wait for it while somebody else has it.
+
+    Who holds it is written in the file, for people: the lock itself is the system's, so that a
+    holder that was killed leaves none behind. Where the file cannot be made, or its file system
+    knows no locks, the body runs without one and a warning says so.
+
+    Args:
+        path: A file, made when missing and kept.
+        on_wait: Called with who holds it, before waiting.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        _log.warning("%s cannot be locked (%s): start nothing else there", path, error.strerror)
+        yield
+        return
+    try:
+        _acquire(file, path, on_wait)
+        yield
+    finally:
+        os.close(file)  # which also releases the lock
+
+
+def _acquire(file: int, path: Path, on_wait: Callable[[str], None]) -> None:
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            on_wait(_holder(file))
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        _log.warning("%s cannot be locked (%s): start nothing else there", path, error.strerror)
+        return
+    with suppress(OSError):  # a full disk: only the message of who waits suffers
+        os.ftruncate(file, 0)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_SHOWN_OF_COMMAND]
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": clock.timestamp()}
+        os.pwrite(file, json.dumps(me | {"command": command}).encode(), 0)
+
+
+def _holder(file: int) -> str:
+    """Return who holds the lock, as far as the file says."""
+    try:
+        found = json.loads(os.pread(file, 4096, 0))
+        place = "" if found["host"] == socket.gethostname() else f" on {found['host']}"
+        return f"process {found['pid']}{place} ({found['command']}, since {found['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+_SEAL = "artifact.json"
+
+
+class StepCache:
+    """Results under ``<root>/<step>/<key>``, each with the hashes of its files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find(self, step: str, key: str) -> Path | None:
+        """Return the folder of an intact result, or None when it must be made (again)."""
+        folder = self._root / step / key
+        if not folder.exists():
+            return None
+        try:
+            files = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
+            for name, digest in files.items():
+                if sha256_file(folder / name) != digest:
+                    raise ValueError(f"{name} has changed")
+        except (OSError, ValueError, AttributeError) as error:
+            _log.warning("the cached result of %s is damaged (%s): made again", step, error)
+            return None
+        return folder
+
+    @contextmanager
+    def create(self, step: str, key: str) -> Iterator[Path]:
+        """Give a folder to fill; it becomes the result only when the body ends well."""
+        target = self._root / step / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(target) as folder:
+            yield folder
+            files = {
+                path.relative_to(folder).as_posix(): sha256_file(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+            (folder / _SEAL).write_text(json.dumps(files, indent=1), encoding="utf-8")
+
+    def journal(self, step: str, key: str) -> Path:
+        """Return the file in which a step notes what it has finished, to resume from."""
+        return self._root / step / f"{key}.journal.jsonl"
+
 
 _SHOWN = 30
 
@@ -73,7 +304,6 @@ def _shown(value: Any) -> str:
     return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)
 
 
-_log = logging.getLogger(__name__)
 #: Called with a step's name and its card when it has ended.
 OnStep = Callable[[str, Card], None]
 

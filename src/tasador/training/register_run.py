@@ -17,10 +17,9 @@ from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, Step
 from tasador.registry.mlflow.registry import list_versions
 from tasador.registry.stores.versions import ModelVersion
 from tasador.reporting.cards import Card, save_figures
-from tasador.training.context import RunState, needed
+from tasador.training.context import RunState, code_commit, needed
 from tasador.training.model_files import MODEL_FILES, write_model_files
-from tasador.training.provenance import code_commit
-from tasador.training.steps.selection_card import describe
+from tasador.training.selection_card import describe
 
 
 def tracking_uri(state: RunState) -> str:

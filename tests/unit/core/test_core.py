@@ -47,7 +47,7 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
 
 def test_the_code_version_covers_packages_and_modules() -> None:
     assert hashing.code_version(["core"]) != hashing.code_version(["metrics"])
-    assert len(hashing.code_version(["training.steps.data_steps"])) == 64
+    assert len(hashing.code_version(["training.data_steps"])) == 64
     with pytest.raises(ValueError, match="no source found"):
         hashing.code_version(["kitchen"])
 

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from tasador.training.step_cache import one_at_a_time
+from tasador.training.pipeline import one_at_a_time
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tasador.training.step_cache import one_at_a_time
+from tasador.training.pipeline import one_at_a_time
 with one_at_a_time(Path(sys.argv[1]), lambda who: print("waits for", who, flush=True)):
     print("has it", flush=True)
     time.sleep(float(sys.argv[2]))

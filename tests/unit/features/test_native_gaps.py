@@ -8,9 +8,9 @@ from tasador.data.table import Part
 from tasador.features.imputation import Imputer
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import make_folds, random_assignment
 from tasador.selection.families.catalog import FAMILIES, family
-from tasador.selection.search.grid_search import grid_search
+from tasador.selection.folds import make_folds, random_assignment
+from tasador.selection.grid_search import grid_search
 from tasador.settings.run import SelectionSettings
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

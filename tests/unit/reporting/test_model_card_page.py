@@ -22,7 +22,7 @@ from tasador.reporting.model_card import (
     write_model_card,
 )
 from tasador.reporting.run_report import Comparison, Headline
-from tasador.selection.evaluation.test_metrics import Group
+from tasador.selection.test_metrics import Group
 
 CONTRACT = from_dict(
     {

@@ -14,9 +14,9 @@ from tasador.contract.reader import from_dict
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import make_folds, random_assignment
-from tasador.selection.search.grid_search import CandidateResult
-from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.selection.folds import make_folds, random_assignment
+from tasador.selection.grid_search import CandidateResult
+from tasador.selection.optuna_sweep import sweep
 from tasador.settings.run import SweepSettings
 
 

@@ -8,7 +8,7 @@ from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.cluster_selection import ClusterChoice, choose_clusters
-from tasador.selection.evaluation.folds import make_folds, random_assignment
+from tasador.selection.folds import make_folds, random_assignment
 
 CONTRACT = from_dict(
     {

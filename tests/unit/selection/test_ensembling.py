@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.ensembling import measure_bias, pick_members, pool_of
+from tasador.selection.ensembling import measure_bias, pick_members, pool_of
 
 RANDOM = np.random.default_rng(6)
 TRUTH = RANDOM.normal(0, 1, 4000)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import ConfigError, MissingExtraError, TrainingError
 from tasador.core.hashing import fingerprint
 from tasador.selection.families.catalog import FAMILIES, expand_grid, family
-from tasador.selection.sweep.trial import SpaceRecorder
+from tasador.selection.trial import SpaceRecorder
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost
 from tasador.trees.onnx_export import to_onnx

@@ -13,12 +13,11 @@ from tasador.contract.reader import from_dict
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.baseline import measure_baseline
-from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import CATEGORICAL, fit_model, visible
-from tasador.selection.feature_worth import choose_inputs, measure_worth
-from tasador.selection.search.grid_search import CandidateResult, SearchResult
+from tasador.selection.feature_worth import choose_inputs, measure_baseline, measure_worth
+from tasador.selection.folds import Fold, make_folds, random_assignment
+from tasador.selection.grid_search import CandidateResult, SearchResult
 from tasador.settings.run import SelectionSettings
 
 LEVELS = 60

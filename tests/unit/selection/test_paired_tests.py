@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from tasador.selection.evaluation.paired_tests import (
+from tasador.selection.paired_tests import (
     corrected_paired_test,
     corrected_standard_error,
     row_test_limit,

@@ -11,9 +11,9 @@ from tasador.core.errors import ConfigError, TrainingError
 from tasador.data.table import Part, SealedPart
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.diagnostics import Diagnostics, diagnose
-from tasador.selection.evaluation.ensembling import Member
-from tasador.selection.evaluation.folds import (
+from tasador.selection.diagnostics import Diagnostics, diagnose
+from tasador.selection.ensembling import Member
+from tasador.selection.folds import (
     Fold,
     blocked_assignment,
     folds_for,
@@ -21,9 +21,9 @@ from tasador.selection.evaluation.folds import (
     random_assignment,
     sample_rows,
 )
-from tasador.selection.evaluation.test_metrics import cross_validation, evaluate, out_of_fold
-from tasador.selection.search.grid_search import grid_search
-from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.selection.grid_search import grid_search
+from tasador.selection.optuna_sweep import sweep
+from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
 
 CONTRACT = from_dict(

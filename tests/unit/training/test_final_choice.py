@@ -10,13 +10,13 @@ import pytest
 
 from tasador.contract.reader import from_dict
 from tasador.data.table import Part
-from tasador.selection.baseline import PARAMS
-from tasador.selection.search.grid_search import CandidateResult, SearchResult
-from tasador.selection.sweep.optuna_sweep import SweepResult
+from tasador.selection.feature_worth import BASELINE_PARAMS
+from tasador.selection.grid_search import CandidateResult, SearchResult
+from tasador.selection.optuna_sweep import SweepResult
 from tasador.settings.run import RegisterSettings, RunSettings, SelectionSettings, SweepSettings
 from tasador.training.context import RunState
-from tasador.training.steps.final_model import FinalChoice, choose_final
-from tasador.training.steps.model_steps import pipeline_of
+from tasador.training.final_model import FinalChoice, choose_final
+from tasador.training.model_steps import pipeline_of
 
 CONTRACT = from_dict(
     {
@@ -59,7 +59,7 @@ def chosen(
 
 def test_a_model_worse_than_the_baseline_gives_way_to_it(tmp_path: Path) -> None:
     found = chosen(tmp_path, "ridge", {"alpha": 1.0}, compared=("ridge", "lightgbm"))
-    assert [m.params for m in found.members] == [PARAMS]
+    assert [m.params for m in found.members] == [BASELINE_PARAMS]
     assert found.baseline.outcome == "final model"
     assert found.baseline.error < found.baseline.error_before
     assert found.random_cv.metrics["wmape"] <= found.baseline.error * 1.0001

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tasador.training.step_cache import StepCache
+from tasador.training.pipeline import StepCache
 
 
 @pytest.mark.parametrize("harm", ["other", "cut", "gone", "notes"])

@@ -15,11 +15,11 @@ from tasador.selection.families.base import (
     Params,
     Trial,
     check_estimator,
+    check_ranges,
     fill_in,
     predict,
 )
 from tasador.selection.families.inputs import CATEGORICAL, HIDDEN, INPUTS
-from tasador.selection.families.parameter_ranges import check_ranges
 from tasador.selection.families.trees import slow_steps
 from tasador.trees import importers
 

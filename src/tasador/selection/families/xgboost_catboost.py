@@ -14,8 +14,15 @@ import numpy as np
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.parallel import usable_cores
-from tasador.selection.families.base import Family, Floats, Params, Trial, fill_in, predict
-from tasador.selection.families.parameter_ranges import check_ranges
+from tasador.selection.families.base import (
+    Family,
+    Floats,
+    Params,
+    Trial,
+    check_ranges,
+    fill_in,
+    predict,
+)
 from tasador.selection.families.trees import slow_steps
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost, from_xgboost

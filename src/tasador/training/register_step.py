@@ -23,34 +23,38 @@ from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
-from tasador.selection.baseline import PARAMS
-from tasador.selection.evaluation.diagnostics import Diagnostics, diagnose
-from tasador.selection.evaluation.folds import random_assignment
-from tasador.selection.evaluation.test_metrics import CrossValidation, EvaluationReport, evaluate
-from tasador.training.context import RunState, load_json, needed, save_json
-from tasador.training.provenance import code_commit, library_versions
-from tasador.training.steps.final_model import (
+from tasador.selection.diagnostics import Diagnostics, diagnose
+from tasador.selection.feature_worth import BASELINE_PARAMS
+from tasador.selection.folds import random_assignment
+from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.training.context import (
+    RunState,
+    code_commit,
+    library_versions,
+    load_json,
+    needed,
+    save_json,
+)
+from tasador.training.final_model import (
     FinalChoice,
     FinalModel,
     choose_final,
     fit_final,
     spatial_cross_validation,
 )
-from tasador.training.steps.model_documents import (
-    decisions,
-    document_of,
-    show_decisions,
-    with_bundle,
-)
-from tasador.training.steps.model_steps import pipeline_of
-from tasador.training.steps.register_card import (
+from tasador.training.model_steps import pipeline_of
+from tasador.training.register_card import (
     comparison,
+    decisions,
     describe_member,
+    document_of,
     fill_card,
     headline,
     show_choice,
+    show_decisions,
     show_diagnostics,
     show_intervals,
+    with_bundle,
 )
 from tasador.trees.onnx_model import OnnxRegressor
 
@@ -294,7 +298,7 @@ def write_bundle_of(
         "params": params,
         "members": to_plain(members),
         "bias_factor": choice.bias.factor,
-        "baseline": {"params": PARAMS, "outcome": choice.baseline.outcome},
+        "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }
     parts = BundleParts(
         name=contract.model_name,

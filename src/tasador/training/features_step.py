@@ -20,7 +20,7 @@ from tasador.selection.feature_worth import (
 )
 from tasador.settings.run import Criterion
 from tasador.training.context import RunState, load_json, needed, save_array, save_json
-from tasador.training.steps.model_steps import compared_part, note_sample, pipeline_of, random_folds
+from tasador.training.model_steps import compared_part, note_sample, pipeline_of, random_folds
 
 _CHOICE_FOLDS = 3
 _STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together

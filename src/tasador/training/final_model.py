@@ -14,8 +14,7 @@ from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
-from tasador.selection import baseline
-from tasador.selection.evaluation.ensembling import (
+from tasador.selection.ensembling import (
     BaselineComparison,
     Bias,
     Member,
@@ -25,7 +24,10 @@ from tasador.selection.evaluation.ensembling import (
     pick_members,
     pool_of,
 )
-from tasador.selection.evaluation.folds import (
+from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
+from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
+from tasador.selection.folds import (
     Fold,
     blocked_assignment,
     folds_for,
@@ -33,11 +35,9 @@ from tasador.selection.evaluation.folds import (
     make_folds,
     random_assignment,
 )
-from tasador.selection.evaluation.test_metrics import CrossValidation, cross_validation, out_of_fold
-from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model
+from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.training.context import RunState, needed
-from tasador.training.steps.model_steps import compared_part, pipeline_of, random_folds
+from tasador.training.model_steps import compared_part, pipeline_of, random_folds
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
@@ -103,7 +103,7 @@ def choose_final(state: RunState) -> FinalChoice:
     # the baseline takes one of the places
     pool = pool_of(found.family, found.final_params, runners_up, most - 1, settings.seed)
     plain = Member(
-        baseline.FAMILY, baseline.PARAMS, seeds.derive_seed(settings.seed, baseline.FAMILY)
+        BASELINE_FAMILY, BASELINE_PARAMS, seeds.derive_seed(settings.seed, BASELINE_FAMILY)
     )
     folds = _folds_of_all(state)
     rows = held_out(folds)
@@ -163,7 +163,7 @@ def _with_baseline(
     """
     settings, own = state.settings, scores[: len(pool)]
     asked = settings.sweep.family
-    if baseline.FAMILY not in settings.selection.families or asked not in (None, baseline.FAMILY):
+    if BASELINE_FAMILY not in settings.selection.families or asked not in (None, BASELINE_FAMILY):
         return pool, own
     if first:
         trees = [i for i, member in enumerate(pool) if not family(member.family).linear]

@@ -15,10 +15,10 @@ from tasador.data.table import Part, SealedPart
 from tasador.metrics.bootstrap import Estimate, bootstrap_metrics
 from tasador.metrics.regression import all_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.ensembling import Member
-from tasador.selection.evaluation.folds import Fold, held_out
+from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
+from tasador.selection.folds import Fold, held_out
 
 Floats = NDArray[np.float64]
 #: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).

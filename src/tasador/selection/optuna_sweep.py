@@ -22,11 +22,11 @@ from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold
 from tasador.selection.families.base import Trial
 from tasador.selection.families.catalog import family
-from tasador.selection.search.grid_search import CandidateResult, result_from_plain
-from tasador.selection.sweep.trial import RUNGS, Bench, SpaceRecorder, Task, open_bench, run_trial
+from tasador.selection.folds import Fold
+from tasador.selection.grid_search import CandidateResult, result_from_plain
+from tasador.selection.trial import RUNGS, Bench, SpaceRecorder, Task, open_bench, run_trial
 from tasador.settings.run import SweepSettings
 
 _log = logging.getLogger(__name__)

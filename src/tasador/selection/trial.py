@@ -18,10 +18,10 @@ from tasador.core.parallel import Engine, Held, Stand
 from tasador.data.table import Part
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.evaluation.folds import Fold, FoldRows
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model, grow_model
-from tasador.selection.search.grid_search import CandidateResult
+from tasador.selection.folds import Fold, FoldRows
+from tasador.selection.grid_search import CandidateResult
 
 
 class SpaceRecorder:

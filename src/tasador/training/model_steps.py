@@ -8,15 +8,15 @@ from pathlib import Path
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.reporting.cards import CardBuilder
-from tasador.selection.baseline import measure_baseline
-from tasador.selection.evaluation.folds import Fold, make_folds, random_assignment, sample_rows
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
-from tasador.selection.search.grid_search import grid_search
-from tasador.selection.sweep.optuna_sweep import sweep
+from tasador.selection.feature_worth import measure_baseline
+from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
+from tasador.selection.grid_search import grid_search
+from tasador.selection.optuna_sweep import sweep
 from tasador.settings.run import SelectionSettings
 from tasador.training.context import RunState, load_json, load_search, load_sweep, needed, save_json
-from tasador.training.steps.selection_card import show_recorded, show_search, show_sweep
+from tasador.training.selection_card import show_recorded, show_search, show_sweep
 from tasador.training.wandb_trials import TrialRecorder, record_families, runs_of
 
 

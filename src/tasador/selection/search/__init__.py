@@ -1,1 +1,0 @@
-"""Grid search by cross-validation, with racing and shared work."""

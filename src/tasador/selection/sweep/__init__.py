@@ -1,1 +1,0 @@
-"""The Bayesian sweep on Optuna."""
