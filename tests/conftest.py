@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fixtures.command_line import logging_as_before
 from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.conformal import calibrate
@@ -40,15 +38,8 @@ pytest_plugins = [
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """Commands that run in this process configure its logging; the next test starts afresh."""
-    logger = logging.getLogger("tasador")
-    before = logger.handlers[:], logger.level, logger.propagate
-    root, hooks = logging.getLogger().handlers[:], (sys.excepthook, threading.excepthook)
-    yield
-    logging.captureWarnings(False)
-    logging.getLogger().handlers[:] = root
-    sys.excepthook, threading.excepthook = hooks
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture(scope="session")

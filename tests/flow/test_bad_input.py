@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasador.cli.app import main
+from fixtures.command_line import run_here
 from tasador.data.synthetic import generate
 from tasador.registry.stores.local import newest_bundle
 
@@ -58,22 +58,9 @@ Run = Callable[..., Said]
 
 
 @pytest.fixture
-def tasador(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Run the command line in this process, which spares the imports, in a folder of its own."""
-
-    def run(*words: str, folder: Path = tmp_path) -> Said:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["tasador", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def tasador(tmp_path: Path) -> Run:
+    """Run the command line in a folder of its own."""
+    return lambda *words, folder=tmp_path: run_here(folder, *words)
 
 
 def start(folder: Path, *words: str, file_limit: int | None = None) -> subprocess.Popen[str]:
@@ -379,9 +366,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a model of a real table, which holds the alias ``staging``."""
     folder = tmp_path_factory.mktemp("trained")
     generate("california_housing", 400, 3).write_csv(folder / "housing.csv")
-    process = start(folder, "run", *REAL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    code, out, err = run_here(folder, "run", *REAL)
+    assert code == 0, err
     assert "registered: models:/housing_price_model/1" in out
     return folder
 

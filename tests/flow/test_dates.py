@@ -6,11 +6,11 @@ import csv
 import datetime as dt
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from fixtures.command_line import run_here
 
 QUICK = [
     "sweep.trials=0", "sweep.slowdown=1", "selection.folds=3", "features.cross_fit_folds=5",
@@ -22,12 +22,9 @@ QUICK = [
 
 
 def tasador(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tasador.cli.app", *words],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code, out, err = run_here(folder, *words)
+    assert code == 0, err
+    return out
 
 
 @pytest.fixture(scope="module")
