@@ -24,7 +24,9 @@ from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import TreeContributions
 
 # no deadline: machines of continuous integration stall now and then
-settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "tasador", deadline=None, derandomize=True, print_blob=True, max_examples=60
+)
 settings.load_profile("tasador")
 
 pytest_plugins = [

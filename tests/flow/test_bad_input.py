@@ -30,6 +30,7 @@ HOUSING = [
     "dataset.source.sha256=[]",
     "download.offline=true",
     "download.synthetic_rows=300",
+    "impute.min_gap_share=1",
     "selection.folds=2",
     "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[10,20,400],num_leaves:[7]},"
     "random_forest:{n_estimators:[5]}}",
@@ -49,6 +50,7 @@ HOUSING = [
     "register.parity_rows=500",
     "register.bootstrap_draws=20",
     "register.spatial_folds=2",
+    "register.average=1",
 ]
 REAL = [*HOUSING, "dataset.source.paths=[housing.csv]"]
 

@@ -59,13 +59,13 @@ def settings(contract, workspace: Path) -> RunSettings:
     return RunSettings(
         contract=contract,
         segregate=SegregateSettings(min_rows=50),
-        impute=ImputationSettings(strategy="median"),
+        impute=ImputationSettings(strategy="median", min_gap_share=1.0),
         features=FeatureSettings(clusters=0, cross_fit_folds=3),
         selection=SelectionSettings(
-            families={"lightgbm": {"n_estimators": [60], "num_leaves": [15]}}, folds=3
+            families={"lightgbm": {"n_estimators": [60], "num_leaves": [15]}}, folds=2
         ),
         sweep=SweepSettings(trials=0, folds=2, slowdown=1.0),
-        register=RegisterSettings(spatial_folds=2, parity_rows=500, bootstrap_draws=20),
+        register=RegisterSettings(spatial_folds=2, parity_rows=500, bootstrap_draws=20, average=1),
         storage=StorageSettings(str(workspace)),
     )
 
