@@ -48,6 +48,8 @@ class RegistryServer:
         command += ["--workers", "1", "--artifacts-destination", str(self.folder / "served")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
         environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        # its job workers are seven more processes; `tasador up` starts none either
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, start_new_session=True
