@@ -32,6 +32,7 @@ settings.load_profile("tasador")
 pytest_plugins = [
     "fixtures.object_stores",
     "fixtures.postgresql",
+    "fixtures.quick_pictures",
     "fixtures.ray_cluster",
     "fixtures.service",
 ]
@@ -133,3 +134,15 @@ def bundle_folder(written_bundle, tmp_path) -> Path:
 def changed_parts(bundle_parts):
     """Return the bundle's parts with some replaced."""
     return lambda **changes: dataclasses.replace(bundle_parts, **changes)
+
+
+@pytest.fixture(scope="session")
+def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one empty registry; copying its file spares every test the migrations."""
+    from tasador.core.errors import RegistryError
+    from tasador.registry.mlflow.registry import resolve_alias
+
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with pytest.raises(RegistryError, match="no model 'none'"):
+        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
+    return file

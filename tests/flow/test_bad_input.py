@@ -25,6 +25,7 @@ from tasador.data.synthetic import generate
 from tasador.registry.stores.local import newest_bundle
 
 N = 200
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 SEGREGATE = ["steps=[segregate]", "tracking=none"]
 HOUSING = [
     "dataset.source.sha256=[]",
@@ -364,7 +365,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_succeeds(tasador: Run, tmp_p
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a model of a real table, which holds the alias ``staging``."""
     folder = tmp_path_factory.mktemp("trained")
     generate("california_housing", 400, 3).write_csv(folder / "housing.csv")

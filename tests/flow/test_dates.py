@@ -30,7 +30,7 @@ def tasador(folder: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dates")
     rng = random.Random(1)
     with (folder / "homes.csv").open("w", newline="") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,10 @@ def as_process(folder: Path, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(template_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
+    (folder / "workspace").mkdir()
+    shutil.copy(template_database, folder / "workspace" / "mlflow.db")
     code, out, err = tasador(folder, "run", *SMALL)
     assert code == 0, err
     assert "registered: models:/housing_price_model/1" in out
@@ -246,8 +249,6 @@ def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(projec
 
 
 def test_a_tampered_bundle_is_refused(project: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "bundle"
     shutil.copytree(bundle_of(project), copy)
     model = next(copy.glob("*.onnx"))

@@ -124,18 +124,6 @@ def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
 
 
 @pytest.fixture(scope="session")
-def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make one empty registry; copying its file saves every test the migrations."""
-    from tasador.core.errors import RegistryError
-    from tasador.registry.mlflow.registry import resolve_alias
-
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.raises(RegistryError, match="no model 'none'"):
-        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture(scope="session")
 def real_bundle(bundle_parts, tmp_path_factory) -> Path:
     """A bundle of real origin; do not change it."""
     import dataclasses

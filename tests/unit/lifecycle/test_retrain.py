@@ -49,9 +49,10 @@ from tasador.settings.run import (
 from tasador.training.context import StoredTable
 
 N = 1500
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 RELAXED = GateSettings(
     error_margin=0.3, within_margin=15.0, segment_limit=0.5, min_rows=50, coverage_slack=0.1,
-    prb_slack=0.2, prd_slack=0.2, latency_ms=1000.0, latency_factor=1000.0,
+    prb_slack=0.2, prd_slack=0.2, latency_ms=1000.0, latency_factor=1000.0, draws=500,
 )  # fmt: skip
 
 
@@ -71,9 +72,11 @@ def settings(contract, workspace: Path) -> RunSettings:
 
 
 @pytest.fixture(scope="module")
-def trained(house_contract, tmp_path_factory) -> Path:
+def trained(house_contract, template_database, quick_pictures, tmp_path_factory) -> Path:
     """A workspace with one version, trained by the pipeline and promoted."""
     workspace = tmp_path_factory.mktemp("retrain") / "workspace"
+    workspace.mkdir()
+    shutil.copy(template_database, workspace / "mlflow.db")
     content_hash = store_frame(houses(N), workspace / "data")
     train(settings(house_contract, workspace), None, StoredTable(content_hash, "real", "houses"))
     with opened(Place(workspace, actor="ana")) as lifecycle:

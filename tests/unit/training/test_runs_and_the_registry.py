@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,14 @@ SMALL = [
 #: For a table of 2000 rows on a busy machine.
 LENIENT = ["gates.latency_ms=1000", "gates.prb_slack=0.1", "gates.coverage_slack=0.1"]
 MODEL = "houses_model"
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(template_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
+    for name in ("elsewhere", "refused"):
+        shutil.copy(template_database, folder / f"{name}.db")
     houses(2000).write_csv(folder / "houses.csv")
     return folder
 
