@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -43,6 +45,22 @@ def _logging_as_before() -> Iterator[None]:
     """Commands that run in this process configure its logging; the next test starts afresh."""
     with logging_as_before():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ssl_context() -> Iterator[None]:
+    """Let httpx read the machine's certificates once: 30 ms a client, and tests poll."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = "httpx._transports.default.create_ssl_context"
+        patch.setattr(place, functools.cache(httpx.create_ssl_context))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure no coverage under hypothesis: its hundreds of rounds go where other tests go too."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from tasador.registry.bundle.model_bundle import load_bundle
 
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
 #: How often a service under load is killed; `TASADOR_KILLS=20 pytest -k kill` for the whole proof.
-KILLS = int(os.environ.get("TASADOR_KILLS", "3"))
+KILLS = int(os.environ.get("TASADOR_KILLS", "2"))
 
 
 @pytest.fixture
