@@ -355,7 +355,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_succeeds(tasador: Run, tmp_p
     describe(tmp_path)
     (tmp_path / "flats.csv").write_text(TABLE)
     process = start(tmp_path, "run", "dataset=flats", *SEGREGATE, file_limit=9_000)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 7, err
     assert "Traceback" not in err
     assert "too large" in err
@@ -386,11 +386,11 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     shutil.copy(trained / "housing.csv", tmp_path)
     words = ["run", *REAL, "tracking=none"]
     process = start(tmp_path, *words)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until and not _journal(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "run the same command to go on" in err
     assert "Traceback" not in err
@@ -534,7 +534,7 @@ def test_an_output_that_does_not_fit_leaves_the_older_one(trained: Path, tmp_pat
     (tmp_path / "out.csv").write_text("older")
     words = ["predict", "rows.csv", "--bundle", str(bundle_of(trained)), "-o", "out.csv"]
     process = start(tmp_path, *words, file_limit=20)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 7, err
     assert "Traceback" not in err
     assert (tmp_path / "out.csv").read_text() == "older"
@@ -569,7 +569,7 @@ def test_a_full_disk_behind_a_redirection_is_not_a_success(trained: Path, tmp_pa
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 7, done.stderr
     assert done.stderr.strip().startswith("error: cannot write: the disk is full")
@@ -584,4 +584,4 @@ def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(trained: Path, tmp_
         process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(60) == 1
+    assert process.wait(300) == 1

@@ -44,7 +44,7 @@ def workers(storage: str, count: int, trials: int) -> list[dict[str, Any]]:
         worker.stdin.write("\n")
         worker.stdin.flush()
     for worker in running:
-        out, err = worker.communicate(timeout=120)
+        out, err = worker.communicate(timeout=300)
         assert worker.returncode == 0, err
         told.append(json.loads(out))
     return told
