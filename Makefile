@@ -32,11 +32,13 @@ run: $(VENV)/.run ## Install what is locked and run the pipeline (ARGS="dataset=
 install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist boosters")
 	$(call install,$(RUN_EXTRAS) $(EXTRAS))
 
-# Two workers share the cores: a library that starts as many threads as there are cores would wait for them.
+# Two workers share the cores: a library that starts as many threads as there are cores would wait for them,
+# and threads that wait must not spin.
 test slow: export OMP_NUM_THREADS := 1
+test slow: export OMP_WAIT_POLICY := passive
 
 test: lint ## Lint, layering, tests with coverage
-	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
 
 slow: $(VENV)/.dev ## The tests that take minutes: whole lives of models, processes killed
 	$(BIN)/pytest -n 2 -m slow --dist loadfile

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import functools
 import shutil
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from fixtures.command_line import logging_as_before
 from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.conformal import calibrate
@@ -26,12 +26,15 @@ from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import TreeContributions
 
 # no deadline: machines of continuous integration stall now and then
-settings.register_profile("tasador", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "tasador", deadline=None, derandomize=True, print_blob=True, max_examples=60
+)
 settings.load_profile("tasador")
 
 pytest_plugins = [
     "fixtures.object_stores",
     "fixtures.postgresql",
+    "fixtures.quick_pictures",
     "fixtures.ray_cluster",
     "fixtures.service",
 ]
@@ -40,15 +43,24 @@ pytest_plugins = [
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """Commands that run in this process configure its logging; the next test starts afresh."""
-    logger = logging.getLogger("tasador")
-    before = logger.handlers[:], logger.level, logger.propagate
-    root, hooks = logging.getLogger().handlers[:], (sys.excepthook, threading.excepthook)
-    yield
-    logging.captureWarnings(False)
-    logging.getLogger().handlers[:] = root
-    sys.excepthook, threading.excepthook = hooks
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
+    with logging_as_before():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ssl_context() -> Iterator[None]:
+    """Let httpx read the machine's certificates once: 30 ms a client, and tests poll."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = "httpx._transports.default.create_ssl_context"
+        patch.setattr(place, functools.cache(httpx.create_ssl_context))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure no coverage under hypothesis: its hundreds of rounds go where other tests go too."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +152,15 @@ def bundle_folder(written_bundle, tmp_path) -> Path:
 def changed_parts(bundle_parts):
     """Return the bundle's parts with some replaced."""
     return lambda **changes: dataclasses.replace(bundle_parts, **changes)
+
+
+@pytest.fixture(scope="session")
+def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make one empty registry; copying its file spares every test the migrations."""
+    from tasador.core.errors import RegistryError
+    from tasador.registry.mlflow.registry import resolve_alias
+
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with pytest.raises(RegistryError, match="no model 'none'"):
+        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
+    return file

@@ -121,7 +121,9 @@ def visit(browser, app: App) -> Iterator[Callable[..., object]]:
     with contextlib.ExitStack() as stack:
 
         def open_page(path: str = "", lang: str = "en", width: int = 1280, base: str = app.url):
-            page = browser.new_page(viewport={"width": width, "height": 900}, locale="en-US")
+            page = browser.new_page(
+                viewport={"width": width, "height": 900}, locale="en-US", reduced_motion="reduce"
+            )
             stack.callback(page.close)
             page.set_default_timeout(90_000)  # two workers train models beside it
             page.on(

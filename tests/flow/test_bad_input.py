@@ -20,16 +20,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasador.cli.app import main
+from fixtures.command_line import run_here
 from tasador.data.synthetic import generate
 from tasador.registry.stores.local import newest_bundle
 
 N = 200
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 SEGREGATE = ["steps=[segregate]", "tracking=none"]
 HOUSING = [
     "dataset.source.sha256=[]",
     "download.offline=true",
     "download.synthetic_rows=300",
+    "impute.min_gap_share=1",
     "selection.folds=2",
     "selection.families={ridge:{alpha:[1.0]},lightgbm:{n_estimators:[10,20,400],num_leaves:[7]},"
     "random_forest:{n_estimators:[5]}}",
@@ -49,6 +51,7 @@ HOUSING = [
     "register.parity_rows=500",
     "register.bootstrap_draws=20",
     "register.spatial_folds=2",
+    "register.average=1",
 ]
 REAL = [*HOUSING, "dataset.source.paths=[housing.csv]"]
 
@@ -58,22 +61,9 @@ Run = Callable[..., Said]
 
 
 @pytest.fixture
-def tasador(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Run the command line in this process, which spares the imports, in a folder of its own."""
-
-    def run(*words: str, folder: Path = tmp_path) -> Said:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["tasador", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def tasador(tmp_path: Path) -> Run:
+    """Run the command line in a folder of its own."""
+    return lambda *words, folder=tmp_path: run_here(folder, *words)
 
 
 def start(folder: Path, *words: str, file_limit: int | None = None) -> subprocess.Popen[str]:
@@ -365,7 +355,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_succeeds(tasador: Run, tmp_p
     describe(tmp_path)
     (tmp_path / "flats.csv").write_text(TABLE)
     process = start(tmp_path, "run", "dataset=flats", *SEGREGATE, file_limit=9_000)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 7, err
     assert "Traceback" not in err
     assert "too large" in err
@@ -375,13 +365,12 @@ def test_a_full_disk_stops_the_run_and_the_next_one_succeeds(tasador: Run, tmp_p
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a model of a real table, which holds the alias ``staging``."""
     folder = tmp_path_factory.mktemp("trained")
     generate("california_housing", 400, 3).write_csv(folder / "housing.csv")
-    process = start(folder, "run", *REAL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    code, out, err = run_here(folder, "run", *REAL)
+    assert code == 0, err
     assert "registered: models:/housing_price_model/1" in out
     return folder
 
@@ -397,11 +386,11 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(
     shutil.copy(trained / "housing.csv", tmp_path)
     words = ["run", *REAL, "tracking=none"]
     process = start(tmp_path, *words)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until and not _journal(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "run the same command to go on" in err
     assert "Traceback" not in err
@@ -545,7 +534,7 @@ def test_an_output_that_does_not_fit_leaves_the_older_one(trained: Path, tmp_pat
     (tmp_path / "out.csv").write_text("older")
     words = ["predict", "rows.csv", "--bundle", str(bundle_of(trained)), "-o", "out.csv"]
     process = start(tmp_path, *words, file_limit=20)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 7, err
     assert "Traceback" not in err
     assert (tmp_path / "out.csv").read_text() == "older"
@@ -580,7 +569,7 @@ def test_a_full_disk_behind_a_redirection_is_not_a_success(trained: Path, tmp_pa
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 7, done.stderr
     assert done.stderr.strip().startswith("error: cannot write: the disk is full")
@@ -595,4 +584,4 @@ def test_a_reader_that_has_gone_is_no_reason_for_a_traceback(trained: Path, tmp_
         process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(60) == 1
+    assert process.wait(300) == 1

@@ -6,32 +6,31 @@ import csv
 import datetime as dt
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from fixtures.command_line import run_here
+
 QUICK = [
-    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=3", "features.cross_fit_folds=5",
-    "register.bootstrap_draws=50", "tracking=none",
+    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=2", "features.cross_fit_folds=3",
+    "register.bootstrap_draws=20", "register.parity_rows=500", "register.spatial_folds=2",
+    "register.average=1", "tracking=none",
     *(f"~selection.families.{name}" for name in (
         "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
+        "lasso",
     )),
 ]  # fmt: skip
 
 
 def tasador(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tasador.cli.app", *words],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code, out, err = run_here(folder, *words)
+    assert code == 0, err
+    return out
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dates")
     rng = random.Random(1)
     with (folder / "homes.csv").open("w", newline="") as file:

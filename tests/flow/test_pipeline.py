@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fixtures.command_line import run_here as tasador
 from fixtures.wandb_files import runs_of
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.metadata import as_texts
@@ -21,6 +23,9 @@ SMALL = [
     "download.synthetic_rows=900",
     "download.offline=true",
     "dataset.source.paths=[nowhere.csv]",
+    "impute.folds=2",
+    "impute.repeats=1",
+    "impute.max_rows=300",
     "selection.folds=3",
     "selection.max_rows=500",  # of some 720: as a large table is compared
     "register.fold_rows=300",
@@ -39,29 +44,31 @@ SMALL = [
     "sweep.trials=2",
     "sweep.folds=2",
     "sweep.slowdown=1.0",
-    "features.cross_fit_folds=5",
-    "register.parity_rows=2000",
+    "features.cross_fit_folds=3",
+    "register.parity_rows=500",
     "register.bootstrap_draws=50",
     "register.spatial_folds=2",
 ]
 
 
-def tasador(folder: Path, *words: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+def as_process(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Run a command as its users do, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "tasador.cli.app", *words],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
-        env=env,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(template_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
+    (folder / "workspace").mkdir()
+    shutil.copy(template_database, folder / "workspace" / "mlflow.db")
     code, out, err = tasador(folder, "run", *SMALL)
     assert code == 0, err
     assert "registered: models:/housing_price_model/1" in out
@@ -191,7 +198,7 @@ def test_predict_values_json_csv_and_refuses_bad_rows(project: Path) -> None:
     bundle = load_bundle(bundle_of(project))
     X = np.array([[-120.0, 36.0, 20, 2000, 400, 1000, 380, 4.0, 1.0]])
     row = {name: values[0] for name, values in bundle.encoder.decode(X).items()}
-    code, out, err = tasador(project, "predict", json.dumps(row))
+    code, out, err = as_process(project, "predict", json.dumps(row))
     assert code == 0, err
     answer = json.loads(out)["predictions"][0]
     assert answer["predicted_price"] == pytest.approx(bundle.value(row).prediction)
@@ -231,7 +238,7 @@ def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(projec
     score = found["expected"] + sum(found["contributions"].values())
     assert np.exp(score) == pytest.approx(found["valuation"]["prediction"])
     assert len(found["comparables"]) == 3
-    code, out, err = tasador(project, "explain", row)
+    code, out, err = as_process(project, "explain", row)
     assert code == 0, err
     assert "multiplied by" in out
     assert "comparables (nearest training rows)" in out
@@ -242,8 +249,6 @@ def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(projec
 
 
 def test_a_tampered_bundle_is_refused(project: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "bundle"
     shutil.copytree(bundle_of(project), copy)
     model = next(copy.glob("*.onnx"))
@@ -254,14 +259,14 @@ def test_a_tampered_bundle_is_refused(project: Path, tmp_path: Path) -> None:
 
 
 def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None:
-    code, out, _ = tasador(project, "runs")
+    code, out, _ = as_process(project, "runs")
     assert code == 0
     assert "done" in out
-    assert tasador(project, "report")[1].strip().endswith("report.html")
+    assert as_process(project, "report")[1].strip().endswith("report.html")
     code, _, err = tasador(project, "report", "nothing")
     assert code == 2
     assert "no run 'nothing'" in err
-    code, out, _ = tasador(project, "doctor")
+    code, out, _ = as_process(project, "doctor")
     assert code == 0
     assert "lightgbm" in out
     assert "kernels" in out
@@ -341,7 +346,7 @@ def test_init_of_a_wide_table_says_what_matters_and_writes_the_rest(tmp_path: Pa
     lines = [",".join([*names, "price"])]
     lines += [",".join(f"{v:.3f}" for v in row) for row in random.lognormal(3, 1, (80, 201))]
     (tmp_path / "wide.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    code, out, err = tasador(tmp_path, "init", "wide.csv", "--target", "price")
+    code, out, err = as_process(tmp_path, "init", "wide.csv", "--target", "price")
     assert code == 0, err
     said = [line for line in out.splitlines() if "assumed:" in line]
     assert len(said) == 40
@@ -357,7 +362,7 @@ def test_file_tags_and_card_say_the_same_of_the_model_and_its_release_grows(proj
     assert code == 0, err
     run = newest_run(project)
     config = yaml.safe_load((run / "model_config.yaml").read_text())
-    code, out, err = tasador(project, "models", "--json")
+    code, out, err = as_process(project, "models", "--json")
     assert code == 0, err
     releases = [version["release"] for version in reversed(json.loads(out)["versions"])]
     newest = json.loads(out)["versions"][0]

@@ -100,7 +100,6 @@ def test_the_exported_model_answers_as_its_library(libraries, exported, name, Z,
     assert trees.predict(Z) == pytest.approx(want, rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=100)
 @given(scores=arrays(np.float64, st.integers(1, 70), elements=st.floats(-800, 800)))
 def test_the_way_back_from_the_log_has_the_same_bits_for_one_row(scores):
     log = TargetTransform("log", 1.01)
@@ -109,7 +108,6 @@ def test_the_way_back_from_the_log_has_the_same_bits_for_one_row(scores):
     assert same_bits(one, log.inverse(np.repeat(scores, 3)[::3]))
 
 
-@settings(max_examples=100)
 @given(Z=rows, quantile=st.floats(0, 10))
 def test_intervals_have_the_same_bits_for_one_row_and_hold_the_score(Z, quantile):
     interval = ConformalInterval(0.9, quantile, scale_index=1, scale_floor=0.1, scale_offset=0.2)

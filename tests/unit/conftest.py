@@ -48,6 +48,8 @@ class RegistryServer:
         command += ["--workers", "1", "--artifacts-destination", str(self.folder / "served")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
         environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        # its job workers are seven more processes; `tasador up` starts none either
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -119,18 +121,6 @@ def registry_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regist
     server.start()
     yield server
     server.kill()
-
-
-@pytest.fixture(scope="session")
-def template_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make one empty registry; copying its file saves every test the migrations."""
-    from tasador.core.errors import RegistryError
-    from tasador.registry.mlflow.registry import resolve_alias
-
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.raises(RegistryError, match="no model 'none'"):
-        resolve_alias("none", "none", tracking_uri=f"sqlite:///{file}")
-    return file
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasador.contract.arrow_encoding import encode_arrow, plain_values, rows_of
@@ -53,7 +53,6 @@ texts = st.lists(
 )
 
 
-@settings(max_examples=150)
 @given(texts, st.sampled_from(COLUMNS), st.sampled_from((pa.string(), pa.large_string())))
 def test_texts_are_encoded_as_one_by_one(values: list[str | None], column: Column, kind: Any):
     values = [None if v is None else v.encode("utf-8", "ignore").decode() for v in values]
@@ -63,7 +62,6 @@ def test_texts_are_encoded_as_one_by_one(values: list[str | None], column: Colum
     assert_same(column, array.cast(pa.binary()))
 
 
-@settings(max_examples=100)
 @given(st.lists(st.none() | st.floats(), max_size=30), st.sampled_from(COLUMNS))
 def test_doubles_are_encoded_as_one_by_one(values: list[float | None], column: Column):
     assert_same(column, pa.array(values, pa.float64()))

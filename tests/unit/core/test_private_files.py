@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from fixtures.command_line import run_here
 from fixtures.process import Server, free_port
 from tasador.core.storage import make_private, tighten
 from tasador.records.record import Record
@@ -75,11 +74,7 @@ def test_a_keys_file_that_everybody_can_read_is_tightened_when_it_is_written(
     for before, after in ((None, 0o600), (0o644, 0o600), (0o640, 0o640)):
         if before is not None:
             file.chmod(before)
-        made = subprocess.run(
-            [sys.executable, "-m", "tasador.cli.app", "keys", "new", "app", "--file", str(file)],
-            check=False, capture_output=True,
-        )  # fmt: skip
-        assert made.returncode == 0
+        assert run_here(tmp_path, "keys", "new", "app", "--file", str(file))[0] == 0
         assert mode(file) == after
 
 

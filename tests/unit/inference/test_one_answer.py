@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from fixtures.command_line import run_here
 from tasador.contract.reader import from_dict
 from tasador.core.errors import TasadorError, ValidationError
 from tasador.data.profile import reference_profile
@@ -354,7 +355,7 @@ def test_a_file_of_bad_rows_only_is_an_error(bundle: ModelBundle, tmp_path: Path
         ",".join(GOOD) + "\n" + ",".join(map(str, {**GOOD, "área": -80}.values())) + "\n"
     )
     for words in (["predict", "rows.csv"], ["score", "rows.csv", "-o", "out.csv"]):
-        code, _, err = run(tmp_path, *words, "--bundle", str(bundle.folder))
+        code, _, err = run_here(tmp_path, *words, "--bundle", str(bundle.folder))
         assert code == 3, err
         assert "error:" in err
     assert "'-80'" in (tmp_path / "out.csv").read_text()

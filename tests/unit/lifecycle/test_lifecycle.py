@@ -21,9 +21,12 @@ MODEL = "houses_model"
 
 
 @pytest.fixture(scope="module")
-def template(house_contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(
+    house_contract, template_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A workspace with three versions: a good one, one as good, and a bad one."""
     folder = tmp_path_factory.mktemp("registered")
+    shutil.copy(template_database, folder / "mlflow.db")
     recipes = [Recipe(), Recipe(seed=1), Recipe(trees=15)]
     for number, recipe in enumerate(recipes):
         bundle = train_bundle(

@@ -16,6 +16,7 @@ import orjson
 import polars as pl
 import pytest
 
+from fixtures.command_line import run_here
 from fixtures.houses import houses
 from tasador.cli.app import app
 from tasador.core import clock
@@ -49,9 +50,10 @@ from tasador.settings.run import (
 from tasador.training.context import StoredTable
 
 N = 1500
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 RELAXED = GateSettings(
     error_margin=0.3, within_margin=15.0, segment_limit=0.5, min_rows=50, coverage_slack=0.1,
-    prb_slack=0.2, prd_slack=0.2, latency_ms=1000.0, latency_factor=1000.0,
+    prb_slack=0.2, prd_slack=0.2, latency_ms=1000.0, latency_factor=1000.0, draws=500,
 )  # fmt: skip
 
 
@@ -59,21 +61,23 @@ def settings(contract, workspace: Path) -> RunSettings:
     return RunSettings(
         contract=contract,
         segregate=SegregateSettings(min_rows=50),
-        impute=ImputationSettings(strategy="median"),
+        impute=ImputationSettings(strategy="median", min_gap_share=1.0),
         features=FeatureSettings(clusters=0, cross_fit_folds=3),
         selection=SelectionSettings(
-            families={"lightgbm": {"n_estimators": [60], "num_leaves": [15]}}, folds=3
+            families={"lightgbm": {"n_estimators": [60], "num_leaves": [15]}}, folds=2
         ),
         sweep=SweepSettings(trials=0, folds=2, slowdown=1.0),
-        register=RegisterSettings(spatial_folds=2, parity_rows=500, bootstrap_draws=20),
+        register=RegisterSettings(spatial_folds=2, parity_rows=500, bootstrap_draws=20, average=1),
         storage=StorageSettings(str(workspace)),
     )
 
 
 @pytest.fixture(scope="module")
-def trained(house_contract, tmp_path_factory) -> Path:
+def trained(house_contract, template_database, quick_pictures, tmp_path_factory) -> Path:
     """A workspace with one version, trained by the pipeline and promoted."""
     workspace = tmp_path_factory.mktemp("retrain") / "workspace"
+    workspace.mkdir()
+    shutil.copy(template_database, workspace / "mlflow.db")
     content_hash = store_frame(houses(N), workspace / "data")
     train(settings(house_contract, workspace), None, StoredTable(content_hash, "real", "houses"))
     with opened(Place(workspace, actor="ana")) as lifecycle:
@@ -310,17 +314,14 @@ def test_a_watcher_that_is_stopped_while_it_trains_ends_at_once_and_notes_it(wor
 
 
 def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would_happen(
-    workspace, monkeypatch
+    workspace,
 ):
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(workspace)
+    words = ("retrain", "--dry-run", "--workspace", str(workspace), "--set", "gates.min_rows=50")
 
-    def dry_run(*words: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "tasador.cli.app", "retrain", "--dry-run", "--workspace",
-                   str(workspace), "--set", "gates.min_rows=50", *words]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.stderr == ""
-        return done.returncode, done.stdout
+    def dry_run(*more: str) -> tuple[int, str]:
+        code, out, err = run_here(workspace, *words, *more)
+        assert err == ""
+        return code, out
 
     body = {"drift": [{"name": name, "psi": 0.9, "level": "alert"} for name in ("area", "income")]}
     with opened(Place(workspace, actor="ana")) as lifecycle:
@@ -328,8 +329,11 @@ def test_looks_at_the_same_rows_are_one_window_and_the_exit_code_says_what_would
         verdicts, now = Verdicts(lifecycle.ledger.database), clock.seconds()
         for end in (-60, -30, 0):
             verdicts.add("houses_model", now + end - 600, now + end, "alert", body)
+        command = [sys.executable, "-m", "tasador.cli.app", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (14, "")
         code, said = dry_run()
-        assert code == 14
+        assert (code, said) == (14, done.stdout)
         assert "area: PSI 0.90 in the newest windows, drift from 0.2 in 3 in a row" in said
         assert "(lacks 2 more in a row, none overlapping)" in said
         assert "decision: leave the champion as it is" in said

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -427,47 +424,17 @@ def test_an_address_of_an_unknown_kind_is_refused() -> None:
         resolve_alias(MODEL, ALIAS, tracking_uri="carrier-pigeon://coop")
 
 
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def server(workspace: Path) -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}", "--workers", "1"]
-    command += ["--artifacts-destination", str(workspace / "served")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment = {k: v for k, v in environment.items() if not k.startswith("COVERAGE")}
-    with (workspace / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and process.poll() is None:
-                if _answers(f"http://127.0.0.1:{port}/health"):  # it listens long before it answers
-                    break
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def test_a_real_server_takes_a_registration_and_gives_the_bundle_back(
-    server: str, bundle_folder: Path, run: MlflowRun, workspace: Path
+    registry_server: Any, bundle_folder: Path, run: MlflowRun, tmp_path: Path
 ) -> None:
+    server = registry_server.uri
     results: list[RegisteredVersion] = []
     worker = Thread(target=lambda: results.append(register(bundle_folder, server, run)))
     worker.start()  # as from a thread of a service
     worker.join()
     (version,) = results
     assert resolve_alias(MODEL, ALIAS, tracking_uri=server) == version
-    download_bundle(MODEL, ALIAS, tracking_uri=server, destination=workspace / "back")
-    assert load_bundle(workspace / "back").contract.name == "flats"
-    assert list((workspace / "served").rglob("model.onnx"))
+    download_bundle(MODEL, ALIAS, tracking_uri=server, destination=tmp_path / "back")
+    assert load_bundle(tmp_path / "back").contract.name == "flats"
+    stored = registry_server.folder.rglob("model.onnx")
+    assert (bundle_folder / "model.onnx").read_bytes() in {file.read_bytes() for file in stored}

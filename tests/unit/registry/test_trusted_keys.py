@@ -29,13 +29,25 @@ MODEL = "houses_model"
 REFUSED = "not signed"
 
 
+@pytest.fixture(scope="session")
+def unsigned(house_contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a model, not registered."""
+    folder = tmp_path_factory.mktemp("unsigned")
+    place, table = folder / "bundles" / "one", houses(1500)
+    train_bundle(place, house_contract, table, folder / "data", Recipe())
+    return folder
+
+
 @pytest.fixture
-def workspace(house_contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(
+    unsigned: Path, template_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """One registered, unsigned model, which is champion."""
     monkeypatch.delenv(VARIABLE, raising=False)
     folder = tmp_path / "workspace"
-    place, table = folder / "bundles" / "one", houses(1500)
-    bundle = train_bundle(place, house_contract, table, folder / "data", Recipe())
+    shutil.copytree(unsigned, folder)
+    shutil.copy(template_database, folder / "mlflow.db")
+    bundle = load_bundle(folder / "bundles" / "one")
     register_bundle(
         bundle.folder,
         tracking_uri=f"sqlite:///{folder}/mlflow.db",

@@ -17,7 +17,7 @@ before = list(warnings.filters)
 Z = np.random.default_rng(0).normal(size=(60, 3))
 
 def fit(seed):
-    return family("random_forest").fit({"n_estimators": 20}, Z, Z[:, 0], seed, 1)
+    return family("random_forest").fit({"n_estimators": 4}, Z, Z[:, 0], seed, 1)
 
 for _ in range(3):
     assert len(dict(in_parallel(fit, range(150), workers=8))) == 150

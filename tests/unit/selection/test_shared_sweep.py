@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-WORKER = Path(__file__).with_name("sweep_worker.py")
+from fixtures import sweep_worker
+
 TRIALS = 8
-_BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """URL of a database server of its own; initdb refuses root, so `postgres` runs it then."""
-    if not _BINARIES:
-        pytest.skip("PostgreSQL is not installed")
-    # not below pytest's own folder, which is closed to other users
-    folder = Path(tempfile.mkdtemp(prefix="tasador-postgres-"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
-    data, port = folder / "data", free_port()
-
-    def run(*words: str) -> None:
-        subprocess.run([*as_user, *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run(str(_BINARIES[-1] / "initdb"), "-D", str(data), "-U", "tasador", "-A", "trust", "-N")
-    control = str(_BINARIES[-1] / "pg_ctl")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -F"
-    run(control, "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
-    yield f"postgresql+psycopg://tasador@127.0.0.1:{port}/postgres"
-    run(control, "-D", str(data), "-m", "immediate", "stop")
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/study.db"
-    return str(request.getfixturevalue("postgres"))
+    url: str = request.getfixturevalue("postgres_url")
+    return url.replace("postgresql://", "postgresql+psycopg://")
 
 
 def workers(storage: str, count: int, trials: int) -> list[dict[str, Any]]:
     """Start the workers, let them begin together, return what each says."""
     running = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), storage, str(trials)],
+            [sys.executable, sweep_worker.__file__, storage, str(trials)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -80,7 +44,7 @@ def workers(storage: str, count: int, trials: int) -> list[dict[str, Any]]:
         worker.stdin.write("\n")
         worker.stdin.flush()
     for worker in running:
-        out, err = worker.communicate(timeout=120)
+        out, err = worker.communicate(timeout=300)
         assert worker.returncode == 0, err
         told.append(json.loads(out))
     return told
@@ -101,6 +65,6 @@ def test_two_workers_on_an_empty_database_share_the_trials_and_the_best(storage:
     assert one["all"][0] == two["all"][0] == one["mine"][0]  # the selection's winner
     assert last["best"] == min(last["found"])
 
-    (third,) = workers(storage, 1, TRIALS)
+    third = sweep_worker.work(storage, TRIALS)
     assert third["mine"][1:] == []  # nothing is left to try
     assert texts(third["all"]) == texts(last["all"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 
+from fixtures.command_line import run_here
 from tasador.core.errors import ConfigError
 from tasador.serving.errors import Problem
 from tasador.serving.http import auth
@@ -211,21 +211,15 @@ def test_a_line_that_is_no_key_is_refused_without_being_shown(line):
     assert line not in str(caught.value)
 
 
-def tasador(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "tasador.cli.app", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=60,
-        check=False,
-    )
+def test_keys_are_made_listed_rotated_and_revoked_by_the_command(tmp_path, monkeypatch):
+    def tasador(*words):
+        code, out, err = run_here(tmp_path, *words)
+        assert code == 0, err
+        return out
 
-
-def test_keys_are_made_listed_rotated_and_revoked_by_the_command(tmp_path):
     file = tmp_path / "secrets" / "keys.txt"
-    first = tasador("keys", "new", "app", "--file", str(file)).stdout.strip()
-    second = tasador("keys", "new", "app", "--role", "admin", "--file", str(file)).stdout.strip()
+    first = tasador("keys", "new", "app", "--file", str(file)).strip()
+    second = tasador("keys", "new", "app", "--role", "admin", "--file", str(file)).strip()
     assert first.startswith("tsd_")
     assert first != second
     text = file.read_text()
@@ -235,12 +229,11 @@ def test_keys_are_made_listed_rotated_and_revoked_by_the_command(tmp_path):
     service = SecuritySettings(keys_file=str(file))
     assert admit(service, {"x-api-key": first}) == ("app", "client")
     assert admit(service, {"x-api-key": second}) == ("app", "admin")
-    listed = tasador("keys", "list", TASADOR_SECURITY__KEYS_FILE=str(file)).stdout
-    assert listed.count("app") == 2
-    assert (
-        "removed 1 key of app"
-        in tasador("keys", "revoke", "app", "--keep-newest", "--file", str(file)).stdout
-    )
+    with monkeypatch.context() as patch:
+        patch.setenv("TASADOR_SECURITY__KEYS_FILE", str(file))
+        assert tasador("keys", "list").count("app") == 2
+    revoked = tasador("keys", "revoke", "app", "--keep-newest", "--file", str(file))
+    assert "removed 1 key of app" in revoked
     with pytest.raises(Problem, match="not known"):
         admit(service, {"x-api-key": first})
     assert admit(service, {"x-api-key": second})
@@ -253,9 +246,9 @@ def test_the_command_says_what_is_wrong(tmp_path):
         (("list",), "no keys' file"),
         (("new", "app", "--role", "root"), "no such role"),
     ):
-        done = tasador("keys", *arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
+        code, _, err = run_here(tmp_path, "keys", *arguments)
+        assert code == 2
+        assert message in err
     assert read_keys(tmp_path / "none") == []
     with pytest.raises(ConfigError, match="no key is called"):
         revoke_keys(tmp_path / "none", "app")
@@ -266,7 +259,10 @@ def test_the_command_says_what_is_wrong(tmp_path):
 
 
 def test_a_key_without_a_file_is_printed_with_the_line_to_configure():
-    text, line = tasador("keys", "new", "app").stdout.split()
+    command = [sys.executable, "-m", "tasador.cli.app", "keys", "new", "app"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    text, line = done.stdout.split()
     assert admit(SecuritySettings(keys=(line,)), {"x-api-key": text}) == ("app", "client")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from tasador.core.errors import GateError
 from tasador.registry.mlflow.registry import list_versions
 
 SMALL = [
-    "download.offline=true", "impute.strategy=median", "features.clusters=0",
+    "download.offline=true", "impute.strategy=median", "impute.min_gap_share=1",
+    "features.clusters=0",
     "features.cross_fit_folds=3", "selection.folds=3",
     "selection.families={lightgbm:{n_estimators:[80],num_leaves:[15]}}",
     *(f"~selection.families.{name}" for name in (
@@ -21,16 +23,19 @@ SMALL = [
         "ridge", "random_forest",
     )),
     "sweep.trials=0", "sweep.folds=2", "sweep.slowdown=1.0", "register.parity_rows=1000",
-    "register.bootstrap_draws=30", "register.spatial_folds=2",
+    "register.bootstrap_draws=30", "register.spatial_folds=2", "register.average=1",
 ]  # fmt: skip
 #: For a table of 2000 rows on a busy machine.
 LENIENT = ["gates.latency_ms=1000", "gates.prb_slack=0.1", "gates.coverage_slack=0.1"]
 MODEL = "houses_model"
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(template_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
+    for name in ("elsewhere", "refused"):
+        shutil.copy(template_database, folder / f"{name}.db")
     houses(2000).write_csv(folder / "houses.csv")
     return folder
 
