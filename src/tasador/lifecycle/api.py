@@ -13,13 +13,15 @@ from pathlib import Path
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle.alias_updates import (
     CHALLENGER,
+    Ledger,
+    Operation,
     OperationResult,
     Plan,
+    Standing,
     carry_out,
     rejection,
     rollback,
 )
-from tasador.lifecycle.promotion_log import Ledger, Operation, Standing
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle

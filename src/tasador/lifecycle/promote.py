@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasador.core.errors import BundleError, ConfigError, GateError
-from tasador.lifecycle.alias_updates import ALIASES, CHALLENGER, OperationResult, promotion
+from tasador.lifecycle.alias_updates import (
+    ALIASES,
+    CHALLENGER,
+    Operation,
+    OperationResult,
+    new_operation_id,
+    promotion,
+)
 from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, evaluate_version
-from tasador.lifecycle.promotion_log import Operation, new_operation_id
 from tasador.registry.stores.versions import (
     CHAMPION,
     REASON_TAG,

@@ -17,12 +17,11 @@ from tasador.core.hashing import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
-from tasador.lifecycle.alias_updates import CHALLENGER
+from tasador.lifecycle.alias_updates import CHALLENGER, Operation, new_operation_id
 from tasador.lifecycle.api import Lifecycle, Place, opened
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
 from tasador.lifecycle.new_rows import NewRows, common_shift, extended_table, read_rows, usable_rows
 from tasador.lifecycle.promote import PromotionRequest, promote
-from tasador.lifecycle.promotion_log import Operation, new_operation_id
 from tasador.lifecycle.reproduce import in_workspace, settings_of
 from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
 from tasador.records.audit_log import AuditEntry, Verdicts

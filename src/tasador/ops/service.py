@@ -27,7 +27,7 @@ from tasador.core.errors import (
     TasadorError,
 )
 from tasador.core.hashing import to_plain
-from tasador.lifecycle.promotion_log import Ledger
+from tasador.lifecycle.alias_updates import Ledger
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.stores.mlflow_reader import registry_reader
