@@ -16,7 +16,7 @@ import pytest
 
 from fixtures.process import Server, free_port
 from tasador.monitoring.summaries.reference import build_reference
-from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.writer import write_bundle
 from tasador.serving.http.auth import new_key
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

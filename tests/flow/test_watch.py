@@ -34,8 +34,8 @@ from tasador.ops.monitor_daemon import Watcher
 from tasador.ops.simulate import SCENARIOS, Simulation, scenario, simulate
 from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import write_bundle
 from tasador.settings.serving import SourceSettings
 
 ROWS = 400

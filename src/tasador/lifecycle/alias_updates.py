@@ -22,7 +22,7 @@ from tasador.records.audit_log import AuditEntry, AuditTrail
 from tasador.records.database import Database
 from tasador.records.record import new_id
 from tasador.records.shared_state import Lease, Leases, SharedState
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,

@@ -10,7 +10,7 @@ from tasador.lifecycle.alias_updates import CHALLENGER, OperationResult
 from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.records.record import new_id
-from tasador.registry.stores.versions import CHAMPION, find_version
+from tasador.registry.versions import CHAMPION, find_version
 from tasador.serving.experiment import Criteria, Evidence, Experiment, collect
 from tasador.settings.run import GateSettings
 

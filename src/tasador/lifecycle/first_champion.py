@@ -13,7 +13,7 @@ from tasador.lifecycle.gate_evaluation import VersionEvaluation
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.registry.mlflow.client import without_password
 from tasador.registry.mlflow.registry import list_registered, list_versions
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,

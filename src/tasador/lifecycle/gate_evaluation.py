@@ -19,8 +19,8 @@ from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.gates import Cost, GateReport, HeldOutRows, evaluate_gates, least_rows
 from tasador.lifecycle.new_rows import rows_in
 from tasador.lifecycle.retraining_policy import HeldOut
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.registry.stores.versions import ModelVersion
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.versions import ModelVersion
 from tasador.settings.run import GateSettings, SegregateSettings
 
 _CALLS = 200

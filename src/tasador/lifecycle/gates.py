@@ -23,7 +23,7 @@ from tasador.core.errors import DataError
 from tasador.metrics.ratio_study import ACCEPTED, prb, prd
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
 from tasador.modeling.parity import TOLERANCE
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
 
 Floats = NDArray[np.float64]

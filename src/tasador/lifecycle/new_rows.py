@@ -28,7 +28,7 @@ from tasador.contract.row_check import RowCheck
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ValidationError
 from tasador.records.store import RecordBatch
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import RetrainSettings
 
 Floats = NDArray[np.float64]

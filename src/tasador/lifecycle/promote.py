@@ -17,7 +17,7 @@ from tasador.lifecycle.alias_updates import (
 )
 from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, evaluate_version
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,

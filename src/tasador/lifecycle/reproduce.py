@@ -15,8 +15,8 @@ from tasador.core.errors import ConfigError, StorageError, TasadorError, Validat
 from tasador.core.hashing import code_version
 from tasador.data.sources import load_table, read_stored
 from tasador.lifecycle.api import Lifecycle
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.stores.versions import find_version
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.versions import find_version
 from tasador.settings.build import build
 from tasador.settings.run import (
     FeatureSettings,

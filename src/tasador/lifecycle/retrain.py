@@ -26,8 +26,8 @@ from tasador.lifecycle.reproduce import in_workspace, settings_of
 from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
 from tasador.records.audit_log import AuditEntry, Verdicts
 from tasador.records.store import RecordStore
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.registry.stores.versions import ModelVersion
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.versions import ModelVersion
 from tasador.serving.experiment import Criteria
 from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
 from tasador.training.context import StoredTable

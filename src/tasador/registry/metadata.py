@@ -28,8 +28,8 @@ from tasador.contract.reader import from_dict
 from tasador.core.escape import json_text, visible
 from tasador.core.hashing import fingerprint
 from tasador.core.storage import write_bytes
-from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.stores.versions import RELEASE_TAG, ModelVersion
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.versions import RELEASE_TAG, ModelVersion
 
 FIRST = "1.0.0"
 CONTRACT_TAG, FEATURES_TAG, DATA_TAG = "contract_hash", "features_hash", "data_hash"

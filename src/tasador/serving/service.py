@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from tasador.records.refused import RefusedRequest
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.batching.batcher import Answer, Batcher
 from tasador.serving.batching.predictor import Predictor
 from tasador.serving.batching.request_parsing import Rows

@@ -19,7 +19,7 @@ from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.hashing import code_version, fingerprint
 from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
     CardBuilder,

@@ -12,7 +12,7 @@ from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle import alias_updates as ledgers
 from tasador.lifecycle.alias_updates import Ledger, carry_out, promotion, rejection, rollback
 from tasador.records.database import Database
-from tasador.registry.stores.versions import find_version
+from tasador.registry.versions import find_version
 
 
 def promote(versions, ledger, number, alias="champion", **more):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tasador.core.errors import NothingOfferedError
-from tasador.registry.stores.local import newest_bundle
+from tasador.registry.local import newest_bundle
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError
 from tasador.core.storage import Patience
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.format.integrity import BundleLimits
-from tasador.registry.stores.published import (
+from tasador.registry.integrity import BundleLimits
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.published import (
     POINTER_NAME,
     fetch_published,
     prune_published,

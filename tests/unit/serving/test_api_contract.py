@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.metadata import stamp_release
+from tasador.registry.model_bundle import load_bundle
 
 REFUSAL = {"error", "message", "request_id", "detail"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}

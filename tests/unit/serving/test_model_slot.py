@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tasador.core.errors import BundleError, ConfigError
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.serving.model_loading.model_slot import (
     IncompatibleError,
     LoadedModel,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.serving.api.health import HealthChecks, source_check
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import ModelSlot

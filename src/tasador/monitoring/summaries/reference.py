@@ -18,7 +18,7 @@ from tasador.monitoring.error_estimation import ErrorModel, residuals
 from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 if TYPE_CHECKING:
-    from tasador.registry.bundle.model_bundle import ModelBundle
+    from tasador.registry.model_bundle import ModelBundle
 
 Floats = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]

@@ -90,6 +90,6 @@ def _values(frame: pd.DataFrame, there: list[str], column: Column) -> Sequence[A
 
 def _load_pyfunc(path: str) -> BundleModel:
     """Load the bundle at `path`, every file's checksum first; called by MLflow."""
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     return BundleModel(load_bundle(Path(path)))

@@ -19,7 +19,6 @@ from typing import Any
 from tasador.contract.model import TableContract
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError, StorageError
-from tasador.registry.format.signature import Trusted
 from tasador.registry.mlflow.client import BRISK, open_client, sqlite_file, without_password
 from tasador.registry.mlflow.registration import (
     MlflowRun,
@@ -31,8 +30,9 @@ from tasador.registry.mlflow.registration import (
     milliseconds,
     version_tags,
 )
-from tasador.registry.stores.mlflow_reader import registry_reader
-from tasador.registry.stores.versions import ModelVersion, only_model
+from tasador.registry.mlflow_reader import registry_reader
+from tasador.registry.signature import Trusted
+from tasador.registry.versions import ModelVersion, only_model
 
 _BATCH = 100
 _STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
@@ -148,7 +148,7 @@ def register_bundle(
         BundleError: The bundle is damaged.
         MissingExtraError: MLflow is not installed.
     """
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     # whether others trust it is decided where it is loaded: here it is made
     contract = load_bundle(bundle_folder, trusted=None).contract
@@ -237,7 +237,7 @@ def fetch_bundle(
     """Fetch the bundle of a version's `source` within an open client; see `download_bundle`."""
     import mlflow.artifacts
 
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +405,7 @@ _READ_S = 10.0
 
 @dataclass(frozen=True)
 class MlflowVersions:
-    """See `tasador.registry.stores.versions.Versions` for what each method promises.
+    """See `tasador.registry.versions.Versions` for what each method promises.
 
     Attributes:
         uri: The registry.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasador.core.errors import ConfigError, GateError, MissingExtraError, TasadorError
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.api.admin import require_admin
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem, not_ready

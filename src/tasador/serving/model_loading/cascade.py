@@ -19,8 +19,8 @@ from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError, TasadorError
 from tasador.core.storage import storage_error
 from tasador.inference.sources import BundleSource, LastGoodSource, build_sources
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.format.signature import TrustedKeys
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.signature import TrustedKeys
 from tasador.serving.model_loading.circuit_breaker import (
     Backoff,
     Breaker,

@@ -16,7 +16,7 @@ import numpy as np
 from tasador.contract.compatibility import incompatibilities
 from tasador.core.errors import BundleError, ConfigError
 from tasador.modeling.parity import TOLERANCE
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tasador.core import seeds
 from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
 from tasador.metrics.regression import label
 from tasador.modeling.conformal import ConformalInterval
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
 from tasador.selection.evaluation.test_metrics import EvaluationReport

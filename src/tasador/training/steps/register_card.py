@@ -10,7 +10,7 @@ from tasador.contract.model import TableContract
 from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
 from tasador.modeling.parity import Parity
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.run_report import Comparison, Headline

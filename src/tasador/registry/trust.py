@@ -15,8 +15,8 @@ from pathlib import Path
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, StorageError, TasadorError
 from tasador.core.storage import write_bytes
-from tasador.registry.format.integrity import SIGNATURE
-from tasador.registry.format.signature import TrustedKeys, new_key_pair, sign_bundle
+from tasador.registry.integrity import SIGNATURE
+from tasador.registry.signature import TrustedKeys, new_key_pair, sign_bundle
 
 VARIABLE = "TASADOR_SOURCE__TRUSTED_KEYS"
 #: Path of the private key, where no run names another one.
@@ -140,8 +140,8 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
 
 
 def _bundles(workspace: Path) -> Iterable[Path]:
-    from tasador.registry.stores.mlflow_reader import EmbeddedRegistry, local_path
-    from tasador.registry.stores.versions import BUNDLE_PATH, OfferedVersion
+    from tasador.registry.mlflow_reader import EmbeddedRegistry, local_path
+    from tasador.registry.versions import BUNDLE_PATH, OfferedVersion
 
     found = [file.parent for file in sorted(workspace.glob("bundles/*/manifest.json"))]
     found += [file.parent for file in sorted(workspace.glob("last_good/bundles/*/manifest.json"))]

@@ -41,7 +41,7 @@ from tasador.core.errors import (
 )
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
 from tasador.core.storage import is_plain, read_limited
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     ModelVersion,
     OfferedVersion,
     RegistryReader,

@@ -22,8 +22,8 @@ import orjson
 from tasador.core.errors import BundleError, ConfigError, MissingExtraError
 from tasador.core.hashing import sha256_bytes
 from tasador.core.storage import read_bytes, write_bytes
-from tasador.registry.format.integrity import SIGNATURE, BundleLimits, read_verified
-from tasador.registry.format.manifest import MANIFEST_NAME
+from tasador.registry.integrity import SIGNATURE, BundleLimits, read_verified
+from tasador.registry.manifest import MANIFEST_NAME
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"

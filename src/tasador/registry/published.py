@@ -25,8 +25,8 @@ from tasador.core import clock, storage
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError
 from tasador.core.hashing import to_plain
-from tasador.registry.format.integrity import BundleLimits, read_verified
-from tasador.registry.format.manifest import MANIFEST_NAME, checked_path
+from tasador.registry.integrity import BundleLimits, read_verified
+from tasador.registry.manifest import MANIFEST_NAME, checked_path
 
 POINTER_NAME = "latest.json"
 _FORMAT = 1

@@ -20,9 +20,8 @@ from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
-from tasador.registry.format.arrays import write_arrays
-from tasador.registry.format.integrity import (
+from tasador.registry.arrays import write_arrays
+from tasador.registry.integrity import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
@@ -33,13 +32,14 @@ from tasador.registry.format.integrity import (
     REFERENCE,
     refuse_foreign,
 )
-from tasador.registry.format.manifest import (
+from tasador.registry.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     FileEntry,
     Manifest,
     ModelEntry,
 )
+from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions
 

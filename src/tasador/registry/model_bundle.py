@@ -33,9 +33,8 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.trust import trusted_keys
-from tasador.registry.format.arrays import read_arrays
-from tasador.registry.format.integrity import (
+from tasador.registry.arrays import read_arrays
+from tasador.registry.integrity import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
@@ -48,8 +47,9 @@ from tasador.registry.format.integrity import (
     BundleLimits,
     read_verified,
 )
-from tasador.registry.format.manifest import Manifest
-from tasador.registry.format.signature import Trusted
+from tasador.registry.manifest import Manifest
+from tasador.registry.signature import Trusted
+from tasador.registry.trust import trusted_keys
 from tasador.trees.onnx_model import OnnxRegressor, load_model
 from tasador.trees.regressor import Regressor
 from tasador.trees.tree_shap import Contributions, contributions_from_state

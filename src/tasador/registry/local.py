@@ -9,7 +9,7 @@ from typing import Any
 
 from tasador.core.errors import NothingOfferedError, StorageError
 from tasador.core.storage import read_bytes
-from tasador.registry.format.manifest import MANIFEST_NAME
+from tasador.registry.manifest import MANIFEST_NAME
 
 #: In the name of a folder that a later run moved aside.
 MOVED_ASIDE = ".damaged-"

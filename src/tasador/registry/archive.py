@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tasador.core.errors import BundleError
 from tasador.core.storage import atomic_file, atomic_folder, is_plain
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.format.integrity import BundleLimits, read_verified, refuse_foreign
-from tasador.registry.format.manifest import MANIFEST_NAME, checked_path
+from tasador.registry.integrity import BundleLimits, read_verified, refuse_foreign
+from tasador.registry.manifest import MANIFEST_NAME, checked_path
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 
 _CHUNK = 1 << 20
 _ENCRYPTED = 0x1

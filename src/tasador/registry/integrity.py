@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tasador.core.errors import BundleError, StorageError
 from tasador.core.hashing import sha256_bytes
-from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
 
 FEATURES, MODEL, PROFILE = "features.npz", "model.onnx", "profile.json"
 CARD, GOLDEN, EXPLAIN = "card.md", "golden.npz", "explain.npz"
-#: Not listed in the manifest, since it is made after it: see `registry.format.signature`.
+#: Not listed in the manifest, since it is made after it: see `registry.signature`.
 SIGNATURE = "model.sig"
 FETCH_AGAIN = "fetch the bundle again, or register the model again"
 _SIGNATURE_BYTES = 1 << 20

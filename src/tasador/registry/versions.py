@@ -17,8 +17,8 @@ from typing import NoReturn, Protocol
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, RegistryError
 from tasador.core.storage import atomic_folder, write_text
-from tasador.registry.format.integrity import SIGNATURE, BundleLimits
-from tasador.registry.format.manifest import MANIFEST_NAME, RELEASE_PATTERN, Manifest
+from tasador.registry.integrity import SIGNATURE, BundleLimits
+from tasador.registry.manifest import MANIFEST_NAME, RELEASE_PATTERN, Manifest
 
 #: Tags that tell where a version stands; written by the lifecycle only.
 STATUS_TAG = "tasador.status"
