@@ -22,7 +22,7 @@ import pytest
 
 from tasador.cli.app import main
 from tasador.data.synthetic import generate
-from tasador.registry.local import newest_bundle
+from tasador.registry.bundle_stores import newest_bundle
 
 N = 200
 SEGREGATE = ["steps=[segregate]", "tracking=none"]

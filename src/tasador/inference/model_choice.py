@@ -36,8 +36,7 @@ from tasador.inference.sources import (
 )
 from tasador.registry.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.model_bundle import ModelBundle, load_bundle
-from tasador.registry.signature import TrustedKeys
-from tasador.registry.trust import trusted_files
+from tasador.registry.signature import TrustedKeys, trusted_files
 from tasador.registry.versions import only_model, used_model
 from tasador.settings.serving import SourceSettings, read_settings, variable
 

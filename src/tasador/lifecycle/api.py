@@ -24,10 +24,10 @@ from tasador.lifecycle.alias_updates import (
 )
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
-from tasador.registry.local import bundle_names
+from tasador.registry.bundle_stores import bundle_names
 from tasador.registry.mlflow.registry import registered_models, versions_of
 from tasador.registry.model_bundle import ModelBundle, load_bundle
-from tasador.registry.trust import trusted_keys
+from tasador.registry.signature import trusted_keys
 from tasador.registry.versions import (
     CHAMPION,
     ModelVersion,

@@ -22,8 +22,7 @@ from tasador.core.kernels import native
 from tasador.data.sources import find_local
 from tasador.inference.sources import with_defaults
 from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
-from tasador.registry.signature import TrustedKeys
-from tasador.registry.trust import trusted_files
+from tasador.registry.signature import TrustedKeys, trusted_files
 from tasador.settings.run import RunSettings
 from tasador.settings.serving import ServeSettings, read_settings, variable
 

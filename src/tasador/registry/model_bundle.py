@@ -48,8 +48,7 @@ from tasador.registry.integrity import (
     read_verified,
 )
 from tasador.registry.manifest import Manifest
-from tasador.registry.signature import Trusted
-from tasador.registry.trust import trusted_keys
+from tasador.registry.signature import Trusted, trusted_keys
 from tasador.trees.onnx_model import OnnxRegressor, load_model
 from tasador.trees.regressor import Regressor
 from tasador.trees.tree_shap import Contributions, contributions_from_state

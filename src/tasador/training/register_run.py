@@ -13,8 +13,7 @@ from tasador.registry.metadata import as_texts, model_metadata, next_release, st
 from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, StepRun
 from tasador.registry.mlflow.registry import list_versions
 from tasador.registry.model_bundle import load_bundle
-from tasador.registry.signature import sign_bundle
-from tasador.registry.trust import password, signing_key
+from tasador.registry.signature import password, sign_bundle, signing_key
 from tasador.registry.versions import ModelVersion
 from tasador.reporting.cards import Card, save_figures
 from tasador.training.context import RunState, needed

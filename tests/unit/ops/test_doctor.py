@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasador.ops.doctor import examine, protections
-from tasador.registry.signature import SIGNATURE, sign_bundle
-from tasador.registry.trust import KeyPair
+from tasador.registry.signature import SIGNATURE, KeyPair, sign_bundle
 from tasador.settings.compose import compose
 
 

@@ -267,7 +267,7 @@ def test_an_embedded_registry_that_is_absent_empty_or_something_else_says_so(tmp
 
 def test_reading_a_registry_imports_neither_mlflow_nor_pandas():
     code = (
-        "import sys; from tasador.registry import mlflow_reader, published;"
+        "import sys; from tasador.registry import mlflow_reader, bundle_stores;"
         "assert not {'mlflow', 'pandas', 'sklearn', 'requests', 'fsspec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -22,8 +22,7 @@ from tasador.metrics.bootstrap import Estimate
 from tasador.registry.mlflow.pyfunc import _load_pyfunc
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle
-from tasador.registry.signature import SIGNATURE
-from tasador.registry.trust import VARIABLE, KeyPair
+from tasador.registry.signature import SIGNATURE, VARIABLE, KeyPair
 
 MODEL = "houses_model"
 REFUSED = "not signed"

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from tasador.core.errors import StorageError
+from tasador.registry.bundle_stores import publish_bundle
 from tasador.registry.model_bundle import load_bundle
-from tasador.registry.published import publish_bundle
 from tasador.serving.api.health import (
     DegradedError,
     HealthChecks,

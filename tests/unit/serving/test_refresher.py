@@ -15,8 +15,8 @@ import pytest
 
 from tasador.core import clock as wall
 from tasador.core.errors import StorageError
+from tasador.registry.bundle_stores import publish_bundle
 from tasador.registry.model_bundle import load_bundle
-from tasador.registry.published import publish_bundle
 from tasador.registry.writer import write_bundle
 from tasador.serving.model_loading.cascade import Cascade
 from tasador.serving.model_loading.model_slot import ModelSlot

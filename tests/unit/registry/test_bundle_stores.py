@@ -1,4 +1,4 @@
-"""Bundles published to a folder and to real object stores."""
+"""Bundles in a folder, and published to a folder and to real object stores."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, NothingOfferedError, StorageError
 from tasador.core.storage import Patience
-from tasador.registry.integrity import BundleLimits
-from tasador.registry.model_bundle import load_bundle
-from tasador.registry.published import (
+from tasador.registry.bundle_stores import (
     POINTER_NAME,
     fetch_published,
+    newest_bundle,
     prune_published,
     publish_bundle,
     read_pointer,
 )
+from tasador.registry.integrity import BundleLimits
+from tasador.registry.model_bundle import load_bundle
 
 # moto's and the emulator's threads may leave a socket to the garbage collector
 quiet = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -147,3 +148,37 @@ def test_old_bundles_are_pruned_but_never_the_one_offered(real_bundle, newer_bun
             os.utime(path, (time.time() - 8e4,) * 2)
     prune_published(tmp_path, keep=1)
     assert {path.name for path in (tmp_path / "bundles").iterdir()} == {old.name, "fresh"}
+
+
+@pytest.fixture
+def folder(tmp_path, written_bundle, real_bundle, newer_bundle):
+    """Three bundles: an old and a new real one, and a synthetic one that is newer than both."""
+    for age, (name, bundle) in enumerate(
+        {"synthetic": written_bundle, "new": newer_bundle, "old": real_bundle}.items()
+    ):
+        shutil.copytree(bundle, tmp_path / name)
+        os.utime(tmp_path / name / "manifest.json", (1e9 - age, 1e9 - age))
+    return tmp_path
+
+
+def test_the_newest_real_bundle_is_taken(folder):
+    assert newest_bundle(folder).name == "new"
+    shutil.rmtree(folder / "new")
+    assert newest_bundle(folder).name == "old"
+    shutil.rmtree(folder / "old")
+    assert newest_bundle(folder).name == "synthetic"
+
+
+def test_hidden_damaged_and_unreadable_folders_are_skipped(folder):
+    (folder / "new").rename(folder / "new.damaged-abc")
+    (folder / "old").rename(folder / ".old.tmp")
+    (folder / "synthetic" / "manifest.json").write_text("[]")
+    assert newest_bundle(folder).name == "synthetic"
+    with pytest.raises(NothingOfferedError, match="of the model 'houses_model'"):
+        newest_bundle(folder, "houses_model")
+
+
+def test_a_name_picks_one_model(folder):
+    assert newest_bundle(folder, "houses_model").name == "new"
+    with pytest.raises(NothingOfferedError, match=r"no bundle under .* of the model 'other'"):
+        newest_bundle(folder, "other")
