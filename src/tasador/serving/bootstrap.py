@@ -17,6 +17,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logging import redact
 from tasador.records.audit_log import StoredVerdict, Verdicts
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.errors import OutageError
 from tasador.records.record import Outcome
@@ -29,7 +30,6 @@ from tasador.records.shared_state import (
     SharedState,
 )
 from tasador.records.store import OutcomeAnswer, RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.api.admin import AdminActions, admin_router
 from tasador.serving.api.health import (
     Check,

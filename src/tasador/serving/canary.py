@@ -54,7 +54,7 @@ _HASH_STEPS = 2.0**64
 
 
 class ThreadRecorder(Protocol):
-    """What keeps records; `records.writer.batch_writer.RecordWriter` is one."""
+    """What keeps records; `records.batch_writer.RecordWriter` is one."""
 
     def submit_from_thread(self, records: list[Record]) -> object:
         """Keep `records`."""

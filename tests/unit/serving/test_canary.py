@@ -15,10 +15,10 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
 from tasador.serving.batching.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook

@@ -35,7 +35,7 @@ _LONGEST_ROW = 16 * 1024
 
 
 class Recorder(Protocol):
-    """What keeps records; `records.writer.batch_writer.RecordWriter` is one."""
+    """What keeps records; `records.batch_writer.RecordWriter` is one."""
 
     def submit(self, records: Sequence[Record]) -> Awaitable[None] | None:
         """Keep `records`; None when the answer need not wait for them."""

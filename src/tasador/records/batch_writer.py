@@ -33,11 +33,7 @@ from typing import Literal
 from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
 from tasador.core.errors import StorageError
-from tasador.records.database import Database
-from tasador.records.errors import BusyError, RejectedValuesError
-from tasador.records.record import Record
-from tasador.records.refused import RefusedBuffer, RefusedRequest
-from tasador.records.writer.batches import (
+from tasador.records.batches import (
     WAKE,
     Counters,
     Group,
@@ -47,8 +43,12 @@ from tasador.records.writer.batches import (
     insert_records,
     take_group,
 )
-from tasador.records.writer.maintenance import MaintenanceThread
-from tasador.records.writer.spool import Chunk, Spool
+from tasador.records.database import Database
+from tasador.records.errors import BusyError, RejectedValuesError
+from tasador.records.maintenance import MaintenanceThread
+from tasador.records.record import Record
+from tasador.records.refused import RefusedBuffer, RefusedRequest
+from tasador.records.spool import Chunk, Spool
 from tasador.settings.records import RecordSettings
 
 QueueOwner = Literal["ok", "draining", "spooling"]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import StorageError
+from tasador.records.batches import Counters, insert_records
 from tasador.records.database import Database
 from tasador.records.refused import RefusedBuffer
 from tasador.records.retention import prune_in_turn
 from tasador.records.shared_state import keep_target
-from tasador.records.writer.batches import Counters, insert_records
-from tasador.records.writer.spool import adopt
+from tasador.records.spool import adopt
 from tasador.settings.records import RecordSettings
 
 _log = logging.getLogger(__name__)
