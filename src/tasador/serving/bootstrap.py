@@ -47,8 +47,8 @@ from tasador.serving.api.open_inference import open_inference_router
 from tasador.serving.api.schemas import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
 from tasador.serving.app import Parts, build_app
-from tasador.serving.batching.batcher import Batcher
-from tasador.serving.batching.cache import RedisCache, make_cache
+from tasador.serving.batcher import Batcher
+from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
 from tasador.serving.errors import Problem
 from tasador.serving.http.auth import KeyAuthorizer

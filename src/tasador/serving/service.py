@@ -11,12 +11,12 @@ import orjson
 
 from tasador.records.refused import RefusedRequest
 from tasador.registry.model_bundle import ModelBundle
-from tasador.serving.batching.batcher import Answer, Batcher
-from tasador.serving.batching.predictor import Predictor
-from tasador.serving.batching.request_parsing import Rows
+from tasador.serving.batcher import Answer, Batcher
 from tasador.serving.errors import BadRow, Problem, not_ready
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
+from tasador.serving.predictor import Predictor
+from tasador.serving.request_parsing import Rows
 from tasador.settings.serving import LimitSettings
 
 

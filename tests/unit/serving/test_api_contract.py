@@ -223,9 +223,9 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     """Deterministic: all requests are handed over before the loop turns."""
     import asyncio
 
-    from tasador.serving.batching.batcher import Batcher
-    from tasador.serving.batching.predictor import Predictor
+    from tasador.serving.batcher import Batcher
     from tasador.serving.errors import Problem
+    from tasador.serving.predictor import Predictor
 
     class Silent:
         batches = 0

@@ -19,7 +19,7 @@ from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
-from tasador.serving.batching.batcher import Batcher
+from tasador.serving.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange

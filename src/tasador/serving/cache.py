@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
-from tasador.serving.batching.predictor import Predictions
 from tasador.serving.model_loading.circuit_breaker import Breaker, OpenCircuitError
+from tasador.serving.predictor import Predictions
 from tasador.settings.serving import CacheSettings
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.registry.model_bundle import ModelBundle
-from tasador.serving.batching.request_parsing import Rows, encode
+from tasador.serving.request_parsing import Rows, encode
 
 Floats = NDArray[np.float64]
 

@@ -21,10 +21,10 @@ from tasador.core import clock
 from tasador.core.errors import StorageError
 from tasador.records.errors import RejectedValuesError
 from tasador.records.record import Record, new_ids
-from tasador.serving.batching.cache import Cache, entries_of, keys_of, predictions_of
-from tasador.serving.batching.predictor import Predictions, Predictor
-from tasador.serving.batching.request_parsing import Rows, invalid_rows
+from tasador.serving.cache import Cache, entries_of, keys_of, predictions_of
 from tasador.serving.errors import not_recorded
+from tasador.serving.predictor import Predictions, Predictor
+from tasador.serving.request_parsing import Rows, invalid_rows
 
 Floats = NDArray[np.float64]
 
