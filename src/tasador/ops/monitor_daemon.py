@@ -29,9 +29,9 @@ from tasador.records.retention import prune_in_turn
 from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, SharedState
 from tasador.records.store import RecordStore
 from tasador.registry.model_bundle import ModelBundle
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SourceSettings
 

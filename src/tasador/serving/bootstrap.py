@@ -50,14 +50,14 @@ from tasador.serving.app import Parts, build_app
 from tasador.serving.batcher import Batcher
 from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
+from tasador.serving.cascade import Cascade
 from tasador.serving.errors import Problem
 from tasador.serving.http.auth import KeyAuthorizer
 from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
-from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
+from tasador.serving.model_slot import LoadedModel, ModelSlot
+from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import ServeSettings, read_settings

@@ -27,6 +27,7 @@ from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.shared_state import Lease, Leases
 from tasador.serving.batcher import Answer
+from tasador.serving.cascade import Cascade
 from tasador.serving.errors import Problem
 from tasador.serving.experiment import (
     ACTIVE,
@@ -38,8 +39,7 @@ from tasador.serving.experiment import (
     decide,
 )
 from tasador.serving.http.request import Exchange
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, warm_up, warm_up_explanations
+from tasador.serving.model_slot import LoadedModel, warm_up, warm_up_explanations
 from tasador.serving.predictor import Floats, Predictions, Predictor
 from tasador.serving.request_parsing import Rows
 from tasador.serving.service import Service

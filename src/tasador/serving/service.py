@@ -21,7 +21,7 @@ from tasador.settings.serving import LimitSettings
 
 
 class LoadedBundle(Protocol):
-    """A bundle in use; `serving.model_loading.model_slot.LoadedModel` is one."""
+    """A bundle in use; `serving.model_slot.LoadedModel` is one."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -37,7 +37,7 @@ class LoadedBundle(Protocol):
 
 
 class Slot(Protocol):
-    """Holds what answers now; `serving.model_loading.model_slot.ModelSlot` is one."""
+    """Holds what answers now; `serving.model_slot.ModelSlot` is one."""
 
     @property
     def current(self) -> LoadedBundle | None:

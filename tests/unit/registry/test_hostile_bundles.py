@@ -30,9 +30,9 @@ from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import TrustedKeys
 from tasador.registry.writer import write_bundle
 from tasador.serving.api.health import DegradedError, refresher_check
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 Craft = Callable[[Path], Any]
@@ -498,7 +498,7 @@ def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
     assert refresher.refresh()
     version, loads = refresher.slot.current.version, []
     monkeypatch.setattr(
-        "tasador.serving.model_loading.cascade.load_bundle",
+        "tasador.serving.cascade.load_bundle",
         lambda *a, **k: loads.append(a) or load_bundle(*a, **k),
     )
     for number, craft in enumerate(CRAFTED.values(), 1):

@@ -18,7 +18,7 @@ from tasador.registry.archive import pack, unpack
 from tasador.registry.bundle_stores import fetch_published, publish_bundle, read_pointer
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import SIGNATURE, TrustedKeys, sign_bundle
-from tasador.serving.model_loading.cascade import Cascade
+from tasador.serving.cascade import Cascade
 from tasador.settings.serving import SourceSettings
 
 Keys = tuple[Path, Path]

@@ -21,11 +21,11 @@ from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
 from tasador.serving.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
+from tasador.serving.cascade import LoadedModel
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
-from tasador.serving.model_loading.cascade import LoadedModel
-from tasador.serving.model_loading.model_slot import ModelSlot
+from tasador.serving.model_slot import ModelSlot
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import CanarySettings, LimitSettings

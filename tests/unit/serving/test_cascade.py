@@ -11,7 +11,7 @@ import pytest
 from tasador.core.errors import BundleError, NothingOfferedError
 from tasador.registry.bundle_stores import publish_bundle
 from tasador.registry.writer import write_bundle
-from tasador.serving.model_loading.cascade import Cascade, RejectedBeforeError, RejectedBundles
+from tasador.serving.cascade import Cascade, RejectedBeforeError, RejectedBundles
 from tasador.settings.serving import SourceSettings
 
 

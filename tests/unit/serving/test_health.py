@@ -16,9 +16,9 @@ from tasador.serving.api.health import (
     refresher_check,
     source_check,
 )
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import LoadedModel, ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasador.core.errors import BundleError, ConfigError
 from tasador.registry.model_bundle import ModelBundle, load_bundle
-from tasador.serving.model_loading.model_slot import (
+from tasador.serving.model_slot import (
     IncompatibleError,
     LoadedModel,
     ModelSlot,

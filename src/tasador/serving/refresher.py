@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from tasador.core import clock as wall
 from tasador.core.errors import BundleError, TasadorError
-from tasador.serving.model_loading.cascade import Cascade, GuardedSource
-from tasador.serving.model_loading.model_slot import (
+from tasador.serving.cascade import Cascade, GuardedSource
+from tasador.serving.model_slot import (
     LoadedModel,
     ModelSlot,
     give_memory_back,

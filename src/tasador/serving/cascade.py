@@ -21,14 +21,14 @@ from tasador.core.storage import storage_error
 from tasador.inference.sources import BundleSource, LastGoodSource, build_sources
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import TrustedKeys
-from tasador.serving.model_loading.circuit_breaker import (
+from tasador.serving.circuit_breaker import (
     Backoff,
     Breaker,
     BreakerState,
     OpenCircuitError,
     call_again,
 )
-from tasador.serving.model_loading.model_slot import LoadedModel
+from tasador.serving.model_slot import LoadedModel
 from tasador.settings.serving import SourceSettings
 
 _MOST = 1000
