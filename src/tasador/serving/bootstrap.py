@@ -44,7 +44,7 @@ from tasador.serving.api.mlflow_scoring import mlflow_router
 from tasador.serving.api.models import card_router
 from tasador.serving.api.monitoring import monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
-from tasador.serving.api.schemas import DeepHealth, DependencyCheck
+from tasador.serving.api.openapi import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
 from tasador.serving.app import Parts, build_app
 from tasador.serving.batcher import Batcher

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Response
 from tasador.core import clock as wall
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
-from tasador.serving.api.schemas import About, DeepHealth, Health, Live, ModelInfo, Ready
+from tasador.serving.api.openapi import About, DeepHealth, Health, Live, ModelInfo, Ready
 from tasador.serving.cascade import GuardedSource
 from tasador.serving.metrics import CONTENT_TYPE
 from tasador.serving.model_slot import ModelSlot
