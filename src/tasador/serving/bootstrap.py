@@ -30,7 +30,6 @@ from tasador.records.shared_state import (
     SharedState,
 )
 from tasador.records.store import OutcomeAnswer, RecordStore
-from tasador.serving.api.admin import AdminActions, admin_router
 from tasador.serving.api.health import (
     Check,
     DegradedError,
@@ -41,7 +40,7 @@ from tasador.serving.api.health import (
     source_check,
 )
 from tasador.serving.api.mlflow_scoring import mlflow_router
-from tasador.serving.api.models import card_router
+from tasador.serving.api.models import AdminActions, admin_router, card_router
 from tasador.serving.api.monitoring import monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
 from tasador.serving.api.openapi import DeepHealth, DependencyCheck

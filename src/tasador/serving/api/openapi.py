@@ -1,8 +1,8 @@
-"""The OpenAPI document with its models, made from the bundle that answers, and a page that shows it.
+"""The OpenAPI document and its models, made from the bundle that answers, and a page to read it on.
 
 The models of rows and answers are made from a bundle's contract, the rest is written out. They
-document (units, bounds, examples) and are what generated clients are made from. Requests are read by
-`request_parsing`, which a property test keeps equal to these models. The page loads nothing.
+document (units, bounds, examples) and are what generated clients are made from. Requests are read
+by `request_parsing`, which a property test keeps equal to these models. The page loads nothing.
 """
 
 from __future__ import annotations
