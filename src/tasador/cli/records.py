@@ -90,7 +90,7 @@ def prune(
         tasador records prune --older-than 90d --yes
     """
     from tasador.records.audit_log import AuditTrail
-    from tasador.records.retention import Retention
+    from tasador.records.maintenance import Retention
     from tasador.records.time_parsing import parse_span, show_moment
 
     settings = _settings(database, spool)

@@ -24,8 +24,8 @@ from tasador.monitoring.verdict import Verdict, shorten_verdict
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
+from tasador.records.maintenance import prune_in_turn
 from tasador.records.refused import read_refused
-from tasador.records.retention import prune_in_turn
 from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, SharedState
 from tasador.records.store import RecordStore
 from tasador.registry.model_bundle import ModelBundle
