@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.reference import build_reference
 from tasador.registry.writer import write_bundle
 from tasador.serving.http.auth import new_key
 

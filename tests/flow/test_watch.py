@@ -27,8 +27,8 @@ from tasador.contract.encoding import Encoder
 from tasador.core.errors import ConfigError, ServingError
 from tasador.monitoring.alerts import AlertRule
 from tasador.monitoring.notifications import RouteSettings
+from tasador.monitoring.reference import build_reference
 from tasador.monitoring.settings import WatchSettings
-from tasador.monitoring.summaries.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.ops.monitor_daemon import Watcher
 from tasador.ops.simulate import SCENARIOS, Simulation, scenario, simulate

@@ -28,7 +28,7 @@ from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, R
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import after_run
 from tasador.lifecycle.promote import PromotionRequest, promote
-from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.records.database import Database
 from tasador.registry.mlflow.registration import MlflowRun

@@ -18,8 +18,8 @@ from tasador.monitoring.alerts import AlertBook
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.metrics import VerdictMetrics, history_line
 from tasador.monitoring.notifications import WandbRoute, build_routes, check_routes, deliver
+from tasador.monitoring.reference import Reference
 from tasador.monitoring.settings import WatchSettings
-from tasador.monitoring.summaries.reference import Reference
 from tasador.monitoring.verdict import Verdict, shorten_verdict
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts

@@ -83,7 +83,7 @@ class ModelBundle:
         encoder: Turns rows into numbers by the contract.
         golden: Encoded training rows kept with the bundle, shape (k, p), k <= 20; for warming up
             and for examples.
-        reference: What `monitoring.summaries.reference.Reference.of_bundle` reads; None in older
+        reference: What `monitoring.reference.Reference.of_bundle` reads; None in older
             bundles.
         error_model: Tells how large an error to expect where; None in older bundles.
 

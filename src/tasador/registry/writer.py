@@ -67,7 +67,7 @@ class BundleParts:
         profile: The reference profile, JSON values.
         card: The model card, Markdown.
         reference: What later rows are compared with,
-            `monitoring.summaries.reference.Reference.state`.
+            `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
     """
 

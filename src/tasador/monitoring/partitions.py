@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from tasador.contract.model import Column
 from tasador.core.parallel import Engine
 from tasador.core.storage import Location
-from tasador.monitoring.inputs.reference_builder import (
+from tasador.monitoring.reference import Reference
+from tasador.monitoring.reference_builder import (
     TableReference,
     each_once,
     join_tables,
     read_rows,
 )
-from tasador.monitoring.inputs.table_reader import (
+from tasador.monitoring.table_reader import (
     Fields,
     Reader,
     TableFacts,
@@ -30,9 +31,8 @@ from tasador.monitoring.inputs.table_reader import (
     check_same,
     value_problems,
 )
-from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import WindowSummary
 from tasador.monitoring.verdict import Finding, Level
+from tasador.monitoring.window_summary import WindowSummary
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -14,8 +14,8 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core import seeds
 from tasador.core.errors import BundleError
 from tasador.core.input_checks import INTEGER, Expected, check_arrays
+from tasador.monitoring.column_summary import ColumnSummary, Grid
 from tasador.monitoring.error_estimation import ErrorModel, residuals
-from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
 
 if TYPE_CHECKING:
     from tasador.registry.model_bundle import ModelBundle

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column
 from tasador.core.errors import TrainingError, ValidationError
+from tasador.monitoring.column_summary import ColumnSummary, RowSample
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model, residuals
-from tasador.monitoring.inputs.table_reader import (
+from tasador.monitoring.reference import (
+    Profile,
+    Reference,
+    build_reference,
+    sample_places,
+)
+from tasador.monitoring.table_reader import (
     Fields,
     Reader,
     TableFacts,
     TableFile,
     check_same,
-)
-from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
-from tasador.monitoring.summaries.reference import (
-    Profile,
-    Reference,
-    build_reference,
-    sample_places,
 )
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import JoinedOutcomes, Window, join_outcomes

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
+from tasador.monitoring.column_summary import ColumnSummary, RowSample
 from tasador.monitoring.error_estimation import residuals
-from tasador.monitoring.summaries.column_summary import ColumnSummary, RowSample
-from tasador.monitoring.summaries.reference import Profile, Reference
+from tasador.monitoring.reference import Profile, Reference
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import Window
 
