@@ -37,7 +37,7 @@ from serving import Target, free_port, post, running, tasador_environment, wait_
 from tasador.registry.model_bundle import load_bundle
 from tasador.serving.batcher import Batcher
 from tasador.serving.cache import make_cache
-from tasador.serving.predictor import Predictor
+from tasador.serving.request_parsing import Predictor
 from tasador.settings.serving import CacheSettings
 
 BATCHES = (1, 50)

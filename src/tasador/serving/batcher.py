@@ -23,8 +23,7 @@ from tasador.records.errors import RejectedValuesError
 from tasador.records.record import Record, new_ids
 from tasador.serving.cache import Cache, entries_of, keys_of, predictions_of
 from tasador.serving.errors import not_recorded
-from tasador.serving.predictor import Predictions, Predictor
-from tasador.serving.request_parsing import Rows, invalid_rows
+from tasador.serving.request_parsing import Predictions, Predictor, Rows, invalid_rows
 
 Floats = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.serving.circuit_breaker import Breaker, OpenCircuitError
-from tasador.serving.predictor import Predictions
+from tasador.serving.request_parsing import Predictions
 from tasador.settings.serving import CacheSettings
 
 log = logging.getLogger(__name__)

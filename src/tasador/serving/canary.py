@@ -40,8 +40,7 @@ from tasador.serving.experiment import (
 )
 from tasador.serving.http.request import Exchange
 from tasador.serving.model_slot import LoadedModel, warm_up, warm_up_explanations
-from tasador.serving.predictor import Floats, Predictions, Predictor
-from tasador.serving.request_parsing import Rows
+from tasador.serving.request_parsing import Floats, Predictions, Predictor, Rows
 from tasador.serving.service import Service
 from tasador.settings.serving import CanarySettings, SourceSettings
 

@@ -1,4 +1,4 @@
-"""From a request's bytes to encoded rows, with every fault named by item and field."""
+"""From a request's bytes to encoded rows, with every fault named by item and field, and to values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from tasador.contract.encoding import ABSENT, Encoder, field_of
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import input_checks
 from tasador.core.errors import ValidationError
+from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
+
+Floats = NDArray[np.float64]
 
 _REMEDY = 'send {"instances": [{...}, ...]}'
 
@@ -200,3 +205,48 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
         asked=len(values),
         bad_rows=bad,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Values of n rows.
+
+    Attributes:
+        prediction: n estimates, in the target's unit.
+        lower: n lower ends of the interval.
+        upper: n upper ends.
+        notes: By row index, only for rows that have any: what their sender should know.
+    """
+
+    prediction: list[float]
+    lower: list[float]
+    upper: list[float]
+    notes: dict[int, list[str]]
+
+
+class Predictor:
+    """Checks and values rows with one bundle; may be used from several threads at once.
+
+    Args:
+        bundle: The loaded bundle.
+        source: Where it came from, e.g. ``"mlflow"``.
+    """
+
+    def __init__(self, bundle: ModelBundle, source: str) -> None:
+        self.bundle = bundle
+        self.source = source
+        self.version = bundle.version
+        self.variant: str | None = None  # its part in an experiment
+        self.contract = bundle.contract
+        self.check = bundle.check
+        self.prediction_name = bundle.contract.target.prediction_name
+        self.coverage = bundle.interval.coverage
+
+    def encode(self, values: Sequence[Any], place: str = "instances") -> Rows:
+        """Encode rows as they were sent; see `encode`."""
+        return encode(values, self.bundle.encoder, self.check, place)
+
+    def predict(self, X: Floats) -> Predictions:
+        """Value encoded rows (n, p) that `check` accepts."""
+        prediction, lower, upper, notes = self.bundle.appraise(X)
+        return Predictions(prediction.tolist(), lower.tolist(), upper.tolist(), notes)

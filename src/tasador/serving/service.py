@@ -15,8 +15,7 @@ from tasador.serving.batcher import Answer, Batcher
 from tasador.serving.errors import BadRow, Problem, not_ready
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
-from tasador.serving.predictor import Predictor
-from tasador.serving.request_parsing import Rows
+from tasador.serving.request_parsing import Predictor, Rows
 from tasador.settings.serving import LimitSettings
 
 

@@ -37,7 +37,7 @@ from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.scoring.predict import predict_rows, to_csv, to_lines
 from tasador.serving.errors import Problem
-from tasador.serving.predictor import Predictor
+from tasador.serving.request_parsing import Predictor
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

@@ -225,7 +225,7 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
 
     from tasador.serving.batcher import Batcher
     from tasador.serving.errors import Problem
-    from tasador.serving.predictor import Predictor
+    from tasador.serving.request_parsing import Predictor
 
     class Silent:
         batches = 0

@@ -24,8 +24,7 @@ from tasador.serving.api.openapi import answers
 from tasador.serving.api.predict import response
 from tasador.serving.errors import InvalidRequest, Problem
 from tasador.serving.http.request import JSON, Exchange, Reply, inflate
-from tasador.serving.predictor import Predictor
-from tasador.serving.request_parsing import read_json
+from tasador.serving.request_parsing import Predictor, read_json
 from tasador.serving.service import Service
 
 _TYPES = {

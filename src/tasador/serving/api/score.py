@@ -30,8 +30,7 @@ from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow,
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
 from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
-from tasador.serving.predictor import Predictor
-from tasador.serving.request_parsing import Rows
+from tasador.serving.request_parsing import Predictor, Rows
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
