@@ -1,4 +1,4 @@
-"""From a request's bytes to encoded rows, with every fault named by item and field, and to values."""
+"""From a request's bytes to encoded rows, with every fault named by place, and to predictions."""
 
 from __future__ import annotations
 
