@@ -394,8 +394,8 @@ class RecordWriter:
 
         Raises:
             StorageError: From the future: the records are safe nowhere, since the queue, or the
-                database and the spool, took no more, or (`RefusedError`) the database takes some
-                of them never. From `submit` itself: the writer is not running.
+                database and the spool, took no more, or the database takes some of
+                them never (`RejectedValuesError`). From `submit` itself: the writer is not running.
         """
         if self.settings.mode == "off" or not records:
             return None
