@@ -26,6 +26,59 @@ REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
 _OPTIONAL = frozenset({REFERENCE, ERROR_MODEL})
 
 
+class DamagedBundleError(BundleError):
+    """A folder that is not the bundle which its manifest describes."""
+
+    @classmethod
+    def no_bundle(cls, folder: Path, expected: str, got: str | None = None) -> DamagedBundleError:
+        """Return the error of a folder that holds something else."""
+        return cls(f"{folder} is no bundle", expected=expected, got=got)
+
+    @classmethod
+    def unreadable(cls, folder: Path, error: OSError) -> DamagedBundleError:
+        """Return the error of a folder that cannot be listed."""
+        return cls(f"there is no bundle at {folder}", got=error.strerror, remedy="check the path")
+
+    @classmethod
+    def not_plain(cls, what: str, got: str | None = None) -> DamagedBundleError:
+        """Return the error of a link, a device or the like."""
+        return cls(f"{what} is refused", expected="plain files only", got=got)
+
+    @classmethod
+    def of_files(cls, problem: str, names: set[str]) -> DamagedBundleError:
+        """Return the error of files that are missing, or too many."""
+        return cls(f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN)
+
+    @classmethod
+    def changed(cls, what: str, expected: str, got: str) -> DamagedBundleError:
+        """Return the error of a file that is not the one its manifest names."""
+        return cls(what, expected=expected, got=got, remedy=FETCH_AGAIN)
+
+    @classmethod
+    def too_large(cls, what: str, limit: int, got: int) -> DamagedBundleError:
+        """Return the error of more bytes than are read."""
+        return cls(
+            f"{what} is too large",
+            expected=f"at most {limit} bytes",
+            got=str(got),
+            remedy="raise the limit if you trust where it comes from",
+        )
+
+
+class ForeignFolderError(StorageError):
+    """A folder that is not replaced, since it holds something else than a bundle."""
+
+    @classmethod
+    def of(cls, folder: Path) -> ForeignFolderError:
+        """Return the error of `folder`."""
+        return cls(
+            f"{folder} is not replaced",
+            expected="a new folder or an older bundle",
+            got="something else of that name",
+            remedy="name another folder",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class BundleLimits:
     """Sizes above which a bundle is refused unread.
@@ -60,13 +113,14 @@ def read_verified(
     """
     present = _listed(folder)
     if MANIFEST_NAME not in present:
-        raise BundleError(
-            f"{folder} is no bundle", expected=f"a folder with a {MANIFEST_NAME}",
-            got=", ".join(sorted(present)[:5]) or "nothing there",
-        )  # fmt: skip
+        names = ", ".join(sorted(present)[:5]) or "nothing there"
+        raise DamagedBundleError.no_bundle(folder, f"a folder with a {MANIFEST_NAME}", names)
     if present[MANIFEST_NAME] > limits.manifest_bytes:
-        raise _too_large(MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME])
+        raise DamagedBundleError.too_large(
+            MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME]
+        )
     read = {MANIFEST_NAME: _read(folder / MANIFEST_NAME, limits.manifest_bytes)}
+    # before the manifest is parsed: a parser is no place for what nobody trusted has signed
     if signed is not None:
         read |= _read_unparsed(folder, present, limits)
         signed(read)
@@ -77,12 +131,8 @@ def read_verified(
         contents[name] = read[name] if name in read else _read(folder / name, entry.bytes)
         got = sha256_bytes(contents[name])
         if got != entry.sha256:
-            raise BundleError(
-                f"{name} in {folder} was changed after the bundle was written",
-                expected=f"SHA-256 {entry.sha256}",
-                got=got,
-                remedy=FETCH_AGAIN,
-            )
+            what = f"{name} in {folder} was changed after the bundle was written"
+            raise DamagedBundleError.changed(what, f"SHA-256 {entry.sha256}", got)
     if SIGNATURE in present:
         contents[SIGNATURE] = (
             read[SIGNATURE] if SIGNATURE in read else _read(folder / SIGNATURE, _SIGNATURE_BYTES)
@@ -96,9 +146,9 @@ def _read_unparsed(
     """Return every file but the manifest, within the limits, whatever the manifest says of them."""
     others = {name: size for name, size in present.items() if name != MANIFEST_NAME}
     if others.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
-        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, others[SIGNATURE])
+        raise DamagedBundleError.too_large(SIGNATURE, _SIGNATURE_BYTES, others[SIGNATURE])
     if sum(others.values()) > limits.total_bytes:
-        raise _too_large("the bundle", limits.total_bytes, sum(others.values()))
+        raise DamagedBundleError.too_large("the bundle", limits.total_bytes, sum(others.values()))
     return {name: _read(folder / name, size) for name, size in sorted(others.items())}
 
 
@@ -106,20 +156,18 @@ def _listed(folder: Path) -> dict[str, int]:
     """Return the size of every file in `folder`; links and special files are refused."""
     try:
         with os.scandir(folder) as found:
+            # one more than may be: a folder of a million files is refused without listing it
             entries = list(islice(found, _MOST_FILES + 1))
         states = [entry.stat(follow_symlinks=False) for entry in entries]
     except OSError as error:
-        raise BundleError(
-            f"there is no bundle at {folder}", got=error.strerror, remedy="check the path"
-        ) from None
+        raise DamagedBundleError.unreadable(folder, error) from None
     if len(entries) > _MOST_FILES:
-        raise BundleError(f"{folder} is no bundle", expected=f"at most {_MOST_FILES} files")
+        raise DamagedBundleError.no_bundle(folder, f"at most {_MOST_FILES} files")
     sizes = {}
     for entry, status in zip(entries, states, strict=True):
         if not stat.S_ISREG(status.st_mode):
             kind = "a link" if entry.is_symlink() else "a folder or device"
-            raise BundleError(f"{entry.name} in {folder} is refused",
-                              expected="plain files only", got=kind)  # fmt: skip
+            raise DamagedBundleError.not_plain(f"{entry.name} in {folder}", kind)
         sizes[entry.name] = status.st_size
     return sizes
 
@@ -132,38 +180,27 @@ def _check_files(manifest: Manifest, present: Mapping[str, int], limits: BundleL
         ("lists files that format 1 does not have", listed - _FILES - _OPTIONAL),
     ):
         if names:
-            raise BundleError(
-                f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN
-            )
+            raise DamagedBundleError.of_files(problem, names)
     if present.get(SIGNATURE, 0) > _SIGNATURE_BYTES:
-        raise _too_large(SIGNATURE, _SIGNATURE_BYTES, present[SIGNATURE])
+        raise DamagedBundleError.too_large(SIGNATURE, _SIGNATURE_BYTES, present[SIGNATURE])
     total = sum(entry.bytes for entry in manifest.files.values())
     if total > limits.total_bytes:
-        raise _too_large("the bundle", limits.total_bytes, total)
+        raise DamagedBundleError.too_large("the bundle", limits.total_bytes, total)
     for name, entry in manifest.files.items():
         if present[name] != entry.bytes:
-            raise BundleError(
-                f"{name} is truncated or was changed",
-                expected=f"{entry.bytes} bytes",
-                got=str(present[name]),
-                remedy=FETCH_AGAIN,
-            )
-
-
-def _too_large(what: str, limit: int, got: int) -> BundleError:
-    return BundleError(
-        f"{what} is too large", expected=f"at most {limit} bytes", got=str(got),
-        remedy="raise the limit if you trust where it comes from",
-    )  # fmt: skip
+            what = f"{name} is truncated or was changed"
+            raise DamagedBundleError.changed(what, f"{entry.bytes} bytes", str(present[name]))
 
 
 def _read(path: Path, limit: int) -> bytes:
     """Read at most one byte more than `limit`, never through a link."""
     try:
+        # without O_NONBLOCK a pipe of that name would be waited for without end
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # changed since it was listed
-                raise BundleError(f"{path} is refused", expected="plain files only")
+                raise DamagedBundleError.not_plain(str(path))
+            # a file that grew since it was listed then fails its checksum, whatever its size
             return file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from None
@@ -179,7 +216,4 @@ def refuse_foreign(folder: Path) -> None:
         return
     replaceable = folder.is_dir() and not folder.is_symlink()
     if not replaceable or (any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()):
-        raise StorageError(
-            f"{folder} is not replaced", expected="a new folder or an older bundle",
-            got="something else of that name", remedy="name another folder",
-        )  # fmt: skip
+        raise ForeignFolderError.of(folder)

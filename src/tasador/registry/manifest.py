@@ -26,6 +26,77 @@ _MOST_LEVELS = 64
 _REGISTER_AGAIN = "fetch the bundle again, or register the model again"
 
 
+class InvalidManifestError(BundleError):
+    """A manifest that cannot be read, or be written."""
+
+    @classmethod
+    def of_value(cls, where: str, expected: str, got: Any) -> InvalidManifestError:
+        """Return the error of a value of another kind."""
+        return cls(
+            f"{MANIFEST_NAME}: {where} cannot be read",
+            expected=expected,
+            got=repr(got)[:80],
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def of_keys(cls, where: str, names: set[str], present: set[str]) -> InvalidManifestError:
+        """Return the error of missing and unknown keys."""
+        return cls(
+            f"{MANIFEST_NAME}: {where} does not have the keys of format {FORMAT_VERSION}",
+            expected=", ".join(sorted(names)),
+            got=f"missing {sorted(names - present)}, unknown {sorted(present - names)}",
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def of_format(cls, version: Any) -> InvalidManifestError:
+        """Return the error of another format version."""
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        return cls(
+            "the bundle has an unknown format version",
+            expected=str(FORMAT_VERSION),
+            got=repr(version),
+            remedy="update tasador" if newer else _REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def not_json(cls, error: ValueError) -> InvalidManifestError:
+        """Return the error of a text that is not JSON."""
+        return cls(f"{MANIFEST_NAME} is not JSON: {error}", remedy=_REGISTER_AGAIN)
+
+    @classmethod
+    def changed(cls, expected: str, got: str) -> InvalidManifestError:
+        """Return the error of a content hash that is not the content's."""
+        return cls(
+            f"{MANIFEST_NAME} was changed after it was written",
+            expected=f"content hash {expected}",
+            got=got,
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def not_writable(cls, error: TypeError) -> InvalidManifestError:
+        """Return the error of a value that JSON does not have."""
+        return cls(
+            f"the manifest cannot be written: {error}",
+            expected="texts, numbers, lists and mappings in metrics, lineage and states",
+        )
+
+
+class UnsafePathError(BundleError):
+    """A path in a bundle that may lead out of its folder."""
+
+    @classmethod
+    def of(cls, path: str) -> UnsafePathError:
+        """Return the error of `path`, which may be of any length."""
+        return cls(
+            f"the path {path[:200]!r} is refused",
+            expected="a relative path inside the bundle, of letters, digits, '.', '_' and '-'",
+            remedy="do not use this bundle: nothing that tasador writes looks like that",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """A file of the bundle: its SHA-256 as 64 hexadecimal digits, and its size."""
@@ -105,10 +176,7 @@ class Manifest:
         try:
             return orjson.dumps(plain, option=orjson.OPT_INDENT_2)
         except TypeError as error:
-            raise BundleError(
-                f"the manifest cannot be written: {error}",
-                expected="texts, numbers, lists and mappings in metrics, lineage and states",
-            ) from None
+            raise InvalidManifestError.not_writable(error) from None
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -121,13 +189,12 @@ class Manifest:
         try:
             plain = orjson.loads(data)
             check_depth(plain, _MOST_LEVELS)
-            read_json(data)  # no name twice
+            # orjson keeps the last of two equal names in silence: readers would see two manifests
+            read_json(data)
         except ValueError as error:
-            raise BundleError(
-                f"{MANIFEST_NAME} is not JSON: {error}", remedy=_REGISTER_AGAIN
-            ) from None
+            raise InvalidManifestError.not_json(error) from None
         if not isinstance(plain, dict):
-            raise _wrong(MANIFEST_NAME, "an object", plain)
+            raise InvalidManifestError.of_value(MANIFEST_NAME, "an object", plain)
         _check_format(plain)
         names = {field.name for field in fields(cls)}
         _check_keys(plain, names - (_OPTIONAL - plain.keys()), MANIFEST_NAME)
@@ -135,12 +202,7 @@ class Manifest:
             if key in plain:
                 check(key, plain[key])
         if plain["content_hash"] != _content_hash(plain):
-            raise BundleError(
-                f"{MANIFEST_NAME} was changed after it was written",
-                expected=f"content hash {plain['content_hash']}",
-                got=_content_hash(plain),
-                remedy=_REGISTER_AGAIN,
-            )
+            raise InvalidManifestError.changed(plain["content_hash"], _content_hash(plain))
         files = {path: FileEntry(**entry) for path, entry in plain["files"].items()}
         return cls(**{**plain, "model": ModelEntry(**plain["model"]), "files": files})
 
@@ -156,67 +218,44 @@ def checked_path(path: str) -> str:
     parts = path.split("/")
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", path)
     if plain is None or pure.is_absolute() or ".." in parts or len(path) > 200:
-        raise BundleError(
-            f"the path {path[:200]!r} is refused",
-            expected="a relative path inside the bundle, of letters, digits, '.', '_' and '-'",
-            remedy="do not use this bundle: nothing that tasador writes looks like that",
-        )
+        raise UnsafePathError.of(path)
     return path
 
 
 def _content_hash(plain: Mapping[str, Any]) -> str:
+    # sorted at this level only: below it order may mean something, as that of a contract's columns
     content = {key: plain[key] for key in sorted(plain) if key not in _NOT_CONTENT}
     return sha256_bytes(orjson.dumps(content))
 
 
 def _check_format(plain: dict[str, Any]) -> None:
     version = plain.get("format_version")
+    # in Python True equals 1
     if version != FORMAT_VERSION or isinstance(version, bool):
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        raise BundleError(
-            "the bundle has an unknown format version",
-            expected=str(FORMAT_VERSION),
-            got=repr(version),
-            remedy="update tasador" if newer else _REGISTER_AGAIN,
-        )
-
-
-def _wrong(where: str, expected: str, got: Any) -> BundleError:
-    return BundleError(
-        f"{MANIFEST_NAME}: {where} cannot be read",
-        expected=expected,
-        got=repr(got)[:80],
-        remedy=_REGISTER_AGAIN,
-    )
+        raise InvalidManifestError.of_format(version)
 
 
 def _check_keys(plain: Mapping[str, Any], names: set[str], where: str) -> None:
-    missing, unknown = sorted(names - set(plain)), sorted(set(plain) - names)
-    if missing or unknown:
-        raise BundleError(
-            f"{MANIFEST_NAME}: {where} does not have the keys of format {FORMAT_VERSION}",
-            expected=", ".join(sorted(names)),
-            got=f"missing {missing}, unknown {unknown}",
-            remedy=_REGISTER_AGAIN,
-        )
+    if names != set(plain):
+        raise InvalidManifestError.of_keys(where, names, set(plain))
 
 
 def _matches(pattern: str, expected: str) -> Callable[[str, Any], None]:
     def check(where: str, value: Any) -> None:
         if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
-            raise _wrong(where, expected, value)
+            raise InvalidManifestError.of_value(where, expected, value)
 
     return check
 
 
 def _is_mapping(where: str, value: Any) -> None:
     if not isinstance(value, dict):
-        raise _wrong(where, "an object", value)
+        raise InvalidManifestError.of_value(where, "an object", value)
 
 
 def _is_size(where: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _wrong(where, "a number of 0 or more", value)
+        raise InvalidManifestError.of_value(where, "a number of 0 or more", value)
 
 
 _is_sha256 = _matches(r"[0-9a-f]{64}", "64 hexadecimal digits")
