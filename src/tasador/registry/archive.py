@@ -22,6 +22,29 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError)
 
 
+class ArchiveError(BundleError):
+    """An archive that is damaged, or holds what no packed bundle does."""
+
+    @classmethod
+    def of(cls, what: str, expected: str, got: str) -> ArchiveError:
+        """Return the error of an archive, or a file in it, as tasador packs none."""
+        return cls(
+            f"the archive is refused because of {what!r}",
+            expected=expected,
+            got=got,
+            remedy="do not use it: nothing that `tasador` packs looks like that",
+        )
+
+    @classmethod
+    def damaged(cls, file: Path, error: Exception) -> ArchiveError:
+        """Return the error of a file that zip cannot read."""
+        return cls(
+            f"{file} is damaged: {error}",
+            expected="a zip archive of a bundle",
+            remedy="fetch the archive again",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
     """What an archive may hold; anything above is refused before it is unpacked.
@@ -57,6 +80,7 @@ def pack(folder: Path, file: Path) -> None:
     contents[MANIFEST_NAME] = manifest.to_json()
     with atomic_file(file) as target, zipfile.ZipFile(target, "w") as archive:
         for name in sorted(contents):
+            # a fixed time and mode: today's would make the bytes differ between machines
             entry = zipfile.ZipInfo(name)
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, contents[name])
@@ -103,54 +127,58 @@ def unpack(file: Path, folder: Path, limits: ArchiveLimits | None = None) -> Mod
 def _opened(file: Path, limits: ArchiveLimits) -> Iterator[zipfile.ZipFile]:
     try:
         if file.exists() and not is_plain(file):
-            raise BundleError(f"{file} cannot be read", expected="a plain file")
+            raise ArchiveError(f"{file} cannot be read", expected="a plain file")
         size = file.stat().st_size
         if size > limits.total_bytes:
-            raise _refused(file.name, f"at most {limits.total_bytes} bytes", str(size))
+            raise ArchiveError.of(file.name, f"at most {limits.total_bytes} bytes", str(size))
         archive = zipfile.ZipFile(file)
     except OSError as error:
-        raise BundleError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise ArchiveError(f"{file} cannot be read: {error.strerror or error}") from None
     except _DAMAGED as error:
-        raise _damaged(file, error) from None
+        raise ArchiveError.damaged(file, error) from None
     with archive:
         try:
             yield archive
         except _DAMAGED as error:
-            raise _damaged(file, error) from None
+            raise ArchiveError.damaged(file, error) from None
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], file: Path, limits: ArchiveLimits) -> None:
     if len(entries) > limits.entries:
-        raise _refused(file.name, f"at most {limits.entries} files", str(len(entries)))
+        raise ArchiveError.of(file.name, f"at most {limits.entries} files", str(len(entries)))
     if entries and min(entry.header_offset for entry in entries) > 0:
         # a truncated archive would otherwise pass for the last archive of arrays inside it
-        raise _refused(file.name, "an archive and nothing else", "other data before its files")
+        raise ArchiveError.of(
+            file.name, "an archive and nothing else", "other data before its files"
+        )
     seen: set[str] = set()
     for entry in entries:
         _check_entry(entry, limits)
+        # in whatever case: some file systems would write the second over the first
         if entry.filename.casefold() in seen:
-            raise _refused(entry.filename, "every name once", "a duplicate name")
+            raise ArchiveError.of(entry.filename, "every name once", "a duplicate name")
         seen.add(entry.filename.casefold())
     declared = sum(entry.file_size for entry in entries)
     if declared > limits.total_bytes:
-        raise _refused(file.name, f"at most {limits.total_bytes} bytes unpacked", str(declared))
+        raise ArchiveError.of(
+            file.name, f"at most {limits.total_bytes} bytes unpacked", str(declared)
+        )
 
 
 def _check_entry(entry: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
+    # zipfile cuts a name at a null byte: what is checked is what the archive says
     checked_path(entry.orig_filename)
     if "/" in entry.filename:
-        raise _refused(entry.filename, "files without a folder", "a folder")
+        raise ArchiveError.of(entry.filename, "files without a folder", "a folder")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        raise _refused(entry.filename, "a plain file", "a link or special file")
+        raise ArchiveError.of(entry.filename, "a plain file", "a link or special file")
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _METHODS:
-        raise _refused(entry.filename, "stored or deflated", "an encrypted or unusual entry")
+        raise ArchiveError.of(entry.filename, "stored or deflated", "an encrypted or unusual entry")
     if entry.file_size > max(_CHUNK, limits.ratio * entry.compress_size):
-        raise _refused(
-            entry.filename,
-            f"at most {limits.ratio:g} times its packed size",
-            f"{entry.compress_size} bytes that unpack to {entry.file_size}",
-        )
+        got = f"{entry.compress_size} bytes that unpack to {entry.file_size}"
+        most = f"at most {limits.ratio:g} times its packed size"
+        raise ArchiveError.of(entry.filename, most, got)
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
@@ -160,24 +188,9 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> No
         while chunk := source.read(_CHUNK):
             written += len(chunk)
             if written > entry.file_size:
-                raise _refused(entry.filename, f"{entry.file_size} bytes", "more than declared")
+                raise ArchiveError.of(
+                    entry.filename, f"{entry.file_size} bytes", "more than declared"
+                )
             target.write(chunk)
     if written != entry.file_size:
-        raise _refused(entry.filename, f"{entry.file_size} bytes", f"{written}")
-
-
-def _refused(what: str, expected: str, got: str) -> BundleError:
-    return BundleError(
-        f"the archive is refused because of {what!r}",
-        expected=expected,
-        got=got,
-        remedy="do not use it: nothing that `tasador` packs looks like that",
-    )
-
-
-def _damaged(file: Path, error: Exception) -> BundleError:
-    return BundleError(
-        f"{file} is damaged: {error}",
-        expected="a zip archive of a bundle",
-        remedy="fetch the archive again",
-    )
+        raise ArchiveError.of(entry.filename, f"{entry.file_size} bytes", f"{written}")

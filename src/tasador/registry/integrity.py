@@ -115,11 +115,10 @@ def read_verified(
     if MANIFEST_NAME not in present:
         names = ", ".join(sorted(present)[:5]) or "nothing there"
         raise DamagedBundleError.no_bundle(folder, f"a folder with a {MANIFEST_NAME}", names)
-    if present[MANIFEST_NAME] > limits.manifest_bytes:
-        raise DamagedBundleError.too_large(
-            MANIFEST_NAME, limits.manifest_bytes, present[MANIFEST_NAME]
-        )
-    read = {MANIFEST_NAME: _read(folder / MANIFEST_NAME, limits.manifest_bytes)}
+    size, most = present[MANIFEST_NAME], limits.manifest_bytes
+    if size > most:
+        raise DamagedBundleError.too_large(MANIFEST_NAME, most, size)
+    read = {MANIFEST_NAME: _read(folder / MANIFEST_NAME, most)}
     # before the manifest is parsed: a parser is no place for what nobody trusted has signed
     if signed is not None:
         read |= _read_unparsed(folder, present, limits)
@@ -200,7 +199,7 @@ def _read(path: Path, limit: int) -> bytes:
         with os.fdopen(os.open(path, flags), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # changed since it was listed
                 raise DamagedBundleError.not_plain(str(path))
-            # a file that grew since it was listed then fails its checksum, whatever its size
+            # a file that grew since it was listed then fails its checksum, and is not read whole
             return file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from None
