@@ -38,6 +38,68 @@ _SPARED_S = 3600.0
 MOVED_ASIDE = ".damaged-"
 
 
+class NoBundleError(NothingOfferedError):
+    """A place where there is no bundle to take."""
+
+    @classmethod
+    def in_folder(cls, folder: Path, name: str | None, content_hash: str | None) -> NoBundleError:
+        """Return the error of a workspace's folder without the one that is asked for."""
+        named = f" of the model {name!r}" if name else ""
+        exact = f" with the content hash {content_hash}" if content_hash else ""
+        return cls(
+            f"no bundle under {folder}{named}{exact}",
+            remedy="make one with `tasador run`, or name one with --bundle",
+        )
+
+    @classmethod
+    def published(cls, location: storage.Location) -> NoBundleError:
+        """Return the error of a location where nothing was published."""
+        return cls(
+            f"nothing is published at {location}",
+            expected=f"a {POINTER_NAME}",
+            remedy="publish a bundle there, or check the address",
+        )
+
+
+class PublishedBundleError(BundleError):
+    """A published bundle that cannot be used, or one that must not be published."""
+
+    @classmethod
+    def of_pointer(cls, where: storage.Location, error: Exception) -> PublishedBundleError:
+        """Return the error of a pointer that `publish_bundle` does not write."""
+        return cls(
+            f"{where} cannot be read: {type(error).__name__}: {error}",
+            expected=f"a pointer of format {_FORMAT}",
+            remedy="publish the bundle again, or update tasador",
+        )
+
+    @classmethod
+    def too_large(cls, version: str, limit: int, got: int) -> PublishedBundleError:
+        """Return the error of more bytes than are fetched."""
+        return cls(
+            f"the bundle {version} is too large", expected=f"at most {limit} bytes", got=str(got)
+        )
+
+    @classmethod
+    def of_file(cls, version: str, name: str, got: str) -> PublishedBundleError:
+        """Return the error of a file that is missing or of another size."""
+        return cls(
+            f"the published bundle {version} is damaged: {name}",
+            got=got,
+            remedy="publish it again",
+        )
+
+    @classmethod
+    def synthetic(cls, real: str) -> PublishedBundleError:
+        """Return the error of a synthetic bundle where the version `real` is offered."""
+        return cls(
+            f"a model trained on synthetic rows must not take the place of {real}",
+            expected="a bundle of real origin",
+            got="origin synthetic",
+            remedy="give the run the real table, or publish to another location",
+        )
+
+
 def newest_bundle(
     folder: Path, name: str | None = None, *, content_hash: str | None = None
 ) -> Path:
@@ -65,12 +127,7 @@ def newest_bundle(
             continue
         found.append((claims.get("origin") == "real", stamp, manifest.parent.name))
     if not found:
-        named = f" of the model {name!r}" if name else ""
-        exact = f" with the content hash {content_hash}" if content_hash else ""
-        raise NothingOfferedError(
-            f"no bundle under {folder}{named}{exact}",
-            remedy="make one with `tasador run`, or name one with --bundle",
-        )
+        raise NoBundleError.in_folder(folder, name, content_hash)
     return folder / max(found)[2]
 
 
@@ -83,6 +140,7 @@ def bundle_names(folder: Path) -> list[str]:
 def _manifests(folder: Path) -> Iterator[Path]:
     for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
         own = manifest.parent.name
+        # a folder that is being written has a name with a dot until it is whole
         if not own.startswith(".") and MOVED_ASIDE not in own:
             yield manifest
 
@@ -153,6 +211,7 @@ def publish_bundle(
         notes={**(notes or {}), **({"release": manifest.release} if manifest.release else {})},
     )
     _refuse_synthetic_over_real(location, pointer)
+    # the pointer last: a reader must never be sent to a bundle that is not whole
     for name, content in sorted(contents.items()):
         storage.write_bytes(storage.join(location, pointer.folder, name), content)
     plain = {"format": _FORMAT, **to_plain(pointer)}
@@ -177,19 +236,12 @@ def read_pointer(
         data = storage.read_limited(where, _POINTER_BYTES, deadline=deadline, patience=patience)
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise NothingOfferedError(
-                f"nothing is published at {location}", expected=f"a {POINTER_NAME}",
-                remedy="publish a bundle there, or check the address",
-            ) from None  # fmt: skip
+            raise NoBundleError.published(location) from None
         raise
     try:
         return _parsed(data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BundleError(
-            f"{where} cannot be read: {type(error).__name__}: {error}",
-            expected=f"a pointer of format {_FORMAT}",
-            remedy="publish the bundle again, or update tasador",
-        ) from None
+        raise PublishedBundleError.of_pointer(where, error) from None
 
 
 def fetch_published(
@@ -210,12 +262,9 @@ def fetch_published(
         StorageError: The location cannot be reached, the disk refuses, or it took too long.
     """
     limits = limits or BundleLimits()
-    if sum(pointer.files.values()) > limits.total_bytes + limits.manifest_bytes:
-        raise BundleError(
-            f"the bundle {pointer.version} is too large",
-            expected=f"at most {limits.total_bytes} bytes",
-            got=str(sum(pointer.files.values())),
-        )
+    total = sum(pointer.files.values())
+    if total > limits.total_bytes + limits.manifest_bytes:
+        raise PublishedBundleError.too_large(pointer.version, limits.total_bytes, total)
     with storage.atomic_folder(destination) as temporary:
         for name, size in pointer.files.items():
             where = storage.join(location, pointer.folder, name)
@@ -223,10 +272,12 @@ def fetch_published(
                 content = storage.read_limited(where, size, deadline=deadline, patience=patience)
             except StorageError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
-                    raise _incomplete(pointer, name, "no such file") from None
+                    got = "no such file"
+                    raise PublishedBundleError.of_file(pointer.version, name, got) from None
                 raise
             if len(content) != size:
-                raise _incomplete(pointer, name, f"{len(content)} bytes instead of {size}")
+                got = f"{len(content)} bytes instead of {size}"
+                raise PublishedBundleError.of_file(pointer.version, name, got)
             (temporary / name).write_bytes(content)
     return destination
 
@@ -275,17 +326,4 @@ def _refuse_synthetic_over_real(location: storage.Location, new: Pointer) -> Non
     except BundleError:
         return
     if old.origin == "real" and old.name == new.name:
-        raise BundleError(
-            f"a model trained on synthetic rows must not take the place of {old.version}",
-            expected="a bundle of real origin",
-            got="origin synthetic",
-            remedy="give the run the real table, or publish to another location",
-        )
-
-
-def _incomplete(pointer: Pointer, name: str, got: str) -> BundleError:
-    return BundleError(
-        f"the published bundle {pointer.version} is damaged: {name}",
-        got=got,
-        remedy="publish it again",
-    )
+        raise PublishedBundleError.synthetic(old.version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -45,7 +45,7 @@ class DamagedBundleError(BundleError):
         return cls(f"{what} is refused", expected="plain files only", got=got)
 
     @classmethod
-    def of_files(cls, problem: str, names: set[str]) -> DamagedBundleError:
+    def of_files(cls, problem: str, names: Iterable[str]) -> DamagedBundleError:
         """Return the error of files that are missing, or too many."""
         return cls(f"the bundle {problem}: {', '.join(sorted(names)[:5])}", remedy=FETCH_AGAIN)
 

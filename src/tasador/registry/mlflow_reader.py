@@ -42,10 +42,10 @@ from tasador.core.errors import (
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
 from tasador.core.storage import is_plain, read_limited
 from tasador.registry.versions import (
+    DeletedVersionError,
     ModelVersion,
     OfferedVersion,
     RegistryReader,
-    refuse_dangling,
 )
 
 _API = "/api/2.0/mlflow"
@@ -55,6 +55,104 @@ _CHUNK = 1 << 16
 #: What MLflow answers when there is no such model, alias, version or file.
 _ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class UnreadableRegistryError(RegistryRejectedError):
+    """A registry that answered, or a database that was read, and is of no use."""
+
+    @classmethod
+    def not_mlflow(cls, shown: str, got: str) -> UnreadableRegistryError:
+        """Return the error of a server that answers as no MLflow does."""
+        return cls(
+            f"the server at {shown} does not answer as MLflow does",
+            got=got,
+            remedy="check the address",
+        )
+
+    @classmethod
+    def refused(cls, shown: str, got: str) -> UnreadableRegistryError:
+        """Return the error of a server that wants other credentials, or another request."""
+        return cls(
+            f"the model registry at {shown} refused",
+            got=got,
+            remedy="check the address, the credentials, and that the server accepts this host "
+            "(mlflow server --allowed-hosts)",
+        )
+
+    @classmethod
+    def of_layout(cls, file: Path, error: sqlite3.Error) -> UnreadableRegistryError:
+        """Return the error of a database that is not MLflow's, or another version's."""
+        return cls(
+            f"{file} is no MLflow registry of a known layout",
+            got=str(error),
+            remedy="start `mlflow server` on it and give the server's address",
+        )
+
+    @classmethod
+    def unsafe_address(cls, shown: str, error: UnsafeAddressError) -> UnreadableRegistryError:
+        """Return the error of a server that sends us into its own network, or ours."""
+        return cls(
+            f"the model registry at {shown} names an address that is not fetched from",
+            got=str(error),
+            remedy="let the server hand files out: mlflow server --artifacts-destination",
+        )
+
+    @classmethod
+    def of_scheme(cls, scheme: str) -> UnreadableRegistryError:
+        """Return the error of artifacts in a store that is not read here."""
+        return cls(
+            f"artifacts at {scheme}: cannot be read",
+            expected="mlflow-artifacts:, http(s)://, gs://, s3:// or file:",
+            remedy="let the server hand them out: mlflow server --artifacts-destination",
+        )
+
+
+class RegistryAwayError(RegistryError):
+    """A registry that may answer later."""
+
+    @classmethod
+    def unreachable(cls, shown: str, reason: object) -> RegistryAwayError:
+        """Return the error of a server that gave no answer."""
+        return cls(
+            f"the model registry at {shown} cannot be reached",
+            got=f"{type(reason).__name__}: {reason}"[:200],
+            remedy="check the address and that the server runs",
+        )
+
+
+class NotRegisteredError(NothingOfferedError):
+    """A registry that has no such model, alias, version or file."""
+
+    @classmethod
+    def at_server(cls, shown: str, got: str) -> NotRegisteredError:
+        """Return the error of a server that answers so."""
+        return cls(
+            f"the model registry at {shown} has nothing to offer",
+            got=got,
+            remedy="register a model with tasador run, or name another model or alias",
+        )
+
+    @classmethod
+    def of(cls, what: str) -> NotRegisteredError:
+        """Return the error of what a database does not hold."""
+        return cls(
+            f"there is {what}",
+            remedy="register one with tasador run, or name another model or alias",
+        )
+
+
+class RegistryAddressError(ConfigError):
+    """An address of a registry that is not read here."""
+
+    @classmethod
+    def of(cls, uri: str) -> RegistryAddressError:
+        """Return the error of `uri`, whose password is left out."""
+        return cls(
+            "the model registry's address is of a kind that a service cannot read",
+            expected="http://, https:// or sqlite:///",
+            got=re.sub(r"://[^/@\s]+@", "://***@", uri),
+            remedy="start `mlflow server` on that store and give its address",
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +222,7 @@ class MlflowServer:
         plain = self._ask("/model-versions/get-download-uri", query, deadline)
         address = plain.get("artifact_uri")
         if not isinstance(address, str):
-            raise self._no_mlflow("no artifact_uri")
+            raise UnreadableRegistryError.not_mlflow(self._shown, "no artifact_uri")
         return address
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
@@ -163,7 +261,7 @@ class MlflowServer:
                 tags={tag["key"]: tag["value"] for tag in found.get("tags", [])},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise self._no_mlflow(f"no {error}") from None
+            raise UnreadableRegistryError.not_mlflow(self._shown, f"no {error}") from None
 
     def _pages(
         self, path: str, query: dict[str, str], deadline: Deadline
@@ -185,7 +283,8 @@ class MlflowServer:
         except orjson.JSONDecodeError:
             plain = None
         if not isinstance(plain, dict):
-            raise self._no_mlflow("an answer that is no JSON object")
+            got = "an answer that is no JSON object"
+            raise UnreadableRegistryError.not_mlflow(self._shown, got)
         return plain
 
     @contextmanager
@@ -202,21 +301,15 @@ class MlflowServer:
                     raise self._error_of(response)
                 yield response
         except (OSError, http.client.HTTPException) as error:
+            # urllib wraps what went wrong; a refused address would otherwise pass for an outage
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, UnsafeAddressError):
-                raise RegistryRejectedError(
-                    f"the model registry at {self._shown} names an address that is not fetched "
-                    "from", got=str(reason),
-                    remedy="let the server hand files out: mlflow server --artifacts-destination",
-                ) from None  # fmt: skip
-            raise RegistryError(
-                f"the model registry at {self._shown} cannot be reached",
-                got=f"{type(reason).__name__}: {reason}"[:200],
-                remedy="check the address and that the server runs",
-            ) from error
+                raise UnreadableRegistryError.unsafe_address(self._shown, reason) from None
+            raise RegistryAwayError.unreachable(self._shown, reason) from error
 
     def _request(self, address: str) -> urllib.request.Request:
         headers = {"Accept": "*/*", "User-Agent": "tasador"}
+        # the server may name any host for its files: only its own gets the credentials
         if _place(address) == _place(self._base):
             headers |= self._credentials()
         return urllib.request.Request(address, headers=headers)  # noqa: S310 - http(s) only
@@ -277,29 +370,17 @@ class MlflowServer:
         """Return the error for an answer other than 200."""
         code, said = "", ""
         try:
+            # one read at most: an error page may be of any length, or never end
             plain = orjson.loads(response.read1(_CHUNK))
             code, said = str(plain["error_code"]), str(plain["message"])
         except (ValueError, TypeError, KeyError, OSError):
             said = response.headers.get("Location") or response.reason
         got = f"{response.status} {code} {said}"[:300]
         if response.status == 404 or code in _ABSENT:
-            return NothingOfferedError(
-                f"the model registry at {self._shown} has nothing to offer", got=got,
-                remedy="register a model with tasador run, or name another model or alias",
-            )  # fmt: skip
+            return NotRegisteredError.at_server(self._shown, got)
         if response.status in _PASSING:
-            return RegistryError(f"the model registry at {self._shown} is in trouble", got=got)
-        return RegistryRejectedError(
-            f"the model registry at {self._shown} refused", got=got,
-            remedy="check the address, the credentials, and that the server accepts this host "
-            "(mlflow server --allowed-hosts)",
-        )  # fmt: skip
-
-    def _no_mlflow(self, got: str) -> RegistryRejectedError:
-        return RegistryRejectedError(
-            f"the server at {self._shown} does not answer as MLflow does", got=got,
-            remedy="check the address",
-        )  # fmt: skip
+            return RegistryAwayError(f"the model registry at {self._shown} is in trouble", got=got)
+        return UnreadableRegistryError.refused(self._shown, got)
 
 
 def _place(address: str) -> tuple[str, str]:
@@ -331,11 +412,7 @@ def local_path(artifact_uri: str) -> storage.Location:
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
     if parts.scheme:
-        raise RegistryRejectedError(
-            f"artifacts at {parts.scheme}: cannot be read",
-            expected="mlflow-artifacts:, http(s)://, gs://, s3:// or file:",
-            remedy="let the server hand them out: mlflow server --artifacts-destination",
-        )
+        raise UnreadableRegistryError.of_scheme(parts.scheme)
     return Path(artifact_uri)
 
 
@@ -376,12 +453,7 @@ class EmbeddedRegistry:
         """
         match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
         if match is None:
-            raise ConfigError(
-                "the model registry's address is of a kind that a service cannot read",
-                expected="http://, https:// or sqlite:///",
-                got=re.sub(r"://[^/@\s]+@", "://***@", uri),
-                remedy="start `mlflow server` on that store and give its address",
-            )
+            raise RegistryAddressError.of(uri)
         return cls(Path(match.group(1)))
 
     def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
@@ -395,10 +467,11 @@ class EmbeddedRegistry:
         with self._reading(deadline) as database:
             row = database.execute(_ALIAS, (model_name, alias)).fetchone()
             if row is None:
-                raise _absent(f"no model {model_name!r} with the alias {alias!r} in {self.file}")
+                what = f"no model {model_name!r} with the alias {alias!r} in {self.file}"
+                raise NotRegisteredError.of(what)
             number = str(row[0])
             if database.execute(_VERSION, (model_name, number)).fetchone() is None:
-                refuse_dangling(alias, number)
+                raise DeletedVersionError.of(alias, number)
             return self._offered(database, model_name, number)
 
     def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
@@ -441,7 +514,7 @@ class EmbeddedRegistry:
             return stored or source or ""
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
-        """Return the content of one file; errors as in `mlflow_rest.MlflowServer`."""
+        """Return the content of one file; errors as in `MlflowServer`."""
         try:
             content = read_limited(local_path(artifact_uri), limit, deadline=deadline)
         except StorageError as error:
@@ -455,7 +528,7 @@ class EmbeddedRegistry:
     def _row(self, database: sqlite3.Connection, model_name: str, number: str) -> _Row:
         row: _Row | None = database.execute(_VERSION, (model_name, number)).fetchone()
         if row is None:
-            raise _absent(f"no version {number} of {model_name!r} in {self.file}")
+            raise NotRegisteredError.of(f"no version {number} of {model_name!r} in {self.file}")
         return row
 
     def _offered(
@@ -467,8 +540,9 @@ class EmbeddedRegistry:
 
     @contextmanager
     def _reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:
+        # SQLite would wait for a pipe of that name without end
         if not is_plain(self.file):
-            raise _absent(f"no registry at {self.file}")
+            raise NotRegisteredError.of(f"no registry at {self.file}")
         try:
             database = sqlite3.connect(
                 f"{self.file.resolve().as_uri()}?mode=ro",
@@ -481,22 +555,10 @@ class EmbeddedRegistry:
                 database.close()
         except sqlite3.OperationalError as error:
             if "no such" in str(error):
-                raise self._unknown(error) from None
+                raise UnreadableRegistryError.of_layout(self.file, error) from None
             raise RegistryError(f"{self.file} cannot be read", got=str(error)) from error
         except sqlite3.DatabaseError as error:
-            raise self._unknown(error) from None
-
-    def _unknown(self, error: sqlite3.Error) -> RegistryRejectedError:
-        return RegistryRejectedError(
-            f"{self.file} is no MLflow registry of a known layout", got=str(error),
-            remedy="start `mlflow server` on it and give the server's address",
-        )  # fmt: skip
-
-
-def _absent(what: str) -> NothingOfferedError:
-    return NothingOfferedError(
-        f"there is {what}", remedy="register one with tasador run, or name another model or alias"
-    )
+            raise UnreadableRegistryError.of_layout(self.file, error) from None
 
 
 def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) -> RegistryReader:
@@ -507,5 +569,4 @@ def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) ->
     """
     if uri.startswith(("http://", "https://")):
         return MlflowServer(uri, connect_s, read_s)
-
     return EmbeddedRegistry.at(uri)

@@ -8,14 +8,20 @@ them. Nothing here imports MLflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, RegistryError
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    NothingOfferedError,
+    RegistryError,
+    TasadorError,
+)
 from tasador.core.storage import atomic_folder, write_text
 from tasador.registry.integrity import SIGNATURE, BundleLimits
 from tasador.registry.manifest import MANIFEST_NAME, RELEASE_PATTERN, Manifest
@@ -27,6 +33,81 @@ RELEASE_TAG = "release"
 REJECTED, ROLLED_BACK, RETIRED = "rejected", "rolled back", "retired"
 #: The alias that is served unless another one is asked for.
 CHAMPION = "champion"
+
+
+class UnknownVersionError(ConfigError):
+    """A version or a model that is asked for, and is none or several."""
+
+    @classmethod
+    def of(
+        cls, name: str, wanted: str, known: Iterable[str], aliases: Iterable[str]
+    ) -> UnknownVersionError:
+        """Return the error of a model that has no version `wanted`."""
+        return cls(
+            f"{name} has no version {wanted!r}",
+            expected="a number, a release such as 1.2.0, an alias, a bundle's version or 7 digits "
+            "of its content hash",
+            got=f"versions {', '.join(sorted(known, key=int)) or 'none'}; "
+            f"aliases {', '.join(sorted(aliases)) or 'none'}",
+        )
+
+    @classmethod
+    def of_models(cls, names: Sequence[str]) -> UnknownVersionError:
+        """Return the error of several models, of which none is chosen."""
+        return cls(
+            f"{len(names)} models are registered and none is chosen",
+            expected=f"one of {', '.join(names[:10])}",
+            remedy="choose one with `tasador use NAME`, or name it with --model",
+        )
+
+
+class DeletedVersionError(RegistryError):
+    """An alias that points at a version which is gone."""
+
+    @classmethod
+    def of(cls, alias: str, number: str, known: Iterable[str] = ()) -> DeletedVersionError:
+        """Return the error; `known` are the numbers of the versions that are there."""
+        left = ", ".join(sorted(known, key=int))
+        return cls(
+            f"the alias {alias!r} points at version {number}, which was deleted",
+            expected=f"one of the versions {left}" if left else "a version that exists",
+            remedy=f"point it at another one: tasador promote VERSION --to {alias}",
+        )
+
+
+class OfferedBundleError(BundleError):
+    """A registered version whose bundle cannot be fetched."""
+
+    @classmethod
+    def too_large(cls, identity: str, limit: int, got: int) -> OfferedBundleError:
+        """Return the error of more bytes than are fetched."""
+        return cls(
+            f"the bundle of {identity} is too large",
+            expected=f"at most {limit} bytes",
+            got=str(got),
+        )
+
+    @classmethod
+    def incomplete(cls, identity: str, error: TasadorError) -> OfferedBundleError:
+        """Return the error of a file that the registry does not have."""
+        return cls(
+            f"{identity} holds no complete bundle",
+            got=error.got or error.message,
+            remedy="register the model again, or move the alias to another version",
+        )
+
+
+class NoUsableVersionError(NothingOfferedError):
+    """A model whose versions were all rejected or rolled back, or that has none."""
+
+    @classmethod
+    def of(cls, name: str, listed: int) -> NoUsableVersionError:
+        """Return the error of a model with so many versions."""
+        return cls(
+            f"no version of the model {name!r} can be used",
+            got=f"{listed} versions, all rejected or rolled back" if listed else "none",
+            remedy="train one with `tasador run`, or promote one: tasador promote VERSION",
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +204,10 @@ def pick_version(
     if wanted in known:
         return known[wanted]
     if wanted in aliases:
-        return known.get(aliases[wanted]) or refuse_dangling(wanted, aliases[wanted], known)
+        # an alias may outlive its version
+        if aliases[wanted] not in known:
+            raise DeletedVersionError.of(wanted, aliases[wanted], known)
+        return known[aliases[wanted]]
     digits = wanted.removeprefix(f"{name}-")
     found = [
         version
@@ -133,27 +217,7 @@ def pick_version(
     ]
     if found:  # the same bundle may have been registered twice
         return max(found, key=lambda version: int(version.number))
-    raise ConfigError(
-        f"{name} has no version {wanted!r}",
-        expected="a number, a release such as 1.2.0, an alias, a bundle's version or 7 digits of "
-        "its content hash",
-        got=f"versions {', '.join(sorted(known, key=int)) or 'none'}; "
-        f"aliases {', '.join(sorted(aliases)) or 'none'}",
-    )
-
-
-def refuse_dangling(alias: str, number: str, known: Iterable[str] = ()) -> NoReturn:
-    """Refuse an alias whose version is gone.
-
-    Raises:
-        RegistryError: Always.
-    """
-    left = ", ".join(sorted(known, key=int))
-    raise RegistryError(
-        f"the alias {alias!r} points at version {number}, which was deleted",
-        expected=f"one of the versions {left}" if left else "a version that exists",
-        remedy=f"point it at another one: tasador promote VERSION --to {alias}",
-    )
+    raise UnknownVersionError.of(name, wanted, known, aliases)
 
 
 #: Where the bundle is in a registered model.
@@ -187,7 +251,7 @@ class OfferedVersion:
 
 
 class RegistryReader(Protocol):
-    """What is asked of a model registry; errors as in `mlflow_rest.MlflowServer`."""
+    """What is asked of a model registry; errors as in `mlflow_reader.MlflowServer`."""
 
     def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
         """Return the version that holds `alias`."""
@@ -239,10 +303,7 @@ def fetch_offered(
         manifest = Manifest.from_json(data)
         total = sum(entry.bytes for entry in manifest.files.values())
         if total > limits.total_bytes:
-            raise BundleError(
-                f"the bundle of {offered.identity} is too large",
-                expected=f"at most {limits.total_bytes} bytes", got=str(total),
-            )  # fmt: skip
+            raise OfferedBundleError.too_large(offered.identity, limits.total_bytes, total)
         with atomic_folder(destination) as temporary:
             (temporary / MANIFEST_NAME).write_bytes(data)
             for name, entry in sorted(manifest.files.items()):
@@ -250,10 +311,7 @@ def fetch_offered(
                 (temporary / name).write_bytes(content)
             _fetch_signature(reader, base, temporary, deadline)
     except NothingOfferedError as error:
-        raise BundleError(
-            f"{offered.identity} holds no complete bundle", got=error.got or error.message,
-            remedy="register the model again, or move the alias to another version",
-        ) from None  # fmt: skip
+        raise OfferedBundleError.incomplete(offered.identity, error) from None
     return destination
 
 
@@ -300,9 +358,8 @@ class Choice:
             try:
                 number = pick_version(name, listed, aliases, self.version).number
             except ConfigError as error:
-                raise NothingOfferedError(
-                    error.message, expected=error.expected, got=error.got
-                ) from None
+                said = error.message
+                raise NothingOfferedError(said, expected=error.expected, got=error.got) from None
             return reader.version(name, number, deadline)
         try:
             return reader.resolve(name, self.alias or CHAMPION, deadline)
@@ -315,11 +372,7 @@ class Choice:
         listed = reader.listed(name, deadline)
         left = [one for one in listed if one.status not in (REJECTED, ROLLED_BACK)]
         if not left:
-            raise NothingOfferedError(
-                f"no version of the model {name!r} can be used",
-                got=f"{len(listed)} versions, all rejected or rolled back" if listed else "none",
-                remedy="train one with `tasador run`, or promote one: tasador promote VERSION",
-            )
+            raise NoUsableVersionError.of(name, len(listed))
         found = reader.version(name, max(left, key=_rank).number, deadline)
         return OfferedVersion(found.name, found.version, found.run_id, found.tags, NO_CHAMPION)
 
@@ -341,11 +394,7 @@ def only_model(names: Iterable[str]) -> str:
     if not found:
         raise NothingOfferedError("no model is registered", remedy="train one with `tasador run`")
     if len(found) > 1:
-        raise ConfigError(
-            f"{len(found)} models are registered and none is chosen",
-            expected=f"one of {', '.join(found[:10])}",
-            remedy="choose one with `tasador use NAME`, or name it with --model",
-        )
+        raise UnknownVersionError.of_models(found)
     return found[0]
 
 
