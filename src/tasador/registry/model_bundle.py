@@ -65,6 +65,57 @@ _MOST_LEVELS = 64
 _NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
 
 
+class MisfitError(BundleError):
+    """A bundle whose parts were not made for each other."""
+
+    @classmethod
+    def of(cls, expected: str, got: str) -> MisfitError:
+        """Return the error of a part that is not the one another part needs."""
+        return cls("the bundle's parts do not fit together", expected=expected, got=got)
+
+
+class GoldenRowsError(BundleError):
+    """Golden rows that cannot be read, or that get other answers than where they were written."""
+
+    @classmethod
+    def unreadable(cls, p: int, error: Exception) -> GoldenRowsError:
+        """Return the error of a file that is not one of golden rows of `p` columns."""
+        return cls(
+            f"{GOLDEN} is damaged",
+            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
+            got=str(error),
+        )
+
+    @classmethod
+    def incomplete(cls, rows: int) -> GoldenRowsError:
+        """Return the error of fewer rows than are written."""
+        return cls(
+            f"{GOLDEN} is incomplete",
+            expected=f"at least {GOLDEN_ROWS} golden rows",
+            got=str(rows),
+            remedy="register the model again",
+        )
+
+    @classmethod
+    def differ(cls, row: int, want: float, got: float) -> GoldenRowsError:
+        """Return the error of another answer than the one that was kept."""
+        return cls(
+            "the bundle answers differently on this machine than where it was made",
+            expected=f"{want!r} for golden row {row}",
+            got=repr(got),
+            remedy="install the library versions named in the manifest's lineage",
+        )
+
+    @classmethod
+    def not_finite(cls) -> GoldenRowsError:
+        """Return the error of answers that are NaN or infinite."""
+        return cls(
+            "the bundle's answers are no numbers",
+            expected="finite estimates and intervals for the golden rows",
+            remedy=FETCH_AGAIN,
+        )
+
+
 @dataclass(frozen=True)
 class ModelBundle:
     """A loaded, verified bundle; may be used from several threads at once.
@@ -193,6 +244,7 @@ class ModelBundle:
         Z = self.features.transform(X)
         score, far = self.model.predict(Z), self.features.far(Z)
         low, high = self.interval.bounds(score, Z, far)
+        # one call for all three: for a single row a call costs more than its arithmetic
         answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
         return answers[:n], answers[n : 2 * n], answers[2 * n :], far
 
@@ -303,11 +355,7 @@ def _rebuilt(
     contract = from_dict(manifest.contract)
     made = manifest.features["names"]
     if not isinstance(made, list) or len(made) != q:
-        raise BundleError(
-            "the bundle's parts do not fit together",
-            expected=f"{q} features",
-            got=f"{len(made)} made",
-        )
+        raise MisfitError.of(f"{q} features", f"{len(made)} made")
     golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
     bundle = ModelBundle(
         folder=folder,
@@ -345,17 +393,10 @@ def _check_fit(bundle: ModelBundle) -> None:
     q = len(bundle.features.names)
     index = bundle.interval.scale_index
     if {q, bundle.model.n_features} != {bundle.manifest.model.n_features}:
-        raise BundleError(
-            "the bundle's parts do not fit together",
-            expected=f"{bundle.manifest.model.n_features} features",
-            got=f"{q} made, {bundle.model.n_features} taken by the model",
-        )
+        got = f"{q} made, {bundle.model.n_features} taken by the model"
+        raise MisfitError.of(f"{bundle.manifest.model.n_features} features", got)
     if index is not None and index >= q:
-        raise BundleError(
-            "the bundle's parts do not fit together",
-            expected=f"an interval scaled by one of {q} features",
-            got=f"scale {index}",
-        )
+        raise MisfitError.of(f"an interval scaled by one of {q} features", f"scale {index}")
 
 
 def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floats]:
@@ -367,36 +408,21 @@ def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floa
         X, prediction = Expected((k, p), gaps=True), Expected((k,))
         check_arrays(golden, {"X": X, "prediction": prediction})
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{GOLDEN} is damaged",
-            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
-            got=str(error),
-        ) from None
+        raise GoldenRowsError.unreadable(p, error) from None
     return golden
 
 
 def _check_golden(bundle: ModelBundle, want: Floats) -> None:
     Z = bundle.features.transform(bundle.golden)
     score = bundle.model.predict(Z)
+    # as if all rows were far from comparables: the widest ends are the first to overflow
     widest = bundle.interval.bounds(score, Z, np.ones(len(Z), dtype=np.bool_))
     got, lower, upper = (bundle.target.inverse(scores) for scores in (score, *widest))
     close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0)
     if not close.all():
         row = int(np.flatnonzero(~close)[0])
-        raise BundleError(
-            "the bundle answers differently on this machine than where it was made",
-            expected=f"{float(want[row])!r} for golden row {row}",
-            got=repr(float(got[row])),
-            remedy="install the library versions named in the manifest's lineage",
-        )
+        raise GoldenRowsError.differ(row, float(want[row]), float(got[row]))
     if not np.isfinite((got, lower, upper)).all():
-        raise BundleError(
-            "the bundle's answers are no numbers",
-            expected="finite estimates and intervals for the golden rows",
-            remedy=FETCH_AGAIN,
-        )
+        raise GoldenRowsError.not_finite()
     if len(want) < GOLDEN_ROWS:
-        raise BundleError(
-            f"{GOLDEN} is incomplete", expected=f"at least {GOLDEN_ROWS} golden rows",
-            got=str(len(want)), remedy="register the model again",
-        )  # fmt: skip
+        raise GoldenRowsError.incomplete(len(want))

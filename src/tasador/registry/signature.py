@@ -57,6 +57,58 @@ _REMEDY = "do not use this bundle; have it signed by whoever is trusted: tasador
 _MALFORMED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 
 
+class UntrustedBundleError(BundleError):
+    """A bundle that nobody who is trusted has signed."""
+
+    @classmethod
+    def unsigned(cls) -> UntrustedBundleError:
+        """Return the error of a bundle without a signature."""
+        return cls(
+            "the bundle is not signed", expected=f"a {SIGNATURE} by a trusted key", remedy=_REMEDY
+        )
+
+    @classmethod
+    def of_another_key(cls, trusted: Iterable[str]) -> UntrustedBundleError:
+        """Return the error of a signature by none of the `trusted` files' keys."""
+        return cls(
+            "the bundle was not signed by a key that is trusted",
+            expected=f"a signature of {', '.join(trusted)}",
+            remedy=_REMEDY,
+        )
+
+    @classmethod
+    def of_other_files(cls, names: Sequence[str]) -> UntrustedBundleError:
+        """Return the error of a trusted signature under other files, of which `names` differ."""
+        return cls(
+            f"the signature is of another bundle: {', '.join(names[:5])} differ",
+            expected="the files that were signed",
+            remedy=_REMEDY,
+        )
+
+    @classmethod
+    def unreadable(cls, error: Exception) -> UntrustedBundleError:
+        """Return the error of a file that is no signature."""
+        return cls(
+            f"{SIGNATURE} cannot be read: {type(error).__name__}: {error}"[:200],
+            expected="a signature of OpenSSF Model Signing 1.0",
+            remedy=_REMEDY,
+        )
+
+
+class SigningKeyError(ConfigError):
+    """A file whose key cannot be used."""
+
+    @classmethod
+    def of(cls, file: Path, kind: str) -> SigningKeyError:
+        """Return the error of a file that holds no key of this kind."""
+        return cls(
+            f"{file} holds no {kind} key that can be used",
+            expected="a PEM file of a key on the curve P-256, P-384 or P-521",
+            remedy="openssl ecparam -name prime256v1 -genkey -noout -out key.pem; "
+            "openssl ec -in key.pem -pubout -out key.pub",
+        )
+
+
 @dataclass(frozen=True)
 class TrustedKeys:
     """Public keys, one of which must have signed a bundle.
@@ -91,10 +143,7 @@ class TrustedKeys:
         files = dict(contents)
         signature = files.pop(SIGNATURE, None)
         if signature is None:
-            raise BundleError(
-                "the bundle is not signed", expected=f"a {SIGNATURE} by a trusted key",
-                remedy=_REMEDY,
-            )  # fmt: skip
+            raise UntrustedBundleError.unsigned()
         try:
             envelope = orjson.loads(signature)["dsseEnvelope"]
             if envelope["payloadType"] != _PAYLOAD_TYPE:
@@ -102,16 +151,13 @@ class TrustedKeys:
             payload = base64.b64decode(envelope["payload"], validate=True)
             given = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
         except _MALFORMED as error:
-            raise _unreadable(error) from None
+            raise UntrustedBundleError.unreadable(error) from None
         for file, key in self.keys.items():
+            # the signature before the statement: what is not signed is not read
             if _is_signed(key, given, payload):
                 _check_files(payload, files)
                 return file
-        raise BundleError(
-            "the bundle was not signed by a key that is trusted",
-            expected=f"a signature of {', '.join(self.keys)}",
-            remedy=_REMEDY,
-        )
+        raise UntrustedBundleError.of_another_key(self.keys)
 
 
 #: Which keys must have signed a bundle: these, the configured ones, or none.
@@ -138,6 +184,7 @@ def sign_bundle(folder: Path, private_key: Path, password: bytes | None = None) 
     key = _private_key(private_key, password)
     _, contents = read_verified(folder, BundleLimits())
     contents.pop(SIGNATURE, None)
+    # the file's own bytes: what is signed is its checksum
     contents[MANIFEST_NAME] = (folder / MANIFEST_NAME).read_bytes()
     payload = orjson.dumps(_statement(folder.name, contents))
     pem = _pem(key.public_key())
@@ -219,18 +266,15 @@ def _check_files(payload: bytes, contents: Mapping[str, bytes]) -> None:
         if any(entry["algorithm"] != "sha256" for entry in resources):
             raise ValueError("another hash than SHA-256")
         signed = {entry["name"]: entry["digest"] for entry in resources}
+        # of two entries `signed` keeps the last, where another reader may take the first
         if len(signed) != len(resources):
             raise ValueError("a file named twice")
     except _MALFORMED as error:
-        raise _unreadable(error) from None
+        raise UntrustedBundleError.unreadable(error) from None
     found = {name: sha256_bytes(content) for name, content in contents.items()}
     if signed != found:
         other = sorted(n for n in signed.keys() | found.keys() if signed.get(n) != found.get(n))
-        raise BundleError(
-            f"the signature is of another bundle: {', '.join(other[:5])} differ",
-            expected="the files that were signed",
-            remedy=_REMEDY,
-        )
+        raise UntrustedBundleError.of_other_files(other)
 
 
 def _encoded(payload: bytes) -> bytes:
@@ -260,7 +304,7 @@ def _public_key(file: Path) -> Any:
     try:
         return _supported(serialization.load_pem_public_key(read_bytes(file)), file)
     except ValueError:
-        raise _no_key(file, "public") from None
+        raise SigningKeyError.of(file, "public") from None
 
 
 def _private_key(file: Path, password: bytes | None) -> Any:
@@ -268,15 +312,15 @@ def _private_key(file: Path, password: bytes | None) -> Any:
     try:
         key = serialization.load_pem_private_key(read_bytes(file), password)
     except TypeError as error:
-        raise ConfigError(f"the key in {file} cannot be opened: {error}") from None
+        raise SigningKeyError(f"the key in {file} cannot be opened: {error}") from None
     except ValueError:
-        raise _no_key(file, "private") from None
+        raise SigningKeyError.of(file, "private") from None
     return _supported(key, file)
 
 
 def _supported(key: Any, file: Path) -> Any:
     if getattr(getattr(key, "curve", None), "name", None) not in _HASHES:
-        raise _no_key(file, "elliptic curve")
+        raise SigningKeyError.of(file, "elliptic curve")
     return key
 
 
@@ -294,23 +338,6 @@ def _serialization() -> Any:
     except ImportError:
         raise MissingExtraError.for_package("cryptography", "signing") from None
     return serialization
-
-
-def _no_key(file: Path, kind: str) -> ConfigError:
-    return ConfigError(
-        f"{file} holds no {kind} key that can be used",
-        expected="a PEM file of a key on the curve P-256, P-384 or P-521",
-        remedy="openssl ecparam -name prime256v1 -genkey -noout -out key.pem; "
-        "openssl ec -in key.pem -pubout -out key.pub",
-    )
-
-
-def _unreadable(error: Exception) -> BundleError:
-    return BundleError(
-        f"{SIGNATURE} cannot be read: {type(error).__name__}: {error}"[:200],
-        expected="a signature of OpenSSF Model Signing 1.0",
-        remedy=_REMEDY,
-    )
 
 
 @dataclass(frozen=True)

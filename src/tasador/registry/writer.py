@@ -46,6 +46,20 @@ from tasador.trees.tree_shap import Contributions
 Floats = NDArray[np.float64]
 
 
+class UnprovenModelError(BundleError):
+    """An exported model that was not shown to answer as the training library does."""
+
+    @classmethod
+    def of(cls, parity: Parity | None) -> UnprovenModelError:
+        """Return the error of a check that failed, or of none."""
+        return cls(
+            "the bundle is not written: the exported model is not proven equal",
+            expected=f"parity with the training library up to {TOLERANCE:g}",
+            got="no parity check" if parity is None else f"{parity.max_relative:.3g}",
+            remedy="run modeling.parity.check_parity on the exported model",
+        )
+
+
 @dataclass(frozen=True)
 class BundleParts:
     """What `write_bundle` puts together.
@@ -105,13 +119,9 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
             do not fit together.
         StorageError: The disk refuses, or `folder` holds something that is no bundle.
     """
+    # `not ... <=` refuses NaN too
     if parts.parity is None or not parts.parity.max_relative <= TOLERANCE:
-        raise BundleError(
-            "the bundle is not written: the exported model is not proven equal",
-            expected=f"parity with the training library up to {TOLERANCE:g}",
-            got="no parity check" if parts.parity is None else f"{parts.parity.max_relative:.3g}",
-            remedy="run modeling.parity.check_parity on the exported model",
-        )
+        raise UnprovenModelError.of(parts.parity)
     spec, arrays = parts.features.state()
     contents = {
         FEATURES: write_arrays(arrays),
@@ -131,6 +141,7 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
         (temporary / MANIFEST_NAME).write_bytes(manifest.to_json())
+        # before it takes its name: a bundle that cannot be loaded must not replace one that can
         load_bundle(temporary, trusted=None)
     return load_bundle(folder, check_golden=False, trusted=None)
 
