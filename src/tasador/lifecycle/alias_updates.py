@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tasador.core.errors import ConfigError, RegistryError, StorageError
+from tasador.core.errors import RegistryError, StorageError
+from tasador.lifecycle.errors import AliasUpdateError, NotAllowedError, ResultNotNotedError
 from tasador.records.audit_log import AuditEntry, AuditTrail
 from tasador.records.database import Database
 from tasador.records.record import new_id
@@ -81,6 +82,11 @@ class Operation:
     actor: str
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What it does, for messages."""
+        return f"{self.action} of version {self.version}"
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Operation:
@@ -154,10 +160,7 @@ class Ledger:
         lease = self._leases.acquire(self._key, _holder(actor), LEASE_S)
         if lease is None:
             other = self._leases.holder(self._key) or "somebody"
-            raise RegistryError(
-                f"{self.model} is being changed by {other}",
-                remedy=f"try again when that has ended; what died ends within {LEASE_S:.0f} s",
-            )
+            raise AliasUpdateError.being_changed(self.model, other, LEASE_S)
         try:
             yield lease
         finally:
@@ -174,9 +177,10 @@ class Ledger:
         lease = self._leases.acquire(name, _holder(actor), LEASE_S)
         if lease is None:
             other = self._leases.holder(name) or "somebody"
-            raise RegistryError(f"{work} of {self.model} is under way: {other}")
+            raise AliasUpdateError(f"{work} of {self.model} is under way: {other}")
         ended = threading.Event()
 
+        # no lease is as long as a training and ends soon after one that died
         def keep() -> None:
             while not ended.wait(LEASE_S / 3):
                 with suppress(StorageError):  # an outage may pass before the lease ends
@@ -199,7 +203,7 @@ class Ledger:
             RegistryError: It changed hands.
         """
         if self._leases.renew(lease, LEASE_S) is None:
-            raise self._overtaken()
+            raise AliasUpdateError.overtaken(self.model)
 
     def begin(self, lease: Lease, standing: Standing, operation: Operation) -> Standing:
         """Note the intent, in the state and in the audit trail at once."""
@@ -209,6 +213,7 @@ class Ledger:
         self, lease: Lease, standing: Standing, operation: Operation, phase: str, note: str = ""
     ) -> Standing:
         """Note the result: ``done``, ``repaired``, ``abandoned``, ``failed`` or ``seen``."""
+        # an operation that failed or was given up has moved nothing
         after = replace(standing, pending=None)
         if phase in ("done", "repaired", "seen"):
             if operation.details.get("deleted"):
@@ -243,20 +248,15 @@ class Ledger:
             "previous": list(new.previous),
             "pending": None if new.pending is None else asdict(new.pending),
         }
+        # one transaction: the state and its entry in the history cannot come apart
         with self.database.transaction():
             if not self._leases.holds(lease):
-                raise self._overtaken()
+                raise AliasUpdateError.overtaken(self.model)
             entry = self._state.put(self._key, value, new.seen)
             if entry is None:
-                raise self._overtaken()
+                raise AliasUpdateError.overtaken(self.model)
             self.note(operation, phase, note)
         return replace(new, seen=entry.version)
-
-    def _overtaken(self) -> RegistryError:
-        return RegistryError(
-            f"somebody else took over {self.model} meanwhile, since this took too long",
-            remedy="see tasador history, then try again",
-        )
 
 
 def _holder(actor: str) -> str:
@@ -301,26 +301,18 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Ope
     with ledger.lease(actor) as lease:
         standing, notes = settle(versions, ledger, lease)
         operation = plan(standing)
+        # planning may have asked the registry for long: from here on the lease must hold
         ledger.renew(lease)
         standing = ledger.begin(lease, standing, operation)
         _decide(versions, ledger, lease, standing, operation)
         try:
             _finish(versions, ledger, lease, operation)
         except RegistryError as error:
-            raise RegistryError(
-                f"{operation.action} of version {operation.version} is in force, but the registry "
-                f"failed before its tags and other aliases were set: {error.message}",
-                got=error.got,
-                remedy="the next command finishes it",
-            ) from error
+            raise AliasUpdateError.unfinished(operation.shown, error) from error
         try:
             ledger.end(lease, standing, operation, "done")
         except StorageError as error:
-            raise StorageError(
-                f"{operation.action} of version {operation.version} is in force, but its result "
-                f"could not be noted: {error.message}",
-                remedy="the next command notes it",
-            ) from error
+            raise ResultNotNotedError.of(operation.shown, error) from error
     return OperationResult(operation, notes)
 
 
@@ -339,7 +331,7 @@ def settle(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[Standing, 
         else:
             phase, note = "abandoned", "it died before the registry was changed"
         standing = ledger.end(lease, standing, operation, phase, note)
-        notes.append(f"{operation.action} of version {operation.version}: {note}")
+        notes.append(f"{operation.shown}: {note}")
     champion = versions.aliases().get(CHAMPION, "")
     if champion != standing.champion:
         known = {version.number for version in versions.all()}
@@ -378,23 +370,13 @@ def _decide(
         return
     except RegistryError as error:
         try:
+            # an answer may be lost after the change was made
             if in_force(versions, operation.writes[0]):
                 return
         except RegistryError:
-            raise RegistryError(
-                f"the registry failed during {operation.action} of version {operation.version}; "
-                "whether it took the change is not known",
-                got=error.got or error.message,
-                remedy="the next command finds out and finishes it or gives it up; "
-                "servers go on with what they have",
-            ) from error
+            raise AliasUpdateError.undecided(operation.shown, error) from error
         ledger.end(lease, standing, operation, "failed", str(error))
-        raise RegistryError(
-            f"the registry refused {operation.action} of version {operation.version}; nothing has "
-            f"changed: {error.message}",
-            got=error.got,
-            remedy=error.remedy,
-        ) from error
+        raise AliasUpdateError.refused(operation.shown, error) from error
 
 
 def _finish(versions: Versions, ledger: Ledger, lease: Lease, operation: Operation) -> None:
@@ -439,13 +421,10 @@ def promotion(
     def plan(standing: Standing) -> Operation:
         aliases = versions.aliases()
         if aliases.get(alias) == version.number:
-            raise ConfigError(f"version {version.number} is {alias} already")
+            raise NotAllowedError(f"version {version.number} is {alias} already")
         if expected is not None and standing.champion != expected:
-            raise RegistryError(
-                f"the champion changed from {expected or 'none'} to {standing.champion or 'none'} "
-                f"while version {version.number} was compared with it",
-                remedy="see tasador history; promote again to compare with the new champion",
-            )
+            now = standing.champion
+            raise AliasUpdateError.champion_moved(version.number, expected, now)
         writes = [Write("alias", alias, version.number)]
         after = standing.champion
         if alias == CHAMPION:
@@ -471,11 +450,10 @@ def rejection(versions: Versions, version: ModelVersion, *, actor: str, reason: 
 
     def plan(standing: Standing) -> Operation:
         if CHAMPION in version.aliases or standing.champion == version.number:
-            raise ConfigError(
-                f"version {version.number} is the champion",
-                remedy="roll back first: tasador rollback",
-            )
+            raise NotAllowedError.is_champion(version.number)
         held = [name for name, number in versions.aliases().items() if number == version.number]
+        # the tag first, since the first write decides: what is rejected is not promoted again,
+        # whatever alias it still has
         writes = [
             Write("tag", STATUS_TAG, REJECTED, version.number),
             *(Write("alias", name, "") for name in held),
@@ -500,11 +478,7 @@ def rollback(
     def plan(standing: Standing) -> Operation:
         target = _earlier(versions, standing) if to is None else to.number
         if to is not None and target not in standing.previous:
-            raise ConfigError(
-                f"version {target} has not been champion",
-                expected=f"one of {', '.join(dict.fromkeys(standing.previous)) or '(none)'}",
-                remedy="let it pass the gates: tasador promote",
-            )
+            raise NotAllowedError.never_champion(target, standing.previous)
         left = standing.champion
         writes = [Write("alias", CHAMPION, target)]
         known = {version.number for version in versions.all()}
@@ -529,19 +503,11 @@ def rollback(
 def _earlier(versions: Versions, standing: Standing) -> str:
     """Return the champion before; one that was deleted is named, not skipped."""
     if not standing.previous:
-        raise ConfigError(
-            f"{versions.name} has had no champion before version {standing.champion or 'none'}",
-            remedy="promote another version: tasador promote",
-        )
+        raise NotAllowedError.no_earlier(versions.name, standing.champion)
     target, known = standing.previous[-1], {version.number for version in versions.all()}
     if target not in known:
         left = [number for number in standing.previous[::-1] if number in known]
-        raise RegistryError(
-            f"the champion before was version {target}, which was deleted from the registry",
-            remedy=f"go back further: tasador rollback --to {left[0]}"
-            if left
-            else "promote another version: tasador promote",
-        )
+        raise AliasUpdateError.earlier_deleted(target, left)
     return target
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasador.core.errors import ConfigError, RegistryError
+from tasador.core.errors import RegistryError
 from tasador.lifecycle.alias_updates import (
     CHALLENGER,
     Ledger,
@@ -22,6 +22,7 @@ from tasador.lifecycle.alias_updates import (
     rejection,
     rollback,
 )
+from tasador.lifecycle.errors import UnknownModelError
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
 from tasador.registry.bundle_stores import bundle_names
@@ -243,10 +244,7 @@ def choose_model(place: Place, name: str) -> None:
     bundles = bundle_names(place.workspace / "bundles")
     known = sorted({*bundles, *_registered(place, missing_ok=bool(bundles))})
     if name not in known:
-        raise ConfigError(
-            f"there is no model {name!r}", expected=f"one of {', '.join(known) or '(none)'}",
-            remedy="train it with `tasador run`",
-        )  # fmt: skip
+        raise UnknownModelError.of(name, known)
     use_model(place.workspace, name)
 
 

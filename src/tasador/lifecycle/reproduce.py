@@ -15,6 +15,7 @@ from tasador.core.errors import ConfigError, StorageError, TasadorError, Validat
 from tasador.core.hashing import code_version
 from tasador.data.sources import load_table, read_stored
 from tasador.lifecycle.api import Lifecycle
+from tasador.lifecycle.errors import LineageError
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.versions import find_version
 from tasador.settings.build import build
@@ -64,13 +65,8 @@ def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
         try:
             parts[name] = build(kind, plain, name)
         except ConfigError as error:
-            raise ConfigError(
-                f"{bundle.version} was trained with settings that this tasador does not take: "
-                f"{error.message}",
-                expected=error.expected,
-                got=error.got,
-                remedy=f"use the code it was trained with: {lineage.get('code_commit', 'unknown')}",
-            ) from None
+            commit = lineage.get("code_commit", "unknown")
+            raise LineageError.of_settings(bundle.version, commit, error) from None
     if "seed" not in lineage:
         missing.append("the seed")
     settings = RunSettings(

@@ -12,13 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.core import clock, seeds
-from tasador.core.errors import ConfigError, TasadorError
+from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
 from tasador.lifecycle.alias_updates import CHALLENGER, Operation, new_operation_id
 from tasador.lifecycle.api import Lifecycle, Place, opened
+from tasador.lifecycle.errors import LineageError, NoChampionError
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
 from tasador.lifecycle.new_rows import NewRows, common_shift, extended_table, read_rows, usable_rows
 from tasador.lifecycle.promote import PromotionRequest, promote
@@ -131,10 +132,7 @@ def retrain(
     request, listeners = request or RetrainRequest(), listeners or Listeners()
     champion = lifecycle.champion()
     if champion is None:
-        raise ConfigError(
-            f"{lifecycle.versions.name} has no champion to retrain",
-            remedy="tasador promote VERSION",
-        )
+        raise NoChampionError.to_retrain(lifecycle.versions.name)
     alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
     with nullcontext() if request.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
@@ -178,10 +176,7 @@ def _reference(lifecycle: Lifecycle, bundle: ModelBundle) -> ValidatedTable:
     try:
         return reference_table(bundle, lifecycle.place.workspace / "data")
     except KeyError as error:
-        raise ConfigError(
-            f"the lineage of {bundle.version} does not name its table: {error}",
-            remedy="train and promote a version with this tasador first",
-        ) from None
+        raise LineageError.of_table(bundle.version, error) from None
 
 
 def _rows(
