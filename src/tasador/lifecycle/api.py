@@ -119,6 +119,7 @@ class Lifecycle:
         """
         with tempfile.TemporaryDirectory(prefix="tasador-gates-") as folder:
             destination = Path(folder) / "bundle"
+            # the workspace's own key counts here, which `load_bundle` by itself does not know
             trusted = trusted_keys(self.place.workspace)
             self.versions.fetch(version.number, destination)
             yield load_bundle(destination, trusted=trusted)
@@ -172,6 +173,7 @@ class Lifecycle:
             for write in operation.writes:
                 if write.kind == "alias" and write.value and not checked:
                     self.check_trusted(find_version(self.versions, write.value))
+            # before the alias moves: an experiment that is left over would go on sending it traffic
             book.end("stopped", who, lambda one: _stops(operation, one))
             return operation
 
@@ -227,6 +229,7 @@ def list_models(place: Place) -> tuple[list[ModelVersion], list[str]]:
     found: list[ModelVersion] = []
     notes: list[str] = []
     for name in [place.model] if place.model else _registered(place):
+        # every model has a ledger of its own
         with opened(replace(place, model=name)) as lifecycle:
             versions, own = lifecycle.listed()
         found, notes = found + versions, notes + own
@@ -241,6 +244,7 @@ def choose_model(place: Place, name: str) -> None:
         RegistryError: The registry cannot be reached.
         StorageError: The disk refuses.
     """
+    # a workspace that never registered has bundles, and no registry to ask
     bundles = bundle_names(place.workspace / "bundles")
     known = sorted({*bundles, *_registered(place, missing_ok=bool(bundles))})
     if name not in known:

@@ -91,6 +91,7 @@ def promote(
     details: dict[str, object] = {"forced": request.force}
     if request.alias not in ALIASES:
         raise NotAllowedError.unknown_place(request.alias, ALIASES)
+    # a script that promotes twice must neither fail nor fill the history
     if version.number == versions.aliases().get(request.alias):
         same = Operation(
             "", "promote", version.number, present, present, (), who, "", {"alias": request.alias}

@@ -137,6 +137,7 @@ def reproduce(
         settings, missing = settings_of(bundle)
         differences = _differences(bundle)
         table = _table(bundle, lifecycle.place.workspace / "data", folder / "data")
+        # before the training, which may take hours: one may want to stop it for these
         for difference in differences:
             tell(difference)
         if isinstance(table, str):
@@ -148,6 +149,7 @@ def reproduce(
         built = load_bundle(folder / "bundles" / outcome.outcome["folder"], trusted=None)
         X = _rows(bundle, folder / "data", table.content_hash)
         own, other = bundle.value_arrays(X), built.value_arrays(X)
+        # a difference from an estimate of zero would be divided by zero
         gaps = np.abs(other[0] - own[0]) / np.maximum(np.abs(own[0]), 1e-300)
         return Reproduced(
             bundle.version,

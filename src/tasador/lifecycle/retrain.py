@@ -49,6 +49,7 @@ def important_columns(bundle: ModelBundle, X: Floats, share: float) -> frozenset
         X: Shape (n, p): encoded rows; at most 500 of them are used.
         share: In [0, 1].
     """
+    # a fixed seed: the same champion has the same important columns in every round
     random = seeds.generator(0, "importance")
     rows = X if len(X) <= _ROWS else X[np.sort(random.choice(len(X), _ROWS, replace=False))]
     before = bundle.predict(rows)
@@ -59,6 +60,7 @@ def important_columns(bundle: ModelBundle, X: Floats, share: float) -> frozenset
         moved.append(float(np.mean(np.abs(bundle.predict(shuffled) - before))))
     total = sum(moved)
     names = bundle.contract.feature_names
+    # a model that no column moves: any of them may matter to the next one
     if total <= 0:
         return frozenset(names)
     return frozenset(n for n, one in zip(names, moved, strict=True) if one / total >= share)
@@ -134,6 +136,7 @@ def retrain(
     if champion is None:
         raise NoChampionError.to_retrain(lifecycle.versions.name)
     alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    # a dry run changes nothing, and may look while somebody else retrains
     with nullcontext() if request.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, request, reference.X)
@@ -216,6 +219,7 @@ def _situation(
     )  # fmt: skip
     own = (ledger.model, bundle.version)
     now, policy = clock.seconds(), request.settings
+    # `decide` looks at no more windows than its triggers need
     windows = max(policy.psi_windows, policy.performance_windows)
     verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
     trainings = ledger.audit.read(subject=ledger.model, action="retrain")
@@ -269,6 +273,7 @@ def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
     on to the training part, and there would be nothing to compare the two models on.
     """
     settings, _ = settings_of(bundle)
+    # where the champion is registered, wherever it was trained
     tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
     how = replace(settings.segregate, method="row_hash")
     settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
@@ -298,6 +303,7 @@ def _noted(
     note("intent")
     try:
         yield details
+    # also on Ctrl-C: without an end in the history the attempt would look as if it still ran
     except BaseException as error:
         ours = isinstance(error, TasadorError)
         text = str(error) if ours else f"{type(error).__name__}: {error}"
@@ -330,6 +336,7 @@ def _reconcile(
     if settled is not None:
         operation = settled.operation
         lines.append(f"{operation.action} of version {operation.version}: {operation.reason}")
+    # one change at a time: a retraining would take the challenger's alias from the canary
     report = canary.status(lifecycle)
     if report is not None and report.experiment.status == "running":
         one = report.experiment

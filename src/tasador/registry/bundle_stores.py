@@ -238,6 +238,7 @@ def read_pointer(
         if isinstance(error.__cause__, FileNotFoundError):
             raise NoBundleError.published(location) from None
         raise
+    # written elsewhere: whatever it makes Python raise, it is not a pointer
     try:
         return _parsed(data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -312,6 +313,7 @@ def _parsed(data: bytes) -> Pointer:
     sizes = pointer.files.values()
     if len(pointer.files) > _MOST_FILES or not all(type(n) is int and n >= 0 for n in sizes):
         raise ValueError(f"at most {_MOST_FILES} files with their sizes")
+    # the names become paths on this disk
     for name in pointer.files:
         if "/" in checked_path(name):
             raise ValueError("files without a folder")

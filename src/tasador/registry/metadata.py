@@ -57,6 +57,7 @@ def next_release(manifest: Manifest, earlier: Sequence[ModelVersion]) -> str:
         if version.release and version.tags.get("content_hash") == manifest.content_hash:
             return version.release
     taken = {version.release for version in earlier}
+    # registered elsewhere before: it keeps the name that people know, unless that is taken here
     if manifest.release and manifest.release not in taken:
         return manifest.release
     if not earlier:

@@ -335,6 +335,7 @@ class MlflowServer:
     def _base(self) -> str:
         """The address without credentials."""
         parts = urllib.parse.urlsplit(self.uri)
+        # what follows the last @: a password may hold one
         host = parts.netloc.rpartition("@")[2]
         return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 

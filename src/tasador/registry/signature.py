@@ -374,6 +374,7 @@ class KeyPair:
             ConfigError: The private key that exists cannot be used.
             MissingExtraError: ``cryptography`` is not installed.
         """
+        # an older key stays: bundles that it signed would no longer be trusted
         new = not self.private.exists()
         pem, shown = new_key_pair(None if new else self.private, password())
         if new:
@@ -439,6 +440,7 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
     for folder in _bundles(workspace):
         if (folder / SIGNATURE).exists():
             continue
+        # a link may lead to somebody else's bundle, which this key must not vouch for
         if not folder.resolve().is_relative_to(workspace.resolve()):
             problems.append(f"{folder} is not in this workspace and was not signed")
             continue

@@ -302,6 +302,7 @@ def fetch_offered(
         data = reader.read_artifact(f"{base}/{MANIFEST_NAME}", limits.manifest_bytes, deadline)
         manifest = Manifest.from_json(data)
         total = sum(entry.bytes for entry in manifest.files.values())
+        # before anything else is fetched
         if total > limits.total_bytes:
             raise OfferedBundleError.too_large(offered.identity, limits.total_bytes, total)
         with atomic_folder(destination) as temporary:
@@ -357,12 +358,14 @@ class Choice:
             aliases = {alias: one.number for one in listed for alias in one.aliases}
             try:
                 number = pick_version(name, listed, aliases, self.version).number
+            # a source without an answer, not a wrong setting: a service asks its next source
             except ConfigError as error:
                 said = error.message
                 raise NothingOfferedError(said, expected=error.expected, got=error.got) from None
             return reader.version(name, number, deadline)
         try:
             return reader.resolve(name, self.alias or CHAMPION, deadline)
+        # whoever names an alias means that one, and no other version
         except NothingOfferedError:
             if self.alias:
                 raise

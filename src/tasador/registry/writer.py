@@ -150,6 +150,7 @@ def _golden(parts: BundleParts) -> dict[str, Floats]:
     X = np.ascontiguousarray(parts.golden[:GOLDEN_ROWS], dtype=np.float64)
     if 0 < len(X) < GOLDEN_ROWS:  # a very small table: its rows again
         X = np.resize(X, (GOLDEN_ROWS, X.shape[1]))
+    # by onnxruntime alone: it is the reference that every machine's kernel is compared with
     score = OnnxRegressor(parts.model).predict(parts.features.transform(X))
     return {"X": X, "prediction": parts.target.inverse(score)}
 

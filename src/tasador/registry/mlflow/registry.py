@@ -330,6 +330,7 @@ def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path |
             raise DeletedExperimentError.of(name, found.experiment_id)
         return str(found.experiment_id)
     database = sqlite_file(tracking_uri)
+    # a server has its own place for artifacts, an embedded registry has none
     root = artifact_root or (database.parent / "mlartifacts" if database else None)
     location = root.resolve().as_uri() if root else None
     return str(client.create_experiment(name, artifact_location=location))
@@ -542,6 +543,7 @@ def registered_models(uri: str) -> list[str]:
 def list_registered(uri: str) -> list[str]:
     """Return what `registered_models` does, without MLflow's packages where they are not needed."""
     try:
+        # MLflow's client takes seconds to import: what is only read is read without it
         return registry_reader(uri).models(Deadline.after(_READ_S))
     except NothingOfferedError:
         return []
