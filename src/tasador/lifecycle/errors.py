@@ -5,7 +5,7 @@
     RegistryError
     └── AliasUpdateError        an alias is not changed, or half: somebody else's work, an outage
     StorageError
-    └── ResultNotNotedError     an alias was changed, and the database could not be told
+    └── ResultNotNotedError     an alias was changed, and the database does not have it
     ConfigError
     ├── NotAllowedError         a version that may not have the place, or not leave it, like this
     ├── NoChampionError         a champion or challenger is asked for, and there is none
@@ -94,7 +94,7 @@ class AliasUpdateError(RegistryError):
 
 
 class ResultNotNotedError(StorageError):
-    """The database could not be told what was done."""
+    """An alias was changed, and the database does not have the result."""
 
     @classmethod
     def of(cls, operation: str, error: TasadorError) -> ResultNotNotedError:

@@ -31,7 +31,7 @@ class InvalidManifestError(BundleError):
 
     @classmethod
     def of_value(cls, where: str, expected: str, got: Any) -> InvalidManifestError:
-        """Return the error of a value of another kind."""
+        """Return the error of a value of a different type."""
         return cls(
             f"{MANIFEST_NAME}: {where} cannot be read",
             expected=expected,

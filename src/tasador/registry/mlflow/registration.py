@@ -153,7 +153,7 @@ def version_tags(run: MlflowRun) -> dict[str, str]:
         "tasador_run": run.run_id,
     }
     tags |= {f"test.{name}": f"{one.value:.6g}" for name, one in sorted(run.test_metrics.items())}
-    # whatever a caller adds, the tags that versions are found and judged by keep their values
+    # whatever a caller adds, the tags that versions are found and compared by keep their values
     names = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
     return {**names, **tags}
 
