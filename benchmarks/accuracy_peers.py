@@ -35,7 +35,7 @@ from inputs import bundle_folder, real_table
 from isolation import isolate
 from peer_environments import PEERS, peer_python
 from tasador.metrics.regression import all_metrics, label
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 
 Floats = NDArray[np.float64]
 HERE = Path(__file__).parent

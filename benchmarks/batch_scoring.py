@@ -34,9 +34,9 @@ from tasador.data.readers import read_table
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.conformal import calibrate
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.scoring.files import ScoreRequest, score_files
-from tasador.serving.batching.predictor import Predictor
+from tasador.serving.request_parsing import Predictor
 from tasador.trees.importers import from_lightgbm
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import load_model

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from inputs import real_table
 from isolation import isolate
 from tasador.core import seeds
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.training.context import load_part
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from isolation import isolate
 from tasador.contract.model import TableContract
 from tasador.monitoring.checks.performance import share_interval
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.summaries.reference import Reference, build_reference
+from tasador.monitoring.reference import Reference, build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
 

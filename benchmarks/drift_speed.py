@@ -43,9 +43,9 @@ OURS = (
     + """
 from tasador.ops.monitor_files import describe_columns
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.inputs.table_reader import Fields, TableFile
+from tasador.monitoring.table_reader import Fields, TableFile
 from tasador.monitoring.thresholds import Thresholds
-from tasador.monitoring.inputs.reference_builder import read_reference, read_windows
+from tasador.monitoring.reference_builder import read_reference, read_windows
 import lightgbm, numpy, pyarrow.parquet, polars
 imported = time.perf_counter() - started
 before, now = TableFile.open(sys.argv[1]), TableFile.open(sys.argv[2])

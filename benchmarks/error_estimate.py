@@ -30,7 +30,7 @@ from tasador.metrics.regression import METRICS
 from tasador.modeling.conformal import calibrate
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.summaries.reference import Reference, build_reference
+from tasador.monitoring.reference import Reference, build_reference
 from tasador.monitoring.window import Window
 
 Floats = NDArray[np.float64]

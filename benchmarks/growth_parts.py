@@ -214,7 +214,7 @@ def judge_drift(job: Job) -> None:
     """Judge as many rows as there are against a reference of as many."""
     from drift_speed import textbook_psi
     from tasador.monitoring.evaluate import evaluate
-    from tasador.monitoring.summaries.reference import build_reference
+    from tasador.monitoring.reference import build_reference
     from tasador.monitoring.window import Window
 
     contract, X = job.contract, job.load("X_train")

@@ -12,7 +12,7 @@ from tasador.contract.model import TableContract
 from tasador.core.errors import TasadorError
 from tasador.data.sources import find_local, load_table
 from tasador.data.validation import ValidatedTable, validate_table
-from tasador.registry.stores.local import newest_bundle
+from tasador.registry.bundle_stores import newest_bundle
 from tasador.settings.compose import compose
 
 REMEDY = "set TASADOR_REAL_DATA to its folder"

@@ -22,7 +22,7 @@ from pathlib import Path
 from figures import Figures
 from inputs import real_table
 from isolation import isolate
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 
 ROW = {
     "longitude": -122.23,

@@ -27,7 +27,7 @@ from big_table import least_error, make_table
 from figures import Figures
 from isolation import isolate
 from main_job import newest, newest_bundle
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 
 MINUTES, GIGABYTES = 30.0, 8.0
 #: The median error may be so many times that of who knows how the table was made.

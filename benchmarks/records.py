@@ -27,10 +27,10 @@ import numpy as np
 import uvloop
 
 from isolation import isolate
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Record, new_ids
 from tasador.records.store import RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import Mode, RecordSettings, Synchronous
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

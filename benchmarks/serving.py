@@ -37,7 +37,7 @@ from figures import Figures
 from inputs import bundle_folder, real_table
 from isolation import isolate
 from main_job import ROW, Figure
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 
 HERE = Path(__file__).parent
 PEERS = HERE / "serving_peers"

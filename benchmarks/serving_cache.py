@@ -34,10 +34,10 @@ from inputs import bundle_folder
 from isolation import isolate
 from main_job import ROW
 from serving import Target, free_port, post, running, tasador_environment, wait_until_answered
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.serving.batching.batcher import Batcher
-from tasador.serving.batching.cache import make_cache
-from tasador.serving.batching.predictor import Predictor
+from tasador.registry.model_bundle import load_bundle
+from tasador.serving.batcher import Batcher
+from tasador.serving.cache import make_cache
+from tasador.serving.request_parsing import Predictor
 from tasador.settings.serving import CacheSettings
 
 BATCHES = (1, 50)

@@ -25,7 +25,7 @@ from inputs import bundle_folder, table_of
 from isolation import isolate
 from tasador.core.kernels import SWITCH, native
 from tasador.data.readers import read_table
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 
 Floats = NDArray[np.float64]
 SIZES = (1, 16, 10_000)

@@ -19,7 +19,7 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.conformal import calibrate
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.writer import BundleParts, write_bundle
+from tasador.registry.writer import BundleParts, write_bundle
 from tasador.trees.importers import from_sklearn
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

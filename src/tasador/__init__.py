@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from tasador.lifecycle.first_champion import train
     from tasador.metrics.regression import all_metrics
     from tasador.modeling.prediction import Valuation
-    from tasador.registry.bundle.archive import pack, unpack
-    from tasador.registry.bundle.model_bundle import ModelBundle
+    from tasador.registry.archive import pack, unpack
     from tasador.registry.mlflow.registry import download_bundle
+    from tasador.registry.model_bundle import ModelBundle
     from tasador.settings.compose import compose
 
 __version__ = version("tasador")
@@ -29,7 +29,7 @@ __version__ = version("tasador")
 _HOME = {
     "FeaturePipeline": "features.pipeline",
     "FittedFeatures": "features.pipeline",
-    "ModelBundle": "registry.bundle.model_bundle",
+    "ModelBundle": "registry.model_bundle",
     "TableContract": "contract.model",
     "TasadorError": "core.errors",
     "Valuation": "modeling.prediction",
@@ -37,10 +37,10 @@ _HOME = {
     "compose": "settings.compose",
     "download_bundle": "registry.mlflow.registry",
     "load_bundle": "inference.load",
-    "pack": "registry.bundle.archive",
+    "pack": "registry.archive",
     "read_contract": "contract.reader",
     "train": "lifecycle.first_champion",
-    "unpack": "registry.bundle.archive",
+    "unpack": "registry.archive",
 }
 
 __all__ = [

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.monitoring.summaries.reference import build_reference
-from tasador.registry.bundle.writer import write_bundle
+from tasador.monitoring.reference import build_reference
+from tasador.registry.writer import write_bundle
 from tasador.serving.http.auth import new_key
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

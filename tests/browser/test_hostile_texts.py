@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.process import Server, free_port
-from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.writer import write_bundle
 from tasador.reporting.model_card import ModelDocument, ModelFacts, to_markdown
 
 from .conftest import App, start_app

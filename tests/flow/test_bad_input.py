@@ -22,7 +22,7 @@ import pytest
 
 from fixtures.command_line import run_here
 from tasador.data.synthetic import generate
-from tasador.registry.stores.local import newest_bundle
+from tasador.registry.bundle_stores import newest_bundle
 
 N = 200
 pytestmark = pytest.mark.usefixtures("quick_pictures")

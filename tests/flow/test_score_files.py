@@ -21,7 +21,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from tasador.cli.app import main
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 Run = Callable[..., tuple[int, str, str]]
 MADE = ["prediction", "lower", "upper", "warnings", "error"]

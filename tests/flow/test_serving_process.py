@@ -26,7 +26,7 @@ from fixtures.process import Server, free_port
 from fixtures.redis import Redis
 from tasador.records.database import Database
 from tasador.records.shared_state import WATCHER, Leases
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 
 ROW = {"lon": -3.7, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}
 #: How often a service under load is killed; `TASADOR_KILLS=20 pytest -k kill` for the whole proof.

@@ -27,15 +27,15 @@ from tasador.contract.encoding import Encoder
 from tasador.core.errors import ConfigError, ServingError
 from tasador.monitoring.alerts import AlertRule
 from tasador.monitoring.notifications import RouteSettings
+from tasador.monitoring.reference import build_reference
 from tasador.monitoring.settings import WatchSettings
-from tasador.monitoring.summaries.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.ops.monitor_daemon import Watcher
 from tasador.ops.simulate import SCENARIOS, Simulation, scenario, simulate
 from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.writer import write_bundle
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import write_bundle
 from tasador.settings.serving import SourceSettings
 
 ROWS = 400

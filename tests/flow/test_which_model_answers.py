@@ -28,12 +28,12 @@ from tasador.core.errors import BundleError, ConfigError, NothingOfferedError, R
 from tasador.lifecycle.api import Place, opened
 from tasador.lifecycle.first_champion import after_run
 from tasador.lifecycle.promote import PromotionRequest, promote
-from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.reference import build_reference
 from tasador.ops.api_client import ApiClient
 from tasador.records.database import Database
-from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.settings.run import GateSettings
 
@@ -299,7 +299,7 @@ def test_a_workspace_that_was_moved_finds_the_champion_among_its_bundles(
 def test_of_two_models_the_one_in_use_or_the_one_that_fits_is_taken_never_a_mix(
     tasador, workspace, template, versions, served
 ):
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     shops = load_bundle(template / "shops")
     register(workspace, shops, "run-shops")
@@ -462,7 +462,7 @@ def test_no_order_of_canary_promotion_rollback_and_rejection_leaves_a_version_wi
 def test_a_model_of_generated_rows_does_not_become_champion_by_itself(
     workspace, written_bundle, monkeypatch
 ):
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     monkeypatch.setattr("os.environ", dict(os.environ))
     new = workspace / "new"

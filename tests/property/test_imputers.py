@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
 from tasador.features.imputation import STRATEGIES, Imputer, Strategy, fit_imputer
-from tasador.registry.format.arrays import read_arrays, write_arrays
+from tasador.registry.arrays import read_arrays, write_arrays
 
 NAN = float("nan")
 CONTRACT: TableContract = from_dict(

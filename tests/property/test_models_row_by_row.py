@@ -17,7 +17,7 @@ from sklearn.ensemble import (
 
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.importers import from_lightgbm, from_sklearn
 from tasador.trees.onnx_export import to_onnx

@@ -13,7 +13,7 @@ from tasador.contract.encoding import Encoder
 from tasador.contract.model import Column, TableContract, Target
 from tasador.contract.row_check import RowCheck
 from tasador.core.errors import ValidationError
-from tasador.serving.api.schemas import example_row, row_model
+from tasador.serving.api.openapi import example_row, row_model
 
 KINDS = ("flat", "House", "VILLA")
 CONTRACT = TableContract(

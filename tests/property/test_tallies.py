@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasador.contract.model import Column
-from tasador.monitoring.summaries import window_summary as tallies
-from tasador.monitoring.summaries.reference import build_reference
-from tasador.monitoring.summaries.window_summary import WindowSummary
+from tasador.monitoring import window_summary as tallies
+from tasador.monitoring.reference import build_reference
 from tasador.monitoring.verdict import Finding
 from tasador.monitoring.window import Window
+from tasador.monitoring.window_summary import WindowSummary
 
 N = 400
 COLUMNS = (

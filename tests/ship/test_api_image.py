@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fixtures.object_stores import gs_emulator
-from tasador.registry.stores.published import publish_bundle
+from tasador.registry.bundle_stores import publish_bundle
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "prove_api_image.py"
 ROW = {"lon": -3.5, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "flat"}

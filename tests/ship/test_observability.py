@@ -16,8 +16,8 @@ import yaml
 
 from tasador.ops.monitor_daemon import VerdictMetrics
 from tasador.serving.bootstrap import Assembly
+from tasador.serving.circuit_breaker import Breaker, OpenCircuitError
 from tasador.serving.metrics import BREAKER_STATES
-from tasador.serving.model_loading.circuit_breaker import Breaker, OpenCircuitError
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import ServeSettings, SourceSettings
 

@@ -128,7 +128,7 @@ def real_bundle(bundle_parts, tmp_path_factory) -> Path:
     """A bundle of real origin; do not change it."""
     import dataclasses
 
-    from tasador.registry.bundle.writer import write_bundle
+    from tasador.registry.writer import write_bundle
 
     folder = tmp_path_factory.mktemp("real") / "houses-real"
     write_bundle(folder, dataclasses.replace(bundle_parts, origin="real"))
@@ -140,7 +140,7 @@ def newer_bundle(bundle_parts, tmp_path_factory) -> Path:
     """Another bundle of real origin, of the same contract, with wider intervals."""
     import dataclasses
 
-    from tasador.registry.bundle.writer import write_bundle
+    from tasador.registry.writer import write_bundle
 
     folder = tmp_path_factory.mktemp("newer") / "houses-newer"
     interval = dataclasses.replace(

@@ -147,7 +147,7 @@ def compare(
     from tasador.core.hashing import to_plain
     from tasador.lifecycle.api import opened
     from tasador.lifecycle.gate_evaluation import evaluate_version
-    from tasador.registry.stores.versions import find_version
+    from tasador.registry.versions import find_version
 
     with opened(place_of(workspace, registry, records, model)) as lifecycle:
         one, other = (find_version(lifecycle.versions, name) for name in (version, against))

@@ -267,9 +267,8 @@ def sign(
     """
     from tasador.lifecycle.api import Place
     from tasador.ops.publish_bundle import sign_registered
-    from tasador.registry.bundle.trust import KeyPair, password, signing_key
-    from tasador.registry.format.signature import sign_bundle
-    from tasador.registry.stores.versions import CHAMPION
+    from tasador.registry.signature import KeyPair, password, sign_bundle, signing_key
+    from tasador.registry.versions import CHAMPION
 
     if make_key:
         pair = KeyPair(workspace)
@@ -306,9 +305,8 @@ def verify(
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Verify a bundle: its files, its predictions and its signature."""
-    from tasador.registry.bundle.model_bundle import load_bundle
-    from tasador.registry.bundle.trust import trusted_keys
-    from tasador.registry.format.signature import TrustedKeys
+    from tasador.registry.model_bundle import load_bundle
+    from tasador.registry.signature import TrustedKeys, trusted_keys
 
     trusted = TrustedKeys.read(key) if key else trusted_keys(workspace)
     loaded = load_bundle(_folder(bundle, workspace), trusted=trusted)
@@ -317,7 +315,7 @@ def verify(
 
 
 def _folder(bundle: Path | None, workspace: Path) -> Path:
-    from tasador.registry.stores.local import newest_bundle
+    from tasador.registry.bundle_stores import newest_bundle
 
     return bundle or newest_bundle(workspace / "bundles")
 

@@ -90,7 +90,7 @@ def prune(
         tasador records prune --older-than 90d --yes
     """
     from tasador.records.audit_log import AuditTrail
-    from tasador.records.retention import Retention
+    from tasador.records.maintenance import Retention
     from tasador.records.time_parsing import parse_span, show_moment
 
     settings = _settings(database, spool)
@@ -128,9 +128,9 @@ def stats(
     spool: SpoolOption = None,
 ) -> None:
     """Count the records of each version, and what waits in spools."""
+    from tasador.records.spool import waiting_bytes
     from tasador.records.store import RecordStore
     from tasador.records.time_parsing import show_moment
-    from tasador.records.writer.spool import waiting_bytes
 
     settings = _settings(database, spool)
     with _opened(settings) as opened:
@@ -190,7 +190,7 @@ def replay(database: DatabaseOption = None, spool: SpoolOption = None) -> None:
 
     A running service does it too.
     """
-    from tasador.records.writer.maintenance import replay_orphans
+    from tasador.records.maintenance import replay_orphans
 
     settings = _settings(database, spool)
     with _opened(settings, new=True) as opened:

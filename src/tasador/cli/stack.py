@@ -125,7 +125,7 @@ def trust_workspace(workspace: Path) -> list[str]:
     where keys or other sources are configured.
     """
     from tasador.inference.sources import LOCAL, OBJECT_STORE, TRACKING_URI
-    from tasador.registry.bundle.trust import VARIABLE, KeyPair, sign_workspace
+    from tasador.registry.signature import VARIABLE, KeyPair, sign_workspace
 
     configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
     if any(os.environ.get(name) is not None for name in configured):

@@ -238,8 +238,8 @@ def monitor(
     from tasador.core.parallel import RaySettings
     from tasador.core.ray_engine import open_engine
     from tasador.core.storage import write_text
-    from tasador.monitoring.inputs.table_reader import Fields
     from tasador.monitoring.settings import read_watch_settings
+    from tasador.monitoring.table_reader import Fields
     from tasador.ops.monitor_files import Comparison, exit_code, monitor_files, parse_rules
 
     rules = parse_rules(rule or [], read_watch_settings().limits)

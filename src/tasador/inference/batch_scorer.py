@@ -17,7 +17,7 @@ from tasador.contract.arrow_encoding import encode_arrow, rows_of
 from tasador.contract.encoding import sent_as
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasador.registry.bundle import model_bundle as bundles
-from tasador.registry.format.manifest import MANIFEST_NAME
+from tasador.registry import model_bundle as bundles
+from tasador.registry.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from tasador.registry.bundle.model_bundle import ModelBundle
-    from tasador.registry.format.integrity import BundleLimits
-    from tasador.registry.format.signature import Trusted
+    from tasador.registry.integrity import BundleLimits
+    from tasador.registry.model_bundle import ModelBundle
+    from tasador.registry.signature import Trusted
 
 
 def load_bundle(
@@ -66,7 +66,7 @@ def load_bundle(
         return load(path, trusted)
     # imported where it is needed: a bundle's folder loads without the extra `serve`
     from tasador.inference.model_choice import BundleChoice, chosen_bundle
-    from tasador.registry.format.signature import TrustedKeys
+    from tasador.registry.signature import TrustedKeys
 
     choice = BundleChoice(path, model=model, alias=alias, version=version)
     with chosen_bundle(choice) as chosen:

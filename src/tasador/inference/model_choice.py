@@ -34,11 +34,10 @@ from tasador.inference.sources import (
     with_defaults,
     workspace_registry,
 )
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.bundle.trust import trusted_files
-from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.format.signature import TrustedKeys
-from tasador.registry.stores.versions import only_model, used_model
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.signature import TrustedKeys, trusted_files
+from tasador.registry.versions import only_model, used_model
 from tasador.settings.serving import SourceSettings, read_settings, variable
 
 _FETCH_S = 600.0

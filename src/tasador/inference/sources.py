@@ -20,22 +20,23 @@ from tasador.core.errors import (
 )
 from tasador.core.hashing import fingerprint
 from tasador.core.storage import Patience, local_folder, require_driver
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.registry.bundle.trust import VARIABLE as TRUSTED_KEYS
-from tasador.registry.bundle.trust import trusted_files
-from tasador.registry.format.integrity import BundleLimits, read_verified
-from tasador.registry.format.manifest import MANIFEST_NAME
-from tasador.registry.mlflow.client import without_password
-from tasador.registry.stores.local import bundle_names, newest_bundle
-from tasador.registry.stores.mlflow_reader import registry_reader
-from tasador.registry.stores.published import (
+from tasador.registry.bundle_stores import (
     Pointer,
+    bundle_names,
     fetch_published,
+    newest_bundle,
     prune_published,
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.stores.versions import (
+from tasador.registry.integrity import BundleLimits, read_verified
+from tasador.registry.manifest import MANIFEST_NAME
+from tasador.registry.mlflow.client import without_password
+from tasador.registry.mlflow_reader import registry_reader
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.signature import VARIABLE as TRUSTED_KEYS
+from tasador.registry.signature import trusted_files
+from tasador.registry.versions import (
     Choice,
     OfferedVersion,
     RegistryReader,
@@ -120,7 +121,7 @@ class MlflowSource:
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """What is published under a location, see `registry.stores.published`.
+    """What is published under a location, see `registry.bundle_stores`.
 
     Attributes:
         location: ``gs://``, ``s3://`` or a folder.
@@ -196,7 +197,7 @@ class LastGoodSource:
     """A copy of the bundle that last served, on this machine's disk.
 
     Attributes:
-        folder: Where it is; the layout is that of `registry.stores.published`.
+        folder: Where it is; the layout is that of `registry.bundle_stores`.
         model_name: The model that is served; a copy of another one is not used.
         registry: The registry on the same disk. While it can be read, a copy of another version
             than the one it offers is not used.

@@ -1,5 +1,6 @@
-"""Changing aliases and tags so that nothing stays half done.
+"""Changing aliases and tags so that nothing stays half done; `Ledger`, the log of these changes.
 
+The registry's alias decides what is served. The ledger, in the database, says what tasador meant.
 Order: intent into the database, the deciding write into the registry, its other writes, result
 into the database. Whatever dies between two of these leaves a pending intent. The next command
 asks the registry whether the deciding write was made: if so the rest is finished, if not the
@@ -8,14 +9,21 @@ intent is given up. Both are what the audit trail then says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tasador.core.errors import ConfigError, RegistryError, StorageError
-from tasador.lifecycle.promotion_log import Ledger, Operation, Standing, Write, new_operation_id
-from tasador.records.shared_state import Lease
-from tasador.registry.stores.versions import (
+from tasador.core.errors import RegistryError, StorageError
+from tasador.lifecycle.errors import AliasUpdateError, NotAllowedError, ResultNotNotedError
+from tasador.records.audit_log import AuditEntry, AuditTrail
+from tasador.records.database import Database
+from tasador.records.record import new_id
+from tasador.records.shared_state import Lease, Leases, SharedState
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,
@@ -25,6 +33,240 @@ from tasador.registry.stores.versions import (
     ModelVersion,
     Versions,
 )
+
+#: Longer than the slowest single answer of a registry, shorter than anybody's patience.
+LEASE_S = 30.0
+_KEPT = 50
+
+
+@dataclass(frozen=True)
+class Write:
+    """One change in the registry that may be made again without harm.
+
+    Attributes:
+        kind: ``alias`` or ``tag``.
+        name: The alias, or the tag's key.
+        value: The version's number the alias shall point to (empty: none), or the tag's value.
+        version: The tagged version; empty for an alias.
+    """
+
+    kind: str
+    name: str
+    value: str
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something done to a model's versions.
+
+    Attributes:
+        id: Its name in the audit trail.
+        action: ``promote``, ``rollback``, ``reject``...
+        version: The version it is about.
+        before: The champion before it; empty for none.
+        after: The champion after it.
+        writes: What is changed in the registry. The first one decides: once it is made the
+            operation has happened.
+        actor: Who.
+        reason: Why.
+        details: More, e.g. the gates' results; JSON's own types.
+    """
+
+    id: str
+    action: str
+    version: str
+    before: str
+    after: str
+    writes: tuple[Write, ...]
+    actor: str
+    reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """What it does, for messages."""
+        return f"{self.action} of version {self.version}"
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Operation:
+        """Read what `asdict` made."""
+        return cls(**{**plain, "writes": tuple(Write(**write) for write in plain["writes"])})
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a model stands.
+
+    Attributes:
+        champion: The champion's number; empty for none.
+        previous: Earlier champions, the latest last.
+        pending: What was begun and not ended.
+        seen: Version of the database's entry; changes name it.
+    """
+
+    champion: str = ""
+    previous: tuple[str, ...] = ()
+    pending: Operation | None = None
+    seen: int = 0
+
+    def moved(self, champion: str, *, back: bool = False) -> Standing:
+        """Return the standing with another champion; `back` takes it from the earlier ones."""
+        if champion == self.champion:
+            return self
+        if back and champion in self.previous:
+            place = len(self.previous) - 1 - self.previous[::-1].index(champion)
+            return replace(self, champion=champion, previous=self.previous[:place])
+        before = (*self.previous, self.champion) if self.champion else self.previous
+        return replace(self, champion=champion, previous=before[-_KEPT:])
+
+
+class Ledger:
+    """The ledger of one model.
+
+    Args:
+        database: Where records, state and audit trail are.
+        model: The registered model's name.
+    """
+
+    def __init__(self, database: Database, model: str) -> None:
+        self.model = model
+        self.database = database
+        self.audit = AuditTrail(database)
+        self._state = SharedState(database)
+        self._leases = Leases(database)
+        self._key = f"lifecycle/{model}"
+
+    def standing(self) -> Standing:
+        """Return where the model stands now."""
+        entry = self._state.get(self._key)
+        if entry.value is None:
+            return Standing()
+        pending = entry.value["pending"]
+        return Standing(
+            champion=entry.value["champion"],
+            previous=tuple(entry.value["previous"]),
+            pending=None if pending is None else Operation.from_plain(pending),
+            seen=entry.version,
+        )
+
+    @contextmanager
+    def lease(self, actor: str) -> Iterator[Lease]:
+        """Be the only one who changes this model while the body runs.
+
+        Raises:
+            RegistryError: Somebody else is at it; says who.
+        """
+        lease = self._leases.acquire(self._key, _holder(actor), LEASE_S)
+        if lease is None:
+            other = self._leases.holder(self._key) or "somebody"
+            raise AliasUpdateError.being_changed(self.model, other, LEASE_S)
+        try:
+            yield lease
+        finally:
+            self._leases.release(lease)
+
+    @contextmanager
+    def busy(self, work: str, actor: str) -> Iterator[None]:
+        """Be the only one at some long work on this model; the lease is renewed by a thread.
+
+        Raises:
+            RegistryError: Somebody else is at it; says who.
+        """
+        name = f"{work}/{self.model}"
+        lease = self._leases.acquire(name, _holder(actor), LEASE_S)
+        if lease is None:
+            other = self._leases.holder(name) or "somebody"
+            raise AliasUpdateError(f"{work} of {self.model} is under way: {other}")
+        ended = threading.Event()
+
+        # no lease is as long as a training and ends soon after one that died
+        def keep() -> None:
+            while not ended.wait(LEASE_S / 3):
+                with suppress(StorageError):  # an outage may pass before the lease ends
+                    self._leases.renew(lease, LEASE_S)
+
+        thread = threading.Thread(target=keep, name=f"lease of {work}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with suppress(StorageError):
+                self._leases.release(lease)
+
+    def renew(self, lease: Lease) -> None:
+        """Hold the lease for another while; what is done meanwhile must be shorter than that.
+
+        Raises:
+            RegistryError: It changed hands.
+        """
+        if self._leases.renew(lease, LEASE_S) is None:
+            raise AliasUpdateError.overtaken(self.model)
+
+    def begin(self, lease: Lease, standing: Standing, operation: Operation) -> Standing:
+        """Note the intent, in the state and in the audit trail at once."""
+        return self._write(lease, replace(standing, pending=operation), operation, "intent")
+
+    def end(
+        self, lease: Lease, standing: Standing, operation: Operation, phase: str, note: str = ""
+    ) -> Standing:
+        """Note the result: ``done``, ``repaired``, ``abandoned``, ``failed`` or ``seen``."""
+        # an operation that failed or was given up has moved nothing
+        after = replace(standing, pending=None)
+        if phase in ("done", "repaired", "seen"):
+            if operation.details.get("deleted"):
+                after = replace(after, champion=operation.after)  # nothing to go back to
+            else:
+                after = after.moved(operation.after, back=operation.action == "rollback")
+        return self._write(lease, after, operation, phase, note)
+
+    def note(self, operation: Operation, phase: str, note: str = "") -> AuditEntry:
+        """Write to the audit trail alone: for what was refused, or changes no version."""
+        return self.audit.add(
+            operation.actor,
+            operation.action,
+            self.model,
+            from_value=operation.before,
+            to_value=operation.after,
+            reason=operation.reason,
+            details={
+                "operation": operation.id,
+                "phase": phase,
+                "version": operation.version,
+                "note": note,
+                **operation.details,
+            },
+        )
+
+    def _write(
+        self, lease: Lease, new: Standing, operation: Operation, phase: str, note: str = ""
+    ) -> Standing:
+        value = {
+            "champion": new.champion,
+            "previous": list(new.previous),
+            "pending": None if new.pending is None else asdict(new.pending),
+        }
+        # one transaction: the state and its entry in the history cannot come apart
+        with self.database.transaction():
+            if not self._leases.holds(lease):
+                raise AliasUpdateError.overtaken(self.model)
+            entry = self._state.put(self._key, value, new.seen)
+            if entry is None:
+                raise AliasUpdateError.overtaken(self.model)
+            self.note(operation, phase, note)
+        return replace(new, seen=entry.version)
+
+
+def _holder(actor: str) -> str:
+    return f"{actor} (process {os.getpid()} on {socket.gethostname()})"
+
+
+def new_operation_id() -> str:
+    """Return a name for an operation; later ones are greater."""
+    return new_id()
+
 
 CHALLENGER, STAGING = "challenger", "staging"
 ALIASES = (STAGING, CHALLENGER, CHAMPION)
@@ -59,26 +301,18 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Ope
     with ledger.lease(actor) as lease:
         standing, notes = settle(versions, ledger, lease)
         operation = plan(standing)
+        # planning may have asked the registry for long: from here on the lease must hold
         ledger.renew(lease)
         standing = ledger.begin(lease, standing, operation)
         _decide(versions, ledger, lease, standing, operation)
         try:
             _finish(versions, ledger, lease, operation)
         except RegistryError as error:
-            raise RegistryError(
-                f"{operation.action} of version {operation.version} is in force, but the registry "
-                f"failed before its tags and other aliases were set: {error.message}",
-                got=error.got,
-                remedy="the next command finishes it",
-            ) from error
+            raise AliasUpdateError.unfinished(operation.shown, error) from error
         try:
             ledger.end(lease, standing, operation, "done")
         except StorageError as error:
-            raise StorageError(
-                f"{operation.action} of version {operation.version} is in force, but its result "
-                f"could not be noted: {error.message}",
-                remedy="the next command notes it",
-            ) from error
+            raise ResultNotNotedError.of(operation.shown, error) from error
     return OperationResult(operation, notes)
 
 
@@ -97,7 +331,7 @@ def settle(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[Standing, 
         else:
             phase, note = "abandoned", "it died before the registry was changed"
         standing = ledger.end(lease, standing, operation, phase, note)
-        notes.append(f"{operation.action} of version {operation.version}: {note}")
+        notes.append(f"{operation.shown}: {note}")
     champion = versions.aliases().get(CHAMPION, "")
     if champion != standing.champion:
         known = {version.number for version in versions.all()}
@@ -136,23 +370,13 @@ def _decide(
         return
     except RegistryError as error:
         try:
+            # an answer may be lost after the change was made
             if in_force(versions, operation.writes[0]):
                 return
         except RegistryError:
-            raise RegistryError(
-                f"the registry failed during {operation.action} of version {operation.version}; "
-                "whether it took the change is not known",
-                got=error.got or error.message,
-                remedy="the next command finds out and finishes it or gives it up; "
-                "servers go on with what they have",
-            ) from error
+            raise AliasUpdateError.undecided(operation.shown, error) from error
         ledger.end(lease, standing, operation, "failed", str(error))
-        raise RegistryError(
-            f"the registry refused {operation.action} of version {operation.version}; nothing has "
-            f"changed: {error.message}",
-            got=error.got,
-            remedy=error.remedy,
-        ) from error
+        raise AliasUpdateError.refused(operation.shown, error) from error
 
 
 def _finish(versions: Versions, ledger: Ledger, lease: Lease, operation: Operation) -> None:
@@ -197,13 +421,10 @@ def promotion(
     def plan(standing: Standing) -> Operation:
         aliases = versions.aliases()
         if aliases.get(alias) == version.number:
-            raise ConfigError(f"version {version.number} is {alias} already")
+            raise NotAllowedError(f"version {version.number} is {alias} already")
         if expected is not None and standing.champion != expected:
-            raise RegistryError(
-                f"the champion changed from {expected or 'none'} to {standing.champion or 'none'} "
-                f"while version {version.number} was compared with it",
-                remedy="see tasador history; promote again to compare with the new champion",
-            )
+            now = standing.champion
+            raise AliasUpdateError.champion_moved(version.number, expected, now)
         writes = [Write("alias", alias, version.number)]
         after = standing.champion
         if alias == CHAMPION:
@@ -229,11 +450,10 @@ def rejection(versions: Versions, version: ModelVersion, *, actor: str, reason: 
 
     def plan(standing: Standing) -> Operation:
         if CHAMPION in version.aliases or standing.champion == version.number:
-            raise ConfigError(
-                f"version {version.number} is the champion",
-                remedy="roll back first: tasador rollback",
-            )
+            raise NotAllowedError.is_champion(version.number)
         held = [name for name, number in versions.aliases().items() if number == version.number]
+        # the tag first, since the first write decides: what is rejected is not promoted again,
+        # whatever alias it still has
         writes = [
             Write("tag", STATUS_TAG, REJECTED, version.number),
             *(Write("alias", name, "") for name in held),
@@ -258,11 +478,7 @@ def rollback(
     def plan(standing: Standing) -> Operation:
         target = _earlier(versions, standing) if to is None else to.number
         if to is not None and target not in standing.previous:
-            raise ConfigError(
-                f"version {target} has not been champion",
-                expected=f"one of {', '.join(dict.fromkeys(standing.previous)) or '(none)'}",
-                remedy="let it pass the gates: tasador promote",
-            )
+            raise NotAllowedError.never_champion(target, standing.previous)
         left = standing.champion
         writes = [Write("alias", CHAMPION, target)]
         known = {version.number for version in versions.all()}
@@ -287,19 +503,11 @@ def rollback(
 def _earlier(versions: Versions, standing: Standing) -> str:
     """Return the champion before; one that was deleted is named, not skipped."""
     if not standing.previous:
-        raise ConfigError(
-            f"{versions.name} has had no champion before version {standing.champion or 'none'}",
-            remedy="promote another version: tasador promote",
-        )
+        raise NotAllowedError.no_earlier(versions.name, standing.champion)
     target, known = standing.previous[-1], {version.number for version in versions.all()}
     if target not in known:
         left = [number for number in standing.previous[::-1] if number in known]
-        raise RegistryError(
-            f"the champion before was version {target}, which was deleted from the registry",
-            remedy=f"go back further: tasador rollback --to {left[0]}"
-            if left
-            else "promote another version: tasador promote",
-        )
+        raise AliasUpdateError.earlier_deleted(target, left)
     return target
 
 

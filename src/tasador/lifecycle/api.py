@@ -10,23 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasador.core.errors import ConfigError, RegistryError
+from tasador.core.errors import RegistryError
 from tasador.lifecycle.alias_updates import (
     CHALLENGER,
+    Ledger,
+    Operation,
     OperationResult,
     Plan,
+    Standing,
     carry_out,
     rejection,
     rollback,
 )
-from tasador.lifecycle.promotion_log import Ledger, Operation, Standing
+from tasador.lifecycle.errors import UnknownModelError
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.bundle.trust import trusted_keys
+from tasador.registry.bundle_stores import bundle_names
 from tasador.registry.mlflow.registry import registered_models, versions_of
-from tasador.registry.stores.local import bundle_names
-from tasador.registry.stores.versions import (
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.signature import trusted_keys
+from tasador.registry.versions import (
     CHAMPION,
     ModelVersion,
     Versions,
@@ -116,6 +119,7 @@ class Lifecycle:
         """
         with tempfile.TemporaryDirectory(prefix="tasador-gates-") as folder:
             destination = Path(folder) / "bundle"
+            # the workspace's own key counts here, which `load_bundle` by itself does not know
             trusted = trusted_keys(self.place.workspace)
             self.versions.fetch(version.number, destination)
             yield load_bundle(destination, trusted=trusted)
@@ -169,6 +173,7 @@ class Lifecycle:
             for write in operation.writes:
                 if write.kind == "alias" and write.value and not checked:
                     self.check_trusted(find_version(self.versions, write.value))
+            # before the alias moves: an experiment that is left over would go on sending it traffic
             book.end("stopped", who, lambda one: _stops(operation, one))
             return operation
 
@@ -224,6 +229,7 @@ def list_models(place: Place) -> tuple[list[ModelVersion], list[str]]:
     found: list[ModelVersion] = []
     notes: list[str] = []
     for name in [place.model] if place.model else _registered(place):
+        # every model has a ledger of its own
         with opened(replace(place, model=name)) as lifecycle:
             versions, own = lifecycle.listed()
         found, notes = found + versions, notes + own
@@ -238,13 +244,11 @@ def choose_model(place: Place, name: str) -> None:
         RegistryError: The registry cannot be reached.
         StorageError: The disk refuses.
     """
+    # a workspace that never registered has bundles, and no registry to ask
     bundles = bundle_names(place.workspace / "bundles")
     known = sorted({*bundles, *_registered(place, missing_ok=bool(bundles))})
     if name not in known:
-        raise ConfigError(
-            f"there is no model {name!r}", expected=f"one of {', '.join(known) or '(none)'}",
-            remedy="train it with `tasador run`",
-        )  # fmt: skip
+        raise UnknownModelError.of(name, known)
     use_model(place.workspace, name)
 
 

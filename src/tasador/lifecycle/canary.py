@@ -8,9 +8,10 @@ from tasador.core import clock
 from tasador.core.errors import ConfigError, RegistryError
 from tasador.lifecycle.alias_updates import CHALLENGER, OperationResult
 from tasador.lifecycle.api import Lifecycle
+from tasador.lifecycle.errors import CanaryError, NoChampionError
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.records.record import new_id
-from tasador.registry.stores.versions import CHAMPION, find_version
+from tasador.registry.versions import CHAMPION, find_version
 from tasador.serving.experiment import Criteria, Evidence, Experiment, collect
 from tasador.settings.run import GateSettings
 
@@ -36,18 +37,14 @@ def start(lifecycle: Lifecycle, rules: Criteria) -> Experiment:
     aliases = versions.aliases()
     for alias in (CHAMPION, CHALLENGER):
         if alias not in aliases:
-            raise ConfigError(
-                f"{versions.name} has no {alias}", remedy=f"tasador promote VERSION --to {alias}"
-            )
+            raise NoChampionError.for_canary(versions.name, alias)
     champion, challenger = (find_version(versions, a) for a in (CHAMPION, CHALLENGER))
     if champion.bundle == challenger.bundle:
-        raise ConfigError("champion and challenger are the same bundle", got=champion.bundle)
+        raise CanaryError("champion and challenger are the same bundle", got=champion.bundle)
     before, seen = book.read()
     if before is not None and before.status == "running":
-        raise ConfigError(
-            f"a canary of version {before.number} is running",
-            remedy="wait for its end, or stop it: tasador canary stop",
-        )
+        raise CanaryError.running(before.number)
+    # servers would refuse it: there would be an experiment, and no evidence
     lifecycle.check_trusted(challenger)
     now = clock.seconds()
     experiment = Experiment(
@@ -95,6 +92,7 @@ def settle(lifecycle: Lifecycle, gates: GateSettings | None = None) -> Operation
     if experiment is None:
         return None
     version = find_version(lifecycle.versions, experiment.number)
+    # once it is settled, or somebody has decided by hand, the version is challenger no more
     if experiment.status == "passed" and CHALLENGER in version.aliases:
         request = PromotionRequest(
             version.number, CHAMPION, f"canary {experiment.id} passed: {experiment.reason}",
@@ -115,8 +113,4 @@ def _check(rules: Criteria) -> None:
         and stages[-1] > 0
     )
     if not good:
-        raise ConfigError(
-            "these stages are invalid",
-            expected="growing shares of the traffic from 0 (shadow only) to 1",
-            got=", ".join(f"{share:g}" for share in stages),
-        )
+        raise CanaryError.of_stages(stages)

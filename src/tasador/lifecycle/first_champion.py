@@ -13,7 +13,7 @@ from tasador.lifecycle.gate_evaluation import VersionEvaluation
 from tasador.lifecycle.promote import PromotionRequest, promote
 from tasador.registry.mlflow.client import without_password
 from tasador.registry.mlflow.registry import list_registered, list_versions
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,
@@ -69,6 +69,7 @@ def after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
     """
     try:
         return _after_run(place, number, settings)
+    # hours of training are registered: they must not end in an error about what comes after
     except TasadorError as error:
         return AfterRun((f"which version answers is unknown: {error}",), "tasador models")
 
@@ -77,6 +78,7 @@ def _after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
     listed = list_versions(place.registry_uri, str(place.model))
     own = next(one for one in listed if one.number == number)
     champion = next((one for one in listed if CHAMPION in one.aliases), None)
+    # what is printed is copied into a shell: it has to work there as it stands
     clear = place.is_clear(list_registered(place.registry_uri))
     workspace = _workspace_option(place)
     up = f"tasador up{workspace}" if clear else f"tasador use {place.model}{workspace}"
@@ -89,6 +91,7 @@ def _after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:
     if champion is not None and champion.number == number:
         return AfterRun((f"champion: version {number}, this very bundle",), up)
     real = own.tags.get("origin") == "real"
+    # a champion trained on generated rows gives way to the first real model
     if champion is not None and (not real or champion.tags.get("origin") != "synthetic"):
         line = f"version {number} is registered; version {champion.number} is still champion"
         return AfterRun((line,), promoting if real else up)

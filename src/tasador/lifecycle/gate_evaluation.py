@@ -19,8 +19,8 @@ from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.gates import Cost, GateReport, HeldOutRows, evaluate_gates, least_rows
 from tasador.lifecycle.new_rows import rows_in
 from tasador.lifecycle.retraining_policy import HeldOut
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.registry.stores.versions import ModelVersion
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.versions import ModelVersion
 from tasador.settings.run import GateSettings, SegregateSettings
 
 _CALLS = 200
@@ -137,12 +137,14 @@ def held_out(
 def _unseen(own: Splits, other: Splits | None, name: str, *, same_columns: bool) -> HeldOutRows:
     """Return the held-out rows of `own` that are in the training part of neither split."""
     part = own.sealed.open(f"gates of {name}")
+    # a table may hold a row twice, and a random split puts one on either side
     seen = np.isin(part.row_hash, own.train.row_hash)
     said = f"{len(part)} test rows of the challenger's run ({own.method} split)"
     if seen.any():
         said += f"; {int(seen.sum())} copies of its training rows left out"
     if other is not None:
         known = np.isin(part.row_hash, other.train.row_hash)
+        # under another contract equal numbers do not mean equal rows
         if same_columns:
             known |= rows_in(part.X, other.train.X)  # sold again: the champion knows the house
             tested = other.sealed.open(f"which rows of {name} have another value")

@@ -23,7 +23,7 @@ from tasador.core.errors import DataError
 from tasador.metrics.ratio_study import ACCEPTED, prb, prd
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
 from tasador.modeling.parity import TOLERANCE
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
 
 Floats = NDArray[np.float64]
@@ -165,6 +165,7 @@ def paired_bootstrap(
     """
     n = len(actual)
     some = (actual != 0).astype(np.float64)
+    # a row of value zero has no percentage error: its weight is 0, and it divides by 1
     scale = np.where(actual != 0, np.abs(actual), 1.0)
     new, old = np.abs(challenger - actual), np.abs(champion - actual)
     percent = [some * 100 * error / scale for error in (new, old)]
@@ -172,11 +173,13 @@ def paired_bootstrap(
     table = np.column_stack([some, *percent, *within, np.abs(actual), 100 * new, 100 * old])
     random = seeds.generator(seed, "paired")
     sums = []
+    # in chunks: all draws at once would take draws times n numbers of memory
     for start in range(0, draws, _CHUNK):
         size = min(_CHUNK, draws - start)
         counts = random.multinomial(n, np.full(n, 1.0 / n), size).astype(np.float64)
         sums.append(counts @ table)
     drawn = np.vstack(sums)
+    # a draw may hold only rows of value zero; `_bounds` leaves its NaN out
     with np.errstate(divide="ignore", invalid="ignore"):
         differences = {
             "mape": (drawn[:, 1] - drawn[:, 2]) / drawn[:, 0],
@@ -201,6 +204,7 @@ def ratio_differences(
     for draw in range(_RATIO_DRAWS):
         rows = random.integers(0, n, n)
         y, a, b = actual[rows], challenger[rows], champion[rows]
+        # distances from the ideal: a model that errs to the other side is not better for that
         drawn[draw] = (
             abs(prd(y, a) - 1) - abs(prd(y, b) - 1),
             abs(prb(y, a)) - abs(prb(y, b)),
@@ -225,6 +229,7 @@ def not_worse(actual: Floats, new: Floats, old: Floats, settings: GateSettings) 
     """Ask whether errors are, for sure, not larger than the champion's by more than a margin."""
     found = paired_bootstrap(actual, new, old, confidence=settings.confidence, draws=settings.draws)
     for name, one in found.items():
+        # percentage points for a share; of an error a part of the champion's own
         margin = settings.within_margin if name == "within_10" else (
             settings.error_margin * one.champion
         )  # fmt: skip
@@ -240,6 +245,7 @@ def ratios_not_worse(
     found = ratio_differences(actual, new, old, confidence=settings.confidence, seed=0)
     for name, margin in (("prd", settings.prd_slack), ("prb", settings.prb_slack)):
         one = found[name]
+        # a figure that the IAAO accepts is good enough, whatever the champion's is
         state = "pass" if within_accepted(name, one.challenger) else _state(one, margin)
         low, high = ACCEPTED[name]
         text = f"{_compared(one, margin, settings, '')}; accepted {low:g} to {high:g}"
@@ -259,6 +265,7 @@ def segments_not_worse(
         return Gate("segments", "pass", "the contract names no segment")
     codes = rows.X[:, bundle.contract.position(column.name)]
     groups = {float(code): codes == code for code in np.unique(codes[~np.isnan(codes)])}
+    # a few rows cannot show with confidence that a segment is worse
     large = {c: chosen for c, chosen in groups.items() if chosen.sum() >= settings.min_segment_rows}
     few = len(groups) - len(large)
     confidence = 1.0 - (1.0 - settings.confidence) / max(1, len(large))
@@ -274,6 +281,7 @@ def segments_not_worse(
         figures[name] = share
         if share > most:
             most, worst = share, f"{name}: MAPE {one.challenger:.2f}%, champion {one.champion:.2f}%"
+        # beyond the limit by luck alone is no reason to refuse
         if share > settings.segment_limit and one.low > 0:
             bad.append(name)
     left_out = f"; {few} with fewer than {settings.min_segment_rows} rows left out" if few else ""
@@ -329,6 +337,7 @@ def evaluate_gates(
     """
     settings = settings or GateSettings()
     gates = [_integrity(challenger), *_absolute(costs, settings)]
+    # the first champion has no clients and no predecessor to compare with
     if champion is not None:
         gates += [_contract(challenger, champion), _origin(challenger, champion)]
     gates += _measured(challenger, champion, rows, settings)
@@ -378,6 +387,7 @@ def _absolute(costs: tuple[Cost, Cost | None], settings: GateSettings) -> Iterat
     )  # fmt: skip
     limit = settings.latency_ms
     if other is not None:
+        # below a millisecond a factor would refuse what nobody notices
         limit = min(limit, max(settings.latency_factor * other.median_ms, 1.0))
     beside = "" if other is None else f", champion {other.median_ms:.3f} ms"
     yield decided(
@@ -410,6 +420,7 @@ def _measured(
     try:
         old = champion.predict(_encoded_for(champion, challenger, rows.X))
     except DataError as error:
+        # no comparison is not a passed one: it goes on only by force
         why = f"the champion cannot value the rows: {error}"
         return [*gates, Gate("not worse than the champion", "cannot tell", why)]
     return [
@@ -445,6 +456,7 @@ def _coverage(
 
 
 def _beats_guess(actual: Floats, predicted: Floats) -> Gate:
+    # without a champion this is the least that a model must beat
     guess = np.full(len(actual), float(np.median(actual)))
     own, blind = mape(actual, predicted), mape(actual, guess)
     text = f"MAPE {own:.2f}%, guessing the median {blind:.2f}%; no champion to compare with"
@@ -453,6 +465,7 @@ def _beats_guess(actual: Floats, predicted: Floats) -> Gate:
 
 def _level(actual: Floats, predicted: Floats) -> Gate:
     """Look at the first champion's ratios: reported, and refused only where they are absurd."""
+    # NaN where the figure is not defined, which says nothing against the model
     figures = {"prd": prd(actual, predicted), "prb": prb(actual, predicted)}
     good = all(
         within_accepted(name, value, 5.0) for name, value in figures.items() if value == value

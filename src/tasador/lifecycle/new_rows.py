@@ -1,6 +1,4 @@
-"""The training table of a retrained model: the reference rows, then the new ones.
-
-New training rows from recorded outcomes, and the limits to what anybody can do with them.
+"""The training table of a retrained model: the reference rows, then those of recorded outcomes.
 
 Who may send outcomes may try to teach the model something false. What is usable must meet the
 contract, agree with itself, lie where other new rows lie, and come from clients of whom none can
@@ -28,7 +26,7 @@ from tasador.contract.row_check import RowCheck
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ValidationError
 from tasador.records.store import RecordBatch
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import RetrainSettings
 
 Floats = NDArray[np.float64]
@@ -94,8 +92,10 @@ def read_rows(
     for every in batches:
         batch = every.of_model(bundle.manifest.name)
         for i in range(len(batch)):
+            # a shadow answers a request that the champion answers too: its row would count twice
             if batch.variant[i] == "shadow" or not np.isfinite(batch.actual[i]):
                 continue
+            # which of the two is true cannot be known
             if batch.id[i] in conflicting:
                 left_out["contradicting outcomes for one estimate"] += 1
                 continue
@@ -117,6 +117,7 @@ def read_rows(
     rows = rows.keep(good, "does not meet the contract")
     possible = TargetBounds.of(bundle.contract.target).accepts(rows.y)
     rows = rows.keep(possible, "outcome outside the target's bounds")
+    # stable: equal records give the same table, and so the same content hash
     order = np.argsort(rows.time, kind="stable")
     return NewRows(
         rows.X[order], rows.y[order], rows.predicted[order], rows.time[order], rows.client[order],
@@ -162,6 +163,7 @@ def _without_repeats(rows: NewRows) -> NewRows:
         if len(found) == 1:
             continue
         values = rows.y[found]
+        # of two values that differ so much at least one is wrong; which, cannot be known
         if np.max(values) > CONTRADICTION * np.min(values):
             agree[found] = False
         else:
@@ -178,16 +180,19 @@ def _without_outliers(rows: NewRows, bundle: ModelBundle, settings: RetrainSetti
     clients = _by_client(rows)
     medians = np.array([np.median(error[chosen]) for chosen in clients.values()])
     centre = float(np.median(medians))  # one client, one vote
+    # the least spread keeps a few equal errors from making everything else an outlier
     spread = max(
         float(np.median([_spread(error[c], float(np.median(error[c]))) for c in clients.values()])),
         _LEAST_SPREAD,
     )
     large = {name: c for name, c in clients.items() if c.sum() >= _MIN_CLIENT_ROWS}
     strange = np.zeros(len(rows), np.bool_)
+    # of two clients that differ neither can be called the strange one
     if len(large) >= _MIN_CLIENTS:
         own = np.array([np.median(error[c]) for c in large.values()])
         between = max(_spread(own, float(np.median(own))), _LEAST_SPREAD / 2)
         for (_, chosen), median in zip(large.items(), own, strict=True):
+            # a client with few rows may differ by chance
             noise = spread / np.sqrt(float(chosen.sum()))
             if abs(median - np.median(own)) > settings.client_spreads * max(between, noise):
                 strange |= chosen
@@ -205,11 +210,14 @@ def common_shift(rows: NewRows, bundle: ModelBundle, settings: RetrainSettings) 
     be its 95% bound, with the standard error of a median.
     """
     few = len(rows) < settings.min_new_rows or settings.level_from <= 0
+    # a factor is a shift on the logarithmic scale; on another one it would not fit all values
     if few or bundle.contract.target.transform != "log":
         return None
     error = _errors(rows, bundle)
+    # by client first: one with many rows must not decide alone
     medians = [float(np.median(error[chosen])) for chosen in _by_client(rows).values()]
     shift = float(np.median(medians))
+    # 1.2533 is the square root of pi / 2: standard error of a median over that of a mean
     noise = 1.96 * 1.2533 * _spread(error, float(np.median(error))) / np.sqrt(len(rows))
     if abs(shift) - noise < np.log1p(settings.level_from):
         return None
@@ -238,6 +246,7 @@ def _within_shares(rows: NewRows, reference: int, settings: RetrainSettings) -> 
     """Cap each client's and all new rows' share of the table; the newest stay."""
     newest = np.arange(len(rows))[::-1]
     most = _most(reference, settings.max_new_share)
+    # shares of the table as it will be, with no more new rows than are taken
     each = int(settings.max_client_share * (reference + min(len(rows), most)))
     taken, chosen = Counter[str](), np.zeros(len(rows), np.bool_)
     for place in newest:
@@ -282,6 +291,7 @@ def extended_table(
     new = pl.DataFrame(
         {name: pl.Series(name, _values(columns[name]), strict=False) for name in names}
     )
+    # an empty frame has no types of its own to which the reference could be widened
     if not len(rows):
         return kept
     return pl.concat([_fitted(kept, new), new.cast(_fitted(kept, new).schema)])

@@ -6,12 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tasador.core.errors import BundleError, ConfigError, GateError
-from tasador.lifecycle.alias_updates import ALIASES, CHALLENGER, OperationResult, promotion
+from tasador.core.errors import BundleError, ConfigError
+from tasador.lifecycle.alias_updates import (
+    ALIASES,
+    CHALLENGER,
+    Operation,
+    OperationResult,
+    new_operation_id,
+    promotion,
+)
 from tasador.lifecycle.api import Lifecycle
+from tasador.lifecycle.errors import GatesRefuseError, NotAllowedError
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, evaluate_version
-from tasador.lifecycle.promotion_log import Operation, new_operation_id
-from tasador.registry.stores.versions import (
+from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
     REJECTED,
@@ -78,17 +85,13 @@ def promote(
     versions, who = lifecycle.versions, lifecycle.place.who
     version = find_version(versions, request.version)
     if version.status in (REJECTED, ROLLED_BACK) and not request.force:
-        raise ConfigError(
-            f"version {version.number} is {version.status}",
-            got=version.tags.get(REASON_TAG) or None,
-            remedy="take another version, or --force --reason TEXT, which is recorded",
-        )
+        why = version.tags.get(REASON_TAG)
+        raise NotAllowedError.of_status(version.number, version.status, why)
     present = versions.aliases().get(CHAMPION, "")
     details: dict[str, object] = {"forced": request.force}
     if request.alias not in ALIASES:
-        raise ConfigError(
-            f"{request.alias!r} is no place for a version", expected=f"one of {', '.join(ALIASES)}"
-        )
+        raise NotAllowedError.unknown_place(request.alias, ALIASES)
+    # a script that promotes twice must neither fail nor fill the history
     if version.number == versions.aliases().get(request.alias):
         same = Operation(
             "", "promote", version.number, present, present, (), who, "", {"alias": request.alias}
@@ -110,11 +113,8 @@ def promote(
             _record_rejection(
                 lifecycle, version, present, request, evaluated.report.summary, details
             )
-            raise GateError(
-                f"version {version.number} is not promoted to {request.alias}",
-                got="; ".join(f"{gate.name}: {gate.state}, {gate.text}" for gate in bad),
-                remedy="train a better one, or --force --reason TEXT, which is recorded",
-            )
+            said = [f"{gate.name}: {gate.state}, {gate.text}" for gate in bad]
+            raise GatesRefuseError.of(version.number, request.alias, said)
     plan = promotion(
         versions, version, request.alias, actor=who, reason=request.reason, expected=present,
         details=details,
@@ -134,6 +134,7 @@ def _evaluated(
     try:
         against = None if request.gates == "first" else known.get(present)
         return evaluate_version(lifecycle, version, against, settings)
+    # a damaged bundle is refused before there are gates: the history shall say so all the same
     except BundleError as error:
         _record_rejection(lifecycle, version, present, request, str(error), {})
         raise

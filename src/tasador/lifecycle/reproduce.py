@@ -15,8 +15,9 @@ from tasador.core.errors import ConfigError, StorageError, TasadorError, Validat
 from tasador.core.hashing import code_version
 from tasador.data.sources import load_table, read_stored
 from tasador.lifecycle.api import Lifecycle
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.stores.versions import find_version
+from tasador.lifecycle.errors import LineageError
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.versions import find_version
 from tasador.settings.build import build
 from tasador.settings.run import (
     FeatureSettings,
@@ -63,13 +64,8 @@ def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
         try:
             parts[name] = build(kind, plain, name)
         except ConfigError as error:
-            raise ConfigError(
-                f"{bundle.version} was trained with settings that this tasador does not take: "
-                f"{error.message}",
-                expected=error.expected,
-                got=error.got,
-                remedy=f"use the code it was trained with: {lineage.get('code_commit', 'unknown')}",
-            ) from None
+            commit = lineage.get("code_commit", "unknown")
+            raise LineageError.of_settings(bundle.version, commit, error) from None
     if "seed" not in lineage:
         missing.append("the seed")
     settings = RunSettings(
@@ -140,6 +136,7 @@ def reproduce(
         settings, missing = settings_of(bundle)
         differences = _differences(bundle)
         table = _table(bundle, lifecycle.place.workspace / "data", folder / "data")
+        # before the training, which may take hours: one may want to stop it for these
         for difference in differences:
             tell(difference)
         if isinstance(table, str):
@@ -151,6 +148,7 @@ def reproduce(
         built = load_bundle(folder / "bundles" / outcome.outcome["folder"], trusted=None)
         X = _rows(bundle, folder / "data", table.content_hash)
         own, other = bundle.value_arrays(X), built.value_arrays(X)
+        # a difference from an estimate of zero would be divided by zero
         gaps = np.abs(other[0] - own[0]) / np.maximum(np.abs(own[0]), 1e-300)
         return Reproduced(
             bundle.version,

@@ -12,23 +12,23 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.core import clock, seeds
-from tasador.core.errors import ConfigError, TasadorError
+from tasador.core.errors import TasadorError
 from tasador.core.hashing import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
-from tasador.lifecycle.alias_updates import CHALLENGER
+from tasador.lifecycle.alias_updates import CHALLENGER, Operation, new_operation_id
 from tasador.lifecycle.api import Lifecycle, Place, opened
+from tasador.lifecycle.errors import LineageError, NoChampionError
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
 from tasador.lifecycle.new_rows import NewRows, common_shift, extended_table, read_rows, usable_rows
 from tasador.lifecycle.promote import PromotionRequest, promote
-from tasador.lifecycle.promotion_log import Operation, new_operation_id
 from tasador.lifecycle.reproduce import in_workspace, settings_of
 from tasador.lifecycle.retraining_policy import RetrainDecision, Situation, decide
 from tasador.records.audit_log import AuditEntry, Verdicts
 from tasador.records.store import RecordStore
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.registry.stores.versions import ModelVersion
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.versions import ModelVersion
 from tasador.serving.experiment import Criteria
 from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
 from tasador.training.context import StoredTable
@@ -49,6 +49,7 @@ def important_columns(bundle: ModelBundle, X: Floats, share: float) -> frozenset
         X: Shape (n, p): encoded rows; at most 500 of them are used.
         share: In [0, 1].
     """
+    # a fixed seed: the same champion has the same important columns in every round
     random = seeds.generator(0, "importance")
     rows = X if len(X) <= _ROWS else X[np.sort(random.choice(len(X), _ROWS, replace=False))]
     before = bundle.predict(rows)
@@ -59,6 +60,7 @@ def important_columns(bundle: ModelBundle, X: Floats, share: float) -> frozenset
         moved.append(float(np.mean(np.abs(bundle.predict(shuffled) - before))))
     total = sum(moved)
     names = bundle.contract.feature_names
+    # a model that no column moves: any of them may matter to the next one
     if total <= 0:
         return frozenset(names)
     return frozenset(n for n, one in zip(names, moved, strict=True) if one / total >= share)
@@ -132,11 +134,9 @@ def retrain(
     request, listeners = request or RetrainRequest(), listeners or Listeners()
     champion = lifecycle.champion()
     if champion is None:
-        raise ConfigError(
-            f"{lifecycle.versions.name} has no champion to retrain",
-            remedy="tasador promote VERSION",
-        )
+        raise NoChampionError.to_retrain(lifecycle.versions.name)
     alone = lifecycle.ledger.busy("retrain", lifecycle.place.who)
+    # a dry run changes nothing, and may look while somebody else retrains
     with nullcontext() if request.dry_run else alone, lifecycle.fetched(champion) as bundle:
         reference = _reference(lifecycle, bundle)
         known = _situation(lifecycle, champion, bundle, request, reference.X)
@@ -179,10 +179,7 @@ def _reference(lifecycle: Lifecycle, bundle: ModelBundle) -> ValidatedTable:
     try:
         return reference_table(bundle, lifecycle.place.workspace / "data")
     except KeyError as error:
-        raise ConfigError(
-            f"the lineage of {bundle.version} does not name its table: {error}",
-            remedy="train and promote a version with this tasador first",
-        ) from None
+        raise LineageError.of_table(bundle.version, error) from None
 
 
 def _rows(
@@ -222,6 +219,7 @@ def _situation(
     )  # fmt: skip
     own = (ledger.model, bundle.version)
     now, policy = clock.seconds(), request.settings
+    # `decide` looks at no more windows than its triggers need
     windows = max(policy.psi_windows, policy.performance_windows)
     verdicts = Verdicts(ledger.database).apart(own, since or 0.0, windows)
     trainings = ledger.audit.read(subject=ledger.model, action="retrain")
@@ -275,6 +273,7 @@ def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
     on to the training part, and there would be nothing to compare the two models on.
     """
     settings, _ = settings_of(bundle)
+    # where the champion is registered, wherever it was trained
     tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
     how = replace(settings.segregate, method="row_hash")
     settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
@@ -304,6 +303,7 @@ def _noted(
     note("intent")
     try:
         yield details
+    # also on Ctrl-C: without an end in the history the attempt would look as if it still ran
     except BaseException as error:
         ours = isinstance(error, TasadorError)
         text = str(error) if ours else f"{type(error).__name__}: {error}"
@@ -336,6 +336,7 @@ def _reconcile(
     if settled is not None:
         operation = settled.operation
         lines.append(f"{operation.action} of version {operation.version}: {operation.reason}")
+    # one change at a time: a retraining would take the challenger's alias from the canary
     report = canary.status(lifecycle)
     if report is not None and report.experiment.status == "running":
         one = report.experiment

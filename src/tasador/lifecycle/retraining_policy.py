@@ -119,6 +119,7 @@ def decide(settings: RetrainSettings, situation: Situation) -> RetrainDecision:
         text = f"asked for by hand: {situation.manual}"
         triggers.append(Check("trigger", "by hand", True, None, None, text))
     waits = [*_cooldown(settings, situation), *_budget(settings, situation)]
+    # without these a training cannot succeed, whoever asks for it
     rows = [_usable(settings, situation), *_held_out(situation)]
     overruled = waits if situation.manual is not None else []
     required = rows if situation.manual is not None else [*waits, *rows]
@@ -137,6 +138,7 @@ def _drift(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
         values = [_psi(window, column) for window in windows]
         row = 0
         for value in values:
+            # in a row: a window that could not be evaluated is no evidence of drift
             if value is None or value < settings.psi:
                 break
             row += 1
@@ -212,6 +214,7 @@ def _age(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
 
 def _cooldown(settings: RetrainSettings, situation: Situation) -> Iterator[Check]:
     limit = settings.cooldown_hours
+    # a clock that was set back leaves attempts in the future: they must not block for ever
     past = [time for time in situation.attempts if time <= situation.now]
     if not past:
         text = f"no training before (cool-down {limit:g} hours)"
@@ -260,6 +263,7 @@ def _held_out(situation: Situation) -> Iterator[Check]:
             f"{found.unseen} of {found.rows} held-out rows are known to neither model, at least "
             f"{least} are needed by the gates: {gates}"
         )
+        # of new rows only the held-out share helps the gates
         more = math.ceil(short / found.share)
         lacks = "" if short <= 0 else f"{short} rows, about {more} more outcomes of other rows"
         yield Check("condition", "rows for the gates", short <= 0, found.unseen, least, text, lacks)

@@ -25,11 +25,11 @@ from tasador.monitoring.checks.two_sample_tests import (
     classify_domain,
 )
 from tasador.monitoring.metrics import indicators
-from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import WindowSummary
+from tasador.monitoring.reference import Reference
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.window import Window
+from tasador.monitoring.window_summary import WindowSummary
 from tasador.records.refused import RefusedCounts
 
 _TOGETHER = "all columns together"

@@ -14,7 +14,7 @@ from tasador.contract.encoding import Encoder
 from tasador.core.errors import ValidationError
 from tasador.monitoring.verdict import Finding
 from tasador.records.store import RecordBatch, RecordStore
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 Floats = NDArray[np.float64]
 

@@ -31,7 +31,7 @@ class ServiceRefusedError(ServingError):
         status: The HTTP status.
         word: The refusal's word for programs, e.g. ``invalid_rows``; empty when it sent none.
         said: What the service said, for people.
-        faults: What is wrong where, see `serving.api.schemas.Fault`.
+        faults: What is wrong where, see `serving.api.openapi.Fault`.
     """
 
     status: int = 0

@@ -22,8 +22,7 @@ from tasador.core.kernels import native
 from tasador.data.sources import find_local
 from tasador.inference.sources import with_defaults
 from tasador.monitoring.settings import read_watch_settings, whom_alerts_reach
-from tasador.registry.bundle.trust import trusted_files
-from tasador.registry.format.signature import TrustedKeys
+from tasador.registry.signature import TrustedKeys, trusted_files
 from tasador.settings.run import RunSettings
 from tasador.settings.serving import ServeSettings, read_settings, variable
 
@@ -90,8 +89,8 @@ def _signed(settings: ServeSettings, workspace: Path) -> Protection:
     import tempfile
 
     from tasador.inference.sources import build_sources
-    from tasador.registry.format.integrity import BundleLimits, read_verified
-    from tasador.registry.format.manifest import MANIFEST_NAME
+    from tasador.registry.integrity import BundleLimits, read_verified
+    from tasador.registry.manifest import MANIFEST_NAME
 
     what = "signed model"
     keys = settings.source.trusted_keys

@@ -18,20 +18,20 @@ from tasador.monitoring.alerts import AlertBook
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.metrics import VerdictMetrics, history_line
 from tasador.monitoring.notifications import WandbRoute, build_routes, check_routes, deliver
+from tasador.monitoring.reference import Reference
 from tasador.monitoring.settings import WatchSettings
-from tasador.monitoring.summaries.reference import Reference
 from tasador.monitoring.verdict import Verdict, shorten_verdict
 from tasador.monitoring.window import recorded_windows
 from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
+from tasador.records.maintenance import prune_in_turn
 from tasador.records.refused import read_refused
-from tasador.records.retention import prune_in_turn
 from tasador.records.shared_state import ALERT_ROUTES, WATCHER, Lease, Leases, SharedState
 from tasador.records.store import RecordStore
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.registry.model_bundle import ModelBundle
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import SourceSettings
 

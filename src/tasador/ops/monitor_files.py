@@ -18,9 +18,8 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.parallel import Engine, LocalEngine
 from tasador.monitoring.evaluate import evaluate_summary
-from tasador.monitoring.inputs.partitions import count_files, inspect_tables
-from tasador.monitoring.inputs.reference_builder import read_reference
-from tasador.monitoring.inputs.table_reader import Fields, TableFile, common_precision, is_flag
+from tasador.monitoring.reference_builder import count_files, inspect_tables, read_reference
+from tasador.monitoring.table_reader import Fields, TableFile, common_precision, is_flag
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 

@@ -30,13 +30,12 @@ from tasador.data.table import Part
 from tasador.inference.model_choice import BundleChoice, chosen_bundle
 from tasador.lifecycle.api import Place
 from tasador.lifecycle.gate_evaluation import split_again
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.bundle.trust import password
-from tasador.registry.format.integrity import BundleLimits, read_verified
-from tasador.registry.format.signature import sign_bundle
+from tasador.registry.bundle_stores import Pointer, publish_bundle
+from tasador.registry.integrity import BundleLimits, read_verified
 from tasador.registry.mlflow.registry import versions_of
-from tasador.registry.stores.published import Pointer, publish_bundle
-from tasador.registry.stores.versions import find_version
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.signature import password, sign_bundle
+from tasador.registry.versions import find_version
 from tasador.training.model_files import MODEL_FILES
 from tasador.training.runs import run_of_version
 

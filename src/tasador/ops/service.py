@@ -27,11 +27,11 @@ from tasador.core.errors import (
     TasadorError,
 )
 from tasador.core.hashing import to_plain
-from tasador.lifecycle.promotion_log import Ledger
+from tasador.lifecycle.alias_updates import Ledger
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
-from tasador.registry.stores.mlflow_reader import registry_reader
-from tasador.registry.stores.versions import CHAMPION, ModelVersion
+from tasador.registry.mlflow_reader import registry_reader
+from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
 from tasador.serving.app import build_app

@@ -264,7 +264,7 @@ def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
     from tasador.data.split import split_table
     from tasador.lifecycle.gate_evaluation import reference_table
     from tasador.lifecycle.reproduce import settings_of
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     folder = workspace / "bundles" / version
     if not folder.is_dir():

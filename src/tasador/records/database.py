@@ -16,8 +16,7 @@ from typing import Any
 
 from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect, Row, dialect_for
-from tasador.records.errors import OutageError
-from tasador.records.errors import RejectedValuesError as RefusedError
+from tasador.records.errors import OutageError, RejectedValuesError
 from tasador.settings.records import DatabaseUrl, Synchronous, parse_url
 
 
@@ -190,7 +189,7 @@ class Database:
 
         Raises:
             OutageError: The database cannot be reached or does not answer.
-            RefusedError: It does not take these values.
+            RejectedValuesError: It does not take these values.
         """
         with self._lock, self._translated():
             return self.dialect.execute(self._connected(), sql, parameters)
@@ -301,7 +300,7 @@ class Database:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             if kind == "refused":
-                raise RefusedError(
+                raise RejectedValuesError(
                     f"the database {self.url.shown} does not take these values: {reason}"
                 ) from error
             raise OutageError(

@@ -3,9 +3,9 @@
 ::
 
     StorageError
-    ├── OutageError     it cannot be reached, is locked, full, does not answer: later may be better
-    ├── BusyError       more records wait in memory than may: in a moment it is better
-    └── RefusedError    it was reached and does not take these values: nor will it later
+    ├── OutageError          it cannot be reached, is locked, full, does not answer: try again later
+    ├── BusyError            more records wait in memory than may: try again in a moment
+    └── RejectedValuesError  it was reached and does not take these values: and will not later
 """
 
 from __future__ import annotations

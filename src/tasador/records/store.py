@@ -157,8 +157,8 @@ class _Recorded(NamedTuple):
 class RecordStore:
     """Records and outcomes in SQLite or PostgreSQL; safe to share between threads.
 
-    Every method raises `OutageError` when the store cannot be used and `RefusedError` when it does
-    not take a value.
+    Every method raises `OutageError` when the store cannot be used and `RejectedValuesError`
+    when it does not take a value.
 
     Args:
         database: Where the tables are; closed with the store.

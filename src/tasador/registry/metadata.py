@@ -28,8 +28,8 @@ from tasador.contract.reader import from_dict
 from tasador.core.escape import json_text, visible
 from tasador.core.hashing import fingerprint
 from tasador.core.storage import write_bytes
-from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.stores.versions import RELEASE_TAG, ModelVersion
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.versions import RELEASE_TAG, ModelVersion
 
 FIRST = "1.0.0"
 CONTRACT_TAG, FEATURES_TAG, DATA_TAG = "contract_hash", "features_hash", "data_hash"
@@ -57,6 +57,7 @@ def next_release(manifest: Manifest, earlier: Sequence[ModelVersion]) -> str:
         if version.release and version.tags.get("content_hash") == manifest.content_hash:
             return version.release
     taken = {version.release for version in earlier}
+    # registered elsewhere before: it keeps the name that people know, unless that is taken here
     if manifest.release and manifest.release not in taken:
         return manifest.release
     if not earlier:

@@ -30,7 +30,7 @@ from tasador.core.parallel import usable_cores
 from tasador.core.progress import Advance, progress
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
 from tasador.inference.batch_scorer import BatchScorer
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,7 @@ from tasador.data.parquet_table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.prediction import Explanation, Valuation
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 #: Words of ``--with`` that are no names of columns.
 IDS, INPUTS = "ids", "inputs"

@@ -17,6 +17,7 @@ from tasador.core.deadlines import Deadline
 from tasador.core.errors import StorageError
 from tasador.core.logging import redact
 from tasador.records.audit_log import StoredVerdict, Verdicts
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.errors import OutageError
 from tasador.records.record import Outcome
@@ -29,8 +30,6 @@ from tasador.records.shared_state import (
     SharedState,
 )
 from tasador.records.store import OutcomeAnswer, RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
-from tasador.serving.api.admin import AdminActions, admin_router
 from tasador.serving.api.health import (
     Check,
     DegradedError,
@@ -41,23 +40,23 @@ from tasador.serving.api.health import (
     source_check,
 )
 from tasador.serving.api.mlflow_scoring import mlflow_router
-from tasador.serving.api.models import card_router
+from tasador.serving.api.models import AdminActions, admin_router, card_router
 from tasador.serving.api.monitoring import monitoring_router
 from tasador.serving.api.open_inference import open_inference_router
-from tasador.serving.api.schemas import DeepHealth, DependencyCheck
+from tasador.serving.api.openapi import DeepHealth, DependencyCheck
 from tasador.serving.api.score import score_router
 from tasador.serving.app import Parts, build_app
-from tasador.serving.batching.batcher import Batcher
-from tasador.serving.batching.cache import RedisCache, make_cache
+from tasador.serving.batcher import Batcher
+from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader
+from tasador.serving.cascade import Cascade
 from tasador.serving.errors import Problem
 from tasador.serving.http.auth import KeyAuthorizer
 from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.http.server import GuardedProtocol, set_up_logs
 from tasador.serving.metrics import BREAKER_STATES, Metrics
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
-from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
+from tasador.serving.model_slot import LoadedModel, ModelSlot
+from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import ServeSettings, read_settings

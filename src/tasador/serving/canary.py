@@ -26,9 +26,8 @@ from tasador.core.errors import TasadorError
 from tasador.records.database import Database
 from tasador.records.record import Record
 from tasador.records.shared_state import Lease, Leases
-from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Floats, Predictions, Predictor
-from tasador.serving.batching.request_parsing import Rows
+from tasador.serving.batcher import Answer
+from tasador.serving.cascade import Cascade
 from tasador.serving.errors import Problem
 from tasador.serving.experiment import (
     ACTIVE,
@@ -40,8 +39,8 @@ from tasador.serving.experiment import (
     decide,
 )
 from tasador.serving.http.request import Exchange
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, warm_up, warm_up_explanations
+from tasador.serving.model_slot import LoadedModel, warm_up, warm_up_explanations
+from tasador.serving.request_parsing import Floats, Predictions, Predictor, Rows
 from tasador.serving.service import Service
 from tasador.settings.serving import CanarySettings, SourceSettings
 
@@ -54,7 +53,7 @@ _HASH_STEPS = 2.0**64
 
 
 class ThreadRecorder(Protocol):
-    """What keeps records; `records.writer.batch_writer.RecordWriter` is one."""
+    """What keeps records; `records.batch_writer.RecordWriter` is one."""
 
     def submit_from_thread(self, records: list[Record]) -> object:
         """Keep `records`."""

@@ -10,18 +10,17 @@ from typing import Any, Protocol
 import orjson
 
 from tasador.records.refused import RefusedRequest
-from tasador.registry.bundle.model_bundle import ModelBundle
-from tasador.serving.batching.batcher import Answer, Batcher
-from tasador.serving.batching.predictor import Predictor
-from tasador.serving.batching.request_parsing import Rows
+from tasador.registry.model_bundle import ModelBundle
+from tasador.serving.batcher import Answer, Batcher
 from tasador.serving.errors import BadRow, Problem, not_ready
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
+from tasador.serving.request_parsing import Predictor, Rows
 from tasador.settings.serving import LimitSettings
 
 
 class LoadedBundle(Protocol):
-    """A bundle in use; `serving.model_loading.model_slot.LoadedModel` is one."""
+    """A bundle in use; `serving.model_slot.LoadedModel` is one."""
 
     @property
     def bundle(self) -> ModelBundle:
@@ -37,7 +36,7 @@ class LoadedBundle(Protocol):
 
 
 class Slot(Protocol):
-    """Holds what answers now; `serving.model_loading.model_slot.ModelSlot` is one."""
+    """Holds what answers now; `serving.model_slot.ModelSlot` is one."""
 
     @property
     def current(self) -> LoadedBundle | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tasador.core.storage import write_bytes, write_text
-from tasador.registry.format.manifest import MANIFEST_NAME, Manifest
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.metadata import as_texts, model_metadata
 from tasador.reporting.cards import CardTable, render
 from tasador.reporting.model_card import FILES

@@ -29,7 +29,7 @@ from tasador.core.hashing import code_version, fingerprint, sha256_file
 from tasador.core.ray_engine import check_engine
 from tasador.core.storage import atomic_folder
 from tasador.data.derive_files import with_files_read
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
     CardBuilder,
@@ -162,8 +162,8 @@ STEPS: tuple[Step, ...] = (
             "training.register_card",
             "training.final_model",
             "monitoring.error_estimation",
-            "monitoring.summaries.reference",
-            "monitoring.summaries.column_summary",
+            "monitoring.reference",
+            "monitoring.column_summary",
             "training.selection_card",
             "reporting.model_card",
         ),

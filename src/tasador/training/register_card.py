@@ -13,7 +13,7 @@ from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import Parity
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow

@@ -7,15 +7,14 @@ from dataclasses import replace
 
 from tasador.core.errors import RegistryError
 from tasador.metrics.bootstrap import Estimate
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.trust import password, signing_key
-from tasador.registry.format.integrity import SIGNATURE
-from tasador.registry.format.manifest import Manifest
-from tasador.registry.format.signature import sign_bundle
+from tasador.registry.integrity import SIGNATURE
+from tasador.registry.manifest import Manifest
 from tasador.registry.metadata import as_texts, model_metadata, next_release, stamp_release
 from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, StepRun
 from tasador.registry.mlflow.registry import list_versions
-from tasador.registry.stores.versions import ModelVersion
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.signature import password, sign_bundle, signing_key
+from tasador.registry.versions import ModelVersion
 from tasador.reporting.cards import Card, save_figures
 from tasador.training.context import RunState, code_commit, needed
 from tasador.training.model_files import MODEL_FILES, write_model_files

@@ -18,9 +18,9 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
-from tasador.monitoring.summaries.reference import build_reference
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.bundle.writer import BundleParts, write_bundle
+from tasador.monitoring.reference import build_reference
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
 from tasador.selection.diagnostics import Diagnostics, diagnose

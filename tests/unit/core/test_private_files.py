@@ -14,7 +14,7 @@ from fixtures.command_line import run_here
 from fixtures.process import Server, free_port
 from tasador.core.storage import make_private, tighten
 from tasador.records.record import Record
-from tasador.records.writer.spool import Spool
+from tasador.records.spool import Spool
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_server_keeps_its_database_and_spool_to_itself(
 
 @pytest.mark.usefixtures("open_umask")
 def test_an_adopted_spool_file_is_tightened(tmp_path: Path) -> None:
-    from tasador.records.writer.spool import adopt
+    from tasador.records.spool import adopt
 
     spool = Spool(tmp_path / "spool", "normal", 1 << 20)
     spool.append([Record("a", 1.0, "v-1", "champion", "local", b"{}", 1.0, 0.0, 2.0, 0.9, 1.0)])

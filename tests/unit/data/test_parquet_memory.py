@@ -22,7 +22,7 @@ from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.parquet_table import ParquetTable, unpacked_bytes
 from tasador.data.readers import read_table
-from tasador.monitoring.inputs.table_reader import TableFile
+from tasador.monitoring.table_reader import TableFile
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.inference.batch_scorer import BatchScorer
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 
 NUMBERS = st.floats(-5.0, 60.0) | st.sampled_from([float("nan"), float("inf"), 1e300, 0.0, -0.0])
 CELLS = {

@@ -33,12 +33,12 @@ from tasador.inference.model_choice import BundleChoice
 from tasador.modeling.conformal import calibrate
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.registry.mlflow.pyfunc import BundleModel
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.registry.writer import BundleParts, write_bundle
 from tasador.scoring.predict import predict_rows, to_csv, to_lines
-from tasador.serving.batching.predictor import Predictor
 from tasador.serving.errors import Problem
+from tasador.serving.request_parsing import Predictor
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

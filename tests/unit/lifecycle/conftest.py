@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fixtures.registry_fakes import MemoryVersions
-from tasador.lifecycle.promotion_log import Ledger
+from tasador.lifecycle.alias_updates import Ledger
 from tasador.records.database import Database
 
 

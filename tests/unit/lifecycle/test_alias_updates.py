@@ -9,11 +9,10 @@ import pytest
 
 from fixtures.registry_fakes import Killed, MemoryVersions
 from tasador.core.errors import ConfigError, RegistryError
-from tasador.lifecycle import promotion_log as ledgers
-from tasador.lifecycle.alias_updates import carry_out, promotion, rejection, rollback
-from tasador.lifecycle.promotion_log import Ledger
+from tasador.lifecycle import alias_updates as ledgers
+from tasador.lifecycle.alias_updates import Ledger, carry_out, promotion, rejection, rollback
 from tasador.records.database import Database
-from tasador.registry.stores.versions import find_version
+from tasador.registry.versions import find_version
 
 
 def promote(versions, ledger, number, alias="champion", **more):

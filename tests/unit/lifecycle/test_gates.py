@@ -24,7 +24,7 @@ from tasador.lifecycle.gates import (
     segments_not_worse,
 )
 from tasador.metrics.ratio_study import ACCEPTED
-from tasador.registry.bundle.model_bundle import ModelBundle
+from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
 
 N = 3000

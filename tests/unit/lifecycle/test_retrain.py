@@ -33,7 +33,7 @@ from tasador.lifecycle.retrain import RetrainRequest, reconcile, retrain
 from tasador.records.audit_log import Verdicts
 from tasador.records.record import Outcome, Record
 from tasador.records.store import RecordStore
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.serving.experiment import Criteria, ExperimentBook
 from tasador.settings.run import (
     FeatureSettings,

@@ -9,7 +9,7 @@ import pytest
 
 from tasador.contract.model import Column
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
-from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.reference import build_reference
 from tasador.monitoring.window import Window
 
 COLUMNS = (

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
+from tasador.monitoring.column_summary import ColumnSummary, Grid
 
 SHARE = 1 / 1000
 values = arrays(

@@ -145,7 +145,7 @@ def test_no_rows_too_few_rows_and_no_values_are_never_zero_drift(reference, wind
 
 
 def test_a_column_that_never_had_a_value_is_undecided(reference, window):
-    from tasador.monitoring.summaries.reference import build_reference
+    from tasador.monitoring.reference import build_reference
 
     X = window(500).X.copy()
     X[:, 1] = np.nan

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasador.monitoring.inputs.reference_builder import join_tables
-from tasador.monitoring.inputs.table_reader import Fields, TableFile
+from tasador.monitoring.reference_builder import join_tables
+from tasador.monitoring.table_reader import Fields, TableFile
 
 FIELDS = Fields(target="price", id="house")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from tasador.cli.watch import dashboard
 from tasador.contract.model import Column
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.summaries.reference import build_reference
+from tasador.monitoring.reference import build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
 from tasador.reporting.monitoring_report import write_monitor_report

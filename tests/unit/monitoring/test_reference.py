@@ -5,9 +5,9 @@ import pytest
 
 from tasador.core.errors import BundleError
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
-from tasador.monitoring.summaries.reference import Reference, build_reference, sample_places
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.writer import write_bundle
+from tasador.monitoring.reference import Reference, build_reference, sample_places
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import write_bundle
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from tasador.cli.app import app
 from tasador.contract.type_inference import Findings, describe_column
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
-from tasador.monitoring.inputs import reference_builder, table_reader
-from tasador.monitoring.inputs.table_reader import Fields, TableFile
+from tasador.monitoring import reference_builder, table_reader
+from tasador.monitoring.table_reader import Fields, TableFile
 from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.monitor_files import (
     Comparison,

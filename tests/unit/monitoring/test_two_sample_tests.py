@@ -14,7 +14,7 @@ from scipy import spatial, stats
 
 from tasador.monitoring.checks import two_sample_tests
 from tasador.monitoring.checks.two_sample_tests import adjusted, psi_null, psi_test
-from tasador.monitoring.summaries.column_summary import ColumnSummary, Grid
+from tasador.monitoring.column_summary import ColumnSummary, Grid
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
 

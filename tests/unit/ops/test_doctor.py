@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasador.ops.doctor import examine, protections
-from tasador.registry.bundle.trust import KeyPair
-from tasador.registry.format.signature import SIGNATURE, sign_bundle
+from tasador.registry.signature import SIGNATURE, KeyPair, sign_bundle
 from tasador.settings.compose import compose
 
 

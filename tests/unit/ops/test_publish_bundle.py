@@ -15,8 +15,8 @@ from tasador.core.errors import BundleError, ConfigError, NothingOfferedError
 from tasador.inference.model_choice import BundleChoice
 from tasador.lifecycle.first_champion import train
 from tasador.ops.publish_bundle import publish_registered
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.stores.published import read_pointer
+from tasador.registry.bundle_stores import read_pointer
+from tasador.registry.model_bundle import load_bundle
 from tasador.settings.compose import compose
 
 pytestmark = pytest.mark.slow

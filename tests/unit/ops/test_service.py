@@ -11,7 +11,7 @@ from fixtures.process import Server, free_port
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import MissingExtraError
 from tasador.registry.mlflow.registry import MlflowVersions
-from tasador.registry.stores.mlflow_reader import registry_reader
+from tasador.registry.mlflow_reader import registry_reader
 from tasador.serving.http.auth import new_key
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from tasador.cli.app import main
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.records.record import Outcome
+from tasador.records.spool import Spool
 from tasador.records.store import RecordStore
-from tasador.records.writer.spool import Spool
 from tasador.settings.records import RecordSettings
 
 DAY = 86_400.0

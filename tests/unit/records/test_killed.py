@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tasador.records.database import Database
+from tasador.records.maintenance import replay_orphans
 from tasador.records.store import RecordStore
-from tasador.records.writer.maintenance import replay_orphans
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
 LOAD = """
@@ -24,7 +24,7 @@ import asyncio, os, sys
 from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
-from tasador.records.writer.batch_writer import RecordWriter
+from tasador.records.batch_writer import RecordWriter
 
 url, spool, log, synchronous = sys.argv[1:]
 acknowledged = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -152,7 +152,7 @@ from tasador.core.errors import StorageError
 from tasador.records.record import new_ids
 from tasador.records.record import Record
 from tasador.settings.records import RecordSettings
-from tasador.records.writer.batch_writer import RecordWriter
+from tasador.records.batch_writer import RecordWriter
 
 writer = RecordWriter(RecordSettings(url=sys.argv[2], spool=sys.argv[3], bound_s=0.1, retry_s=0.05,
                                      spool_bytes=int(sys.argv[4])))

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from tasador.core.errors import StorageError
+from tasador.records import batch_writer
+from tasador.records.batch_writer import RecordWriter, WriterStatus
 from tasador.records.errors import RejectedValuesError
+from tasador.records.spool import Spool
 from tasador.records.store import open_store
-from tasador.records.writer import batch_writer
-from tasador.records.writer.batch_writer import RecordWriter, WriterStatus
-from tasador.records.writer.spool import Spool
 from tasador.settings.records import RecordSettings
 
 PATIENCE = 20.0  # of a test, not of the product
@@ -202,7 +202,7 @@ def test_a_server_that_is_silent_holds_nobody_up(
 def test_the_line_to_a_server_silent_for_long_is_cut(
     postgres_server, postgres_url, tmp_path, make_records, monkeypatch
 ) -> None:
-    monkeypatch.setattr("tasador.records.writer.batch_writer._HANG_S", 0.3)
+    monkeypatch.setattr("tasador.records.batch_writer._HANG_S", 0.3)
     settings = RecordSettings(
         url=postgres_url, spool=str(tmp_path / "spool"), bound_s=0.1, retry_s=0.05
     )

@@ -10,11 +10,11 @@ import pytest
 
 from tasador.core import clock
 from tasador.records.audit_log import AuditTrail, Verdicts
+from tasador.records.batch_writer import RecordWriter
+from tasador.records.maintenance import Retention, prune_in_turn
 from tasador.records.record import Outcome
-from tasador.records.retention import Retention, prune_in_turn
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.records.store import RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import RecordSettings
 
 DAY = 86_400.0

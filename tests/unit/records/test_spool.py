@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tasador.core.errors import StorageError
 from tasador.records.record import Record
-from tasador.records.writer.spool import (
+from tasador.records.spool import (
     MAGIC,
     Spool,
     _locked,
@@ -90,7 +90,7 @@ def test_appending_goes_on_while_the_front_is_read(spool, make_records) -> None:
 def test_files_that_are_read_are_deleted_while_others_still_wait(
     spool, make_records, monkeypatch
 ) -> None:
-    monkeypatch.setattr("tasador.records.writer.spool.SEGMENT_BYTES", 4000)
+    monkeypatch.setattr("tasador.records.spool.SEGMENT_BYTES", 4000)
     records = make_records(200)
     for record in records:
         spool.append([record])
@@ -206,9 +206,9 @@ FILLER = """
 import resource, sys
 from pathlib import Path
 from tasador.core.errors import StorageError
-from tasador.records.writer.spool import MAGIC
+from tasador.records.spool import MAGIC
 from tasador.records.record import Record
-from tasador.records.writer.spool import Spool
+from tasador.records.spool import Spool
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 spool = Spool(Path(sys.argv[1]), "full", 1 << 20)

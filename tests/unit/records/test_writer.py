@@ -8,8 +8,8 @@ import sqlite3
 import pytest
 
 from tasador.core.errors import StorageError
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.record import Record, new_ids
-from tasador.records.writer.batch_writer import RecordWriter
 from tasador.settings.records import RecordSettings
 
 

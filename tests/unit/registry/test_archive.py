@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from tasador.core.errors import BundleError, StorageError
-from tasador.registry.bundle.archive import ArchiveLimits, pack, unpack
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.archive import ArchiveLimits, pack, unpack
+from tasador.registry.model_bundle import load_bundle
 
 
 @pytest.fixture

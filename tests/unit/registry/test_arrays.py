@@ -1,11 +1,12 @@
 import io
+import pickle
 import zipfile
 
 import numpy as np
 import pytest
 
 from tasador.core.errors import BundleError
-from tasador.registry.format.arrays import read_arrays, write_arrays
+from tasador.registry.arrays import read_arrays, write_arrays
 
 LIMIT = 10**6
 
@@ -105,3 +106,11 @@ def test_no_damage_to_any_byte_escapes_as_another_error():
                 read_arrays(bytes(broken), "x.npz", LIMIT)
             except BundleError:
                 continue
+
+
+def test_a_refused_file_is_reported_the_same_from_another_process():
+    with pytest.raises(BundleError, match=r"features\.npz is refused") as caught:
+        read_arrays(npz(("notes.txt", b"x")), "features.npz", LIMIT)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again) is type(caught.value) is not BundleError
+    assert (str(again), again.exit_code) == (str(caught.value), 5)

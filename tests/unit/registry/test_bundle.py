@@ -12,10 +12,10 @@ from tasador.core.errors import BundleError, StorageError, ValidationError
 from tasador.core.hashing import sha256_bytes, sha256_file
 from tasador.core.kernels import native
 from tasador.modeling.conformal import ConformalInterval
-from tasador.registry.bundle.model_bundle import BundleLimits, load_bundle
-from tasador.registry.bundle.writer import write_bundle
-from tasador.registry.format.arrays import write_arrays
-from tasador.registry.format.integrity import _read
+from tasador.registry.arrays import write_arrays
+from tasador.registry.integrity import _read
+from tasador.registry.model_bundle import BundleLimits, load_bundle
+from tasador.registry.writer import write_bundle
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
@@ -95,7 +95,7 @@ def test_the_same_parts_give_the_same_bundle(bundle_parts, written_bundle, tmp_p
 def test_loading_and_valuing_imports_no_training_library(written_bundle):
     code = (
         "import sys, json; from pathlib import Path\n"
-        "from tasador.registry.bundle.model_bundle import load_bundle\n"
+        "from tasador.registry.model_bundle import load_bundle\n"
         f"bundle = load_bundle(Path({str(written_bundle)!r}))\n"
         f"bundle.value({ROW!r}); bundle.value_rows([{ROW!r}] * 3)\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"

@@ -21,13 +21,13 @@ from fixtures.forgery import arrays_of, forge, forged_array, reseal, with_arrays
 from fixtures.process import Server, free_port
 from tasador.core.errors import BundleError, TasadorError
 from tasador.core.kernels import native
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.format.arrays import write_arrays
-from tasador.registry.format.signature import TrustedKeys
+from tasador.registry.arrays import write_arrays
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.signature import TrustedKeys
 from tasador.serving.api.health import DegradedError, refresher_check
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 ROW = {"lon": -3.5, "lat": 40.4, "income": 3.0, "rooms": 4, "area": 90.0, "kind": "house"}
@@ -152,7 +152,7 @@ def test_the_signature_is_checked_before_anything_is_parsed(
     )  # fmt: skip
     trusted = TrustedKeys.read([public])
     parsed: list[bytes] = []
-    monkeypatch.setattr("tasador.registry.format.integrity.Manifest.from_json", parsed.append)
+    monkeypatch.setattr("tasador.registry.integrity.Manifest.from_json", parsed.append)
     for craft in (a_deep_manifest(300), a_deep_manifest(100_000), lambda _: None):
         craft(bundle_folder)
         with pytest.raises(BundleError, match="is not signed"):
@@ -167,7 +167,7 @@ def test_whatever_goes_wrong_while_loading_is_a_refusal_with_its_cause(
     def fails(*_: Any, **__: Any) -> None:
         raise error("by itself")
 
-    monkeypatch.setattr("tasador.registry.bundle.model_bundle.load_model", fails)
+    monkeypatch.setattr("tasador.registry.model_bundle.load_model", fails)
     with pytest.raises(BundleError, match=f"{error.__name__}.*by itself"):
         load_bundle(bundle_folder)
 
@@ -182,7 +182,7 @@ def test_a_running_model_goes_on_and_a_refused_bundle_is_not_fetched_again(
     assert refresher.refresh()
     version, loads = refresher.slot.current.version, []
     monkeypatch.setattr(
-        "tasador.serving.model_loading.cascade.load_bundle",
+        "tasador.serving.cascade.load_bundle",
         lambda *a, **k: loads.append(a) or load_bundle(*a, **k),
     )
     for number, craft in enumerate(CRAFTED.values(), 1):

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from tasador.core.errors import BundleError
-from tasador.registry.format.manifest import Manifest, ModelEntry, checked_path
+from tasador.registry.manifest import Manifest, ModelEntry, checked_path
 
 
 @pytest.fixture

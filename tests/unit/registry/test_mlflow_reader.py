@@ -21,9 +21,9 @@ from tasador.core.errors import (
     RegistryError,
     RegistryRejectedError,
 )
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.stores.mlflow_reader import EmbeddedRegistry, MlflowServer, registry_reader
-from tasador.registry.stores.versions import OfferedVersion, fetch_offered
+from tasador.registry.mlflow_reader import EmbeddedRegistry, MlflowServer, registry_reader
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.versions import OfferedVersion, fetch_offered
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -267,7 +267,7 @@ def test_an_embedded_registry_that_is_absent_empty_or_something_else_says_so(tmp
 
 def test_reading_a_registry_imports_neither_mlflow_nor_pandas():
     code = (
-        "import sys; from tasador.registry.stores import mlflow_reader, published;"
+        "import sys; from tasador.registry import mlflow_reader, bundle_stores;"
         "assert not {'mlflow', 'pandas', 'sklearn', 'requests', 'fsspec'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,8 +24,6 @@ from tasador.metrics.bootstrap import Estimate
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.writer import BundleParts, write_bundle
 from tasador.registry.mlflow.registration import (
     CandidateScore,
     MlflowRun,
@@ -33,6 +31,8 @@ from tasador.registry.mlflow.registration import (
     StepRun,
 )
 from tasador.registry.mlflow.registry import download_bundle, register_bundle, resolve_alias
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import BundleParts, write_bundle
 from tasador.trees.importers import from_linear
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

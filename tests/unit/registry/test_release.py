@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fixtures.registry_fakes import MemoryVersions
 from tasador.core.errors import ConfigError
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.format.manifest import Manifest, ModelEntry
+from tasador.registry.manifest import Manifest, ModelEntry
 from tasador.registry.metadata import (
     as_texts,
     identity_tags,
@@ -20,7 +19,8 @@ from tasador.registry.metadata import (
     next_release,
     stamp_release,
 )
-from tasador.registry.stores.versions import ModelVersion, find_version
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.versions import ModelVersion, find_version
 
 _COUNT = itertools.count()
 

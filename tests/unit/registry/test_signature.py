@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, ConfigError
-from tasador.registry.bundle.archive import pack, unpack
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.format.signature import SIGNATURE, TrustedKeys, sign_bundle
-from tasador.registry.stores.published import fetch_published, publish_bundle, read_pointer
-from tasador.serving.model_loading.cascade import Cascade
+from tasador.registry.archive import pack, unpack
+from tasador.registry.bundle_stores import fetch_published, publish_bundle, read_pointer
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.signature import SIGNATURE, TrustedKeys, sign_bundle
+from tasador.serving.cascade import Cascade
 from tasador.settings.serving import SourceSettings
 
 Keys = tuple[Path, Path]
@@ -94,7 +94,7 @@ def test_a_whole_bundle_made_by_an_attacker_is_refused_though_its_checksums_are_
     bundle_folder: Path, written_bundle: Path, keys: Keys, changed_parts, tmp_path: Path
 ) -> None:
     """A manifest can be written anew by whoever can write to the store; a signature cannot."""
-    from tasador.registry.bundle.writer import write_bundle
+    from tasador.registry.writer import write_bundle
 
     sign_bundle(bundle_folder, keys[0])
     forged = write_bundle(tmp_path / "forged", changed_parts(card="# Trust me\n")).folder

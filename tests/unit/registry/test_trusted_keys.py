@@ -19,11 +19,10 @@ from tasador.cli.stack import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.inference.load import load_bundle
 from tasador.metrics.bootstrap import Estimate
-from tasador.registry.bundle.trust import VARIABLE, KeyPair
-from tasador.registry.format.signature import SIGNATURE
 from tasador.registry.mlflow.pyfunc import _load_pyfunc
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle
+from tasador.registry.signature import SIGNATURE, VARIABLE, KeyPair
 
 MODEL = "houses_model"
 REFUSED = "not signed"

@@ -1,7 +1,7 @@
 import pytest
 
 from tasador.core.errors import ConfigError
-from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.api.models import AdminActions, admin_router
 from tasador.serving.http.auth import new_key
 from tasador.settings.serving import SecuritySettings
 

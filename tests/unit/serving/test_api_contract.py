@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.metadata import stamp_release
+from tasador.registry.model_bundle import load_bundle
 
 REFUSAL = {"error", "message", "request_id", "detail"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}
@@ -223,9 +223,9 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     """Deterministic: all requests are handed over before the loop turns."""
     import asyncio
 
-    from tasador.serving.batching.batcher import Batcher
-    from tasador.serving.batching.predictor import Predictor
+    from tasador.serving.batcher import Batcher
     from tasador.serving.errors import Problem
+    from tasador.serving.request_parsing import Predictor
 
     class Silent:
         batches = 0

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.redis import Redis
 from tasador.core.errors import ConfigError
-from tasador.serving.batching.cache import (
+from tasador.serving.cache import (
     MemoryCache,
     RedisCache,
     _packed,

@@ -15,17 +15,17 @@ import pytest
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import RegistryError, StorageError
 from tasador.records.audit_log import AuditTrail
+from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.store import RecordStore
-from tasador.records.writer.batch_writer import RecordWriter
-from tasador.serving.batching.batcher import Batcher
+from tasador.serving.batcher import Batcher
 from tasador.serving.canary import Canary, _chosen
+from tasador.serving.cascade import LoadedModel
 from tasador.serving.experiment import Criteria, Experiment, ExperimentBook
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
-from tasador.serving.model_loading.cascade import LoadedModel
-from tasador.serving.model_loading.model_slot import ModelSlot
+from tasador.serving.model_slot import ModelSlot
 from tasador.serving.service import Service
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import CanarySettings, LimitSettings

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasador.core.errors import BundleError, NothingOfferedError
-from tasador.registry.bundle.writer import write_bundle
-from tasador.registry.stores.published import publish_bundle
-from tasador.serving.model_loading.cascade import Cascade, RejectedBeforeError, RejectedBundles
+from tasador.registry.bundle_stores import publish_bundle
+from tasador.registry.writer import write_bundle
+from tasador.serving.cascade import Cascade, RejectedBeforeError, RejectedBundles
 from tasador.settings.serving import SourceSettings
 
 

@@ -18,7 +18,7 @@ from tasador.core.errors import (
     RegistryRejectedError,
     StorageError,
 )
-from tasador.serving.model_loading.circuit_breaker import (
+from tasador.serving.circuit_breaker import (
     Backoff,
     Breaker,
     OpenCircuitError,

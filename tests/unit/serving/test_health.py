@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.stores.published import publish_bundle
+from tasador.registry.bundle_stores import publish_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.serving.api.health import (
     DegradedError,
     HealthChecks,
@@ -16,9 +16,9 @@ from tasador.serving.api.health import (
     refresher_check,
     source_check,
 )
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import LoadedModel, ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import LoadedModel, ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 

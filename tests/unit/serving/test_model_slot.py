@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tasador.core.errors import BundleError, ConfigError
-from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
-from tasador.serving.model_loading.model_slot import (
+from tasador.registry.model_bundle import ModelBundle, load_bundle
+from tasador.serving.model_slot import (
     IncompatibleError,
     LoadedModel,
     ModelSlot,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tasador.records.writer.batch_writer import RecordWriter
+from tasador.records.batch_writer import RecordWriter
 from tasador.settings.records import RecordSettings
 
 PROBES = ("/health/ready", "/ping", "/v2/health/ready", "/v2/models/houses_model/ready")

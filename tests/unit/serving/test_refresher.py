@@ -15,12 +15,12 @@ import pytest
 
 from tasador.core import clock as wall
 from tasador.core.errors import StorageError
-from tasador.registry.bundle.model_bundle import load_bundle
-from tasador.registry.bundle.writer import write_bundle
-from tasador.registry.stores.published import publish_bundle
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher, RefreshEvents
+from tasador.registry.bundle_stores import publish_bundle
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import write_bundle
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.settings.serving import SourceSettings
 
 
@@ -347,9 +347,9 @@ def test_swaps_by_the_refresher_under_load_fail_no_request_and_mix_no_versions(
 
 FULL_DISK = """
 import resource, signal, sys
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 store, local, good = sys.argv[1:]

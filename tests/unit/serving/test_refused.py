@@ -13,6 +13,7 @@ import pytest
 from tasador.monitoring.checks.service_levels import check_refused
 from tasador.monitoring.thresholds import Thresholds
 from tasador.records.database import Database
+from tasador.records.maintenance import Retention
 from tasador.records.refused import (
     RefusedBuffer,
     RefusedCounts,
@@ -20,7 +21,6 @@ from tasador.records.refused import (
     kept_rows,
     read_refused,
 )
-from tasador.records.retention import Retention
 from tasador.settings.records import RecordSettings
 
 CSV = {"content-type": "text/csv"}

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 from tasador.serving.api.health import HealthChecks, source_check
-from tasador.serving.model_loading.cascade import Cascade
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.cascade import Cascade
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.settings.serving import SourceSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")

@@ -10,7 +10,7 @@ from schemathesis import GenerationMode
 from schemathesis.errors import SchemathesisError
 
 from fixtures.service import running_service
-from tasador.serving.api.admin import AdminActions, admin_router
+from tasador.serving.api.models import AdminActions, admin_router
 from tasador.serving.http.auth import new_key
 from tasador.settings.serving import SecuritySettings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasador.registry.bundle.model_bundle import load_bundle
+from tasador.registry.model_bundle import load_bundle
 
 pytestmark = [
     pytest.mark.slow,

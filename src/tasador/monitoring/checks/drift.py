@@ -26,8 +26,8 @@ from tasador.monitoring.checks.two_sample_tests import (
     psi_test,
     wasserstein,
 )
-from tasador.monitoring.summaries.column_summary import ColumnSummary, Counts
-from tasador.monitoring.summaries.reference import Profile
+from tasador.monitoring.column_summary import ColumnSummary, Counts
+from tasador.monitoring.reference import Profile
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import ColumnDrift, Level
 

@@ -15,10 +15,10 @@ from tasador.metrics.bootstrap import bootstrap_metrics
 from tasador.metrics.ratio_study import RATIO_STUDY
 from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape, within_10
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
-from tasador.monitoring.summaries.reference import Reference
-from tasador.monitoring.summaries.window_summary import FIGURES, WindowSummary
+from tasador.monitoring.reference import Reference
 from tasador.monitoring.thresholds import ABSOLUTE, Thresholds
 from tasador.monitoring.verdict import Figure, Finding, Group, Level
+from tasador.monitoring.window_summary import FIGURES, WindowSummary
 
 Floats = NDArray[np.float64]
 

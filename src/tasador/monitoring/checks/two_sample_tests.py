@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tasador.core import seeds
-from tasador.monitoring.summaries.column_summary import ColumnSummary, Counts, Grid
+from tasador.monitoring.column_summary import ColumnSummary, Counts, Grid
 
 Floats = NDArray[np.float64]
 

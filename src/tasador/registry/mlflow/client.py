@@ -2,11 +2,10 @@
 
 It is an explicit client, so the process's own tracking settings are neither used nor changed.
 
-The environment in which MLflow is called: bounded waiting, no telemetry, no chatter.
-
-MLflow takes these settings from environment variables only, and its own defaults wait for a dead
-server for minutes (7 retries of 120 s). They are set while a call runs and put back afterwards, so
-that nothing leaks into the process or its children.
+MLflow is called with bounded waiting, without telemetry and without chatter. It takes such settings
+from environment variables only, and its own defaults wait for a dead server for minutes (7 retries
+of 120 s). They are set while a call runs and put back afterwards, so that nothing leaks into the
+process or its children.
 """
 
 from __future__ import annotations
@@ -56,6 +55,21 @@ _QUIET = {
 }
 
 
+class UnusableRegistryError(RegistryError):
+    """A registry that cannot be reached, or that refuses."""
+
+    @classmethod
+    def of(cls, uri: str, error: Exception) -> UnusableRegistryError:
+        """Return the error of whatever MLflow raised."""
+        return cls(
+            f"the model registry at {without_password(uri)} cannot be used",
+            got=without_password(_first_line(error)),
+            remedy="check the address, that the server runs and accepts this host "
+            "(mlflow server --allowed-hosts), or use the embedded registry: "
+            "tracking_uri=sqlite:///workspace/mlflow.db",
+        )
+
+
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables while the body runs, then put back what was there."""
@@ -97,7 +111,7 @@ def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterato
 
     Args:
         tracking_uri: The registry.
-        waiting: How long its answers are waited for, as `mlflow_environment` says it.
+        waiting: How long its answers are waited for, as `PROBE`, `WORK` and `BRISK` say it.
 
     Raises:
         RegistryError: It cannot be reached, or MLflow refuses something in the body.
@@ -109,6 +123,7 @@ def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterato
         except ImportError as error:
             raise MissingExtraError.for_package("mlflow", "train") from error
         try:
+            # a question that costs nothing: a dead server is known before anything is sent
             with environment(PROBE):
                 _make_database(tracking_uri)
                 client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -118,13 +133,7 @@ def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterato
         except TasadorError:
             raise
         except Exception as error:  # MLflow lets its stores' and transports' own errors through
-            raise RegistryError(
-                f"the model registry at {without_password(tracking_uri)} cannot be used",
-                got=without_password(_first_line(error)),
-                remedy="check the address, that the server runs and accepts this host "
-                "(mlflow server --allowed-hosts), or use the embedded registry: "
-                "tracking_uri=sqlite:///workspace/mlflow.db",
-            ) from error
+            raise UnusableRegistryError.of(tracking_uri, error) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class RepeatedColumnError(ValidationError):
+    """A frame that has a column more than once."""
+
+    @classmethod
+    def of(cls, name: str, times: int) -> RepeatedColumnError:
+        """Return the error of the column `name`."""
+        return cls(
+            f"the column {name!r} is there {times} times", remedy="rename or drop the others"
+        )
+
+
 class Predictor(Protocol):
     """The part of a bundle that is used here."""
 
@@ -77,10 +88,7 @@ def _values(frame: pd.DataFrame, there: list[str], column: Column) -> Sequence[A
     if column.name not in there:
         return [None] * len(frame)
     if there.count(column.name) > 1:
-        raise ValidationError(
-            f"the column {column.name!r} is there {there.count(column.name)} times",
-            remedy="rename or drop the others",
-        )
+        raise RepeatedColumnError.of(column.name, there.count(column.name))
     series = frame.iloc[:, there.index(column.name)]
     if series.dtype.kind == "M":
         series = series.dt.strftime("%Y-%m-%dT%H:%M:%S.%f%z")
@@ -90,6 +98,6 @@ def _values(frame: pd.DataFrame, there: list[str], column: Column) -> Sequence[A
 
 def _load_pyfunc(path: str) -> BundleModel:
     """Load the bundle at `path`, every file's checksum first; called by MLflow."""
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     return BundleModel(load_bundle(Path(path)))

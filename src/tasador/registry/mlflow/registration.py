@@ -135,6 +135,7 @@ def accepted_names(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     for name in sorted(values):
         plain = re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII)[:240].strip(". ") or "_"
         key, number = plain, 2
+        # two names that differ only in what is replaced: neither value may be lost
         while key in result:
             key, number = f"{plain}_{number}", number + 1
         result[key] = values[name]
@@ -152,6 +153,7 @@ def version_tags(run: MlflowRun) -> dict[str, str]:
         "tasador_run": run.run_id,
     }
     tags |= {f"test.{name}": f"{one.value:.6g}" for name, one in sorted(run.test_metrics.items())}
+    # whatever a caller adds, the tags that versions are found and compared by keep their values
     names = {key: str(value)[:_TAG_LIMIT] for key, value in accepted_names(run.tags)}
     return {**names, **tags}
 
@@ -231,6 +233,7 @@ def _fitted(sections: list[str]) -> str:
     """Join whole sections while they fit; say so when one does not."""
     more = "\n\n_Shortened: the model card among the run's artifacts is complete._"
     text = sections[0]
+    # whole sections: half a table would not be shown as one
     for section in sections[1:]:
         if len(text) + 2 + len(section) + len(more) > DESCRIPTION_LIMIT:
             return text[: DESCRIPTION_LIMIT - len(more)] + more

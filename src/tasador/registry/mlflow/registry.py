@@ -1,7 +1,6 @@
 """The model registry, kept by MLflow: register a bundle, resolve an alias, fetch a bundle back.
 
-MLflow is imported here, in `mlflow_client` and in `mlflow_runs` only, and only when a function is
-called.
+MLflow is imported here and in `client` only, and only when a function is called.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import importlib.metadata
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 from tasador.contract.model import TableContract
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError, StorageError
-from tasador.registry.format.signature import Trusted
 from tasador.registry.mlflow.client import BRISK, open_client, sqlite_file, without_password
 from tasador.registry.mlflow.registration import (
     MlflowRun,
@@ -31,11 +29,82 @@ from tasador.registry.mlflow.registration import (
     milliseconds,
     version_tags,
 )
-from tasador.registry.stores.mlflow_reader import registry_reader
-from tasador.registry.stores.versions import ModelVersion, only_model
+from tasador.registry.mlflow_reader import registry_reader
+from tasador.registry.signature import Trusted
+from tasador.registry.versions import ModelVersion, only_model
 
 _BATCH = 100
 _STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+
+
+class NoModelError(RegistryError):
+    """A registry without the model that is asked for."""
+
+    @classmethod
+    def of(cls, name: str | None, found: Sequence[str]) -> NoModelError:
+        """Return the error of a registry that holds the models `found`."""
+        return cls(
+            f"no model {name!r} is registered" if name else "no model is registered",
+            expected=f"one of {', '.join(found[:10])}" if found else None,
+            remedy="register one with tasador run",
+        )
+
+    @classmethod
+    def with_alias(cls, name: str, alias: str) -> NoModelError:
+        """Return the error of a model that is not there, or has no such alias."""
+        return cls(
+            f"there is no model {name!r} with the alias {alias!r}",
+            remedy="register one with tasador run, or name another model or alias",
+        )
+
+    @classmethod
+    def no_registry(cls, uri: str) -> NoModelError:
+        """Return the error of an address where there is no registry yet."""
+        return cls(
+            f"there is no model registry at {without_password(uri)}",
+            remedy="train and register a model with tasador run, or name the registry: --registry",
+        )
+
+
+class SyntheticOverRealError(RegistryError):
+    """A model trained on generated rows that would take the place of a real one."""
+
+    @classmethod
+    def of(cls, name: str, alias: str, version: str, source: str) -> SyntheticOverRealError:
+        """Return the error of a run on the rows of `source`; the alias stays with `version`."""
+        return cls(
+            f"a model trained on synthetic rows must not take the place of a real one; the alias "
+            f"{alias!r} of {name} stays with version {version}",
+            expected="a run of real origin",
+            got=f"origin synthetic ({source})",
+            remedy="give the run the real table, or register under another name: "
+            f"registry.model_name={name}_synthetic",
+        )
+
+
+class DeletedExperimentError(RegistryError):
+    """An experiment that was deleted, and keeps its name all the same."""
+
+    @classmethod
+    def of(cls, name: str, identity: str) -> DeletedExperimentError:
+        """Return the error of the experiment `name`, MLflow's id of it for the way back."""
+        return cls(
+            f"the experiment {name!r} was deleted",
+            remedy=f"mlflow experiments restore -x {identity}, or name another one",
+        )
+
+
+class DestinationExistsError(StorageError):
+    """A folder that would be overwritten."""
+
+    @classmethod
+    def of(cls, folder: Path) -> DestinationExistsError:
+        """Return the error of `folder`."""
+        return cls(
+            "the folder for the bundle exists already",
+            got=str(folder),
+            remedy="remove it, or name another folder",
+        )
 
 
 def start_run(
@@ -148,7 +217,7 @@ def register_bundle(
         BundleError: The bundle is damaged.
         MissingExtraError: MLflow is not installed.
     """
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     # whether others trust it is decided where it is loaded: here it is made
     contract = load_bundle(bundle_folder, trusted=None).contract
@@ -162,6 +231,7 @@ def register_bundle(
                 log_step(client, experiment_id, parent, step, run)
             _upload_model(client, parent, bundle_folder, contract, run.started)
             return _create_version(client, parent, model_name, alias, run)
+        # also on Ctrl-C: MLflow shows a run that nobody ended as running for ever
         except BaseException as error:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
             with suppress(Exception):
@@ -212,11 +282,7 @@ def download_bundle(
         ('cars_model', 'cars_model-8c615dec97ef')
     """
     if destination.exists():
-        raise StorageError(
-            "the folder for the bundle exists already",
-            got=str(destination),
-            remedy="remove it, or name another folder",
-        )
+        raise DestinationExistsError.of(destination)
     with open_client(tracking_uri) as client:
         version = _holder_or_refuse(client, model_name, alias)
         fetch_bundle(str(version.source), tracking_uri, destination)
@@ -237,7 +303,7 @@ def fetch_bundle(
     """Fetch the bundle of a version's `source` within an open client; see `download_bundle`."""
     import mlflow.artifacts
 
-    from tasador.registry.bundle.model_bundle import load_bundle
+    from tasador.registry.model_bundle import load_bundle
 
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -250,6 +316,7 @@ def fetch_bundle(
             dst_path=str(holder),
             tracking_uri=tracking_uri,
         )
+        # checked beside its place: the folder appears verified, or not at all
         load_bundle(Path(fetched), trusted=trusted)
         Path(fetched).replace(destination)
     finally:
@@ -260,12 +327,10 @@ def _experiment(client: Any, tracking_uri: str, name: str, artifact_root: Path |
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            raise RegistryError(
-                f"the experiment {name!r} was deleted",
-                remedy=f"mlflow experiments restore -x {found.experiment_id}, or name another one",
-            )
+            raise DeletedExperimentError.of(name, found.experiment_id)
         return str(found.experiment_id)
     database = sqlite_file(tracking_uri)
+    # a server has its own place for artifacts, an embedded registry has none
     root = artifact_root or (database.parent / "mlartifacts" if database else None)
     location = root.resolve().as_uri() if root else None
     return str(client.create_experiment(name, artifact_location=location))
@@ -330,8 +395,10 @@ def _create_version(
         tags=version_tags(run),
         description=describe(run, model_name, alias),
     )
+    # without its alias the version would be an orphan: it goes with whatever fails here
     try:
         client.set_terminated(parent, "FINISHED", milliseconds(run.started, run.seconds))
+        # once more: the upload takes time in which another run may have got the alias
         _refuse_synthetic_over_real(client, model_name, alias, run)
         client.set_registered_model_alias(model_name, alias, str(version.version))
     except BaseException:
@@ -357,14 +424,7 @@ def _refuse_synthetic_over_real(client: Any, model_name: str, alias: str, run: M
     holder = _holder(client, model_name, alias)
     if run.origin != "synthetic" or holder is None or holder.tags.get("origin") == "synthetic":
         return
-    raise RegistryError(
-        f"a model trained on synthetic rows must not take the place of a real one; the alias "
-        f"{alias!r} of {model_name} stays with version {holder.version}",
-        expected="a run of real origin",
-        got=f"origin synthetic ({run.source})",
-        remedy="give the run the real table, or register under another name: "
-        f"registry.model_name={model_name}_synthetic",
-    )
+    raise SyntheticOverRealError.of(model_name, alias, holder.version, run.source)
 
 
 def _holder(client: Any, model_name: str, alias: str) -> Any:
@@ -382,10 +442,7 @@ def _holder(client: Any, model_name: str, alias: str) -> Any:
 def _holder_or_refuse(client: Any, model_name: str, alias: str) -> Any:
     version = _holder(client, model_name, alias)
     if version is None:
-        raise RegistryError(
-            f"there is no model {model_name!r} with the alias {alias!r}",
-            remedy="register one with tasador run, or name another model or alias",
-        )
+        raise NoModelError.with_alias(model_name, alias)
     return version
 
 
@@ -405,7 +462,7 @@ _READ_S = 10.0
 
 @dataclass(frozen=True)
 class MlflowVersions:
-    """See `tasador.registry.stores.versions.Versions` for what each method promises.
+    """See `tasador.registry.versions.Versions` for what each method promises.
 
     Attributes:
         uri: The registry.
@@ -465,11 +522,7 @@ def versions_of(uri: str, name: str | None) -> MlflowVersions:
     if name is None and found:
         return MlflowVersions(uri, only_model(found))
     if name not in found:
-        raise RegistryError(
-            f"no model {name!r} is registered" if name else "no model is registered",
-            expected=f"one of {', '.join(found[:10])}" if found else None,
-            remedy="register one with tasador run",
-        )
+        raise NoModelError.of(name, found)
     return MlflowVersions(uri, str(name))
 
 
@@ -480,11 +533,9 @@ def registered_models(uri: str) -> list[str]:
         RegistryError: The registry cannot be reached, or is not there.
     """
     file = sqlite_file(uri)
+    # MLflow would make the database: looking at a registry must not leave one behind
     if file is not None and not file.exists():
-        raise RegistryError(
-            f"there is no model registry at {without_password(uri)}",
-            remedy="train and register a model with tasador run, or name the registry: --registry",
-        )
+        raise NoModelError.no_registry(uri)
     with open_client(uri, BRISK) as client:
         return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
 
@@ -492,6 +543,7 @@ def registered_models(uri: str) -> list[str]:
 def list_registered(uri: str) -> list[str]:
     """Return what `registered_models` does, without MLflow's packages where they are not needed."""
     try:
+        # MLflow's client takes seconds to import: what is only read is read without it
         return registry_reader(uri).models(Deadline.after(_READ_S))
     except NothingOfferedError:
         return []

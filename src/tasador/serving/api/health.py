@@ -16,11 +16,11 @@ from fastapi import APIRouter, Response
 from tasador.core import clock as wall
 from tasador.core.deadlines import BoundedCaller, Deadline
 from tasador.core.errors import NothingOfferedError, StorageError
-from tasador.serving.api.schemas import About, DeepHealth, Health, Live, ModelInfo, Ready
+from tasador.serving.api.openapi import About, DeepHealth, Health, Live, ModelInfo, Ready
+from tasador.serving.cascade import GuardedSource
 from tasador.serving.metrics import CONTENT_TYPE
-from tasador.serving.model_loading.cascade import GuardedSource
-from tasador.serving.model_loading.model_slot import ModelSlot
-from tasador.serving.model_loading.refresher import Refresher
+from tasador.serving.model_slot import ModelSlot
+from tasador.serving.refresher import Refresher
 from tasador.serving.service import LoadedBundle, Service
 
 Status = Literal["healthy", "degraded", "unhealthy"]

@@ -20,10 +20,9 @@ from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.predict import endpoint, response
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
-from tasador.serving.batching.predictor import Predictor
-from tasador.serving.batching.request_parsing import read_json
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.http.request import JSON, Exchange, Reply
+from tasador.serving.request_parsing import Predictor, read_json
 from tasador.serving.service import Service
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")

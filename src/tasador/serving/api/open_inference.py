@@ -22,10 +22,9 @@ from tasador.contract.model import Column, plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.predict import response
-from tasador.serving.batching.predictor import Predictor
-from tasador.serving.batching.request_parsing import read_json
 from tasador.serving.errors import InvalidRequest, Problem
 from tasador.serving.http.request import JSON, Exchange, Reply, inflate
+from tasador.serving.request_parsing import Predictor, read_json
 from tasador.serving.service import Service
 
 _TYPES = {

@@ -15,9 +15,9 @@ from tasador.core import clock
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer
 from tasador.records.time_parsing import time_reason
-from tasador.serving.batching.request_parsing import read_json
 from tasador.serving.errors import Problem, error_detail
 from tasador.serving.http.request import Exchange, Reply
+from tasador.serving.request_parsing import read_json
 from tasador.serving.service import Service
 
 #: Records outcomes as `RecordStore.add_outcomes` does, with its `own` and `replace`.

@@ -14,9 +14,9 @@ from fastapi import Request, Response
 
 from tasador.contract.row_check import shown
 from tasador.modeling.prediction import Reasons
-from tasador.serving.batching.request_parsing import instances_of, read_json
 from tasador.serving.errors import InvalidRequest, wrong_media_type
 from tasador.serving.http.request import Exchange, Handler, Reply, inflate, is_json
+from tasador.serving.request_parsing import instances_of, read_json
 from tasador.serving.service import Service
 
 #: Explanations take milliseconds each, and a processor meanwhile.

@@ -27,11 +27,10 @@ from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
-from tasador.serving.batching.batcher import Answer
-from tasador.serving.batching.predictor import Predictor
-from tasador.serving.batching.request_parsing import Rows
+from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
 from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
+from tasador.serving.request_parsing import Predictor, Rows
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.parquet_limits import UPLOADED, ParquetFacts
 from tasador.data.text_format import HEAD_BYTES, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
-from tasador.serving.model_loading.model_slot import give_memory_back
+from tasador.serving.model_slot import give_memory_back
 
 CSV_TYPES = frozenset({"text/csv", "application/csv"})
 PARQUET_TYPES = frozenset(

@@ -1,1 +1,0 @@
-"""Tables of a window and of the reference, read for monitoring."""

@@ -1,1 +1,0 @@
-"""Mergeable summaries of windows and columns."""

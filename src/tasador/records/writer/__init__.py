@@ -1,1 +1,0 @@
-"""Group commit of records, and the spool for outages."""

@@ -1,1 +1,0 @@
-"""A bundle: read, checked, written, packed, trusted."""

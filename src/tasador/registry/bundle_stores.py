@@ -1,0 +1,331 @@
+"""Where bundles lie: in a workspace's folder, or published under a location.
+
+A location is an object store's prefix, or a folder::
+
+    <location>/latest.json                what is offered now; written last, replaced at once
+    <location>/bundles/<content hash>/    one folder a bundle, never changed once it is there
+
+A reader that is half way through a bundle while another one is published is not disturbed. The
+last good copy that a server keeps on its disk has the same layout.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from tasador.core import clock, storage
+from tasador.core.deadlines import Deadline
+from tasador.core.errors import BundleError, NothingOfferedError, StorageError
+from tasador.core.hashing import to_plain
+from tasador.registry.integrity import BundleLimits, read_verified
+from tasador.registry.manifest import MANIFEST_NAME, checked_path
+
+POINTER_NAME = "latest.json"
+_FORMAT = 1
+_POINTER_BYTES = 1 << 20
+_MOST_FILES = 64
+_SPARED_S = 3600.0
+#: In the name of a folder that a later run moved aside.
+MOVED_ASIDE = ".damaged-"
+
+
+class NoBundleError(NothingOfferedError):
+    """A place where there is no bundle to take."""
+
+    @classmethod
+    def in_folder(cls, folder: Path, name: str | None, content_hash: str | None) -> NoBundleError:
+        """Return the error of a workspace's folder without the one that is asked for."""
+        named = f" of the model {name!r}" if name else ""
+        exact = f" with the content hash {content_hash}" if content_hash else ""
+        return cls(
+            f"no bundle under {folder}{named}{exact}",
+            remedy="make one with `tasador run`, or name one with --bundle",
+        )
+
+    @classmethod
+    def published(cls, location: storage.Location) -> NoBundleError:
+        """Return the error of a location where nothing was published."""
+        return cls(
+            f"nothing is published at {location}",
+            expected=f"a {POINTER_NAME}",
+            remedy="publish a bundle there, or check the address",
+        )
+
+
+class PublishedBundleError(BundleError):
+    """A published bundle that cannot be used, or one that must not be published."""
+
+    @classmethod
+    def of_pointer(cls, where: storage.Location, error: Exception) -> PublishedBundleError:
+        """Return the error of a pointer that `publish_bundle` does not write."""
+        return cls(
+            f"{where} cannot be read: {type(error).__name__}: {error}",
+            expected=f"a pointer of format {_FORMAT}",
+            remedy="publish the bundle again, or update tasador",
+        )
+
+    @classmethod
+    def too_large(cls, version: str, limit: int, got: int) -> PublishedBundleError:
+        """Return the error of more bytes than are fetched."""
+        return cls(
+            f"the bundle {version} is too large", expected=f"at most {limit} bytes", got=str(got)
+        )
+
+    @classmethod
+    def of_file(cls, version: str, name: str, got: str) -> PublishedBundleError:
+        """Return the error of a file that is missing or of another size."""
+        return cls(
+            f"the published bundle {version} is damaged: {name}",
+            got=got,
+            remedy="publish it again",
+        )
+
+    @classmethod
+    def synthetic(cls, real: str) -> PublishedBundleError:
+        """Return the error of a synthetic bundle where the version `real` is offered."""
+        return cls(
+            f"a model trained on synthetic rows must not take the place of {real}",
+            expected="a bundle of real origin",
+            got="origin synthetic",
+            remedy="give the run the real table, or publish to another location",
+        )
+
+
+def newest_bundle(
+    folder: Path, name: str | None = None, *, content_hash: str | None = None
+) -> Path:
+    """Return the bundle in `folder` that was written last; one trained on real rows comes first.
+
+    What a manifest claims decides; whether it is true is checked when the bundle is loaded.
+
+    Args:
+        folder: Where the bundles' folders are.
+        name: The model's name; None takes any.
+        content_hash: The bundle's content hash; None takes any.
+
+    Raises:
+        NothingOfferedError: There is none.
+    """
+    wanted = {"name": name, "content_hash": content_hash}
+    found = []
+    for manifest in _manifests(folder):
+        claims = _claims(manifest)
+        if any(value is not None and claims.get(key) != value for key, value in wanted.items()):
+            continue
+        try:
+            stamp = manifest.stat().st_mtime_ns
+        except OSError:  # removed meanwhile
+            continue
+        found.append((claims.get("origin") == "real", stamp, manifest.parent.name))
+    if not found:
+        raise NoBundleError.in_folder(folder, name, content_hash)
+    return folder / max(found)[2]
+
+
+def bundle_names(folder: Path) -> list[str]:
+    """Return the names of the models that the bundles in `folder` are of, in order."""
+    names = {str(_claims(manifest).get("name", "")) for manifest in _manifests(folder)}
+    return sorted(names - {""})
+
+
+def _manifests(folder: Path) -> Iterator[Path]:
+    for manifest in folder.glob(f"*/{MANIFEST_NAME}"):
+        own = manifest.parent.name
+        # a folder that is being written has a name with a dot until it is whole
+        if not own.startswith(".") and MOVED_ASIDE not in own:
+            yield manifest
+
+
+def _claims(manifest: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(storage.read_bytes(manifest))
+    except (StorageError, ValueError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What ``latest.json`` says.
+
+    Attributes:
+        name: The model's name.
+        version: The bundle's version.
+        content_hash: The bundle's content hash.
+        origin: ``real`` or ``synthetic``.
+        published: When, ISO 8601 in UTC.
+        files: Size of every file by its name, the manifest included. The manifest's own checksum
+            is the content hash; it holds those of all others.
+        notes: Whatever else is worth keeping, texts.
+    """
+
+    name: str
+    version: str
+    content_hash: str
+    origin: Literal["real", "synthetic"]
+    published: str
+    files: Mapping[str, int]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where the bundle's files are, relative to the location."""
+        return f"bundles/{self.content_hash}"
+
+
+def publish_bundle(
+    folder: Path,
+    location: storage.Location,
+    notes: Mapping[str, str] | None = None,
+) -> Pointer:
+    """Copy the bundle in `folder` to `location` and offer it from there.
+
+    Args:
+        folder: The bundle; verified first, so that a damaged one is never published.
+        location: ``gs://bucket/prefix``, ``s3://bucket/prefix`` or a folder.
+        notes: Kept in the pointer.
+
+    Raises:
+        BundleError: The bundle is damaged, or it is of synthetic origin while a real one of the
+            same name is offered.
+        StorageError: The store or the disk refuses; what was offered before still is.
+    """
+    manifest, contents = read_verified(folder, BundleLimits())
+    contents[MANIFEST_NAME] = (folder / MANIFEST_NAME).read_bytes()
+    pointer = Pointer(
+        name=manifest.name,
+        version=manifest.version,
+        content_hash=manifest.content_hash,
+        origin=manifest.origin,
+        published=clock.timestamp(),
+        files={name: len(content) for name, content in sorted(contents.items())},
+        notes={**(notes or {}), **({"release": manifest.release} if manifest.release else {})},
+    )
+    _refuse_synthetic_over_real(location, pointer)
+    # the pointer last: a reader must never be sent to a bundle that is not whole
+    for name, content in sorted(contents.items()):
+        storage.write_bytes(storage.join(location, pointer.folder, name), content)
+    plain = {"format": _FORMAT, **to_plain(pointer)}
+    storage.write_bytes(
+        storage.join(location, POINTER_NAME), orjson.dumps(plain, option=orjson.OPT_INDENT_2)
+    )
+    return pointer
+
+
+def read_pointer(
+    location: storage.Location, *, deadline: Deadline, patience: storage.Patience | None = None
+) -> Pointer:
+    """Return what is offered at `location`.
+
+    Raises:
+        NothingOfferedError: There is no pointer.
+        BundleError: It is none that `publish_bundle` writes.
+        StorageError: The location cannot be reached, or took too long.
+    """
+    where = storage.join(location, POINTER_NAME)
+    try:
+        data = storage.read_limited(where, _POINTER_BYTES, deadline=deadline, patience=patience)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise NoBundleError.published(location) from None
+        raise
+    # written elsewhere: whatever it makes Python raise, it is not a pointer
+    try:
+        return _parsed(data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PublishedBundleError.of_pointer(where, error) from None
+
+
+def fetch_published(
+    location: storage.Location,
+    pointer: Pointer,
+    destination: Path,
+    *,
+    deadline: Deadline,
+    patience: storage.Patience | None = None,
+    limits: BundleLimits | None = None,
+) -> Path:
+    """Copy the bundle that `pointer` names into the new folder `destination`.
+
+    Only sizes are checked here; `load_bundle` checks every checksum before it parses a file.
+
+    Raises:
+        BundleError: A file is missing or of another size, or the bundle is too large.
+        StorageError: The location cannot be reached, the disk refuses, or it took too long.
+    """
+    limits = limits or BundleLimits()
+    total = sum(pointer.files.values())
+    if total > limits.total_bytes + limits.manifest_bytes:
+        raise PublishedBundleError.too_large(pointer.version, limits.total_bytes, total)
+    with storage.atomic_folder(destination) as temporary:
+        for name, size in pointer.files.items():
+            where = storage.join(location, pointer.folder, name)
+            try:
+                content = storage.read_limited(where, size, deadline=deadline, patience=patience)
+            except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    got = "no such file"
+                    raise PublishedBundleError.of_file(pointer.version, name, got) from None
+                raise
+            if len(content) != size:
+                got = f"{len(content)} bytes instead of {size}"
+                raise PublishedBundleError.of_file(pointer.version, name, got)
+            (temporary / name).write_bytes(content)
+    return destination
+
+
+def prune_published(folder: Path, keep: int = 2) -> None:
+    """Remove bundles from a local `folder` beyond the `keep` newest.
+
+    What the pointer names stays, and what another process may be writing this very hour.
+    """
+    pointer = read_pointer(folder, deadline=Deadline.after(60.0))
+    found = [path for path in (folder / "bundles").iterdir() if path.is_dir()]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found[keep:]:
+        # a clock that was set back makes a folder look new, never old: it then stays for longer
+        old = time.time() - path.stat().st_mtime > _SPARED_S
+        if old and path.name != pointer.content_hash:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _parsed(data: bytes) -> Pointer:
+    plain: dict[str, Any] = orjson.loads(data)
+    if plain.pop("format") != _FORMAT:
+        raise ValueError("another format")
+    pointer = Pointer(**plain)
+    texts = (pointer.name, pointer.version, pointer.published, *pointer.notes.values())
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("texts expected")
+    if re.fullmatch(r"[0-9a-f]{64}", pointer.content_hash) is None:
+        raise ValueError("a content hash has 64 hexadecimal digits")
+    if pointer.origin not in ("real", "synthetic"):
+        raise ValueError("an origin is real or synthetic")
+    sizes = pointer.files.values()
+    if len(pointer.files) > _MOST_FILES or not all(type(n) is int and n >= 0 for n in sizes):
+        raise ValueError(f"at most {_MOST_FILES} files with their sizes")
+    # the names become paths on this disk
+    for name in pointer.files:
+        if "/" in checked_path(name):
+            raise ValueError("files without a folder")
+    return pointer
+
+
+def _refuse_synthetic_over_real(location: storage.Location, new: Pointer) -> None:
+    if new.origin == "real":
+        return
+    try:
+        old = read_pointer(location, deadline=Deadline.after(60.0))
+    except BundleError:
+        return
+    if old.origin == "real" and old.name == new.name:
+        raise PublishedBundleError.synthetic(old.version)

@@ -1,0 +1,297 @@
+"""`Manifest`: what a bundle says about itself, read strictly and before anything else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal, cast
+
+import orjson
+
+from tasador.core.errors import BundleError
+from tasador.core.hashing import sha256_bytes, to_plain
+from tasador.core.input_checks import check_depth, read_json
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+#: Keys that say when and under which release, not what: equal content has an equal hash.
+_NOT_CONTENT = frozenset({"created", "release", "content_hash"})
+_OPTIONAL = frozenset({"release"})
+RELEASE_PATTERN = r"\d{1,9}\.\d{1,9}\.\d{1,9}"
+_VERSION_DIGITS = 12
+#: Levels of objects and lists; a manifest has about seven.
+_MOST_LEVELS = 64
+_REGISTER_AGAIN = "fetch the bundle again, or register the model again"
+
+
+class InvalidManifestError(BundleError):
+    """A manifest that cannot be read, or be written."""
+
+    @classmethod
+    def of_value(cls, where: str, expected: str, got: Any) -> InvalidManifestError:
+        """Return the error of a value of a different type."""
+        return cls(
+            f"{MANIFEST_NAME}: {where} cannot be read",
+            expected=expected,
+            got=repr(got)[:80],
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def of_keys(cls, where: str, names: set[str], present: set[str]) -> InvalidManifestError:
+        """Return the error of missing and unknown keys."""
+        return cls(
+            f"{MANIFEST_NAME}: {where} does not have the keys of format {FORMAT_VERSION}",
+            expected=", ".join(sorted(names)),
+            got=f"missing {sorted(names - present)}, unknown {sorted(present - names)}",
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def of_format(cls, version: Any) -> InvalidManifestError:
+        """Return the error of another format version."""
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        return cls(
+            "the bundle has an unknown format version",
+            expected=str(FORMAT_VERSION),
+            got=repr(version),
+            remedy="update tasador" if newer else _REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def not_json(cls, error: ValueError) -> InvalidManifestError:
+        """Return the error of a text that is not JSON."""
+        return cls(f"{MANIFEST_NAME} is not JSON: {error}", remedy=_REGISTER_AGAIN)
+
+    @classmethod
+    def changed(cls, expected: str, got: str) -> InvalidManifestError:
+        """Return the error of a content hash that is not the content's."""
+        return cls(
+            f"{MANIFEST_NAME} was changed after it was written",
+            expected=f"content hash {expected}",
+            got=got,
+            remedy=_REGISTER_AGAIN,
+        )
+
+    @classmethod
+    def not_writable(cls, error: TypeError) -> InvalidManifestError:
+        """Return the error of a value that JSON does not have."""
+        return cls(
+            f"the manifest cannot be written: {error}",
+            expected="texts, numbers, lists and mappings in metrics, lineage and states",
+        )
+
+
+class UnsafePathError(BundleError):
+    """A path in a bundle that may lead out of its folder."""
+
+    @classmethod
+    def of(cls, path: str) -> UnsafePathError:
+        """Return the error of `path`, which may be of any length."""
+        return cls(
+            f"the path {path[:200]!r} is refused",
+            expected="a relative path inside the bundle, of letters, digits, '.', '_' and '-'",
+            remedy="do not use this bundle: nothing that tasador writes looks like that",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the bundle: its SHA-256 as 64 hexadecimal digits, and its size."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """The model: its file, what it is (e.g. ``"lightgbm"``) and how many features it takes."""
+
+    file: str
+    kind: str
+    n_features: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle that is no array, and the checksums of the rest.
+
+    Attributes:
+        format_version: Version of this layout.
+        name: The model's name.
+        created: ISO 8601 in UTC, e.g. ``2026-11-23T10:00:00Z``.
+        origin: Whether the model was trained on real or on generated rows.
+        contract: `TableContract.to_dict`.
+        features: The JSON half of `FittedFeatures.state`.
+        target: `TargetTransform.to_dict`.
+        interval: `ConformalInterval.to_dict`.
+        model: Where the model is and what it takes.
+        metrics: What was measured at training time.
+        lineage: Data hash, code commit, configuration, seeds, library versions.
+        parity: Proof that the exported model answers as the library did.
+        files: Every file of the folder but the manifest, by relative path.
+        release: The version people say, e.g. ``1.2.0``; given when the model is registered, empty
+            before that and in older bundles.
+        content_hash: SHA-256 over all of the above but `created` and `release`.
+    """
+
+    format_version: int
+    name: str
+    created: str
+    origin: Literal["real", "synthetic"]
+    contract: Mapping[str, Any]
+    features: Mapping[str, Any]
+    target: Mapping[str, Any]
+    interval: Mapping[str, Any]
+    model: ModelEntry
+    metrics: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+    content_hash: str = ""
+    release: str = ""
+
+    @property
+    def version(self) -> str:
+        """The model's name and the first 12 digits of the content hash."""
+        return f"{self.name}-{self.content_hash[:_VERSION_DIGITS]}"
+
+    def with_content_hash(self) -> Manifest:
+        """Return the manifest with its content hash filled in."""
+        return replace(self, content_hash=_content_hash(orjson.loads(self.to_json())))
+
+    def to_json(self) -> bytes:
+        """Return the manifest as JSON: equal manifests give equal bytes.
+
+        Keys keep their order, for the order of a contract's columns means something.
+
+        Raises:
+            BundleError: Something in it is no JSON value.
+        """
+        plain = to_plain(self)
+        if not self.release:
+            del plain["release"]
+        try:
+            return orjson.dumps(plain, option=orjson.OPT_INDENT_2)
+        except TypeError as error:
+            raise InvalidManifestError.not_writable(error) from None
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Read a manifest, strictly.
+
+        Raises:
+            BundleError: No JSON, another format version, missing or unknown keys, values of the
+                wrong kind, paths that lead out of the folder, or a content hash that does not fit.
+        """
+        try:
+            plain = orjson.loads(data)
+            check_depth(plain, _MOST_LEVELS)
+            # orjson keeps the last of two equal names in silence: readers would see two manifests
+            read_json(data)
+        except ValueError as error:
+            raise InvalidManifestError.not_json(error) from None
+        if not isinstance(plain, dict):
+            raise InvalidManifestError.of_value(MANIFEST_NAME, "an object", plain)
+        _check_format(plain)
+        names = {field.name for field in fields(cls)}
+        _check_keys(plain, names - (_OPTIONAL - plain.keys()), MANIFEST_NAME)
+        for key, check in _CHECKS.items():
+            if key in plain:
+                check(key, plain[key])
+        if plain["content_hash"] != _content_hash(plain):
+            raise InvalidManifestError.changed(plain["content_hash"], _content_hash(plain))
+        files = {path: FileEntry(**entry) for path, entry in plain["files"].items()}
+        return cls(**{**plain, "model": ModelEntry(**plain["model"]), "files": files})
+
+
+def checked_path(path: str) -> str:
+    """Return `path` if it is a plain relative path that stays inside its folder.
+
+    Raises:
+        BundleError: It is absolute, climbs with ``..``, or is written in a way that some system
+            reads differently (backslashes, drive letters, ``.``, empty parts, control characters).
+    """
+    pure = PurePosixPath(path)
+    parts = path.split("/")
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", path)
+    if plain is None or pure.is_absolute() or ".." in parts or len(path) > 200:
+        raise UnsafePathError.of(path)
+    return path
+
+
+def _content_hash(plain: Mapping[str, Any]) -> str:
+    # sorted at this level only: below it order may mean something, as that of a contract's columns
+    content = {key: plain[key] for key in sorted(plain) if key not in _NOT_CONTENT}
+    return sha256_bytes(orjson.dumps(content))
+
+
+def _check_format(plain: dict[str, Any]) -> None:
+    version = plain.get("format_version")
+    # in Python True equals 1
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise InvalidManifestError.of_format(version)
+
+
+def _check_keys(plain: Mapping[str, Any], names: set[str], where: str) -> None:
+    if names != set(plain):
+        raise InvalidManifestError.of_keys(where, names, set(plain))
+
+
+def _matches(pattern: str, expected: str) -> Callable[[str, Any], None]:
+    def check(where: str, value: Any) -> None:
+        if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+            raise InvalidManifestError.of_value(where, expected, value)
+
+    return check
+
+
+def _is_mapping(where: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise InvalidManifestError.of_value(where, "an object", value)
+
+
+def _is_size(where: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidManifestError.of_value(where, "a number of 0 or more", value)
+
+
+_is_sha256 = _matches(r"[0-9a-f]{64}", "64 hexadecimal digits")
+
+
+def _check_model(where: str, value: Any) -> None:
+    _is_mapping(where, value)
+    _check_keys(value, {"file", "kind", "n_features"}, where)
+    _matches(r".{1,200}", "a path")(f"{where}.file", value["file"])
+    _matches(r".{1,100}", "a text")(f"{where}.kind", value["kind"])
+    _is_size(f"{where}.n_features", value["n_features"])
+
+
+def _check_files(where: str, value: Any) -> None:
+    _is_mapping(where, value)
+    for path, entry in cast(dict[str, Any], value).items():
+        checked_path(path)
+        _is_mapping(f"{where}.{path}", entry)
+        _check_keys(entry, {"sha256", "bytes"}, f"{where}.{path}")
+        _is_sha256(f"{where}.{path}.sha256", entry["sha256"])
+        _is_size(f"{where}.{path}.bytes", entry["bytes"])
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "name": _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "letters, digits, '.', '_' and '-'"),
+    "created": _matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a time such as 2026-11-23T10:00:00Z"),
+    "origin": _matches("real|synthetic", "real or synthetic"),
+    "contract": _is_mapping,
+    "features": _is_mapping,
+    "target": _is_mapping,
+    "interval": _is_mapping,
+    "model": _check_model,
+    "metrics": _is_mapping,
+    "lineage": _is_mapping,
+    "parity": _is_mapping,
+    "files": _check_files,
+    "content_hash": _is_sha256,
+    "release": _matches(RELEASE_PATTERN, "a release such as 1.2.0"),
+}

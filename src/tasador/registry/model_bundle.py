@@ -1,0 +1,428 @@
+"""`ModelBundle`: everything needed to value a row, in one verified folder.
+
+Loading never runs code that came with a bundle: it is JSON, plain number arrays and an ONNX graph,
+and every file's SHA-256 is checked before anything but the manifest is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tasador.contract.encoding import Encoder
+from tasador.contract.model import TableContract
+from tasador.contract.reader import from_dict
+from tasador.contract.row_check import RowCheck, TrainingRange
+from tasador.core.errors import (
+    BundleError,
+    ConfigError,
+    ContractError,
+    MissingExtraError,
+    StorageError,
+)
+from tasador.core.input_checks import Expected, check_arrays, check_depth
+from tasador.features.fitted import FittedFeatures, far_notes
+from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.parity import TOLERANCE
+from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
+from tasador.modeling.target_transform import TargetTransform
+from tasador.registry.arrays import read_arrays
+from tasador.registry.integrity import (
+    CARD,
+    ERROR_MODEL,
+    EXPLAIN,
+    FEATURES,
+    FETCH_AGAIN,
+    GOLDEN,
+    MODEL,
+    PROFILE,
+    REFERENCE,
+    BundleLimits,
+    read_verified,
+)
+from tasador.registry.manifest import Manifest
+from tasador.registry.signature import Trusted, trusted_keys
+from tasador.trees.onnx_model import OnnxRegressor, load_model
+from tasador.trees.regressor import Regressor
+from tasador.trees.tree_shap import Contributions, contributions_from_state
+
+__all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
+
+Floats = NDArray[np.float64]
+
+#: Fewest golden rows of a bundle: as many as are written.
+GOLDEN_ROWS = 20
+_MOST_GOLDEN_ROWS = 10_000
+_MOST_LEVELS = 64
+#: Errors that are not the bundle's: a disk that is full, a library that is not installed.
+_NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
+
+
+class MisfitError(BundleError):
+    """A bundle whose parts were not made for each other."""
+
+    @classmethod
+    def of(cls, expected: str, got: str) -> MisfitError:
+        """Return the error of a part that is not the one another part needs."""
+        return cls("the bundle's parts do not fit together", expected=expected, got=got)
+
+
+class GoldenRowsError(BundleError):
+    """Golden rows that cannot be read, or that get other answers than where they were written."""
+
+    @classmethod
+    def unreadable(cls, p: int, error: Exception) -> GoldenRowsError:
+        """Return the error of a file that is not one of golden rows of `p` columns."""
+        return cls(
+            f"{GOLDEN} is damaged",
+            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
+            got=str(error),
+        )
+
+    @classmethod
+    def incomplete(cls, rows: int) -> GoldenRowsError:
+        """Return the error of fewer rows than are written."""
+        return cls(
+            f"{GOLDEN} is incomplete",
+            expected=f"at least {GOLDEN_ROWS} golden rows",
+            got=str(rows),
+            remedy="register the model again",
+        )
+
+    @classmethod
+    def differ(cls, row: int, want: float, got: float) -> GoldenRowsError:
+        """Return the error of another answer than the one that was kept."""
+        return cls(
+            "the bundle answers differently on this machine than where it was made",
+            expected=f"{want!r} for golden row {row}",
+            got=repr(got),
+            remedy="install the library versions named in the manifest's lineage",
+        )
+
+    @classmethod
+    def not_finite(cls) -> GoldenRowsError:
+        """Return the error of answers that are NaN or infinite."""
+        return cls(
+            "the bundle's answers are no numbers",
+            expected="finite estimates and intervals for the golden rows",
+            remedy=FETCH_AGAIN,
+        )
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A loaded, verified bundle; may be used from several threads at once.
+
+    Attributes:
+        folder: Where it was loaded from.
+        manifest: What it says about itself.
+        contract: The table's contract.
+        features: The fitted features.
+        model: The model; its `engine` says what runs it.
+        target: The target's transform.
+        interval: The calibrated interval.
+        contributions: What tells each feature's part in the model's scores.
+        profile: The reference profile of the training rows.
+        card: The model card, Markdown.
+        encoder: Turns rows into numbers by the contract.
+        golden: Encoded training rows kept with the bundle, shape (k, p), k <= 20; for warming up
+            and for examples.
+        reference: What `monitoring.reference.Reference.of_bundle` reads; None in older
+            bundles.
+        error_model: Tells how large an error to expect where; None in older bundles.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> isinstance(bundle, tasador.ModelBundle)
+        True
+        >>> bundle.value({"mass": 1200, "doors": 5, "fuel": "coal"})
+        Traceback (most recent call last):
+        tasador.core.errors.ValidationError: ...
+    """
+
+    folder: Path
+    manifest: Manifest
+    contract: TableContract
+    features: FittedFeatures
+    model: Regressor
+    target: TargetTransform
+    interval: ConformalInterval
+    contributions: Contributions
+    profile: Mapping[str, Any]
+    card: str
+    encoder: Encoder
+    golden: Floats
+    reference: Mapping[str, NDArray[Any]] | None = None
+    error_model: OnnxRegressor | None = None
+
+    @cached_property
+    def check(self) -> RowCheck:
+        """What decides whether a row is valid."""
+        return RowCheck(self.encoder)
+
+    @cached_property
+    def _range(self) -> TrainingRange:
+        return TrainingRange(self.contract, self.profile)
+
+    @property
+    def version(self) -> str:
+        """The model's name and the first 12 digits of the content hash."""
+        return self.manifest.version
+
+    @property
+    def origin(self) -> str:
+        """``real`` or ``synthetic``: what the model was trained on."""
+        return self.manifest.origin
+
+    def predict(self, X: Floats) -> Floats:
+        """Return the estimates (n,) of encoded rows (n, p), in the target's unit."""
+        return self.target.inverse(self.model.predict(self.features.transform(X)))
+
+    def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> Floats:
+        """Return the estimates (n,) of n rows given as columns.
+
+        Raises:
+            ValidationError: A column is missing, or a row does not meet the contract; names the
+                first, counted from 1.
+        """
+        return self.predict(self.check.columns(columns))
+
+    def value(self, row: Mapping[str, Any]) -> Valuation:
+        """Value one row.
+
+        Args:
+            row: Values by column name, as the contract describes them; None for missing.
+
+        Raises:
+            ValidationError: A value is missing or does not meet the contract.
+        """
+        return self.value_encoded(self.check.row(row))[0]
+
+    def value_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Valuation]:
+        """Value several rows; each gets the same answer as from `value`.
+
+        Raises:
+            ValidationError: One does not meet the contract; names the first, counted from 1.
+        """
+        return self.value_encoded(self.check.rows(rows)) if rows else []
+
+    def value_arrays(self, X: Floats) -> tuple[Floats, Floats, Floats]:
+        """Value encoded rows (n, p): estimates, lower and upper ends, each (n,).
+
+        Whether the rows meet the contract is for the caller to check, with `check`.
+        """
+        return self._valued(X)[:3]
+
+    def appraise(self, X: Floats) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
+        """Value encoded rows as `value_arrays`, with what their senders should know, by row."""
+        prediction, lower, upper, far = self._valued(X)
+        notes = self._range.notes(X)
+        if far is not None:
+            for row, note in far_notes(self.features, X, np.flatnonzero(far)).items():
+                notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
+        return prediction, lower, upper, notes
+
+    @cached_property
+    def _far_interval(self) -> str:
+        factor = self.interval.far_factor
+        if factor == 1.0:
+            return "the interval does not hold there"
+        return (
+            f"the interval is {factor:.2g} times as wide, as measured on areas without "
+            "comparables, and may still be too narrow"
+        )
+
+    def _valued(self, X: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None]:
+        Z = self.features.transform(X)
+        score, far = self.model.predict(Z), self.features.far(Z)
+        low, high = self.interval.bounds(score, Z, far)
+        # one call for all three: for a single row a call costs more than its arithmetic
+        answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
+        return answers[:n], answers[n : 2 * n], answers[2 * n :], far
+
+    def value_encoded(self, X: Floats) -> list[Valuation]:
+        """Value encoded rows (n, p) that `check` accepts."""
+        version, unit, coverage = self.version, self.contract.target.unit, self.interval.coverage
+        *values, notes = self.appraise(X)
+        estimates, lower, upper = (array.tolist() for array in values)
+        return [
+            Valuation(
+                estimate, lower[i], upper[i], coverage, version, unit, tuple(notes.get(i, ()))
+            )
+            for i, estimate in enumerate(estimates)
+        ]
+
+    def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
+        """Value one row and say why.
+
+        The first call on a bundle of trees prepares their paths and takes about half a second.
+
+        Args:
+            row: As for `value`.
+            comparables: How many of the nearest training rows to name, at most 64.
+
+        Raises:
+            ValidationError: A value is missing or does not meet the contract.
+        """
+        X = self.check.row(row)
+        found = self.reasons(X, comparables)
+        return Explanation(
+            found.transform,
+            found.expected,
+            found.contributions,
+            found.comparables,
+            valuation=self.value_encoded(X)[0],
+        )
+
+    def reasons(self, X: Floats, comparables: int) -> Reasons:
+        """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
+        contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
+        near = self.features.nearest(X, min(comparables, 64))
+        values = self.target.inverse(np.array([found.target for found in near])).tolist()
+        return Reasons(
+            transform=self.contract.target.transform,
+            expected=self.contributions.expected,
+            contributions=dict(zip(self.features.names, contributions, strict=True)),
+            comparables=tuple(
+                Comparable(found.distance, value, found.attributes)
+                for found, value in zip(near, values, strict=True)
+            ),
+        )
+
+
+def load_bundle(
+    folder: str | Path,
+    *,
+    check_golden: bool = True,
+    threads: int = 1,
+    limits: BundleLimits | None = None,
+    trusted: Trusted = "configured",
+) -> ModelBundle:
+    """Load and verify the bundle in `folder`.
+
+    Args:
+        folder: The bundle's folder.
+        check_golden: Whether to value the golden rows and compare with their kept answers; there
+            have to be `GOLDEN_ROWS` of them.
+        threads: How many threads share a batch of rows.
+        limits: Sizes above which the bundle is refused.
+        trusted: Keys, one of which must have signed the bundle; by default those of
+            TASADOR_SOURCE__TRUSTED_KEYS. None asks for no signature: for bundles that this
+            process has just made.
+
+    Raises:
+        BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
+            large, of an unknown format, not signed by a trusted key where one is asked for, or
+            that answers differently on this machine. Whatever else goes wrong while a bundle is
+            read is the bundle's fault too, so that another one may be tried in its place.
+    """
+    limits = limits or BundleLimits()
+    if trusted == "configured":
+        trusted = trusted_keys()
+    signed = None if trusted is None else trusted.check
+    try:
+        manifest, contents = read_verified(Path(folder), limits, signed)
+        return _rebuilt(Path(folder), manifest, contents, check_golden, threads, limits)
+    except Exception as error:  # of any kind: JSON, arrays and graphs are somebody else's words
+        if isinstance(error, _NOT_ITS_OWN) and not isinstance(error, ContractError):
+            raise
+        text = f"the bundle in {folder} cannot be rebuilt: {type(error).__name__}: {error}"
+        raise BundleError(text[:500], remedy=FETCH_AGAIN) from None
+
+
+def _rebuilt(
+    folder: Path,
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    check_golden: bool,
+    threads: int,
+    limits: BundleLimits,
+) -> ModelBundle:
+    """Put a bundle together; arrays are checked before anything is built from them."""
+
+    def arrays_of(name: str) -> dict[str, NDArray[Any]]:
+        return read_arrays(contents[name], name, limits.total_bytes)
+
+    errors, q = contents.get(ERROR_MODEL), manifest.model.n_features
+    contract = from_dict(manifest.contract)
+    made = manifest.features["names"]
+    if not isinstance(made, list) or len(made) != q:
+        raise MisfitError.of(f"{q} features", f"{len(made)} made")
+    golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
+    bundle = ModelBundle(
+        folder=folder,
+        manifest=manifest,
+        contract=contract,
+        features=FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES)),
+        model=load_model(contents[MODEL], threads, q),
+        target=TargetTransform.from_dict(manifest.target),
+        interval=ConformalInterval.from_dict(manifest.interval),
+        contributions=contributions_from_state(arrays_of(EXPLAIN), q),
+        profile=_profile(contents[PROFILE]),
+        card=contents[CARD].decode(),
+        encoder=Encoder(contract),
+        golden=golden["X"],
+        reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
+        error_model=OnnxRegressor(errors, threads) if errors is not None else None,
+    )
+    _check_fit(bundle)
+    _ = bundle.check, bundle._range  # built on loading rather than inside the first valuation
+    if check_golden:
+        _check_golden(bundle, golden["prediction"])
+    return bundle
+
+
+def _profile(content: bytes) -> dict[str, Any]:
+    plain = orjson.loads(content)
+    check_depth(plain, _MOST_LEVELS)
+    if not isinstance(plain, dict):
+        raise ValueError(f"{PROFILE} holds no values by name")
+    return plain
+
+
+def _check_fit(bundle: ModelBundle) -> None:
+    """Refuse parts that were not made for each other."""
+    q = len(bundle.features.names)
+    index = bundle.interval.scale_index
+    if {q, bundle.model.n_features} != {bundle.manifest.model.n_features}:
+        got = f"{q} made, {bundle.model.n_features} taken by the model"
+        raise MisfitError.of(f"{bundle.manifest.model.n_features} features", got)
+    if index is not None and index >= q:
+        raise MisfitError.of(f"an interval scaled by one of {q} features", f"scale {index}")
+
+
+def _golden_rows(content: bytes, p: int, limits: BundleLimits) -> dict[str, Floats]:
+    golden = read_arrays(content, GOLDEN, limits.total_bytes)
+    try:
+        k = len(golden["prediction"])
+        if not 0 < k <= _MOST_GOLDEN_ROWS:
+            raise ValueError(f"{k} rows")
+        X, prediction = Expected((k, p), gaps=True), Expected((k,))
+        check_arrays(golden, {"X": X, "prediction": prediction})
+    except (KeyError, TypeError, ValueError) as error:
+        raise GoldenRowsError.unreadable(p, error) from None
+    return golden
+
+
+def _check_golden(bundle: ModelBundle, want: Floats) -> None:
+    Z = bundle.features.transform(bundle.golden)
+    score = bundle.model.predict(Z)
+    # as if all rows were far from comparables: the widest ends are the first to overflow
+    widest = bundle.interval.bounds(score, Z, np.ones(len(Z), dtype=np.bool_))
+    got, lower, upper = (bundle.target.inverse(scores) for scores in (score, *widest))
+    close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0)
+    if not close.all():
+        row = int(np.flatnonzero(~close)[0])
+        raise GoldenRowsError.differ(row, float(want[row]), float(got[row]))
+    if not np.isfinite((got, lower, upper)).all():
+        raise GoldenRowsError.not_finite()
+    if len(want) < GOLDEN_ROWS:
+        raise GoldenRowsError.incomplete(len(want))

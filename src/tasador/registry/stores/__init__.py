@@ -1,1 +1,0 @@
-"""Where bundles are found: folders, object stores, an MLflow registry."""

@@ -1,1 +1,0 @@
-"""Requests to rows, rows to batches, batches to predictions."""

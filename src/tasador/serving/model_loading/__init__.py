@@ -1,1 +1,0 @@
-"""The cascade of sources, the refresher and the model in use."""

@@ -1,0 +1,252 @@
+"""From a request's bytes to encoded rows, with every fault named by place, and to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tasador.contract.encoding import ABSENT, Encoder, field_of
+from tasador.contract.row_check import RowCheck, shown
+from tasador.core import input_checks
+from tasador.core.errors import ValidationError
+from tasador.registry.model_bundle import ModelBundle
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
+
+Floats = NDArray[np.float64]
+
+_REMEDY = 'send {"instances": [{...}, ...]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one request.
+
+    Attributes:
+        values: As they were sent.
+        codes: Encoded, one list of p floats a row; not yet checked against the contract's bounds.
+    """
+
+    values: Sequence[dict[str, Any]]
+    codes: list[list[float]]
+
+
+def read_json(body: bytes, *, nan: bool = False) -> Any:
+    """Return the JSON value in `body`.
+
+    Args:
+        body: UTF-8.
+        nan: Whether NaN and Infinity are read as the numbers that Python's and NumPy's clients
+            write so; they are no JSON.
+
+    Raises:
+        Problem: 422, it is none: malformed, NaN or Infinity, nested too deeply, not UTF-8; or an
+            object in it has a name twice, of which a parser would keep the last in silence.
+    """
+    try:
+        plain = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # the hot route: what orjson refuses is refused, without a second parser
+        if not nan:
+            raise _malformed(body, error) from None
+        return _read_strictly(body, error)
+    # Where as many names were sent as were kept, none came twice: a count, not a second parser.
+    sent = body.count(b'":') if b'" :' not in body else -1
+    if sent != _names_of_rows(plain) and sent != _names_of_all(plain):
+        _read_strictly(body, None)
+    return plain
+
+
+def _names_of_rows(plain: Any) -> int:
+    """Count the names in an object and in the flat objects of its lists."""
+    if type(plain) is not dict:
+        return 0
+    lists = (value for value in plain.values() if type(value) is list)
+    return len(plain) + sum(
+        len(item) for items in lists if items and type(items[0]) is dict
+        for item in items if type(item) is dict
+    )  # fmt: skip
+
+
+def _names_of_all(plain: Any) -> int:
+    """Count the names in a JSON value, however deep."""
+    count, waiting = 0, [plain]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            count += len(value)
+            waiting += [item for item in value.values() if type(item) in (list, dict)]
+        elif type(value) is list:
+            waiting += [item for item in value if type(item) in (list, dict)]
+    return count
+
+
+def _read_strictly(body: bytes, error: ValueError | None) -> Any:
+    """Read with Python's parser, which takes NaN and sees every name."""
+    try:
+        return input_checks.read_json(body)
+    except input_checks.RepeatedNameError as repeated:
+        raise _duplicate_field(repeated.name) from None
+    except ValueError as other:
+        raise _malformed(body, error or other) from None
+
+
+def _duplicate_field(name: str) -> Problem:
+    remedy = "send each field once"
+    problem = InvalidRequest(
+        ["body", name], f"the field {name!r} is given twice in one object",
+        "each field once", "two values", remedy, error="duplicate_field", kind="duplicate",
+    )  # fmt: skip
+    problem.remedy = remedy
+    return problem
+
+
+def _malformed(body: bytes, error: ValueError) -> Problem:
+    return Problem(
+        422,
+        "malformed_json",
+        f"the body is not JSON: {error}",
+        expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
+        detail=[
+            error_detail(
+                ["body"],
+                kind="json_invalid",
+                expected="JSON",
+                got=f"{len(body)} bytes that are none",
+                remedy=_REMEDY,
+            )
+        ],
+    )
+
+
+def instances_of(plain: Any, most: int) -> list[Any]:
+    """Return the list under ``instances`` of a JSON value.
+
+    Args:
+        plain: Should be an object.
+        most: How many there may be.
+
+    Raises:
+        Problem: 422, no such list, an empty one or too many.
+    """
+    found = plain.get("instances") if type(plain) is dict else None
+    if type(found) is not list:
+        raise _wrong_list("a list of rows under the key 'instances'", shown(found))
+    if not 0 < len(found) <= most:
+        raise _wrong_list(f"1 to {most} rows", str(len(found)))
+    return found
+
+
+def _wrong_list(expected: str, got: str) -> Problem:
+    message = "the list of rows cannot be read"
+    return InvalidRequest(["instances"], message, expected, got, _REMEDY, kind="invalid_list")
+
+
+def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:
+    """Encode rows.
+
+    Args:
+        values: JSON values; each should be an object.
+        encoder: The contract's encoder.
+        check: The contract's check, asked only when something is wrong.
+        place: Name of the list in the request, for messages.
+
+    Raises:
+        Problem: 422, a row is no object, lacks a field or has a value of a different type; the
+            detail lists all faults of all rows.
+    """
+    try:
+        # the encoder raises at the first fault and builds no message: valid rows pay nothing for it
+        return Rows(values, [encoder.codes(row) for row in values])
+    except (ValidationError, TypeError, AttributeError):
+        raise invalid_rows(values, check, place) from None
+
+
+def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
+    """Return the answer to rows of which some do not meet the contract."""
+    detail = []
+    bad = []
+    for index, row in enumerate(values):
+        if not isinstance(row, dict):
+            bad.append(BadRow.unreadable(shown(row), row))
+            detail.append(
+                error_detail(
+                    [place, index],
+                    kind="invalid_row",
+                    expected="an object of values by column name",
+                    got=shown(row),
+                    remedy=_REMEDY,
+                )
+            )
+            continue
+        faults = check.faults(row)
+        if faults:
+            bad.append(BadRow.of(row, faults))
+        detail += [
+            error_detail(
+                [place, index, found.field],
+                kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
+                expected=found.expected,
+                got=found.got,
+                remedy=found.remedy,
+            )
+            for found in faults
+        ]
+    return Problem(
+        422,
+        "invalid_rows",
+        f"{len(bad)} of {len(values)} rows do not meet the contract",
+        remedy="correct the fields listed in detail; no row was valued",
+        detail=detail,
+        asked=len(values),
+        bad_rows=bad,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Values of n rows.
+
+    Attributes:
+        prediction: n estimates, in the target's unit.
+        lower: n lower ends of the interval.
+        upper: n upper ends.
+        notes: By row index, only for rows that have any: what their sender should know.
+    """
+
+    prediction: list[float]
+    lower: list[float]
+    upper: list[float]
+    notes: dict[int, list[str]]
+
+
+class Predictor:
+    """Checks and values rows with one bundle; may be used from several threads at once.
+
+    Args:
+        bundle: The loaded bundle.
+        source: Where it came from, e.g. ``"mlflow"``.
+    """
+
+    def __init__(self, bundle: ModelBundle, source: str) -> None:
+        self.bundle = bundle
+        self.source = source
+        self.version = bundle.version
+        self.variant: str | None = None  # its part in an experiment
+        self.contract = bundle.contract
+        self.check = bundle.check
+        self.prediction_name = bundle.contract.target.prediction_name
+        self.coverage = bundle.interval.coverage
+
+    def encode(self, values: Sequence[Any], place: str = "instances") -> Rows:
+        """Encode rows as they were sent; see `encode`."""
+        return encode(values, self.bundle.encoder, self.check, place)
+
+    def predict(self, X: Floats) -> Predictions:
+        """Value encoded rows (n, p) that `check` accepts."""
+        prediction, lower, upper, notes = self.bundle.appraise(X)
+        return Predictions(prediction.tolist(), lower.tolist(), upper.tolist(), notes)
