@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tasador.core.errors import RegistryError
-from tasador.metrics.bootstrap import Estimate
+from tasador.metrics.regression import Estimate
 from tasador.registry.bundle.model_bundle import load_bundle
 from tasador.registry.bundle.trust import password, signing_key
 from tasador.registry.format.integrity import SIGNATURE

@@ -9,8 +9,7 @@ import numpy as np
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
-from tasador.metrics.regression import label
+from tasador.metrics.regression import ACCEPTED, RATIO_STUDY, label
 from tasador.modeling.conformal import ConformalInterval
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.reporting.cards import CardBuilder

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasador.contract.model import TableContract
-from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
+from tasador.metrics.regression import (
+    ACCEPTED,
+    HIGHER_IS_BETTER,
+    METRICS,
+    RATIO_STUDY,
+    label,
+    unit_of,
+)
 from tasador.modeling.parity import Parity
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
