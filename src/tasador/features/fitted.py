@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
-from tasador.features.categories import (
-    CODE,
-    STATISTICS,
-    LevelStatistics,
-    TargetMeans,
-    levels_of,
-    one_hot_table,
-)
-from tasador.features.clusters import Clusters
 from tasador.features.columns_kernel import CompactPlain, proven
 from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
-from tasador.features.derived import DATE_PARTS, date_parts, ratios
+from tasador.features.encoders import (
+    CODE,
+    DATE_PARTS,
+    STATISTICS,
+    Clusters,
+    LevelStatistics,
+    TargetMeans,
+    date_parts,
+    levels_of,
+    one_hot_table,
+    ratios,
+)
 from tasador.features.imputation import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
 

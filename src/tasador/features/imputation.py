@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
 from tasador.core import seeds
-from tasador.features.categories import levels_of, one_hot_table
+from tasador.features.encoders import levels_of, one_hot_table
 from tasador.features.imputers import (
     Filler,
     LinearFiller,
