@@ -296,7 +296,7 @@ from fixtures.random_trees import grown
 from tasador.core.kernels import Library
 from tasador.features.comparables import _KERNEL_FACTORS, ComparablesIndex
 from tasador.contract.model import Column, Ratio, TableContract, Target
-from tasador.features.neighbours_kernel import CompactIndex
+from tasador.features.comparables import CompactIndex
 from tasador.features.columns_kernel import CompactPlain
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.trees.row_kernel import CompactTrees
