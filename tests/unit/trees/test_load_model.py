@@ -20,8 +20,13 @@ from tasador.trees import onnx_model as module
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_sklearn
 from tasador.trees.onnx_export import to_onnx
-from tasador.trees.onnx_model import KernelRegressor, OnnxRegressor, load_model, proof_rows
-from tasador.trees.onnx_trees import read_model
+from tasador.trees.onnx_model import (
+    KernelRegressor,
+    OnnxRegressor,
+    load_model,
+    proof_rows,
+    read_model,
+)
 from tasador.trees.row_kernel import CompactTrees
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)

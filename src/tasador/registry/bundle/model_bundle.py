@@ -50,8 +50,7 @@ from tasador.registry.format.integrity import (
 )
 from tasador.registry.format.manifest import Manifest
 from tasador.registry.format.signature import Trusted
-from tasador.trees.onnx_model import OnnxRegressor, load_model
-from tasador.trees.regressor import Regressor
+from tasador.trees.onnx_model import OnnxRegressor, Regressor, load_model
 from tasador.trees.tree_shap import Contributions, contributions_from_state
 
 __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
