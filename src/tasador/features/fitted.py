@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +35,6 @@ from tasador.features.encoders import (
 )
 from tasador.features.imputation import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
-
-if TYPE_CHECKING:
-    pass
 
 Arrays = Mapping[str, NDArray[Any]]
 

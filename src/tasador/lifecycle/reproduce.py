@@ -17,7 +17,6 @@ from tasador.data.sources import load_table, read_stored
 from tasador.lifecycle.api import Lifecycle
 from tasador.registry.bundle.model_bundle import ModelBundle, load_bundle
 from tasador.registry.stores.versions import find_version
-from tasador.settings.build import build
 from tasador.settings.run import (
     FeatureSettings,
     ImputationSettings,
@@ -28,6 +27,7 @@ from tasador.settings.run import (
     StorageSettings,
     SweepSettings,
     TrackingSettings,
+    build,
 )
 from tasador.training.context import StoredTable
 from tasador.training.pipeline import OnStep, train

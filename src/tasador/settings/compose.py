@@ -21,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
-from tasador.settings.build import convert, unknown
-from tasador.settings.run import STEP_NAMES, RunSettings
+from tasador.settings.run import STEP_NAMES, RunSettings, convert, unknown
 
 
 def conf_folder() -> Path:
