@@ -11,7 +11,7 @@ from tasador.core import storage
 from tasador.metrics.regression import label
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Group, Verdict
 from tasador.reporting.cards import CardTable, Figure, render
-from tasador.reporting.plot_style import (
+from tasador.reporting.plots import (
     ACCENT,
     INK,
     MUTED,

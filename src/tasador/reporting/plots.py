@@ -3,6 +3,9 @@
 Pictures are SVG with real text. Ink, grid and accents are a handful of named colours, and a style
 sheet inside the SVG exchanges them when the reader's screen is dark; clouds of points are drawn
 into an embedded bitmap, so that a picture stays far below 120 kB.
+
+Here are also the pictures of the table and of what was learned about its columns; they take plain
+arrays and labels.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import Column, TableContract
 from tasador.reporting.cards import Figure
 
 Floats = NDArray[np.float64]
@@ -191,3 +195,240 @@ def bars(
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(labelbottom=False)
     axes.grid(visible=False)
+
+
+_MOST_COLUMNS = 12
+_MOST_BARS = 15
+
+
+def column_histograms(contract: TableContract, X: Floats) -> Figure:
+    """Draw a histogram of each column; the first dozen of a wide table.
+
+    Args:
+        contract: Names, kinds and units of the columns.
+        X: Shape (n, p), encoded: categories as codes, missing as NaN.
+    """
+    shown = contract.features[:_MOST_COLUMNS]
+    rows = max(1, (len(shown) + 1) // 2)
+
+    def draw(axes: Any) -> None:
+        for axis, column, values in zip(axes, shown, X.T, strict=False):
+            _column_histogram(axis, column, values[np.isfinite(values)])
+        for axis in axes[len(shown) :]:
+            axis.set_axis_off()
+
+    more = len(contract.features) - len(shown)
+    caption = "Rows by value; the outermost 0.5% on each side are left out of the drawing."
+    if more:
+        caption += f" {more} more columns are not drawn."
+    return drawn("Columns", caption, draw, height=1.15 * rows + 0.1, shape=(rows, 2))
+
+
+def _column_histogram(axes: Any, column: Column, values: Floats) -> None:
+    axes.set_title(short(column.name, 30))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    format_axes(axes, x=True)
+    if not len(values):
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes, color=MUTED)
+    elif column.kind == "category":
+        codes, counts = np.unique(values.astype(int), return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:6]
+        names = [_category(column, int(codes[i])) for i in most]
+        axes.barh(np.arange(len(most)), counts[most], color=ACCENT, height=0.7)
+        for place, name in enumerate(names):
+            axes.annotate(
+                name,
+                (float(counts[most[place]]), place),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                color=MUTED,
+                fontsize=7,
+            )
+        axes.set_xlim(right=float(counts.max()) * 1.55)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        format_axes(axes, x=True, grid="x")
+    else:
+        low, high = np.quantile(values, [0.005, 0.995])
+        counts, edges = np.histogram(values, bins=30, range=(float(low), float(high)))
+        axes.stairs(counts, edges, fill=True, color=ACCENT)
+
+
+def _category(column: Column, code: int) -> str:
+    return short(column.categories[code], 16) if 0 <= code < len(column.categories) else "?"
+
+
+def target_histogram(y: Floats, *, name: str, unit: str | None, cap: float | None = None) -> Figure:
+    """Draw the target's histogram, with the value at which it was cut off, if it was."""
+    capped = float(np.mean(y >= cap)) if cap is not None else 0.0
+
+    def draw(axes: Any) -> None:
+        counts, edges = np.histogram(y, bins=50)
+        axes.stairs(counts, edges, fill=True, color=ACCENT)
+        format_axes(axes, x=True, y=True)
+        axes.set_xlabel(short(f"{name} ({unit})" if unit else name, 50))
+        axes.set_ylabel("rows")
+        if cap is not None:
+            axes.axvline(cap, color=TROUBLE, linestyle=(0, (3, 2)), linewidth=1.2)
+            axes.annotate(
+                f"cut off at {compact(cap)}",
+                (cap, 0.97),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4, 0),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                color=TROUBLE,
+            )
+
+    caption = f"Median {compact(float(np.median(y)))}."
+    if cap is not None:
+        caption += f" {capped:.1%} of the rows stand at the cap: their true value is not known."
+    return drawn("Target", caption, draw)
+
+
+def refused_bars(reasons: Mapping[str, int]) -> Figure:
+    """Draw how many rows were refused for which reason."""
+    most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:_MOST_BARS]
+    values = np.array([count for _, count in most], dtype=float)
+
+    def draw(axes: Any) -> None:
+        bars(axes, [reason for reason, _ in most], values, colours=TROUBLE)
+
+    return drawn(
+        "Rows refused, by reason",
+        "A row counts under its first violation of the contract.",
+        draw,
+        height=_bars_height(len(most)),
+    )
+
+
+def missing_bars(contract: TableContract, X: Floats) -> Figure:
+    """Draw the share of missing values of each column that has any."""
+    shares = np.isnan(X).mean(axis=0) * 100.0 if len(X) else np.zeros(X.shape[1])
+    order = [i for i in np.argsort(-shares, kind="stable") if shares[i] > 0][:_MOST_BARS]
+    labels = [contract.feature_names[i] for i in order]
+
+    def draw(axes: Any) -> None:
+        if not order:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no column has missing values", ha="center", color=MUTED)
+            return
+        texts = [f"{shares[i]:.2g} %" for i in order]
+        bars(axes, labels, shares[order], texts=texts)
+
+    return drawn(
+        "Missing values",
+        f"{len(order)} of {X.shape[1]} columns have missing values.",
+        draw,
+        height=_bars_height(max(1, len(order))),
+    )
+
+
+def imputer_bars(
+    column: str,
+    labels: Sequence[str],
+    errors: Sequence[Floats],
+    *,
+    chosen: int | None,
+    limit: float | None,
+) -> Figure:
+    """Draw how well each imputer restored masked values of a column.
+
+    Args:
+        column: The column's name.
+        labels: The imputers.
+        errors: The RMSE of each fold, for each imputer.
+        chosen: Position of the one taken; None when gaps are left to the model.
+        limit: RMSE up to which an imputer is within one standard error of the best.
+    """
+    means = np.array([float(np.mean(found)) for found in errors])
+    spread = np.array([[float(np.min(found)), float(np.max(found))] for found in errors])
+    colours = [ACCENT if position == chosen else SOFT for position in range(len(labels))]
+
+    def draw(axes: Any) -> None:
+        bars(axes, labels, means, colours=colours, spread=spread)
+        if limit is not None:
+            axes.axvline(limit, color=SECOND, linewidth=1.0, linestyle=(0, (3, 2)))
+
+    return drawn(
+        f"Imputers of {short(column)}",
+        "RMSE on masked known values, mean over the folds; the line runs from the best fold to the "
+        "worst. The cheapest imputer, from the top, that ends left of the broken line is within "
+        "one standard error of the best.",
+        draw,
+        height=_bars_height(len(labels)),
+    )
+
+
+def split_bars(train: int, test: int) -> Figure:
+    """Draw the sizes of the two parts, for a table without coordinates."""
+
+    def draw(axes: Any) -> None:
+        bars(axes, ["train", "test (held out)"], np.array([train, test], float), colours=_PARTS)
+
+    share = test / max(1, train + test)
+    return drawn("Split", f"{share:.1%} of the rows are held out for the test.", draw, height=0.65)
+
+
+def split_map(longitude: Floats, latitude: Floats, in_test: NDArray[np.bool_]) -> Figure:
+    """Draw where the train and the test rows lie; all arrays are (n,)."""
+
+    def draw(axes: Any) -> None:
+        for part, colour, label in ((~in_test, SOFT, "train"), (in_test, SECOND, "test")):
+            axes.scatter(
+                longitude[part],
+                latitude[part],
+                s=1.6,
+                color=colour,
+                linewidths=0,
+                antialiased=False,
+                label=f"{label} ({int(part.sum()):,})".replace(",", " "),
+                rasterized=True,
+            )
+        as_map(axes, latitude)
+        axes.legend(markerscale=4, loc="upper right", handletextpad=0.1)
+
+    return drawn(
+        "Split",
+        f"{in_test.mean():.1%} of the rows are held out for the test; both parts cover the same "
+        "area when the dots mix.",
+        draw,
+        height=3.9,
+    )
+
+
+def correlation_bars(names: Sequence[str], values: Floats) -> Figure:
+    """Draw the features that go up or down with the target most, by absolute rank correlation."""
+    strength = np.asarray(values, float)
+    order = np.argsort(-strength, kind="stable")[:_MOST_BARS]
+
+    def draw(axes: Any) -> None:
+        texts = [f"{strength[i]:.2f}" for i in order]
+        bars(axes, [names[i] for i in order], strength[order], texts=texts)
+
+    return drawn(
+        "Features most related to the target",
+        f"Absolute rank correlation on train; the first {len(order)} of {len(names)} features.",
+        draw,
+        height=_bars_height(len(order)),
+    )
+
+
+def as_map(axes: Any, latitude: Floats) -> None:
+    """Give axes of longitude and latitude the proportions of a map."""
+    axes.set_aspect(1.0 / max(0.2, float(np.cos(np.radians(np.mean(latitude))))))
+    axes.set_xlabel("longitude")
+    axes.set_ylabel("latitude")
+    axes.grid(visible=False)
+    axes.tick_params(labelcolor=MUTED)
+    axes.title.set_color(INK)
+
+
+def _bars_height(count: int) -> float:
+    return 0.14 + 0.25 * count
+
+
+_PARTS = (SOFT, SECOND)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasador.reporting import data_plots
+from tasador.reporting import plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.imputer_selection import (
     ColumnEvidence,
@@ -55,7 +55,7 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
         )
     _show(state, settings, evidence, len(train), card)
     if lacking.any():
-        card.figure(data_plots.missing_bars(contract, train.X))
+        card.figure(plots.missing_bars(contract, train.X))
 
 
 def _reason(settings: ImputationSettings, found: ColumnEvidence) -> str:
@@ -108,7 +108,7 @@ def _show(
         shown = _restoring(found)
         names = [score.strategy for score in shown]
         card.figure(
-            data_plots.imputer_bars(
+            plots.imputer_bars(
                 found.column,
                 [TITLES[name] for name in names],
                 [np.array(score.errors) for score in shown],
