@@ -265,7 +265,7 @@ def monitor(
     if json is not None:
         write_text(json, verdict.to_json())
     if html is not None:
-        from tasador.reporting.monitoring_report import write_monitor_report
+        from tasador.reporting.reports import write_monitor_report
 
         write_monitor_report(html, verdict)
     code = exit_code(verdict, fail_on_warn=fail_on_warn)

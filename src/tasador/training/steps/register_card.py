@@ -19,7 +19,7 @@ from tasador.modeling.parity import Parity
 from tasador.registry.bundle.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
-from tasador.reporting.run_report import Comparison, Headline
+from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.evaluation.diagnostics import Diagnostics
 from tasador.selection.evaluation.ensembling import Member
 from tasador.selection.evaluation.test_metrics import EvaluationReport, Group
