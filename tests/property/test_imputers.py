@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
-from tasador.features.imputation import STRATEGIES, Imputer, Strategy, fit_imputer
+from tasador.features.imputation import STRATEGIES, Strategy, fit_imputer
+from tasador.features.imputers import Imputer
 from tasador.registry.format.arrays import read_arrays, write_arrays
 
 NAN = float("nan")

@@ -31,7 +31,7 @@ from tasador.features.encoders import (
     one_hot_table,
     ratios,
 )
-from tasador.features.imputation import Imputer
+from tasador.features.imputers import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
 
 Arrays = Mapping[str, NDArray[Any]]
