@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.formats import PLAIN, Format
 from tasador.contract.model import (
-    SET_ASIDE,
     Column,
     Source,
     TableContract,
@@ -33,7 +32,7 @@ from tasador.contract.model import (
     longitude_like,
 )
 from tasador.contract.reader import read_contract, write_contract
-from tasador.contract.text_parts import explained_by_groups, explained_by_number
+from tasador.contract.text_parts import explained_by_groups
 from tasador.contract.type_inference import (
     Findings,
     Question,
@@ -47,13 +46,18 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.storage import write_text
 from tasador.data.readers import read_source
-from tasador.ops.leaks import Leak, find_leaks
+from tasador.ops.leaks import (
+    SetAside,
+    find_leaks,
+    sample_of,
+    set_aside,
+    with_worth,
+    without_leak,
+)
 
 Floats = NDArray[np.float64]
 
 _CAP_SHARE = 0.01
-#: Rows that are looked at where a sample is enough.
-_SAMPLE = 20_000
 #: A column set aside that explains so much of the target is named at the end.
 _STRONG = 0.05
 _X_OR_Y = r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?{}(?:[_ .-]?coord(?:inate)?)?"
@@ -61,23 +65,6 @@ _SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|v
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
 _MONEY = re.compile(r"price|sale|amount|value|cost|rent|precio|preis|prix|prezzo|valor|miete", re.I)
 _YES, _NO = "yes", "no"
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A column that is not used.
-
-    Attributes:
-        name: Its name.
-        why: Why.
-        explains: Share of the target's variance that it explains by itself, in [0, 1].
-        remedy: How it is brought back.
-    """
-
-    name: str
-    why: str
-    explains: float
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -163,8 +150,8 @@ def infer_contract(
                 frame[column], findings, as_category=column in categories, y=modelled
             )
     columns = _with_different_names(columns, target)
-    leaks = find_leaks(columns, frame, described, y, _sample(frame.height))
-    columns = [_without_leak(column, leaks) for column in columns]
+    leaks = find_leaks(columns, frame, described, y, sample_of(frame.height))
+    columns = [without_leak(column, leaks) for column in columns]
     columns = _with_roles(columns, frame, modelled, findings)
     if any(column.kind == "category" for column in columns):
         findings.assumptions.append(
@@ -184,8 +171,8 @@ def infer_contract(
             expected="at least one number, category or datetime",
             got=f"columns set aside: {', '.join(c.name for c in columns) or 'none'}",
         )
-    aside = _set_aside(contract, frame, modelled, {leak.column for leak in leaks})
-    contract = _with_worth(contract, aside)
+    aside = set_aside(contract, frame, modelled, {leak.column for leak in leaks})
+    contract = with_worth(contract, aside)
     said = [leak.sentence for leak in leaks]
     preview = _preview(contract, frame)
     return Inference(contract, findings.assumptions, said, findings.questions, aside, preview)
@@ -202,13 +189,6 @@ def _name_of(path: storage.Location | Source) -> str:
         return "query"
     short = _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
     return short if is_plain_name(short) else f"table_{short}"
-
-
-def _sample(rows: int) -> NDArray[np.intp]:
-    """Return the positions of at most 20 000 rows that lie evenly."""
-    if rows <= _SAMPLE:
-        return np.arange(rows)
-    return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.intp))
 
 
 def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple[Format, Floats]:
@@ -276,15 +256,6 @@ def _with_different_names(columns: Sequence[Column], target: str) -> list[Column
     return found
 
 
-def _without_leak(column: Column, leaks: Sequence[Leak]) -> Column:
-    """Turn a column that seems to give the target away into text, which is not used."""
-    why = next((leak.why for leak in leaks if leak.column == column.name), None)
-    if why is None:
-        return column
-    note = f"{SET_ASIDE}suspected leak, {why}"
-    return Column(column.name, "text", nullable=True, description=note)
-
-
 def _with_roles(
     columns: list[Column], frame: pl.DataFrame, y: Floats, findings: Findings
 ) -> list[Column]:
@@ -296,7 +267,7 @@ def _with_roles(
     if date is not None:
         by_name[date.name] = replace(date, role="timestamp")
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
-    sample = _sample(frame.height)
+    sample = sample_of(frame.height)
     candidates = [
         (c, codes)
         for c in columns
@@ -471,46 +442,6 @@ def _is_money(name: str, values: Floats) -> bool:
 def _skewness(values: Floats) -> float:
     spread = float(values.std())
     return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
-
-
-def _set_aside(
-    contract: TableContract, frame: pl.DataFrame, y: Floats, leaks: Collection[str]
-) -> list[SetAside]:
-    """Measure what each column that is not used explains by itself; leaks are named elsewhere."""
-    sources = {column.source for column in contract.features}
-    sample = _sample(frame.height)
-    sample = sample[np.isfinite(y[sample])]
-    found = []
-    for column in contract.columns:
-        if column.kind != "text" or column.name in leaks or column.name in sources:
-            continue
-        series = frame[column.name].gather(sample)
-        if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
-            explains = 0.0
-        elif series.dtype.is_numeric():
-            values = series.cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float64)
-            explains = explained_by_number(values, y[sample])
-        else:
-            texts = series.cast(pl.String).fill_null("").to_numpy()
-            explains = explained_by_groups(texts.astype(str), y[sample])
-        why = (column.description or "").removeprefix(SET_ASIDE)
-        remedy = f"--category {column.name!r}" if re.search(r"\s", column.name) else (
-            f"--category {column.name}"
-        )  # fmt: skip
-        found.append(SetAside(column.name, why, explains, remedy))
-    return sorted(found, key=lambda column: -column.explains)
-
-
-def _with_worth(contract: TableContract, aside: Sequence[SetAside]) -> TableContract:
-    """Write what a column set aside explains into its description."""
-    worth = {column.name: column.explains for column in aside}
-    columns = tuple(
-        replace(c, description=f"{c.description}; explains {worth[c.name]:.0%} of the target")
-        if worth.get(c.name, 0.0) >= 0.01
-        else c
-        for c in contract.columns
-    )
-    return dataclasses.replace(contract, columns=columns)
 
 
 _PREVIEW_ROWS, _PREVIEW_COLUMNS = 5, 40

@@ -1,14 +1,15 @@
-"""Columns that seem to give the target away: known only with it, or made from it.
+"""Columns that a new contract sets aside, above all those that give the target away.
 
-Each is named with its evidence and set aside; a word in the contract brings it back.
+A leak, known only with the target or made from it, is named with its evidence; of every other
+column that is not used it is measured what it explains. A word in the contract brings each back.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.contract.encoding import encode_values, sent_as
-from tasador.contract.model import Column, Target
-from tasador.contract.text_parts import explained_by_groups
+from tasador.contract.model import SET_ASIDE, Column, TableContract, Target
+from tasador.contract.text_parts import explained_by_groups, explained_by_number
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +29,8 @@ _MOST_COMBINED = 6
 #: A category whose levels explain so much of the target may be the target in bands.
 _BANDS = 0.75
 _LEAST_ROWS = 10
+#: Rows that are looked at where a sample is enough.
+_SAMPLE = 20_000
 _PRICE = re.compile(
     r"(?:.*_)?(?:price_per_.*|price|sale_?amount|precio(?:_.*)?|preis|prix|prezzo|preco)"
 )
@@ -224,3 +227,76 @@ def _r2(names: list[str], centred: dict[str, Floats], target: Floats, total: flo
 def _slug(text: str) -> str:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
     return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def without_leak(column: Column, leaks: Sequence[Leak]) -> Column:
+    """Turn a column that seems to give the target away into text, which is not used."""
+    why = next((leak.why for leak in leaks if leak.column == column.name), None)
+    if why is None:
+        return column
+    note = f"{SET_ASIDE}suspected leak, {why}"
+    return Column(column.name, "text", nullable=True, description=note)
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A column that is not used.
+
+    Attributes:
+        name: Its name.
+        why: Why.
+        explains: Share of the target's variance that it explains by itself, in [0, 1].
+        remedy: How it is brought back.
+    """
+
+    name: str
+    why: str
+    explains: float
+    remedy: str
+
+
+def set_aside(
+    contract: TableContract, frame: pl.DataFrame, y: Floats, leaks: Collection[str]
+) -> list[SetAside]:
+    """Measure what each column that is not used explains by itself; leaks are named elsewhere."""
+    sources = {column.source for column in contract.features}
+    sample = sample_of(frame.height)
+    sample = sample[np.isfinite(y[sample])]
+    found = []
+    for column in contract.columns:
+        if column.kind != "text" or column.name in leaks or column.name in sources:
+            continue
+        series = frame[column.name].gather(sample)
+        if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
+            explains = 0.0
+        elif series.dtype.is_numeric():
+            values = series.cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float64)
+            explains = explained_by_number(values, y[sample])
+        else:
+            texts = series.cast(pl.String).fill_null("").to_numpy()
+            explains = explained_by_groups(texts.astype(str), y[sample])
+        why = (column.description or "").removeprefix(SET_ASIDE)
+        remedy = f"--category {column.name!r}" if re.search(r"\s", column.name) else (
+            f"--category {column.name}"
+        )  # fmt: skip
+        found.append(SetAside(column.name, why, explains, remedy))
+    return sorted(found, key=lambda column: -column.explains)
+
+
+def with_worth(contract: TableContract, aside: Sequence[SetAside]) -> TableContract:
+    """Write what a column set aside explains into its description."""
+    worth = {column.name: column.explains for column in aside}
+    columns = tuple(
+        replace(c, description=f"{c.description}; explains {worth[c.name]:.0%} of the target")
+        if worth.get(c.name, 0.0) >= 0.01
+        else c
+        for c in contract.columns
+    )
+    return replace(contract, columns=columns)
+
+
+def sample_of(rows: int) -> NDArray[np.intp]:
+    """Return the positions of at most 20 000 rows that lie evenly."""
+    if rows <= _SAMPLE:
+        return np.arange(rows)
+    return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.intp))
