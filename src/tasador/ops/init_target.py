@@ -1,4 +1,4 @@
-"""Columns that a new contract sets aside, above all those that give the target away.
+"""The target of a new contract: how it is read, what gives it away, what unused columns explain.
 
 A leak, known only with the target or made from it, is named with its evidence; of every other
 column that is not used it is measured what it explains. A word in the contract brings each back.
@@ -6,8 +6,10 @@ column that is not used it is measured what it explains. A word in the contract 
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,11 +19,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.contract.encoding import encode_values, sent_as
-from tasador.contract.model import SET_ASIDE, Column, TableContract, Target
+from tasador.contract.formats import PLAIN, Format
+from tasador.contract.model import SET_ASIDE, Column, Source, TableContract, Target, Transform
 from tasador.contract.text_parts import explained_by_groups, explained_by_number
+from tasador.contract.type_inference import Findings, bounds_around, round_outwards, target_reading
+from tasador.core import storage
+from tasador.core.errors import ValidationError
 
 Floats = NDArray[np.float64]
 
+YES, NO = "yes", "no"
+_OTHER_COLUMN = "choose another column, or check how the file was made"
+_CAP_SHARE = 0.01
+_MONEY = re.compile(r"price|sale|amount|value|cost|rent|precio|preis|prix|prezzo|valor|miete", re.I)
 _CORRELATION = 0.98
 #: A linear combination that explains so much of the target is the target itself.
 _COMBINATION_R2 = 0.999
@@ -38,6 +48,160 @@ _AFTER = re.compile(
     r"(?:.*_)?(?:days_on_(?:the_)?market|dom|days_to_sell|sold_above_list.*|buyer(?:_.*)?|"
     r"commission(?:_.*)?|closing_cost.*|final_.*|overbid.*)"
 )
+
+
+class TargetError(ValidationError):
+    """A target that cannot be estimated from the table."""
+
+    @classmethod
+    def absent(cls, target: str, columns: Sequence[str]) -> TargetError:
+        """Return the error of a target that is none of the table's columns."""
+        close = difflib.get_close_matches(target, columns, n=1, cutoff=0.5)
+        return cls(
+            f"there is no column {target!r}",
+            expected=one_of(columns),
+            remedy=f"did you mean {close[0]!r}?" if close else None,
+        )
+
+    @classmethod
+    def empty(cls, target: str) -> TargetError:
+        """Return the error of a column without values."""
+        return cls(f"the target {target!r} has no value in any row", remedy="choose another column")
+
+    @classmethod
+    def not_a_number(cls, target: str, example: object, more: int, present: int) -> TargetError:
+        """Return the error of a column of texts, with one of them."""
+        return cls(
+            f"the target {target!r} is not a number",
+            got=f"{example!r} and {more} more of {present} values",
+            remedy="choose a column of numbers",
+        )
+
+    @classmethod
+    def not_finite(cls, target: str, example: object) -> TargetError:
+        """Return the error of a column that has NaN and infinities only."""
+        return cls(
+            f"the target {target!r} is not finite in any row",
+            expected="numbers",
+            got=f"{example!r} and the like",
+            remedy=_OTHER_COLUMN,
+        )
+
+    @classmethod
+    def constant(cls, target: str, value: float, present: int) -> TargetError:
+        """Return the error of a column that is the same in all rows."""
+        return cls(
+            f"the target {target!r} is constant",
+            expected="at least two different values",
+            got=f"{value:g} in all {present} rows that have one",
+            remedy=_OTHER_COLUMN,
+        )
+
+    @classmethod
+    def alone(
+        cls, target: str, path: storage.Location | Source, aside: Sequence[str]
+    ) -> TargetError:
+        """Return the error of a table whose other columns were all set aside."""
+        return cls(
+            f"nothing is left in {path} to estimate {target!r} from",
+            expected="at least one number, category or datetime",
+            got=f"columns set aside: {', '.join(aside) or 'none'}",
+        )
+
+
+def target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple[Format, Floats]:
+    """Return how the target is written, and its values, NaN where it has none."""
+    if target not in frame.columns:
+        raise TargetError.absent(target, frame.columns)
+    series = frame[target]
+    present = int(series.is_not_null().sum())
+    if present == 0:
+        raise TargetError.empty(target)
+    form = target_reading(series, findings)
+    y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
+    if form is None:
+        strange = np.flatnonzero(wrong)
+        example = series[int(strange[0])] if len(strange) else series.drop_nulls()[0]
+        raise TargetError.not_a_number(target, example, max(len(strange), present) - 1, present)
+    y = np.where(np.isfinite(y), y, np.nan)
+    if np.isnan(y).all():
+        raise TargetError.not_finite(target, series.drop_nulls()[0])
+    if np.nanmin(y) == np.nanmax(y):
+        raise TargetError.constant(target, float(np.nanmin(y)), present)
+    return form, y
+
+
+def in_bounds(target: Target, y: Floats) -> NDArray[np.bool_]:
+    low, high = target.bounds
+    right = np.isfinite(y)
+    if "0" in target.format.missing:
+        right &= y != 0
+    if low is not None:
+        right &= y >= low
+    return right if high is None else right & (y <= high)
+
+
+def describe_target(name: str, form: Format, y: Floats, findings: Findings) -> Target:
+    values = y[np.isfinite(y)]
+    zeros = int((values == 0).sum())
+    missing = len(y) - len(values)
+    if zeros and (values >= 0).all() and _is_money(name, values[values > 0]):
+        answer = findings.choose(
+            f"{name}.zero",
+            f"{zeros} row(s) have a target of 0 ({zeros / len(values):.0%}); sales of 0 are "
+            "usually not sales. Leave them out of training?",
+            (YES, NO),
+            YES,
+        )
+        said = f"{zeros} row(s) have a target of 0, and sales of 0 are usually not sales: "
+        if answer == YES:
+            form = replace(form, missing=(*form.missing, "0"))
+            values = values[values != 0]
+            said += "they are left out of training (`format: missing: ['0']` of the target)"
+        else:
+            said += "kept; `bounds: [1, null]` of the target would leave them out"
+        findings.assumptions.append(said)
+    low, high = float(values.min()), float(values.max())
+    transform: Transform = "none"
+    if low > 0 and _skewness(values) > max(0.5, abs(_skewness(np.log(values)))):
+        transform = "log"
+        findings.assumptions.append(
+            f"the target {name!r} is positive and skewed: models fit its logarithm"
+        )
+    at_top = float((values == high).mean())
+    cap = high if at_top >= _CAP_SHARE and len(np.unique(values)) > 50 else None
+    if cap is not None:
+        findings.assumptions.append(
+            f"the target {name!r} is cut off at {cap:g} ({at_top:.1%} of the rows)"
+        )
+    if missing:
+        findings.assumptions.append(
+            f"{missing} row(s) have no target: left out of training; `tasador predict` values them"
+        )
+    bounds = (
+        (round_outwards(low / 2, up=False), round_outwards(high * 2, up=True))
+        if low > 0
+        else bounds_around(low, high)
+    )
+    slug = slug_of(name)
+    return Target(
+        name=name,
+        bounds=bounds,
+        cap=cap,
+        transform=transform,
+        prediction_name=f"predicted_{slug}" if slug else "prediction",
+        format=form,
+    )
+
+
+def _is_money(name: str, values: Floats) -> bool:
+    """Tell whether positive values are prices, of which 0 is none."""
+    return bool(_MONEY.search(name)) or (len(values) > 10 and float(np.median(values)) >= 1000)
+
+
+def _skewness(values: Floats) -> float:
+    spread = float(values.std())
+    return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +280,7 @@ def _one_number(column: Column, values: Floats, target: Target, y: Floats) -> st
         rho = _rank_correlation(values[both], y[both])
         if abs(rho) > _CORRELATION:
             return f"ranks the rows almost as the target does (rank correlation {rho:.3f})"
-    own, other = _slug(column.name), _slug(target.name)
+    own, other = _words(column.name), _words(target.name)
     if _PRICE.fullmatch(own):
         return "is named like a price"
     if len(other) >= 4 and re.search(rf"(?:^|_){re.escape(other)}(?:_|$)", own):
@@ -224,7 +388,7 @@ def _r2(names: list[str], centred: dict[str, Floats], target: Floats, total: flo
     return 1 - float(rest @ rest) / total
 
 
-def _slug(text: str) -> str:
+def _words(text: str) -> str:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
     return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
 
@@ -300,3 +464,13 @@ def sample_of(rows: int) -> NDArray[np.intp]:
     if rows <= _SAMPLE:
         return np.arange(rows)
     return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.intp))
+
+
+def one_of(columns: Sequence[str]) -> str:
+    return f"one of {', '.join(map(repr, columns[:30]))}"
+
+
+def slug_of(text: str) -> str:
+    """Return lower-case ASCII letters, digits and underscores only."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")
