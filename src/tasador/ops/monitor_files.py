@@ -230,6 +230,7 @@ def monitor_files(
     outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes, written)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
+    # without outcomes the error can only be estimated, from what the reference shows
     learn = fields.prediction is not None and fields.prediction in names and blind
     compared = read_reference(
         before, columns, _available(fields, before), learn_errors=learn,

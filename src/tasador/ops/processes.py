@@ -139,6 +139,7 @@ class Stack:
                 raise ConfigError(f"{names} cannot both have port {member.port}")
             taken[member.port] = member.name
             with socket.socket() as probe:
+                # connections of a stack stopped a moment ago (TIME_WAIT) do not count
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind(("127.0.0.1", member.port))

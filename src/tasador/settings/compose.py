@@ -79,6 +79,7 @@ def compose(overrides: Sequence[str], project: Path | None = None) -> RunSetting
 
 
 def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
+    # Hydra refuses a second initialisation in a process: what a caller left is cleared first
     search = [] if project is None else [_search_path(project)]
     GlobalHydra.instance().clear()
     try:

@@ -555,6 +555,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def _scalar(value: Any, kind: Any, where: str) -> Any:
+    # to Python a bool is an int: `trials=true` would be one trial
     is_flag = isinstance(value, bool)
     if kind is float and isinstance(value, (int, float)) and not is_flag:
         return float(value)
@@ -563,6 +564,7 @@ def _scalar(value: Any, kind: Any, where: str) -> Any:
     if kind is bool and is_flag:
         return value
     if kind is str and isinstance(value, (str, int, float)) and not is_flag:
+        # YAML reads a name such as 2026 as a number
         return str(value)
     words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     raise _wrong(where, words.get(kind, str(kind)), value)
