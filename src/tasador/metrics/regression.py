@@ -99,8 +99,8 @@ METRICS: Mapping[str, Metric] = {
 }
 #: Metrics for which more is better; for all others less is.
 HIGHER_IS_BETTER = frozenset({"r2", "within_5", "within_10", "within_15", "within_20"})
-#: Metrics in the target's unit, and metrics without one (the ratio study's included); all others are
-#: percentages.
+#: Metrics in the target's unit, and metrics without one, the ratio study's included; all others
+#: are percentages.
 IN_TARGET_UNIT = frozenset({"mae", "rmse"})
 UNITLESS = frozenset({"r2", "prd", "prb"})
 
