@@ -158,10 +158,10 @@ def draw_picture(plot: dict[str, Any]) -> bytes:
     """Return a picture as SVG."""
     import numpy as np
 
-    from tasador.reporting import plot_style
+    from tasador.reporting import plots
 
     def lines(axes: Any) -> None:
-        colours = (plot_style.ACCENT, plot_style.SECOND, plot_style.MUTED, plot_style.TROUBLE)
+        colours = (plots.ACCENT, plots.SECOND, plots.MUTED, plots.TROUBLE)
         kinds = list(itertools.product(("-", "--"), colours))
         for (name, points), (dash, colour) in zip(plot["series"].items(), kinds, strict=False):
             x, y = np.array(points, dtype=float).T
@@ -181,13 +181,13 @@ def draw_picture(plot: dict[str, Any]) -> bytes:
     def bars(axes: Any) -> None:
         values = np.array([np.nan if v is None else v for v in plot["values"]], dtype=float)
         texts = [show(value).replace("–", "missing") for value in plot["values"]]
-        colours = [plot_style.SECOND if label.startswith("tasador") else plot_style.ACCENT
+        colours = [plots.SECOND if label.startswith("tasador") else plots.ACCENT
                    for label in plot["labels"]]  # fmt: skip
-        plot_style.bars(axes, plot["labels"], np.nan_to_num(values), texts=texts, colours=colours)
+        plots.bars(axes, plot["labels"], np.nan_to_num(values), texts=texts, colours=colours)
 
     height = 3.2 if plot["kind"] == "lines" else 0.5 + 0.3 * len(plot["labels"])
     draw = lines if plot["kind"] == "lines" else bars
-    figure = plot_style.drawn(plot["title"], plot["caption"], draw, height=height)
+    figure = plots.drawn(plot["title"], plot["caption"], draw, height=height)
     head, content = figure.data.split(",", 1)
     if head.endswith(";base64"):
         return base64.b64decode(content)

@@ -35,8 +35,7 @@ from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.trees.batch_kernel import WideTrees
 from tasador.trees.ensemble import CategorySets, LinearModel, TreeEnsemble
 from tasador.trees.onnx_export import to_onnx
-from tasador.trees.onnx_model import proof_rows
-from tasador.trees.onnx_trees import read_model
+from tasador.trees.onnx_model import proof_rows, read_model
 from tasador.trees.row_kernel import CompactTrees
 from tasador.trees.tree_shap import (
     LinearContributions,

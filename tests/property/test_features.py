@@ -17,10 +17,8 @@ from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
 from tasador.core.kernels import Native, native
 from tasador.features import columns_kernel, comparables
-from tasador.features.categories import TargetMeans
-from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex
-from tasador.features.derived import date_parts, ratios
+from tasador.features.encoders import Clusters, TargetMeans, date_parts, ratios
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
 
 CATEGORIES = ["a", "b", "c"]

@@ -19,6 +19,7 @@ from tasador.cli.options import (
     BundleFolder,
     DatabaseOption,
     Model,
+    OptionsError,
     Registry,
     Version,
     Workspace,
@@ -185,6 +186,7 @@ def _check_free(host: str, port: int) -> None:
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # connections of a server stopped a moment ago (TIME_WAIT) do not count
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -277,8 +279,7 @@ def sign(
         return
     found = key or signing_key(workspace)
     if found is None:
-        raise ConfigError("no key to sign with", expected="--key FILE, or the workspace's key",
-                          remedy="tasador sign --make-key")  # fmt: skip
+        raise OptionsError.no_signing_key()
     registered = any(part is not None for part in (model, alias, version, registry))
     if registered and bundle is not None:
         raise ConfigError("a folder and a registered version contradict each other")
@@ -378,8 +379,5 @@ def revoke_keys(
 
 def _needed(file: Path | None) -> Path:
     if file is None:
-        raise ConfigError(
-            "no keys' file is given",
-            remedy="use --file, or set TASADOR_SECURITY__KEYS_FILE",
-        )
+        raise OptionsError.no_keys_file()
     return file

@@ -1,12 +1,15 @@
-"""The options that several commands share, each declared once."""
+"""The options that several commands share, each declared once, and what is wrong about options."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tasador.core.errors import ConfigError
 
 #: Former spellings of options, still taken and in no help.
 FORMER_SPELLINGS = {
@@ -17,6 +20,55 @@ FORMER_SPELLINGS = {
 }
 #: Where all commands look unless another folder is named.
 WORKSPACE = Path("workspace")
+
+
+class OptionsError(ConfigError):
+    """Options of a command that lack something, or contradict each other."""
+
+    @classmethod
+    def one_table(cls, *, given: bool) -> OptionsError:
+        """Return the error of `tasador init` with no table, or with two."""
+        return cls(
+            "init needs one table",
+            expected="a file, or --sql URL QUERY",
+            got="both" if given else "neither",
+        )
+
+    @classmethod
+    def nothing_to_compare(cls) -> OptionsError:
+        """Return the error of `tasador monitor` with one of two tables."""
+        return cls(
+            "there is nothing to compare with",
+            expected="--reference and --current, or neither to monitor what a service recorded",
+            remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
+        )
+
+    @classmethod
+    def without(cls, names: Iterable[str]) -> OptionsError:
+        """Return the error of `tasador up --without` that names no process, or leaves none."""
+        return cls(
+            "--without names no process, or all of them",
+            expected="some of mlflow, api, ui, watcher",
+            got=", ".join(names),
+        )
+
+    @classmethod
+    def not_empty(cls, folder: Path) -> OptionsError:
+        """Return the error of a folder that the demo would write into."""
+        text = "the demo's folder is not empty"
+        return cls(text, got=str(folder), remedy="name another --workspace")
+
+    @classmethod
+    def no_signing_key(cls) -> OptionsError:
+        """Return the error of `tasador sign` without a key."""
+        expected = "--key FILE, or the workspace's key"
+        return cls("no key to sign with", expected=expected, remedy="tasador sign --make-key")
+
+    @classmethod
+    def no_keys_file(cls) -> OptionsError:
+        """Return the error of `tasador keys` without a file."""
+        remedy = "use --file, or set TASADOR_SECURITY__KEYS_FILE"
+        return cls("no keys' file is given", remedy=remedy)
 
 
 class Engine(StrEnum):

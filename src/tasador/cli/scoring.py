@@ -23,6 +23,7 @@ from tasador.cli.options import (
     Workspace,
 )
 from tasador.cli.output import err, escape, note, out
+from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
     from tasador.scoring.files import Scored
@@ -189,7 +190,7 @@ def score(
         tasador score 'rows/*.parquet' --output scored/
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
-    from tasador.core.errors import ConfigError, DataError, ValidationError
+    from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
     from tasador.scoring.files import ScoreRequest, find_inputs, score_files
 
@@ -227,14 +228,28 @@ def score(
         err.print(_SYNTHETIC)
     _summarise(scored, to)
     if scored.failed:
-        raise DataError(
+        raise NotScoredError.files(scored)
+    if scored.rows and scored.refused == scored.rows:
+        raise NotScoredError.rows(scored.rows)
+
+
+class NotScoredError(DataError):
+    """Files that could not be scored, or of which no row could."""
+
+    @classmethod
+    def files(cls, scored: Scored) -> NotScoredError:
+        """Return the error of files that are no tables or lack columns."""
+        return cls(
             f"{len(scored.failed)} of {scored.files + scored.passed + len(scored.failed)} files "
             f"were not scored: {', '.join(name for name, _ in scored.failed[:10])}",
             remedy="fix them and run the same command again; finished files are skipped",
         )
-    if scored.rows and scored.refused == scored.rows:
-        raise ValidationError(
-            f"none of the {scored.rows:,} rows meets the contract",
+
+    @classmethod
+    def rows(cls, count: int) -> NotScoredError:
+        """Return the error of rows that were all refused."""
+        return cls(
+            f"none of the {count:,} rows meets the contract",
             remedy="the column 'error' of the output says why",
         )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tasador.cli.models import settings_with
-from tasador.cli.options import WORKSPACE, Retrain, Set, WatchConfig, Workspace
+from tasador.cli.options import WORKSPACE, OptionsError, Retrain, Set, WatchConfig, Workspace
 from tasador.cli.output import escape, out
 from tasador.cli.watch import budget_line
 
@@ -70,7 +70,7 @@ def up(
         tasador up --ui-port 8600 --without mlflow
         tasador up --retrain --set retraining.budget=2
     """
-    from tasador.core.errors import ConfigError, MissingExtraError
+    from tasador.core.errors import MissingExtraError
     from tasador.monitoring.settings import FILE, read_watch_settings, whom_alerts_reach
     from tasador.ops.processes import Stack
 
@@ -87,11 +87,7 @@ def up(
     ]
     unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
     if unknown or not members:
-        raise ConfigError(
-            "--without names no process, or all of them",
-            expected="some of mlflow, api, ui, watcher",
-            got=", ".join(without or ()),
-        )
+        raise OptionsError.without(without or ())
     for member in members:
         for module in _NEEDS[member.name]:
             if find_spec(module) is None:
@@ -207,7 +203,6 @@ def demo(
     It uses a workspace, registry, database and ports of its own, and ignores TASADOR_* variables.
     Ctrl-C stops it.
     """
-    from tasador.core.errors import ConfigError
     from tasador.data.sources import REAL_DATA_VARIABLE
     from tasador.ops.demo import INTERVAL_S, POLICY, WINDOW_S
     from tasador.ops.demo import demo as show
@@ -223,8 +218,7 @@ def demo(
         else:
             folder = workspace.resolve()
             if folder.exists() and any(folder.iterdir()):
-                raise ConfigError("the demo's folder is not empty", got=str(folder),
-                                  remedy="name another --workspace")  # fmt: skip
+                raise OptionsError.not_empty(folder)
         folder = folder.resolve()
         ports = {name: _free_port() for name in ("mlflow", "api", "ui")}
         words = ["--retrain", *(word for setting in POLICY for word in ("--set", setting))]

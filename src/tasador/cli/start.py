@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from tasador.cli.options import WORKSPACE, Settings, Workspace
+from tasador.cli.options import WORKSPACE, OptionsError, Settings, Workspace
 from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def init(
         tasador init --sql sqlite:///sales.db "SELECT * FROM sales" --target price
     """
     from tasador.contract.model import Source, SqlQuery
-    from tasador.core.errors import ConfigError
     from tasador.ops.init_contract import check_new_contract, infer_contract, write_new_contract
 
     read_from: str | Source
@@ -76,10 +75,7 @@ def init(
     elif file is not None and sql is None:
         read_from = file
     else:
-        raise ConfigError(
-            "init needs one table", expected="a file, or --sql URL QUERY",
-            got="neither" if file is None else "both",
-        )  # fmt: skip
+        raise OptionsError.one_table(given=file is not None)
     check_new_contract(name, read_from, force=force, project=Path.cwd())
     infer = partial(
         infer_contract,

@@ -23,6 +23,7 @@ from tasador.cli.options import (
     By,
     Engine,
     EngineOption,
+    OptionsError,
     RayAddress,
     Retrain,
     Set,
@@ -247,11 +248,7 @@ def monitor(
     if not reference and not current:
         verdict = _of_records(rules, window, workspace)
     elif not reference or not current:
-        raise ConfigError(
-            "there is nothing to compare with",
-            expected="--reference and --current, or neither to monitor what a service recorded",
-            remedy="name two tables, e.g. tasador monitor --reference a.parquet --current b.csv",
-        )
+        raise OptionsError.nothing_to_compare()
     else:
         fields = Fields(target, prediction, lower, upper, time, latency, version, id)
         found = tuple(current)
@@ -265,7 +262,7 @@ def monitor(
     if json is not None:
         write_text(json, verdict.to_json())
     if html is not None:
-        from tasador.reporting.monitoring_report import write_monitor_report
+        from tasador.reporting.reports import write_monitor_report
 
         write_monitor_report(html, verdict)
     code = exit_code(verdict, fail_on_warn=fail_on_warn)

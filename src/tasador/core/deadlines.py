@@ -74,6 +74,7 @@ class _Call(Generic[T]):
         try:
             self.result.append(self._work())
         except BaseException as error:
+            # raised again where the call was made; this thread goes on to the next one
             self.error = error
         finally:
             self.done.set()
@@ -109,6 +110,7 @@ class _Worker:
                 self._calls.get(timeout=_IDLE_S).run()
             except queue.Empty:
                 with self._lock:
+                    # under the lock: a call handed over in this moment would never be made
                     if self._calls.empty():
                         self._ended = True
                         return
@@ -176,6 +178,7 @@ class BoundedCaller:
         call = _Call(work)
         worker = self._give(call)
         if not _wait(call.done, deadline, cancelled):
+            # it may hang for ever: the next call gets a thread of its own
             worker.left, self._worker = True, None
             self._left.append(worker)
             if cancelled is not None and cancelled.is_set():

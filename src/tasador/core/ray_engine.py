@@ -12,7 +12,7 @@ import re
 import socket
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib import metadata
@@ -43,6 +43,61 @@ _PACKAGES = ("tasador", "numpy", "scipy", "scikit-learn", "lightgbm", "xgboost-c
 _KNOCK_S = 5.0
 #: A warning as it travels: text, category, file, line.
 _Warned = tuple[str, type[Warning], str, int]
+_SAME_EVERYWHERE = "install the same requirements on every machine of the cluster"
+
+
+class ClusterError(EngineError):
+    """A Ray cluster that cannot be used, or that lost the work."""
+
+    @classmethod
+    def other_packages(
+        cls, names: Sequence[str], wanted: Mapping[str, str], own: Mapping[str, str]
+    ) -> ClusterError:
+        """Return the error of this machine, whose packages `names` differ from those wanted."""
+        return cls(
+            f"the machine {socket.gethostname()} has other packages than the one that asks it to "
+            "work",
+            expected=", ".join(f"{name} {wanted.get(name, 'absent')}" for name in names),
+            got=", ".join(f"{name} {own.get(name, 'absent')}" for name in names),
+            remedy=_SAME_EVERYWHERE,
+        )
+
+    @classmethod
+    def no_answer(cls, address: str, error: OSError) -> ClusterError:
+        """Return the error of an address where nobody listens."""
+        return cls(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
+            expected="the head's address: host:6379, or ray://host:10001 from outside the cluster",
+            remedy="start it with `ray start --head`, and check the port and the firewall",
+        )
+
+    @classmethod
+    def unusable(cls, address: str | None, error: Exception) -> ClusterError:
+        """Return the error of a cluster that Ray cannot join or start."""
+        return cls(
+            f"the Ray cluster cannot be used: {f'{error}'.strip().splitlines()[0]}",
+            expected="a running cluster of the same versions of Ray and Python",
+            got=f"ray.address={'null' if address is None else address}",
+            remedy="start one with `ray start --head`, or leave ray.address null",
+        )
+
+    @classmethod
+    def lost(cls, error: BaseException) -> ClusterError:
+        """Return the error of work that ended with one of Ray's errors."""
+        # Ray colours its messages, whatever they are written to
+        text = re.sub(r"\x1b\[[0-9;]*m", "", f"{error}".strip().splitlines()[0])
+        if "No module named" in text:
+            return cls(
+                f"a machine of the cluster lacks code: {text}",
+                expected="the same version of tasador on every machine",
+                remedy=_SAME_EVERYWHERE,
+            )
+        return cls(
+            f"the Ray cluster lost the work: {text}",
+            got=type(error).__name__,
+            remedy="look at the cluster's memory and logs (`ray status`), then run again: what was "
+            "finished is kept; ray.retries says how often an item is retried",
+        )
 
 
 class RayEngine:
@@ -213,12 +268,7 @@ def check_versions(wanted: dict[str, str]) -> None:
     differing = sorted(
         name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name)
     )
-    raise EngineError(
-        f"the machine {socket.gethostname()} has other packages than the one that asks it to work",
-        expected=", ".join(f"{name} {wanted.get(name, 'absent')}" for name in differing),
-        got=", ".join(f"{name} {own.get(name, 'absent')}" for name in differing),
-        remedy="install the same requirements on every machine of the cluster",
-    )
+    raise ClusterError.other_packages(differing, wanted, own)
 
 
 def check_ray(settings: RaySettings) -> None:
@@ -272,12 +322,7 @@ def _connect(ray: Any, settings: RaySettings) -> None:
     try:
         _begin(ray, options, attempts=2 if address is None else 1)
     except Exception as error:  # Ray raises whatever went wrong on the way
-        raise EngineError(
-            f"the Ray cluster cannot be used: {f'{error}'.strip().splitlines()[0]}",
-            expected="a running cluster of the same versions of Ray and Python",
-            got=f"ray.address={'null' if address is None else address}",
-            remedy="start one with `ray start --head`, or leave ray.address null",
-        ) from error
+        raise ClusterError.unusable(address, error) from error
 
 
 def _resolved(address: str) -> str:
@@ -318,11 +363,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
     except OSError as error:
-        raise EngineError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}",
-            expected="the head's address: host:6379, or ray://host:10001 from outside the cluster",
-            remedy="start it with `ray start --head`, and check the port and the firewall",
-        ) from None
+        raise ClusterError.no_answer(address, error) from None
 
 
 @contextmanager
@@ -336,25 +377,9 @@ def ray_errors() -> Iterator[None]:
         cause = error.cause
         if isinstance(cause, Exception) and not isinstance(cause, exceptions.RayError):
             raise cause from None
-        raise _lost(cause or error) from None
+        raise ClusterError.lost(cause or error) from None
     except (exceptions.RayError, ConnectionError) as error:
-        raise _lost(error) from error
-
-
-def _lost(error: BaseException) -> EngineError:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{error}".strip().splitlines()[0])
-    if "No module named" in text:
-        return EngineError(
-            f"a machine of the cluster lacks code: {text}",
-            expected="the same version of tasador on every machine",
-            remedy="install the same requirements on every machine of the cluster",
-        )
-    return EngineError(
-        f"the Ray cluster lost the work: {text}",
-        got=type(error).__name__,
-        remedy="look at the cluster's memory and logs (`ray status`), then run again: what was "
-        "finished is kept; ray.retries says how often an item is retried",
-    )
+        raise ClusterError.lost(error) from error
 
 
 def check_engine(name: EngineName, settings: RaySettings) -> None:

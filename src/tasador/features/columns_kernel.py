@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.kernels import Library, native
-from tasador.features.derived import DATE_PARTS, date_parts
+from tasador.features.encoders import DATE_PARTS, date_parts
 from tasador.features.plan import FARTHEST
 
 if TYPE_CHECKING:

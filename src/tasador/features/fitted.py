@@ -1,10 +1,8 @@
 """`FittedFeatures`: from the encoded matrix to what models see.
 
-What the state of fitted features has to be, from the contract and the plan in its JSON half.
-
-`FittedFeatures.from_state` reads files that anybody may have written. Everything is compared here,
-before a tree is built or a kernel is given an address: names, shapes, types, ranges, and each part
-with the others.
+`FittedFeatures.from_state` reads files that anybody may have written. `check_state` compares
+everything with the contract before a tree is built or a kernel is given an address: names, shapes,
+types, ranges, and each part with the others.
 """
 
 from __future__ import annotations
@@ -12,30 +10,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
-from tasador.features.categories import (
+from tasador.features.columns_kernel import CompactPlain, proven
+from tasador.features.comparables import FAR_NEIGHBOUR, ComparablesIndex
+from tasador.features.encoders import (
     CODE,
+    DATE_PARTS,
     STATISTICS,
+    Clusters,
     LevelStatistics,
     TargetMeans,
+    date_parts,
     levels_of,
     one_hot_table,
+    ratios,
 )
-from tasador.features.clusters import Clusters
-from tasador.features.columns_kernel import CompactPlain, proven
-from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
-from tasador.features.derived import DATE_PARTS, date_parts, ratios
-from tasador.features.imputation import Imputer
+from tasador.features.imputers import Imputer
 from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
-
-if TYPE_CHECKING:
-    pass
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -413,6 +410,14 @@ class FittedFeatures:
         far: NDArray[np.bool_] = Z[:, column] > reach
         return far if far.any() else None
 
+    def far_notes(self, X: Floats, rows: NDArray[np.intp]) -> dict[int, str]:
+        """Say how far away their comparables are, for those `rows` of `X` (n, p) that are far."""
+        points = self.points(X[rows])
+        if self.plan is None or self.index is None or points is None:
+            return {}
+        notes = self.plan.far_notes(self.index, points, self.contract.coordinates)
+        return dict(zip(rows.tolist(), notes, strict=True))
+
     def neighbour_order(self, X: Floats) -> NDArray[np.intp] | None:
         """Return an order of encoded rows `X` (n, p) in which their comparables are found soonest.
 
@@ -565,46 +570,3 @@ class FittedFeatures:
             raise ValueError(f"{len(fitted.names)} features, expected {len(spec['names'])}")
         _ = fitted._compact  # built on loading rather than inside the first valuation
         return fitted
-
-
-#: Mean radius of the earth, and what a degree of latitude comes to.
-_EARTH_KM = 6371.0088
-_DEGREE_KM = _EARTH_KM * np.pi / 180.0
-
-
-def far_notes(features: FittedFeatures, X: Floats, rows: NDArray[np.intp]) -> dict[int, str]:
-    """Say how far away their comparables are, for those `rows` of `X` (n, p) that are far.
-
-    In kilometres where comparables are found by coordinates; else in multiples of the distance that
-    is usual among the training rows.
-    """
-    plan, index = features.plan, features.index
-    points = features.points(X[rows])
-    if plan is None or index is None or points is None:
-        return {}
-    near = index.neighbours(points, FAR_NEIGHBOUR)
-    usual, share = index.reach, f"{REACH_QUANTILE:.1%}"
-    coordinates = features.contract.coordinates
-    if coordinates is None or plan.near != tuple(column.name for column in coordinates):
-        by = ", ".join(plan.near)
-        return {
-            row: f"no known row is like this one: its comparables (by {by}) are "
-            f"{times:.3g} times as far away as those of {share} of the training rows at most"
-            for row, times in zip(rows.tolist(), near.distance[:, -1] / usual, strict=True)
-        }
-    here = points / plan.scale
-    km = np.column_stack([_kilometres(here, index.points[at] / plan.scale) for at in near.index.T])
-    km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
-    return {
-        row: f"nearest comparable is {first:,.0f} km away, the {FAR_NEIGHBOUR}th {fourth:,.0f} km"
-        f" ({share} of the training rows have {FAR_NEIGHBOUR} within {usual * _DEGREE_KM:,.0f} km)"
-        for row, (first, *_, fourth) in zip(rows.tolist(), km.tolist(), strict=True)
-    }
-
-
-def _kilometres(here: Floats, there: Floats) -> Floats:
-    """Return the great-circle distances (n,) between (longitude, latitude) in degrees (n, 2)."""
-    (lon, lat), (lon2, lat2) = np.deg2rad(here).T, np.deg2rad(there).T
-    a = np.sin((lat2 - lat) / 2) ** 2 + np.cos(lat) * np.cos(lat2) * np.sin((lon2 - lon) / 2) ** 2
-    result: Floats = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(a, 0.0, 1.0)))
-    return result

@@ -1,4 +1,4 @@
-/* Comparables of rows: the nearest training rows, and the sums over them; see neighbours_kernel.py.
+/* Comparables of rows: the nearest training rows, and the sums over them; see comparables.py.
  *
  * Training rows often lie equally far away, and which of them are taken, in which order, shows in
  * the features. The search therefore takes scipy's cKDTree as it is, cell by cell, and goes through

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.features.categories import LevelStatistics, TargetMeans, levels_of
-from tasador.features.clusters import Clusters
 from tasador.features.comparables import ComparablesIndex, cross_fitted
-from tasador.features.derived import ratios
+from tasador.features.encoders import Clusters, LevelStatistics, TargetMeans, levels_of, ratios
 from tasador.features.fitted import FittedFeatures, NearRow
 from tasador.features.imputation import Strategy, fit_imputer
 from tasador.features.plan import NumericFrame, plan_comparables

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.contract.model import TableContract
+from tasador.contract.model import Column, TableContract
+from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
 from tasador.settings.run import FeatureSettings
 
 Floats = NDArray[np.float64]
 
 FARTHEST = 1e100
+#: Mean radius of the earth, and what a degree of latitude comes to.
+_EARTH_KM = 6371.0088
+_DEGREE_KM = _EARTH_KM * np.pi / 180.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,48 @@ class ComparablesPlan:
     def context_of(self, frame: NumericFrame) -> Floats:
         """Return the context columns (n, c)."""
         return frame.values[:, frame.positions(self.context)]
+
+    def far_notes(
+        self, index: ComparablesIndex, points: Floats, coordinates: tuple[Column, Column] | None
+    ) -> list[str]:
+        """Say of rows far from every comparable how far it is to the nearest.
+
+        In kilometres where comparables are found by coordinates; else in multiples of the distance
+        that is usual among the training rows.
+
+        Args:
+            index: The comparables.
+            points: Where the rows lie (n, d), in the scaled space.
+            coordinates: The contract's.
+        """
+        near = index.neighbours(points, FAR_NEIGHBOUR)
+        usual, share = index.reach, f"{REACH_QUANTILE:.1%}"
+        if coordinates is None or self.near != tuple(column.name for column in coordinates):
+            by = ", ".join(self.near)
+            return [
+                f"no known row is like this one: its comparables (by {by}) are "
+                f"{times:.3g} times as far away as those of {share} of the training rows at most"
+                for times in near.distance[:, -1] / usual
+            ]
+        here = points / self.scale
+        km = np.column_stack(
+            [_kilometres(here, index.points[at] / self.scale) for at in near.index.T]
+        )
+        km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
+        return [
+            f"nearest comparable is {first:,.0f} km away, the {FAR_NEIGHBOUR}th {fourth:,.0f} km "
+            f"({share} of the training rows have {FAR_NEIGHBOUR} within "
+            f"{usual * _DEGREE_KM:,.0f} km)"
+            for first, *_, fourth in km.tolist()
+        ]
+
+
+def _kilometres(here: Floats, there: Floats) -> Floats:
+    """Return the great-circle distances (n,) between (longitude, latitude) in degrees (n, 2)."""
+    (lon, lat), (lon2, lat2) = np.deg2rad(here).T, np.deg2rad(there).T
+    a = np.sin((lat2 - lat) / 2) ** 2 + np.cos(lat) * np.cos(lat2) * np.sin((lon2 - lon) / 2) ** 2
+    result: Floats = 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(a, 0.0, 1.0)))
+    return result
 
 
 def neighbourly_order(places: Floats) -> NDArray[np.intp]:

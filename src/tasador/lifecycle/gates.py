@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from tasador.contract.compatibility import incompatibilities
 from tasador.core import seeds
 from tasador.core.errors import DataError
-from tasador.metrics.ratio_study import ACCEPTED, prb, prd
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape
+from tasador.metrics.regression import ACCEPTED, HIGHER_IS_BETTER, METRICS, label, mape, prb, prd
 from tasador.modeling.parity import TOLERANCE
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings

@@ -18,7 +18,6 @@ from tasador.lifecycle.api import Lifecycle
 from tasador.lifecycle.errors import LineageError
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.versions import find_version
-from tasador.settings.build import build
 from tasador.settings.run import (
     FeatureSettings,
     ImputationSettings,
@@ -29,6 +28,7 @@ from tasador.settings.run import (
     StorageSettings,
     SweepSettings,
     TrackingSettings,
+    build,
 )
 from tasador.training.context import StoredTable, code_commit, library_versions
 from tasador.training.pipeline import OnStep, train

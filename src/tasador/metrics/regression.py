@@ -1,16 +1,24 @@
-"""Point metrics of a regression, in the target's unit or in percent.
+"""Metrics of a regression, the ratio study, and how sure each figure is.
 
-All take ``actual`` and ``predicted``, both (n,) and finite with n >= 1, and return a float.
-Percentage metrics leave out rows whose actual value is zero, where a percentage has no meaning;
-without any other row they are NaN.
+All metrics take ``actual`` and ``predicted``, both (n,) and finite with n >= 1, and return a float.
+Those of `METRICS` are in the target's unit or in percent. Percentage metrics leave out rows whose
+actual value is zero, where a percentage has no meaning; without any other row they are NaN.
+
+The ratio study says how level and how even estimates are, as assessors measure it, by the
+definitions of the IAAO *Standard on Ratio Studies* (2013), section 9.2 and appendix D; the ratio of
+a row is its estimate over its actual value. Its figures leave out rows whose actual value is not
+positive, where a ratio has no meaning, and are NaN where they are undefined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tasador.core import seeds
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
@@ -91,8 +99,8 @@ METRICS: Mapping[str, Metric] = {
 }
 #: Metrics for which more is better; for all others less is.
 HIGHER_IS_BETTER = frozenset({"r2", "within_5", "within_10", "within_15", "within_20"})
-#: Metrics in the target's unit, and metrics without one (`ratio_study` included); all others are
-#: percentages.
+#: Metrics in the target's unit, and metrics without one, the ratio study's included; all others
+#: are percentages.
 IN_TARGET_UNIT = frozenset({"mae", "rmse"})
 UNITLESS = frozenset({"r2", "prd", "prb"})
 
@@ -122,3 +130,101 @@ def all_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
         (7.5, 100.0, 10.0)
     """
     return {name: metric(actual, predicted) for name, metric in METRICS.items()}
+
+
+def _positive(actual: Floats, predicted: Floats) -> tuple[Floats, Floats]:
+    some = actual > 0
+    return actual[some], predicted[some]
+
+
+def cod(actual: Floats, predicted: Floats) -> float:
+    """Coefficient of dispersion: mean distance of the ratios from their median, in % of it."""
+    actual, predicted = _positive(actual, predicted)
+    if not len(actual):
+        return float("nan")
+    ratio = predicted / actual
+    median = float(np.median(ratio))
+    return float(np.mean(np.abs(ratio - median))) / median * 100 if median > 0 else float("nan")
+
+
+def prd(actual: Floats, predicted: Floats) -> float:
+    """Price-related differential: mean ratio over weighted mean ratio; above 1 favours the dear."""
+    actual, predicted = _positive(actual, predicted)
+    total = float(np.sum(predicted))
+    if not len(actual) or total <= 0:
+        return float("nan")
+    return float(np.mean(predicted / actual)) / (total / float(np.sum(actual)))
+
+
+def prb(actual: Floats, predicted: Floats) -> float:
+    """Price-related bias: change of the ratio, as a share of its median, when the value doubles.
+
+    The slope of ``(ratio - median) / median`` on the logarithm to the base 2 of the mean of the
+    actual value and the estimate over the median ratio.
+    """
+    actual, predicted = _positive(actual, predicted)
+    if len(actual) < 2:
+        return float("nan")
+    ratio = predicted / actual
+    median = float(np.median(ratio))
+    proxy = 0.5 * (actual + predicted / median) if median > 0 else np.zeros(1)
+    if not (proxy > 0).all():
+        return float("nan")
+    size = np.log2(proxy)
+    size -= np.mean(size)
+    spread = float(np.sum(size * size))
+    return float(np.sum(size * (ratio - median))) / median / spread if spread > 0 else float("nan")
+
+
+def fsd(actual: Floats, predicted: Floats) -> float:
+    """Forecast standard deviation: standard deviation of the percentage errors (n - 1)."""
+    actual, predicted = _positive(actual, predicted)
+    if len(actual) < 2:
+        return float("nan")
+    return float(np.std((predicted - actual) / actual, ddof=1)) * 100
+
+
+RATIO_STUDY: Mapping[str, Metric] = {"cod": cod, "prd": prd, "prb": prb, "fsd": fsd}
+#: What the IAAO accepts (residential property): lowest and highest value.
+ACCEPTED: Mapping[str, tuple[float, float]] = {
+    "cod": (5.0, 15.0),
+    "prd": (0.98, 1.03),
+    "prb": (-0.05, 0.05),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric and the interval in which resampling the rows leaves it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_metrics(
+    actual: Floats, predicted: Floats, *, draws: int = 1000, confidence: float = 0.95, seed: int
+) -> dict[str, Estimate]:
+    """Return every metric and ratio-study figure of (n,) rows with its percentile interval.
+
+    The interval is that of `draws` resamples of the rows (Efron's percentile method).
+
+    Draws in which a metric is undefined are left out of its interval; with none left it is NaN.
+    """
+    metrics = {**METRICS, **RATIO_STUDY}
+    random = seeds.generator(seed, "bootstrap")
+    samples = np.empty((draws, len(metrics)))
+    for draw in range(draws):
+        rows = random.integers(0, len(actual), len(actual))
+        y, p = actual[rows], predicted[rows]
+        samples[draw] = [metric(y, p) for metric in metrics.values()]
+    tail = (1.0 - confidence) / 2.0
+    result = {}
+    for position, (name, metric) in enumerate(metrics.items()):
+        defined = samples[~np.isnan(samples[:, position]), position]
+        if len(defined):
+            low, high = np.quantile(defined, [tail, 1.0 - tail])
+        else:
+            low = high = float("nan")
+        result[name] = Estimate(metric(actual, predicted), float(low), float(high))
+    return result

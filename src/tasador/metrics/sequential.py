@@ -96,6 +96,8 @@ def failure_evidence(failures: int, attempts: int, limit: float) -> float:
         failures * math.log(share / limit) + good * math.log((1 - share) / (1 - limit))
         for share in shares
     ]
+    # taken out of the sum: the exponentials of the others cannot overflow
     most = max(logs)
     value = sum(math.exp(one - most) for one in logs) / len(logs)
+    # beyond 700 the exponential is more than a float holds
     return math.exp(min(most + math.log(value), 700.0))

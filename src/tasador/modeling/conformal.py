@@ -65,6 +65,7 @@ class ConformalInterval:
         """Return half the interval's width for feature rows (n, q), shape (n,)."""
         if self.scale_index is None:
             return np.full(len(Z), self.quantile)
+        # fmax passes NaN by: a row without a scale gets the floor
         scale = np.fmax(Z[:, self.scale_index], self.scale_floor)
         result: Floats = self.quantile * (self.scale_offset + scale)
         return result

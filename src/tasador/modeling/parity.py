@@ -76,6 +76,7 @@ def check_parity(
             relative = absolute / np.maximum(1.0, np.nan_to_num(np.abs(want)))
             worst_absolute = max(worst_absolute, float(absolute.max()))
             worst_relative = max(worst_relative, float(relative.max()))
+            # written so that NaN, which is in no order, is refused too
             if not worst_relative <= TOLERANCE:
                 _refuse(Z, want, onnx, int(relative.argmax()), worst_relative)
             done += len(Z)
@@ -119,6 +120,7 @@ def _generated(
             Z[uniform:hits, j] = rng.choice(special[j], hits - uniform)
             Z[hits:near, j] = _around_float32(rng.choice(special[j], near - hits), rng)
         Z[near:] = X[rng.integers(0, len(X), real - near)]
+        # real rows have gaps of their own
         Z[:near][rng.random((near, X.shape[1])) < missing] = np.nan
         yield Z
 
@@ -128,6 +130,7 @@ def _ranges(X: Floats) -> tuple[Floats, Floats]:
     low, high = np.zeros(X.shape[1]), np.ones(X.shape[1])
     for j in range(X.shape[1]):
         values = _finite(X[:, j])
+        # a constant column has no range that could be widened
         margin = _WIDENED_BY * (values.max() - values.min()) or 1.0
         low[j], high[j] = values.min() - margin, values.max() + margin
     return low, high

@@ -17,7 +17,7 @@ from tasador.core.errors import ConfigError
 from tasador.monitoring.alerts import DEFAULT_RULES, AlertRule
 from tasador.monitoring.notifications import RouteSettings, described
 from tasador.monitoring.thresholds import Thresholds, overridden
-from tasador.settings.build import build, unknown
+from tasador.settings.run import build, unknown
 
 DAY = 86_400.0
 

@@ -23,6 +23,27 @@ _REFUSAL_BYTES = 1 << 20
 class ServiceAwayError(ServingError):
     """Nothing answers at the service's address, or it stopped half way."""
 
+    @classmethod
+    def of(cls, url: str, error: Exception) -> ServiceAwayError:
+        """Return the error of the service at `url`."""
+        return cls(
+            f"the service at {url} does not answer",
+            got=str(getattr(error, "reason", error)),
+            remedy="start it with `tasador serve`, or name its address with --url",
+        )
+
+
+class NoModelError(ServingError):
+    """The service answers, and has no model yet."""
+
+    @classmethod
+    def of(cls, url: str) -> NoModelError:
+        """Return the error of the service at `url`."""
+        return cls(
+            f"the service at {url} has no model yet",
+            remedy="see its /health/deep, or train a model with `tasador run`",
+        )
+
 
 class ServiceRefusedError(ServingError):
     """The service answered with a refusal.
@@ -38,6 +59,21 @@ class ServiceRefusedError(ServingError):
     word: str = ""
     said: str = ""
     faults: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, path: str, status: int, body: bytes) -> ServiceRefusedError:
+        """Return the error of an answer other than 200."""
+        found = cls(f"the service refuses {path}", got=f"{status}: {_message(body)}")
+        found.status, found.said = status, body.decode(errors="replace")
+        try:
+            plain = json.loads(body)
+            if isinstance(plain, dict):
+                found.word = str(plain.get("error", ""))
+                found.said = str(plain.get("message", found.said))
+                found.faults = tuple(plain.get("detail") or ())
+        except ValueError:
+            pass  # a proxy's page: its text is said as it is
+        return found
 
 
 @dataclass(frozen=True)
@@ -160,10 +196,7 @@ class ApiClient:
         """
         found: dict[str, Any] = self._call("/api/v1/model/info", None)
         if not found.get("model_loaded"):
-            raise ServingError(
-                f"the service at {self.url} has no model yet",
-                remedy="see its /health/deep, or train a model with `tasador run`",
-            )
+            raise NoModelError.of(self.url)
         return found
 
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -210,28 +243,10 @@ class ApiClient:
             with opened(request, patience) as answer:  # the key goes where it was meant to go
                 if answer.status != 200:
                     body = read_body(answer, _REFUSAL_BYTES, patience.deadline, path)
-                    raise _refused(path, answer.status, body)
+                    raise ServiceRefusedError.of(path, answer.status, body)
                 yield answer
         except (HTTPException, OSError, ValueError, DeadlineError) as error:
-            raise ServiceAwayError(
-                f"the service at {self.url} does not answer",
-                got=str(getattr(error, "reason", error)),
-                remedy="start it with `tasador serve`, or name its address with --url",
-            ) from None
-
-
-def _refused(path: str, status: int, body: bytes) -> ServiceRefusedError:
-    found = ServiceRefusedError(f"the service refuses {path}", got=f"{status}: {_message(body)}")
-    found.status, found.said = status, body.decode(errors="replace")
-    try:
-        plain = json.loads(body)
-        if isinstance(plain, dict):
-            found.word = str(plain.get("error", ""))
-            found.said = str(plain.get("message", found.said))
-            found.faults = tuple(plain.get("detail") or ())
-    except ValueError:
-        pass
-    return found
+            raise ServiceAwayError.of(self.url, error) from None
 
 
 def _joined(value: Any) -> str:

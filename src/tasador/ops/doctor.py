@@ -247,6 +247,7 @@ def _kernels() -> Finding:
 def _disk(workspace: Path) -> Finding:
     folder = workspace.resolve()
     while not folder.exists():
+        # the first run makes the workspace; its disk is the nearest parent's
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         return Finding("missing", "workspace", f"{folder} cannot be written")

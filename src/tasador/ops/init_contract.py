@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,63 +20,76 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.contract.encoding import Encoder, encode_values, sent_as
-from tasador.contract.formats import PLAIN, Format
 from tasador.contract.model import (
-    SET_ASIDE,
     Column,
     Source,
     TableContract,
-    Target,
-    Transform,
     latitude_like,
     longitude_like,
 )
 from tasador.contract.reader import read_contract, write_contract
-from tasador.contract.text_parts import explained_by_groups, explained_by_number
+from tasador.contract.text_parts import explained_by_groups
 from tasador.contract.type_inference import (
     Findings,
     Question,
-    bounds_around,
     decimal_mark,
     describe_column,
-    round_outwards,
-    target_reading,
 )
 from tasador.core import storage
-from tasador.core.errors import ConfigError, ValidationError
+from tasador.core.errors import ConfigError
 from tasador.core.storage import write_text
 from tasador.data.readers import read_source
-from tasador.ops.leaks import Leak, find_leaks
+from tasador.ops.init_target import (
+    NO,
+    YES,
+    SetAside,
+    TargetError,
+    describe_target,
+    find_leaks,
+    in_bounds,
+    one_of,
+    sample_of,
+    set_aside,
+    slug_of,
+    target_values,
+    with_worth,
+    without_leak,
+)
 
 Floats = NDArray[np.float64]
 
-_CAP_SHARE = 0.01
-#: Rows that are looked at where a sample is enough.
-_SAMPLE = 20_000
 #: A column set aside that explains so much of the target is named at the end.
 _STRONG = 0.05
 _X_OR_Y = r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?{}(?:[_ .-]?coord(?:inate)?)?"
 _SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|venta|date$", re.I)
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
-_MONEY = re.compile(r"price|sale|amount|value|cost|rent|precio|preis|prix|prezzo|valor|miete", re.I)
-_YES, _NO = "yes", "no"
 
 
-@dataclass(frozen=True)
-class SetAside:
-    """A column that is not used.
+class NewContractError(ConfigError):
+    """A contract that is not written as it was asked for."""
 
-    Attributes:
-        name: Its name.
-        why: Why.
-        explains: Share of the target's variance that it explains by itself, in [0, 1].
-        remedy: How it is brought back.
-    """
+    @classmethod
+    def no_category(cls, wanted: str, columns: Sequence[str]) -> NewContractError:
+        """Return the error of a category that is no column to estimate from."""
+        return cls(
+            f"there is no column {wanted!r} to take for a category", expected=one_of(columns)
+        )
 
-    name: str
-    why: str
-    explains: float
-    remedy: str
+    @classmethod
+    def bad_name(cls, name: str) -> NewContractError:
+        """Return the error of a name that ``dataset=`` would not take."""
+        return cls(
+            f"{name!r} cannot be a contract's name",
+            expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
+            remedy="choose another --name",
+        )
+
+    @classmethod
+    def exists(cls, path: Path) -> NewContractError:
+        """Return the error of a contract that would be replaced."""
+        return cls(
+            f"{path} exists already", remedy="choose another --name, or --force to replace it"
+        )
 
 
 @dataclass(frozen=True)
@@ -145,16 +157,13 @@ def infer_contract(
     frame = read.frame
     findings = Findings(assumptions=list(read.notes), answers=answers or {})
     findings.decimal = decimal_mark(frame) or ("," if read.source.delimiter == ";" else None)
-    target_form, y = _target_values(frame, target, findings)
+    target_form, y = target_values(frame, target, findings)
     for wanted in categories:
         if wanted not in frame.columns or wanted == target:
-            raise ConfigError(
-                f"there is no column {wanted!r} to take for a category",
-                expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
-            )
+            raise NewContractError.no_category(wanted, frame.columns)
     short = name or _name_of(path)
-    described = _describe_target(target, target_form, y, findings)
-    y = np.where(_in_bounds(described, y), y, np.nan)
+    described = describe_target(target, target_form, y, findings)
+    y = np.where(in_bounds(described, y), y, np.nan)
     modelled = np.log(y) if described.transform == "log" else y
     columns: list[Column] = []
     for column in frame.columns:
@@ -163,8 +172,8 @@ def infer_contract(
                 frame[column], findings, as_category=column in categories, y=modelled
             )
     columns = _with_different_names(columns, target)
-    leaks = find_leaks(columns, frame, described, y, _sample(frame.height))
-    columns = [_without_leak(column, leaks) for column in columns]
+    leaks = find_leaks(columns, frame, described, y, sample_of(frame.height))
+    columns = [without_leak(column, leaks) for column in columns]
     columns = _with_roles(columns, frame, modelled, findings)
     if any(column.kind == "category" for column in columns):
         findings.assumptions.append(
@@ -179,13 +188,9 @@ def infer_contract(
         source=read.source,
     )
     if not contract.features:
-        raise ValidationError(
-            f"nothing is left in {path} to estimate {target!r} from",
-            expected="at least one number, category or datetime",
-            got=f"columns set aside: {', '.join(c.name for c in columns) or 'none'}",
-        )
-    aside = _set_aside(contract, frame, modelled, {leak.column for leak in leaks})
-    contract = _with_worth(contract, aside)
+        raise TargetError.alone(target, path, [column.name for column in columns])
+    aside = set_aside(contract, frame, modelled, {leak.column for leak in leaks})
+    contract = with_worth(contract, aside)
     said = [leak.sentence for leak in leaks]
     preview = _preview(contract, frame)
     return Inference(contract, findings.assumptions, said, findings.questions, aside, preview)
@@ -200,68 +205,8 @@ def is_plain_name(name: str) -> bool:
 def _name_of(path: storage.Location | Source) -> str:
     if isinstance(path, Source):
         return "query"
-    short = _slug(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
+    short = slug_of(re.sub(r"(?:\.\w{1,7}){1,2}$", "", Path(str(path)).name))[:70] or "table"
     return short if is_plain_name(short) else f"table_{short}"
-
-
-def _sample(rows: int) -> NDArray[np.intp]:
-    """Return the positions of at most 20 000 rows that lie evenly."""
-    if rows <= _SAMPLE:
-        return np.arange(rows)
-    return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.intp))
-
-
-def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple[Format, Floats]:
-    """Return how the target is written, and its values, NaN where it has none."""
-    if target not in frame.columns:
-        close = difflib.get_close_matches(target, frame.columns, n=1, cutoff=0.5)
-        raise ValidationError(
-            f"there is no column {target!r}",
-            expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
-            remedy=f"did you mean {close[0]!r}?" if close else None,
-        )
-    series = frame[target]
-    present = int(series.is_not_null().sum())
-    if present == 0:
-        raise ValidationError(
-            f"the target {target!r} has no value in any row", remedy="choose another column"
-        )
-    form = target_reading(series, findings)
-    y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
-    if form is None:
-        strange = np.flatnonzero(wrong)
-        example = series[int(strange[0])] if len(strange) else series.drop_nulls()[0]
-        raise ValidationError(
-            f"the target {target!r} is not a number",
-            got=f"{example!r} and {max(len(strange), present) - 1} more of {present} values",
-            remedy="choose a column of numbers",
-        )
-    y = np.where(np.isfinite(y), y, np.nan)
-    if np.isnan(y).all():
-        raise ValidationError(
-            f"the target {target!r} is not finite in any row",
-            expected="numbers",
-            got=f"{series.drop_nulls()[0]!r} and the like",
-            remedy="choose another column, or check how the file was made",
-        )
-    if np.nanmin(y) == np.nanmax(y):
-        raise ValidationError(
-            f"the target {target!r} is constant",
-            expected="at least two different values",
-            got=f"{np.nanmin(y):g} in all {present} rows that have one",
-            remedy="choose another column, or check how the file was made",
-        )
-    return form, y
-
-
-def _in_bounds(target: Target, y: Floats) -> NDArray[np.bool_]:
-    low, high = target.bounds
-    right = np.isfinite(y)
-    if "0" in target.format.missing:
-        right &= y != 0
-    if low is not None:
-        right &= y >= low
-    return right if high is None else right & (y <= high)
 
 
 def _with_different_names(columns: Sequence[Column], target: str) -> list[Column]:
@@ -276,15 +221,6 @@ def _with_different_names(columns: Sequence[Column], target: str) -> list[Column
     return found
 
 
-def _without_leak(column: Column, leaks: Sequence[Leak]) -> Column:
-    """Turn a column that seems to give the target away into text, which is not used."""
-    why = next((leak.why for leak in leaks if leak.column == column.name), None)
-    if why is None:
-        return column
-    note = f"{SET_ASIDE}suspected leak, {why}"
-    return Column(column.name, "text", nullable=True, description=note)
-
-
 def _with_roles(
     columns: list[Column], frame: pl.DataFrame, y: Floats, findings: Findings
 ) -> list[Column]:
@@ -296,7 +232,7 @@ def _with_roles(
     if date is not None:
         by_name[date.name] = replace(date, role="timestamp")
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
-    sample = _sample(frame.height)
+    sample = sample_of(frame.height)
     candidates = [
         (c, codes)
         for c in columns
@@ -344,9 +280,9 @@ def _coordinates(
         plain = kind == "names" and all(c.name.lower() in _PLAIN_NAMES for c in pair if c)
         if not plain:
             answer = findings.choose(
-                "coordinates", f"Are {names} longitude and latitude in degrees?", (_YES, _NO), _YES
+                "coordinates", f"Are {names} longitude and latitude in degrees?", (YES, NO), YES
             )
-            if answer == _NO:
+            if answer == NO:
                 return ()
         findings.assumptions.append(f"{names} are coordinates in degrees")
         return pair[0], pair[1]
@@ -410,109 +346,6 @@ def _explained_by_codes(codes: Floats, y: Floats) -> float:
     return explained_by_groups(np.nan_to_num(codes[known], nan=-1.0).astype(np.intp), y[known])
 
 
-def _describe_target(name: str, form: Format, y: Floats, findings: Findings) -> Target:
-    values = y[np.isfinite(y)]
-    zeros = int((values == 0).sum())
-    missing = len(y) - len(values)
-    if zeros and (values >= 0).all() and _is_money(name, values[values > 0]):
-        answer = findings.choose(
-            f"{name}.zero",
-            f"{zeros} row(s) have a target of 0 ({zeros / len(values):.0%}); sales of 0 are "
-            "usually not sales. Leave them out of training?",
-            (_YES, _NO),
-            _YES,
-        )
-        said = f"{zeros} row(s) have a target of 0, and sales of 0 are usually not sales: "
-        if answer == _YES:
-            form = replace(form, missing=(*form.missing, "0"))
-            values = values[values != 0]
-            said += "they are left out of training (`format: missing: ['0']` of the target)"
-        else:
-            said += "kept; `bounds: [1, null]` of the target would leave them out"
-        findings.assumptions.append(said)
-    low, high = float(values.min()), float(values.max())
-    transform: Transform = "none"
-    if low > 0 and _skewness(values) > max(0.5, abs(_skewness(np.log(values)))):
-        transform = "log"
-        findings.assumptions.append(
-            f"the target {name!r} is positive and skewed: models fit its logarithm"
-        )
-    at_top = float((values == high).mean())
-    cap = high if at_top >= _CAP_SHARE and len(np.unique(values)) > 50 else None
-    if cap is not None:
-        findings.assumptions.append(
-            f"the target {name!r} is cut off at {cap:g} ({at_top:.1%} of the rows)"
-        )
-    if missing:
-        findings.assumptions.append(
-            f"{missing} row(s) have no target: left out of training; `tasador predict` values them"
-        )
-    bounds = (
-        (round_outwards(low / 2, up=False), round_outwards(high * 2, up=True))
-        if low > 0
-        else bounds_around(low, high)
-    )
-    slug = _slug(name)
-    return Target(
-        name=name,
-        bounds=bounds,
-        cap=cap,
-        transform=transform,
-        prediction_name=f"predicted_{slug}" if slug else "prediction",
-        format=form,
-    )
-
-
-def _is_money(name: str, values: Floats) -> bool:
-    """Tell whether positive values are prices, of which 0 is none."""
-    return bool(_MONEY.search(name)) or (len(values) > 10 and float(np.median(values)) >= 1000)
-
-
-def _skewness(values: Floats) -> float:
-    spread = float(values.std())
-    return float((((values - values.mean()) / spread) ** 3).mean()) if spread > 0 else 0.0
-
-
-def _set_aside(
-    contract: TableContract, frame: pl.DataFrame, y: Floats, leaks: Collection[str]
-) -> list[SetAside]:
-    """Measure what each column that is not used explains by itself; leaks are named elsewhere."""
-    sources = {column.source for column in contract.features}
-    sample = _sample(frame.height)
-    sample = sample[np.isfinite(y[sample])]
-    found = []
-    for column in contract.columns:
-        if column.kind != "text" or column.name in leaks or column.name in sources:
-            continue
-        series = frame[column.name].gather(sample)
-        if isinstance(series.dtype, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
-            explains = 0.0
-        elif series.dtype.is_numeric():
-            values = series.cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float64)
-            explains = explained_by_number(values, y[sample])
-        else:
-            texts = series.cast(pl.String).fill_null("").to_numpy()
-            explains = explained_by_groups(texts.astype(str), y[sample])
-        why = (column.description or "").removeprefix(SET_ASIDE)
-        remedy = f"--category {column.name!r}" if re.search(r"\s", column.name) else (
-            f"--category {column.name}"
-        )  # fmt: skip
-        found.append(SetAside(column.name, why, explains, remedy))
-    return sorted(found, key=lambda column: -column.explains)
-
-
-def _with_worth(contract: TableContract, aside: Sequence[SetAside]) -> TableContract:
-    """Write what a column set aside explains into its description."""
-    worth = {column.name: column.explains for column in aside}
-    columns = tuple(
-        replace(c, description=f"{c.description}; explains {worth[c.name]:.0%} of the target")
-        if worth.get(c.name, 0.0) >= 0.01
-        else c
-        for c in contract.columns
-    )
-    return dataclasses.replace(contract, columns=columns)
-
-
 _PREVIEW_ROWS, _PREVIEW_COLUMNS = 5, 40
 
 
@@ -538,12 +371,6 @@ def _short(value: object) -> str:
         return f"{value:,.10g}"
     text = str(value).removesuffix(" 00:00:00+00:00")
     return text if len(text) <= 20 else text[:19] + "\u2026"
-
-
-def _slug(text: str) -> str:
-    """Return lower-case ASCII letters, digits and underscores only."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")
 
 
 _HEADER = """Contract written by `tasador init`; read it through and correct what it assumed.
@@ -576,16 +403,10 @@ def check_new_contract(name: str | None, file: str | Source, *, force: bool, pro
             given.
     """
     if name is not None and not is_plain_name(name):
-        raise ConfigError(
-            f"{name!r} cannot be a contract's name",
-            expected="a letter, then letters, digits, '_' and '-'; not null, true or the like",
-            remedy="choose another --name",
-        )
+        raise NewContractError.bad_name(name)
     path = _path_of(name or _name_of(file), project)
     if path.exists() and not force:
-        raise ConfigError(
-            f"{path} exists already", remedy="choose another --name, or --force to replace it"
-        )
+        raise NewContractError.exists(path)
 
 
 def _path_of(name: str, project: Path) -> Path:

@@ -122,6 +122,7 @@ class Watcher:
             if lease is not None:
                 Leases(self._database).release(lease)
         except TasadorError as error:
+            # it ends by itself, only later
             log.warning("the lease was not given back: %s", error)
         for route in self._recorders():
             route.close()

@@ -31,6 +31,39 @@ _NESTED = ("list", "large_list", "fixed_size_list", "struct", "map")
 _LOOKED_AT = 20_000
 
 
+class UnwatchableError(ValidationError):
+    """A table that holds nothing to watch, or not the column that segments are named by."""
+
+    @classmethod
+    def no_segment(cls, segment: str, names: list[str]) -> UnwatchableError:
+        """Return the error of a segment that is no column."""
+        text = f"there is no column {segment!r} to report segments by"
+        return cls(text, expected=f"one of {', '.join(names[:20])}")
+
+    @classmethod
+    def nothing(cls, location: storage.Location, notes: list[str]) -> UnwatchableError:
+        """Return the error of a table whose columns were all set aside."""
+        return cls(
+            f"nothing in {location} can be watched",
+            expected="a column of numbers, times or categories",
+            got="; ".join(notes[:5]) or "no columns",
+        )
+
+
+class RuleError(ConfigError):
+    """A rule of the command line that is none."""
+
+    @classmethod
+    def unknown(cls, name: str, names: list[str]) -> RuleError:
+        """Return the error of a name that no rule has."""
+        return cls(f"there is no rule {name!r}", expected=", ".join(names))
+
+    @classmethod
+    def unreadable(cls, name: str, text: str) -> RuleError:
+        """Return the error of a rule without a number."""
+        return cls(f"the rule {name} cannot be read", expected=f"{name}=number", got=text)
+
+
 def describe_columns(
     table: TableFile, ignored: set[str], segment: str | None = None
 ) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -49,8 +82,7 @@ def describe_columns(
     """
     names = [name for name in table.names if name not in ignored]
     if segment is not None and segment not in names:
-        raise ValidationError(f"there is no column {segment!r} to report segments by",
-                              expected=f"one of {', '.join(names[:20])}")  # fmt: skip
+        raise UnwatchableError.no_segment(segment, names)
     flat = [name for name in names if not table.types[name].startswith(_NESTED)]
     first = next(table.batches(flat), None) if flat else None
     columns: list[Column] = []
@@ -87,11 +119,7 @@ def describe_columns(
         exact = not is_flag(found)  # one file says True, another one true
         kept.append(replace(column, categories=found, role=role, case_sensitive=exact))
     if not kept:
-        raise ValidationError(
-            f"nothing in {table.location} can be watched",
-            expected="a column of numbers, times or categories",
-            got="; ".join(notes[:5]) or "no columns",
-        )
+        raise UnwatchableError.nothing(table.location, notes)
     return tuple(kept), tuple(notes)
 
 
@@ -201,6 +229,7 @@ def monitor_files(
     outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes, written)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
+    # without outcomes the error can only be estimated, from what the reference shows
     learn = fields.prediction is not None and fields.prediction in names and blind
     compared = read_reference(
         before, columns, _available(fields, before), learn_errors=learn,
@@ -313,11 +342,10 @@ def parse_rules(texts: list[str], base: Thresholds | None = None) -> Thresholds:
     for text in texts:
         name, _, value = text.partition("=")
         if name not in names:
-            raise ConfigError(f"there is no rule {name!r}", expected=", ".join(names))
+            raise RuleError.unknown(name, names)
         try:
             whole = name.startswith("min_")
             values[name] = None if value in ("none", "null") else (int if whole else float)(value)
         except ValueError:
-            raise ConfigError(f"the rule {name} cannot be read", expected=f"{name}=number",
-                              got=text) from None  # fmt: skip
+            raise RuleError.unreadable(name, text) from None
     return (base or Thresholds()).changed(values)

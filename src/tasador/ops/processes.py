@@ -47,6 +47,36 @@ class Member:
         return "" if self.port is None else f"http://127.0.0.1:{self.port}"
 
 
+class MemberError(ServingError):
+    """A process of a stack that cannot start, is late, or ended."""
+
+    @classmethod
+    def port_taken(cls, member: Member, error: OSError) -> MemberError:
+        """Return the error of a port on which something listens already."""
+        return cls(
+            f"{member.name} cannot have port {member.port}",
+            got=str(error),
+            remedy=f"stop what listens there, or choose another --{member.name}-port",
+        )
+
+    @classmethod
+    def not_started(cls, member: Member, error: OSError) -> MemberError:
+        """Return the error of a command that the system does not run."""
+        return cls(f"{member.name} cannot be started", got=str(error))
+
+    @classmethod
+    def late(cls, member: Member, seconds: float, tail: str, log: Path) -> MemberError:
+        """Return the error of a member that did not become ready, with the end of its log."""
+        text = f"{member.name} was not ready within {seconds:.0f} s"
+        return cls(text, got=tail, remedy=f"see {log}")
+
+    @classmethod
+    def ended(cls, member: Member, code: int, tail: str, log: Path) -> MemberError:
+        """Return the error of a member that ended by itself, with the end of its log."""
+        text = f"{member.name} ended with code {code}; the others were stopped"
+        return cls(text, got=tail, remedy=f"see {log}")
+
+
 class Stack:
     """Starts members, and ends all when one ends.
 
@@ -105,23 +135,20 @@ class Stack:
             if member.port is None:
                 continue
             if member.port in taken:
-                raise ConfigError(
-                    f"{taken[member.port]} and {member.name} cannot both have port {member.port}"
-                )
+                names = f"{taken[member.port]} and {member.name}"
+                raise ConfigError(f"{names} cannot both have port {member.port}")
             taken[member.port] = member.name
             with socket.socket() as probe:
+                # connections of a stack stopped a moment ago (TIME_WAIT) do not count
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind(("127.0.0.1", member.port))
                 except OSError as error:
-                    raise ServingError(
-                        f"{member.name} cannot have port {member.port}", got=str(error),
-                        remedy=f"stop what listens there, or choose another --{member.name}-port",
-                    ) from None  # fmt: skip
+                    raise MemberError.port_taken(member, error) from None
 
     def _start(self, member: Member) -> None:
         make_private(self._logs, folder=True)
-        log = (self._logs / f"{member.name}.log").open("wb")
+        log = self._log(member).open("wb")
         try:
             # a session of its own: Ctrl-C reaches the supervisor only, which stops all in order
             process = subprocess.Popen(
@@ -131,7 +158,7 @@ class Stack:
             )  # fmt: skip
         except OSError as error:
             log.close()
-            raise ServingError(f"{member.name} cannot be started", got=str(error)) from None
+            raise MemberError.not_started(member, error) from None
         self._running.append((member, process, log))
 
     def _wait_ready(self) -> None:
@@ -142,10 +169,7 @@ class Stack:
             waiting = [member for member in waiting if not _answers(member.url + member.health)]
             if waiting and time.monotonic() > end:
                 late = waiting[0]
-                raise ServingError(
-                    f"{late.name} was not ready within {self._start_s:.0f} s",
-                    got=self._tail(late), remedy=f"see {self._logs / late.name}.log",
-                )  # fmt: skip
+                raise MemberError.late(late, self._start_s, self._tail(late), self._log(late))
             if waiting:
                 self._ended.wait(_LOOK_S)
 
@@ -153,14 +177,14 @@ class Stack:
         for member, process, _ in self._running:
             code = process.poll()
             if code is not None:
-                raise ServingError(
-                    f"{member.name} ended with code {code}; the others were stopped",
-                    got=self._tail(member), remedy=f"see {self._logs / member.name}.log",
-                )  # fmt: skip
+                raise MemberError.ended(member, code, self._tail(member), self._log(member))
+
+    def _log(self, member: Member) -> Path:
+        return self._logs / f"{member.name}.log"
 
     def _tail(self, member: Member) -> str:
         try:
-            text = (self._logs / f"{member.name}.log").read_text(errors="replace")
+            text = self._log(member).read_text(errors="replace")
         except OSError:
             return ""
         return "\n" + "\n".join(text.splitlines()[-_TAIL:])

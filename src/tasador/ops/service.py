@@ -130,6 +130,7 @@ class ServedLifecycle:
         arguments = [
             f"--to={request.alias}",
             *(["--force"] if request.force else []),
+            # a version that begins with a dash is no option
             "--",
             request.version,
         ]

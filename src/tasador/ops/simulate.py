@@ -68,6 +68,18 @@ def new_region(contract: TableContract, X: Floats, y: Floats) -> Changed:
     )
 
 
+class ScenarioError(ConfigError):
+    """A scenario that this table cannot play."""
+
+    @classmethod
+    def impossible(cls, change: str) -> ScenarioError:
+        """Return the error of a change that no column takes."""
+        return cls(
+            f"no column of this table {change}",
+            remedy="choose another scenario: the service refuses such rows by itself",
+        )
+
+
 def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:
     """One column arrives in another unit, within the contract's bounds as far as possible.
 
@@ -85,10 +97,7 @@ def unit_bug(contract: TableContract, X: Floats, y: Floats) -> Changed:
             if accepted.mean() >= _ACCEPTED:
                 description = f"{column.name} arrives multiplied by {factor:g}"
                 return Changed(changed[accepted], y[accepted], description)
-    raise ConfigError(
-        "no column of this table can change its unit within the contract's bounds",
-        remedy="choose another scenario: the service refuses such rows by itself",
-    )
+    raise ScenarioError.impossible("can change its unit within the contract's bounds")
 
 
 def missing_feed(contract: TableContract, X: Floats, y: Floats) -> Changed:
@@ -102,10 +111,7 @@ def missing_feed(contract: TableContract, X: Floats, y: Floats) -> Changed:
             changed = X.copy()
             changed[:, contract.position(column.name)] = np.nan
             return Changed(changed, y, f"{column.name} is missing in every row")
-    raise ConfigError(
-        "no column of this table may be missing",
-        remedy="choose another scenario: the service refuses such rows by itself",
-    )
+    raise ScenarioError.impossible("may be missing")
 
 
 def concept(contract: TableContract, X: Floats, y: Floats) -> Changed:

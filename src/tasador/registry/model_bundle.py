@@ -28,7 +28,7 @@ from tasador.core.errors import (
     StorageError,
 )
 from tasador.core.input_checks import Expected, check_arrays, check_depth
-from tasador.features.fitted import FittedFeatures, far_notes
+from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
@@ -49,8 +49,7 @@ from tasador.registry.integrity import (
 )
 from tasador.registry.manifest import Manifest
 from tasador.registry.signature import Trusted, trusted_keys
-from tasador.trees.onnx_model import OnnxRegressor, load_model
-from tasador.trees.regressor import Regressor
+from tasador.trees.onnx_model import OnnxRegressor, Regressor, load_model
 from tasador.trees.tree_shap import Contributions, contributions_from_state
 
 __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
@@ -226,7 +225,7 @@ class ModelBundle:
         prediction, lower, upper, far = self._valued(X)
         notes = self._range.notes(X)
         if far is not None:
-            for row, note in far_notes(self.features, X, np.flatnonzero(far)).items():
+            for row, note in self.features.far_notes(X, np.flatnonzero(far)).items():
                 notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
         return prediction, lower, upper, notes
 

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from tasador.metrics.regression import median_ape, wmape
 from tasador.reporting.cards import Figure
-from tasador.reporting.data_plots import as_map
-from tasador.reporting.plot_style import (
+from tasador.reporting.plots import (
     ACCENT,
     DENSITY,
     DIVERGING,
@@ -19,6 +18,7 @@ from tasador.reporting.plot_style import (
     SECOND,
     SOFT,
     TROUBLE,
+    as_map,
     bars,
     colormap,
     compact,

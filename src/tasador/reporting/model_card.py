@@ -22,7 +22,7 @@ from tasador.core.escape import cell, code, markdown
 from tasador.core.hashing import to_plain
 from tasador.core.storage import write_text
 from tasador.reporting.cards import CardTable, number, render, table_view
-from tasador.reporting.run_report import Comparison, Headline
+from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
 
 #: The rule's five standards, and what software cannot check about each.

@@ -44,6 +44,45 @@ _SCHEME = re.compile(r"[a-z0-9]+://")
 _COMPRESSION = (".gz", ".zst", ".bz2")
 
 
+class OutputError(ConfigError):
+    """An output that cannot be as it was asked for."""
+
+    @classmethod
+    def one_file(cls, inputs: int, out: str) -> OutputError:
+        """Return the error of several files and one to write to."""
+        return cls(
+            f"{inputs} files cannot be written to the one file {out}",
+            expected="a folder",
+            remedy=f"give one, e.g. --output {out.rpartition('.')[0]}",
+        )
+
+    @classmethod
+    def taken(cls, name: str) -> OutputError:
+        """Return the error of a column to keep whose name a column of the answer has."""
+        return cls(
+            f"the column {name!r} cannot be kept: the answer has one of that name",
+            remedy="rename it in the input, or leave it out",
+        )
+
+
+class FolderError(StorageError):
+    """A folder that this run cannot write to."""
+
+    @classmethod
+    def not_writable(cls, folder: str, error: OSError) -> FolderError:
+        """Return the error of a folder that the system refuses."""
+        return cls(
+            f"cannot write to {folder}: {error.strerror}", remedy="choose a folder of your own"
+        )
+
+    @classmethod
+    def in_use(cls, folder: str) -> FolderError:
+        """Return the error of a folder whose lock another run holds."""
+        return cls(
+            f"another run writes to {folder}", remedy="wait for it, or choose another folder"
+        )
+
+
 def is_folder(out: str, inputs: int) -> bool:
     """Tell whether results go into a folder `out`, one file for each input.
 
@@ -54,11 +93,7 @@ def is_folder(out: str, inputs: int) -> bool:
     if not named or storage.is_folder(out):
         return True
     if inputs > 1:
-        raise ConfigError(
-            f"{inputs} files cannot be written to the one file {out}",
-            expected="a folder",
-            remedy=f"give one, e.g. --output {out.rpartition('.')[0]}",
-        )
+        raise OutputError.one_file(inputs, out)
     return False
 
 
@@ -219,6 +254,7 @@ class FinishedFiles:
         place = storage.join(self._folder, output)
         if found is None or not found.answers(wanted) or not storage.exists(place):
             return None
+        # a result that was cut short or replaced since is made again
         return found if storage.stamp(place).size == found.written else None
 
     def add(self, output: str, finished: Finished) -> None:
@@ -253,16 +289,13 @@ def sole_writer(folder: str) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         lock = os.open(place / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StorageError(
-            f"cannot write to {folder}: {error.strerror}", remedy="choose a folder of your own"
-        ) from error
+        raise FolderError.not_writable(folder, error) from error
     try:
         try:
+            # the system drops the lock with the process, however that ends
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StorageError(
-                f"another run writes to {folder}", remedy="wait for it, or choose another folder"
-            ) from None
+            raise FolderError.in_use(folder) from None
         remove_left_over(folder)
         yield
     finally:
@@ -457,10 +490,7 @@ class Run:
         if keep is not None and ALL in keep:
             keep = table.names
         if keep is not None and ROW in keep:
-            raise ConfigError(
-                f"the column {ROW!r} cannot be kept: the answer has one of that name",
-                remedy="rename it in the input, or leave it out",
-            )
+            raise OutputError.taken(ROW)
         scorer = BatchScorer(self.bundle, keep=keep)
         try:
             scorer.check_columns(table.names)

@@ -105,17 +105,51 @@ def predict_rows(
     return predicted
 
 
+class RowsError(ValidationError):
+    """Rows of which none can be valued."""
+
+    @classmethod
+    def lack_columns(
+        cls, path: str, fields: Sequence[str], absent: list[str], names: list[str]
+    ) -> RowsError:
+        """Return the error of a table without columns that must have a value."""
+        return cls(
+            f"{path} lacks columns of the contract",
+            expected=", ".join(fields),
+            got=f"no {', '.join(absent)} among {', '.join(names[:40])}",
+            remedy="add the columns, or name them as the contract does",
+        )
+
+
+class KeptColumnError(ConfigError):
+    """A column that cannot be handed on beside the answers."""
+
+    @classmethod
+    def absent(cls, word: str, names: Sequence[str]) -> KeptColumnError:
+        """Return the error of a name that the input does not have."""
+        return cls(
+            f"there is no column {word!r} to hand on",
+            expected=f"{IDS}, {INPUTS} or one of {', '.join(names[:40])}",
+        )
+
+    @classmethod
+    def taken(cls, name: str) -> KeptColumnError:
+        """Return the error of a name that a column of the answer has."""
+        return cls(
+            f"the column {name!r} cannot be handed on: the answer has one of that name",
+            remedy="rename it in the input, or name the other columns",
+        )
+
+
 def _check_any_valued(predicted: Predicted) -> None:
     refused = predicted.refused
     if len(refused) < len(predicted.rows):
         return
     listed = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
     more = len(refused) - _SHOWN_ERRORS
-    raise ValidationError(
-        (f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else "")
-        + listed
-        + (f"; and {more} more" if more > 0 else ""),
-        remedy="correct the rows",
+    none = f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else ""
+    raise RowsError(
+        none + listed + (f"; and {more} more" if more > 0 else ""), remedy="correct the rows"
     )
 
 
@@ -166,12 +200,7 @@ def _value_pieces(
 
     absent = [c.name for c in bundle.contract.fields if c.name not in names and not c.nullable]
     if absent:
-        raise ValidationError(
-            f"{path} lacks columns of the contract",
-            expected=", ".join(bundle.contract.field_names),
-            got=f"no {', '.join(absent)} among {', '.join(names[:40])}",
-            remedy="add the columns, or name them as the contract does",
-        )
+        raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
     kept = _kept(bundle, keep, names)
     scorer = make_scorer(bundle, keep=kept)
     scorer.check_columns(names)
@@ -209,18 +238,12 @@ def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tup
         elif word == IDS:
             kept += [name for name in identifiers if name in names]
         else:
-            raise ConfigError(
-                f"there is no column {word!r} to hand on",
-                expected=f"{IDS}, {INPUTS} or one of {', '.join(names[:40])}",
-            )
+            raise KeptColumnError.absent(word, names)
     target = bundle.contract.target
     added = (target.prediction_name, *_ADDED, *(("unit",) if target.unit else ()))
     taken = [name for name in kept if name in added]
     if taken:
-        raise ConfigError(
-            f"the column {taken[0]!r} cannot be handed on: the answer has one of that name",
-            remedy="rename it in the input, or name the other columns",
-        )
+        raise KeptColumnError.taken(taken[0])
     return tuple(dict.fromkeys(kept))
 
 

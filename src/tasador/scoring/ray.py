@@ -131,6 +131,7 @@ class _Worker:
             try:
                 result[i] = self._one(index)
             except TasadorError as error:
+                # returned, not raised: one bad file would end the work on all others
                 result[i] = _FileResult(index, error=error)
         return {"result": result}
 
@@ -163,6 +164,7 @@ class _Worker:
 
         check_versions(self._job.versions)
         try:
+            # relative names of files mean the same here as where the command was given
             os.chdir(self._job.cwd)
         except OSError:
             raise StorageError(

@@ -12,7 +12,7 @@ from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
-from tasador.features.clusters import Clusters
+from tasador.features.encoders import Clusters
 from tasador.features.fitted import Kind
 from tasador.metrics.regression import METRICS
 from tasador.modeling.target_transform import TargetTransform

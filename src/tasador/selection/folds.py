@@ -85,7 +85,7 @@ def blocked_assignment(points: Floats, folds: int, seed: int) -> NDArray[np.intp
         folds: Number of folds.
         seed: Seed of KMeans.
     """
-    from tasador.features.clusters import Clusters
+    from tasador.features.encoders import Clusters
 
     areas = Clusters.fit(points, _BLOCKS_A_FOLD * folds, seeds.derive_seed(seed, "blocks"))
     labels = areas.labels(points)

@@ -20,9 +20,10 @@ from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part
-from tasador.features.categories import levels_of
+from tasador.features.encoders import levels_of
 from tasador.features.fitted import Kind
-from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Imputer, Strategy, fit_imputer
+from tasador.features.imputation import FEWEST_KNOWN, STRATEGIES, Strategy, fit_imputer
+from tasador.features.imputers import Imputer
 from tasador.metrics.regression import mae, rmse
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family

@@ -12,8 +12,7 @@ from tasador.contract.model import TableContract
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
-from tasador.metrics.bootstrap import Estimate, bootstrap_metrics
-from tasador.metrics.regression import all_metrics, mape, within_10
+from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family

@@ -21,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
-from tasador.settings.build import convert, unknown
-from tasador.settings.run import STEP_NAMES, RunSettings
+from tasador.settings.run import STEP_NAMES, RunSettings, convert, unknown
 
 
 def conf_folder() -> Path:
@@ -80,6 +79,7 @@ def compose(overrides: Sequence[str], project: Path | None = None) -> RunSetting
 
 
 def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
+    # Hydra refuses a second initialisation in a process: what a caller left is cleared first
     search = [] if project is None else [_search_path(project)]
     GlobalHydra.instance().clear()
     try:

@@ -35,6 +35,30 @@ class DatabaseUrl:
     __str__ = __repr__
 
 
+class DatabaseUrlError(ConfigError):
+    """A database URL that cannot be used; its text may hold a password and is not in messages."""
+
+    @classmethod
+    def unknown_kind(cls, scheme: str | None) -> DatabaseUrlError:
+        """Return the error of another scheme, or of none."""
+        got = "a text without ://" if scheme is None else repr(scheme)
+        return cls("the database URL is of an unknown kind", expected=_EXPECTED, got=got)
+
+    @classmethod
+    def no_file(cls, text: str) -> DatabaseUrlError:
+        """Return the error of an SQLite URL, which has no password, without a path."""
+        return cls(
+            "the SQLite URL names no file",
+            expected="sqlite:///relative/file.db or sqlite:////absolute/file.db",
+            got=repr(text),
+        )
+
+    @classmethod
+    def of_postgresql(cls, problem: str) -> DatabaseUrlError:
+        """Return the error of a PostgreSQL URL."""
+        return cls(f"the PostgreSQL URL {problem}", expected=_EXPECTED)
+
+
 def parse_url(text: str) -> DatabaseUrl:
     """Read a database URL.
 
@@ -48,22 +72,14 @@ def parse_url(text: str) -> DatabaseUrl:
         return _sqlite(text)
     if scheme in {"postgresql", "postgres"}:
         return _postgresql(text)
-    raise ConfigError(
-        "the database URL is of an unknown kind",
-        expected=_EXPECTED,
-        got=repr(scheme) if "://" in text else "a text without ://",
-    )
+    raise DatabaseUrlError.unknown_kind(scheme if "://" in text else None)
 
 
 def _sqlite(text: str) -> DatabaseUrl:
     rest = text.partition("://")[2]
     path = unquote(rest.removeprefix("/"))
     if not rest.startswith("/") or not path or path.startswith(":"):
-        raise ConfigError(
-            "the SQLite URL names no file",
-            expected="sqlite:///relative/file.db or sqlite:////absolute/file.db",
-            got=repr(text),
-        )
+        raise DatabaseUrlError.no_file(text)
     return DatabaseUrl("sqlite", text, text, Path(path))
 
 
@@ -72,10 +88,10 @@ def _postgresql(text: str) -> DatabaseUrl:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ConfigError("the PostgreSQL URL cannot be read", expected=_EXPECTED) from None
+        raise DatabaseUrlError.of_postgresql("cannot be read") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     if not parts.path.strip("/") and not any(key == "dbname" for key, _ in query):
-        raise ConfigError("the PostgreSQL URL names no database", expected=_EXPECTED)
+        raise DatabaseUrlError.of_postgresql("names no database")
     user = f"{quote(unquote(parts.username))}@" if parts.username else ""
     host = parts.hostname or ""
     address = f"[{host}]" if ":" in host else host

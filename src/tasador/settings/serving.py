@@ -17,6 +17,34 @@ from tasador.settings.records import RecordSettings
 SOURCE_NAMES = ("mlflow", "object_store", "local", "last_good")
 
 
+class SourceSettingsError(ConfigError):
+    """Settings of the sources that contradict themselves, or are out of range."""
+
+    @classmethod
+    def of_order(cls, order: tuple[str, ...]) -> SourceSettingsError:
+        """Return the error of a source that is unknown or named twice."""
+        return cls(
+            "the order of the sources is invalid",
+            expected=f"each of {', '.join(SOURCE_NAMES)} at most once",
+            got=", ".join(order),
+        )
+
+    @classmethod
+    def of_seconds(cls, name: str, seconds: float) -> SourceSettingsError:
+        """Return the error of a span of time."""
+        expected = "seconds, above 0 and below a day"
+        return cls(f"{name} is invalid", expected=expected, got=str(seconds))
+
+    @classmethod
+    def of_retries(cls, attempts: int, failures: int, jitter: float) -> SourceSettingsError:
+        """Return the error of how often, and when, a source is asked again."""
+        return cls(
+            "the settings of the sources are invalid",
+            expected="attempts >= 1, breaker_failures >= 1, 0 <= poll_jitter < 1",
+            got=f"{attempts}, {failures}, {jitter}",
+        )
+
+
 @dataclass(frozen=True)
 class SourceSettings:
     """Where bundles come from; a source that is not configured is skipped.
@@ -77,25 +105,14 @@ class SourceSettings:
     def __post_init__(self) -> None:
         unknown = [name for name in self.order if name not in SOURCE_NAMES]
         if unknown or len(set(self.order)) != len(self.order):
-            raise ConfigError(
-                "the order of the sources is invalid",
-                expected=f"each of {', '.join(SOURCE_NAMES)} at most once",
-                got=", ".join(self.order),
-            )
+            raise SourceSettingsError.of_order(self.order)
         times = ("poll_s", "answer_s", "hop_deadline_s", "connect_s", "read_s", "breaker_reset_s")
         for name in times:
             if not 0.0 < getattr(self, name) < 86_400.0:
-                raise ConfigError(
-                    f"{name} is invalid",
-                    expected="seconds, above 0 and below a day",
-                    got=str(getattr(self, name)),
-                )
+                raise SourceSettingsError.of_seconds(name, getattr(self, name))
         if self.attempts < 1 or self.breaker_failures < 1 or not 0.0 <= self.poll_jitter < 1.0:
-            raise ConfigError(
-                "the settings of the sources are invalid",
-                expected="attempts >= 1, breaker_failures >= 1, 0 <= poll_jitter < 1",
-                got=f"{self.attempts}, {self.breaker_failures}, {self.poll_jitter}",
-            )
+            found = (self.attempts, self.breaker_failures, self.poll_jitter)
+            raise SourceSettingsError.of_retries(*found)
 
 
 PREFIX = "TASADOR_"

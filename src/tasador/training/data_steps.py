@@ -17,7 +17,7 @@ from tasador.data.profile import reference_profile
 from tasador.data.split import split_table
 from tasador.data.table import SealedPart, Table
 from tasador.data.validation import validate_table
-from tasador.reporting import data_plots
+from tasador.reporting import plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.imputer_selection import (
     ColumnEvidence,
@@ -142,14 +142,12 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
             note="The first 50; all are in refused.csv beside the cached result.",
         )
         reasons = Counter(f"{r.column}: {r.reason}"[:60] for r in validated.refused)
-        card.figure(data_plots.refused_bars(dict(reasons.most_common(12))))
+        card.figure(plots.refused_bars(dict(reasons.most_common(12))))
     target = contract.target
     card.figure(
-        data_plots.target_histogram(
-            splits.train.y, name=target.name, unit=target.unit, cap=target.cap
-        ),
-        data_plots.column_histograms(contract, splits.train.X),
-        data_plots.split_bars(len(splits.train), len(splits.sealed)),
+        plots.target_histogram(splits.train.y, name=target.name, unit=target.unit, cap=target.cap),
+        plots.column_histograms(contract, splits.train.X),
+        plots.split_bars(len(splits.train), len(splits.sealed)),
     )
 
 
@@ -198,7 +196,7 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
         )
     _show(state, settings, evidence, len(train), card)
     if lacking.any():
-        card.figure(data_plots.missing_bars(contract, train.X))
+        card.figure(plots.missing_bars(contract, train.X))
 
 
 def _reason(settings: ImputationSettings, found: ColumnEvidence) -> str:
@@ -251,7 +249,7 @@ def _show(
         shown = _restoring(found)
         names = [score.strategy for score in shown]
         card.figure(
-            data_plots.imputer_bars(
+            plots.imputer_bars(
                 found.column,
                 [TITLES[name] for name in names],
                 [np.array(score.errors) for score in shown],

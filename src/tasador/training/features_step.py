@@ -9,7 +9,7 @@ import numpy as np
 from tasador.features.pipeline import FittedFeatures
 from tasador.features.plan import rank_correlations
 from tasador.metrics.regression import label
-from tasador.reporting import data_plots, evaluation_plots
+from tasador.reporting import evaluation_plots, plots
 from tasador.reporting.cards import CardBuilder, amount
 from tasador.selection.cluster_selection import ClusterChoice, ClusterEvidence, choose_clusters
 from tasador.selection.feature_worth import (
@@ -75,7 +75,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
         "Features made from targets (comparables, target means) are cross-fitted on train: no row "
         "sees its own target. At predict time they use all training rows."
     )
-    card.figure(data_plots.correlation_bars(fitted.names, strength))
+    card.figure(plots.correlation_bars(fitted.names, strength))
     if choice is not None:
         _show_clusters(card, choice, by)
         note_sample(state, card)

@@ -38,7 +38,7 @@ from tasador.reporting.cards import (
     recorded_card,
     write_card,
 )
-from tasador.reporting.run_report import (
+from tasador.reporting.reports import (
     BundleReference,
     Comparison,
     Headline,

@@ -9,15 +9,21 @@ import numpy as np
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, unit_of
+from tasador.metrics.regression import (
+    ACCEPTED,
+    HIGHER_IS_BETTER,
+    METRICS,
+    RATIO_STUDY,
+    label,
+    unit_of,
+)
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
-from tasador.reporting.run_report import Comparison, Headline
+from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family

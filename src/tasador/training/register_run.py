@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tasador.core.errors import RegistryError
-from tasador.metrics.bootstrap import Estimate
+from tasador.metrics.regression import Estimate
 from tasador.registry.integrity import SIGNATURE
 from tasador.registry.manifest import Manifest
 from tasador.registry.metadata import as_texts, model_metadata, next_release, stamp_release

@@ -10,9 +10,9 @@
  * fits into registers too.
  *
  * The leaves' values are looked up within registers, by permutation, and added in double precision
- * in the order of the trees, starting from 0.0: the bits of trees.c.
+ * in the order of the trees, starting from 0.0: the bits of row_kernel.c.
  *
- * It takes AVX-512 (F and BW). Elsewhere, and for the few rows of a request, there is trees.c.
+ * It takes AVX-512 (F and BW). Elsewhere, and for the few rows of a request, there is row_kernel.c.
  */
 #include <stddef.h>
 #include <stdint.h>

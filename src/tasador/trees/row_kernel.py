@@ -1,4 +1,4 @@
-"""`CompactTrees`: a `TreeEnsemble` laid out for `trees.c`, which values rows with it.
+"""`CompactTrees`: a `TreeEnsemble` laid out for `row_kernel.c`, which values rows with it.
 
 Per node 16 bytes: a rank, a cell, the left child and a value. Thresholds are replaced by their
 ranks among their column's, rows by the ranks of their values, which compare the same: ``x <= t_i``

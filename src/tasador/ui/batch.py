@@ -43,7 +43,7 @@ def draw() -> None:
 
 
 def _columns(found: Model) -> list[dict[str, Any]]:
-    from tasador.ui.form import hint
+    from tasador.ui.widgets import hint
 
     return [
         {

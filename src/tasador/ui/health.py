@@ -11,9 +11,9 @@ import streamlit as st
 
 from tasador.core.escape import chart
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.charts import ACCENT, CONFIG, DOWN, LEVELS, PLAIN, UP, _laid
 from tasador.ui.session import client, language, model, say
 from tasador.ui.texts import Language, digits_of, escaped, label, moment, number
+from tasador.ui.widgets import ACCENT, CONFIG, DOWN, LEVELS, PLAIN, UP, _laid
 
 
 def timeline_chart(lines: Sequence[Mapping[str, Any]]) -> go.Figure:

@@ -10,10 +10,10 @@ import streamlit as st
 
 from tasador.contract.model import TableContract
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui import charts
-from tasador.ui.form import draw_fields, field_key
+from tasador.ui import widgets
 from tasador.ui.session import Model, client, language, model, places, say
 from tasador.ui.texts import amount, escaped, label, number, rounded
+from tasador.ui.widgets import draw_fields, field_key
 
 #: Names of steps that sum several features; pages translate them.
 COMPARABLES, AREA, OTHERS = "comparables", "area", "others"
@@ -168,9 +168,9 @@ def _draw_map(found: Model) -> None:
             st.session_state[key] = float(found.example[column.name])
     here = (st.session_state.get(longitude), st.session_state.get(latitude))
     answer = st.session_state.get(_FOUND) or {}
-    figure = charts.place_map(found.contract, rows, here, answer.get("comparables", ()))
+    figure = widgets.place_map(found.contract, rows, here, answer.get("comparables", ()))
     st.plotly_chart(
-        figure, key="map", on_select=take, selection_mode="points", config=charts.CONFIG,
+        figure, key="map", on_select=take, selection_mode="points", config=widgets.CONFIG,
         alt=say("map.alt"),
     )  # fmt: skip
     st.caption(say("map.help"))
@@ -187,8 +187,8 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
         share = number(100 * interval["coverage"], 0, lang)
         low, high = (amount(interval[key], target.unit, lang) for key in ("lower", "upper"))
         st.markdown(say("value.interval", share=share, low=escaped(low), high=escaped(high)))
-        figure = charts.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
-        st.plotly_chart(figure, key="interval", config=charts.CONFIG)
+        figure = widgets.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
+        st.plotly_chart(figure, key="interval", config=widgets.CONFIG)
         for warning in valuation["warnings"]:
             st.warning(escaped(warning), icon=":material/info:")
         st.caption(f"{escaped(found.version)} · {escaped(valuation['prediction_id'])}")
@@ -203,8 +203,8 @@ def _draw_waterfall(found: Model, answer: Mapping[str, Any]) -> None:
         parts, expected=answer["expected"], estimate=estimate, scale=answer["scale"]
     )
     labels = [(names.get(name, label(name)), value) for name, value in steps]
-    figure = charts.waterfall(labels, start, found.contract.target.unit)
-    st.plotly_chart(figure, key="waterfall", config=charts.CONFIG)
+    figure = widgets.waterfall(labels, start, found.contract.target.unit)
+    st.plotly_chart(figure, key="waterfall", config=widgets.CONFIG)
     st.caption(say("waterfall.help"))
 
 
@@ -237,5 +237,5 @@ def _draw_near(found: Model, answer: Mapping[str, Any]) -> None:
         return
     st.subheader(say("value.near"))
     here = (answer["row"].get(coordinates[0].name), answer["row"].get(coordinates[1].name))
-    figure = charts.close_map(found.contract, here, near)
-    st.plotly_chart(figure, key="close map", config=charts.CONFIG)
+    figure = widgets.close_map(found.contract, here, near)
+    st.plotly_chart(figure, key="close map", config=widgets.CONFIG)

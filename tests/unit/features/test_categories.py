@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasador.features.categories import TargetMeans
+from tasador.features.encoders import TargetMeans
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 10.0])

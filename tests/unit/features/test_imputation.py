@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tasador.contract.model import Column, TableContract, Target
-from tasador.features.imputation import MAX_INPUTS, STRATEGIES, Imputer, _explained, fit_imputer
-from tasador.features.imputers import TreesFiller, filler_from_state
+from tasador.features.imputation import MAX_INPUTS, STRATEGIES, _explained, fit_imputer
+from tasador.features.imputers import Imputer, TreesFiller, filler_from_state
 
 CONTRACT = TableContract(
     name="flats",

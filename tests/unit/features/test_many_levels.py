@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasador.contract.reader import from_dict
-from tasador.features.categories import LevelStatistics
+from tasador.features.encoders import LevelStatistics
 from tasador.features.fitted import FittedFeatures
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 

@@ -5,7 +5,7 @@ import pytest
 
 from tasador.contract.reader import from_dict
 from tasador.data.table import Part
-from tasador.features.imputation import Imputer
+from tasador.features.imputers import Imputer
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import FAMILIES, family

@@ -23,7 +23,7 @@ from tasador.lifecycle.gates import (
     ratio_differences,
     segments_not_worse,
 )
-from tasador.metrics.ratio_study import ACCEPTED
+from tasador.metrics.regression import ACCEPTED
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
 

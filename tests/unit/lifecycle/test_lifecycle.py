@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from tasador.core.errors import BundleError, ConfigError, GateError, RegistryError
-from tasador.metrics.bootstrap import Estimate
+from tasador.metrics.regression import Estimate
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle
 

@@ -3,9 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasador.metrics.bootstrap import bootstrap_metrics
-from tasador.metrics.ratio_study import RATIO_STUDY
-from tasador.metrics.regression import METRICS, all_metrics, label, unit_of
+from tasador.metrics.regression import (
+    METRICS,
+    RATIO_STUDY,
+    all_metrics,
+    bootstrap_metrics,
+    label,
+    unit_of,
+)
 
 ACTUAL = np.array([100.0, 200.0, 400.0])
 PREDICTED = np.array([110.0, 180.0, 400.0])

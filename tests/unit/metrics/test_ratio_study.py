@@ -4,7 +4,7 @@ import assesspy
 import numpy as np
 import pytest
 
-from tasador.metrics.ratio_study import ACCEPTED, RATIO_STUDY, cod, fsd, prb, prd
+from tasador.metrics.regression import ACCEPTED, RATIO_STUDY, cod, fsd, prb, prd
 
 
 def test_they_equal_assesspy_on_its_published_sample_and_on_skewed_numbers() -> None:

@@ -14,7 +14,7 @@ from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.reference import build_reference
 from tasador.monitoring.verdict import Verdict
 from tasador.monitoring.window import Window
-from tasador.reporting.monitoring_report import write_monitor_report
+from tasador.reporting.reports import write_monitor_report
 
 
 def page_of(verdict, folder):

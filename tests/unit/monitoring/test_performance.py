@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from tasador.metrics.ratio_study import cod
-from tasador.metrics.regression import mape, within_10
+from tasador.metrics.regression import cod, mape, within_10
 from tasador.monitoring.checks.performance import mape_interval, share_interval
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.thresholds import Thresholds

@@ -20,7 +20,7 @@ import pytest
 from tasador.contract.reader import from_dict
 from tasador.core.errors import BundleError, RegistryError, StorageError
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.metrics.bootstrap import Estimate
+from tasador.metrics.regression import Estimate
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target_transform import TargetTransform

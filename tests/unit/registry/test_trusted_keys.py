@@ -18,7 +18,7 @@ from fixtures.process import Server, free_port
 from tasador.cli.stack import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.inference.load import load_bundle
-from tasador.metrics.bootstrap import Estimate
+from tasador.metrics.regression import Estimate
 from tasador.registry.mlflow.pyfunc import _load_pyfunc
 from tasador.registry.mlflow.registration import MlflowRun
 from tasador.registry.mlflow.registry import register_bundle

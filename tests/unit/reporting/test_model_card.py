@@ -7,7 +7,7 @@ from dataclasses import replace
 from fixtures.model_facts import FACTS
 from tasador.contract.reader import from_dict
 from tasador.reporting.model_card import Decision, ModelDocument, to_markdown
-from tasador.reporting.run_report import Comparison, Headline
+from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
 
 CONTRACT = from_dict(

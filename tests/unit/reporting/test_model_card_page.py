@@ -21,7 +21,7 @@ from tasador.reporting.model_card import (
     to_markdown,
     write_model_card,
 )
-from tasador.reporting.run_report import Comparison, Headline
+from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
 
 CONTRACT = from_dict(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tasador.contract.reader import from_dict
-from tasador.reporting import data_plots, evaluation_plots, plot_style
+from tasador.reporting import evaluation_plots, plots
 from tasador.reporting.cards import Figure
-from tasador.reporting.plot_style import compact, short
+from tasador.reporting.plots import compact, short
 
 HOSTILE = '<script>$\\frac{1}{0}$ & "quoted" \x07 東京 ' + "long " * 20
 N = 4000
@@ -42,15 +42,15 @@ X = np.column_stack(
 )
 
 PICTURES: dict[str, Callable[[], Figure]] = {
-    "columns": lambda: data_plots.column_histograms(CONTRACT, X),
-    "target": lambda: data_plots.target_histogram(ACTUAL, name=HOSTILE, unit=HOSTILE, cap=5e5),
-    "target without cap": lambda: data_plots.target_histogram(ACTUAL, name="p", unit=None),
-    "refused": lambda: data_plots.refused_bars({HOSTILE: 3, "too low": 9}),
-    "nothing refused": lambda: data_plots.refused_bars({}),
-    "missing": lambda: data_plots.missing_bars(CONTRACT, X),
-    "none missing": lambda: data_plots.missing_bars(CONTRACT, np.zeros((3, X.shape[1]))),
-    "split bars": lambda: data_plots.split_bars(800, 200),
-    "split map": lambda: data_plots.split_map(LONGITUDE, LATITUDE, TEST),
+    "columns": lambda: plots.column_histograms(CONTRACT, X),
+    "target": lambda: plots.target_histogram(ACTUAL, name=HOSTILE, unit=HOSTILE, cap=5e5),
+    "target without cap": lambda: plots.target_histogram(ACTUAL, name="p", unit=None),
+    "refused": lambda: plots.refused_bars({HOSTILE: 3, "too low": 9}),
+    "nothing refused": lambda: plots.refused_bars({}),
+    "missing": lambda: plots.missing_bars(CONTRACT, X),
+    "none missing": lambda: plots.missing_bars(CONTRACT, np.zeros((3, X.shape[1]))),
+    "split bars": lambda: plots.split_bars(800, 200),
+    "split map": lambda: plots.split_map(LONGITUDE, LATITUDE, TEST),
     "clusters": lambda: evaluation_plots.cluster_evidence(
         [0, 2, 3],
         [9.0, 8.5, 8.4],
@@ -59,8 +59,8 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         metric=HOSTILE,
         chosen=2,
     ),
-    "correlation": lambda: data_plots.correlation_bars([HOSTILE, "b"], np.array([0.0, 0.3])),
-    "correlation of nothing": lambda: data_plots.correlation_bars(["a"], np.zeros(1)),
+    "correlation": lambda: plots.correlation_bars([HOSTILE, "b"], np.array([0.0, 0.3])),
+    "correlation of nothing": lambda: plots.correlation_bars(["a"], np.zeros(1)),
     "leaderboard": lambda: evaluation_plots.leaderboard_bars(
         [HOSTILE, "Ridge"], [RANDOM.random(5), np.ones(5)], metric=HOSTILE, chosen=0
     ),
@@ -105,7 +105,7 @@ def test_a_picture_is_drawn_where_the_machines_font_is_wide(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wide = {"font.size": 40, "axes.titlesize": 60, "axes.labelsize": 60, "xtick.labelsize": 60}
-    monkeypatch.setattr("tasador.reporting.plot_style._RC", {**plot_style._RC, **wide})
+    monkeypatch.setattr("tasador.reporting.plots._RC", {**plots._RC, **wide})
     assert all("</svg>" in svg_of(draw()) for draw in PICTURES.values())
 
 
@@ -137,10 +137,10 @@ def test_captions_tell_what_matters() -> None:
     ten = np.array([1.0] * 9 + [5.0])
     assert (
         "10.0% of the rows stand at the cap"
-        in data_plots.target_histogram(ten, name="p", unit=None, cap=5.0).caption
+        in plots.target_histogram(ten, name="p", unit=None, cap=5.0).caption
     )
-    assert "1 of 15 columns" in data_plots.missing_bars(CONTRACT, X).caption
-    assert "3 more columns" in data_plots.column_histograms(CONTRACT, X).caption
+    assert "1 of 15 columns" in plots.missing_bars(CONTRACT, X).caption
+    assert "3 more columns" in plots.column_histograms(CONTRACT, X).caption
 
 
 @pytest.mark.parametrize(

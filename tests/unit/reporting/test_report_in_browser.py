@@ -12,7 +12,7 @@ import pytest
 
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import Card, CardTable, Fact
-from tasador.reporting.run_report import Comparison, Headline, RunSummary, write_report
+from tasador.reporting.reports import Comparison, Headline, RunSummary, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -11,7 +11,7 @@ import pytest
 
 from tasador.core.errors import StorageError
 from tasador.reporting.cards import Card, CardTable, Fact, Figure
-from tasador.reporting.run_report import (
+from tasador.reporting.reports import (
     BundleReference,
     Comparison,
     Headline,

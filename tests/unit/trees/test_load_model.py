@@ -20,8 +20,13 @@ from tasador.trees import onnx_model as module
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_sklearn
 from tasador.trees.onnx_export import to_onnx
-from tasador.trees.onnx_model import KernelRegressor, OnnxRegressor, load_model, proof_rows
-from tasador.trees.onnx_trees import read_model
+from tasador.trees.onnx_model import (
+    KernelRegressor,
+    OnnxRegressor,
+    load_model,
+    proof_rows,
+    read_model,
+)
 from tasador.trees.row_kernel import CompactTrees
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
@@ -296,7 +301,7 @@ from fixtures.random_trees import grown
 from tasador.core.kernels import Library
 from tasador.features.comparables import _KERNEL_FACTORS, ComparablesIndex
 from tasador.contract.model import Column, Ratio, TableContract, Target
-from tasador.features.neighbours_kernel import CompactIndex
+from tasador.features.comparables import CompactIndex
 from tasador.features.columns_kernel import CompactPlain
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.trees.row_kernel import CompactTrees

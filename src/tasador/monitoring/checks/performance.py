@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tasador.metrics.bootstrap import bootstrap_metrics
-from tasador.metrics.ratio_study import RATIO_STUDY
-from tasador.metrics.regression import HIGHER_IS_BETTER, METRICS, label, mape, within_10
+from tasador.metrics.regression import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    RATIO_STUDY,
+    bootstrap_metrics,
+    label,
+    mape,
+    within_10,
+)
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
 from tasador.monitoring.reference import Reference
 from tasador.monitoring.thresholds import ABSOLUTE, Thresholds

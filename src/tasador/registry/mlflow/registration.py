@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasador.core.escape import code, markdown, one_line
-from tasador.metrics.bootstrap import Estimate
-from tasador.metrics.regression import label, unit_of
+from tasador.metrics.regression import Estimate, label, unit_of
 
 Scalar = str | int | float | bool | None
 StepStatus = Literal["done", "cached", "failed", "interrupted"]

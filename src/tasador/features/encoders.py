@@ -1,4 +1,4 @@
-"""Categories as numbers: 0/1 columns and means of few levels, statistics of many and codes."""
+"""What one column or place becomes: ratios, parts of dates, categories as numbers, clusters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_LAST_SECOND = 1e15  # some 30 million years: what lies beyond does not fit NumPy's dates
+_SECONDS_A_YEAR = 365.2425 * 86400.0
+DATE_PARTS = ("year", "month", "weekday")
+
+
+def ratios(numerators: Floats, denominators: Floats) -> Floats:
+    """Return numerators / denominators (n, r), NaN where a denominator is zero or too near it."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        quotient: Floats = numerators / denominators
+    quotient[~np.isfinite(quotient)] = np.nan
+    return quotient
+
+
+def date_parts(seconds: Floats) -> Floats:
+    """Return (n, 3): fractional year, month 1-12, weekday 0-6 (Monday 0) of seconds since 1970.
+
+    The moment is read in UTC; NaN is not allowed (impute first).
+    """
+    seconds = np.clip(seconds, -_LAST_SECOND, _LAST_SECOND)
+    moments = np.floor(seconds).astype(np.int64).astype("datetime64[s]")
+    months = moments.astype("datetime64[M]").astype(np.int64) % 12 + 1
+    days = moments.astype("datetime64[D]").astype(np.int64)
+    year = 1970.0 + seconds / _SECONDS_A_YEAR
+    return np.stack([year, months.astype(np.float64), ((days + 3) % 7).astype(np.float64)], axis=1)
 
 
 def levels_of(codes: Floats, n_levels: int) -> NDArray[np.intp]:
@@ -110,3 +135,56 @@ class LevelStatistics:
     def of(self, levels: NDArray[np.intp]) -> Floats:
         """Return the columns (n, 5) of level indices (n,)."""
         return self.values.take(levels, axis=0)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Fitted centroids in scaled coordinates.
+
+    Attributes:
+        centroids: Shape (K, d), ordered by their first coordinate, so that labels do not depend
+            on the order in which KMeans found them.
+    """
+
+    centroids: Floats
+
+    @classmethod
+    def fit(cls, points: Floats, k: int, seed: int) -> Clusters:
+        """Fit KMeans with `k` clusters on `points` (n, d); scikit-learn is needed here only.
+
+        On one thread: sums that several share would end in other bits from run to run.
+        """
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+
+        distinct = len(np.unique(points, axis=0))
+        model = KMeans(n_clusters=min(k, distinct), n_init=4, random_state=seed)
+        with threadpool_limits(1, user_api="openmp"):
+            model.fit(points)
+        centroids = np.asarray(model.cluster_centers_, dtype=np.float64)
+        return cls(np.ascontiguousarray(centroids[np.lexsort(centroids.T[::-1])]))
+
+    def distances(self, points: Floats) -> Floats:
+        """Return Euclidean distances (n, K) from `points` (n, d) to the centroids.
+
+        Differences are squared one by one: the dot-product formula that scikit-learn uses rounds
+        differently for one row and for many.
+        """
+        difference = points[:, None, :] - self.centroids
+        difference *= difference
+        squared = difference[:, :, 0].copy()
+        for axis in range(1, points.shape[1]):
+            squared += difference[:, :, axis]
+        distances: Floats = np.sqrt(squared)
+        return distances
+
+    def labels(self, points: Floats) -> NDArray[np.intp]:
+        """Return the index (n,) of the nearest centroid; the lower index wins a tie."""
+        nearest: NDArray[np.intp] = np.argmin(self.distances(points), axis=1)
+        return nearest
+
+    def features(self, points: Floats) -> Floats:
+        """Return label and distances (n, 1 + K) of `points` (n, d): what models see of it."""
+        distances = self.distances(points)
+        labels = np.argmin(distances, axis=1)[:, None].astype(np.float64)
+        return np.concatenate([labels, distances], axis=1)
