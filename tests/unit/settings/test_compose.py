@@ -19,7 +19,7 @@ def test_the_default_is_california_split_by_row_hash() -> None:
     settings = compose([])
     assert settings.contract.name == "california_housing"
     assert (settings.segregate.method, settings.segregate.seed) == ("row_hash", 42)
-    assert settings.sweep.trials == 12
+    assert settings.sweep.trials == 8
 
 
 def test_another_table_is_split_by_row_hash_and_a_profile_changes_groups() -> None:
