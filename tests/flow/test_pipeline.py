@@ -145,7 +145,8 @@ def test_a_simulation_replays_rows_that_the_model_was_not_trained_on(project: Pa
 
 
 def test_equal_runs_in_two_workspaces_give_equal_bytes(project: Path) -> None:
-    code, _, err = tasador(project, "run", *SMALL, "tracking=none", "storage.workspace=elsewhere")
+    words = ("run", *SMALL, "tracking=none", "storage.workspace=elsewhere")
+    code, _, err = as_process(project, *words)
     assert code == 0, err
     one = min((project / "workspace" / "runs").iterdir()) / "metrics.json"
     two = next((project / "elsewhere" / "runs").iterdir()) / "metrics.json"
@@ -232,7 +233,7 @@ def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(projec
     bundle = load_bundle(bundle_of(project))
     X = np.array([[-120.0, 36.0, 20, 2000, 400, 1000, 380, 4.0, 1.0]])
     row = json.dumps({name: values[0] for name, values in bundle.encoder.decode(X).items()})
-    code, out, err = tasador(project, "explain", row, "--json", "--comparables", "3")
+    code, out, err = as_process(project, "explain", row, "--json", "--comparables", "3")
     assert code == 0, err
     found = json.loads(out)
     score = found["expected"] + sum(found["contributions"].values())
