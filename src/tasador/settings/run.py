@@ -36,7 +36,7 @@ class FeatureSettings:
             and more, ``silhouette`` or ``davies_bouldin``, which know nothing of the target.
         most_clusters: The largest number that it tries.
         comparables: Whether to search comparables; null keeps them where they lower the error of a
-            small model by more than chance explains, by cross-validation.
+            small model, by cross-validation.
         cross_fit_folds: Folds in which comparables and target means are cross-fitted.
         max_one_hot: Most levels that a category may have to get 0/1 columns.
         target_mean_weight: Rows' worth of the overall mean mixed into each level's mean.
