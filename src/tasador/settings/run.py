@@ -403,7 +403,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "impute.repeats": (1, 100),
     "impute.max_rows": (100, 10_000_000),
     "impute.min_gap_share": (0, 1),
-    "features.encoders": (0, 1000),
+    "features.clusters": (0, 1000),
     "features.most_clusters": (2, 1000),
     "features.cross_fit_folds": (2, 1000),
     "features.max_one_hot": (0, 1000),
