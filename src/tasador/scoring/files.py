@@ -526,6 +526,8 @@ def value_piece(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
 
     scored = scorer.score(piece.batch)
     numbers = np.arange(piece.start, piece.start + len(piece))
+    if piece.left_out:
+        numbers = numbers[~np.isin(numbers, list(piece.left_out))]
     if piece.torn:
         whole = numbers[~np.isin(numbers, list(piece.torn))]
         texts = [piece.torn[number] for number in sorted(piece.torn)]
