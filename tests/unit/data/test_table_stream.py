@@ -13,6 +13,7 @@ import pytest
 from fixtures.workbooks import workbook
 from tasador.contract.model import Column, Source, TableContract, Target
 from tasador.core.errors import SourceError
+from tasador.data.readers import read_source
 from tasador.data.table_stream import open_table
 
 CONTRACT = TableContract("t", "T", "t", (Column("a", "number"),), Target("y"))
@@ -127,3 +128,52 @@ def test_a_file_of_a_different_type_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"<html><table></table></html>")
     with pytest.raises(SourceError, match=r"a web page.*save it as"), open_table(file, CONTRACT):
         pass
+
+
+EXTRA = {
+    "the header again": ["5,6,x", "a,note,z", "7,8,y"],
+    "nothing": ["5,6,x", ",,", " , ,", "7,8,y"],
+    "a total with its name": ["1,6,x", "7,8,y", "8,14,Total"],
+    "a total without a name": ["1,6,x", "7,8,y", "3,1,y", "1,1,y", "12,16,"],
+    "a mean and a total": ["1,6,x", "7,8,y", "8,14,Total", "4,7,Average"],
+    "a footnote": ["5,6,x", "7,8,y", "Source: the land registry"],
+    "a footnote in a cell": ["5,6,x", "7,8,y", "Provisional figures of May,,"],
+    "what is no sum": ["1,6,x", "7,8,y", "9,15,Total"],
+    "a level called total": ["1,6,Total", "2,8,y", "3,9,x", "6,23,Total"],
+    "a row that lacks a value": ["1,6,x", "7,8,y", "3,1,y", "1,1,y", "2,4,"],
+}
+
+
+@pytest.mark.parametrize("rows", EXTRA.values(), ids=EXTRA)
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_that_are_no_part_of_the_table_are_left_out_of_a_stream_as_of_a_whole_file(
+    tmp_path: Path, rows: list[str], packed: bool
+) -> None:
+    contract = TableContract(
+        "t", "T", "t", (Column("a", "number"), Column("z", "category")), Target("y")
+    )
+    text = "\n".join(["a,note,z", "0,0,x", "0,0,y", *rows])
+    file = tmp_path / "rows.csv"
+    file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    whole = read_source(file, known=["a", "note", "z"])
+    with open_table(file, contract) as table:
+        pieces = list(table.pieces(["a", "z"], 1000))
+        assert table.notes == list(whole.notes)
+    expected = whole.frame.select("a", "z").fill_null("").rows()
+    found = [tuple(row.values()) for piece in pieces for row in piece.batch.to_pylist()]
+    assert found == expected
+    assert sum(map(len, pieces)) == text.count("\n")
+    assert any(piece.left_out for piece in pieces) == bool(table.notes)
+
+
+def test_a_total_below_many_pieces_is_found(tmp_path: Path) -> None:
+    numbers = range(100_000)
+    file = tmp_path / "rows.csv"
+    lines = [f"{i},{i % 7}" for i in numbers]
+    file.write_text("\n".join(["a,b", *lines, f"{sum(numbers)},Total"]))
+    with open_table(file, CONTRACT) as table:
+        pieces = list(table.pieces(["a"], 1000))
+    assert len(pieces) > 2
+    assert sum(piece.batch.num_rows for piece in pieces) == len(numbers)
+    assert pieces[-1].left_out == {len(numbers)}
+    assert table.notes == [f"a total at the foot of the table left out ({sum(numbers)}, Total)"]
