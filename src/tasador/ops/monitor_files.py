@@ -209,7 +209,7 @@ def monitor_files(
     before = TableFile.open(comparison.reference, options=options)
     written = _written(comparison, contract, before)
     before = before.reading(written)
-    if not options.known and options.source.sheet is None:
+    if contract is None and options.source.sheet is None:
         options = replace(options, known=before.names)
     now = inspect_tables(_found(comparison.current), engine, written, options)
     columns, fields, notes = _columns(comparison, contract, before)
@@ -236,7 +236,8 @@ def _options(comparison: Comparison, contract: TableContract | None) -> ReadOpti
     """Return how files are read: as the contract says of its table, but for what is asked."""
     asked = comparison.source
     if contract is None:
-        return ReadOptions(asked)
+        named = () if asked.sheet is not None else tuple(comparison.fields.named().values())
+        return ReadOptions(asked, named)
     source = contract.source
     if asked.sheet is not None:
         source = replace(source, sheet=asked.sheet)
