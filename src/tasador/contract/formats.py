@@ -49,6 +49,18 @@ _PLAIN_NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I
 )
 
+#: How spreadsheet programs keep a text from being read as a number: ``="0123"`` and ``'0123``.
+_KEPT_AS_TEXT = re.compile(r"""="(?P<a>[^"]*)"|'(?P<b>[0-9.,+-]+)""")
+
+
+def cell_text(text: str) -> str:
+    """Return what is in a cell, without spaces around it and marks that keep it a text."""
+    text = text.strip()
+    if text[:1] in ("=", "'") and (found := _KEPT_AS_TEXT.fullmatch(text)):
+        return (found["a"] if found["a"] is not None else found["b"]).strip()
+    return text
+
+
 ExtractKind = Literal["number", "before", "after", "word", "contains", "words"]
 EXTRACT_KINDS: tuple[ExtractKind, ...] = (
     "number", "before", "after", "word", "contains", "words",
@@ -141,15 +153,16 @@ def number_reader(form: Format) -> Callable[[str], float]:
     The function returns NaN for a missing value, and for one that cannot be read if the format
     says so; else it raises `UnreadableError`.
     """
-    parse, plain = _Numbers(form), form == PLAIN
+    parse = _Numbers(form)
     as_python = not parse.groups_by_point
 
     def read(text: str) -> float:
         if as_python and _PLAIN_NUMBER.fullmatch(text):
             return float(text)
+        text = cell_text(text)
         if form.means_missing(text):
             return math.nan
-        value = parse(text) if not plain and len(text) <= LONGEST_TEXT else None
+        value = parse(text) if len(text) <= LONGEST_TEXT else None
         if value is not None:
             return value
         if form.unreadable == "missing":

@@ -544,6 +544,10 @@ def round_outwards(value: float, *, up: bool) -> float:
     return float(f"{steps * unit:.12g}")
 
 
+#: Share of a target's rows that may hold words, such as ``Contact agent``: they have no target.
+_TARGET_WORDS = 0.5
+
+
 def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     """Return how the target's texts are written as numbers; None when they are none."""
     if series.dtype.is_numeric():
@@ -554,7 +558,7 @@ def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     if _plain_numbers("target", texts, findings.decimal) is not None:
         return PLAIN
     counted = texts.value_counts(sort=True).rename({texts.name: "text"})
-    reading = number_reading(_some(counted), decimal=findings.decimal)
+    reading = number_reading(_some(counted), decimal=findings.decimal, words=_TARGET_WORDS)
     if reading is None:
         return None
     text = f"What is the point in the target {series.name!r}, as in {texts[0]!r}?"

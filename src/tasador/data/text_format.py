@@ -368,12 +368,23 @@ def _best_delimiter(records: Sequence[str]) -> str:
     others = [width for mark, width in even.items() if mark != ","]
     if "," in even and others and even[","] <= max(others) + 1 and _decimal_commas(records, even):
         del even[","]
-    if set(even) == {","} and len(_cells(records[0], ",")) == 1 and _decimal_commas(records, even):
+    if set(even) == {","} and not _is_headed(records, even[","]) and _decimal_commas(records, even):
         return ";"  # one column of numbers
     if even:
         leading = {mark: _leading(records, mark, width) for mark, width in even.items()}
         return max(even, key=lambda mark: (even[mark], -leading[mark]))
     return max(shapes, key=lambda mark: (shapes[mark][0] - 1) * shapes[mark][1])
+
+
+def _is_headed(records: Sequence[str], width: int) -> bool:
+    """Tell whether commas separate as many names as cells, above the first row of numbers."""
+    for record in records[:_HEADER_WITHIN]:
+        cells = _cells(record, ",")
+        if _is_row(cells):
+            return False
+        if len(cells) == width and all(cells):
+            return True
+    return False
 
 
 def _leading(records: Sequence[str], mark: str, width: int) -> int:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.formats import PLAIN, Format
 from tasador.contract.model import (
+    ENCODED_KINDS,
     SET_ASIDE,
     Column,
     Source,
@@ -164,7 +165,14 @@ def infer_contract(
             )
     columns = _with_different_names(columns, target)
     leaks = find_leaks(columns, frame, described, y, _sample(frame.height))
-    columns = [_without_leak(column, leaks) for column in columns]
+    kept = [_without_leak(column, leaks) for column in columns]
+    if any(column.kind in ENCODED_KINDS for column in kept):
+        columns = kept
+    elif leaks:
+        findings.assumptions += [
+            f"{leak.column!r} {leak.why}: kept, since no other column is left" for leak in leaks
+        ]
+        leaks = []
     columns = _with_roles(columns, frame, modelled, findings)
     if any(column.kind == "category" for column in columns):
         findings.assumptions.append(
@@ -179,16 +187,33 @@ def infer_contract(
         source=read.source,
     )
     if not contract.features:
-        raise ValidationError(
-            f"nothing is left in {path} to estimate {target!r} from",
-            expected="at least one number, category or datetime",
-            got=f"columns set aside: {', '.join(c.name for c in columns) or 'none'}",
-        )
+        raise _nothing_left(path, contract)
     aside = _set_aside(contract, frame, modelled, {leak.column for leak in leaks})
     contract = _with_worth(contract, aside)
     said = [leak.sentence for leak in leaks]
     preview = _preview(contract, frame)
     return Inference(contract, findings.assumptions, said, findings.questions, aside, preview)
+
+
+def _nothing_left(path: storage.Location | Source, contract: TableContract) -> ValidationError:
+    target = contract.target.name
+    expected = "at least one number, category or datetime"
+    if not contract.columns:
+        return ValidationError(
+            f"{target!r} is the only column of {path}: there is nothing to estimate it from",
+            expected=expected,
+            remedy="if there are more columns, separate them with commas, semicolons or tabs",
+        )
+    why = [
+        f"{column.name!r} ({(column.description or column.kind).removeprefix(SET_ASIDE)})"
+        for column in contract.columns[:10]
+    ]
+    return ValidationError(
+        f"nothing is left in {path} to estimate {target!r} from",
+        expected=expected,
+        got=f"columns set aside: {', '.join(why)}",
+        remedy="name columns that are codes with --category",
+    )
 
 
 def is_plain_name(name: str) -> bool:
@@ -218,6 +243,7 @@ def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tupl
         raise ValidationError(
             f"there is no column {target!r}",
             expected=f"one of {', '.join(map(repr, frame.columns[:30]))}",
+            got=_how_read(findings.assumptions),
             remedy=f"did you mean {close[0]!r}?" if close else None,
         )
     series = frame[target]
@@ -229,11 +255,11 @@ def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tupl
     form = target_reading(series, findings)
     y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
     if form is None:
-        strange = np.flatnonzero(wrong)
-        example = series[int(strange[0])] if len(strange) else series.drop_nulls()[0]
+        values = [series[int(i)] for i in np.flatnonzero(wrong)] or series.drop_nulls().to_list()
+        values = [v for v in values if not re.search(r"\d", str(v))] or values
         raise ValidationError(
             f"the target {target!r} is not a number",
-            got=f"{example!r} and {max(len(strange), present) - 1} more of {present} values",
+            got=f"{values[0]!r} and {len(values) - 1} more of {present} values",
             remedy="choose a column of numbers",
         )
     y = np.where(np.isfinite(y), y, np.nan)
@@ -252,6 +278,11 @@ def _target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tupl
             remedy="choose another column, or check how the file was made",
         )
     return form, y
+
+
+def _how_read(notes: Sequence[str]) -> str | None:
+    """Return how the file was read, which may explain what its columns are called."""
+    return f"a file of which was said: {'; '.join(notes)}"[:600] if notes else None
 
 
 def _in_bounds(target: Target, y: Floats) -> NDArray[np.bool_]:
