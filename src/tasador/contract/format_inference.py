@@ -33,8 +33,9 @@ _MOST_AFFIXES = 8
 #: count where the rest of the column are numbers or dates.
 MISSING_WORDS = frozenset(
     """- -- --- \u2013 \u2014 ? ?? . .. * x n.a. n.a n/a #n/a #n/d #na n.d. n.d n/d nd s/d k.a.
-    unknown unk unbekannt desconocido inconnu missing faltante nil tba tbd tbc poa p.o.a. p.o.a auction negotiable <na> #value! #ref!
-    #div/0! (null) (blank) (empty) blank empty void undefined""".split()  # noqa: SIM905
+    unknown unk unbekannt desconocido inconnu missing faltante nil tba tbd tbc poa p.o.a. p.o.a
+    auction negotiable <na> #value! #ref! #div/0! (null) (blank) (empty) blank empty void
+    undefined""".split()  # noqa: SIM905
 ) | {
     "not available", "not applicable", "not known", "no data", "sin dato", "sin datos", "no aplica",
     "no disponible", "keine angabe", "not specified", "not given", "price on request", "on request",
@@ -518,6 +519,8 @@ def _candidates(text: str, name: str) -> list[str]:
         return ["%Y.fraction"]
     if re.fullmatch(r"\d{9,10}|\d{12,13}", text) and named_like_a_date(name):
         return ["epoch_s" if len(text) <= 10 else "epoch_ms"]
+    if re.fullmatch(r"[2-6]\d{4}(?:\.\d+)?", text) and named_like_a_date(name):
+        return ["excel_days"]  # from 1954 to 2091
     if re.search(r"q[1-4]", text, re.I):
         return ["%YQ"]
     if any(letter.isalpha() for letter in text):

@@ -61,6 +61,9 @@ def cell_text(text: str) -> str:
     return text
 
 
+#: A minus as accountants and typesetters write it.
+_MINUS = re.compile(r"\([0-9.]{1,300}\)|\u2212[0-9.]{1,300}")
+
 ExtractKind = Literal["number", "before", "after", "word", "contains", "words"]
 EXTRACT_KINDS: tuple[ExtractKind, ...] = (
     "number", "before", "after", "word", "contains", "words",
@@ -96,7 +99,8 @@ class Format:
         duration: The unit in which durations such as ``61 years 04 months`` are given as a number.
         dates: The ways in which dates are written, as directives of `datetime.strptime`; ISO 8601
             is always read. ``%Y.fraction`` is a year with a fraction, ``epoch_s`` and ``epoch_ms``
-            are seconds and milliseconds since 1970 UTC, ``%YQ`` a year and a quarter.
+            are seconds and milliseconds since 1970 UTC, ``excel_days`` the days by which
+            spreadsheet programs count, ``%YQ`` a year and a quarter.
         missing: Further texts, or numbers, that mean a missing value, in lower case.
         unreadable: What a text is that can be read in none of these ways: ``refuse`` its row, or
             take the value for ``missing``.
@@ -153,7 +157,7 @@ def number_reader(form: Format) -> Callable[[str], float]:
     The function returns NaN for a missing value, and for one that cannot be read if the format
     says so; else it raises `UnreadableError`.
     """
-    parse = _Numbers(form)
+    parse, plain = _Numbers(form), form == PLAIN
     as_python = not parse.groups_by_point
 
     def read(text: str) -> float:
@@ -162,7 +166,8 @@ def number_reader(form: Format) -> Callable[[str], float]:
         text = cell_text(text)
         if form.means_missing(text):
             return math.nan
-        value = parse(text) if len(text) <= LONGEST_TEXT else None
+        known = _MINUS.fullmatch(text) if plain else len(text) <= LONGEST_TEXT
+        value = parse(text) if known else None
         if value is not None:
             return value
         if form.unreadable == "missing":
@@ -308,10 +313,11 @@ _DIRECTIVES = {
     "z": r"(?P<z>z|utc|gmt|[+-]\d{2}:?\d{2})", "%": "%",
 }  # fmt: skip
 #: What means a whole date rather than parts of one.
-WHOLE_DATES = ("%Y.fraction", "epoch_s", "epoch_ms", "%YQ")
+WHOLE_DATES = ("%Y.fraction", "epoch_s", "epoch_ms", "excel_days", "%YQ")
 _QUARTER = re.compile(r"(?:(\d{4})\s*[-/ ]?\s*q([1-4])|q([1-4])\s*[-/ ]?\s*(\d{4}))", re.I)
 _FRACTION = re.compile(r"\d{4}(?:[.,]\d+)?")
 _DIGITS = re.compile(r"-?\d+(?:\.0*)?")
+_EXCEL = re.compile(r"\d{1,6}(?:\.\d+)?")
 
 
 def valid_date_format(text: str) -> bool:
@@ -361,6 +367,8 @@ def _one_date_reader(way: str) -> Callable[[str], float | None]:
     if way in ("epoch_s", "epoch_ms"):
         scale = 1.0 if way == "epoch_s" else 1e-3
         return lambda text: float(text) * scale if _DIGITS.fullmatch(text) else None
+    if way == "excel_days":
+        return _excel_days
     pattern = _date_pattern(way)
 
     def read(text: str) -> float | None:
@@ -368,6 +376,16 @@ def _one_date_reader(way: str) -> Callable[[str], float | None]:
         return None if found is None else _moment(found.groupdict())
 
     return read
+
+
+#: 1970-01-01 as spreadsheet programs count the days.
+_EXCEL_1970 = 25_569
+
+
+def _excel_days(text: str) -> float | None:
+    if not _EXCEL.fullmatch(text):
+        return None
+    return round((float(text) - _EXCEL_1970) * 86_400, 3)
 
 
 @lru_cache(maxsize=1024)

@@ -368,7 +368,10 @@ def _best_delimiter(records: Sequence[str]) -> str:
     others = [width for mark, width in even.items() if mark != ","]
     if "," in even and others and even[","] <= max(others) + 1 and _decimal_commas(records, even):
         del even[","]
-    if set(even) == {","} and not _is_headed(records, even[","]) and _decimal_commas(records, even):
+    titled = len(_cells(records[0], ",")) == 1
+    if set(even) == {","} and titled and _decimal_commas(records, even):
+        if _is_headed(records, even[","]):
+            return ","
         return ";"  # one column of numbers
     if even:
         leading = {mark: _leading(records, mark, width) for mark, width in even.items()}

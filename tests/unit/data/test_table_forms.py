@@ -447,3 +447,17 @@ def test_a_password_does_not_get_into_a_contract(database):
     contract = from_dict({**table, "source": source})
     assert from_dict(contract.to_dict()) == contract
     assert contract.source.sql == SqlQuery(**sql)
+
+
+def test_cells_kept_as_texts_by_a_spreadsheet_lose_its_marks() -> None:
+    text = "zip,a\n" + "".join(f'="0{i}",\'0{i}\n' for i in range(1000, 1009))
+    frame = parse_file(text.encode(), "t").frame
+    assert frame.row(0) == ("01000", "01000")
+    quoted = 'zip;a\n"=""01000""";x\n"=""01001""";y\n'
+    assert parse_file(quoted.encode(), "t").frame["zip"].to_list() == ["01000", "01001"]
+
+
+@pytest.mark.parametrize("above", ["Report of May\n", "# exported\n# by me\n", "A title,\n\n"])
+def test_two_columns_of_numbers_below_a_title_are_two(above: str) -> None:
+    frame = parse_file((above + "a,price\n98,120\n62,168\n160,271\n90,127\n").encode(), "t").frame
+    assert frame.columns == ["a", "price"]

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from fixtures.workbooks import workbook
+from tasador.contract.arrow_encoding import encode_arrow
 from tasador.contract.model import Column, Source, TableContract, Target
 from tasador.core.errors import SourceError
-from tasador.data.readers import read_source
+from tasador.data.readers import parse_file, read_source
 from tasador.data.table_stream import open_table
+from tasador.ops.init_contract import infer_contract
 
 CONTRACT = TableContract("t", "T", "t", (Column("a", "number"),), Target("y"))
 
@@ -177,3 +179,30 @@ def test_a_total_below_many_pieces_is_found(tmp_path: Path) -> None:
     assert sum(piece.batch.num_rows for piece in pieces) == len(numbers)
     assert pieces[-1].left_out == {len(numbers)}
     assert table.notes == [f"a total at the foot of the table left out ({sum(numbers)}, Total)"]
+
+
+FILES = Path(__file__).parents[2] / "fixtures" / "files"
+
+
+@pytest.mark.parametrize("file", ["sales.xls", "sales.ods"])
+def test_workbooks_of_older_and_other_programs_are_read_as_excels_are(file: str) -> None:
+    """Written by xlwt and odfpy: an empty first sheet, a merged title, dates, per cent, a total."""
+    data = (FILES / file).read_bytes()
+    read = parse_file(data, file)
+    assert read.frame.columns == ["area", "zone", "sold", "share", "price"]
+    assert read.frame.height == 40
+    area, zone, sold, share, price = read.frame.row(-1)
+    assert (area, zone, str(sold)[:10], share, price) == (67, "W", "2021-04-12", 0.9, 192_300)
+    assert read.notes[0].startswith("the sheet 'Sales' was read")
+    assert [note[:21] for note in read.notes[1:]] == [
+        "1 line above the tabl", "a total at the foot o"
+    ]  # fmt: skip
+    contract = TableContract(
+        "t", "T", "t", (Column("area", "number"), Column("sold", "datetime")), Target("price")
+    )
+    with open_table(str(FILES / file), contract) as table:
+        (piece,) = table.pieces(["area", "sold"], 100)
+    assert encode_arrow(contract.columns[1], piece.batch.column("sold"))[0][-1] == 1_618_185_600.0
+    report = infer_contract(str(FILES / file), "price")
+    kinds = {column.name: column.kind for column in report.contract.columns}
+    assert kinds == {"area": "integer", "zone": "category", "sold": "datetime", "share": "number"}
