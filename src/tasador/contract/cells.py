@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tasador.contract.dates import EPOCH, seconds_of
 from tasador.contract.formats import (
     DURATION_DAYS,
+    EPOCH,
     MISSING_TEXTS,
     UnreadableError,
     date_reader,
     extractor,
     number_reader,
+    seconds_of,
 )
 from tasador.contract.model import Column
 from tasador.core.errors import ValidationError

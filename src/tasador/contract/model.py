@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from tasador.contract.dates import date_text
 from tasador.contract.derived import Derive
-from tasador.contract.formats import PLAIN, Extract, Format, cell_text
+from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_text
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]

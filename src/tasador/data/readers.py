@@ -19,17 +19,17 @@ from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Source, plain_name
 from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.archives import unpack
-from tasador.data.extra_rows import extra_columns, extra_rows
-from tasador.data.file_kinds import (
+from tasador.data.archives import (
     ACCEPTED,
     ARROW,
     PARQUET,
     is_json,
     is_workbook,
     refuse_unreadable,
+    unpack,
 )
-from tasador.data.parquet_table import ParquetTable
+from tasador.data.extra_rows import extra_columns, extra_rows
+from tasador.data.parquet.table import ParquetTable
 from tasador.data.sql_table import PASSWORD_VARIABLE, read_query, without_password
 from tasador.data.text_format import unique_names
 from tasador.data.text_table import read_text_table

@@ -23,13 +23,13 @@ from tasador.contract.encoding import columns_with_missing_words
 from tasador.contract.model import TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
+from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
 from tasador.data.extra_rows import (
     FOOT,
     left_out_notes,
     rows_below,
 )
-from tasador.data.file_kinds import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
-from tasador.data.parquet_table import ParquetTable
+from tasador.data.parquet.table import ParquetTable
 from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
 
 if TYPE_CHECKING:

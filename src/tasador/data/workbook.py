@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tasador.contract.model import Source
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data import archives
+from tasador.data.archives import OLE, workbook_parts
 from tasador.data.extra_rows import extra_columns, extra_rows, runs
-from tasador.data.file_kinds import OLE, workbook_parts
 from tasador.data.text_format import TextFormat, detect_in_rows
 
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")

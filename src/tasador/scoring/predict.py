@@ -14,7 +14,7 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
 from tasador.core.input_checks import read_json
-from tasador.data.parquet_table import Allowance
+from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.prediction import Explanation, Valuation

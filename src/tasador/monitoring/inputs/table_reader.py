@@ -24,7 +24,7 @@ from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Column, Source
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, ValidationError
-from tasador.data.parquet_table import Allowance, ParquetTable
+from tasador.data.parquet.table import Allowance, ParquetTable
 from tasador.monitoring.verdict import Finding, Level
 
 Floats = NDArray[np.float64]

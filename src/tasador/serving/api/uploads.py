@@ -20,7 +20,7 @@ from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.extra_rows import FOOT, rows_below
-from tasador.data.parquet_limits import UPLOADED, ParquetFacts
+from tasador.data.parquet.limits import UPLOADED, ParquetFacts
 from tasador.data.text_format import HEAD_BYTES, TextFormat, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.model_loading.model_slot import give_memory_back
