@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Source
 from tasador.core.errors import SourceError
+from tasador.data.archives import detect_encoding
 from tasador.data.extra_rows import FOOT, is_footnote, lines_below_note, runs
-from tasador.data.text_format import HEAD_BYTES, TextFormat, detect, detect_encoding
+from tasador.data.text_format import HEAD_BYTES, TextFormat, detect
 
 #: Below this share, rows with too few or too many cells are left out; above it they are an error.
 _RAGGED_SHARE = 0.01
-_ENCODINGS = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}
+_ENCODINGS = {
+    "cp1252": "Windows-1252", "latin-1": "Latin-1", "cp1251": "Windows-1251 (Cyrillic)",
+    "cp1253": "Windows-1253 (Greek)", "cp932": "Shift JIS (Japanese)", "euc_kr": "EUC-KR (Korean)",
+    "gb18030": "GB 18030 (Chinese)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
