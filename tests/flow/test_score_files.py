@@ -88,18 +88,20 @@ def test_a_csv_with_torn_lines_is_answered_as_by_a_running_service(
     lines.insert(5, "")
     lines.insert(900, lines[900] + ";9;9")
     lines[2_000] = lines[2_000].replace(".", "x", 1)
-    lines += ["only one"]
+    lines += [lines[0], "only one", lines[2], "only one"]
     content = "\n".join(lines)
     (tmp_path / "in.csv").write_text(content)
     code, out, err = score("in.csv", "--output", "out.csv", "--batch-rows", "500")
     assert code == 0
-    assert "scored 3,003 rows of 1 file to out.csv" in out
+    assert "scored 3,004 rows of 1 file to out.csv" in out
+    assert "in.csv: 1 row that repeats the header left out" in err
+    assert "in.csv: 1 line below the table left out ('only one')" in err
     assert "SYNTHETIC DATA" in err
     assert "refused: 5 rows" in err
     answer = client.post("/api/v1/score", content=content, headers={"content-type": "text/csv"})
     its = list(csv.DictReader(answer.text.splitlines()))
     mine = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
-    assert len(mine) == len(its) == 3_003
+    assert len(mine) == len(its) == 3_004
     for one, other in zip(mine, its, strict=True):
         assert (one["row"], one["error"]) == (other["row"], other["error"])
         assert one["warnings"] == other["warnings"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import sys
@@ -15,6 +16,13 @@ import yaml
 
 from fixtures.workbooks import workbook
 from tasador.cli.app import main
+from tasador.contract.model import Source
+from tasador.contract.reader import read_contract, write_contract
+from tasador.data.table_stream import open_table
+from tasador.monitoring.table_reader import Fields
+from tasador.monitoring.thresholds import Thresholds
+from tasador.ops.init_contract import infer_contract
+from tasador.ops.monitor_files import Comparison, monitor_files
 
 Said = tuple[int, str]
 Run = Callable[..., Said]
@@ -139,3 +147,63 @@ def test_a_query_becomes_a_contract_without_the_password(
 def test_init_needs_a_file_or_a_query(tasador: Run) -> None:
     code, text = tasador("init", "--target", "price")
     assert (code, "a file, or --sql URL QUERY" in text) == (2, True)
+
+
+SHEETS = {"About": [["x"], ["y"]], "Sales": [["Sales of 2022"], ["area", "zone", "price"], *ROWS]}
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "sheet"),
+    [
+        ("now.xlsx", workbook(SHEETS), None),
+        ("now.xlsx", workbook(SHEETS), "Sales"),
+        ("now.csv", ("Sales,,\n" + TABLE + TOTAL).replace("N", "Süd").encode("cp1252"), None),
+        ("now.csv", TABLE.replace(",", ";").replace("\n", "\r").encode("utf-16"), None),
+        ("now_1.csv", ("area,zone,price\n" + TABLE).encode(), None),
+    ],
+)
+def test_monitor_reads_files_as_init_does(
+    tmp_path: Path, file: str, data: bytes, sheet: str | None
+) -> None:
+    then = tmp_path / "then.csv"
+    then.write_text(TABLE)
+    written = tmp_path / "mine.yaml"
+    written.write_text(write_contract(infer_contract(str(then), "price").contract))
+    (tmp_path / file).write_bytes(data)
+    now = str(tmp_path / file.replace("_1", "_*"))
+    for contract in (None, written):
+        for before, after in ((str(then), now), (now, str(then))):
+            asked = Source(sheet=sheet if after == now else None)
+            found, _ = monitor_files(
+                Comparison(before, after, Fields("price"), contract, source=asked), Thresholds()
+            )
+            assert (found.rows, found.reference_rows) == (len(ROWS), len(ROWS))
+            assert "taken as missing" not in str(found.findings)
+
+
+def test_monitor_takes_a_sheet_and_tables_without_a_header(tasador: Run) -> None:
+    Path("book.xlsx").write_bytes(workbook({**SHEETS, "Later": SHEETS["Sales"][1:50]}))
+    words = ("monitor", "--reference", "book.xlsx", "--current", "book.xlsx", "--json", "v.json")
+    code, text = tasador(*words, "--sheet", "Later")
+    assert json.loads(Path("v.json").read_text())["rows"] == 48, text
+    code, text = tasador(*words, "--sheet", "Sooner")
+    assert (code, "has no sheet 'Sooner'" in text) == (3, True)
+    Path("bare.csv").write_text("\n".join(LINES) + "\n")
+    code, text = tasador(
+        "monitor", "--reference", "bare.csv", "--current", "bare.csv", "--no-header",
+        "--target", "column_3", "--json", "v.json",
+    )  # fmt: skip
+    assert json.loads(Path("v.json").read_text())["rows"] == len(ROWS), text
+
+
+def test_a_workbook_without_the_sheet_of_the_contract_is_read_by_its_columns(
+    tasador: Run,
+) -> None:
+    Path("then.xlsx").write_bytes(workbook({"Sales 2022": SHEETS["Sales"], "Notes": [["x"]]}))
+    code, text = tasador("init", "then.xlsx", "--target", "price", "--name", "mine")
+    assert (code, source_of("mine")["sheet"]) == (0, "Sales 2022"), text
+    Path("now.xlsx").write_bytes(workbook({"Notes": [["x"], ["y"]], "2023": SHEETS["Sales"]}))
+    contract = read_contract(Path("conf/dataset/mine.yaml"))
+    with open_table("now.xlsx", contract) as table:
+        assert sum(len(piece) for piece in table.pieces(["area"], 1000)) == len(ROWS)
+        assert table.notes[0] == "there is no sheet 'Sales 2022': '2023' was read, by its columns"

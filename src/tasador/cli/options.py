@@ -93,6 +93,12 @@ Set = Annotated[
     ),
 ]
 
+# How a file is read
+Sheet = Annotated[
+    str | None, typer.Option("--sheet", metavar="NAME|NUMBER", help="Sheet of a workbook")
+]
+NoHeader = Annotated[bool, typer.Option("--no-header", help="The file has no line of column names")]
+
 # Which model a command uses
 BundleFolder = Annotated[
     Path | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from tasador.cli.options import WORKSPACE, OptionsError, Settings, Workspace
+from tasador.cli.options import WORKSPACE, NoHeader, OptionsError, Settings, Sheet, Workspace
 from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
@@ -42,13 +42,8 @@ def init(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing: take the default of each question")
     ] = False,
-    sheet: Annotated[
-        str | None, typer.Option(metavar="NAME|NUMBER", help="Sheet of a workbook")
-    ] = None,
-    no_header: Annotated[
-        bool,
-        typer.Option("--no-header", help="The file has no line of column names"),
-    ] = False,
+    sheet: Sheet = None,
+    no_header: NoHeader = False,
     sql: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="URL QUERY", help="Rows of a database instead of a file"),

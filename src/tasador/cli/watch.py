@@ -23,10 +23,12 @@ from tasador.cli.options import (
     By,
     Engine,
     EngineOption,
+    NoHeader,
     OptionsError,
     RayAddress,
     Retrain,
     Set,
+    Sheet,
     WatchConfig,
     Workspace,
 )
@@ -182,7 +184,7 @@ def _column(meaning: str) -> Any:
 
 def monitor(
     reference: Annotated[
-        str, typer.Option(metavar="FILE", help="Known good rows, Parquet or CSV")
+        str, typer.Option(metavar="FILE", help="Known good rows: Parquet, CSV, Excel")
     ] = "",
     current: Annotated[
         list[str] | None,
@@ -212,6 +214,8 @@ def monitor(
         bool, typer.Option("--fail-on-warn", help="Exit with 12 on a warning")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing")] = False,
+    sheet: Sheet = None,
+    no_header: NoHeader = False,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     workspace: Workspace = WORKSPACE,
@@ -236,6 +240,7 @@ def monitor(
         tasador monitor --reference train.parquet --current today.csv --target price
         tasador monitor --window 4h --json verdict.json
     """
+    from tasador.contract.model import Source
     from tasador.core.parallel import RaySettings
     from tasador.core.ray_engine import open_engine
     from tasador.core.storage import write_text
@@ -252,7 +257,8 @@ def monitor(
     else:
         fields = Fields(target, prediction, lower, upper, time, latency, version, id)
         found = tuple(current)
-        comparison = Comparison(reference, found, fields, contract, segment, outcomes)
+        source = Source(sheet=sheet, has_header=False if no_header else None)
+        comparison = Comparison(reference, found, fields, contract, segment, outcomes, source)
         with open_engine(engine.value, RaySettings(ray_address)) as opened:
             verdict, notes = monitor_files(comparison, rules, opened)
     if not quiet:

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tasador.contract.dates import EPOCH, seconds_of
 from tasador.contract.formats import (
     DURATION_DAYS,
+    EPOCH,
     MISSING_TEXTS,
     UnreadableError,
     date_reader,
     extractor,
     number_reader,
+    seconds_of,
 )
 from tasador.contract.model import Column
 from tasador.core.errors import ValidationError
@@ -28,6 +29,10 @@ _REAL = (int, float, Decimal, np.integer, np.floating)
 #: A whole number as a typed column of numbers with gaps is written to a CSV.
 _WHOLE_AS_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
 _NAN = math.nan
+
+
+#: Pairs of levels that mean true and false.
+_TRUE_FALSE = (("t", "f"), ("yes", "no"), ("y", "n"))
 
 
 def cell_encoder(column: Column) -> Callable[[Any], float]:
@@ -98,11 +103,16 @@ def _category_encoder(column: Column) -> Callable[[Any], float]:
 
     Levels are texts and are never read as numbers: ``01``, ``1``, ``1e0`` are three of them. A
     number is the level written as that number, so that 1000 and 1000.0 are both ``1000``, and so is
-    the text ``1000.0``, which a CSV makes of it. True and false are levels of that name.
+    the text ``1000.0``, which a CSV makes of it. True and false are levels of that name, or those
+    of a pair that means the same, such as ``t`` and ``f``, in which PostgreSQL writes them.
     """
     codes = {column.category_key(text): float(i) for i, text in enumerate(column.categories)}
     exact = {text: codes[column.category_key(text)] for text in column.categories}
     truth = {text.casefold(): code for text, code in exact.items()}
+    for yes, no in _TRUE_FALSE:
+        if set(truth) == {yes, no}:
+            truth |= {"true": truth[yes], "false": truth[no]}
+            break
     unknown = float(len(column.categories))
 
     def encode(value: Any) -> float:

@@ -33,11 +33,15 @@ _MOST_AFFIXES = 8
 #: count where the rest of the column are numbers or dates.
 MISSING_WORDS = frozenset(
     """- -- --- \u2013 \u2014 ? ?? . .. * x n.a. n.a n/a #n/a #n/d #na n.d. n.d n/d nd s/d k.a.
-    unknown unk unbekannt desconocido inconnu missing faltante nil tba tbd tbc <na> #value! #ref!
-    #div/0! (null) (blank) (empty) blank empty void undefined""".split()  # noqa: SIM905
+    unknown unk unbekannt desconocido inconnu missing faltante nil tba tbd tbc poa p.o.a. p.o.a
+    auction negotiable <na> #value! #ref! #div/0! (null) (blank) (empty) blank empty void
+    undefined""".split()  # noqa: SIM905
 ) | {
     "not available", "not applicable", "not known", "no data", "sin dato", "sin datos", "no aplica",
-    "no disponible", "keine angabe", "not specified", "not given", "price on request",
+    "no disponible", "keine angabe", "not specified", "not given", "price on request", "on request",
+    "price on application", "contact agent", "call for price", "ask for price", "auf anfrage",
+    "preis auf anfrage", "a consultar", "consultar", "sur demande", "prix sur demande",
+    "su richiesta", "sob consulta",
 }  # fmt: skip
 _UNITS_WITH_DIGITS = frozenset({"m2", "m3", "km2", "ft2", "sqft2", "cm2", "cm3", "m^2", "ft^2"})
 _PREFIX_WORDS = frozenset(
@@ -109,6 +113,19 @@ _PREFIX_WORDS = frozenset(
         "bis",
     ]
 )
+#: Currencies by what is written for them; ``$`` is that of many countries.
+_CURRENCIES = {
+    text: name
+    for name, texts in {
+        "dollar": "$ us$ usd", "euro": "€ eur", "pound": "£ gbp", "franc": "chf fr. sfr.",
+        "rupee": "₹ inr rs rs.", "yen or yuan": "¥ jpy cny rmb 円 元", "real": "r$ brl",
+        "zloty": "zł pln", "koruna": "kč czk", "rouble": "₽ rub руб руб.", "lira": "₺ try tl",
+        "dirham": "aed", "australian dollar": "a$ aud", "canadian dollar": "c$ cad",
+        "swedish krona": "sek", "norwegian krone": "nok", "danish krone": "dkk",
+        "mexican peso": "mx$ mxn", "won": "₩ krw", "shekel": "₪ ils",
+    }.items()
+    for text in texts.split()
+}  # fmt: skip
 _MULTIPLIERS = {
     "k": 1e3, "tsd": 1e3, "tsd.": 1e3, "thousand": 1e3, "mil": 1e3, "m": 1e6, "mn": 1e6,
     "mio": 1e6, "mio.": 1e6, "million": 1e6, "millions": 1e6, "millón": 1e6, "millones": 1e6,
@@ -147,12 +164,25 @@ def are_codes(texts: Sequence[str]) -> bool:
     return any(_CODE.fullmatch(text) for text in texts) and all(text.isdigit() for text in texts)
 
 
-def number_reading(counts: Counter[str], *, decimal: str | None = None) -> Reading | None:
+def _are_codes_with_letters(parts: Sequence[re.Match[str]]) -> bool:
+    """Tell whether texts such as ``AB-0012`` or ``Q0007`` are codes, not numbers with a unit."""
+    lettered = [part for part in parts if re.search(r"[^\W\d_]", part["before"])]
+    if 2 * len(lettered) < len(parts):
+        return False
+    joined = sum(bool(re.search(r"[^\W\d_]-$", part["before"])) for part in lettered)
+    padded = any(_CODE.fullmatch(part["core"]) for part in lettered)
+    return padded or 2 * joined > len(lettered)
+
+
+def number_reading(
+    counts: Counter[str], *, decimal: str | None = None, words: float = 1 - READ_SHARE
+) -> Reading | None:
     """Return how the texts of a column of numbers are read.
 
     Args:
         counts: Rows by text without spaces around it.
         decimal: The decimal mark of the table's other columns, which settles ``1.234``.
+        words: Share of the rows that may hold words without a digit instead of a number.
     """
     texts = _looked_at(counts)
     missing = tuple(sorted(t.lower() for t in texts if t.lower() in MISSING_WORDS))
@@ -161,6 +191,8 @@ def number_reading(counts: Counter[str], *, decimal: str | None = None) -> Readi
         return None
     parts = [found for text in texts if (found := _CORE.match(text.translate(_PLAIN_SPACES)))]
     if len(parts) < 0.5 * len(texts):
+        return None
+    if _are_codes_with_letters(parts):
         return None
     weights = [counts[text] for text in texts]
     cores = [part["core"] for part in parts]
@@ -173,7 +205,10 @@ def number_reading(counts: Counter[str], *, decimal: str | None = None) -> Readi
         more = _weight_read(with_ranges, texts, weights)
         if more > read:
             form, read = with_ranges, more
-    if read < READ_SHARE:
+    if read < READ_SHARE and (
+        read < 1 - words
+        or any(re.search(r"\d", text) for text in texts if _value(form, text) is None)
+    ):
         return None
     form = _needed_only(form, texts)
     form = PLAIN if form == PLAIN else form
@@ -316,6 +351,9 @@ def _said(form: Format) -> str:
         said.append(f"{_MARK_NAMES[form.thousands]} between thousands")
     said += [f"{affix!r} beside it" for affix in form.affixes]
     said += [f"{word!r} for {factor:,.0f}" for word, factor in form.multipliers]
+    currencies = {_CURRENCIES[a] for a in form.affixes if a in _CURRENCIES}
+    if len(currencies) > 1:
+        said.append("several currencies, of which none is converted")
     if form.ranges:
         said.append("ranges, of which the middle is taken")
     if form.missing:
@@ -481,6 +519,8 @@ def _candidates(text: str, name: str) -> list[str]:
         return ["%Y.fraction"]
     if re.fullmatch(r"\d{9,10}|\d{12,13}", text) and named_like_a_date(name):
         return ["epoch_s" if len(text) <= 10 else "epoch_ms"]
+    if re.fullmatch(r"[2-6]\d{4}(?:\.\d+)?", text) and named_like_a_date(name):
+        return ["excel_days"]  # from 1954 to 2091
     if re.search(r"q[1-4]", text, re.I):
         return ["%YQ"]
     if any(letter.isalpha() for letter in text):

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from tasador.contract.dates import seconds_of
-
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Texts that mean a missing value in every column, in lower case.
 MISSING_TEXTS = frozenset({"", "na", "nan", "null", "none"})
 #: A longer text is cut before patterns are sought in it.
@@ -48,6 +47,21 @@ _PLAIN_SPACES = str.maketrans(
 _PLAIN_NUMBER = re.compile(
     r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?)", re.I
 )
+
+#: How spreadsheet programs keep a text from being read as a number: ``="0123"`` and ``'0123``.
+_KEPT_AS_TEXT = re.compile(r"""="(?P<a>[^"]*)"|'(?P<b>[0-9.,+-]+)""")
+
+
+def cell_text(text: str) -> str:
+    """Return what is in a cell, without spaces around it and marks that keep it a text."""
+    text = text.strip()
+    if text[:1] in ("=", "'") and (found := _KEPT_AS_TEXT.fullmatch(text)):
+        return (found["a"] if found["a"] is not None else found["b"]).strip()
+    return text
+
+
+#: A minus as accountants and typesetters write it.
+_MINUS = re.compile(r"\([0-9.]{1,300}\)|\u2212[0-9.]{1,300}")
 
 ExtractKind = Literal["number", "before", "after", "word", "contains", "words"]
 EXTRACT_KINDS: tuple[ExtractKind, ...] = (
@@ -84,7 +98,8 @@ class Format:
         duration: The unit in which durations such as ``61 years 04 months`` are given as a number.
         dates: The ways in which dates are written, as directives of `datetime.strptime`; ISO 8601
             is always read. ``%Y.fraction`` is a year with a fraction, ``epoch_s`` and ``epoch_ms``
-            are seconds and milliseconds since 1970 UTC, ``%YQ`` a year and a quarter.
+            are seconds and milliseconds since 1970 UTC, ``excel_days`` the days by which
+            spreadsheet programs count, ``%YQ`` a year and a quarter.
         missing: Further texts, or numbers, that mean a missing value, in lower case.
         unreadable: What a text is that can be read in none of these ways: ``refuse`` its row, or
             take the value for ``missing``.
@@ -147,9 +162,11 @@ def number_reader(form: Format) -> Callable[[str], float]:
     def read(text: str) -> float:
         if as_python and _PLAIN_NUMBER.fullmatch(text):
             return float(text)
+        text = cell_text(text)
         if form.means_missing(text):
             return math.nan
-        value = parse(text) if not plain and len(text) <= LONGEST_TEXT else None
+        known = _MINUS.fullmatch(text) if plain else len(text) <= LONGEST_TEXT
+        value = parse(text) if known else None
         if value is not None:
             return value
         if form.unreadable == "missing":
@@ -295,10 +312,11 @@ _DIRECTIVES = {
     "z": r"(?P<z>z|utc|gmt|[+-]\d{2}:?\d{2})", "%": "%",
 }  # fmt: skip
 #: What means a whole date rather than parts of one.
-WHOLE_DATES = ("%Y.fraction", "epoch_s", "epoch_ms", "%YQ")
+WHOLE_DATES = ("%Y.fraction", "epoch_s", "epoch_ms", "excel_days", "%YQ")
 _QUARTER = re.compile(r"(?:(\d{4})\s*[-/ ]?\s*q([1-4])|q([1-4])\s*[-/ ]?\s*(\d{4}))", re.I)
 _FRACTION = re.compile(r"\d{4}(?:[.,]\d+)?")
 _DIGITS = re.compile(r"-?\d+(?:\.0*)?")
+_EXCEL = re.compile(r"\d{1,6}(?:\.\d+)?")
 
 
 def valid_date_format(text: str) -> bool:
@@ -348,6 +366,8 @@ def _one_date_reader(way: str) -> Callable[[str], float | None]:
     if way in ("epoch_s", "epoch_ms"):
         scale = 1.0 if way == "epoch_s" else 1e-3
         return lambda text: float(text) * scale if _DIGITS.fullmatch(text) else None
+    if way == "excel_days":
+        return _excel_days
     pattern = _date_pattern(way)
 
     def read(text: str) -> float | None:
@@ -355,6 +375,16 @@ def _one_date_reader(way: str) -> Callable[[str], float | None]:
         return None if found is None else _moment(found.groupdict())
 
     return read
+
+
+#: 1970-01-01 as spreadsheet programs count the days.
+_EXCEL_1970 = 25_569
+
+
+def _excel_days(text: str) -> float | None:
+    if not _EXCEL.fullmatch(text):
+        return None
+    return round((float(text) - _EXCEL_1970) * 86_400, 3)
 
 
 @lru_cache(maxsize=1024)
@@ -478,3 +508,25 @@ def extractor(extract: Extract, form: Format) -> Callable[[str], str]:
         return ""
 
     return number
+
+
+def seconds_of(value: dt.date) -> float:
+    """Return the seconds since 1970 UTC; a date is its midnight, a time without a zone in UTC."""
+    if isinstance(value, dt.datetime):
+        aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
+        return (aware - EPOCH).total_seconds()
+    return float((value - EPOCH.date()).days * 86_400)
+
+
+def date_text(seconds: float) -> str:
+    """Return ISO 8601: ``2026-01-31`` at midnight, else ``2026-01-31T10:00:00Z``.
+
+    What no calendar has, such as the year 12 000, is shown as the number of seconds.
+    """
+    try:
+        moment = EPOCH + dt.timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        return f"{seconds:g} s since 1970"
+    if moment.time() == dt.time(0):
+        return moment.date().isoformat()
+    return moment.isoformat(timespec="auto").replace("+00:00", "Z")

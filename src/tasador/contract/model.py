@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from tasador.contract.dates import date_text
 from tasador.contract.derived import Derive
-from tasador.contract.formats import PLAIN, Extract, Format
+from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_text
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
@@ -127,7 +126,7 @@ class Column:
 
     def category_key(self, value: str) -> str:
         """Return the form of a category's text under which it is looked up."""
-        text = value.strip()
+        text = cell_text(value)
         return plain_name(text if self.case_sensitive else text.casefold())
 
     def text_of(self, value: float) -> str:

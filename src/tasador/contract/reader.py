@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import yaml
 
-from tasador.contract.dates import seconds_of
 from tasador.contract.derived import OPERATIONS, Derive, Operation
 from tasador.contract.formats import (
     DURATION_DAYS,
@@ -24,6 +23,7 @@ from tasador.contract.formats import (
     Extract,
     ExtractKind,
     Format,
+    seconds_of,
     valid_date_format,
 )
 from tasador.contract.model import (

@@ -28,7 +28,7 @@ from tasador.contract.format_inference import (
     number_reading,
 )
 from tasador.contract.formats import PLAIN, Format, words_of
-from tasador.contract.model import Column, named_as_identifier, plain_name
+from tasador.contract.model import Column, ColumnKind, named_as_identifier, plain_name
 from tasador.contract.text_parts import parts_of_texts
 
 Floats = NDArray[np.float64]
@@ -129,7 +129,7 @@ def describe_column(
         return [_datetime(name, PLAIN, "", nullable, said)]
     if isinstance(series.dtype, pl.Duration):
         days = present.dt.total_microseconds().cast(pl.Float64) / 8.64e10
-        column = _number(name, days, days.to_numpy(), PLAIN, nullable, said)
+        column = _number(name, days, days.to_numpy(), PLAIN, nullable, findings)
         return [replace(column, kind="number", unit="days") if column.kind == "integer" else column]
     if levels == 1:
         return [_single_level(series, present, nullable, said)]
@@ -168,7 +168,7 @@ def _typed_number(name: str, present: pl.Series, nullable: bool, findings: Findi
         reading = date_reading(texts, name)
         if reading is not None and reading.form.dates:
             return _datetime(name, reading.form, reading.said, nullable, findings.assumptions)
-    return _number(name, present, values, PLAIN, nullable, findings.assumptions)
+    return _number(name, present, values, PLAIN, nullable, findings)
 
 
 def _eight_digits(values: Floats) -> bool:
@@ -191,7 +191,7 @@ def _text_column(
     name, said = series.name, findings.assumptions
     plain = _plain_numbers(name, present, findings.decimal)
     if plain is not None:
-        return [_number(name, present, plain, PLAIN, nullable, said)]
+        return [_number(name, present, plain, PLAIN, nullable, findings)]
     texts = present.cast(pl.String).str.strip_chars()
     counted = texts.value_counts(sort=True).rename({name: "text"})
     counts = _some(counted)
@@ -295,11 +295,11 @@ def _numbers(
     column = Column(name, "number", format=form)
     values, wrong = encode_values(column, texts)
     nullable = nullable or bool(np.isnan(values).any()) or form.unreadable == "missing"
-    column = _number(name, texts, values, form, nullable, findings.assumptions, wrong)
+    column = _number(name, texts, values, form, nullable, findings, wrong)
     unit = _unit_of(form)
     if unit is not None and column.kind in ("number", "integer"):
         column = replace(column, unit=unit)
-    return column if form == PLAIN or column.kind == "text" else replace(column, format=form)
+    return column
 
 
 def _settled_point(
@@ -341,10 +341,21 @@ def _number(
     numbers: Floats,
     form: Format,
     nullable: bool,
-    said: list[str],
+    findings: Findings,
     wrong: NDArray[np.bool_] | None = None,
 ) -> Column:
+    said = findings.assumptions
     finite = numbers[np.isfinite(numbers)]
+    mark = _missing_mark(finite)
+    if mark is not None and (
+        findings.choose(
+            f"{name}.missing", f"Does {mark:g} in {name!r} mean a missing value?",
+            ("missing", "a number"), "missing",
+        ) == "missing"
+    ):  # fmt: skip
+        said.append(f"{mark:g} in {name!r} is taken for a missing value")
+        finite, nullable = finite[finite != mark], True
+        form = replace(form, missing=(*form.missing, f"{mark:g}"))
     if len(finite) == 0:
         return _aside(name, "set aside: no finite number in any row", said)
     is_text = present.dtype == pl.String
@@ -379,7 +390,24 @@ def _number(
             "refused"
         )
     said.append(note)
-    return Column(name, "integer" if whole else "number", bounds=bounds, nullable=nullable)
+    kind: ColumnKind = "integer" if whole else "number"
+    return Column(name, kind, bounds=bounds, nullable=nullable, format=form)
+
+
+def _missing_mark(values: Floats) -> float | None:
+    """Return the number, such as -999, that people write for a missing value; None without one."""
+    if len(values) < 10:
+        return None
+    low, high = float(values.min()), float(values.max())
+    for mark in (low, high):
+        rest = values[values != mark]
+        if not len(rest) or len(values) - len(rest) < 3 or not re.fullmatch(r"-?9+", f"{mark:.0f}"):
+            continue
+        if mark == low and low <= -99 and rest.min() >= 0:
+            return mark
+        if mark == high and high >= 9999 and low >= 0 and high > 9 * rest.max():
+            return mark
+    return None
 
 
 def _numbers_identify(name: str, values: Floats) -> bool:
@@ -429,6 +457,10 @@ def _texts(
     repeated = int(counted.filter(pl.col("count") >= 2)["count"].sum())
     named = _named_as_identifier(name)
     if levels == rows or (named and levels >= 0.95 * rows):
+        if not named and y is not None and _hold_numbers(counted["text"]):
+            parts = _parts(series, said, y, free=False)
+            if parts:
+                return [Column(name, "text", nullable=True, description="Text"), *parts]
         if longest <= _LONG_TEXT and many_words < _FREE_WORDS:
             said.append(f"{name!r} identifies the row: carried along, not used")
             return [Column(name, "identifier", nullable=nullable)]
@@ -439,6 +471,12 @@ def _texts(
         parts = [] if y is None or levels <= _FEW_LEVELS else _parts(series, said, y, free=False)
         return [column, *parts]
     return _free_text(series, levels, said, y)
+
+
+def _hold_numbers(texts: pl.Series) -> bool:
+    """Tell whether most texts hold numbers beside other things, such as a pair of coordinates."""
+    several = texts.head(500).str.contains(r"\d[^\d]*[\s,;/][^\d]*\d")
+    return 2 * int(several.sum()) > len(several)
 
 
 def _free_text(series: pl.Series, levels: int, said: list[str], y: Floats | None) -> list[Column]:
@@ -544,6 +582,10 @@ def round_outwards(value: float, *, up: bool) -> float:
     return float(f"{steps * unit:.12g}")
 
 
+#: Share of a target's rows that may hold words, such as ``Contact agent``: they have no target.
+_TARGET_WORDS = 0.5
+
+
 def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     """Return how the target's texts are written as numbers; None when they are none."""
     if series.dtype.is_numeric():
@@ -554,7 +596,7 @@ def target_reading(series: pl.Series, findings: Findings) -> Format | None:
     if _plain_numbers("target", texts, findings.decimal) is not None:
         return PLAIN
     counted = texts.value_counts(sort=True).rename({texts.name: "text"})
-    reading = number_reading(_some(counted), decimal=findings.decimal)
+    reading = number_reading(_some(counted), decimal=findings.decimal, words=_TARGET_WORDS)
     if reading is None:
         return None
     text = f"What is the point in the target {series.name!r}, as in {texts[0]!r}?"

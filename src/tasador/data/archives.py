@@ -1,6 +1,7 @@
-"""Unpack the one table that an archive holds: tar, zip, gz, bz2, xz or zstd, also nested.
+"""What a file is, told from its bytes; and the one table that an archive holds, also nested.
 
-Nothing is written to disk, so a member's path cannot lead anywhere.
+Unpacked are tar, zip, gz, bz2, xz and zstd. Nothing is written to disk, so a member's path cannot
+lead anywhere. Of a text the encoding is found.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -16,8 +18,55 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasador.core.errors import SourceError
-from tasador.data.file_kinds import is_tar, workbook_parts
 
+#: What can be read, for messages.
+ACCEPTED = "CSV, Excel, Parquet, Arrow, JSON, or a tar, gz or zip that holds one of them"
+#: Kinds of files that are recognised and cannot be read: how they begin, and what to do.
+_UNREADABLE: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
+    (re.compile(pattern, re.I | re.S), kind, remedy)
+    for pattern, kind, remedy in (
+        (rb"SQLite format 3\x00", "an SQLite database",
+         "name a query: tasador init --sql sqlite:///FILE 'SELECT ...' --target COLUMN"),
+        (rb"\s*(?:<!doctype html|<html|<table|<head|<meta|<div)", "a web page, whatever its name",
+         "open it in a spreadsheet program and save it as .xlsx or CSV (UTF-8)"),
+        (rb"\s*<\?xml", "XML", "save it as .xlsx or CSV (UTF-8)"),
+        (rb"%PDF", "a PDF document", "export the table as CSV (UTF-8)"),
+        (rb"<stata_dta>|[\x69-\x73][\x01\x02]\x01\x00", "a Stata file",
+         "save it as CSV or Parquet, for example with pandas.read_stata"),
+        (rb"\$FL[23]", "an SPSS file",
+         "save it as CSV or Parquet, for example with pandas.read_spss"),
+        (rb"\x00{12}\xc2\xea\x81\x60", "a SAS file",
+         "save it as CSV or Parquet, for example with pandas.read_sas"),
+        (rb"\x89HDF", "an HDF5 file",
+         "save it as Parquet, for example with pandas.read_hdf and to_parquet"),
+        (rb"RD[AX][23]\n", "an R data file", "save it in R with write.csv"),
+        (rb"\x80[\x02-\x05]", "a Python pickle", "save it as Parquet with to_parquet"),
+        (rb"\x93NUMPY", "a numpy array", "save it as CSV with column names"),
+        (rb"Obj\x01", "an Avro file", "save it as Parquet"),
+        (rb"ORC", "an ORC file", "save it as Parquet"),
+        (rb"\{\\rtf", "a text document (RTF)", "save the table as CSV (UTF-8)"),
+    )
+)  # fmt: skip
+
+#: What an xls file begins with, and a workbook with a password, whatever its kind.
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+ZIP = b"PK\x03\x04"
+PARQUET = b"PAR1"
+ARROW = b"ARROW1"
+_WORKBOOK_PARTS = {"xl/workbook.xml", "xl/workbook.bin", "content.xml"}
+
+_BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+#: Bytes to which cp1252 gives no character.
+_NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_MULTIBYTE = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 MAX_UNPACKED_BYTES = 1 << 30
 _TABLES = (".csv", ".tsv", ".txt", ".tab", ".parquet", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods",
            ".json", ".jsonl", ".ndjson", ".arrow", ".feather")  # fmt: skip
@@ -123,3 +172,147 @@ def _read_limited(file: IO[bytes], name: str) -> bytes:
             remedy="unpack it yourself and name the file inside",
         )
     return bytes(data)
+
+
+def refuse_unreadable(data: bytes, name: str) -> None:
+    """Raise SourceError, with a way out, for a file of a known kind that cannot be read."""
+    beginning = data[:1024].removeprefix(b"\xef\xbb\xbf")
+    for pattern, kind, remedy in _UNREADABLE:
+        if pattern.match(beginning):
+            raise SourceError(f"{name} is {kind}", expected=ACCEPTED, remedy=remedy)
+
+
+def is_tar(beginning: bytes) -> bool:
+    """Tell from its first 512 bytes whether something is a tar archive."""
+    return beginning[257:262] == b"ustar"
+
+
+def is_json(beginning: bytes) -> bool:
+    """Tell whether a text may be JSON."""
+    return beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+
+
+def is_workbook(data: bytes) -> bool:
+    """Tell whether a whole file is a workbook."""
+    return data.startswith(OLE) or workbook_parts(data) is not None
+
+
+def workbook_parts(data: bytes) -> list[zipfile.ZipInfo] | None:
+    """Return the files within a workbook; None when it is no zip file or another one."""
+    if not data.startswith(ZIP):
+        return None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError):
+        return None
+    return parts if _WORKBOOK_PARTS.intersection(part.filename for part in parts) else None
+
+
+def detect_encoding(
+    data: bytes, name: str, hint: str | None = None, *, beginning: bool = False
+) -> str:
+    """Return the encoding of a text.
+
+    A byte order mark decides; without one a text that is valid UTF-8 is UTF-8, and any other is
+    what `hint` says, or else cp1252, or latin-1 where cp1252 has no such byte. Words of nothing
+    but bytes beyond ASCII are Cyrillic, Greek, Japanese, Korean or Chinese.
+
+    Args:
+        data: The text, or its beginning.
+        name: What to call the file in messages.
+        hint: The encoding to take for what is not UTF-8.
+        beginning: Whether rows are read one by one: it may end within a character, and damaged
+            places are those rows' fault.
+
+    Raises:
+        SourceError: It is no text, or UTF-8 with damaged places.
+    """
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            return encoding
+    if b"\x00" in data:
+        return _wide_encoding(data, name, hint)
+    try:
+        data.decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError as error:
+        if beginning and error.reason == "unexpected end of data":
+            return "utf-8"
+        start = error.start
+    if hint is not None and not hint.lower().replace("_", "-").startswith("utf-8"):
+        return hint
+    if re.search(rb"[\x01-\x06\x0e-\x19\x7f]", data):
+        raise _no_text(name)
+    valid, high = len(_MULTIBYTE.findall(data)), len(re.findall(rb"[\x80-\xff]+", data))
+    if valid * 2 > high:
+        if beginning:
+            return "utf-8"
+        line = data.count(b"\n", 0, start) + 1
+        raise SourceError(
+            f"{name} is not UTF-8 text, though most of it is",
+            got=f"byte {data[start]:#04x} in line {line}",
+            remedy="correct that line, or write the file again in one encoding",
+        )
+    return _other_alphabet(data) or ("latin-1" if _NOT_CP1252.search(data) else "cp1252")
+
+
+def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:
+    """Return the encoding of a text with zero bytes and without a byte order mark."""
+    if hint is not None and re.match(r"utf[-_]?(?:16|32)", hint, re.I):
+        return hint
+    sample = data[: 4096 - 4096 % 4]
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    half = max(1, len(sample) // 2)
+    for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+        if zeros > 0.7 * half and others == 0:
+            return encoding
+    raise _no_text(name)
+
+
+def _no_text(name: str) -> SourceError:
+    return SourceError(
+        f"{name} is not a table that can be read",
+        expected="CSV, Excel, Parquet, Arrow, JSON, tar, tar.gz, gz or zip",
+        got="binary data",
+    )
+
+
+def _other_alphabet(data: bytes) -> str | None:
+    """Return the encoding of a text in another alphabet than the Latin one; None for none."""
+    words = _HIGH_WORD.findall(data[:_SAMPLE])
+    words = words[:-1] if len(data) > _SAMPLE else words  # the last one may be cut
+    high = sum(map(len, words))
+    # Western words have single such letters among others
+    if high < 12 or 10 * high < len(re.findall(rb"[A-Za-z\x80-\xff]", data[:_SAMPLE])):
+        return None
+    whole = sum(len(word) for word in words if len(word) >= 3)
+    if whole < 0.6 * high:
+        return None
+    sample, shares = b" ".join(words), dict[str, float]()
+    for encoding, letters, least in _ALPHABETS:
+        try:
+            text = re.sub(r"[ -~]", "", sample.decode(encoding))
+        except UnicodeDecodeError:
+            continue
+        share = len(re.findall(letters, text)) / max(1, len(text))
+        if encoding == "gb18030":  # any bytes are Chinese to it: most are of frequent characters
+            share = min(share, 2 * len(_FREQUENT_GB.findall(sample)) / high)
+        if share >= least:
+            shares[encoding] = share
+    several = [encoding for encoding in shares if not encoding.startswith("cp12")]
+    return several[0] if several else max(shares, key=lambda one: shares[one], default=None)
+
+
+_FREQUENT_GB = re.compile(rb"[\xb0-\xd7][\xa1-\xfe]")
+#: How much of a text is looked at for its alphabet.
+_SAMPLE = 1 << 16
+_HIGH_WORD = re.compile(rb"(?:[\x80-\xff]+[\x40-\x7e]?)+")
+#: Encodings, the letters that are most frequent in what is written in them, and their least share.
+_ALPHABETS = (
+    ("cp932", "[\u3041-\u30ff\u4e00-\u9fff]", 0.97),
+    ("euc_kr", "[\uac00-\ud7a3]", 0.97),
+    ("gb18030", "[\u4e00-\u9fa5]", 0.85),
+    ("cp1251", "[оеаинтсрвлкмдпуябьйз]", 0.6),
+    ("cp1253", "[αοιετσνηυρπκμλςάίόέή]", 0.6),
+)

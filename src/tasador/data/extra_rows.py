@@ -5,16 +5,20 @@ All of it is asked of cells as text, as a CSV gives them; what is found is left 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # uploads are read where polars is not installed
+    import polars as pl
+
 #: How many rows at the end are looked at.
-_FOOT = 25
+FOOT = 25
 #: By statistic: what the row that holds it is called.
 _LABELS = {
     statistic: re.compile(
@@ -58,18 +62,31 @@ def extra_rows(frame: pl.DataFrame, header: Sequence[str]) -> tuple[NDArray[np.i
     """
     if frame.width == 0 or frame.height == 0:
         return np.empty(0, np.int64), []
-    notes = []
     blank = _blank(frame)
     if len(blank) == frame.height:
         return np.empty(0, np.int64), []
-    if len(blank):
-        notes.append(f"{_rows(len(blank))} without any value left out")
     again = _repeated(frame, header)
-    if len(again):
-        notes.append(f"{_rows(len(again))} that repeat the header left out")
+    notes = left_out_notes(len(blank), len(again))
     left_out = np.union1d(blank, again)
     at_foot, more = _foot(frame, left_out)
     return np.union1d(left_out, at_foot).astype(np.int64), notes + more
+
+
+def left_out_notes(blank: int, repeated: int) -> list[str]:
+    """Return sentences about rows without any value, and rows that repeat the header."""
+    notes = []
+    if blank:
+        notes.append(f"{_rows(blank)} without any value left out")
+    if repeated:
+        verb = "repeats" if repeated == 1 else "repeat"
+        notes.append(f"{_rows(repeated)} that {verb} the header left out")
+    return notes
+
+
+def lines_below_note(lines: int, shown: str) -> str:
+    """Return the sentence about lines below a table, the first of which is `shown`."""
+    count = "1 line" if lines == 1 else f"{lines} lines"
+    return f"{count} below the table left out ({shown[:60]!r})"
 
 
 def extra_columns(
@@ -104,7 +121,7 @@ def extra_columns(
 
 
 def _some(column: pl.Series) -> bool:
-    if column.dtype != pl.String:
+    if str(column.dtype) != "String":
         return True
     return bool((column.str.strip_chars().str.len_bytes() > 0).any())
 
@@ -141,36 +158,105 @@ def _repeated(frame: pl.DataFrame, header: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _foot(frame: pl.DataFrame, left_out: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the totals and footnotes at the end, and sentences about them."""
-    none = np.empty(0, np.int64)
-    nearby = range(max(0, frame.height - 10 * _FOOT), frame.height)
+    nearby = range(max(0, frame.height - 10 * FOOT), frame.height)
     gone = set(left_out[left_out >= nearby.start].tolist())
-    last = [position for position in nearby if position not in gone][-_FOOT:]
+    last = [position for position in nearby if position not in gone][-FOOT:]
     cells = {i: ["" if cell is None else cell.strip() for cell in frame.row(i)] for i in last}
+    positions, notes = foot_rows(cells, lambda end: [[c.to_list() for c in frame[:end]]])
+    return np.array(positions, np.int64), notes
+
+
+def rows_below(
+    last: Mapping[int, Sequence[str]],
+    extra: Collection[int],
+    delimiter: str,
+    width: int,
+    above: Callable[[int], Iterable[Columns]],
+) -> tuple[set[int], list[str]]:
+    """Return which rows at the end of a text are no part of its table, and sentences about them.
+
+    Args:
+        last: By position, ascending: the cells of the last rows, without spaces around them.
+        extra: Those that hold nothing, or repeat the header.
+        delimiter: What separates cells.
+        width: How many cells a row of the table has.
+        above: See `foot_rows`.
+    """
+    lines: list[int] = []
+    for position in reversed(list(last)):
+        text = delimiter.join(last[position]).strip(delimiter)
+        if len(last[position]) == width or (delimiter in text and not is_footnote(text)):
+            break
+        lines.append(position)
+    if len(lines) == len(last):
+        lines = []
+    notes = []
+    if lines:
+        shown = delimiter.join(last[lines[-1]]).strip(delimiter + " ")
+        notes.append(lines_below_note(len(lines), shown))
+    rows = {p: cells for p, cells in last.items() if len(cells) == width and p not in extra}
+    positions, more = foot_rows(rows, above)
+    return {*lines, *positions}, notes + more
+
+
+#: The cells of some consecutive rows, column by column; None or blank where there is none.
+Columns = Sequence[Sequence[str | None]]
+
+
+def foot_rows(
+    last: Mapping[int, Sequence[str]], above: Callable[[int], Iterable[Columns]]
+) -> tuple[list[int], list[str]]:
+    """Return which of a table's last rows are totals or footnotes, and sentences about them.
+
+    Args:
+        last: By position in the table, ascending: the last `FOOT` rows' cells, without spaces
+            around them.
+        above: Given a position, returns the rows before it, some at a time; asked only where a
+            row looks like a total.
+    """
     footnotes: list[int] = []
     totals: list[int] = []
-    for position in reversed(last):
-        row = cells[position]
-        if _is_footnote(row):
+    for position in reversed(list(last)):
+        cells = last[position]
+        if _is_footnote(cells):
             footnotes.append(position)
-        elif _label(row) is not None or (not totals and _without_label(row)):
+        elif _label(cells) is not None or (
+            not totals and _without_label(cells) and _may_be_sums(cells, last, position)
+        ):
             totals.append(position)
         else:
             break
     else:
-        return none, []  # a table of few values: there is no telling what is none
-    if not totals and not footnotes:
-        return none, []
+        return [], []  # a table of few values: there is no telling what is none
     notes = []
-    above = frame.slice(0, min(totals + footnotes))
-    totals = [position for position in totals if _is_total(cells[position], above)]
+    if totals:
+        statistics = _Above([last[position] for position in totals])
+        for columns in above(min(totals + footnotes)):
+            statistics.add(columns)
+        totals = [position for position in totals if statistics.give(last[position])]
     for position in reversed(totals):
-        shown = ", ".join(cell for cell in cells[position] if cell)[:60]
+        shown = ", ".join(cell for cell in last[position] if cell)[:60]
         notes.append(f"a total at the foot of the table left out ({shown})")
     if footnotes:
-        shown = next(cell for cell in cells[footnotes[-1]] if cell)[:60]
+        shown = next(cell for cell in last[footnotes[-1]] if cell)[:60]
         notes.append(f"{_rows(len(footnotes))} below the table left out ({shown!r})")
-    return np.array(sorted(totals + footnotes), np.int64), notes
+    return sorted(totals + footnotes), notes
+
+
+def _may_be_sums(cells: Sequence[str], last: Mapping[int, Sequence[str]], position: int) -> bool:
+    """Tell whether the numbers of a row may be sums, by the last rows above it alone.
+
+    Summing up a large table takes long, and many a last row lacks a value.
+    """
+    above = [row for place, row in last.items() if place < position]
+    for at, cell in enumerate(cells):
+        values = [value for row in above if (value := _number(row[at], ",")) is not None]
+        total = _number(cell, ",")
+        if total is None or len(values) < 2 or min(values) < 0 < max(values):
+            continue
+        if abs(total) < (1 - _CLOSE) * abs(sum(values)):
+            return False
+    return True
 
 
 def _label(row: Sequence[str]) -> tuple[int, str] | None:
@@ -196,53 +282,125 @@ def _without_label(row: Sequence[str]) -> bool:
     return 0 < len(filled) < len(row) and all(_number(cell, ",") is not None for cell in filled)
 
 
-def _is_total(row: Sequence[str], above: pl.DataFrame) -> bool:
-    """Tell whether the numbers of a row are the sums, means or the like of the rows above."""
-    label = _label(row)
-    at, statistic = label or (-1, "sum")
-    if above.height < (2 if label else 4):
-        return False
-    if label and bool((above[:, at].str.strip_chars() == row[at]).any()):
-        return False  # a value of the column, such as a quality called Average
-    numbers = matched = 0
-    for position, cell in enumerate(row):
-        column = above[:, position]
-        if position == at:
-            continue
-        if not cell:
-            if label is None and 2 * column.null_count() > above.height:
-                return False  # a cell that is often empty says nothing
-        elif _number(cell, ",") is not None or _number(cell, ".") is not None:
-            numbers += 1
-            matched += any(_matches(cell, column, mark, statistic, label) for mark in (",", "."))
-    return 2 * matched >= numbers > 0 if label else matched == numbers > 0
+class _Above:
+    """What the rows above some totals hold, column by column.
+
+    Args:
+        totals: The cells of the rows that may be totals.
+    """
+
+    def __init__(self, totals: Sequence[Sequence[str]]) -> None:
+        self._height = 0
+        self._columns = [_Cells() for _ in totals[0]]
+        for row in totals:
+            at, statistic = _label(row) or (-1, "sum")
+            for position, cell in enumerate(row):
+                if position == at:
+                    self._columns[position].labels[cell] = 0
+                elif cell:
+                    self._columns[position].wanted.add(statistic)
+
+    def add(self, columns: Columns) -> None:
+        """Take in some rows."""
+        self._height += len(columns[0])
+        for kept, cells in zip(self._columns, columns, strict=False):
+            kept.add(cells)
+
+    def give(self, row: Sequence[str]) -> bool:
+        """Tell whether the numbers of a row are the sums, means or the like of these rows."""
+        label = _label(row)
+        at, statistic = label or (-1, "sum")
+        if self._height < (2 if label else 4):
+            return False
+        if label and self._columns[at].labels[row[at]]:
+            return False  # a value of the column, such as a quality called Average
+        numbers = matched = 0
+        for position, (cell, column) in enumerate(zip(row, self._columns, strict=True)):
+            if position == at:
+                continue
+            if not cell:
+                if label is None and 2 * column.filled < self._height:
+                    return False  # a cell that is often empty says nothing
+            elif any(_number(cell, mark) is not None for mark in _MARKS):
+                numbers += 1
+                matched += any(column.gives(cell, mark, statistic, label) for mark in _MARKS)
+        return 2 * matched >= numbers > 0 if label else matched == numbers > 0
 
 
-def _matches(cell: str, column: pl.Series, thousands: str, statistic: str, label: object) -> bool:
-    value = _number(cell, thousands)
-    if value is None:
-        return False
-    texts = column.str.replace_all(rf"[^\d.,eE+-]|\{thousands}", "")
-    if thousands == ".":
-        texts = texts.str.replace(",", ".", literal=True)
-    numbers = texts.cast(pl.Float64, strict=False).drop_nulls()
-    if len(numbers) < 2 or 2 * len(numbers) < column.len() - column.null_count():
-        return False
-    expected = float(getattr(numbers, statistic)()) if statistic != "len" else float(len(numbers))
-    if statistic == "sum":
-        return abs(value - expected) <= (_CLOSE if label else _EXACT) * max(abs(expected), 1e-12)
-    decimals = re.search(r"[.,](\d+)\D*$", cell)
-    step = 10.0 ** -len(decimals[1]) if decimals else 1.0
-    return abs(value - expected) <= max(0.51 * step, 1e-6 * abs(expected))
+#: Marks between thousands that are tried.
+_MARKS = (",", ".")
+#: Values of which the median is sought at most: they are held in memory.
+_MOST_VALUES = 10_000_000
+
+
+class _Cells:
+    """Counts and sums of a column's cells.
+
+    Attributes:
+        filled: How many hold anything.
+        labels: By text: how many cells hold it.
+        wanted: The statistics that may be asked for.
+    """
+
+    def __init__(self) -> None:
+        self.filled = 0
+        self.labels: dict[str, int] = {}
+        self.wanted: set[str] = set()
+        self._count = dict.fromkeys(_MARKS, 0)
+        self._sum = dict.fromkeys(_MARKS, 0.0)
+        self._low, self._high = dict.fromkeys(_MARKS, math.inf), dict.fromkeys(_MARKS, -math.inf)
+        self._values: dict[str, list[float]] = {mark: [] for mark in _MARKS}
+
+    def add(self, cells: Sequence[str | None]) -> None:
+        """Take in some cells."""
+        texts = [text for cell in cells if cell is not None and (text := cell.strip())]
+        self.filled += len(texts)
+        for label in self.labels:
+            self.labels[label] += texts.count(label)
+        for mark in _MARKS if self.wanted else ():
+            found = [value for text in texts if (value := _digits(text, mark)) is not None]
+            if found:
+                self._count[mark] += len(found)
+                self._sum[mark] += math.fsum(found)
+                self._low[mark] = min([self._low[mark], *found])
+                self._high[mark] = max([self._high[mark], *found])
+            if "median" in self.wanted and len(self._values[mark]) < _MOST_VALUES:
+                self._values[mark] += found
+
+    def gives(self, cell: str, mark: str, statistic: str, label: object) -> bool:
+        """Tell whether a cell holds a statistic of this column; `mark` is that of thousands."""
+        value, count = _number(cell, mark), self._count[mark]
+        if value is None or count < 2 or 2 * count < self.filled:
+            return False
+        expected = {
+            "sum": self._sum[mark], "mean": self._sum[mark] / count, "min": self._low[mark],
+            "max": self._high[mark], "len": float(count),
+        }.get(statistic, math.nan)  # fmt: skip
+        if statistic == "median" and len(self._values[mark]) == count:
+            expected = float(np.median(self._values[mark]))
+        if statistic == "sum":
+            return abs(value - expected) <= (_CLOSE if label else _EXACT) * max(
+                abs(expected), 1e-12
+            )
+        decimals = re.search(r"[.,](\d+)\D*$", cell)
+        step = 10.0 ** -len(decimals[1]) if decimals else 1.0
+        return abs(value - expected) <= max(0.51 * step, 1e-6 * abs(expected))
 
 
 def _number(cell: str, thousands: str) -> float | None:
     """Return the number in a cell whose thousands are marked by `thousands`; None without one."""
     if not re.search(r"\d", cell) or re.search(r"[^\W\d_]{4,}", cell):
         return None
-    text = re.sub(rf"[^\d.,eE+-]|\{thousands}", "", cell).replace(",", ".")
+    return _digits(cell, thousands)
+
+
+_NO_DIGITS = {mark: re.compile(rf"[^\d.,eE+-]|\{mark}") for mark in _MARKS}
+
+
+def _digits(cell: str, thousands: str) -> float | None:
+    """Return the number that a cell's digits give, whatever is beside them."""
     try:
-        return float(text)
+        return float(_NO_DIGITS[thousands].sub("", cell).replace(",", "."))
     except ValueError:
         return None
 

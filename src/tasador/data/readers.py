@@ -19,17 +19,17 @@ from tasador.contract.formats import MISSING_TEXTS
 from tasador.contract.model import Source, plain_name
 from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.archives import unpack
-from tasador.data.extra_rows import extra_columns, extra_rows
-from tasador.data.file_kinds import (
+from tasador.data.archives import (
     ACCEPTED,
     ARROW,
     PARQUET,
     is_json,
     is_workbook,
     refuse_unreadable,
+    unpack,
 )
-from tasador.data.parquet_table import ParquetTable
+from tasador.data.extra_rows import extra_columns, extra_rows
+from tasador.data.parquet.table import ParquetTable
 from tasador.data.sql_table import PASSWORD_VARIABLE, read_query, without_password
 from tasador.data.text_format import unique_names
 from tasador.data.text_table import read_text_table
@@ -239,6 +239,7 @@ def _parse_text(data: bytes, name: str, options: Source, known: tuple[str, ...])
         keep = pl.Series(range(frame.height), dtype=pl.Int64).is_in(rows.tolist()).not_()
         frame = frame.filter(keep)
     columns, column_notes = extra_columns(frame, form.header, form.names)
+    frame = _without_text_marks(frame, data)
     source = replace(
         options,
         delimiter=form.delimiter,
@@ -358,6 +359,14 @@ def check_width(columns: int, name: str) -> None:
             got=str(columns),
             remedy="keep the columns that say most about the target",
         )
+
+
+def _without_text_marks(frame: pl.DataFrame, data: bytes) -> pl.DataFrame:
+    """Return the cells without the marks that keep a number a text; see `formats.cell_text`."""
+    if b'="' not in data and not re.search(rb"[,;\t|\"\n]'[0-9]", data):
+        return frame
+    marked = pl.all().str.replace(r'^\s*="([^"]*)"\s*$', "${1}")
+    return frame.with_columns(marked.str.replace(r"^\s*'([0-9.,+-]+)\s*$", "${1}"))
 
 
 def _without_missing_texts(frame: pl.DataFrame, keep_text: Collection[str]) -> pl.DataFrame:

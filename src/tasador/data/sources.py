@@ -30,7 +30,7 @@ from tasador.core.hashing import sha256_bytes
 from tasador.core.http import Patience, UnsafeAddressError, opened
 from tasador.core.progress import progress
 from tasador.data import synthetic
-from tasador.data.file_kinds import ACCEPTED
+from tasador.data.archives import ACCEPTED
 from tasador.data.readers import TableFile, concatenated, parse_file, read_source
 from tasador.data.sql_table import without_password
 from tasador.data.table import Table

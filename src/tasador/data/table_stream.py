@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import plain_array
 from tasador.contract.encoding import columns_with_missing_words
 from tasador.contract.model import TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.file_kinds import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
-from tasador.data.parquet_table import ParquetTable
+from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
+from tasador.data.extra_rows import (
+    FOOT,
+    left_out_notes,
+    rows_below,
+)
+from tasador.data.parquet.table import ParquetTable
 from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
 
 if TYPE_CHECKING:
@@ -43,15 +52,18 @@ class Piece:
     Attributes:
         start: How many rows of the file come before it.
         batch: The rows that could be read, in order.
-        torn: Why the others could not, by how many rows of the file come before each.
+        torn: Why others could not, by how many rows of the file come before each.
+        left_out: How many rows of the file come before each row that is no part of the table: one
+            that repeats the header, holds nothing, or is a total or a footnote below it.
     """
 
     start: int
     batch: pa.RecordBatch
     torn: dict[int, str] = field(default_factory=dict)
+    left_out: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
-        return int(self.batch.num_rows) + len(self.torn)
+        return int(self.batch.num_rows) + len(self.torn) + len(self.left_out)
 
 
 class TableStream(Protocol):
@@ -60,10 +72,12 @@ class TableStream(Protocol):
     Attributes:
         kind: What it is.
         names: Its columns by `plain_name`, in order; there may be duplicates.
+        notes: What was decided while reading, a sentence each; all of them once it was read.
     """
 
     kind: TableKind
     names: list[str]
+    notes: list[str]
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         """Yield the file's rows from the beginning, about `rows` at a time.
@@ -180,6 +194,7 @@ class _ParquetStream:
         self._own = list(self._table.schema.names)
         self.names = [plain_name(name) for name in self._own]
         self._rows, self._read = self._table.rows, 0
+        self.notes: list[str] = []
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[Piece]:
         own = self._own_names(columns)
@@ -225,6 +240,7 @@ class _CsvStream:
         self._form, self._start = beginning.form, beginning.offset
         self._marked = head.startswith(codecs.BOM_UTF8)
         self.names = list(self._form.names)
+        self.notes = list(self._form.notes)
         rows = beginning.rows
         self._headed_only = not rows.strip("\r\n")
         lines = max(rows.count("\n"), rows.count("\r"), 1)
@@ -274,43 +290,99 @@ class _CsvStream:
                 yield _after(piece, read)
 
     def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
-        torn: deque[tuple[int, str]] = deque()
-        reader = None
-        at = 0
+        last: deque[_Block] = deque()  # the rows at the end are judged together
+        for found in self._blocks(block):
+            last.append(found)
+            while sum(map(len, last)) - len(last[0]) >= FOOT:
+                yield self._piece(last.popleft(), columns)
+        below, notes = self._below(list(last), block)
+        blank, repeated = self._left_out
+        self.notes = [*self._form.notes, *left_out_notes(blank, repeated), *notes]
+        for found in last:
+            yield self._piece(found, columns, below)
+
+    def _blocks(self, block: int) -> Iterator[_Block]:
+        """Yield all rows and columns of the file."""
+        torn: deque[tuple[int, str, str]] = deque()
+        self._left_out = [0, 0]
+        reader, at = None, 0
         with self._stream() as stream:
             while True:
                 with _readable(self._location):
                     if reader is None:
-                        reader = self._reader(self._rows(stream), columns, block, torn)
+                        reader = self._reader(self._rows(stream), block, torn)
                     batch = next(reader, None)
                 if batch is None:
                     break
-                arrays = [plain_array(array) for array in batch.columns]
-                batch = type(batch).from_arrays(arrays, names=list(columns))
-                piece = _numbered(at, batch, torn)
-                yield piece
-                at += len(piece)
+                found = _Block(at, batch)
+                found.take(torn)
+                self._find_extra(found)
+                yield found
+                at += len(found)
         if torn:
-            yield Piece(at, self.nothing(columns), dict(torn))
+            rest = _Block(at, self.nothing([str(i) for i in range(len(self.names))]))
+            rest.torn = {number: (reason, text) for number, reason, text in torn}
+            yield rest
+
+    def _find_extra(self, found: _Block) -> None:
+        """Note the rows of a block that hold nothing, and those that repeat the header."""
+        blank = _rows_of_cells(found.batch, [""] * len(self.names))
+        header = self._form.header
+        repeats = sum(map(bool, header)) > 1
+        again = _rows_of_cells(found.batch, header) if repeats else np.empty(0, np.int64)
+        if len(blank) or len(again):
+            self._left_out[0] += len(blank)
+            self._left_out[1] += len(again)
+            found.extra = set(found.numbers[np.concatenate([blank, again])].tolist())
+
+    def _below(self, last: Sequence[_Block], block: int) -> tuple[set[int], list[str]]:
+        """Return which of the last rows are below the table, and sentences about them."""
+        rows: dict[int, list[str]] = {}
+        for found in reversed(last):
+            rows = found.cells(self._form.delimiter, FOOT - len(rows)) | rows
+        extra = {number for found in last for number in found.extra}
+        above = partial(self._above, block=block)
+        return rows_below(rows, extra, self._form.delimiter, len(self.names), above)
+
+    def _above(self, end: int, block: int) -> Iterator[list[list[str | None]]]:
+        """Yield all cells of the rows before a number, read once more."""
+        left_out = self._left_out
+        for found in self._blocks(block):
+            rows = np.flatnonzero(found.numbers < end)
+            if not len(rows):
+                break
+            yield [plain_array(array).to_pylist() for array in found.batch[: len(rows)].columns]
+        self._left_out = left_out
+
+    def _piece(self, found: _Block, columns: Sequence[str], below: Collection[int] = ()) -> Piece:
+        import pyarrow as pa
+
+        left_out = frozenset(
+            found.extra.union(set(below).intersection(range(found.start, found.end)))
+        )
+        taken = [found.batch.column(self.names.index(name)) for name in columns]
+        if left_out:
+            keep = pa.array(~np.isin(found.numbers, list(left_out)))
+            taken = [array.filter(keep) for array in taken]
+        batch = pa.RecordBatch.from_arrays([plain_array(a) for a in taken], names=list(columns))
+        torn = {n: reason for n, (reason, _) in found.torn.items() if n not in left_out}
+        return Piece(found.start, batch, torn, left_out)
 
     def nothing(self, columns: Sequence[str]) -> pa.RecordBatch:
         import pyarrow as pa
 
         return _no_rows(pa.schema([(name, pa.string()) for name in columns]))
 
-    def _reader(
-        self, stream: Any, columns: Sequence[str], block: int, torn: deque[tuple[int, str]]
-    ) -> Any:
+    def _reader(self, stream: Any, block: int, torn: deque[tuple[int, str, str]]) -> Any:
         import pyarrow as pa
         import pyarrow.csv as csv
 
         width = len(self.names)
         numbers = [str(position) for position in range(width)]  # any name, even twice, can be read
-        taken = [str(self.names.index(name)) for name in columns]
 
         def skip(row: Any) -> str:
             reason = f"expected {width} values, got {row.actual_columns}"
-            torn.append((row.number - 1, reason))  # Arrow counts from 1
+            torn.append((row.number - 1, reason, row.text))  # Arrow counts from 1
             return "skip"
 
         return csv.open_csv(
@@ -321,8 +393,7 @@ class _CsvStream:
                 delimiter=self._form.delimiter, newlines_in_values=True, invalid_row_handler=skip
             ),
             csv.ConvertOptions(
-                column_types=dict.fromkeys(taken, pa.binary()),
-                include_columns=taken,
+                column_types=dict.fromkeys(numbers, pa.binary()),
                 null_values=[],
                 strings_can_be_null=False,
             ),
@@ -342,12 +413,13 @@ class _FrameStream:
             from tasador.data.readers import read_source
         except ImportError as error:
             raise MissingExtraError.for_package(error.name or "polars", "train") from None
-        self._frame = read_source(
+        read = read_source(
             location,
             source=contract.source,
             keep_text=columns_with_missing_words(contract),
             known=known_names(contract),
-        ).frame
+        )
+        self._frame, self.notes = read.frame, list(read.notes)
         self.names = list(self._frame.columns)
         self._read = 0
 
@@ -411,18 +483,76 @@ def _after(piece: Piece, read: int) -> Piece:
     """Return the piece without its rows before the number `read`."""
     before = max(0, read - piece.start)
     torn = {number: reason for number, reason in piece.torn.items() if number >= read}
-    batch = piece.batch.slice(before - (len(piece.torn) - len(torn)))
-    return Piece(piece.start + before, batch, torn)
+    left_out = frozenset(number for number in piece.left_out if number >= read)
+    others = len(piece.torn) - len(torn) + len(piece.left_out) - len(left_out)
+    return Piece(piece.start + before, piece.batch.slice(before - others), torn, left_out)
 
 
-def _numbered(start: int, batch: pa.RecordBatch, torn: deque[tuple[int, str]]) -> Piece:
-    """Return the batch with those torn rows that stand before its last row."""
-    mine, end = {}, start + batch.num_rows
-    while torn and torn[0][0] < end:
-        number, reason = torn.popleft()
-        mine[number] = reason
-        end += 1
-    return Piece(start, batch, mine)
+@dataclass
+class _Block:
+    """Some consecutive rows of a CSV file, with all columns.
+
+    Attributes:
+        start: How many rows of the file come before it.
+        batch: The rows that could be read, as bytes.
+        torn: By number: why others could not, and their text.
+        extra: The numbers of rows that hold nothing or repeat the header.
+    """
+
+    start: int
+    batch: pa.RecordBatch
+    torn: dict[int, tuple[str, str]] = field(default_factory=dict)
+    extra: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows) + len(self.torn)
+
+    @property
+    def end(self) -> int:
+        """How many rows come before the first one after it."""
+        return self.start + len(self)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each row of the batch."""
+        every = np.arange(self.start, self.end)
+        return every[~np.isin(every, list(self.torn))] if self.torn else every
+
+    def take(self, torn: deque[tuple[int, str, str]]) -> None:
+        """Take those torn rows that are before its last row."""
+        while torn and torn[0][0] < self.end:
+            number, reason, text = torn.popleft()
+            self.torn[number] = reason, text
+
+    def cells(self, delimiter: str, most: int) -> dict[int, list[str]]:
+        """Return by number what is in each of the last rows."""
+        numbers = {int(number): position for position, number in enumerate(self.numbers)}
+        rows = {}
+        for number in range(max(self.start, self.end - most), self.end):
+            if number in self.torn:
+                cells = self.torn[number][1].split(delimiter)
+            else:
+                row = self.batch.slice(numbers[number], 1).columns
+                cells = [plain_array(array)[0].as_py() for array in row]
+            rows[number] = [cell.strip() for cell in cells]
+        return rows
+
+
+def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.int64]:
+    """Return the positions of the rows that hold these cells, but for spaces around them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = np.arange(batch.num_rows)
+    for array, cell in zip(batch.columns, cells, strict=False):
+        taken = array if len(rows) == len(array) else array.take(pa.array(rows))
+        # a view, since bytes that are no UTF-8 are as good as any here
+        trimmed = pc.ascii_trim_whitespace(taken.view(pa.string())).view(pa.binary())
+        wanted = pa.scalar(cell.encode("utf-8", errors="surrogateescape"), pa.binary())
+        rows = rows[pc.equal(trimmed, wanted).to_numpy(zero_copy_only=False)]
+        if not len(rows):
+            break
+    return rows
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core.errors import SourceError
+from tasador.data.archives import detect_encoding
 
 #: How much of a file is looked at; a header above this would be held in memory whole.
 HEAD_BYTES = 1 << 20
@@ -26,18 +27,6 @@ SHOWN_DELIMITERS = {"\t": "tab", " ": "space"}
 #: Longest cell: Python's own limit of 128 KiB refuses a long text beside the row's values, and none
 #: at all would let one quote that is never closed take the whole file into memory.
 _LONGEST_CELL = 1 << 24
-_BOMS = (
-    (b"\xef\xbb\xbf", "utf-8"),
-    (b"\xff\xfe\x00\x00", "utf-32"),
-    (b"\x00\x00\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
-#: Bytes to which cp1252 gives no character.
-_NOT_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
-_MULTIBYTE = re.compile(
-    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
-)
 _NUMBER = re.compile(
     r"[^\w\s,;.+-]{0,3}\s?[+-]?\s?[^\w\s,;.]{0,3}(?:\d[\d.,'\u00a0\u202f ]*|[.,]\d+)(?:e[+-]?\d+)?"
     r"\s?[^\w\s]{0,2}",
@@ -94,74 +83,6 @@ def allow_long_cells() -> None:
 def known_names(contract: TableContract) -> tuple[str, ...]:
     """Return the names by which the header of a file for this contract is recognised."""
     return (*(column.name for column in contract.columns), contract.target.name)
-
-
-def detect_encoding(
-    data: bytes, name: str, hint: str | None = None, *, beginning: bool = False
-) -> str:
-    """Return the encoding of a text.
-
-    A byte order mark decides; without one a text that is valid UTF-8 is UTF-8, and any other is
-    what `hint` says, or else cp1252, or latin-1 where cp1252 has no such byte.
-
-    Args:
-        data: The text, or its beginning.
-        name: What to call the file in messages.
-        hint: The encoding to take for what is not UTF-8.
-        beginning: Whether rows are read one by one: it may end within a character, and damaged
-            places are those rows' fault.
-
-    Raises:
-        SourceError: It is no text, or UTF-8 with damaged places.
-    """
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return encoding
-    if b"\x00" in data:
-        return _wide_encoding(data, name, hint)
-    try:
-        data.decode("utf-8")
-        return "utf-8"
-    except UnicodeDecodeError as error:
-        if beginning and error.reason == "unexpected end of data":
-            return "utf-8"
-        start = error.start
-    if hint is not None and not hint.lower().replace("_", "-").startswith("utf-8"):
-        return hint
-    if re.search(rb"[\x01-\x06\x0e-\x19\x7f]", data):
-        raise _no_text(name)
-    valid, high = len(_MULTIBYTE.findall(data)), len(re.findall(rb"[\x80-\xff]+", data))
-    if valid * 2 > high:
-        if beginning:
-            return "utf-8"
-        line = data.count(b"\n", 0, start) + 1
-        raise SourceError(
-            f"{name} is not UTF-8 text, though most of it is",
-            got=f"byte {data[start]:#04x} in line {line}",
-            remedy="correct that line, or write the file again in one encoding",
-        )
-    return "latin-1" if _NOT_CP1252.search(data) else "cp1252"
-
-
-def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:
-    """Return the encoding of a text with zero bytes and without a byte order mark."""
-    if hint is not None and re.match(r"utf[-_]?(?:16|32)", hint, re.I):
-        return hint
-    sample = data[: 4096 - 4096 % 4]
-    even, odd = sample[::2].count(0), sample[1::2].count(0)
-    half = max(1, len(sample) // 2)
-    for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
-        if zeros > 0.7 * half and others == 0:
-            return encoding
-    raise _no_text(name)
-
-
-def _no_text(name: str) -> SourceError:
-    return SourceError(
-        f"{name} is not a table that can be read",
-        expected="CSV, Excel, Parquet, Arrow, JSON, tar, tar.gz, gz or zip",
-        got="binary data",
-    )
 
 
 @dataclass(frozen=True)
@@ -368,12 +289,26 @@ def _best_delimiter(records: Sequence[str]) -> str:
     others = [width for mark, width in even.items() if mark != ","]
     if "," in even and others and even[","] <= max(others) + 1 and _decimal_commas(records, even):
         del even[","]
-    if set(even) == {","} and len(_cells(records[0], ",")) == 1 and _decimal_commas(records, even):
+    titled = len(_cells(records[0], ",")) == 1
+    if set(even) == {","} and titled and _decimal_commas(records, even):
+        if _is_headed(records, even[","]):
+            return ","
         return ";"  # one column of numbers
     if even:
         leading = {mark: _leading(records, mark, width) for mark, width in even.items()}
         return max(even, key=lambda mark: (even[mark], -leading[mark]))
     return max(shapes, key=lambda mark: (shapes[mark][0] - 1) * shapes[mark][1])
+
+
+def _is_headed(records: Sequence[str], width: int) -> bool:
+    """Tell whether commas separate as many names as cells, above the first row of numbers."""
+    for record in records[:_HEADER_WITHIN]:
+        cells = _cells(record, ",")
+        if _is_row(cells):
+            return False
+        if len(cells) == width and all(cells):
+            return True
+    return False
 
 
 def _leading(records: Sequence[str], mark: str, width: int) -> int:

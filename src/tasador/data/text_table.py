@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import Source
 from tasador.core.errors import SourceError
-from tasador.data.extra_rows import is_footnote, runs
-from tasador.data.text_format import HEAD_BYTES, TextFormat, detect, detect_encoding
+from tasador.data.archives import detect_encoding
+from tasador.data.extra_rows import FOOT, is_footnote, lines_below_note, runs
+from tasador.data.text_format import HEAD_BYTES, TextFormat, detect
 
 #: Below this share, rows with too few or too many cells are left out; above it they are an error.
 _RAGGED_SHARE = 0.01
-_ENCODINGS = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}
+_ENCODINGS = {
+    "cp1252": "Windows-1252", "latin-1": "Latin-1", "cp1251": "Windows-1251 (Cyrillic)",
+    "cp1253": "Windows-1253 (Greek)", "cp932": "Shift JIS (Japanese)", "euc_kr": "EUC-KR (Korean)",
+    "gb18030": "GB 18030 (Chinese)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def _leave_ragged_out(
     if not len(wrong):
         return []
     below: list[int] = []
-    for row in np.flatnonzero(keep)[::-1][:25]:
+    for row in np.flatnonzero(keep)[::-1][:FOOT]:
         line = body[starts[row] : ends[row]].decode().strip().strip(form.delimiter)
         if cells[row] == columns or (form.delimiter in line and not is_footnote(line)):
             break
@@ -216,8 +221,7 @@ def _leave_ragged_out(
     if below and keep.sum() > len(below):
         keep[below] = False
         shown = body[starts[below[-1]] : ends[below[-1]]].decode().strip(form.delimiter + "\r\n ")
-        count = f"{len(below)} line" + ("s" if len(below) > 1 else "")
-        notes.append(f"{count} below the table left out ({shown[:60]!r})")
+        notes.append(lines_below_note(len(below), shown))
         wrong = wrong[keep[wrong]]
     if not len(wrong):
         return notes

@@ -9,6 +9,7 @@ import io
 import logging
 import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from tasador.contract.model import Source
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data import archives
+from tasador.data.archives import OLE, workbook_parts
 from tasador.data.extra_rows import extra_columns, extra_rows, runs
-from tasador.data.file_kinds import OLE, workbook_parts
 from tasador.data.text_format import TextFormat, detect_in_rows
 
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
@@ -148,9 +149,12 @@ def _choose(
 ) -> tuple[str, pl.DataFrame]:
     """Return a sheet's name and its cells as texts."""
     titles = list(book.sheet_names)
-    if source.sheet is not None:
-        title = _named_sheet(titles, source.sheet, name)
-        return title, _texts(book, title)
+    named = [] if source.sheet is None else _called(titles, source.sheet)
+    if named:
+        return named[0], _texts(book, named[0])
+    # a contract names a sheet of the file that it was made from
+    if source.sheet is not None and not known:
+        raise _no_sheet(titles, source.sheet, name)
     first: tuple[str, pl.DataFrame] | None = None
     for title in titles:
         cells = _texts(book, title)
@@ -161,6 +165,8 @@ def _choose(
             break
         if any(set(known).intersection(map(str, row)) for row in cells.head(_SAMPLE).rows()):
             return title, cells
+    if source.sheet is not None:
+        raise _no_sheet(titles, source.sheet, name)
     if first is None:
         raise SourceError(
             f"no sheet of the workbook {name} holds a table",
@@ -170,19 +176,22 @@ def _choose(
     return first
 
 
-def _named_sheet(titles: list[str], wanted: str | int, name: str) -> str:
+def _called(titles: Sequence[str], wanted: str | int) -> list[str]:
+    """Return the sheets that are meant by a name or a number, the best first."""
     text = str(wanted)
-    for title in titles:
-        if title == text:
-            return title
-    for title in titles:
-        if title.strip().casefold() == text.strip().casefold():
-            return title
+    folded = text.strip().casefold()
+    found = [title for title in titles if title == text]
+    found += [title for title in titles if title.strip().casefold() == folded]
     if text.isdecimal() and 1 <= int(text) <= len(titles):
-        return titles[int(text) - 1]
-    raise SourceError(
+        found.append(titles[int(text) - 1])
+    return found
+
+
+def _no_sheet(titles: Sequence[str], wanted: str | int, name: str) -> SourceError:
+    shown = ", ".join(map(repr, titles[:20]))
+    return SourceError(
         f"the workbook {name} has no sheet {wanted!r}",
-        expected=f"one of {', '.join(map(repr, titles[:20]))}, or a number from 1 to {len(titles)}",
+        expected=f"one of {shown}, or a number from 1 to {len(titles)}",
         remedy="name another one with --sheet (`source.sheet` in the contract)",
     )
 
@@ -231,8 +240,11 @@ def _table(
     columns, more_notes = extra_columns(frame, header, names)
     frame = frame.drop(columns)
     notes = [*form.notes, *notes, *more_notes]
-    if len(book.sheet_names) > 1 and source.sheet is None:
-        others = ", ".join(repr(one) for one in book.sheet_names if one != title)[:200]
+    titles = list(book.sheet_names)
+    if source.sheet is not None and title not in _called(titles, source.sheet):
+        notes.insert(0, f"there is no sheet {source.sheet!r}: {title!r} was read, by its columns")
+    elif len(titles) > 1 and source.sheet is None and not known:
+        others = ", ".join(repr(one) for one in titles if one != title)[:200]
         notes.insert(0, f"the sheet {title!r} was read; choose another with --sheet: {others}")
     return Sheet(frame, form, title, len(book.sheet_names) > 1, tuple(notes))
 

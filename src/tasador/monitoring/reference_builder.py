@@ -34,6 +34,7 @@ from tasador.monitoring.reference import (
 from tasador.monitoring.table_reader import (
     Fields,
     Reader,
+    ReadOptions,
     ReadProblems,
     TableFacts,
     TableFile,
@@ -354,22 +355,24 @@ class CountJob:
         table: The table that they came from.
         fields: Which columns are no features.
         precision: Of the columns that are not compared as float64.
+        options: How the files are read.
     """
 
     reference: Reference
     table: TableFacts
     fields: Fields
     precision: Mapping[str, str] = field(default_factory=dict)
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     @classmethod
-    def of(cls, compared: TableReference) -> CountJob:
-        """Take it from a reference that was read."""
+    def of(cls, compared: TableReference, options: ReadOptions) -> CountJob:
+        """Take it from a reference that was read, for files that are read with `options`."""
         # sent to every task: the sample and the error model are most of its bytes
         light = replace(
             compared.reference, error_model=None, rows=compared.reference.rows[:0],
             actual=None, predicted=None,
         )  # fmt: skip
-        return cls(light, compared.table, compared.fields, compared.precision)
+        return cls(light, compared.table, compared.fields, compared.precision, options)
 
 
 @dataclass(frozen=True)
@@ -406,7 +409,7 @@ def count_parts(counting: CountJob, parts: Sequence[FilePart]) -> Counted:
 
 def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProblems]:
     reference, fields = counting.reference, counting.fields
-    table = TableFile.open(part.location, counting.table.written)
+    table = TableFile.open(part.location, counting.table.written, counting.options)
     reader = Reader(table, reference.columns, counting.precision)
     problems = check_same(counting.table, table, reference.columns, set(fields.named().values()))
     tally = WindowSummary(reference, part.first)
@@ -415,20 +418,24 @@ def _count(counting: CountJob, part: FilePart) -> tuple[WindowSummary, ReadProbl
     return tally, ReadProblems.of(part.first, reader, problems)
 
 
-def inspect_table(written: tuple[Column, ...], location: Location) -> TableFacts:
+def inspect_table(how: tuple[tuple[Column, ...], ReadOptions], location: Location) -> TableFacts:
     """Return what a file is; called by an engine."""
-    return TableFile.open(location, written).facts
+    return TableFile.open(location, *how).facts
 
 
 def inspect_tables(
-    locations: Sequence[Location], engine: Engine, written: tuple[Column, ...] = ()
+    locations: Sequence[Location],
+    engine: Engine,
+    written: tuple[Column, ...] = (),
+    options: ReadOptions | None = None,
 ) -> list[TableFacts]:
-    """Return what the files are, in their order; `written` is that of `TableFacts`.
+    """Return what the files are, in their order; for `written` and `options` see `TableFacts`.
 
     Raises:
         SourceError: One is missing, damaged, or no table.
     """
-    found = dict(engine.map(inspect_table, engine.share(written), locations))
+    how = engine.share((written, options or ReadOptions()))
+    found = dict(engine.map(inspect_table, how, locations))
     return [found[i] for i in range(len(locations))]
 
 
@@ -453,10 +460,10 @@ def count_files(
     """
     joined = None
     if outcomes is not None:
-        whole = [TableFile.open(table.location, table.written) for table in tables]
+        whole = [TableFile.open(table.location, table.written, table.options) for table in tables]
         joined = join_tables(whole, outcomes, compared.fields)
     parts = _parts(tables, None if joined is None else joined.actual)
-    held = engine.share(CountJob.of(compared))
+    held = engine.share(CountJob.of(compared, tables[0].options))
     tally, faults = WindowSummary(compared.reference), ReadProblems()
     # neighbours together: fewer tallies are sent back and merged
     chunks = _chunks(parts, _TASKS_A_CORE * engine.slots)

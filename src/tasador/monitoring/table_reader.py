@@ -1,4 +1,4 @@
-"""A user's table in batches: Parquet is streamed, CSV and archives are read whole.
+"""A user's table in batches: Parquet is streamed, other kinds of files are read whole.
 
 Values are encoded by the same rules as everywhere (`contract.encoding`). A value of the
 wrong type is counted and taken for missing; a column that is not there is all missing. Both
@@ -21,10 +21,10 @@ from tasador.contract.arrow_encoding import encode_arrow, plain_values
 from tasador.contract.cells import decoded_cell
 from tasador.contract.encoding import sent_as
 from tasador.contract.formats import MISSING_TEXTS
-from tasador.contract.model import Column
+from tasador.contract.model import Column, Source
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError, ValidationError
-from tasador.data.parquet_table import Allowance, ParquetTable
+from tasador.data.parquet.table import Allowance, ParquetTable
 from tasador.monitoring.verdict import Finding, Level
 
 Floats = NDArray[np.float64]
@@ -72,6 +72,21 @@ class Fields:
         return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read that do not say it themselves.
+
+    Attributes:
+        source: Sheet, header, encoding, delimiter.
+        known: Names of columns by which the header, and the sheet, are recognised.
+        keep_text: Columns in which words such as ``None`` are values, not missing cells.
+    """
+
+    source: Source = field(default_factory=Source)
+    known: tuple[str, ...] = ()
+    keep_text: frozenset[str] = frozenset()
+
+
 @dataclass
 class TableFacts:
     """What a table is, without its rows.
@@ -84,6 +99,8 @@ class TableFacts:
         typed: Whether the file says of what type its columns are; CSV does not.
         written: Columns whose texts are read as values at once: parts of texts, and those that are
             no features (the target, times), each with how it is written.
+        options: How it is read.
+        notes: What was decided while reading it, a sentence each.
     """
 
     location: storage.Location
@@ -92,6 +109,8 @@ class TableFacts:
     rows: int
     typed: bool
     written: tuple[Column, ...] = ()
+    options: ReadOptions = field(default_factory=ReadOptions)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,16 +123,23 @@ class TableFile(TableFacts):
     def facts(self) -> TableFacts:
         """What it is, which can be sent elsewhere."""
         return TableFacts(
-            self.location, self.names, self.types, self.rows, self.typed, self.written
-        )
+            self.location, self.names, self.types, self.rows, self.typed, self.written,
+            self.options, self.notes,
+        )  # fmt: skip
 
     @classmethod
-    def open(cls, location: storage.Location, written: tuple[Column, ...] = ()) -> TableFile:
+    def open(
+        cls,
+        location: storage.Location,
+        written: tuple[Column, ...] = (),
+        options: ReadOptions | None = None,
+    ) -> TableFile:
         """Look at a table; nothing but a Parquet file's footer is read of it.
 
         Args:
-            location: Where it is.
+            location: Where it is; a pattern names several files of one table.
             written: See `reading`.
+            options: How it is read where it is no Parquet.
 
         Raises:
             SourceError: It is missing, damaged, or no table.
@@ -123,7 +149,7 @@ class TableFile(TableFacts):
             import pyarrow as pa
         except ImportError:
             raise MissingExtraError.for_package("pyarrow", "parquet") from None
-        whole = None
+        whole, notes, options = None, tuple[str, ...](), options or ReadOptions()
         if _is_parquet(location):
             try:
                 with storage.open_read(location, scattered=True) as file:
@@ -137,16 +163,21 @@ class TableFile(TableFacts):
             except (pa.ArrowException, OSError) as error:
                 raise SourceError(f"{location} cannot be read: {error}") from None
         else:
-            from tasador.data.readers import read_table
+            from tasador.data.readers import read_source
 
-            whole = read_table(location).to_arrow()
+            read = read_source(
+                location, source=options.source, known=options.known, keep_text=options.keep_text
+            )
+            whole, notes = read.frame.to_arrow(), read.notes
             schema, rows = whole.schema, whole.num_rows
         names = tuple(schema.names)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SourceError(f"{location} has duplicate column names", got=", ".join(twice))
         types = {name: str(schema.field(name).type) for name in names}
-        return cls(location, names, types, rows, whole is None, (), whole).reading(written)
+        typed = whole is None
+        found = cls(location, names, types, rows, typed, (), options, notes, whole)
+        return found.reading(written)
 
     def reading(self, written: tuple[Column, ...]) -> TableFile:
         """Return the table with these columns read as values; those it lacks are left out."""
@@ -226,8 +257,14 @@ def _values_read(column: Column, array: Any) -> Any:
 
 def _is_parquet(location: storage.Location) -> bool:
     if storage.is_folder(location):
-        raise SourceError(f"{location} is a folder", expected="a CSV, Parquet, tgz or zip file")
-    if not storage.exists(location):
+        raise SourceError(
+            f"{location} is a folder", expected="a file, or a pattern of files",
+            remedy=f"name them: '{location}/*.parquet'",
+        )  # fmt: skip
+    files = storage.find(location)
+    if len(files) > 1 or (files and files[0] != str(location)):
+        return False  # the files of a pattern are read as one table
+    if not files or not storage.exists(location):
         raise SourceError(f"there is no file {location}", remedy="check the path")
     with storage.open_read(location, scattered=True) as file:
         return file.read(4) == b"PAR1"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.model import (
+    ENCODED_KINDS,
     Column,
     Source,
     TableContract,
@@ -173,7 +174,14 @@ def infer_contract(
             )
     columns = _with_different_names(columns, target)
     leaks = find_leaks(columns, frame, described, y, sample_of(frame.height))
-    columns = [without_leak(column, leaks) for column in columns]
+    kept = [without_leak(column, leaks) for column in columns]
+    if any(column.kind in ENCODED_KINDS for column in kept):
+        columns = kept
+    elif leaks:
+        findings.assumptions += [
+            f"{leak.column!r} {leak.why}: kept, since no other column is left" for leak in leaks
+        ]
+        leaks = []
     columns = _with_roles(columns, frame, modelled, findings)
     if any(column.kind == "category" for column in columns):
         findings.assumptions.append(
@@ -188,7 +196,7 @@ def infer_contract(
         source=read.source,
     )
     if not contract.features:
-        raise TargetError.alone(target, path, [column.name for column in columns])
+        raise TargetError.alone(contract, path)
     aside = set_aside(contract, frame, modelled, {leak.column for leak in leaks})
     contract = with_worth(contract, aside)
     said = [leak.sentence for leak in leaks]

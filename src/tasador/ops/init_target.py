@@ -54,12 +54,16 @@ class TargetError(ValidationError):
     """A target that cannot be estimated from the table."""
 
     @classmethod
-    def absent(cls, target: str, columns: Sequence[str]) -> TargetError:
-        """Return the error of a target that is none of the table's columns."""
+    def absent(cls, target: str, columns: Sequence[str], notes: Sequence[str]) -> TargetError:
+        """Return the error of a target that is none of the table's columns.
+
+        `notes` say how the file was read, which may explain what its columns are called.
+        """
         close = difflib.get_close_matches(target, columns, n=1, cutoff=0.5)
         return cls(
             f"there is no column {target!r}",
             expected=one_of(columns),
+            got=f"a file of which was said: {'; '.join(notes)}"[:600] if notes else None,
             remedy=f"did you mean {close[0]!r}?" if close else None,
         )
 
@@ -98,21 +102,31 @@ class TargetError(ValidationError):
         )
 
     @classmethod
-    def alone(
-        cls, target: str, path: storage.Location | Source, aside: Sequence[str]
-    ) -> TargetError:
-        """Return the error of a table whose other columns were all set aside."""
+    def alone(cls, contract: TableContract, path: storage.Location | Source) -> TargetError:
+        """Return the error of a table without another column, or none that can be used."""
+        target, expected = contract.target.name, "at least one number, category or datetime"
+        if not contract.columns:
+            return cls(
+                f"{target!r} is the only column of {path}: there is nothing to estimate it from",
+                expected=expected,
+                remedy="if there are more columns, separate them with commas, semicolons or tabs",
+            )
+        why = [
+            f"{column.name!r} ({(column.description or column.kind).removeprefix(SET_ASIDE)})"
+            for column in contract.columns[:10]
+        ]
         return cls(
             f"nothing is left in {path} to estimate {target!r} from",
-            expected="at least one number, category or datetime",
-            got=f"columns set aside: {', '.join(aside) or 'none'}",
+            expected=expected,
+            got=f"columns set aside: {', '.join(why)}",
+            remedy="name columns that are codes with --category",
         )
 
 
 def target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple[Format, Floats]:
     """Return how the target is written, and its values, NaN where it has none."""
     if target not in frame.columns:
-        raise TargetError.absent(target, frame.columns)
+        raise TargetError.absent(target, frame.columns, findings.assumptions)
     series = frame[target]
     present = int(series.is_not_null().sum())
     if present == 0:
@@ -120,9 +134,9 @@ def target_values(frame: pl.DataFrame, target: str, findings: Findings) -> tuple
     form = target_reading(series, findings)
     y, wrong = encode_values(Column(target, "number", format=form or PLAIN), series)
     if form is None:
-        strange = np.flatnonzero(wrong)
-        example = series[int(strange[0])] if len(strange) else series.drop_nulls()[0]
-        raise TargetError.not_a_number(target, example, max(len(strange), present) - 1, present)
+        values = [series[int(i)] for i in np.flatnonzero(wrong)] or series.drop_nulls().to_list()
+        values = [v for v in values if not re.search(r"\d", str(v))] or values
+        raise TargetError.not_a_number(target, values[0], len(values) - 1, present)
     y = np.where(np.isfinite(y), y, np.nan)
     if np.isnan(y).all():
         raise TargetError.not_finite(target, series.drop_nulls()[0])

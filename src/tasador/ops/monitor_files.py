@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tasador.contract.encoding import columns_with_missing_words
 from tasador.contract.format_inference import are_codes, date_reading, number_reading
 from tasador.contract.formats import MISSING_TEXTS
-from tasador.contract.model import Column, ColumnRole, TableContract, named_as_identifier
+from tasador.contract.model import Column, ColumnRole, Source, TableContract, named_as_identifier
 from tasador.contract.reader import read_contract
 from tasador.contract.target_check import TargetBounds
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.parallel import Engine, LocalEngine
+from tasador.data.text_format import known_names
 from tasador.monitoring.evaluate import evaluate_summary
 from tasador.monitoring.reference_builder import count_files, inspect_tables, read_reference
-from tasador.monitoring.table_reader import Fields, TableFile, common_precision, is_flag
+from tasador.monitoring.table_reader import (
+    Fields,
+    ReadOptions,
+    TableFile,
+    common_precision,
+    is_flag,
+)
 from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 
@@ -194,6 +202,8 @@ class Comparison:
         contract: YAML that says what the columns are; by default they are looked at.
         segment: Column by which figures are reported apart, where no contract says so.
         outcomes: Table of outcomes that came later.
+        source: How the files are read, where neither they nor the contract say it: a sheet, or
+            that there is no header.
     """
 
     reference: str
@@ -202,6 +212,7 @@ class Comparison:
     contract: Path | None = None
     segment: str | None = None
     outcomes: str | None = None
+    source: Source = field(default_factory=Source)
 
 
 def monitor_files(
@@ -221,12 +232,19 @@ def monitor_files(
     """
     engine = engine or LocalEngine()
     contract = None if comparison.contract is None else read_contract(comparison.contract)
-    before = TableFile.open(comparison.reference)
+    options = _options(comparison, contract)
+    before = TableFile.open(comparison.reference, options=options)
     written = _written(comparison, contract, before)
     before = before.reading(written)
-    now = inspect_tables(_found(comparison.current), engine, written)
+    if contract is None and options.source.sheet is None:
+        options = replace(options, known=before.names)
+    now = inspect_tables(_found(comparison.current), engine, written, options)
     columns, fields, notes = _columns(comparison, contract, before)
-    outcomes = None if comparison.outcomes is None else TableFile.open(comparison.outcomes, written)
+    named = ((table.location, note) for table in (before, *now[:1]) for note in table.notes)
+    notes += tuple(dict.fromkeys(f"{location}: {note}" for location, note in named))
+    outcomes = None
+    if comparison.outcomes is not None:
+        outcomes = TableFile.open(comparison.outcomes, written)
     names = {name for table in now for name in table.types}
     blind = outcomes is None and (fields.target is None or fields.target not in names)
     # without outcomes the error can only be estimated, from what the reference shows
@@ -240,6 +258,22 @@ def monitor_files(
         compared = replace(compared, reference=replace(compared.reference, target_bounds=bounds))
     tally = count_files(replace(compared, fields=fields), now, engine, outcomes)
     return evaluate_summary(tally, rules), notes
+
+
+def _options(comparison: Comparison, contract: TableContract | None) -> ReadOptions:
+    """Return how files are read: as the contract says of its table, but for what is asked."""
+    asked = comparison.source
+    if contract is None:
+        named = () if asked.sheet is not None else tuple(comparison.fields.named().values())
+        return ReadOptions(asked, named)
+    source = contract.source
+    if asked.sheet is not None:
+        source = replace(source, sheet=asked.sheet)
+    if asked.has_header is not None:
+        source = replace(source, has_header=asked.has_header)
+    # a sheet that is named has to be there; the contract's is that of another file
+    known = () if asked.sheet is not None else known_names(contract)
+    return ReadOptions(source, known, frozenset(columns_with_missing_words(contract)))
 
 
 def _written(

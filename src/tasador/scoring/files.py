@@ -372,7 +372,8 @@ def score_files(bundle: ModelBundle, request: ScoreRequest, tell: Callable[[str]
     Args:
         bundle: What to value them with.
         request: Which files, and where to.
-        tell: Called with a line about each file that fails or was finished before.
+        tell: Called with a line about each file that fails or was finished before, and about what
+            was decided while a file was read.
 
     Returns:
         The result; files that are no tables or lack columns are in `failed`, the others are
@@ -397,7 +398,7 @@ def score_files(bundle: ModelBundle, request: ScoreRequest, tell: Callable[[str]
         stack.callback(pool.shutdown, cancel_futures=True)
         sizes = [size_of(name) for name in inputs]
         advance = stack.enter_context(progress("scoring, MB", sum(sizes) / MEGA))
-        run = Run(bundle, request, pool, workers, finished, scored, started, advance)
+        run = Run(bundle, request, pool, workers, finished, scored, started, advance, tell)
         for name, output, size in zip(inputs, output_names(inputs), sizes, strict=True):
             try:
                 if not run.one(name, output, size):
@@ -423,6 +424,7 @@ class Run:
     scored: Scored
     started: float
     advance: Advance
+    tell: Callable[[str], None] = lambda _: None
 
     def one(self, name: str, output: str, size: int) -> bool:
         """Score one file; False when it was finished before."""
@@ -443,6 +445,8 @@ class Run:
             else:
                 place = self.request.out
             rows, refused = self._written(name, table, place, kind, size)
+            for note in table.notes:
+                self.tell(f"{name}: {note}")
         self.scored.files += 1
         if self.finished is not None:
             entry = {"written": storage.stamp(place).size, "rows": rows, "refused": refused}
@@ -556,6 +560,8 @@ def value_piece(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
 
     scored = scorer.score(piece.batch)
     numbers = np.arange(piece.start, piece.start + len(piece))
+    if piece.left_out:
+        numbers = numbers[~np.isin(numbers, list(piece.left_out))]
     if piece.torn:
         whole = numbers[~np.isin(numbers, list(piece.torn))]
         texts = [piece.torn[number] for number in sorted(piece.torn)]

@@ -14,8 +14,8 @@ from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
 from tasador.core.input_checks import read_json
-from tasador.data.parquet_table import Allowance
-from tasador.data.table_stream import Piece, open_table
+from tasador.data.parquet.table import Allowance
+from tasador.data.table_stream import TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.prediction import Explanation, Valuation
 from tasador.registry.model_bundle import ModelBundle
@@ -74,7 +74,8 @@ def predict_rows(
     Args:
         rows: The rows.
         choice: Which model is used.
-        tell: See `chosen_bundle`.
+        tell: Called with a line about the choice of the model, see `chosen_bundle`, and with what
+            was decided while the file was read.
         keep: Columns of the input to hand on: names, ``ids`` (the contract's identifiers) or
             ``inputs`` (all of them).
 
@@ -92,7 +93,7 @@ def predict_rows(
     if from_json:
         found = _value_json(loaded, rows if is_text else read_text(rows), keep)
     else:
-        found = _value_table(loaded, rows, keep)
+        found = _value_table(loaded, rows, keep, tell)
     predicted = Predicted(
         tuple(found),
         loaded.contract.target.prediction_name,
@@ -174,41 +175,34 @@ def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator
             yield PredictedRow(number, None, reason, handed_on)
 
 
-def _value_table(bundle: ModelBundle, path: str, keep: Sequence[str]) -> Iterator[PredictedRow]:
-    from tasador.inference.batch_scorer import BatchScorer
-
+def _value_table(
+    bundle: ModelBundle, path: str, keep: Sequence[str], tell: Callable[[str], None]
+) -> Iterator[PredictedRow]:
     with open_table(path, bundle.contract) as table:
-        yield from _value_pieces(
-            bundle,
-            BatchScorer,
-            path,
-            table.names,
-            lambda columns: table.pieces(columns, _PIECE_ROWS),
-            keep,
-        )
+        yield from _value_pieces(bundle, path, table, keep)
+        for note in table.notes:
+            tell(note)
 
 
 def _value_pieces(
-    bundle: ModelBundle,
-    make_scorer: Any,
-    path: str,
-    names: list[str],
-    pieces: Callable[[Sequence[str]], Iterator[Piece]],
-    keep: Sequence[str],
+    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str]
 ) -> Iterator[PredictedRow]:
+    from tasador.inference.batch_scorer import BatchScorer
     from tasador.scoring.files import ROW, value_piece
 
+    names = table.names
     absent = [c.name for c in bundle.contract.fields if c.name not in names and not c.nullable]
     if absent:
         raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
     kept = _kept(bundle, keep, names)
-    scorer = make_scorer(bundle, keep=kept)
+    scorer = BatchScorer(bundle, keep=kept)
     scorer.check_columns(names)
     made = [ROW, *scorer.schema.names]
     version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
     number = 0
     allowance = Allowance(path, storage.stamp(path).size)
-    for piece in pieces([name for name in scorer.columns if name in names]):
+    columns = [name for name in scorer.columns if name in names]
+    for piece in table.pieces(columns, _PIECE_ROWS):
         allowance.rows(piece.batch)
         batch = value_piece(scorer, piece)
         cells = [batch.column(name).to_pylist() for name in made]

@@ -21,8 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tasador.contract.dates import date_text, seconds_of
 from tasador.contract.encoding import Encoder
+from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
 from tasador.core.errors import BundleError, ConfigError, StorageError
 from tasador.core.hashing import code_version, fingerprint, sha256_file

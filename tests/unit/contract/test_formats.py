@@ -54,6 +54,10 @@ def read(texts: list[str]) -> list[float]:
         (["16,5", "7,25", "n.a."], [16.5, 7.25, math.nan]),
         (["1.5e3", "20", "?"], [1500, 20, math.nan]),
         (["USD 5", "7.5 USD"], [5, 7.5]),
+        (["(98)", "62", "(160)"], [-98, 62, -160]),
+        (['="0012.5"', "3"], [12.5, 3]),
+        (["'7", "3"], [7, 3]),
+        (["$300", "Contact agent", "POA", "$250", "$20"], [300, math.nan, math.nan, 250, 20]),
     ],
 )
 def test_numbers_are_read_as_they_are_written(texts, values):
@@ -237,3 +241,50 @@ def test_a_cell_a_series_and_an_arrow_column_give_the_same(texts, column):
     ):
         np.testing.assert_array_equal(found[0], codes)
         np.testing.assert_array_equal(found[1], wrong)
+
+
+def test_brackets_alone_need_nothing_in_the_contract():
+    reading = number_reading(Counter({"(98)": 5, "62": 9}))
+    assert (reading.form, reading.said) == (Format(), "")
+
+
+@pytest.mark.parametrize(
+    "texts", [["AB-0001", "AB-0002"], ["Q01", "Q02"], ["no-1", "no-2"], ["ca-7", "ca-12"]]
+)
+def test_codes_with_letters_are_no_numbers(texts):
+    assert number_reading(Counter(texts)) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "several"),
+    [(["$5", "€7"], True), (["CHF 5", "7 EUR"], True), (["USD 5", "$7"], False)],
+)
+def test_amounts_in_several_currencies_are_said_to_be(texts, several):
+    said = number_reading(Counter(texts)).said
+    assert ("several currencies, of which none is converted" in said) == several
+
+
+def test_words_may_stand_in_for_more_of_a_target_than_of_other_columns():
+    counts = Counter({"$300": 10, "$250": 5, "ring us": 6})
+    assert number_reading(counts) is None
+    reading = number_reading(counts, words=0.5)
+    assert (reading.unread, reading.example) == (6, "ring us")
+    assert number_reading(Counter({"300": 10, "1 or 2 flats": 9}), words=0.5) is None
+
+
+def test_days_as_spreadsheets_count_them_are_dates_in_a_column_named_as_one():
+    counts = Counter(["44197", "44562.5"])
+    assert date_reading(counts, "area") is None
+    reading = date_reading(counts, "sale_date")
+    assert reading.form == Format(dates=("excel_days",))
+    encode = cell_encoder(Column("c", "datetime", format=reading.form))
+    expected = [dt.datetime(2021, 1, 1, tzinfo=dt.UTC), dt.datetime(2022, 1, 1, 12, tzinfo=dt.UTC)]
+    assert [encode(text) for text in counts] == [moment.timestamp() for moment in expected]
+    assert encode_values(Column("c", "datetime", format=reading.form), pl.Series([44197]))[0] == (
+        expected[0].timestamp()
+    )
+
+
+def test_a_level_is_the_same_with_marks_that_keep_it_a_text():
+    encode = cell_encoder(Column("c", "category", categories=("01000", "02000")))
+    assert [encode(text) for text in ("02000", '="02000"', "'02000")] == [1, 1, 1]

@@ -20,7 +20,7 @@ import pytest
 from fixtures.parquet_files import FILES, one_value, written
 from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.parquet_table import ParquetTable, unpacked_bytes
+from tasador.data.parquet.table import ParquetTable, unpacked_bytes
 from tasador.data.readers import read_table
 from tasador.monitoring.table_reader import TableFile
 

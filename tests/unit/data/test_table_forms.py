@@ -447,3 +447,45 @@ def test_a_password_does_not_get_into_a_contract(database):
     contract = from_dict({**table, "source": source})
     assert from_dict(contract.to_dict()) == contract
     assert contract.source.sql == SqlQuery(**sql)
+
+
+def test_cells_kept_as_texts_by_a_spreadsheet_lose_its_marks() -> None:
+    text = "zip,a\n" + "".join(f'="0{i}",\'0{i}\n' for i in range(1000, 1009))
+    frame = parse_file(text.encode(), "t").frame
+    assert frame.row(0) == ("01000", "01000")
+    quoted = 'zip;a\n"=""01000""";x\n"=""01001""";y\n'
+    assert parse_file(quoted.encode(), "t").frame["zip"].to_list() == ["01000", "01001"]
+
+
+@pytest.mark.parametrize("above", ["Report of May\n", "# exported\n# by me\n", "A title,\n\n"])
+def test_two_columns_of_numbers_below_a_title_are_two(above: str) -> None:
+    frame = parse_file((above + "a,price\n98,120\n62,168\n160,271\n90,127\n").encode(), "t").frame
+    assert frame.columns == ["a", "price"]
+
+
+PLACES = {
+    "cp1251": ("площадь", "цена", ["Центр", "Северный район", "Заречье"], "руб."),
+    "cp932": ("面積", "価格", ["渋谷", "新宿区", "さくら"], "万円"),
+    "euc_kr": ("면적", "가격", ["서울", "부산", "강남구"], "원"),
+    "gb18030": ("面积", "价格", ["朝阳区", "海淀区", "西城"], "元"),
+    "cp1253": ("εμβαδόν", "τιμή", ["Αθήνα", "Πειραιάς", "Θεσσαλονίκη"], ""),
+    "cp1252": ("Fläche", "Preis", ["Köln", "Übersee", "Ñuñoa"], "€"),
+}
+
+
+@pytest.mark.parametrize("encoding", PLACES)
+@pytest.mark.parametrize("rows", [40, 20_000])
+def test_a_text_in_another_alphabet_is_read_as_such(encoding: str, rows: int) -> None:
+    area, price, places, unit = PLACES[encoding]
+    lines = [f"{i};{3 * i} {unit};{places[i % 3]}" for i in range(rows)]
+    text = "\n".join([f"{area};{price};zone", *lines])
+    read = parse_file(text.encode(encoding), "t")
+    assert (read.source.encoding, read.frame.columns) == (encoding, [area, price, "zone"])
+    assert read.frame["zone"][-1] == places[(rows - 1) % 3]
+    assert "the text is not UTF-8: read as" in read.notes[0]
+
+
+@pytest.mark.parametrize("text", ["x;ÄÖÜ", "größe;ÄÖÜÄ;naïve", "a;5 °C;½;é è à ù", "À É Ô;ÇÀ"])
+def test_western_letters_beside_each_other_stay_western(text: str) -> None:
+    read = parse_file(("a;b\n" + f"{text}\n" * 40).encode("cp1252"), "t", Source(delimiter="#"))
+    assert read.source.encoding == "cp1252"

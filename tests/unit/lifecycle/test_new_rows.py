@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
-from tasador.contract.dates import date_text
 from tasador.contract.encoding import Encoder
+from tasador.contract.formats import date_text
 from tasador.contract.reader import from_dict
 from tasador.data.table import Table
 from tasador.data.validation import validate_table

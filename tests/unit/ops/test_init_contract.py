@@ -316,7 +316,7 @@ def test_huge_constant_and_signed_numbers_get_usable_bounds(tmp_path):
         ({"a": ["x", "y", "z"], "b": [1, 2, 3]}, "a", "target 'a' is not a number: got 'x' and 2"),
         ({"a": [5, 5], "b": [1, 2]}, "a", "target 'a' is constant: expected at least two"),
         ({"a": [None, None], "b": [1, 2]}, "a", "has no value in any row"),
-        ({"a": [1, 2, 3], "b": [4, 4, 4]}, "a", r"nothing is left.*columns set aside: b"),
+        ({"a": [1, 2, 3], "b": [4, 4, 4]}, "a", r"nothing is left.*columns set aside: 'b'"),
     ],
 )
 def test_targets_that_cannot_be_are_refused(tmp_path, columns, target, words):
@@ -329,3 +329,70 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         infer_contract(tmp_path / "none.csv", "y")
     with pytest.raises(SourceError, match="is a folder"):
         infer_contract(tmp_path, "y")
+
+
+def _written(tmp_path, header, *columns):
+    rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([header, *rows]))
+    return path
+
+
+@pytest.fixture
+def noisy():
+    """An area, and a price that depends on it."""
+    rng = np.random.default_rng(8)
+    area = rng.integers(30, 300, 120)
+    return area, (area * 2000 * rng.uniform(0.6, 1.6, 120)).astype(int)
+
+
+def test_a_number_that_stands_for_a_missing_value_is_taken_for_one_and_asked(tmp_path, noisy):
+    area, price = noisy
+    lot = [-999 if i % 4 == 0 else a * 2 for i, a in enumerate(area)]
+    path = _written(tmp_path, "area,lot,price", area, lot, price)
+    found = infer_contract(path, "price")
+    column = found.contract.column("lot")
+    assert (column.format.missing, column.nullable) == (("-999",), True)
+    assert column.bounds[0] == 0
+    assert "-999 in 'lot' is taken for a missing value" in found.assumptions
+    other = infer_contract(path, "price", answers={"lot.missing": "a number"})
+    assert other.contract.column("lot").bounds[0] < -999
+
+
+def test_numbers_in_texts_that_differ_in_every_row_become_columns(tmp_path, noisy):
+    area, price = noisy
+    sizes = [f"lot of {a} m; floor {i % 9} no {i}" for i, a in enumerate(area)]
+    codes = [f"u{i}.x@post.org" for i in range(120)]
+    contract = infer_contract(
+        _written(tmp_path, "a,size,mail,price", area % 7, sizes, codes, price), "price"
+    ).contract
+    assert contract.column("mail").kind == "identifier"
+    assert any(column.source == "size" for column in contract.features)
+
+
+def test_rows_whose_target_is_a_word_have_none(tmp_path, noisy):
+    area, price = noisy
+    said = [f"${p}" if i % 4 else ("POA", "ring us")[i % 8 // 4] for i, p in enumerate(price)]
+    found = infer_contract(_written(tmp_path, "area,price", area, said), "price")
+    assert "30 row(s) have no target" in " ".join(found.assumptions)
+    words = [f"${p}" if i % 3 == 0 else "ring us" for i, p in enumerate(price)]
+    with pytest.raises(ValidationError, match=r"'ring us' and 79 more of 120 values"):
+        infer_contract(_written(tmp_path, "area,price", area, words), "price")
+
+
+def test_a_table_of_which_nothing_is_left_says_why(tmp_path, noisy):
+    _, price = noisy
+    with pytest.raises(ValidationError, match="'price' is the only column of"):
+        infer_contract(_written(tmp_path, "price", price), "price")
+    with pytest.raises(ValidationError, match=r"set aside: 'flat' \(constant"):
+        infer_contract(_written(tmp_path, "flat,price", ["x"] * 120, price), "price")
+    found = infer_contract(_written(tmp_path, "area,price", price * 2, price), "price")
+    assert found.contract.feature_names == ("area",)
+    assert "kept, since no other column is left" in found.assumptions[-1]
+
+
+def test_a_missing_target_is_explained_by_how_the_file_was_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("Überschrift;;\na;b;c\n1;2;3\n4;5;6\n".encode("cp1252"))
+    with pytest.raises(ValidationError, match=r"Windows-1252.*the header is in line 2"):
+        infer_contract(path, "price")

@@ -140,6 +140,21 @@ def test_a_bad_row_gets_its_error_and_the_rest_goes_on(client):
     assert found[1]["prediction_id"] == ""
 
 
+def test_rows_that_are_no_part_of_the_table_have_no_line_in_the_answer(client):
+    lines = [*map(line, range(30)), HEADER, ",,,,,", line(30), "Total,,1,2,3,4,5", "Source: us"]
+    expected = rows_of(send(client, table(31)))
+    found = rows_of(send(client, "\n".join([HEADER, *lines])))
+    numbers = [int(row.pop("row")) for row in found]
+    assert numbers == [*range(1, 31), 33, 34]
+    assert found.pop()["error"] == "expected 6 values, got 7"  # not a line without cells
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    areas = [40 + i for i in range(31)]
+    found = rows_of(send(client, table(31) + f",,,,{sum(areas)},\n"))
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    found = rows_of(send(client, table(31) + f",,,,{sum(areas) + 1},\n"))
+    assert "lon: expected a number" in found[-1]["error"]
+
+
 def test_bytes_that_are_no_text_and_quotes_without_end_spoil_only_their_rows(client):
     lines = table(4).encode().splitlines()
     lines[2] = lines[2][:-5] + b"\xff\xfe"

@@ -26,7 +26,7 @@ from starlette.responses import StreamingResponse
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
 from tasador.serving.api.openapi import answers
-from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
+from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
 from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
@@ -134,7 +134,7 @@ class ScoreRoutes:
             items = await self._valued(predictor, chunk, exchange.client)
             for row, item in enumerate(items, start):
                 item["row"] = row
-            yield written(items)
+            yield written([item for at, item in enumerate(items) if at not in chunk.left_out])
             start += chunk.size
 
     async def _valued(
@@ -197,6 +197,7 @@ class _Chunk:
         places: Where each of those stands in the chunk.
         errors: Why the others are not valued, by their place.
         bad_rows: Those others.
+        left_out: Places of rows that are no part of the table.
     """
 
     size: int
@@ -204,6 +205,7 @@ class _Chunk:
     places: list[int]
     errors: dict[int, str]
     bad_rows: list[BadRow]
+    left_out: set[int]
 
 
 def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
@@ -214,6 +216,7 @@ def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
     places: list[int] = []
     errors: dict[int, str] = {}
     bad: list[BadRow] = []
+    left_out: set[int] = set()
 
     def refuse(place: int, row: dict[str, Any]) -> None:
         faults = predictor.check.faults(row)
@@ -221,6 +224,9 @@ def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
         bad.append(BadRow.of(row, faults))
 
     for place, row in enumerate(taken):
+        if isinstance(row, LeftOutRow):
+            left_out.add(place)
+            continue
         if isinstance(row, UnreadableRow):
             errors[place] = row.reason
             bad.append(BadRow.unreadable(row.reason))
@@ -243,7 +249,7 @@ def _next_chunk(upload: Upload, predictor: Predictor) -> _Chunk:
             [codes[i] for i in right],
             [places[i] for i in right],
         )
-    return _Chunk(len(taken), Rows(values, codes), places, errors, bad)
+    return _Chunk(len(taken), Rows(values, codes), places, errors, bad, left_out)
 
 
 def _written_csv(items: Sequence[dict[str, Any]]) -> bytes:
@@ -301,7 +307,9 @@ def score_router(service: Service) -> APIRouter:
         score,
         methods=["POST"],
         summary="Value the rows of a file",
-        description="CSV with a line of column names, or Parquet; one line a row comes back.",
+        description="CSV with a line of column names, or Parquet; one line a row comes back. Rows "
+        "without any value, rows that repeat the header, and totals and footnotes below the table "
+        "have no line; they count where rows are numbered.",
         response_class=Response,
         responses={
             **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -17,8 +19,9 @@ from tasador.contract.arrow_encoding import plain_values
 from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.parquet_limits import UPLOADED, ParquetFacts
-from tasador.data.text_format import HEAD_BYTES, csv_rows, detect_beginning
+from tasador.data.extra_rows import FOOT, rows_below
+from tasador.data.parquet.limits import UPLOADED, ParquetFacts
+from tasador.data.text_format import HEAD_BYTES, TextFormat, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
 from tasador.serving.model_slot import give_memory_back
 
@@ -40,7 +43,12 @@ class UnreadableRow:
     reason: str
 
 
-Row = dict[str, Any] | UnreadableRow
+class LeftOutRow:
+    """A row that is no part of the table: the header again, nothing, or a total at the foot."""
+
+
+LEFT_OUT = LeftOutRow()
+Row = dict[str, Any] | UnreadableRow | LeftOutRow
 
 
 class Upload:
@@ -77,11 +85,40 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
         form = detect_beginning(file.read(HEAD_BYTES), "the file", contract).form
     except SourceError as error:
         raise _no_table(error.expected or "", error.got or error.message) from None
-    file.seek(0)
     names = form.names
     _check_header(names, contract)
     known = {column.name for column in contract.columns}
     yield None
+    header = [cell.strip() for cell in form.header]
+    # whether a row at the end is part of the table is known once nothing follows
+    last: deque[tuple[Row, list[str]]] = deque()
+    number, extra = 0, set[int]()
+    for read in _cells(file, form):
+        cells = [] if isinstance(read, UnreadableRow) else read
+        if isinstance(read, UnreadableRow):
+            row: Row = read
+        elif len(cells) == len(names):
+            row = _short(dict(zip(names, cells, strict=True)), known)
+            plain = [cell.strip() for cell in cells]
+            if not any(plain) or (plain == header and sum(map(bool, header)) > 1):
+                row = LEFT_OUT
+                extra.add(number)
+        else:
+            row = UnreadableRow(f"expected {len(names)} values, got {len(cells)}")
+        last.append((row, cells if sum(map(len, cells)) <= LONGEST_ROW else []))
+        number += 1
+        if len(last) > FOOT:
+            yield last.popleft()[0]
+    first = number - len(last)
+    held = {first + i: [cell.strip() for cell in cells] for i, (_, cells) in enumerate(last)}
+    below, _ = rows_below(held, extra, form.delimiter, len(names), partial(_above, file, form))
+    for at, (row, _) in enumerate(last, first):
+        yield LEFT_OUT if at in below else row
+
+
+def _cells(file: BinaryIO, form: TextFormat) -> Iterator[list[str] | UnreadableRow]:
+    """Yield the cells of each row from the first on."""
+    file.seek(0)
     # what cannot be decoded becomes an unknown category or a wrong number of one row
     encoding = "utf-8-sig" if form.encoding == "utf-8" else form.encoding
     text = io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
@@ -99,17 +136,27 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
             except csv.Error as error:
                 yield UnreadableRow(f"the line cannot be read: {error}")
                 continue
-            if len(cells) == len(names):
-                yield _short(dict(zip(names, cells, strict=True)), known)
-            elif cells:  # an empty line is no row
-                lines = reader.line_num - before
+            lines = reader.line_num - before
+            if lines > 1 and len(cells) != len(form.names):
                 yield UnreadableRow(
-                    f"expected {len(names)} values, got {len(cells)}"
-                    + (f" in {lines} lines: a quote is never closed" if lines > 1 else "")
+                    f"expected {len(form.names)} values, got {len(cells)} in {lines} lines: a "
+                    "quote is never closed"
                 )
+            elif cells:  # an empty line is no row
+                yield cells
     finally:
         if not file.closed:
             text.detach()  # the file is its owner's to close
+
+
+def _above(file: BinaryIO, form: TextFormat, end: int) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the cells of the rows before the number `end`, column by column."""
+    rows = islice(_cells(file, form), end)
+    while piece := list(islice(rows, _BATCH)):
+        whole = [cells for cells in piece if isinstance(cells, list)]
+        fitting = [cells for cells in whole if len(cells) == len(form.names)]
+        if fitting:
+            yield list(zip(*fitting, strict=True))
 
 
 class _ShortLines:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tasador.core.errors import SourceError
-from tasador.data.thrift import DamagedError, Struct, TooMuchError, read_struct
+from tasador.data.parquet.thrift import DamagedError, Struct, TooMuchError, read_struct
 
 if TYPE_CHECKING:
     pass

@@ -12,7 +12,7 @@ import numpy as np
 
 from tasador.core import storage
 from tasador.core.errors import SourceError
-from tasador.data.parquet_limits import NAMED, TIMES_SIZE, VALUE_BYTES, ParquetFacts
+from tasador.data.parquet.limits import NAMED, TIMES_SIZE, VALUE_BYTES, ParquetFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
