@@ -1,4 +1,4 @@
-"""What a file is, told from its bytes; and the one table that an archive holds, also nested.
+"""What a file is, found from its bytes; and the one table that an archive holds, also nested.
 
 Unpacked are tar, zip, gz, bz2, xz and zstd. Nothing is written to disk, so a member's path cannot
 lead anywhere. Of a text the encoding is found.

@@ -290,7 +290,7 @@ class _CsvStream:
                 yield _after(piece, read)
 
     def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
-        last: deque[_Block] = deque()  # the rows at the end are judged together
+        last: deque[_Block] = deque()  # the rows at the end are looked at together
         for found in self._blocks(block):
             last.append(found)
             while sum(map(len, last)) - len(last[0]) >= FOOT:

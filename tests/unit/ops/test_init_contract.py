@@ -346,7 +346,7 @@ def noisy():
     return area, (area * 2000 * rng.uniform(0.6, 1.6, 120)).astype(int)
 
 
-def test_a_number_that_stands_for_a_missing_value_is_taken_for_one_and_asked(tmp_path, noisy):
+def test_a_number_such_as_minus_999_is_taken_for_missing_and_asked(tmp_path, noisy):
     area, price = noisy
     lot = [-999 if i % 4 == 0 else a * 2 for i, a in enumerate(area)]
     path = _written(tmp_path, "area,lot,price", area, lot, price)
