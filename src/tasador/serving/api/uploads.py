@@ -105,7 +105,9 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
                 extra.add(number)
         else:
             row = UnreadableRow(f"expected {len(names)} values, got {len(cells)}")
-        last.append((row, cells if sum(map(len, cells)) <= LONGEST_ROW else []))
+        if not cells or sum(map(len, cells)) > LONGEST_ROW:
+            cells = [f"?{form.delimiter}?"]  # a row of some cells, not a line below the table
+        last.append((row, cells))
         number += 1
         if len(last) > FOOT:
             yield last.popleft()[0]
