@@ -39,6 +39,7 @@ from inputs import data_folder, real_table
 from isolation import isolate
 from peer_environments import peer_python
 from tables_data import TABLES, Table, read_table
+from tasador.contract.reader import read_contract
 from tasador.core import seeds
 from tasador.metrics.regression import all_metrics, label
 
@@ -136,9 +137,8 @@ def run_tasador(name: str, table: Table, split: Split, folder: Path) -> Answer:
         return Answer(None, seconds, f"{len(rows)} estimates for {len(split.actual)} rows")
     column = next(one for one in rows[0] if one.startswith("predicted_"))
     refused = sum(not row[column] for row in rows)
-    contract = (folder / "conf" / "dataset" / f"{name}.yaml").read_text()
-    used = [one for one in contract.splitlines() if not one.lstrip().startswith("#")]
-    leaks = [one for one in table.leaks if any(one in line for line in used)]
+    contract = read_contract(folder / "conf" / "dataset" / f"{name}.yaml")
+    leaks = [one for one in table.leaks if one in contract.feature_names]
     told = [f"{refused} rows refused" * bool(refused), f"kept {', '.join(leaks)}" * bool(leaks)]
     estimates = [float(row[column]) if row[column] else split.median for row in rows]
     return Answer(estimates, seconds, "; ".join(filter(None, told)))
