@@ -107,7 +107,7 @@ class TargetError(ValidationError):
         target, expected = contract.target.name, "at least one number, category or datetime"
         if not contract.columns:
             return cls(
-                f"{target!r} is the only column of {path}: there is nothing to estimate it from",
+                f"nothing is left in {path} to estimate {target!r} from: it is the only column",
                 expected=expected,
                 remedy="if there are more columns, separate them with commas, semicolons or tabs",
             )
