@@ -246,6 +246,10 @@ def test_a_live_server_survives_its_polls_and_a_restart_uses_the_last_good_copy(
         server.start()
         server.wait()
         before = answers_of(server)
+        ends = time.monotonic() + 60
+        while not (tmp_path / "kept" / "latest.json").exists():  # made once the model serves
+            assert time.monotonic() < ends
+            time.sleep(0.05)
         for number, what in enumerate(
             ("context twice as wide", "a graph that loops for ever", "a header of dashes"), 1
         ):
