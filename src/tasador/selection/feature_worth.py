@@ -19,7 +19,6 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS, fit_model, hide
 from tasador.selection.folds import Fold
 from tasador.selection.grid_search import CandidateResult, grid_search
-from tasador.selection.paired_tests import row_test_limit
 from tasador.selection.racing import ROW_LOSSES
 from tasador.settings.run import SelectionSettings
 
@@ -42,14 +41,12 @@ class FeatureWorth:
         error: Its mean over the folds with the features.
         error_without: Its mean over the folds without them.
         gain: By how much they lower the mean loss of a row.
-        standard_error: That of the gain, row by row, corrected for fitting rows that folds share.
     """
 
     metric: str
     error: float
     error_without: float
     gain: float
-    standard_error: float
 
     @property
     def pays(self) -> bool:
@@ -67,7 +64,6 @@ def measure_worth(
     transform: TargetTransform,
     *,
     metric: str,
-    all_folds: int,
     seed: int,
 ) -> FeatureWorth | None:
     """Fit the small model on each fold with the features of a kind and without them.
@@ -78,7 +74,6 @@ def measure_worth(
         part: The training part.
         transform: The target's transform.
         metric: Name of the error, less is better; one that is no mean over rows is decided by MAE.
-        all_folds: In how many folds the part is cut.
         seed: Seed of the models.
 
     Returns:
@@ -87,18 +82,10 @@ def measure_worth(
     if not any(kind in fold.kinds for fold in folds):
         return None
     metric = metric if metric in ROW_LOSSES else "mae"
-    chosen, model_seed = family("lightgbm"), seeds.derive_seed(seed, "worth", kind)
-
-    def estimate(task: tuple[Fold, frozenset[Kind]]) -> Floats:
-        fold, hidden = task
-        target = transform.forward(part.y[fold.fit_rows])
-        Z = hide(fold.Z_fit, fold.kinds, hidden)
-        model = fit_model(chosen, _MODEL, Z, fold.kinds, target, model_seed, 1)
-        return transform.inverse(chosen.predict(model, fold.Z_held))
-
-    tasks = [(fold, hidden) for fold in folds for hidden in (frozenset[Kind](), frozenset({kind}))]
-    found = dict(in_parallel(estimate, tasks))
-    actual = [part.y[fold.held_rows] for fold, _ in tasks]
+    shown = (frozenset[Kind](), frozenset({kind}))
+    tasks = [(fold, _MODEL, hidden) for fold in folds for hidden in shown]
+    found = _held_out(tasks, part, transform, seeds.derive_seed(seed, "worth", kind))
+    actual = [part.y[fold.held_rows] for fold, *_ in tasks]
     errors = [METRICS[metric](actual[i], found[i]) for i in range(len(tasks))]
     losses = [ROW_LOSSES[metric](actual[i], found[i]) for i in range(len(tasks))]
     using, without = np.concatenate(losses[::2]), np.concatenate(losses[1::2])
@@ -107,8 +94,30 @@ def measure_worth(
         float(np.mean(errors[::2])),
         float(np.mean(errors[1::2])),
         float(np.mean(without - using)),
-        row_test_limit(without, using, len(folds), all_folds, 1.0),
     )
+
+
+def _held_out(
+    tasks: Sequence[tuple[Fold, Mapping[str, Any], frozenset[Kind]]],
+    part: Part,
+    transform: TargetTransform,
+    seed: int,
+) -> list[Floats]:
+    """Return a small model's estimates (m,) of a fold's held-out rows, for each task.
+
+    A task is the fold, the parameters, and the kinds of features that are hidden.
+    """
+    chosen = family("lightgbm")
+
+    def estimate(task: tuple[Fold, Mapping[str, Any], frozenset[Kind]]) -> Floats:
+        fold, params, hidden = task
+        target = transform.forward(part.y[fold.fit_rows])
+        Z = hide(fold.Z_fit, fold.kinds, hidden)
+        model = fit_model(chosen, params, Z, fold.kinds, target, seed, 1)
+        return transform.inverse(chosen.predict(model, fold.Z_held))
+
+    found = dict(in_parallel(estimate, tasks))
+    return [found[i] for i in range(len(tasks))]
 
 
 #: How a model may see categories of many levels; of equals the first is taken.
@@ -153,24 +162,14 @@ def choose_inputs(
     """
     if not any("code" in fold.kinds for fold in folds):
         return None
-    chosen, model_seed = family("lightgbm"), seeds.derive_seed(seed, "inputs")
-
-    def error(task: tuple[str, Fold]) -> float:
-        way, fold = task
-        target = transform.forward(part.y[fold.fit_rows])
-        model = fit_model(
-            chosen, {**_MODEL, INPUTS: way}, fold.Z_fit, fold.kinds, target, model_seed, 1
-        )
-        estimate = transform.inverse(chosen.predict(model, fold.Z_held))
-        return METRICS[metric](part.y[fold.held_rows], estimate)
-
-    tasks = [(way, fold) for way in _WAYS for fold in folds]
-    found = dict(in_parallel(error, tasks))
-    n = len(folds)
-    errors = {
-        way: float(np.mean([found[i * n + k] for k in range(n)])) for i, way in enumerate(_WAYS)
-    }
-    return InputsChoice(metric, errors)
+    tasks = [(fold, {**_MODEL, INPUTS: way}, frozenset[Kind]()) for way in _WAYS for fold in folds]
+    found = _held_out(tasks, part, transform, seeds.derive_seed(seed, "inputs"))
+    errors = [
+        METRICS[metric](part.y[fold.held_rows], estimate)
+        for (fold, *_), estimate in zip(tasks, found, strict=True)
+    ]
+    means = np.reshape(errors, (len(_WAYS), len(folds))).mean(axis=1)
+    return InputsChoice(metric, dict(zip(_WAYS, means.tolist(), strict=True)))
 
 
 BASELINE_FAMILY = "lightgbm"

@@ -93,7 +93,6 @@ def _choose_comparables(state: RunState) -> FeatureWorth | None:
         compared_part(state),
         state.transform,
         metric=settings.selection.scoring,
-        all_folds=settings.selection.folds,
         seed=settings.seed,
     )
     if worth is not None and not worth.pays:

@@ -127,7 +127,6 @@ def test_comparables_are_kept_where_place_decides_and_dropped_where_it_says_noth
         part,
         TRANSFORM,
         metric="mae",
-        all_folds=3,
         seed=1,
     )
     assert worth is not None
@@ -137,10 +136,7 @@ def test_comparables_are_kept_where_place_decides_and_dropped_where_it_says_noth
 
 def test_without_comparables_there_is_nothing_to_measure(part: Part) -> None:
     folds = folds_of(part)
-    assert (
-        measure_worth("comparable", folds, part, TRANSFORM, metric="mae", all_folds=3, seed=1)
-        is None
-    )
+    assert measure_worth("comparable", folds, part, TRANSFORM, metric="mae", seed=1) is None
 
 
 def test_categories_of_many_levels_are_seen_in_the_way_that_errs_least(
