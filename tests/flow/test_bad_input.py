@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from fixtures.command_line import run_here
+from fixtures.process import unmeasured
 from tasador.data.synthetic import generate
 from tasador.registry.bundle_stores import newest_bundle
 
@@ -73,9 +74,6 @@ def start(folder: Path, *words: str, file_limit: int | None = None) -> subproces
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
 
-    environment = dict(os.environ)
-    if file_limit is not None:  # the measurement of coverage could not write its file either
-        environment = {k: v for k, v in environment.items() if not k.startswith("COVERAGE")}
     return subprocess.Popen(
         [sys.executable, "-m", "tasador.cli.app", *words],
         cwd=folder,
@@ -83,7 +81,7 @@ def start(folder: Path, *words: str, file_limit: int | None = None) -> subproces
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=limit,
-        env=environment,
+        env=unmeasured(),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from fixtures.process import unmeasured
 from tasador.cli.app import main
 from tasador.registry.model_bundle import ModelBundle
 
@@ -275,12 +275,9 @@ def started(
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
 
-    environment = dict(os.environ)
-    if file_limit is not None:  # the measurement of coverage could not write its file either
-        environment = {k: v for k, v in environment.items() if not k.startswith("COVERAGE")}
     return subprocess.Popen(
         [sys.executable, "-m", "tasador.cli.app", "score", *words, "--bundle", str(bundle)],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unmeasured(),
         preexec_fn=limit,
     )  # fmt: skip
 

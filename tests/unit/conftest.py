@@ -18,12 +18,7 @@ from pathlib import Path
 
 import pytest
 
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from fixtures.process import free_port, unmeasured
 
 
 @dataclass
@@ -46,7 +41,7 @@ class RegistryServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--backend-store-uri", self.database]
         command += ["--workers", "1", "--artifacts-destination", str(self.folder / "served")]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+        environment = unmeasured()
         environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
         # its job workers are seven more processes; `tasador up` starts none either
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.process import unmeasured
 from tasador.records.database import Database
 from tasador.records.maintenance import replay_orphans
 from tasador.records.store import RecordStore
@@ -56,8 +56,7 @@ class Load:
         self.process = subprocess.Popen(
             [sys.executable, "-c", LOAD, url, str(folder / "spool"), str(self.log), synchronous],
             stderr=subprocess.PIPE,
-            # what measures coverage would leave a half-written file of its own
-            env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")},
+            env=unmeasured(),
         )
 
     def size(self) -> int:

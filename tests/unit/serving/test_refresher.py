@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.process import unmeasured
 from tasador.core import clock as wall
 from tasador.core.errors import StorageError
 from tasador.registry.bundle_stores import publish_bundle
@@ -369,8 +369,7 @@ def test_a_full_disk_costs_the_download_and_the_copy_but_no_model(
 ):
     publish_bundle(newer_bundle, str(store))
     command = [sys.executable, "-c", FULL_DISK, str(store), str(real_bundle), str(tmp_path / "g")]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=unmeasured(), check=False)
     assert done.returncode == 0, done.stderr
     source, download, copy = done.stdout.splitlines()
     assert source == "local"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fixtures.process import unmeasured
 from tasador.registry.model_bundle import load_bundle
 
 pytestmark = [
@@ -39,10 +39,9 @@ class Service:
         command = [sys.executable, "-m", "tasador.cli.app", "serve", "--port", str(self.port),
                    "--workspace", str(workspace)]  # fmt: skip
         named = {f"TASADOR_{name}": value for name, value in variables.items()}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command, env={**environment, **named}, cwd=workspace, stdout=log, stderr=log
+                command, env={**unmeasured(), **named}, cwd=workspace, stdout=log, stderr=log
             )
 
     def until(self, condition, limit_s: float = 120.0) -> None:
