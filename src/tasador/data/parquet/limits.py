@@ -11,15 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tasador.core.errors import SourceError
 from tasador.data.parquet.thrift import DamagedError, Struct, TooMuchError, read_struct
-
-if TYPE_CHECKING:
-    pass
 
 _I32, _I64, _TEXT, _LIST, _STRUCT = 5, 6, 8, 9, 12
 _BYTE_ARRAY, _FIXED = 6, 7

@@ -87,7 +87,7 @@ class DeletedExperimentError(RegistryError):
 
     @classmethod
     def of(cls, name: str, identity: str) -> DeletedExperimentError:
-        """Return the error of the experiment `name`, MLflow's id of it for the way back."""
+        """Return the error of the experiment `name`, which MLflow restores by its `identity`."""
         return cls(
             f"the experiment {name!r} was deleted",
             remedy=f"mlflow experiments restore -x {identity}, or name another one",
