@@ -1,6 +1,6 @@
 """Drop the candidates that cannot win any more, by a test on the rows held out so far.
 
-The test is `paired_tests.row_test_limit`: one-sided, against the leader of the moment, at 5% for each
+The test is `paired_tests.row_test_limit`: one-sided, against the leader so far, at 5% for each
 pair in all rounds together (Bonferroni's correction for the rounds). It sees chance in the held-out
 rows and, by Nadeau and Bengio's correction, in the fitting rows. A candidate as good as the leader
 is so dropped once in twenty searches at most, which costs nothing; one that is a little worse stays
