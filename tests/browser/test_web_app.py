@@ -132,6 +132,7 @@ def judged(service: Server, house_rows, house_contract) -> None:
 def test_health_shows_the_verdict_drift_segments_latency_and_alerts(visit, judged) -> None:
     page = visit("health")
     page.get_by_text("The model is no longer right").wait_for()
+    page.get_by_role("tab").nth(4).wait_for()  # drawn last: the page arrives piece by piece
     assert "Drift: Income" in text_of(page)
     for tab in ("Timeline", "Drift", "Segments"):
         page.get_by_role("tab", name=tab).click()
