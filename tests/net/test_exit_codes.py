@@ -91,7 +91,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "outcomes that are not there": ("outcomes", "import", "nowhere.csv"),
     "a private key that is not there": ("sign", "bundle", "--key", "nowhere.pem"),
     "a table for a contract": ("init", "homes.csv", "--target", "price", "--name", "fresh"),
-    "a target that is no column": ("init", "homes.csv", "--target", "worth"),
+    "a target that is no column": ("init", "homes.csv", "--target", "worth", "--name", "nowhere"),
     "a report that is not there": ("report",),
     "a window like its reference": (*COMPARED, "--current", "homes.csv"),
     "a window that differs": (*COMPARED, "--current", "shifted.csv"),

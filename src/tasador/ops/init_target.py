@@ -373,9 +373,10 @@ def _combination(numbers: dict[str, Floats], y: Floats) -> tuple[str, str] | Non
 
 def _scaled(values: Floats) -> Floats:
     """Return values within [-1, 1], gaps at their mean: squares of huge ones would overflow."""
-    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
-    scaled = values / largest
-    return np.where(np.isfinite(scaled), scaled, np.nanmean(scaled))
+    finite = np.isfinite(values)
+    known = values[finite]
+    scaled = values / (float(np.abs(known).max(initial=0.0)) or 1.0)
+    return np.where(finite, scaled, scaled[finite].mean() if len(known) else 0.0)
 
 
 def _least_known(

@@ -396,3 +396,12 @@ def test_a_missing_target_is_explained_by_how_the_file_was_read(tmp_path):
     path.write_bytes("Überschrift;;\na;b;c\n1;2;3\n4;5;6\n".encode("cp1252"))
     with pytest.raises(ValidationError, match=r"Windows-1252.*the header is in line 2"):
         infer_contract(path, "price")
+
+
+def test_an_infinite_value_is_a_gap_when_combinations_are_looked_for(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    land, house = random.uniform(1, 9, (2, 200)).round(3)
+    endless = np.where(np.arange(200) == 7, np.inf, random.uniform(1, 9, 200).round(3))
+    table = written(tmp_path, land=land, house=house, endless=endless, y=(land + house).round(3))
+    found = infer_contract(table, "y")  # numpy's warnings are errors here
+    assert any("gives the target together with" in leak for leak in found.leaks)
