@@ -398,7 +398,7 @@ def test_a_missing_target_is_explained_by_how_the_file_was_read(tmp_path):
         infer_contract(path, "price")
 
 
-def test_an_infinite_value_is_a_gap_when_combinations_are_looked_for(tmp_path: Path) -> None:
+def test_an_infinite_value_is_a_gap_when_combinations_are_looked_for(tmp_path):
     random = np.random.default_rng(4)
     land, house = random.uniform(1, 9, (2, 200)).round(3)
     endless = np.where(np.arange(200) == 7, np.inf, random.uniform(1, 9, 200).round(3))
