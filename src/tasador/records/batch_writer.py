@@ -44,7 +44,7 @@ from tasador.records.batches import (
     take_group,
 )
 from tasador.records.database import Database
-from tasador.records.errors import BusyError, RejectedValuesError
+from tasador.records.errors import BusyError, NotRunningError, RejectedValuesError
 from tasador.records.maintenance import MaintenanceThread
 from tasador.records.record import Record
 from tasador.records.refused import RefusedBuffer, RefusedRequest
@@ -283,19 +283,19 @@ class Committer:
     def _write_spool(self, group: Group) -> None:
         if not group.size:
             return
-        error: StorageError | None = None
+        error: StorageError | None
         try:
-            self._spool.append(group.rows)
+            written, refused, error = self._spool.append(group.rows)
         except StorageError as failed:
             error = failed
             self._found_full(error)
+            self._counters.count(done=group.size, lost=group.size)
         except Exception as failed:  # what a malformed record provokes
             error = RejectedValuesError(repr(failed))
             self._counters.note(error)
-        if error is None:
-            self._counters.count(done=group.size, spooled=group.size)
-        else:
             self._counters.count(done=group.size, lost=group.size)
+        else:
+            self._counters.count(done=group.size, spooled=written, refused=refused)
         group.release(error)
 
     def _check_spool(self) -> None:
@@ -427,17 +427,11 @@ class RecordWriter:
 
     def _put(self, records: Sequence[Record], waiting: Waiting) -> None:
         if not self._running:
-            raise StorageError("the record writer is not running", remedy="start it first")
+            raise NotRunningError.of()
         if self._counters.enter(len(records), self.settings.queue):
             self._queue.put(Submission(records, waiting))
         elif waiting is not None:
-            waiting.set_exception(
-                BusyError(
-                    "the queue of records is full",
-                    expected=f"at most {self.settings.queue:,} waiting",
-                    remedy="send less, or raise the setting queue",
-                )
-            )
+            waiting.set_exception(BusyError.of(self.settings.queue))
 
     def status(self) -> WriterStatus:
         """Return the counters; cheap, from any thread."""

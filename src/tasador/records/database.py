@@ -16,7 +16,7 @@ from typing import Any
 
 from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect, Row, dialect_for
-from tasador.records.errors import OutageError, RejectedValuesError
+from tasador.records.errors import OutageError
 from tasador.settings.records import DatabaseUrl, Synchronous, parse_url
 
 
@@ -115,12 +115,7 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
         current = max((row[0] for row in found), default=0)
         reader = max((row[1] for row in found), default=0)
         if reader > NEWEST:
-            raise OutageError(
-                f"the tables in {shown} were changed by a newer tasador",
-                expected=f"a schema that version {NEWEST} can use",
-                got=f"version {current}, for {reader} and newer",
-                remedy="install that version of tasador here too",
-            )
+            raise OutageError.newer(shown, NEWEST, current, reader)
         for migration in MIGRATIONS[current:]:
             for statement in migration.statements:
                 dialect.execute(connection, statement.format_map(dialect.types), ())
@@ -146,13 +141,19 @@ class Database:
         synchronous: SQLite only: ``normal`` survives the death of the process, ``full`` also a
             power cut. PostgreSQL does as its server is configured.
         timeout_s: Seconds after which a connection attempt, a lock or a statement is given up.
+        alone: SQLite only: have the file for oneself, or fail with `LockedError`.
     """
 
     def __init__(
-        self, url: DatabaseUrl | str, *, synchronous: Synchronous = "normal", timeout_s: float = 5.0
+        self,
+        url: DatabaseUrl | str,
+        *,
+        synchronous: Synchronous = "normal",
+        timeout_s: float = 5.0,
+        alone: bool = False,
     ) -> None:
         self.url = parse_url(url) if isinstance(url, str) else url
-        self.dialect: Dialect = dialect_for(self.url, synchronous, timeout_s)
+        self.dialect: Dialect = dialect_for(self.url, synchronous, timeout_s, alone=alone)
         self._connection: Any = None
         self._opening: Any = None  # not yet prepared, for `interrupt`
         # reentrant: statements inside of `transaction` take it again
@@ -263,7 +264,7 @@ class Database:
             self._connection, self._pid = None, os.getpid()  # the parent goes on using its own
         # a new connection would go on outside of the transaction, and commit half of it
         if self._depth and (self._connection is None or self.dialect.is_broken(self._connection)):
-            raise OutageError(f"the connection to {self.url.shown} broke within a transaction")
+            raise OutageError.broken_within(self.url.shown)
         if self._connection is not None and self.dialect.is_broken(self._connection):
             self._drop()
         if self._connection is None:
@@ -299,11 +300,4 @@ class Database:
             if kind is None:
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            if kind == "refused":
-                raise RejectedValuesError(
-                    f"the database {self.url.shown} does not take these values: {reason}"
-                ) from error
-            raise OutageError(
-                f"the database {self.url.shown} cannot be used: {reason}",
-                remedy="check that it runs, its address, its disk and its permissions",
-            ) from error
+            raise kind.of(self.url.shown, reason) from error

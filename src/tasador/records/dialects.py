@@ -11,38 +11,27 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, get_type_hints
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.storage import make_private, tighten
-from tasador.records.errors import OutageError
+from tasador.records.errors import (
+    DamagedError,
+    LockedError,
+    OutageError,
+    RejectedValuesError,
+)
+from tasador.records.record import Outcome, Record
 from tasador.settings.records import DatabaseUrl, Synchronous
 
 Row = tuple[Any, ...]
-ErrorKind = Literal["outage", "refused"]
 
-#: Column types of the rows that are added in bulk, in the tables' order.
-BULK_COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
-    "records": (
-        ("id", "text"),
-        ("time", "real"),
-        ("version", "text"),
-        ("variant", "text"),
-        ("source", "text"),
-        ("features", "bytes"),
-        ("prediction", "real"),
-        ("lower", "real"),
-        ("upper", "real"),
-        ("coverage", "real"),
-        ("latency_ms", "real"),
-        ("client", "text"),
-    ),
-    "outcomes": (
-        ("prediction_id", "text"),
-        ("actual", "real"),
-        ("time", "real"),
-        ("client", "text"),
-    ),
+ErrorKind = type[OutageError] | type[RejectedValuesError]
+_KINDS = {str: "text", float: "real", bytes: "bytes"}
+#: Tables whose rows are added in bulk, and their columns: the fields of what is added.
+BULK_COLUMNS = {
+    table: tuple((name, _KINDS[kind]) for name, kind in get_type_hints(row).items())
+    for table, row in (("records", Record), ("outcomes", Outcome))
 }
 
 
@@ -73,11 +62,12 @@ class Dialect(Protocol):
     def kind_of(self, error: Exception) -> ErrorKind | None: ...
 
 
-def dialect_for(url: DatabaseUrl, synchronous: Synchronous, timeout_s: float) -> Dialect:
+def dialect_for(
+    url: DatabaseUrl, synchronous: Synchronous, timeout_s: float, *, alone: bool
+) -> Dialect:
     """Return the dialect that `url` names; its driver is imported here and not before."""
     if url.dialect == "sqlite":
-        return SqliteDialect(url, synchronous, timeout_s)
-
+        return SqliteDialect(url, synchronous, timeout_s, alone=alone)
     return PostgresqlDialect(url, timeout_s)
 
 
@@ -102,11 +92,14 @@ class SqliteDialect:
     has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
 
-    def __init__(self, url: DatabaseUrl, synchronous: Synchronous, timeout_s: float) -> None:
+    def __init__(
+        self, url: DatabaseUrl, synchronous: Synchronous, timeout_s: float, *, alone: bool
+    ) -> None:
         assert url.path is not None  # noqa: S101 - what parse_url gives for sqlite://
         self.path = url.path
         self.synchronous = synchronous
         self.timeout_s = timeout_s
+        self.alone = alone
 
     def connect(self) -> sqlite3.Connection:
         make_private(self.path)  # SQLite gives the files beside it the same mode
@@ -121,6 +114,9 @@ class SqliteDialect:
         )
 
     def prepare(self, connection: sqlite3.Connection) -> None:
+        if self.alone:
+            # fails while any process has the file open, since each holds a shared lock on it
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._use_wal(connection)
         connection.execute(f"PRAGMA synchronous={self.synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
@@ -148,11 +144,7 @@ class SqliteDialect:
                 time.sleep(0.01)
                 continue
             if mode != "wal":
-                raise OutageError(
-                    f"the SQLite file {self.path} cannot use a write-ahead log",
-                    got=f"journal mode {mode!r}",
-                    remedy="put it on a local disk",
-                )
+                raise OutageError.without_log(self.path, mode)
             return
 
     def is_broken(self, connection: sqlite3.Connection) -> bool:  # noqa: ARG002
@@ -221,8 +213,14 @@ class SqliteDialect:
             UnicodeError,
         )
         if isinstance(error, refused):
-            return "refused"
-        return "outage" if isinstance(error, (sqlite3.Error, OSError)) else None
+            return RejectedValuesError
+        # the lower byte: what follows it only says more of the same
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return DamagedError
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return LockedError
+        return OutageError if isinstance(error, (sqlite3.Error, OSError)) else None
 
 
 @functools.cache
@@ -321,8 +319,8 @@ class PostgresqlDialect:
 
     def kind_of(self, error: Exception) -> ErrorKind | None:
         if isinstance(error, (self.driver.DataError, self.driver.IntegrityError, UnicodeError)):
-            return "refused"
-        return "outage" if isinstance(error, (self.driver.Error, OSError)) else None
+            return RejectedValuesError
+        return OutageError if isinstance(error, (self.driver.Error, OSError)) else None
 
 
 def _limited_connections(driver: Any, limit_s: float) -> Any:

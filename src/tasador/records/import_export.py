@@ -17,9 +17,10 @@ import numpy as np
 
 from tasador.contract.target_check import read_number
 from tasador.core import clock
-from tasador.core.errors import ConfigError, MissingExtraError, SourceError
+from tasador.core.errors import ConfigError, MissingExtraError
 from tasador.core.storage import Location, atomic_file, copy_from_local, is_remote
 from tasador.data.text_format import allow_long_cells
+from tasador.records.errors import OutcomeFileError, OutcomeValueError
 from tasador.records.record import Outcome
 from tasador.records.store import OutcomeAnswer, RecordBatch, RecordStore
 from tasador.records.time_parsing import parse_moment
@@ -150,11 +151,7 @@ def import_outcomes(
             rows = csv.DictReader(file, strict=True)
             missing = {"prediction_id", "actual"} - set(rows.fieldnames or ())
             if missing:
-                raise SourceError(
-                    f"{path} lacks {' and '.join(sorted(missing))}",
-                    expected="the columns prediction_id, actual and, if wanted, time",
-                    got=", ".join(rows.fieldnames or ()) or "an empty file",
-                )
+                raise OutcomeFileError.without(path, missing, rows.fieldnames or ())
             read = _outcomes(rows, client, done)
             while chunk := list(islice(read, _CHUNK)):
                 outcomes = [outcome for _, outcome in chunk]
@@ -163,9 +160,9 @@ def import_outcomes(
                 for (line, outcome), answer in zip(chunk, answers, strict=True):
                     _note(done, line, outcome, answer)
     except FileNotFoundError:
-        raise SourceError(f"there is no file {path}", remedy="check the path") from None
+        raise OutcomeFileError.missing(path) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} cannot be read as CSV: {error}") from error
+        raise OutcomeFileError.unreadable(path, error) from error
     done.problems.sort(key=lambda problem: problem.line)
     return done
 
@@ -180,7 +177,7 @@ def _outcomes(
         actual = read_number(row["actual"] or "")
         try:
             if actual is None:
-                raise ConfigError(f"actual is not a number: {row['actual']!r}")
+                raise OutcomeValueError.no_number(row["actual"])
             yield rows.line_num, Outcome(key, actual, _time(row.get("time"), now), client)
         except ConfigError as error:
             done.problems.append(RowProblem(rows.line_num, key, str(error)))
@@ -192,11 +189,7 @@ def _time(text: str | None, now: float) -> float:
         return now
     # 20261124 is a date for people and August 1970 for a computer
     if _COMPACT_DATE.fullmatch(text.strip()):
-        raise ConfigError(
-            "time can be a date or seconds since the epoch",
-            expected="a date with hyphens, such as 2026-11-24",
-            got=repr(text),
-        )
+        raise OutcomeValueError.ambiguous_time(text)
     seconds = read_number(text)
     return parse_moment(text) if seconds is None else seconds
 

@@ -37,7 +37,7 @@ _CHUNK = 500
 _LOG_BYTES = 64 << 20
 _LOG_KEPT = 8 << 20
 _LOG_NAMES = ("api.log", "mlflow.log", "ui.log", "watcher.log")
-_LEFT_OVER = ("*.damaged",)
+_LEFT_OVER = ("*.damaged", "*.damaged-*")
 # a commit takes over the checkpoint when the log grows: this keeps it small
 _MAINTAIN_S = 0.5
 # listing a folder is cheap, and rows of a dead process are missing until then

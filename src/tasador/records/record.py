@@ -4,14 +4,16 @@ Both are named tuples, not dataclasses: the serving process makes one per valuat
 wait, a frozen dataclass of twelve fields costs four times as much to make, and a tuple is bound to
 an INSERT statement as it is.
 
-Prediction ids are UUIDs of version 7 (RFC 9562) from uuid-utils: the time in milliseconds, a counter
-and 32 random bits of its own. Ids of a process only ever grow, as texts too, and a forked child draws
-other random bits than its parent.
+Prediction ids are UUIDs of version 7 (RFC 9562) from uuid-utils: the time in milliseconds, a
+counter and 32 random bits each. Ids of a process only ever grow, as texts too, and a forked child
+draws other random bits than its parent.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import uuid_utils
 
@@ -46,6 +48,11 @@ class Record(NamedTuple):
     coverage: float
     latency_ms: float
     client: str = ""
+
+    @classmethod
+    def from_row(cls, row: Iterable[Any]) -> Record:
+        """Return the record of a database's row, where numbers that are not there are null."""
+        return cls._make(math.nan if value is None else value for value in row)
 
 
 class Outcome(NamedTuple):

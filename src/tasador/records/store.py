@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,8 +134,6 @@ def open_store(url: str) -> RecordStore:
         ConfigError: The URL is invalid.
         OutageError: It cannot be reached.
     """
-    from tasador.records.database import Database
-
     return RecordStore(Database.open(url))
 
 
@@ -312,11 +309,7 @@ class RecordStore:
     def get(self, prediction_ids: Sequence[str]) -> dict[str, Record]:
         """Return the records of these ids; unknown ids are left out."""
         sql = f"SELECT {_COLUMNS} FROM records WHERE id IN ({{ids}})"  # noqa: S608
-        nan = math.nan
-        found = (
-            Record._make(nan if value is None else value for value in row)
-            for row in self._by_ids(sql, prediction_ids)
-        )
+        found = map(Record.from_row, self._by_ids(sql, prediction_ids))
         return {record.id: record for record in found}
 
     def count(

@@ -43,7 +43,7 @@ def test_a_server_keeps_its_database_and_spool_to_itself(
         found = {path.name: mode(path) for path in tmp_path.iterdir() if path.is_file()}
         assert {"tasador.db", "tasador.db-wal", "tasador.db-shm"} <= set(found)
         assert {name: one for name, one in found.items() if one & 0o077} == {}
-        spools = [path for path in tmp_path.rglob("*.spool") if path.is_file()]
+        spools = [path for path in tmp_path.rglob("*.spool.db*") if path.is_file()]
         assert spools
         assert {mode(path) for path in spools} == {0o600}
         assert {mode(path.parent) for path in spools} == {0o700}

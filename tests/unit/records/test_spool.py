@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import shutil
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tasador.core.errors import StorageError
+from tasador.records.database import Database
+from tasador.records.errors import OutageError
+from tasador.records.framed_spool import MAGIC
 from tasador.records.record import Record
-from tasador.records.spool import (
-    MAGIC,
-    Spool,
-    _locked,
-    adopt,
-    decode_frame,
-    encode_frame,
-    waiting_bytes,
-)
+from tasador.records.spool import Spool, adopt, waiting_bytes
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-numbers = st.floats(allow_nan=False)
-records_of_any_kind = st.builds(
-    Record, texts, numbers, texts, texts, texts, st.binary(max_size=60),
-    numbers, numbers, numbers, numbers, numbers, texts,
-)  # fmt: skip
+FRAMED = Path(__file__).parents[2] / "fixtures" / "files" / "records" / "framed.spool"
 
 
 @pytest.fixture
@@ -44,28 +36,14 @@ def drained(spool: Spool) -> list[Record]:
     return found
 
 
-@given(st.lists(records_of_any_kind, min_size=1, max_size=5))
-def test_a_frame_gives_back_its_records(records) -> None:
-    frame = encode_frame(records)
-    assert decode_frame(b"?" + frame, 1) == ("whole", records, len(frame) + 1)
-
-
-def test_a_frame_keeps_missing_and_infinite_numbers(make_records) -> None:
-    (record,) = make_records(1, lower=math.nan, upper=-math.inf)
-    _, (found,), _ = decode_frame(encode_frame([record]), 0)
+def test_a_spool_gives_back_missing_infinite_and_foreign_values(spool, make_records) -> None:
+    (record,) = make_records(
+        1, lower=math.nan, upper=-math.inf, features=bytes(range(256)), client="größer"
+    )
+    spool.append([record])
+    (found,) = drained(spool)
     assert math.isnan(found.lower)
-    assert found.upper == -math.inf
-
-
-@given(records_of_any_kind, st.data())
-def test_a_frame_cut_anywhere_is_torn_and_a_changed_one_is_damaged(record, data) -> None:
-    frame = encode_frame([record])
-    cut = data.draw(st.integers(1, len(frame) - 1))
-    assert decode_frame(frame[:cut], 0)[0] == "torn"
-    at = data.draw(st.integers(4, len(frame) - 1))  # the checksum or the payload
-    changed = bytearray(frame)
-    changed[at] ^= 0x40
-    assert decode_frame(bytes(changed), 0) == ("damaged", [], 0)
+    assert found._replace(lower=0.0) == record._replace(lower=0.0)
 
 
 def test_records_come_back_in_order_and_only_until_they_are_given_up(spool, make_records) -> None:
@@ -87,31 +65,50 @@ def test_appending_goes_on_while_the_front_is_read(spool, make_records) -> None:
     assert drained(spool) == records[5:]
 
 
-def test_files_that_are_read_are_deleted_while_others_still_wait(
-    spool, make_records, monkeypatch
-) -> None:
-    monkeypatch.setattr("tasador.records.spool.SEGMENT_BYTES", 4000)
-    records = make_records(200)
-    for record in records:
-        spool.append([record])
-    files = len(list(spool.folder.iterdir()))
-    assert files > 5
-    read = []
-    while len(read) < 100:
-        chunk = spool.peek(60)
-        read += chunk.records
-        spool.advance(chunk)
-    assert 0 < len(list(spool.folder.iterdir())) < files
-    assert read + drained(spool) == records
+def test_a_file_that_was_read_makes_way_for_a_small_one(tmp_path, make_records) -> None:
+    spool = Spool(tmp_path, "normal", 1 << 24)
+    for _ in range(10):
+        spool.append(make_records(500))
+    (large,) = spool.folder.glob("*.spool.db")
+    assert len(drained(spool)) == 5000
+    (small,) = spool.folder.glob("*.spool.db")
+    assert small != large
+    assert sum(path.stat().st_size for path in spool.folder.iterdir()) < 500_000
+    spool.append(make_records(3))
+    assert len(drained(spool)) == 3
     spool.close()
     assert list(spool.folder.iterdir()) == []
 
 
-def test_a_frame_larger_than_what_is_read_at_once_comes_back(tmp_path, make_records) -> None:
+def test_records_are_read_on_from_where_deleting_failed(spool, make_records, monkeypatch) -> None:
+    records = make_records(9)
+    spool.append(records[:6])
+    with monkeypatch.context() as full_disk:
+
+        def refuse(*_: object) -> int:
+            raise OutageError.of("the spool", "database or disk is full")
+
+        full_disk.setattr("tasador.records.database.Database.change", refuse)
+        spool.advance(spool.peek(4))
+    spool.append(records[6:])
+    assert drained(spool) == records[4:]
+
+
+def test_a_group_larger_than_a_statement_comes_back(tmp_path, make_records) -> None:
     spool = Spool(tmp_path, "full", 1 << 24)
-    records = make_records(3, features=b"x" * 3_000_000)
+    records = [*make_records(3, features=b"x" * 3_000_000), *make_records(1500)]
     spool.append(records)
     assert drained(spool) == records
+
+
+def test_of_a_group_only_the_record_that_no_database_takes_is_refused(spool, make_records) -> None:
+    good, nul, bad = make_records(3)
+    written, refused, error = spool.append(
+        [good, nul._replace(client="a\ud800"), bad._replace(features=None)]
+    )
+    assert (written, refused) == (2, 1)
+    assert "does not take these values" in str(error)
+    assert [record.client for record in drained(spool)] == ["tests", "a?"]
 
 
 def test_a_full_spool_takes_nothing_and_keeps_what_it_has(tmp_path, make_records) -> None:
@@ -158,45 +155,98 @@ def test_a_file_stays_when_its_records_could_not_be_replayed(spool, make_records
     assert [record for chunk in adopt(spool.folder) for record in chunk] == records
 
 
-def test_a_torn_last_frame_is_skipped(spool, make_records) -> None:
-    records = make_records(4)
-    spool.append(records[:3])
-    spool.append(records[3:])
-    spool.close()
-    (file,) = spool.folder.iterdir()
-    os.truncate(file, file.stat().st_size - 9)
-    assert [record for chunk in adopt(spool.folder) for record in chunk] == records[:3]
-    assert list(spool.folder.iterdir()) == []
+def left_by_a_dead_process(folder: Path, records: list[Record]) -> Path:
+    """Return a spool file with its log, as a process that is killed leaves it."""
+    living = Spool(folder / "living", "normal", 1 << 30)
+    for start in range(0, len(records), 50):
+        living.append(records[start : start + 50])
+    shutil.copytree(folder / "living", folder / "dead")
+    living.close()
+    (path,) = (folder / "dead").glob("*.spool.db")
+    (folder / "dead" / f"{path.name}-shm").unlink()
+    return path
 
 
-def test_zeros_after_the_last_frame_are_skipped(spool, make_records) -> None:
-    records = make_records(2)
-    spool.append(records)
-    spool.close()
-    (file,) = spool.folder.iterdir()
-    os.truncate(file, file.stat().st_size + 4096)  # as after a power cut
-    assert [record for chunk in adopt(spool.folder) for record in chunk] == records
-    assert list(spool.folder.iterdir()) == []
+def test_a_group_that_was_cut_in_the_log_is_skipped(tmp_path, make_records) -> None:
+    records = make_records(100)
+    path = left_by_a_dead_process(tmp_path, records)
+    log = path.with_name(path.name + "-wal")
+    os.truncate(log, log.stat().st_size - 9)
+    assert [record for chunk in adopt(path.parent) for record in chunk] == records[:50]
+    assert list(path.parent.iterdir()) == []
 
 
-def test_a_file_damaged_within_gives_what_is_readable_and_is_kept(spool, make_records) -> None:
-    records = make_records(4)
-    spool.append(records[:2])
-    good = spool.bytes
-    spool.append(records[2:])
-    spool.close()
-    (file,) = spool.folder.iterdir()
-    content = bytearray(file.read_bytes())
-    content[len(MAGIC) + good + 40] ^= 1
-    file.write_bytes(content)
-    assert [record for chunk in adopt(spool.folder) for record in chunk] == records[:2]
-    assert [path.suffix for path in spool.folder.iterdir()] == [".damaged"]
+def test_a_file_damaged_within_gives_what_is_readable_and_is_kept(tmp_path, make_records) -> None:
+    records = make_records(2000)
+    path = left_by_a_dead_process(tmp_path, records)
+    sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size * 2 // 3)
+        file.write(random.Random(1).randbytes(65536))
+    found = [record for chunk in adopt(path.parent) for record in chunk]
+    assert len(found) > 500
+    assert found == records[: len(found)]
+    (kept,) = path.parent.iterdir()
+    assert (kept.suffix, kept.stat().st_size) == (".damaged", size)
+    assert list(adopt(path.parent)) == []
+
+
+@pytest.mark.parametrize(("content", "left"), [(b"", []), (b"hello" * 500, [".damaged"])])
+def test_a_file_without_tables_is_no_spool(tmp_path, content, left) -> None:
+    (tmp_path / "1-abc.spool.db").write_bytes(content)
+    assert list(adopt(tmp_path)) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == left
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other(tmp_path, make_records) -> None:
+    records = make_records(3)
+    path = left_by_a_dead_process(tmp_path, records)
+    (path.parent / "0-a.spool.db").mkdir()
+    adopting = adopt(path.parent)
+    assert next(adopting) == records
+    with pytest.raises(StorageError, match="cannot be used"):
+        next(adopting)
+    assert [found.name for found in path.parent.iterdir()] == ["0-a.spool.db"]
+
+
+def test_files_of_an_earlier_release_are_read_once(tmp_path) -> None:
+    shutil.copy(FRAMED, tmp_path / "1-a.spool")
+    assert waiting_bytes(tmp_path) > 800
+    found = [record for chunk in adopt(tmp_path) for record in chunk]
+    assert [record.time for record in found] == [1_700_000_000.0 + n for n in (1, 2, 3, 4)]
+    assert (found[1].upper, found[2].client, found[3].features) == (math.inf, "größer", b"\x00\xff")
+    assert math.isnan(found[1].lower)
+    assert list(tmp_path.iterdir()) == []  # the fifth was torn: it was never acknowledged
+
+
+def test_a_file_of_an_earlier_release_stays_while_its_process_lives(tmp_path) -> None:
+    shutil.copy(FRAMED, tmp_path / "1-a.spool")
+    code = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "1-a.spool")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as owner:  # fmt: skip
+        owner.stdout.readline()
+        assert list(adopt(tmp_path)) == []
+        owner.kill()
+    assert sum(map(len, adopt(tmp_path))) == 4
+
+
+def test_a_damaged_file_of_an_earlier_release_gives_what_is_readable(tmp_path) -> None:
+    content = bytearray(FRAMED.read_bytes())
+    content[content.index("größer".encode())] ^= 1
+    (tmp_path / "1-a.spool").write_bytes(content)
+    assert sum(map(len, adopt(tmp_path))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["1-a.damaged"]
 
 
 @pytest.mark.parametrize(
     ("content", "left"), [(b"", []), (MAGIC[:5], []), (b"hello", [".damaged"])]
 )
-def test_a_file_without_the_header_is_no_spool(tmp_path, content, left) -> None:
+def test_a_file_of_an_earlier_release_without_its_header_is_no_spool(
+    tmp_path, content, left
+) -> None:
     (tmp_path / "1-abc.spool").write_bytes(content)
     assert list(adopt(tmp_path)) == []
     assert [path.suffix for path in tmp_path.iterdir()] == left
@@ -206,11 +256,10 @@ FILLER = """
 import resource, sys
 from pathlib import Path
 from tasador.core.errors import StorageError
-from tasador.records.spool import MAGIC
 from tasador.records.record import Record
 from tasador.records.spool import Spool
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 spool = Spool(Path(sys.argv[1]), "full", 1 << 20)
 kept = 0
 try:
@@ -222,12 +271,12 @@ except StorageError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_leaves_no_half_frame(tmp_path) -> None:
+def test_a_disk_that_takes_no_more_leaves_no_half_group(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FILLER, str(tmp_path)], capture_output=True, text=True, check=True
     )
     kept, _, reason = done.stdout.partition(" ")
-    assert "the file would be too large" in reason
+    assert "cannot be used" in reason
     assert int(kept) > 20
     found = [int(record.id) for chunk in adopt(tmp_path) for record in chunk]
     assert found == list(range(int(kept)))
@@ -246,31 +295,25 @@ def test_looking_whether_a_spool_has_space_adds_nothing_to_it(tmp_path, make_rec
         Spool(tmp_path, "normal", 4000).check()
 
 
-@pytest.mark.parametrize(("synchronous", "flushes"), [("full", 3), ("normal", 0)])
-def test_only_full_flushes_the_disk_and_for_every_frame(
-    tmp_path, make_records, monkeypatch, synchronous, flushes
-) -> None:
+@pytest.mark.parametrize(("synchronous", "level"), [("normal", 1), ("full", 2)])
+def test_only_full_flushes_the_disk_for_every_group(tmp_path, synchronous, level) -> None:
     spool = Spool(tmp_path / "spool", synchronous, 1 << 20)
     spool.prepare()
-    flushed = []
-    real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda file: (flushed.append(file), real(file)))
-    for record in make_records(3):
-        spool.append([record])
-    assert len(flushed) == flushes
+    assert spool._file.database.execute("PRAGMA synchronous") == [(level,)]
 
 
-def test_a_file_that_was_deleted_before_it_could_be_locked_is_nobody_s(tmp_path) -> None:
-    path = tmp_path / "1-a.spool"
-    path.write_bytes(MAGIC)
-    file = os.open(path, os.O_RDWR)
-    try:
-        path.unlink()
-        assert not _locked(file, path)
-        path.write_bytes(MAGIC)  # another one of the same name
-        assert not _locked(file, path)
-    finally:
-        os.close(file)
-    file = os.open(path, os.O_RDWR)
-    assert _locked(file, path)
-    os.close(file)
+def test_a_file_that_was_adopted_before_it_was_open_is_made_again(tmp_path, monkeypatch) -> None:
+    spool = Spool(tmp_path, "normal", 1 << 20)
+    taken = []
+    connect = Database.connect
+
+    def adopted_meanwhile(database: Database) -> None:
+        connect(database)
+        if not taken:
+            taken.append(database.url.path)
+            database.url.path.unlink()
+
+    monkeypatch.setattr(Database, "connect", adopted_meanwhile)
+    spool.prepare()
+    (path,) = tmp_path.glob("*.spool.db")
+    assert path not in taken
