@@ -22,12 +22,11 @@ from tasador.core.storage import Location, atomic_file, copy_from_local, is_remo
 from tasador.data.text_format import allow_long_cells
 from tasador.records.errors import OutcomeFileError, OutcomeValueError
 from tasador.records.record import Outcome
-from tasador.records.store import OutcomeAnswer, RecordBatch, RecordStore
+from tasador.records.store import TEXTS, OutcomeAnswer, RecordBatch, RecordStore
 from tasador.records.time_parsing import parse_moment
 
 _MICROSECONDS = 1e6
 _TIMES = ("time", "outcome_time")
-_TEXTS = ("id", "version", "variant", "source", "client")
 
 
 def export_parquet(
@@ -81,7 +80,7 @@ def export_parquet(
 def _kind(arrow: Any, name: str) -> Any:
     if name in _TIMES:
         return arrow.timestamp("us", tz="UTC")
-    return arrow.string() if name in _TEXTS or name == "features" else arrow.float64()
+    return arrow.string() if name in TEXTS or name == "features" else arrow.float64()
 
 
 def _column(arrow: Any, part: RecordBatch, field: Any) -> Any:
@@ -94,7 +93,7 @@ def _column(arrow: Any, part: RecordBatch, field: Any) -> Any:
         known = np.isfinite(values)
         whole = np.where(known, np.round(np.where(known, values, 0.0) * _MICROSECONDS), 0.0)
         return arrow.array(whole.astype(np.int64), mask=~known).cast(field.type)
-    if field.name in _TEXTS:
+    if field.name in TEXTS:
         return arrow.array(values, type=field.type)
     return arrow.array(values, type=field.type, mask=np.isnan(values))
 

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from tasador.contract.target_check import TargetBounds
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
-from tasador.records.dialects import Row, column_names
+from tasador.records.dialects import BULK_COLUMNS, Row, column_names
 from tasador.records.record import Outcome, Record
 from tasador.records.shared_state import kept_targets, model_of
 from tasador.records.time_parsing import time_reason
 
 OutcomeStatus = Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"]
+
+
+#: The columns of texts.
+TEXTS = frozenset(name for name, kind in BULK_COLUMNS["records"] if kind == "text")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class RecordBatch:
         for name, column in zip(cls.__dataclass_fields__, zip(*rows, strict=True), strict=True):
             if name == "features":
                 made.append(list(column))
-            elif name in _TEXTS:
+            elif name in TEXTS:
                 texts = np.empty(len(column), dtype=object)
                 texts[:] = column
                 made.append(texts)
@@ -82,7 +86,6 @@ class RecordBatch:
 
 #: A bundle's version: the model's name and digits of the content hash.
 _BUNDLE = re.compile(r"(.+)-[0-9a-f]{12}")
-_TEXTS = frozenset({"id", "version", "variant", "source", "client"})
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,6 @@ class VersionCounts:
     outcomes: int
     first: float
     last: float
-
-
-def open_store(url: str) -> RecordStore:
-    """Return the store at `url`, connected, its tables up to date.
-
-    Raises:
-        ConfigError: The URL is invalid.
-        OutageError: It cannot be reached.
-    """
-    return RecordStore(Database.open(url))
 
 
 _COLUMNS = column_names("records")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,12 @@ from tasador.records import database as connection
 from tasador.records.audit_log import AuditTrail, Verdicts
 from tasador.records.database import Database, Migration
 from tasador.records.errors import OutageError, RejectedValuesError
+from tasador.records.record import Outcome, Record
+from tasador.records.refused import kept_rows
 from tasador.records.shared_state import AlertState, AlertStates, Leases, SharedState
+from tasador.records.store import RecordStore
+
+FIRST_SCHEMA = Path(__file__).parents[2] / "fixtures" / "files" / "records" / "schema_1.db"
 
 
 def test_verdicts_come_back_newest_first_and_by_model(database) -> None:
@@ -212,6 +220,45 @@ def test_a_newer_schema_that_allows_it_is_used_and_another_is_refused(url, monke
         Database.open(url)
 
 
+def test_a_stored_database_of_the_first_schema_is_brought_up_to_date(tmp_path) -> None:
+    shutil.copy(FIRST_SCHEMA, tmp_path / "records.db")
+    with Database.open(f"sqlite:///{tmp_path}/records.db") as database:
+        versions = database.execute("SELECT version FROM tasador_schema ORDER BY version")
+        assert versions == [(n,) for n in range(1, connection.NEWEST + 1)]
+        (batch,) = RecordStore(database).read(0.0, 2e9)
+        assert list(batch.client) == ["tests", "tests"]
+        assert batch.features[0] == '{"income":6,"kind":"hôtel"}'.encode()
+        assert math.isnan(batch.lower[1])
+        assert list(batch.actual)[:1] == [123.5]
+        assert SharedState(database).get("champion").value == {"version": 3}
+        assert list(kept_rows(database, 0.0, 2e9, 5)) == []
+
+
+def test_a_database_of_each_earlier_schema_is_brought_up_to_date(
+    url, monkeypatch, make_records
+) -> None:
+    records = make_records(2)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(connection, "MIGRATIONS", connection.MIGRATIONS[:1])
+        with Database.open(url) as database:
+            RecordStore(database).append(records)
+    with Database.open(url) as database:
+        assert list(RecordStore(database).get([records[1].id]).values()) == records[1:]
+        assert list(kept_rows(database, 0.0, 2e9, 5)) == []
+
+
+def test_the_tables_have_the_fields_of_what_is_added_to_them(database) -> None:
+    for table, row in (("records", Record), ("outcomes", Outcome)):
+        if database.url.dialect == "sqlite":
+            found = database.execute(f"SELECT name FROM pragma_table_info('{table}') ORDER BY cid")
+        else:
+            found = database.execute(
+                "SELECT column_name FROM information_schema.columns WHERE table_name = ? "
+                "AND table_schema = current_schema() ORDER BY ordinal_position", (table,)
+            )  # fmt: skip
+        assert [name for (name,) in found] == list(row._fields)
+
+
 def test_a_migration_that_fails_leaves_nothing_half_done(url, monkeypatch) -> None:
     broken = Migration(1, 1, ("CREATE TABLE fine (a {int})", "CREATE NONSENSE"))
     with monkeypatch.context() as release:
@@ -272,8 +319,6 @@ def test_a_forked_child_connects_by_itself(database) -> None:
 
 
 def test_maintenance_shrinks_what_a_commit_would_have_to_clean_up(tmp_path, make_records) -> None:
-    from tasador.records.store import RecordStore
-
     file = tmp_path / "records.db"
     with Database.open(f"sqlite:///{file}") as writing, Database.open(f"sqlite:///{file}") as other:
         store = RecordStore(writing)

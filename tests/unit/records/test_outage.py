@@ -14,9 +14,10 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.records import batch_writer
 from tasador.records.batch_writer import RecordWriter, WriterStatus
+from tasador.records.database import Database
 from tasador.records.errors import RejectedValuesError
 from tasador.records.spool import Spool
-from tasador.records.store import open_store
+from tasador.records.store import RecordStore
 from tasador.settings.records import RecordSettings
 
 PATIENCE = 20.0  # of a test, not of the product
@@ -42,7 +43,7 @@ def wait_until_safe(writer: RecordWriter, count: int) -> None:
 
 
 def ids_in(url: str) -> list[str]:
-    store = open_store(url)
+    store = RecordStore(Database.open(url))
     found = [i for batch in store.read(0.0, 1e12) for i in batch.id]
     store.close()
     return sorted(found)
@@ -128,7 +129,7 @@ def test_records_are_taken_during_an_outage_and_found_once_after_it(
 def test_a_database_that_is_unreachable_at_the_start_is_found_later(
     settings, outage, make_records, url
 ) -> None:
-    open_store(url).close()
+    Database.open(url).close()
     outage.begin()
     writer = RecordWriter(settings)
     writer.start()
@@ -144,7 +145,7 @@ def test_a_database_that_is_unreachable_at_the_start_is_found_later(
 def test_what_a_writer_left_in_the_spool_is_replayed_by_the_next(
     settings, outage, make_records, url, tmp_path
 ) -> None:
-    open_store(url).close()
+    Database.open(url).close()
     outage.begin()
     first = RecordWriter(settings)
     first.start()
@@ -164,7 +165,7 @@ def test_what_a_writer_left_in_the_spool_is_replayed_by_the_next(
 
 def test_records_in_both_the_spool_and_the_database_are_one(settings, make_records, url) -> None:
     records = make_records(20)
-    store = open_store(url)
+    store = RecordStore(Database.open(url))
     store.append(records[:15])
     store.close()
     spool = Spool(settings.spool_folder(), "normal", 1 << 20)
@@ -224,7 +225,7 @@ def test_the_line_to_a_server_silent_for_long_is_cut(
 def test_a_full_spool_is_an_error_in_durable_mode_and_a_counted_loss_in_async(
     settings, outage, make_records, url
 ) -> None:
-    open_store(url).close()
+    Database.open(url).close()
     outage.begin()
     for mode in ("durable", "async"):
         writer = RecordWriter(
@@ -287,7 +288,7 @@ def test_texts_that_a_database_cannot_hold_are_cleaned_and_the_record_kept(
     good, nul, surrogate = make_records(3)
     group = [good, nul._replace(client="a\0b"), surrogate._replace(client="\ud800!")]
     calm_writer.submit_from_thread(group).result(PATIENCE)
-    store = open_store(calm_writer.settings.url)
+    store = RecordStore(Database.open(calm_writer.settings.url))
     found = store.get([record.id for record in group])
     store.close()
     assert set(found) == {good.id, nul.id, surrogate.id}
@@ -335,7 +336,7 @@ def test_a_loop_that_was_closed_does_not_stop_the_writer(writer, make_records) -
 def test_a_spool_file_that_cannot_be_read_back_is_quarantined_and_the_rest_goes_on(
     settings, outage, make_records, url, tmp_path
 ) -> None:
-    open_store(url).close()
+    Database.open(url).close()
     outage.begin()
     writer = RecordWriter(settings)
     writer.start()

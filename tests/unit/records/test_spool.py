@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasador.core.errors import StorageError
-from tasador.records.database import Database
+from tasador.records.database import MIGRATIONS, NEWEST, Database, Migration
 from tasador.records.errors import OutageError
 from tasador.records.framed_spool import MAGIC
 from tasador.records.record import Record
@@ -208,6 +208,21 @@ def test_a_file_that_cannot_be_read_holds_up_no_other(tmp_path, make_records) ->
     with pytest.raises(StorageError, match="cannot be used"):
         next(adopting)
     assert [found.name for found in path.parent.iterdir()] == ["0-a.spool.db"]
+
+
+def test_a_file_of_an_earlier_schema_is_brought_up_to_date_when_it_is_adopted(
+    tmp_path, make_records, monkeypatch
+) -> None:
+    records = make_records(3)
+    path = left_by_a_dead_process(tmp_path, records)
+    more = Migration(NEWEST + 1, 1, ("ALTER TABLE records ADD COLUMN place {text} DEFAULT 'x'",))
+    monkeypatch.setattr("tasador.records.database.MIGRATIONS", (*MIGRATIONS, more))
+    monkeypatch.setattr(
+        "tasador.records.spool._SELECT",
+        "SELECT rowid, id, place FROM records WHERE rowid > ? LIMIT ?",
+    )
+    monkeypatch.setattr(Record, "from_row", classmethod(lambda _, row: tuple(row)))
+    assert list(adopt(path.parent)) == [[(record.id, "x") for record in records]]
 
 
 def test_files_of_an_earlier_release_are_read_once(tmp_path) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tasador.records.audit_log import AuditTrail
+from tasador.records.database import Database
 from tasador.records.errors import RejectedValuesError
 from tasador.records.record import Outcome
-from tasador.records.store import RecordStore, open_store
+from tasador.records.store import RecordStore
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def test_pruning_deletes_what_is_older_with_its_outcomes_in_chunks(store, make_r
 
 
 def test_a_store_is_opened_by_its_url_alone(url, make_records) -> None:
-    store = open_store(url)
+    store = RecordStore(Database.open(url))
     store.append(make_records(2))
     store.close()
     store.append(make_records(2))  # a closed store connects again
