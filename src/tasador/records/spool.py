@@ -34,6 +34,7 @@ _BESIDE = ("-wal", "-shm")
 _ROW_BYTES = 256
 #: Bytes below which a spool counts as full: a few records.
 _LEAST_SPACE = 4096
+_LOG_PAGES = 1000
 _SELECT = (
     f"SELECT rowid, {column_names('records')} FROM records "  # noqa: S608
     "WHERE rowid > ? ORDER BY rowid LIMIT ?"
@@ -197,6 +198,8 @@ class Spool:
             name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
             file = SpoolFile(self.folder / name, self._synchronous)
             file.database.connect()
+            # nobody writes the log back beside the appending, so each time it has to be short
+            file.database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             # before it was open another process may have taken it for an orphan, and deleted it
             if file.path.exists():
                 self._file = file
