@@ -48,7 +48,7 @@ from tasador.records.errors import BusyError, NotRunningError, RejectedValuesErr
 from tasador.records.maintenance import MaintenanceThread
 from tasador.records.record import Record
 from tasador.records.refused import RefusedBuffer, RefusedRequest
-from tasador.records.spool import Chunk, Spool
+from tasador.records.spool import Spool
 from tasador.settings.records import RecordSettings
 
 QueueOwner = Literal["ok", "draining", "spooling"]
@@ -181,7 +181,7 @@ class Committer:
             self._asked = time.monotonic()
             self._check_database()
             while not self._closing.is_set():
-                chunk = self._next_chunk()
+                chunk = self._spool.peek(self._settings.group)
                 if chunk is None:
                     if self._back_to_normal():
                         return True
@@ -207,14 +207,6 @@ class Committer:
             "ON CONFLICT (key) DO UPDATE SET time = excluded.time",
             (clock.seconds(),),
         )
-
-    def _next_chunk(self) -> Chunk | None:
-        try:
-            return self._spool.peek(self._settings.group)
-        except StorageError as error:
-            _log.error("a spool file is quarantined: %s", error)
-            self._spool.quarantine()
-            raise
 
     def _back_to_normal(self) -> bool:
         with self._turn:

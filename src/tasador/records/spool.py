@@ -97,6 +97,7 @@ class SpoolFile:
 
     def quarantine(self) -> None:
         """Rename the file to ``*.damaged``, with its log, and close it."""
+        _log.error("%s cannot be read; it is kept as *.damaged", self.path)
         damaged = self.path.with_name(self.path.name.removesuffix(_SUFFIX) + ".damaged")
         log = self.path.with_name(self.path.name + "-wal")
         try:
@@ -211,13 +212,18 @@ class Spool:
         """Return at most `most` records from the front, which stay; None when nothing waits.
 
         Raises:
-            StorageError: The file cannot be read.
+            StorageError: The file cannot be read; it is quarantined.
         """
         with self._lock, _translated(self.folder):
             file = self._file
             if file is None or not file.used:
                 return None
-            records, last = file.read(file.given_up, most)
+            try:
+                records, last = file.read(file.given_up, most)
+            except StorageError:
+                self._file, self._waiting = None, 0
+                file.quarantine()
+                raise
             if records:
                 return Chunk(records, file, last)
             # a new one in its place: SQLite gives no space back to the disk
@@ -234,13 +240,6 @@ class Spool:
             if self._file is chunk.file:
                 self._waiting = max(0, self._waiting - _size(chunk.records))
                 chunk.file.give_up(chunk.last)
-
-    def quarantine(self) -> None:
-        """Quarantine the file, which cannot be read back, as ``*.damaged``."""
-        with self._lock:
-            file, self._file, self._waiting = self._file, None, 0
-            if file is not None:
-                file.quarantine()
 
     def close(self) -> None:
         """Let go of the file: an empty one is deleted, another waits to be adopted."""
@@ -289,7 +288,6 @@ def _adopted(path: Path) -> Iterator[list[Record]]:
     except LockedError:
         pass  # its process lives
     except DamagedError:
-        _log.error("%s is damaged; it is kept as *.damaged", path)
         file.quarantine()
     finally:
         file.database.close()
