@@ -430,11 +430,11 @@ class RecordWriter:
         counters = self._counters
         return WriterStatus(
             state="ok" if self._committer.state == "ok" else "spooling",
-            written=counters.written,
-            spooled=counters.spooled,
-            replayed=counters.replayed,
-            lost=counters.lost,
-            refused=counters.refused,
+            written=counters["written"],
+            spooled=counters["spooled"],
+            replayed=counters["replayed"],
+            lost=counters["lost"],
+            refused=counters["refused"],
             queued=counters.waiting,
             spool_bytes=self._spool.bytes,
             last_error=counters.last_error,

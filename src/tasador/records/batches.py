@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -150,53 +151,33 @@ class WriterStatus:
 
 
 class Counters:
-    """Counts that threads share. Each `count` adds to several of them at once."""
+    """Counts that threads share, by the names of `WriterStatus`. Each `count` adds to several."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.entered = 0
-        self.done = 0
-        self.written = 0
-        self.spooled = 0
-        self.replayed = 0
-        self.lost = 0
-        self.refused = 0
+        self._counts: Counter[str] = Counter()
         self.last_error = ""
+
+    def __getitem__(self, name: str) -> int:
+        return self._counts[name]
 
     def enter(self, size: int, most: int) -> bool:
         """Count `size` records in when no more than `most` wait then, and as lost otherwise."""
         with self._lock:
             # counted in records, not in calls: memory is what is bounded
-            fits = self.entered - self.done + size <= most
-            if fits:
-                self.entered += size
-            else:
-                self.lost += size
+            fits = self.waiting + size <= most
+            self._counts["entered" if fits else "lost"] += size
         return fits
 
-    def count(
-        self,
-        *,
-        done: int = 0,
-        written: int = 0,
-        spooled: int = 0,
-        replayed: int = 0,
-        lost: int = 0,
-        refused: int = 0,
-    ) -> None:
-        """Add to the counts."""
+    def count(self, **numbers: int) -> None:
+        """Add to the counts; ``done`` are records that wait no longer."""
         with self._lock:
-            self.written += written
-            self.spooled += spooled
-            self.replayed += replayed
-            self.lost += lost
-            self.refused += refused
-            self.done += done
+            self._counts.update(numbers)
 
     @property
     def waiting(self) -> int:
         """Records that entered and are not done."""
-        return self.entered - self.done
+        return self._counts["entered"] - self._counts["done"]
 
     def note(self, error: Exception | str) -> None:
         """Remember what went wrong."""

@@ -29,7 +29,6 @@ class OutageError(StorageError):
 
     @classmethod
     def of(cls, shown: str, reason: str) -> OutageError:
-        """Return the error of the database `shown`, with the driver's `reason`."""
         return cls(
             f"the database {shown} cannot be used: {reason}",
             remedy="check that it runs, its address, its disk and its permissions",
@@ -73,7 +72,6 @@ class RejectedValuesError(StorageError):
 
     @classmethod
     def of(cls, shown: str, reason: str) -> RejectedValuesError:
-        """Return the error of the database `shown`, with the driver's `reason`."""
         return cls(f"the database {shown} does not take these values: {reason}")
 
 
@@ -82,7 +80,6 @@ class SpoolError(StorageError):
 
     @classmethod
     def full(cls, folder: Path, limit: int) -> SpoolError:
-        """Return the error of a spool that has reached its limit."""
         return cls(
             f"the spool in {folder} is full",
             expected=f"at most {limit:,} bytes",
@@ -103,7 +100,6 @@ class BusyError(StorageError):
 
     @classmethod
     def of(cls, most: int) -> BusyError:
-        """Return the error of a queue that holds `most` records."""
         return cls(
             "the queue of records is full",
             expected=f"at most {most:,} waiting",
@@ -116,7 +112,6 @@ class NotRunningError(StorageError):
 
     @classmethod
     def of(cls) -> NotRunningError:
-        """Return the error."""
         return cls("the record writer is not running", remedy="start it first")
 
 
@@ -125,12 +120,10 @@ class OutcomeFileError(SourceError):
 
     @classmethod
     def missing(cls, path: Path) -> OutcomeFileError:
-        """Return the error of a file that is not there."""
         return cls(f"there is no file {path}", remedy="check the path")
 
     @classmethod
     def without(cls, path: Path, missing: Collection[str], found: Collection[str]) -> SourceError:
-        """Return the error of a file that lacks columns."""
         return cls(
             f"{path} lacks {' and '.join(sorted(missing))}",
             expected="the columns prediction_id, actual and, if wanted, time",
@@ -139,7 +132,6 @@ class OutcomeFileError(SourceError):
 
     @classmethod
     def unreadable(cls, path: Path, reason: Exception) -> OutcomeFileError:
-        """Return the error of a file that is no CSV."""
         return cls(f"{path} cannot be read as CSV: {reason}")
 
 
@@ -148,7 +140,6 @@ class OutcomeValueError(ConfigError):
 
     @classmethod
     def no_number(cls, text: str | None) -> OutcomeValueError:
-        """Return the error of an outcome that is no number."""
         return cls(f"actual is not a number: {text!r}")
 
     @classmethod

@@ -23,69 +23,16 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from tasador.core.storage import tighten
 from tasador.records.record import Record
 
 MAGIC = b"TASADOR-SPOOL-1\n"
-MOST_BYTES = 1 << 28  # of one frame: more is damage, not data
+_MOST_BYTES = 1 << 28  # of one frame: more is damage, not data
 _HEAD = struct.Struct("<II")
 _NUMBERS = struct.Struct("<6d6I")
 _PATTERN = "*.spool"
 _log = logging.getLogger(__name__)
-
-FrameState = Literal["whole", "end", "torn", "damaged"]
-
-
-def decode_frame(data: bytes, at: int) -> tuple[FrameState, list[Record], int]:
-    """Read the frame at `at`.
-
-    Returns:
-        ``whole``, its records and where the next begins; ``end`` when nothing follows; ``torn``
-        when the file ends within the frame or only zeros follow, as after a crash; ``damaged`` when
-        its bytes are there and wrong. Without a whole frame there are no records.
-    """
-    if at == len(data):
-        return "end", [], at
-    if at + _HEAD.size > len(data):
-        return "torn", [], at
-    length, checksum = _HEAD.unpack_from(data, at)
-    start = at + _HEAD.size
-    if length == 0:
-        return ("torn" if not any(data[at:]) else "damaged"), [], at
-    if length > MOST_BYTES:
-        return "damaged", [], at
-    payload = data[start : start + length]
-    if len(payload) < length:
-        return "torn", [], at
-    if zlib.crc32(payload) != checksum:
-        return "damaged", [], at
-    return "whole", _records(payload), start + length
-
-
-def _records(payload: bytes) -> list[Record]:
-    records = []
-    at = 0
-    while at < len(payload):
-        time, prediction, lower, upper, coverage, latency, *sizes = _NUMBERS.unpack_from(
-            payload, at
-        )
-        at += _NUMBERS.size
-        texts = []
-        for size in sizes:
-            texts.append(payload[at : at + size])
-            at += size
-        name, version, variant, source, client = (
-            text.decode("utf-8", "replace") for text in (*texts[:4], texts[5])
-        )
-        records.append(
-            Record(
-                name, time, version, variant, source, texts[4], prediction, lower, upper, coverage,
-                latency, client,
-            )
-        )  # fmt: skip
-    return records
 
 
 def adopt_framed(folder: Path) -> Iterator[list[Record]]:
@@ -95,16 +42,13 @@ def adopt_framed(folder: Path) -> Iterator[list[Record]]:
         OSError: A file cannot be read.
     """
     for path in sorted(folder.glob(_PATTERN)):
-        try:
-            file = path.open("rb")
-        except OSError:
-            continue
-        with file:
+        with suppress(FileNotFoundError), path.open("rb") as file:
             if not _locked(file.fileno(), path):
                 continue
             tighten(path)
-            damaged = yield from _all_records(file.read(), path)
+            damaged = yield from _frames(file.read())
             if damaged:
+                _log.error("%s is damaged; it is kept as *.damaged", path)
                 path.rename(path.with_suffix(".damaged"))
             else:
                 path.unlink()
@@ -119,28 +63,36 @@ def framed_bytes(folder: Path) -> int:
     return total
 
 
-def _all_records(data: bytes, path: Path) -> Generator[list[Record], None, bool]:
-    """Give the records of a file's bytes; the generator's value tells whether it is damaged."""
+def _frames(data: bytes) -> Generator[list[Record], None, bool]:
+    """Give the records of each whole frame; the generator's value tells whether one is damaged."""
     at = len(MAGIC)
     if data[:at] != MAGIC:
-        if data and not MAGIC.startswith(data):
-            _log.error("%s is no spool file; it is kept as *.damaged", path)
-            return True
-        return False
-    gathered: list[Record] = []
-    while True:
-        state, records, at = decode_frame(data, at)
-        gathered += records
-        if gathered and (state != "whole" or len(gathered) >= 512):
-            yield gathered
-            gathered = []
-        if state == "damaged":
-            _log.error("%s is damaged at byte %d; it is kept as *.damaged", path, at)
-            return True
-        if state == "torn":
-            _log.warning("the last frame of %s is torn: it was never acknowledged", path)
-        if state != "whole":
-            return False
+        return not MAGIC.startswith(data)
+    while at + _HEAD.size <= len(data):
+        length, checksum = _HEAD.unpack_from(data, at)
+        start = at + _HEAD.size
+        payload = data[start : start + length]
+        if length == 0 or len(payload) < length or zlib.crc32(payload) != checksum:
+            torn = 0 < length <= _MOST_BYTES and len(payload) < length
+            # after a power cut zeros may follow what was written
+            return not torn and any(data[at:])
+        yield list(_records(payload))
+        at = start + length
+    return False
+
+
+def _records(payload: bytes) -> Iterator[Record]:
+    at = 0
+    while at < len(payload):
+        time, *numbers = _NUMBERS.unpack_from(payload, at)
+        at += _NUMBERS.size
+        texts = []
+        for size in numbers[5:]:
+            texts.append(payload[at : at + size])
+            at += size
+        features = texts.pop(4)
+        name, version, variant, source, client = (text.decode("utf-8", "replace") for text in texts)
+        yield Record._make((name, time, version, variant, source, features, *numbers[:5], client))
 
 
 def _locked(file: int, path: Path) -> bool:
@@ -150,7 +102,7 @@ def _locked(file: int, path: Path) -> bool:
     except OSError:
         return False
     try:
-        # its owner may have deleted it between open and lock: records would go into no file
+        # its owner may have deleted it between open and lock
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
