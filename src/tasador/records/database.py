@@ -104,27 +104,27 @@ def migrate(dialect: Dialect, connection: Any, shown: str) -> None:
     Raises:
         OutageError: The tables were changed by a newer tasador in a way this one cannot follow.
     """
-    dialect.begin(connection)
+    dialect.run(connection, dialect.begin)
     try:
         # several workers start at once: the second finds the tables made
         dialect.lock_schema(connection)
         # a role that may not make tables can still use them
-        if not dialect.execute(connection, dialect.has_table, ("tasador_schema",)):
-            dialect.execute(connection, _TABLE.format_map(dialect.types), ())
-        found = dialect.execute(connection, "SELECT version, reader FROM tasador_schema", ())
+        if not dialect.run(connection, dialect.has_table, ("tasador_schema",)).fetchall():
+            dialect.run(connection, _TABLE.format_map(dialect.types))
+        found = dialect.run(connection, "SELECT version, reader FROM tasador_schema").fetchall()
         current = max((row[0] for row in found), default=0)
         reader = max((row[1] for row in found), default=0)
         if reader > NEWEST:
             raise OutageError.newer(shown, NEWEST, current, reader)
         for migration in MIGRATIONS[current:]:
             for statement in migration.statements:
-                dialect.execute(connection, statement.format_map(dialect.types), ())
-            dialect.execute(
+                dialect.run(connection, statement.format_map(dialect.types))
+            dialect.run(
                 connection,
                 "INSERT INTO tasador_schema (version, reader, time) VALUES (?, ?, ?)",
                 (migration.version, migration.reader, time.time()),
             )
-        dialect.execute(connection, "COMMIT", ())
+        dialect.run(connection, "COMMIT")
     except BaseException:
         dialect.rollback(connection)
         raise
@@ -193,12 +193,13 @@ class Database:
             RejectedValuesError: It does not take these values.
         """
         with self._lock, self._translated():
-            return self.dialect.execute(self._connected(), sql, parameters)
+            cursor = self.dialect.run(self._connected(), sql, parameters)
+            return cursor.fetchall() if cursor.description is not None else []
 
     def change(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement and return how many rows it touched; errors as for `execute`."""
         with self._lock, self._translated():
-            return self.dialect.change(self._connected(), sql, parameters)
+            return int(self.dialect.run(self._connected(), sql, parameters).rowcount)
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows to `records` or `outcomes` in one transaction; known keys are skipped."""
@@ -228,12 +229,12 @@ class Database:
                 yield self
                 return
             with self._translated():
-                self.dialect.begin(self._connected())
+                self.dialect.run(self._connected(), self.dialect.begin)
             self._depth = 1
             try:
                 yield self
                 with self._translated():
-                    self.dialect.execute(self._connected(), "COMMIT", ())
+                    self.dialect.run(self._connected(), "COMMIT")
             except BaseException:
                 if self._connection is not None:
                     self.dialect.rollback(self._connection)

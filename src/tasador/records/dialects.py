@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Protocol, get_type_hints
+from typing import Any, get_type_hints
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.storage import make_private, tighten
@@ -35,42 +35,6 @@ BULK_COLUMNS = {
 }
 
 
-class Dialect(Protocol):
-    """What a database engine must be able to do; connections are those of its driver.
-
-    Attributes:
-        types: SQL types by our names: ``text``, ``real``, ``int``, ``bytes``.
-        clock: SQL expression of the server's time, seconds since the epoch.
-        has_table: SQL that finds a row when there is a table of the name given.
-    """
-
-    types: dict[str, str]
-    clock: str
-    has_table: str
-
-    def connect(self) -> Any: ...
-    def prepare(self, connection: Any) -> None: ...
-    def is_broken(self, connection: Any) -> bool: ...
-    def execute(self, connection: Any, sql: str, parameters: Sequence[Any]) -> list[Row]: ...
-    def change(self, connection: Any, sql: str, parameters: Sequence[Any]) -> int: ...
-    def insert(self, connection: Any, table: str, rows: Sequence[Row]) -> None: ...
-    def maintain(self, connection: Any) -> None: ...
-    def begin(self, connection: Any) -> None: ...
-    def rollback(self, connection: Any) -> None: ...
-    def lock_schema(self, connection: Any) -> None: ...
-    def interrupt(self, connection: Any) -> None: ...
-    def kind_of(self, error: Exception) -> ErrorKind | None: ...
-
-
-def dialect_for(
-    url: DatabaseUrl, synchronous: Synchronous, timeout_s: float, *, alone: bool
-) -> Dialect:
-    """Return the dialect that `url` names; its driver is imported here and not before."""
-    if url.dialect == "sqlite":
-        return SqliteDialect(url, synchronous, timeout_s, alone=alone)
-    return PostgresqlDialect(url, timeout_s)
-
-
 @functools.cache
 def column_names(table: str) -> str:
     """Return the columns of a bulk table as SQL."""
@@ -86,10 +50,18 @@ _WAL_BYTES = 2 << 20
 
 
 class SqliteDialect:
-    """See `tasador.records.dialects.Dialect`."""
+    """A file, through Python's own driver.
+
+    Attributes:
+        types: SQL types by our names: ``text``, ``real``, ``int``, ``bytes``.
+        has_table: SQL that finds a row when there is a table of the name given.
+        begin: SQL that begins a write transaction.
+        clock: SQL expression of the server's time, seconds since the epoch.
+    """
 
     types = {"text": "TEXT", "real": "REAL", "int": "INTEGER", "bytes": "BLOB"}  # noqa: RUF012
     has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    begin = "BEGIN IMMEDIATE"
     clock = "((julianday('now') - 2440587.5) * 86400.0)"
 
     def __init__(
@@ -150,13 +122,11 @@ class SqliteDialect:
     def is_broken(self, connection: sqlite3.Connection) -> bool:  # noqa: ARG002
         return False
 
-    def execute(
-        self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]
-    ) -> list[Row]:
-        return connection.execute(sql, parameters).fetchall()
-
-    def change(self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> int:
-        return connection.execute(sql, parameters).rowcount
+    def run(
+        self, connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
+    ) -> sqlite3.Cursor:
+        """Run a statement and return its cursor."""
+        return connection.execute(sql, parameters)
 
     def insert(self, connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
         """Add rows: one statement and its own commit for a group, a transaction for more.
@@ -167,7 +137,7 @@ class SqliteDialect:
         if len(rows) <= MOST_ROWS:
             self._insert_some(connection, table, rows)
             return
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(self.begin)
         try:
             for start in range(0, len(rows), MOST_ROWS):
                 self._insert_some(connection, table, rows[start : start + MOST_ROWS])
@@ -187,9 +157,6 @@ class SqliteDialect:
             parameters.extend(list(rows[-1]) * (size - count))
             count = size
         connection.execute(_sqlite_insert(table, count), parameters)
-
-    def begin(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
 
     def rollback(self, connection: sqlite3.Connection) -> None:
         """Undo what is open; a failed statement may have undone it already."""
@@ -237,7 +204,7 @@ _ARRAYS = {"text": "text[]", "real": "float8[]", "bytes": "bytea[]"}
 
 
 class PostgresqlDialect:
-    """See `tasador.records.dialects.Dialect`.
+    """A server, through psycopg; attributes as of `SqliteDialect`.
 
     Raises:
         MissingExtraError: psycopg is not installed.
@@ -250,6 +217,7 @@ class PostgresqlDialect:
         "bytes": "BYTEA",
     }
     has_table = "SELECT 1 WHERE to_regclass(?) IS NOT NULL"
+    begin = "BEGIN"
     clock = "extract(epoch from clock_timestamp())::float8"
 
     def __init__(self, url: DatabaseUrl, timeout_s: float) -> None:
@@ -286,12 +254,9 @@ class PostgresqlDialect:
     def is_broken(self, connection: Any) -> bool:
         return bool(connection.closed)
 
-    def execute(self, connection: Any, sql: str, parameters: Sequence[Any]) -> list[Row]:
-        cursor = connection.execute(_placeholders(sql), parameters)
-        return cursor.fetchall() if cursor.description is not None else []
-
-    def change(self, connection: Any, sql: str, parameters: Sequence[Any]) -> int:
-        return int(connection.execute(_placeholders(sql), parameters).rowcount)
+    def run(self, connection: Any, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run a statement and return its cursor."""
+        return connection.execute(_placeholders(sql), parameters)
 
     def insert(self, connection: Any, table: str, rows: Sequence[Row]) -> None:
         """Add rows by one statement, an array for each column."""
@@ -301,9 +266,6 @@ class PostgresqlDialect:
 
     def maintain(self, connection: Any) -> None:
         """Nothing to do: the server looks after itself."""
-
-    def begin(self, connection: Any) -> None:
-        connection.execute("BEGIN")
 
     def rollback(self, connection: Any) -> None:
         with suppress(self.driver.Error):
@@ -357,3 +319,15 @@ def _postgresql_insert(table: str) -> str:
         f"INSERT INTO {table} ({column_names(table)}) SELECT * FROM unnest({arrays}) "  # noqa: S608
         "ON CONFLICT DO NOTHING"
     )
+
+
+Dialect = SqliteDialect | PostgresqlDialect
+
+
+def dialect_for(
+    url: DatabaseUrl, synchronous: Synchronous, timeout_s: float, *, alone: bool
+) -> Dialect:
+    """Return the dialect that `url` names; its driver is imported here and not before."""
+    if url.dialect == "sqlite":
+        return SqliteDialect(url, synchronous, timeout_s, alone=alone)
+    return PostgresqlDialect(url, timeout_s)
