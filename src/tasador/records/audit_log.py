@@ -70,11 +70,7 @@ class Verdicts:
         with self.database.transaction():
             # in the transaction: two watchers must not shorten the same one by different neighbours
             before = self.read(model, limit=2) if shorten is not None else []
-            self.database.execute(
-                "INSERT INTO verdicts (id, model, time, since, until, level, body) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (made.id, model, made.time, since, until, level, _json(made.body)),
-            )
+            self.database.add("verdicts", {**vars(made), "body": _json(made.body)})
             if shorten is not None and len(before) == 2 and before[0].level == before[1].level:
                 self.database.execute(
                     "UPDATE verdicts SET body = ? WHERE id = ?",
@@ -171,14 +167,7 @@ class AuditTrail:
         made = AuditEntry(
             new_id(), clock.seconds(), actor, action, subject, from_value, to_value, reason, plain
         )
-        self.database.execute(
-            "INSERT INTO audit (id, time, actor, action, subject, from_value, to_value, reason, "
-            "details) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                made.id, made.time, actor, action, subject, from_value, to_value, reason,
-                _json(plain),
-            ),
-        )  # fmt: skip
+        self.database.add("audit", {**vars(made), "details": _json(plain)})
         return made
 
     def read(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -200,6 +200,14 @@ class Database:
         """Run one statement and return how many rows it touched; errors as for `execute`."""
         with self._lock, self._translated():
             return int(self.dialect.run(self._connected(), sql, parameters).rowcount)
+
+    def add(self, table: str, row: Mapping[str, Any]) -> int:
+        """Add a row, by column, unless its key is known; return how many rows it made."""
+        return self.change(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "  # noqa: S608
+            "ON CONFLICT DO NOTHING",
+            tuple(row.values()),
+        )
 
     def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows to `records` or `outcomes` in one transaction; known keys are skipped."""

@@ -192,11 +192,8 @@ class RefusedBuffer:
             sql = "SELECT count(*) FROM refused_rows WHERE time >= ?"
             left = self._settings.refused_per_day - int(database.execute(sql, today)[0][0])
             for row in rows[: max(0, left)]:
-                database.execute(
-                    "INSERT INTO refused_rows (id, time, version, route, client, causes, features) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    row._replace(client=_text(row.client), causes=_causes(row)),  # type: ignore[arg-type]
-                )
+                texts = {"client": _text(row.client), "causes": _causes(row)}
+                database.add("refused_rows", row._asdict() | texts)
 
 
 def read_refused(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tasador.contract.target_check import TargetBounds
@@ -62,11 +62,8 @@ class SharedState:
         """
         text, now = json.dumps(value, ensure_ascii=False), clock.seconds()
         if seen == 0:
-            done = self.database.change(
-                "INSERT INTO state (key, value, version, time) VALUES (?, ?, 1, ?) "
-                "ON CONFLICT DO NOTHING",
-                (key, text, now),
-            )
+            row = {"key": key, "value": text, "version": 1, "time": now}
+            done = self.database.add("state", row)
         else:
             done = self.database.change(
                 "UPDATE state SET value = ?, version = version + 1, time = ? "
@@ -218,24 +215,16 @@ class AlertStates:
             The alert with its new version; None when somebody else changed it first.
         """
         body = json.dumps(alert.body, ensure_ascii=False)
-        values = (alert.state, alert.since, alert.time, body, alert.key)
         if alert.version == 0:
-            done = self.database.change(
-                "INSERT INTO alerts (state, since, time, body, key, version) "
-                "VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT DO NOTHING",
-                values,
-            )
+            done = self.database.add("alerts", {**vars(alert), "body": body, "version": 1})
         else:
             done = self.database.change(
                 "UPDATE alerts SET state = ?, since = ?, time = ?, body = ?, "
                 "version = version + 1 WHERE key = ? AND version = ?",
-                (*values, alert.version),
+                (alert.state, alert.since, alert.time, body, alert.key, alert.version),
             )
-        if done != 1:
-            return None
-        return AlertState(
-            alert.key, alert.state, alert.since, alert.time, json.loads(body), alert.version + 1
-        )
+        kept = replace(alert, body=json.loads(body), version=alert.version + 1)
+        return kept if done == 1 else None
 
     def _select(self, where: str, values: tuple[str, ...]) -> list[AlertState]:
         rows: list[Any] = self.database.execute(

@@ -181,10 +181,8 @@ class Spool:
         with self._lock, _translated(self.folder):
             self._check_limit(_LEAST_SPACE)
             with self._opened().database.transaction() as database:
-                database.execute(
-                    "INSERT INTO state (key, value, version, time) VALUES ('check', ?, 1, 0)",
-                    ("." * _LEAST_SPACE,),
-                )
+                value = "." * _LEAST_SPACE
+                database.add("state", {"key": "check", "value": value, "version": 1, "time": 0})
                 database.execute("DELETE FROM state WHERE key = 'check'")
 
     def _check_limit(self, size: int) -> None:

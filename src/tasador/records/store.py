@@ -234,11 +234,7 @@ class RecordStore:
             self._replace(outcome, before)
             stays[key] = outcome.actual
             return OutcomeAnswer(key, "replaced", before)
-        self.database.execute(
-            "INSERT INTO outcome_conflicts (prediction_id, actual, time, client) "
-            "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            outcome,
-        )
+        self.database.add("outcome_conflicts", outcome._asdict())
         return OutcomeAnswer(key, "conflict", before)
 
     def _replace(self, outcome: Outcome, before: float) -> None:
