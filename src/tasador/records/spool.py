@@ -29,12 +29,13 @@ from tasador.settings.records import DatabaseUrl, Synchronous
 
 #: Earlier releases take every `*.spool` for a file of their own kind, and set others aside.
 _SUFFIX = ".spool.db"
-_BESIDE = ("-wal", "-shm")
 #: Bytes of a record and of its index beside its features.
 _ROW_BYTES = 256
 #: Bytes below which a spool counts as full: a few records.
 _LEAST_SPACE = 4096
 _LOG_PAGES = 1000
+#: A new file that another process deleted is made again at most so often.
+_TRIES = 10
 _SELECT = (
     f"SELECT rowid, {column_names('records')} FROM records "  # noqa: S608
     "WHERE rowid > ? ORDER BY rowid LIMIT ?"
@@ -89,11 +90,13 @@ class SpoolFile:
             self.given_up = 0  # SQLite counts rows from 1 again once a table is empty
 
     def remove(self) -> None:
-        """Delete the file, then close it: nobody can adopt what is no longer there."""
-        self.path.unlink(missing_ok=True)
-        self.database.close()
-        for end in _BESIDE:
+        """Delete the file, then close it: nobody can adopt what is no longer there.
+
+        The file itself goes last, since once it is gone another may be made under its name.
+        """
+        for end in ("-wal", "-shm", ""):
             self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+        self.database.close()
 
     def quarantine(self) -> None:
         """Rename the file to ``*.damaged``, with its log, and close it."""
@@ -192,18 +195,24 @@ class Spool:
 
     def _opened(self) -> SpoolFile:
         """Return the file; a new one when there is none."""
+        tries = _TRIES
         while self._file is None:
             make_private(self.folder, folder=True)
             name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
-            file = SpoolFile(self.folder / name, self._synchronous)
-            file.database.connect()
-            # nobody writes the log back beside the appending, so each time it has to be short
-            file.database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            # before it was open another process may have taken it for an orphan, and deleted it
+            file, tries = SpoolFile(self.folder / name, self._synchronous), tries - 1
+            try:
+                file.database.connect()
+                # nobody writes the log back beside the appending, so each time it has to be short
+                file.database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            except StorageError:
+                file.database.close()
+                if tries <= 0 or file.path.exists():
+                    raise
+            # until it is open, another process may take it for an orphan and delete it
             if file.path.exists():
                 self._file = file
             else:
-                file.database.close()
+                file.remove()
         return self._file
 
     def peek(self, most: int = 512) -> Chunk | None:

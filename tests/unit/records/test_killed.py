@@ -16,6 +16,7 @@ import pytest
 from fixtures.process import unmeasured
 from tasador.records.database import Database
 from tasador.records.maintenance import replay_orphans
+from tasador.records.spool import adopt
 from tasador.records.store import RecordStore
 
 #: Keeps the event loop busy with submissions; each id is written down once it is acknowledged.
@@ -188,6 +189,40 @@ def test_a_database_that_may_not_grow_sends_records_to_the_spool(tmp_path) -> No
         replay_orphans(tmp_path / "spool", database)
         found = RecordStore(database).get(acknowledged)
     assert set(acknowledged) == set(found)
+
+
+SPOOLS = """
+import sys, time
+from pathlib import Path
+from tasador.records.record import Record, new_ids
+from tasador.records.spool import Spool
+
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    spool = Spool(Path(sys.argv[1]), "normal", 1 << 20)
+    for i in new_ids(3):
+        spool.append([Record(i, 1.0, "v", "c", "l", b"{}", 1, 1, 1, 1, 1)])
+        print(i, flush=True)
+    spool.close()
+"""
+
+
+def test_spools_that_are_made_while_another_process_adopts_lose_nothing(tmp_path) -> None:
+    folder = tmp_path / "spool"
+    makers = []
+    for name in ("a", "b"):
+        with (tmp_path / name).open("w") as kept:
+            command = [sys.executable, "-c", SPOOLS, str(folder)]
+            makers.append(subprocess.Popen(command, stdout=kept))
+    found: Counter[str] = Counter()
+    while any(maker.poll() is None for maker in makers):
+        found.update(record.id for chunk in adopt(folder) for record in chunk)
+    found.update(record.id for chunk in adopt(folder) for record in chunk)
+    acknowledged = {*(tmp_path / "a").read_text().split(), *(tmp_path / "b").read_text().split()}
+    assert [maker.returncode for maker in makers] == [0, 0]
+    assert len(acknowledged) > 30
+    assert acknowledged <= set(found)
+    assert list(folder.iterdir()) == []
 
 
 OPEN = """
