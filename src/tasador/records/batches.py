@@ -7,7 +7,6 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -150,12 +149,15 @@ class WriterStatus:
     full: bool = False
 
 
+_COUNTS = ("entered", "done", "written", "spooled", "replayed", "lost", "refused")
+
+
 class Counters:
     """Counts that threads share, by the names of `WriterStatus`. Each `count` adds to several."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts = dict.fromkeys(_COUNTS, 0)
         self.last_error = ""
 
     def __getitem__(self, name: str) -> int:
@@ -163,16 +165,18 @@ class Counters:
 
     def enter(self, size: int, most: int) -> bool:
         """Count `size` records in when no more than `most` wait then, and as lost otherwise."""
+        counts = self._counts
         with self._lock:
             # counted in records, not in calls: memory is what is bounded
-            fits = self.waiting + size <= most
-            self._counts["entered" if fits else "lost"] += size
+            fits = counts["entered"] - counts["done"] + size <= most
+            counts["entered" if fits else "lost"] += size
         return fits
 
     def count(self, **numbers: int) -> None:
         """Add to the counts; ``done`` are records that wait no longer."""
         with self._lock:
-            self._counts.update(numbers)
+            for name, number in numbers.items():
+                self._counts[name] += number
 
     @property
     def waiting(self) -> int:
