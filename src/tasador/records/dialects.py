@@ -111,7 +111,7 @@ class SqliteDialect:
             try:
                 mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or tried * 0.01 > self.timeout_s:
+                if "locked" not in str(error) or tried * 0.01 >= self.timeout_s:
                     raise
                 time.sleep(0.01)
                 continue
