@@ -28,7 +28,8 @@ from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
 from tasador.selection.test_metrics import EvaluationReport, Group
-from tasador.training.context import RunState, needed
+from tasador.settings.run import RunSettings
+from tasador.training.context import Evidence
 from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
@@ -266,17 +267,16 @@ _ON_TRAIN = "train"
 
 
 def decisions(
-    state: RunState, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
 ) -> tuple[Decision, ...]:
     """Return every choice that was made on the way to the model, in order, with its evidence."""
-    return tuple(_decisions(state, choice, interval))
+    return tuple(_decisions(settings, made, choice, interval))
 
 
 def _decisions(
-    state: RunState, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
 ) -> Iterator[Decision]:
-    settings, search, found = state.settings, needed(state.search, "select"), state.sweep
-    sweep = needed(found, "sweep")
+    search, sweep, features = made.search, made.sweep.result, made.features.choice
     folds = settings.selection.folds
     yield Decision(
         "test part",
@@ -284,7 +284,7 @@ def _decisions(
         f"{settings.segregate.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
-    for column, strategy in state.imputation.items():
+    for column, strategy in features.imputation.items():
         how = "restores masked known values" if settings.impute.strategy == "auto" else "configured"
         yield Decision(
             f"gaps in {column}",
@@ -292,9 +292,9 @@ def _decisions(
             how,
             f"{_ON_TRAIN}, {settings.impute.repeats} x {settings.impute.folds} folds",
         )
-    if state.clusters is not None and settings.contract.coordinates is not None:
+    if features.clusters is not None and settings.contract.coordinates is not None:
         by = "configured" if settings.features.clusters is not None else "the model's error"
-        yield Decision("number of clusters", str(state.clusters), by, f"{_ON_TRAIN}, 3 folds")
+        yield Decision("number of clusters", str(features.clusters), by, f"{_ON_TRAIN}, 3 folds")
     tuned = search.best_of(sweep.family)
     if tuned is search.best:
         chosen = "the smallest of"
@@ -387,7 +387,7 @@ def document_of(
 
 
 def with_bundle(
-    document: ModelDocument, state: RunState, bundle: ModelBundle, report: EvaluationReport
+    document: ModelDocument, seed: int, bundle: ModelBundle, report: EvaluationReport
 ) -> ModelDocument:
     """Return the same with what names the bundle, and with rows to review."""
     facts = replace(
@@ -396,13 +396,11 @@ def with_bundle(
         trained=bundle.manifest.created,
         bundle_hash=bundle.manifest.content_hash,
     )
-    return replace(document, facts=facts, review=_review(state, bundle, report))
+    return replace(document, facts=facts, review=_review(seed, bundle, report))
 
 
-def _review(
-    state: RunState, bundle: ModelBundle, report: EvaluationReport
-) -> tuple[ReviewRow, ...]:
-    random = seeds.generator(state.settings.seed, "review")
+def _review(seed: int, bundle: ModelBundle, report: EvaluationReport) -> tuple[ReviewRow, ...]:
+    random = seeds.generator(seed, "review")
     drawn = random.permutation(len(report.actual))[:_REVIEWED]
     columns = bundle.encoder.decode(np.ascontiguousarray(report.X[drawn]))
     return tuple(
