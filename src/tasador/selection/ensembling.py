@@ -118,7 +118,7 @@ def pool_of(
     pool = [first]
     if chosen.prefix is not None:  # what draws nothing is the same under every seed
         pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
-    varied = None if chosen.vary is None else chosen.vary(params)
+    varied = chosen.vary(params)
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
     if not chosen.linear:

@@ -236,7 +236,7 @@ def _space(
 ) -> Callable[[Trial], dict[str, Any]]:
     """Return the family's space; what it does not search, such as a loss, stays the winner's."""
     chosen = family(task.family)
-    space = (chosen.wide_space if settings.wide else None) or chosen.space
+    space = chosen.wide_space if settings.wide else chosen.space
     return lambda trial: {**start, **space(trial)}
 
 

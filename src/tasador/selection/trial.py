@@ -153,8 +153,8 @@ class Task:
         self, fold: FoldRows, model: Any, estimate: Floats
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Return every metric on a fold's held-out rows, estimated so, and on its fitting rows."""
-        kept = family(self.family).fitted
-        own = self.estimate(model, fold.Z_fit) if kept is None else self._inverse(kept(model))
+        kept = family(self.family).fitted(model)
+        own = self.estimate(model, fold.Z_fit) if kept is None else self._inverse(kept)
         return (
             all_metrics(self.y[fold.held_rows], estimate),
             all_metrics(self.y[fold.fit_rows], own),
@@ -166,7 +166,7 @@ class Task:
         target = self.transform.forward(self.y[fold.fit_rows])
         seed = seeds.derive_seed(self.seed, self.family)
         model, left = None, len(RUNGS)
-        if chosen.grow is None or chosen.prefix is None:
+        if not chosen.grows or chosen.prefix is None:
             model = fit_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, 1)
         else:
             whole = int(chosen.canonical(params)[chosen.prefix])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.metrics.regression import METRICS, all_metrics
-from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
+from tasador.modeling.parity import Parity, Predict, check_parity
 from tasador.selection.ensembling import (
     BaselineComparison,
     Bias,
@@ -225,11 +226,14 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed:
 
     fitted = dict(in_parallel(fit, members))
     models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
+    libraries = [
+        partial(family(m.family).predict, fitted[i], threads=0) for i, m in enumerate(members)
+    ]
     exported = average(models, choice.shift)
     model = to_onnx(exported)
     onnx = OnnxRegressor(model, threads=2)
     parity = check_parity(
-        _mean([_library(m, fitted[i]) for i, m in enumerate(members)], choice.shift),
+        _mean(libraries, choice.shift),
         onnx,
         Z,
         rows=run.settings.register.parity_rows,
@@ -237,12 +241,6 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed:
         thresholds=exported.thresholds() if isinstance(exported, TreeEnsemble) else None,
     )
     return FinalModel(model, onnx, parity, _contributions(exported, Z), _time_one_row(model, Z))
-
-
-def _library(member: Member, fitted: Any) -> Predict:
-    if member.family == "lightgbm":
-        return lightgbm_predictor(fitted)
-    return lambda Z: family(member.family).predict(fitted, Z)
 
 
 def _mean(predictors: Sequence[Predict], shift: float) -> Predict:

@@ -8,31 +8,31 @@ from typing import Any
 
 from tasador.core.errors import ConfigError
 from tasador.selection.families.base import Family, Trial
-from tasador.selection.families.boosting import HIST_GRADIENT_BOOSTING, LIGHTGBM
-from tasador.selection.families.linear import LASSO, RIDGE
+from tasador.selection.families.boosting import HistGradientBoosting, LightGBM
+from tasador.selection.families.linear import Lasso, Ridge
 from tasador.selection.families.trees import (
-    DECISION_TREE,
-    EXTRA_TREES,
-    GRADIENT_BOOSTING,
-    RANDOM_FOREST,
+    DecisionTree,
+    ExtraTrees,
+    GradientBoosting,
+    RandomForest,
 )
-from tasador.selection.families.xgboost_catboost import CATBOOST, XGBOOST
+from tasador.selection.families.xgboost_catboost import CatBoost, XGBoost
 
 __all__ = ["FAMILIES", "Family", "Trial", "expand_grid", "family"]
 
 FAMILIES: Mapping[str, Family] = {
     found.name: found
     for found in (
-        LIGHTGBM,
-        HIST_GRADIENT_BOOSTING,
-        GRADIENT_BOOSTING,
-        RANDOM_FOREST,
-        EXTRA_TREES,
-        DECISION_TREE,
-        RIDGE,
-        LASSO,
-        XGBOOST,
-        CATBOOST,
+        LightGBM(),
+        HistGradientBoosting(),
+        GradientBoosting(),
+        RandomForest(),
+        ExtraTrees(),
+        DecisionTree(),
+        Ridge(),
+        Lasso(),
+        XGBoost(),
+        CatBoost(),
     )
 }
 
