@@ -13,7 +13,6 @@ from tasador.contract.model import SET_ASIDE
 from tasador.core.escape import cell
 from tasador.core.hashing import sha256_file, to_plain
 from tasador.data import sources
-from tasador.data.profile import reference_profile
 from tasador.data.split import split_table
 from tasador.data.table import SealedPart, Table
 from tasador.data.validation import validate_table
@@ -122,7 +121,6 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         writer = csv.writer(file)
         writer.writerow(["row", "column", "reason"])
         writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
-    save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))
     card.fact("Split", settings.method, f"seed {settings.seed}")
