@@ -23,6 +23,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection import racing as race
 from tasador.selection.checkpoint import FoldScore, Journal
 from tasador.selection.early_stopping import Growth, grow_group
+from tasador.selection.errors import NoCandidateError
 from tasador.selection.families.catalog import expand_grid, family
 from tasador.selection.folds import Fold, FoldRows
 from tasador.selection.paired_tests import corrected_paired_test
@@ -206,12 +207,7 @@ class SearchResult:
         for candidate in self.best_of_families():
             if candidate.family == family:
                 return candidate
-        raise TrainingError(
-            f"there is no candidate of the family {family} to tune",
-            expected="one of "
-            + (", ".join(c.family for c in self.best_of_families()) or "none: all failed"),
-            remedy="name another with sweep.family, or null for that of the best candidate",
-        )
+        raise NoCandidateError.of_family(family, [c.family for c in self.best_of_families()])
 
     def contenders(self, family: str | None, most: int = 2) -> tuple[CandidateResult, ...]:
         """Return the best candidates of those families that are worth tuning, the winner first.
@@ -328,9 +324,7 @@ def grid_search(
         results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):
-        raise TrainingError(
-            f"all {len(results)} candidates failed, the first with: {failed[0].error}"
-        )
+        raise NoCandidateError.all_failed(len(results), failed[0].error)
     ordered = sorted(
         results,
         key=lambda r: (

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from tasador.core import seeds
-from tasador.core.errors import MissingExtraError, StorageError, TrainingError
+from tasador.core.errors import MissingExtraError, TrainingError
 from tasador.core.hashing import fingerprint, sha256_bytes, to_plain
 from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.errors import SweepStorageError
 from tasador.selection.families.base import Trial
 from tasador.selection.families.catalog import family
 from tasador.selection.folds import Fold
@@ -164,12 +165,7 @@ def _study(key: str, settings: SweepSettings, journal: Path | None) -> Iterator[
         yield study
     except Exception as error:
         if shared is not None and type(error).__module__.split(".")[0] in ("sqlalchemy", "optuna"):
-            raise StorageError(
-                f"the sweep's storage failed: {error}".splitlines()[0],
-                expected="a database that can be reached and written, as an SQLAlchemy URL",
-                got=_without_password(shared),
-                remedy="check sweep.storage, or leave it null",
-            ) from None
+            raise SweepStorageError.failed(error, _without_password(shared)) from None
         raise
     finally:
         if engine is not None:

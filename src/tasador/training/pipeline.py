@@ -24,7 +24,6 @@ from typing import Any
 from tasador.contract.encoding import Encoder
 from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
-from tasador.core.errors import ConfigError, StorageError
 from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
@@ -56,6 +55,7 @@ from tasador.training.context import (
     TrainedModel,
     save_json,
 )
+from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.register_run import publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
@@ -363,11 +363,7 @@ def _train(
 
 def _workspace(settings: RunSettings) -> Path:
     if "://" in settings.storage.workspace:
-        raise ConfigError(
-            f"storage.workspace={settings.storage.workspace} is not a local folder",
-            remedy="work in a local folder, and publish from it: tasador publish LOCATION --with "
-            "data,splits,cards,report",
-        )
+        raise RunSettingsError.remote_workspace(settings.storage.workspace)
     workspace = Path(settings.storage.workspace)
     with _writable(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
@@ -379,21 +375,14 @@ def _writable(workspace: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"the workspace {workspace} cannot be written: {error.strerror}",
-            remedy="choose another with storage.workspace=FOLDER",
-        ) from None
+        raise WorkspaceError.of(workspace, error) from None
 
 
 def _check_family(settings: RunSettings) -> None:
     """Refuse to begin when the family to tune is not among those that are compared."""
     family, compared = settings.sweep.family, settings.selection.families
     if family is not None and family not in compared:
-        raise ConfigError(
-            f"sweep.family: {family!r} is not compared",
-            expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
-            remedy="add it to selection.families, or name another",
-        )
+        raise RunSettingsError.family_not_compared(family, compared)
 
 
 def _start(settings: RunSettings, workspace: Path, table: StoredTable | None) -> RunContext:

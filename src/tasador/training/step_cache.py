@@ -15,6 +15,7 @@ from tasador.core.hashing import code_version, fingerprint, sha256_file
 from tasador.core.storage import atomic_folder
 from tasador.reporting.cards import Card, CardBuilder, read_card, recorded_card, write_card
 from tasador.training.context import RunContext, StepOutput
+from tasador.training.errors import CacheError
 
 _log = logging.getLogger(__name__)
 Earlier = ParamSpec("Earlier")
@@ -196,8 +197,5 @@ def _read_back(cache: StepCache, step: str, key: str) -> Path:
     """Return the folder that a step has just filled."""
     folder = cache.find(step, key)
     if folder is None:
-        raise StorageError(
-            f"the result of step {step!r} could not be read back",
-            remedy="check the disk under the workspace",
-        )
+        raise CacheError.of(step)
     return folder

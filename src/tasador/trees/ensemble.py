@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
+from tasador.trees.errors import RowShapeError, TreesError
 
 Floats = NDArray[np.float64]
 
@@ -73,17 +74,17 @@ class CategorySets:
         if n_sets > 0 and start[0] == 0 and start[-1] == len(codes) and (np.diff(start) > 0).all():
             within[start[1:-1] - 1] = False
         else:
-            raise _invalid_sets("every code in one set, none empty", "other bounds of the sets")
+            raise TreesError.sets("every code in one set, none empty", "other bounds of the sets")
         if codes.min() < 0 or codes.max() > HIGHEST_CODE or (np.diff(codes)[within] <= 0).any():
-            raise _invalid_sets(
+            raise TreesError.sets(
                 f"ascending category codes in [0, {HIGHEST_CODE}]",
                 f"codes in [{int(codes.min())}, {int(codes.max())}], or not ascending",
             )
         if len(self.of_node) and not -1 <= self.of_node.min() <= self.of_node.max() < n_sets:
-            raise _invalid_sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
+            raise TreesError.sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
         different = len(np.unique(codes))
         if len(self.of_node) * different > _MOST_MEMBERSHIPS:
-            raise _invalid_sets(
+            raise TreesError.sets(
                 "fewer nodes or categories", f"{len(self.of_node)} nodes, {different} categories"
             )
 
@@ -151,10 +152,6 @@ class CategorySets:
         return result
 
 
-def _invalid_sets(expected: str, got: str) -> TrainingError:
-    return TrainingError("the trees' category sets are invalid", expected=expected, got=got)
-
-
 @dataclass(frozen=True)
 class TreeEnsemble:
     """Regression trees over q features; all arrays but `roots` have one entry per node.
@@ -201,28 +198,16 @@ class TreeEnsemble:
         nodes = (self.feature, self.threshold, self.left, self.right)
         lengths = {len(array) for array in (*nodes, self.value, self.missing_left, self.cover)}
         if len(lengths) != 1 or not len(self.roots):
-            raise TrainingError(
-                "the trees cannot be read",
-                expected="one entry per node in every array and at least one root",
-                got=f"lengths {sorted(lengths)} and {len(self.roots)} roots",
-            )
+            raise TreesError.lengths(lengths, len(self.roots))
         inner = self.feature >= 0
         if inner.any() and int(self.feature.max()) >= self.n_features:
-            raise TrainingError(
-                "a tree splits on a column that does not exist",
-                expected=f"columns below {self.n_features}",
-                got=f"column {int(self.feature.max())}",
-            )
+            raise TreesError.column(int(self.feature.max()), self.n_features)
         if np.isnan(self.threshold).any() or not np.isfinite(self.value).all():
-            raise TrainingError(
-                "a tree holds a value that is not a number",
-                expected="no NaN in thresholds, finite leaf values",
-                remedy="look for inf or NaN in the training target",
-            )
+            raise TreesError.no_number()
         if self.sets is not None:
             with_set = self.sets.of_node >= 0
             if len(with_set) != self.n_nodes or (with_set & ~inner).any() or self.float32_inputs:
-                raise _invalid_sets(
+                raise TreesError.sets(
                     "an entry for each node, sets at inner nodes only, inputs in double precision",
                     f"{len(with_set)} entries for {self.n_nodes} nodes, or a set elsewhere",
                 )
@@ -277,7 +262,7 @@ class TreeEnsemble:
             _check_inside(level, self.n_nodes)
             level, steps = level[~leaf[level]], steps + 1
             if len(level) > self.n_nodes or steps > MOST_LEVELS:
-                raise _no_trees("a node with two parents, or a circle")
+                raise TreesError.no_trees("a node with two parents, or a circle")
         feature = np.where(leaf, 0, self.feature).astype(np.intp)
         return feature, self.threshold, np.stack(sides, axis=1).ravel().astype(np.intp), steps
 
@@ -320,15 +305,11 @@ class TreeEnsemble:
             added in their order.
 
         Raises:
-            TrainingError: The rows have another number of columns.
+            ValidationError: The rows have another number of columns.
         """
         X = np.ascontiguousarray(X, dtype=np.float64)
         if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise TrainingError(
-                "the rows do not fit the trees",
-                expected=f"shape (n, {self.n_features})",
-                got=f"shape {X.shape}",
-            )
+            raise RowShapeError.of(X.shape, self.n_features)
         size = max(1, _AT_ONCE // self.n_trees)
         if len(X) <= size:
             return self._predict(X)
@@ -367,9 +348,9 @@ def breadth_first(
         seen += len(level)
         _check_inside(level, trees.n_nodes)
         if len(levels) > MOST_LEVELS:
-            raise _no_trees(f"a tree of more than {MOST_LEVELS} levels")
+            raise TreesError.no_trees(f"a tree of more than {MOST_LEVELS} levels")
         if seen > trees.n_nodes:
-            raise _no_trees("a node with two parents, or a circle")
+            raise TreesError.no_trees("a node with two parents, or a circle")
         levels.append(level)
         owners.append(tree)
     order, owner = np.concatenate(levels), np.concatenate(owners)
@@ -378,18 +359,14 @@ def breadth_first(
     place = np.full(trees.n_nodes, -1)
     place[order] = np.arange(len(order))
     if np.bincount(order).max() > 1:
-        raise _no_trees("a node with two parents")
+        raise TreesError.no_trees("a node with two parents")
     inner = trees.feature[order] >= 0
     return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)
 
 
 def _check_inside(nodes: NDArray[np.integer], n: int) -> None:
     if len(nodes) and not 0 <= nodes.min() <= nodes.max() < n:
-        raise _no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
-
-
-def _no_trees(got: str) -> TrainingError:
-    return TrainingError("the trees are no trees", expected="every node below one root", got=got)
+        raise TreesError.no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError
+from tasador.trees.errors import ModelFileError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: Bytes of the longest number read here: positions and small integers fit in 35 bits.
@@ -259,11 +259,7 @@ def _interface(graph: dict[int, list[_Value]]) -> int:
         if (name, output, one) != (INPUT, OUTPUT, 1) or width < 1:
             raise ValueError(f"{name}, {output}")
     except (ValueError, IndexError) as error:
-        raise BundleError(
-            "the model has another interface",
-            expected="input X [None, q] and output score [None, 1], both double",
-            got=str(error)[:100],
-        ) from None
+        raise ModelFileError.interface(error) from None
     return width
 
 

@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import BundleError, TrainingError, ValidationError
+from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library, native
 from tasador.trees.batch_kernel import LEAST_ROWS, WideTrees
 from tasador.trees.ensemble import (
@@ -28,6 +28,7 @@ from tasador.trees.ensemble import (
     TreeEnsemble,
     breadth_first,
 )
+from tasador.trees.errors import ModelFileError, RowShapeError
 from tasador.trees.onnx_graph import DOUBLE, INPUT, OUTPUT, Graph, Shape, read_graph
 from tasador.trees.row_kernel import CompactTrees
 
@@ -79,12 +80,7 @@ class Regressor(ABC):
         """
         Z = np.ascontiguousarray(Z, dtype=np.float64)
         if Z.ndim != 2 or Z.shape[1] != self.n_features:
-            raise ValidationError(
-                "the rows do not fit the model",
-                expected=f"shape (n, {self.n_features})",
-                got=f"shape {Z.shape}",
-                remedy="transform the rows with the features of the same bundle",
-            )
+            raise RowShapeError.of(Z.shape, self.n_features)
         if 0 < len(Z) <= _CHUNK and (self._threads == 1 or len(Z) < 2 * _MIN_ROWS_PER_THREAD):
             return self._run(Z)
         return self._run_chunks(Z)
@@ -141,12 +137,7 @@ class OnnxRegressor(Regressor):
                 model_bytes, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no public root
-            raise BundleError(
-                "the model cannot be loaded",
-                expected="an ONNX graph that onnxruntime runs",
-                got=str(error).splitlines()[0][:200],
-                remedy="register the model again; the file was not written by tasador",
-            ) from None
+            raise ModelFileError.not_run(error) from None
         super().__init__(model.n_features, threads)
 
     def _run(self, Z: Floats) -> Floats:
@@ -210,11 +201,7 @@ def load_model(model_bytes: bytes, threads: int = 1, n_features: int | None = No
     """
     trees = read_model(model_bytes)
     if n_features not in (None, trees.n_features):
-        raise BundleError(
-            "the bundle's parts do not fit together",
-            expected=f"{n_features} features",
-            got=f"{trees.n_features} taken by the model",
-        )
+        raise ModelFileError.features(n_features, trees.n_features)
     onnx = OnnxRegressor(model_bytes, threads, trees)
     library = native().library
     if not isinstance(trees, TreeEnsemble) or library is None:
@@ -308,12 +295,7 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
     except (
         ValueError, KeyError, IndexError, TypeError, TrainingError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
-        raise BundleError(
-            "the model cannot be loaded",
-            expected="an ONNX graph as tasador writes it",
-            got=f"{type(error).__name__}: {error}"[:200],
-            remedy="fetch the bundle again, or register the model again",
-        ) from None
+        raise ModelFileError.not_ours(error) from None
 
 
 def _linear(graph: Graph) -> LinearModel:
