@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from tasador.core.errors import BundleError, StorageError
 from tasador.core.hashing import code_version, fingerprint, sha256_file
@@ -18,12 +18,12 @@ from tasador.training.context import RunContext, StepOutput
 from tasador.training.errors import CacheError
 
 _log = logging.getLogger(__name__)
-Earlier = ParamSpec("Earlier")
+Earlier = TypeVarTuple("Earlier")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Step(Generic[Earlier, Result]):
+class Step(Generic[Result, *Earlier]):
     """One step of the pipeline.
 
     Its result is always what `load` reads, so that a run which finds it in the cache and one that
@@ -42,7 +42,7 @@ class Step(Generic[Earlier, Result]):
     title: str
     packages: tuple[str, ...]
     inputs: Callable[[RunContext], Any]
-    run: Callable[Concatenate[RunContext, StepOutput, Earlier], None]
+    run: Callable[[RunContext, StepOutput, *Earlier], None]
     load: Callable[[RunContext, Path], Result]
 
 
@@ -131,9 +131,7 @@ class StepRunner:
         if run.settings.from_step is not None:
             self._wanted = set(steps[self._steps.index(run.settings.from_step) :])
 
-    def __call__(
-        self, step: Step[Earlier, Result], *earlier: Earlier.args, **named: Earlier.kwargs
-    ) -> Result:
+    def __call__(self, step: Step[Result, *Earlier], *earlier: *Earlier) -> Result:
         """Return the step's result: from the cache, or made now from the earlier results.
 
         Raises:
@@ -150,7 +148,7 @@ class StepRunner:
             with recorded_card(folder, step.name, step.title) as builder:
                 result = self._reused(step, builder)
                 if result is None:
-                    result = self._made(step, builder, *earlier, **named)
+                    result = self._made(step, builder, *earlier)
         finally:
             card = folder / f"{step.name}.json"
             if builder is not None and card.exists():  # a full disk takes no card either
@@ -160,7 +158,7 @@ class StepRunner:
         self.results[step.name] = result
         return result
 
-    def _reused(self, step: Step[Earlier, Result], builder: CardBuilder) -> Result | None:
+    def _reused(self, step: Step[Result, *Earlier], builder: CardBuilder) -> Result | None:
         """Return a cached result; None when there is none, or it lacks something it needs."""
         forced = self.run.settings.force and step.name in self._wanted
         folder = None if forced else self._cache.find(step.name, self.key)
@@ -178,15 +176,11 @@ class StepRunner:
         return result
 
     def _made(
-        self,
-        step: Step[Earlier, Result],
-        builder: CardBuilder,
-        *earlier: Earlier.args,
-        **named: Earlier.kwargs,
+        self, step: Step[Result, *Earlier], builder: CardBuilder, *earlier: *Earlier
     ) -> Result:
         journal = self._cache.journal(step.name, self.key)
         with self._cache.create(step.name, self.key) as folder:
-            step.run(self.run, StepOutput(folder, builder, journal), *earlier, **named)
+            step.run(self.run, StepOutput(folder, builder, journal), *earlier)
             write_card(folder / "card", builder.build())
         result = step.load(self.run, _read_back(self._cache, step.name, self.key))
         journal.unlink(missing_ok=True)

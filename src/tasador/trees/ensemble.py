@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
-from tasador.trees.errors import RowShapeError, TreesError
+from tasador.trees.errors import TreesError
 
 Floats = NDArray[np.float64]
 
@@ -305,11 +305,11 @@ class TreeEnsemble:
             added in their order.
 
         Raises:
-            ValidationError: The rows have another number of columns.
+            TrainingError: The rows have another number of columns.
         """
         X = np.ascontiguousarray(X, dtype=np.float64)
         if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise RowShapeError.of(X.shape, self.n_features)
+            raise TreesError.rows(X.shape, self.n_features)
         size = max(1, _AT_ONCE // self.n_trees)
         if len(X) <= size:
             return self._predict(X)

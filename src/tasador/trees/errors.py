@@ -3,7 +3,7 @@
 ::
 
     TrainingError
-    ├── TreesError              arrays that are no trees
+    ├── TreesError              arrays that are no trees, or rows that do not fit them
     ├── TooLargeError           trees that the compiled kernels have no room for
     └── ExportError             a library's model that has no exact form here
     ValidationError
@@ -45,6 +45,15 @@ class TreesError(TrainingError):
             "a tree holds a value that is not a number",
             expected="no NaN in thresholds, finite leaf values",
             remedy="look for inf or NaN in the training target",
+        )
+
+    @classmethod
+    def rows(cls, shape: tuple[int, ...], n_features: int) -> TreesError:
+        """Return the error of rows of another number of columns."""
+        return cls(
+            "the rows do not fit the trees",
+            expected=f"shape (n, {n_features})",
+            got=f"shape {shape}",
         )
 
     @classmethod

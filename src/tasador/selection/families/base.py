@@ -33,7 +33,7 @@ class Family(ABC):
 
     A new family is a subclass that is listed in `selection.families.catalog`. Estimates and targets
     are on the transformed scale. What it leaves out, it does without: a family that cannot grow is
-    fitted anew at each number of steps.
+    fitted again at each number of steps.
 
     Attributes:
         name: Key of the family in configuration.
