@@ -147,6 +147,7 @@ def make_folds(
         return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds)
 
     numbers = np.unique(assignment).tolist() if numbers is None else list(numbers)
+    # in order, whichever is ready first: what is summed over them keeps its bits
     ready: dict[int, Fold] = {}
     following = iter(range(len(numbers)))
     awaited = next(following)

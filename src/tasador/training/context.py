@@ -27,7 +27,7 @@ from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.folds import Fold
-from tasador.selection.grid_search import CandidateResult, SearchResult, result_from_plain
+from tasador.selection.grid_search import SearchResult
 from tasador.selection.optuna_sweep import SweepResult
 from tasador.settings.run import RunSettings
 
@@ -237,6 +237,7 @@ def save_array(path: Path, values: Floats) -> None:
 
 def save_part(path: Path, part: Part) -> None:
     """Write rows as ``.npz`` without pickle."""
+    # the folder of a result appears when it is whole: no file of it has to be written at once
     np.savez(path, X=part.X, y=part.y, row_hash=part.row_hash)
 
 
@@ -244,33 +245,6 @@ def load_part(path: Path) -> Part:
     """Read what `save_part` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return Part(arrays["X"], arrays["y"], arrays["row_hash"])
-
-
-def load_search(path: Path) -> SearchResult:
-    """Read a search result."""
-    plain = load_json(path)
-    baseline = plain["baseline"]
-    return SearchResult(
-        plain["scoring"],
-        _candidates(plain["candidates"]),
-        None if baseline is None else result_from_plain(baseline),
-    )
-
-
-def load_sweep(path: Path) -> SweepResult:
-    """Read a sweep result."""
-    plain = load_json(path)
-    return SweepResult(
-        **{
-            **plain,
-            "best": result_from_plain(plain["best"]),
-            "trials": _candidates(plain["trials"]),
-        }
-    )
-
-
-def _candidates(plain: list[dict[str, Any]]) -> tuple[CandidateResult, ...]:
-    return tuple(result_from_plain(entry) for entry in plain)
 
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "optuna")
@@ -286,7 +260,7 @@ def code_commit() -> str:
             ["git", "-C", str(root), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
-            timeout=5,
+            timeout=5,  # a checkout on a network drive that hangs holds up no run
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

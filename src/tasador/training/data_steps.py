@@ -91,6 +91,7 @@ def _table(run: RunContext) -> Table:
 def load_download(run: RunContext, folder: Path) -> StoredTable:
     """Read the table's identity; its rows are read only by the step that needs them."""
     plain = load_json(folder / "table.json")
+    # a stored table that is lost or damaged makes this step run again, not a later one fail
     sources.read_stored(run.workspace / "data", plain["content_hash"])
     return StoredTable(plain["content_hash"], plain["origin"], plain["source"])
 
@@ -117,6 +118,7 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
     save_json(folder / "refused.json", {"count": len(validated.refused)})
+    # `cell`: a spreadsheet would run a text that begins with = or @ as a formula
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "column", "reason"])

@@ -12,8 +12,8 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import measure_baseline
 from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
-from tasador.selection.grid_search import SearchResult, grid_search
-from tasador.selection.optuna_sweep import sweep
+from tasador.selection.grid_search import SearchResult, grid_search, result_from_plain
+from tasador.selection.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
 from tasador.training.context import (
     FeatureChoice,
@@ -23,8 +23,6 @@ from tasador.training.context import (
     StepOutput,
     Sweep,
     load_json,
-    load_search,
-    load_sweep,
     save_json,
 )
 from tasador.training.selection_card import show_recorded, show_search, show_sweep
@@ -99,7 +97,13 @@ def note_sample(run: RunContext, train: Part, card: CardBuilder) -> None:
 
 def load_select(_: RunContext, folder: Path) -> SearchResult:
     """Read the search result."""
-    return load_search(folder / "search.json")
+    plain = load_json(folder / "search.json")
+    baseline = plain["baseline"]
+    return SearchResult(
+        plain["scoring"],
+        tuple(map(result_from_plain, plain["candidates"])),
+        None if baseline is None else result_from_plain(baseline),
+    )
 
 
 def run_sweep(
@@ -149,4 +153,7 @@ def run_sweep(
 
 def load_sweep_step(_: RunContext, folder: Path) -> Sweep:
     """Read the sweep result."""
-    return Sweep(load_sweep(folder / "sweep.json"), load_json(folder / "trial_runs.json"))
+    plain = load_json(folder / "sweep.json")
+    best, trials = result_from_plain(plain["best"]), map(result_from_plain, plain["trials"])
+    result = SweepResult(**{**plain, "best": best, "trials": tuple(trials)})
+    return Sweep(result, load_json(folder / "trial_runs.json"))

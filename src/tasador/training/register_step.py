@@ -112,9 +112,9 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
     interval = _interval(run, made, random_cv, spatial_cv)
     report = _evaluate(run, made, final.onnx, interval, random_cv, spatial_cv)
-    way = decisions(run.settings, made, choice, interval)
+    decided = decisions(run.settings, made, choice, interval)
     document = document_of(
-        contract, _model_facts(made, choice, report, contract), report, way, choice
+        contract, _model_facts(made, choice, report, contract), report, decided, choice
     )
     draft = write_bundle_of(
         folder / "bundle", run, made, choice, final, interval, report, to_markdown(document)
@@ -136,7 +136,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         },
     )
     fill_card(contract, card, bundle, final.parity, report)
-    show_decisions(card, way, report.openings)
+    show_decisions(card, decided, report.openings)
     show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
     show_intervals(card, _calibration(run, made, random_cv, interval, report), interval.coverage)
@@ -321,7 +321,7 @@ def write_bundle_of(
         target=run.transform,
         interval=interval,
         parity=final.parity,
-        golden=train.X[:20],
+        golden=train.X[:20],  # valued again at each load: few enough to take no time
         metrics=metrics_of(made.table.origin, report, choice),
         lineage=lineage,
         profile=reference_profile(
