@@ -22,19 +22,25 @@ from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
-from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
+from tasador.reporting.model_card import (
+    CAP,
+    Decision,
+    ModelDocument,
+    ModelFacts,
+    ReviewRow,
+    figure_tables,
+)
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
-from tasador.selection.test_metrics import EvaluationReport, Group
+from tasador.selection.test_metrics import EvaluationReport
 from tasador.settings.run import RunSettings
 from tasador.training.context import Evidence
 from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
-_GROUP_HEADER = ("rows of", "number", "MAPE", "within 10%", "median ratio", "interval holds (%)")
 
 
 def headline(contract: TableContract, report: EvaluationReport) -> tuple[Headline, ...]:
@@ -72,13 +78,14 @@ def comparison(
 
 
 def fill_card(
-    contract: TableContract,
+    document: ModelDocument,
     card: CardBuilder,
     bundle: ModelBundle,
     parity: Parity,
     report: EvaluationReport,
 ) -> None:
     """Put the final figures, and what they rest on, into the step's card."""
+    contract = document.contract
     card.fact("Bundle", bundle.version, str(bundle.folder))
     card.fact(
         "Parity with the training library",
@@ -106,20 +113,8 @@ def fill_card(
         ],
         note="Intervals by bootstrap over the test rows. " + _left_out(report),
     )
-    card.table(
-        "Ratio study: how level and how even the estimates are",
-        ("figure", "value", "95% from", "to", "accepted from", "to "),
-        [
-            (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
-            for n, e in report.test.items()
-            if n in RATIO_STUDY
-        ],
-        note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio Studies, "
-        "residential property. PRD above 1 and PRB below 0 mean that dear things are estimated "
-        "low. FSD: standard deviation of the percentage errors.",
-    )
+    card.add(*figure_tables(document))
     if report.segments:
-        card.table("By segment", _GROUP_HEADER, [_group_row(group) for group in report.segments])
         card.figure(
             evaluation_plots.segment_bars(
                 [s.name for s in report.segments],
@@ -127,17 +122,6 @@ def fill_card(
                 [s.rows for s in report.segments],
                 metric="MAPE",
             )
-        )
-    card.table(
-        "By tenth of the actual values", _GROUP_HEADER, [_group_row(g) for g in report.deciles]
-    )
-    if report.capped:
-        card.table(
-            "Capped values apart",
-            _GROUP_HEADER,
-            [_group_row(group) for group in report.capped],
-            note="At the cap the true value is not known, only that it is higher: these errors say "
-            "little.",
         )
     card.figure(
         evaluation_plots.predicted_actual(
@@ -244,17 +228,6 @@ def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _group_row(group: Group) -> tuple[str, int, float, float, float, float]:
-    return (
-        group.name,
-        group.rows,
-        group.mape,
-        group.within_10,
-        group.ratio,
-        group.coverage * 100,
-    )
-
-
 def _left_out(report: EvaluationReport) -> str:
     zeros = int(np.sum(report.actual == 0))
     if not zeros:
@@ -346,19 +319,6 @@ def _decisions(
     )
 
 
-def show_decisions(
-    card: CardBuilder, made: tuple[Decision, ...], openings: tuple[str, ...]
-) -> None:
-    """Show the way to the model in the step's card."""
-    card.table(
-        "How the model was chosen",
-        ("decision", "chosen", "evidence", "rows looked at"),
-        [(d.what, d.chosen, d.evidence, d.rows) for d in made],
-        note=f"In this order. The held-out test part was opened after the last of them, "
-        f"{len(openings)} time{'s' * (len(openings) != 1)}: {'; '.join(openings)}.",
-    )
-
-
 def document_of(
     contract: TableContract,
     facts: ModelFacts,
@@ -375,7 +335,7 @@ def document_of(
         groups={
             "segment": report.segments,
             "tenth of the actual values": report.deciles,
-            "cap": report.capped,
+            CAP: report.capped,
         },
         ratio_study=tuple(
             (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))

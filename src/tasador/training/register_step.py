@@ -23,7 +23,7 @@ from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
-from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
+from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.folds import random_assignment
@@ -54,7 +54,6 @@ from tasador.training.register_card import (
     fill_card,
     headline,
     show_choice,
-    show_decisions,
     show_diagnostics,
     show_intervals,
     with_bundle,
@@ -135,8 +134,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             "comparison": comparison(contract, report, choice),
         },
     )
-    fill_card(contract, card, bundle, final.parity, report)
-    show_decisions(card, decided, report.openings)
+    fill_card(document, card, bundle, final.parity, report)
+    card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
     show_intervals(card, _calibration(run, made, random_cv, interval, report), interval.coverage)
