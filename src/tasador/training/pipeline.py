@@ -60,7 +60,7 @@ from tasador.training.register_run import publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
-_DATA = ("core", "contract", "settings", "data")
+_DATA = ("core", "contract", "settings", "data", "training.context")
 _FEATURES = (*_DATA, "features")
 _MODELS = (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.model_steps")
 
