@@ -163,7 +163,7 @@ def _study(key: str, settings: SweepSettings, journal: Path | None) -> Iterator[
         if shared is None:
             _end_interrupted(study)
         yield study
-    except Exception as error:
+    except Exception as error:  # SQLAlchemy's and Optuna's errors share no root
         if shared is not None and type(error).__module__.split(".")[0] in ("sqlalchemy", "optuna"):
             raise SweepStorageError.failed(error, _without_password(shared)) from None
         raise
@@ -319,6 +319,7 @@ def _importance(study: Any, seed: int) -> dict[str, float]:
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    # fANOVA shares out the variance of the errors, of which there has to be some
     if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)

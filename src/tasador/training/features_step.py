@@ -34,7 +34,7 @@ from tasador.training.context import (
 )
 from tasador.training.model_steps import compared_part, note_sample, pipeline_of, random_folds
 
-_CHOICE_FOLDS = 3
+_CHOICE_FOLDS = 3  # choices of features are measured on these only: each costs a fit a choice
 _STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together
 
 

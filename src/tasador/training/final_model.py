@@ -167,7 +167,7 @@ def _with_baseline(
     asked = settings.sweep.family
     if BASELINE_FAMILY not in settings.selection.families or asked not in (None, BASELINE_FAMILY):
         return pool, own
-    if first:
+    if first:  # linear models cannot be averaged with the baseline's trees
         trees = [i for i, member in enumerate(pool) if not family(member.family).linear]
         return [plain, *(pool[i] for i in trees)], [scores[-1], *(own[i] for i in trees)]
     if family(pool[0].family).linear:
@@ -261,7 +261,7 @@ def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contribution
 
 
 def _time_one_row(model: bytes, Z: Floats) -> float:
-    onnx, times = OnnxRegressor(model), []
+    onnx, times = OnnxRegressor(model), []  # one thread, as a service values a single row
     for i in range(min(_TIMED_CALLS, len(Z))):
         started = time.perf_counter()
         onnx.predict(Z[i : i + 1])

@@ -289,7 +289,7 @@ class TreeEnsemble:
                 number = self.sets.of_node.take(node)
                 held = self.sets.hold(np.maximum(number, 0), x)
                 goes_right = np.where(number >= 0, ~held, goes_right)
-            if gaps:
+            if gaps:  # NaN compares as false and would go left
                 goes_right = np.where(np.isnan(x), ~self.missing_left.take(node), goes_right)
             node = children.take(2 * node + goes_right)
         return node

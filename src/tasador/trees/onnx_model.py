@@ -29,7 +29,17 @@ from tasador.trees.ensemble import (
     breadth_first,
 )
 from tasador.trees.errors import ModelFileError, RowShapeError
-from tasador.trees.onnx_graph import DOUBLE, INPUT, OUTPUT, Graph, Shape, read_graph
+from tasador.trees.onnx_graph import (
+    INPUT,
+    LINEAR,
+    MEMBER,
+    OUTPUT,
+    ROUNDED,
+    SUM,
+    Graph,
+    read_graph,
+    tree_operators,
+)
 from tasador.trees.row_kernel import CompactTrees
 
 Floats = NDArray[np.float64]
@@ -250,19 +260,6 @@ def proof_rows(trees: TreeEnsemble, n: int = _PROOF_ROWS) -> Floats:
     return Z
 
 
-_FLOAT = 1
-_SUM = 1
-_MEMBER = 6
-_ROUNDED: list[Shape] = [
-    ("Cast", (INPUT,), ("single",), {"to": _FLOAT}),
-    ("Cast", ("single",), ("rounded",), {"to": DOUBLE}),
-]
-_LINEAR: list[Shape] = [
-    ("Mul", (INPUT, "coef"), ("terms",), {}),
-    ("CumSum", ("terms", "axis"), ("running",), {}),
-    ("Gather", ("running", "last"), ("sum",), {"axis": 1}),
-    ("Add", ("sum", "intercept"), (OUTPUT,), {}),
-]
 _KNOWN = {
     "nodes_featureids", "nodes_missing_value_tracks_true", "nodes_truenodeids", "nodes_trueleafs",
     "nodes_falsenodeids", "nodes_falseleafs", "tree_roots", "leaf_targetids",
@@ -300,7 +297,7 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
 
 def _linear(graph: Graph) -> LinearModel:
     found, q = graph.constants, graph.width
-    if [node.shape for node in graph.nodes] != _LINEAR or any(node.domain for node in graph.nodes):
+    if [node.shape for node in graph.nodes] != LINEAR or any(node.domain for node in graph.nodes):
         raise ValueError(f"operators {[node.op for node in graph.nodes]}"[:120])
     _check_constants(found, coef=(q,), intercept=(), axis=(), last=(1,))
     numbers = found["axis"].dtype.kind == found["last"].dtype.kind == "i"
@@ -322,34 +319,14 @@ def _check_constants(found: _Constants, **shapes: tuple[int, ...]) -> None:
 def _trees(graph: Graph) -> TreeEnsemble:
     nodes = graph.nodes
     ensemble = next(node for node in nodes if node.op == "TreeEnsemble")
-    before: list[Shape] = []
-    current = INPUT
-    rounded = [node.shape for node in nodes[:2]] == _ROUNDED
-    if rounded:
-        before, current = list(_ROUNDED), "rounded"
+    rounded = [node.shape for node in nodes[:2]] == ROUNDED
     with_sets = "membership_values" in ensemble.attributes
     turned = ensemble.inputs == ("both",) and not with_sets
-    if with_sets:
-        before += [
-            ("Less", (current, "zero"), ("below",), {}),
-            ("Ceil", (current,), ("up",), {}),
-            ("Floor", (current,), ("down",), {}),
-            ("Where", ("below", "up", "down"), ("whole",), {}),
-            ("Concat", (current, "whole"), ("both",), {"axis": 1}),
-        ]
-        current = "both"
-    elif turned:
-        before += [
-            ("Neg", (current,), ("negated",), {}),
-            ("Concat", (current, "negated"), ("both",), {"axis": 1}),
-        ]
-        current = "both"
-    wanted = [
-        *before,
-        ("TreeEnsemble", (current,), ("sum",), ensemble.attributes),
-        ("Mul", ("sum", "scale"), ("scaled",), {}),
-        ("Add", ("scaled", "base"), (OUTPUT,), {}),
-    ]
+    wanted = tree_operators(
+        rounded=rounded,
+        copy="whole" if with_sets else "negated" if turned else None,
+        attributes=ensemble.attributes,
+    )
     if [node.shape[:3] for node in nodes] != [shape[:3] for shape in wanted] or any(
         node.domain != ("ai.onnx.ml" if node is ensemble else "")
         or (node is not ensemble and node.attributes != shape[3])
@@ -372,7 +349,7 @@ def _ensemble(
     rounded: bool,
     turned: bool,
 ) -> TreeEnsemble:
-    plain = found.get("aggregate_function") == _SUM and found.get("n_targets") == 1
+    plain = found.get("aggregate_function") == SUM and found.get("n_targets") == 1
     with_sets = "membership_values" in found
     if not plain or found.keys() - {"membership_values"} != _KNOWN:
         raise ValueError("trees that onnx_export does not write")
@@ -437,7 +414,7 @@ def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets | Non
     These, and only these, compare in the second copy of the columns, which has no fractions.
     """
     modes, values = found["nodes_modes"], found["membership_values"]
-    member = modes == _MEMBER
+    member = modes == MEMBER
     if (modes[~member] != 0).any() or not np.array_equal(
         member, found["nodes_featureids"] >= width
     ):
