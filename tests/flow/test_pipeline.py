@@ -99,6 +99,10 @@ def test_a_run_leaves_its_cards_metrics_parameters_and_report(project: Path) -> 
     assert (promised, held) == ([50, 80, 90, 95], sorted(held))
     assert all("train" in row[3] for row in tables["How the model was chosen"][1:])
     assert len(json.loads((run / "model_card.json").read_text())["review"]) == 30
+    page = (run / "model_card.html").read_text()
+    for title in ("Ratio study", "By tenth of the actual values"):  # the card's own tables
+        assert title in page
+        assert len(tables[title]) > 3
     for name in ("best_params.yaml", "model_config.yaml", "report.html", "model_card.html"):
         assert (run / name).stat().st_size > 0
 

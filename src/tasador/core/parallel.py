@@ -123,10 +123,10 @@ class Held(Generic[Shared_co]):
     where: Any
 
 
-class Stand(Protocol[Question_contra, Result]):
-    """Some objects, each at its place in the cluster, that are asked again and again."""
+class Actors(Protocol[Question_contra, Result]):
+    """Objects, each on a core of its own, that keep what they made from one call to the next."""
 
-    def ask(self, question: Question_contra) -> list[Result]:
+    def call(self, question: Question_contra) -> list[Result]:
         """Return the answer of each, in order; all work at the same time.
 
         Raises:
@@ -160,27 +160,27 @@ class Engine(Protocol):
             BaseException: Whatever `work` raises first.
         """
 
-    def stand(
+    def actors(
         self,
         make: Callable[[Shared, Item], Callable[[Question], Result]],
         held: Held[Shared],
         items: Sequence[Item],
-    ) -> AbstractContextManager[Stand[Question, Result]]:
-        """Make an object of each item, to be asked while the body runs.
+    ) -> AbstractContextManager[Actors[Question, Result]]:
+        """Make an object of each item, to be called while the body runs.
 
         An object may keep what makes its next answer cheaper, but its answer must depend on the
-        question alone: one that is lost is made again and asked again.
+        question alone: one that is lost is made again and called again.
         """
 
 
-class LocalStand(Generic[Question, Result]):
-    """Objects in this process, asked in threads."""
+class LocalActors(Generic[Question, Result]):
+    """Objects in this process, called in threads."""
 
     def __init__(self, made: Sequence[Callable[[Question], Result]]) -> None:
         self._made = made
 
-    def ask(self, question: Question) -> list[Result]:
-        """See `Stand.ask`."""
+    def call(self, question: Question) -> list[Result]:
+        """See `Actors.call`."""
 
         def answer(one: Callable[[Question], Result]) -> Result | Exception:
             try:
@@ -228,14 +228,14 @@ class LocalEngine:
             yield from in_parallel(lambda item: work(held.where, item), items, cost=cost)
 
     @contextmanager
-    def stand(
+    def actors(
         self,
         make: Callable[[Shared, Item], Callable[[Question], Result]],
         held: Held[Shared],
         items: Sequence[Item],
-    ) -> Iterator[Stand[Question, Result]]:
-        """See `Engine.stand`."""
-        yield LocalStand([make(held.where, item) for item in items])
+    ) -> Iterator[Actors[Question, Result]]:
+        """See `Engine.actors`."""
+        yield LocalActors([make(held.where, item) for item in items])
 
 
 @contextmanager

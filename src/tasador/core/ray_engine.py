@@ -21,12 +21,12 @@ from typing import Any, Generic, TypeVar
 
 from tasador.core.errors import EngineError, MissingExtraError
 from tasador.core.parallel import (
+    Actors,
     Engine,
     EngineName,
     Held,
     LocalEngine,
     RaySettings,
-    Stand,
     longest_first,
     raise_first,
     usable_cores,
@@ -157,43 +157,42 @@ class RayEngine:
             yield begun.pop(ready[0]), result
 
     @contextmanager
-    def stand(
+    def actors(
         self,
         make: Callable[[Shared, Item], Callable[[Question], Result]],
         held: Held[Shared],
         items: Sequence[Item],
-    ) -> Iterator[Stand[Question, Result]]:
-        """See `Engine.stand`.
+    ) -> Iterator[Actors[Question, Result]]:
+        """See `Engine.actors`.
 
-        A place counts as a core while it is looked for and as none afterwards: it works only when
-        it is asked, and its caller asks for nothing else meanwhile. So a cluster of one core has
-        capacity for several, and two runs on one cluster cannot wait for each other's
-        places for ever.
+        An actor takes a core while it is placed and none afterwards: it works only when it is
+        called, and its caller does nothing else meanwhile. So a cluster of one core has capacity
+        for several, and two runs on one cluster cannot wait for each other's actors for ever.
         """
-        place = self._ray.remote(_Place).options(
+        actor = self._ray.remote(_Actor).options(
             max_restarts=self.retries, max_task_retries=self.retries, scheduling_strategy="SPREAD"
         )
         with ray_errors():
-            places = [place.remote(own_versions(), make, item) for item in items]
+            actors = [actor.remote(own_versions(), make, item) for item in items]
         try:
-            yield _RayStand(self._ray, places, held.where)
+            yield _RayActors(self._ray, actors, held.where)
         finally:
-            for one in places:
+            for one in actors:
                 with suppress(Exception):
                     self._ray.kill(one)
 
 
-class _RayStand(Generic[Question, Result]):
-    """Actors, to which what they share goes with each question: a restart needs nothing else."""
+class _RayActors(Generic[Question, Result]):
+    """What they share goes with each call: an actor that is restarted needs nothing else."""
 
-    def __init__(self, ray: Any, places: Sequence[Any], shared: Any) -> None:
-        self._ray, self._places, self._shared = ray, places, shared
+    def __init__(self, ray: Any, actors: Sequence[Any], shared: Any) -> None:
+        self._ray, self._actors, self._shared = ray, actors, shared
 
-    def ask(self, question: Question) -> list[Result]:
+    def call(self, question: Question) -> list[Result]:
         answers: list[Result | Exception] = []
         with ray_errors():
-            asked = [place.ask.remote(self._shared, question) for place in self._places]
-        for reference in asked:
+            called = [actor.call.remote(self._shared, question) for actor in self._actors]
+        for reference in called:
             try:
                 with ray_errors():
                     answer, warned = self._ray.get(reference)
@@ -206,8 +205,8 @@ class _RayStand(Generic[Question, Result]):
         return raise_first(answers)
 
 
-class _Place:
-    """One object of a stand, in a process of its own; runs in the cluster."""
+class _Actor:
+    """One object, in a process of its own; runs in the cluster."""
 
     def __init__(
         self, versions: dict[str, str], make: Callable[[Any, Any], Callable[[Any], Any]], item: Any
@@ -215,11 +214,11 @@ class _Place:
         self._versions, self._make, self._item = versions, make, item
         self._made: Callable[[Any], Any] | None = None
 
-    def ask(self, shared: Any, question: Any) -> tuple[Any, list[_Warned]]:
+    def call(self, shared: Any, question: Any) -> tuple[Any, list[_Warned]]:
         check_versions(self._versions)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            # made here and not above, so that an error of it is the answer's and not the place's
+            # made here and not above, so that an error of it is the answer's and not the actor's
             if self._made is None:
                 self._made = self._make(shared, self._item)
             answer = self._made(question)

@@ -1,6 +1,7 @@
 """The reference profile: how the training rows are distributed, in plain JSON.
 
-Monitors compare later rows with it, forms take their defaults from it, reports show it.
+It says which values of a row were seen in training, and the API's example row is made of it. What
+monitoring compares later rows with is counted apart, in `monitoring.reference`.
 """
 
 from __future__ import annotations

@@ -218,18 +218,7 @@ def _fit_forest(Z: Floats, target: Floats, seed: int) -> TreesFiller:
         random_state=seed,
         n_jobs=-1,
     ).fit(Z, target)
-    trees = [
-        (
-            tree.feature,
-            tree.threshold,
-            tree.children_left,
-            tree.children_right,
-            tree.value[:, 0, 0] / _FOREST_TREES,
-            tree.children_left < 0,
-        )
-        for tree in (grown.tree_ for grown in forest.estimators_)
-    ]
-    return _joined(trees, Z.shape[1], 0.0, max(e.tree_.max_depth for e in forest.estimators_))
+    return TreesFiller.of_model(importers.from_sklearn(forest))
 
 
 def _fit_boosting(Z: Floats, target: Floats, seed: int) -> TreesFiller:
@@ -250,39 +239,4 @@ def _fit_boosting(Z: Floats, target: Floats, seed: int) -> TreesFiller:
     for _ in range(_BOOSTING_TREES):
         if booster.update():
             break  # no split is worth it any more
-    trees = importers.from_lightgbm(booster)
-    leaf, own = trees.left < 0, np.arange(len(trees.left))
-    children = np.column_stack((np.where(leaf, own, trees.left), np.where(leaf, own, trees.right)))
-    return TreesFiller(
-        feature=np.where(leaf, 0, trees.feature).astype(np.int32),
-        threshold=np.where(leaf, np.inf, trees.threshold),
-        children=children.ravel().astype(np.int32),
-        value=np.where(leaf, trees.value, 0.0),
-        roots=trees.roots.astype(np.int32),
-        base=np.array([trees.base]),
-        shape=np.array([Z.shape[1], _BOOSTING_DEPTH], np.int32),
-    )
-
-
-def _joined(trees: list[tuple[Any, ...]], n_inputs: int, base: float, steps: int) -> TreesFiller:
-    """Number the nodes of all trees through; a leaf becomes its own child."""
-    sizes = np.array([len(tree[0]) for tree in trees])
-    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    parts: list[list[NDArray[Any]]] = [[], [], [], []]
-    for root, (feature, threshold, left, right, value, leaf) in zip(roots, trees, strict=True):
-        own = np.arange(len(feature))
-        children = np.column_stack((np.where(leaf, own, left), np.where(leaf, own, right))) + root
-        parts[0].append(np.where(leaf, 0, feature))
-        parts[1].append(np.where(leaf, np.inf, threshold))
-        parts[2].append(children.ravel())
-        parts[3].append(np.where(leaf, value, 0.0))
-    feature, threshold, children, value = (np.concatenate(part) for part in parts)
-    return TreesFiller(
-        feature=feature.astype(np.int32),
-        threshold=threshold.astype(np.float64),
-        children=children.astype(np.int32),
-        value=value.astype(np.float64),
-        roots=roots.astype(np.int32),
-        base=np.array([base]),
-        shape=np.array([n_inputs, steps], np.int32),
-    )
+    return TreesFiller.of_model(importers.from_lightgbm(booster))

@@ -11,7 +11,8 @@ and no matrix product is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -20,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from tasador.core.errors import TrainingError
 from tasador.features.encoders import levels_of, one_hot_table
+from tasador.trees.ensemble import LEAF, TreeEnsemble, breadth_first, in_double_precision
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
@@ -28,7 +31,6 @@ Arrays = dict[str, NDArray[Any]]
 NEIGHBOURS = 10
 _SOFTENING = 0.05  # in standard deviations: two rows that agree do not drown the other eight
 _MOST_STEPS = 64
-_CHUNK = 4096
 #: How often an iterative strategy goes over the columns when several of them lack.
 ROUNDS = 2
 
@@ -127,83 +129,97 @@ class NeighboursFiller:
 
 @dataclass(frozen=True)
 class TreesFiller:
-    """``base + sum of the leaves reached``, all trees stepped down together.
-
-    A leaf is its own child, so that every tree may be stepped down as often as the deepest needs.
+    """Trees over the inputs, which lack nothing.
 
     Attributes:
-        feature: Shape (k,): the input compared at each node; 0 at a leaf.
-        threshold: Shape (k,): it goes left up to this value, right above; inf at a leaf.
-        children: Shape (2 k,): left and right child of each node.
-        value: Shape (k,): what a leaf adds.
-        roots: Shape (t,): the trees' first nodes.
-        base: Shape (1,): added once.
-        shape: Shape (2,): the number of inputs, and of steps to the deepest leaf.
+        trees: The ensemble.
     """
 
-    feature: NDArray[np.int32]
-    threshold: Floats
-    children: NDArray[np.int32]
-    value: Floats
-    roots: NDArray[np.int32]
-    base: Floats
-    shape: NDArray[np.int32]
+    trees: TreeEnsemble
     kind: ClassVar[str] = "trees"
-
-    def __post_init__(self) -> None:
-        k = len(self.feature)
-        if not (
-            k == len(self.threshold) == len(self.value)
-            and len(self.children) == 2 * k
-            and len(self.roots)
-            and self.base.shape == (1,)
-            and self.shape.shape == (2,)
-            and 0 <= self.steps <= _MOST_STEPS
-        ):
-            raise ValueError("the arrays of a filler by trees do not fit together")
-        for pointers, most in (
-            (self.feature, self.n_inputs),
-            (self.children, k),
-            (self.roots, k),
-        ):
-            if pointers.dtype.kind != "i" or pointers.min() < 0 or pointers.max() >= most:
-                raise ValueError("a filler by trees points outside its arrays")
 
     @property
     def n_inputs(self) -> int:
         """d, the number of inputs."""
-        return int(self.shape[0])
-
-    @property
-    def steps(self) -> int:
-        """Steps to the deepest leaf."""
-        return int(self.shape[1])
+        return self.trees.n_features
 
     def predict(self, Z: Floats) -> Floats:
         """Return the values (m,) of rows `Z` (m, d)."""
-        if len(Z) <= _CHUNK:
-            return self._predict(Z)
-        parts = [self._predict(Z[i : i + _CHUNK]) for i in range(0, len(Z), _CHUNK)]
-        return np.concatenate(parts)
+        return self.trees.predict(Z)
 
-    def _predict(self, Z: Floats) -> Floats:
-        flat = np.ascontiguousarray(Z).ravel()
-        start = (np.arange(len(Z)) * Z.shape[1])[:, None]
-        node = np.repeat(self.roots[None, :], len(Z), axis=0)
-        for _ in range(self.steps):
-            x = flat.take(self.feature.take(node) + start)
-            node = self.children.take(2 * node + (x > self.threshold.take(node)))
-        total: Floats = self.base + np.cumsum(self.value.take(node), axis=1)[:, -1]
-        return total
+    @classmethod
+    def of_model(cls, trees: TreeEnsemble) -> TreesFiller:
+        """Take a library's trees in the form in which they are stored, so that bits stay."""
+        trees = in_double_precision(trees)
+        return cls(dataclasses.replace(trees, value=trees.value * trees.scale, scale=1.0))
 
     def state(self) -> Arrays:
-        """Return the fitted arrays."""
-        names = ("feature", "threshold", "children", "value", "roots", "base", "shape")
-        return {name: getattr(self, name) for name in names}
+        """Return the fitted arrays; in them, a leaf is its own child and splits at infinity."""
+        trees = self.trees
+        leaf, own = trees.feature < 0, np.arange(trees.n_nodes)
+        sides = [np.where(leaf, own, side) for side in (trees.left, trees.right)]
+        return {
+            "feature": np.where(leaf, 0, trees.feature).astype(np.int32),
+            "threshold": np.where(leaf, np.inf, trees.threshold),
+            "children": np.stack(sides, axis=1).ravel().astype(np.int32),
+            "value": np.where(leaf, trees.value, 0.0),
+            "roots": trees.roots,
+            "base": np.array([trees.base]),
+            "shape": np.array([trees.n_features, trees.depth], np.int32),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        feature: NDArray[np.int32],
+        threshold: Floats,
+        children: NDArray[np.int32],
+        value: Floats,
+        roots: NDArray[np.int32],
+        base: Floats,
+        shape: NDArray[np.int32],
+    ) -> TreesFiller:
+        """Rebuild from `state`.
+
+        Raises:
+            ValueError: The arrays are not what they should be.
+        """
+        k = len(feature)
+        if (
+            not (k == len(threshold) == len(value))
+            or (len(children), base.shape, shape.shape) != (2 * k, (1,), (2,))
+            or not 0 <= shape[1] <= _MOST_STEPS
+            or not len(roots)
+        ):
+            raise ValueError("the arrays of a filler by trees do not fit together")
+        for pointers, most in ((feature, shape[0]), (children, k), (roots, k)):
+            if pointers.dtype.kind != "i" or pointers.min() < 0 or pointers.max() >= most:
+                raise ValueError("a filler by trees points outside its arrays")
+        left, right = children.reshape(k, 2).T
+        leaf = (left == np.arange(k)) & (right == left)
+        try:
+            trees = TreeEnsemble(
+                feature=np.where(leaf, LEAF, feature).astype(np.int32),
+                threshold=np.where(leaf, 0.0, threshold),
+                left=np.where(leaf, LEAF, left).astype(np.int32),
+                right=np.where(leaf, LEAF, right).astype(np.int32),
+                value=value,
+                missing_left=np.zeros(k, dtype=bool),
+                cover=np.zeros(k),
+                roots=roots.astype(np.int32),
+                n_features=int(shape[0]),
+                base=float(base[0]),
+            )
+            breadth_first(trees)  # refuses circles, in which a row would not come to an end
+        except TrainingError as error:
+            raise ValueError(f"a filler by trees: {error}") from None
+        return cls(trees)
 
 
-_KINDS: Mapping[str, type[LinearFiller | NeighboursFiller | TreesFiller]] = {
-    kind.kind: kind for kind in (LinearFiller, NeighboursFiller, TreesFiller)
+_KINDS: Mapping[str, Callable[..., Filler]] = {
+    LinearFiller.kind: LinearFiller,
+    NeighboursFiller.kind: NeighboursFiller,
+    TreesFiller.kind: TreesFiller.from_arrays,
 }
 
 

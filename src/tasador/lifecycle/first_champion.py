@@ -22,9 +22,10 @@ from tasador.registry.versions import (
 )
 from tasador.settings.run import GateSettings, RunSettings
 from tasador.training import pipeline
-from tasador.training.context import RunState, StoredTable
-from tasador.training.pipeline import AfterRun, OnStep, TrainOutcome
+from tasador.training.context import RunContext, StoredTable
+from tasador.training.pipeline import AfterRun, TrainOutcome
 from tasador.training.register_run import tracking_uri
+from tasador.training.step_cache import OnStep
 
 _log = logging.getLogger(__name__)
 _FIRST = "the first model trained on real rows"
@@ -51,9 +52,9 @@ def train(
     return pipeline.train(settings, on_step, table, on_wait, _after_registration)
 
 
-def _after_registration(state: RunState, registered: str) -> AfterRun:
-    place = Place(state.workspace, tracking_uri(state), model=state.settings.contract.model_name)
-    return after_run(place, registered.rpartition("/")[2], state.settings.gates)
+def _after_registration(run: RunContext, registered: str) -> AfterRun:
+    place = Place(run.workspace, tracking_uri(run), model=run.settings.contract.model_name)
+    return after_run(place, registered.rpartition("/")[2], run.settings.gates)
 
 
 def after_run(place: Place, number: str, settings: GateSettings) -> AfterRun:

@@ -31,7 +31,8 @@ from tasador.settings.run import (
     build,
 )
 from tasador.training.context import StoredTable, code_commit, library_versions
-from tasador.training.pipeline import OnStep, train
+from tasador.training.pipeline import train
+from tasador.training.step_cache import OnStep
 
 _PARTS: Mapping[str, type[Any]] = {
     "segregate": SegregateSettings,

@@ -32,7 +32,8 @@ from tasador.registry.versions import ModelVersion
 from tasador.serving.experiment import Criteria
 from tasador.settings.run import GateSettings, RetrainSettings, RunSettings, TrackingSettings
 from tasador.training.context import StoredTable
-from tasador.training.pipeline import OnStep, train
+from tasador.training.pipeline import train
+from tasador.training.step_cache import OnStep
 
 Floats = NDArray[np.float64]
 _ROWS = 500

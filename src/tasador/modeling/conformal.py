@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError, TrainingError
+from tasador.core.errors import TrainingError
+from tasador.modeling.errors import IntervalError, UnreadableError
 
 Floats = NDArray[np.float64]
 
@@ -55,11 +56,7 @@ class ConformalInterval:
             and (self.scale_index is None or self.scale_index >= 0)
         )
         if not right:
-            raise TrainingError(
-                "the interval cannot be used",
-                expected="coverage in (0, 1), far_factor >= 1, all else finite and not negative",
-                got=str(asdict(self)),
-            )
+            raise IntervalError.invalid(asdict(self))
 
     def half_width(self, Z: Floats) -> Floats:
         """Return half the interval's width for feature rows (n, q), shape (n,)."""
@@ -130,11 +127,7 @@ class ConformalInterval:
             rest = {name: float(plain[name]) for name in names - {"scale_index"}}
             return cls(scale_index=index, **rest)
         except (TypeError, ValueError, TrainingError) as error:
-            raise BundleError(
-                "the interval cannot be read",
-                expected=", ".join(sorted(names)),
-                got=str(error),
-            ) from None
+            raise UnreadableError.of("the interval", ", ".join(sorted(names)), error) from None
 
 
 def calibrate(
@@ -165,19 +158,10 @@ def calibrate(
     if not 0.0 < coverage < 1.0:
         raise TrainingError("the coverage is invalid", expected="(0, 1)", got=repr(coverage))
     if errors.shape != (len(Z),) or not np.isfinite(errors).all():
-        raise TrainingError(
-            "the interval cannot be calibrated",
-            expected=f"{len(Z)} finite errors, one a row",
-            got=f"shape {errors.shape}, {int((~np.isfinite(errors)).sum())} not finite",
-        )
+        raise IntervalError.errors(len(Z), errors.shape, int((~np.isfinite(errors)).sum()))
     rank = _ceil((n + 1) * coverage)
     if rank > n:
-        raise TrainingError(
-            "too few rows to calibrate the interval",
-            expected=f"at least {_ceil(coverage / (1.0 - coverage))} for {coverage:.0%}",
-            got=str(n),
-            remedy="lower the coverage or train on more rows",
-        )
+        raise IntervalError.too_few_rows(_ceil(coverage / (1.0 - coverage)), coverage, n)
     bare = _scale(Z, scale_index)
     ratios = errors / bare.half_width(Z)
     quantile = float(np.partition(ratios, rank - 1)[rank - 1])

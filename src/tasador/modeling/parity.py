@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import TrainingError
 from tasador.core.progress import progress
+from tasador.modeling.errors import ParityError
 from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
@@ -95,12 +95,7 @@ def _difference(want: Floats, got: Floats) -> Floats:
 
 def _refuse(Z: Floats, want: Floats, onnx: OnnxRegressor, row: int, relative: float) -> None:
     got = onnx.predict(Z[row : row + 1])[0]
-    raise TrainingError(
-        "the exported model answers differently from the library that trained it",
-        expected=f"differences up to {TOLERANCE:g}",
-        got=f"{relative:.3g} ({float(want[row])!r} from the library, {float(got)!r} exported)",
-        remedy="do not register it; report the model's kind and library version",
-    )
+    raise ParityError.of(relative, TOLERANCE, float(want[row]), float(got))
 
 
 def _generated(

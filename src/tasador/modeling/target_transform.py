@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError, ValidationError
+from tasador.core.errors import ValidationError
+from tasador.modeling.errors import TransformError, UnreadableError
 
 Floats = NDArray[np.float64]
 Kind = Literal["log", "none"]
@@ -32,15 +33,9 @@ class TargetTransform:
 
     def __post_init__(self) -> None:
         if self.kind not in ("log", "none"):
-            raise ValidationError(
-                f"unknown target transform {self.kind!r}", expected="'log' or 'none'"
-            )
+            raise TransformError.unknown(self.kind)
         if not (math.isfinite(self.smearing) and self.smearing > 0.0):
-            raise ValidationError(
-                "the smearing factor cannot be used",
-                expected="a positive finite number",
-                got=repr(self.smearing),
-            )
+            raise TransformError.smearing(self.smearing)
 
     def forward(self, y: Floats) -> Floats:
         """Return targets (n,) on the model's scale.
@@ -53,14 +48,8 @@ class TargetTransform:
         bad = ~np.isfinite(y) if self.kind == "none" else ~(np.isfinite(y) & (y > 0.0))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise ValidationError(
-                f"{int(bad.sum())} target values cannot be used",
-                expected="finite numbers" if self.kind == "none" else "numbers above zero",
-                got=f"{float(y[row])!r} in row {row}",
-                remedy="refuse those rows, or set `transform: none` in the contract"
-                if self.kind == "log"
-                else "refuse those rows",
-            )
+            first, log = float(y[row]), self.kind == "log"
+            raise TransformError.targets(int(bad.sum()), first, row, log=log)
         return np.log(y) if self.kind == "log" else y.copy()
 
     def inverse(self, score: Floats) -> Floats:
@@ -92,6 +81,4 @@ class TargetTransform:
                 raise ValueError(f"keys {sorted(plain)}")
             return cls(kind=plain["kind"], smearing=float(plain["smearing"]))
         except (TypeError, ValueError, ValidationError) as error:
-            raise BundleError(
-                "the target transform cannot be read", expected="kind and smearing", got=str(error)
-            ) from None
+            raise UnreadableError.of("the target transform", "kind and smearing", error) from None

@@ -266,6 +266,10 @@ class CardBuilder:
         aligned = None if align is None else tuple(align)
         self._tables.append(CardTable(title, tuple(header), cells, note, aligned))
 
+    def add(self, *tables: CardTable) -> None:
+        """Add tables that are made already."""
+        self._tables.extend(tables)
+
     def figure(self, *figures: Figure) -> None:
         """Add pictures."""
         self._figures.extend(figures)

@@ -227,6 +227,8 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
 
 FILES = ("model_card.html", "model_card.json", "review_sample.csv")
 _FEW_ROWS = 30
+#: Name of the groups of rows below the cap and at it.
+CAP = "cap"
 _REVIEW_COLUMNS = 5
 _FIGURES = ("recorded", "estimated", "lower", "upper", "percent_error", "inside")
 
@@ -397,14 +399,17 @@ def _csv(document: ModelDocument) -> str:
 
 def sections(document: ModelDocument) -> list[Section]:
     """Return what the card says; sections without content are left out."""
+    decided = []
+    if document.decisions:
+        decided = [Block("table", decision_table(document, "How this model was chosen"))]
     found = [
         Section("Intended use", _intended_use(document.contract)),
         Section("Data", _data(document.contract, document.facts)),
         _figures(document.headline),
         Section("In places never seen", _comparison(document.comparison)),
-        Section("Figures by group", _groups(document)),
+        Section("Figures by group", [Block("table", one) for one in figure_tables(document)]),
         Section("Limits", [Block("list", document.limits())]),
-        Section("How it was made", _decisions(document.decisions)),
+        Section("How it was made", decided),
         Section(
             "Quality control standards for automated valuation models (89 FR 64538)",
             list(_avm_rule(document)),
@@ -479,21 +484,27 @@ def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
     return [Block("text", (text,)), Block("table", table)]
 
 
-def _groups(document: ModelDocument) -> list[Block]:
+def figure_tables(document: ModelDocument) -> list[CardTable]:
+    """Return the figures beyond the headline: the ratio study, and the errors of some rows."""
     tables = [_group_table(name, found) for name, found in document.groups.items() if found]
     if document.ratio_study:
         ratios = CardTable(
             "Ratio study",
             ("figure", "value", "95% from", "to", "accepted from", "to "),
             document.ratio_study,
-            note="Accepted ranges: IAAO Standard on Ratio Studies, residential property.",
+            note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio "
+            "Studies, residential property. PRD above 1 and PRB below 0 mean that dear things are "
+            "estimated low. FSD: standard deviation of the percentage errors.",
         )
         tables.insert(0, ratios)
-    return [Block("table", table) for table in tables]
+    return tables
 
 
 def _group_table(name: str, groups: Sequence[Group]) -> CardTable:
     few = [g.rows < _FEW_ROWS for g in groups]
+    notes = [f"Groups of fewer than {_FEW_ROWS} rows prove little."] * any(few)
+    if name == CAP:
+        notes.append("At the cap the true value is not known: these errors say little.")
     return CardTable(
         f"By {name}",
         ("rows of", "number", "MAPE (%)", "within 10% (%)", "median ratio", "interval holds (%)"),
@@ -501,20 +512,20 @@ def _group_table(name: str, groups: Sequence[Group]) -> CardTable:
             (g.name + " (few rows)" * some, g.rows, g.mape, g.within_10, g.ratio, g.coverage * 100)
             for g, some in zip(groups, few, strict=True)
         ),
-        note=f"Groups of fewer than {_FEW_ROWS} rows prove little." if any(few) else "",
+        note=" ".join(notes),
     )
 
 
-def _decisions(decisions: Sequence[Decision]) -> list[Block]:
-    if not decisions:
-        return []
-    table = CardTable(
-        "How this model was chosen",
+def decision_table(document: ModelDocument, title: str) -> CardTable:
+    """Return every decision on the way to the model."""
+    openings = document.facts.test_openings
+    times = f"{len(openings)} time{'s' * (len(openings) != 1)}: {'; '.join(openings)}"
+    return CardTable(
+        title,
         ("decision", "chosen", "evidence", "rows looked at"),
-        tuple((d.what, d.chosen, d.evidence, d.rows) for d in decisions),
-        note="In this order; the test part was opened after the last of them.",
+        tuple((d.what, d.chosen, d.evidence, d.rows) for d in document.decisions),
+        note=f"In this order; the test part was opened after the last of them, {times}.",
     )
-    return [Block("table", table)]
 
 
 def _avm_rule(document: ModelDocument) -> Iterator[Block]:

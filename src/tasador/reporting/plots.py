@@ -373,33 +373,6 @@ def split_bars(train: int, test: int) -> Figure:
     return drawn("Split", f"{share:.1%} of the rows are held out for the test.", draw, height=0.65)
 
 
-def split_map(longitude: Floats, latitude: Floats, in_test: NDArray[np.bool_]) -> Figure:
-    """Draw where the train and the test rows lie; all arrays are (n,)."""
-
-    def draw(axes: Any) -> None:
-        for part, colour, label in ((~in_test, SOFT, "train"), (in_test, SECOND, "test")):
-            axes.scatter(
-                longitude[part],
-                latitude[part],
-                s=1.6,
-                color=colour,
-                linewidths=0,
-                antialiased=False,
-                label=f"{label} ({int(part.sum()):,})".replace(",", " "),
-                rasterized=True,
-            )
-        as_map(axes, latitude)
-        axes.legend(markerscale=4, loc="upper right", handletextpad=0.1)
-
-    return drawn(
-        "Split",
-        f"{in_test.mean():.1%} of the rows are held out for the test; both parts cover the same "
-        "area when the dots mix.",
-        draw,
-        height=3.9,
-    )
-
-
 def correlation_bars(names: Sequence[str], values: Floats) -> Figure:
     """Draw the features that go up or down with the target most, by absolute rank correlation."""
     strength = np.asarray(values, float)

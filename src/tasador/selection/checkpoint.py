@@ -1,4 +1,4 @@
-"""The search's diary: what is measured is written down at once, so that a search can go on."""
+"""The journal of a search: what is measured is noted at once, so that a search can go on."""
 
 from __future__ import annotations
 

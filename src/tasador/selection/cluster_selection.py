@@ -117,6 +117,7 @@ def choose_clusters(
     Returns:
         The choice; None when there are too few places for two clusters.
     """
+    # as many clusters as there are places would tell nothing but the place
     numbers = range(2, min(most, len(np.unique(points, axis=0)) - 1) + 1)
     if not numbers:
         return None
@@ -139,6 +140,7 @@ def choose_clusters(
     tried = tuple(_evidence(k, errors[k], errors[best], held_share, geometry) for k in errors)
     lowest = float(np.mean(errors[best]))
     alike = tuple(e.clusters for e in tried if e.mean - lowest <= e.standard_error)
+    # clusters have to pay: where chance explains what they gain, there are none
     return ClusterChoice(metric, tried, 0 if 0 in alike else best, alike)
 
 
@@ -193,6 +195,7 @@ def _geometry(points: Floats, k: int, seed: int) -> tuple[float, float, float]:
     distances = clusters.distances(points)
     labels = np.argmin(distances, axis=1)
     sample = seeds.generator(seed, "silhouette").permutation(len(points))[:_SILHOUETTE_ROWS]
+    # scikit-learn refuses one cluster alone, and a cluster for each point
     silhouette = davies_bouldin = float("nan")
     if 1 < len(np.unique(labels[sample])) < len(sample):
         silhouette = float(silhouette_score(points[sample], labels[sample]))

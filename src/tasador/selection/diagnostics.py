@@ -86,7 +86,7 @@ def diagnose(
     with progress("learning curve, importance", len(sizes) + X.shape[1]) as advance:
 
         def learn(size: int) -> tuple[FittedFeatures, Any, float, float]:
-            rows = rest[:size]
+            rows = rest[:size]  # nested, so that the curve shows more rows and not other ones
             target = transform.forward(part.y[rows])
             features, Z = pipeline.fit_transform(part.X[rows], target)
             model = fit_model(
@@ -107,6 +107,7 @@ def diagnose(
         def value(Z: Floats) -> Floats:
             return transform.inverse(chosen.predict(model, Z))
 
+        # each column costs its features again: a sample ranks columns as well as all rows
         if len(X) > _SHUFFLED_ROWS:
             some = np.sort(random.permutation(len(X))[:_SHUFFLED_ROWS])
             X, y = X[some], y[some]

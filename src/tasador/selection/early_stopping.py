@@ -86,7 +86,7 @@ def grow_group(
     """
     chosen = family(group.family)
     stages = sorted({steps_of(chosen, c.params) for c in group.members})
-    if chosen.grow is None or chosen.staged is None or len(stages) < 2:
+    if not chosen.grows or len(stages) < 2:
         yield from estimate_group(group, Z, target, matrices, seed, kinds)
         return
     try:
@@ -116,7 +116,7 @@ def _grown(
             values, why, grown, model = _grow(
                 chosen, some[0].params, stages, Z, target, matrices, seed, watch, kinds
             )
-            if chosen.reached_depth is not None:
+            if chosen.depth is not None:
                 reached = chosen.reached_depth(model)
         seconds = time.thread_time() - started
         wanted = [min(steps_of(chosen, c.params), grown) for c in some]
@@ -140,7 +140,6 @@ def _grow(
     kinds: Sequence[Kind],
 ) -> tuple[dict[int, tuple[Floats, ...]], Drop | None, int, Any]:
     """Return the estimates by steps, why it was left, the steps it has come to, and the model."""
-    assert chosen.staged is not None  # noqa: S101 - the caller has looked
     whole = {**params, str(chosen.prefix): stages[-1]}
     values: dict[int, tuple[Floats, ...]] = {}
     stops = _stops(stages, averages=chosen.averages)

@@ -118,10 +118,10 @@ def pool_of(
     pool = [first]
     if chosen.prefix is not None:  # what draws nothing is the same under every seed
         pool += [Member(name, params, seeds.derive_seed(seed, name, i)) for i in range(1, most)]
-    varied = None if chosen.vary is None else chosen.vary(params)
+    varied = chosen.vary(params)
     if varied is not None:
         pool.append(Member(name, varied, first.seed))
-    if not chosen.linear:
+    if not chosen.linear:  # the exported graph holds trees or a linear model, never both
         pool += [
             Member(other, found, seeds.derive_seed(seed, other))
             for other, found in runners_up
@@ -167,6 +167,7 @@ def pick_members(
     while left and len(picks) < most:
         count = len(picks) + 1
         errors = {i: error(total + scores[i], count) for i in left}
+        # of equal errors the earlier model: the sweep's own comes before others
         best = min(left, key=lambda i: (errors[i], i))
         gain = 1.0 - errors[best] / picks[-1].error if picks[-1].error > 0 else 0.0
         picks.append(Pick(pool[best], errors[best], gain, gain >= least_gain))
@@ -217,6 +218,7 @@ def measure_bias(
     duan = 1.0
     if transform.kind == "log":
         duan = float(np.mean(np.exp(transform.forward(actual) - score)))
+        # residuals that overflow say nothing about the bias
         duan = duan if np.isfinite(duan) and duan > 0 else 1.0
     plain, smeared = METRICS[metric](actual, estimate), METRICS[metric](actual, estimate * duan)
     shifted = choice == "duan" or (choice == "auto" and smeared < plain)

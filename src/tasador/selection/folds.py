@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import TrainingError
 from tasador.core.parallel import in_parallel
 from tasador.data.table import Part
 from tasador.features.fitted import Kind
 from tasador.features.pipeline import FeaturePipeline, FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.errors import FoldsError
 
 Floats = NDArray[np.float64]
 _BLOCKS_A_FOLD = 10
@@ -66,11 +66,7 @@ class Fold(FoldRows):
 def random_assignment(n: int, folds: int, seed: int) -> NDArray[np.intp]:
     """Return the fold (n,) of each row: shuffled, of equal size within one row."""
     if n < 2 * folds:
-        raise TrainingError(
-            "too few training rows for cross-validation",
-            expected=f"at least {2 * folds} rows for {folds} folds",
-            got=f"{n} rows",
-        )
+        raise FoldsError.too_few_rows(n, folds)
     return seeds.generator(seed, "folds").permutation(n) % folds
 
 
@@ -96,11 +92,7 @@ def blocked_assignment(points: Floats, folds: int, seed: int) -> NDArray[np.intp
         fold_of[area] = np.argmin(load)
         load[fold_of[area]] += sizes[area]
     if (load == 0).any():
-        raise TrainingError(
-            "the coordinates cannot be cut into blocks",
-            expected=f"at least {folds} distinct places",
-            got=f"{int((sizes > 0).sum())}",
-        )
+        raise FoldsError.too_few_places(int((sizes > 0).sum()), folds)
     return fold_of[labels]
 
 
@@ -155,6 +147,7 @@ def make_folds(
         return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds)
 
     numbers = np.unique(assignment).tolist() if numbers is None else list(numbers)
+    # in order, whichever is ready first: what is summed over them keeps its bits
     ready: dict[int, Fold] = {}
     following = iter(range(len(numbers)))
     awaited = next(following)

@@ -23,6 +23,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection import racing as race
 from tasador.selection.checkpoint import FoldScore, Journal
 from tasador.selection.early_stopping import Growth, grow_group
+from tasador.selection.errors import NoCandidateError
 from tasador.selection.families.catalog import expand_grid, family
 from tasador.selection.folds import Fold, FoldRows
 from tasador.selection.paired_tests import corrected_paired_test
@@ -40,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ground:
+class SearchData:
     """What candidates are measured on, the same for all of them.
 
     Attributes:
@@ -77,46 +78,46 @@ class FoldTask:
     leader: Floats | None = None
 
 
-def measure_task(ground: Ground, task: FoldTask) -> list[FoldScore]:
+def measure_task(data: SearchData, task: FoldTask) -> list[FoldScore]:
     """Fit a group's candidates on a fold and measure each."""
-    fold = ground.folds[task.fold]
-    seed = seeds.derive_seed(ground.seed, task.group.family)
+    fold = data.folds[task.fold]
+    seed = seeds.derive_seed(data.seed, task.group.family)
     matrices = (fold.Z_held, fold.Z_fit)
-    common = (task.group, fold.Z_fit, ground.target[fold.fit_rows], matrices, seed)
+    common = (task.group, fold.Z_fit, data.target[fold.fit_rows], matrices, seed)
     if task.leader is None:
         estimates = estimate_group(*common, fold.kinds)
     else:
-        estimates = grow_group(*common, _watch(ground, fold, task.leader), fold.kinds)
-    return [_score(ground, found, task.fold) for found in estimates]
+        estimates = grow_group(*common, _watch(data, fold, task.leader), fold.kinds)
+    return [_score(data, found, task.fold) for found in estimates]
 
 
-def _watch(ground: Ground, fold: FoldRows, leader: Floats) -> Callable[[Growth], Drop | None]:
-    actual, row_losses = ground.y[fold.held_rows], race.ROW_LOSSES[ground.scoring]
+def _watch(data: SearchData, fold: FoldRows, leader: Floats) -> Callable[[Growth], Drop | None]:
+    actual, row_losses = data.y[fold.held_rows], race.ROW_LOSSES[data.scoring]
 
     def loss(score: Floats) -> Floats:
-        return row_losses(actual, ground.transform.inverse(score))
+        return row_losses(actual, data.transform.inverse(score))
 
-    return lambda growth: race.find_hopeless(growth, loss, leader, len(ground.folds))
+    return lambda growth: race.find_hopeless(growth, loss, leader, len(data.folds))
 
 
-def _score(ground: Ground, found: Estimates, number: int) -> FoldScore:
-    fold, error = ground.folds[number], found.error
+def _score(data: SearchData, found: Estimates, number: int) -> FoldScore:
+    fold, error = data.folds[number], found.error
     if found.given_up is not None:
         return FoldScore(found.candidate, number, {}, {}, found.seconds, drop=found.given_up)
-    values = [ground.transform.inverse(value) for value in found.values]
+    values = [data.transform.inverse(value) for value in found.values]
     if error is None and not all(np.isfinite(value).all() for value in values):
         error = "the model's estimates are not finite"
     if error is not None:
         return FoldScore(found.candidate, number, {}, {}, found.seconds, None, error)
-    actual = ground.y[fold.held_rows]
+    actual = data.y[fold.held_rows]
     losses = None
-    if ground.racing:
-        losses = race.ROW_LOSSES[ground.scoring](actual, values[0]).astype(np.float32)
+    if data.racing:
+        losses = race.ROW_LOSSES[data.scoring](actual, values[0]).astype(np.float32)
     return FoldScore(
         found.candidate,
         number,
         all_metrics(actual, values[0]),
-        all_metrics(ground.y[fold.fit_rows], values[1]),
+        all_metrics(data.y[fold.fit_rows], values[1]),
         found.seconds,
         losses,
     )
@@ -206,12 +207,7 @@ class SearchResult:
         for candidate in self.best_of_families():
             if candidate.family == family:
                 return candidate
-        raise TrainingError(
-            f"there is no candidate of the family {family} to tune",
-            expected="one of "
-            + (", ".join(c.family for c in self.best_of_families()) or "none: all failed"),
-            remedy="name another with sweep.family, or null for that of the best candidate",
-        )
+        raise NoCandidateError.of_family(family, [c.family for c in self.best_of_families()])
 
     def contenders(self, family: str | None, most: int = 2) -> tuple[CandidateResult, ...]:
         """Return the best candidates of those families that are worth tuning, the winner first.
@@ -328,9 +324,7 @@ def grid_search(
         results = search.run()
     failed = [result for result in results if result.error is not None]
     if len(failed) == len(results):
-        raise TrainingError(
-            f"all {len(results)} candidates failed, the first with: {failed[0].error}"
-        )
+        raise NoCandidateError.all_failed(len(results), failed[0].error)
     ordered = sorted(
         results,
         key=lambda r: (
@@ -361,7 +355,7 @@ class _Search:
     ) -> None:
         self.settings, self.candidates, self.folds = settings, candidates, folds
         self.journal, self.engine = journal, engine
-        ground = Ground(
+        data = SearchData(
             tuple(fold.rows for fold in folds),
             part.y,
             transform.forward(part.y),
@@ -370,7 +364,7 @@ class _Search:
             settings.racing,
             seed,
         )
-        self.ground = engine.share(ground)
+        self.shared = engine.share(data)
         self.scores: dict[int, dict[int, FoldScore]] = {c.position: {} for c in candidates}
         self.errors: dict[int, str] = {}
         self.failed_on: dict[int, int] = {}  # fold
@@ -409,7 +403,7 @@ class _Search:
 
     def _measure(self, tasks: Sequence[FoldTask], advance: Advance) -> None:
         measured = self.engine.map(
-            measure_task, self.ground, tasks, cost=lambda task: task.group.cost
+            measure_task, self.shared, tasks, cost=lambda task: task.group.cost
         )
         for place, found in measured:
             for score in found:

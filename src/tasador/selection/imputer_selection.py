@@ -203,6 +203,7 @@ def _column_evidence(
     chosen, best, limit = choose_cheapest(scores, settings.folds)
     effect = _downstream(contract, masks, part, transform, name, "native", seed)
     scores.append(ImputerScore("native", (), 0.0, effect))
+    # the same rows with nothing masked: what the best possible imputer would reach
     known_masks = [(part.X, rows) for _, rows in masks]
     unmasked = _downstream(contract, known_masks, part, transform, name, None, seed)
     return ColumnEvidence(
@@ -308,5 +309,5 @@ def _strongest(Z: Floats, target: Floats, own: Sequence[int]) -> NDArray[np.intp
     with np.errstate(all="ignore"):
         strength = np.abs((target - target.mean()) @ away) / np.sqrt(np.square(away).sum(axis=0))
     strength = np.nan_to_num(strength, nan=0.0, posinf=0.0)
-    strength[list(own)] = np.inf
+    strength[list(own)] = np.inf  # the imputed column is what is measured, however weak it is
     return np.sort(np.argsort(-strength, kind="stable")[:_DOWNSTREAM_FEATURES])

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from tasador.core import seeds
-from tasador.core.errors import MissingExtraError, StorageError, TrainingError
+from tasador.core.errors import MissingExtraError, TrainingError
 from tasador.core.hashing import fingerprint, sha256_bytes, to_plain
 from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import progress
 from tasador.data.table import Part
 from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.errors import SweepStorageError
 from tasador.selection.families.base import Trial
 from tasador.selection.families.catalog import family
 from tasador.selection.folds import Fold
@@ -162,14 +163,9 @@ def _study(key: str, settings: SweepSettings, journal: Path | None) -> Iterator[
         if shared is None:
             _end_interrupted(study)
         yield study
-    except Exception as error:
+    except Exception as error:  # SQLAlchemy's and Optuna's errors share no root
         if shared is not None and type(error).__module__.split(".")[0] in ("sqlalchemy", "optuna"):
-            raise StorageError(
-                f"the sweep's storage failed: {error}".splitlines()[0],
-                expected="a database that can be reached and written, as an SQLAlchemy URL",
-                got=_without_password(shared),
-                remedy="check sweep.storage, or leave it null",
-            ) from None
+            raise SweepStorageError.failed(error, _without_password(shared)) from None
         raise
     finally:
         if engine is not None:
@@ -236,7 +232,7 @@ def _space(
 ) -> Callable[[Trial], dict[str, Any]]:
     """Return the family's space; what it does not search, such as a loss, stays the winner's."""
     chosen = family(task.family)
-    space = (chosen.wide_space if settings.wide else None) or chosen.space
+    space = chosen.wide_space if settings.wide else chosen.space
     return lambda trial: {**start, **space(trial)}
 
 
@@ -323,6 +319,7 @@ def _importance(study: Any, seed: int) -> dict[str, float]:
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    # fANOVA shares out the variance of the errors, of which there has to be some
     if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import ConfigError
 from tasador.core.hashing import fingerprint
 from tasador.selection.early_stopping import Growth
+from tasador.selection.errors import GridError
 from tasador.selection.paired_tests import row_test_limit
 from tasador.selection.shared_work import Drop, Group
 
@@ -49,11 +49,7 @@ def check_scoring(scoring: str) -> None:
         ConfigError: Naming those that are.
     """
     if scoring not in ROW_LOSSES:
-        raise ConfigError(
-            f"selection.racing cannot compare candidates row by row by {scoring}",
-            expected=f"selection.scoring to be one of {', '.join(ROW_LOSSES)}",
-            remedy="choose one of them, or set selection.racing=false",
-        )
+        raise GridError.no_race(scoring, ROW_LOSSES)
 
 
 def find_drops(

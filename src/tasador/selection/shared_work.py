@@ -24,20 +24,6 @@ from tasador.selection.families.catalog import Family, family
 from tasador.selection.families.inputs import fit_model
 
 Floats = NDArray[np.float64]
-DEPTH = "max_depth"
-
-#: Seconds that a step (a tree, a stage, a linear fit) takes on a middling table, roughly: they
-#: only decide what is begun first and how the progress bar counts.
-_SECONDS_A_STEP: Mapping[str, float] = {
-    "lightgbm": 0.004,
-    "random_forest": 0.3,
-    "extra_trees": 0.1,
-    "gradient_boosting": 0.2,
-    "hist_gradient_boosting": 0.02,
-    "xgboost": 0.01,
-    "catboost": 0.01,
-    "decision_tree": 0.4,
-}
 
 
 @dataclass(frozen=True)
@@ -68,10 +54,10 @@ class Group:
         """Rough seconds to fit the group on a fold."""
         chosen = family(self.family)
         steps = {steps_of(chosen, c.params) for c in self.members}
-        depths = {c.params.get(DEPTH) for c in self.members} if chosen.reached_depth else {None}
+        depths = {c.params.get(chosen.depth or "") for c in self.members}
         share = self.members[0].params.get("max_features", 1.0)
         share = share if isinstance(share, float) else 1.0 if share is None else 0.3
-        return _SECONDS_A_STEP.get(self.family, 0.05) * max(steps) * len(depths) * share
+        return chosen.seconds_a_step * max(steps) * len(depths) * share
 
 
 @dataclass(frozen=True)
@@ -130,7 +116,7 @@ def group_candidates(candidates: Sequence[Candidate]) -> list[Group]:
     for candidate in candidates:
         chosen = family(candidate.family)
         common = chosen.canonical(candidate.params)
-        for shared in (chosen.prefix, DEPTH if chosen.reached_depth else None):
+        for shared in (chosen.prefix, chosen.depth):
             common.pop(shared or "", None)
         members[fingerprint([candidate.family, common])].append(candidate)
     return [Group(found[0].family, tuple(found), key) for key, found in members.items()]
@@ -177,7 +163,7 @@ def by_depth(
     """Return the candidates by their limit on depth, the deepest first; None is no limit."""
     found: dict[Any, list[Candidate]] = defaultdict(list)
     for candidate in members:
-        depth = chosen.canonical(candidate.params).get(DEPTH) if chosen.reached_depth else None
+        depth = chosen.canonical(candidate.params).get(chosen.depth or "")
         found[depth].append(candidate)
     order = sorted(found, key=lambda depth: -np.inf if depth is None else -depth)
     return [(depth, found[depth]) for depth in order]
@@ -201,7 +187,7 @@ def _by_depth(
         if not values or depth is None or reached >= depth:
             model = _fit(chosen, some[0].params, max(stages), Z, target, seed, kinds)
             values = _staged(chosen, model, stages, matrices)
-            if chosen.reached_depth is not None:
+            if chosen.depth is not None:
                 reached = chosen.reached_depth(model)
         seconds = time.thread_time() - started
         wanted = [steps_of(chosen, c.params) for c in some]
@@ -225,7 +211,7 @@ def _fit(
 def _staged(
     chosen: Family, model: Any, stages: Sequence[int], matrices: Sequence[Floats]
 ) -> dict[int, tuple[Floats, ...]]:
-    if chosen.staged is None or len(stages) == 1:
+    if len(stages) == 1:
         return {stages[-1]: tuple(chosen.predict(model, Z) for Z in matrices)}
     columns = [chosen.staged(model, Z, stages) for Z in matrices]
     return dict(zip(stages, zip(*columns, strict=True), strict=True))

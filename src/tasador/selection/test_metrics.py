@@ -139,7 +139,7 @@ def out_of_fold(
             fold.kinds,
             target[fold.fit_rows],
             member.seed,
-            1,
+            1,  # the tasks fill the cores
         )
         return chosen.predict(model, fold.Z_held)
 
@@ -173,6 +173,7 @@ def cross_validation(
     for fold in folds:
         places = np.searchsorted(rows, fold.held_rows)
         for column, feature in enumerate(names):
+            # a fold whose fitting rows lack nothing has no column that says so
             if feature in fold.names:
                 Z[places, column] = fold.Z_held[:, fold.names.index(feature)]
     each = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasador.core import seeds
 from tasador.core.errors import EngineError, TrainingError
-from tasador.core.parallel import Engine, Held, Stand
+from tasador.core.parallel import Actors, Engine, Held
 from tasador.data.table import Part
 from tasador.metrics.regression import METRICS, all_metrics
 from tasador.modeling.target_transform import TargetTransform
@@ -153,8 +153,8 @@ class Task:
         self, fold: FoldRows, model: Any, estimate: Floats
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Return every metric on a fold's held-out rows, estimated so, and on its fitting rows."""
-        kept = family(self.family).fitted
-        own = self.estimate(model, fold.Z_fit) if kept is None else self._inverse(kept(model))
+        kept = family(self.family).fitted(model)
+        own = self.estimate(model, fold.Z_fit) if kept is None else self._inverse(kept)
         return (
             all_metrics(self.y[fold.held_rows], estimate),
             all_metrics(self.y[fold.fit_rows], own),
@@ -166,7 +166,7 @@ class Task:
         target = self.transform.forward(self.y[fold.fit_rows])
         seed = seeds.derive_seed(self.seed, self.family)
         model, left = None, len(RUNGS)
-        if chosen.grow is None or chosen.prefix is None:
+        if not chosen.grows or chosen.prefix is None:
             model = fit_model(chosen, params, fold.Z_fit, fold.kinds, target, seed, 1)
         else:
             whole = int(chosen.canonical(params)[chosen.prefix])
@@ -249,7 +249,7 @@ class Bench:
 
     task: Task
     held: Held[Task]
-    grown: Stand[_Question, _Growth]
+    grown: Actors[_Question, _Growth]
     engine: Engine
 
 
@@ -258,7 +258,7 @@ def open_bench(task: Task, engine: Engine) -> Iterator[Bench]:
     """Bring a task to where its models are fitted, while the body runs."""
     held = engine.share(task)
     numbers = range(len(task.folds[:_GROWN_FOLDS]))
-    with engine.stand(_GrowingFold, held, numbers) as grown:
+    with engine.actors(_GrowingFold, held, numbers) as grown:
         yield Bench(task, held, grown, engine)
 
 
@@ -278,12 +278,12 @@ def run_trial(bench: Bench, params: Mapping[str, Any], give_up: GiveUp) -> Candi
     place = 0
     try:
         for place, rung in enumerate(RUNGS):
-            found = bench.grown.ask(_Question(params, place))
+            found = bench.grown.call(_Question(params, place))
             seconds += sum(one.seconds for one in found)
             if give_up(rung, float(np.mean([one.error for one in found]))):
                 dropped = f"given up after {rung}/{RUNGS[-1]} of its steps"
                 break
-        measured += bench.grown.ask(_Question(params, place, whole=True))
+        measured += bench.grown.call(_Question(params, place, whole=True))
         if dropped is None:
             rest = [(params, i) for i in range(len(task.folds))][_GROWN_FOLDS:]
             others = dict(bench.engine.map(_whole, bench.held, rest))

@@ -1,4 +1,4 @@
-"""What the steps of one run hand to each other, how it is kept on disk, and where it came from."""
+"""What the steps of a run return and share, how it is kept on disk, and where it came from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import io
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.imputation import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
+from tasador.reporting.cards import CardBuilder
 from tasador.selection.folds import Fold
-from tasador.selection.grid_search import CandidateResult, SearchResult, result_from_plain
+from tasador.selection.grid_search import SearchResult
 from tasador.selection.optuna_sweep import SweepResult
 from tasador.settings.run import RunSettings
 
@@ -46,46 +49,140 @@ class StoredTable:
     source: str
 
 
-@dataclass
-class RunState:
-    """One run in progress; each attribute is set by the step named beside it."""
+@dataclass(frozen=True)
+class Rows:
+    """The table's rows, validated and split.
+
+    Attributes:
+        train: What everything is fitted and chosen on.
+        test: The held-out test set, which only the evaluation opens.
+        refused: How many rows do not meet the contract.
+    """
+
+    train: Part
+    test: SealedPart
+    refused: int
+
+
+@dataclass(frozen=True)
+class FeatureChoice:
+    """What is left open in the feature settings, decided on training rows.
+
+    Attributes:
+        imputation: By column, what fills its gaps.
+        clusters: How many clusters of the map there are.
+        comparables: Whether comparables are features.
+    """
+
+    imputation: dict[str, Strategy]
+    clusters: int | None
+    comparables: bool
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features, fitted on all training rows.
+
+    Attributes:
+        choice: How they are made.
+        inputs: How models see categories of many levels; None where there are none.
+        fitted: As they value any row.
+        Z: Shape (n, features): the training rows, cross-fitted.
+    """
+
+    choice: FeatureChoice
+    inputs: str | None
+    fitted: FittedFeatures
+    Z: Floats
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The tuned family, and the links of its trials' runs in W&B."""
+
+    result: SweepResult
+    trial_runs: list[str]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the steps before the last one made."""
+
+    table: StoredTable
+    rows: Rows
+    features: Features
+    search: SearchResult
+    sweep: Sweep
+
+    @property
+    def train(self) -> Part:
+        """The training rows."""
+        return self.rows.train
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The bundle that a run made, and what is said about it.
+
+    Attributes:
+        outcome: As ``outcome.json`` has it: version, folder, family, parameters, metrics.
+        documents: Folder of the model card's files.
+    """
+
+    outcome: dict[str, Any]
+    documents: Path
+
+
+class LastFolds:
+    """The folds of the compared rows as they were made last.
+
+    They are large, so that one set is kept: where the features change, the older one goes first.
+    """
+
+    def __init__(self) -> None:
+        self._choice: FeatureChoice | None = None
+        self._folds: list[Fold] = []
+
+    def get(self, choice: FeatureChoice, make: Callable[[], list[Fold]]) -> list[Fold]:
+        """Return the folds with these features, made now unless they are the last ones."""
+        if choice != self._choice:
+            self.clear()
+            self._folds, self._choice = make(), choice
+        return self._folds
+
+    def clear(self) -> None:
+        """Let go of them."""
+        self._choice, self._folds = None, []
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all steps of one run share.
+
+    Attributes:
+        settings: What was asked for.
+        run_id: The run's id.
+        started: When it began.
+        workspace: Where results are kept.
+        run_folder: Where its cards and its report go.
+        given: A table to train on in place of what the contract's sources have.
+        folds: Folds that several steps look at.
+        open: Closed by the pipeline at the end.
+    """
 
     settings: RunSettings
     run_id: str
     started: str
     workspace: Path
     run_folder: Path
-    table: StoredTable | None = None  # given in place of what the contract's sources have
-    content_hash: str | None = None  # download
-    origin: Origin | None = None  # download
-    source: str | None = None  # download
-    train: Part | None = None  # segregate
-    sealed: SealedPart | None = None  # segregate
-    refused: int = 0  # segregate
-    imputation: dict[str, Strategy] = field(default_factory=dict)  # impute
-    clusters: int | None = None  # features
-    comparables: bool = True  # features
-    inputs: str | None = None  # features: how categories of many levels are seen
-    folds: dict[int | None, list[Fold]] = field(default_factory=dict)  # made when first asked for
-    fitted: FittedFeatures | None = None  # features
-    Z: Floats | None = None  # features
-    search: SearchResult | None = None  # select
-    sweep: SweepResult | None = None  # sweep
-    trial_runs: list[str] = field(default_factory=list)  # sweep: links of W&B runs
-    outcome: dict[str, Any] | None = None  # register
-    documents: Path | None = None  # register: folder of the model card's files
-    journal: Path | None = None  # set by the runner for the step at work
+    given: StoredTable | None = None
+    folds: LastFolds = field(default_factory=LastFolds)
+    open: ExitStack = field(default_factory=ExitStack)
 
-    open: ExitStack = field(default_factory=ExitStack)  # closed by the runner at the end
-    _engine: Engine | None = None
-
-    @property
+    @cached_property
     def engine(self) -> Engine:
         """Where models are fitted; a cluster is reached when there is work for it, and once."""
-        if self._engine is None:
-            opened = open_engine(self.settings.engine, self.settings.ray)
-            self._engine = self.open.enter_context(opened)
-        return self._engine
+        return self.open.enter_context(open_engine(self.settings.engine, self.settings.ray))
 
     @property
     def transform(self) -> TargetTransform:
@@ -96,6 +193,21 @@ class RunState:
     def bundles(self) -> Path:
         """Where bundles are kept."""
         return self.workspace / "bundles"
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """Where a step puts its result.
+
+    Attributes:
+        folder: Filled with what its result is read from.
+        card: Filled with the evidence, for people.
+        journal: Notes what is finished, so that an interrupted step resumes there.
+    """
+
+    folder: Path
+    card: CardBuilder
+    journal: Path
 
 
 def save_json(path: Path, value: Any) -> None:
@@ -125,6 +237,7 @@ def save_array(path: Path, values: Floats) -> None:
 
 def save_part(path: Path, part: Part) -> None:
     """Write rows as ``.npz`` without pickle."""
+    # the folder of a result appears when it is whole: no file of it has to be written at once
     np.savez(path, X=part.X, y=part.y, row_hash=part.row_hash)
 
 
@@ -132,40 +245,6 @@ def load_part(path: Path) -> Part:
     """Read what `save_part` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return Part(arrays["X"], arrays["y"], arrays["row_hash"])
-
-
-def load_search(path: Path) -> SearchResult:
-    """Read a search result."""
-    plain = load_json(path)
-    baseline = plain["baseline"]
-    return SearchResult(
-        plain["scoring"],
-        _candidates(plain["candidates"]),
-        None if baseline is None else result_from_plain(baseline),
-    )
-
-
-def load_sweep(path: Path) -> SweepResult:
-    """Read a sweep result."""
-    plain = load_json(path)
-    return SweepResult(
-        **{
-            **plain,
-            "best": result_from_plain(plain["best"]),
-            "trials": _candidates(plain["trials"]),
-        }
-    )
-
-
-def _candidates(plain: list[dict[str, Any]]) -> tuple[CandidateResult, ...]:
-    return tuple(result_from_plain(entry) for entry in plain)
-
-
-def needed(value: Any, step: str) -> Any:
-    """Return what an earlier step made; the runner sees to it that it has run."""
-    if value is None:
-        raise RuntimeError(f"step {step!r} has not run")
-    return value
 
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "optuna")
@@ -181,7 +260,7 @@ def code_commit() -> str:
             ["git", "-C", str(root), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
-            timeout=5,
+            timeout=5,  # a checkout on a network drive that hangs holds up no run
             check=True,
         )
     except (OSError, subprocess.SubprocessError):

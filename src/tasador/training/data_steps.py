@@ -13,10 +13,10 @@ from tasador.contract.model import SET_ASIDE
 from tasador.core.escape import cell
 from tasador.core.hashing import sha256_file, to_plain
 from tasador.data import sources
-from tasador.data.profile import reference_profile
 from tasador.data.split import split_table
 from tasador.data.table import SealedPart, Table
 from tasador.data.validation import validate_table
+from tasador.features.imputation import Strategy
 from tasador.reporting import plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.imputer_selection import (
@@ -26,22 +26,31 @@ from tasador.selection.imputer_selection import (
     compare_imputers,
 )
 from tasador.settings.run import ImputationSettings
-from tasador.training.context import RunState, load_json, load_part, needed, save_json, save_part
+from tasador.training.context import (
+    Rows,
+    RunContext,
+    StepOutput,
+    StoredTable,
+    load_json,
+    load_part,
+    save_json,
+    save_part,
+)
 
 
-def download_inputs(state: RunState) -> Any:
+def download_inputs(run: RunContext) -> Any:
     """Return what decides which bytes are read: the source, and the local file's own hash."""
-    if state.table is not None:
-        return to_plain(state.table)
-    settings = state.settings.download
-    local = sources.find_local(state.settings.contract, settings.search)
+    if run.given is not None:
+        return to_plain(run.given)
+    settings = run.settings.download
+    local = sources.find_local(run.settings.contract, settings.search)
     content = None if local is None else [str(local), sha256_file(local)]
-    return [state.settings.contract.source, settings, state.settings.seed, content]
+    return [run.settings.contract.source, settings, run.settings.seed, content]
 
 
-def download(state: RunState, folder: Path, card: CardBuilder) -> None:
+def download(run: RunContext, out: StepOutput) -> None:
     """Read the table from the first source that has it and store it by content hash."""
-    table = _table(state)
+    table, card = _table(run), out.card
     card.fact("Source", table.source)
     card.fact("Origin", table.origin)
     card.fact("Rows", table.frame.height)
@@ -50,7 +59,7 @@ def download(state: RunState, folder: Path, card: CardBuilder) -> None:
     for warning in table.warnings:
         card.warn(warning)
     save_json(
-        folder / "table.json",
+        out.folder / "table.json",
         {
             "content_hash": table.content_hash,
             "origin": table.origin,
@@ -60,14 +69,14 @@ def download(state: RunState, folder: Path, card: CardBuilder) -> None:
     )
 
 
-def _table(state: RunState) -> Table:
-    settings, folder = state.settings.download, state.workspace / "data"
-    given = state.table
+def _table(run: RunContext) -> Table:
+    settings, folder = run.settings.download, run.workspace / "data"
+    given = run.given
     if given is not None:
         frame = sources.read_stored(folder, given.content_hash)
         return Table(frame, given.content_hash, given.origin, given.source)
     return sources.load_table(
-        state.settings.contract,
+        run.settings.contract,
         folder,
         search=settings.search,
         allow_synthetic=settings.allow_synthetic,
@@ -75,27 +84,27 @@ def _table(state: RunState) -> Table:
         attempts=settings.attempts,
         offline=settings.offline,
         synthetic_rows=settings.synthetic_rows,
-        seed=state.settings.seed,
+        seed=run.settings.seed,
     )
 
 
-def load_download(state: RunState, folder: Path) -> None:
-    """Take the table's identity; its rows are read only by the step that needs them."""
+def load_download(run: RunContext, folder: Path) -> StoredTable:
+    """Read the table's identity; its rows are read only by the step that needs them."""
     plain = load_json(folder / "table.json")
-    sources.read_stored(state.workspace / "data", plain["content_hash"])
-    state.content_hash, state.origin = plain["content_hash"], plain["origin"]
-    state.source = plain["source"]
+    # a stored table that is lost or damaged makes this step run again, not a later one fail
+    sources.read_stored(run.workspace / "data", plain["content_hash"])
+    return StoredTable(plain["content_hash"], plain["origin"], plain["source"])
 
 
-def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
+def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
     """Validate the rows against the contract, then split them."""
-    settings, contract = state.settings.segregate, state.settings.contract
-    content_hash = needed(state.content_hash, "download")
+    settings, contract = run.settings.segregate, run.settings.contract
+    folder, card = out.folder, out.card
     table = Table(
-        frame=sources.read_stored(state.workspace / "data", content_hash),
-        content_hash=content_hash,
-        origin=needed(state.origin, "download"),
-        source=needed(state.source, "download"),
+        frame=sources.read_stored(run.workspace / "data", stored.content_hash),
+        content_hash=stored.content_hash,
+        origin=stored.origin,
+        source=stored.source,
     )
     validated = validate_table(
         table,
@@ -109,11 +118,11 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
     save_json(folder / "refused.json", {"count": len(validated.refused)})
+    # `cell`: a spreadsheet would run a text that begins with = or @ as a formula
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "column", "reason"])
         writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
-    save_json(folder / "profile.json", reference_profile(splits.train.X, splits.train.y, contract))
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))
     card.fact("Split", settings.method, f"seed {settings.seed}")
@@ -151,11 +160,13 @@ def segregate(state: RunState, folder: Path, card: CardBuilder) -> None:
     )
 
 
-def load_segregate(state: RunState, folder: Path) -> None:
-    """Take the training part and the held-out test set."""
-    state.train = load_part(folder / "train.npz")
-    state.sealed = SealedPart(load_part(folder / "sealed.npz"))
-    state.refused = load_json(folder / "refused.json")["count"]
+def load_segregate(_: RunContext, folder: Path) -> Rows:
+    """Read the training rows and the held-out test set."""
+    return Rows(
+        load_part(folder / "train.npz"),
+        SealedPart(load_part(folder / "sealed.npz")),
+        load_json(folder / "refused.json")["count"],
+    )
 
 
 _MOST_FIGURES = 6
@@ -170,13 +181,13 @@ TITLES = {
 }
 
 
-def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
+def impute(run: RunContext, out: StepOutput, rows: Rows) -> None:
     """Compare imputers on masked known values of train, and choose one for each column."""
-    contract, train = state.settings.contract, needed(state.train, "segregate")
-    settings = state.settings.impute
-    evidence = compare_imputers(settings, contract, train, state.transform, state.settings.seed)
+    contract, train, card = run.settings.contract, rows.train, out.card
+    settings = run.settings.impute
+    evidence = compare_imputers(settings, contract, train, run.transform, run.settings.seed)
     save_json(
-        folder / "imputation.json",
+        out.folder / "imputation.json",
         {
             "strategy": settings.strategy,
             "columns": {found.column: found.chosen for found in evidence},
@@ -187,14 +198,14 @@ def impute(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.fact("Columns that may lack values", len(evidence))
     for found in evidence[:_MOST_FIGURES]:
         card.fact(f"{found.column} filled by", TITLES[found.chosen], _reason(settings, found))
-    lacking = np.isnan(train.X).any(axis=0)
+    lacking = np.asarray(np.isnan(train.X).any(axis=0))
     never = [f.column for f in evidence if not lacking[contract.position(f.column)]]
     if never:
         card.note(
             f"No training row lacks {' or '.join(never)}, though the contract allows it: what is "
             "filled in there is only ever seen at predict time."
         )
-    _show(state, settings, evidence, len(train), card)
+    _show(run, settings, evidence, len(train), card)
     if lacking.any():
         card.figure(plots.missing_bars(contract, train.X))
 
@@ -211,7 +222,7 @@ def _reason(settings: ImputationSettings, found: ColumnEvidence) -> str:
 
 
 def _show(
-    state: RunState,
+    run: RunContext,
     settings: ImputationSettings,
     evidence: tuple[ColumnEvidence, ...],
     rows: int,
@@ -220,7 +231,7 @@ def _show(
     measured = [found for found in evidence if found.scores]
     if not measured:
         return
-    unit = state.settings.contract.target.unit
+    unit = run.settings.contract.target.unit
     cells = [
         (
             found.column,
@@ -264,7 +275,6 @@ def _restoring(found: ColumnEvidence) -> list[ImputerScore]:
     return [score for score in found.scores if score.errors]
 
 
-def load_impute(state: RunState, folder: Path) -> None:
-    """Take the choice."""
-    found = load_json(folder / "imputation.json")
-    state.imputation = dict(found["columns"])
+def load_impute(_: RunContext, folder: Path) -> dict[str, Strategy]:
+    """Read what fills each column."""
+    return dict(load_json(folder / "imputation.json")["columns"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from tasador.data.table import Part
+from tasador.features.imputation import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.features.plan import rank_correlations
 from tasador.metrics.regression import label
@@ -19,42 +22,50 @@ from tasador.selection.feature_worth import (
     measure_worth,
 )
 from tasador.settings.run import Criterion
-from tasador.training.context import RunState, load_json, needed, save_array, save_json
+from tasador.training.context import (
+    FeatureChoice,
+    Features,
+    Rows,
+    RunContext,
+    StepOutput,
+    load_json,
+    save_array,
+    save_json,
+)
 from tasador.training.model_steps import compared_part, note_sample, pipeline_of, random_folds
 
-_CHOICE_FOLDS = 3
+_CHOICE_FOLDS = 3  # choices of features are measured on these only: each costs a fit a choice
 _STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together
 
 
-def features(state: RunState, folder: Path, card: CardBuilder) -> None:
+def features(run: RunContext, out: StepOutput, rows: Rows, imputation: dict[str, Strategy]) -> None:
     """Fit the features on all training rows and keep them, with the cross-fitted matrix."""
-    train = needed(state.train, "segregate")
-    target = state.transform.forward(train.y)
-    worth = _choose_comparables(state)
-    choice = _choose_clusters(state)
-    configured = state.settings.features.clusters or 0
-    by = state.settings.features.clusters_by
-    state.clusters = configured if choice is None else choice.by(by)
+    train, card, folder = rows.train, out.card, out.folder
+    target = run.transform.forward(train.y)
+    comparables, worth = _choose_comparables(run, train, imputation)
+    bare = FeatureChoice(imputation, 0, comparables)
+    clusters = _choose_clusters(run, train, bare)
+    configured = run.settings.features.clusters or 0
+    by = run.settings.features.clusters_by
+    choice = replace(bare, clusters=configured if clusters is None else clusters.by(by))
     inputs = choose_inputs(
-        random_folds(state)[:_CHOICE_FOLDS],
-        compared_part(state),
-        state.transform,
-        metric=state.settings.selection.scoring,
-        seed=state.settings.seed,
+        random_folds(run, train, choice)[:_CHOICE_FOLDS],
+        compared_part(run, train),
+        run.transform,
+        metric=run.settings.selection.scoring,
+        seed=run.settings.seed,
     )
-    state.inputs = None if inputs is None else inputs.chosen
     save_json(
         folder / "choices.json",
         {
-            "clusters": state.clusters,
-            "clusters_evidence": choice,
-            "comparables": state.comparables,
+            "choice": choice,
+            "clusters_evidence": clusters,
             "comparables_evidence": worth,
-            "inputs": state.inputs,
+            "inputs": None if inputs is None else inputs.chosen,
             "inputs_evidence": inputs,
         },
     )
-    fitted, Z = pipeline_of(state).fit_transform(train.X, target)
+    fitted, Z = pipeline_of(run, choice).fit_transform(train.X, target)
     spec, arrays = fitted.state()
     save_json(folder / "features.json", spec)
     np.savez(folder / "features.npz", allow_pickle=False, **arrays)
@@ -64,7 +75,7 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
     card.fact("Features", len(fitted.names))
     card.fact("Clusters", 0 if fitted.clusters is None else len(fitted.clusters.centroids))
     card.fact(
-        "Comparables", 0 if fitted.index is None else fitted.index.size, _reason(state, worth)
+        "Comparables", 0 if fitted.index is None else fitted.index.size, _reason(comparables, worth)
     )
     if inputs is not None:
         card.fact("Categories of many levels", *_seen(inputs))
@@ -76,34 +87,32 @@ def features(state: RunState, folder: Path, card: CardBuilder) -> None:
         "sees its own target. At predict time they use all training rows."
     )
     card.figure(plots.correlation_bars(fitted.names, strength))
-    if choice is not None:
-        _show_clusters(card, choice, by)
-        note_sample(state, card)
+    if clusters is not None:
+        _show_clusters(card, clusters, by)
+        note_sample(run, train, card)
 
 
-def _choose_comparables(state: RunState) -> FeatureWorth | None:
-    """Measure what comparables are worth where that is left open; drop those that do not pay."""
-    settings = state.settings
-    state.comparables = settings.features.comparables is not False
+def _choose_comparables(
+    run: RunContext, train: Part, imputation: dict[str, Strategy]
+) -> tuple[bool, FeatureWorth | None]:
+    """Return whether comparables are features; where that is left open, by what they are worth."""
+    settings = run.settings
     if settings.features.comparables is not None:
-        return None
+        return settings.features.comparables, None
     worth = measure_worth(
         "comparable",
-        random_folds(state, 0)[:_CHOICE_FOLDS],
-        compared_part(state),
-        state.transform,
+        random_folds(run, train, FeatureChoice(imputation, 0, True))[:_CHOICE_FOLDS],
+        compared_part(run, train),
+        run.transform,
         metric=settings.selection.scoring,
         seed=settings.seed,
     )
-    if worth is not None and not worth.pays:
-        state.comparables = False
-        state.folds.clear()  # they hold the comparables' columns
-    return worth
+    return worth is None or worth.pays, worth
 
 
-def _reason(state: RunState, worth: FeatureWorth | None) -> str:
+def _reason(comparables: bool, worth: FeatureWorth | None) -> str:
     if worth is None:
-        return "" if state.comparables else "switched off by features.comparables=false"
+        return "" if comparables else "switched off by features.comparables=false"
     name = label(worth.metric)
     verdict = "kept" if worth.pays else "dropped: they do not pay"
     return (
@@ -126,22 +135,21 @@ def _seen(inputs: InputsChoice) -> tuple[str, str]:
     return f"LightGBM sees {_WAYS[inputs.chosen]}", f"cross-validated {name}: {errors}"
 
 
-def _choose_clusters(state: RunState) -> ClusterChoice | None:
+def _choose_clusters(run: RunContext, train: Part, bare: FeatureChoice) -> ClusterChoice | None:
     """Measure how many clusters are worth it, where that is asked for and there is a map."""
-    settings = state.settings
+    settings = run.settings
     if settings.features.clusters is not None or settings.contract.coordinates is None:
         return None
-    part, bare = compared_part(state), pipeline_of(state, 0)
-    points = bare.fit(part.X, state.transform.forward(part.y)).points(part.X)
+    part = compared_part(run, train)
+    fitted = pipeline_of(run, bare).fit(part.X, run.transform.forward(part.y))
+    points = fitted.points(part.X)
     if points is None:
         return None
-    folds = random_folds(state, 0)[:_CHOICE_FOLDS]
-    del state.folds[0]  # large, and made again in the rare case that no clusters are best
     return choose_clusters(
-        folds,
+        random_folds(run, train, bare)[:_CHOICE_FOLDS],
         points,
         part,
-        state.transform,
+        run.transform,
         most=settings.features.most_clusters,
         metric=settings.selection.scoring,
         held_share=1.0 / settings.selection.folds,
@@ -149,16 +157,15 @@ def _choose_clusters(state: RunState) -> ClusterChoice | None:
     )
 
 
-def load_features(state: RunState, folder: Path) -> None:
-    """Take the number of clusters, the fitted features and the training matrix."""
-    choices = load_json(folder / "choices.json")
-    state.clusters, state.comparables = choices["clusters"], choices["comparables"]
-    state.inputs = choices["inputs"]
+def load_features(run: RunContext, folder: Path) -> Features:
+    """Read what was chosen, the fitted features and the training matrix."""
+    found = load_json(folder / "choices.json")
     with np.load(folder / "features.npz", allow_pickle=False) as arrays:
-        state.fitted = FittedFeatures.from_state(
-            state.settings.contract, load_json(folder / "features.json"), dict(arrays)
+        fitted = FittedFeatures.from_state(
+            run.settings.contract, load_json(folder / "features.json"), dict(arrays)
         )
-    state.Z = np.load(folder / "train.npy", allow_pickle=False)
+    Z = np.load(folder / "train.npy", allow_pickle=False)
+    return Features(FeatureChoice(**found["choice"]), found["inputs"], fitted, Z)
 
 
 def _show_clusters(card: CardBuilder, choice: ClusterChoice, by: Criterion) -> None:

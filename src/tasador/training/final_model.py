@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.parallel import in_parallel
 from tasador.metrics.regression import METRICS, all_metrics
-from tasador.modeling.parity import Parity, Predict, check_parity, lightgbm_predictor
+from tasador.modeling.parity import Parity, Predict, check_parity
 from tasador.selection.ensembling import (
     BaselineComparison,
     Bias,
@@ -36,7 +37,8 @@ from tasador.selection.folds import (
     random_assignment,
 )
 from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
-from tasador.training.context import RunState, needed
+from tasador.settings.run import RunSettings
+from tasador.training.context import Evidence, RunContext
 from tasador.training.model_steps import compared_part, pipeline_of, random_folds
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
 from tasador.trees.onnx_export import to_onnx
@@ -91,13 +93,13 @@ class FinalModel:
     microseconds: float
 
 
-def choose_final(state: RunState) -> FinalChoice:
+def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     """Pick the models to average and measure their bias, by out-of-fold scores."""
-    settings, train = state.settings, needed(state.train, "segregate")
-    found, most = needed(state.sweep, "sweep"), settings.register.average
+    settings, train = run.settings, made.train
+    found, most = made.sweep.result, settings.register.average
     runners_up = [
         (c.family, family(c.family).slow(c.params, settings.sweep.slowdown_for(len(train))))
-        for c in needed(state.search, "select").best_of_families()
+        for c in made.search.best_of_families()
         if c.family != found.family
     ][: most - 1]
     # the baseline takes one of the places
@@ -105,22 +107,22 @@ def choose_final(state: RunState) -> FinalChoice:
     plain = Member(
         BASELINE_FAMILY, BASELINE_PARAMS, seeds.derive_seed(settings.seed, BASELINE_FAMILY)
     )
-    folds = _folds_of_all(state)
+    folds = _folds_of_all(run, made)
     rows = held_out(folds)
-    scores = out_of_fold([*pool, plain], folds, train, state.transform, "cross-validation")
+    scores = out_of_fold([*pool, plain], folds, train, run.transform, "cross-validation")
     metric = settings.sweep.metric
     actual = train.y[rows]
 
     def error(score: Floats) -> float:
-        return METRICS[metric](actual, state.transform.inverse(score[rows]))
+        return METRICS[metric](actual, run.transform.inverse(score[rows]))
 
     before, plain_error = error(scores[0]), error(scores[-1])
-    pool, scores_of_pool = _with_baseline(state, pool, plain, scores, plain_error < before)
+    pool, scores_of_pool = _with_baseline(run.settings, pool, plain, scores, plain_error < before)
     picks = pick_members(
         pool,
         [score[rows] for score in scores_of_pool],
         actual,
-        state.transform,
+        run.transform,
         metric=metric,
         most=most,
         least_gain=settings.register.least_gain,
@@ -130,13 +132,13 @@ def choose_final(state: RunState) -> FinalChoice:
     bias = measure_bias(
         score[rows],
         actual,
-        state.transform,
+        run.transform,
         metric=metric,
         choice=settings.register.smearing,
     )
-    names = needed(state.fitted, "features").names
+    names = made.features.fitted.names
     shifted = score + np.log(bias.factor)
-    cv = cross_validation(shifted, folds, train, state.transform, names)
+    cv = cross_validation(shifted, folds, train, run.transform, names)
     outcome: Outcome = "worse"
     if plain in members:
         outcome = "averaged" if len(members) > 1 else "final model"
@@ -147,25 +149,25 @@ def choose_final(state: RunState) -> FinalChoice:
         plain_error,
         before,
         cv.metrics[metric],
-        all_metrics(actual, state.transform.inverse(scores[-1][rows])),
+        all_metrics(actual, run.transform.inverse(scores[-1][rows])),
         outcome,
     )
     return FinalChoice(members, tuple(picks), bias, cv, compared)
 
 
 def _with_baseline(
-    state: RunState, pool: list[Member], plain: Member, scores: list[Floats], first: bool
+    settings: RunSettings, pool: list[Member], plain: Member, scores: list[Floats], first: bool
 ) -> tuple[list[Member], list[Floats]]:
     """Return the models that may be taken and their scores, with the baseline among them.
 
     It comes first, and so is the final model or its first part, where it is better than the sweep's
     model. It is left out where LightGBM is not compared, and where another family is asked for.
     """
-    settings, own = state.settings, scores[: len(pool)]
+    own = scores[: len(pool)]
     asked = settings.sweep.family
     if BASELINE_FAMILY not in settings.selection.families or asked not in (None, BASELINE_FAMILY):
         return pool, own
-    if first:
+    if first:  # linear models cannot be averaged with the baseline's trees
         trees = [i for i, member in enumerate(pool) if not family(member.family).linear]
         return [plain, *(pool[i] for i in trees)], [scores[-1], *(own[i] for i in trees)]
     if family(pool[0].family).linear:
@@ -173,39 +175,50 @@ def _with_baseline(
     return [*pool, plain], scores
 
 
-def _folds_of_all(state: RunState) -> list[Fold]:
+def _folds_of_all(run: RunContext, made: Evidence) -> list[Fold]:
     """Return random folds of all training rows, as many as it takes for `register.fold_rows`."""
-    settings, train = state.settings, needed(state.train, "segregate")
+    settings, train = run.settings, made.train
     assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
     numbers = folds_for(assignment, settings.register.fold_rows)
-    if compared_part(state) is train:
-        return [random_folds(state)[number] for number in numbers]
-    state.folds.clear()  # those of the compared rows; nothing asks for them after this
-    return list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
+    if compared_part(run, train) is train:
+        folds = random_folds(run, train, made.features.choice)
+        return [folds[number] for number in numbers]
+    run.folds.clear()  # those of the compared rows; nothing asks for them after this
+    return list(
+        make_folds(
+            train, assignment, pipeline_of(run, made.features.choice), run.transform, numbers
+        )
+    )
 
 
-def spatial_cross_validation(state: RunState, choice: FinalChoice) -> CrossValidation | None:
+def spatial_cross_validation(
+    run: RunContext, made: Evidence, choice: FinalChoice
+) -> CrossValidation | None:
     """Return the model's answers with whole areas held out; None without coordinates."""
-    settings, train = state.settings, needed(state.train, "segregate")
-    if settings.contract.coordinates is None:
+    settings, train = run.settings, made.train
+    points = made.features.fitted.points(train.X)
+    if settings.contract.coordinates is None or points is None:
         return None
-    points = needed(state.fitted, "features").points(train.X)
     assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
     numbers = folds_for(assignment, settings.register.fold_rows)
-    folds = list(make_folds(train, assignment, pipeline_of(state), state.transform, numbers))
-    scores = out_of_fold(choice.members, folds, train, state.transform, "spatial cross-validation")
+    folds = list(
+        make_folds(
+            train, assignment, pipeline_of(run, made.features.choice), run.transform, numbers
+        )
+    )
+    scores = out_of_fold(choice.members, folds, train, run.transform, "spatial cross-validation")
     score = np.mean(scores, axis=0) + choice.shift
-    names = needed(state.fitted, "features").names
-    return cross_validation(score, folds, train, state.transform, names)
+    names = made.features.fitted.names
+    return cross_validation(score, folds, train, run.transform, names)
 
 
-def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalModel:
+def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed: int) -> FinalModel:
     """Fit on all training rows, export, and prove that the export answers as the libraries do."""
-    train, Z = needed(state.train, "segregate"), needed(state.Z, "features")
-    target, members = state.transform.forward(train.y), choice.members
+    train, Z = made.train, made.features.Z
+    target, members = run.transform.forward(train.y), choice.members
     # on few rows threads wait for one another longer than they work, above all on a busy machine
     threads = 0 if len(members) == 1 and len(train) > _ROWS_FOR_THREADS else 1
-    kinds = needed(state.fitted, "features").kinds
+    kinds = made.features.fitted.kinds
 
     def fit(member: Member) -> Any:
         chosen = family(member.family)
@@ -213,24 +226,21 @@ def fit_final(state: RunState, choice: FinalChoice, parity_seed: int) -> FinalMo
 
     fitted = dict(in_parallel(fit, members))
     models = [family(m.family).export(fitted[i]) for i, m in enumerate(members)]
+    libraries = [
+        partial(family(m.family).predict, fitted[i], threads=0) for i, m in enumerate(members)
+    ]
     exported = average(models, choice.shift)
     model = to_onnx(exported)
     onnx = OnnxRegressor(model, threads=2)
     parity = check_parity(
-        _mean([_library(m, fitted[i]) for i, m in enumerate(members)], choice.shift),
+        _mean(libraries, choice.shift),
         onnx,
         Z,
-        rows=state.settings.register.parity_rows,
+        rows=run.settings.register.parity_rows,
         seed=parity_seed,
         thresholds=exported.thresholds() if isinstance(exported, TreeEnsemble) else None,
     )
     return FinalModel(model, onnx, parity, _contributions(exported, Z), _time_one_row(model, Z))
-
-
-def _library(member: Member, fitted: Any) -> Predict:
-    if member.family == "lightgbm":
-        return lightgbm_predictor(fitted)
-    return lambda Z: family(member.family).predict(fitted, Z)
 
 
 def _mean(predictors: Sequence[Predict], shift: float) -> Predict:
@@ -251,7 +261,7 @@ def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contribution
 
 
 def _time_one_row(model: bytes, Z: Floats) -> float:
-    onnx, times = OnnxRegressor(model), []
+    onnx, times = OnnxRegressor(model), []  # one thread, as a service values a single row
     for i in range(min(_TIMED_CALLS, len(Z))):
         started = time.perf_counter()
         onnx.predict(Z[i : i + 1])

@@ -12,64 +12,67 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import measure_baseline
 from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
-from tasador.selection.grid_search import grid_search
-from tasador.selection.optuna_sweep import sweep
+from tasador.selection.grid_search import SearchResult, grid_search, result_from_plain
+from tasador.selection.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
-from tasador.training.context import RunState, load_json, load_search, load_sweep, needed, save_json
+from tasador.training.context import (
+    FeatureChoice,
+    Features,
+    Rows,
+    RunContext,
+    StepOutput,
+    Sweep,
+    load_json,
+    save_json,
+)
 from tasador.training.selection_card import show_recorded, show_search, show_sweep
 from tasador.training.wandb_trials import TrialRecorder, record_families, runs_of
 
 
-def pipeline_of(state: RunState, clusters: int | None = None) -> FeaturePipeline:
-    """Return the unfitted feature pipeline of this run, or with another number of clusters."""
-    settings = state.settings
-    k = state.clusters if clusters is None else clusters
-    features = replace(settings.features, clusters=k, comparables=state.comparables)
-    return FeaturePipeline(settings.contract, features, settings.seed, state.imputation)
+def pipeline_of(run: RunContext, choice: FeatureChoice) -> FeaturePipeline:
+    """Return the unfitted feature pipeline of this run."""
+    settings = run.settings
+    features = replace(settings.features, clusters=choice.clusters, comparables=choice.comparables)
+    return FeaturePipeline(settings.contract, features, settings.seed, choice.imputation)
 
 
-def compared_part(state: RunState) -> Part:
+def compared_part(run: RunContext, train: Part) -> Part:
     """Return the training rows on which candidates are compared: all, or a sample of very many."""
-    train = needed(state.train, "segregate")
-    return sample_rows(train, state.settings.selection.max_rows, state.settings.seed)
+    return sample_rows(train, run.settings.selection.max_rows, run.settings.seed)
 
 
-def random_folds(state: RunState, clusters: int | None = None) -> list[Fold]:
-    """Return the random folds of the compared rows, features fitted inside; made once in a run."""
-    k = state.clusters if clusters is None else clusters
-    if k not in state.folds:
-        part, n_folds = compared_part(state), state.settings.selection.folds
-        assignment = random_assignment(len(part), n_folds, state.settings.seed)
-        pipeline = pipeline_of(state, k)
-        state.folds[k] = list(make_folds(part, assignment, pipeline, state.transform))
-    return state.folds[k]
+def random_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[Fold]:
+    """Return the random folds of the compared rows, features fitted inside."""
+
+    def make() -> list[Fold]:
+        part, n_folds = compared_part(run, train), run.settings.selection.folds
+        assignment = random_assignment(len(part), n_folds, run.settings.seed)
+        return list(make_folds(part, assignment, pipeline_of(run, choice), run.transform))
+
+    return run.folds.get(choice, make)
 
 
-def select(state: RunState, folder: Path, card: CardBuilder) -> None:
+def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> None:
     """Compare every candidate by cross-validation on train."""
-    settings, part = state.settings, compared_part(state)
+    settings, part = run.settings, compared_part(run, rows.train)
+    folds = random_folds(run, rows.train, features.choice)
     result = grid_search(
-        _with_inputs(settings.selection, state.inputs),
-        random_folds(state),
+        _with_inputs(settings.selection, features.inputs),
+        folds,
         part,
-        state.transform,
+        run.transform,
         settings.seed,
-        state.journal,
-        gaps="native" in state.imputation.values(),
-        engine=state.engine,
+        out.journal,
+        gaps="native" in features.choice.imputation.values(),
+        engine=run.engine,
     )
     baseline = measure_baseline(
-        settings.selection,
-        random_folds(state),
-        part,
-        state.transform,
-        settings.seed,
-        engine=state.engine,
+        settings.selection, folds, part, run.transform, settings.seed, engine=run.engine
     )
     result = replace(result, baseline=baseline)
-    save_json(folder / "search.json", result)
-    show_search(card, result, settings.selection)
-    note_sample(state, card)
+    save_json(out.folder / "search.json", result)
+    show_search(out.card, result, settings.selection)
+    note_sample(run, rows.train, out.card)
 
 
 def _with_inputs(settings: SelectionSettings, inputs: str | None) -> SelectionSettings:
@@ -85,29 +88,37 @@ def _with_inputs(settings: SelectionSettings, inputs: str | None) -> SelectionSe
     return replace(settings, families=families)
 
 
-def note_sample(state: RunState, card: CardBuilder) -> None:
+def note_sample(run: RunContext, train: Part, card: CardBuilder) -> None:
     """Say so where not all training rows were compared on."""
-    used, rows = len(compared_part(state)), len(needed(state.train, "segregate"))
+    used, rows = len(compared_part(run, train)), len(train)
     if used < rows:
         card.fact("Rows compared on", used, f"a seeded sample of {rows:,} training rows")
 
 
-def load_select(state: RunState, folder: Path) -> None:
-    """Take the search result."""
-    state.search = load_search(folder / "search.json")
+def load_select(_: RunContext, folder: Path) -> SearchResult:
+    """Read the search result."""
+    plain = load_json(folder / "search.json")
+    baseline = plain["baseline"]
+    return SearchResult(
+        plain["scoring"],
+        tuple(map(result_from_plain, plain["candidates"])),
+        None if baseline is None else result_from_plain(baseline),
+    )
 
 
-def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
+def run_sweep(
+    run: RunContext, out: StepOutput, rows: Rows, features: Features, search: SearchResult
+) -> None:
     """Tune the winning family on train."""
-    settings, search = state.settings, needed(state.search, "select")
+    settings = run.settings
     contenders = search.contenders(settings.sweep.family)
-    runs, dataset = runs_of(settings.tracking, state.workspace), settings.contract.name
+    runs, dataset = runs_of(settings.tracking, run.workspace), settings.contract.name
     # here and not in select, whose result is then not made again when recording is switched on
-    families = record_families(search, runs, f"{dataset}-select-{state.run_id}", dataset)
-    notes = None if state.journal is None else state.journal.with_suffix(".wandb")
+    families = record_families(search, runs, f"{dataset}-select-{run.run_id}", dataset)
+    notes = out.journal.with_suffix(".wandb")
     recorder = TrialRecorder(
         runs,
-        group=f"{dataset}-{contenders[0].family}-{state.run_id}",
+        group=f"{dataset}-{contenders[0].family}-{run.run_id}",
         facts={"dataset": dataset, "metric": settings.sweep.metric},
         notes=notes,
     )
@@ -118,30 +129,31 @@ def run_sweep(state: RunState, folder: Path, card: CardBuilder) -> None:
             contender.family,
             contender.params,
             replace(settings.sweep, trials=trials),
-            random_folds(state)[: settings.sweep.folds],
-            compared_part(state),
-            state.transform,
+            random_folds(run, rows.train, features.choice)[: settings.sweep.folds],
+            compared_part(run, rows.train),
+            run.transform,
             settings.seed,
             measured=contender,
-            final_rows=len(needed(state.train, "segregate")),
-            journal=state.journal,
+            final_rows=len(rows.train),
+            journal=out.journal,
             on_trial=recorder,
-            engine=state.engine,
+            engine=run.engine,
         )
         for contender in contenders
     ]
     results.sort(key=lambda found: found.best.mean(found.metric))
     result, others = results[0], results[1:]
-    links = [run.link for run in recorder.runs]
-    save_json(folder / "sweep.json", result)
-    save_json(folder / "trial_runs.json", links)
-    show_sweep(card, result, settings.sweep, others)
-    show_recorded(card, families, links, runs.trouble)
-    if notes is not None:
-        notes.unlink(missing_ok=True)
+    links = [one.link for one in recorder.runs]
+    save_json(out.folder / "sweep.json", result)
+    save_json(out.folder / "trial_runs.json", links)
+    show_sweep(out.card, result, settings.sweep, others)
+    show_recorded(out.card, families, links, runs.trouble)
+    notes.unlink(missing_ok=True)
 
 
-def load_sweep_step(state: RunState, folder: Path) -> None:
-    """Take the sweep result."""
-    state.sweep = load_sweep(folder / "sweep.json")
-    state.trial_runs = load_json(folder / "trial_runs.json")
+def load_sweep_step(_: RunContext, folder: Path) -> Sweep:
+    """Read the sweep result."""
+    plain = load_json(folder / "sweep.json")
+    best, trials = result_from_plain(plain["best"]), map(result_from_plain, plain["trials"])
+    result = SweepResult(**{**plain, "best": best, "trials": tuple(trials)})
+    return Sweep(result, load_json(folder / "trial_runs.json"))

@@ -24,19 +24,14 @@ from typing import Any
 from tasador.contract.encoding import Encoder
 from tasador.contract.formats import date_text, seconds_of
 from tasador.core import clock
-from tasador.core.errors import BundleError, ConfigError, StorageError
-from tasador.core.hashing import code_version, fingerprint, sha256_file
+from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
-from tasador.core.storage import atomic_folder
 from tasador.data.derive_files import with_files_read
+from tasador.data.table import Part
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
-    CardBuilder,
     amount,
-    read_card,
-    recorded_card,
-    write_card,
 )
 from tasador.reporting.reports import (
     BundleReference,
@@ -53,125 +48,130 @@ from tasador.training import (
     model_steps,
     register_step,
 )
-from tasador.training.context import RunState, StoredTable, needed, save_json
-from tasador.training.model_files import write_model_files
-from tasador.training.register_run import publish
+from tasador.training.context import (
+    Evidence,
+    RunContext,
+    StoredTable,
+    TrainedModel,
+    save_json,
+)
+from tasador.training.errors import RunSettingsError, WorkspaceError
+from tasador.training.register_run import publish, write_model_files
+from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the pipeline.
-
-    Attributes:
-        name: Its name on the command line.
-        title: Its name for people.
-        packages: The packages and modules whose code decides its result.
-        inputs: What beside the earlier steps decides its result, as plain values.
-        run: Does the work: fills a folder with the result and a card with the evidence.
-        load: Takes the result from a filled folder into the run's state.
-    """
-
-    name: str
-    title: str
-    packages: tuple[str, ...]
-    inputs: Callable[[RunState], Any]
-    run: Callable[[RunState, Path, CardBuilder], None]
-    load: Callable[[RunState, Path], None]
-
-
-_DATA = ("core", "contract", "settings", "data")
+_DATA = ("core", "contract", "settings", "data", "training.context")
 _FEATURES = (*_DATA, "features")
 _MODELS = (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.model_steps")
 
 
-def _contract(state: RunState) -> str:
+def _contract(run: RunContext) -> str:
     """Hash of the contract without its source: where a table lies does not change its result."""
-    plain = state.settings.contract.to_dict()
+    plain = run.settings.contract.to_dict()
     return fingerprint({key: value for key, value in plain.items() if key != "source"})
 
 
-def _recording(state: RunState) -> list[str]:
+def _recording(run: RunContext) -> list[str]:
     """What a sweep's result holds beside its trials: where they were recorded, when they were."""
-    tracking = state.settings.tracking
+    tracking = run.settings.tracking
     return [] if tracking.wandb == "off" else [tracking.wandb, tracking.wandb_project]
 
 
-STEPS: tuple[Step, ...] = (
-    Step(
-        "download",
-        "Download: find the table and keep it",
-        (*_DATA, "training.data_steps"),
-        data_steps.download_inputs,
-        data_steps.download,
-        data_steps.load_download,
-    ),
-    Step(
-        "segregate",
-        "Segregate: validate, then set the test part aside",
-        (*_DATA, "training.data_steps"),
-        lambda s: [s.content_hash, s.origin, _contract(s), s.settings.segregate],
-        data_steps.segregate,
-        data_steps.load_segregate,
-    ),
-    Step(
-        "impute",
-        "Impute: what stands in for missing values",
-        (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.data_steps"),
-        lambda s: [s.settings.impute, s.settings.seed],
-        data_steps.impute,
-        data_steps.load_impute,
-    ),
-    Step(
-        "features",
-        "Features: encode, derive, cluster, compare",
-        (*_MODELS, "training.features_step"),
-        lambda s: [
-            s.settings.features,
-            s.settings.seed,
-            s.settings.selection.scoring,
-            s.settings.selection.folds,
-            s.settings.selection.max_rows,
-        ],
-        features_step.features,
-        features_step.load_features,
-    ),
-    Step(
-        "select",
-        "Select: compare model families",
-        (*_MODELS, "training.selection_card"),
-        lambda s: [s.settings.selection, s.settings.seed],
-        model_steps.select,
-        model_steps.load_select,
-    ),
-    Step(
-        "sweep",
-        "Sweep: tune the winner",
-        (*_MODELS, "training.selection_card", "training.wandb_trials"),
-        lambda s: [s.settings.sweep, s.settings.seed, *_recording(s)],
-        model_steps.run_sweep,
-        model_steps.load_sweep_step,
-    ),
-    Step(
-        "register",
-        "Register: fit, evaluate, bundle, register",
-        (
-            *_MODELS,
-            "registry",
-            "training.register_step",
-            "training.register_card",
-            "training.final_model",
-            "monitoring.error_estimation",
-            "monitoring.reference",
-            "monitoring.column_summary",
-            "training.selection_card",
-            "reporting.model_card",
-        ),
-        lambda s: [s.settings.register, s.settings.tracking, s.settings.contract.model_name],
-        register_step.register,
-        register_step.load_register,
-    ),
+DOWNLOAD = Step(
+    "download",
+    "Download: find the table and keep it",
+    (*_DATA, "training.data_steps"),
+    data_steps.download_inputs,
+    data_steps.download,
+    data_steps.load_download,
 )
+SEGREGATE = Step(
+    "segregate",
+    "Segregate: validate, then set the test part aside",
+    (*_DATA, "training.data_steps"),
+    lambda run: [_contract(run), run.settings.segregate],
+    data_steps.segregate,
+    data_steps.load_segregate,
+)
+IMPUTE = Step(
+    "impute",
+    "Impute: what stands in for missing values",
+    (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.data_steps"),
+    lambda run: [run.settings.impute, run.settings.seed],
+    data_steps.impute,
+    data_steps.load_impute,
+)
+FEATURES = Step(
+    "features",
+    "Features: encode, derive, cluster, compare",
+    (*_MODELS, "training.features_step"),
+    lambda run: [
+        run.settings.features,
+        run.settings.seed,
+        run.settings.selection.scoring,
+        run.settings.selection.folds,
+        run.settings.selection.max_rows,
+    ],
+    features_step.features,
+    features_step.load_features,
+)
+SELECT = Step(
+    "select",
+    "Select: compare model families",
+    (*_MODELS, "training.selection_card"),
+    lambda run: [run.settings.selection, run.settings.seed],
+    model_steps.select,
+    model_steps.load_select,
+)
+SWEEP = Step(
+    "sweep",
+    "Sweep: tune the winner",
+    (*_MODELS, "training.selection_card", "training.wandb_trials"),
+    lambda run: [run.settings.sweep, run.settings.seed, *_recording(run)],
+    model_steps.run_sweep,
+    model_steps.load_sweep_step,
+)
+REGISTER = Step(
+    "register",
+    "Register: fit, evaluate, bundle, register",
+    (
+        *_MODELS,
+        "registry",
+        "training.register_step",
+        "training.register_card",
+        "training.final_model",
+        "monitoring.error_estimation",
+        "monitoring.reference",
+        "monitoring.column_summary",
+        "training.selection_card",
+        "reporting.model_card",
+    ),
+    lambda run: [run.settings.register, run.settings.tracking, run.settings.contract.model_name],
+    register_step.register,
+    register_step.load_register,
+)
+#: Their names, in their order.
+STEPS = tuple(
+    step.name for step in (DOWNLOAD, SEGREGATE, IMPUTE, FEATURES, SELECT, SWEEP, REGISTER)
+)
+
+
+def run_steps(step: StepRunner) -> tuple[Evidence, TrainedModel]:
+    """Run the pipeline: each step takes what the earlier ones returned.
+
+    Raises:
+        StoppedError: Later steps were not asked for.
+    """
+    table = step(DOWNLOAD)
+    # the same bytes from another place give the same keys
+    step.key = fingerprint([table.content_hash, table.origin])
+    rows = step(SEGREGATE, table)
+    imputation = step(IMPUTE, rows)
+    features = step(FEATURES, rows, imputation)
+    search = step(SELECT, rows, features)
+    sweep = step(SWEEP, rows, features, search)
+    evidence = Evidence(table, rows, features, search, sweep)
+    return evidence, step(REGISTER, evidence)
 
 
 _log = logging.getLogger(__name__)
@@ -232,57 +232,13 @@ def _holder(file: int) -> str:
         return "another process"
 
 
-_SEAL = "artifact.json"
-
-
-class StepCache:
-    """Results under ``<root>/<step>/<key>``, each with the hashes of its files."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def find(self, step: str, key: str) -> Path | None:
-        """Return the folder of an intact result, or None when it must be made (again)."""
-        folder = self._root / step / key
-        if not folder.exists():
-            return None
-        try:
-            files = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-            for name, digest in files.items():
-                if sha256_file(folder / name) != digest:
-                    raise ValueError(f"{name} has changed")
-        except (OSError, ValueError, AttributeError) as error:
-            _log.warning("the cached result of %s is damaged (%s): made again", step, error)
-            return None
-        return folder
-
-    @contextmanager
-    def create(self, step: str, key: str) -> Iterator[Path]:
-        """Give a folder to fill; it becomes the result only when the body ends well."""
-        target = self._root / step / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(target) as folder:
-            yield folder
-            files = {
-                path.relative_to(folder).as_posix(): sha256_file(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            }
-            (folder / _SEAL).write_text(json.dumps(files, indent=1), encoding="utf-8")
-
-    def journal(self, step: str, key: str) -> Path:
-        """Return the file in which a step notes what it has finished, to resume from."""
-        return self._root / step / f"{key}.journal.jsonl"
-
-
 _SHOWN = 30
 
 
-def sample_valuation(state: RunState) -> tuple[str, ...]:
+def sample_valuation(run: RunContext, train: Part, model: TrainedModel) -> tuple[str, ...]:
     """Value one known row with the bundle as it lies on disk, and say so in a few lines."""
-    contract, outcome = state.settings.contract, needed(state.outcome, "register")
-    bundle = load_bundle(state.bundles / outcome["folder"], trusted=None)
-    train = needed(state.train, "segregate")
+    contract = run.settings.contract
+    bundle = load_bundle(run.bundles / model.outcome["folder"], trusted=None)
     decoded = Encoder(contract).decode(train.X[:1])
     row = {name: values[0] for name, values in decoded.items()}
     valuation = bundle.value(row)
@@ -304,10 +260,6 @@ def _shown(value: Any) -> str:
     return date_text(seconds_of(value)) if isinstance(value, dt.date) else str(value)
 
 
-#: Called with a step's name and its card when it has ended.
-OnStep = Callable[[str, Card], None]
-
-
 @dataclass(frozen=True)
 class AfterRun:
     """What answers after a run, in lines for people, and the command that comes next."""
@@ -316,8 +268,8 @@ class AfterRun:
     following: str = ""
 
 
-#: Called with the run's state and the registered version when there is one.
-AfterRegistration = Callable[[RunState, str], AfterRun]
+#: Called with the run and the registered version when there is one.
+AfterRegistration = Callable[[RunContext, str], AfterRun]
 
 
 @dataclass(frozen=True)
@@ -384,40 +336,34 @@ def _train(
     table: StoredTable | None,
     after: AfterRegistration | None,
 ) -> TrainOutcome:
-    state = _start(settings, workspace)
-    state.table = table
-    cache = StepCache(state.workspace / "cache")
-    cards: list[Card] = []
-    wanted = _wanted(settings)
-    last = max(i for i, step in enumerate(STEPS) if step.name in wanted)
-    chain: str = ""
+    run = _start(settings, workspace, table)
+    step = StepRunner(run, STEPS, StepCache(workspace / "cache"), on_step)
+    model: TrainedModel | None = None
+    sample: tuple[str, ...] = ()
+    registered: str | None = None
     try:
-        with state.open:
-            for step in STEPS[: last + 1]:
-                fresh = settings.force and step.name in wanted
-                chain = _key(step, state, chain)
-                _run_step(step, chain, state, cache, fresh=fresh, cards=cards)
-                if on_step is not None:
-                    on_step(step.name, cards[-1])
-        sample = _leave(state)
-        registered = publish(state, cards) if state.outcome else None
+        with suppress(StoppedError):
+            with run.open:
+                evidence, model = run_steps(step)
+            write_model_files(run, evidence, model)
+            if evidence.sweep.trial_runs:
+                save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
+            sample = sample_valuation(run, evidence.train, model)
+            registered = publish(run, evidence, model, step.cards)
     except BaseException:
-        _report(state, cards, ())
+        _report(step, ())
         raise
-    report = _report(state, cards, sample)
+    report = _report(step, sample)
     return TrainOutcome(
-        state.run_id, state.run_folder, report, tuple(cards), state.outcome, sample, registered,
-        AfterRun() if registered is None or after is None else after(state, registered),
+        run.run_id, run.run_folder, report, tuple(step.cards),
+        None if model is None else model.outcome, sample, registered,
+        AfterRun() if registered is None or after is None else after(run, registered),
     )  # fmt: skip
 
 
 def _workspace(settings: RunSettings) -> Path:
     if "://" in settings.storage.workspace:
-        raise ConfigError(
-            f"storage.workspace={settings.storage.workspace} is not a local folder",
-            remedy="work in a local folder, and publish from it: tasador publish LOCATION --with "
-            "data,splits,cards,report",
-        )
+        raise RunSettingsError.remote_workspace(settings.storage.workspace)
     workspace = Path(settings.storage.workspace)
     with _writable(workspace):
         workspace.mkdir(parents=True, exist_ok=True)
@@ -429,129 +375,56 @@ def _writable(workspace: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"the workspace {workspace} cannot be written: {error.strerror}",
-            remedy="choose another with storage.workspace=FOLDER",
-        ) from None
+        raise WorkspaceError.of(workspace, error) from None
 
 
 def _check_family(settings: RunSettings) -> None:
     """Refuse to begin when the family to tune is not among those that are compared."""
     family, compared = settings.sweep.family, settings.selection.families
     if family is not None and family not in compared:
-        raise ConfigError(
-            f"sweep.family: {family!r} is not compared",
-            expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
-            remedy="add it to selection.families, or name another",
-        )
+        raise RunSettingsError.family_not_compared(family, compared)
 
 
-def _start(settings: RunSettings, workspace: Path) -> RunState:
+def _start(settings: RunSettings, workspace: Path, table: StoredTable | None) -> RunContext:
     started = clock.now()
     run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run_folder = workspace / "runs" / run_id
     with _writable(workspace):
         run_folder.mkdir(parents=True)
-    return RunState(
+    return RunContext(
         settings=settings,
         run_id=run_id,
         started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
         workspace=workspace,
         run_folder=run_folder,
+        given=table,
     )
 
 
-def _wanted(settings: RunSettings) -> set[str]:
-    names = [step.name for step in STEPS]
-    if settings.from_step is not None:
-        return set(names[names.index(settings.from_step) :])
-    return set(settings.steps or names)
-
-
-def _key(step: Step, state: RunState, chain: str) -> str:
-    """Return the step's cache key: its inputs, its settings and the code that it runs.
-
-    The table enters by its content, not by the way it came: from segregate on, the same bytes
-    from another place give the same key.
-    """
-    upstream = "" if step.name == "segregate" else chain
-    return fingerprint([step.name, upstream, step.inputs(state), code_version(step.packages)])
-
-
-def _run_step(
-    step: Step, key: str, state: RunState, cache: StepCache, *, fresh: bool, cards: list[Card]
-) -> None:
-    state.journal = cache.journal(step.name, key)
-    builder: CardBuilder | None = None
-    try:
-        with recorded_card(state.run_folder / "cards", step.name, step.title) as builder:
-            found = None if fresh else cache.find(step.name, key)
-            if found is None or not _reused(step, state, found, builder):
-                with cache.create(step.name, key) as folder:
-                    step.run(state, folder, builder)
-                    write_card(folder / "card", builder.build())
-                step.load(state, cache_folder(cache, step.name, key))
-                state.journal.unlink(missing_ok=True)
-    finally:
-        card = state.run_folder / "cards" / f"{step.name}.json"
-        if builder is not None and card.exists():  # a full disk takes no card either
-            cards.append(read_card(card))
-
-
-def cache_folder(cache: StepCache, step: str, key: str) -> Path:
-    """Return the folder that a step has just filled."""
-    folder = cache.find(step, key)
-    if folder is None:
-        raise StorageError(
-            f"the result of step {step!r} could not be read back",
-            remedy="check the disk under the workspace",
-        )
-    return folder
-
-
-def _reused(step: Step, state: RunState, folder: Path, builder: CardBuilder) -> bool:
-    """Take a cached result into the state; False when something it needs is gone or damaged."""
-    try:
-        earlier = read_card(folder / "card" / f"{step.name}.json")
-        step.load(state, folder)
-    except (OSError, ValueError, KeyError, StorageError, BundleError) as error:
-        _log.warning("the cached result of %s cannot be used (%s): made again", step.name, error)
-        return False
-    builder.use_cached(earlier)
-    return True
-
-
-def _leave(state: RunState) -> tuple[str, ...]:
-    """Write the run's own files, once everything has been decided."""
-    if state.outcome is None:
-        return ()
-    write_model_files(state)
-    if state.trial_runs:
-        save_json(state.run_folder / "trial_runs.json", state.trial_runs)
-    return sample_valuation(state)
-
-
-def _report(state: RunState, cards: list[Card], sample: tuple[str, ...]) -> Path:
-    contract, outcome = state.settings.contract, state.outcome
-    version = None if outcome is None else outcome["version"]
-    save_json(state.run_folder / "run.json", {"dataset": contract.name, "version": version})
+def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
+    run, cards = step.run, step.cards
+    contract = run.settings.contract
+    table: StoredTable | None = step.results.get(DOWNLOAD.name)
+    model: TrainedModel | None = step.results.get(REGISTER.name)
+    version = None if model is None else model.outcome["version"]
+    save_json(run.run_folder / "run.json", {"dataset": contract.name, "version": version})
     headline: tuple[Headline, ...] = ()
     compared: tuple[Comparison, ...] = ()
     bundle = None
-    if outcome is not None:
-        headline = tuple(Headline(**entry) for entry in outcome["headline"])
-        compared = tuple(Comparison(**entry) for entry in outcome["comparison"])
-        folder = str(state.bundles / outcome["folder"])
-        bundle = BundleReference(contract.model_name, outcome["version"], folder)
+    if model is not None:
+        headline = tuple(Headline(**entry) for entry in model.outcome["headline"])
+        compared = tuple(Comparison(**entry) for entry in model.outcome["comparison"])
+        folder = str(run.bundles / model.outcome["folder"])
+        bundle = BundleReference(contract.model_name, model.outcome["version"], folder)
     summary = RunSummary(
-        run_id=state.run_id,
+        run_id=run.run_id,
         dataset=contract.name,
         title=contract.title,
-        started=state.started,
+        started=run.started,
         seconds=sum(card.seconds for card in cards if card.status != "cached"),
-        origin=state.origin,
-        source=state.source,
-        content_hash=state.content_hash,
+        origin=None if table is None else table.origin,
+        source=None if table is None else table.source,
+        content_hash=None if table is None else table.content_hash,
         unit=contract.target.unit,
         headline=headline,
         comparison=compared,
@@ -559,4 +432,4 @@ def _report(state: RunState, cards: list[Card], sample: tuple[str, ...]) -> Path
         sample=sample,
         cards=tuple(cards),
     )
-    return write_report(state.run_folder / "report.html", summary)
+    return write_report(run.run_folder / "report.html", summary)

@@ -22,18 +22,25 @@ from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
-from tasador.reporting.model_card import Decision, ModelDocument, ModelFacts, ReviewRow
+from tasador.reporting.model_card import (
+    CAP,
+    Decision,
+    ModelDocument,
+    ModelFacts,
+    ReviewRow,
+    figure_tables,
+)
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
-from tasador.selection.test_metrics import EvaluationReport, Group
-from tasador.training.context import RunState, needed
+from tasador.selection.test_metrics import EvaluationReport
+from tasador.settings.run import RunSettings
+from tasador.training.context import Evidence
 from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
-_GROUP_HEADER = ("rows of", "number", "MAPE", "within 10%", "median ratio", "interval holds (%)")
 
 
 def headline(contract: TableContract, report: EvaluationReport) -> tuple[Headline, ...]:
@@ -71,13 +78,14 @@ def comparison(
 
 
 def fill_card(
-    contract: TableContract,
+    document: ModelDocument,
     card: CardBuilder,
     bundle: ModelBundle,
     parity: Parity,
     report: EvaluationReport,
 ) -> None:
     """Put the final figures, and what they rest on, into the step's card."""
+    contract = document.contract
     card.fact("Bundle", bundle.version, str(bundle.folder))
     card.fact(
         "Parity with the training library",
@@ -105,20 +113,8 @@ def fill_card(
         ],
         note="Intervals by bootstrap over the test rows. " + _left_out(report),
     )
-    card.table(
-        "Ratio study: how level and how even the estimates are",
-        ("figure", "value", "95% from", "to", "accepted from", "to "),
-        [
-            (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
-            for n, e in report.test.items()
-            if n in RATIO_STUDY
-        ],
-        note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio Studies, "
-        "residential property. PRD above 1 and PRB below 0 mean that dear things are estimated "
-        "low. FSD: standard deviation of the percentage errors.",
-    )
+    card.add(*figure_tables(document))
     if report.segments:
-        card.table("By segment", _GROUP_HEADER, [_group_row(group) for group in report.segments])
         card.figure(
             evaluation_plots.segment_bars(
                 [s.name for s in report.segments],
@@ -126,17 +122,6 @@ def fill_card(
                 [s.rows for s in report.segments],
                 metric="MAPE",
             )
-        )
-    card.table(
-        "By tenth of the actual values", _GROUP_HEADER, [_group_row(g) for g in report.deciles]
-    )
-    if report.capped:
-        card.table(
-            "Capped values apart",
-            _GROUP_HEADER,
-            [_group_row(group) for group in report.capped],
-            note="At the cap the true value is not known, only that it is higher: these errors say "
-            "little.",
         )
     card.figure(
         evaluation_plots.predicted_actual(
@@ -243,17 +228,6 @@ def _brief(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _group_row(group: Group) -> tuple[str, int, float, float, float, float]:
-    return (
-        group.name,
-        group.rows,
-        group.mape,
-        group.within_10,
-        group.ratio,
-        group.coverage * 100,
-    )
-
-
 def _left_out(report: EvaluationReport) -> str:
     zeros = int(np.sum(report.actual == 0))
     if not zeros:
@@ -266,17 +240,16 @@ _ON_TRAIN = "train"
 
 
 def decisions(
-    state: RunState, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
 ) -> tuple[Decision, ...]:
     """Return every choice that was made on the way to the model, in order, with its evidence."""
-    return tuple(_decisions(state, choice, interval))
+    return tuple(_decisions(settings, made, choice, interval))
 
 
 def _decisions(
-    state: RunState, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
 ) -> Iterator[Decision]:
-    settings, search, found = state.settings, needed(state.search, "select"), state.sweep
-    sweep = needed(found, "sweep")
+    search, sweep, features = made.search, made.sweep.result, made.features.choice
     folds = settings.selection.folds
     yield Decision(
         "test part",
@@ -284,7 +257,7 @@ def _decisions(
         f"{settings.segregate.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
-    for column, strategy in state.imputation.items():
+    for column, strategy in features.imputation.items():
         how = "restores masked known values" if settings.impute.strategy == "auto" else "configured"
         yield Decision(
             f"gaps in {column}",
@@ -292,9 +265,9 @@ def _decisions(
             how,
             f"{_ON_TRAIN}, {settings.impute.repeats} x {settings.impute.folds} folds",
         )
-    if state.clusters is not None and settings.contract.coordinates is not None:
+    if features.clusters is not None and settings.contract.coordinates is not None:
         by = "configured" if settings.features.clusters is not None else "the model's error"
-        yield Decision("number of clusters", str(state.clusters), by, f"{_ON_TRAIN}, 3 folds")
+        yield Decision("number of clusters", str(features.clusters), by, f"{_ON_TRAIN}, 3 folds")
     tuned = search.best_of(sweep.family)
     if tuned is search.best:
         chosen = "the smallest of"
@@ -346,19 +319,6 @@ def _decisions(
     )
 
 
-def show_decisions(
-    card: CardBuilder, made: tuple[Decision, ...], openings: tuple[str, ...]
-) -> None:
-    """Show the way to the model in the step's card."""
-    card.table(
-        "How the model was chosen",
-        ("decision", "chosen", "evidence", "rows looked at"),
-        [(d.what, d.chosen, d.evidence, d.rows) for d in made],
-        note=f"In this order. The held-out test part was opened after the last of them, "
-        f"{len(openings)} time{'s' * (len(openings) != 1)}: {'; '.join(openings)}.",
-    )
-
-
 def document_of(
     contract: TableContract,
     facts: ModelFacts,
@@ -375,7 +335,7 @@ def document_of(
         groups={
             "segment": report.segments,
             "tenth of the actual values": report.deciles,
-            "cap": report.capped,
+            CAP: report.capped,
         },
         ratio_study=tuple(
             (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
@@ -387,7 +347,7 @@ def document_of(
 
 
 def with_bundle(
-    document: ModelDocument, state: RunState, bundle: ModelBundle, report: EvaluationReport
+    document: ModelDocument, seed: int, bundle: ModelBundle, report: EvaluationReport
 ) -> ModelDocument:
     """Return the same with what names the bundle, and with rows to review."""
     facts = replace(
@@ -396,13 +356,11 @@ def with_bundle(
         trained=bundle.manifest.created,
         bundle_hash=bundle.manifest.content_hash,
     )
-    return replace(document, facts=facts, review=_review(state, bundle, report))
+    return replace(document, facts=facts, review=_review(seed, bundle, report))
 
 
-def _review(
-    state: RunState, bundle: ModelBundle, report: EvaluationReport
-) -> tuple[ReviewRow, ...]:
-    random = seeds.generator(state.settings.seed, "review")
+def _review(seed: int, bundle: ModelBundle, report: EvaluationReport) -> tuple[ReviewRow, ...]:
+    random = seeds.generator(seed, "review")
     drawn = random.permutation(len(report.actual))[:_REVIEWED]
     columns = bundle.encoder.decode(np.ascontiguousarray(report.X[drawn]))
     return tuple(

@@ -1,32 +1,76 @@
-"""Track a finished run and register its bundle in MLflow."""
+"""What a finished run leaves: the files about its model, and its bundle registered in MLflow."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tasador.core.errors import RegistryError
+from tasador.core.storage import write_bytes, write_text
 from tasador.metrics.regression import Estimate
 from tasador.registry.integrity import SIGNATURE
-from tasador.registry.manifest import Manifest
+from tasador.registry.manifest import MANIFEST_NAME, Manifest
 from tasador.registry.metadata import as_texts, model_metadata, next_release, stamp_release
 from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, StepRun
 from tasador.registry.mlflow.registry import list_versions
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import password, sign_bundle, signing_key
 from tasador.registry.versions import ModelVersion
-from tasador.reporting.cards import Card, save_figures
-from tasador.training.context import RunState, code_commit, needed
-from tasador.training.model_files import MODEL_FILES, write_model_files
+from tasador.reporting.cards import Card, CardTable, render, save_figures
+from tasador.reporting.model_card import FILES
+from tasador.settings.compose import to_yaml
+from tasador.training.context import (
+    Evidence,
+    RunContext,
+    TrainedModel,
+    code_commit,
+    load_json,
+    save_json,
+)
+from tasador.training.errors import NotRegisteredError
 from tasador.training.selection_card import describe
 
+#: What is attached to the run in the model registry.
+MODEL_FILES = ("metrics.json", "best_params.yaml", "model_config.yaml", *FILES)
 
-def tracking_uri(state: RunState) -> str:
+
+def write_model_files(run: RunContext, made: Evidence, model: TrainedModel) -> None:
+    """Write `MODEL_FILES` into the run's folder, from the bundle's manifest as it is now.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    outcome, sweep = model.outcome, made.sweep.result
+    path = run.bundles / outcome["folder"] / MANIFEST_NAME
+    metadata = model_metadata(Manifest.from_json(path.read_bytes()))
+    folder, documents = run.run_folder, model.documents
+    save_json(folder / "metrics.json", outcome["metrics"])
+    best = {
+        "family": outcome["family"],
+        "metric": sweep.metric,
+        "score": sweep.best.mean(sweep.metric),
+        "trials": len(sweep.trials),
+        "params": outcome["params"],
+    }
+    write_text(folder / "best_params.yaml", to_yaml(best))
+    write_text(folder / "model_config.yaml", to_yaml({**metadata, "bundle": outcome["folder"]}))
+    page, plain, review = FILES
+    table = CardTable("Metadata", ("fact", "value"), tuple(as_texts(metadata).items()))
+    shown = render("model_metadata.html.j2", metadata=table)
+    text = (documents / page).read_text(encoding="utf-8")
+    write_text(folder / page, text.replace("</main>", f"{shown}</main>", 1))
+    card = {**load_json(documents / plain), "metadata": metadata}
+    write_text(folder / plain, json.dumps(card, ensure_ascii=False, indent=1))
+    write_bytes(folder / review, (documents / review).read_bytes())
+
+
+def tracking_uri(run: RunContext) -> str:
     """Return where runs are tracked: as configured, or SQLite in the workspace."""
-    return state.settings.tracking.uri or f"sqlite:///{state.workspace.resolve()}/mlflow.db"
+    return run.settings.tracking.uri or f"sqlite:///{run.workspace.resolve()}/mlflow.db"
 
 
-def publish(state: RunState, cards: list[Card]) -> str | None:
+def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card]) -> str | None:
     """Register the run's bundle unless the registry has a version of the very same content.
 
     Returns:
@@ -35,49 +79,46 @@ def publish(state: RunState, cards: list[Card]) -> str | None:
     Raises:
         RegistryError: The registry cannot be reached or refuses; the bundle stays on disk.
     """
-    if not state.settings.tracking.enabled:
+    if not run.settings.tracking.enabled:
         return None
-    outcome = needed(state.outcome, "register")
-    uri = tracking_uri(state)
-    name = state.settings.contract.model_name
+    uri = tracking_uri(run)
+    name = run.settings.contract.model_name
     try:
         earlier = list_versions(uri, name)
         for version in earlier:
-            if version.bundle == outcome["version"]:
+            if version.bundle == model.outcome["version"]:
                 if version.release:
-                    _released(state, earlier)
+                    _released(run, made, model, earlier)
                 return f"models:/{name}/{version.number}"
-        return _register(state, cards, uri, _released(state, earlier))
+        return _register(run, made, model, cards, _released(run, made, model, earlier))
     except RegistryError as error:
-        raise RegistryError(
-            f"the bundle {outcome['version']} is on disk but was not registered: {error.message}",
-            expected=error.expected,
-            got=error.got,
-            remedy=error.remedy,
-        ) from error
+        raise NotRegisteredError.of(model.outcome["version"], error) from error
 
 
-def _register(state: RunState, cards: list[Card], uri: str, manifest: Manifest) -> str:
+def _register(
+    run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card], manifest: Manifest
+) -> str:
     from tasador.registry.mlflow.registry import register_bundle
 
-    outcome, contract = needed(state.outcome, "register"), state.settings.contract
     version = register_bundle(
-        state.bundles / outcome["folder"],
-        tracking_uri=uri,
-        experiment=state.settings.tracking.experiment,
-        model_name=contract.model_name,
-        run=_run(state, cards, manifest),
-        alias=state.settings.register.alias,
-        artifact_root=state.workspace.resolve() / "mlartifacts",
+        run.bundles / model.outcome["folder"],
+        tracking_uri=tracking_uri(run),
+        experiment=run.settings.tracking.experiment,
+        model_name=run.settings.contract.model_name,
+        run=_mlflow_run(run, made, model, cards, manifest),
+        alias=run.settings.register.alias,
+        artifact_root=run.workspace.resolve() / "mlartifacts",
     )
     return version.uri
 
 
-def _released(state: RunState, earlier: Sequence[ModelVersion]) -> Manifest:
+def _released(
+    run: RunContext, made: Evidence, model: TrainedModel, earlier: Sequence[ModelVersion]
+) -> Manifest:
     """Give the bundle its release, sign it where a key is configured, bring the files up to it."""
-    folder = state.bundles / needed(state.outcome, "register")["folder"]
+    folder = run.bundles / model.outcome["folder"]
     bundle = load_bundle(folder, trusted=None)
-    key = signing_key(state.workspace, state.settings.tracking.signing_key)
+    key = signing_key(run.workspace, run.settings.tracking.signing_key)
     release = next_release(bundle.manifest, earlier)
     signed = (bundle.folder / SIGNATURE).exists()
     if signed and (key is None or bundle.manifest.release == release):
@@ -85,26 +126,28 @@ def _released(state: RunState, earlier: Sequence[ModelVersion]) -> Manifest:
     manifest = stamp_release(bundle.folder, release)
     if key is not None:
         sign_bundle(bundle.folder, key, password())
-    write_model_files(state)
+    write_model_files(run, made, model)
     return manifest
 
 
-def _run(state: RunState, cards: list[Card], manifest: Manifest) -> MlflowRun:
-    outcome, contract = needed(state.outcome, "register"), state.settings.contract
-    metrics, search = outcome["metrics"], needed(state.search, "select")
+def _mlflow_run(
+    run: RunContext, made: Evidence, model: TrainedModel, cards: list[Card], manifest: Manifest
+) -> MlflowRun:
+    outcome, contract, table = model.outcome, run.settings.contract, made.table
+    metrics, search = outcome["metrics"], made.search
     other = {f"random_cv.{k}": v for k, v in metrics["random_cv"].items()}
     other |= {f"spatial_cv.{k}": v for k, v in (metrics["spatial_cv"] or {}).items()}
     other["interval.coverage"] = metrics["interval"]["coverage"]
     scoring = search.scoring
     return MlflowRun(
-        run_id=state.run_id,
-        started=state.started,
+        run_id=run.run_id,
+        started=run.started,
         seconds=sum(card.seconds for card in cards),
         dataset=contract.name,
         title=contract.title,
-        origin=needed(state.origin, "download"),
-        source=needed(state.source, "download"),
-        data_hash=needed(state.content_hash, "download"),
+        origin=table.origin,
+        source=table.source,
+        data_hash=table.content_hash,
         content_hash=manifest.content_hash,
         tags=as_texts(model_metadata(manifest)),
         code_commit=code_commit(),
@@ -120,14 +163,14 @@ def _run(state: RunState, cards: list[Card], manifest: Manifest) -> MlflowRun:
         ),
         params={"family": outcome["family"], **outcome["params"]},
         artifacts=tuple(
-            state.run_folder / name
-            for name in (*MODEL_FILES, *(["trial_runs.json"] if state.trial_runs else []))
+            run.run_folder / name
+            for name in (*MODEL_FILES, *(["trial_runs.json"] if made.sweep.trial_runs else []))
         ),
-        steps=tuple(_step(state, card) for card in cards),
+        steps=tuple(_step(run, card) for card in cards),
     )
 
 
-def _step(state: RunState, card: Card) -> StepRun:
+def _step(run: RunContext, card: Card) -> StepRun:
     numbers = {
         fact.label: float(fact.value)
         for fact in card.facts
@@ -142,7 +185,7 @@ def _step(state: RunState, card: Card) -> StepRun:
         params=texts,
         metrics=numbers,
         artifacts=(
-            state.run_folder / "cards" / f"{card.step}.html",
-            *save_figures(state.run_folder / "figures", card),
+            run.run_folder / "cards" / f"{card.step}.html",
+            *save_figures(run.run_folder / "figures", card),
         ),
     )

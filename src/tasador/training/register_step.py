@@ -12,27 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
+from tasador.data.table import Origin
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
-from tasador.reporting.cards import CardBuilder
-from tasador.reporting.model_card import ModelFacts, to_markdown, write_model_card
+from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.folds import random_assignment
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
 from tasador.training.context import (
-    RunState,
+    Evidence,
+    RunContext,
+    StepOutput,
+    TrainedModel,
     code_commit,
     library_versions,
     load_json,
-    needed,
     save_json,
 )
 from tasador.training.final_model import (
@@ -51,7 +54,6 @@ from tasador.training.register_card import (
     fill_card,
     headline,
     show_choice,
-    show_decisions,
     show_diagnostics,
     show_intervals,
     with_bundle,
@@ -62,13 +64,13 @@ Floats = NDArray[np.float64]
 
 
 def watched_parts(
-    state: RunState, cv: CrossValidation, interval: ConformalInterval
+    run: RunContext, made: Evidence, cv: CrossValidation, interval: ConformalInterval
 ) -> dict[str, Any]:
     """Return the arguments of `BundleParts` that monitoring needs, from out-of-fold estimates.
 
     Too few rows, or errors that are all zero, ship without an error model.
     """
-    train, transform = needed(state.train, "segregate"), state.transform
+    train, transform = made.train, run.transform
     X, y = train.X[cv.rows], train.y[cv.rows]
     log = transform.kind == "log"
     predicted = transform.inverse(cv.score)
@@ -80,10 +82,10 @@ def watched_parts(
             y,
             predicted,
             log=log,
-            seed=seeds.derive_seed(state.settings.seed, "errors"),
+            seed=seeds.derive_seed(run.settings.seed, "errors"),
         )
     reference = build_reference(
-        state.settings.contract.features,
+        run.settings.contract.features,
         train.X,
         held=cv.rows,
         prediction=predicted,
@@ -99,24 +101,26 @@ _SCALE = "comparables_spread"
 _PROMISES = (0.5, 0.8, 0.9, 0.95)
 
 
-def register(state: RunState, folder: Path, card: CardBuilder) -> None:
+def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     """Make the bundle and everything that vouches for it."""
-    sweep = needed(state.sweep, "sweep")
-    name, params, contract = sweep.family, sweep.final_params, state.settings.contract
-    choice = choose_final(state)
+    sweep, folder, card = made.sweep.result, out.folder, out.card
+    name, params, contract = sweep.family, sweep.final_params, run.settings.contract
+    choice = choose_final(run, made)
     random_cv = choice.random_cv
-    spatial_cv = spatial_cross_validation(state, choice)
-    final = fit_final(state, choice, seeds.derive_seed(state.settings.seed, "parity"))
-    interval = _interval(state, random_cv, spatial_cv)
-    report = _evaluate(state, final.onnx, interval, random_cv, spatial_cv)
-    made = decisions(state, choice, interval)
-    document = document_of(contract, _model_facts(state, choice, report), report, made, choice)
-    draft = write_bundle_of(
-        folder / "bundle", state, choice, final, interval, report, to_markdown(document)
+    spatial_cv = spatial_cross_validation(run, made, choice)
+    final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
+    interval = _interval(run, made, random_cv, spatial_cv)
+    report = _evaluate(run, made, final.onnx, interval, random_cv, spatial_cv)
+    decided = decisions(run.settings, made, choice, interval)
+    document = document_of(
+        contract, _model_facts(made, choice, report, contract), report, decided, choice
     )
-    bundle = _move_in(draft, state.bundles)
-    write_model_card(folder, with_bundle(document, state, bundle, report))
-    metrics = metrics_of(state, report, choice)
+    draft = write_bundle_of(
+        folder / "bundle", run, made, choice, final, interval, report, to_markdown(document)
+    )
+    bundle = _move_in(draft, run.bundles)
+    write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
+    metrics = metrics_of(made.table.origin, report, choice)
     save_json(
         folder / "outcome.json",
         {
@@ -130,32 +134,31 @@ def register(state: RunState, folder: Path, card: CardBuilder) -> None:
             "comparison": comparison(contract, report, choice),
         },
     )
-    fill_card(contract, card, bundle, final.parity, report)
-    show_decisions(card, made, report.openings)
-    show_choice(card, choice, final.microseconds, state.settings.sweep.metric)
-    show_diagnostics(card, _diagnose(state))
-    show_intervals(card, _calibration(state, random_cv, interval, report), interval.coverage)
+    fill_card(document, card, bundle, final.parity, report)
+    card.add(decision_table(document, "How the model was chosen"))
+    show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
+    show_diagnostics(card, _diagnose(run, made))
+    show_intervals(card, _calibration(run, made, random_cv, interval, report), interval.coverage)
 
 
-def load_register(state: RunState, folder: Path) -> None:
-    """Take the outcome; a bundle that is gone or damaged makes the step run again."""
+def load_register(run: RunContext, folder: Path) -> TrainedModel:
+    """Read the outcome; a bundle that is gone or damaged makes the step run again."""
     outcome = load_json(folder / "outcome.json")
-    load_bundle(state.bundles / outcome["folder"], trusted=None)
-    state.outcome = outcome
-    state.documents = folder
+    load_bundle(run.bundles / outcome["folder"], trusted=None)
+    return TrainedModel(outcome, folder)
 
 
 def _interval(
-    state: RunState, cv: CrossValidation, spatial: CrossValidation | None
+    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
 ) -> ConformalInterval:
     """Calibrate on out-of-fold errors, scaled by how much a row's comparables differ.
 
     How much wider it is far from every comparable is measured with whole areas held out.
     """
-    fitted = needed(state.fitted, "features")
-    names, target = fitted.names, state.transform.forward(needed(state.train, "segregate").y)
+    fitted = made.features.fitted
+    names, target = fitted.names, run.transform.forward(made.train.y)
     scale = names.index(_SCALE) if _SCALE in names else None
-    coverage = state.settings.register.coverage
+    coverage = run.settings.register.coverage
     interval = calibrate(target[cv.rows] - cv.score, cv.Z, coverage, scale)
     if spatial is None:
         return interval
@@ -164,15 +167,19 @@ def _interval(
 
 
 def _calibration(
-    state: RunState, cv: CrossValidation, interval: ConformalInterval, report: EvaluationReport
+    run: RunContext,
+    made: Evidence,
+    cv: CrossValidation,
+    interval: ConformalInterval,
+    report: EvaluationReport,
 ) -> list[tuple[float, float, float, float]]:
     """Return, for several promises: promised, held of the test rows, mean width, constant width.
 
     Each is calibrated on the out-of-fold errors. Widths are those of the out-of-fold rows, in the
     target's unit; the constant one is what the same promise takes without a scale.
     """
-    transform = state.transform
-    errors = transform.forward(needed(state.train, "segregate").y[cv.rows]) - cv.score
+    transform = run.transform
+    errors = transform.forward(made.train.y[cv.rows]) - cv.score
     score = transform.forward(report.predicted)
     off = np.abs(transform.forward(report.actual) - score)
     half = transform.forward(report.upper) - score
@@ -185,42 +192,43 @@ def _calibration(
             continue
         factor = own.quantile / interval.quantile if interval.quantile else 1.0
         held = float(np.mean(off <= half * factor))
-        widths = (_mean_width(state, cv, found) for found in (own, constant))
+        widths = (_mean_width(run, cv, found) for found in (own, constant))
         rows.append((promised, held, *widths))
     return rows  # type: ignore[return-value]
 
 
-def _mean_width(state: RunState, cv: CrossValidation, interval: ConformalInterval) -> float:
+def _mean_width(run: RunContext, cv: CrossValidation, interval: ConformalInterval) -> float:
     """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
     low, high = interval.bounds(cv.score, cv.Z)
-    return float(np.mean(state.transform.inverse(high) - state.transform.inverse(low)))
+    return float(np.mean(run.transform.inverse(high) - run.transform.inverse(low)))
 
 
-def _diagnose(state: RunState) -> Diagnostics:
+def _diagnose(run: RunContext, made: Evidence) -> Diagnostics:
     """Look at the sweep's model, which is quicker to fit than the final one and ranks the same."""
-    settings, train = state.settings, needed(state.train, "segregate")
-    sweep = needed(state.sweep, "sweep")
+    settings, train = run.settings, made.train
+    sweep = made.sweep.result
     assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
     return diagnose(
         sweep.family,
         sweep.best.params,
-        pipeline_of(state),
+        pipeline_of(run, made.features.choice),
         train,
         np.flatnonzero(assignment == 0),
-        state.transform,
+        run.transform,
         metric=settings.sweep.metric,
         seed=settings.seed,
     )
 
 
 def _evaluate(
-    state: RunState,
+    run: RunContext,
+    made: Evidence,
     onnx: OnnxRegressor,
     interval: ConformalInterval,
     random_cv: CrossValidation,
     spatial_cv: CrossValidation | None,
 ) -> EvaluationReport:
-    fitted, transform = needed(state.fitted, "features"), state.transform
+    fitted, transform = made.features.fitted, run.transform
 
     def value(X: Floats) -> tuple[Floats, Floats, Floats]:
         Z = fitted.transform(X)
@@ -230,21 +238,21 @@ def _evaluate(
 
     return evaluate(
         value,
-        needed(state.sealed, "segregate"),
-        state.settings.contract,
+        made.rows.test,
+        run.settings.contract,
         random_cv=random_cv.metrics,
         spatial_cv=None if spatial_cv is None else spatial_cv.metrics,
-        promised=state.settings.register.coverage,
-        draws=state.settings.register.bootstrap_draws,
-        seed=state.settings.seed,
+        promised=run.settings.register.coverage,
+        draws=run.settings.register.bootstrap_draws,
+        seed=run.settings.seed,
         reason="final figures of the registered model",
     )
 
 
-def metrics_of(state: RunState, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
+def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
-        "origin": state.origin,
+        "origin": origin,
         "test": {name: estimate.value for name, estimate in report.test.items()},
         "test_intervals": {n: [e.low, e.high] for n, e in report.test.items()},
         "random_cv": report.random_cv,
@@ -264,7 +272,8 @@ def metrics_of(state: RunState, report: EvaluationReport, choice: FinalChoice) -
 
 def write_bundle_of(
     folder: Path,
-    state: RunState,
+    run: RunContext,
+    made: Evidence,
     choice: FinalChoice,
     final: FinalModel,
     interval: ConformalInterval,
@@ -272,13 +281,13 @@ def write_bundle_of(
     card: str,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
-    settings, contract = state.settings, state.settings.contract
-    train, members = needed(state.train, "segregate"), choice.members
+    settings, contract = run.settings, run.settings.contract
+    train, members = made.train, choice.members
     name, params = members[0].family, members[0].params
     lineage = {
-        "data_hash": state.content_hash,
-        "source": state.source,
-        "rows": {"train": len(train), "test": len(report.actual), "refused": state.refused},
+        "data_hash": made.table.content_hash,
+        "source": made.table.source,
+        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused},
         "code_commit": code_commit(),
         "code_version": code_version(
             ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
@@ -286,7 +295,7 @@ def write_bundle_of(
         "config": {
             "features": to_plain(settings.features),
             "segregate": to_plain(settings.segregate),
-            "impute": {**to_plain(settings.impute), "chosen": dict(state.imputation)},
+            "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
             # where trials and versions are kept changes no model, and may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
@@ -302,23 +311,23 @@ def write_bundle_of(
     }
     parts = BundleParts(
         name=contract.model_name,
-        origin=needed(state.origin, "download"),
+        origin=made.table.origin,
         contract=contract,
-        features=needed(state.fitted, "features"),
+        features=made.features.fitted,
         model=final.model,
         model_kind=name,
         contributions=final.contributions,
-        target=state.transform,
+        target=run.transform,
         interval=interval,
         parity=final.parity,
-        golden=train.X[:20],
-        metrics=metrics_of(state, report, choice),
+        golden=train.X[:20],  # valued again at each load: few enough to take no time
+        metrics=metrics_of(made.table.origin, report, choice),
         lineage=lineage,
         profile=reference_profile(
-            train.X, train.y, contract, state.transform.inverse(choice.random_cv.score)
+            train.X, train.y, contract, run.transform.inverse(choice.random_cv.score)
         ),
         card=card,
-        **watched_parts(state, choice.random_cv, interval),
+        **watched_parts(run, made, choice.random_cv, interval),
     )
     return write_bundle(folder, parts)
 
@@ -348,21 +357,23 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
     return load_bundle(folder, trusted=None)
 
 
-def _model_facts(state: RunState, choice: FinalChoice, report: EvaluationReport) -> ModelFacts:
-    train, contract = needed(state.train, "segregate"), state.settings.contract
+def _model_facts(
+    made: Evidence, choice: FinalChoice, report: EvaluationReport, contract: TableContract
+) -> ModelFacts:
+    train = made.train
     cap = contract.target.cap
     return ModelFacts(
         model=" and ".join(describe_member(member) for member in choice.members),
         version="the version in this bundle's manifest.json",
         trained="the time in this bundle's manifest.json",
-        origin=needed(state.origin, "download"),
-        source=needed(state.source, "download"),
-        data_hash=needed(state.content_hash, "download"),
+        origin=made.table.origin,
+        source=made.table.source,
+        data_hash=made.table.content_hash,
         code_commit=code_commit(),
         bundle_hash="in this bundle's manifest.json",
         train_rows=len(train),
         test_rows=len(report.actual),
-        refused_rows=state.refused,
+        refused_rows=made.rows.refused,
         train_range=(float(train.y.min()), float(train.y.max())),
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),

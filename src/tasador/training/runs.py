@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import ConfigError, StorageError
+from tasador.core.errors import StorageError
 from tasador.reporting.cards import read_card
+from tasador.training.errors import NoRunError
 
 
 def find_run(workspace: Path, run_id: str | None) -> Path:
@@ -18,15 +19,13 @@ def find_run(workspace: Path, run_id: str | None) -> Path:
     """
     folders = _folders(workspace)
     if not folders:
-        raise ConfigError(f"no run under {workspace / 'runs'}", remedy="start one: tasador run")
+        raise NoRunError.at_all(workspace / "runs")
     if run_id is None:
         return folders[0]
     for folder in folders:
         if folder.name == run_id:
             return folder
-    raise ConfigError(
-        f"no run {run_id!r}", expected=f"one of {', '.join(f.name for f in folders[:5])}"
-    )
+    raise NoRunError.called(run_id, [folder.name for folder in folders[:5]])
 
 
 def run_of_version(workspace: Path, version: str) -> Path:
@@ -38,10 +37,7 @@ def run_of_version(workspace: Path, version: str) -> Path:
     for folder in _folders(workspace):
         if _read(folder / "run.json").get("version") == version:
             return folder
-    raise ConfigError(
-        f"the run that made {version} is not kept in {workspace / 'runs'}",
-        remedy="publish from the workspace in which it was trained",
-    )
+    raise NoRunError.of_version(version, workspace / "runs")
 
 
 def list_runs(workspace: Path) -> list[tuple[str, str, str, str, str, str, str]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library
 from tasador.trees.ensemble import TreeEnsemble, breadth_first
+from tasador.trees.errors import TooLargeError
 from tasador.trees.row_kernel import Ranked, SetTables, TreesKernel, ranked
 
 Floats = NDArray[np.float64]
@@ -76,9 +77,7 @@ class WideTrees(TreesKernel):
         leaf = left < 0
         n_leaves = np.bincount(tree_of[leaf], minlength=trees.n_trees)
         if n_leaves.max() > _MOST_LEAVES:
-            raise TrainingError(
-                "the trees are too large for the kernel", expected=f"{_MOST_LEAVES} leaves"
-            )
+            raise TooLargeError.of("the trees are too large", f"{_MOST_LEAVES} leaves")
         found = ranked(trees, order, _MOST_RANKS, _MOST_COLUMNS)
         columns, thresholds = found.columns, found.thresholds
         table = 32 if n_leaves.max() <= 32 else _MOST_LEAVES
@@ -86,10 +85,8 @@ class WideTrees(TreesKernel):
         size = _sizes(found, rows)
         counts = np.bincount(tree_of[~leaf], size[~leaf], trees.n_trees).astype(np.uint32)
         if counts.max() > _MOST_NODES:
-            raise TrainingError(
-                "the sets of categories are too large for the kernel",
-                expected=f"{_MOST_NODES} nodes of a tree",
-            )
+            most = f"{_MOST_NODES} nodes of a tree"
+            raise TooLargeError.of("the sets of categories are too large", most)
         operand = _operands(tree_of, leaf, counts, size)
         self._arrays = {
             "nodes": _nodes(leaf, left, tree_of, operand, size, found, rows),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
+from tasador.trees.errors import TreesError
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +23,8 @@ MOST_LEVELS = 4096
 HIGHEST_CODE = 2**20 - 1
 #: Most nodes times different codes: a table of all of them has to fit in memory, as bits.
 _MOST_MEMBERSHIPS = 2**32
+#: Rows times trees that are stepped down at a time: what is in use has to fit in the cache.
+_AT_ONCE = 2**17
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,17 @@ class CategorySets:
         if n_sets > 0 and start[0] == 0 and start[-1] == len(codes) and (np.diff(start) > 0).all():
             within[start[1:-1] - 1] = False
         else:
-            raise _invalid_sets("every code in one set, none empty", "other bounds of the sets")
+            raise TreesError.sets("every code in one set, none empty", "other bounds of the sets")
         if codes.min() < 0 or codes.max() > HIGHEST_CODE or (np.diff(codes)[within] <= 0).any():
-            raise _invalid_sets(
+            raise TreesError.sets(
                 f"ascending category codes in [0, {HIGHEST_CODE}]",
                 f"codes in [{int(codes.min())}, {int(codes.max())}], or not ascending",
             )
         if len(self.of_node) and not -1 <= self.of_node.min() <= self.of_node.max() < n_sets:
-            raise _invalid_sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
+            raise TreesError.sets(f"sets below {n_sets}", f"set {int(self.of_node.max())}")
         different = len(np.unique(codes))
         if len(self.of_node) * different > _MOST_MEMBERSHIPS:
-            raise _invalid_sets(
+            raise TreesError.sets(
                 "fewer nodes or categories", f"{len(self.of_node)} nodes, {different} categories"
             )
 
@@ -149,10 +152,6 @@ class CategorySets:
         return result
 
 
-def _invalid_sets(expected: str, got: str) -> TrainingError:
-    return TrainingError("the trees' category sets are invalid", expected=expected, got=got)
-
-
 @dataclass(frozen=True)
 class TreeEnsemble:
     """Regression trees over q features; all arrays but `roots` have one entry per node.
@@ -199,28 +198,16 @@ class TreeEnsemble:
         nodes = (self.feature, self.threshold, self.left, self.right)
         lengths = {len(array) for array in (*nodes, self.value, self.missing_left, self.cover)}
         if len(lengths) != 1 or not len(self.roots):
-            raise TrainingError(
-                "the trees cannot be read",
-                expected="one entry per node in every array and at least one root",
-                got=f"lengths {sorted(lengths)} and {len(self.roots)} roots",
-            )
+            raise TreesError.lengths(lengths, len(self.roots))
         inner = self.feature >= 0
         if inner.any() and int(self.feature.max()) >= self.n_features:
-            raise TrainingError(
-                "a tree splits on a column that does not exist",
-                expected=f"columns below {self.n_features}",
-                got=f"column {int(self.feature.max())}",
-            )
+            raise TreesError.column(int(self.feature.max()), self.n_features)
         if np.isnan(self.threshold).any() or not np.isfinite(self.value).all():
-            raise TrainingError(
-                "a tree holds a value that is not a number",
-                expected="no NaN in thresholds, finite leaf values",
-                remedy="look for inf or NaN in the training target",
-            )
+            raise TreesError.no_number()
         if self.sets is not None:
             with_set = self.sets.of_node >= 0
             if len(with_set) != self.n_nodes or (with_set & ~inner).any() or self.float32_inputs:
-                raise _invalid_sets(
+                raise TreesError.sets(
                     "an entry for each node, sets at inner nodes only, inputs in double precision",
                     f"{len(with_set)} entries for {self.n_nodes} nodes, or a set elsewhere",
                 )
@@ -234,6 +221,15 @@ class TreeEnsemble:
     def n_nodes(self) -> int:
         """Number of nodes of all trees, leaves included."""
         return len(self.feature)
+
+    @property
+    def depth(self) -> int:
+        """Steps to the deepest leaf.
+
+        Raises:
+            TrainingError: A branch leads outside the arrays, or into a circle.
+        """
+        return self._steps[-1]
 
     def thresholds(self) -> dict[int, Floats]:
         """Return the distinct split values of each column that is split on, ascending.
@@ -252,7 +248,25 @@ class TreeEnsemble:
             found[int(column)] = self.sets.edges(numbers, compared)
         return found
 
-    def leaves(self, X: Floats) -> NDArray[np.int32]:
+    @cached_property
+    def _steps(self) -> tuple[NDArray[np.intp], Floats, NDArray[np.intp], int]:
+        """Feature, threshold and children of each node, and the steps to the deepest leaf.
+
+        A leaf is its own child here, so that all trees are stepped down together.
+        """
+        leaf, own = self.feature < 0, np.arange(self.n_nodes)
+        sides = [np.where(leaf, own, side) for side in (self.left, self.right)]
+        level, steps = self.roots[~leaf[self.roots]], 0
+        while len(level):
+            level = np.concatenate([self.left[level], self.right[level]])
+            _check_inside(level, self.n_nodes)
+            level, steps = level[~leaf[level]], steps + 1
+            if len(level) > self.n_nodes or steps > MOST_LEVELS:
+                raise TreesError.no_trees("a node with two parents, or a circle")
+        feature = np.where(leaf, 0, self.feature).astype(np.intp)
+        return feature, self.threshold, np.stack(sides, axis=1).ravel().astype(np.intp), steps
+
+    def leaves(self, X: Floats) -> NDArray[np.intp]:
         """Return the leaf that each row reaches in each tree.
 
         Args:
@@ -264,21 +278,24 @@ class TreeEnsemble:
         if self.float32_inputs:
             with np.errstate(over="ignore"):
                 X = X.astype(np.float32).astype(np.float64)
-        node = np.tile(self.roots, (len(X), 1))
-        rows = np.arange(len(X))[:, None]
-        while (inner := self.feature[node] >= 0).any():
-            x = X[rows, np.where(inner, self.feature[node], 0)]
-            goes_left = x <= self.threshold[node]
+        feature, threshold, children, steps = self._steps
+        flat, gaps = np.ascontiguousarray(X).ravel(), bool(np.isnan(X).any())
+        start = (np.arange(len(X)) * self.n_features)[:, None]
+        node = np.repeat(self.roots[None, :].astype(np.intp), len(X), axis=0)
+        for _ in range(steps):
+            x = flat.take(feature.take(node) + start)
+            goes_right = x > threshold.take(node)
             if self.sets is not None:
-                number = self.sets.of_node[node]
+                number = self.sets.of_node.take(node)
                 held = self.sets.hold(np.maximum(number, 0), x)
-                goes_left = np.where(number >= 0, held, goes_left)
-            goes_left = np.where(np.isnan(x), self.missing_left[node], goes_left)
-            node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
+                goes_right = np.where(number >= 0, ~held, goes_right)
+            if gaps:  # NaN compares as false and would go left
+                goes_right = np.where(np.isnan(x), ~self.missing_left.take(node), goes_right)
+            node = children.take(2 * node + goes_right)
         return node
 
     def predict(self, X: Floats) -> Floats:
-        """Return the scores of the rows of `X`: plain and slow, the reference for the ONNX form.
+        """Return the scores of the rows of `X`: the reference for the ONNX form and the kernels.
 
         Args:
             X: Shape (n, q), n >= 0; NaN follows `missing_left`.
@@ -286,18 +303,20 @@ class TreeEnsemble:
         Returns:
             Scores, shape (n,). A row's score is the same bits alone and among others: trees are
             added in their order.
+
+        Raises:
+            TrainingError: The rows have another number of columns.
         """
         X = np.ascontiguousarray(X, dtype=np.float64)
         if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise TrainingError(
-                "the rows do not fit the trees",
-                expected=f"shape (n, {self.n_features})",
-                got=f"shape {X.shape}",
-            )
-        total = np.zeros(len(X))
-        reached = self.value[self.leaves(X)]
-        for tree in range(self.n_trees):
-            total += reached[:, tree]
+            raise TreesError.rows(X.shape, self.n_features)
+        size = max(1, _AT_ONCE // self.n_trees)
+        if len(X) <= size:
+            return self._predict(X)
+        return np.concatenate([self._predict(X[i : i + size]) for i in range(0, len(X), size)])
+
+    def _predict(self, X: Floats) -> Floats:
+        total = np.cumsum(self.value.take(self.leaves(X)), axis=1)[:, -1]
         result: Floats = self.base + self.scale * total
         return result
 
@@ -329,9 +348,9 @@ def breadth_first(
         seen += len(level)
         _check_inside(level, trees.n_nodes)
         if len(levels) > MOST_LEVELS:
-            raise _no_trees(f"a tree of more than {MOST_LEVELS} levels")
+            raise TreesError.no_trees(f"a tree of more than {MOST_LEVELS} levels")
         if seen > trees.n_nodes:
-            raise _no_trees("a node with two parents, or a circle")
+            raise TreesError.no_trees("a node with two parents, or a circle")
         levels.append(level)
         owners.append(tree)
     order, owner = np.concatenate(levels), np.concatenate(owners)
@@ -340,18 +359,14 @@ def breadth_first(
     place = np.full(trees.n_nodes, -1)
     place[order] = np.arange(len(order))
     if np.bincount(order).max() > 1:
-        raise _no_trees("a node with two parents")
+        raise TreesError.no_trees("a node with two parents")
     inner = trees.feature[order] >= 0
     return order, owner, np.where(inner, place[np.where(inner, left[order], 0)], -1)
 
 
-def _check_inside(nodes: NDArray[np.int64], n: int) -> None:
+def _check_inside(nodes: NDArray[np.integer], n: int) -> None:
     if len(nodes) and not 0 <= nodes.min() <= nodes.max() < n:
-        raise _no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
-
-
-def _no_trees(got: str) -> TrainingError:
-    return TrainingError("the trees are no trees", expected="every node below one root", got=got)
+        raise TreesError.no_trees(f"a node {int(nodes.min())} or {int(nodes.max())} of {n}")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import TrainingError
 from tasador.trees.ensemble import LEAF, CategorySets, LinearModel, TreeEnsemble
+from tasador.trees.errors import ExportError
 
 #: LightGBM takes every |x| up to this for zero: ``(double)1e-35f`` of its ``meta.h``.
 _ZERO = float(np.float32(1e-35))
@@ -24,10 +24,6 @@ _IDENTITY = frozenset(
 )
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _MISSING_NONE, _MISSING_ZERO, _MISSING_NAN = 0, 1, 2
-
-
-def _refuse(what: str, remedy: str) -> TrainingError:
-    return TrainingError(f"the model cannot be exported exactly: {what}", remedy=remedy)
 
 
 def from_lightgbm(booster: Any, num_iteration: int | None = None) -> TreeEnsemble:
@@ -56,7 +52,7 @@ def from_lightgbm(booster: Any, num_iteration: int | None = None) -> TreeEnsembl
     for block in blocks:
         _add_lightgbm_tree(grower, _fields(block))
     if not blocks:
-        raise _refuse("it has no trees", "train for at least one round")
+        raise ExportError.of("it has no trees", "train for at least one round")
     averaged = "average_output" in header.splitlines()
     return grower.finish(
         n_features=int(fields["max_feature_idx"]) + 1,
@@ -70,10 +66,10 @@ def _fields(block: str) -> dict[str, str]:
 
 def _check_objective(fields: dict[str, str]) -> None:
     if fields.get("num_tree_per_iteration", "1") != "1":
-        raise _refuse("it predicts several classes", "train a regression objective")
+        raise ExportError.of("it predicts several classes", "train a regression objective")
     objective = fields.get("objective", "custom").split()
     if objective[0] not in _IDENTITY or "sqrt" in objective:
-        raise _refuse(
+        raise ExportError.of(
             f"objective {' '.join(objective)!r} transforms the sum of the leaves",
             f"use one of {', '.join(sorted(_IDENTITY - {'custom'}))} and a target transform",
         )
@@ -81,7 +77,7 @@ def _check_objective(fields: dict[str, str]) -> None:
 
 def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     if fields.get("is_linear", "0") != "0":
-        raise _refuse("its leaves are linear models", "train with linear_tree=false")
+        raise ExportError.of("its leaves are linear models", "train with linear_tree=false")
     leaf_value = _floats(fields["leaf_value"])
     leaf_cover = _floats(fields.get("leaf_count", "0"))
     n_leaves = int(fields["num_leaves"])
@@ -91,7 +87,7 @@ def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     decision = _ints(fields["decision_type"])
     missing = (decision >> 2) & 3
     if (missing == _MISSING_ZERO).any():
-        raise _refuse("it treats zero as missing", "train with zero_as_missing=false")
+        raise ExportError.of("it treats zero as missing", "train with zero_as_missing=false")
     raw = _floats(fields["threshold"])
     with_set = (decision & _CATEGORICAL) != 0
     threshold = np.where(with_set, 0.0, _beyond_zero(raw))
@@ -167,7 +163,7 @@ def from_sklearn(model: Any) -> TreeEnsemble:
     if hasattr(model, "_predictors"):
         return _from_histogram(model)
     if getattr(model, "n_outputs_", 1) != 1:
-        raise _refuse("it has several outputs", "fit one model per target")
+        raise ExportError.of("it has several outputs", "fit one model per target")
     if hasattr(model, "init_") and hasattr(model, "learning_rate"):
         trees = [tree.tree_ for tree in model.estimators_.ravel()]
         return _from_forest(trees, model.n_features_in_, _constant(model), model.learning_rate, 1.0)
@@ -176,7 +172,7 @@ def from_sklearn(model: Any) -> TreeEnsemble:
     if hasattr(model, "estimators_") and all(hasattr(e, "tree_") for e in model.estimators_):
         trees = [tree.tree_ for tree in model.estimators_]
         return _from_forest(trees, model.n_features_in_, 0.0, 1.0, 1.0 / len(trees))
-    raise _refuse(
+    raise ExportError.of(
         f"{type(model).__name__} is not a fitted tree regressor that is known here",
         "fit a decision tree, forest or gradient boosting regressor",
     )
@@ -189,7 +185,7 @@ def _constant(model: Any) -> float:
         return 0.0
     constant = getattr(init, "constant_", None)
     if constant is None:
-        raise _refuse(f"it starts from a fitted {type(init).__name__}", "leave `init` unset")
+        raise ExportError.of(f"it starts from a fitted {type(init).__name__}", "leave `init` unset")
     return float(np.ravel(constant)[0])
 
 
@@ -215,9 +211,9 @@ def _from_forest(
 def _from_histogram(model: Any) -> TreeEnsemble:
     link = type(model._loss.link).__name__
     if link != "IdentityLink" or model.n_trees_per_iteration_ != 1:
-        raise _refuse(f"its loss uses a {link}", "use squared_error or absolute_error")
+        raise ExportError.of(f"its loss uses a {link}", "use squared_error or absolute_error")
     if model.is_categorical_ is not None and model.is_categorical_.any():
-        raise _refuse("it has categorical splits", "fit without categorical_features")
+        raise ExportError.of("it has categorical splits", "fit without categorical_features")
     grower = TreeGrower()
     for (predictor,) in model._predictors:
         nodes = predictor.nodes
@@ -250,10 +246,10 @@ def from_linear(model: Any) -> LinearModel:
     """
     *before, last = [step for _, step in getattr(model, "steps", [("model", model)])]
     if not hasattr(last, "coef_") or not hasattr(last, "intercept_"):
-        raise _refuse(f"{type(last).__name__} has no coefficients", "fit Ridge or Lasso")
+        raise ExportError.of(f"{type(last).__name__} has no coefficients", "fit Ridge or Lasso")
     coef = np.asarray(last.coef_, dtype=np.float64)
     if coef.ndim == 2 and coef.shape[0] != 1:
-        raise _refuse("it has several outputs", "fit one model per target")
+        raise ExportError.of("it has several outputs", "fit one model per target")
     coef, intercept = coef.ravel(), float(np.ravel(last.intercept_)[0])
     for offset, factor in _scalers(reversed(before)):
         if factor is not None:
@@ -269,7 +265,7 @@ def _scalers(steps: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         if step is None or step == "passthrough":
             continue
         if not (hasattr(step, "mean_") and hasattr(step, "scale_")):
-            raise _refuse(
+            raise ExportError.of(
                 f"the step {type(step).__name__} cannot be folded into coefficients",
                 "scale with StandardScaler; other features belong in the features package",
             )
@@ -353,14 +349,14 @@ def from_xgboost(booster: Any) -> TreeEnsemble:
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     model = learner["gradient_booster"].get("model")
     if model is None or learner["gradient_booster"]["name"] != "gbtree":
-        raise TrainingError("the model cannot be exported exactly: its booster is not 'gbtree'")
+        raise ExportError.of("its booster is not 'gbtree'", "train with booster=gbtree")
     base = np.ravel(json.loads(learner["learner_model_param"]["base_score"].lower()))
     if len(base) != 1:
-        raise TrainingError("the model cannot be exported exactly: it has several outputs")
+        raise ExportError.of("it has several outputs", "fit one model per target")
     grower = TreeGrower()
     for tree in model["trees"]:
         if any(tree["split_type"]):
-            raise TrainingError("the model cannot be exported exactly: it has categorical splits")
+            raise ExportError.of("it has categorical splits", "fit on numeric columns only")
         left = np.array(tree["left_children"], dtype=np.int64)
         leaf = left < 0
         condition = np.array(tree["split_conditions"], dtype=np.float32)
@@ -395,10 +391,7 @@ def from_catboost(text: str, n_features: int) -> TreeEnsemble:
     plain = json.loads(text)
     trees = plain.get("oblivious_trees")
     if trees is None:
-        raise TrainingError(
-            "the model cannot be exported exactly: its trees are not symmetric",
-            remedy="leave grow_policy at SymmetricTree",
-        )
+        raise ExportError.of("its trees are not symmetric", "leave grow_policy at SymmetricTree")
     columns = plain["features_info"]["float_features"]
     position = {f["feature_index"]: f["flat_feature_index"] for f in columns}
     as_true = {f["feature_index"]: f["nan_value_treatment"] == "AsTrue" for f in columns}
@@ -406,7 +399,7 @@ def from_catboost(text: str, n_features: int) -> TreeEnsemble:
     for tree in trees:
         splits = tree["splits"] or []
         if any(split["split_type"] != "FloatFeature" for split in splits):
-            raise TrainingError("the model cannot be exported exactly: it has categorical splits")
+            raise ExportError.of("it has categorical splits", "fit on numeric columns only")
         _add_symmetric(grower, tree, splits, position, as_true)
     scale, bias = plain["scale_and_bias"]
     return grower.finish(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -12,10 +13,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasador.core.errors import TrainingError
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
+from tasador.trees.onnx_graph import (
+    INPUT,
+    IR_VERSION,
+    LESS_OR_EQUAL,
+    LINEAR,
+    MEMBER,
+    OPSETS,
+    OUTPUT,
+    SUM,
+    Shape,
+    tree_operators,
+)
 
-INPUT, OUTPUT = "X", "score"
-_OPSET, _ML_OPSET, _IR_VERSION = 21, 5, 10
-_BRANCH_LEQ, _BRANCH_MEMBER, _SUM = 0, 6, 1
 #: Number of nodes from which the memory layout decides the time of a single row.
 _LARGE = 20_000
 
@@ -47,11 +57,8 @@ def to_onnx(model: TreeEnsemble | LinearModel) -> bytes:
     proto = helper.make_model(
         graph,
         producer_name="tasador",
-        ir_version=_IR_VERSION,
-        opset_imports=[
-            helper.make_opsetid("", _OPSET),
-            helper.make_opsetid("ai.onnx.ml", _ML_OPSET),
-        ],
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid(*found) for found in OPSETS.items()],
     )
     try:
         onnx.checker.check_model(proto)
@@ -65,37 +72,35 @@ def _constant(name: str, value: Any) -> TensorProto:
     return numpy_helper.from_array(np.asarray(value, dtype=np.float64), name)
 
 
-def _tree_graph(trees: TreeEnsemble) -> tuple[list[Any], list[TensorProto]]:
-    nodes: list[Any] = []
-    current = INPUT
-    if trees.float32_inputs:  # scikit-learn compares float32 inputs with float64 thresholds
-        nodes.append(helper.make_node("Cast", [current], ["single"], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Cast", ["single"], ["rounded"], to=TensorProto.DOUBLE))
-        current = "rounded"
-    constants = [_constant("scale", trees.scale), _constant("base", trees.base)]
-    if trees.sets is not None:
-        nodes += [
-            helper.make_node("Less", [current, "zero"], ["below"]),
-            helper.make_node("Ceil", [current], ["up"]),
-            helper.make_node("Floor", [current], ["down"]),
-            helper.make_node("Where", ["below", "up", "down"], ["whole"]),
-            helper.make_node("Concat", [current, "whole"], ["both"], axis=1),
-        ]
-        constants.append(_constant("zero", 0.0))
-        current = "both"
-    elif trees.n_nodes >= _LARGE:
-        trees = _frequent_child_last(trees)
-        nodes.append(helper.make_node("Neg", [current], ["negated"]))
-        nodes.append(helper.make_node("Concat", [current, "negated"], ["both"], axis=1))
-        current = "both"
-    nodes.append(
+def _nodes(shapes: Sequence[Shape]) -> list[Any]:
+    return [
         helper.make_node(
-            "TreeEnsemble", [current], ["sum"], domain="ai.onnx.ml", **_attributes(trees)
+            op,
+            inputs,
+            outputs,
+            domain="ai.onnx.ml" if op == "TreeEnsemble" else None,
+            **attributes,
         )
+        for op, inputs, outputs, attributes in shapes
+    ]
+
+
+def _tree_graph(trees: TreeEnsemble) -> tuple[list[Any], list[TensorProto]]:
+    constants = [_constant("scale", trees.scale), _constant("base", trees.base)]
+    copy: Literal["whole", "negated"] | None = None
+    if trees.sets is not None:
+        copy = "whole"
+        constants.append(_constant("zero", 0.0))
+    elif trees.n_nodes >= _LARGE:
+        copy = "negated"
+        trees = _frequent_child_last(trees)
+    operators = tree_operators(
+        # scikit-learn compares float32 inputs with float64 thresholds
+        rounded=trees.float32_inputs,
+        copy=copy,
+        attributes=_attributes(trees),
     )
-    nodes.append(helper.make_node("Mul", ["sum", "scale"], ["scaled"]))
-    nodes.append(helper.make_node("Add", ["scaled", "base"], [OUTPUT]))
-    return nodes, constants
+    return _nodes(operators), constants
 
 
 def _frequent_child_last(trees: TreeEnsemble) -> TreeEnsemble:
@@ -142,18 +147,18 @@ def _attributes(trees: TreeEnsemble) -> dict[str, Any]:
     true_ids, true_leafs = branch(trees.left)
     false_ids, false_leafs = branch(trees.right)
     splits, features = of_nodes(trees.threshold), of_nodes(trees.feature)
-    modes = np.full(len(splits), _BRANCH_LEQ, dtype=np.uint8)
+    modes = np.full(len(splits), LESS_OR_EQUAL, dtype=np.uint8)
     members: dict[str, Any] = {}
     if trees.sets is not None:
         sets = np.concatenate([trees.sets.of_node[inner], np.full(len(stumps), -1)])
         with_set = sets >= 0
-        modes[with_set] = _BRANCH_MEMBER
+        modes[with_set] = MEMBER
         splits[with_set] = 0.0
         features[with_set] += trees.n_features
         values = [np.append(trees.sets.codes_of(k), np.nan) for k in sets[with_set].tolist()]
         members["membership_values"] = _constant("membership_values", np.concatenate(values))
     return {
-        "aggregate_function": _SUM,
+        "aggregate_function": SUM,
         "n_targets": 1,
         "tree_roots": roots.tolist(),
         "nodes_featureids": features.tolist(),
@@ -171,13 +176,7 @@ def _attributes(trees: TreeEnsemble) -> dict[str, Any]:
 
 
 def _linear_graph(model: LinearModel) -> tuple[list[Any], list[TensorProto]]:
-    nodes = [
-        helper.make_node("Mul", [INPUT, "coef"], ["terms"]),
-        helper.make_node("CumSum", ["terms", "axis"], ["running"]),
-        helper.make_node("Gather", ["running", "last"], ["sum"], axis=1),
-        helper.make_node("Add", ["sum", "intercept"], [OUTPUT]),
-    ]
     axis = numpy_helper.from_array(np.array(1, dtype=np.int64), "axis")
     last = numpy_helper.from_array(np.array([model.n_features - 1], dtype=np.int64), "last")
     numbers = [_constant("coef", model.coef), _constant("intercept", model.intercept)]
-    return nodes, [*numbers, axis, last]
+    return _nodes(LINEAR), [*numbers, axis, last]

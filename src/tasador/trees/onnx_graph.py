@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core.errors import BundleError
+from tasador.trees.errors import ModelFileError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: Bytes of the longest number read here: positions and small integers fit in 35 bits.
@@ -156,10 +156,12 @@ _IS_INTS = bytes([0xA0, 0x01, 7])
 _INT, _TENSOR = 2, 4
 
 INPUT, OUTPUT = "X", "score"
-DOUBLE = 11
+FLOAT, DOUBLE = 1, 11
 _DTYPES: dict[int, np.dtype[Any]] = {DOUBLE: np.dtype("<f8"), 2: np.dtype("u1"), 7: np.dtype("<i8")}
-_OPSETS = {"": 21, "ai.onnx.ml": 5}
-_IR = 10
+OPSETS = {"": 21, "ai.onnx.ml": 5}
+IR_VERSION = 10
+#: Of the operator TreeEnsemble: how nodes compare, and how leaves are put together.
+LESS_OR_EQUAL, MEMBER, SUM = 0, 6, 1
 #: Most nodes, constants, attributes and other parts of one message; the exporter writes 13.
 _MOST_PARTS = 32
 _INTS = frozenset({
@@ -169,6 +171,51 @@ _INTS = frozenset({
 
 #: What identifies a node of the graph: operator, inputs, outputs, attributes.
 Shape = tuple[str, tuple[str, ...], tuple[str, ...], dict[str, Any]]
+#: A linear model: products and their running sum, of which the last column is kept.
+LINEAR: list[Shape] = [
+    ("Mul", (INPUT, "coef"), ("terms",), {}),
+    ("CumSum", ("terms", "axis"), ("running",), {}),
+    ("Gather", ("running", "last"), ("sum",), {"axis": 1}),
+    ("Add", ("sum", "intercept"), (OUTPUT,), {}),
+]
+ROUNDED: list[Shape] = [
+    ("Cast", (INPUT,), ("single",), {"to": FLOAT}),
+    ("Cast", ("single",), ("rounded",), {"to": DOUBLE}),
+]
+
+
+def tree_operators(
+    *, rounded: bool, copy: Literal["whole", "negated"] | None, attributes: dict[str, Any]
+) -> list[Shape]:
+    """Return the operators of trees, as `onnx_export` writes them and `onnx_model` expects them.
+
+    Args:
+        rounded: Whether inputs are rounded to single precision first.
+        copy: A second copy of the columns beside them: without fractions, for category sets, or
+            negated, for splits that are turned around.
+        attributes: Those of the operator TreeEnsemble.
+    """
+    before, current = (list(ROUNDED), "rounded") if rounded else ([], INPUT)
+    if copy == "whole":
+        before += [
+            ("Less", (current, "zero"), ("below",), {}),
+            ("Ceil", (current,), ("up",), {}),
+            ("Floor", (current,), ("down",), {}),
+            ("Where", ("below", "up", "down"), ("whole",), {}),
+        ]
+    elif copy == "negated":
+        before.append(("Neg", (current,), ("negated",), {}))
+    if copy is not None:
+        before.append(("Concat", (current, copy), ("both",), {"axis": 1}))
+        current = "both"
+    return [
+        *before,
+        ("TreeEnsemble", (current,), ("sum",), attributes),
+        ("Mul", ("sum", "scale"), ("scaled",), {}),
+        ("Add", ("scaled", "base"), (OUTPUT,), {}),
+    ]
+
+
 _Value = int | memoryview
 
 
@@ -211,8 +258,8 @@ def read_graph(model: memoryview) -> Graph:
         ValueError: It is damaged, or has something that `onnx_export` does not write.
     """
     found = _parts(model, once={_IR_VERSION, _PRODUCER, _GRAPH}, many={_OPSET})
-    if found[_IR_VERSION] != [_IR] or _GRAPH not in found:
-        raise ValueError(f"an ONNX file without a graph, or of another version than {_IR}")
+    if found[_IR_VERSION] != [IR_VERSION] or _GRAPH not in found:
+        raise ValueError(f"an ONNX file without a graph, or of another version than {IR_VERSION}")
     graph = _parts(
         _message(found[_GRAPH][0]),
         once={_GRAPH_NAME, _GRAPH_INPUT, _GRAPH_OUTPUT},
@@ -220,8 +267,8 @@ def read_graph(model: memoryview) -> Graph:
     )
     width = _interface(graph)
     opsets = [_opset(_message(value)) for value in found.get(_OPSET, [])]
-    if len(dict(opsets)) != len(opsets) or dict(opsets) != _OPSETS:
-        raise ValueError(f"operator sets {dict(opsets)}, expected {_OPSETS}")
+    if len(dict(opsets)) != len(opsets) or dict(opsets) != OPSETS:
+        raise ValueError(f"operator sets {dict(opsets)}, expected {OPSETS}")
     constants = [_tensor(_message(value)) for value in graph.get(_GRAPH_INITIALIZER, [])]
     if len(dict(constants)) != len(constants):
         raise ValueError("a constant given twice")
@@ -259,11 +306,7 @@ def _interface(graph: dict[int, list[_Value]]) -> int:
         if (name, output, one) != (INPUT, OUTPUT, 1) or width < 1:
             raise ValueError(f"{name}, {output}")
     except (ValueError, IndexError) as error:
-        raise BundleError(
-            "the model has another interface",
-            expected="input X [None, q] and output score [None, 1], both double",
-            got=str(error)[:100],
-        ) from None
+        raise ModelFileError.interface(error) from None
     return width
 
 

@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.core.errors import BundleError, TrainingError, ValidationError
+from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library, native
 from tasador.trees.batch_kernel import LEAST_ROWS, WideTrees
 from tasador.trees.ensemble import (
@@ -28,7 +28,18 @@ from tasador.trees.ensemble import (
     TreeEnsemble,
     breadth_first,
 )
-from tasador.trees.onnx_graph import DOUBLE, INPUT, OUTPUT, Graph, Shape, read_graph
+from tasador.trees.errors import ModelFileError, RowShapeError
+from tasador.trees.onnx_graph import (
+    INPUT,
+    LINEAR,
+    MEMBER,
+    OUTPUT,
+    ROUNDED,
+    SUM,
+    Graph,
+    read_graph,
+    tree_operators,
+)
 from tasador.trees.row_kernel import CompactTrees
 
 Floats = NDArray[np.float64]
@@ -79,12 +90,7 @@ class Regressor(ABC):
         """
         Z = np.ascontiguousarray(Z, dtype=np.float64)
         if Z.ndim != 2 or Z.shape[1] != self.n_features:
-            raise ValidationError(
-                "the rows do not fit the model",
-                expected=f"shape (n, {self.n_features})",
-                got=f"shape {Z.shape}",
-                remedy="transform the rows with the features of the same bundle",
-            )
+            raise RowShapeError.of(Z.shape, self.n_features)
         if 0 < len(Z) <= _CHUNK and (self._threads == 1 or len(Z) < 2 * _MIN_ROWS_PER_THREAD):
             return self._run(Z)
         return self._run_chunks(Z)
@@ -141,12 +147,7 @@ class OnnxRegressor(Regressor):
                 model_bytes, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no public root
-            raise BundleError(
-                "the model cannot be loaded",
-                expected="an ONNX graph that onnxruntime runs",
-                got=str(error).splitlines()[0][:200],
-                remedy="register the model again; the file was not written by tasador",
-            ) from None
+            raise ModelFileError.not_run(error) from None
         super().__init__(model.n_features, threads)
 
     def _run(self, Z: Floats) -> Floats:
@@ -210,11 +211,7 @@ def load_model(model_bytes: bytes, threads: int = 1, n_features: int | None = No
     """
     trees = read_model(model_bytes)
     if n_features not in (None, trees.n_features):
-        raise BundleError(
-            "the bundle's parts do not fit together",
-            expected=f"{n_features} features",
-            got=f"{trees.n_features} taken by the model",
-        )
+        raise ModelFileError.features(n_features, trees.n_features)
     onnx = OnnxRegressor(model_bytes, threads, trees)
     library = native().library
     if not isinstance(trees, TreeEnsemble) or library is None:
@@ -263,19 +260,6 @@ def proof_rows(trees: TreeEnsemble, n: int = _PROOF_ROWS) -> Floats:
     return Z
 
 
-_FLOAT = 1
-_SUM = 1
-_MEMBER = 6
-_ROUNDED: list[Shape] = [
-    ("Cast", (INPUT,), ("single",), {"to": _FLOAT}),
-    ("Cast", ("single",), ("rounded",), {"to": DOUBLE}),
-]
-_LINEAR: list[Shape] = [
-    ("Mul", (INPUT, "coef"), ("terms",), {}),
-    ("CumSum", ("terms", "axis"), ("running",), {}),
-    ("Gather", ("running", "last"), ("sum",), {"axis": 1}),
-    ("Add", ("sum", "intercept"), (OUTPUT,), {}),
-]
 _KNOWN = {
     "nodes_featureids", "nodes_missing_value_tracks_true", "nodes_truenodeids", "nodes_trueleafs",
     "nodes_falsenodeids", "nodes_falseleafs", "tree_roots", "leaf_targetids",
@@ -308,17 +292,12 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
     except (
         ValueError, KeyError, IndexError, TypeError, TrainingError, OverflowError, MemoryError,
     ) as error:  # fmt: skip
-        raise BundleError(
-            "the model cannot be loaded",
-            expected="an ONNX graph as tasador writes it",
-            got=f"{type(error).__name__}: {error}"[:200],
-            remedy="fetch the bundle again, or register the model again",
-        ) from None
+        raise ModelFileError.not_ours(error) from None
 
 
 def _linear(graph: Graph) -> LinearModel:
     found, q = graph.constants, graph.width
-    if [node.shape for node in graph.nodes] != _LINEAR or any(node.domain for node in graph.nodes):
+    if [node.shape for node in graph.nodes] != LINEAR or any(node.domain for node in graph.nodes):
         raise ValueError(f"operators {[node.op for node in graph.nodes]}"[:120])
     _check_constants(found, coef=(q,), intercept=(), axis=(), last=(1,))
     numbers = found["axis"].dtype.kind == found["last"].dtype.kind == "i"
@@ -340,34 +319,14 @@ def _check_constants(found: _Constants, **shapes: tuple[int, ...]) -> None:
 def _trees(graph: Graph) -> TreeEnsemble:
     nodes = graph.nodes
     ensemble = next(node for node in nodes if node.op == "TreeEnsemble")
-    before: list[Shape] = []
-    current = INPUT
-    rounded = [node.shape for node in nodes[:2]] == _ROUNDED
-    if rounded:
-        before, current = list(_ROUNDED), "rounded"
+    rounded = [node.shape for node in nodes[:2]] == ROUNDED
     with_sets = "membership_values" in ensemble.attributes
     turned = ensemble.inputs == ("both",) and not with_sets
-    if with_sets:
-        before += [
-            ("Less", (current, "zero"), ("below",), {}),
-            ("Ceil", (current,), ("up",), {}),
-            ("Floor", (current,), ("down",), {}),
-            ("Where", ("below", "up", "down"), ("whole",), {}),
-            ("Concat", (current, "whole"), ("both",), {"axis": 1}),
-        ]
-        current = "both"
-    elif turned:
-        before += [
-            ("Neg", (current,), ("negated",), {}),
-            ("Concat", (current, "negated"), ("both",), {"axis": 1}),
-        ]
-        current = "both"
-    wanted = [
-        *before,
-        ("TreeEnsemble", (current,), ("sum",), ensemble.attributes),
-        ("Mul", ("sum", "scale"), ("scaled",), {}),
-        ("Add", ("scaled", "base"), (OUTPUT,), {}),
-    ]
+    wanted = tree_operators(
+        rounded=rounded,
+        copy="whole" if with_sets else "negated" if turned else None,
+        attributes=ensemble.attributes,
+    )
     if [node.shape[:3] for node in nodes] != [shape[:3] for shape in wanted] or any(
         node.domain != ("ai.onnx.ml" if node is ensemble else "")
         or (node is not ensemble and node.attributes != shape[3])
@@ -390,7 +349,7 @@ def _ensemble(
     rounded: bool,
     turned: bool,
 ) -> TreeEnsemble:
-    plain = found.get("aggregate_function") == _SUM and found.get("n_targets") == 1
+    plain = found.get("aggregate_function") == SUM and found.get("n_targets") == 1
     with_sets = "membership_values" in found
     if not plain or found.keys() - {"membership_values"} != _KNOWN:
         raise ValueError("trees that onnx_export does not write")
@@ -455,7 +414,7 @@ def _sets(found: dict[str, Any], n_nodes: int, width: int) -> CategorySets | Non
     These, and only these, compare in the second copy of the columns, which has no fractions.
     """
     modes, values = found["nodes_modes"], found["membership_values"]
-    member = modes == _MEMBER
+    member = modes == MEMBER
     if (modes[~member] != 0).any() or not np.array_equal(
         member, found["nodes_featureids"] >= width
     ):

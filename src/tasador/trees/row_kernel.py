@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import MISFIT, Kernel, Library
 from tasador.trees.ensemble import CategorySets, TreeEnsemble, breadth_first
+from tasador.trees.errors import TooLargeError
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -189,9 +190,7 @@ def ranked(trees: TreeEnsemble, order: Indices, most_ranks: int, most_columns: i
 
     def add(column: int, part: Floats, nan_rank: int) -> int:
         if len(columns) == most_columns:
-            raise TrainingError(
-                "the trees are too wide for the kernel", expected=f"{most_columns} columns"
-            )
+            raise TooLargeError.of("the trees are too wide", f"{most_columns} columns")
         columns.append(
             (column, sum(map(len, thresholds[-1:])) + columns[-1][1], len(part), nan_rank)
         )
@@ -247,9 +246,7 @@ def _set_tables(
     different, which = np.unique(used // 2, return_inverse=True)
     edges = sets.edges(different)
     if len(used) * len(edges) > _MOST_BITS:
-        raise TrainingError(
-            "the sets of categories are too large for the kernel", expected=f"{_MOST_BITS} bits"
-        )
+        raise TooLargeError.of("the sets of categories are too large", f"{_MOST_BITS} bits")
     return edges, np.column_stack([~sets.by_rank(different, edges)[which], used % 2 == 0]), at
 
 
@@ -277,10 +274,8 @@ def _tables(
         tables[place[mine]] = first + found.table[mine] * (packed.shape[1] // 8)
         first += len(bits[-1])
         if len(sets.parts) > 1 or 64 * first > _MOST_BITS:
-            raise TrainingError(
-                "the sets of categories are too large for the kernel",
-                expected=f"{_MOST_RANKS} bounds of codes, {_MOST_BITS} bits",
-            )
+            most = f"{_MOST_RANKS} bounds of codes, {_MOST_BITS} bits"
+            raise TooLargeError.of("the sets of categories are too large", most)
     return tables, np.concatenate(bits)
 
 

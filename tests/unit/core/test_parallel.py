@@ -41,11 +41,11 @@ def test_what_work_warns_of_is_warned_of_here(engine: Engine) -> None:
 
 
 def test_the_objects_of_a_stand_are_asked_again_and_again(engine: Engine) -> None:
-    with engine.stand(ray_work.Counter, engine.share(10), [1, 2, 3]) as stand:
-        assert stand.ask(5) == [(1, 16), (1, 17), (1, 18)]
-        assert stand.ask(6) == [(2, 17), (2, 18), (2, 19)]
+    with engine.actors(ray_work.Counter, engine.share(10), [1, 2, 3]) as actors:
+        assert actors.call(5) == [(1, 16), (1, 17), (1, 18)]
+        assert actors.call(6) == [(2, 17), (2, 18), (2, 19)]
         with pytest.raises(TrainingError, match="11 takes no -1"):  # the first one's
-            stand.ask(-1)
+            actors.call(-1)
 
 
 @pytest.mark.slow
@@ -65,11 +65,11 @@ def test_work_whose_process_dies_is_retried_and_not_for_ever(ray_cluster, tmp_pa
 @pytest.mark.slow
 def test_an_object_whose_process_is_killed_is_made_again(ray_cluster) -> None:
     engine = RayEngine(retries=2)
-    with engine.stand(ray_work.Counter, engine.share(10), [1, 2]) as stand:
-        assert [total for _, total in stand.ask(5)] == [16, 17]
-        killed = ray_cluster.workers("ray::_Place")
+    with engine.actors(ray_work.Counter, engine.share(10), [1, 2]) as actors:
+        assert [total for _, total in actors.call(5)] == [16, 17]
+        killed = ray_cluster.workers("ray::_Actor")
         os.kill(killed[0], 9)
-        answers = stand.ask(5)
+        answers = actors.call(5)
     assert [total for _, total in answers] == [16, 17]
     assert sorted(asked for asked, _ in answers) == [1, 2]  # one of them has forgotten
 

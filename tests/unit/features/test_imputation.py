@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -103,29 +101,45 @@ def test_trees_that_point_outside_their_arrays_are_refused():
     imputer = fit_imputer(CONTRACT, table(), {"beds": "boosting"}, 0)
     trees = imputer.fillers[0].model
     assert isinstance(trees, TreesFiller)
+    stored = trees.state()
     for name in ("feature", "children", "roots"):
-        wrong = getattr(trees, name).copy()
+        wrong = stored[name].copy()
         wrong[0] = 10**6
         with pytest.raises(ValueError, match="points outside"):
-            dataclasses.replace(trees, **{name: wrong})
+            filler_from_state("trees", {**stored, name: wrong})
     with pytest.raises(ValueError, match="do not fit"):
-        dataclasses.replace(trees, shape=np.array([3, 10**6]))
+        filler_from_state("trees", {**stored, "shape": np.array([3, 10**6])})
+    circle = stored["children"].copy()
+    circle[int(circle[0]) * 2] = 0
+    with pytest.raises(ValueError, match="a node with two parents, or a circle"):
+        filler_from_state("trees", {**stored, "children": circle})
     with pytest.raises(ValueError, match="finite rows or more"):
         filler_from_state("neighbours", {"points": np.ones((3, 2)), "values": np.ones(3)})
 
 
-def test_trees_answer_as_the_library_that_grew_them():
+@pytest.mark.parametrize("seed", [0, 5])
+def test_an_imputers_trees_answer_as_the_library_and_keep_their_bits_when_stored(seed):
     from sklearn.ensemble import RandomForestRegressor
 
-    from tasador.features.imputation import _fit_forest
+    from tasador.features.imputation import _fit_boosting, _fit_forest
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     Z = random.normal(0, 1, (500, 4))
     y = Z[:, 0] * Z[:, 1] + random.normal(0, 0.1, 500)
     library = RandomForestRegressor(
         n_estimators=50, max_depth=8, min_samples_leaf=2, max_features=0.5, random_state=5
     ).fit(Z, y)
-    assert np.allclose(_fit_forest(Z, y, 5).predict(Z), library.predict(Z), atol=1e-12)
+    forest = _fit_forest(Z, y, 5)
+    columns = forest.trees.thresholds()
+    # at the split values and beside them, where single and double precision differ
+    edges = np.column_stack([random.choice(columns[i].astype(np.float32), 400) for i in range(4)])
+    rows = np.vstack([Z, edges, np.nextafter(edges.astype(np.float64), np.inf)])
+    assert np.allclose(forest.predict(rows), library.predict(rows), rtol=0, atol=1e-12)
+    for model in (forest, _fit_boosting(Z, y, 5)):
+        again = filler_from_state("trees", model.state())
+        assert np.array_equal(again.predict(rows), model.predict(rows))
+        alone = np.concatenate([model.predict(row[None]) for row in rows[:50]])
+        assert np.array_equal(model.predict(rows)[:50], alone)
 
 
 @pytest.mark.parametrize("strategy", ["iterative_linear", "knn", "boosting", "iterative_rf"])

@@ -21,7 +21,6 @@ LONGITUDE = RANDOM.uniform(-124, -114, N)
 LATITUDE = RANDOM.uniform(32, 42, N)
 ACTUAL = RANDOM.lognormal(12, 0.5, N)
 PREDICTED = ACTUAL * RANDOM.lognormal(0, 0.2, N)
-TEST = RANDOM.random(N) < 0.2
 CONTRACT = from_dict(
     {
         "name": "t",
@@ -50,7 +49,6 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "missing": lambda: plots.missing_bars(CONTRACT, X),
     "none missing": lambda: plots.missing_bars(CONTRACT, np.zeros((3, X.shape[1]))),
     "split bars": lambda: plots.split_bars(800, 200),
-    "split map": lambda: plots.split_map(LONGITUDE, LATITUDE, TEST),
     "clusters": lambda: evaluation_plots.cluster_evidence(
         [0, 2, 3],
         [9.0, 8.5, 8.4],
@@ -128,7 +126,7 @@ def test_a_picture_is_small_valid_and_loads_nothing(name: str) -> None:
     assert figure.caption
 
 
-@pytest.mark.parametrize("name", ["columns", "split map", "predicted"])
+@pytest.mark.parametrize("name", ["columns", "residual map", "predicted"])
 def test_the_same_data_gives_the_same_picture(name: str) -> None:
     assert PICTURES[name]() == PICTURES[name]()
 

@@ -101,7 +101,7 @@ def test_a_sweep_on_a_cluster_whose_workers_are_killed_tries_the_same(
     start = {"n_estimators": 60}
     local = sweep(name, start, settings, folds, part, TRANSFORM, 1, journal=tmp_path / "local")
     with (
-        ray_cluster.killing("ray::_Place.ask", times=1, after_s=0.05) as first,
+        ray_cluster.killing("ray::_Actor.call", times=1, after_s=0.05) as first,
         ray_cluster.killing("ray::_run", times=1, after_s=0.05) as second,
     ):
         away = sweep(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ConfigError, MissingExtraError, TrainingError
 from tasador.core.hashing import fingerprint
+from tasador.data.table import Part
+from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.families import catalog
+from tasador.selection.families.base import Family
 from tasador.selection.families.catalog import FAMILIES, expand_grid, family
+from tasador.selection.folds import FoldRows
+from tasador.selection.grid_search import grid_search
 from tasador.selection.trial import SpaceRecorder
-from tasador.trees.ensemble import TreeEnsemble
+from tasador.settings.run import SelectionSettings
+from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_catboost
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
@@ -67,7 +74,6 @@ def test_a_smaller_model_is_the_beginning_of_a_larger_one(
 ) -> None:
     Z, target = table
     chosen = family(name)
-    assert chosen.staged is not None
     whole = chosen.fit(with_steps(name, 12), Z, target, 7, 1)
     staged = chosen.staged(whole, Z, [3, 8, 12])
     for steps, found in zip([3, 8, 12], staged, strict=True):
@@ -78,29 +84,24 @@ def test_a_smaller_model_is_the_beginning_of_a_larger_one(
             np.testing.assert_allclose(found, alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if FAMILIES[name].fitted is not None])
-def test_what_a_model_keeps_of_its_rows_is_what_it_predicts(
-    name: str, table: tuple[Floats, Floats]
-) -> None:
+def test_what_lightgbm_keeps_of_its_rows_is_what_it_predicts(table: tuple[Floats, Floats]) -> None:
     Z, target = table
     Z = np.where(np.random.default_rng(1).random(Z.shape) < 0.1, np.nan, Z)
-    chosen = family(name)
-    kept, grow = chosen.fitted, chosen.grow
-    assert kept is not None
-    assert grow is not None
+    chosen = family("lightgbm")
     for loss in ("l1", "l2", "huber"):
-        params = {**SMALL[name], "objective": loss, chosen.prefix: 90}
-        for model in grow(params, Z, target, 7, (1, 20, 90)):
-            assert kept(model) == pytest.approx(chosen.predict(model, Z), rel=1e-12, abs=1e-12)
+        params = {**SMALL["lightgbm"], "objective": loss, "n_estimators": 90}
+        for model in chosen.grow(params, Z, target, 7, (1, 20, 90)):
+            kept = chosen.fitted(model)
+            assert kept is not None
+            assert kept == pytest.approx(chosen.predict(model, Z), rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [n for n in GROWING if FAMILIES[n].grow is not None])
+@pytest.mark.parametrize("name", [n for n in GROWING if FAMILIES[n].grows])
 def test_a_model_that_grows_is_at_each_rung_the_one_fitted_at_once(
     name: str, table: tuple[Floats, Floats]
 ) -> None:
     Z, target = table
     chosen = family(name)
-    assert chosen.grow is not None
     rungs = [2, 5, 12]
     seen = 0
     for steps, model in zip(
@@ -256,9 +257,7 @@ def test_an_xgboost_model_that_has_grown_answers_with_its_new_trees(
     table: tuple[Floats, Floats],
 ) -> None:
     Z, target = table
-    grow = family("xgboost").grow
-    assert grow is not None
-    growing = grow({}, Z, target, 7, [3, 6])
+    growing = family("xgboost").grow({}, Z, target, 7, [3, 6])
     model = next(growing)
     assert (model.trees.n_trees, model.trees is model.trees) == (3, True)
     before = model.predict(Z)
@@ -272,7 +271,7 @@ def test_a_depth_that_is_never_reached_is_no_limit(table: tuple[Floats, Floats])
     Z, target = table
     for name in ("random_forest", "decision_tree", "extra_trees"):
         chosen = family(name)
-        assert chosen.reached_depth is not None
+        assert chosen.depth == "max_depth"
         small = {"n_estimators": 5} if chosen.prefix else {}
         params = {**small, "min_samples_leaf": 5}
         free = chosen.fit(params, Z, target, 7, 1)
@@ -371,3 +370,40 @@ def test_an_absent_library_is_said_before_anything_is_fitted(
 def test_other_forms_of_the_boosters_are_refused() -> None:
     with pytest.raises(TrainingError, match="not symmetric"):
         from_catboost('{"trees": []}', 3)
+
+
+def test_a_family_is_a_class_that_the_grid_search_takes_as_it_is(
+    table: tuple[Floats, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One subclass, listed by name: nothing else has to know it."""
+
+    class Median(Family):
+        name, title, defaults, linear = "median", "Median", {"share": 1.0}, True
+        ranges: ClassVar = {"share": (float, 0.0, 1.0)}
+
+        def fit(self, params, Z, target, seed, threads=0):
+            return self.canonical(params)["share"] * np.median(target)
+
+        def predict(self, model, Z, threads=1):
+            return np.full(len(Z), model)
+
+        def export(self, model):
+            return LinearModel(float(model), np.zeros(5))
+
+        def space(self, trial):
+            return {"share": trial.suggest_float("share", 0.5, 1.0)}
+
+    Z, target = table
+    monkeypatch.setattr(catalog, "FAMILIES", {**FAMILIES, "median": Median()})
+    part = Part(Z, target, np.arange(len(Z), dtype=np.uint64))
+    rows = np.arange(len(Z))
+    folds = [FoldRows(rows[rows % 3 != k], rows[rows % 3 == k], Z[rows % 3 != k],
+                      Z[rows % 3 == k]) for k in range(3)]  # fmt: skip
+    settings = SelectionSettings({"median": {"share": [1.0, 0.5]}, "ridge": {}}, scoring="mae")
+    result = grid_search(settings, folds, part, TargetTransform("none"), 3)
+    errors = {(c.family, c.params.get("share")): c.mean("mae") for c in result.complete}
+    assert result.best.family == "ridge"
+    expected = [np.abs(target[f.held_rows] - np.median(target[f.fit_rows])).mean() for f in folds]
+    assert errors["median", 1.0] == pytest.approx(np.mean(expected))
+    with pytest.raises(ConfigError, match=r"share must be a number in \[0, 1\], got 2"):
+        list(expand_grid("median", {"share": [2.0]}))

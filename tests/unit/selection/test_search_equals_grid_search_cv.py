@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -189,13 +188,14 @@ def test_shared_work_costs_less_than_each_alone(part: Part) -> None:
     """One tree of the longest forest stands for all shorter ones: counted, not timed."""
     from tasador.selection import shared_work
     from tasador.selection.families import catalog
+    from tasador.selection.families.trees import RandomForest
 
     fits: list[int] = []
-    chosen = catalog.family("random_forest")
 
-    def counting(*arguments: Any) -> Any:
-        fits.append(arguments[0]["n_estimators"])
-        return chosen.fit(*arguments)
+    class Counting(RandomForest):
+        def fit(self, params: Any, *arguments: Any) -> Any:
+            fits.append(params["n_estimators"])
+            return super().fit(params, *arguments)
 
     grid = GRIDS["random_forest"][1]
     candidates = [
@@ -206,7 +206,7 @@ def test_shared_work_costs_less_than_each_alone(part: Part) -> None:
     fold = folds_of(part, comparables=False)[0]
     target = TRANSFORM.forward(part.y)[fold.fit_rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_work, "family", lambda _: dataclasses.replace(chosen, fit=counting))
+        patch.setattr(shared_work, "family", lambda _: Counting())
         found = [
             estimates
             for group in groups

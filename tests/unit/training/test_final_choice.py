@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from tasador.contract.reader import from_dict
-from tasador.data.table import Part
+from tasador.data.table import Part, SealedPart
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.grid_search import CandidateResult, SearchResult
 from tasador.selection.optuna_sweep import SweepResult
 from tasador.settings.run import RegisterSettings, RunSettings, SelectionSettings, SweepSettings
-from tasador.training.context import RunState
+from tasador.training.context import (
+    Evidence,
+    FeatureChoice,
+    Features,
+    Rows,
+    RunContext,
+    StoredTable,
+    Sweep,
+)
 from tasador.training.final_model import FinalChoice, choose_final
 from tasador.training.model_steps import pipeline_of
 
@@ -39,7 +47,7 @@ def chosen(
     random = np.random.default_rng(2)
     X = random.normal(size=(300, 2))
     y = 20 + 8 * np.sign(X[:, 0] * X[:, 1]) + X[:, 0] + random.normal(0, 0.3, 300)
-    state = RunState(
+    run = RunContext(
         RunSettings(
             CONTRACT,
             selection=SelectionSettings({n: {} for n in compared}, folds=3),
@@ -47,14 +55,19 @@ def chosen(
             register=RegisterSettings(average=average),
         ),
         "run", "now", tmp_path, tmp_path,
-        train=Part(X, y, np.arange(300, dtype=np.uint64)),
-        comparables=False,
     )  # fmt: skip
+    train = Part(X, y, np.arange(300, dtype=np.uint64))
     result = CandidateResult(name, params, ({"mae": 1.0, "wmape": 1.0},) * 3, (), 0.0)
-    state.search = SearchResult("mae", (result,))
-    state.sweep = SweepResult(name, "wmape", result, (result,), params)
-    state.fitted = pipeline_of(state).fit(X, y)
-    return choose_final(state)
+    choice = FeatureChoice({}, None, comparables=False)
+    fitted, Z = pipeline_of(run, choice).fit_transform(X, y)
+    made = Evidence(
+        StoredTable("hash", "real", "here"),
+        Rows(train, SealedPart(train), 0),
+        Features(choice, None, fitted, Z),
+        SearchResult("mae", (result,)),
+        Sweep(SweepResult(name, "wmape", result, (result,), params), []),
+    )
+    return choose_final(run, made)
 
 
 def test_a_model_worse_than_the_baseline_gives_way_to_it(tmp_path: Path) -> None:

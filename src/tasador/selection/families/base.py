@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,8 @@ from tasador.trees.ensemble import LinearModel, TreeEnsemble
 
 Floats = NDArray[np.float64]
 Params = Mapping[str, Any]
-
-
-class Fit(Protocol):
-    """Fits a model: parameters, features (n, q), target (n,), seed, threads (0: all cores)."""
-
-    def __call__(
-        self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0, /
-    ) -> Any: ...
+#: (kind, lowest, highest) by parameter.
+Ranges = Mapping[str, tuple[type, float, float]]
 
 
 class Trial(Protocol):
@@ -33,26 +28,155 @@ class Trial(Protocol):
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any: ...
 
 
-def keep(params: Params, factor: float) -> dict[str, Any]:  # noqa: ARG001
-    """Return the parameters of a family that has no steps to make smaller."""
-    return dict(params)
+class Family(ABC):
+    """One way of turning features into an estimate; it fits models of a library and keeps none.
 
+    A new family is a subclass that is listed in `selection.families.catalog`. Estimates and targets
+    are on the transformed scale. What it leaves out, it does without: a family that cannot grow is
+    fitted again at each number of steps.
 
-def predict(model: Any, Z: Floats) -> Floats:
-    """Return a fitted model's estimates (n,) in double precision."""
-    return np.asarray(model.predict(Z), dtype=np.float64)
-
-
-def fill_in(defaults: Params, params: Params) -> dict[str, Any]:
-    """Return `params` with the library's `defaults`; whole numbers become floats where those are.
-
-    For parameters whose kind has no meaning of its own: 1 and 1.0 must be the same to the library.
+    Attributes:
+        name: Key of the family in configuration.
+        title: Name for people.
+        defaults: What the library takes for each parameter; their names are what a grid may set.
+        ranges: The least and the greatest value of numeric parameters that the library lets pass.
+        choices: The values of textual parameters whose models can be exported.
+        prefix: The parameter that counts steps or trees: the model with fewer is the beginning of
+            the model with more. None where there is no such parameter.
+        depth: The parameter that limits the depth, where a tree that stays above the limit is the
+            one without it; None where it is not.
+        grows: Whether it has `grow`.
+        averages: Whether a model is the mean of its steps (a forest), not their sum.
+        linear: Whether its models are linear, which cannot be averaged with trees.
+        takes_missing: Whether features may be NaN.
+        takes_codes: Whether it splits on sets of category codes.
+        seconds_a_step: Seconds that a step takes on a middling table, roughly: they only decide
+            what is begun first and how the progress bar counts.
     """
-    filled = {**defaults, **params}
-    for name, default in defaults.items():
-        if isinstance(default, float) and type(filled[name]) is int:
-            filled[name] = float(filled[name])
-    return filled
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    defaults: ClassVar[Params]
+    ranges: ClassVar[Ranges] = {}
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    prefix: ClassVar[str | None] = None
+    depth: ClassVar[str | None] = None
+    grows: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
+    takes_missing: ClassVar[bool] = False
+    takes_codes: ClassVar[bool] = False
+    seconds_a_step: ClassVar[float] = 0.05
+
+    @abstractmethod
+    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+        """Return the library's model, fitted on features (n, q) and the target (n,).
+
+        It is the same whatever the number of threads, 0 for all cores.
+        """
+
+    @abstractmethod
+    def export(self, model: Any) -> TreeEnsemble | LinearModel:
+        """Return a fitted model as the arrays that are shipped."""
+
+    @abstractmethod
+    def space(self, trial: Trial) -> dict[str, Any]:
+        """Draw the parameters of one trial of the sweep."""
+
+    def wide_space(self, trial: Trial) -> dict[str, Any]:
+        """Draw the same where trials and latency cost nothing."""
+        return self.space(trial)
+
+    def predict(self, model: Any, Z: Floats, threads: int = 1) -> Floats:  # noqa: ARG002
+        """Return a model's estimates (n,) in double precision; more threads where it has them."""
+        return np.asarray(model.predict(Z), dtype=np.float64)
+
+    def fitted(self, model: Any) -> Floats | None:  # noqa: ARG002
+        """Return the estimates (n,) of the rows that a model was fitted on in this process.
+
+        As `predict` up to rounding; None where the library keeps none.
+        """
+        return None
+
+    def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+        """Return the estimates of a model cut to each of these numbers of steps.
+
+        The same as fitting that smaller model gives, in one pass over the trees. Families with a
+        `prefix` have it.
+        """
+        raise NotImplementedError
+
+    def grow(
+        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+    ) -> Iterator[Any]:
+        """Yield the model at each of these ascending numbers of steps, the last being the whole.
+
+        It is made on one thread, each from the one before. Families that `grows` have it.
+        """
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names that a grid may set."""
+        return frozenset(self.defaults)
+
+    def check(self, params: Params) -> None:
+        """Refuse parameters that are invalid, before any fitting.
+
+        Raises:
+            ValueError: Naming the parameter, what it must be and what was found.
+            MissingExtraError: The family's library is not installed.
+        """
+        for name, value in params.items():
+            if name in self.choices and value not in self.choices[name]:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(self.choices[name])}, got {value!r}"
+                )
+            if name in self.ranges:
+                _check_range(name, value, *self.ranges[name])
+
+    def canonical(self, params: Params) -> dict[str, Any]:
+        """Return the parameters such that those which the library fits alike are equal.
+
+        For parameters whose kind has no meaning of its own: 1 and 1.0 are the same.
+        """
+        filled = {**self.defaults, **params}
+        for name, default in self.defaults.items():
+            if isinstance(default, float) and type(filled[name]) is int:
+                filled[name] = float(filled[name])
+        return filled
+
+    def slow(self, params: Params, factor: float) -> dict[str, Any]:
+        """Turn parameters found at a high learning rate into the final model's.
+
+        It takes `factor` times more steps, each that much smaller; the same parameters for families
+        that learn at no rate.
+        """
+        if self.prefix is None or "learning_rate" not in self.defaults:
+            return dict(params)
+        found = {**self.defaults, **params}
+        return {
+            **params,
+            "learning_rate": found["learning_rate"] / factor,
+            self.prefix: math.ceil(found[self.prefix] * factor),
+        }
+
+    def vary(self, params: Params) -> dict[str, Any] | None:  # noqa: ARG002
+        """Return the parameters with another loss, for an average; None where there is none."""
+        return None
+
+    def reached_depth(self, model: Any) -> int:
+        """Return the depth of a fitted model's deepest tree. Families with a `depth` have it."""
+        raise NotImplementedError
+
+
+def _check_range(name: str, value: Any, kind: type, low: float, high: float) -> None:
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        fits = fits and isinstance(value, int)
+    if not fits or not low <= value <= high:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name} must be {what} in [{low:g}, {high:g}], got {value!r}")
 
 
 def check_estimator(estimator: Any) -> None:
@@ -62,87 +186,3 @@ def check_estimator(estimator: Any) -> None:
         ValueError: Naming the parameter, what it must be and what was found.
     """
     estimator._validate_params()
-
-
-@dataclass(frozen=True)
-class Family:
-    """One way of turning features into an estimate.
-
-    Attributes:
-        name: Key of the family in configuration.
-        title: Name for people.
-        parameters: Names that a grid may set.
-        fit: (params, Z (n, q), target (n,), seed, threads) -> the library's fitted model; the same
-            whatever the number of threads, 0 for all cores.
-        predict: (model, Z) -> estimates (n,) on the transformed scale.
-        export: The fitted model as the arrays that are shipped.
-        fitted: (model) -> estimates (n,) of the rows that it was fitted on in this process, which
-            some libraries keep; as `predict` up to rounding. None where they have to be predicted.
-        space: Draws the parameters of one sweep trial.
-        wide_space: The same where trials and latency cost nothing; `space` where there is none.
-        vary: The parameters with another loss, for an average; None where there is nothing to vary.
-        check: Raises ValueError, saying what is wrong, for parameters that are invalid.
-        slow: Turns parameters found at a high learning rate into the final model's: `factor`
-            times more steps, each that much smaller. The same parameters for other families.
-        prefix: The parameter that counts steps or trees: the model with fewer is the beginning of
-            the model with more. None where there is no such parameter.
-        averages: Whether a model is the mean of its steps (a forest), not their sum.
-        staged: (model, Z, steps) -> estimates of the model cut to each of these numbers of steps,
-            the same as fitting that smaller model gives; in one pass over the trees.
-        grow: (params, Z, target, seed, steps) -> the model at each of these ascending numbers of
-            steps, the last of which is the whole one; made on one thread, each from the one before.
-        canonical: Parameters that make the library fit the same model become equal.
-        reached_depth: The depth that a fitted model's deepest tree reaches; with it, a model that
-            stays above a smaller ``max_depth`` is the model with that limit.
-        linear: Whether its models are linear, which cannot be averaged with trees.
-        takes_missing: Whether Z may hold NaN.
-        takes_codes: Whether it splits on sets of category codes.
-    """
-
-    name: str
-    title: str
-    parameters: frozenset[str]
-    fit: Fit
-    predict: Callable[[Any, Floats], Floats]
-    export: Callable[[Any], TreeEnsemble | LinearModel]
-    space: Callable[[Trial], dict[str, Any]]
-    check: Callable[[Params], None]
-    slow: Callable[[Params, float], dict[str, Any]] = keep
-    fitted: Callable[[Any], Floats] | None = None
-    wide_space: Callable[[Trial], dict[str, Any]] | None = None
-    vary: Callable[[Params], dict[str, Any] | None] | None = None
-    prefix: str | None = None
-    averages: bool = False
-    staged: Callable[[Any, Floats, Sequence[int]], list[Floats]] | None = None
-    grow: Callable[[Params, Floats, Floats, int, Sequence[int]], Iterator[Any]] | None = None
-    canonical: Callable[[Params], dict[str, Any]] = dict
-    reached_depth: Callable[[Any], int] | None = None
-    linear: bool = False
-    takes_missing: bool = False
-    takes_codes: bool = False
-
-
-#: (kind, lowest, highest) by parameter.
-Ranges = Mapping[str, tuple[type, float, float]]
-
-
-def check_ranges(
-    params: Mapping[str, Any], ranges: Ranges, choices: Mapping[str, Sequence[str]]
-) -> None:
-    """Refuse a value of the wrong kind or outside its range.
-
-    Raises:
-        ValueError: Naming the parameter, what it must be and what was found.
-    """
-    for name, value in params.items():
-        if name in choices and value not in choices[name]:
-            raise ValueError(f"{name} must be one of {', '.join(choices[name])}, got {value!r}")
-        if name not in ranges:
-            continue
-        kind, low, high = ranges[name]
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if kind is int:
-            fits = fits and isinstance(value, int)
-        if not fits or not low <= value <= high:
-            what = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name} must be {what} in [{low:g}, {high:g}], got {value!r}")

@@ -6,33 +6,33 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasador.core.errors import ConfigError
+from tasador.selection.errors import GridError
 from tasador.selection.families.base import Family, Trial
-from tasador.selection.families.boosting import HIST_GRADIENT_BOOSTING, LIGHTGBM
-from tasador.selection.families.linear import LASSO, RIDGE
+from tasador.selection.families.boosting import HistGradientBoosting, LightGBM
+from tasador.selection.families.linear import Lasso, Ridge
 from tasador.selection.families.trees import (
-    DECISION_TREE,
-    EXTRA_TREES,
-    GRADIENT_BOOSTING,
-    RANDOM_FOREST,
+    DecisionTree,
+    ExtraTrees,
+    GradientBoosting,
+    RandomForest,
 )
-from tasador.selection.families.xgboost_catboost import CATBOOST, XGBOOST
+from tasador.selection.families.xgboost_catboost import CatBoost, XGBoost
 
 __all__ = ["FAMILIES", "Family", "Trial", "expand_grid", "family"]
 
 FAMILIES: Mapping[str, Family] = {
     found.name: found
     for found in (
-        LIGHTGBM,
-        HIST_GRADIENT_BOOSTING,
-        GRADIENT_BOOSTING,
-        RANDOM_FOREST,
-        EXTRA_TREES,
-        DECISION_TREE,
-        RIDGE,
-        LASSO,
-        XGBOOST,
-        CATBOOST,
+        LightGBM(),
+        HistGradientBoosting(),
+        GradientBoosting(),
+        RandomForest(),
+        ExtraTrees(),
+        DecisionTree(),
+        Ridge(),
+        Lasso(),
+        XGBoost(),
+        CatBoost(),
     )
 }
 
@@ -46,9 +46,7 @@ def family(name: str) -> Family:
     try:
         return FAMILIES[name]
     except KeyError:
-        raise ConfigError(
-            f"unknown model family {name!r}", expected=f"one of {', '.join(FAMILIES)}"
-        ) from None
+        raise GridError.unknown_family(name, FAMILIES) from None
 
 
 def expand_grid(name: str, grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -63,18 +61,12 @@ def expand_grid(name: str, grid: Mapping[str, list[Any]]) -> Iterator[dict[str, 
     for parameter, values in grid.items():
         where = f"selection.families.{name}.{parameter}"
         if parameter not in chosen.parameters:
-            raise ConfigError(
-                f"{where}: {name} has no such parameter",
-                expected=f"one of {', '.join(sorted(chosen.parameters))}",
-            )
+            raise GridError.unknown_parameter(where, name, chosen.parameters)
         for value in values:
             try:
                 chosen.check({parameter: value})
             except (TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"{where}: {str(error).rstrip('.')}",
-                    remedy=f"correct {value!r} in the grid, or take it out",
-                ) from None
+                raise GridError.wrong_value(where, value, error) from None
     if not grid:
         chosen.check({})  # an absent library is said here too
     for combination in itertools.product(*grid.values()):

@@ -63,7 +63,6 @@ def grow_model(
     steps: Sequence[int],
 ) -> Iterator[Any]:
     """Yield the model at each of the ascending `steps`, as `fit_model` fits it."""
-    assert chosen.grow is not None  # noqa: S101 - callers look whether the family can
     params, Z = visible(chosen, params, Z, kinds)
     return chosen.grow(params, Z, target, seed, steps)
 

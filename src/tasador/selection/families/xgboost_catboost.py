@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.parallel import usable_cores
-from tasador.selection.families.base import (
-    Family,
-    Floats,
-    Params,
-    Trial,
-    check_ranges,
-    fill_in,
-    predict,
-)
-from tasador.selection.families.trees import slow_steps
+from tasador.selection.families.base import Family, Floats, Params, Ranges, Trial
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost, from_xgboost
-
-_XGBOOST_RANGES = {
-    "n_estimators": (int, 1, 1_000_000),
-    "learning_rate": (float, 1e-6, 1.0),
-    "max_depth": (int, 1, 64),
-    "min_child_weight": (float, 0.0, 1e12),
-    "subsample": (float, 1e-3, 1.0),
-    "colsample_bytree": (float, 1e-3, 1.0),
-    "reg_alpha": (float, 0.0, 1e12),
-    "reg_lambda": (float, 0.0, 1e12),
-}
-_XGBOOST_OBJECTIVES = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror")
-_CATBOOST_RANGES = {
-    "iterations": (int, 1, 1_000_000),
-    "learning_rate": (float, 1e-6, 1.0),
-    "depth": (int, 1, 16),
-    "l2_leaf_reg": (float, 0.0, 1e12),
-    "rsm": (float, 1e-3, 1.0),
-    "random_strength": (float, 0.0, 1e12),
-    "bagging_temperature": (float, 0.0, 1e12),
-}
-_CATBOOST_LOSSES = ("RMSE", "MAE", "Huber:delta=1.0")
-_STEPS = 400
-_XGBOOST_DEFAULTS = {
-    "n_estimators": _STEPS,
-    "learning_rate": 0.1,
-    "max_depth": 6,
-    "min_child_weight": 1.0,
-    "subsample": 1.0,
-    "colsample_bytree": 1.0,
-    "reg_alpha": 0.0,
-    "reg_lambda": 1.0,
-    "objective": "reg:absoluteerror",
-}
-_CATBOOST_DEFAULTS = {
-    "iterations": _STEPS,
-    "learning_rate": 0.1,
-    "depth": 6,
-    "l2_leaf_reg": 3.0,
-    "rsm": 1.0,
-    "random_strength": 1.0,
-    "loss_function": "MAE",
-}
 
 
 def _need(library: str) -> None:
@@ -118,136 +64,172 @@ class XgboostModel:
         return self.staged(Z, [self.booster.num_boosted_rounds()])[0]
 
 
-def _grow_xgboost(
-    params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int], threads: int = 1
-) -> Iterator[Any]:
-    import xgboost
+class XGBoost(Family):
+    """XGBoost."""
 
-    settings = {
+    name, title = "xgboost", "XGBoost"
+    defaults: ClassVar[Params] = {
+        "n_estimators": 400,
+        "learning_rate": 0.1,
+        "max_depth": 6,
+        "min_child_weight": 1.0,
+        "subsample": 1.0,
+        "colsample_bytree": 1.0,
+        "reg_alpha": 0.0,
+        "reg_lambda": 1.0,
         "objective": "reg:absoluteerror",
-        "learning_rate": 0.1,
-        "tree_method": "hist",
-        "seed": seed,
-        "nthread": threads or usable_cores(),
-        "verbosity": 0,
-        **{key: value for key, value in params.items() if key != "n_estimators"},
     }
-    data = xgboost.DMatrix(Z, target, nthread=threads or usable_cores())
-    booster = xgboost.Booster(settings, [data])
-    for step in range(steps[-1]):
-        booster.update(data, step)
-        if step + 1 in steps:
-            yield XgboostModel(booster)
-
-
-def _fit_xgboost(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
-    steps = [int(params.get("n_estimators", _STEPS))]
-    (model,) = _grow_xgboost(params, Z, target, seed, steps, threads)
-    return model
-
-
-def _xgboost_space(trial: Trial) -> dict[str, Any]:
-    return {
-        "n_estimators": trial.suggest_int("n_estimators", 150, 500),
-        "max_depth": trial.suggest_int("max_depth", 3, 9),
-        "min_child_weight": trial.suggest_float("min_child_weight", 1.0, 30.0, log=True),
-        "subsample": trial.suggest_float("subsample", 0.5, 1.0),
-        "colsample_bytree": trial.suggest_float("colsample_bytree", 0.15, 0.8),
-        "reg_lambda": trial.suggest_float("reg_lambda", 1e-2, 10.0, log=True),
+    ranges: ClassVar[Ranges] = {
+        "n_estimators": (int, 1, 1_000_000),
+        "learning_rate": (float, 1e-6, 1.0),
+        "max_depth": (int, 1, 64),
+        "min_child_weight": (float, 0.0, 1e12),
+        "subsample": (float, 1e-3, 1.0),
+        "colsample_bytree": (float, 1e-3, 1.0),
+        "reg_alpha": (float, 0.0, 1e12),
+        "reg_lambda": (float, 0.0, 1e12),
     }
+    choices: ClassVar = {
+        "objective": ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror")
+    }
+    prefix = "n_estimators"
+    grows = True
+    takes_missing = True
+    seconds_a_step = 0.01
+
+    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+        steps = [int(params.get("n_estimators", self.defaults["n_estimators"]))]
+        (model,) = self._grow(params, Z, target, seed, steps, threads or usable_cores())
+        return model
+
+    def grow(
+        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+    ) -> Iterator[Any]:
+        return self._grow(params, Z, target, seed, steps, 1)
+
+    def _grow(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        threads: int,
+    ) -> Iterator[Any]:
+        import xgboost
+
+        settings = {
+            "objective": "reg:absoluteerror",
+            "learning_rate": 0.1,
+            "tree_method": "hist",
+            "seed": seed,
+            "nthread": threads,
+            "verbosity": 0,
+            **{key: value for key, value in params.items() if key != "n_estimators"},
+        }
+        data = xgboost.DMatrix(Z, target, nthread=threads)
+        booster = xgboost.Booster(settings, [data])
+        for step in range(steps[-1]):
+            booster.update(data, step)
+            if step + 1 in steps:
+                yield XgboostModel(booster)
+
+    def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+        found: list[Floats] = model.staged(Z, steps)
+        return found
+
+    def export(self, model: Any) -> TreeEnsemble:
+        trees: TreeEnsemble = model.trees
+        return trees
+
+    def check(self, params: Params) -> None:
+        _need("xgboost")
+        super().check(params)
+
+    def space(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "n_estimators": trial.suggest_int("n_estimators", 150, 500),
+            "max_depth": trial.suggest_int("max_depth", 3, 9),
+            "min_child_weight": trial.suggest_float("min_child_weight", 1.0, 30.0, log=True),
+            "subsample": trial.suggest_float("subsample", 0.5, 1.0),
+            "colsample_bytree": trial.suggest_float("colsample_bytree", 0.15, 0.8),
+            "reg_lambda": trial.suggest_float("reg_lambda", 1e-2, 10.0, log=True),
+        }
 
 
-def _check_xgboost(params: Params) -> None:
-    _need("xgboost")
-    check_ranges(params, _XGBOOST_RANGES, {"objective": _XGBOOST_OBJECTIVES})
+class CatBoost(Family):
+    """CatBoost."""
 
-
-def _fit_catboost(params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
-    import catboost
-
-    settings = {
-        "iterations": _STEPS,
+    name, title = "catboost", "CatBoost"
+    defaults: ClassVar[Params] = {
+        "iterations": 400,
         "learning_rate": 0.1,
+        "depth": 6,
+        "l2_leaf_reg": 3.0,
+        "rsm": 1.0,
+        "random_strength": 1.0,
         "loss_function": "MAE",
-        "random_seed": seed,
-        "thread_count": threads or usable_cores(),
-        "allow_writing_files": False,
-        "verbose": False,
-        **params,
     }
-    return catboost.CatBoostRegressor(**settings).fit(Z, target)
-
-
-def _staged_catboost(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
-    """Add up the trees from one cut to the next; the first part brings CatBoost's constant."""
-    total, done, found = np.zeros(len(Z)), 0, dict[int, Floats]()
-    kept = int(model.tree_count_)  # fewer than asked for when no split is worth it any more
-    for step in sorted(set(steps)):
-        end = min(step, kept)
-        if end > done:
-            total = total + model.predict(Z, ntree_start=done, ntree_end=end, thread_count=1)
-            done = end
-        found[step] = total
-    return [found[step] for step in steps]
-
-
-def _export_catboost(model: Any) -> TreeEnsemble:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.json"
-        model.save_model(str(path), format="json")
-        return from_catboost(path.read_text(encoding="utf-8"), int(model.n_features_in_))
-
-
-def _catboost_space(trial: Trial) -> dict[str, Any]:
-    return {
-        "iterations": trial.suggest_int("iterations", 200, 600),
-        "depth": trial.suggest_int("depth", 4, 8),
-        "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", 0.5, 20.0, log=True),
-        "rsm": trial.suggest_float("rsm", 0.2, 1.0),
+    ranges: ClassVar[Ranges] = {
+        "iterations": (int, 1, 1_000_000),
+        "learning_rate": (float, 1e-6, 1.0),
+        "depth": (int, 1, 16),
+        "l2_leaf_reg": (float, 0.0, 1e12),
+        "rsm": (float, 1e-3, 1.0),
+        "random_strength": (float, 0.0, 1e12),
+        "bagging_temperature": (float, 0.0, 1e12),
     }
+    choices: ClassVar = {"loss_function": ("RMSE", "MAE", "Huber:delta=1.0")}
+    prefix = "iterations"
+    takes_missing = True
+    seconds_a_step = 0.01
 
+    @property
+    def parameters(self) -> frozenset[str]:
+        # how it is sampled, and with that this one's default, depends on the other parameters
+        return super().parameters | {"bagging_temperature"}
 
-def _slow_catboost(params: Params, factor: float) -> dict[str, Any]:
-    return {
-        **params,
-        "learning_rate": params.get("learning_rate", 0.1) / factor,
-        "iterations": math.ceil(params.get("iterations", _STEPS) * factor),
-    }
+    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+        import catboost
 
+        settings = {
+            "iterations": self.defaults["iterations"],
+            "learning_rate": 0.1,
+            "loss_function": "MAE",
+            "random_seed": seed,
+            "thread_count": threads or usable_cores(),
+            "allow_writing_files": False,
+            "verbose": False,
+            **params,
+        }
+        return catboost.CatBoostRegressor(**settings).fit(Z, target)
 
-def _check_catboost(params: Params) -> None:
-    _need("catboost")
-    check_ranges(params, _CATBOOST_RANGES, {"loss_function": _CATBOOST_LOSSES})
+    def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+        """Add up the trees from one cut to the next; the first part brings CatBoost's constant."""
+        total, done, found = np.zeros(len(Z)), 0, dict[int, Floats]()
+        kept = int(model.tree_count_)  # fewer than asked for when no split is worth it any more
+        for step in sorted(set(steps)):
+            end = min(step, kept)
+            if end > done:
+                total = total + model.predict(Z, ntree_start=done, ntree_end=end, thread_count=1)
+                done = end
+            found[step] = total
+        return [found[step] for step in steps]
 
+    def export(self, model: Any) -> TreeEnsemble:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.json"
+            model.save_model(str(path), format="json")
+            return from_catboost(path.read_text(encoding="utf-8"), int(model.n_features_in_))
 
-XGBOOST = Family(
-    name="xgboost",
-    title="XGBoost",
-    parameters=frozenset((*_XGBOOST_RANGES, "objective")),
-    fit=_fit_xgboost,
-    predict=predict,
-    export=lambda model: model.trees,
-    space=_xgboost_space,
-    check=_check_xgboost,
-    slow=lambda params, factor: slow_steps({"n_estimators": _STEPS, **params}, factor),
-    prefix="n_estimators",
-    staged=lambda model, Z, steps: model.staged(Z, steps),
-    grow=_grow_xgboost,
-    canonical=partial(fill_in, _XGBOOST_DEFAULTS),
-    takes_missing=True,
-)
-CATBOOST = Family(
-    name="catboost",
-    title="CatBoost",
-    parameters=frozenset((*_CATBOOST_RANGES, "loss_function")),
-    fit=_fit_catboost,
-    predict=predict,
-    export=_export_catboost,
-    space=_catboost_space,
-    check=_check_catboost,
-    slow=_slow_catboost,
-    prefix="iterations",
-    staged=_staged_catboost,
-    canonical=partial(fill_in, _CATBOOST_DEFAULTS),
-    takes_missing=True,
-)
+    def check(self, params: Params) -> None:
+        _need("catboost")
+        super().check(params)
+
+    def space(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "iterations": trial.suggest_int("iterations", 200, 600),
+            "depth": trial.suggest_int("depth", 4, 8),
+            "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", 0.5, 20.0, log=True),
+            "rsm": trial.suggest_float("rsm", 0.2, 1.0),
+        }

@@ -1,0 +1,102 @@
+"""What can go wrong around a training run; each class holds the fixed parts of its messages.
+
+::
+
+    ConfigError
+    ├── RunSettingsError        settings with which no run can begin
+    └── NoRunError              a run that the workspace does not keep
+    StorageError
+    ├── WorkspaceError          a workspace that cannot be written
+    └── CacheError              a step's result that cannot be read back
+    RegistryError
+    └── NotRegisteredError      a bundle that is on disk and not in the registry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasador.core.errors import ConfigError, RegistryError, StorageError
+
+
+class RunSettingsError(ConfigError):
+    """Settings with which no run can begin."""
+
+    @classmethod
+    def remote_workspace(cls, workspace: str) -> RunSettingsError:
+        """Return the error of a workspace that is no folder of this machine."""
+        return cls(
+            f"storage.workspace={workspace} is not a local folder",
+            remedy="work in a local folder, and publish from it: tasador publish LOCATION --with "
+            "data,splits,cards,report",
+        )
+
+    @classmethod
+    def family_not_compared(cls, family: str, compared: Iterable[str]) -> RunSettingsError:
+        """Return the error of a family to tune that is not among those that are compared."""
+        return cls(
+            f"sweep.family: {family!r} is not compared",
+            expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
+            remedy="add it to selection.families, or name another",
+        )
+
+
+class NoRunError(ConfigError):
+    """A run that the workspace does not keep."""
+
+    @classmethod
+    def at_all(cls, folder: Path) -> NoRunError:
+        """Return the error of a workspace without runs."""
+        return cls(f"no run under {folder}", remedy="start one: tasador run")
+
+    @classmethod
+    def called(cls, run_id: str, known: Iterable[str]) -> NoRunError:
+        """Return the error of an id; `known` are some that exist."""
+        return cls(f"no run {run_id!r}", expected=f"one of {', '.join(known)}")
+
+    @classmethod
+    def of_version(cls, version: str, folder: Path) -> NoRunError:
+        """Return the error of a bundle that was trained elsewhere."""
+        return cls(
+            f"the run that made {version} is not kept in {folder}",
+            remedy="publish from the workspace in which it was trained",
+        )
+
+
+class WorkspaceError(StorageError):
+    """A workspace that cannot be written."""
+
+    @classmethod
+    def of(cls, workspace: Path, error: OSError) -> WorkspaceError:
+        """Return the error of a workspace, and the system's reason."""
+        return cls(
+            f"the workspace {workspace} cannot be written: {error.strerror}",
+            remedy="choose another with storage.workspace=FOLDER",
+        )
+
+
+class CacheError(StorageError):
+    """A step's result that cannot be read back."""
+
+    @classmethod
+    def of(cls, step: str) -> CacheError:
+        """Return the error of a result that was just written."""
+        return cls(
+            f"the result of step {step!r} could not be read back",
+            remedy="check the disk under the workspace",
+        )
+
+
+class NotRegisteredError(RegistryError):
+    """A bundle that is on disk and not in the registry."""
+
+    @classmethod
+    def of(cls, version: str, error: RegistryError) -> NotRegisteredError:
+        """Return the error of a version, with the registry's own words."""
+        return cls(
+            f"the bundle {version} is on disk but was not registered: {error.message}",
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy,
+        )
