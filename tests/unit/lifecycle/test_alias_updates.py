@@ -320,8 +320,8 @@ def test_a_killed_rejection_never_leaves_a_rejected_version_with_an_alias(
     promote(versions, ledger, "1")
     promote(versions, ledger, "2", "challenger")
     versions.plan = ["ok"] * at + [fate]
+    plan = rejection(versions, find_version(versions, "2"), actor="ana", reason="leaks")
     with pytest.raises(Killed):
-        plan = rejection(versions, find_version(versions, "2"), actor="ana", reason="leaks")
         carry_out(versions, ledger, "ana", plan)
     promote(versions, ledger, "3", "staging")
     found = find_version(versions, "2")
