@@ -14,10 +14,11 @@ import logging
 import os
 import re
 import secrets
+import sqlite3
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ class UnusableRegistryError(RegistryError):
             remedy="check the address, that the server runs and accepts this host "
             "(mlflow server --allowed-hosts), or use the embedded registry: "
             "tracking_uri=sqlite:///workspace/mlflow.db",
+        )
+
+    @classmethod
+    def foreign(cls, file: Path, tables: Sequence[str]) -> UnusableRegistryError:
+        """Return the error of a SQLite file that holds something else."""
+        return cls(
+            f"{file} has no tables of MLflow",
+            got=", ".join(tables[:5]),
+            remedy="name another file: MLflow would make its tables in this one",
         )
 
 
@@ -222,7 +232,10 @@ def _make_database(tracking_uri: str) -> None:
     from mlflow import MlflowClient
 
     file = sqlite_file(tracking_uri)
-    if file is None or file.exists():
+    if file is None:
+        return
+    if file.exists():
+        _refuse_foreign(file)
         return
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -233,6 +246,15 @@ def _make_database(tracking_uri: str) -> None:
     finally:
         for rest in file.parent.glob(f"{new.name}*"):
             rest.unlink()
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Refuse a database of something else: MLflow would make its tables in it."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=2.0)) as database:
+        found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        tables = sorted(str(name) for (name,) in found)
+        if tables and "alembic_version" not in tables:
+            raise UnusableRegistryError.foreign(file, tables)
 
 
 def main(file: str) -> int:
