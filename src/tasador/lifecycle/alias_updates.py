@@ -182,8 +182,7 @@ class Ledger:
         """
         lease = self._leases.acquire(self._key, _holder(actor), LEASE_S)
         if lease is None:
-            other = self._leases.holder(self._key) or "somebody"
-            raise AliasUpdateError.being_changed(self.model, other, LEASE_S)
+            raise AliasUpdateError.being_changed(self.model, self._who(self._key), LEASE_S)
         try:
             yield lease
         finally:
@@ -199,8 +198,7 @@ class Ledger:
         name = f"{work}/{self.model}"
         lease = self._leases.acquire(name, _holder(actor), LEASE_S)
         if lease is None:
-            other = self._leases.holder(name) or "somebody"
-            raise AliasUpdateError(f"{work} of {self.model} is under way: {other}")
+            raise AliasUpdateError(f"{work} of {self.model} is under way: {self._who(name)}")
         ended = threading.Event()
 
         # no lease is as long as a training and ends soon after one that died
@@ -218,6 +216,9 @@ class Ledger:
             thread.join()
             with suppress(StorageError):
                 self._leases.release(lease)
+
+    def _who(self, name: str) -> str:
+        return self._leases.holder(name) or "somebody"
 
     def renew(self, lease: Lease) -> None:
         """Hold the lease for another while; what is done meanwhile must be shorter than that.

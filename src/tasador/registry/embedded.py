@@ -150,6 +150,34 @@ def local_path(artifact_uri: str) -> storage.Location:
     return Path(artifact_uri)
 
 
+def read_file(
+    artifact_uri: str, limit: int, deadline: Deadline, patience: storage.Patience | None = None
+) -> bytes:
+    """Return a file's content, wherever but at a server of MLflow it is.
+
+    Raises:
+        NothingOfferedError: There is no such file.
+        BundleError: It is longer than `limit`.
+        RegistryRejectedError: Its address is of a kind that is not read here.
+        StorageError: The store or the disk cannot be read, or the deadline passed.
+    """
+    place = local_path(artifact_uri)
+    try:
+        content = read_limited(place, limit, deadline=deadline, patience=patience)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise NothingOfferedError(f"there is no {artifact_uri}") from None
+        raise
+    return checked_size(artifact_uri, content, limit)
+
+
+def checked_size(artifact_uri: str, content: bytes, limit: int) -> bytes:
+    """Return the content of a file unless it has more than `limit` bytes."""
+    if len(content) > limit:
+        raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
+    return content
+
+
 @dataclass(frozen=True)
 class EmbeddedRegistry:
     """A registry in a SQLite file, such as `tasador run` makes in its workspace.
@@ -217,15 +245,7 @@ class EmbeddedRegistry:
 
     def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
         """Return the content of one file; errors as in `MlflowServer`."""
-        try:
-            content = read_limited(local_path(artifact_uri), limit, deadline=deadline)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NothingOfferedError(f"there is no {artifact_uri}") from None
-            raise
-        if len(content) > limit:
-            raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
-        return content
+        return read_file(artifact_uri, limit, deadline)
 
     def _stored(self, model_name: str, number: str) -> StoredVersion:
         model = self._models().get(model_name)

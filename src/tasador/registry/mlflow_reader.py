@@ -25,23 +25,11 @@ import orjson
 
 from tasador.core import storage
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import (
-    BundleError,
-    NothingOfferedError,
-    StorageError,
-)
+from tasador.core.errors import NothingOfferedError
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
-from tasador.registry.embedded import EmbeddedRegistry, local_path
-from tasador.registry.errors import (
-    NotRegisteredError,
-    RegistryAwayError,
-    UnreadableRegistryError,
-)
-from tasador.registry.versions import (
-    ModelVersion,
-    OfferedVersion,
-    RegistryReader,
-)
+from tasador.registry.embedded import EmbeddedRegistry, checked_size, read_file
+from tasador.registry.errors import NotRegisteredError, RegistryAwayError, UnreadableRegistryError
+from tasador.registry.versions import ModelVersion, OfferedVersion, RegistryReader
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -142,11 +130,9 @@ class MlflowServer:
         if artifact_uri.startswith("mlflow-artifacts:") or scheme in ("http", "https"):
             with self._opened(self._artifact_address(artifact_uri), deadline) as response:
                 content = read_body(response, limit, deadline, artifact_uri)
-        else:
-            content = self._read_file(artifact_uri, limit, deadline)
-        if len(content) > limit:
-            raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
-        return content
+                return checked_size(artifact_uri, content, limit)
+        patience = storage.Patience(self.connect_s, self.read_s)
+        return read_file(artifact_uri, limit, deadline, patience)
 
     def _offered(self, plain: Mapping[str, Any]) -> OfferedVersion:
         try:
@@ -253,16 +239,6 @@ class MlflowServer:
         if parts.netloc:
             base = f"{urllib.parse.urlsplit(base).scheme}://{parts.netloc}"
         return f"{base}{_ARTIFACTS}/{path}"
-
-    def _read_file(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
-        location = local_path(artifact_uri)
-        patience = storage.Patience(self.connect_s, self.read_s)
-        try:
-            return storage.read_limited(location, limit, deadline=deadline, patience=patience)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NothingOfferedError(f"there is no {artifact_uri}") from None
-            raise
 
     def _error_of(self, response: http.client.HTTPResponse) -> Exception:
         """Return the error for an answer other than 200."""

@@ -18,13 +18,7 @@ from typing import Any
 from tasador.contract.model import TableContract
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError, StorageError
-from tasador.registry.mlflow.client import (
-    BRISK,
-    open_client,
-    pages,
-    sqlite_file,
-    without_password,
-)
+from tasador.registry.mlflow.client import BRISK, open_client, pages, sqlite_file, without_password
 from tasador.registry.mlflow.registration import (
     MlflowRun,
     RegisteredVersion,
