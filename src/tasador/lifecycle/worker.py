@@ -7,6 +7,7 @@ way should not pay for, and packages that a service does not import.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -72,6 +73,8 @@ def call_apart(
 
 
 def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    # Ctrl-C reaches the whole group: the service ends first, and this process with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         answer = work(*arguments)
     except TasadorError as error:
