@@ -1,4 +1,4 @@
-"""A model registry in a SQLite file, followed without MLflow by the pointer file beside it.
+"""A model registry in a SQLite file, followed without MLflow by the snapshot file beside it.
 
 MLflow's own store needs SQLAlchemy, Alembic and pandas and takes 3 s to import, and its tables are
 its own affair. So every command of ours that opened the registry with MLflow leaves a file with all
@@ -37,7 +37,7 @@ from tasador.registry.versions import DeletedVersionError, ModelVersion, Offered
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
-_POINTER_BYTES = 256 << 20
+_SNAPSHOT_BYTES = 256 << 20
 _SQLITE = b"SQLite format 3\0"
 _RENEW_S = 120.0
 _AGAIN_S = 60.0
@@ -45,7 +45,7 @@ _AGAIN_S = 60.0
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version as the pointer file has it: `ModelVersion`, its run and its files' address."""
+    """A version as the snapshot file has it: `ModelVersion`, its run and its files' address."""
 
     number: str
     created: float
@@ -57,7 +57,7 @@ class StoredVersion:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A registered model as the pointer file has it; its versions are the newest first."""
+    """A registered model as the snapshot file has it; its versions are the newest first."""
 
     aliases: Mapping[str, str]
     versions: Sequence[StoredVersion]
@@ -67,8 +67,8 @@ class StoredModel:
         return next((one for one in self.versions if one.number == number), None)
 
 
-def pointer_file(database: Path) -> Path:
-    """Return where the pointer file of a registry in a SQLite file is."""
+def snapshot_file(database: Path) -> Path:
+    """Return where the snapshot file of a registry in a SQLite file is."""
     return database.with_name(f"{database.name}.json")
 
 
@@ -95,8 +95,8 @@ def change_stamp(database: Path) -> list[int]:
     return [int.from_bytes(header[24:28], "big"), size, *logged]
 
 
-def write_pointer(database: Path, stamp: list[int], models: Mapping[str, StoredModel]) -> None:
-    """Write the pointer file of a registry.
+def write_snapshot(database: Path, stamp: list[int], models: Mapping[str, StoredModel]) -> None:
+    """Write the snapshot file of a registry.
 
     Args:
         database: The registry's SQLite file.
@@ -111,16 +111,16 @@ def write_pointer(database: Path, stamp: list[int], models: Mapping[str, StoredM
         "stamp": stamp,
         "models": {name: asdict(model) for name, model in models.items()},
     }
-    storage.write_bytes(pointer_file(database), orjson.dumps(plain, option=orjson.OPT_INDENT_2))
+    storage.write_bytes(snapshot_file(database), orjson.dumps(plain, option=orjson.OPT_INDENT_2))
 
 
-def read_pointer(database: Path) -> tuple[list[int], dict[str, StoredModel]] | None:
-    """Return the stamp and the models of a pointer file; None without one that can be used."""
-    file = pointer_file(database)
+def read_snapshot(database: Path) -> tuple[list[int], dict[str, StoredModel]] | None:
+    """Return the stamp and the models of a snapshot file; None without one that can be used."""
+    file = snapshot_file(database)
     if not is_plain(file):
         return None
     try:
-        plain = orjson.loads(read_limited(file, _POINTER_BYTES, deadline=Deadline.after(_RENEW_S)))
+        plain = orjson.loads(read_limited(file, _SNAPSHOT_BYTES, deadline=Deadline.after(_RENEW_S)))
         if plain["format"] != _FORMAT:
             return None
         models = {
@@ -255,7 +255,7 @@ class EmbeddedRegistry:
         return found
 
     def _models(self) -> dict[str, StoredModel]:
-        """Return what is registered; the pointer file is renewed first when the database changed.
+        """Return what is registered; the snapshot file is renewed first when the database changed.
 
         A change is one made with MLflow itself, its user interface for instance: tasador's own
         commands renew the file when they end.
@@ -264,20 +264,22 @@ class EmbeddedRegistry:
         if not is_plain(self.file):
             raise NotRegisteredError.of(f"no registry at {self.file}")
         with _renewing:  # of two threads the second finds what the first has renewed
-            stamp, found = change_stamp(self.file), read_pointer(self.file)
+            stamp, found = change_stamp(self.file), read_snapshot(self.file)
             if found is None or found[0] != stamp:
                 problem = self._renew(stamp)
-                found = read_pointer(self.file) or found
+                found = read_snapshot(self.file) or found
                 if found is None:
-                    raise problem or UnreadableRegistryError.of_layout(self.file, "no pointer file")
+                    raise problem or UnreadableRegistryError.of_layout(
+                        self.file, "no snapshot file"
+                    )
                 if problem is not None:
                     _log.warning("an older state of %s is used: %s", self.file, problem)
         return found[1]
 
     def _renew(self, stamp: list[int]) -> RegistryError | None:
-        """Let a process with MLflow write the pointer file; return why that was not possible."""
+        """Let a process with MLflow write the snapshot file; return why that was not possible."""
         if importlib.util.find_spec("mlflow") is None:
-            return UnreadableRegistryError.without_mlflow(self.file, pointer_file(self.file))
+            return UnreadableRegistryError.without_mlflow(self.file, snapshot_file(self.file))
         failed = _failed.get(self.file)
         if failed and failed[0] == stamp and time.monotonic() - failed[1] < _AGAIN_S:
             return failed[2]

@@ -58,10 +58,10 @@ class UnreadableRegistryError(RegistryRejectedError):
         )
 
     @classmethod
-    def without_mlflow(cls, file: Path, pointer: Path) -> UnreadableRegistryError:
-        """Return the error of a registry that has no pointer file of its present state."""
+    def without_mlflow(cls, file: Path, snapshot: Path) -> UnreadableRegistryError:
+        """Return the error of a registry that has no snapshot file of its present state."""
         return cls(
-            f"{file} was changed since {pointer.name} was written beside it, or has none yet, and "
+            f"{file} was changed since {snapshot.name} was written beside it, or has none yet, and "
             "MLflow, which reads it, is not installed here",
             remedy="run `tasador models` where MLflow is installed: that writes the file",
         )

@@ -1,4 +1,4 @@
-"""A registry in a SQLite file, followed without MLflow by the pointer file beside it."""
+"""A registry in a SQLite file, followed without MLflow by the snapshot file beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import NothingOfferedError, RegistryError, RegistryRejectedError
 from tasador.registry import embedded
-from tasador.registry.embedded import EmbeddedRegistry, pointer_file
+from tasador.registry.embedded import EmbeddedRegistry, snapshot_file
 from tasador.registry.mlflow.registry import MlflowVersions, registered_models
 
 MODEL = "houses"
@@ -71,7 +71,7 @@ def test_every_command_with_mlflow_leaves_a_file_that_needs_no_mlflow(database, 
     moved = database.parent / "elsewhere" / "mlflow.db"
     shutil.copytree(database.parent, moved.parent)
     assert champion(moved) == "2"
-    pointer_file(database).write_text("{half a file")
+    snapshot_file(database).write_text("{half a file")
     with pytest.raises(RegistryRejectedError, match="not installed"):
         champion(database)
 
@@ -102,7 +102,7 @@ def test_what_mlflow_cannot_read_is_not_tried_again_at_every_poll(tmp_path, monk
     assert file.read_bytes() == before
 
 
-def test_a_registry_that_is_gone_offers_nothing_although_its_pointer_file_is_there(database):
+def test_a_registry_that_is_gone_offers_nothing_although_its_snapshot_file_is_there(database):
     registered_models(f"sqlite:///{database}")
     database.unlink()
     with pytest.raises(NothingOfferedError, match="no registry at"):

@@ -28,9 +28,9 @@ from tasador.registry.embedded import (
     StoredModel,
     StoredVersion,
     change_stamp,
-    pointer_file,
-    read_pointer,
-    write_pointer,
+    read_snapshot,
+    snapshot_file,
+    write_snapshot,
 )
 
 _log = logging.getLogger(__name__)
@@ -153,15 +153,15 @@ def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterato
                 try:
                     yield client
                 finally:
-                    _update_pointer(client, sqlite_file(tracking_uri))
+                    _update_snapshot(client, sqlite_file(tracking_uri))
         except TasadorError:
             raise
         except Exception as error:  # MLflow lets its stores' and transports' own errors through
             raise UnusableRegistryError.of(tracking_uri, error) from error
 
 
-def _update_pointer(client: Any, file: Path | None) -> None:
-    """Bring the pointer file of an embedded registry to its present state, if it is not.
+def _update_snapshot(client: Any, file: Path | None) -> None:
+    """Bring the snapshot file of an embedded registry to its present state, if it is not.
 
     Services and commands without MLflow follow it. Where it cannot be written they notice that it
     is old, so nothing else fails for it.
@@ -169,11 +169,11 @@ def _update_pointer(client: Any, file: Path | None) -> None:
     if file is None:
         return
     try:
-        stamp, known = change_stamp(file), read_pointer(file)
+        stamp, known = change_stamp(file), read_snapshot(file)
         if known is None or known[0] != stamp:
-            write_pointer(file, stamp, _registered(client))
+            write_snapshot(file, stamp, _registered(client))
     except Exception as error:  # also MLflow's own, which are of many classes
-        _log.warning("%s cannot be written: %s", pointer_file(file), error)
+        _log.warning("%s cannot be written: %s", snapshot_file(file), error)
 
 
 def _registered(client: Any) -> dict[str, StoredModel]:
@@ -258,14 +258,14 @@ def _refuse_foreign(file: Path) -> None:
 
 
 def main(file: str) -> int:
-    """Write the pointer file of the registry in a SQLite file; return the exit code."""
+    """Write the snapshot file of the registry in a SQLite file; return the exit code."""
     try:
-        before = read_pointer(Path(file))
+        before = read_snapshot(Path(file))
         with open_client(f"sqlite:///{file}"):
             pass
-        after = read_pointer(Path(file))
+        after = read_snapshot(Path(file))
         if after is None or (after == before and after[0] != change_stamp(Path(file))):
-            raise StorageError(f"{pointer_file(Path(file))} cannot be written")
+            raise StorageError(f"{snapshot_file(Path(file))} cannot be written")
     except TasadorError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
