@@ -269,10 +269,9 @@ class EmbeddedRegistry:
                 problem = self._renew(stamp)
                 found = read_snapshot(self.file) or found
                 if found is None:
-                    raise problem or UnreadableRegistryError.of_layout(
-                        self.file, "no snapshot file"
-                    )
-                if problem is not None:
+                    raise problem or UnreadableRegistryError.of_layout(self.file, "no snapshot")
+                if problem is not None and _warned.get(self.file) != stamp:
+                    _warned[self.file] = stamp
                     _log.warning("an older state of %s is used: %s", self.file, problem)
         return found[1]
 
@@ -301,4 +300,6 @@ class EmbeddedRegistry:
 
 #: Not tried again at every poll: what MLflow could not read it cannot read in the next second.
 _failed: dict[Path, tuple[list[int], float, RegistryError]] = {}
+#: The state of which was said that it is not read: once, not at every poll.
+_warned: dict[Path, list[int]] = {}
 _renewing = threading.Lock()
