@@ -29,7 +29,7 @@ help: ## Show this help
 run: $(VENV)/.run ## Install what is locked and run the pipeline (ARGS="dataset=diamonds")
 	$(BIN)/tasador run $(ARGS)
 
-install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist boosters")
+install: $(VENV)/.run ## Add extras to the environment (EXTRAS="gcs s3 wandb dist alerts boosters")
 	$(call install,$(RUN_EXTRAS) $(EXTRAS))
 
 # Two workers share the cores: a library that starts as many threads as there are cores would wait for them,
@@ -133,7 +133,7 @@ $(VENV)/.run: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
 	@touch $@
 
 $(VENV)/.dev: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
-	$(call install,train serve ui signing gcs s3 wandb dist boosters dev)
+	$(call install,train serve ui signing gcs s3 wandb dist alerts boosters dev)
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.audit: $(LOCK) pyproject.toml $(VENV)/bin/uv

@@ -20,7 +20,7 @@ ENV = Path(__file__).resolve().parent / "env"
 #: Variables of `alerts.env`; see docs/how-to/watch-a-service.md.
 ALERTS = (
     "WEBHOOK_URL", "WEBHOOK_SECRET", "SLACK_URL", "EMAIL_URL", "EMAIL_FROM", "EMAIL_TO",
-    "EMAIL_USER", "EMAIL_PASSWORD", "WANDB_PROJECT",
+    "EMAIL_USER", "EMAIL_PASSWORD", "WANDB_PROJECT", "APPRISE_URL",
 )  # fmt: skip
 #: Files that share no secret with another one: they can be added later.
 ALONE = ("alerts.env",)

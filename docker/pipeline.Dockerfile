@@ -10,7 +10,7 @@ FROM python:3.11.14-slim-bookworm AS builder
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
-ARG EXTRAS="--extra train --extra serve --extra signing --extra gcs --extra s3"
+ARG EXTRAS="--extra train --extra serve --extra signing --extra alerts --extra gcs --extra s3"
 WORKDIR /build
 COPY requirements/ requirements/
 COPY pyproject.toml README.md LICENSE hatch_build.py ./

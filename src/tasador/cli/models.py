@@ -381,8 +381,7 @@ def show(carried: OperationResult, *, as_json: bool = False) -> None:
     _show_notes(carried.notes)
     operation = carried.operation
     if as_json:
-        names = ("action", "version", "before", "after")
-        print_json({name: getattr(operation, name) for name in names})
+        print_json(operation.summary)
         return
     if not carried.changed:
         alias = operation.details.get("alias")

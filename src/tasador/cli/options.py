@@ -35,6 +35,15 @@ class OptionsError(ConfigError):
         )
 
     @classmethod
+    def several_contracts(cls, names: Iterable[str]) -> OptionsError:
+        """Return the error of a command that does not say which of a project's tables it means."""
+        return cls(
+            "there are several contracts under conf/dataset",
+            expected=f"dataset= with one of {', '.join(names)}",
+            remedy="name one",
+        )
+
+    @classmethod
     def nothing_to_compare(cls) -> OptionsError:
         """Return the error of `tasador monitor` with one of two tables."""
         return cls(

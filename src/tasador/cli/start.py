@@ -129,7 +129,8 @@ def _print_preview(preview: Sequence[tuple[str, str, list[str]]], columns: int) 
 def run(overrides: Settings = None) -> None:
     """Train a model: from a table to a registered version.
 
-    Cached steps are not repeated. docs/reference/configuration.md lists all settings.
+    Without dataset= the contract under conf/dataset is taken, and California housing where there is
+    none. Cached steps are not repeated. docs/reference/configuration.md lists all settings.
 
     Examples:
         tasador run
@@ -139,7 +140,7 @@ def run(overrides: Settings = None) -> None:
     from tasador.lifecycle.first_champion import train
     from tasador.settings.compose import compose
 
-    settings = compose(overrides or [], project=Path.cwd())
+    settings = compose(_with_dataset(overrides or []), project=Path.cwd())
 
     def tell(name: str, card: Card) -> None:
         done = "cached" if card.status == "cached" else f"{card.seconds:.1f} s"
@@ -180,6 +181,20 @@ def run(overrides: Settings = None) -> None:
         out.print(escape(line))
     if outcome.standing.following:
         out.print(f"next: {escape(outcome.standing.following)}")
+
+
+def _with_dataset(overrides: list[str]) -> list[str]:
+    """Return the overrides, with the project's own contract where they name none.
+
+    Raises:
+        ConfigError: The project has several.
+    """
+    if any(one.lstrip("+~").partition("=")[0] == "dataset" for one in overrides):
+        return overrides
+    own = sorted(file.stem for file in Path("conf", "dataset").glob("*.yaml"))
+    if len(own) > 1:
+        raise OptionsError.several_contracts(own)
+    return [f"dataset={own[0]}", *overrides] if own else overrides
 
 
 def _headline(entry: dict[str, Any]) -> str:
@@ -243,7 +258,7 @@ def doctor(overrides: Settings = None) -> None:
         "off": "[yellow]off    [/]",
     }
     complete = True
-    for finding in examine(compose(overrides or [], project=Path.cwd())):
+    for finding in examine(compose(_with_dataset(overrides or []), project=Path.cwd())):
         out.print(f"{mark[finding.state]} {escape(finding.what)}: {escape(finding.detail)}")
         complete = complete and finding.state != "missing"
     if not complete:

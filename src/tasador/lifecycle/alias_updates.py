@@ -1,10 +1,10 @@
-"""Changing aliases and tags so that nothing stays half done; `Ledger`, the log of these changes.
+"""Changing a model's aliases, and the history of these changes.
 
-The registry's alias decides what is served. The ledger, in the database, says what tasador meant.
-Order: intent into the database, the deciding write into the registry, its other writes, result
-into the database. Whatever dies between two of these leaves a pending intent. The next command
-asks the registry whether the deciding write was made: if so the rest is finished, if not the
-intent is given up. Both are what the audit trail then says.
+The registry's alias is the commit point: once it is moved, the change has happened. A row of the
+audit trail and the versions' status tags follow it. Whatever dies in between leaves an alias that
+the audit trail does not know, or tags that do not fit it: the next change reads the aliases, notes
+a champion that was moved without a row, and sets the tags that the aliases imply (`reconcile`).
+That an alias moved this way lost who moved it and why is the price of having no log of intents.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasador.core.errors import RegistryError, StorageError
@@ -22,7 +22,7 @@ from tasador.lifecycle.errors import AliasUpdateError, NotAllowedError, ResultNo
 from tasador.records.audit_log import AuditEntry, AuditTrail
 from tasador.records.database import Database
 from tasador.records.record import new_id
-from tasador.records.shared_state import Lease, Leases, SharedState
+from tasador.records.shared_state import Lease, Leases
 from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
@@ -34,9 +34,13 @@ from tasador.registry.versions import (
     Versions,
 )
 
+CHALLENGER, STAGING = "challenger", "staging"
+ALIASES = (STAGING, CHALLENGER, CHAMPION)
 #: Longer than the slowest single answer of a registry, shorter than anybody's patience.
 LEASE_S = 30.0
-_KEPT = 50
+#: Actions that may move the champion, and the phases of those that did.
+_MOVING = ("promote", "rollback", "observe")
+IN_FORCE = frozenset({"done", "repaired", "seen"})
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,7 @@ class Operation:
         version: The version it is about.
         before: The champion before it; empty for none.
         after: The champion after it.
-        writes: What is changed in the registry. The first one decides: once it is made the
-            operation has happened.
+        writes: What is changed in the registry, in this order.
         actor: Who.
         reason: Why.
         details: More, e.g. the gates' results; JSON's own types.
@@ -88,44 +91,52 @@ class Operation:
         """What it does, for messages."""
         return f"{self.action} of version {self.version}"
 
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Operation:
-        """Read what `asdict` made."""
-        return cls(**{**plain, "writes": tuple(Write(**write) for write in plain["writes"])})
+    @property
+    def summary(self) -> dict[str, str]:
+        """What it does, for programs."""
+        return {name: getattr(self, name) for name in ("action", "version", "before", "after")}
+
+    @property
+    def deciding(self) -> int:
+        """Place of the write that commits it: the alias that moves, else the first write."""
+        moves = (n for n, one in enumerate(self.writes) if one.kind == "alias" and one.value)
+        return next(moves, 0)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a model stands.
+    """Who is champion and who was, as the audit trail has it.
 
     Attributes:
         champion: The champion's number; empty for none.
         previous: Earlier champions, the latest last.
-        pending: What was begun and not ended.
-        seen: Version of the database's entry; changes name it.
+        noted: Whether the audit trail has any change of the champion.
     """
 
     champion: str = ""
     previous: tuple[str, ...] = ()
-    pending: Operation | None = None
-    seen: int = 0
+    noted: bool = False
 
-    def moved(self, champion: str, *, back: bool = False) -> Standing:
-        """Return the standing with another champion; `back` takes it from the earlier ones."""
+    def after(self, entry: AuditEntry) -> Standing:
+        """Return the standing after a change that the audit trail holds."""
+        champion = entry.to_value
         if champion == self.champion:
             return self
-        if back and champion in self.previous:
+        new = replace(self, champion=champion, noted=True)
+        if entry.details.get("deleted"):
+            return new  # nothing to go back to
+        if entry.action == "rollback" and champion in self.previous:
             place = len(self.previous) - 1 - self.previous[::-1].index(champion)
-            return replace(self, champion=champion, previous=self.previous[:place])
+            return replace(new, previous=self.previous[:place])
         before = (*self.previous, self.champion) if self.champion else self.previous
-        return replace(self, champion=champion, previous=before[-_KEPT:])
+        return replace(new, previous=before)
 
 
 class Ledger:
-    """The ledger of one model.
+    """The history of one model, and the lease under which it is changed.
 
     Args:
-        database: Where records, state and audit trail are.
+        database: Where the audit trail and the leases are.
         model: The registered model's name.
     """
 
@@ -133,22 +144,34 @@ class Ledger:
         self.model = model
         self.database = database
         self.audit = AuditTrail(database)
-        self._state = SharedState(database)
         self._leases = Leases(database)
         self._key = f"lifecycle/{model}"
 
     def standing(self) -> Standing:
-        """Return where the model stands now."""
-        entry = self._state.get(self._key)
-        if entry.value is None:
-            return Standing()
-        pending = entry.value["pending"]
-        return Standing(
-            champion=entry.value["champion"],
-            previous=tuple(entry.value["previous"]),
-            pending=None if pending is None else Operation.from_plain(pending),
-            seen=entry.version,
-        )
+        """Return where the model stands after every noted change."""
+        read = self.audit.read
+        entries = [one for action in _MOVING for one in read(subject=self.model, action=action)]
+        standing = Standing()
+        for entry in sorted(entries, key=lambda one: (one.time, one.id)):
+            if entry.details.get("phase") in IN_FORCE:
+                standing = standing.after(entry)
+        return standing
+
+    def unsettled(self, champion: str) -> list[str]:
+        """Return what is under way or not yet noted, in words.
+
+        Args:
+            champion: The champion's number by the registry's alias; empty for none.
+        """
+        if other := self._leases.holder(self._key):
+            return [f"{self.model} is being changed by {other}"]
+        standing = self.standing()
+        if standing.champion == champion or not standing.noted:
+            return []
+        return [
+            "the champion was changed without tasador: "
+            f"{standing.champion or 'none'} -> {champion or 'none'}; the next change notes it"
+        ]
 
     @contextmanager
     def lease(self, actor: str) -> Iterator[Lease]:
@@ -159,8 +182,7 @@ class Ledger:
         """
         lease = self._leases.acquire(self._key, _holder(actor), LEASE_S)
         if lease is None:
-            other = self._leases.holder(self._key) or "somebody"
-            raise AliasUpdateError.being_changed(self.model, other, LEASE_S)
+            raise AliasUpdateError.being_changed(self.model, self._who(self._key), LEASE_S)
         try:
             yield lease
         finally:
@@ -176,8 +198,7 @@ class Ledger:
         name = f"{work}/{self.model}"
         lease = self._leases.acquire(name, _holder(actor), LEASE_S)
         if lease is None:
-            other = self._leases.holder(name) or "somebody"
-            raise AliasUpdateError(f"{work} of {self.model} is under way: {other}")
+            raise AliasUpdateError(f"{work} of {self.model} is under way: {self._who(name)}")
         ended = threading.Event()
 
         # no lease is as long as a training and ends soon after one that died
@@ -196,6 +217,9 @@ class Ledger:
             with suppress(StorageError):
                 self._leases.release(lease)
 
+    def _who(self, name: str) -> str:
+        return self._leases.holder(name) or "somebody"
+
     def renew(self, lease: Lease) -> None:
         """Hold the lease for another while; what is done meanwhile must be shorter than that.
 
@@ -205,25 +229,20 @@ class Ledger:
         if self._leases.renew(lease, LEASE_S) is None:
             raise AliasUpdateError.overtaken(self.model)
 
-    def begin(self, lease: Lease, standing: Standing, operation: Operation) -> Standing:
-        """Note the intent, in the state and in the audit trail at once."""
-        return self._write(lease, replace(standing, pending=operation), operation, "intent")
+    def record(self, lease: Lease, operation: Operation, phase: str, note: str = "") -> None:
+        """Note the result: ``done``, ``failed`` or ``seen``.
 
-    def end(
-        self, lease: Lease, standing: Standing, operation: Operation, phase: str, note: str = ""
-    ) -> Standing:
-        """Note the result: ``done``, ``repaired``, ``abandoned``, ``failed`` or ``seen``."""
-        # an operation that failed or was given up has moved nothing
-        after = replace(standing, pending=None)
-        if phase in ("done", "repaired", "seen"):
-            if operation.details.get("deleted"):
-                after = replace(after, champion=operation.after)  # nothing to go back to
-            else:
-                after = after.moved(operation.after, back=operation.action == "rollback")
-        return self._write(lease, after, operation, phase, note)
+        Raises:
+            RegistryError: The lease changed hands.
+        """
+        # one transaction: whoever took over has noted the alias as it found it
+        with self.database.transaction():
+            if not self._leases.holds(lease):
+                raise AliasUpdateError.overtaken(self.model)
+            self.note(operation, phase, note)
 
     def note(self, operation: Operation, phase: str, note: str = "") -> AuditEntry:
-        """Write to the audit trail alone: for what was refused, or changes no version."""
+        """Write to the audit trail without a lease: for what was refused, or changes no version."""
         return self.audit.add(
             operation.actor,
             operation.action,
@@ -240,24 +259,6 @@ class Ledger:
             },
         )
 
-    def _write(
-        self, lease: Lease, new: Standing, operation: Operation, phase: str, note: str = ""
-    ) -> Standing:
-        value = {
-            "champion": new.champion,
-            "previous": list(new.previous),
-            "pending": None if new.pending is None else asdict(new.pending),
-        }
-        # one transaction: the state and its entry in the history cannot come apart
-        with self.database.transaction():
-            if not self._leases.holds(lease):
-                raise AliasUpdateError.overtaken(self.model)
-            entry = self._state.put(self._key, value, new.seen)
-            if entry is None:
-                raise AliasUpdateError.overtaken(self.model)
-            self.note(operation, phase, note)
-        return replace(new, seen=entry.version)
-
 
 def _holder(actor: str) -> str:
     return f"{actor} (process {os.getpid()} on {socket.gethostname()})"
@@ -267,9 +268,6 @@ def new_operation_id() -> str:
     """Return a name for an operation; later ones are greater."""
     return new_id()
 
-
-CHALLENGER, STAGING = "challenger", "staging"
-ALIASES = (STAGING, CHALLENGER, CHAMPION)
 
 #: Makes the operation once the standing can no longer change; refuses by raising.
 Plan = Callable[[Standing], Operation]
@@ -299,58 +297,70 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Ope
         StorageError: The database cannot be reached.
     """
     with ledger.lease(actor) as lease:
-        standing, notes = settle(versions, ledger, lease)
-        operation = plan(standing)
+        notes = reconcile(versions, ledger, lease)
+        operation = plan(ledger.standing())
         # planning may have asked the registry for long: from here on the lease must hold
         ledger.renew(lease)
-        standing = ledger.begin(lease, standing, operation)
-        _decide(versions, ledger, lease, standing, operation)
+        _commit(versions, ledger, lease, operation)
         try:
-            _finish(versions, ledger, lease, operation)
-        except RegistryError as error:
-            raise AliasUpdateError.unfinished(operation.shown, error) from error
-        try:
-            ledger.end(lease, standing, operation, "done")
+            ledger.record(lease, operation, "done")
         except StorageError as error:
             raise ResultNotNotedError.of(operation.shown, error) from error
+        try:
+            for write in operation.writes[operation.deciding + 1 :]:
+                ledger.renew(lease)
+                _make(versions, write)
+        except RegistryError as error:
+            raise AliasUpdateError.unfinished(operation.shown, error) from error
     return OperationResult(operation, notes)
 
 
-def settle(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[Standing, tuple[str, ...]]:
-    """End what was left pending, and note what was changed without tasador.
+def reconcile(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[str, ...]:
+    """Bring the audit trail and the tags to what the aliases say.
 
     Returns:
-        The standing, which now agrees with the registry, and what had to be done for it.
+        What had to be done for it.
     """
-    standing, notes = ledger.standing(), []
-    if standing.pending is not None:
-        operation = standing.pending
-        if in_force(versions, operation.writes[0]):
-            _finish(versions, ledger, lease, operation)
-            phase, note = "repaired", "it died half way and was finished"
-        else:
-            phase, note = "abandoned", "it died before the registry was changed"
-        standing = ledger.end(lease, standing, operation, phase, note)
-        notes.append(f"{operation.shown}: {note}")
-    champion = versions.aliases().get(CHAMPION, "")
+    standing, aliases, listed = ledger.standing(), versions.aliases(), versions.all()
+    champion, notes = aliases.get(CHAMPION, ""), []
     if champion != standing.champion:
-        known = {version.number for version in versions.all()}
+        known = {version.number for version in listed}
         deleted = standing.champion not in known and standing.champion != ""
         reason = (
             f"version {standing.champion} was deleted from the registry"
             if deleted
-            else f"the alias {CHAMPION!r} was moved by something other than tasador"
+            else f"the alias {CHAMPION!r} was moved by something other than tasador, or by a "
+            "command that died before it could note it"
         )
         seen = Operation(
             new_operation_id(), "observe", champion, standing.champion, champion, (),
             "outside tasador", reason, {"deleted": deleted},
         )  # fmt: skip
-        standing = ledger.end(lease, standing, seen, "seen")
+        ledger.record(lease, seen, "seen")
         notes.append(f"champion {seen.before or 'none'} -> {seen.after or 'none'}: {reason}")
-    return standing, tuple(notes)
+    for write in _implied(aliases, listed):
+        ledger.renew(lease)
+        _make(versions, write)
+    return tuple(notes)
 
 
-def in_force(versions: Versions, write: Write) -> bool:
+def _implied(aliases: Mapping[str, str], listed: Iterable[ModelVersion]) -> list[Write]:
+    """Return the writes after which tags and other aliases agree with the champion's alias."""
+    writes = []
+    for version in listed:
+        held = [name for name, number in aliases.items() if number == version.number]
+        if CHAMPION in held:
+            if version.status != CHAMPION:
+                writes.append(Write("tag", STATUS_TAG, CHAMPION, version.number))
+            writes += [Write("alias", name, "") for name in held if name == CHALLENGER]
+        elif version.status == CHAMPION:
+            writes.append(Write("tag", STATUS_TAG, RETIRED, version.number))
+        elif version.status in (REJECTED, ROLLED_BACK):
+            writes += [Write("alias", name, "") for name in held]
+    return writes
+
+
+def _in_force(versions: Versions, write: Write) -> bool:
     """Tell whether the registry has this change."""
     if write.kind == "alias":
         return versions.aliases().get(write.name, "") == write.value
@@ -361,30 +371,24 @@ def in_force(versions: Versions, write: Write) -> bool:
     )
 
 
-def _decide(
-    versions: Versions, ledger: Ledger, lease: Lease, standing: Standing, operation: Operation
-) -> None:
+def _commit(versions: Versions, ledger: Ledger, lease: Lease, operation: Operation) -> None:
     """Make the deciding write, and find out what became of it when that fails."""
     try:
-        _make(versions, operation.writes[0])
+        for write in operation.writes[: operation.deciding + 1]:
+            _make(versions, write)
         return
     except RegistryError as error:
         try:
             # an answer may be lost after the change was made
-            if in_force(versions, operation.writes[0]):
+            if _in_force(versions, operation.writes[operation.deciding]):
                 return
         except RegistryError:
             raise AliasUpdateError.undecided(operation.shown, error) from error
-        ledger.end(lease, standing, operation, "failed", str(error))
+        ledger.record(lease, operation, "failed", str(error))
+        with suppress(RegistryError):  # tags that were set ahead; else the next change does it
+            for write in _implied(versions.aliases(), versions.all()):
+                _make(versions, write)
         raise AliasUpdateError.refused(operation.shown, error) from error
-
-
-def _finish(versions: Versions, ledger: Ledger, lease: Lease, operation: Operation) -> None:
-    """Make every write after the first, as long as nobody else took over."""
-    for write in operation.writes[1:]:
-        ledger.renew(lease)
-        _make(versions, write)
-    ledger.renew(lease)
 
 
 def _make(versions: Versions, write: Write) -> None:
@@ -435,8 +439,9 @@ def promotion(
                 if aliases.get(other) == version.number
             ]
             writes += _crowned(versions, standing.champion, version.number)
-        elif version.status:
-            writes += [Write("tag", STATUS_TAG, "", version.number)]
+        elif version.status not in ("", CHAMPION):
+            # ahead of the alias: a version that is marked as not to be used keeps no alias
+            writes.insert(0, Write("tag", STATUS_TAG, "", version.number))
         return Operation(
             new_operation_id(), "promote", version.number, standing.champion, after,
             tuple(writes), actor, reason, {"alias": alias, **(details or {})},
@@ -452,8 +457,7 @@ def rejection(versions: Versions, version: ModelVersion, *, actor: str, reason: 
         if CHAMPION in version.aliases or standing.champion == version.number:
             raise NotAllowedError.is_champion(version.number)
         held = [name for name, number in versions.aliases().items() if number == version.number]
-        # the tag first, since the first write decides: what is rejected is not promoted again,
-        # whatever alias it still has
+        # the tag first: what is rejected is not promoted again, whatever alias it still has
         writes = [
             Write("tag", STATUS_TAG, REJECTED, version.number),
             *(Write("alias", name, "") for name in held),
@@ -480,19 +484,17 @@ def rollback(
         if to is not None and target not in standing.previous:
             raise NotAllowedError.never_champion(target, standing.previous)
         left = standing.champion
-        writes = [Write("alias", CHAMPION, target)]
+        writes = [Write("alias", CHAMPION, target), Write("tag", STATUS_TAG, CHAMPION, target)]
         known = {version.number for version in versions.all()}
         if left in known:
+            # ahead of the alias: from that alone nobody could tell a roll-back from a promotion
+            writes.insert(0, Write("tag", STATUS_TAG, ROLLED_BACK, left))
+            writes.append(Write("tag", REASON_TAG, reason[:500], left))
             writes += [
-                Write("tag", STATUS_TAG, ROLLED_BACK, left),
-                Write("tag", REASON_TAG, reason[:500], left),
-                *(
-                    Write("alias", name, "")
-                    for name, number in versions.aliases().items()
-                    if number == left and name != CHAMPION
-                ),
+                Write("alias", name, "")
+                for name, number in versions.aliases().items()
+                if number == left and name != CHAMPION
             ]
-        writes.append(Write("tag", STATUS_TAG, CHAMPION, target))
         return Operation(
             new_operation_id(), "rollback", target, left, target, tuple(writes), actor, reason
         )

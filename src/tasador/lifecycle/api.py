@@ -200,19 +200,7 @@ class Lifecycle:
             for alias, number in sorted(aliases.items())
             if number not in known
         ]
-        standing = self.ledger.standing()
-        if standing.pending is not None:
-            one = standing.pending
-            notes.append(
-                f"{one.action} of version {one.version} by {one.actor} has not ended; if it died, "
-                "the next change ends it"
-            )
-        elif aliases.get(CHAMPION, "") != standing.champion and standing.seen:
-            notes.append(
-                f"the champion was changed without tasador: {standing.champion or 'none'} -> "
-                f"{aliases.get(CHAMPION) or 'none'}"
-            )
-        return found, notes
+        return found, notes + self.ledger.unsettled(aliases.get(CHAMPION, ""))
 
     def history(self, limit: int) -> list[AuditEntry]:
         """Return what happened to the model, newest first."""

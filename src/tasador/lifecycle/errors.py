@@ -51,7 +51,7 @@ class AliasUpdateError(RegistryError):
             f"{operation} is in force, but the registry failed before its tags and other aliases "
             f"were set: {error.message}",
             got=error.got,
-            remedy="the next command finishes it",
+            remedy="the next change sets them",
         )
 
     @classmethod
@@ -60,8 +60,8 @@ class AliasUpdateError(RegistryError):
         return cls(
             f"the registry failed during {operation}; whether it took the change is not known",
             got=error.got or error.message,
-            remedy="the next command finds out and finishes it or gives it up; servers go on with "
-            "what they have",
+            remedy="see tasador models once it answers; the next change puts the history and the "
+            "tags in order, and servers go on with what they have",
         )
 
     @classmethod
@@ -101,7 +101,7 @@ class ResultNotNotedError(StorageError):
         """Return the error of an operation in force."""
         return cls(
             f"{operation} is in force, but its result could not be noted: {error.message}",
-            remedy="the next command notes it",
+            remedy="the next change notes that the alias was moved, without who and why",
         )
 
 

@@ -17,7 +17,7 @@ from tasador.core.hashing import to_plain
 from tasador.data.sources import read_stored, store_frame
 from tasador.data.table import Table, ValidatedTable
 from tasador.lifecycle import canary
-from tasador.lifecycle.alias_updates import CHALLENGER, Operation, new_operation_id
+from tasador.lifecycle.alias_updates import CHALLENGER, IN_FORCE, Operation, new_operation_id
 from tasador.lifecycle.api import Lifecycle, Place, opened
 from tasador.lifecycle.errors import LineageError, NoChampionError
 from tasador.lifecycle.gate_evaluation import VersionEvaluation, held_out, reference_table
@@ -215,7 +215,7 @@ def _situation(
     entries = ledger.audit.read(subject=ledger.model)
     since = next(
         (e.time for e in entries if e.to_value == champion.number and e.from_value != e.to_value
-         and e.details.get("phase") in ("done", "repaired", "seen")),
+         and e.details.get("phase") in IN_FORCE),
         None,
     )  # fmt: skip
     own = (ledger.model, bundle.version)

@@ -27,10 +27,24 @@ from tasador.registry.wandb_runs import Mode, MonitorRun, WandbRuns, check_insta
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-#: An e-mail may take this many times the timeout in all.
-_MAIL_FACTOR = 4
+#: Where only single reads have a timeout, a notice may take this many times it in all.
+_FACTOR = 4
 #: Answers of a receiver after which another try may go better.
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+_WEB = ("http", "https")
+#: Of the kinds that need an address: its schemes.
+_SCHEMES = {"webhook": _WEB, "slack": _WEB, "email": ("smtp", "smtps")}
+
+
+def no_address(kind: str, expected: str, url: str) -> ConfigError:
+    """Return the error of a route whose address is of no use; the address is not in it."""
+    return ConfigError(
+        f"a route of kind {kind} has no address",
+        expected=f"url: {expected}",
+        got=f"an address of {len(url)} characters",
+    )
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,9 @@ class RouteSettings:
 
     Attributes:
         kind: ``log``, ``webhook`` (signed JSON), ``slack`` (JSON that Slack and its likes show),
-            ``email`` or ``wandb``.
-        url: Of the webhook; ``smtp://user:password@host:port`` or ``smtps://`` for e-mail.
+            ``email``, ``wandb``, or ``apprise`` for any service that the library Apprise knows.
+        url: Of the webhook; ``smtp://user:password@host:port`` or ``smtps://`` for e-mail; one of
+            Apprise's addresses, e.g. ``tgram://token/chat`` or ``ntfy://topic``.
         secret: Signs webhooks; empty for no signature.
         sender: Address that e-mails come from.
         recipients: Addresses that they go to.
@@ -50,7 +65,7 @@ class RouteSettings:
         timeout_s: Seconds for one try.
     """
 
-    kind: Literal["log", "webhook", "slack", "email", "wandb"]
+    kind: Literal["log", "webhook", "slack", "email", "wandb", "apprise"]
     url: str = field(default="", repr=False)
     secret: str = field(default="", repr=False)
     sender: str = ""
@@ -60,14 +75,9 @@ class RouteSettings:
     timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
-        needs_url = self.kind in ("webhook", "slack", "email")
-        schemes = ("smtp", "smtps") if self.kind == "email" else ("http", "https")
-        if needs_url and urllib.parse.urlsplit(self.url).scheme not in schemes:
-            raise ConfigError(
-                f"a route of kind {self.kind} has no address",
-                expected=f"url: {schemes[1]}://...",
-                got=f"an address of {len(self.url)} characters",
-            )
+        schemes = _SCHEMES.get(self.kind)
+        if schemes and urllib.parse.urlsplit(self.url).scheme not in schemes:
+            raise no_address(self.kind, f"{schemes[1]}://...", self.url)
         if self.kind == "email" and not (self.sender and self.recipients):
             raise ConfigError("a route of kind email needs sender and recipients")
 
@@ -201,7 +211,7 @@ class EmailRoute:
         host = parts.hostname or "localhost"
         try:
             # a server that trickles restarts the timeout of every read
-            limit = Deadline.after(_MAIL_FACTOR * settings.timeout_s)
+            limit = Deadline.after(_FACTOR * settings.timeout_s)
             self._caller.call(lambda: self._hand_over(message), limit)
         except (OSError, smtplib.SMTPException, DeadlineError) as error:
             raise NotDeliveredError.of(f"mail server {host}", error) from None
@@ -223,6 +233,42 @@ class EmailRoute:
                     urllib.parse.unquote(parts.username), urllib.parse.unquote(parts.password or "")
                 )
             server.send_message(message)
+
+
+class AppriseRoute:
+    """Sends notices to one of the services that the library Apprise knows.
+
+    Raises:
+        MissingExtraError: Apprise is not installed.
+        ConfigError: The address is none of its.
+    """
+
+    def __init__(self, settings: RouteSettings) -> None:
+        try:
+            import apprise
+        except ImportError as error:
+            raise MissingExtraError.for_package("apprise", "alerts") from error
+        self._settings, self._service = settings, apprise.Apprise()
+        self._caller = BoundedCaller("the service behind Apprise")
+        if not self._service.add(settings.url):
+            raise no_address("apprise", "one of Apprise's, e.g. ntfy://topic", settings.url)
+
+    def send(self, notice: Notification) -> None:
+        """Send one notice.
+
+        Raises:
+            StorageError: The service cannot be reached or refuses.
+        """
+        title, text = escape.one_line(notice.title)[:200], escape.lines(notice.reason)
+        try:
+            limit = Deadline.after(_FACTOR * self._settings.timeout_s)
+            taken = self._caller.call(
+                lambda: self._service.notify(body=text, title=title, body_format="text"), limit
+            )
+            if not taken:
+                raise OSError("Apprise logs why")
+        except (OSError, DeadlineError) as error:
+            raise NotDeliveredError.of("service behind Apprise", error) from None
 
 
 class WandbRoute:
@@ -264,6 +310,7 @@ _KINDS: Mapping[str, Any] = {
     "webhook": WebhookRoute,
     "slack": SlackRoute,
     "email": EmailRoute,
+    "apprise": AppriseRoute,
 }
 
 

@@ -71,6 +71,7 @@ VARIABLES = {
     "EMAIL_USER": "name at the mail server; optional",
     "EMAIL_PASSWORD": "password there; optional",
     "WANDB_PROJECT": "project of Weights & Biases; offline unless WANDB_MODE=online",
+    "APPRISE_URL": "any other service, in Apprise's form: tgram://token/chat, ntfy://topic...",
 }
 
 
@@ -108,6 +109,8 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
         routes["email"] = RouteSettings(
             "email", _with_login(given), sender=given.get("EMAIL_FROM", ""), recipients=recipients
         )
+    if "APPRISE_URL" in given:
+        routes["apprise"] = RouteSettings("apprise", given["APPRISE_URL"])
     if "WANDB_PROJECT" in given:
         routes["wandb"] = RouteSettings("wandb", project=given["WANDB_PROJECT"])
     return routes

@@ -121,8 +121,6 @@ class Narrator:
                 self.failure = str(details.get("note"))
         if entry.action == "canary":
             self.canary = True
-        if phase == "intent" and entry.action != "retrain":
-            return
         if entry.action == "canary":
             text = f"canary of version {version}: {phase}, {details.get('note')}; {entry.reason}"
         else:

@@ -9,25 +9,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import (
-    ConfigError,
-    GateError,
-    MissingExtraError,
-    RegistryError,
-    StorageError,
-    TasadorError,
-)
+from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.core.hashing import to_plain
 from tasador.lifecycle.alias_updates import Ledger
+from tasador.lifecycle.api import Place
+from tasador.lifecycle.worker import call_apart, promote_at, roll_back_at
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.mlflow_reader import registry_reader
@@ -42,10 +34,6 @@ from tasador.serving.http.request import App
 WORKSPACE = "TASADOR_WORKSPACE"
 _READ_S = 5.0
 _CHANGE_S = 300.0
-#: What a command's exit code says went wrong; anything else is the registry's.
-_KINDS: dict[int, type[TasadorError]] = {
-    kind.exit_code: kind for kind in (ConfigError, GateError, MissingExtraError, StorageError)
-}
 
 
 def from_environment() -> App:
@@ -90,11 +78,12 @@ class ServedLifecycle:
         """
         reader, name = registry_reader(self._registry), self._model()
         found = reader.listed(name, Deadline.after(_READ_S))
+        champion = next((one.number for one in found if CHAMPION in one.aliases), "")
         return {
             "model": name,
             "follows": self._followed(),
             "versions": [_version(one) for one in found],
-            "notes": self._notes(name),
+            "notes": self._notes(name, champion),
         }
 
     def history(self, limit: int) -> list[dict[str, Any]]:
@@ -127,62 +116,26 @@ class ServedLifecycle:
 
     def promote(self, request: Promotion, who: str) -> dict[str, Any]:
         """Do what `tasador promote` does; errors as it has them."""
-        arguments = [
-            f"--to={request.alias}",
-            *(["--force"] if request.force else []),
-            # a version that begins with a dash is no option
-            "--",
-            request.version,
-        ]
-        return self._command("promote", *arguments, reason=request.reason, who=who)
+        wanted = (request.version, request.alias, request.reason, request.force)
+        return self._change(promote_at, who, *wanted)
 
     def roll_back(self, request: Return, who: str) -> dict[str, Any]:
         """Do what `tasador rollback` does; errors as it has them."""
-        arguments = [f"--to={request.to}"] if request.to else []
-        return self._command("rollback", *arguments, reason=request.reason, who=who)
+        return self._change(roll_back_at, who, request.to, request.reason)
 
-    def _command(self, verb: str, *arguments: str, reason: str, who: str) -> dict[str, Any]:
-        """Run a command of ours in a process of its own and return what it did.
-
-        Evaluating the gates needs MLflow and two whole models: seconds of processor and memory that
-        requests under way should not pay for. Addresses go through the environment: they may hold
-        passwords.
-        """
+    def _change(
+        self, work: Callable[..., dict[str, Any]], who: str, *arguments: object
+    ) -> dict[str, Any]:
         for package in ("mlflow", "polars"):
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError.for_package(package, "train")
-        settings = self.assembly.settings
-        variables = {
-            "TASADOR_SOURCE__TRACKING_URI": self._registry,
-            "TASADOR_RECORDS__URL": settings.records.url,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        command = [
-            sys.executable, "-m", "tasador.cli.app", verb, "--json", f"--reason={reason}",
-            f"--by={who}", f"--workspace={self.workspace}", f"--model={self._model()}", *arguments,
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, env=os.environ | variables, capture_output=True, text=True,
-                timeout=_CHANGE_S, check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise RegistryError(
-                f"{verb} took longer than {_CHANGE_S:.0f} s and was stopped",
-                remedy="see the history: the next change finishes it or gives it up",
-            ) from None
-        if done.returncode:
-            kind = _KINDS.get(done.returncode, RegistryError)
-            raise kind(_last_error(done.stderr) or f"{verb} failed")
-        plain: dict[str, Any] = json.loads(done.stdout)
-        return plain
+        records = self.assembly.settings.records.url
+        place = Place(self.workspace, self._registry, records, self._model(), who)
+        return call_apart(work, place, *arguments, seconds=_CHANGE_S)
 
-    def _notes(self, name: str) -> list[str]:
+    def _notes(self, name: str, champion: str) -> list[str]:
         with Database.open(self.assembly.settings.records.url) as database:
-            pending = Ledger(database, name).standing().pending
-        if pending is None:
-            return []
-        return [f"{pending.action} of version {pending.version} by {pending.actor} has not ended"]
+            return Ledger(database, name).unsettled(champion)
 
     @property
     def _registry(self) -> str:
@@ -219,12 +172,6 @@ def _version(one: ModelVersion) -> dict[str, Any]:
         "commit": one.tags.get("code_commit", ""),
         "metrics": _metrics(one.tags),
     }
-
-
-def _last_error(text: str) -> str:
-    """Return what a command of ours said went wrong, without the notes before it."""
-    # at a line's start: a gate may be called error too
-    return re.split(r"(?m)^error: ", text)[-1].strip()[:2000]
 
 
 def _metrics(tags: Mapping[str, str]) -> dict[str, float]:

@@ -4,10 +4,7 @@
 and 85 MB in a service that has 2 s to be ready, it cannot be given a deadline, its timeouts and
 retries are environment variables of the whole process, and it brings 25 packages.
 
-`EmbeddedRegistry` reads the SQLite file of one machine without a server. MLflow's own store
-migrates databases, needs SQLAlchemy, Alembic and pandas, and takes 3 s to import. Three columns of
-three tables are read; a database that looks different is refused with a remedy.
-
+`embedded.EmbeddedRegistry` answers the same from a file, for a registry without a server.
 A test compares every answer of both with MLflow's own client.
 """
 
@@ -16,37 +13,23 @@ from __future__ import annotations
 import base64
 import http.client
 import os
-import re
-import sqlite3
 import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tasador.core import storage
 from tasador.core.deadlines import Deadline
-from tasador.core.errors import (
-    BundleError,
-    ConfigError,
-    NothingOfferedError,
-    RegistryError,
-    RegistryRejectedError,
-    StorageError,
-)
+from tasador.core.errors import NothingOfferedError
 from tasador.core.http import Patience, UnsafeAddressError, opened, read_body
-from tasador.core.storage import is_plain, read_limited
-from tasador.registry.versions import (
-    DeletedVersionError,
-    ModelVersion,
-    OfferedVersion,
-    RegistryReader,
-)
+from tasador.registry.embedded import EmbeddedRegistry, checked_size, read_file
+from tasador.registry.errors import NotRegisteredError, RegistryAwayError, UnreadableRegistryError
+from tasador.registry.versions import ModelVersion, OfferedVersion, RegistryReader
 
 _API = "/api/2.0/mlflow"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -55,104 +38,6 @@ _CHUNK = 1 << 16
 #: What MLflow answers when there is no such model, alias, version or file.
 _ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class UnreadableRegistryError(RegistryRejectedError):
-    """A registry that answered, or a database that was read, and is of no use."""
-
-    @classmethod
-    def not_mlflow(cls, shown: str, got: str) -> UnreadableRegistryError:
-        """Return the error of a server that answers as no MLflow does."""
-        return cls(
-            f"the server at {shown} does not answer as MLflow does",
-            got=got,
-            remedy="check the address",
-        )
-
-    @classmethod
-    def refused(cls, shown: str, got: str) -> UnreadableRegistryError:
-        """Return the error of a server that wants other credentials, or another request."""
-        return cls(
-            f"the model registry at {shown} refused",
-            got=got,
-            remedy="check the address, the credentials, and that the server accepts this host "
-            "(mlflow server --allowed-hosts)",
-        )
-
-    @classmethod
-    def of_layout(cls, file: Path, error: sqlite3.Error) -> UnreadableRegistryError:
-        """Return the error of a database that is not MLflow's, or another version's."""
-        return cls(
-            f"{file} is no MLflow registry of a known layout",
-            got=str(error),
-            remedy="start `mlflow server` on it and give the server's address",
-        )
-
-    @classmethod
-    def unsafe_address(cls, shown: str, error: UnsafeAddressError) -> UnreadableRegistryError:
-        """Return the error of a server that sends us into its own network, or ours."""
-        return cls(
-            f"the model registry at {shown} names an address that is not fetched from",
-            got=str(error),
-            remedy="let the server hand files out: mlflow server --artifacts-destination",
-        )
-
-    @classmethod
-    def of_scheme(cls, scheme: str) -> UnreadableRegistryError:
-        """Return the error of artifacts in a store that is not read here."""
-        return cls(
-            f"artifacts at {scheme}: cannot be read",
-            expected="mlflow-artifacts:, http(s)://, gs://, s3:// or file:",
-            remedy="let the server hand them out: mlflow server --artifacts-destination",
-        )
-
-
-class RegistryAwayError(RegistryError):
-    """A registry that may answer later."""
-
-    @classmethod
-    def unreachable(cls, shown: str, reason: object) -> RegistryAwayError:
-        """Return the error of a server that gave no answer."""
-        return cls(
-            f"the model registry at {shown} cannot be reached",
-            got=f"{type(reason).__name__}: {reason}"[:200],
-            remedy="check the address and that the server runs",
-        )
-
-
-class NotRegisteredError(NothingOfferedError):
-    """A registry that has no such model, alias, version or file."""
-
-    @classmethod
-    def at_server(cls, shown: str, got: str) -> NotRegisteredError:
-        """Return the error of a server that answers so."""
-        return cls(
-            f"the model registry at {shown} has nothing to offer",
-            got=got,
-            remedy="register a model with tasador run, or name another model or alias",
-        )
-
-    @classmethod
-    def of(cls, what: str) -> NotRegisteredError:
-        """Return the error of what a database does not hold."""
-        return cls(
-            f"there is {what}",
-            remedy="register one with tasador run, or name another model or alias",
-        )
-
-
-class RegistryAddressError(ConfigError):
-    """An address of a registry that is not read here."""
-
-    @classmethod
-    def of(cls, uri: str) -> RegistryAddressError:
-        """Return the error of `uri`, whose password is left out."""
-        return cls(
-            "the model registry's address is of a kind that a service cannot read",
-            expected="http://, https:// or sqlite:///",
-            got=re.sub(r"://[^/@\s]+@", "://***@", uri),
-            remedy="start `mlflow server` on that store and give its address",
-        )
 
 
 @dataclass(frozen=True)
@@ -245,11 +130,9 @@ class MlflowServer:
         if artifact_uri.startswith("mlflow-artifacts:") or scheme in ("http", "https"):
             with self._opened(self._artifact_address(artifact_uri), deadline) as response:
                 content = read_body(response, limit, deadline, artifact_uri)
-        else:
-            content = self._read_file(artifact_uri, limit, deadline)
-        if len(content) > limit:
-            raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
-        return content
+                return checked_size(artifact_uri, content, limit)
+        patience = storage.Patience(self.connect_s, self.read_s)
+        return read_file(artifact_uri, limit, deadline, patience)
 
     def _offered(self, plain: Mapping[str, Any]) -> OfferedVersion:
         try:
@@ -357,16 +240,6 @@ class MlflowServer:
             base = f"{urllib.parse.urlsplit(base).scheme}://{parts.netloc}"
         return f"{base}{_ARTIFACTS}/{path}"
 
-    def _read_file(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
-        location = local_path(artifact_uri)
-        patience = storage.Patience(self.connect_s, self.read_s)
-        try:
-            return storage.read_limited(location, limit, deadline=deadline, patience=patience)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NothingOfferedError(f"there is no {artifact_uri}") from None
-            raise
-
     def _error_of(self, response: http.client.HTTPResponse) -> Exception:
         """Return the error for an answer other than 200."""
         code, said = "", ""
@@ -399,167 +272,6 @@ def _plain(found: Mapping[str, Any], aliases: Mapping[str, str]) -> ModelVersion
         tags={str(tag["key"]): str(tag["value"]) for tag in found.get("tags", [])},
         aliases=tuple(sorted(alias for alias, held in aliases.items() if held == number)),
     )
-
-
-def local_path(artifact_uri: str) -> storage.Location:
-    """Return the path of a ``file:`` address; paths and object stores' addresses as they are.
-
-    Raises:
-        RegistryRejectedError: The address is of a kind that is not read here.
-    """
-    if storage.is_remote(artifact_uri):
-        return artifact_uri
-    parts = urllib.parse.urlsplit(artifact_uri)
-    if parts.scheme == "file":
-        return Path(urllib.request.url2pathname(parts.path))
-    if parts.scheme:
-        raise UnreadableRegistryError.of_scheme(parts.scheme)
-    return Path(artifact_uri)
-
-
-_VERSION = """
-    SELECT name, version, run_id, storage_location, source FROM model_versions
-    WHERE name = ? AND version = ? AND current_stage <> 'Deleted_Internal'
-"""
-_LISTED = """
-    SELECT version, creation_time, source FROM model_versions
-    WHERE name = ? AND current_stage <> 'Deleted_Internal' ORDER BY version DESC
-"""
-_MODELS = """
-    SELECT DISTINCT name FROM model_versions
-    WHERE current_stage <> 'Deleted_Internal' ORDER BY name
-"""
-_ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
-_Row = tuple[str, int, str | None, str | None, str | None]
-_TAGS = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
-_ALIAS = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
-
-
-@dataclass(frozen=True)
-class EmbeddedRegistry:
-    """A registry in a SQLite file, such as `tasador run` makes in its workspace.
-
-    Attributes:
-        file: The database; never written, never made.
-    """
-
-    file: Path
-
-    @classmethod
-    def at(cls, uri: str) -> EmbeddedRegistry:
-        """Return the registry at ``sqlite:///path``.
-
-        Raises:
-            ConfigError: The address has an unknown scheme.
-        """
-        match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
-        if match is None:
-            raise RegistryAddressError.of(uri)
-        return cls(Path(match.group(1)))
-
-    def resolve(self, model_name: str, alias: str, deadline: Deadline) -> OfferedVersion:
-        """Return the version that holds `alias`.
-
-        Raises:
-            NothingOfferedError: There is no such database, model or alias.
-            RegistryRejectedError: The database is no registry of a known layout.
-            RegistryError: It is locked, or the alias points at a version that was deleted.
-        """
-        with self._reading(deadline) as database:
-            row = database.execute(_ALIAS, (model_name, alias)).fetchone()
-            if row is None:
-                what = f"no model {model_name!r} with the alias {alias!r} in {self.file}"
-                raise NotRegisteredError.of(what)
-            number = str(row[0])
-            if database.execute(_VERSION, (model_name, number)).fetchone() is None:
-                raise DeletedVersionError.of(alias, number)
-            return self._offered(database, model_name, number)
-
-    def version(self, model_name: str, number: str, deadline: Deadline) -> OfferedVersion:
-        """Return the version of that number; errors as in `resolve`."""
-        with self._reading(deadline) as database:
-            return self._offered(database, model_name, number)
-
-    def models(self, deadline: Deadline) -> list[str]:
-        """Return the names of the models that have a version; errors as in `listed`."""
-        with self._reading(deadline) as database:
-            return [str(name) for (name,) in database.execute(_MODELS)]
-
-    def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
-        """Return every version of a model, the newest first; none when there is no such model.
-
-        Raises:
-            NothingOfferedError: There is no such database.
-            RegistryRejectedError: The database is no registry of a known layout.
-            RegistryError: It is locked.
-        """
-        with self._reading(deadline) as database:
-            aliases = dict(database.execute(_ALIASES, (model_name,)).fetchall())
-            rows = database.execute(_LISTED, (model_name,)).fetchall()
-            return [
-                ModelVersion(
-                    name=model_name,
-                    number=str(number),
-                    created=created / 1000.0,
-                    source=source or "",
-                    tags=dict(database.execute(_TAGS, (model_name, number)).fetchall()),
-                    aliases=tuple(sorted(a for a, held in aliases.items() if held == number)),
-                )
-                for number, created, source in rows
-            ]
-
-    def locate(self, offered: OfferedVersion, deadline: Deadline) -> str:
-        """Return the address of a version's files; errors as in `resolve`."""
-        with self._reading(deadline) as database:
-            *_, stored, source = self._row(database, offered.name, offered.version)
-            return stored or source or ""
-
-    def read_artifact(self, artifact_uri: str, limit: int, deadline: Deadline) -> bytes:
-        """Return the content of one file; errors as in `MlflowServer`."""
-        try:
-            content = read_limited(local_path(artifact_uri), limit, deadline=deadline)
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise NothingOfferedError(f"there is no {artifact_uri}") from None
-            raise
-        if len(content) > limit:
-            raise BundleError(f"{artifact_uri} is too large", expected=f"at most {limit} bytes")
-        return content
-
-    def _row(self, database: sqlite3.Connection, model_name: str, number: str) -> _Row:
-        row: _Row | None = database.execute(_VERSION, (model_name, number)).fetchone()
-        if row is None:
-            raise NotRegisteredError.of(f"no version {number} of {model_name!r} in {self.file}")
-        return row
-
-    def _offered(
-        self, database: sqlite3.Connection, model_name: str, number: str
-    ) -> OfferedVersion:
-        name, version, run_id, *_ = self._row(database, model_name, number)
-        tags = dict(database.execute(_TAGS, (model_name, number)).fetchall())
-        return OfferedVersion(name, str(version), run_id or "", tags)
-
-    @contextmanager
-    def _reading(self, deadline: Deadline) -> Iterator[sqlite3.Connection]:
-        # SQLite would wait for a pipe of that name without end
-        if not is_plain(self.file):
-            raise NotRegisteredError.of(f"no registry at {self.file}")
-        try:
-            database = sqlite3.connect(
-                f"{self.file.resolve().as_uri()}?mode=ro",
-                uri=True,
-                timeout=min(2.0, deadline.remaining()),
-            )
-            try:
-                yield database
-            finally:
-                database.close()
-        except sqlite3.OperationalError as error:
-            if "no such" in str(error):
-                raise UnreadableRegistryError.of_layout(self.file, error) from None
-            raise RegistryError(f"{self.file} cannot be read", got=str(error)) from error
-        except sqlite3.DatabaseError as error:
-            raise UnreadableRegistryError.of_layout(self.file, error) from None
 
 
 def registry_reader(uri: str, *, connect_s: float = 2.0, read_s: float = 5.0) -> RegistryReader:

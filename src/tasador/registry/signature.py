@@ -456,7 +456,7 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
 
 
 def _bundles(workspace: Path) -> Iterable[Path]:
-    from tasador.registry.mlflow_reader import EmbeddedRegistry, local_path
+    from tasador.registry.embedded import EmbeddedRegistry, local_path
     from tasador.registry.versions import BUNDLE_PATH, OfferedVersion
 
     found = [file.parent for file in sorted(workspace.glob("bundles/*/manifest.json"))]

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fixtures.wandb_files import runs_of
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.monitoring.alerts import AlertBook, AlertRule, Notification
 from tasador.monitoring.notifications import (
+    AppriseRoute,
     EmailRoute,
     RouteSettings,
     SlackRoute,
@@ -27,6 +29,7 @@ from tasador.monitoring.notifications import (
     deliver,
     described,
 )
+from tasador.monitoring.settings import routes_from
 from tasador.monitoring.verdict import Finding, Verdict
 from tasador.records.database import Database
 
@@ -251,3 +254,33 @@ def test_a_route_that_went_away_is_reported_once(tmp_path) -> None:
 def test_a_rule_that_names_no_route_is_refused() -> None:
     with pytest.raises(ConfigError, match="names the route 'pager'"):
         check_routes([AlertRule("x", routes=("pager",))], build_routes({}))
+
+
+def test_any_service_that_apprise_knows_gets_a_notice_by_its_address_alone(receiver) -> None:
+    address = receiver.url.replace("http://", "json://")
+    route = build_routes({"phone": RouteSettings("apprise", address)})["phone"]
+    route.send(NOTICE)
+    ((_, body),) = receiver.got
+    plain = json.loads(body)
+    assert (plain["title"], plain["message"]) == ("[ALERT] m: drift income", "PSI <0.4> & rising")
+
+
+def test_a_service_behind_apprise_that_is_down_keeps_the_notice_for_later() -> None:
+    word = "s3cret"
+    settings = RouteSettings("apprise", f"json://user:{word}@127.0.0.1:9", timeout_s=1.0)
+    with pytest.raises(StorageError, match="the service behind Apprise did not take") as caught:
+        AppriseRoute(settings).send(NOTICE)
+    assert word not in str(caught.value)
+
+
+def test_an_address_that_apprise_does_not_know_is_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigError, match=r"ntfy://topic, got an address of 16 char") as caught:
+        AppriseRoute(RouteSettings("apprise", "nonsense://s3cre"))
+    assert "s3cre" not in str(caught.value)
+    assert routes_from({"TASADOR_ALERTS__APPRISE_URL": "ntfy://t"})["apprise"].url == "ntfy://t"
+
+
+def test_without_apprise_the_route_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(MissingExtraError, match="'apprise' is not installed"):
+        AppriseRoute(RouteSettings("apprise", "ntfy://topic"))

@@ -28,7 +28,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special, stats
 
 from tasador.core import seeds
 from tasador.monitoring.column_summary import ColumnSummary, Counts, Grid
@@ -103,19 +103,15 @@ def wasserstein(reference: ColumnSummary, window: ColumnSummary, grid: Grid) -> 
     spread = reference.std(grid)
     if not reference.finite or not window.finite or not spread > 0:
         return None
-    (a, weight_a), (b, weight_b) = _atoms(reference), _atoms(window)
-    places = np.concatenate((a, b))
-    weights = np.concatenate((weight_a, -weight_b))
-    order = np.argsort(places)
-    gap = np.abs(np.cumsum(weights[order]))[:-1]
-    return float((gap * np.diff(places[order])).sum() / spread)
+    (a, rows_a), (b, rows_b) = _cells(reference), _cells(window)
+    return float(stats.wasserstein_distance(a, b, rows_a, rows_b) / spread)
 
 
-def _atoms(summary: ColumnSummary) -> tuple[Floats, Floats]:
-    """Return the means of the non-empty cells, and their shares."""
+def _cells(summary: ColumnSummary) -> tuple[Floats, Floats]:
+    """Return the means of the non-empty cells, and their rows."""
     counts = summary.finite_counts.astype(np.float64)
     some = counts > 0
-    return summary.sums[some] / counts[some], counts[some] / counts[some].sum()
+    return summary.sums[some] / counts[some], counts[some]
 
 
 def more_often(window: float, n: int, reference: float, m: int) -> float:
@@ -233,11 +229,7 @@ def adjusted(p_values: Sequence[float]) -> Floats:
     Calling everything at or below q a discovery keeps the expected share of false ones below q,
     and, where nothing has changed at all, the chance of any below q.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p)[::-1]
-    ranks = np.arange(len(p), 0, -1)
-    result = np.empty(len(p))
-    result[order] = np.minimum(np.minimum.accumulate(p[order] * len(p) / ranks), 1.0)
+    result: Floats = stats.false_discovery_control(np.asarray(p_values, dtype=np.float64))
     return result
 
 
@@ -318,7 +310,5 @@ def _halves(rows: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:
 
 def area_under_curve(negative: Floats, positive: Floats) -> float:
     """Return the chance that a positive scores above a negative; ties count half."""
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    upto = np.searchsorted(ordered, positive, side="right")
-    return float((below + upto).mean() / 2 / len(negative))
+    u = stats.mannwhitneyu(positive, negative, method="asymptotic").statistic
+    return float(u / (len(positive) * len(negative)))

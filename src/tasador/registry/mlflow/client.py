@@ -14,15 +14,27 @@ import logging
 import os
 import re
 import secrets
+import sqlite3
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tasador.core.errors import MissingExtraError, RegistryError, TasadorError
+from tasador.core.errors import MissingExtraError, RegistryError, StorageError, TasadorError
 from tasador.core.storage import make_private
+from tasador.registry.embedded import (
+    StoredModel,
+    StoredVersion,
+    change_stamp,
+    read_snapshot,
+    snapshot_file,
+    write_snapshot,
+)
 
+_log = logging.getLogger(__name__)
+_PAGE = 100
 _LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 #: For the first question to a server: two attempts of 3 s, so that a dead one is known in < 10 s.
 PROBE = {
@@ -67,6 +79,15 @@ class UnusableRegistryError(RegistryError):
             remedy="check the address, that the server runs and accepts this host "
             "(mlflow server --allowed-hosts), or use the embedded registry: "
             "tracking_uri=sqlite:///workspace/mlflow.db",
+        )
+
+    @classmethod
+    def foreign(cls, file: Path, tables: Sequence[str]) -> UnusableRegistryError:
+        """Return the error of a SQLite file that holds something else."""
+        return cls(
+            f"{file} has no tables of MLflow",
+            got=", ".join(tables[:5]),
+            remedy="name another file: MLflow would make its tables in this one",
         )
 
 
@@ -129,11 +150,61 @@ def open_client(tracking_uri: str, waiting: Mapping[str, str] = WORK) -> Iterato
                 client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
                 client.search_experiments(max_results=1)
             with environment(waiting):
-                yield client
+                try:
+                    yield client
+                finally:
+                    _update_snapshot(client, sqlite_file(tracking_uri))
         except TasadorError:
             raise
         except Exception as error:  # MLflow lets its stores' and transports' own errors through
             raise UnusableRegistryError.of(tracking_uri, error) from error
+
+
+def _update_snapshot(client: Any, file: Path | None) -> None:
+    """Bring the snapshot file of an embedded registry to its present state, if it is not.
+
+    Services and commands without MLflow follow it. Where it cannot be written they notice that it
+    is old, so nothing else fails for it.
+    """
+    if file is None:
+        return
+    try:
+        stamp, known = change_stamp(file), read_snapshot(file)
+        if known is None or known[0] != stamp:
+            write_snapshot(file, stamp, _registered(client))
+    except Exception as error:  # also MLflow's own, which are of many classes
+        _log.warning("%s cannot be written: %s", snapshot_file(file), error)
+
+
+def _registered(client: Any) -> dict[str, StoredModel]:
+    """Return every registered model, read through MLflow."""
+    versions: dict[str, list[StoredVersion]] = {}
+    for one in pages(client.search_model_versions, None):
+        source = str(one.source or "")
+        if source.startswith(("models:", "runs:")):  # only MLflow knows where that is
+            source = client.get_model_version_download_uri(one.name, one.version)
+        stored = StoredVersion(
+            str(one.version), one.creation_timestamp / 1000.0, str(one.source or ""), source,
+            str(one.run_id or ""), {str(key): str(value) for key, value in one.tags.items()},
+        )  # fmt: skip
+        versions.setdefault(str(one.name), []).append(stored)
+    models = {}
+    for one in pages(client.search_registered_models, None):
+        own = sorted(versions.get(one.name, []), key=lambda found: -int(found.number))
+        held = {str(alias): str(number) for alias, number in one.aliases.items()}
+        models[str(one.name)] = StoredModel(held, own)
+    return models
+
+
+def pages(search: Any, query: str | None) -> Iterator[Any]:
+    """Yield what a search of MLflow's client finds, page by page."""
+    token = None
+    while True:
+        page = search(query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _first_line(error: Exception) -> str:
@@ -161,7 +232,10 @@ def _make_database(tracking_uri: str) -> None:
     from mlflow import MlflowClient
 
     file = sqlite_file(tracking_uri)
-    if file is None or file.exists():
+    if file is None:
+        return
+    if file.exists():
+        _refuse_foreign(file)
         return
     new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -172,3 +246,31 @@ def _make_database(tracking_uri: str) -> None:
     finally:
         for rest in file.parent.glob(f"{new.name}*"):
             rest.unlink()
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Refuse a database of something else: MLflow would make its tables in it."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file, timeout=2.0)) as database:
+        found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        tables = sorted(str(name) for (name,) in found)
+        if tables and "alembic_version" not in tables:
+            raise UnusableRegistryError.foreign(file, tables)
+
+
+def main(file: str) -> int:
+    """Write the snapshot file of the registry in a SQLite file; return the exit code."""
+    try:
+        before = read_snapshot(Path(file))
+        with open_client(f"sqlite:///{file}"):
+            pass
+        after = read_snapshot(Path(file))
+        if after is None or (after == before and after[0] != change_stamp(Path(file))):
+            raise StorageError(f"{snapshot_file(Path(file))} cannot be written")
+    except TasadorError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

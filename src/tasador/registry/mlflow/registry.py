@@ -18,7 +18,7 @@ from typing import Any
 from tasador.contract.model import TableContract
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, NothingOfferedError, RegistryError, StorageError
-from tasador.registry.mlflow.client import BRISK, open_client, sqlite_file, without_password
+from tasador.registry.mlflow.client import BRISK, open_client, pages, sqlite_file, without_password
 from tasador.registry.mlflow.registration import (
     MlflowRun,
     RegisteredVersion,
@@ -456,7 +456,6 @@ def _registered(version: Any) -> RegisteredVersion:
     )
 
 
-_PAGE = 100
 _READ_S = 10.0
 
 
@@ -475,7 +474,7 @@ class MlflowVersions:
     def all(self) -> list[ModelVersion]:
         with self._client() as client:
             aliases = _aliases(client, self.name)
-            found = _pages(client.search_model_versions, f"name = '{self.name}'")
+            found = pages(client.search_model_versions, f"name = '{self.name}'")
             versions = [_plain(one, aliases) for one in found]
         return sorted(versions, key=lambda version: -int(version.number))
 
@@ -537,7 +536,7 @@ def registered_models(uri: str) -> list[str]:
     if file is not None and not file.exists():
         raise NoModelError.no_registry(uri)
     with open_client(uri, BRISK) as client:
-        return sorted(str(one.name) for one in _pages(client.search_registered_models, None))
+        return sorted(str(one.name) for one in pages(client.search_registered_models, None))
 
 
 def list_registered(uri: str) -> list[str]:
@@ -563,16 +562,6 @@ def list_versions(uri: str, name: str) -> list[ModelVersion]:
         return []
     except ConfigError:  # of a kind that only MLflow reads
         return MlflowVersions(uri, name).all() if name in registered_models(uri) else []
-
-
-def _pages(search: Any, query: str | None) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(query, max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:
