@@ -198,7 +198,7 @@ def test_a_bad_row_is_named_by_its_place_and_column(client):
     rows = [ROWS[0], {**ROWS[0], "income": -1.0, "kind": "castle"}]
     answer = client.post(f"/v2/models/{MODEL}/infer", json=body(rows))
     assert answer.status_code == 422
-    assert [found["loc"] for found in answer.json()["detail"]] == [
+    assert [found["loc"] for found in answer.json()["errors"]] == [
         ["inputs", 1, "income"],
         ["inputs", 1, "kind"],
     ]
@@ -240,7 +240,7 @@ def test_tensors_that_are_invalid_are_refused_with_their_place(client, request_)
     answer = client.post(f"/v2/models/{MODEL}/infer", content=orjson.dumps(request_))
     assert answer.status_code == 422
     assert answer.json()["error"] == "invalid_tensors"
-    assert answer.json()["detail"][0]["loc"]
+    assert answer.json()["errors"][0]["loc"]
 
 
 def binary(request_, tail, length=None):
