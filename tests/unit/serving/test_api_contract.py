@@ -9,6 +9,7 @@ from tasador.registry.metadata import stamp_release
 from tasador.registry.model_bundle import load_bundle
 
 REFUSAL = {"type", "title", "status", "detail", "instance", "error", "request_id", "errors"}
+TEXTS = {"expected", "got", "remedy"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}
 PREDICT = "/api/v1/predict"
 
@@ -191,7 +192,9 @@ def test_the_document_has_units_bounds_and_an_example_that_works(client):
     answer = client.post(PREDICT, json={"instances": row["examples"]})
     assert answer.status_code == 200
     refusal = document["paths"][PREDICT]["post"]["responses"]["422"]
-    assert refusal["content"]["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDetails")
+    assert refusal["content"]["application/problem+json"]["schema"]["$ref"].endswith(
+        "/ProblemDetails"
+    )
     assert {"/v2/models/{name}/infer", "/invocations", "/api/v1/score"} <= set(document["paths"])
 
 

@@ -18,6 +18,7 @@ from tasador.serving.http.server import GuardedProtocol
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
 REFUSAL = {"type", "title", "status", "detail", "instance", "error", "request_id", "errors"}
+TEXTS = {"expected", "got", "remedy"}
 PREDICT = "/api/v1/predict"
 JSON = {"content-type": "application/json"}
 
@@ -52,6 +53,11 @@ def refused(answer, status, error):
     assert set(found) - TEXTS == REFUSAL
     assert found["error"] == error
     assert answer.headers["x-request-id"] == found["request_id"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (found["type"], found["status"]) == (f"urn:tasador:problem:{error}", status)
+    assert found["instance"] == f"urn:tasador:request:{found['request_id']}"
+    assert isinstance(found["title"], str)
+    assert isinstance(found["detail"], str)
     return found
 
 
@@ -186,7 +192,8 @@ def test_slow_headers_and_silent_connections_are_ended(guarded):
     start = time.monotonic()
     answer = raw(guarded.port, b"POST /api/v1/predict HTTP/1.1\r\nHost: x\r\nX-Slow: ")
     assert answer.startswith(b"HTTP/1.1 408")
-    assert set(json.loads(answer.split(b"\r\n\r\n", 1)[1])) == REFUSAL
+    assert set(json.loads(answer.split(b"\r\n\r\n", 1)[1])) - TEXTS == REFUSAL
+    assert b"content-type: application/problem+json" in answer
     assert raw(guarded.port, b"") == b""
     assert raw(guarded.port, b"\r\n\r\n\r\n") == b""
     assert time.monotonic() - start < 10
@@ -256,7 +263,7 @@ def test_what_is_no_proper_http_is_refused_in_our_schema_and_the_connection_clos
         head, body = answer.split(b"\r\n\r\n", 1)
         assert head.startswith(b"HTTP/1.1 " + status)
         assert b"connection: close" in head
-        assert set(json.loads(body)) == REFUSAL
+        assert set(json.loads(body)) - TEXTS == REFUSAL
     else:
         assert len(sent) > 65536
 
