@@ -366,7 +366,7 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
             if asked.identifier is not None:
                 head["id"] = asked.identifier
             found = answer.predictions
-            outputs = {
+            outputs: dict[str, Sequence[Any]] = {
                 "prediction": found.prediction,
                 "lower": found.lower,
                 "upper": found.upper,
