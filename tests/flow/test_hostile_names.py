@@ -188,7 +188,7 @@ def test_a_service_answers_counts_and_documents_hostile_names(
         wrong = {**rows[0], CATEGORY: "no such level", NUMBERS["label"]: "word"}
         answer = httpx.post(server.url + "/api/v1/predict", json={"instances": [wrong]})
         assert answer.status_code == 422
-        assert answer.json()["detail"]
+        assert answer.json()["errors"]
         explained = httpx.post(server.url + "/api/v1/explain", json=rows[0], timeout=60)
         assert explained.status_code in (200, 404, 422), explained.text
         scored = httpx.post(

@@ -215,8 +215,8 @@ def test_the_service_refuses_the_rows_that_the_bundle_refuses(
     assert refused
     answer = httpx.post(f"{servers[name].url}/api/v1/predict", json={"instances": refused})
     assert answer.status_code == 422
-    body = {k: v for k, v in answer.json().items() if k != "request_id"}
-    assert {fault["loc"][1] for fault in body["detail"]} == set(range(len(refused)))
+    body = {k: v for k, v in answer.json().items() if k not in ("request_id", "instance")}
+    assert {fault["loc"][1] for fault in body["errors"]} == set(range(len(refused)))
     references.check(f"refusals/{name}", body)
 
 

@@ -69,8 +69,8 @@ class ServiceRefusedError(ServingError):
             plain = json.loads(body)
             if isinstance(plain, dict):
                 found.word = str(plain.get("error", ""))
-                found.said = str(plain.get("message", found.said))
-                found.faults = tuple(plain.get("detail") or ())
+                found.said = _text(plain) or found.said
+                found.faults = tuple(plain.get("errors") or ())
         except ValueError:
             pass  # a proxy's page: its text is said as it is
         return found
@@ -256,7 +256,13 @@ def _joined(value: Any) -> str:
 def _message(body: bytes) -> str:
     try:
         plain = json.loads(body)
-        detail = plain.get("detail") or [{}]
-        return f"{plain['message']} {detail[0].get('msg', '')}".strip()
+        faults = plain.get("errors") or [{}]
+        return f"{_text(plain)} {faults[0].get('msg', '')}".strip()
     except (ValueError, KeyError, AttributeError, TypeError):
         return body[:200].decode(errors="replace")
+
+
+def _text(problem: Mapping[str, Any]) -> str:
+    """Return what a problem (RFC 9457) says, with what to do about it."""
+    detail, remedy = problem.get("detail"), problem.get("remedy")
+    return f"{detail}. To do: {remedy}" if detail and remedy else str(detail or "")

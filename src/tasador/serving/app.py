@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,18 +13,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tasador.serving.api.health import DeepCheck, Updates, status_router
-from tasador.serving.api.openapi import PAGE, SCRIPT, Documentation, answers, body_of
-from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes
-from tasador.serving.api.predict import ValuationRoutes, json_endpoint
-from tasador.serving.errors import Problem, error_detail, internal_error
-from tasador.serving.http.middleware import Authorizer, GuardMiddleware
-from tasador.serving.http.request import App, Handler, TrustedProxies
+from tasador.serving.api.openapi import Documentation, documentation_router
+from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes, outcomes_router
+from tasador.serving.api.predict import PREDICT, ValuationRoutes, valuation_router
+from tasador.serving.errors import Problem, error_detail, faults_of
+from tasador.serving.http.middleware import (
+    AuthMiddleware,
+    Authorizer,
+    ContextMiddleware,
+    LimitMiddleware,
+    PredictMiddleware,
+    ProblemMiddleware,
+    problem_response,
+)
+from tasador.serving.http.request import App, TrustedProxies
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_JSON_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,6 @@ class Parts:
         deep: Looks at every dependency.
         updates: Says how the search for newer models goes.
         routers: Further routes.
-        hot: Further handlers that bypass FastAPI, by (method, path).
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         cors_origins: Origins whose pages may call the service.
         access_log: Whether every request is logged.
@@ -54,7 +59,6 @@ class Parts:
     deep: DeepCheck
     updates: Callable[[], Updates] = Updates
     routers: Sequence[APIRouter] = ()
-    hot: dict[tuple[str, str], Handler] = field(default_factory=dict)
     proxies: TrustedProxies | None = None
     cors_origins: tuple[str, ...] = ()
     access_log: bool = False
@@ -71,24 +75,28 @@ def build_app(parts: Parts) -> App:
         openapi_url=None,
         # a redirect would name whatever host the caller claims
         redirect_slashes=False,
+        strict_content_type=False,  # clients send JSON without naming it
         lifespan=parts.lifespan,
     )
     _register_error_handlers(app)
     routes = ValuationRoutes(parts.service)
-    outcomes = OutcomeRoutes(parts.service, parts.record_outcomes)
+    documentation = Documentation(app, parts.service, parts.version)
+    app.openapi = documentation.openapi  # type: ignore[method-assign]
     routers = [
         status_router(parts.service, parts.version, parts.deep, parts.updates),
-        _valuation_router(routes, outcomes),
+        valuation_router(routes),
+        outcomes_router(OutcomeRoutes(parts.service, parts.record_outcomes)),
         *parts.routers,
+        documentation_router(documentation),
     ]
     for router in routers:
         app.include_router(router)
-    _add_documentation(app, Documentation(app, parts.service, parts.version))
-    guarded = GuardMiddleware(
-        app,
-        {("POST", "/api/v1/predict"): routes.predict, **parts.hot},
-        parts.service.limits,
-        parts.authorizer,
+    # around FastAPI's application and not in it: its own outermost layer would answer first
+    answered: App = PredictMiddleware(app, PREDICT, routes.predict)
+    answered = AuthMiddleware(answered, parts.authorizer)
+    answered = ProblemMiddleware(LimitMiddleware(answered, parts.service.limits))
+    answered = ContextMiddleware(
+        answered,
         parts.service.metrics,
         known=_plain_paths(routers),
         proxies=parts.proxies,
@@ -96,12 +104,12 @@ def build_app(parts: Parts) -> App:
         access_log=parts.access_log,
     )
     if not parts.cors_origins:
-        return guarded
+        return answered
     from starlette.middleware.cors import CORSMiddleware
 
     # outermost: a page may read refusals too, and a browser asks for permission without a key
     return CORSMiddleware(
-        guarded,
+        answered,
         allow_origins=list(parts.cors_origins),
         allow_methods=["GET", "POST"],
         allow_headers=["content-type", "x-api-key", "authorization", "x-request-id"],
@@ -114,38 +122,12 @@ def _plain_paths(routers: Sequence[APIRouter]) -> list[str]:
     return [path for path in paths if "{" not in path]
 
 
-def _valuation_router(routes: ValuationRoutes, outcomes: OutcomeRoutes) -> APIRouter:
-    router = APIRouter(prefix="/api/v1", tags=["valuation"])
-    outcomes_summary = "Record what rows turned out to be worth"
-    for path, handler, name, summary, more in (
-        ("predict", routes.predict, "Predict", "Value rows", ()),
-        ("explain", routes.explain, "Explain", "Say why rows are worth what they are", ()),
-        ("outcomes", outcomes.outcomes, "Outcomes", outcomes_summary, (409,)),
-    ):
-        router.add_api_route(
-            f"/{path}",
-            json_endpoint(handler),
-            methods=["POST"],
-            summary=summary,
-            response_class=Response,
-            responses=answers(f"{name}Answer", *_JSON_ERRORS, *more),
-            openapi_extra=body_of(f"{name}Request"),
-            name=path,
-        )
-    return router
-
-
 def _register_error_handlers(app: FastAPI) -> None:
-    """Answer everything that FastAPI rejects in our schema."""
+    """Answer everything that FastAPI rejects as `Problem` is answered."""
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, problem: Problem) -> Response:
-        headers = {}
-        request.scope["tasador"].problem = problem
-        if problem.retry_after is not None:
-            headers["retry-after"] = str(problem.retry_after)
-        body = problem.body(request.scope["tasador"].request_id)
-        return Response(body, problem.status, headers=headers, media_type="application/json")
+        return problem_response(problem, request.scope["tasador"])
 
     @app.exception_handler(ClientDisconnect)
     async def on_gone(request: Request, error: ClientDisconnect) -> Response:  # noqa: ARG001
@@ -153,49 +135,20 @@ def _register_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001
-        return await on_problem(request, internal_error())  # the guard logs it
+        return await on_problem(request, Problem("internal_error"))  # the middleware logs it
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        problem = Problem(
-            error.status_code,
-            {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "refused"),
-            f"{request.method} {request.url.path[:200]}: {error.detail}",
-            remedy="see /docs for the routes",
-        )
-        answer = await on_problem(request, problem)
+        word = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "refused")
+        text = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        answer = await on_problem(request, Problem(word, text, status=error.status_code))
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        detail = [
-            error_detail(
-                list(found["loc"]),
-                kind=str(found["type"]),
-                expected=str(found["msg"]),
-                got=repr(found.get("input"))[:80],
-                remedy="see /docs",
-            )
-            for found in error.errors()
+        errors = [
+            error_detail(loc, kind=kind, expected=expected, got=got, remedy="see /docs")
+            for loc, expected, got, kind in faults_of(error.errors())
         ]
-        problem = Problem(422, "invalid_request", "the request cannot be read", detail=detail)
-        return await on_problem(request, problem)
-
-
-def _add_documentation(app: FastAPI, documentation: Documentation) -> None:
-    policy = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'"
-
-    async def openapi() -> dict[str, Any]:
-        return documentation.openapi()
-
-    async def docs() -> Response:
-        return Response(PAGE, media_type="text/html", headers={"content-security-policy": policy})
-
-    async def script() -> Response:
-        return Response(SCRIPT, media_type="text/javascript")
-
-    app.add_api_route("/openapi.json", openapi, include_in_schema=False)
-    app.add_api_route("/docs", docs, include_in_schema=False)
-    app.add_api_route("/docs.js", script, include_in_schema=False)
-    app.openapi = documentation.openapi  # type: ignore[method-assign]
+        return await on_problem(request, Problem("invalid_request", errors=errors))

@@ -85,14 +85,11 @@ class LazyDatabase:
             Problem: 503, records are switched off or the database is unreachable.
         """
         if self._settings.mode == "off":
-            remedy = "set TASADOR_RECORDS__MODE to durable or async"
-            raise Problem(503, "records_off", self._off, remedy=remedy)
+            raise Problem("records_off", self._off)
         try:
             return work(self.opened())
         except OutageError as error:
-            raise Problem(
-                503, "database_away", error.message, remedy=self._remedy, retry_after=5
-            ) from None
+            raise Problem("database_away", error.message, remedy=self._remedy) from None
 
     def opened(self) -> Database:
         """Return the connection."""

@@ -1,13 +1,16 @@
-"""`Problem`: every refusal of the API, in one documented schema.
+"""`Problem`: every refusal of the API, as ``application/problem+json`` (RFC 9457).
 
 A body of this form answers every request that is refused, on every route::
 
-    {"error": "invalid_rows", "message": "...", "request_id": "...",
-     "detail": [{"loc": ["instances", 0, "median_income"], "msg": "...", "type": "invalid_value",
+    {"type": "urn:tasador:problem:invalid_rows", "title": "rows do not meet the contract",
+     "status": 422, "detail": "1 of 2 rows do not meet the contract",
+     "instance": "urn:tasador:request:5f3c-1a",
+     "error": "invalid_rows", "request_id": "5f3c-1a", "remedy": "...",
+     "errors": [{"loc": ["instances", 0, "median_income"], "msg": "...", "type": "invalid_value",
                  "expected": "...", "got": "...", "remedy": "..."}]}
 
-``detail`` keeps the place (``loc``, ``msg``, ``type``) that FastAPI's own 422 gives it, so that
-clients of the reference API go on working.
+``expected``, ``got`` and ``remedy`` are there where they are known. ``error`` is the last part of
+``type``: the Open Inference Protocol demands a member of that name.
 """
 
 from __future__ import annotations
@@ -15,14 +18,158 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from tasador.contract.row_check import Fault
+from tasador.contract.row_check import Fault, shown
 from tasador.core.errors import ServingError, StorageError, TasadorError
 from tasador.core.logging import redact, redact_all
 from tasador.records.errors import BusyError
+
+MEDIA_TYPE = "application/problem+json"
+_LATER = "try again after the time in Retry-After"
+
+
+class ProblemType(NamedTuple):
+    """What all problems of one kind have in common.
+
+    Attributes:
+        status: The HTTP status.
+        title: What happened, in a few words; ``detail`` repeats it when there is no more to say.
+        expected: What would have been right.
+        remedy: What the client can do about it.
+        retry_after: Seconds after which another try may go better.
+    """
+
+    status: int
+    title: str
+    expected: str | None = None
+    remedy: str | None = None
+    retry_after: int | None = None
+
+
+_T = ProblemType
+#: Every kind of problem by its word for programs.
+PROBLEMS: dict[str, ProblemType] = {
+    "malformed_request": _T(400, "the request is not HTTP", "a request of HTTP/1.1"),
+    "unknown_host": _T(
+        400, "the service is not called by this name", "a host of security.allowed_hosts"
+    ),
+    "unauthorised": _T(
+        401,
+        "a valid API key is needed",
+        "a valid key in X-API-Key or Authorization: Bearer",
+        "ask whoever runs the service for a key",
+    ),
+    "forbidden": _T(403, "this key may not use the admin routes", "a key of role admin"),
+    "refused": _T(400, "the request is refused", remedy="see /docs for the routes"),
+    "unknown_path": _T(404, "there is no such path", remedy="see /docs for the routes"),
+    "wrong_method": _T(
+        405, "the path does not take this method", remedy="see /docs for the routes"
+    ),
+    "unknown_version": _T(
+        404,
+        "this version does not answer here",
+        remedy="leave the version out, or ask /api/v1/model/info",
+    ),
+    "unknown_model": _T(404, "there is no such model here", remedy="ask /api/v1/model/info"),
+    "no_verdict": _T(
+        404,
+        "nothing was evaluated yet",
+        remedy="run `tasador watch` beside the service, or `tasador monitor` once",
+    ),
+    "no_coordinates": _T(404, "this table has no coordinates to draw"),
+    "no_report": _T(
+        404,
+        "the run that made this model is not kept where the service runs",
+        remedy="see the run in MLflow, or `tasador report` where it was trained",
+    ),
+    "slow_headers": _T(408, "the headers did not arrive in time"),
+    "slow_body": _T(
+        408,
+        "the body did not arrive in time",
+        remedy="check the network, or send less at once",
+    ),
+    "nothing_to_roll_back_to": _T(409, "there is no previous model"),
+    "gates_refuse": _T(409, "a gate refuses this version"),
+    "outcome_conflict": _T(
+        409,
+        "another outcome is known for these predictions; it stays",
+        "the same value again, or a prediction without an outcome",
+        'send it with "replace": true to correct a wrong one',
+    ),
+    "body_too_large": _T(
+        413,
+        "the body is too large",
+        remedy="send fewer rows at once, or use /api/v1/score for files",
+    ),
+    "head_too_large": _T(431, "the request's URL or headers are too long"),
+    "unsupported_media_type": _T(
+        415, "the body's content type is not read here", remedy="set the header Content-Type"
+    ),
+    "malformed_json": _T(
+        422,
+        "the body is not JSON",
+        "a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
+    ),
+    "invalid_request": _T(422, "the request cannot be read"),
+    "invalid_rows": _T(
+        422,
+        "rows do not meet the contract",
+        remedy="correct the fields listed in errors; no row was valued",
+    ),
+    "invalid_outcomes": _T(422, "no outcome can be recorded"),
+    "invalid_tensors": _T(422, "the tensors cannot be read"),
+    "invalid_header": _T(
+        422,
+        "the file's columns do not meet the contract",
+        remedy="correct the columns listed in errors; no row was valued",
+    ),
+    "duplicate_field": _T(
+        422, "a field is given twice in one object", remedy="send each field once"
+    ),
+    "malformed_file": _T(422, "the file cannot be read"),
+    "malformed_body": _T(
+        422,
+        "the body cannot be inflated",
+        "a whole body, compressed as Content-Encoding says",
+        "send it again, or uncompressed",
+    ),
+    "too_many_requests": _T(429, "this client sends requests too fast", remedy=_LATER),
+    "internal_error": _T(
+        500,
+        "the request could not be answered",
+        remedy="report the request id with the service's log",
+    ),
+    "model_not_ready": _T(
+        503,
+        "no model is loaded yet",
+        remedy="try again shortly; /health/deep says which source is down",
+        retry_after=2,
+    ),
+    "overloaded": _T(503, "too many requests are under way", remedy=_LATER, retry_after=1),
+    "timeout": _T(
+        503,
+        "the request took too long",
+        remedy="send fewer rows at once, or try again",
+        retry_after=1,
+    ),
+    "no_space": _T(
+        503,
+        "the valuation cannot be recorded: the database takes nothing, and the spool is full",
+        remedy=f"{_LATER}; /health/deep says what is wrong",
+        retry_after=5,
+    ),
+    "records_off": _T(
+        503,
+        "records are switched off",
+        remedy="set TASADOR_RECORDS__MODE to durable or async",
+    ),
+    "database_away": _T(503, "the records' database does not answer", retry_after=5),
+    "registry_away": _T(503, "the registry does not answer"),
+    "lifecycle_unavailable": _T(503, "this service cannot change models"),
+}
 
 #: Faults listed in one answer; a batch of thousands of bad rows need not be repeated to its sender.
 MOST_DETAILS = 100
@@ -55,51 +202,71 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
     """A request that is refused.
 
     Args:
-        status: The HTTP status.
-        error: A stable word for programs, e.g. ``"invalid_rows"``.
-        message: What happened, for people.
-        detail: Faults by place; see the module.
+        error: Its kind, one of `PROBLEMS`.
+        message: What happened, for people; by default the kind's title.
+        status: The HTTP status, where it is not the kind's.
+        expected: What would have been right; by default the kind's, and so the next two.
+        got: What came instead.
+        remedy: What the client can do about it.
         retry_after: Seconds after which another try may go better; None gives no hint.
+        errors: Faults by place; see the module.
         asked: How many rows the request holds, when they could be read.
         bad_rows: Which of them do not meet the contract.
     """
 
     def __init__(
         self,
-        status: int,
         error: str,
-        message: str,
+        message: str | None = None,
         *,
+        status: int | None = None,
         expected: str | None = None,
         got: str | None = None,
         remedy: str | None = None,
-        detail: Sequence[Mapping[str, Any]] = (),
         retry_after: int | None = None,
+        errors: Sequence[Mapping[str, Any]] = (),
         asked: int = 1,
         bad_rows: Sequence[BadRow] = (),
     ) -> None:
-        super().__init__(message, expected=expected, got=got, remedy=remedy)
-        self.status = status
-        self.error = error
-        self.detail = list(detail)
-        self.retry_after = retry_after
+        kind = PROBLEMS[error]
+        super().__init__(
+            message or kind.title,
+            expected=expected or kind.expected,
+            got=got,
+            remedy=remedy or kind.remedy,
+        )
+        self.error, self.title = error, kind.title
+        self.status = status or kind.status
+        self.retry_after = retry_after or kind.retry_after
+        self.errors = list(errors)
         self.asked = asked
         self.bad_rows = bad_rows
 
     def body(self, request_id: str) -> bytes:
         """Return the answer's body."""
-        plain: dict[str, Any] = {
-            "error": self.error,
-            # messages quote what was sent and what drivers say: either may hold a password
-            "message": redact(str(self)),
-            "request_id": request_id,
-            "detail": redact_all(self.detail[:MOST_DETAILS]),
-        }
-        if len(self.detail) > MOST_DETAILS:
+        detail = self.message
+        if len(self.errors) > MOST_DETAILS:
             # never cut in silence: a client may otherwise correct a hundred rows and be refused
             # again
-            plain["message"] += f" ({len(self.detail)} faults, the first {MOST_DETAILS} are listed)"
+            detail += f" ({len(self.errors)} faults, the first {MOST_DETAILS} are listed)"
+        own = {"expected": self.expected, "got": self.got, "remedy": self.remedy}
+        plain: dict[str, Any] = {
+            "type": f"urn:tasador:problem:{self.error}",
+            "title": self.title,
+            "status": self.status,
+            # texts quote what was sent and what drivers say: either may hold a password
+            "detail": redact(detail),
+            "instance": f"urn:tasador:request:{request_id}",
+            "error": self.error,
+            "request_id": request_id,
+            **{name: redact(text) for name, text in own.items() if text is not None},
+            "errors": redact_all(self.errors[:MOST_DETAILS]),
+        }
         return orjson.dumps(plain, default=str)
+
+    def headers(self) -> dict[str, str]:
+        """Return the answer's headers beside its type."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def summary(self) -> str:
         """Return the error in one line for the log: fields and causes, no values."""
@@ -112,18 +279,13 @@ class Problem(ServingError):  # noqa: N818 - the term of RFC 9457
         return f"{self.error}: {', '.join(causes_text)}" if causes_text else self.error
 
     @classmethod
-    def of(
-        cls, status: int, word: str, error: TasadorError, *, retry_after: int | None = None
-    ) -> Problem:
+    def of(cls, word: str, error: TasadorError) -> Problem:
         """Return the answer that carries the parts of another error."""
-        return cls(
-            status, word, error.message,
-            expected=error.expected, got=error.got, remedy=error.remedy, retry_after=retry_after,
-        )  # fmt: skip
+        return cls(word, error.message, expected=error.expected, got=error.got, remedy=error.remedy)
 
 
 class InvalidRequest(Problem):
-    """One place of a request is invalid: 422, with that place in ``detail``.
+    """One place of a request is invalid: 422, with that place in ``errors``.
 
     Args:
         loc: The place, see the module.
@@ -132,7 +294,7 @@ class InvalidRequest(Problem):
         got: What came instead.
         remedy: What the client can do about it.
         error: A stable word for programs.
-        kind: The same of the entry in ``detail``; `error` when None.
+        kind: The same of the entry in ``errors``; `error` when None.
     """
 
     def __init__(
@@ -147,7 +309,7 @@ class InvalidRequest(Problem):
         kind: str | None = None,
     ) -> None:
         entry = error_detail(loc, kind=kind or error, expected=expected, got=got, remedy=remedy)
-        super().__init__(422, error, message, expected=expected, got=got, detail=[entry])
+        super().__init__(error, message, expected=expected, got=got, remedy=remedy, errors=[entry])
 
 
 def error_detail(
@@ -158,7 +320,7 @@ def error_detail(
     got: str,
     remedy: str,
 ) -> dict[str, Any]:
-    """Return one entry of ``detail``."""
+    """Return one entry of ``errors``."""
     return {
         "loc": list(loc),
         "msg": f"expected {expected}, got {got}",
@@ -169,85 +331,41 @@ def error_detail(
     }
 
 
-def not_ready() -> Problem:
-    """Return the answer while no model is loaded."""
-    return Problem(
-        503,
-        "model_not_ready",
-        "no model is loaded yet",
-        remedy="try again shortly; /health/deep says which source is down",
-        retry_after=2,
-    )
-
-
-def overloaded(retry_after: int = 1) -> Problem:
-    """Return the answer when more requests are under way than the service takes."""
-    return Problem(
-        503,
-        "overloaded",
-        "too many requests are under way",
-        remedy="try again after the time in Retry-After",
-        retry_after=retry_after,
-    )
-
-
-def timed_out(seconds: float) -> Problem:
-    """Return the answer when a request took longer than it may."""
-    return Problem(
-        503,
-        "timeout",
-        f"the request took longer than {seconds:g} s",
-        remedy="send fewer rows at once, or try again",
-        retry_after=1,
-    )
+def faults_of(
+    found: Sequence[Mapping[str, Any]],
+) -> list[tuple[list[str | int], str, str, str]]:
+    """Return place, expected, got and kind of what pydantic finds wrong."""
+    faults = []
+    for one in found:
+        loc = [part for part in one["loc"] if part != "body"]
+        kind = str(one["type"])
+        cause = one.get("ctx", {}).get("error")
+        text = str(one["msg"]) if cause is None else str(cause)
+        expected = text.removeprefix("Input should be ").removeprefix("Input should ")
+        got = shown(one.get("input"))
+        if kind == "missing":
+            expected, got = "a value", "no such field"
+        elif kind.startswith("list_") or kind in ("too_short", "too_long"):
+            kind = "invalid_list"
+        elif kind != "extra_forbidden":
+            kind = "invalid_value"
+        faults.append((loc, expected, got, kind))
+    return faults
 
 
 def not_recorded(error: StorageError) -> Problem:
     """Return the answer when a valuation cannot be recorded, and is therefore not given."""
     # the queue is full for a moment, which is load and not an outage
-    if isinstance(error, BusyError):
-        return overloaded()
-    return Problem(
-        503,
-        "no_space",
-        "the valuation cannot be recorded: the database takes nothing, and the spool is full",
-        remedy="try again after the time in Retry-After; /health/deep says what is wrong",
-        retry_after=5,
-    )
-
-
-def internal_error() -> Problem:
-    """Return the answer when something went wrong here; its reason is in the log alone."""
-    return Problem(
-        500,
-        "internal_error",
-        "the request could not be answered",
-        remedy="report the request id with the service's log",
-    )
+    return Problem("overloaded" if isinstance(error, BusyError) else "no_space")
 
 
 def too_large(limit: int) -> Problem:
     """Return the answer to a body above the limit."""
-    return Problem(
-        413,
-        "body_too_large",
-        "the body is too large",
-        expected=f"at most {limit} bytes",
-        remedy="send fewer rows at once, or use /api/v1/score for files",
-    )
+    return Problem("body_too_large", expected=f"at most {limit} bytes")
 
 
 def wrong_media_type(got: str, *expected: str) -> Problem:
     """Return the answer to a body whose type the route does not read."""
     return Problem(
-        415,
-        "unsupported_media_type",
-        "the body's content type is not read here",
-        expected=" or ".join(expected),
-        got=got or "no content type",
-        remedy="set the header Content-Type",
+        "unsupported_media_type", expected=" or ".join(expected), got=got or "no content type"
     )
-
-
-class ClientGone(Exception):  # noqa: N818 - a client that has gone is not an error
-    """The client closed the connection before its request was whole."""

@@ -96,22 +96,17 @@ def _read_strictly(body: bytes, error: ValueError | None) -> Any:
 
 
 def _duplicate_field(name: str) -> Problem:
-    remedy = "send each field once"
-    problem = InvalidRequest(
-        ["body", name], f"the field {name!r} is given twice in one object",
-        "each field once", "two values", remedy, error="duplicate_field", kind="duplicate",
+    return InvalidRequest(
+        ["body", name], f"the field {name!r} is given twice in one object", "each field once",
+        "two values", "send each field once", error="duplicate_field", kind="duplicate",
     )  # fmt: skip
-    problem.remedy = remedy
-    return problem
 
 
 def _malformed(body: bytes, error: ValueError) -> Problem:
     return Problem(
-        422,
         "malformed_json",
         f"the body is not JSON: {error}",
-        expected="a JSON object in UTF-8; NaN and Infinity are no JSON, null is",
-        detail=[
+        errors=[
             error_detail(
                 ["body"],
                 kind="json_invalid",
@@ -168,12 +163,12 @@ def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str)
 
 def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
     """Return the answer to rows of which some do not meet the contract."""
-    detail = []
+    faults: list[dict[str, Any]] = []
     bad = []
     for index, row in enumerate(values):
         if not isinstance(row, dict):
             bad.append(BadRow.unreadable(shown(row), row))
-            detail.append(
+            faults.append(
                 error_detail(
                     [place, index],
                     kind="invalid_row",
@@ -183,10 +178,10 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
                 )
             )
             continue
-        faults = check.faults(row)
-        if faults:
-            bad.append(BadRow.of(row, faults))
-        detail += [
+        wrong = check.faults(row)
+        if wrong:
+            bad.append(BadRow.of(row, wrong))
+        faults += [
             error_detail(
                 [place, index, found.field],
                 kind="missing" if field_of(row, found.field) is ABSENT else "invalid_value",
@@ -194,14 +189,12 @@ def invalid_rows(values: Sequence[Any], check: RowCheck, place: str) -> Problem:
                 got=found.got,
                 remedy=found.remedy,
             )
-            for found in faults
+            for found in wrong
         ]
     return Problem(
-        422,
         "invalid_rows",
         f"{len(bad)} of {len(values)} rows do not meet the contract",
-        remedy="correct the fields listed in detail; no row was valued",
-        detail=detail,
+        errors=faults,
         asked=len(values),
         bad_rows=bad,
     )

@@ -12,7 +12,7 @@ import orjson
 from tasador.records.refused import RefusedRequest
 from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.batcher import Answer, Batcher
-from tasador.serving.errors import BadRow, Problem, not_ready
+from tasador.serving.errors import BadRow, Problem
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.request_parsing import Predictor, Rows
@@ -121,11 +121,11 @@ class Service:
         # made once a model: requests share it, and batches are told apart by its identity
         if loaded is not self._loaded or self._predictor is None:
             if loaded is None:
-                raise not_ready()
+                raise Problem("model_not_ready")
             self._predictor, self._loaded = Predictor(loaded.bundle, loaded.source), loaded
         predictor = self._predictor
         if version is not None and version not in (predictor.version, "latest"):
-            raise unknown_version(version, predictor.version)
+            raise Problem("unknown_version", expected=predictor.version, got=version[:100])
         return predictor
 
     async def value(
@@ -137,18 +137,6 @@ class Service:
         return await self.batcher.value(
             predictor, rows, client=exchange.client, started=exchange.started, place=place
         )
-
-
-def unknown_version(version: str, current: str) -> Problem:
-    """Return the answer when another version is asked for than the one that answers."""
-    return Problem(
-        404,
-        "unknown_version",
-        "this version does not answer here",
-        expected=current,
-        got=version[:100],
-        remedy="leave the version out, or ask /api/v1/model/info",
-    )
 
 
 #: A request whose rows could not even be read counts as one row.
@@ -219,10 +207,10 @@ def _faults_of(problem: Problem) -> list[tuple[str, str, str]]:
     """Return what is wrong with a request as a whole: missing columns by name, else its error."""
     missing = [
         (str(one["loc"][-1]), "missing", str(one["got"]))
-        for one in problem.detail
+        for one in problem.errors
         if one.get("type") == "missing" and one["loc"][0] == "header"
     ]
-    got = problem.got or (str(problem.detail[0].get("got", "")) if problem.detail else "")
+    got = problem.got or (str(problem.errors[0].get("got", "")) if problem.errors else "")
     return missing or [(REQUEST, problem.error, got[:80])]
 
 

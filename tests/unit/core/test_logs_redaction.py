@@ -73,7 +73,9 @@ def test_no_secret_of_a_known_form_comes_through_also_in_an_answer(holder):
     for shown in (
         redact(text),
         JsonFormatter().format(record("%s", text, fields={"url": text, "all": [text]})),
-        Problem(500, "x", text, expected=text, detail=[{"got": text, "loc": [text]}]).body("1"),
+        Problem("internal_error", text, expected=text, errors=[{"got": text, "loc": [text]}]).body(
+            "1"
+        ),
     ):
         assert "hunter2" not in str(shown)
         assert "Hidden" not in str(shown)

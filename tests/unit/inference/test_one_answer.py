@@ -218,7 +218,7 @@ def test_what_the_contract_refuses_is_refused_by_every_road(
     with pytest.raises((ValidationError, Problem)) as caught:
         ROADS[road](bundle, {**GOOD, field: value}, tmp_path)
     error = caught.value
-    told = str(error.detail) if isinstance(error, Problem) else str(error)
+    told = str(error.errors) if isinstance(error, Problem) else str(error)
     assert field in told
     assert expected in told
     assert "got" in told

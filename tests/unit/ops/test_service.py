@@ -58,7 +58,7 @@ def test_a_version_is_promoted_through_the_gates_recorded_and_served(
             promote = "/api/v1/admin/models/promote"
             refused = client.post(promote, json={"version": number})
             assert (refused.status_code, refused.json()["error"]) == (409, "gates_refuse")
-            assert "is not promoted to champion" in refused.json()["message"]
+            assert "is not promoted to champion" in refused.json()["detail"]
             request = {"version": number, "force": True, "reason": "its rows are elsewhere"}
             assert client.post(promote, json=request).json() == {
                 "action": "promote", "version": number, "before": "", "after": number,
@@ -89,7 +89,7 @@ def test_a_version_is_promoted_through_the_gates_recorded_and_served(
                 assert refused.status_code == 422, (request, refused.text)
             options = client.post(back, json={"reason": "--to=1 --help"})
             assert options.status_code == 422  # taken as a reason: there is nothing to return to
-            assert "has had no champion before" in options.json()["message"]
+            assert "has had no champion before" in options.json()["detail"]
             assert client.get("/api/v1/models/history").json()["entries"][0] == done
     finally:
         server.end()

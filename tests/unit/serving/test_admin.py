@@ -49,7 +49,7 @@ def test_an_administrator_rolls_back_once_and_gets_409_when_there_is_nothing_lef
         again = client.post("/api/v1/admin/rollback")
         assert again.status_code == 409
         assert again.json()["error"] == "nothing_to_roll_back_to"
-        assert "load one" in again.json()["message"]
+        assert "load one" in again.json()["remedy"]
 
 
 def test_an_administrator_has_the_sources_looked_at(served):
@@ -74,7 +74,7 @@ def test_nobody_else_may_do_so(served, actions, method, path):
         with served.client(headers=headers) as client:
             answer = client.request(method, f"/api/v1/admin/{path}")
             assert answer.status_code == status
-            assert set(answer.json()) == {"error", "message", "request_id", "detail"}
+            assert {"type", "title", "status", "detail", "instance", "error"} <= set(answer.json())
     assert (actions.versions, actions.looked) == (["new", "old"], 0)
 
 

@@ -8,16 +8,17 @@ import pytest
 from tasador.registry.metadata import stamp_release
 from tasador.registry.model_bundle import load_bundle
 
-REFUSAL = {"error", "message", "request_id", "detail"}
+REFUSAL = {"type", "title", "status", "detail", "instance", "error", "request_id", "errors"}
+TEXTS = {"expected", "got", "remedy"}
 FAULT = {"loc", "msg", "type", "expected", "got", "remedy"}
 PREDICT = "/api/v1/predict"
 
 
 def faults(answer):
     assert answer.status_code == 422
-    assert set(answer.json()) == REFUSAL
-    assert all(set(found) == FAULT for found in answer.json()["detail"])
-    return [(found["loc"], found["type"]) for found in answer.json()["detail"]]
+    assert set(answer.json()) - TEXTS == REFUSAL
+    assert all(set(found) == FAULT for found in answer.json()["errors"])
+    return [(found["loc"], found["type"]) for found in answer.json()["errors"]]
 
 
 def test_the_root_says_what_this_is(client):
@@ -191,7 +192,9 @@ def test_the_document_has_units_bounds_and_an_example_that_works(client):
     answer = client.post(PREDICT, json={"instances": row["examples"]})
     assert answer.status_code == 200
     refusal = document["paths"][PREDICT]["post"]["responses"]["422"]
-    assert refusal["content"]["application/json"]["schema"]["$ref"].endswith("/Refusal")
+    assert refusal["content"]["application/problem+json"]["schema"]["$ref"].endswith(
+        "/ProblemDetails"
+    )
     assert {"/v2/models/{name}/infer", "/invocations", "/api/v1/score"} <= set(document["paths"])
 
 
@@ -251,6 +254,6 @@ def test_requests_of_one_turn_share_a_batch_and_a_bad_row_fails_its_own_alone(ho
     for i, answer in enumerate(answers):
         if i == 3:
             assert isinstance(answer, Problem)
-            assert answer.detail[0]["loc"] == ["instances", 0, "income"]
+            assert answer.errors[0]["loc"] == ["instances", 0, "income"]
         else:
             assert answer.predictions.prediction == [house_bundle.value(rows[i]).prediction]

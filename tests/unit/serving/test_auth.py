@@ -64,7 +64,7 @@ def test_anything_else_is_401(headers):
 
 
 def test_only_the_public_paths_are_read_without_a_key():
-    for path in ("/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2", "/metrics"):
+    for path in ("/", "/docs", "/docs/start.js", "/openapi.json", "/version", "/v2", "/metrics"):
         assert admit(LOCKED, path=path)[1] == "anonymous"
     for path in (PREDICT, "/v2/models/x", "/invocations", "/api/v1/model/info", "/docsx", "//"):
         with pytest.raises(Problem, match="no API key"):

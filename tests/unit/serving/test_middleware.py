@@ -17,7 +17,8 @@ from tasador.serving.http.auth import new_key
 from tasador.serving.http.server import GuardedProtocol
 from tasador.settings.serving import LimitSettings, SecuritySettings
 
-REFUSAL = {"error", "message", "request_id", "detail"}
+REFUSAL = {"type", "title", "status", "detail", "instance", "error", "request_id", "errors"}
+TEXTS = {"expected", "got", "remedy"}
 PREDICT = "/api/v1/predict"
 JSON = {"content-type": "application/json"}
 
@@ -49,9 +50,14 @@ def request(body=b"", *, method="POST", path=PREDICT, close=True, **headers):
 def refused(answer, status, error):
     assert answer.status_code == status, answer.text
     found = answer.json()
-    assert set(found) == REFUSAL
+    assert set(found) - TEXTS == REFUSAL
     assert found["error"] == error
     assert answer.headers["x-request-id"] == found["request_id"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (found["type"], found["status"]) == (f"urn:tasador:problem:{error}", status)
+    assert found["instance"] == f"urn:tasador:request:{found['request_id']}"
+    assert isinstance(found["title"], str)
+    assert isinstance(found["detail"], str)
     return found
 
 
@@ -110,8 +116,8 @@ DEEP = json.loads("[" * 900 + "]" * 900)
 def test_an_invalid_value_is_named_and_shown_short(client, house, value):
     body = json.dumps({"instances": [{**house, "income": value}]})
     found = refused(client.post(PREDICT, content=body), 422, "invalid_rows")
-    assert found["detail"][0]["loc"] == ["instances", 0, "income"]
-    assert len(found["detail"][0]["got"]) <= 80
+    assert found["errors"][0]["loc"] == ["instances", 0, "income"]
+    assert len(found["errors"][0]["got"]) <= 80
 
 
 def test_a_row_that_cannot_be_recorded_whole_fails_nobody(client, running, house):
@@ -128,7 +134,7 @@ def test_a_field_given_twice_is_refused_and_not_decided(client, house, colon):
     for path in (PREDICT, "/api/v1/explain", "/invocations"):
         assert client.post(path, content=f'{{"instances":[{row}]}}', headers=JSON).is_success
         answer = client.post(path, content=f'{{"instances":[{row},{twice}]}}', headers=JSON)
-        assert refused(answer, 422, "duplicate_field")["detail"][0]["loc"] == ["body", "income"]
+        assert refused(answer, 422, "duplicate_field")["errors"][0]["loc"] == ["body", "income"]
     twice = f'{{"instances":[{row}],"instances":[{row}]}}'
     refused(client.post(PREDICT, content=twice), 422, "duplicate_field")
 
@@ -186,7 +192,8 @@ def test_slow_headers_and_silent_connections_are_ended(guarded):
     start = time.monotonic()
     answer = raw(guarded.port, b"POST /api/v1/predict HTTP/1.1\r\nHost: x\r\nX-Slow: ")
     assert answer.startswith(b"HTTP/1.1 408")
-    assert set(json.loads(answer.split(b"\r\n\r\n", 1)[1])) == REFUSAL
+    assert set(json.loads(answer.split(b"\r\n\r\n", 1)[1])) - TEXTS == REFUSAL
+    assert b"content-type: application/problem+json" in answer
     assert raw(guarded.port, b"") == b""
     assert raw(guarded.port, b"\r\n\r\n\r\n") == b""
     assert time.monotonic() - start < 10
@@ -256,7 +263,7 @@ def test_what_is_no_proper_http_is_refused_in_our_schema_and_the_connection_clos
         head, body = answer.split(b"\r\n\r\n", 1)
         assert head.startswith(b"HTTP/1.1 " + status)
         assert b"connection: close" in head
-        assert set(json.loads(body)) == REFUSAL
+        assert set(json.loads(body)) - TEXTS == REFUSAL
     else:
         assert len(sent) > 65536
 

@@ -160,7 +160,7 @@ def test_changes_need_an_admin_key_and_refusals_keep_their_reason(serve) -> None
         ):
             answer = client.post(f"{admin_models}/promote", json={"version": version})
             assert (answer.status_code, answer.json()["error"]) == (status, word)
-            assert troubles[version].message in answer.json()["message"]
+            assert troubles[version].message in answer.json()["detail"]
         answer = client.post(f"{admin_models}/promote", json={"version": "2"})
         assert answer.json() == {"action": "promote", "version": "2"}
         assert done == [("2", "champion", "api key ana"), "changed"]

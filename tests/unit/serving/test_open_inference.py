@@ -190,7 +190,7 @@ def test_a_version_may_be_named_and_an_unknown_one_is_404(triton, client):
         name = MODEL if "versions" in path else "another"
         answer = client.get(f"/v2/models/{name}{path}")
         assert answer.status_code == 404
-        assert set(answer.json()) == {"error", "message", "request_id", "detail"}
+        assert {"type", "title", "status", "detail", "instance", "error"} <= set(answer.json())
     assert client.post("/v2/models/another/infer", json=body()).json()["error"] == "unknown_model"
 
 
@@ -198,7 +198,7 @@ def test_a_bad_row_is_named_by_its_place_and_column(client):
     rows = [ROWS[0], {**ROWS[0], "income": -1.0, "kind": "castle"}]
     answer = client.post(f"/v2/models/{MODEL}/infer", json=body(rows))
     assert answer.status_code == 422
-    assert [found["loc"] for found in answer.json()["detail"]] == [
+    assert [found["loc"] for found in answer.json()["errors"]] == [
         ["inputs", 1, "income"],
         ["inputs", 1, "kind"],
     ]
@@ -240,7 +240,7 @@ def test_tensors_that_are_invalid_are_refused_with_their_place(client, request_)
     answer = client.post(f"/v2/models/{MODEL}/infer", content=orjson.dumps(request_))
     assert answer.status_code == 422
     assert answer.json()["error"] == "invalid_tensors"
-    assert answer.json()["detail"][0]["loc"]
+    assert answer.json()["errors"][0]["loc"]
 
 
 def binary(request_, tail, length=None):

@@ -177,7 +177,7 @@ def test_only_the_client_that_was_given_a_prediction_reports_its_outcome(keyed, 
         assert (again.status_code, again.json()["results"][0]["status"]) == (200, "repeated")
         other = tell(who, name, 6.0)
         assert (other.status_code, other.json()["error"]) == (409, "outcome_conflict")
-        assert '"replace": true' in other.json()["message"]
+        assert '"replace": true' in other.json()["remedy"]
     assert tell("two", first, 6.0).json()["results"][0]["status"] == "unknown"
     assert tell("one", first, 6.0, replace=True).json()["results"][0]["status"] == "replaced"
     assert tell("one", first, 6.0, replace=True).json()["results"][0]["status"] == "repeated"

@@ -179,7 +179,7 @@ def test_a_wrong_header_is_refused_before_anything_is_valued(client, running):
     written = running.writer.status().written
     answer = send(client, "lon,lat,income,area,area\n1,2,3,4,5\n")
     assert answer.status_code == 422
-    assert [found["loc"] for found in answer.json()["detail"]] == [
+    assert [found["loc"] for found in answer.json()["errors"]] == [
         ["header", "kind"],
         ["header", "area"],
     ]
@@ -236,7 +236,7 @@ def test_without_pyarrow_the_answer_names_the_extra(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     answer = send(client, parquet_bytes, PARQUET)
     assert answer.status_code == 415
-    assert "parquet" in answer.json()["message"].partition("To do: ")[2]
+    assert "parquet" in answer.json()["remedy"]
 
 
 parquet_bytes = parquet(table(2))

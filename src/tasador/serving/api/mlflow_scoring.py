@@ -13,56 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from tasador.contract.model import plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
-from tasador.serving.api.predict import endpoint, response
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, UnreadableRow, Upload
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail, wrong_media_type
-from tasador.serving.http.request import JSON, Exchange, Reply
-from tasador.serving.request_parsing import Predictor, read_json
+from tasador.serving.http.request import NanRoute
+from tasador.serving.request_parsing import Predictor
 from tasador.serving.service import Service
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-
-
-class MlflowRoutes:
-    """Handlers of MLflow's scoring protocol.
-
-    Args:
-        service: What all routes share.
-        version: Of tasador.
-    """
-
-    def __init__(self, service: Service, version: str) -> None:
-        self._service = service
-        self._version = version
-
-    def ping(self) -> Reply:
-        """Whether requests should be sent here."""
-        return Reply(b"\n", 200 if self._service.ready else 503)
-
-    def version(self) -> Reply:
-        """The version of what answers."""
-        return Reply(self._version.encode())
-
-    async def invocations(self, exchange: Exchange, body: bytes) -> Reply:
-        """Value rows in any of MLflow's forms."""
-        predictor = self._service.predictor()
-        limits = self._service.limits
-        kind = exchange.headers.get(b"content-type", b"").decode("latin-1")
-        place, values = _read(body, kind.split(";")[0].strip().lower(), predictor, limits.batch)
-        if len(values) > limits.batch:
-            raise _unreadable(place, f"at most {limits.batch} rows", str(len(values)))
-        predictions: list[float] = []
-        if values:
-            rows = predictor.encode(values, place)
-            answer = await self._service.value(exchange, predictor, rows, place)
-            predictions = answer.predictions.prediction
-        name = predictor.prediction_name
-        return Reply(orjson.dumps({"predictions": [{name: value} for value in predictions]}))
 
 
 def mlflow_router(service: Service, version: str) -> APIRouter:
@@ -72,40 +34,53 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    routes = MlflowRoutes(service, version)
-    router = APIRouter(tags=["mlflow scoring"], default_response_class=Response)
+    router = APIRouter(
+        tags=["mlflow scoring"], default_response_class=Response, route_class=NanRoute
+    )
 
     @router.get("/ping", summary="Whether a model is loaded", responses=answers(None, 503))
     async def ping() -> Response:
-        return response(routes.ping())
+        return Response(b"\n", 200 if service.ready else 503, media_type="application/json")
 
     @router.get("/version", summary="Version of the service")
     async def version_() -> Response:
-        return response(routes.version())
+        return Response(version, media_type="application/json")
 
-    router.add_api_route(
+    @router.post(
         "/invocations",
-        endpoint(routes.invocations),
-        methods=["POST"],
         summary="Value rows in MLflow's forms",
         responses={
             **answers(None, 400, 401, 408, 413, 415, 422, 429, 500, 503),
-            200: {"description": "Done", "content": {JSON.decode(): {"schema": _ANSWER}}},
+            200: {"description": "Done", "content": {"application/json": {"schema": _ANSWER}}},
         },
         openapi_extra=_BODY,
-        name="invocations",
     )
+    async def invocations(request: Request) -> Response:
+        predictor, most = service.predictor(), service.limits.batch
+        place, values = await _read(request, predictor, most)
+        if len(values) > most:
+            raise _unreadable(place, f"at most {most} rows", str(len(values)))
+        predictions: list[float] = []
+        if values:
+            rows = predictor.encode(values, place)
+            answer = await service.value(request.scope["tasador"], predictor, rows, place)
+            predictions = answer.predictions.prediction
+        name = predictor.prediction_name
+        found = orjson.dumps({"predictions": [{name: value} for value in predictions]})
+        return Response(found, media_type="application/json")
+
     return router
 
 
-def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str, Sequence[Any]]:
+async def _read(request: Request, predictor: Predictor, most: int) -> tuple[str, Sequence[Any]]:
     """Return the rows of a body, and what they are called in messages."""
-    if kind == JSON.decode():
-        return _from_json(_read_json(body))
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        return _from_json(await _read_json(request))
     if kind in CSV_TYPES or kind in PARQUET_TYPES:
         # one more than allowed, which is enough to know that there are too many
-        rows = Upload(io.BytesIO(body), kind, predictor.contract).take(most + 1)
-        detail = [
+        rows = Upload(io.BytesIO(await request.body()), kind, predictor.contract).take(most + 1)
+        errors = [
             error_detail(
                 ["rows", index],
                 kind="invalid_row",
@@ -116,13 +91,12 @@ def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str,
             for index, row in enumerate(rows)
             if isinstance(row, UnreadableRow)
         ]
-        if detail:
+        if errors:
             bad = [BadRow.unreadable(row.reason) for row in rows if isinstance(row, UnreadableRow)]
             raise Problem(
-                422,
                 "invalid_rows",
                 "some rows cannot be read",
-                detail=detail,
+                errors=errors,
                 asked=len(rows),
                 bad_rows=bad,
             )
@@ -132,10 +106,10 @@ def _read(body: bytes, kind: str, predictor: Predictor, most: int) -> tuple[str,
     )
 
 
-def _read_json(body: bytes) -> Any:
+async def _read_json(request: Request) -> Any:
     """Read JSON as MLflow's server does: Python's NaN and Infinity are numbers."""
     try:
-        return read_json(body, nan=True)
+        return await request.json()
     except Problem as problem:
         # a field given twice keeps its own error: its remedy is another one
         if problem.error != "malformed_json":

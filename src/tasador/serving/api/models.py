@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasador.core.errors import ConfigError, GateError, MissingExtraError, TasadorError
 from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.api.openapi import answers
-from tasador.serving.api.predict import response
-from tasador.serving.errors import Problem, not_ready
+from tasador.serving.errors import Problem
 from tasador.serving.http.middleware import ADMIN
-from tasador.serving.http.request import Exchange, Reply
+from tasador.serving.http.request import BodyRoute, Exchange
 from tasador.serving.service import Service
 
 T = TypeVar("T")
@@ -54,56 +52,11 @@ class AdminActions:
     state: Callable[[], Mapping[str, Any]]
 
 
-class AdminRoutes:
-    """Handlers for administrators.
-
-    Args:
-        actions: What they can do.
-    """
-
-    def __init__(self, actions: AdminActions) -> None:
-        self._actions = actions
-        # one change at a time: two rollbacks at once would cancel each other
-        self._changing = asyncio.Lock()
-
-    async def state(self, exchange: Exchange) -> Reply:
-        """Tell which model answers, which one a rollback returns to, and how the sources are."""
-        require_admin(exchange)
-        # in a thread: it takes locks that a refresh may hold
-        found = await asyncio.to_thread(self._actions.state)
-        return Reply(orjson.dumps(found, default=str))
-
-    async def rollback(self, exchange: Exchange) -> Reply:
-        """Let the previous model answer again."""
-        require_admin(exchange)
-        async with self._changing:
-            try:
-                version = await asyncio.to_thread(self._actions.rollback)
-            except TasadorError as error:
-                raise Problem.of(409, "nothing_to_roll_back_to", error) from None
-        _note(exchange, "rolled back to %s", version)
-        return Reply(orjson.dumps({"model_version": version}))
-
-    async def reload(self, exchange: Exchange) -> Reply:
-        """Look now at what the sources offer, also at what was refused before."""
-        require_admin(exchange)
-        async with self._changing:
-            swapped = await asyncio.to_thread(self._actions.reload)
-        _note(exchange, "looked at the sources: %s", "swapped" if swapped else "no change")
-        state = await asyncio.to_thread(self._actions.state)
-        return Reply(orjson.dumps({"swapped": swapped, "state": state}, default=str))
-
-
-def require_admin(exchange: Exchange) -> None:
+async def require_admin(request: Request) -> None:
     """Reject everybody but administrators, whatever checks precede this route."""
+    exchange: Exchange = request.scope["tasador"]
     if exchange.role != "admin":
-        raise Problem(403, "forbidden", "the admin routes need a key of role admin")
-
-
-def _note(exchange: Exchange, message: str, *values: object) -> None:
-    fields = {"request_id": exchange.request_id, "client": exchange.client}
-    # a warning: changes by hand have to be in the log at every level that is usual
-    log.warning(message, *values, extra={"fields": fields})
+        raise Problem("forbidden", "the admin routes need a key of role admin")
 
 
 def admin_router(actions: AdminActions) -> APIRouter:
@@ -112,58 +65,62 @@ def admin_router(actions: AdminActions) -> APIRouter:
     Args:
         actions: What they can do.
     """
-    routes = AdminRoutes(actions)
-    router = APIRouter(prefix=ADMIN.rstrip("/"), tags=["admin"])
+    router = APIRouter(
+        prefix=ADMIN.rstrip("/"),
+        tags=["admin"],
+        dependencies=[Depends(require_admin)],
+        responses=answers(None, 400, 401, 403, 429, 500, 503),
+    )
+    # one change at a time: two rollbacks at once would cancel each other
+    changing = asyncio.Lock()
 
-    def add(
-        path: str, method: str, summary: str, handler: Callable[[Exchange], Awaitable[Reply]],
-        *refusals: int,
-    ) -> None:  # fmt: skip
-        async def call(request: Request) -> Response:
-            return response(await handler(request.scope["tasador"]))
+    @router.get("/state")
+    def state() -> dict[str, Any]:
+        """Tell which model answers, which one a rollback returns to, and how the sources are."""
+        return dict(actions.state())
 
-        router.add_api_route(
-            path,
-            call,
-            methods=[method],
-            summary=summary,
-            response_class=Response,
-            responses={
-                **answers(None, 400, 401, 403, 429, 500, 503, *refusals),
-                200: {
-                    "description": "Done",
-                    "content": {"application/json": {"schema": {"type": "object"}}},
-                },
-            },
-            name=f"admin {path}",
-        )
+    @router.post("/rollback", responses=answers(None, 409))
+    async def rollback(request: Request) -> dict[str, str]:
+        """Let the previous model answer again."""
+        async with changing:
+            try:
+                version = await asyncio.to_thread(actions.rollback)
+            except TasadorError as error:
+                raise Problem.of("nothing_to_roll_back_to", error) from None
+        _note(request, "rolled back to %s", version)
+        return {"model_version": version}
 
-    add("/state", "GET", "The model that answers, and its sources", routes.state)
-    add("/rollback", "POST", "Let the previous model answer", routes.rollback, 409)
-    add("/reload", "POST", "Look at the sources now", routes.reload)
+    @router.post("/reload")
+    async def reload(request: Request) -> dict[str, Any]:
+        """Look now at what the sources offer, also at what was refused before."""
+        async with changing:
+            swapped = await asyncio.to_thread(actions.reload)
+        _note(request, "looked at the sources: %s", "swapped" if swapped else "no change")
+        return {"swapped": swapped, "state": dict(await asyncio.to_thread(actions.state))}
+
     return router
 
 
-@dataclass(frozen=True)
-class DensityGrid:
-    """Training rows by cell of a grid; one entry a cell that holds any.
+def _note(request: Request, message: str, *values: object) -> None:
+    exchange: Exchange = request.scope["tasador"]
+    fields = {"request_id": exchange.request_id, "client": exchange.client}
+    # a warning: changes by hand have to be in the log at every level that is usual
+    log.warning(message, *values, extra={"fields": fields})
 
-    Attributes:
-        x: Column of the horizontal axis.
-        y: Column of the vertical axis.
-        x_step: A cell's width.
-        y_step: A cell's height.
-        cells: Centre x, centre y, rows, and the median target; None with fewer than five rows.
-    """
 
-    x: str
-    y: str
+class Density(BaseModel):
+    """Where the training rows lie: rows by cell of a grid, one entry a cell that holds any."""
+
+    x: str = Field(description="Column of the horizontal axis")
+    y: str = Field(description="Column of the vertical axis")
     x_step: float
     y_step: float
-    cells: tuple[tuple[float, float, int, float | None], ...]
+    cells: list[tuple[float, float, int, float | None]] = Field(
+        description="Centre x, centre y, rows, median target (null for fewer than five rows)"
+    )
 
 
-def density(bundle: ModelBundle, across: int = 70) -> DensityGrid | None:
+def density(bundle: ModelBundle, across: int = 70) -> Density | None:
     """Return where a bundle's training rows lie; None without coordinates or comparables.
 
     Args:
@@ -182,12 +139,18 @@ def density(bundle: ModelBundle, across: int = 70) -> DensityGrid | None:
     # square cells: a map is not stretched
     step = max(float(np.ptp(x)), float(np.ptp(y))) / across or 1.0
     values = bundle.target.inverse(features.index.target)
-    return DensityGrid(longitude.name, latitude.name, step, step, _cells(x, y, values, step))
+    return Density(
+        x=longitude.name,
+        y=latitude.name,
+        x_step=step,
+        y_step=step,
+        cells=_cells(x, y, values, step),
+    )
 
 
 def _cells(
     x: NDArray[np.float64], y: NDArray[np.float64], values: NDArray[np.float64], step: float
-) -> tuple[tuple[float, float, int, float | None], ...]:
+) -> list[tuple[float, float, int, float | None]]:
     column = np.floor((x - x.min()) / step).astype(np.int64)
     row = np.floor((y - y.min()) / step).astype(np.int64)
     key = row * (column.max() + 1) + column
@@ -205,7 +168,7 @@ def _cells(
                 median,
             )
         )
-    return tuple(found)
+    return found
 
 
 #: They become arguments of a command: none may be read as an option, or hold a control character.
@@ -231,18 +194,6 @@ class Return(BaseModel):
 
     to: VersionName | None = Field(None, description="A version; by default the previous champion")
     reason: ReasonText = ""
-
-
-class Density(BaseModel):
-    """Where the training rows lie."""
-
-    x: str
-    y: str
-    x_step: float
-    y_step: float
-    cells: list[tuple[float, float, int, float | None]] = Field(
-        description="Centre x, centre y, rows, median target (null for fewer than five rows)"
-    )
 
 
 @dataclass(frozen=True)
@@ -275,7 +226,7 @@ def card_router(service: Service) -> APIRouter:
         """The model card, Markdown."""
         loaded = service.slot.current
         if loaded is None:
-            raise not_ready()
+            raise Problem("model_not_ready")
         return Response(loaded.bundle.card, media_type="text/markdown; charset=utf-8")
 
     @router.get("/density", response_model=Density)
@@ -283,22 +234,24 @@ def card_router(service: Service) -> APIRouter:
         """Where the training rows of a table with coordinates lie, by cell of a grid."""
         loaded = service.slot.current
         if loaded is None:
-            raise not_ready()
+            raise Problem("model_not_ready")
         found = density(loaded.bundle)
         if found is None:
-            raise Problem(404, "no_coordinates", "this table has no coordinates to draw")
-        return Density(
-            x=found.x, y=found.y, x_step=found.x_step, y_step=found.y_step, cells=list(found.cells)
-        )
+            raise Problem("no_coordinates")
+        return found
 
     return router
 
 
 def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     """Return the routes about versions, and the administrators' actions that change them."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
     reading: dict[str, Any] = {"tags": ["models"], "responses": answers(None, *_READ)}
-    changing: dict[str, Any] = {"tags": ["admin"], "responses": answers(None, *_CHANGE)}
+    changing: dict[str, Any] = {
+        "tags": ["admin"],
+        "dependencies": [Depends(require_admin)],
+        "responses": answers(None, *_CHANGE),
+    }
     lock = asyncio.Lock()
 
     @router.get("/api/v1/models/versions", **reading)
@@ -316,10 +269,10 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
         """The report of the run that made the model which answers, HTML."""
         loaded = service.slot.current
         if loaded is None:
-            raise not_ready()
+            raise Problem("model_not_ready")
         found = _call_lifecycle(lambda: lifecycle.report(loaded.bundle.version))
         if found is None:
-            raise _no_report()
+            raise Problem("no_report")
         policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
         return Response(found, media_type="text/html", headers={"content-security-policy": policy})
 
@@ -347,16 +300,9 @@ def lifecycle_router(service: Service, lifecycle: Lifecycle) -> APIRouter:
     return router
 
 
-def _no_report() -> Problem:
-    message = "the run that made this model is not kept where the service runs"
-    remedy = "see the run in MLflow, or `tasador report` where it was trained"
-    return Problem(404, "no_report", message, remedy=remedy)
-
-
 def _administrator(request: Request) -> str:
-    """Return who asks; rejects everybody but administrators, whatever checks precede this route."""
+    """Return who asks."""
     exchange: Exchange = request.scope["tasador"]
-    require_admin(exchange)
     return f"api key {exchange.client}"
 
 
@@ -366,11 +312,11 @@ def _call_lifecycle(ask: Callable[[], T]) -> T:
     except Problem:
         raise
     except TasadorError as error:
-        status, word = 503, "registry_away"
+        word = "registry_away"
         if isinstance(error, GateError):
-            status, word = 409, "gates_refuse"
+            word = "gates_refuse"
         elif isinstance(error, MissingExtraError):
             word = "lifecycle_unavailable"
         elif isinstance(error, ConfigError):
-            status, word = 422, "invalid_request"
-        raise Problem.of(status, word, error) from None
+            word = "invalid_request"
+        raise Problem.of(word, error) from None

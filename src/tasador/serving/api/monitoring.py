@@ -114,8 +114,7 @@ def monitoring_router(service: Service, source: MonitoringSource) -> APIRouter:
         # verdicts of the served model only: a database may hold those of several
         found = source.verdicts(_model(service), 0.0, 1)
         if not found:
-            remedy = "run `tasador watch` beside the service, or `tasador monitor` once"
-            raise Problem(404, "no_verdict", "nothing was evaluated yet", remedy=remedy)
+            raise Problem("no_verdict")
         one = found[0]
         return WholeVerdict(
             id=one.id,

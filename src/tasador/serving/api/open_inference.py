@@ -10,7 +10,7 @@ their order: numbers little-endian, each text behind its length as four bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,8 @@ from fastapi import APIRouter, Request, Response
 from tasador.contract.model import Column, plain_name
 from tasador.contract.row_check import shown
 from tasador.serving.api.openapi import answers
-from tasador.serving.api.predict import response
 from tasador.serving.errors import InvalidRequest, Problem
-from tasador.serving.http.request import JSON, Exchange, Reply, inflate
+from tasador.serving.http.request import Exchange, NanRoute
 from tasador.serving.request_parsing import Predictor, read_json
 from tasador.serving.service import Service
 
@@ -276,106 +275,7 @@ def unknown_output(place: int, name: str, known: Sequence[str]) -> Problem:
 
 #: What is answered, and its datatype.
 OUTPUTS = {"prediction": "FP64", "lower": "FP64", "upper": "FP64", "prediction_id": "BYTES"}
-_BINARY = b"application/octet-stream"
 _LENGTH_HEADER = b"inference-header-content-length"
-
-
-class OpenInferenceRoutes:
-    """Handlers of the protocol.
-
-    Args:
-        service: What all routes share.
-        version: Of tasador.
-    """
-
-    def __init__(self, service: Service, version: str) -> None:
-        self._service = service
-        self._version = version
-
-    def server(self) -> Reply:
-        """What answers here."""
-        return _json(
-            {"name": "tasador", "version": self._version, "extensions": ["binary_tensor_data"]}
-        )
-
-    def live(self) -> Reply:
-        """Whether the process should be left running."""
-        return _json({"live": True})
-
-    def ready(self) -> Reply:
-        """Whether requests should be sent here."""
-        ready = self._service.ready
-        return _json({"ready": ready}, 200 if ready else 503)
-
-    def model(self, name: str, version: str | None) -> Reply:
-        """Which tensors a model takes and returns."""
-        predictor = self._predictor(name, version)
-        return _json(
-            {
-                "name": name,
-                "versions": [predictor.version],
-                "platform": f"tasador_{predictor.bundle.manifest.model.kind}",
-                "inputs": [
-                    {"name": column.name, "datatype": _datatype(column), "shape": [-1]}
-                    for column in predictor.contract.fields
-                ],
-                "outputs": [
-                    {"name": output, "datatype": kind, "shape": [-1]}
-                    for output, kind in OUTPUTS.items()
-                ],
-            }
-        )
-
-    def model_ready(self, name: str, version: str | None) -> Reply:
-        """Whether a model answers."""
-        self._predictor(name, version)
-        ready = self._service.ready
-        return _json({"name": name, "ready": ready}, 200 if ready else 503)
-
-    async def infer(self, exchange: Exchange, body: bytes, name: str, version: str | None) -> Reply:
-        """Value rows given as one tensor a column."""
-        predictor = self._predictor(name, version)
-        limits = self._service.limits
-        # this route does not go through `endpoint`, which inflates the others' bodies
-        plain = inflate(exchange.headers.get(b"content-encoding"), body, limits.body_bytes)
-        request = read_request(plain, exchange.headers.get(_LENGTH_HEADER), limits.batch)
-        wanted = request.outputs or [Wanted(output, request.binary) for output in OUTPUTS]
-        for place, want in enumerate(wanted):
-            if want.name not in OUTPUTS:
-                raise unknown_output(place, want.name, list(OUTPUTS))
-        rows = predictor.encode(request.rows, "inputs")
-        answer = await self._service.value(exchange, predictor, rows, "inputs")
-        found = answer.predictions
-        head = {"model_name": name, "model_version": answer.predictor.version}
-        if request.identifier is not None:
-            head["id"] = request.identifier
-        text, length = write_answer(
-            head,
-            {
-                "prediction": found.prediction,
-                "lower": found.lower,
-                "upper": found.upper,
-                "prediction_id": answer.ids,
-            },
-            wanted,
-        )
-        if length is None:
-            return Reply(text)
-        return Reply(text, content_type=_BINARY, headers=[(_LENGTH_HEADER, str(length).encode())])
-
-    def _predictor(self, name: str, version: str | None) -> Predictor:
-        predictor = self._service.predictor()
-        known = predictor.bundle.manifest.name
-        if name not in (known, predictor.contract.model_name):
-            raise _unknown_model(name, known)
-        return self._service.predictor(version)
-
-
-def _unknown_model(name: str, known: str) -> Problem:
-    return Problem(
-        404, "unknown_model", "there is no such model here",
-        expected=known, got=name[:100], remedy="ask /api/v1/model/info",
-    )  # fmt: skip
 
 
 def open_inference_router(service: Service, version: str) -> APIRouter:
@@ -385,74 +285,121 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
         service: What all routes share.
         version: Of tasador.
     """
-    routes = OpenInferenceRoutes(service, version)
-    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-    common: dict[str, Any] = {"response_class": Response}
+    router = APIRouter(
+        prefix="/v2",
+        tags=["open inference protocol"],
+        default_response_class=Response,
+        route_class=NanRoute,
+    )
+    refusals = answers(None, 401, 404, 503)
 
-    def get(path: str, summary: str, handler: Callable[..., Reply], *refusals: int) -> None:
-        async def call(request: Request) -> Response:
-            return response(handler(**request.path_params))
+    @router.get("", summary="Name, version and extensions of the server")
+    async def server() -> Response:
+        return _json({"name": "tasador", "version": version, "extensions": ["binary_tensor_data"]})
 
-        router.add_api_route(
-            path,
-            call,
-            methods=["GET"],
-            summary=summary,
-            responses=answers(None, *refusals),
-            name=f"v2 {path}",
-            openapi_extra=_parameters(path),
-            **common,
-        )
+    @router.get("/health/live", summary="Whether the process should be left running")
+    async def live() -> Response:
+        return _json({"live": True})
 
-    def infer(with_version: bool) -> Callable[[Request], Awaitable[Response]]:
-        async def call(request: Request) -> Response:
-            exchange: Exchange = request.scope["tasador"]
-            path = request.path_params
-            version = path["version"] if with_version else None
-            return response(
-                await routes.infer(exchange, await request.body(), path["name"], version)
+    @router.get(
+        "/health/ready",
+        summary="Whether requests should be sent here",
+        responses=answers(None, 503),
+    )
+    async def ready() -> Response:
+        return _json({"ready": service.ready}, 200 if service.ready else 503)
+
+    inferring: dict[int | str, dict[str, Any]] = {
+        **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+        200: {"description": "Done", "content": {"application/json": {"schema": _ANSWER}}},
+    }
+    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+        parts = _parameters(path)
+
+        @router.get(path, summary="The tensors of a model", responses=refusals, openapi_extra=parts)
+        async def model(request: Request) -> Response:
+            name, predictor = _named(service, request)
+            return _json(
+                {
+                    "name": name,
+                    "versions": [predictor.version],
+                    "platform": f"tasador_{predictor.bundle.manifest.model.kind}",
+                    "inputs": [
+                        {"name": column.name, "datatype": _datatype(column), "shape": [-1]}
+                        for column in predictor.contract.fields
+                    ],
+                    "outputs": [
+                        {"name": output, "datatype": kind, "shape": [-1]}
+                        for output, kind in OUTPUTS.items()
+                    ],
+                }
             )
 
-        return call
-
-    get("", "Name, version and extensions of the server", routes.server)
-    get("/health/live", "Whether the process should be left running", routes.live)
-    get("/health/ready", "Whether requests should be sent here", routes.ready, 503)
-    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
-        versioned = path.endswith("{version}")
-        model, model_ready = routes.model, routes.model_ready
-        if versioned:
-            get(path, "The tensors of a model's version", model, 401, 404, 503)
-            get(f"{path}/ready", "Whether a version answers", model_ready, 401, 404, 503)
-        else:
-            get(path, "The tensors of a model", _newest(model), 401, 404, 503)
-            get(f"{path}/ready", "Whether a model answers", _newest(model_ready), 401, 404, 503)
-        router.add_api_route(
-            f"{path}/infer",
-            infer(versioned),
-            methods=["POST"],
-            summary="Value rows, one tensor a column",
-            responses={
-                **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
-                200: {"description": "Done", "content": {JSON.decode(): {"schema": _ANSWER}}},
-            },
-            openapi_extra={**_parameters(path), **_BODY},
-            name=f"v2 {path}/infer",
-            **common,
+        @router.get(
+            f"{path}/ready",
+            summary="Whether a model answers",
+            responses=refusals,
+            openapi_extra=parts,
         )
+        async def model_ready(request: Request) -> Response:
+            name, _ = _named(service, request)
+            return _json({"name": name, "ready": service.ready}, 200 if service.ready else 503)
+
+        @router.post(
+            f"{path}/infer",
+            summary="Value rows, one tensor a column",
+            responses=inferring,
+            openapi_extra={**parts, **_BODY},
+        )
+        async def infer(request: Request) -> Response:
+            name, predictor = _named(service, request)
+            exchange: Exchange = request.scope["tasador"]
+            length = exchange.headers.get(_LENGTH_HEADER)
+            asked = read_request(await request.body(), length, service.limits.batch)
+            wanted = asked.outputs or [Wanted(output, asked.binary) for output in OUTPUTS]
+            for place, want in enumerate(wanted):
+                if want.name not in OUTPUTS:
+                    raise unknown_output(place, want.name, list(OUTPUTS))
+            rows = predictor.encode(asked.rows, "inputs")
+            answer = await service.value(exchange, predictor, rows, "inputs")
+            head = {"model_name": name, "model_version": answer.predictor.version}
+            if asked.identifier is not None:
+                head["id"] = asked.identifier
+            found = answer.predictions
+            outputs: dict[str, Sequence[Any]] = {
+                "prediction": found.prediction,
+                "lower": found.lower,
+                "upper": found.upper,
+                "prediction_id": answer.ids,
+            }
+            text, written = write_answer(head, outputs, wanted)
+            if written is None:
+                return Response(text, media_type="application/json")
+            headers = {_LENGTH_HEADER.decode(): str(written)}
+            return Response(text, headers=headers, media_type="application/octet-stream")
+
     return router
 
 
-def _newest(handler: Callable[[str, str | None], Reply]) -> Callable[[str], Reply]:
-    return lambda name: handler(name, None)
+def _named(service: Service, request: Request) -> tuple[str, Predictor]:
+    """Return the name in the path, and what answers to it.
+
+    Raises:
+        Problem: 404, another model or version is named than the one that answers.
+    """
+    name, predictor = request.path_params["name"], service.predictor()
+    known = predictor.bundle.manifest.name
+    if name not in (known, predictor.contract.model_name):
+        raise Problem("unknown_model", expected=known, got=name[:100])
+    return name, service.predictor(request.path_params.get("version"))
 
 
 def _datatype(column: Column) -> str:
     return "FP64" if column.kind in ("number", "integer") else "BYTES"
 
 
-def _json(plain: dict[str, Any], status: int = 200) -> Reply:
-    return Reply(orjson.dumps(plain), status)
+def _json(plain: dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(plain), status, media_type="application/json")
 
 
 def _parameters(path: str) -> dict[str, Any]:

@@ -1,29 +1,38 @@
-"""The OpenAPI document and its models, made from the bundle that answers, and a page to read it on.
+"""The OpenAPI document and its models, made from the bundle that answers, and Swagger UI to try it.
 
 The models of rows and answers are made from a bundle's contract, the rest is written out. They
-document (units, bounds, examples) and are what generated clients are made from. Requests are read
-by `request_parsing`, which a property test keeps equal to these models. The page loads nothing.
+document (units, bounds, examples) and are what generated clients are made from. Rows are read by
+`request_parsing`, which a property test keeps equal to these models. Swagger UI comes from this
+service: the page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
+from starlette.responses import FileResponse
 
 from tasador.contract.formats import PLAIN
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation
-from tasador.serving.errors import Problem
+from tasador.core.errors import MissingExtraError
+from tasador.serving.errors import MEDIA_TYPE, Problem
+from tasador.serving.http.auth import PUBLIC
+from tasador.serving.http.middleware import PROBES
 from tasador.serving.service import Service
 
 _REFERENCE = "#/components/schemas/{model}"
 _SHOWN_CATEGORIES = 1000
+#: The files of Swagger UI that its page loads.
+SwaggerFile = Literal["swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"]
 _RELEASE = "The model's version for people, e.g. 1.2.0; null when it was never registered"
 
 
@@ -38,13 +47,27 @@ class Fault(BaseModel):
     remedy: str
 
 
-class Refusal(BaseModel):
-    """The body of every answer that refuses a request."""
+class ProblemDetails(BaseModel):
+    """The body of every answer that refuses a request, as RFC 9457 has it."""
 
-    error: str = Field(description="A stable word for programs", examples=["invalid_rows"])
-    message: str = Field(description="What happened, for people")
+    type: str = Field(examples=["urn:tasador:problem:invalid_rows"])
+    title: str = Field(description="What all problems of this type have in common")
+    status: int
+    detail: str = Field(description="What happened, for people")
+    instance: str = Field(description="Names this one problem: holds the request id")
+    error: str = Field(description="The last part of `type`", examples=["invalid_rows"])
     request_id: str
-    detail: list[Fault]
+    expected: str | None = Field(None, description="What would have been right")
+    got: str | None = Field(None, description="What came instead")
+    remedy: str | None = Field(None, description="What to do about it")
+    errors: list[Fault] = Field(description="What is wrong at which place of the request")
+
+
+class ExplainRequest(BaseModel):
+    """Rows to explain; their columns are the contract's."""
+
+    instances: list[Any] = Field(min_length=1, description="Few: an explanation takes milliseconds")
+    comparables: int = Field(5, ge=0, le=64, strict=True, description="How many to name")
 
 
 class Interval(BaseModel):
@@ -53,47 +76,6 @@ class Interval(BaseModel):
     lower: float
     upper: float
     coverage: float = Field(gt=0, lt=1, description="Share of truths that such intervals hold")
-
-
-class Outcome(BaseModel):
-    """What a valued row turned out to be worth."""
-
-    prediction_id: str = Field(min_length=1, max_length=64)
-    actual: float = Field(description="The real value, in the target's unit")
-    time: float | None = Field(
-        None,
-        description="When it became known, seconds since 1970 UTC, after the prediction; "
-        "by default now",
-    )
-    replace: bool = Field(
-        False, description="Correct the known outcome if it has another value; it is audited"
-    )
-
-
-class OutcomesRequest(BaseModel):
-    """Outcomes to record."""
-
-    outcomes: list[Outcome] = Field(min_length=1)
-
-
-class OutcomeResult(BaseModel):
-    """The result of one outcome."""
-
-    prediction_id: str
-    status: Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"] = Field(
-        description="repeated: the same value is known already; replaced: another one was, and "
-        "is corrected; conflict: another one is, and stays; unknown: no prediction of this client "
-        "has this id; invalid: no possible value of the target, or otherwise wrong"
-    )
-    message: str | None = Field(None, description="What is wrong, and what to do")
-
-
-class OutcomesAnswer(BaseModel):
-    """The results of all outcomes, in their order."""
-
-    accepted: int
-    refused: int = Field(description="How many are invalid; the others are recorded all the same")
-    results: list[OutcomeResult]
 
 
 class Health(BaseModel):
@@ -252,11 +234,7 @@ def request_models(contract: TableContract, profile: Mapping[str, Any], batch: i
     return [
         create_model("PredictRequest", instances=(rows, ...)),
         create_model("PredictAnswer", predictions=(list[valuation], ...), model_version=(str, ...)),
-        create_model(
-            "ExplainRequest",
-            instances=(rows, Field(description="Few: an explanation takes milliseconds")),
-            comparables=(int, Field(5, ge=0, le=64, description="How many to name")),
-        ),
+        create_model("ExplainRequest", __base__=ExplainRequest, instances=(rows, ...)),
         create_model(
             "ExplainAnswer", explanations=(list[explanation], ...), model_version=(str, ...)
         ),
@@ -341,7 +319,7 @@ def _field(column: Column, default: Any) -> Any:
     return Field(default, ge=low, le=high, description=description, json_schema_extra=extra or None)
 
 
-_WITHOUT_MODEL: tuple[type[BaseModel], ...] = (Refusal, OutcomesRequest, OutcomesAnswer)
+_WITHOUT_MODEL: tuple[type[BaseModel], ...] = (ProblemDetails,)
 
 REFUSALS = {
     400: "The host is not one that the service answers to",
@@ -360,7 +338,7 @@ REFUSALS = {
 
 
 def body_of(model: str) -> dict[str, Any]:
-    """Return what FastAPI adds to a route that reads its body itself."""
+    """Return what FastAPI adds to a route whose body it does not read."""
     return {
         "requestBody": {
             "required": True,
@@ -378,11 +356,11 @@ def answers(model: str | None, *statuses: int) -> dict[int | str, dict[str, Any]
             "description": "Done",
             "content": {"application/json": {"schema": reference}},
         }
-    refusal = {"$ref": _REFERENCE.format(model="Refusal")}
+    problem = {"$ref": _REFERENCE.format(model="ProblemDetails")}
     for status in statuses:
         found[status] = {
             "description": REFUSALS[status],
-            "content": {"application/json": {"schema": refusal}},
+            "content": {MEDIA_TYPE: {"schema": problem}},
         }
     return found
 
@@ -427,7 +405,12 @@ class Documentation:
         _, defined = models_json_schema(
             [(model, "validation") for model in models], ref_template=_REFERENCE
         )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = _KEYS
+        for path, item in document["paths"].items():
+            for operation in item.values() if path not in PUBLIC and path not in PROBES else ():
+                operation["security"] = [{name: []} for name in _KEYS]
+        schemas = components.setdefault("schemas", {})
         schemas.update(defined["$defs"])
         for name in _referenced(document) - set(schemas):
             schemas[name] = {"type": "object", "description": "Known once a model is loaded"}
@@ -444,33 +427,50 @@ def _referenced(node: Any) -> set[str]:
     return set()
 
 
-#: Swagger's own page loads its scripts from another host; this one loads nothing.
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>tasador API</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><style>
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-code,pre{font:13px/1.45 ui-monospace,monospace}pre{background:#8882;padding:.7rem;overflow:auto}
-summary{cursor:pointer;padding:.35rem 0}.m{display:inline-block;width:4rem;font-weight:700}
-:root{color-scheme:light dark}</style><h1 id="t">tasador API</h1>
-<p>The same as a document for generators: <a href="openapi.json">openapi.json</a></p>
-<div id="o">Loading…</div><script src="docs.js"></script></html>"""
+#: Every route but the public ones takes a key in either of these, where keys are configured.
+_KEYS = {
+    "X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+}
+#: Swagger UI sets styles of single elements and draws its icons from data URIs.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'"
+)
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>tasador API</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<link rel="icon" href="docs/favicon.png"><link rel="stylesheet" href="docs/swagger-ui.css">
+<div id="swagger-ui"></div><script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script></html>"""
+# a file of its own: the page's policy runs no script inside of a page
+_START = """SwaggerUIBundle({url: 'openapi.json', dom_id: '#swagger-ui', validatorUrl: null,
+  tryItOutEnabled: true, displayRequestDuration: true, persistAuthorization: false})"""
 
-SCRIPT = """'use strict';
-const el=(tag,text,cls)=>{const e=document.createElement(tag);if(text)e.textContent=text;
-if(cls)e.className=cls;return e};
-fetch('openapi.json').then(r=>r.json()).then(doc=>{
-const out=document.getElementById('o');out.textContent='';
-document.getElementById('t').textContent=doc.info.title+' '+doc.info.version;
-for(const [path,item] of Object.entries(doc.paths))for(const [method,op] of Object.entries(item)){
-const d=el('details'),s=el('summary');s.append(el('span',method.toUpperCase(),'m'),
-el('code',path),' '+(op.summary||''));d.append(s);
-if(op.description)d.append(el('p',op.description));
-const body=op.requestBody&&Object.values(op.requestBody.content)[0].schema;
-if(body)d.append(el('h4','Body'),el('pre',JSON.stringify(body,null,1)));
-for(const [code,a] of Object.entries(op.responses)){d.append(el('p',code+' '+a.description));}
-out.append(d)}
-const h=el('h2','Schemas');out.append(h);
-for(const [name,schema] of Object.entries(doc.components.schemas)){
-const d=el('details'),s=el('summary');s.append(el('code',name));
-d.append(s,el('pre',JSON.stringify(schema,null,1)));out.append(d)}
-}).catch(e=>{document.getElementById('o').textContent='openapi.json cannot be read: '+e});
-"""
+
+def documentation_router(documentation: Documentation) -> APIRouter:
+    """Return the routes of the OpenAPI document and of Swagger UI."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/openapi.json")
+    async def openapi() -> dict[str, Any]:
+        return documentation.openapi()
+
+    @router.get("/docs")
+    async def page() -> Response:
+        headers = {"content-security-policy": _PAGE_POLICY}
+        return Response(_PAGE, media_type="text/html", headers=headers)
+
+    @router.get("/docs/start.js")
+    async def start() -> Response:
+        return Response(_START, media_type="text/javascript")
+
+    @router.get("/docs/{name}")
+    async def asset(name: SwaggerFile) -> Response:
+        found = find_spec("fastapi_offline")  # found, not imported: its module is not needed
+        if found is None or found.origin is None:
+            raise MissingExtraError.for_package("fastapi-offline", "serve")
+        return FileResponse(
+            Path(found.origin).parent / "static" / name, headers={"cache-control": "max-age=86400"}
+        )
+
+    return router

@@ -3,28 +3,117 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    WrapValidator,
+)
 
-from tasador.contract.row_check import shown
 from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
-from tasador.records.record import Outcome
+from tasador.records.record import Outcome as StoredOutcome
 from tasador.records.store import OutcomeAnswer
 from tasador.records.time_parsing import time_reason
-from tasador.serving.errors import Problem, error_detail
-from tasador.serving.http.request import Exchange, Reply
-from tasador.serving.request_parsing import read_json
+from tasador.serving.api.openapi import answers
+from tasador.serving.errors import InvalidRequest, Problem, error_detail, faults_of
+from tasador.serving.http.request import Exchange, NanRoute
 from tasador.serving.service import Service
 
 #: Records outcomes as `RecordStore.add_outcomes` does, with its `own` and `replace`.
 RecordOutcomes = Callable[..., Sequence[OutcomeAnswer]]
 _ANY = TargetBounds()
 _CORRECT = 'send it with "replace": true to correct a wrong one'
-_Fault = tuple[str, str, str]  # field, expected, got
+_SEND = 'send {"outcomes": [{"prediction_id": "...", "actual": 1.0}]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """An outcome that cannot be recorded, whatever model it belongs to.
+
+    Attributes:
+        prediction_id: Its id, as far as there is one.
+        faults: Place, expected and got of everything that is wrong with it.
+    """
+
+    prediction_id: str
+    faults: list[tuple[list[str | int], str, str]]
+
+
+def _each_alone(value: Any, validate: Callable[[Any], Outcome]) -> Any:
+    """Keep what is wrong with an outcome, so that the others of its list are recorded."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        sent = value.get("prediction_id") if isinstance(value, dict) else None
+        known = sent[:64] if isinstance(sent, str) else ""
+        return Wrong(known, [found[:3] for found in faults_of(error.errors())])
+
+
+def _number(value: Any) -> Any:
+    if _ANY.reason(value) is not None:
+        raise ValueError("a finite number, in the target's unit")
+    return value
+
+
+def _past(value: Any) -> Any:
+    if value is not None and (
+        _ANY.reason(value) is not None or time_reason(float(value)) is not None
+    ):
+        raise ValueError("seconds since 1970 UTC, not in the future")
+    return value
+
+
+class Outcome(BaseModel):
+    """What a valued row turned out to be worth."""
+
+    prediction_id: StrictStr = Field(min_length=1, max_length=64)
+    actual: Annotated[float, BeforeValidator(_number)] = Field(
+        description="The real value, in the target's unit"
+    )
+    time: Annotated[float | None, BeforeValidator(_past)] = Field(
+        None,
+        description="When it became known, seconds since 1970 UTC, after the prediction; "
+        "by default now",
+    )
+    replace: StrictBool = Field(
+        False, description="Correct the known outcome if it has another value; it is audited"
+    )
+
+
+class OutcomesRequest(BaseModel):
+    """Outcomes to record."""
+
+    outcomes: list[Annotated[Outcome, WrapValidator(_each_alone)]] = Field(min_length=1)
+
+
+class OutcomeResult(BaseModel):
+    """The result of one outcome."""
+
+    prediction_id: str
+    status: Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"] = Field(
+        description="repeated: the same value is known already; replaced: another one was, and "
+        "is corrected; conflict: another one is, and stays; unknown: no prediction of this client "
+        "has this id; invalid: no possible value of the target, or otherwise wrong"
+    )
+    message: str | None = Field(None, description="What is wrong, and what to do")
+
+
+class OutcomesAnswer(BaseModel):
+    """The results of all outcomes, in their order."""
+
+    accepted: int
+    refused: int = Field(description="How many are invalid; the others are recorded all the same")
+    results: list[OutcomeResult]
 
 
 class OutcomeRoutes:
@@ -39,122 +128,86 @@ class OutcomeRoutes:
         self._service = service
         self._record_outcomes = record_outcomes
 
-    async def outcomes(self, exchange: Exchange, body: bytes) -> Reply:
+    async def outcomes(self, exchange: Exchange, found: Sequence[Outcome | Wrong]) -> bytes:
         """Record outcomes: the right ones of a list, and say what is wrong with the others."""
-        found = self._listed(body)
-        faults = [_faults(item) for item in found]
-        right = [item for item, wrong in zip(found, faults, strict=True) if not wrong]
+        most = self._service.limits.batch
+        if len(found) > most:
+            expected, got = f"a list of 1 to {most} outcomes", str(len(found))
+            message = "the outcomes cannot be read"
+            raise InvalidRequest(["outcomes"], message, expected, got, _SEND, kind="invalid_list")
+        right = [item for item in found if isinstance(item, Outcome)]
         # an answer of 200 to a list of nothing but errors would pass unnoticed
         if not right:
-            raise _all_wrong(found, faults)
+            raise _all_wrong(found)
         now = clock.seconds()
         read = [
-            Outcome(
-                item["prediction_id"],
-                float(item["actual"]),
-                now if item.get("time") is None else float(item["time"]),
+            StoredOutcome(
+                item.prediction_id,
+                item.actual,
+                now if item.time is None else item.time,
                 exchange.client,
             )
             for item in right
         ]
         # without keys clients cannot be told apart: whoever has the id may report its outcome
         own = exchange.role == "client"
-        replace = {item["prediction_id"] for item in right if item.get("replace") is True}
+        replace = {item.prediction_id for item in right if item.replace}
         # the database may be slow: predictions go on meanwhile
         made = await asyncio.to_thread(self._record_outcomes, read, own=own, replace=replace)
-        answers = iter(made)
+        stored = iter(made)
         results = [
-            _wrong(item, wrong) if wrong else _result(next(answers))
-            for item, wrong in zip(found, faults, strict=True)
+            _wrong(item) if isinstance(item, Wrong) else _result(next(stored)) for item in found
         ]
         counted = [result["status"] for result in results]
         if not set(counted) - {"conflict", "invalid"} and "conflict" in counted:
             raise _all_conflict(results)
-        answer = {
-            "accepted": counted.count("accepted"),
-            "refused": counted.count("invalid"),
-            "results": results,
-        }
-        return Reply(orjson.dumps(answer))
-
-    def _listed(self, body: bytes) -> list[Any]:
-        plain = _loose_json(body)
-        found = plain.get("outcomes") if type(plain) is dict else None
-        most = self._service.limits.batch
-        if type(found) is list and 0 < len(found) <= most:
-            return found
-        expected = f"a list of 1 to {most} outcomes"
-        got = shown(found) if type(found) is not list else str(len(found))
-        raise Problem(
-            422,
-            "invalid_request",
-            "the outcomes cannot be read",
-            expected=f"{expected} under the key 'outcomes'",
-            got=got,
-            detail=[
-                error_detail(
-                    ["outcomes"],
-                    kind="invalid_list",
-                    expected=expected,
-                    got=got,
-                    remedy='send {"outcomes": [{"prediction_id": "...", "actual": 1.0}]}',
-                )
-            ],
+        return orjson.dumps(
+            {
+                "accepted": counted.count("accepted"),
+                "refused": counted.count("invalid"),
+                "results": results,
+            }
         )
 
 
-def _loose_json(body: bytes) -> Any:
-    """Read JSON with NaN and Infinity in it, so that one of them refuses its outcome alone."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        if b"NaN" in body or b"Infinity" in body:
-            try:
-                return json.loads(body)
-            except (ValueError, RecursionError):
-                pass
-        return read_json(body)
+def outcomes_router(routes: OutcomeRoutes) -> APIRouter:
+    """Return the route of outcomes."""
+    router = APIRouter(prefix="/api/v1", tags=["valuation"], route_class=NanRoute)
+
+    @router.post(
+        "/outcomes",
+        response_class=Response,
+        responses={
+            **answers(None, 400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503),
+            200: {"description": "Done", "model": OutcomesAnswer},
+        },
+    )
+    async def outcomes(request: Request, asked: OutcomesRequest) -> Response:
+        """Record what rows turned out to be worth."""
+        found = await routes.outcomes(request.scope["tasador"], asked.outcomes)
+        return Response(found, media_type="application/json")
+
+    return router
 
 
-def _faults(item: Any) -> list[_Fault]:
-    """Return what is wrong with an outcome, whatever model it belongs to."""
-    if not isinstance(item, dict):
-        return [("", "an object", shown(item))]
-    found = []
-    identifier, moment = item.get("prediction_id"), item.get("time")
-    if not isinstance(identifier, str) or not 0 < len(identifier) <= 64:
-        expected = "the id that came with the estimate"
-        found.append(("prediction_id", expected, shown(identifier)))
-    if _ANY.reason(item.get("actual")) is not None:
-        expected = "a finite number, in the target's unit"
-        found.append(("actual", expected, shown(item.get("actual"))))
-    if moment is not None and (
-        _ANY.reason(moment) is not None or time_reason(float(moment)) is not None
-    ):
-        found.append(("time", "seconds since 1970 UTC, not in the future", shown(moment)))
-    if type(item.get("replace", False)) is not bool:
-        found.append(("replace", "true or false", shown(item["replace"])))
-    return found
-
-
-def _all_wrong(found: Sequence[Any], faults: Sequence[Sequence[_Fault]]) -> Problem:
-    detail = [
+def _all_wrong(found: Sequence[Any]) -> Problem:
+    errors = [
         error_detail(
-            ["outcomes", index, name],
+            ["outcomes", index, *loc],
             kind="invalid_value",
             expected=expected,
             got=got,
             remedy="correct it; no outcome was recorded",
         )
-        for index, wrong in enumerate(faults)
-        for name, expected, got in wrong
+        for index, wrong in enumerate(found)
+        for loc, expected, got in wrong.faults
     ]
     message = f"none of {len(found)} outcomes can be recorded"
-    return Problem(422, "invalid_outcomes", message, detail=detail)
+    return Problem("invalid_outcomes", message, errors=errors)
 
 
 def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
-    detail = [
+    errors = [
         error_detail(
             ["outcomes", index],
             kind=result["status"],
@@ -165,23 +218,18 @@ def _all_conflict(results: Sequence[dict[str, Any]]) -> Problem:
         )
         for index, result in enumerate(results)
     ]  # fmt: skip
-    return Problem(
-        409,
-        "outcome_conflict",
-        "another outcome is known for these predictions; it stays",
-        expected="the same value again, or a prediction without an outcome",
-        remedy=_CORRECT,
-        detail=detail,
-    )
+    return Problem("outcome_conflict", errors=errors)
 
 
-def _wrong(item: Any, faults: Sequence[_Fault]) -> dict[str, Any]:
-    identifier = item.get("prediction_id") if isinstance(item, dict) else None
-    parts = [f"{name}: expected {expected}, got {got}" for name, expected, got in faults]
+def _wrong(item: Wrong) -> dict[str, Any]:
+    parts = [
+        f"{'.'.join(map(str, loc))}: expected {expected}, got {got}"
+        for loc, expected, got in item.faults
+    ]
     return {
-        "prediction_id": identifier[:64] if isinstance(identifier, str) else "",
+        "prediction_id": item.prediction_id,
         "status": "invalid",
-        "message": "; ".join(parts),
+        "message": "; ".join(parts).removeprefix(": "),
     }
 
 

@@ -28,8 +28,8 @@ from tasador.core.errors import TasadorError, ValidationError
 from tasador.serving.api.openapi import answers
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
-from tasador.serving.errors import BadRow, Problem, error_detail, overloaded
-from tasador.serving.http.request import Exchange, Inflater, Receive, Scope, Send
+from tasador.serving.errors import BadRow, Problem, error_detail
+from tasador.serving.http.request import BodyRoute, Exchange, Receive, Scope, Send
 from tasador.serving.request_parsing import Predictor, Rows
 from tasador.serving.service import Service
 
@@ -61,7 +61,7 @@ class ScoreRoutes:
         predictor = self._service.predictor(request.query_params.get("model_version"))
         # each file holds a temporary file and a thread: more would fill the disk and the pool
         if self._running >= self._at_once:
-            raise overloaded(retry_after=5)
+            raise Problem("overloaded", retry_after=5)
         self._running += 1
         files: list[BinaryIO] = []
 
@@ -76,7 +76,12 @@ class ScoreRoutes:
         except OSError as error:
             finish()
             log.error("an upload cannot be kept: %s", error)
-            raise _no_space() from None
+            raise Problem(
+                "no_space",
+                "the file cannot be kept while it is valued",
+                remedy="send it in parts, or try again later",
+                retry_after=30,
+            ) from None
         # also when the client goes while it uploads: the place in `at_once` has to come back
         except BaseException:
             finish()
@@ -93,10 +98,7 @@ class ScoreRoutes:
     async def _received(self, request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
         """Return the whole upload as a file, and its kind."""
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        encoding = request.headers.get("content-encoding", "identity")
-        limit = self._service.limits.upload_bytes
-        inflater = None if encoding == "identity" else Inflater(encoding, limit)
-        if kind == "multipart/form-data" and inflater is None:
+        if kind == "multipart/form-data":
             return await _from_form(request, files)
         if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
             # refused with the others' names before anything is received
@@ -105,15 +107,12 @@ class ScoreRoutes:
         files.append(file)
         waiting = bytearray()
         async for piece in request.stream():
-            for plain in inflater.feed(piece) if inflater is not None else (piece,):
-                waiting += plain
+            waiting += piece
             # gathered: a call into a thread for each piece of the network would cost more than
             # writing
             if len(waiting) >= _WRITE:
                 await asyncio.to_thread(file.write, bytes(waiting))
                 waiting.clear()
-        if inflater is not None:
-            inflater.finish()
         await asyncio.to_thread(file.write, bytes(waiting))
         file.seek(0)
         return file, kind
@@ -264,14 +263,6 @@ def _written_lines(items: Sequence[dict[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items)
 
 
-def _no_space() -> Problem:
-    message, remedy = (
-        "the file cannot be kept while it is valued",
-        "send it in parts, or try again later",
-    )
-    return Problem(503, "no_space", message, remedy=remedy, retry_after=30)
-
-
 async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO, str]:
     form = await request.form(max_files=1, max_fields=10)
     parts = [part for part in form.values() if isinstance(part, UploadFile)]
@@ -279,8 +270,7 @@ async def _from_form(request: Request, files: list[BinaryIO]) -> tuple[BinaryIO,
     if not parts:
         remedy = "send a part with a file name, e.g. curl -F file=@rows.csv"
         entry = error_detail(["file"], kind="missing", expected="a file", got="none", remedy=remedy)
-        message = "the form holds no file"
-        raise Problem(422, "malformed_file", message, remedy=remedy, detail=[entry])
+        raise Problem("malformed_file", "the form holds no file", remedy=remedy, errors=[entry])
     name = (parts[0].filename or "").lower()
     kind = (parts[0].content_type or "").split(";")[0].strip().lower()
     if kind not in CSV_TYPES and kind not in PARQUET_TYPES:
@@ -296,7 +286,7 @@ def score_router(service: Service) -> APIRouter:
         service: What all routes share.
     """
     routes = ScoreRoutes(service)
-    router = APIRouter(prefix="/api/v1", tags=["valuation"])
+    router = APIRouter(prefix="/api/v1", tags=["valuation"], route_class=BodyRoute)
 
     async def score(request: Request) -> Response:
         return await routes.score(request)

@@ -255,7 +255,7 @@ def _characters(row: dict[str, Any]) -> int:
 
 
 def _check_header(names: Sequence[str], contract: TableContract) -> None:
-    detail = [
+    faults = [
         error_detail(
             ["header", column.name],
             kind="missing",
@@ -266,7 +266,7 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
         for column in contract.fields
         if column.name not in names and not column.nullable
     ]
-    detail += [
+    faults += [
         error_detail(
             ["header", name[:100]],
             kind="duplicate",
@@ -277,14 +277,8 @@ def _check_header(names: Sequence[str], contract: TableContract) -> None:
         for name in contract.readable_names
         if names.count(name) > 1
     ]
-    if detail:
-        raise Problem(
-            422,
-            "invalid_header",
-            "the file's columns do not meet the contract",
-            remedy="correct the columns listed in detail; no row was valued",
-            detail=detail,
-        )
+    if faults:
+        raise Problem("invalid_header", errors=faults)
 
 
 def _no_table(expected: str, got: str) -> Problem:

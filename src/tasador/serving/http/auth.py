@@ -81,7 +81,11 @@ class SharedBuckets:
 log = logging.getLogger(__name__)
 
 #: Read without a key: what the service is, and how to ask it.
-PUBLIC = frozenset({"/", "/docs", "/docs.js", "/openapi.json", "/version", "/v2"})
+PUBLIC = frozenset(
+    {"/", "/openapi.json", "/version", "/v2", "/docs"}
+    | {f"/docs/{name}" for name in ("start.js", "swagger-ui-bundle.js", "swagger-ui.css")}
+    | {"/docs/favicon.png"}
+)
 KEY_ROLES: tuple[Role, ...] = ("client", "importer", "admin")
 _LINE = re.compile(rf"([A-Za-z0-9._-]{{1,64}}):({'|'.join(KEY_ROLES)}):([0-9a-f]{{64}})")
 #: A name, an IPv4 or bracketed IPv6 address, with a port or without; a bare IPv6 in settings.
@@ -251,7 +255,7 @@ class KeyAuthorizer:
         if found is None:
             raise self._refused("the API key is not known", peer)
         if path.startswith(ADMIN) and found.role != "admin":
-            raise _forbidden(found)
+            raise Problem("forbidden", got=f"the key {found.name!r} of role {found.role}")
         return found.name, found.role
 
     def _refused(self, message: str, peer: str) -> Problem:
@@ -267,7 +271,7 @@ class KeyAuthorizer:
                 break
         if wait > 0:
             return _too_fast(wait, "fewer requests without a valid key")
-        return _unauthorised(message)
+        return Problem("unauthorised", message)
 
     def _check_host(self, sent: bytes) -> None:
         host = _plain_host(sent.decode("latin-1").lower())
@@ -276,7 +280,7 @@ class KeyAuthorizer:
                 host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:]))
             ):
                 return
-        raise _unknown_host(host)
+        raise Problem("unknown_host", got=repr(host[:100]))
 
     def _refresh(self) -> None:
         """Read the keys' file again when it has changed; at most every few seconds."""
@@ -321,26 +325,8 @@ def _network(peer: str, prefix: int = 64) -> str:
         return peer
 
 
-def _forbidden(key: Key) -> Problem:
-    got = f"the key {key.name!r} of role {key.role}"
-    message = "this key may not use the admin routes"
-    return Problem(403, "forbidden", message, expected="a key of role admin", got=got)
-
-
-def _unknown_host(host: str) -> Problem:
-    message, expected = "the service is not called by this name", "a host of security.allowed_hosts"
-    return Problem(400, "unknown_host", message, expected=expected, got=repr(host[:100]))
-
-
 def _too_fast(wait: float, expected: str) -> Problem:
-    return Problem(
-        429,
-        "too_many_requests",
-        "this client sends requests too fast",
-        expected=expected,
-        remedy="try again after the time in Retry-After",
-        retry_after=math.ceil(wait),
-    )
+    return Problem("too_many_requests", expected=expected, retry_after=math.ceil(wait))
 
 
 def _parsed(lines: Iterable[str]) -> Iterable[Key]:
@@ -353,16 +339,6 @@ def _sent_key(headers: Mapping[bytes, bytes]) -> bytes | None:
         return key
     bearer = headers.get(b"authorization", b"")
     return bearer[7:] if bearer[:7].lower() == b"bearer " else None
-
-
-def _unauthorised(message: str) -> Problem:
-    return Problem(
-        401,
-        "unauthorised",
-        message,
-        expected="a valid key in X-API-Key or Authorization: Bearer",
-        remedy="ask whoever runs the service for a key",
-    )
 
 
 _HEAD = "# API keys of tasador: name:role:sha256 of the key. Made by `tasador keys new`.\n"

@@ -1,8 +1,10 @@
-"""`GuardMiddleware`: runs before every route and keeps the service alive.
+"""What runs before every route: small ASGI middlewares, each with one task.
 
-It gives each request an id and a deadline, checks host, key and rate, caps how many are under
-way, adds security headers, counts, and turns whatever goes wrong into the one error schema. What
-is sent to a hot route goes straight to its handler, past FastAPI's routing; all else to FastAPI.
+From the outside in: `ContextMiddleware` gives a request its id, counts and logs it;
+`ProblemMiddleware` answers what the others refuse; `LimitMiddleware` caps how many requests are
+under way and how long; `AuthMiddleware` checks host, key and rate; `PredictMiddleware` answers the
+hot route itself, past FastAPI's routing. They are no subclasses of Starlette's
+``BaseHTTPMiddleware``, which makes a task and two streams for each request.
 """
 
 from __future__ import annotations
@@ -10,34 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
+from fastapi import Response
 from starlette.requests import ClientDisconnect
 
-from tasador.serving.errors import (
-    ClientGone,
-    Problem,
-    internal_error,
-    overloaded,
-    timed_out,
-    too_large,
-    wrong_media_type,
-)
+from tasador.serving.errors import MEDIA_TYPE, Problem, too_large, wrong_media_type
 from tasador.serving.http.request import (
     JSON,
     LOCAL,
     App,
     Exchange,
-    Handler,
     Message,
     Receive,
-    Reply,
     Role,
     Scope,
     Send,
     TrustedProxies,
-    inflate,
     is_json,
     read_body,
     request_id,
@@ -95,16 +87,13 @@ class RequestMetrics(Protocol):
         """Note that requests under way have become more or fewer."""
 
 
-class GuardMiddleware:
-    """The outermost ASGI application.
+class ContextMiddleware:
+    """Gives each request an id, adds the headers that every answer has, counts and logs.
 
     Args:
-        app: Answers what no hot route does.
-        hot: Handlers by (method, path); they get the whole body.
-        limits: What a request may ask for.
-        authorizer: Who may do what.
+        app: Answers.
         counts: What counts.
-        known: Paths that may name a counter; those of hot routes do anyway.
+        known: Paths that may name a counter.
         proxies: Whose ``X-Forwarded-For`` is believed; None believes nobody's.
         refused: Notes a request that was refused.
         access_log: Whether every request is logged.
@@ -113,9 +102,6 @@ class GuardMiddleware:
     def __init__(
         self,
         app: App,
-        hot: Mapping[tuple[str, str], Handler],
-        limits: LimitSettings,
-        authorizer: Authorizer,
         counts: RequestMetrics,
         *,
         known: Collection[str] = (),
@@ -124,21 +110,11 @@ class GuardMiddleware:
         access_log: bool = False,
     ) -> None:
         self._app = app
-        self._hot = dict(hot)
-        self._limits = limits
-        self._authorizer = authorizer
         self._counts = counts
-        self._known = frozenset(known) | {path for _, path in hot}
+        self._known = frozenset(known)
         self._proxies = proxies
         self._refused = refused
         self._access_log = access_log
-        self._under_way: dict[asyncio.Task[object], Exchange] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """Number of requests under way."""
-        return len(self._under_way)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -147,110 +123,43 @@ class GuardMiddleware:
             return
         if scope["method"] == "HEAD":  # a GET whose body the server leaves out
             scope = {**scope, "method": "GET"}
+        exchange = scope["tasador"] = self._exchange(scope)
+
+        async def send_noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", exchange.request_id.encode()),
+                    *(header for header in SECURITY_HEADERS if header[0] not in own),
+                ]
+            elif not message.get("more_body", False):
+                exchange.answered = True
+            await send(message)
+
+        self._counts.in_flight(1)
+        try:
+            await self._app(scope, receive, send_noted)
+        finally:
+            self._counts.in_flight(-1)
+            self._note(scope, exchange)
+
+    def _exchange(self, scope: Scope) -> Exchange:
         headers = dict(scope["headers"])
-        exchange = Exchange(
+        peer = scope.get("client")
+        client = peer[0] if peer else LOCAL
+        if self._proxies is not None:
+            client = self._proxies.client(client, scope["headers"])
+        return Exchange(
             scope["method"],
             scope["path"],
             headers,
             request_id(headers.get(b"x-request-id")),
             time.perf_counter(),
             scope.get("query_string", b""),
+            client,
         )
-        outbox = _Outbox(send, exchange)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - every ASGI server runs applications in tasks
-        self._counts.in_flight(1)
-        try:
-            self._admit(scope, exchange, task)
-            await self._dispatch(scope, receive, outbox)
-        except asyncio.CancelledError:
-            if not exchange.expired:
-                raise
-            # the answer below would otherwise be cancelled too
-            task.uncancel()
-            await outbox.problem(self._late(exchange))
-        except Problem as problem:
-            exchange.problem = problem
-            self._under_way.pop(task, None)
-            # an overloaded service does not spend time on the body that it has just refused
-            if not exchange.body_read and problem.status != 503:
-                await _discard(receive, exchange)
-            await outbox.problem(problem)
-        except (ClientGone, ClientDisconnect):
-            pass  # nobody is left to answer
-        except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            if not outbox.complete:
-                await outbox.problem(internal_error())
-        finally:
-            self._under_way.pop(task, None)
-            self._counts.in_flight(-1)
-            self._note(scope, exchange, outbox)
-
-    def _admit(self, scope: Scope, exchange: Exchange, task: asyncio.Task[object]) -> None:
-        peer = scope.get("client")
-        exchange.client = peer[0] if peer else LOCAL
-        if self._proxies is not None:
-            exchange.client = self._proxies.client(exchange.client, scope["headers"])
-        # before the limit: a busy service must not look dead to what restarts it
-        if exchange.path in PROBES:
-            return
-        if len(self._under_way) >= self._limits.in_flight:
-            raise overloaded()
-        self._under_way[task] = exchange
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        exchange.client, exchange.role = self._authorizer.admit(
-            exchange.headers, exchange.path, exchange.client
-        )
-
-    def _sweep(self) -> None:
-        """Stop what is over its time; one timer for all costs a request nothing."""
-        now = time.perf_counter()
-        for task, exchange in self._under_way.items():
-            if not exchange.expired and now - exchange.started > self._seconds(exchange):
-                exchange.expired = True
-                task.cancel()
-        self._sweeper = (
-            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-            if self._under_way
-            else None
-        )
-
-    def _seconds(self, exchange: Exchange) -> float:
-        return self._limits.upload_s if exchange.path in SLOW else self._limits.request_s
-
-    def _late(self, exchange: Exchange) -> Problem:
-        if exchange.body_read:
-            return timed_out(self._seconds(exchange))
-        return Problem(
-            408,
-            "slow_body",
-            "the body did not arrive in time",
-            expected=f"the whole body within {self._seconds(exchange):g} s",
-            remedy="check the network, or send less at once",
-        )
-
-    async def _dispatch(self, scope: Scope, receive: Receive, outbox: _Outbox) -> None:
-        exchange = outbox.exchange
-        handler = self._hot.get((exchange.method, exchange.path))
-        if handler is not None:
-            kind = exchange.headers.get(b"content-type", JSON)
-            if not is_json(kind):
-                raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
-            # read after the media type was looked at: a wrong one costs nothing
-            body = await read_body(receive, exchange, self._limits.body_bytes)
-            if b"content-encoding" in exchange.headers:
-                encoding = exchange.headers[b"content-encoding"]
-                body = inflate(encoding, body, self._limits.body_bytes)
-            await outbox.reply(await handler(exchange, body))
-            return
-        scope["tasador"] = exchange
-        limit = self._limits.body_bytes
-        if exchange.path in UPLOADS:
-            limit = self._limits.upload_bytes
-        exchange.body_limit = limit
-        await self._app(scope, _limited(receive, exchange, limit), outbox.forward)
 
     def _route(self, scope: Scope, exchange: Exchange) -> str:
         """Return a name for counting: never a caller's own words, which would be without end."""
@@ -258,9 +167,9 @@ class GuardMiddleware:
             return exchange.path
         return str(getattr(scope.get("route"), "path", "(other)"))
 
-    def _note(self, scope: Scope, exchange: Exchange, outbox: _Outbox) -> None:
+    def _note(self, scope: Scope, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
-        status = outbox.status or 499
+        status = exchange.status or 499
         route = self._route(scope, exchange)
         self._counts.request(route, exchange.method, status, seconds)
         problem = exchange.problem
@@ -287,64 +196,171 @@ class GuardMiddleware:
             )
 
 
-class _Outbox:
-    """Sends an answer once, with the headers that every answer has.
+class ProblemMiddleware:
+    """Answers what is refused, and hides what goes wrong here: ``application/problem+json``.
 
-    Attributes:
-        exchange: The request it answers.
-        status: The status sent; 0 while none was.
-        complete: Whether the whole answer was handed over.
+    Args:
+        app: Answers.
     """
 
-    __slots__ = ("_send", "complete", "exchange", "status")
+    def __init__(self, app: App) -> None:
+        self._app = app
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
-        self._send = send
-        self.exchange = exchange
-        self.status = 0
-        self.complete = False
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange: Exchange = scope["tasador"]
+        try:
+            await self._app(scope, receive, send)
+        except Problem as problem:
+            exchange.problem = problem
+            # an overloaded service does not spend time on the body that it has just refused
+            if not exchange.body_read and problem.status != 503:
+                await _discard(receive, exchange)
+            if exchange.status:
+                raise  # too late for another status: the connection is closed instead
+            answer = problem_response(problem, exchange)
+            if not exchange.body_read:
+                answer.headers["connection"] = "close"  # the rest of a body is not waited for
+            await answer(scope, receive, send)
+        except ClientDisconnect:
+            pass  # nobody is left to answer
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            if exchange.answered:
+                return
+            if exchange.status:
+                raise
+            await problem_response(Problem("internal_error"), exchange)(scope, receive, send)
 
-    async def reply(self, reply: Reply) -> None:
-        self.status = reply.status
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": [
-                    (b"content-type", reply.content_type),
-                    (b"content-length", str(len(reply.body)).encode()),
-                    (b"x-request-id", self.exchange.request_id.encode()),
-                    *SECURITY_HEADERS,
-                    *reply.headers,
-                ],
-            }
+
+def problem_response(problem: Problem, exchange: Exchange) -> Response:
+    """Return the answer to a request that is refused, and note why it is."""
+    exchange.problem = problem
+    body = problem.body(exchange.request_id)
+    return Response(body, problem.status, headers=problem.headers(), media_type=MEDIA_TYPE)
+
+
+class LimitMiddleware:
+    """Caps how many requests are under way, how long each may take and how long its body may be.
+
+    Args:
+        app: Answers.
+        limits: What a request may ask for.
+    """
+
+    def __init__(self, app: App, limits: LimitSettings) -> None:
+        self._app = app
+        self._limits = limits
+        self._under_way: dict[asyncio.Task[object], Exchange] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        # probes pass whatever the load: a busy service must not look dead to what restarts it
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        if len(self._under_way) >= self._limits.in_flight:
+            raise Problem("overloaded")
+        exchange: Exchange = scope["tasador"]
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - every ASGI server runs applications in tasks
+        self._under_way[task] = exchange
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        uploads = exchange.path in UPLOADS
+        exchange.body_limit = self._limits.upload_bytes if uploads else self._limits.body_bytes
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not exchange.expired:
+                raise
+            # the answer would otherwise be cancelled too
+            task.uncancel()
+            raise self._late(exchange) from None
+        finally:
+            self._under_way.pop(task, None)
+
+    def _sweep(self) -> None:
+        """Stop what is over its time; one timer for all costs a request nothing."""
+        now = time.perf_counter()
+        for task, exchange in self._under_way.items():
+            if not exchange.expired and now - exchange.started > self._seconds(exchange):
+                exchange.expired = True
+                task.cancel()
+        self._sweeper = (
+            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+            if self._under_way
+            else None
         )
-        await self._send({"type": "http.response.body", "body": reply.body})
 
-    async def problem(self, problem: Problem) -> None:
-        if self.status:
-            raise problem  # too late for another status: the connection is closed instead
-        headers = []
-        if problem.retry_after is not None:
-            headers.append((b"retry-after", str(problem.retry_after).encode()))
-        if not self.exchange.body_read:
-            headers.append((b"connection", b"close"))  # the rest of a body is not waited for
-        body = problem.body(self.exchange.request_id)
-        await self.reply(Reply(body, problem.status, headers=headers))
+    def _seconds(self, exchange: Exchange) -> float:
+        return self._limits.upload_s if exchange.path in SLOW else self._limits.request_s
 
-    async def forward(self, message: Message) -> None:
-        """Send FastAPI's own messages, with our headers."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            own = {name for name, _ in message["headers"]}
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", self.exchange.request_id.encode()),
-                *(header for header in SECURITY_HEADERS if header[0] not in own),
-            ]
-        elif not message.get("more_body", False):
-            self.complete = True
-        await self._send(message)
+    def _late(self, exchange: Exchange) -> Problem:
+        seconds = f"{self._seconds(exchange):g} s"
+        if exchange.body_read:
+            return Problem("timeout", f"the request took longer than {seconds}")
+        return Problem("slow_body", expected=f"the whole body within {seconds}")
+
+
+class AuthMiddleware:
+    """Admits a caller by host, key and rate; then refuses a body that is declared too long.
+
+    Args:
+        app: Answers.
+        authorizer: Who may do what.
+    """
+
+    def __init__(self, app: App, authorizer: Authorizer) -> None:
+        self._app = app
+        self._authorizer = authorizer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            exchange: Exchange = scope["tasador"]
+            exchange.client, exchange.role = self._authorizer.admit(
+                exchange.headers, exchange.path, exchange.client
+            )
+            declared = exchange.headers.get(b"content-length", b"")
+            # before a byte is read: a client that says it is too long need not be received
+            if declared.isdigit() and int(declared) > exchange.body_limit:
+                raise too_large(exchange.body_limit)
+        await self._app(scope, receive, send)
+
+
+class PredictMiddleware:
+    """Answers the one hot route past FastAPI's routing.
+
+    Args:
+        app: Answers every other route.
+        path: The route's path.
+        predict: Takes the request and its body; returns the answer's JSON.
+    """
+
+    def __init__(
+        self, app: App, path: str, predict: Callable[[Exchange, bytes], Awaitable[bytes]]
+    ) -> None:
+        self._app, self._path, self._predict = app, path, predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        exchange: Exchange = scope["tasador"]
+        kind = exchange.headers.get(b"content-type", JSON)
+        # before the body is read: a wrong type costs nothing
+        if not is_json(kind):
+            raise wrong_media_type(kind.decode("latin-1")[:100], "application/json")
+        body = await self._predict(exchange, await read_body(receive, exchange))
+        headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _discard(receive: Receive, exchange: Exchange) -> None:
@@ -365,23 +381,3 @@ async def _discard(receive: Receive, exchange: Exchange) -> None:
                 exchange.body_read = not message.get("more_body", False)
     except TimeoutError:
         pass
-
-
-def _limited(receive: Receive, exchange: Exchange, limit: int) -> Receive:
-    """Return `receive` for a body of at most `limit` bytes."""
-    declared = exchange.headers.get(b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
-    size = 0
-
-    async def receive_limited() -> Message:
-        nonlocal size
-        message = await receive()
-        if message["type"] == "http.request":
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise too_large(limit)
-            exchange.body_read = not message.get("more_body", False)
-        return message
-
-    return receive_limited

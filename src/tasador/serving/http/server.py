@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tasador.core.errors import ServingError
 from tasador.core.logging import configure_logs, formatter
-from tasador.serving.errors import Problem
+from tasador.serving.errors import MEDIA_TYPE, Problem
 from tasador.serving.http.request import request_id
 from tasador.settings.serving import ServerSettings
 
@@ -93,10 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed."""
-        self._refuse(
-            self._refusal
-            or Problem(400, "malformed_request", msg, expected="a request of HTTP/1.1")
-        )
+        self._refuse(self._refusal or Problem("malformed_request", msg))
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
@@ -123,11 +120,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._start_timer()  # an answer is under way: the next request's headers can wait
         elif self._in_head:
-            expected = f"the headers within {self.header_timeout_s:g} s"
-            problem = Problem(
-                408, "slow_headers", "the headers did not arrive in time", expected=expected
-            )
-            self._refuse(problem)
+            within = f"the headers within {self.header_timeout_s:g} s"
+            self._refuse(Problem("slow_headers", expected=within))
         else:
             self.transport.close()
 
@@ -141,7 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
             own_id = request_id(None)
             body = problem.body(own_id)
             head = (
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
                 "connection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
@@ -155,7 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _too_long(what: str, status: int, limit: int) -> Problem:
     return Problem(
-        status, "head_too_large", f"the {what} of the request is too long",
+        "head_too_large", f"the {what} of the request is too long", status=status,
         expected=f"at most {limit} bytes",
     )  # fmt: skip
 
