@@ -6,6 +6,7 @@ Each section is a frozen dataclass owned by the module that reads it; here they 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from annotated_types import Ge, Interval
 
 from tasador.core.errors import ConfigError
 from tasador.settings.records import RecordSettings
-from tasador.settings.validation import fields_of, from_texts
+from tasador.settings.validation import UnusedVariableError, fields_of, from_texts
 
 #: Seconds that something may take: at once would be never, and a day is a mistake.
 Seconds = Annotated[float, Interval(gt=0, lt=86_400)]
@@ -100,6 +101,8 @@ class SourceSettings:
 
 
 PREFIX = "TASADOR_"
+#: Sections of variables that the monitor and the web app read.
+_READ_ELSEWHERE = frozenset({"alerts", "watch", "ui"})
 MIB = 2**20
 
 
@@ -259,7 +262,7 @@ def read_settings(environment: Mapping[str, str]) -> ServeSettings:
     """Read the settings from environment variables.
 
     ``TASADOR_RECORDS__URL`` sets ``records.url``; lists are separated by commas; an empty text
-    means null where a setting may be null. Variables of other sections are not looked at.
+    means null where a setting may be null.
 
     Raises:
         ConfigError: A variable names no setting, or its value is invalid.
@@ -268,11 +271,20 @@ def read_settings(environment: Mapping[str, str]) -> ServeSettings:
     given: dict[str, dict[str, str]] = {name: {} for name in sections}
     for name, text in environment.items():
         section, separator, key = name.removeprefix(PREFIX).lower().partition("__")
-        if name.startswith(PREFIX) and separator and section in given:
-            given[section][key] = text
+        if not name.startswith(PREFIX) or not separator or section in _READ_ELSEWHERE:
+            continue
+        if section not in given:
+            meant = difflib.get_close_matches(section, given, n=1)
+            raise UnusedVariableError.of(
+                name,
+                [f"{PREFIX}{one.upper()}__..." for one in given],
+                variable(meant[0], key) if meant else None,
+            )
+        given[section][key] = text
     return ServeSettings(
         **{
-            name: from_texts(kind, given[name], partial(variable, name))
-            for name, kind in sections.items()
+            name: from_texts(sections[name], texts, partial(variable, name))
+            for name, texts in given.items()
+            if texts
         }
     )

@@ -80,10 +80,23 @@ class InvalidSettingError(ConfigError):
         words = re.split(r"[, ]+", expected) if expected.startswith("one of ") else ()
         close = difflib.get_close_matches(str(value), words, n=1)
         return cls(
-            f"{where}: {problem}",
+            f"{where}: {problem}" if problem else where,
             expected=expected,
             got=repr(value),
             remedy=f"did you mean {close[0]!r}?" if close else None,
+        )
+
+
+class UnusedVariableError(ConfigError):
+    """An environment variable that sets nothing."""
+
+    @classmethod
+    def of(cls, name: str, known: Collection[str], meant: str | None) -> UnusedVariableError:
+        """Return the error of a variable, with the one that was probably meant."""
+        return cls(
+            f"{name} sets nothing",
+            expected=f"one of {', '.join(known)}",
+            remedy=f"did you mean {meant}?" if meant else "remove it",
         )
 
 
@@ -138,10 +151,8 @@ def from_texts(
     for key in texts:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
-            raise ConfigError(
-                f"{name(key)} sets nothing",
-                expected=f"one of {', '.join(map(name, hints))}",
-                remedy=f"did you mean {name(close[0])}?" if close else "remove it",
+            raise UnusedVariableError.of(
+                name(key), list(map(name, hints)), name(close[0]) if close else None
             )
     values = {key: _listed(text, hints[key]) for key, text in texts.items()}
     try:
@@ -253,7 +264,9 @@ def _problem(found: ErrorDetails, kinds: Mapping[str, Any]) -> tuple[str, str]:
     """Return what is wrong with a value, and what would be right."""
     ranged = allowed(_hint_at(found["loc"], kinds))
     word = _WORDS.get(found["type"].partition("_")[0])
-    if found["type"] in ("literal_error", "predicate_failed"):
+    if found["type"] == "literal_error":
+        return "", ranged
+    if found["type"] == "predicate_failed":
         return "cannot be used", ranged
     if word is not None and not found["type"].endswith(("_too_short", "_too_long")):
         return "wrong type", word

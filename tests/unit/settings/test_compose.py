@@ -68,7 +68,7 @@ def test_a_contract_in_the_projects_own_conf_is_found(tmp_path: Path) -> None:
         ("impute.repeats=0", "impute.repeats: out of range"),
         ("impute.max_rows=10", "impute.max_rows: out of range"),
         ("steps=[feature]", "did you mean 'features'"),
-        ("from_step=cook", "from_step: cannot be used: expected one of download, segregate"),
+        ("from_step=cook", "from_step: expected one of download, segregate"),
         ("steps=features", "steps: wrong type: expected a list"),
         ("dataset.columns.longitude.kind=colour", "longitude.kind"),
         ("sweep.trials=[", "cannot be composed"),

@@ -125,3 +125,23 @@ def test_only_a_whole_number_is_one(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"expected a whole number|cannot be read"):
         build(sweep, {"trials": value}, "sweep")
     assert get_args(fields_of(sweep)["trials"])[0] is int
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SERVER__PRT", "did you mean TASADOR_SERVER__PORT"),
+        ("RECORD__URL", "did you mean TASADOR_RECORDS__URL"),
+        ("LIMIT__BATCH", "did you mean TASADOR_LIMITS__BATCH"),
+        ("QUEUE__SIZE", "expected one of TASADOR_SERVER__"),
+        ("RECORDS__", "TASADOR_RECORDS__ sets nothing"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_refused_with_the_one_that_was_meant(name, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_settings({f"TASADOR_{name}": "1"})
+
+
+def test_variables_that_others_read_are_left_to_them() -> None:
+    others = {"TASADOR_WATCH__CONFIG": "x", "TASADOR_UI__THEME": "y", "TASADOR_REAL_DATA": "/z"}
+    assert read_settings(others) == ServeSettings()
