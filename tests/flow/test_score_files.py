@@ -172,6 +172,22 @@ def test_finished_files_are_skipped_until_something_changes(
     assert again("--columns", "none")[1] == {f"{name}.parquet" for name in "abcd"}
 
 
+def test_a_named_encoding_is_how_files_are_read(score: Run, tmp_path: Path):
+    text = as_csv(houses(20))
+    (tmp_path / "plain.csv").write_text(text)
+    (tmp_path / "host.csv").write_bytes(text.encode("cp037"))
+    to = str(tmp_path / "out")
+    assert score(str(tmp_path / "plain.csv"), "-o", to)[0] == 0
+    code, _, err = score(str(tmp_path / "host.csv"), "-o", to)
+    assert (code, "Traceback" in err) == (3, False)
+    code, _, err = score(str(tmp_path / "host.csv"), "-o", to, "--encoding", "cp037")
+    assert code == 0, err
+    results = [(tmp_path / "out" / name).read_text() for name in ("plain.csv", "host.csv")]
+    assert results[0] == results[1]
+    code, out, err = score(str(tmp_path / "plain.csv"), "-o", to, "--encoding", "cp037")
+    assert "finished before" not in out + err, "read in another way it is another table"
+
+
 def test_inputs_of_one_name_keep_their_folders(score: Run, tmp_path: Path):
     for year in ("y=1", "y=2"):
         (tmp_path / year).mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import datetime as dt
 import difflib
 import math
@@ -556,24 +555,12 @@ def _source(value: Any) -> Source:
         member=_optional_text(section, "member", "source"),
         delimiter=delimiter,
         synthetic=_optional_text(section, "synthetic", "source"),
-        encoding=_encoding(_optional_text(section, "encoding", "source")),
+        encoding=_optional_text(section, "encoding", "source"),
         header_row=_positive(section.get("header_row"), "source.header_row"),
         has_header=None if _flag(section, "has_header", "source", default=True) else False,
         sheet=_sheet(section.get("sheet")),
         sql=_sql(section.get("sql")),
     )
-
-
-def _encoding(name: str | None) -> str | None:
-    try:
-        if name is not None and not codecs.lookup(name)._is_text_encoding:
-            raise LookupError
-    except LookupError:
-        raise ContractError(
-            f"source.encoding: unknown encoding {name!r}",
-            expected="the name of one, such as cp1252, latin-1, utf-16 or cp1250",
-        ) from None
-    return name
 
 
 def _positive(value: Any, where: str) -> int | None:

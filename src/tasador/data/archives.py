@@ -214,14 +214,15 @@ def detect_encoding(
 ) -> str:
     """Return the encoding of a text.
 
-    A byte order mark decides; without one a text that is valid UTF-8 is UTF-8, and any other is
-    what `hint` says, or else cp1252, or latin-1 where cp1252 has no such byte. Words of nothing
-    but bytes beyond ASCII are Cyrillic, Greek, Japanese, Korean or Chinese.
+    A byte order mark decides; without one a text of other than ASCII characters that is valid UTF-8
+    is UTF-8, and any other is what `hint` says, or else cp1252, or latin-1 where cp1252 has no such
+    byte. Words of nothing but bytes beyond ASCII are Cyrillic, Greek, Japanese, Korean or Chinese.
 
     Args:
         data: The text, or its beginning.
         name: What to call the file in messages.
-        hint: The encoding to take for what is not UTF-8.
+        hint: The encoding to take for what is not UTF-8; of ASCII bytes too where it reads them
+            otherwise (ISO-2022-JP).
         beginning: Whether rows are read one by one: it may end within a character, and damaged
             places are those rows' fault.
 
@@ -235,7 +236,7 @@ def detect_encoding(
         return _wide_encoding(data, name, hint)
     try:
         data.decode("utf-8")
-        return "utf-8"
+        return hint if hint is not None and _reads_otherwise(data, hint) else "utf-8"
     except UnicodeDecodeError as error:
         if beginning and error.reason == "unexpected end of data":
             return "utf-8"
@@ -255,6 +256,14 @@ def detect_encoding(
             remedy="correct that line, or write the file again in one encoding",
         )
     return _other_alphabet(data) or ("latin-1" if _NOT_CP1252.search(data) else "cp1252")
+
+
+def _reads_otherwise(data: bytes, encoding: str) -> bool:
+    """Tell whether a text of ASCII bytes has other characters in an encoding."""
+    try:
+        return data.isascii() and data.decode(encoding) != data.decode("ascii")
+    except UnicodeDecodeError:
+        return False
 
 
 def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:

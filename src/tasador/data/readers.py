@@ -240,10 +240,13 @@ def _parse_text(data: bytes, name: str, options: Source, known: tuple[str, ...])
         frame = frame.filter(keep)
     columns, column_notes = extra_columns(frame, form.header, form.names)
     frame = _without_text_marks(frame, data)
+    encoding: str | None = form.encoding
+    if encoding == "utf-8":  # what was named holds for other files where this one is ASCII
+        encoding = options.encoding if data.isascii() else None
     source = replace(
         options,
         delimiter=form.delimiter,
-        encoding=None if form.encoding == "utf-8" else form.encoding,
+        encoding=encoding,
         header_row=form.header_row if form.skipped else options.header_row,
         has_header=None if form.header else False,
     )

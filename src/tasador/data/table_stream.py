@@ -11,7 +11,7 @@ import codecs
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import plain_array
 from tasador.contract.encoding import columns_with_missing_words
-from tasador.contract.model import TableContract, plain_name
+from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
@@ -102,13 +102,16 @@ class TableStream(Protocol):
 
 
 @contextmanager
-def open_table(location: storage.Location, contract: TableContract) -> Iterator[TableStream]:
+def open_table(
+    location: storage.Location, contract: TableContract, asked: Source | None = None
+) -> Iterator[TableStream]:
     """Open a table; the columns' names are known afterwards, no row has been read.
 
     Args:
         location: A CSV file, plain or compressed by gzip, zstd or bzip2, or a Parquet file; any
             other table that `data.readers` reads, which is then held in memory whole.
         contract: Helps to find out how a CSV is written.
+        asked: The sheet, encoding or lack of a header of this very file, if they were named.
 
     Raises:
         SourceError: There is no such file, it is empty, or no table.
@@ -116,6 +119,8 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
         MissingExtraError: pyarrow is not installed.
     """
     _need_pyarrow()
+    asked = asked or Source()
+    contract = replace(contract, source=contract.source.read_as(asked))
     if storage.is_folder(location):
         raise SourceError(
             f"{location} is a folder", expected="files", remedy=f"name them: '{location}/*.parquet'"
@@ -134,7 +139,7 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
             if beginning.startswith(PARQUET):
                 yield_this: TableStream = _ParquetStream(location, file)
             elif _read_whole(inside):
-                yield_this = _FrameStream(location, contract)
+                yield_this = _FrameStream(location, contract, named_sheet=asked.sheet is not None)
             else:
                 refuse_unreadable(inside, "the file")
                 yield_this = _CsvStream(location, file, compression, contract)
@@ -408,7 +413,9 @@ class _FrameStream:
 
     kind: TableKind = "csv"
 
-    def __init__(self, location: storage.Location, contract: TableContract) -> None:
+    def __init__(
+        self, location: storage.Location, contract: TableContract, *, named_sheet: bool
+    ) -> None:
         try:
             from tasador.data.readers import read_source
         except ImportError as error:
@@ -417,7 +424,8 @@ class _FrameStream:
             location,
             source=contract.source,
             keep_text=columns_with_missing_words(contract),
-            known=known_names(contract),
+            # a sheet that is named has to be there; the contract's is that of another file
+            known=() if named_sheet else known_names(contract),
         )
         self._frame, self.notes = read.frame, list(read.notes)
         self.names = list(self._frame.columns)

@@ -107,7 +107,10 @@ def detect_beginning(head: bytes, name: str, contract: TableContract) -> Beginni
         SourceError: It is empty or no text, or its header is too long.
     """
     cut = len(head) >= HEAD_BYTES
-    encoding = detect_encoding(head, name, contract.source.encoding, beginning=True)
+    hint = contract.source.encoding
+    encoding = detect_encoding(head, name, hint, beginning=True)
+    if hint is not None and cut and head.isascii():
+        encoding = hint  # other characters come later, if any do
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)
     errors = "surrogateescape" if encoding == "utf-8" else "replace"
     text = decoder(errors=errors).decode(head, final=not cut)

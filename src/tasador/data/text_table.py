@@ -61,6 +61,8 @@ def read_text_table(
     notes = []
     if encoding in _ENCODINGS and source.encoding is None:
         notes.append(f"the text is not UTF-8: read as {_ENCODINGS[encoding]} ({encoding})")
+    elif source.encoding is not None and encoding == "utf-8" and not data.isascii():
+        notes.append(f"the text is UTF-8 and was read so, not as {source.encoding}")
     data = _unified_line_ends(_as_utf8(data, encoding, name))
     if not data.strip():
         raise SourceError(f"{name} is empty", expected="a table with a header and rows")
@@ -91,7 +93,7 @@ def _as_utf8(data: bytes, encoding: str, name: str) -> bytes:
         raise SourceError(
             f"{name} is not {encoding} text",
             got=f"{data[error.start : error.start + 2].hex(' ')} in line {line}",
-            remedy="write the file again, or correct `source.encoding` in the contract",
+            remedy="name its encoding with --encoding (`source.encoding` in the contract)",
         ) from None
     if "\x00" in text:
         raise SourceError(f"{name} is not a table that can be read", got="binary data")
