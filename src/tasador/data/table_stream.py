@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -26,8 +27,15 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
 from tasador.data.extra_rows import (
     FOOT,
+    LABEL_COLUMNS,
+    TOTAL_LABEL,
+    WORDS,
+    WORDS_WITHIN,
+    GroupTotals,
     left_out_notes,
+    rows_at_foot,
     rows_below,
+    sums_of,
 )
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
@@ -296,13 +304,18 @@ class _CsvStream:
 
     def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
         last: deque[_Block] = deque()  # the rows at the end are looked at together
+        self._groups: GroupTotals | None = None
+        self._words: list[int] | None = None
+        self._totals: set[int] = set()
         for found in self._blocks(block):
+            self._find_totals(found, block)
             last.append(found)
             while sum(map(len, last)) - len(last[0]) >= FOOT:
                 yield self._piece(last.popleft(), columns)
         below, notes = self._below(list(last), block)
         blank, repeated = self._left_out
-        self.notes = [*self._form.notes, *left_out_notes(blank, repeated), *notes]
+        left_out = left_out_notes(blank, repeated, len(self._totals))
+        self.notes = [*self._form.notes, *left_out, *notes]
         for found in last:
             yield self._piece(found, columns, below)
 
@@ -346,17 +359,59 @@ class _CsvStream:
         for found in reversed(last):
             rows = found.cells(self._form.delimiter, FOOT - len(rows)) | rows
         extra = {number for found in last for number in found.extra}
+        foot = self._totals.intersection(rows_at_foot(rows, extra))
+        self._totals -= foot
+        extra -= foot
+        for found in last:
+            found.extra -= foot
         above = partial(self._above, block=block)
         return rows_below(rows, extra, self._form.delimiter, len(self.names), above)
 
+    def _find_totals(self, found: _Block, block: int) -> None:
+        """Note the rows of a block that are totals of rows above them; see `GroupTotals`."""
+        import pyarrow.compute as pc
+
+        if self._words is None:
+            self._words = _columns_of_words(found.batch)
+        called = np.zeros(found.batch.num_rows, bool)
+        for position in self._words:
+            cells = _texts(found.batch.column(position))
+            totals = cells.unique()  # a pattern takes longer than to find equal cells
+            totals = totals.filter(pc.match_substring_regex(totals, TOTAL_LABEL))
+            if len(totals):
+                called |= pc.is_in(cells, totals).to_numpy(zero_copy_only=False)
+        called &= ~np.isin(found.numbers, list(found.extra))
+        asked: list[int] = np.flatnonzero(called).tolist()
+        if not asked and self._groups is None:
+            return
+        if self._groups is None:
+            self._groups = GroupTotals(len(self.names))
+            for above in self._above(found.start, block):
+                self._groups.add(len(above[0]), sums_of(above))
+        numbers, start = found.numbers, 0
+        keep = ~np.isin(numbers, list(found.extra))
+        columns = [plain_array(array).to_pylist() for array in found.batch.columns]
+        for row in [*asked, len(numbers)]:
+            rows = [i for i in range(start, row) if keep[i]]
+            self._groups.add(len(rows), sums_of([[column[i] for i in rows] for column in columns]))
+            start = row + 1
+            if row < len(numbers) and self._groups.take(
+                [column[row].strip() for column in columns]
+            ):
+                self._totals.add(int(numbers[row]))
+                found.extra.add(int(numbers[row]))
+
     def _above(self, end: int, block: int) -> Iterator[list[list[str | None]]]:
-        """Yield all cells of the rows before a number, read once more."""
+        """Yield all cells of the rows before a number but totals of groups, read once more."""
+        import pyarrow as pa
+
         left_out = self._left_out
         for found in self._blocks(block):
-            rows = np.flatnonzero(found.numbers < end)
-            if not len(rows):
+            if found.start >= end:
                 break
-            yield [plain_array(array).to_pylist() for array in found.batch[: len(rows)].columns]
+            keep = (found.numbers < end) & ~np.isin(found.numbers, list(self._totals))
+            rows = found.batch.filter(pa.array(keep))
+            yield [plain_array(array).to_pylist() for array in rows.columns]
         self._left_out = left_out
 
     def _piece(self, found: _Block, columns: Sequence[str], below: Collection[int] = ()) -> Piece:
@@ -504,7 +559,7 @@ class _Block:
         start: How many rows of the file come before it.
         batch: The rows that could be read, as bytes.
         torn: By number: why others could not, and their text.
-        extra: The numbers of rows that hold nothing or repeat the header.
+        extra: The numbers of rows that hold nothing, repeat the header or are totals.
     """
 
     start: int
@@ -546,6 +601,27 @@ class _Block:
         return rows
 
 
+def _texts(array: pa.Array) -> pa.Array:
+    """Return cells without spaces around them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # a view, since bytes that are no UTF-8 are as good as any here
+    return pc.ascii_trim_whitespace(array.view(pa.string()))
+
+
+def _columns_of_words(batch: pa.RecordBatch) -> list[int]:
+    """Return the first columns that hold words."""
+    import pyarrow.compute as pc
+
+    found = (
+        position
+        for position, array in enumerate(batch.columns[:WORDS_WITHIN])
+        if pc.any(pc.match_substring_regex(_texts(array), WORDS)).as_py()
+    )
+    return list(islice(found, LABEL_COLUMNS))
+
+
 def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.int64]:
     """Return the positions of the rows that hold these cells, but for spaces around them."""
     import pyarrow as pa
@@ -554,8 +630,7 @@ def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.in
     rows = np.arange(batch.num_rows)
     for array, cell in zip(batch.columns, cells, strict=False):
         taken = array if len(rows) == len(array) else array.take(pa.array(rows))
-        # a view, since bytes that are no UTF-8 are as good as any here
-        trimmed = pc.ascii_trim_whitespace(taken.view(pa.string())).view(pa.binary())
+        trimmed = _texts(taken).view(pa.binary())
         wanted = pa.scalar(cell.encode("utf-8", errors="surrogateescape"), pa.binary())
         rows = rows[pc.equal(trimmed, wanted).to_numpy(zero_copy_only=False)]
         if not len(rows):
