@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tasador.contract.derived import Derive
+from tasador.contract.errors import InvalidContractError
 from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_text
-from tasador.core.errors import ContractError
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
@@ -228,10 +228,9 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.encoding is not None and not _is_text_encoding(self.encoding):
-            raise ContractError(
-                f"source.encoding: unknown encoding {self.encoding!r}",
-                expected="the name of one, such as cp1251, shift_jis, latin-1 or utf-16",
-            )
+            known = ("cp1251", "shift_jis", "latin-1", "utf-16", "...")
+            message = f"source.encoding: unknown encoding {self.encoding!r}"
+            raise InvalidContractError.not_among(message, known)
 
     def read_as(self, asked: Source) -> Source:
         """Return the same source, of a file with the sheet, header or encoding that is `asked`."""

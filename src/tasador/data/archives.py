@@ -7,6 +7,7 @@ lead anywhere. Of a text the encoding is found.
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -256,6 +257,53 @@ def detect_encoding(
             remedy="correct that line, or write the file again in one encoding",
         )
     return _other_alphabet(data) or ("latin-1" if _NOT_CP1252.search(data) else "cp1252")
+
+
+_TEXT_CHUNK = 1 << 18
+
+
+class AsUtf8:
+    """A stream of text in another encoding, read as UTF-8."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._ready) < size:
+            chunk = self._stream.read(_TEXT_CHUNK)
+            self._ready += self._decoder.decode(bytes(chunk), final=not chunk).encode()
+            if not chunk:
+                break
+        size = len(self._ready) if size < 0 else size
+        read, self._ready = self._ready[:size], self._ready[size:]
+        return read
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read_all(stream: Any, size: int) -> bytes:
+    """Return the next `size` bytes of a stream that may give less at a time."""
+    chunks, left = [], size
+    while left > 0 and (chunk := stream.read(left)):
+        chunks.append(bytes(chunk))
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+class Lent:
+    """A file that Arrow may close without closing it for its owner."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.closed = False
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _reads_otherwise(data: bytes, encoding: str) -> bool:

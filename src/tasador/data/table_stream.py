@@ -24,7 +24,18 @@ from tasador.contract.encoding import columns_with_missing_words
 from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
+from tasador.data.archives import (
+    ARROW,
+    OLE,
+    PARQUET,
+    ZIP,
+    AsUtf8,
+    Lent,
+    is_json,
+    is_tar,
+    read_all,
+    refuse_unreadable,
+)  # fmt: skip
 from tasador.data.extra_rows import (
     FOOT,
     LABEL_COLUMNS,
@@ -166,7 +177,7 @@ def _read_whole(beginning: bytes) -> bool:
 def _unpacked(file: Any, compression: str) -> bytes:
     import pyarrow as pa
 
-    with pa.CompressedInputStream(pa.PythonFile(_Lent(file), mode="r"), compression) as stream:
+    with pa.CompressedInputStream(pa.PythonFile(Lent(file), mode="r"), compression) as stream:
         return bytes(stream.read(_BEGINNING))
 
 
@@ -248,7 +259,7 @@ class _CsvStream:
         self._source = file
         self._size = max(1, storage.stamp(location).size)
         with self._stream() as stream:
-            head = _read_all(stream, HEAD_BYTES)
+            head = read_all(stream, HEAD_BYTES)
         beginning = detect_beginning(head, "the file", contract)
         self._form, self._start = beginning.form, beginning.offset
         self._marked = head.startswith(codecs.BOM_UTF8)
@@ -264,9 +275,9 @@ class _CsvStream:
         import pyarrow as pa
 
         if self._form.encoding == "utf-8":
-            _read_all(stream, self._start + (len(codecs.BOM_UTF8) if self._marked else 0))
+            read_all(stream, self._start + (len(codecs.BOM_UTF8) if self._marked else 0))
             return stream
-        text = _AsUtf8(stream, self._form.encoding)
+        text = AsUtf8(stream, self._form.encoding)
         text.read(self._start)
         return pa.PythonFile(text, mode="r")
 
@@ -275,7 +286,7 @@ class _CsvStream:
 
         self._source.seek(0)
         raw = (
-            pa.PythonFile(_Lent(self._source), mode="r")
+            pa.PythonFile(Lent(self._source), mode="r")
             if storage.is_remote(self._location)
             else pa.OSFile(str(self._location))
         )
@@ -496,50 +507,6 @@ class _FrameStream:
 
     def done(self) -> float:
         return self._read / max(1, self._frame.height)
-
-
-class _AsUtf8:
-    """A stream of text in another encoding, read as UTF-8."""
-
-    def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-        self._ready = b""
-        self.closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._ready) < size:
-            chunk = self._stream.read(_LEAST_BLOCK)
-            self._ready += self._decoder.decode(bytes(chunk), final=not chunk).encode()
-            if not chunk:
-                break
-        size = len(self._ready) if size < 0 else size
-        read, self._ready = self._ready[:size], self._ready[size:]
-        return read
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _read_all(stream: Any, size: int) -> bytes:
-    """Return the next `size` bytes of a stream that may give less at a time."""
-    chunks, left = [], size
-    while left > 0 and (chunk := stream.read(left)):
-        chunks.append(bytes(chunk))
-        left -= len(chunk)
-    return b"".join(chunks)
-
-
-class _Lent:
-    """A file that Arrow may close without closing it for its owner."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.closed = False
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def _after(piece: Piece, read: int) -> Piece:
