@@ -39,7 +39,7 @@ SET_ASIDE = "Set aside: "
 ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
 
 _IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
-_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
+_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)|[A-Za-z]{0,12}(?:ID|PIN|UUID)")
 
 
 def plain_name(text: str) -> str:
