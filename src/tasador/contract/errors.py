@@ -16,7 +16,7 @@ class InvalidContractError(ContractError):
     def of_value(
         cls, where: str, expected: str, value: Any, remedy: str | None = None
     ) -> InvalidContractError:
-        """Return the error of a value of another kind."""
+        """Return the error of a value of a different type."""
         return cls(f"{where}: expected {expected}, got {value!r}", remedy=remedy)
 
     @classmethod

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasador.core.errors import SourceError
+from tasador.data.errors import UnreadableTableError
 
 #: What can be read, for messages.
 ACCEPTED = "CSV, Excel, Parquet, Arrow, JSON, or a tar, gz or zip that holds one of them"
@@ -100,7 +101,7 @@ def unpack(data: bytes, name: str, member: str | None = None) -> bytes:
 
 def _unpack_once(data: bytes, name: str, member: str | None) -> bytes:
     if not data:
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
+        raise UnreadableTableError.empty(name)
     try:
         if data[:2] == b"PK":
             if workbook_parts(data) is not None:
@@ -122,9 +123,7 @@ def _unpack_once(data: bytes, name: str, member: str | None) -> bytes:
                 assert extracted is not None  # noqa: S101 - only regular files are selected
                 return _read_limited(extracted, name)
     except (*_DAMAGED, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted zip
-        raise SourceError(
-            f"the archive {name} is damaged or cut short: {error}", remedy="download it again"
-        ) from error
+        raise UnreadableTableError.damaged(f"the archive {name}", error) from error
     return data
 
 
@@ -167,11 +166,8 @@ def _is_table(name: str) -> bool:
 def _read_limited(file: IO[bytes], name: str) -> bytes:
     data = file.read(MAX_UNPACKED_BYTES + 1)
     if len(data) > MAX_UNPACKED_BYTES:
-        raise SourceError(
-            f"the archive {name} is too large once unpacked",
-            expected=f"at most {MAX_UNPACKED_BYTES} bytes",
-            remedy="unpack it yourself and name the file inside",
-        )
+        remedy = "unpack it yourself and name the file inside"
+        raise UnreadableTableError.too_large(f"the archive {name}", MAX_UNPACKED_BYTES, remedy)
     return bytes(data)
 
 
@@ -245,7 +241,7 @@ def detect_encoding(
     if hint is not None and not hint.lower().replace("_", "-").startswith("utf-8"):
         return hint
     if re.search(rb"[\x01-\x06\x0e-\x19\x7f]", data):
-        raise _no_text(name)
+        raise UnreadableTableError.binary(name)
     valid, high = len(_MULTIBYTE.findall(data)), len(re.findall(rb"[\x80-\xff]+", data))
     if valid * 2 > high:
         if beginning:
@@ -324,15 +320,7 @@ def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:
     for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if zeros > 0.7 * half and others == 0:
             return encoding
-    raise _no_text(name)
-
-
-def _no_text(name: str) -> SourceError:
-    return SourceError(
-        f"{name} is not a table that can be read",
-        expected="CSV, Excel, Parquet, Arrow, JSON, tar, tar.gz, gz or zip",
-        got="binary data",
-    )
+    raise UnreadableTableError.binary(name)
 
 
 def _other_alphabet(data: bytes) -> str | None:

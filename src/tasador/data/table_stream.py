@@ -36,6 +36,7 @@ from tasador.data.archives import (
     read_all,
     refuse_unreadable,
 )  # fmt: skip
+from tasador.data.errors import UnreadableTableError
 from tasador.data.extra_rows import (
     FOOT,
     LABEL_COLUMNS,
@@ -141,16 +142,14 @@ def open_table(
     asked = asked or Source()
     contract = replace(contract, source=contract.source.read_as(asked))
     if storage.is_folder(location):
-        raise SourceError(
-            f"{location} is a folder", expected="files", remedy=f"name them: '{location}/*.parquet'"
-        )
+        raise UnreadableTableError.folder(location, "*.parquet")
     if not storage.exists(location):
-        raise SourceError(f"there is no file {location}", remedy="check the path")
+        raise UnreadableTableError.absent(location)
     with ExitStack() as stack:
         file = stack.enter_context(storage.open_read(location))
         beginning = file.read(_BEGINNING)
         if not beginning:
-            raise SourceError(f"{location} is empty", expected="a table with a header and rows")
+            raise UnreadableTableError.empty(location)
         file.seek(0)
         with _readable(location):
             compression = _COMPRESSED.get(beginning[:2])
