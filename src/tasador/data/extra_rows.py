@@ -217,6 +217,37 @@ class GroupTotals:
         return False
 
 
+class RowTotals:
+    """`GroupTotals` for a reader of single rows.
+
+    Args:
+        width: How many cells a row has.
+        above: Given a number of rows, returns them again, some at a time; asked once, where a row
+            first looks like a total.
+    """
+
+    def __init__(self, width: int, above: Callable[[int], Iterable[Columns]]) -> None:
+        self._above, self._groups = above, GroupTotals(width)
+        self._words: set[int] = set()
+        self._summing = False
+
+    def take(self, number: int, cells: Sequence[str]) -> bool:
+        """Tell whether the row after `number` others is a total; its cells are stripped."""
+        if number < _ROWS_FOR_WORDS:
+            self._words.update(i for i, cell in enumerate(cells) if _WORDS.search(cell))
+        columns = sorted(self._words)[:LABEL_COLUMNS]
+        called = any(_TOTAL.match(cells[i]) for i in columns)
+        if called and not self._summing:
+            for above in self._above(number):
+                self._groups.add(len(above[0]), sums_of(above))
+            self._summing = True
+        if called:
+            return self._groups.take(cells)
+        if self._summing:
+            self._groups.add(1, sums_of([[cell] for cell in cells]))
+        return False
+
+
 def sums_of(columns: Columns) -> NDArray[np.float64]:
     """Return by mark of thousands and column the sum of the cells that are numbers."""
     sums = np.zeros((len(_MARKS), len(columns)))
@@ -243,6 +274,7 @@ WORDS = r"\pL{2}"
 #: In how many columns, the first ones that hold words, such a cell is looked for, and among how
 #: many words are.
 LABEL_COLUMNS, WORDS_WITHIN = 3, 100
+_TOTAL, _WORDS, _ROWS_FOR_WORDS = re.compile(TOTAL_LABEL), re.compile(r"[^\W\d_]{2}"), 1000
 #: Totals before a row from which on its sums are tried.
 _MOST_STARTS = 20
 
