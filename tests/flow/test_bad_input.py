@@ -270,7 +270,7 @@ def test_a_category_of_one_level_is_a_warning(tasador: Run, tmp_path: Path) -> N
         ("seed=-1", "seed: out of range"),
         ("register.alias='a b'", "register.alias: cannot be used"),
         ("sweep.trails=3", "did you mean 'trials'"),
-        ("steps=[cook]", "steps.cook"),
+        ("steps=[cook]", "steps[0]: expected one of download"),
         ("selection.families.ridge.alpha=[-1.0]", "selection.families.ridge.alpha: "),
         ("+selection.families.lightgbm.leaves=[7]", "lightgbm has no such parameter"),
         ("dataset.model_name=../x", "model_name: cannot be the name of a model"),

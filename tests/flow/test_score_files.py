@@ -20,6 +20,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from fixtures.process import unmeasured
+from fixtures.workbooks import workbook
 from tasador.cli.app import main
 from tasador.registry.model_bundle import ModelBundle
 
@@ -36,10 +37,10 @@ def score(
 ) -> Run:
     """Run `tasador score` in this process, in a folder of its own, with the bundle of houses."""
 
-    def run(*words: str, bundle: str | None = None) -> tuple[int, str, str]:
+    def run(*words: str, bundle: str | None = None, command: str = "score") -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         chosen = bundle or str(written_bundle)
-        monkeypatch.setattr(sys, "argv", ["tasador", "score", *words, "--bundle", chosen])
+        monkeypatch.setattr(sys, "argv", ["tasador", command, *words, "--bundle", chosen])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -170,6 +171,49 @@ def test_finished_files_are_skipped_until_something_changes(
     assert again("--columns", "none", "--force")[1] == {f"{name}.parquet" for name in "abcd"}
     (tmp_path / "out" / "_tasador_score.json").write_text("{]")
     assert again("--columns", "none")[1] == {f"{name}.parquet" for name in "abcd"}
+
+
+def test_a_named_encoding_is_how_files_are_read(score: Run, tmp_path: Path):
+    text = as_csv(houses(20))
+    (tmp_path / "plain.csv").write_text(text)
+    (tmp_path / "host.csv").write_bytes(text.encode("cp037"))
+    to = str(tmp_path / "out")
+    assert score(str(tmp_path / "plain.csv"), "-o", to)[0] == 0
+    code, _, err = score(str(tmp_path / "host.csv"), "-o", to)
+    assert (code, "Traceback" in err) == (3, False)
+    code, _, err = score(str(tmp_path / "host.csv"), "-o", to, "--encoding", "cp037")
+    assert code == 0, err
+    results = [(tmp_path / "out" / name).read_text() for name in ("plain.csv", "host.csv")]
+    assert results[0] == results[1]
+    code, out, err = score(str(tmp_path / "plain.csv"), "-o", to, "--encoding", "cp037")
+    assert "finished before" not in out + err, "read in another way it is another table"
+
+
+def test_predict_and_score_read_the_sheet_that_is_named(score: Run, tmp_path: Path):
+    def cells(n: int) -> list[list[object]]:
+        table = houses(n)
+        return [table.column_names, *(list(row.values()) for row in table.to_pylist())]
+
+    (tmp_path / "book.xlsx").write_bytes(workbook({"Now": cells(6), "Later": cells(9)}))
+    for sheet, rows in (("Now", 6), ("Later", 9), ("2", 9)):
+        code, out, err = score("book.xlsx", "--sheet", sheet, command="predict")
+        assert (code, len(out.splitlines())) == (0, rows + 1), err
+        code, _, err = score("book.xlsx", "-o", "out.csv", "--sheet", sheet)
+        assert code == 0, err
+        scored = (tmp_path / "out.csv").read_text().splitlines()
+        assert len(scored) == rows + 1
+    for words in (["--sheet", "Sooner"], ["-o", "out.csv", "--sheet", "Sooner"]):
+        command = "score" if "-o" in words else "predict"
+        code, out, err = score("book.xlsx", *words, command=command)
+        assert (code, "has no sheet 'Sooner'" in out + err) == (3, True)
+
+
+def test_predict_reads_a_file_in_the_encoding_that_is_named(score: Run, tmp_path: Path):
+    text = as_csv(houses(5))
+    (tmp_path / "plain.csv").write_text(text)
+    (tmp_path / "host.csv").write_bytes(text.encode("cp037"))
+    asked = ("host.csv", "--encoding", "cp037")
+    assert score(*asked, command="predict")[1] == score("plain.csv", command="predict")[1]
 
 
 def test_inputs_of_one_name_keep_their_folders(score: Run, tmp_path: Path):

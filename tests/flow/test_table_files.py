@@ -74,6 +74,18 @@ def source_of(name: str) -> dict[str, Any]:
         ("tabs.tsv", TABLE.replace(",", "\t").encode("utf-16"), [], "", {"delimiter": "\t"}),
         ("windows.csv", TABLE.replace("N", "Süd").encode("cp1252"), [], "Windows-1252",
          {"encoding": "cp1252"}),
+        ("cyrillic.csv", TABLE.replace("N", "юг-2").encode("cp1251"), ["--encoding", "cp1251"],
+         "юг-2", {"encoding": "cp1251"}),
+        ("japan.csv", TABLE.replace("N", "南").encode("shift_jis"), ["--encoding", "Shift_JIS"],
+         "南", {"encoding": "Shift_JIS"}),
+        ("ascii.csv", TABLE.replace("N", "南").encode("iso2022_jp"), ["--encoding", "iso2022_jp"],
+         "南", {"encoding": "iso2022_jp"}),
+        ("host.csv", TABLE.encode("cp037"), ["--encoding", "cp037"], "", {"encoding": "cp037"}),
+        ("wide.csv", TABLE.encode("utf-16-le"), ["--encoding", "utf-16-le"], "",
+         {"encoding": "utf-16-le"}),
+        ("plain.csv", TABLE.encode(), ["--encoding", "cp1251"], "", {"encoding": "cp1251"}),
+        ("other.csv", TABLE.replace("N", "юг").encode(), ["--encoding", "cp1251"],
+         "the text is UTF-8 and was read so, not as cp1251", {}),
         ("title.csv", ("Sales of 2022,,\n,,\n" + TABLE).encode(), [], "header is in line 3",
          {"header_row": 3}),
         ("total.csv", (TABLE + TOTAL).encode(), [], "a total at the foot", {}),
@@ -95,6 +107,38 @@ def test_a_file_of_any_form_becomes_a_contract_that_reads_it_again(
     assert source.items() <= source_of("mine").items()
     code, text = tasador("run", "dataset=mine", "steps=[segregate]", "tracking=none")
     assert code == 0, text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("klingon", "unknown encoding 'klingon'"),
+        ("rot13", "unknown encoding 'rot13'"),
+        ("", "unknown encoding ''"),
+        ("cp932", "table.csv is not cp932 text"),
+    ],
+)
+def test_an_encoding_that_does_not_fit_the_file_is_refused(
+    tasador: Run, name: str, said: str
+) -> None:
+    Path("table.csv").write_bytes(TABLE.replace("N", "S\xfcd").encode("latin-1"))
+    code, text = tasador("init", "table.csv", "--target", "price", "--encoding", name)
+    assert (code in (2, 3), said in text) == (True, True), text
+    assert not Path("conf").exists()
+
+
+def test_a_named_encoding_holds_beyond_the_beginning_of_a_file(tmp_path: Path) -> None:
+    first = TABLE.splitlines(keepends=True)[0]
+    text = first + "70,N,100000\n" * 100_000 + "70,юг,100000\n"
+    file = tmp_path / "long.csv"
+    file.write_bytes(text.encode("cp1251"))
+    (tmp_path / "short.csv").write_text(TABLE)
+    contract = infer_contract(str(tmp_path / "short.csv"), "price").contract
+    with open_table(str(file), contract, Source(encoding="cp1251")) as table:
+        last = [
+            piece.batch.column("zone").to_pylist()[-1] for piece in table.pieces(["zone"], 9999)
+        ]
+    assert last[-1] == "юг"
 
 
 def test_a_table_without_a_header_is_said_to_be_one_and_gets_numbered_columns(tasador: Run) -> None:

@@ -106,6 +106,10 @@ Set = Annotated[
 Sheet = Annotated[
     str | None, typer.Option("--sheet", metavar="NAME|NUMBER", help="Sheet of a workbook")
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Encoding of a text, e.g. cp1251", show_default="detected"),
+]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="The file has no line of column names")]
 
 # Which model a command uses

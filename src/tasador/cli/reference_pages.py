@@ -34,7 +34,8 @@ from tasador.monitoring.settings import (
 )
 from tasador.monitoring.thresholds import Thresholds
 from tasador.settings.compose import compose, conf_folder
-from tasador.settings.run import STEP_NAMES, RunSettings
+from tasador.settings.run import RunSettings
+from tasador.settings.validation import allowed, fields_of
 
 _COMMANDS_HEAD = """\
 # Commands
@@ -151,7 +152,7 @@ def _groups() -> Iterator[str]:
 
 
 def _table(prefix: str, kind: Any, defaults: dict[str, Any]) -> Iterator[str]:
-    described, hints = attributes(kind), get_type_hints(kind)
+    described, hints = attributes(kind), fields_of(kind)
     yield "| Key | Default | Meaning |"
     yield "|---|---|---|"
     for field in dataclasses.fields(kind):
@@ -173,9 +174,10 @@ def shown(value: Any) -> str:
 
 def choices(hint: Any) -> str:
     """Return what to say of the values that a type allows, or nothing."""
-    if get_origin(hint) is not Literal:
-        return ""
-    return f" One of {', '.join(f'`{choice}`' for choice in get_args(hint))}."
+    if get_origin(hint) is Literal:
+        return f" One of {', '.join(f'`{choice}`' for choice in get_args(hint))}."
+    said = allowed(hint)
+    return f" {said[0].upper()}{said[1:]}." if said else ""
 
 
 def summary(kind: Any) -> str:
@@ -195,8 +197,7 @@ def attributes(kind: Any) -> dict[str, str]:
             found[name] = start[2]
         elif name:
             found[name] += f" {line.strip()}"
-    steps = ", ".join(STEP_NAMES)
-    return {k: v.strip().replace("``", "`").replace("STEPS", steps) for k, v in found.items()}
+    return {name: text.strip().replace("``", "`") for name, text in found.items()}
 
 
 _WATCH_HEAD = """\
@@ -229,7 +230,7 @@ def watch_page() -> str:
         ("`routes`: each entry", RouteSettings, RouteSettings("log")),
     ):
         lines += [f"## {title}\n", "| Key | Default | Meaning |", "|---|---|---|"]
-        described, hints = attributes(kind), get_type_hints(kind)
+        described, hints = attributes(kind), fields_of(kind)
         for field in dataclasses.fields(kind):
             value = getattr(defaults, field.name)
             needed = field.default is field.default_factory is dataclasses.MISSING
@@ -305,7 +306,7 @@ def settings_page() -> str:
 def _rows(section: str, kind: Any, defaults: Any) -> Iterator[str]:
     from tasador.settings.serving import variable
 
-    described, hints = attributes(kind), get_type_hints(kind)
+    described, hints = attributes(kind), fields_of(kind)
     for field in dataclasses.fields(kind):
         value = getattr(defaults, field.name)
         value = ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -14,11 +14,13 @@ from tasador.cli.options import (
     Alias,
     AsJson,
     BundleFolder,
+    Encoding,
     Engine,
     EngineOption,
     Model,
     RayAddress,
     Registry,
+    Sheet,
     Version,
     Workspace,
 )
@@ -52,6 +54,8 @@ def predict(
             show_default="standard output",
         ),
     ] = None,
+    sheet: Sheet = None,
+    encoding: Encoding = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -75,12 +79,14 @@ def predict(
         tasador predict new-flats.csv -o estimates.csv
         tasador predict '{"median_income": 5.2, "ocean_proximity": "INLAND"}'
     """
+    from tasador.contract.model import Source
     from tasador.inference.model_choice import BundleChoice
     from tasador.scoring.predict import predict_rows, to_csv, to_json
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     names = [name.strip() for name in (keep or "").split(",") if name.strip()]
-    predicted = predict_rows(rows, choice, note, keep=names)
+    asked = Source(sheet=sheet, encoding=encoding)
+    predicted = predict_rows(rows, choice, note, keep=names, asked=asked)
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
     if output is None:
@@ -165,6 +171,8 @@ def score(
     force: Annotated[
         bool, typer.Option("--force", help="Score files again that are finished")
     ] = False,
+    sheet: Sheet = None,
+    encoding: Encoding = None,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     bundle: Annotated[
@@ -190,6 +198,7 @@ def score(
         tasador score 'rows/*.parquet' --output scored/
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
+    from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
     from tasador.scoring.files import ScoreRequest, find_inputs, score_files
@@ -203,6 +212,7 @@ def score(
         workers=workers,
         batch_rows=batch_rows,
         force=force,
+        asked=Source(sheet=sheet, encoding=encoding),
     )
 
     def tell(line: str) -> None:
@@ -215,7 +225,9 @@ def score(
     choice = BundleChoice(
         workspace, None if bundle is None else Path(bundle), model, alias, version, registry
     )
-    with chosen_bundle(choice, fits=fits_rows(find_inputs(inputs)[0]), tell=note) as chosen:
+    with chosen_bundle(
+        choice, fits=fits_rows(find_inputs(inputs)[0], request.asked), tell=note
+    ) as chosen:
         loaded = chosen.load()
         if engine is Engine.ray:
             from tasador.core.parallel import RaySettings

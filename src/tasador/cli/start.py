@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from tasador.cli.options import WORKSPACE, NoHeader, OptionsError, Settings, Sheet, Workspace
+from tasador.cli.options import (
+    WORKSPACE,
+    Encoding,
+    NoHeader,
+    OptionsError,
+    Settings,
+    Sheet,
+    Workspace,
+)
 from tasador.cli.output import err, escape, out, table
 
 if TYPE_CHECKING:
@@ -43,6 +51,7 @@ def init(
         bool, typer.Option("--yes", "-y", help="Ask nothing: take the default of each question")
     ] = False,
     sheet: Sheet = None,
+    encoding: Encoding = None,
     no_header: NoHeader = False,
     sql: Annotated[
         tuple[str, str] | None,
@@ -78,7 +87,7 @@ def init(
         target,
         name=name,
         categories=category or (),
-        source=Source(sheet=sheet, has_header=False if no_header else None),
+        source=Source(sheet=sheet, encoding=encoding, has_header=False if no_header else None),
     )
     inference = infer()
     if inference.questions and not yes and sys.stdin.isatty() and sys.stdout.isatty():

@@ -21,6 +21,7 @@ from tasador.cli.models import settings_with
 from tasador.cli.options import (
     WORKSPACE,
     By,
+    Encoding,
     Engine,
     EngineOption,
     NoHeader,
@@ -215,6 +216,7 @@ def monitor(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing")] = False,
     sheet: Sheet = None,
+    encoding: Encoding = None,
     no_header: NoHeader = False,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
@@ -257,7 +259,7 @@ def monitor(
     else:
         fields = Fields(target, prediction, lower, upper, time, latency, version, id)
         found = tuple(current)
-        source = Source(sheet=sheet, has_header=False if no_header else None)
+        source = Source(sheet=sheet, encoding=encoding, has_header=False if no_header else None)
         comparison = Comparison(reference, found, fields, contract, segment, outcomes, source)
         with open_engine(engine.value, RaySettings(ray_address)) as opened:
             verdict, notes = monitor_files(comparison, rules, opened)

@@ -7,6 +7,7 @@ monitors' bins, the forms) is derived from a `TableContract`. Reading one from Y
 
 from __future__ import annotations
 
+import codecs
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tasador.contract.derived import Derive
+from tasador.contract.errors import InvalidContractError
 from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_text
 from tasador.core.hashing import fingerprint, to_plain
 
@@ -37,7 +39,7 @@ SET_ASIDE = "Set aside: "
 ENCODED_KINDS: frozenset[str] = frozenset({"number", "integer", "category", "datetime"})
 
 _IDENTIFIER = re.compile(r"(?:.*[_ .-])?(?:id|ids|uuid|guid|index|idx|key|nr|no)|unnamed_\d+", re.I)
-_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)")
+_CAMEL_IDENTIFIER = re.compile(r".*[a-z](?:Id|ID)|[A-Za-z]{0,12}(?:ID|PIN|UUID)")
 
 
 def plain_name(text: str) -> str:
@@ -202,11 +204,14 @@ class Source:
         member: Name of the table inside an archive, when it holds several.
         delimiter: Separator of a CSV file; ``,`` is also what is detected.
         synthetic: Name of the built-in generator to fall back on.
-        encoding: Encoding of a text that is not UTF-8.
+        encoding: Encoding of a text that is not UTF-8, by a name that Python knows.
         header_row: Line of a text, or row of a sheet, that holds the column names.
         has_header: False for a table without column names: they are ``column_1`` and so on.
         sheet: Sheet of a workbook: its name, or its number from 1.
         sql: The query that gives the table.
+
+    Raises:
+        ContractError: There is no such encoding.
     """
 
     paths: tuple[str, ...] = ()
@@ -220,6 +225,25 @@ class Source:
     has_header: bool | None = None
     sheet: str | int | None = None
     sql: SqlQuery | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None and not _is_text_encoding(self.encoding):
+            known = ("cp1251", "shift_jis", "latin-1", "utf-16", "...")
+            message = f"source.encoding: unknown encoding {self.encoding!r}"
+            raise InvalidContractError.not_among(message, known)
+
+    def read_as(self, asked: Source) -> Source:
+        """Return the same source, of a file with the sheet, header or encoding that is `asked`."""
+        names = ("sheet", "has_header", "encoding")
+        given = {name: getattr(asked, name) for name in names}
+        return replace(self, **{name: one for name, one in given.items() if one is not None})
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except (LookupError, ValueError):  # ValueError: a zero byte in the name
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import datetime as dt
-import difflib
 import math
 import re
 from collections import Counter
@@ -15,6 +13,7 @@ from typing import Any, cast
 import yaml
 
 from tasador.contract.derived import OPERATIONS, Derive, Operation
+from tasador.contract.errors import InvalidContractError
 from tasador.contract.formats import (
     DURATION_DAYS,
     EXTRACT_KINDS,
@@ -146,24 +145,14 @@ def _mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping
         raise ContractError(f"{where}: expected a mapping, got {type(value).__name__}")
     for key in value:
         if allowed is not None and key not in allowed:
-            raise _unknown(f"{where}.{key}: unknown key", key, allowed)
+            raise InvalidContractError.not_among(f"{where}.{key}: unknown key", allowed, key)
     return value
-
-
-def _unknown(message: str, given: Any, known: Collection[str], shown: Any = str) -> ContractError:
-    """Return the error for a word that is none of `known`, with the one that may be meant."""
-    close = difflib.get_close_matches(str(given), known, n=1)
-    return ContractError(
-        message,
-        expected=f"one of {', '.join(map(shown, known))}",
-        remedy=f"did you mean {close[0]!r}?" if close else None,
-    )
 
 
 def _text(section: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
     value = section.get(key, default)
     if not isinstance(value, str) or not value.strip():
-        raise ContractError(f"{where}.{key}: expected a text, got {value!r}")
+        raise InvalidContractError.of_value(f"{where}.{key}", "a text", value)
     return plain_name(value)
 
 
@@ -193,23 +182,21 @@ def _texts(section: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(
         isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in value
     ):
-        raise ContractError(
-            f"{where}.{key}: expected a list of texts, got {value!r}",
-            remedy="quote words that YAML reads as true or false, such as 'yes', 'no' and 'on'",
-        )
+        remedy = "quote words that YAML reads as true or false, such as 'yes', 'no' and 'on'"
+        raise InvalidContractError.of_value(f"{where}.{key}", "a list of texts", value, remedy)
     return tuple(plain_name(str(item)) for item in value)
 
 
 def _flag(section: Mapping[str, Any], key: str, where: str, default: bool) -> bool:
     value = section.get(key, default)
     if not isinstance(value, bool):
-        raise ContractError(f"{where}.{key}: expected true or false, got {value!r}")
+        raise InvalidContractError.of_value(f"{where}.{key}", "true or false", value)
     return value
 
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ContractError(f"{where}: expected a finite number, got {value!r}")
+        raise InvalidContractError.of_value(where, "a finite number", value)
     return float(value)
 
 
@@ -220,11 +207,11 @@ def _bounds(
     if value is None:
         return (None, None)
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ContractError(f"{where}.bounds: expected [low, high], got {value!r}")
+        raise InvalidContractError.of_value(f"{where}.bounds", "[low, high]", value)
     read = _moment if dates else _number
     low, high = (None if side is None else read(side, f"{where}.bounds") for side in value)
     if low is not None and high is not None and low >= high:
-        raise ContractError(f"{where}.bounds: expected low < high, got {value!r}")
+        raise InvalidContractError.of_value(f"{where}.bounds", "low < high", value)
     return (low, high)
 
 
@@ -234,8 +221,8 @@ def _moment(value: Any, where: str) -> float:
         try:
             value = dt.datetime.fromisoformat(value.strip())
         except ValueError:
-            raise ContractError(
-                f"{where}: expected a date such as 2026-01-31, got {value!r}"
+            raise InvalidContractError.of_value(
+                f"{where}", "a date such as 2026-01-31", value
             ) from None
     return seconds_of(value) if isinstance(value, dt.date) else _number(value, where)
 
@@ -246,7 +233,7 @@ def _columns(value: Any) -> tuple[Column, ...]:
     columns = tuple(_column(plain_name(str(name)), entry) for name, entry in value.items())
     twice = [name for name, count in Counter(c.name for c in columns).items() if count > 1]
     if twice:
-        raise ContractError(f"columns.{twice[0]}: is listed more than once")
+        raise InvalidContractError.twice(f"columns.{twice[0]}", ())
     for role in COLUMN_ROLES:
         holders = [column.name for column in columns if column.role == role]
         if len(holders) > 1:
@@ -255,13 +242,11 @@ def _columns(value: Any) -> tuple[Column, ...]:
     names = {column.name for column in columns}
     for column in columns:
         if column.source is not None and column.source not in names:
-            raise ContractError(
-                f"columns.{column.name}.from: there is no column {column.source!r}",
-                expected=f"one of {', '.join(sorted(names))}",
-            )
+            message = f"columns.{column.name}.from: there is no column {column.source!r}"
+            raise InvalidContractError.not_among(message, sorted(names))
     roles = {column.role for column in columns}
     if ("longitude" in roles) != ("latitude" in roles):
-        raise ContractError("columns: longitude and latitude come together, one of them is missing")
+        raise InvalidContractError.half("columns", "longitude and latitude")
     return columns
 
 
@@ -270,14 +255,10 @@ def _column(name: str, entry: Any) -> Column:
     section = _mapping(entry, where, _COLUMN)
     kind = section.get("kind")
     if kind not in COLUMN_KINDS:
-        raise ContractError(
-            f"{where}.kind: unknown kind {kind!r}", expected=f"one of {', '.join(COLUMN_KINDS)}"
-        )
+        raise InvalidContractError.not_among(f"{where}.kind: unknown kind {kind!r}", COLUMN_KINDS)
     role = section.get("role")
     if role is not None and role not in COLUMN_ROLES:
-        raise ContractError(
-            f"{where}.role: unknown role {role!r}", expected=f"one of {', '.join(COLUMN_ROLES)}"
-        )
+        raise InvalidContractError.not_among(f"{where}.role: unknown role {role!r}", COLUMN_ROLES)
     if role is not None and kind not in _ROLE_KINDS[role]:
         raise ContractError(f"{where}.role: a {role} is of kind {' or '.join(_ROLE_KINDS[role])}",
                             got=f"kind {kind}")  # fmt: skip
@@ -297,7 +278,7 @@ def _column(name: str, entry: Any) -> Column:
         extract=_extract(section.get("extract"), where),
     )
     if (column.source is None) != (column.extract is None):
-        raise ContractError(f"{where}: `from` and `extract` come together, one of them is missing")
+        raise InvalidContractError.half(where, "`from` and `extract`")
     _check_categories(column, where)
     return column
 
@@ -322,10 +303,8 @@ def _format(value: Any, where: str, kind: str) -> Format:
     for key in ("affixes", "multipliers", "dates", "missing"):
         texts = [str(item) for item in getattr(form, key)]
         if len(texts) > _MOST_TEXTS or any(len(text) > _LONGEST_TEXT for text in texts):
-            raise ContractError(
-                f"{where}.{key}: too much",
-                expected=f"at most {_MOST_TEXTS} texts of {_LONGEST_TEXT} characters",
-            )
+            most = f"{_MOST_TEXTS} texts of {_LONGEST_TEXT} characters"
+            raise InvalidContractError.too_much(f"{where}.{key}", most)
     if form.thousands == form.decimal:
         raise ContractError(f"{where}: decimal and thousands are the same mark {form.decimal!r}")
     for way in form.dates:
@@ -344,7 +323,8 @@ def _choice(
 ) -> Any:
     value = section.get(key, default)
     if value is not None and value not in allowed:
-        raise _unknown(f"{where}.{key}: unknown value {value!r}", value, allowed, repr)
+        message = f"{where}.{key}: unknown value {value!r}"
+        raise InvalidContractError.not_among(message, allowed, value, repr)
     return default if value is None else value
 
 
@@ -362,12 +342,12 @@ def _extract(value: Any, where: str) -> Extract | None:
     where = f"{where}.extract"
     section = _mapping(value, where, EXTRACT_KINDS)
     if len(section) != 1:
-        raise ContractError(f"{where}: expected one part of the text, got {dict(section)!r}",
-                            expected=f"one of {', '.join(EXTRACT_KINDS)}")  # fmt: skip
+        message = f"{where}: expected one part of the text, got {dict(section)!r}"
+        raise InvalidContractError.not_among(message, EXTRACT_KINDS)
     ((kind, what),) = section.items()
     if kind in ("number", "word", "words"):
         if isinstance(what, bool) or not isinstance(what, int) or not 1 <= what <= 100:
-            raise ContractError(f"{where}.{kind}: expected a number from 1 to 100, got {what!r}")
+            raise InvalidContractError.of_value(f"{where}.{kind}", "a number from 1 to 100", what)
         return Extract(cast(ExtractKind, kind), what)
     return Extract(cast(ExtractKind, kind), _text(section, kind, where))
 
@@ -380,7 +360,7 @@ def _derived(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     for key, entry in _mapping(value, "derive", None).items():
         name = plain_name(str(key))
         if name in known:
-            raise ContractError(f"derive.{name}: a column has that name already")
+            raise InvalidContractError.taken(f"derive.{name}")
         known[name] = _derived_column(name, entry, known)
         found.append(known[name])
     return tuple(found)
@@ -409,10 +389,8 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
     section = _mapping(entry, where, _DERIVE)
     operations = [key for key in section if key in OPERATIONS]
     if len(operations) != 1:
-        raise ContractError(
-            f"{where}: expected one operation, got {', '.join(operations) or 'none'}",
-            expected=f"one of {', '.join(OPERATIONS)}",
-        )
+        message = f"{where}: expected one operation, got {', '.join(operations) or 'none'}"
+        raise InvalidContractError.not_among(message, OPERATIONS)
     (operation,) = operations
     names = _texts(section, operation, where)
     fewest, most = OPERATIONS[operation]
@@ -437,10 +415,8 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
         value=_optional_text(section, "value", where),
     )
     if len(derive.points) > _MOST_POINTS or len(derive.table) > _MOST_LEVELS:
-        raise ContractError(
-            f"{where}: too much",
-            expected=f"at most {_MOST_POINTS} points and {_MOST_LEVELS} levels",
-        )
+        limit = f"{_MOST_POINTS} points and {_MOST_LEVELS} levels"
+        raise InvalidContractError.too_much(where, limit)
     given = derive.points if operation == "distance_to" else derive.table
     if operation in ("distance_to", "lookup") and not given and derive.file is None:
         what = "points" if operation == "distance_to" else "table"
@@ -461,7 +437,8 @@ def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Colu
     }
     allowed = kinds.get(operation, ("number", "integer"))
     if name not in known:
-        raise _unknown(f"{where}.{operation}: there is no column {name!r}", name, known)
+        message = f"{where}.{operation}: there is no column {name!r}"
+        raise InvalidContractError.not_among(message, known, name)
     if known[name].kind not in allowed:
         raise ContractError(
             f"{where}.{operation}: {name!r} is of kind {known[name].kind}",
@@ -472,10 +449,10 @@ def _check_taken(where: str, operation: str, name: str, known: Mapping[str, Colu
 def _points(value: Any, where: str) -> Iterator[tuple[float, float]]:
     for point in value or ():
         if not isinstance(point, (list, tuple)) or len(point) != 2:
-            raise ContractError(f"{where}: expected [longitude, latitude], got {point!r}")
+            raise InvalidContractError.of_value(where, "[longitude, latitude]", point)
         longitude, latitude = (_number(part, where) for part in point)
         if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
-            raise ContractError(f"{where}: expected degrees, got {point!r}")
+            raise InvalidContractError.of_value(where, "degrees", point)
         yield longitude, latitude
 
 
@@ -493,19 +470,19 @@ def _check_categories(column: Column, where: str) -> None:
     counts = Counter(column.category_key(category) for category in column.categories)
     twice = sorted(key for key, count in counts.items() if count > 1)
     if twice:
-        raise ContractError(f"{where}.categories: {', '.join(twice)} is listed more than once")
+        raise InvalidContractError.twice(f"{where}.categories", twice)
 
 
 def _target(value: Any) -> Target:
     section = _mapping(value, "target", _TARGET)
     transform = section.get("transform", "none")
     if transform not in ("log", "none"):
-        raise ContractError(f"target.transform: expected log or none, got {transform!r}")
+        raise InvalidContractError.of_value("target.transform", "log or none", transform)
     cap = section.get("cap")
     prediction_name = _text(section, "prediction_name", "target", "prediction")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prediction_name):
-        raise ContractError(
-            f"target.prediction_name: expected a plain identifier, got {prediction_name!r}"
+        raise InvalidContractError.of_value(
+            "target.prediction_name", "a plain identifier", prediction_name
         )
     return Target(
         name=_text(section, "name", "target"),
@@ -523,7 +500,7 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
     if value is None:
         return ()
     if not isinstance(value, Mapping):
-        raise ContractError(f"ratios: expected a mapping of name to ratio, got {value!r}")
+        raise InvalidContractError.of_value("ratios", "a mapping of name to ratio", value)
     numbers = {c.name for c in columns if c.kind in ("number", "integer")}
     ratios = []
     for name, entry in value.items():
@@ -534,7 +511,7 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
                     f"ratios.{name}.{part}: {section.get(part)!r} is not a number column"
                 )
         if any(column.name == plain_name(str(name)) for column in columns):
-            raise ContractError(f"ratios.{name}: a column has that name already")
+            raise InvalidContractError.taken(f"ratios.{name}")
         parts = (str(name), section["numerator"], section["denominator"])
         ratios.append(Ratio(*map(plain_name, parts)))
     return tuple(ratios)
@@ -544,11 +521,11 @@ def _source(value: Any) -> Source:
     section = _mapping(value or {}, "source", _SOURCE)
     delimiter = section.get("delimiter", ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise ContractError(f"source.delimiter: expected one character, got {delimiter!r}")
+        raise InvalidContractError.of_value("source.delimiter", "one character", delimiter)
     checksums = _texts(section, "sha256", "source")
     for checksum in checksums:
         if not re.fullmatch(r"[0-9a-f]{64}", checksum):
-            raise ContractError(f"source.sha256: expected 64 hexadecimal digits, got {checksum!r}")
+            raise InvalidContractError.of_value("source.sha256", "64 hexadecimal digits", checksum)
     return Source(
         paths=_texts(section, "paths", "source"),
         url=_optional_text(section, "url", "source"),
@@ -556,7 +533,7 @@ def _source(value: Any) -> Source:
         member=_optional_text(section, "member", "source"),
         delimiter=delimiter,
         synthetic=_optional_text(section, "synthetic", "source"),
-        encoding=_encoding(_optional_text(section, "encoding", "source")),
+        encoding=_optional_text(section, "encoding", "source"),
         header_row=_positive(section.get("header_row"), "source.header_row"),
         has_header=None if _flag(section, "has_header", "source", default=True) else False,
         sheet=_sheet(section.get("sheet")),
@@ -564,23 +541,11 @@ def _source(value: Any) -> Source:
     )
 
 
-def _encoding(name: str | None) -> str | None:
-    try:
-        if name is not None and not codecs.lookup(name)._is_text_encoding:
-            raise LookupError
-    except LookupError:
-        raise ContractError(
-            f"source.encoding: unknown encoding {name!r}",
-            expected="the name of one, such as cp1252, latin-1, utf-16 or cp1250",
-        ) from None
-    return name
-
-
 def _positive(value: Any, where: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ContractError(f"{where}: expected a whole number from 1, got {value!r}")
+        raise InvalidContractError.of_value(where, "a whole number from 1", value)
     return value
 
 
@@ -621,8 +586,6 @@ def _comparables(value: Any, contract: TableContract) -> Comparables:
     ):
         for name in names:
             if name not in allowed:
-                raise ContractError(
-                    f"comparables.{key}: {name!r} is not a number column",
-                    expected=f"one of {', '.join(sorted(allowed))}",
-                )
+                message = f"comparables.{key}: {name!r} is not a number column"
+                raise InvalidContractError.not_among(message, sorted(allowed))
     return Comparables(near=near, similar_by=similar_by, context=context)

@@ -48,7 +48,6 @@ _NAMED_AS_CODE = re.compile(
     r"tract|sector|state|county|area_?code|fips|naics|sic)(?:$|[^a-z])",
     re.I,
 )
-_UPPER_IDENTIFIER = re.compile(r"[A-Za-z]{0,12}(?:ID|PIN|UUID)")
 
 
 @dataclass(frozen=True)
@@ -413,7 +412,7 @@ def _missing_mark(values: Floats) -> float | None:
 def _numbers_identify(name: str, values: Floats) -> bool:
     """Tell whether whole numbers merely count or name the rows."""
     unique = len(np.unique(values)) / len(values)
-    if _named_as_identifier(name):
+    if named_as_identifier(name):
         return unique >= 0.5
     if unique < 1.0 or len(values) < 20:
         return False
@@ -423,18 +422,11 @@ def _numbers_identify(name: str, values: Floats) -> bool:
     return counts or (len(digits) == 1 and digits[0] >= 7)
 
 
-def _named_as_identifier(name: str) -> bool:
-    return (
-        named_as_identifier(name)
-        or re.fullmatch(r"[A-Za-z]{0,12}(?:ID|PIN|UUID)", name) is not None
-    )
-
-
 def _numbers_are_names(name: str, values: Floats) -> bool:
     """Tell whether whole numbers are names of something, such as a zip code or a class."""
     levels = len(np.unique(values))
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    if _named_as_identifier(name) and "_" in spaced and levels <= len(values) / 2:
+    if named_as_identifier(name) and "_" in spaced and levels <= len(values) / 2:
         return bool(levels <= _MOST_LEVELS and np.abs(values).max() >= levels)
     if _NAMED_AS_CODE.search(spaced) is None or levels > max(20, len(values) / 5):
         return False
@@ -455,7 +447,7 @@ def _texts(
     longest = int(counted["text"].str.len_chars().max() or 0)  # type: ignore[arg-type]
     many_words = float(np.mean([len(words_of(text)) for text in counted["text"].head(500)]))
     repeated = int(counted.filter(pl.col("count") >= 2)["count"].sum())
-    named = _named_as_identifier(name)
+    named = named_as_identifier(name)
     if levels == rows or (named and levels >= 0.95 * rows):
         if not named and y is not None and _hold_numbers(counted["text"]):
             parts = _parts(series, said, y, free=False)

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from annotated_types import Interval
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -108,8 +110,8 @@ class RaySettings:
     """
 
     address: str | None = None
-    cpus: int | None = None
-    retries: int = 4
+    cpus: Annotated[int, Interval(ge=1, le=100_000)] | None = None
+    retries: Annotated[int, Interval(ge=0, le=1000)] = 4
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ lead anywhere. Of a text the encoding is found.
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tasador.core.errors import SourceError
+from tasador.data.errors import UnreadableTableError
 
 #: What can be read, for messages.
 ACCEPTED = "CSV, Excel, Parquet, Arrow, JSON, or a tar, gz or zip that holds one of them"
@@ -99,7 +101,7 @@ def unpack(data: bytes, name: str, member: str | None = None) -> bytes:
 
 def _unpack_once(data: bytes, name: str, member: str | None) -> bytes:
     if not data:
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
+        raise UnreadableTableError.empty(name)
     try:
         if data[:2] == b"PK":
             if workbook_parts(data) is not None:
@@ -121,9 +123,7 @@ def _unpack_once(data: bytes, name: str, member: str | None) -> bytes:
                 assert extracted is not None  # noqa: S101 - only regular files are selected
                 return _read_limited(extracted, name)
     except (*_DAMAGED, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted zip
-        raise SourceError(
-            f"the archive {name} is damaged or cut short: {error}", remedy="download it again"
-        ) from error
+        raise UnreadableTableError.damaged(f"the archive {name}", error) from error
     return data
 
 
@@ -166,11 +166,8 @@ def _is_table(name: str) -> bool:
 def _read_limited(file: IO[bytes], name: str) -> bytes:
     data = file.read(MAX_UNPACKED_BYTES + 1)
     if len(data) > MAX_UNPACKED_BYTES:
-        raise SourceError(
-            f"the archive {name} is too large once unpacked",
-            expected=f"at most {MAX_UNPACKED_BYTES} bytes",
-            remedy="unpack it yourself and name the file inside",
-        )
+        remedy = "unpack it yourself and name the file inside"
+        raise UnreadableTableError.too_large(f"the archive {name}", MAX_UNPACKED_BYTES, remedy)
     return bytes(data)
 
 
@@ -214,14 +211,15 @@ def detect_encoding(
 ) -> str:
     """Return the encoding of a text.
 
-    A byte order mark decides; without one a text that is valid UTF-8 is UTF-8, and any other is
-    what `hint` says, or else cp1252, or latin-1 where cp1252 has no such byte. Words of nothing
-    but bytes beyond ASCII are Cyrillic, Greek, Japanese, Korean or Chinese.
+    A byte order mark decides; without one a text of other than ASCII characters that is valid UTF-8
+    is UTF-8, and any other is what `hint` says, or else cp1252, or latin-1 where cp1252 has no such
+    byte. Words of nothing but bytes beyond ASCII are Cyrillic, Greek, Japanese, Korean or Chinese.
 
     Args:
         data: The text, or its beginning.
         name: What to call the file in messages.
-        hint: The encoding to take for what is not UTF-8.
+        hint: The encoding to take for what is not UTF-8; of ASCII bytes too where it reads them
+            otherwise (ISO-2022-JP).
         beginning: Whether rows are read one by one: it may end within a character, and damaged
             places are those rows' fault.
 
@@ -235,7 +233,7 @@ def detect_encoding(
         return _wide_encoding(data, name, hint)
     try:
         data.decode("utf-8")
-        return "utf-8"
+        return hint if hint is not None and _reads_otherwise(data, hint) else "utf-8"
     except UnicodeDecodeError as error:
         if beginning and error.reason == "unexpected end of data":
             return "utf-8"
@@ -243,7 +241,7 @@ def detect_encoding(
     if hint is not None and not hint.lower().replace("_", "-").startswith("utf-8"):
         return hint
     if re.search(rb"[\x01-\x06\x0e-\x19\x7f]", data):
-        raise _no_text(name)
+        raise UnreadableTableError.binary(name)
     valid, high = len(_MULTIBYTE.findall(data)), len(re.findall(rb"[\x80-\xff]+", data))
     if valid * 2 > high:
         if beginning:
@@ -257,6 +255,61 @@ def detect_encoding(
     return _other_alphabet(data) or ("latin-1" if _NOT_CP1252.search(data) else "cp1252")
 
 
+_TEXT_CHUNK = 1 << 18
+
+
+class AsUtf8:
+    """A stream of text in another encoding, read as UTF-8."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._ready) < size:
+            chunk = self._stream.read(_TEXT_CHUNK)
+            self._ready += self._decoder.decode(bytes(chunk), final=not chunk).encode()
+            if not chunk:
+                break
+        size = len(self._ready) if size < 0 else size
+        read, self._ready = self._ready[:size], self._ready[size:]
+        return read
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def read_all(stream: Any, size: int) -> bytes:
+    """Return the next `size` bytes of a stream that may give less at a time."""
+    chunks, left = [], size
+    while left > 0 and (chunk := stream.read(left)):
+        chunks.append(bytes(chunk))
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+class Lent:
+    """A file that Arrow may close without closing it for its owner."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.closed = False
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _reads_otherwise(data: bytes, encoding: str) -> bool:
+    """Tell whether a text of ASCII bytes has other characters in an encoding."""
+    try:
+        return data.isascii() and data.decode(encoding) != data.decode("ascii")
+    except UnicodeDecodeError:
+        return False
+
+
 def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:
     """Return the encoding of a text with zero bytes and without a byte order mark."""
     if hint is not None and re.match(r"utf[-_]?(?:16|32)", hint, re.I):
@@ -267,15 +320,7 @@ def _wide_encoding(data: bytes, name: str, hint: str | None) -> str:
     for zeros, others, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if zeros > 0.7 * half and others == 0:
             return encoding
-    raise _no_text(name)
-
-
-def _no_text(name: str) -> SourceError:
-    return SourceError(
-        f"{name} is not a table that can be read",
-        expected="CSV, Excel, Parquet, Arrow, JSON, tar, tar.gz, gz or zip",
-        got="binary data",
-    )
+    raise UnreadableTableError.binary(name)
 
 
 def _other_alphabet(data: bytes) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,8 +53,8 @@ def is_footnote(line: str) -> bool:
 def extra_rows(frame: pl.DataFrame, header: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """Return the positions of the rows that are no part of the table, and a sentence for each kind.
 
-    They are rows without any value, the header again, and at the foot totals (or means and the
-    like) whose numbers are those of the rows above, and footnotes.
+    They are rows without any value, the header again, totals of the rows above, and at the foot
+    means and the like whose numbers are those of the rows above, and footnotes.
 
     Args:
         frame: Text columns, missing cells as null or empty.
@@ -66,15 +66,19 @@ def extra_rows(frame: pl.DataFrame, header: Sequence[str]) -> tuple[NDArray[np.i
     if len(blank) == frame.height:
         return np.empty(0, np.int64), []
     again = _repeated(frame, header)
-    notes = left_out_notes(len(blank), len(again))
-    left_out = np.union1d(blank, again)
+    totals = _group_totals(frame, np.union1d(blank, again))
+    notes = left_out_notes(len(blank), len(again), len(totals))
+    left_out = np.union1d(np.union1d(blank, again), totals).astype(np.int64)
     at_foot, more = _foot(frame, left_out)
     return np.union1d(left_out, at_foot).astype(np.int64), notes + more
 
 
-def left_out_notes(blank: int, repeated: int) -> list[str]:
-    """Return sentences about rows without any value, and rows that repeat the header."""
+def left_out_notes(blank: int, repeated: int, totals: int) -> list[str]:
+    """Return sentences about empty rows, rows that repeat the header, and totals of groups."""
     notes = []
+    if totals:
+        those = "is the total" if totals == 1 else "are totals"
+        notes.append(f"{_rows(totals)} that {those} of rows above left out")
     if blank:
         notes.append(f"{_rows(blank)} without any value left out")
     if repeated:
@@ -162,8 +166,167 @@ def _foot(frame: pl.DataFrame, left_out: NDArray[np.int64]) -> tuple[NDArray[np.
     gone = set(left_out[left_out >= nearby.start].tolist())
     last = [position for position in nearby if position not in gone][-FOOT:]
     cells = {i: ["" if cell is None else cell.strip() for cell in frame.row(i)] for i in last}
-    positions, notes = foot_rows(cells, lambda end: [[c.to_list() for c in frame[:end]]])
+
+    def above(end: int) -> list[Columns]:
+        rows = np.setdiff1d(np.arange(end), left_out)
+        return [[column.gather(rows).to_list() for column in frame]]
+
+    positions, notes = foot_rows(cells, above)
     return np.array(positions, np.int64), notes
+
+
+class GroupTotals:
+    """Finds the rows of a table that hold the sums of the rows above them.
+
+    Those may be the rows since another such row, or since the first one. A row is asked about only
+    where a cell of the first text columns calls it a total.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._rows, self._sums = 0, np.zeros((len(_MARKS), width))
+        self._starts, self._found = [(0, self._sums)], False
+
+    def add(self, rows: int, sums: NDArray[np.float64]) -> None:
+        """Take in some rows and the `sums_of` their columns."""
+        self._rows += rows
+        self._sums = self._sums + sums
+
+    def take(self, cells: Sequence[str]) -> bool:
+        """Tell whether a row is a total; if it is not, it is one of the rows."""
+        label = _label(cells)
+        at = None if label is None else label[0]
+        values = sums_of([["" if i == at else cell] for i, cell in enumerate(cells)])
+        found = label is not None and label[1] == "sum" and self._is_sum(values)
+        if not found:
+            self.add(1, values)
+        self._found |= found
+        self._starts.append((self._rows, self._sums))
+        return found
+
+    def _is_sum(self, values: NDArray[np.float64]) -> bool:
+        numbers = int((values != 0).any(axis=0).sum())
+        for start, before in [*self._starts[:0:-1][:_MOST_STARTS], self._starts[0]]:
+            sums, rows = self._sums - before, self._rows - start
+            near = np.abs(values - sums) <= _CLOSE * np.abs(sums)
+            matched = int((near & (values != 0)).any(axis=0).sum())
+            # one row is a group too in a table where others are, but says little by itself
+            if rows > 1 and 2 * matched > numbers:
+                return True
+            if rows == 1 and matched == numbers > 0 and self._found:
+                return True
+        return False
+
+
+class RowTotals:
+    """`GroupTotals` for a reader of single rows.
+
+    Args:
+        width: How many cells a row has.
+        above: Given a number of rows, returns them again, some at a time; asked once, where a row
+            first looks like a total.
+    """
+
+    def __init__(self, width: int, above: Callable[[int], Iterable[Columns]]) -> None:
+        self._above, self._groups = above, GroupTotals(width)
+        self._words: set[int] = set()
+        self._summing = False
+
+    def take(self, number: int, cells: Sequence[str]) -> bool:
+        """Tell whether the row after `number` others is a total; its cells are stripped."""
+        if number < _ROWS_FOR_WORDS:
+            self._words.update(i for i, cell in enumerate(cells) if _WORDS.search(cell))
+        columns = sorted(self._words)[:LABEL_COLUMNS]
+        called = any(_TOTAL.match(cells[i]) for i in columns)
+        if called and not self._summing:
+            for above in self._above(number):
+                self._groups.add(len(above[0]), sums_of(above))
+            self._summing = True
+        if called:
+            return self._groups.take(cells)
+        if self._summing:
+            self._groups.add(1, sums_of([[cell] for cell in cells]))
+        return False
+
+
+def sums_of(columns: Columns) -> NDArray[np.float64]:
+    """Return by mark of thousands and column the sum of the cells that are numbers."""
+    sums = np.zeros((len(_MARKS), len(columns)))
+    for position, cells in enumerate(columns):
+        for row, mark in enumerate(_MARKS):
+            values = (_number(cell.strip(), mark) for cell in cells if cell)
+            sums[row, position] = sum(v for v in values if v is not None and math.isfinite(v))
+    return sums
+
+
+def rows_at_foot(last: Mapping[int, Sequence[str]], extra: Collection[int]) -> list[int]:
+    """Return those of a table's last rows below which there are only `extra` ones and footnotes."""
+    found: list[int] = []
+    for position in reversed(list(last)):
+        if position not in extra and not _is_footnote(last[position]):
+            break
+        found.append(position)
+    return found
+
+
+#: Patterns for Arrow and polars: of cells that call their row a total, and of any words.
+TOTAL_LABEL = rf"(?i)^[*_ ]*(?:{_LABELS['sum'].pattern})$"
+WORDS = r"\pL{2}"
+#: In how many columns, the first ones that hold words, such a cell is looked for, and among how
+#: many words are.
+LABEL_COLUMNS, WORDS_WITHIN = 3, 100
+_TOTAL, _WORDS, _ROWS_FOR_WORDS = re.compile(TOTAL_LABEL), re.compile(r"[^\W\d_]{2}"), 1000
+#: Totals before a row from which on its sums are tried.
+_MOST_STARTS = 20
+
+
+def _group_totals(frame: pl.DataFrame, left_out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows that are totals of rows above them, without those at the foot."""
+    asked = np.setdiff1d(_labelled(frame), left_out)
+    if not len(asked):
+        return asked
+    others = np.setdiff1d(np.arange(frame.height), np.union1d(left_out, asked))
+    last = range(max(0, frame.height - 10 * FOOT), frame.height)
+    cells = {i: ["" if cell is None else cell.strip() for cell in frame.row(i)] for i in last}
+    asked = np.setdiff1d(asked, rows_at_foot(cells, {*left_out.tolist(), *asked.tolist()}))
+    if not len(asked):
+        return np.empty(0, np.int64)
+    before = _running_sums(frame, np.union1d(left_out, asked))
+    counts = np.searchsorted(others, asked)
+    groups, end, rows = GroupTotals(frame.width), 0, 0
+    totals = []
+    for position, count in zip(asked.tolist(), counts.tolist(), strict=True):
+        groups.add(count - rows, before[:, :, position] - before[:, :, end])
+        end, rows = position, count
+        if groups.take(["" if cell is None else cell.strip() for cell in frame.row(position)]):
+            totals.append(position)
+    return np.array(totals, np.int64)
+
+
+def _labelled(frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the rows that a cell of the first text columns calls a total."""
+    texts = (frame[name].str.strip_chars() for name in frame.columns[:WORDS_WITHIN])
+    named = (column for column in texts if column.str.contains(WORDS).any())
+    found = [np.empty(0, np.int64)]
+    for column in islice(named, LABEL_COLUMNS):
+        cells = column.unique()  # a pattern takes longer than to find equal cells
+        totals = cells.filter(cells.str.contains(TOTAL_LABEL))
+        if len(totals):
+            found.append(np.flatnonzero(column.is_in(totals.implode()).fill_null(False).to_numpy()))
+    return np.unique(np.concatenate(found))
+
+
+def _running_sums(frame: pl.DataFrame, without: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return by mark, column and row the sums of the numbers in the rows before it."""
+    import polars as pl
+
+    made = np.zeros((len(_MARKS), frame.width, frame.height + 1))
+    for row, mark in enumerate(_MARKS):
+        texts = pl.all().str.replace_all(_NO_DIGITS[mark].pattern, "").str.replace_all(",", ".")
+        numbers = frame.select(texts.cast(pl.Float64, strict=False)).fill_null(0.0).to_numpy()
+        numbers = np.where(np.isfinite(numbers), numbers, 0.0)
+        numbers[without] = 0.0
+        made[row, :, 1:] = np.cumsum(numbers, axis=0).T
+    return made
 
 
 def rows_below(

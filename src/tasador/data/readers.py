@@ -28,6 +28,7 @@ from tasador.data.archives import (
     refuse_unreadable,
     unpack,
 )
+from tasador.data.errors import UnreadableTableError
 from tasador.data.extra_rows import extra_columns, extra_rows
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.sql_table import PASSWORD_VARIABLE, read_query, without_password
@@ -111,16 +112,13 @@ def found_files(location: storage.Location) -> list[str]:
     """
     storage.check_scheme(location)
     if storage.is_folder(location):
-        raise SourceError(
-            f"{location} is a folder", expected=ACCEPTED,
-            remedy=f"name the file, or several as '{location}/*.csv'",
-        )  # fmt: skip
+        raise UnreadableTableError.folder(location, "*.csv")
     files = storage.find(location)
     if not files:
         raise SourceError(f"no file matches {location}", remedy="check the pattern")
     for file in files:
         if not storage.exists(file):
-            raise SourceError(f"there is no file {file}", remedy="check the path")
+            raise UnreadableTableError.absent(file)
     return files
 
 
@@ -176,7 +174,7 @@ def parse_file(
             else _named(_from_records(json_rows, name), options)
         )
     if read.frame.height == 0:
-        raise SourceError(f"{name} has a header but no rows", expected="at least one row")
+        raise UnreadableTableError.no_rows(name)
     check_width(read.frame.width, name)
     return replace(read, frame=_without_missing_texts(read.frame, keep_text))
 
@@ -196,12 +194,8 @@ def concatenated(tables: list[TableFile], files: list[str]) -> TableFile:
     first = set(tables[0].frame.columns)
     for file, table in zip(files, tables, strict=True):
         if first.isdisjoint(table.frame.columns):
-            raise SourceError(
-                f"{file} has no column of {files[0]}",
-                expected=", ".join(tables[0].frame.columns[:10]),
-                got=", ".join(table.frame.columns[:10]),
-                remedy="name files of one table only",
-            )
+            names, others = tables[0].frame.columns, table.frame.columns
+            raise UnreadableTableError.unrelated(file, files[0], names, others)
     try:
         frame = pl.concat([table.frame for table in tables], how="diagonal_relaxed")
     except pl.exceptions.PolarsError:
@@ -240,10 +234,13 @@ def _parse_text(data: bytes, name: str, options: Source, known: tuple[str, ...])
         frame = frame.filter(keep)
     columns, column_notes = extra_columns(frame, form.header, form.names)
     frame = _without_text_marks(frame, data)
+    encoding: str | None = form.encoding
+    if encoding == "utf-8":  # what was named holds for other files where this one is ASCII
+        encoding = options.encoding if data.isascii() else None
     source = replace(
         options,
         delimiter=form.delimiter,
-        encoding=None if form.encoding == "utf-8" else form.encoding,
+        encoding=encoding,
         header_row=form.header_row if form.skipped else options.header_row,
         has_header=None if form.header else False,
     )
@@ -272,7 +269,7 @@ def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
     import pyarrow as pa
 
     if not data.endswith(PARQUET):
-        raise SourceError(f"the Parquet file {name} is cut short", remedy="copy it again")
+        raise UnreadableTableError.damaged(f"the Parquet file {name}", "it has no end")
     try:
         ParquetTable(io.BytesIO(data)).check_whole(name, size)
         names = [plain_name(field) for field in pl.read_parquet_schema(io.BytesIO(data))]
@@ -288,18 +285,14 @@ def _parse_parquet(data: bytes, name: str, size: int) -> pl.DataFrame:
             expected=error.expected, got=error.got, remedy=error.remedy,
         ) from None  # fmt: skip
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        raise SourceError(
-            f"the Parquet file {name} is damaged: {error}", remedy="copy it again"
-        ) from error
+        raise UnreadableTableError.damaged(f"the Parquet file {name}", error) from error
 
 
 def _parse_arrow(data: bytes, name: str) -> pl.DataFrame:
     try:
         return pl.read_ipc(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(
-            f"the Arrow file {name} is damaged: {error}", remedy="copy it again"
-        ) from error
+        raise UnreadableTableError.damaged(f"the Arrow file {name}", error) from error
 
 
 def _json_rows(data: bytes, name: str) -> list[object] | None:
@@ -353,12 +346,7 @@ def _from_records(rows: list[object], name: str) -> pl.DataFrame:
 def check_width(columns: int, name: str) -> None:
     """Refuse a table of more columns than `MAX_COLUMNS`."""
     if columns > MAX_COLUMNS:
-        raise SourceError(
-            f"{name} has too many columns",
-            expected=f"at most {MAX_COLUMNS}",
-            got=str(columns),
-            remedy="keep the columns that say most about the target",
-        )
+        raise UnreadableTableError.too_wide(name, columns, MAX_COLUMNS)
 
 
 def _without_text_marks(frame: pl.DataFrame, data: bytes) -> pl.DataFrame:

@@ -30,7 +30,7 @@ from tasador.core.hashing import sha256_bytes
 from tasador.core.http import Patience, UnsafeAddressError, opened
 from tasador.core.progress import progress
 from tasador.data import synthetic
-from tasador.data.archives import ACCEPTED
+from tasador.data.errors import UnreadableTableError
 from tasador.data.readers import TableFile, concatenated, parse_file, read_source
 from tasador.data.sql_table import without_password
 from tasador.data.table import Table
@@ -212,7 +212,7 @@ def _read_places(place: str, offline: bool, failures: list[str]) -> dict[str, by
     """
     if not storage.is_remote(place):
         if storage.is_folder(place):
-            raise SourceError(f"{place} is a folder", expected=ACCEPTED)
+            raise UnreadableTableError.folder(place, "*.csv")
         files = [file for file in storage.find(place) if storage.exists(file)]
         if not files:
             failures.append(f"{place}: {_ABSENT}")
@@ -318,8 +318,8 @@ def _receive(response: HTTPResponse, deadline: Deadline) -> bytes:
             received.write(chunk)
             advance(len(chunk) / 1024)
             if received.tell() > MAX_DOWNLOAD_BYTES:
-                raise SourceError("the download is too large and was given up",
-                                  expected=f"at most {MAX_DOWNLOAD_BYTES} bytes")  # fmt: skip
+                most = f"at most {MAX_DOWNLOAD_BYTES} bytes"
+                raise SourceError("the download is too large and was given up", expected=most)
             deadline.check(f"the download ({received.tell()} bytes so far)")
     deadline.check(f"the download ({received.tell()} bytes so far)")
     if expected is not None and received.tell() != expected:

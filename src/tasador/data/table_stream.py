@@ -11,8 +11,9 @@ import codecs
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -20,14 +21,33 @@ from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import plain_array
 from tasador.contract.encoding import columns_with_missing_words
-from tasador.contract.model import TableContract, plain_name
+from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core import storage
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.archives import ARROW, OLE, PARQUET, ZIP, is_json, is_tar, refuse_unreadable
+from tasador.data.archives import (
+    ARROW,
+    OLE,
+    PARQUET,
+    ZIP,
+    AsUtf8,
+    Lent,
+    is_json,
+    is_tar,
+    read_all,
+    refuse_unreadable,
+)  # fmt: skip
+from tasador.data.errors import UnreadableTableError
 from tasador.data.extra_rows import (
     FOOT,
+    LABEL_COLUMNS,
+    TOTAL_LABEL,
+    WORDS,
+    WORDS_WITHIN,
+    GroupTotals,
     left_out_notes,
+    rows_at_foot,
     rows_below,
+    sums_of,
 )
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
@@ -102,13 +122,16 @@ class TableStream(Protocol):
 
 
 @contextmanager
-def open_table(location: storage.Location, contract: TableContract) -> Iterator[TableStream]:
+def open_table(
+    location: storage.Location, contract: TableContract, asked: Source | None = None
+) -> Iterator[TableStream]:
     """Open a table; the columns' names are known afterwards, no row has been read.
 
     Args:
         location: A CSV file, plain or compressed by gzip, zstd or bzip2, or a Parquet file; any
             other table that `data.readers` reads, which is then held in memory whole.
         contract: Helps to find out how a CSV is written.
+        asked: The sheet, encoding or lack of a header of this very file, if they were named.
 
     Raises:
         SourceError: There is no such file, it is empty, or no table.
@@ -116,17 +139,17 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
         MissingExtraError: pyarrow is not installed.
     """
     _need_pyarrow()
+    asked = asked or Source()
+    contract = replace(contract, source=contract.source.read_as(asked))
     if storage.is_folder(location):
-        raise SourceError(
-            f"{location} is a folder", expected="files", remedy=f"name them: '{location}/*.parquet'"
-        )
+        raise UnreadableTableError.folder(location, "*.parquet")
     if not storage.exists(location):
-        raise SourceError(f"there is no file {location}", remedy="check the path")
+        raise UnreadableTableError.absent(location)
     with ExitStack() as stack:
         file = stack.enter_context(storage.open_read(location))
         beginning = file.read(_BEGINNING)
         if not beginning:
-            raise SourceError(f"{location} is empty", expected="a table with a header and rows")
+            raise UnreadableTableError.empty(location)
         file.seek(0)
         with _readable(location):
             compression = _COMPRESSED.get(beginning[:2])
@@ -134,7 +157,7 @@ def open_table(location: storage.Location, contract: TableContract) -> Iterator[
             if beginning.startswith(PARQUET):
                 yield_this: TableStream = _ParquetStream(location, file)
             elif _read_whole(inside):
-                yield_this = _FrameStream(location, contract)
+                yield_this = _FrameStream(location, contract, named_sheet=asked.sheet is not None)
             else:
                 refuse_unreadable(inside, "the file")
                 yield_this = _CsvStream(location, file, compression, contract)
@@ -153,7 +176,7 @@ def _read_whole(beginning: bytes) -> bool:
 def _unpacked(file: Any, compression: str) -> bytes:
     import pyarrow as pa
 
-    with pa.CompressedInputStream(pa.PythonFile(_Lent(file), mode="r"), compression) as stream:
+    with pa.CompressedInputStream(pa.PythonFile(Lent(file), mode="r"), compression) as stream:
         return bytes(stream.read(_BEGINNING))
 
 
@@ -235,7 +258,7 @@ class _CsvStream:
         self._source = file
         self._size = max(1, storage.stamp(location).size)
         with self._stream() as stream:
-            head = _read_all(stream, HEAD_BYTES)
+            head = read_all(stream, HEAD_BYTES)
         beginning = detect_beginning(head, "the file", contract)
         self._form, self._start = beginning.form, beginning.offset
         self._marked = head.startswith(codecs.BOM_UTF8)
@@ -251,9 +274,9 @@ class _CsvStream:
         import pyarrow as pa
 
         if self._form.encoding == "utf-8":
-            _read_all(stream, self._start + (len(codecs.BOM_UTF8) if self._marked else 0))
+            read_all(stream, self._start + (len(codecs.BOM_UTF8) if self._marked else 0))
             return stream
-        text = _AsUtf8(stream, self._form.encoding)
+        text = AsUtf8(stream, self._form.encoding)
         text.read(self._start)
         return pa.PythonFile(text, mode="r")
 
@@ -262,7 +285,7 @@ class _CsvStream:
 
         self._source.seek(0)
         raw = (
-            pa.PythonFile(_Lent(self._source), mode="r")
+            pa.PythonFile(Lent(self._source), mode="r")
             if storage.is_remote(self._location)
             else pa.OSFile(str(self._location))
         )
@@ -291,13 +314,18 @@ class _CsvStream:
 
     def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
         last: deque[_Block] = deque()  # the rows at the end are looked at together
+        self._groups: GroupTotals | None = None
+        self._words: list[int] | None = None
+        self._totals: set[int] = set()
         for found in self._blocks(block):
+            self._find_totals(found, block)
             last.append(found)
             while sum(map(len, last)) - len(last[0]) >= FOOT:
                 yield self._piece(last.popleft(), columns)
         below, notes = self._below(list(last), block)
         blank, repeated = self._left_out
-        self.notes = [*self._form.notes, *left_out_notes(blank, repeated), *notes]
+        left_out = left_out_notes(blank, repeated, len(self._totals))
+        self.notes = [*self._form.notes, *left_out, *notes]
         for found in last:
             yield self._piece(found, columns, below)
 
@@ -341,17 +369,59 @@ class _CsvStream:
         for found in reversed(last):
             rows = found.cells(self._form.delimiter, FOOT - len(rows)) | rows
         extra = {number for found in last for number in found.extra}
+        foot = self._totals.intersection(rows_at_foot(rows, extra))
+        self._totals -= foot
+        extra -= foot
+        for found in last:
+            found.extra -= foot
         above = partial(self._above, block=block)
         return rows_below(rows, extra, self._form.delimiter, len(self.names), above)
 
+    def _find_totals(self, found: _Block, block: int) -> None:
+        """Note the rows of a block that are totals of rows above them; see `GroupTotals`."""
+        import pyarrow.compute as pc
+
+        if self._words is None:
+            self._words = _columns_of_words(found.batch)
+        called = np.zeros(found.batch.num_rows, bool)
+        for position in self._words:
+            cells = _texts(found.batch.column(position))
+            totals = cells.unique()  # a pattern takes longer than to find equal cells
+            totals = totals.filter(pc.match_substring_regex(totals, TOTAL_LABEL))
+            if len(totals):
+                called |= pc.is_in(cells, totals).to_numpy(zero_copy_only=False)
+        called &= ~np.isin(found.numbers, list(found.extra))
+        asked: list[int] = np.flatnonzero(called).tolist()
+        if not asked and self._groups is None:
+            return
+        if self._groups is None:
+            self._groups = GroupTotals(len(self.names))
+            for above in self._above(found.start, block):
+                self._groups.add(len(above[0]), sums_of(above))
+        numbers, start = found.numbers, 0
+        keep = ~np.isin(numbers, list(found.extra))
+        columns = [plain_array(array).to_pylist() for array in found.batch.columns]
+        for row in [*asked, len(numbers)]:
+            rows = [i for i in range(start, row) if keep[i]]
+            self._groups.add(len(rows), sums_of([[column[i] for i in rows] for column in columns]))
+            start = row + 1
+            if row < len(numbers) and self._groups.take(
+                [column[row].strip() for column in columns]
+            ):
+                self._totals.add(int(numbers[row]))
+                found.extra.add(int(numbers[row]))
+
     def _above(self, end: int, block: int) -> Iterator[list[list[str | None]]]:
-        """Yield all cells of the rows before a number, read once more."""
+        """Yield all cells of the rows before a number but totals of groups, read once more."""
+        import pyarrow as pa
+
         left_out = self._left_out
         for found in self._blocks(block):
-            rows = np.flatnonzero(found.numbers < end)
-            if not len(rows):
+            if found.start >= end:
                 break
-            yield [plain_array(array).to_pylist() for array in found.batch[: len(rows)].columns]
+            keep = (found.numbers < end) & ~np.isin(found.numbers, list(self._totals))
+            rows = found.batch.filter(pa.array(keep))
+            yield [plain_array(array).to_pylist() for array in rows.columns]
         self._left_out = left_out
 
     def _piece(self, found: _Block, columns: Sequence[str], below: Collection[int] = ()) -> Piece:
@@ -408,7 +478,9 @@ class _FrameStream:
 
     kind: TableKind = "csv"
 
-    def __init__(self, location: storage.Location, contract: TableContract) -> None:
+    def __init__(
+        self, location: storage.Location, contract: TableContract, *, named_sheet: bool
+    ) -> None:
         try:
             from tasador.data.readers import read_source
         except ImportError as error:
@@ -417,7 +489,8 @@ class _FrameStream:
             location,
             source=contract.source,
             keep_text=columns_with_missing_words(contract),
-            known=known_names(contract),
+            # a sheet that is named has to be there; the contract's is that of another file
+            known=() if named_sheet else known_names(contract),
         )
         self._frame, self.notes = read.frame, list(read.notes)
         self.names = list(self._frame.columns)
@@ -433,50 +506,6 @@ class _FrameStream:
 
     def done(self) -> float:
         return self._read / max(1, self._frame.height)
-
-
-class _AsUtf8:
-    """A stream of text in another encoding, read as UTF-8."""
-
-    def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-        self._ready = b""
-        self.closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._ready) < size:
-            chunk = self._stream.read(_LEAST_BLOCK)
-            self._ready += self._decoder.decode(bytes(chunk), final=not chunk).encode()
-            if not chunk:
-                break
-        size = len(self._ready) if size < 0 else size
-        read, self._ready = self._ready[:size], self._ready[size:]
-        return read
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _read_all(stream: Any, size: int) -> bytes:
-    """Return the next `size` bytes of a stream that may give less at a time."""
-    chunks, left = [], size
-    while left > 0 and (chunk := stream.read(left)):
-        chunks.append(bytes(chunk))
-        left -= len(chunk)
-    return b"".join(chunks)
-
-
-class _Lent:
-    """A file that Arrow may close without closing it for its owner."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.closed = False
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def _after(piece: Piece, read: int) -> Piece:
@@ -496,7 +525,7 @@ class _Block:
         start: How many rows of the file come before it.
         batch: The rows that could be read, as bytes.
         torn: By number: why others could not, and their text.
-        extra: The numbers of rows that hold nothing or repeat the header.
+        extra: The numbers of rows that hold nothing, repeat the header or are totals.
     """
 
     start: int
@@ -538,6 +567,27 @@ class _Block:
         return rows
 
 
+def _texts(array: pa.Array) -> pa.Array:
+    """Return cells without spaces around them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # a view, since bytes that are no UTF-8 are as good as any here
+    return pc.ascii_trim_whitespace(array.view(pa.string()))
+
+
+def _columns_of_words(batch: pa.RecordBatch) -> list[int]:
+    """Return the first columns that hold words."""
+    import pyarrow.compute as pc
+
+    found = (
+        position
+        for position, array in enumerate(batch.columns[:WORDS_WITHIN])
+        if pc.any(pc.match_substring_regex(_texts(array), WORDS)).as_py()
+    )
+    return list(islice(found, LABEL_COLUMNS))
+
+
 def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.int64]:
     """Return the positions of the rows that hold these cells, but for spaces around them."""
     import pyarrow as pa
@@ -546,8 +596,7 @@ def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.in
     rows = np.arange(batch.num_rows)
     for array, cell in zip(batch.columns, cells, strict=False):
         taken = array if len(rows) == len(array) else array.take(pa.array(rows))
-        # a view, since bytes that are no UTF-8 are as good as any here
-        trimmed = pc.ascii_trim_whitespace(taken.view(pa.string())).view(pa.binary())
+        trimmed = _texts(taken).view(pa.binary())
         wanted = pa.scalar(cell.encode("utf-8", errors="surrogateescape"), pa.binary())
         rows = rows[pc.equal(trimmed, wanted).to_numpy(zero_copy_only=False)]
         if not len(rows):

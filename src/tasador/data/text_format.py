@@ -19,6 +19,7 @@ from typing import Any
 from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core.errors import SourceError
 from tasador.data.archives import detect_encoding
+from tasador.data.errors import UnreadableTableError
 
 #: How much of a file is looked at; a header above this would be held in memory whole.
 HEAD_BYTES = 1 << 20
@@ -107,7 +108,10 @@ def detect_beginning(head: bytes, name: str, contract: TableContract) -> Beginni
         SourceError: It is empty or no text, or its header is too long.
     """
     cut = len(head) >= HEAD_BYTES
-    encoding = detect_encoding(head, name, contract.source.encoding, beginning=True)
+    hint = contract.source.encoding
+    encoding = detect_encoding(head, name, hint, beginning=True)
+    if hint is not None and cut and head.isascii():
+        encoding = hint  # other characters come later, if any do
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)
     errors = "surrogateescape" if encoding == "utf-8" else "replace"
     text = decoder(errors=errors).decode(head, final=not cut)
@@ -148,7 +152,7 @@ def detect(
     source = source or Source()
     records = _Records(text, cut, name)
     if not records.texts:
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
+        raise UnreadableTableError.empty(name)
     delimiter = records.separator or (None if source.delimiter == "," else source.delimiter)
     marks = DELIMITERS if delimiter is None else tuple(dict.fromkeys((delimiter, *DELIMITERS)))
     named = _by_names(records.texts, marks, known)

@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasador.contract.model import Source
-from tasador.core.errors import SourceError
 from tasador.data.archives import detect_encoding
+from tasador.data.errors import UnreadableTableError
 from tasador.data.extra_rows import FOOT, is_footnote, lines_below_note, runs
 from tasador.data.text_format import HEAD_BYTES, TextFormat, detect
 
@@ -61,21 +61,19 @@ def read_text_table(
     notes = []
     if encoding in _ENCODINGS and source.encoding is None:
         notes.append(f"the text is not UTF-8: read as {_ENCODINGS[encoding]} ({encoding})")
+    elif source.encoding is not None and encoding == "utf-8" and not data.isascii():
+        notes.append(f"the text is UTF-8 and was read so, not as {source.encoding}")
     data = _unified_line_ends(_as_utf8(data, encoding, name))
     if not data.strip():
-        raise SourceError(f"{name} is empty", expected="a table with a header and rows")
+        raise UnreadableTableError.empty(name)
     if not data.endswith(b"\n"):
         data += b"\n"
     cut = len(data) > HEAD_BYTES
     head = data[:HEAD_BYTES].decode("utf-8", errors="replace")
     form = detect(head, name, encoding=encoding, source=source, known=known, cut=cut)
     if len(set(form.names)) < len(form.names):
-        twice = sorted({one for one in form.names if form.names.count(one) > 1})
-        raise SourceError(
-            f"{name} has duplicate column names",
-            got=", ".join(repr(one) for one in twice[:10]),
-            remedy="rename or drop one of each",
-        )
+        twice = {one for one in form.names if form.names.count(one) > 1}
+        raise UnreadableTableError.duplicate_names(name, twice)
     body = data[len(head[: form.body].encode()) :]
     frame, more = _read_body(body, form, name)
     return TextTable(frame, replace(form, encoding=encoding), (*notes, *form.notes, *more))
@@ -88,13 +86,10 @@ def _as_utf8(data: bytes, encoding: str, name: str) -> bytes:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SourceError(
-            f"{name} is not {encoding} text",
-            got=f"{data[error.start : error.start + 2].hex(' ')} in line {line}",
-            remedy="write the file again, or correct `source.encoding` in the contract",
-        ) from None
+        found = data[error.start : error.start + 2].hex(" ")
+        raise UnreadableTableError.not_encoded(name, encoding, found, line) from None
     if "\x00" in text:
-        raise SourceError(f"{name} is not a table that can be read", got="binary data")
+        raise UnreadableTableError.binary(name)
     return text.encode("utf-8", errors="replace")
 
 
@@ -112,7 +107,7 @@ def _unified_line_ends(data: bytes) -> bytes:
 
 
 def _read_body(body: bytes, form: TextFormat, name: str) -> tuple[pl.DataFrame, list[str]]:
-    no_rows = SourceError(f"{name} has a header but no rows", expected="at least one row")
+    no_rows = UnreadableTableError.no_rows(name)
     if not body.strip(b"\r\n"):
         raise no_rows
     quotes = _has_quotes(body, form.delimiter)
@@ -152,17 +147,12 @@ def _split(
             schema=dict.fromkeys(names, pl.String),
         )
     except pl.exceptions.PolarsError as error:
-        raise SourceError(
-            f"{name} cannot be split into cells: {str(error).splitlines()[0]}",
-            remedy="put cells that hold quotes into quotes, and double the quotes inside",
-        ) from error
+        reason = str(error).splitlines()[0]
+        problem = f"{name} cannot be split into cells: {reason}"
+        raise UnreadableTableError.not_split(problem) from error
     if frame.height != rows:  # a quote in the middle of a cell is read differently by some
-        raise SourceError(
-            f"{name} can be split into rows in more than one way",
-            expected=f"{rows} rows",
-            got=str(frame.height),
-            remedy="put cells with quotes into quotes, and double the quotes inside",
-        )
+        problem = f"{name} can be split into rows in more than one way"
+        raise UnreadableTableError.not_split(problem, f"{rows} rows", str(frame.height))
     return frame
 
 
@@ -176,8 +166,7 @@ def _records(
         # modulo 256 keeps the parity: odd means inside quotes ("" inside them toggles twice)
         outside = (np.cumsum(codes == ord('"'), dtype=np.uint8) & 1) == 0
         if not outside[-1]:
-            raise SourceError(f"in {name} a quote is opened and never closed",
-                              remedy="double the quotes inside quoted cells")  # fmt: skip
+            raise UnreadableTableError.not_split(f"in {name} a quote is opened and never closed")
         breaks, marks = breaks & outside, marks & outside
     return np.flatnonzero(breaks), np.flatnonzero(marks)
 
@@ -227,12 +216,7 @@ def _leave_ragged_out(
         return notes
     first = f"{cells[wrong[0]]} in row {wrong[0] + 1} (the first below the header is 1)"
     if len(wrong) >= _RAGGED_SHARE * keep.sum():
-        raise SourceError(
-            f"{name} has {len(wrong)} ragged row(s)",
-            expected=f"{columns} cells in each row, as in the header",
-            got=first,
-            remedy="fix the rows, or put cells that contain the separator in quotes",
-        )
+        raise UnreadableTableError.ragged(name, len(wrong), columns, first)
     keep[wrong] = False
     rows = f"{len(wrong)} row" + ("s" if len(wrong) > 1 else "")
     notes.append(

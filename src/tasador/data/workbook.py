@@ -21,6 +21,7 @@ from tasador.contract.model import Source
 from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data import archives
 from tasador.data.archives import OLE, workbook_parts
+from tasador.data.errors import UnreadableTableError
 from tasador.data.extra_rows import extra_columns, extra_rows, runs
 from tasador.data.text_format import TextFormat, detect_in_rows
 
@@ -50,6 +51,9 @@ class Sheet:
     title: str
     others: bool
     notes: tuple[str, ...]
+
+
+_SAVE_AS_TEXT = "save the sheet as CSV (UTF-8) or Parquet"
 
 
 def read_sheet(data: bytes, name: str, source: Source, known: tuple[str, ...] = ()) -> Sheet:
@@ -114,10 +118,8 @@ def _check_size(data: bytes, name: str) -> None:
                     while chunk := file.read(_CHUNK):
                         left -= len(chunk)
                         if left < 0:
-                            raise SourceError(
-                                f"the workbook {name} is too large once unpacked",
-                                expected=f"at most {archives.MAX_UNPACKED_BYTES} bytes",
-                                remedy="save the sheet as CSV (UTF-8) or Parquet",
+                            raise UnreadableTableError.too_large(
+                                f"the workbook {name}", archives.MAX_UNPACKED_BYTES, _SAVE_AS_TEXT
                             )
                         if _SHEET_PART.fullmatch(part.filename):
                             for column, row in _CELL.findall(end + chunk):
@@ -132,9 +134,7 @@ def _check_size(data: bytes, name: str) -> None:
                         remedy="delete the cells far from the table, or save it as CSV (UTF-8)",
                     )
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise SourceError(
-            f"the workbook {name} is damaged: {error}", remedy="copy or download it again"
-        ) from None
+        raise UnreadableTableError.damaged(f"the workbook {name}", error) from None
 
 
 def _column_number(letters: bytes) -> int:
@@ -212,7 +212,7 @@ def _table(
         cells.select(pl.any_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     )
     if not len(filled):
-        raise SourceError(f"the sheet {title!r} of {name} is empty")
+        raise UnreadableTableError.empty(f"the sheet {title!r} of {name}")
     sample = filled[:_SAMPLE]
     rows = [["" if c is None else c.strip() for c in cells.row(int(i))] for i in sample]
     form = detect_in_rows(
@@ -231,9 +231,7 @@ def _table(
     keep = np.ones(body.height, bool)
     keep[dropped] = False
     if not keep.any():
-        raise SourceError(
-            f"the sheet {title!r} of {name} has a header but no rows", expected="at least one row"
-        )
+        raise UnreadableTableError.no_rows(f"the sheet {title!r} of {name}")
     frame = _typed(book, title, used, start, keep)
     frame.columns = names
     frame = _whole_numbers(frame)

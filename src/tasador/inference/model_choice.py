@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasador.contract.model import TableContract
+from tasador.contract.model import Source, TableContract
 from tasador.contract.reader import from_dict
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import (
@@ -66,17 +66,17 @@ class BundleChoice:
     registry: str | None = None
 
 
-def fits_rows(rows: str) -> Fits:
+def fits_rows(rows: str, asked: Source | None = None) -> Fits:
     """Return what tells whether a contract's columns are in `rows`: a table's path, or JSON.
 
-    The rows are read when it is called.
+    The rows are read when it is called, a table as `open_table` says.
     """
 
     def fits(contract: TableContract) -> bool:
         text = rows.lstrip()
         if text.startswith(("{", "[")) or rows.endswith(".json"):
             return contract.takes(_keys(rows if text.startswith(("{", "[")) else read_text(rows)))
-        with open_table(rows, contract) as table:
+        with open_table(rows, contract, asked) as table:
             return contract.takes(table.names)
 
     return fits

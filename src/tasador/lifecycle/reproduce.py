@@ -28,8 +28,8 @@ from tasador.settings.run import (
     StorageSettings,
     SweepSettings,
     TrackingSettings,
-    build,
 )
+from tasador.settings.validation import build
 from tasador.training.context import StoredTable, code_commit, library_versions
 from tasador.training.pipeline import train
 from tasador.training.step_cache import OnStep

@@ -17,7 +17,7 @@ from tasador.core.errors import ConfigError
 from tasador.monitoring.alerts import DEFAULT_RULES, AlertRule
 from tasador.monitoring.notifications import RouteSettings, described
 from tasador.monitoring.thresholds import Thresholds, overridden
-from tasador.settings.run import build, unknown
+from tasador.settings.validation import InvalidSettingError, build
 
 DAY = 86_400.0
 
@@ -88,7 +88,8 @@ def routes_from(environment: Mapping[str, str]) -> dict[str, RouteSettings]:
     }
     for name in given:
         if name not in VARIABLES:
-            raise unknown(PREFIX + name, PREFIX + name, [PREFIX + known for known in VARIABLES])
+            known = [PREFIX + one for one in VARIABLES]
+            raise InvalidSettingError.unknown(PREFIX + name, PREFIX + name, known)
     # compose passes every variable on, set or not
     given = {name: text for name, text in given.items() if text}
     for name in given:

@@ -266,11 +266,7 @@ def _options(comparison: Comparison, contract: TableContract | None) -> ReadOpti
     if contract is None:
         named = () if asked.sheet is not None else tuple(comparison.fields.named().values())
         return ReadOptions(asked, named)
-    source = contract.source
-    if asked.sheet is not None:
-        source = replace(source, sheet=asked.sheet)
-    if asked.has_header is not None:
-        source = replace(source, has_header=asked.has_header)
+    source = contract.source.read_as(asked)
     # a sheet that is named has to be there; the contract's is that of another file
     known = () if asked.sheet is not None else known_names(contract)
     return ReadOptions(source, known, frozenset(columns_with_missing_words(contract)))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasador.contract.model import Source
 from tasador.core import storage
 from tasador.core.errors import ConfigError, DataError, SourceError, StorageError
 from tasador.core.parallel import usable_cores
@@ -330,6 +331,7 @@ class ScoreRequest:
         workers: Threads that value rows; None takes all cores.
         batch_rows: How many rows are valued at a time.
         force: Whether finished files are scored again.
+        asked: How files are read, where the contract does not say so; see `open_table`.
     """
 
     inputs: tuple[str, ...]
@@ -339,6 +341,13 @@ class ScoreRequest:
     workers: int | None = None
     batch_rows: int = BATCH_ROWS
     force: bool = False
+    asked: Source = field(default_factory=Source)
+
+    @property
+    def reading(self) -> str:
+        """How files are read, as a text that is empty where nothing was named."""
+        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header)
+        return "".join(f" {one}" for one in given if one is not None)
 
 
 @dataclass
@@ -429,11 +438,12 @@ class Run:
     def one(self, name: str, output: str, size: int) -> bool:
         """Score one file; False when it was finished before."""
         stamp = storage.stamp(name) if storage.exists(name) else storage.Stamp(0, "")
+        changed = stamp.changed + self.request.reading
         wanted = Finished(
-            name, stamp.size, stamp.changed, self.bundle.manifest.content_hash,
+            name, stamp.size, changed, self.bundle.manifest.content_hash,
             self.request.columns, 0, 0, 0, self.bundle.version, self.bundle.origin,
         )  # fmt: skip
-        with open_table(name, self.bundle.contract) as table:
+        with open_table(name, self.bundle.contract, self.request.asked) as table:
             kind = self._kind(table)
             if self.finished is not None:
                 output += SUFFIXES[kind]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasador.contract.model import Source
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
@@ -66,6 +67,7 @@ def predict_rows(
     tell: Callable[[str], None] = lambda _: None,
     *,
     keep: Sequence[str] = (),
+    asked: Source | None = None,
 ) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
 
@@ -78,6 +80,7 @@ def predict_rows(
             was decided while the file was read.
         keep: Columns of the input to hand on: names, ``ids`` (the contract's identifiers) or
             ``inputs`` (all of them).
+        asked: How the file is read, where the contract does not say so; see `open_table`.
 
     Raises:
         DataError: The rows cannot be read, or not one of them meets the contract.
@@ -85,7 +88,7 @@ def predict_rows(
             `chosen_bundle`.
         BundleError: There is no bundle, or it is damaged.
     """
-    with chosen_bundle(choice, fits=fits_rows(rows), tell=tell) as chosen:
+    with chosen_bundle(choice, fits=fits_rows(rows, asked), tell=tell) as chosen:
         loaded = chosen.load()
     text = rows.lstrip()
     is_text = text.startswith(("{", "["))
@@ -93,7 +96,7 @@ def predict_rows(
     if from_json:
         found = _value_json(loaded, rows if is_text else read_text(rows), keep)
     else:
-        found = _value_table(loaded, rows, keep, tell)
+        found = _value_table(loaded, rows, keep, tell, asked)
     predicted = Predicted(
         tuple(found),
         loaded.contract.target.prediction_name,
@@ -176,9 +179,13 @@ def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator
 
 
 def _value_table(
-    bundle: ModelBundle, path: str, keep: Sequence[str], tell: Callable[[str], None]
+    bundle: ModelBundle,
+    path: str,
+    keep: Sequence[str],
+    tell: Callable[[str], None],
+    asked: Source | None,
 ) -> Iterator[PredictedRow]:
-    with open_table(path, bundle.contract) as table:
+    with open_table(path, bundle.contract, asked) as table:
         yield from _value_pieces(bundle, path, table, keep)
         for note in table.notes:
             tell(note)

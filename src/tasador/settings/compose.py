@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
-from tasador.settings.run import STEP_NAMES, RunSettings, convert, unknown
+from tasador.settings.run import RunSettings
+from tasador.settings.validation import InvalidSettingError, build_each, fields_of
 
 
 def conf_folder() -> Path:
@@ -60,22 +61,9 @@ def compose(overrides: Sequence[str], project: Path | None = None) -> RunSetting
             )
     plain = _composed(overrides, project)
     contract = from_dict(plain.pop("dataset"))
-    steps = plain.get("steps") or []
-    if not isinstance(steps, list):
-        raise ConfigError("steps: expected a list, e.g. steps=[features]", got=repr(steps))
-    for step in [
-        *steps,
-        *([plain["from_step"]] if plain["from_step"] else []),
-    ]:
-        if step not in STEP_NAMES:
-            raise unknown(f"steps.{step}", str(step), STEP_NAMES)
-    hints = get_type_hints(RunSettings)
-    known = [name for name in hints if name != "contract"]
-    for name in plain:
-        if name not in known:
-            raise unknown(name, name, known)
-    values = {name: convert(value, hints[name], name) for name, value in plain.items()}
-    return RunSettings(contract=contract, **values)
+    kinds = fields_of(RunSettings)
+    del kinds["contract"]
+    return RunSettings(contract=contract, **build_each(kinds, plain))
 
 
 def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
@@ -139,7 +127,7 @@ def _no_such_key(path: list[str]) -> ConfigError:
     for depth, name in enumerate(path):
         if not isinstance(node, dict) or name not in node:
             known = sorted(node) if isinstance(node, dict) else []
-            return unknown(".".join(path[: depth + 1]), name, known)
+            return InvalidSettingError.unknown(".".join(path[: depth + 1]), name, known)
         node = node[name]
     where = ".".join(path)
     return ConfigError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from annotated_types import Ge, Interval
 
 from tasador.core.errors import ConfigError
 
@@ -141,19 +143,19 @@ class RecordSettings:
     url: str = DEFAULT_URL
     mode: Mode = "durable"
     synchronous: Synchronous = "normal"
-    queue: int = 20_000
-    group: int = 512
+    queue: Annotated[int, Ge(1)] = 20_000
+    group: Annotated[int, Ge(1)] = 512
     spool: str | None = None
-    spool_bytes: int = 1 << 30
-    bound_s: float = 0.25
-    retry_s: float = 0.5
-    keep_predictions_days: float | None = None
-    keep_verdicts_days: float | None = 30.0
-    keep_alerts_days: float | None = 90.0
-    keep_refused_days: float | None = 30.0
-    keep_leftovers_days: float | None = 90.0
-    keep_logs_days: float | None = 30.0
-    refused_per_day: int = 1000
+    spool_bytes: Annotated[int, Ge(0)] = 1 << 30
+    bound_s: Annotated[float, Interval(gt=0, le=3600)] = 0.25
+    retry_s: Annotated[float, Interval(gt=0, le=3600)] = 0.5
+    keep_predictions_days: Annotated[float, Ge(0)] | None = None
+    keep_verdicts_days: Annotated[float, Ge(0)] | None = 30.0
+    keep_alerts_days: Annotated[float, Ge(0)] | None = 90.0
+    keep_refused_days: Annotated[float, Ge(0)] | None = 30.0
+    keep_leftovers_days: Annotated[float, Ge(0)] | None = 90.0
+    keep_logs_days: Annotated[float, Ge(0)] | None = 30.0
+    refused_per_day: Annotated[int, Ge(0)] = 1000
 
     def spool_folder(self) -> Path:
         """Return where the spool files lie."""

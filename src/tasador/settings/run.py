@@ -1,25 +1,24 @@
-"""The settings of a training run, of every stage.
-
-`build` makes such dataclasses of plain values and checks types, names and values. It is used
-instead of OmegaConf's structured configs because those know neither tuples of literals nor which
-key a message should name.
-"""
+"""The settings of a training run, of every stage; each with its range beside it."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import re
-import types
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Interval, Predicate
 
 from tasador.contract.model import TableContract
-from tasador.core.errors import ConfigError
 from tasador.core.parallel import EngineName, RaySettings
 from tasador.metrics.regression import METRICS
+from tasador.settings.validation import Matches
 
+if TYPE_CHECKING:
+    ErrorMetric = str
+else:
+    # the smaller mean wins, so a metric that grows with quality cannot decide
+    ErrorMetric = Literal[
+        tuple(name for name in METRICS if name != "r2" and not name.startswith("within"))
+    ]
 #: What decides about the number of clusters.
 Criterion = Literal["error", "silhouette", "davies_bouldin"]
 
@@ -43,14 +42,14 @@ class FeatureSettings:
         max_near: Most columns that span the comparables' space in a table without coordinates.
     """
 
-    clusters: int | None = None
+    clusters: Annotated[int, Interval(ge=0, le=1000)] | None = None
     clusters_by: Criterion = "error"
-    most_clusters: int = 20
+    most_clusters: Annotated[int, Interval(ge=2, le=1000)] = 20
     comparables: bool | None = None
-    cross_fit_folds: int = 20
-    max_one_hot: int = 12
-    target_mean_weight: float = 20.0
-    max_near: int = 5
+    cross_fit_folds: Annotated[int, Interval(ge=2, le=1000)] = 20
+    max_one_hot: Annotated[int, Interval(ge=0, le=1000)] = 12
+    target_mean_weight: Annotated[float, Ge(0)] = 20.0
+    max_near: Annotated[int, Interval(ge=1, le=100)] = 5
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class SelectionSettings:
     """
 
     families: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    folds: int = 5
-    scoring: str = "mae"
+    folds: Annotated[int, Interval(ge=2, le=1000)] = 5
+    scoring: ErrorMetric = "mae"
     racing: bool = False
-    max_rows: int | None = None
+    max_rows: Annotated[int, Interval(ge=100, le=1_000_000_000)] | None = None
 
 
 _SLOWED_ROWS = 100_000
@@ -102,15 +101,17 @@ class SweepSettings:
             part of its full name, so that unlike sweeps never mix.
     """
 
-    trials: int = 20
-    folds: int = 4
-    metric: str = "wmape"
-    slowdown: float = 4.0
+    trials: Annotated[int, Interval(ge=0, le=100_000)] = 20
+    folds: Annotated[int, Interval(ge=1, le=1000)] = 4
+    metric: ErrorMetric = "wmape"
+    slowdown: Annotated[float, Interval(ge=1, le=1000)] = 4.0
     pruner: Literal["hyperband", "halving", "none"] = "hyperband"
     wide: bool = False
     family: str | None = None
     storage: str | None = None
-    study: str = "sweep"
+    study: Annotated[
+        str, Predicate(Matches(r"[A-Za-z0-9][\w.-]*", "letters, digits, '_', '-' and '.'"))
+    ] = "sweep"
 
     def slowdown_for(self, rows: int) -> float:
         """Return the slowdown of a final model fitted on so many rows."""
@@ -139,11 +140,11 @@ class ImputationSettings:
     strategy: Literal[
         "auto", "median", "mean", "iterative_linear", "knn", "boosting", "iterative_rf", "native"
     ] = "auto"
-    folds: int = 5
-    repeats: int = 2
-    max_rows: int = 5000
-    max_columns: int = 12
-    min_gap_share: float = 0.0
+    folds: Annotated[int, Interval(ge=2, le=100)] = 5
+    repeats: Annotated[int, Interval(ge=1, le=100)] = 2
+    max_rows: Annotated[int, Interval(ge=100, le=10_000_000)] = 5000
+    max_columns: Annotated[int, Interval(ge=0, le=100_000)] = 12
+    min_gap_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,19 +167,19 @@ class GateSettings:
         bundle_mib: Largest bundle.
     """
 
-    confidence: float = 0.95
-    draws: int = 2000
-    error_margin: float = 0.02
-    within_margin: float = 3.0
-    segment_limit: float = 0.10
-    min_rows: int = 200
-    min_segment_rows: int = 30
-    coverage_slack: float = 0.03
-    prd_slack: float = 0.01
-    prb_slack: float = 0.01
-    latency_ms: float = 20.0
-    latency_factor: float = 3.0
-    bundle_mib: float = 512.0
+    confidence: Annotated[float, Interval(ge=0.5, le=0.9999)] = 0.95
+    draws: Annotated[int, Interval(ge=100, le=1_000_000)] = 2000
+    error_margin: Annotated[float, Interval(ge=0, le=10)] = 0.02
+    within_margin: Annotated[float, Interval(ge=0, le=100)] = 3.0
+    segment_limit: Annotated[float, Interval(ge=0, le=10)] = 0.10
+    min_rows: Annotated[int, Ge(10)] = 200
+    min_segment_rows: Annotated[int, Ge(5)] = 30
+    coverage_slack: Annotated[float, Interval(ge=0, le=1)] = 0.03
+    prd_slack: Annotated[float, Interval(ge=0, le=1)] = 0.01
+    prb_slack: Annotated[float, Interval(ge=0, le=1)] = 0.01
+    latency_ms: Annotated[float, Gt(0)] = 20.0
+    latency_factor: Annotated[float, Ge(1)] = 3.0
+    bundle_mib: Annotated[float, Gt(0)] = 512.0
 
 
 @dataclass(frozen=True)
@@ -209,28 +210,29 @@ class RetrainSettings:
             reference's values are brought to the new level; 0 never does. On a log scale only.
     """
 
-    psi: float = 0.2
-    psi_windows: int = 3
-    importance: float = 0.05
+    psi: Annotated[float, Ge(0)] = 0.2
+    psi_windows: Annotated[int, Interval(ge=1, le=1000)] = 3
+    importance: Annotated[float, Interval(ge=0, le=1)] = 0.05
     performance: bool = True
-    performance_windows: int = 2
-    schedule_days: float = 0.0
-    new_outcomes: int = 0
-    cooldown_hours: float = 24.0
-    min_new_rows: int = 200
-    budget: int = 4
-    budget_minutes: float = 0.0
-    budget_days: float = 30.0
-    max_new_share: float = 0.5
-    max_client_share: float = 0.25
-    outlier_spreads: float = 6.0
-    client_spreads: float = 6.0
-    level_from: float = 0.05
+    performance_windows: Annotated[int, Interval(ge=1, le=1000)] = 2
+    schedule_days: Annotated[float, Ge(0)] = 0.0
+    new_outcomes: Annotated[int, Ge(0)] = 0
+    cooldown_hours: Annotated[float, Ge(0)] = 24.0
+    min_new_rows: Annotated[int, Ge(1)] = 200
+    budget: Annotated[int, Ge(0)] = 4
+    budget_minutes: Annotated[float, Ge(0)] = 0.0
+    budget_days: Annotated[float, Interval(ge=0.001, le=36_500)] = 30.0
+    max_new_share: Annotated[float, Interval(ge=0, le=0.99)] = 0.5
+    max_client_share: Annotated[float, Interval(ge=0, le=1)] = 0.25
+    outlier_spreads: Annotated[float, Ge(1)] = 6.0
+    client_spreads: Annotated[float, Ge(1)] = 6.0
+    level_from: Annotated[float, Interval(ge=0, le=10)] = 0.05
 
 
 SplitMethod = Literal["row_hash", "random"]
 
-STEP_NAMES = ("download", "segregate", "impute", "features", "select", "sweep", "register")
+StepName = Literal["download", "segregate", "impute", "features", "select", "sweep", "register"]
+STEP_NAMES: tuple[StepName, ...] = get_args(StepName)
 
 
 @dataclass(frozen=True)
@@ -249,10 +251,10 @@ class DownloadSettings:
 
     search: list[str] = field(default_factory=list)
     allow_synthetic: bool = True
-    timeout_s: float = 10.0
-    attempts: int = 2
+    timeout_s: Annotated[float, Interval(ge=0.001, le=86_400)] = 10.0
+    attempts: Annotated[int, Interval(ge=1, le=100)] = 2
     offline: bool = False
-    synthetic_rows: int | None = None
+    synthetic_rows: Annotated[int, Interval(ge=1, le=10_000_000)] | None = None
 
 
 @dataclass(frozen=True)
@@ -268,10 +270,10 @@ class SegregateSettings:
     """
 
     method: SplitMethod = "row_hash"
-    seed: int = 42
-    test_share: float = 0.2
-    max_refused_share: float = 0.05
-    min_rows: int = 100
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 42
+    test_share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.2
+    max_refused_share: Annotated[float, Interval(ge=0, le=1)] = 0.05
+    min_rows: Annotated[int, Ge(1)] = 100
 
 
 @dataclass(frozen=True)
@@ -295,14 +297,19 @@ class RegisterSettings:
             fold.
     """
 
-    spatial_folds: int = 5
-    fold_rows: int = 100_000
-    coverage: float = 0.9
-    parity_rows: int = 200_000
-    bootstrap_draws: int = 1000
-    alias: str = "staging"
-    average: int = 2
-    least_gain: float = 0.005
+    spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5
+    fold_rows: Annotated[int, Ge(1)] = 100_000
+    coverage: Annotated[float, Interval(ge=0.01, le=0.999)] = 0.9
+    parity_rows: Annotated[int, Interval(ge=1, le=100_000_000)] = 200_000
+    bootstrap_draws: Annotated[int, Interval(ge=1, le=1_000_000)] = 1000
+    alias: Annotated[
+        str,
+        Predicate(
+            Matches(r"[A-Za-z][A-Za-z0-9_-]*", "a letter, then letters, digits, '_' and '-'")
+        ),
+    ] = "staging"
+    average: Annotated[int, Interval(ge=1, le=20)] = 2
+    least_gain: Annotated[float, Interval(ge=0, le=1)] = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
 
 
@@ -314,7 +321,7 @@ class StorageSettings:
         workspace: Folder of the runs, bundles, caches and the embedded registry.
     """
 
-    workspace: str = "workspace"
+    workspace: Annotated[str, Predicate(Matches(r"\s*\S.*", "a folder"))] = "workspace"
 
 
 @dataclass(frozen=True)
@@ -335,9 +342,11 @@ class TrackingSettings:
 
     enabled: bool = True
     uri: str | None = None
-    experiment: str = "tasador"
+    experiment: Annotated[str, Predicate(Matches(r"\s*\S.*", "a name"))] = "tasador"
     wandb: Literal["off", "offline", "online"] = "off"
-    wandb_project: str = "tasador"
+    wandb_project: Annotated[
+        str, Predicate(Matches(r"[\w.-]+", "letters, digits, '_', '-' and '.'"))
+    ] = "tasador"
     signing_key: str | None = None
 
 
@@ -348,7 +357,7 @@ class RunSettings:
     Attributes:
         contract: The table's contract, from the group ``dataset``.
         seed: From which every random choice is derived.
-        steps: Steps to run, of STEPS; empty runs all. What they need comes from the cache or is
+        steps: Steps to run; empty runs all. What they need comes from the cache or is
             made.
         from_step: The first step to run; null begins at the beginning.
         force: Run the asked steps even when their results are cached.
@@ -369,9 +378,9 @@ class RunSettings:
     """
 
     contract: TableContract
-    seed: int = 42
-    steps: list[str] = field(default_factory=list)
-    from_step: str | None = None
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 42
+    steps: list[StepName] = field(default_factory=list)
+    from_step: StepName | None = None
     force: bool = False
     download: DownloadSettings = field(default_factory=DownloadSettings)
     segregate: SegregateSettings = field(default_factory=SegregateSettings)
@@ -386,189 +395,3 @@ class RunSettings:
     retraining: RetrainSettings = field(default_factory=RetrainSettings)
     engine: EngineName = "local"
     ray: RaySettings = field(default_factory=RaySettings)
-
-
-_INFINITY = float("inf")
-#: Lowest and highest value by key, both allowed.
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
-    "download.timeout_s": (0.001, 86_400),
-    "download.attempts": (1, 100),
-    "download.synthetic_rows": (1, 10_000_000),
-    "segregate.seed": (0, 2**32 - 1),
-    "segregate.test_share": (0.01, 0.99),
-    "segregate.max_refused_share": (0, 1),
-    "segregate.min_rows": (1, _INFINITY),
-    "impute.folds": (2, 100),
-    "impute.repeats": (1, 100),
-    "impute.max_rows": (100, 10_000_000),
-    "impute.min_gap_share": (0, 1),
-    "features.clusters": (0, 1000),
-    "features.most_clusters": (2, 1000),
-    "features.cross_fit_folds": (2, 1000),
-    "features.max_one_hot": (0, 1000),
-    "features.target_mean_weight": (0, _INFINITY),
-    "features.max_near": (1, 100),
-    "selection.folds": (2, 1000),
-    "sweep.trials": (0, 100_000),
-    "sweep.folds": (1, 1000),
-    "sweep.slowdown": (1, 1000),
-    "register.spatial_folds": (2, 1000),
-    "register.coverage": (0.01, 0.999),
-    "register.average": (1, 20),
-    "register.least_gain": (0, 1),
-    "register.parity_rows": (1, 100_000_000),
-    "register.bootstrap_draws": (1, 1_000_000),
-    "gates.confidence": (0.5, 0.9999),
-    "gates.draws": (100, 1_000_000),
-    "gates.min_rows": (10, _INFINITY),
-    "gates.min_segment_rows": (5, _INFINITY),
-    "gates.coverage_slack": (0, 1),
-    "gates.latency_factor": (1, _INFINITY),
-    "retraining.psi": (0, _INFINITY),
-    "retraining.psi_windows": (1, 1000),
-    "retraining.importance": (0, 1),
-    "retraining.performance_windows": (1, 1000),
-    "retraining.schedule_days": (0, _INFINITY),
-    "retraining.new_outcomes": (0, _INFINITY),
-    "retraining.cooldown_hours": (0, _INFINITY),
-    "retraining.min_new_rows": (1, _INFINITY),
-    "retraining.budget": (0, _INFINITY),
-    "retraining.budget_minutes": (0, _INFINITY),
-    "retraining.budget_days": (0.001, 36_500),
-    "retraining.max_new_share": (0, 0.99),
-    "retraining.max_client_share": (0, 1),
-    "retraining.outlier_spreads": (1, _INFINITY),
-    "retraining.client_spreads": (1, _INFINITY),
-    "retraining.level_from": (0, 10),
-    "ray.cpus": (1, 100_000),
-    "ray.retries": (0, 1000),
-}
-#: (pattern, in words) by key.
-_TEXTS: dict[str, tuple[str, str]] = {
-    "register.alias": (r"[A-Za-z][A-Za-z0-9_-]*", "a letter, then letters, digits, '_' and '-'"),
-    "sweep.study": (r"[A-Za-z0-9][\w.-]*", "letters, digits, '_', '-' and '.'"),
-    "tracking.experiment": (r"\s*\S.*", "a name"),
-    "tracking.wandb_project": (r"[\w.-]+", "letters, digits, '_', '-' and '.'"),
-    "storage.workspace": (r"\s*\S.*", "a folder"),
-}
-# the smaller mean wins, so a metric that grows with quality cannot decide
-_ERRORS = tuple(name for name in METRICS if name != "r2" and not name.startswith("within"))
-_CHOICES: dict[str, tuple[str, ...]] = {"selection.scoring": _ERRORS, "sweep.metric": _ERRORS}
-
-
-def check(where: str, value: Any) -> None:
-    """Refuse a value of the right type that is invalid; other keys pass.
-
-    Raises:
-        ConfigError: Naming the key, what may stand there and what was found.
-    """
-    if where in _RANGES:
-        low, high = _RANGES[where]
-        if not low <= value <= high:  # NaN is in no range
-            upto = "" if high == _INFINITY else f" and at most {high:,}"
-            raise ConfigError(
-                f"{where}: out of range", expected=f"at least {low:,}{upto}", got=repr(value)
-            )
-    if where in _TEXTS and not re.fullmatch(_TEXTS[where][0], value):
-        raise ConfigError(f"{where}: cannot be used", expected=_TEXTS[where][1], got=repr(value))
-    if where in _CHOICES and value not in _CHOICES[where]:
-        raise ConfigError(f"{where}: expected one of {', '.join(_CHOICES[where])}, got {value!r}")
-
-
-Settings = TypeVar("Settings")
-
-
-def build(kind: type[Settings], plain: Any, where: str) -> Settings:
-    """Return a `kind` (a dataclass) from a mapping; keys left out keep their defaults.
-
-    Raises:
-        ConfigError: Naming the key, what was expected there and what was found.
-    """
-    if not isinstance(plain, Mapping):
-        raise ConfigError(f"{where}: expected a group of settings, got {plain!r}")
-    hints = get_type_hints(kind)
-    names = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in plain:
-        if key not in names:
-            raise unknown(f"{where}.{key}", str(key), names)
-    values = {key: convert(value, hints[key], f"{where}.{key}") for key, value in plain.items()}
-    missing = [
-        entry.name
-        for entry in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if entry.name not in values
-        and entry.default is dataclasses.MISSING
-        and entry.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where}: {', '.join(missing)} must be set")
-    return kind(**values)
-
-
-def unknown(where: str, key: str, known: Collection[str]) -> ConfigError:
-    """Return the error for a key that nobody reads."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return ConfigError(
-        f"{where}: unknown setting",
-        expected=f"one of {', '.join(known)}",
-        remedy=f"did you mean {close[0]!r}?" if close else None,
-    )
-
-
-def convert(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as `kind`, a type as dataclass fields use them.
-
-    Raises:
-        ConfigError: It is of another type, or out of the range that `where` allows.
-    """
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        options = [option for option in inner if option is not type(None)]
-        return None if value is None else convert(value, options[0], where)
-    if origin is Literal:
-        if value is False and "off" in inner:  # what YAML makes of a bare off
-            return "off"
-        if value not in inner:
-            raise ConfigError(
-                f"{where}: expected one of {', '.join(map(str, inner))}, got {value!r}"
-            )
-        return value
-    if origin is list:
-        if not isinstance(value, (list, tuple)):
-            raise _wrong(where, "a list", value)
-        return [convert(item, inner[0], f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise _wrong(where, "a list", value)
-        return tuple(convert(item, inner[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(where, "a mapping", value)
-        return {str(key): convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return build(kind, value, where)
-    scalar = _scalar(value, kind, where)
-    check(where, scalar)
-    return scalar
-
-
-def _scalar(value: Any, kind: Any, where: str) -> Any:
-    # to Python a bool is an int: `trials=true` would be one trial
-    is_flag = isinstance(value, bool)
-    if kind is float and isinstance(value, (int, float)) and not is_flag:
-        return float(value)
-    if kind is int and isinstance(value, int) and not is_flag:
-        return value
-    if kind is bool and is_flag:
-        return value
-    if kind is str and isinstance(value, (str, int, float)) and not is_flag:
-        # YAML reads a name such as 2026 as a number
-        return str(value)
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    raise _wrong(where, words.get(kind, str(kind)), value)
-
-
-def _wrong(where: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(f"{where}: wrong type", expected=expected, got=repr(value))

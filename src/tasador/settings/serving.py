@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from tasador.core.errors import ConfigError
 from tasador.settings.records import RecordSettings
+from tasador.settings.validation import UnusedVariableError, fields_of, from_texts
+
+#: Seconds that something may take: at once would be never, and a day is a mistake.
+Seconds = Annotated[float, Interval(gt=0, lt=86_400)]
 
 SOURCE_NAMES = ("mlflow", "object_store", "local", "last_good")
 
@@ -27,21 +34,6 @@ class SourceSettingsError(ConfigError):
             "the order of the sources is invalid",
             expected=f"each of {', '.join(SOURCE_NAMES)} at most once",
             got=", ".join(order),
-        )
-
-    @classmethod
-    def of_seconds(cls, name: str, seconds: float) -> SourceSettingsError:
-        """Return the error of a span of time."""
-        expected = "seconds, above 0 and below a day"
-        return cls(f"{name} is invalid", expected=expected, got=str(seconds))
-
-    @classmethod
-    def of_retries(cls, attempts: int, failures: int, jitter: float) -> SourceSettingsError:
-        """Return the error of how often, and when, a source is asked again."""
-        return cls(
-            "the settings of the sources are invalid",
-            expected="attempts >= 1, breaker_failures >= 1, 0 <= poll_jitter < 1",
-            got=f"{attempts}, {failures}, {jitter}",
         )
 
 
@@ -89,33 +81,28 @@ class SourceSettings:
     object_store: str | None = None
     local: str | None = None
     last_good: str | None = None
-    poll_s: float = 8.0
-    poll_jitter: float = 0.2
-    answer_s: float = 5.0
-    hop_deadline_s: float = 30.0
-    connect_s: float = 2.0
-    read_s: float = 5.0
-    attempts: int = 3
-    breaker_failures: int = 5
-    breaker_reset_s: float = 60.0
-    refused_again_s: float = 900.0
-    threads: int = 1
+    poll_s: Seconds = 8.0
+    poll_jitter: Annotated[float, Interval(ge=0, lt=1)] = 0.2
+    answer_s: Seconds = 5.0
+    hop_deadline_s: Seconds = 30.0
+    connect_s: Seconds = 2.0
+    read_s: Seconds = 5.0
+    attempts: Annotated[int, Ge(1)] = 3
+    breaker_failures: Annotated[int, Ge(1)] = 5
+    breaker_reset_s: Seconds = 60.0
+    refused_again_s: Seconds = 900.0
+    threads: Annotated[int, Interval(ge=1, le=1024)] = 1
     trusted_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.order if name not in SOURCE_NAMES]
         if unknown or len(set(self.order)) != len(self.order):
             raise SourceSettingsError.of_order(self.order)
-        times = ("poll_s", "answer_s", "hop_deadline_s", "connect_s", "read_s", "breaker_reset_s")
-        for name in times:
-            if not 0.0 < getattr(self, name) < 86_400.0:
-                raise SourceSettingsError.of_seconds(name, getattr(self, name))
-        if self.attempts < 1 or self.breaker_failures < 1 or not 0.0 <= self.poll_jitter < 1.0:
-            found = (self.attempts, self.breaker_failures, self.poll_jitter)
-            raise SourceSettingsError.of_retries(*found)
 
 
 PREFIX = "TASADOR_"
+#: Sections of variables that the monitor and the web app read.
+_READ_ELSEWHERE = frozenset({"alerts", "watch", "ui"})
 MIB = 2**20
 
 
@@ -138,14 +125,14 @@ class ServerSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 1
+    port: Annotated[int, Interval(ge=0, le=65_535)] = 8000
+    workers: Annotated[int, Interval(ge=1, le=1024)] = 1
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"
     access_log: bool = False
-    drain_s: float = 10.0
-    keep_alive_s: int = 15
-    header_timeout_s: float = 10.0
+    drain_s: Annotated[float, Interval(ge=0, le=86_400)] = 10.0
+    keep_alive_s: Annotated[int, Interval(ge=1, le=86_400)] = 15
+    header_timeout_s: Seconds = 10.0
     metrics_folder: str | None = None
 
 
@@ -164,14 +151,14 @@ class LimitSettings:
         burst: Requests that a client may send at once within that rate.
     """
 
-    batch: int = 1000
-    body_bytes: int = 4 * MIB
-    upload_bytes: int = 1024 * MIB
-    in_flight: int = 512
-    request_s: float = 10.0
-    upload_s: float = 600.0
-    rate_per_s: float = 0.0
-    burst: int = 50
+    batch: Annotated[int, Ge(1)] = 1000
+    body_bytes: Annotated[int, Ge(1)] = 4 * MIB
+    upload_bytes: Annotated[int, Ge(1)] = 1024 * MIB
+    in_flight: Annotated[int, Ge(1)] = 512
+    request_s: Seconds = 10.0
+    upload_s: Seconds = 600.0
+    rate_per_s: Annotated[float, Ge(0)] = 0.0
+    burst: Annotated[int, Ge(1)] = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +187,7 @@ class SecuritySettings:
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     metrics_public: bool = True
-    failures_per_minute: int = 30
+    failures_per_minute: Annotated[int, Ge(0)] = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +204,11 @@ class CacheSettings:
     """
 
     kind: Literal["off", "memory", "redis"] = "off"
-    size: int = 100_000
+    size: Annotated[int, Ge(1)] = 100_000
     url: str | None = None
-    timeout_s: float = 0.005
-    keep_s: float = 86_400.0
-    reset_s: float = 10.0
+    timeout_s: Seconds = 0.005
+    keep_s: Annotated[float, Ge(1)] = 86_400.0
+    reset_s: Seconds = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +224,10 @@ class CanarySettings:
     """
 
     enabled: bool = True
-    poll_s: float = 2.0
-    deaf_s: float = 15.0
-    queue: int = 256
-    idle_factor: float = 4.0
+    poll_s: Seconds = 2.0
+    deaf_s: Seconds = 15.0
+    queue: Annotated[int, Ge(1)] = 256
+    idle_factor: Annotated[float, Ge(0)] = 4.0
 
 
 @dataclass(frozen=True)
@@ -275,48 +262,29 @@ def read_settings(environment: Mapping[str, str]) -> ServeSettings:
     """Read the settings from environment variables.
 
     ``TASADOR_RECORDS__URL`` sets ``records.url``; lists are separated by commas; an empty text
-    means null where a setting may be null. Variables of other sections are not looked at.
+    means null where a setting may be null.
 
     Raises:
         ConfigError: A variable names no setting, or its value is invalid.
     """
-    sections = {found.name: found.default_factory for found in fields(ServeSettings)}
-    given: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    sections = fields_of(ServeSettings)
+    given: dict[str, dict[str, str]] = {name: {} for name in sections}
     for name, text in environment.items():
         section, separator, key = name.removeprefix(PREFIX).lower().partition("__")
-        if name.startswith(PREFIX) and separator and section in given:
-            given[section][key] = text
-    read = {name: _read_section(name, sections[name], given[name]) for name in sections}
-    return ServeSettings(**read)
-
-
-def _read_section(section: str, kind: Any, given: Mapping[str, str]) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    known = {found.name: str(found.type) for found in fields(kind)}
-    for key in given:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(
-                f"{variable(section, key)} sets nothing",
-                expected=f"one of {', '.join(variable(section, name) for name in known)}",
-                remedy=f"did you mean {variable(section, close[0])}?" if close else "remove it",
+        if not name.startswith(PREFIX) or not separator or section in _READ_ELSEWHERE:
+            continue
+        if section not in given:
+            meant = difflib.get_close_matches(section, given, n=1)
+            raise UnusedVariableError.of(
+                name,
+                [f"{PREFIX}{one.upper()}__..." for one in given],
+                variable(meant[0], key) if meant else None,
             )
-    values = {key: _value(text, known[key]) for key, text in given.items()}
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = [variable(section, str(place)) for place in first["loc"][:1]]
-        raise ConfigError(
-            f"{where[0] if where else section} is invalid",
-            expected=str(first["msg"]),
-            # the value may be a secret pasted into the wrong variable
-            got=f"a text of {len(str(first.get('input')))} characters",
-        ) from None
-
-
-def _value(text: str, kind: str) -> Any:
-    if kind.startswith("tuple"):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return None if text == "" and "None" in kind else text
+        given[section][key] = text
+    return ServeSettings(
+        **{
+            name: from_texts(sections[name], texts, partial(variable, name))
+            for name, texts in given.items()
+            if texts
+        }
+    )

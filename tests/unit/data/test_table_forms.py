@@ -13,11 +13,12 @@ import polars as pl
 import pytest
 
 from fixtures.workbooks import workbook
-from tasador.contract.model import Source, SqlQuery
+from tasador.contract.model import Column, Source, SqlQuery, TableContract, Target
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, ContractError, SourceError
 from tasador.data import workbook as workbook_reader
 from tasador.data.readers import parse_file, read_source
+from tasador.data.table_stream import open_table
 
 ROWS = [("54", "North", "165165"), ("61", "South", "116903"), ("83", "East", "178269"),
         ("118", "North", "280351"), ("94", "South", "187155"), ("49", "East", "97382")]  # fmt: skip
@@ -242,6 +243,45 @@ def test_totals_and_footnotes_are_left_out_and_rows_are_not(foot, left_out):
 def test_a_value_that_is_also_a_word_for_a_total_stays():
     rows = "area,quality,price\n1,Average,10\n2,Good,20\n1.5,Average,15\n"
     assert read(rows).frame.height == 3
+
+
+GROUPS = """50,N,100.5
+70,N,300
+Subtotal,,400.5
+60,S,200
+80,S,250
+90,S,1250.25
+230,Sub-total South,"1,700.25"
+40,W,90
+,Total,90
+30,E,10
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "foot", "total"),
+    [
+        (GROUPS, "", 3),
+        (GROUPS, ",Grand total,2200.75\n", 3),
+        (GROUPS.replace("400.5", "399"), "", 2),
+        (GROUPS.replace("Subtotal", "Subtle"), "", 0),
+        ("1,N,10\n2,N,20\n3,Total,30\n4,S,5\n5,S,6\n,Summe,11\n,Total,41\n9,S,1\n", "", 3),
+        ("1,Total,10\n2,N,20\n3,Total,31\n4,S,5\n5,Total,6\n9,S,1\n", "", 0),
+    ],
+)
+def test_totals_of_groups_within_a_table_are_left_out_and_counted(tmp_path, rows, foot, total):
+    text = "area,zone,price\n" + rows + foot
+    table = read(text)
+    assert table.frame.height == rows.count("\n") - total
+    said = [note for note in table.notes if "of rows above left out" in note]
+    assert [note.partition(" row")[0] for note in said] == [str(total)] * (total > 0)
+    (tmp_path / "rows.csv").write_text(text)
+    contract = TableContract("t", "T", "t", (Column("area", "number"),), Target("price"))
+    with open_table(tmp_path / "rows.csv", contract) as stream:
+        pieces = list(stream.pieces(["area", "zone", "price"], 2))
+    found = [row for piece in pieces for row in piece.batch.to_pylist()]
+    assert [row["zone"] for row in found] == [zone or "" for zone in table.frame["zone"]]
+    assert stream.notes == list(table.notes)
 
 
 def test_few_ragged_rows_are_left_out_and_counted_and_many_are_an_error():

@@ -17,7 +17,6 @@ from tasador.serving.model_slot import (
     warm_up,
     warm_up_explanations,
 )
-from tasador.settings.serving import SourceSettings
 
 
 def loaded(folder, source="local", **changes) -> LoadedModel:
@@ -198,19 +197,3 @@ def test_a_bundle_that_cannot_explain_does_not_serve(bundle):
     broken = replace(bundle, contributions=None)
     with pytest.raises(BundleError, match="expected an explanation of a golden row"):
         warm_up_explanations(broken)
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"order": ("mlflow", "ftp")}, "got mlflow, ftp"),
-        ({"order": ("local", "local")}, "at most once"),
-        ({"poll_s": 0.0}, "poll_s is invalid"),
-        ({"hop_deadline_s": float("nan")}, "hop_deadline_s is invalid"),
-        ({"attempts": 0}, "attempts >= 1"),
-        ({"poll_jitter": 1.0}, "poll_jitter < 1"),
-    ],
-)
-def test_settings_of_sources_that_are_invalid_are_refused(values, said):
-    with pytest.raises(ConfigError, match=said):
-        SourceSettings(**values)

@@ -155,6 +155,24 @@ def test_rows_that_are_no_part_of_the_table_have_no_line_in_the_answer(client):
     assert "lon: expected a number" in found[-1]["error"]
 
 
+def test_totals_of_groups_have_no_line_in_the_answer(client):
+    def total(start, end):
+        return f",,,,{sum(40 + i % 200 for i in range(start, end))},Subtotal"
+
+    lines = [line(i) for i in range(900)]
+    expected = rows_of(send(client, table(900)))
+    lines[600:600], lines[300:300] = [total(300, 600)], [total(0, 300)]
+    found = rows_of(send(client, "\n".join([HEADER, *lines])))
+    assert [int(row.pop("row")) for row in found] == [
+        *range(1, 301),
+        *range(302, 602),
+        *range(603, 903),
+    ]
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    lines[300] = total(0, 299)
+    assert len(rows_of(send(client, "\n".join([HEADER, *lines])))) == 901
+
+
 def test_bytes_that_are_no_text_and_quotes_without_end_spoil_only_their_rows(client):
     lines = table(4).encode().splitlines()
     lines[2] = lines[2][:-5] + b"\xff\xfe"

@@ -19,7 +19,7 @@ from tasador.contract.arrow_encoding import plain_values
 from tasador.contract.model import TableContract, plain_name
 from tasador.contract.row_check import expectation, shown
 from tasador.core.errors import MissingExtraError, SourceError
-from tasador.data.extra_rows import FOOT, rows_below
+from tasador.data.extra_rows import FOOT, RowTotals, rows_below
 from tasador.data.parquet.limits import UPLOADED, ParquetFacts
 from tasador.data.text_format import HEAD_BYTES, TextFormat, csv_rows, detect_beginning
 from tasador.serving.errors import InvalidRequest, Problem, error_detail, wrong_media_type
@@ -93,6 +93,7 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
     # whether a row at the end is part of the table is known once nothing follows
     last: deque[tuple[Row, list[str]]] = deque()
     number, extra = 0, set[int]()
+    totals = RowTotals(len(names), partial(_above, file, form))
     for read in _cells(file, form):
         cells = [] if isinstance(read, UnreadableRow) else read
         if isinstance(read, UnreadableRow):
@@ -100,7 +101,8 @@ def _csv_rows(file: BinaryIO, contract: TableContract) -> Iterator[Row | None]:
         elif len(cells) == len(names):
             row = _short(dict(zip(names, cells, strict=True)), known)
             plain = [cell.strip() for cell in cells]
-            if not any(plain) or (plain == header and sum(map(bool, header)) > 1):
+            repeated = plain == header and sum(map(bool, header)) > 1
+            if totals.take(number, plain) or repeated or not any(plain):
                 row = LEFT_OUT
                 extra.add(number)
         else:
@@ -152,13 +154,17 @@ def _cells(file: BinaryIO, form: TextFormat) -> Iterator[list[str] | UnreadableR
 
 
 def _above(file: BinaryIO, form: TextFormat, end: int) -> Iterator[list[tuple[str, ...]]]:
-    """Yield the cells of the rows before the number `end`, column by column."""
-    rows = islice(_cells(file, form), end)
+    """Yield the cells of the rows before the number `end`, column by column.
+
+    Whoever is reading the file goes on where it was.
+    """
+    rows, place = islice(_cells(file, form), end), file.tell()
     while piece := list(islice(rows, _BATCH)):
         whole = [cells for cells in piece if isinstance(cells, list)]
         fitting = [cells for cells in whole if len(cells) == len(form.names)]
         if fitting:
             yield list(zip(*fitting, strict=True))
+    file.seek(place)
 
 
 class _ShortLines:
