@@ -283,7 +283,7 @@ def test_runs_report_and_doctor_speak_about_the_workspace(project: Path) -> None
         ("dataset=nope", 2, "unknown dataset"),
         ("sweep.trails=3", 2, "sweep.trails"),
         ("sweep.trials=many", 2, "a whole number"),
-        ("steps=[cook]", 2, "steps.cook"),
+        ("steps=[cook]", 2, "steps[0]: expected one of download"),
         ("impute.strategy=magic", 2, "magic"),
         ("+selection.families.ridge.alfa=[1]", 2, "alfa"),
         ("+selection.families.forest={}", 2, "unknown model family"),

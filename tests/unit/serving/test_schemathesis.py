@@ -30,6 +30,9 @@ def fuzzed(house_bundle, tmp_path_factory) -> Iterator[str]:
         yield found.url
 
 
+# Threads of this process draw from the global generator, such as the jitter of retries, while
+# Hypothesis checks that its strategies do not.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("examples", [4, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_brings_a_fault_of_ours(fuzzed, mode, examples):
