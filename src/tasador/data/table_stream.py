@@ -13,11 +13,9 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import plain_array
 from tasador.contract.encoding import columns_with_missing_words
@@ -36,19 +34,9 @@ from tasador.data.archives import (
     read_all,
     refuse_unreadable,
 )  # fmt: skip
+from tasador.data.csv_blocks import Block, BlockTotals
 from tasador.data.errors import UnreadableTableError
-from tasador.data.extra_rows import (
-    FOOT,
-    LABEL_COLUMNS,
-    TOTAL_LABEL,
-    WORDS,
-    WORDS_WITHIN,
-    GroupTotals,
-    left_out_notes,
-    rows_at_foot,
-    rows_below,
-    sums_of,
-)
+from tasador.data.extra_rows import FOOT, left_out_notes, rows_at_foot, rows_below
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
 
@@ -257,7 +245,8 @@ class _CsvStream:
         self._location, self._compression = location, compression
         self._source = file
         self._size = max(1, storage.stamp(location).size)
-        with self._stream() as stream:
+        self._raw = self._opened(file)
+        with self._unpacked(self._raw) as stream:
             head = read_all(stream, HEAD_BYTES)
         beginning = detect_beginning(head, "the file", contract)
         self._form, self._start = beginning.form, beginning.offset
@@ -280,16 +269,17 @@ class _CsvStream:
         text.read(self._start)
         return pa.PythonFile(text, mode="r")
 
-    def _stream(self) -> Any:
+    def _opened(self, file: Any) -> Any:
         import pyarrow as pa
 
-        self._source.seek(0)
-        raw = (
-            pa.PythonFile(Lent(self._source), mode="r")
-            if storage.is_remote(self._location)
-            else pa.OSFile(str(self._location))
-        )
-        self._raw = raw
+        file.seek(0)
+        if storage.is_remote(self._location):
+            return pa.PythonFile(Lent(file), mode="r")
+        return pa.OSFile(str(self._location))
+
+    def _unpacked(self, raw: Any) -> Any:
+        import pyarrow as pa
+
         return (
             raw if self._compression is None else pa.CompressedInputStream(raw, self._compression)
         )
@@ -313,28 +303,29 @@ class _CsvStream:
                 yield _after(piece, read)
 
     def _pieces(self, columns: Sequence[str], block: int) -> Iterator[Piece]:
-        last: deque[_Block] = deque()  # the rows at the end are looked at together
-        self._groups: GroupTotals | None = None
-        self._words: list[int] | None = None
-        self._totals: set[int] = set()
+        last: deque[Block] = deque()  # the rows at the end are looked at together
+        totals = BlockTotals(len(self.names), partial(self._above, block))
+        blank = repeated = 0
         for found in self._blocks(block):
-            self._find_totals(found, block)
+            blank, repeated = blank + found.blank, repeated + found.repeated
+            totals.find(found)
             last.append(found)
             while sum(map(len, last)) - len(last[0]) >= FOOT:
                 yield self._piece(last.popleft(), columns)
-        below, notes = self._below(list(last), block)
-        blank, repeated = self._left_out
-        left_out = left_out_notes(blank, repeated, len(self._totals))
+        below, notes = self._below(list(last), totals.found, block)
+        left_out = left_out_notes(blank, repeated, len(totals.found))
         self.notes = [*self._form.notes, *left_out, *notes]
         for found in last:
             yield self._piece(found, columns, below)
 
-    def _blocks(self, block: int) -> Iterator[_Block]:
-        """Yield all rows and columns of the file."""
+    def _blocks(self, block: int, file: Any = None) -> Iterator[Block]:
+        """Yield all rows and columns of the file, or of another one that reads the same."""
         torn: deque[tuple[int, str, str]] = deque()
-        self._left_out = [0, 0]
         reader, at = None, 0
-        with self._stream() as stream:
+        raw = self._opened(file or self._source)
+        if file is None:
+            self._raw = raw
+        with self._unpacked(raw) as stream:
             while True:
                 with _readable(self._location):
                     if reader is None:
@@ -342,89 +333,51 @@ class _CsvStream:
                     batch = next(reader, None)
                 if batch is None:
                     break
-                found = _Block(at, batch)
+                found = Block(at, batch)
                 found.take(torn)
-                self._find_extra(found)
+                found.find_extra(self._form.header)
                 yield found
                 at += len(found)
         if torn:
-            rest = _Block(at, self.nothing([str(i) for i in range(len(self.names))]))
+            rest = Block(at, self.nothing([str(i) for i in range(len(self.names))]))
             rest.torn = {number: (reason, text) for number, reason, text in torn}
             yield rest
 
-    def _find_extra(self, found: _Block) -> None:
-        """Note the rows of a block that hold nothing, and those that repeat the header."""
-        blank = _rows_of_cells(found.batch, [""] * len(self.names))
-        header = self._form.header
-        repeats = sum(map(bool, header)) > 1
-        again = _rows_of_cells(found.batch, header) if repeats else np.empty(0, np.int64)
-        if len(blank) or len(again):
-            self._left_out[0] += len(blank)
-            self._left_out[1] += len(again)
-            found.extra = set(found.numbers[np.concatenate([blank, again])].tolist())
+    def _below(
+        self, last: Sequence[Block], totals: set[int], block: int
+    ) -> tuple[set[int], list[str]]:
+        """Return which of the last rows are below the table, and sentences about them.
 
-    def _below(self, last: Sequence[_Block], block: int) -> tuple[set[int], list[str]]:
-        """Return which of the last rows are below the table, and sentences about them."""
+        Those of the `totals` that are there are taken out of them.
+        """
         rows: dict[int, list[str]] = {}
         for found in reversed(last):
             rows = found.cells(self._form.delimiter, FOOT - len(rows)) | rows
         extra = {number for found in last for number in found.extra}
-        foot = self._totals.intersection(rows_at_foot(rows, extra))
-        self._totals -= foot
+        foot = totals.intersection(rows_at_foot(rows, extra))
+        totals -= foot
         extra -= foot
         for found in last:
             found.extra -= foot
-        above = partial(self._above, block=block)
+        above = partial(self._above, block, totals=totals)
         return rows_below(rows, extra, self._form.delimiter, len(self.names), above)
 
-    def _find_totals(self, found: _Block, block: int) -> None:
-        """Note the rows of a block that are totals of rows above them; see `GroupTotals`."""
-        import pyarrow.compute as pc
-
-        if self._words is None:
-            self._words = _columns_of_words(found.batch)
-        called = np.zeros(found.batch.num_rows, bool)
-        for position in self._words:
-            cells = _texts(found.batch.column(position))
-            totals = cells.unique()  # a pattern takes longer than to find equal cells
-            totals = totals.filter(pc.match_substring_regex(totals, TOTAL_LABEL))
-            if len(totals):
-                called |= pc.is_in(cells, totals).to_numpy(zero_copy_only=False)
-        called &= ~np.isin(found.numbers, list(found.extra))
-        asked: list[int] = np.flatnonzero(called).tolist()
-        if not asked and self._groups is None:
-            return
-        if self._groups is None:
-            self._groups = GroupTotals(len(self.names))
-            for above in self._above(found.start, block):
-                self._groups.add(len(above[0]), sums_of(above))
-        numbers, start = found.numbers, 0
-        keep = ~np.isin(numbers, list(found.extra))
-        columns = [plain_array(array).to_pylist() for array in found.batch.columns]
-        for row in [*asked, len(numbers)]:
-            rows = [i for i in range(start, row) if keep[i]]
-            self._groups.add(len(rows), sums_of([[column[i] for i in rows] for column in columns]))
-            start = row + 1
-            if row < len(numbers) and self._groups.take(
-                [column[row].strip() for column in columns]
-            ):
-                self._totals.add(int(numbers[row]))
-                found.extra.add(int(numbers[row]))
-
-    def _above(self, end: int, block: int) -> Iterator[list[list[str | None]]]:
+    def _above(
+        self, block: int, end: int, totals: Collection[int]
+    ) -> Iterator[list[list[str | None]]]:
         """Yield all cells of the rows before a number but totals of groups, read once more."""
         import pyarrow as pa
 
-        left_out = self._left_out
-        for found in self._blocks(block):
-            if found.start >= end:
-                break
-            keep = (found.numbers < end) & ~np.isin(found.numbers, list(self._totals))
-            rows = found.batch.filter(pa.array(keep))
-            yield [plain_array(array).to_pylist() for array in rows.columns]
-        self._left_out = left_out
+        # a file of its own: the one that is being read goes on where it was
+        with storage.open_read(self._location) as file:
+            for found in self._blocks(block, file):
+                if found.start >= end:
+                    break
+                keep = (found.numbers < end) & ~np.isin(found.numbers, list(totals))
+                rows = found.batch.filter(pa.array(keep))
+                yield [plain_array(array).to_pylist() for array in rows.columns]
 
-    def _piece(self, found: _Block, columns: Sequence[str], below: Collection[int] = ()) -> Piece:
+    def _piece(self, found: Block, columns: Sequence[str], below: Collection[int] = ()) -> Piece:
         import pyarrow as pa
 
         left_out = frozenset(
@@ -515,93 +468,6 @@ def _after(piece: Piece, read: int) -> Piece:
     left_out = frozenset(number for number in piece.left_out if number >= read)
     others = len(piece.torn) - len(torn) + len(piece.left_out) - len(left_out)
     return Piece(piece.start + before, piece.batch.slice(before - others), torn, left_out)
-
-
-@dataclass
-class _Block:
-    """Some consecutive rows of a CSV file, with all columns.
-
-    Attributes:
-        start: How many rows of the file come before it.
-        batch: The rows that could be read, as bytes.
-        torn: By number: why others could not, and their text.
-        extra: The numbers of rows that hold nothing, repeat the header or are totals.
-    """
-
-    start: int
-    batch: pa.RecordBatch
-    torn: dict[int, tuple[str, str]] = field(default_factory=dict)
-    extra: set[int] = field(default_factory=set)
-
-    def __len__(self) -> int:
-        return int(self.batch.num_rows) + len(self.torn)
-
-    @property
-    def end(self) -> int:
-        """How many rows come before the first one after it."""
-        return self.start + len(self)
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """The number of each row of the batch."""
-        every = np.arange(self.start, self.end)
-        return every[~np.isin(every, list(self.torn))] if self.torn else every
-
-    def take(self, torn: deque[tuple[int, str, str]]) -> None:
-        """Take those torn rows that are before its last row."""
-        while torn and torn[0][0] < self.end:
-            number, reason, text = torn.popleft()
-            self.torn[number] = reason, text
-
-    def cells(self, delimiter: str, most: int) -> dict[int, list[str]]:
-        """Return by number what is in each of the last rows."""
-        numbers = {int(number): position for position, number in enumerate(self.numbers)}
-        rows = {}
-        for number in range(max(self.start, self.end - most), self.end):
-            if number in self.torn:
-                cells = self.torn[number][1].split(delimiter)
-            else:
-                row = self.batch.slice(numbers[number], 1).columns
-                cells = [plain_array(array)[0].as_py() for array in row]
-            rows[number] = [cell.strip() for cell in cells]
-        return rows
-
-
-def _texts(array: pa.Array) -> pa.Array:
-    """Return cells without spaces around them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    # a view, since bytes that are no UTF-8 are as good as any here
-    return pc.ascii_trim_whitespace(array.view(pa.string()))
-
-
-def _columns_of_words(batch: pa.RecordBatch) -> list[int]:
-    """Return the first columns that hold words."""
-    import pyarrow.compute as pc
-
-    found = (
-        position
-        for position, array in enumerate(batch.columns[:WORDS_WITHIN])
-        if pc.any(pc.match_substring_regex(_texts(array), WORDS)).as_py()
-    )
-    return list(islice(found, LABEL_COLUMNS))
-
-
-def _rows_of_cells(batch: pa.RecordBatch, cells: Sequence[str]) -> NDArray[np.int64]:
-    """Return the positions of the rows that hold these cells, but for spaces around them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    rows = np.arange(batch.num_rows)
-    for array, cell in zip(batch.columns, cells, strict=False):
-        taken = array if len(rows) == len(array) else array.take(pa.array(rows))
-        trimmed = _texts(taken).view(pa.binary())
-        wanted = pa.scalar(cell.encode("utf-8", errors="surrogateescape"), pa.binary())
-        rows = rows[pc.equal(trimmed, wanted).to_numpy(zero_copy_only=False)]
-        if not len(rows):
-            break
-    return rows
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -8,11 +8,13 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fixtures.workbooks import workbook
 from tasador.contract.arrow_encoding import encode_arrow
 from tasador.contract.model import Column, Source, TableContract, Target
+from tasador.core import storage
 from tasador.core.errors import SourceError
 from tasador.data.readers import parse_file, read_source
 from tasador.data.table_stream import open_table
@@ -179,6 +181,25 @@ def test_a_total_below_many_pieces_is_found(tmp_path: Path) -> None:
     assert sum(piece.batch.num_rows for piece in pieces) == len(numbers)
     assert pieces[-1].left_out == {len(numbers)}
     assert table.notes == [f"a total at the foot of the table left out ({sum(numbers)}, Total)"]
+
+
+def test_totals_in_an_object_store_do_not_disturb_what_is_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(storage._DRIVERS, "local", ("fsspec", "gcs"))  # read as remote files are
+    texts = np.random.default_rng(4).bytes(12 << 20).hex()
+    lines, rows, group = [], 60_000, 1000
+    for i in range(rows):
+        lines.append(f"{i},{texts[400 * i : 400 * i + 400]}")
+        if i % group == group - 1:
+            lines.append(f"{sum(range(i - group + 1, i + 1))},Total")
+    text = "\n".join(["a,note", *lines, "0,end"]).encode()
+    file = tmp_path / "rows.csv.gz"
+    file.write_bytes(gzip.compress(text, 1))
+    with open_table(f"local://{file}", CONTRACT) as table:
+        found = [row for piece in table.pieces(["a"], 1000) for row in piece.batch.to_pylist()]
+    assert [int(row["a"]) for row in found] == [*range(rows), 0]
+    assert table.notes == [f"{rows // group} rows that are totals of rows above left out"]
 
 
 FILES = Path(__file__).parents[2] / "fixtures" / "files"
