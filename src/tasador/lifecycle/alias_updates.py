@@ -3,7 +3,7 @@
 The registry's alias is the commit point: once it is moved, the change has happened. A row of the
 audit trail and the versions' status tags follow it. Whatever dies in between leaves an alias that
 the audit trail does not know, or tags that do not fit it: the next change reads the aliases, notes
-a champion that was moved without a row, and sets the tags that the aliases imply (`reconcile`).
+a champion that was moved without a row, and sets the tags that the aliases imply (`repair`).
 That an alias moved this way lost who moved it and why is the price of having no log of intents.
 """
 
@@ -229,7 +229,7 @@ class Ledger:
         if self._leases.renew(lease, LEASE_S) is None:
             raise AliasUpdateError.overtaken(self.model)
 
-    def record(self, lease: Lease, operation: Operation, phase: str, note: str = "") -> None:
+    def record(self, lease: Lease, operation: Operation, phase: str, note: str = "") -> AuditEntry:
         """Note the result: ``done``, ``failed`` or ``seen``.
 
         Raises:
@@ -239,7 +239,7 @@ class Ledger:
         with self.database.transaction():
             if not self._leases.holds(lease):
                 raise AliasUpdateError.overtaken(self.model)
-            self.note(operation, phase, note)
+            return self.note(operation, phase, note)
 
     def note(self, operation: Operation, phase: str, note: str = "") -> AuditEntry:
         """Write to the audit trail without a lease: for what was refused, or changes no version."""
@@ -297,8 +297,8 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Ope
         StorageError: The database cannot be reached.
     """
     with ledger.lease(actor) as lease:
-        notes = reconcile(versions, ledger, lease)
-        operation = plan(ledger.standing())
+        standing, notes = repair(versions, ledger, lease)
+        operation = plan(standing)
         # planning may have asked the registry for long: from here on the lease must hold
         ledger.renew(lease)
         _commit(versions, ledger, lease, operation)
@@ -315,11 +315,11 @@ def carry_out(versions: Versions, ledger: Ledger, actor: str, plan: Plan) -> Ope
     return OperationResult(operation, notes)
 
 
-def reconcile(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[str, ...]:
+def repair(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[Standing, tuple[str, ...]]:
     """Bring the audit trail and the tags to what the aliases say.
 
     Returns:
-        What had to be done for it.
+        The standing, which now agrees with the registry, and what had to be done for it.
     """
     standing, aliases, listed = ledger.standing(), versions.aliases(), versions.all()
     champion, notes = aliases.get(CHAMPION, ""), []
@@ -336,12 +336,12 @@ def reconcile(versions: Versions, ledger: Ledger, lease: Lease) -> tuple[str, ..
             new_operation_id(), "observe", champion, standing.champion, champion, (),
             "outside tasador", reason, {"deleted": deleted},
         )  # fmt: skip
-        ledger.record(lease, seen, "seen")
+        standing = standing.after(ledger.record(lease, seen, "seen"))
         notes.append(f"champion {seen.before or 'none'} -> {seen.after or 'none'}: {reason}")
     for write in _implied(aliases, listed):
         ledger.renew(lease)
         _make(versions, write)
-    return tuple(notes)
+    return standing, tuple(notes)
 
 
 def _implied(aliases: Mapping[str, str], listed: Iterable[ModelVersion]) -> list[Write]:
