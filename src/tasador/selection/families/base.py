@@ -186,3 +186,43 @@ def check_estimator(estimator: Any) -> None:
         ValueError: Naming the parameter, what it must be and what was found.
     """
     estimator._validate_params()
+
+
+class Booster(Family):
+    """A family whose library adds one step after the other to a model that it keeps."""
+
+    grows = True
+    takes_missing = True
+
+    @abstractmethod
+    def _grow(
+        self,
+        params: Params,
+        Z: Floats,
+        target: Floats,
+        seed: int,
+        steps: Sequence[int],
+        threads: int,
+    ) -> Iterator[Any]:
+        """Yield the model at each of these steps; threads as for `fit`."""
+
+    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
+        steps = int({**self.defaults, **params}[str(self.prefix)])
+        (model,) = self._grow(params, Z, target, seed, [steps], threads)
+        return model
+
+    def grow(
+        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
+    ) -> Iterator[Any]:
+        return self._grow(params, Z, target, seed, steps, 1)
+
+
+def staged_by_sklearn(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
+    """Return the estimates of a boosted model of scikit-learn cut to each number of steps."""
+    wanted, found = set(steps), dict[int, Floats]()
+    for number, estimate in enumerate(model.staged_predict(Z), start=1):
+        if number in wanted:
+            found[number] = np.array(estimate, dtype=np.float64)
+        if number >= max(wanted):
+            break
+    return [found[step] for step in steps]

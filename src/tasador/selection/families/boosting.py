@@ -8,13 +8,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tasador.modeling.parity import lightgbm_predictor
-from tasador.selection.families.base import Family, Floats, Params, Ranges, Trial, check_estimator
+from tasador.selection.families.base import (
+    Booster,
+    Family,
+    Floats,
+    Params,
+    Ranges,
+    Trial,
+    check_estimator,
+    staged_by_sklearn,
+)
 from tasador.selection.families.inputs import CATEGORICAL, HIDDEN, INPUTS
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_lightgbm, from_sklearn
 
 
-class LightGBM(Family):
+class LightGBM(Booster):
     """LightGBM."""
 
     name, title = "lightgbm", "LightGBM"
@@ -48,20 +57,8 @@ class LightGBM(Family):
         INPUTS: tuple(HIDDEN),
     }
     prefix = "n_estimators"
-    grows = True
-    takes_missing = True
     takes_codes = True
     seconds_a_step = 0.004
-
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
-        steps = int(params.get("n_estimators", self.defaults["n_estimators"]))
-        (model,) = self._grow(params, Z, target, seed, [steps], threads)
-        return model
-
-    def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
-    ) -> Iterator[Any]:
-        return self._grow(params, Z, target, seed, steps, 1)
 
     def _grow(
         self,
@@ -220,11 +217,7 @@ class HistGradientBoosting(Family):
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         """Take what scikit-learn adds up."""
-        found = {}
-        for number, estimate in enumerate(model.staged_predict(Z), start=1):
-            if number in steps:
-                found[number] = np.array(estimate, dtype=np.float64)
-        return [found[step] for step in steps]
+        return staged_by_sklearn(model, Z, steps)
 
     def export(self, model: Any) -> TreeEnsemble:
         return from_sklearn(model)

@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tasador.selection.families.base import Family, Floats, Params, Trial, check_estimator
+from tasador.selection.families.base import (
+    Family,
+    Floats,
+    Params,
+    Trial,
+    check_estimator,
+    staged_by_sklearn,
+)
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_sklearn
 
@@ -187,14 +194,7 @@ class GradientBoosting(SklearnTrees):
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         """Take what scikit-learn adds up, as far as it is needed."""
-        wanted = set(steps)
-        found = {}
-        for number, estimate in enumerate(model.staged_predict(Z), start=1):
-            if number in wanted:
-                found[number] = np.array(estimate, dtype=np.float64)
-            if number >= max(wanted):
-                break
-        return [found[step] for step in steps]
+        return staged_by_sklearn(model, Z, steps)
 
     def space(self, trial: Trial) -> dict[str, Any]:
         return {

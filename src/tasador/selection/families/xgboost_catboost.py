@@ -12,7 +12,7 @@ import numpy as np
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.parallel import usable_cores
-from tasador.selection.families.base import Family, Floats, Params, Ranges, Trial
+from tasador.selection.families.base import Booster, Family, Floats, Params, Ranges, Trial
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost, from_xgboost
 
@@ -64,7 +64,7 @@ class XgboostModel:
         return self.staged(Z, [self.booster.num_boosted_rounds()])[0]
 
 
-class XGBoost(Family):
+class XGBoost(Booster):
     """XGBoost."""
 
     name, title = "xgboost", "XGBoost"
@@ -93,19 +93,7 @@ class XGBoost(Family):
         "objective": ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror")
     }
     prefix = "n_estimators"
-    grows = True
-    takes_missing = True
     seconds_a_step = 0.01
-
-    def fit(self, params: Params, Z: Floats, target: Floats, seed: int, threads: int = 0) -> Any:
-        steps = [int(params.get("n_estimators", self.defaults["n_estimators"]))]
-        (model,) = self._grow(params, Z, target, seed, steps, threads or usable_cores())
-        return model
-
-    def grow(
-        self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
-    ) -> Iterator[Any]:
-        return self._grow(params, Z, target, seed, steps, 1)
 
     def _grow(
         self,
@@ -118,6 +106,7 @@ class XGBoost(Family):
     ) -> Iterator[Any]:
         import xgboost
 
+        threads = threads or usable_cores()
         settings = {
             "objective": "reg:absoluteerror",
             "learning_rate": 0.1,
