@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
-from tasador.core.errors import ContractError
+from tasador.core.errors import ContractError, did_you_mean
 
 
 class InvalidContractError(ContractError):
@@ -24,8 +23,7 @@ class InvalidContractError(ContractError):
         cls, message: str, known: Collection[str], given: Any = None, shown: Any = str
     ) -> InvalidContractError:
         """Return the error of a word that is none of `known`, with the one that may be meant."""
-        close = difflib.get_close_matches(str(given), known, n=1) if given is not None else []
-        remedy = f"did you mean {close[0]!r}?" if close else None
+        remedy = None if given is None else did_you_mean(str(given), known)
         return cls(message, expected=f"one of {', '.join(map(shown, known))}", remedy=remedy)
 
     @classmethod

@@ -27,10 +27,12 @@ to do about it. The command line prints them without a traceback and exits with 
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
@@ -75,6 +77,23 @@ def _direct_url() -> str | None:
         return metadata.distribution("tasador").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         return None
+
+
+def closest(given: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return that of the `known` words which is most like the one given; None when none is.
+
+    Args:
+        given: What somebody wrote.
+        known: What there is.
+        cutoff: How alike they must be, as `difflib.get_close_matches` has it.
+    """
+    return next(iter(difflib.get_close_matches(given, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(given: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the remedy that names the `closest` word; None when none is like the one given."""
+    found = closest(given, known, cutoff=cutoff)
+    return None if found is None else f"did you mean {found!r}?"
 
 
 INTERRUPTED_EXIT_CODE = 130

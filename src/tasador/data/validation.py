@@ -6,7 +6,6 @@ as a whole is refused when too many rows are, or when nothing could be learned f
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import Counter
 from typing import Any
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation, valid_codes
-from tasador.core.errors import ValidationError
+from tasador.core.errors import ValidationError, closest
 from tasador.data.table import RefusedRow, Table, ValidatedTable
 
 Floats = NDArray[np.float64]
@@ -168,9 +167,9 @@ def _rename_hint(missing: list[str], extra: list[str]) -> str:
     folded = {name.casefold().strip(): name for name in extra}
     hints = []
     for name in missing:
-        close = difflib.get_close_matches(name.casefold(), folded, n=1)
-        if close:
-            hints.append(f"{folded[close[0]]!r} may be {name!r}")
+        found = closest(name.casefold(), folded)
+        if found is not None:
+            hints.append(f"{folded[found]!r} may be {name!r}")
     if hints:
         return f"rename the columns in the file or in the contract: {', '.join(hints)}"
     return "add the columns to the file, or take them out of the contract"

@@ -6,7 +6,6 @@ column that is not used it is measured what it explains. A word in the contract 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import unicodedata
@@ -24,7 +23,7 @@ from tasador.contract.model import SET_ASIDE, Column, Source, TableContract, Tar
 from tasador.contract.text_parts import explained_by_groups, explained_by_number
 from tasador.contract.type_inference import Findings, bounds_around, round_outwards, target_reading
 from tasador.core import storage
-from tasador.core.errors import ValidationError
+from tasador.core.errors import ValidationError, did_you_mean
 
 Floats = NDArray[np.float64]
 
@@ -59,12 +58,11 @@ class TargetError(ValidationError):
 
         `notes` say how the file was read, which may explain what its columns are called.
         """
-        close = difflib.get_close_matches(target, columns, n=1, cutoff=0.5)
         return cls(
             f"there is no column {target!r}",
             expected=one_of(columns),
             got=f"a file of which was said: {'; '.join(notes)}"[:600] if notes else None,
-            remedy=f"did you mean {close[0]!r}?" if close else None,
+            remedy=did_you_mean(target, columns, cutoff=0.5),
         )
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import re
 import warnings
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tasador.contract.reader import from_dict
-from tasador.core.errors import ConfigError
+from tasador.core.errors import ConfigError, did_you_mean
 from tasador.core.hashing import to_plain
 from tasador.settings.run import RunSettings
 from tasador.settings.validation import InvalidSettingError, build_each, fields_of
@@ -101,15 +100,11 @@ def _explained(error: Exception, project: Path | None) -> ConfigError:
     if "dataset/" in text:
         known = datasets(project)
         asked = text.split("dataset/", 1)[1].split("'", 1)[0].split("\n", 1)[0]
-        close = difflib.get_close_matches(asked, known, n=1)
         return ConfigError(
             f"unknown dataset {asked!r}",
             expected=f"one of {', '.join(known)}",
-            remedy=(
-                f"did you mean {close[0]!r}?"
-                if close
-                else "write its contract with `tasador init FILE --target COLUMN`"
-            ),
+            remedy=did_you_mean(asked, known)
+            or "write its contract with `tasador init FILE --target COLUMN`",
         )
     missing = re.search(r"Could not override '([\w.]+)'", text)
     if missing is not None:

@@ -6,7 +6,6 @@ Each section is a frozen dataclass owned by the module that reads it; here they 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from tasador.core.errors import ConfigError
+from tasador.core.errors import ConfigError, closest
 from tasador.settings.records import RecordSettings
 from tasador.settings.validation import UnusedVariableError, fields_of, from_texts
 
@@ -274,11 +273,11 @@ def read_settings(environment: Mapping[str, str]) -> ServeSettings:
         if not name.startswith(PREFIX) or not separator or section in _READ_ELSEWHERE:
             continue
         if section not in given:
-            meant = difflib.get_close_matches(section, given, n=1)
+            meant = closest(section, given)
             raise UnusedVariableError.of(
                 name,
                 [f"{PREFIX}{one.upper()}__..." for one in given],
-                variable(meant[0], key) if meant else None,
+                variable(meant, key) if meant else None,
             )
         given[section][key] = text
     return ServeSettings(

@@ -8,7 +8,6 @@ annotated-types say what a field may hold.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import get_type_hints as _type_hints
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, Predicate
 
-from tasador.core.errors import ConfigError
+from tasador.core.errors import ConfigError, closest, did_you_mean
 from tasador.core.hashing import to_plain
 
 if TYPE_CHECKING:
@@ -67,23 +66,19 @@ class InvalidSettingError(ConfigError):
     @classmethod
     def unknown(cls, where: str, key: str, known: Collection[str]) -> InvalidSettingError:
         """Return the error of a key that nobody reads."""
-        close = difflib.get_close_matches(key, known, n=1)
-        return cls(
-            f"{where}: unknown setting",
-            expected=f"one of {', '.join(known)}",
-            remedy=f"did you mean {close[0]!r}?" if close else None,
-        )
+        expected = f"one of {', '.join(known)}"
+        return cls(f"{where}: unknown setting", expected=expected, remedy=did_you_mean(key, known))
 
     @classmethod
-    def of_value(cls, where: str, problem: str, expected: str, value: Any) -> InvalidSettingError:
-        """Return the error of a value that the setting may not have."""
-        words = re.split(r"[, ]+", expected) if expected.startswith("one of ") else ()
-        close = difflib.get_close_matches(str(value), words, n=1)
+    def of_value(
+        cls, where: str, problem: str, expected: str, value: Any, known: Collection[str]
+    ) -> InvalidSettingError:
+        """Return the error of a value that the setting may not have; `known` are its choices."""
         return cls(
             f"{where}: {problem}" if problem else where,
             expected=expected,
             got=repr(value),
-            remedy=f"did you mean {close[0]!r}?" if close else None,
+            remedy=did_you_mean(str(value), known),
         )
 
 
@@ -150,9 +145,9 @@ def from_texts(
     hints = fields_of(kind)
     for key in texts:
         if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
+            meant = closest(key, hints)
             raise UnusedVariableError.of(
-                name(key), list(map(name, hints)), name(close[0]) if close else None
+                name(key), list(map(name, hints)), name(meant) if meant else None
             )
     values = {key: _listed(text, hints[key]) for key, text in texts.items()}
     try:
@@ -172,10 +167,8 @@ def from_texts(
 
 def allowed(hint: Any) -> str:
     """Return in words which values an annotation allows, or nothing where any of its type."""
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    inner = [one for one in get_args(hint) if get_origin(one) is Literal]
-    said = [allowed(one) for one in inner]
+    choices = _choices(hint)
+    said = [f"one of {', '.join(choices)}"] if choices else []
     for rule in _rules(hint):
         if isinstance(rule, Predicate):
             said.append(rule.func.words if isinstance(rule.func, Matches) else "")
@@ -183,6 +176,12 @@ def allowed(hint: Any) -> str:
             (limit,) = dataclasses.astuple(rule)
             said.append(_LIMITS[type(rule)].format(limit))
     return " and ".join(said)
+
+
+def _choices(hint: Any) -> list[str]:
+    """Return the choices that an annotation lists, also where None is allowed too."""
+    literals = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    return [str(choice) for one in literals for choice in get_args(one)]
 
 
 def _rules(hint: Any) -> Iterator[Any]:
@@ -257,7 +256,8 @@ def _error(found: ErrorDetails, kinds: Mapping[str, Any]) -> ConfigError:
         known = list(fields_of(_hint_at(place[:-1], kinds)))
         return InvalidSettingError.unknown(_spelt(place), str(place[-1]), known)
     problem, expected = _problem(found, kinds)
-    return InvalidSettingError.of_value(_spelt(place), problem, expected, found["input"])
+    choices = _choices(_hint_at(place, kinds))
+    return InvalidSettingError.of_value(_spelt(place), problem, expected, found["input"], choices)
 
 
 def _problem(found: ErrorDetails, kinds: Mapping[str, Any]) -> tuple[str, str]:
