@@ -61,7 +61,7 @@ class SourceSettings:
         connect_s: Seconds for one connection.
         read_s: Seconds of silence on one connection.
         attempts: Most attempts of one question or download.
-        breaker_failures: Failures in a row after which a source is left alone.
+        breaker_failures: Failures in a row after which a source is skipped: its circuit is open.
         breaker_reset_s: Seconds for which it is.
         refused_again_s: Most seconds until a refused bundle is tried again (first after
             2 s, then each time after twice as long), while there is no
@@ -199,7 +199,7 @@ class CacheSettings:
         url: Of Redis, e.g. ``redis://localhost:6379/0``.
         timeout_s: Longest time a request waits for Redis.
         keep_s: Seconds that Redis keeps a row.
-        reset_s: Seconds that a Redis which failed repeatedly is left alone.
+        reset_s: Seconds for which a Redis that failed repeatedly is skipped: its circuit is open.
     """
 
     kind: Literal["off", "memory", "redis"] = "off"

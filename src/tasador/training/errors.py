@@ -9,7 +9,7 @@
     ├── WorkspaceError          a workspace that cannot be written
     └── CacheError              a step's result that cannot be read back
     RegistryError
-    └── NotRegisteredError      a bundle that is on disk and not in the registry
+    └── RegistrationError       a bundle that is on disk and not in the registry
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class CacheError(StorageError):
         )
 
 
-class NotRegisteredError(RegistryError):
+class RegistrationError(RegistryError):
     """A bundle that is on disk and not in the registry."""
 
     @classmethod
-    def of(cls, version: str, error: RegistryError) -> NotRegisteredError:
+    def of(cls, version: str, error: RegistryError) -> RegistrationError:
         """Return the error of a version, with the registry's own words."""
         return cls(
             f"the bundle {version} is on disk but was not registered: {error.message}",

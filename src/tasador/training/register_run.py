@@ -28,7 +28,7 @@ from tasador.training.context import (
     load_json,
     save_json,
 )
-from tasador.training.errors import NotRegisteredError
+from tasador.training.errors import RegistrationError
 from tasador.training.selection_card import describe
 
 #: What is attached to the run in the model registry.
@@ -92,7 +92,7 @@ def publish(run: RunContext, made: Evidence, model: TrainedModel, cards: list[Ca
                 return f"models:/{name}/{version.number}"
         return _register(run, made, model, cards, _released(run, made, model, earlier))
     except RegistryError as error:
-        raise NotRegisteredError.of(model.outcome["version"], error) from error
+        raise RegistrationError.of(model.outcome["version"], error) from error
 
 
 def _register(

@@ -25,14 +25,12 @@ from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation
 from tasador.core.errors import MissingExtraError
 from tasador.serving.errors import MEDIA_TYPE, Problem
-from tasador.serving.http.auth import PUBLIC
+from tasador.serving.http.auth import PUBLIC, SwaggerFile
 from tasador.serving.http.middleware import PROBES
 from tasador.serving.service import Service
 
 _REFERENCE = "#/components/schemas/{model}"
 _SHOWN_CATEGORIES = 1000
-#: The files of Swagger UI that its page loads.
-SwaggerFile = Literal["swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"]
 _RELEASE = "The model's version for people, e.g. 1.2.0; null when it was never registered"
 
 

@@ -29,7 +29,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 from tasador.core.errors import ConfigError, StorageError
 from tasador.serving.errors import Problem
@@ -80,11 +80,12 @@ class SharedBuckets:
 
 log = logging.getLogger(__name__)
 
+#: The files of Swagger UI that its page loads.
+SwaggerFile = Literal["swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"]
 #: Read without a key: what the service is, and how to ask it.
 PUBLIC = frozenset(
-    {"/", "/openapi.json", "/version", "/v2", "/docs"}
-    | {f"/docs/{name}" for name in ("start.js", "swagger-ui-bundle.js", "swagger-ui.css")}
-    | {"/docs/favicon.png"}
+    {"/", "/openapi.json", "/version", "/v2", "/docs", "/docs/start.js"}
+    | {f"/docs/{name}" for name in get_args(SwaggerFile)}
 )
 KEY_ROLES: tuple[Role, ...] = ("client", "importer", "admin")
 _LINE = re.compile(rf"([A-Za-z0-9._-]{{1,64}}):({'|'.join(KEY_ROLES)}):([0-9a-f]{{64}})")
