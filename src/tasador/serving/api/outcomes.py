@@ -25,14 +25,14 @@ from tasador.records.record import Outcome as StoredOutcome
 from tasador.records.store import OutcomeAnswer
 from tasador.records.time_parsing import time_reason
 from tasador.serving.api.openapi import answers
-from tasador.serving.errors import InvalidRequest, Problem, error_detail, faults_of
+from tasador.serving.errors import PROBLEMS, InvalidRequest, Problem, error_detail, faults_of
 from tasador.serving.http.request import Exchange, NanRoute
 from tasador.serving.service import Service
 
 #: Records outcomes as `RecordStore.add_outcomes` does, with its `own` and `replace`.
 RecordOutcomes = Callable[..., Sequence[OutcomeAnswer]]
 _ANY = TargetBounds()
-_CORRECT = 'send it with "replace": true to correct a wrong one'
+_CORRECT = PROBLEMS["outcome_conflict"].remedy or ""
 _SEND = 'send {"outcomes": [{"prediction_id": "...", "actual": 1.0}]}'
 
 
