@@ -96,7 +96,7 @@ def matrix_of(train: pd.DataFrame) -> tuple[reference.ReferenceFeatures, Floats,
 
 def select_seconds(X: Floats, y: Floats) -> list[Step]:
     """Measure a Latin design of each family with GridSearchCV on the first fold."""
-    held = random_assignment(len(y), FOLDS, SEED) == 0
+    held = random_assignment(len(y), FOLDS, SEED).fold == 0
     fit_rows, held_rows = np.flatnonzero(~held), np.flatnonzero(held)
     nothing: Any = None
     fold = Fold(fit_rows, held_rows, X[fit_rows], X[held_rows], nothing)

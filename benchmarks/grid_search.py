@@ -44,7 +44,7 @@ from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.grid_search import SearchResult, grid_search
 from tasador.selection.shared_work import Candidate, Group, group_candidates
 from tasador.settings.compose import compose, conf_folder
-from tasador.settings.run import SelectionSettings
+from tasador.settings.run import SegregateSettings, SelectionSettings
 
 FAMILIES = ("random_forest", "gradient_boosting", "decision_tree", "ridge", "lasso")
 DESIGN = {"random_forest": 5, "gradient_boosting": 10, "decision_tree": 6, "ridge": 3, "lasso": 3}
@@ -86,13 +86,11 @@ def read(rows: int, folder: Path) -> Table:
     print(f"table: {found.source} ({found.origin})")
     train = split_table(
         validate_table(found, settings.contract, max_refused_share=0.05, min_rows=100),
-        method="random",
-        seed=SEED,
-        test_share=0.2,
+        SegregateSettings(method="random", seed=SEED, test_share=0.2),
     ).train
     if rows:
         kept = np.sort(seeds.generator(SEED, "benchmark").permutation(len(train))[:rows])
-        train = Part(train.X[kept], train.y[kept], train.row_hash[kept])
+        train = train.take(kept)
     transform = TargetTransform(settings.contract.target.transform)
     features = dataclasses.replace(settings.features, clusters=10)
     pipeline = FeaturePipeline(settings.contract, features, SEED, {})

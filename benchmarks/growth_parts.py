@@ -144,11 +144,12 @@ def validate_and_split(job: Job) -> None:
     from tasador.data.split import split_table
     from tasador.data.table import Table
     from tasador.data.validation import validate_table
+    from tasador.settings.run import SegregateSettings
 
     frame, contract = pl.read_parquet(job.folder / "table.parquet"), job.contract
     job.start()
     validated = validate_table(Table(frame, "0" * 64, "synthetic", "generated"), contract)
-    splits = split_table(validated, method="row_hash")
+    splits = split_table(validated, SegregateSettings(method="row_hash"))
     job.stop()
     test = splits.sealed.open("benchmark")
     for name, part in (("train", splits.train), ("test", test)):

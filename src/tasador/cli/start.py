@@ -217,7 +217,7 @@ def _headline(entry: dict[str, Any]) -> str:
 def _cross_validated(entry: dict[str, Any]) -> str:
     from tasador.reporting.cards import amount
 
-    own = f"{amount(entry['random_cv'])} ± {_short(entry['spread'])}"
+    own = f"{amount(entry['cv'])} ± {_short(entry['spread'])}"
     plain = f"{amount(entry['baseline'])} {entry['unit']}".rstrip()
     return f"{entry['metric']:<12} {own:<22} plain LightGBM {plain}"
 

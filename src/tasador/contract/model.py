@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tasador.contract.derived import Derive
 from tasador.contract.errors import InvalidContractError
@@ -21,7 +21,7 @@ from tasador.contract.formats import PLAIN, Extract, Format, cell_text, date_tex
 from tasador.core.hashing import fingerprint, to_plain
 
 ColumnKind = Literal["number", "integer", "category", "datetime", "identifier", "text"]
-ColumnRole = Literal["longitude", "latitude", "segment", "timestamp"]
+ColumnRole = Literal["longitude", "latitude", "segment", "timestamp", "property", "group", "rival"]
 Transform = Literal["log", "none"]
 
 COLUMN_KINDS: tuple[ColumnKind, ...] = (
@@ -32,7 +32,9 @@ COLUMN_KINDS: tuple[ColumnKind, ...] = (
     "identifier",
     "text",
 )
-COLUMN_ROLES: tuple[ColumnRole, ...] = ("longitude", "latitude", "segment", "timestamp")
+COLUMN_ROLES: tuple[ColumnRole, ...] = get_args(ColumnRole)
+#: Roles of columns that are never features: what was sold, and what others said that it is worth.
+_NOT_FEATURES: frozenset[str | None] = frozenset({"property", "rival"})
 #: How the description of a column begins that `tasador init` decided not to use.
 SET_ASIDE = "Set aside: "
 #: Kinds that become a column of the encoded matrix; identifiers and text are carried, not used.
@@ -75,7 +77,10 @@ class Column:
     Attributes:
         name: The column's name in the file.
         kind: What its values are. Identifiers and text are kept with the row but never used.
-        role: What the column means beyond its kind, if anything.
+        role: What the column means beyond its kind, if anything: ``longitude`` and ``latitude`` of
+            the place, ``segment`` and ``group`` (class) by which errors are reported,
+            ``timestamp`` of the sale, ``property`` (identity of the thing valued), ``rival``
+            (somebody else's estimate). The last two are never features.
         unit: Unit of measurement, for people: ``"degrees"``, ``"USD"``.
         description: One sentence for forms and documentation.
         bounds: Inclusive lower and upper bound of numbers, and of datetimes in seconds since 1970
@@ -298,7 +303,9 @@ class TableContract:
     @cached_property
     def features(self) -> tuple[Column, ...]:
         """The columns of the encoded matrix, in its order."""
-        return tuple(column for column in self.columns if column.kind in ENCODED_KINDS)
+        return tuple(
+            c for c in self.columns if c.kind in ENCODED_KINDS and c.role not in _NOT_FEATURES
+        )
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -359,6 +366,17 @@ class TableContract:
     def with_role(self, role: ColumnRole) -> Column | None:
         """Return the column with `role`, or None."""
         return next((column for column in self.columns if column.role == role), None)
+
+    @property
+    def rivals(self) -> tuple[Column, ...]:
+        """The columns with other people's estimates."""
+        return tuple(column for column in self.columns if column.role == "rival")
+
+    @cached_property
+    def timestamp_position(self) -> int | None:
+        """Index in the encoded matrix of the date of each sale, or None."""
+        column = self.with_role("timestamp")
+        return None if column is None else self.position(column.name)
 
     @property
     def coordinates(self) -> tuple[Column, Column] | None:

@@ -62,7 +62,12 @@ _ROLE_KINDS = {
     "latitude": ("number",),
     "segment": ("category", "integer"),
     "timestamp": ("datetime",),
+    "property": ("identifier", "text", "integer", "category"),
+    "group": ("category", "integer"),
+    "rival": ("number", "integer"),
 }
+#: Roles that several columns may have.
+_SHARED_ROLES = ("rival",)
 
 
 def read_contract(path: Path) -> TableContract:
@@ -236,7 +241,7 @@ def _columns(value: Any) -> tuple[Column, ...]:
         raise InvalidContractError.twice(f"columns.{twice[0]}", ())
     for role in COLUMN_ROLES:
         holders = [column.name for column in columns if column.role == role]
-        if len(holders) > 1:
+        if len(holders) > 1 and role not in _SHARED_ROLES:
             raise ContractError(f"columns: role {role!r} is given to {', '.join(holders)}",
                                 expected="one column at most")  # fmt: skip
     names = {column.name for column in columns}

@@ -2,57 +2,70 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.formats import seconds_of
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.seeds import derive_seed
 from tasador.data.table import Part, SealedPart, Splits, ValidatedTable
 from tasador.data.validation import mix
-from tasador.settings.run import SplitMethod
+from tasador.settings.run import SegregateSettings, SplitMethod
 
 Rows = NDArray[np.intp]
+Floats = NDArray[np.float64]
 
 #: Fewer rows than this in either part say nothing.
 MIN_PART_ROWS = 10
+#: Share of rows with a date, and number of dates, from which a table is split by time.
+_DATED_SHARE, _FEWEST_DATES = 0.95, 50
 
 
-def split_table(
-    validated: ValidatedTable,
-    *,
-    method: SplitMethod,
-    seed: int = 42,
-    test_share: float = 0.2,
-) -> Splits:
+def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
     """Split the validated rows into train and a held-out test set.
 
     ``row_hash`` assigns each row by its own content: adding, dropping or reordering rows moves no
     other row to the other side, and copies of a row stay together. The test part is `test_share`
     of the rows on average. ``random`` is scikit-learn's ``train_test_split(test_size=test_share,
     random_state=seed)`` over the validated rows in table order, the same rows in the same order,
-    for figures that are to be compared with published ones.
+    for figures that are to be compared with published ones. ``time`` tests on the newest sales:
+    those since `how.test_since`, or else the newest `test_share` of them. All sales of a day are on
+    one side, and rows without a date train.
+
+    The sales of one property are never on both sides: ``row_hash`` and ``random`` assign whole
+    properties; by ``time`` an earlier sale of a property that is tested is left out.
 
     Args:
         validated: The rows.
-        method: ``row_hash`` or ``random``.
-        seed: Salt of the hash, or random state.
-        test_share: Share of the rows for the test part, in (0, 1).
+        how: Method, seed, and share or date. Without a method it is ``time`` for a table whose
+            rows have a date, and ``row_hash`` for others.
 
     Raises:
-        ConfigError: An unknown method, or a share outside (0, 1).
+        ConfigError: A table without dates is to be split by time.
         ValidationError: One of the parts would have fewer than `MIN_PART_ROWS` rows.
     """
-    if not 0 < test_share < 1:
-        raise ConfigError("segregate.test_share is impossible", expected="a share between 0 and 1",
-                          got=str(test_share))  # fmt: skip
-    if method == "random":
-        train, test = _random(len(validated.y), seed, test_share)
-    elif method == "row_hash":
-        train, test = _by_hash(validated.row_hash, seed, test_share)
+    method, part = how.method or method_for(validated), validated.part
+    notes: list[str] = []
+    if method == "time":
+        train, test, dates = _by_time(validated, how)
+        part = replace(part, time=dates)
+        straddling = _straddling(part, train, test)
+        if straddling.any():
+            notes.append(
+                f"{int(straddling.sum())} earlier sale(s) of properties in the test part are left "
+                "out of training"
+            )
+            train = train[~straddling]
+    elif part.property_hash is not None:
+        train, test = _by_property(part.property_hash, how, method)
+    elif method == "random":
+        train, test = _random(len(validated.y), how.seed, how.test_share)
     else:
-        raise ConfigError("segregate.method is unknown", expected="row_hash or random", got=method)
+        train, test = _by_hash(validated.row_hash, how.seed, how.test_share)
     if min(len(train), len(test)) < MIN_PART_ROWS:
         raise ValidationError(
             "the table is too small to be split",
@@ -61,13 +74,73 @@ def split_table(
             remedy="add rows, or change segregate.test_share",
         )
     return Splits(
-        train=_part(validated, train),
-        sealed=SealedPart(_part(validated, test)),
+        train=part.take(train),
+        sealed=SealedPart(part.take(test)),
         method=method,
-        seed=seed,
-        test_share=test_share,
-        warnings=_warnings(validated, train, test),
+        seed=how.seed,
+        test_share=how.test_share,
+        warnings=(*notes, *_warnings(validated, train, test)),
     )
+
+
+def method_for(validated: ValidatedTable) -> SplitMethod:
+    """Return how a table is split for which nobody said how.
+
+    By time where nearly all rows have a date and the dates are many: a few of them (the years of a
+    survey, say) cannot be cut at the share that is asked for.
+    """
+    at = validated.contract.timestamp_position
+    if at is None:
+        return "row_hash"
+    dates = validated.X[:, at]
+    known = dates[~np.isnan(dates)]
+    dated = len(known) >= _DATED_SHARE * len(dates) and len(np.unique(known)) >= _FEWEST_DATES
+    return "time" if dated else "row_hash"
+
+
+def _by_time(validated: ValidatedTable, how: SegregateSettings) -> tuple[Rows, Rows, Floats]:
+    at = validated.contract.timestamp_position
+    if at is None:
+        raise ConfigError(
+            "segregate.method=time needs the dates of the sales",
+            expected="a column with the role timestamp in the contract",
+            got="none",
+            remedy="give one `role: timestamp`, or set segregate.method=row_hash",
+        )
+    dates = validated.X[:, at]
+    known = dates[~np.isnan(dates)]
+    if how.test_since is not None:
+        try:
+            since = seconds_of(dt.date.fromisoformat(how.test_since))
+        except ValueError:
+            raise ConfigError("segregate.test_since is no day", expected="such as 2014-01-31",
+                              got=how.test_since) from None  # fmt: skip
+    elif len(known):
+        # of two days around the share asked for, the one that gives the test part no more
+        since = float(np.quantile(known, 1.0 - how.test_share, method="inverted_cdf"))
+        since = float(known[known > since].min()) if (known > since).any() else since
+    else:
+        since = math.inf
+    test = dates >= since
+    return np.flatnonzero(~test), np.flatnonzero(test), dates
+
+
+def _straddling(part: Part, train: Rows, test: Rows) -> NDArray[np.bool_]:
+    """Tell of each training row whether its property is in the test part too."""
+    if part.property_hash is None:
+        return np.zeros(len(train), np.bool_)
+    return np.isin(part.property_hash[train], part.property_hash[test])
+
+
+def _by_property(
+    properties: NDArray[np.uint64], how: SegregateSettings, method: SplitMethod
+) -> tuple[Rows, Rows]:
+    if method == "row_hash":
+        return _by_hash(properties, how.seed, how.test_share)
+    names, place = np.unique(properties, return_inverse=True)
+    _, chosen = _random(len(names), how.seed, how.test_share)
+    test = np.isin(place, chosen)
+    return np.flatnonzero(~test), np.flatnonzero(test)
 
 
 def _random(rows: int, seed: int, test_share: float) -> tuple[Rows, Rows]:
@@ -83,10 +156,6 @@ def _by_hash(row_hash: NDArray[np.uint64], seed: int, test_share: float) -> tupl
     position = (mix(row_hash ^ salt) >> np.uint64(11)).astype(np.float64) / 2.0**53
     test = position < test_share
     return np.flatnonzero(~test), np.flatnonzero(test)
-
-
-def _part(validated: ValidatedTable, rows: Rows) -> Part:
-    return Part(validated.X[rows], validated.y[rows], validated.row_hash[rows])
 
 
 def _warnings(validated: ValidatedTable, train: Rows, test: Rows) -> tuple[str, ...]:

@@ -68,6 +68,8 @@ class ValidatedTable:
             as codes, datetimes as seconds since 1970 UTC, missing as NaN.
         y: Shape (n,): the target, finite.
         row_hash: Shape (n,), uint64: hash of the row's content (features, identifiers, target).
+        property_hash: Shape (n,), uint64: hash of the identity of what was sold, its own for a row
+            without one; None where no column has that role.
         row: Shape (n,), int64: position in the table as read.
         refused: The rows refused, and why.
         content_hash: The table's content hash.
@@ -86,18 +88,42 @@ class ValidatedTable:
     origin: Origin
     source: str
     warnings: tuple[str, ...] = ()
+    property_hash: NDArray[np.uint64] | None = None
+
+    @property
+    def part(self) -> Part:
+        """All of its rows."""
+        return Part(self.X, self.y, self.row_hash, self.property_hash)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a validated table: features, target and the rows' hashes."""
+    """Some rows of a validated table.
+
+    Attributes:
+        X: Shape (n, p): the encoded features.
+        y: Shape (n,): the target.
+        row_hash: Shape (n,): hash of each row's content.
+        property_hash: Shape (n,): hash of the identity of what was sold; None where no column has
+            it.
+        time: Shape (n,): date of each sale in seconds since 1970 UTC, NaN where it is unknown;
+            None for rows that were not split by time, whose folds are dealt by chance.
+    """
 
     X: Floats
     y: Floats
     row_hash: NDArray[np.uint64]
+    property_hash: NDArray[np.uint64] | None = None
+    time: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def take(self, rows: NDArray[np.intp]) -> Part:
+        """Return the rows at these positions, in this order."""
+        of = None if self.property_hash is None else self.property_hash[rows]
+        time = None if self.time is None else self.time[rows]
+        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time)
 
 
 class SealedPart:

@@ -67,7 +67,8 @@ def validate_table(
         )
     row = np.flatnonzero(kept).astype(np.int64)
     _check_rest(len(row), min_rows, y[kept], contract)
-    hashes = _row_hashes(frame.filter(pl.Series(kept)), contract, X[kept], y[kept])
+    left = frame.filter(pl.Series(kept))
+    hashes = _row_hashes(left, contract, X[kept], y[kept])
     warnings += _warnings(contract, X[kept], y[kept], hashes)
     return ValidatedTable(
         contract=contract,
@@ -80,6 +81,7 @@ def validate_table(
         origin=table.origin,
         source=table.source,
         warnings=tuple(warnings),
+        property_hash=_property_hashes(left, contract),
     )
 
 
@@ -141,9 +143,10 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
     if frame.height == 0:
         raise ValidationError("the table has no rows", expected="at least one row")
     used = [c for c in contract.features if c.derive is None]
+    identity = [c for c in contract.columns if c.role == "property"]
     needed = list(dict.fromkeys(
         c.name if sent is None else sent.field_name
-        for c in (*used, *contract.identifiers, contract.target.column)
+        for c in (*used, *contract.identifiers, *identity, contract.target.column)
         for sent in [sent_as(c, frame.columns)]
     ))  # fmt: skip
     known = {*needed, *(c.name for c in contract.columns)}
@@ -271,6 +274,16 @@ def _row_hashes(frame: pl.DataFrame, contract: TableContract, X: Floats, y: Floa
     for column in contract.identifiers:
         total = total + _hash_texts(frame[column.name], column.name)
     return mix(total)
+
+
+def _property_hashes(frame: pl.DataFrame, contract: TableContract) -> Hashes | None:
+    """Hash what was sold; shape (n,), a row without an identity being one of its own."""
+    column = contract.with_role("property")
+    if column is None:
+        return None
+    found = _hash_texts(frame[column.name], column.name)
+    nobody = frame[column.name].is_null().to_numpy()
+    return np.where(nobody, mix(np.arange(len(found), dtype=np.uint64)), found)
 
 
 def mix(values: Hashes) -> Hashes:

@@ -61,7 +61,8 @@ def fit_imputer(
         contract: Names and kinds of the columns.
         X: Shape (n, p); NaN is missing.
         imputation: Strategy by column name; columns not named get their median, and so do
-            ``native`` ones that lack nothing in `X`. Categories are left alone.
+            ``native`` ones that lack nothing in `X`. Categories are left alone; the date of the
+            sale gets the newest one.
         seed: Seed of samples and trees.
     """
     missing = np.isnan(X)
@@ -71,6 +72,8 @@ def fit_imputer(
         seen = X[~missing[:, i], i]
         if column.kind != "category" and len(seen):
             fills[i] = np.mean(seen) if wanted.get(i) == "mean" else np.median(seen)
+        if i == contract.timestamp_position and len(seen):
+            fills[i] = np.max(seen)  # who names no date asks for today's value
     indicated = [int(i) for i in np.flatnonzero(missing.any(axis=0))]
     fitted = _fit_fillers(contract, X, missing, fills, wanted, seed)
     # where no training row lacks a value, a model learns nothing of what a gap means

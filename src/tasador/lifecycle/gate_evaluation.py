@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +188,13 @@ def _validated(table: Table, bundle: ModelBundle, how: SegregateSettings) -> Val
 
 
 def _split(validated: ValidatedTable, how: SegregateSettings) -> Splits:
-    return split_table(validated, method=how.method, seed=how.seed, test_share=how.test_share)
+    return split_table(validated, how)
 
 
 def _how(bundle: ModelBundle) -> SegregateSettings:
     plain = bundle.manifest.lineage["config"]["segregate"]
-    names = ("method", "seed", "test_share", "max_refused_share", "min_rows")
-    return SegregateSettings(**{name: plain[name] for name in names})
+    names = [field.name for field in fields(SegregateSettings)]
+    return SegregateSettings(**{name: plain[name] for name in names if name in plain})
 
 
 def measure(challenger: ModelBundle, champion: ModelBundle | None) -> tuple[Cost, Cost | None]:

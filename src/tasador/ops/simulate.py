@@ -281,7 +281,7 @@ def _held_out(workspace: Path, version: str) -> tuple[Floats, Floats] | None:
     except (KeyError, DataError, StorageError):  # not the table's machine
         return None
     how = settings_of(bundle)[0].segregate
-    splits = split_table(valid, method=how.method, seed=how.seed, test_share=how.test_share)
+    splits = split_table(valid, how)
     part = splits.sealed.open("simulate")
     unusual = np.isnan(part.X) & ~np.isnan(splits.train.X).any(axis=0)
     usual = ~unusual.any(axis=1)

@@ -137,6 +137,7 @@ def model_metadata(manifest: Manifest) -> dict[str, Any]:
         "environment": lineage.get("libraries"),
         "metrics": {
             "cross_validation": metrics.get("random_cv"),
+            "cross_validation_forward_in_time": metrics.get("time_cv"),
             "spatial_cross_validation": metrics.get("spatial_cv"),
             "test": metrics.get("test"),
             "test_intervals": metrics.get("test_intervals"),

@@ -472,11 +472,23 @@ def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
         "Random cross-validation tests rows among their neighbours; spatially blocked "
         "cross-validation holds back whole areas. Expect the latter where nothing near is known."
     )
+    by_time = any(c.random_cv is not None for c in comparison)
+    cv = "CV forward in time" if by_time else "random CV"
+    names: tuple[str, ...] = ("metric", "test", cv, "spread", f"plain LightGBM, {cv}", "spatial CV")
+    if by_time:
+        names += ("random CV", "optimism")
+        text += (
+            " Cross-validation forward in time fits on older sales and tests on newer ones, as in "
+            "use; optimism is by how much random folds make the errors look smaller or larger."
+        )
     table = CardTable(
         "Near known values, and in places never seen",
-        ("metric", "test", "random CV", "spread", "plain LightGBM, random CV", "spatial CV"),
+        names,
         tuple(
-            (c.metric, c.test, c.random_cv, c.spread, c.baseline, c.spatial_cv) for c in comparison
+            (c.metric, c.test, c.cv, c.spread, c.baseline, c.spatial_cv, c.random_cv, c.optimism)[
+                : len(names)
+            ]
+            for c in comparison
         ),
         note="Spread: the standard deviation between the folds. The plain LightGBM sees the "
         "table's own columns and nothing derived, in the same folds.",

@@ -57,25 +57,36 @@ class Headline:
 class Comparison:
     """A metric on the test part beside its cross-validated values; None where not measured.
 
-    `spread` is the standard deviation of the random cross-validation between its folds, `baseline`
-    what a plain LightGBM reaches in the same folds.
+    `cv` is by folds that go forward in time where the rows were split by time, and `random_cv` then
+    by random ones; else `cv` is by random folds. `spread` is the standard deviation between the
+    folds of `cv`, `baseline` what a plain LightGBM reaches in them.
     """
 
     metric: str
     test: float | None
-    random_cv: float | None
+    cv: float | None
     spatial_cv: float | None
     unit: str = ""
     spread: float | None = None
     baseline: float | None = None
+    random_cv: float | None = None
 
     @property
     def spatial_change(self) -> str | None:
-        """How much the spatially blocked figure differs from the random one, in percent."""
-        if not self.random_cv or self.spatial_cv is None:
-            return None
-        change = (self.spatial_cv / self.random_cv - 1.0) * 100.0
-        return ("+" if change >= 0 else "") + number(round(change)) + " %"
+        """How much the spatially blocked figure differs from the one by `cv`, in percent."""
+        return _change(self.cv, self.spatial_cv)
+
+    @property
+    def optimism(self) -> str | None:
+        """How much the figure by random folds differs from the one forward in time, in percent."""
+        return _change(self.cv, self.random_cv)
+
+
+def _change(before: float | None, after: float | None) -> str | None:
+    if not before or after is None:
+        return None
+    change = (after / before - 1.0) * 100.0
+    return ("+" if change >= 0 else "") + number(round(change)) + " %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,11 @@ class RunSummary:
     def trouble(self) -> tuple[Card, ...]:
         """The cards of steps that failed or were interrupted."""
         return tuple(card for card in self.steps if card.status in ("failed", "interrupted"))
+
+    @property
+    def by_time(self) -> bool:
+        """Whether rows were split by time."""
+        return any(row.random_cv is not None for row in self.comparison)
 
 
 def write_report(path: Path, run: RunSummary) -> Path:

@@ -54,7 +54,7 @@ def diagnose(
     params: Mapping[str, Any],
     pipeline: FeaturePipeline,
     part: Part,
-    held_rows: NDArray[np.intp],
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
     transform: TargetTransform,
     *,
     metric: str,
@@ -72,7 +72,7 @@ def diagnose(
         params: Its parameters.
         pipeline: The unfitted features.
         part: The training part.
-        held_rows: Positions of the rows to measure on.
+        rows: Positions of the rows to fit on, and of those to measure on.
         transform: The target's transform.
         metric: Name of a metric for which less is better.
         seed: Seed of the samples, the shuffling and the models.
@@ -80,7 +80,8 @@ def diagnose(
     """
     chosen, score = family(name), METRICS[metric]
     random = seeds.generator(seed, "diagnostics")
-    rest = random.permutation(np.setdiff1d(np.arange(len(part)), held_rows))
+    fit_rows, held_rows = rows
+    rest = random.permutation(fit_rows)
     X, y = part.X[held_rows], part.y[held_rows]
     sizes = _sizes(len(rest))
     with progress("learning curve, importance", len(sizes) + X.shape[1]) as advance:

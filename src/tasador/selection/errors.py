@@ -65,6 +65,16 @@ class FoldsError(TrainingError):
         )
 
     @classmethod
+    def one_date(cls) -> FoldsError:
+        """Return the error of training rows that nothing puts in order."""
+        return cls(
+            "the training rows cannot be cut into folds by time",
+            expected="sales of several days",
+            got="one day",
+            remedy="set segregate.method=row_hash",
+        )
+
+    @classmethod
     def too_few_places(cls, places: int, folds: int) -> FoldsError:
         """Return the error of coordinates that are the same in too many rows."""
         return cls(

@@ -63,15 +63,116 @@ class Fold(FoldRows):
         return self.fitted.names
 
 
-def random_assignment(n: int, folds: int, seed: int) -> NDArray[np.intp]:
-    """Return the fold (n,) of each row: shuffled, of equal size within one row."""
-    if n < 2 * folds:
-        raise FoldsError.too_few_rows(n, folds)
-    return seeds.generator(seed, "folds").permutation(n) % folds
+@dataclass(frozen=True)
+class FoldAssignment:
+    """Which rows each fold holds out, and which it fits on.
+
+    Attributes:
+        fold: Shape (n,): the fold of each row, from 0.
+        forward: Whether folds go forward in time: 0 holds the newest rows out, and each fits on
+            the rows of higher numbers only, all of which are older. The highest number is that of
+            the oldest rows, which no fold holds out.
+        property_hash: Shape (n,): what was sold; of a property that is held out, a forward fold
+            fits on no earlier sale. None where that is not known.
+    """
+
+    fold: NDArray[np.intp]
+    forward: bool = False
+    property_hash: NDArray[np.uint64] | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The folds, in their order."""
+        found: list[int] = np.unique(self.fold).tolist()
+        return found[:-1] if self.forward else found
+
+    def rows(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the positions of a fold's fitting rows and of those that it holds out."""
+        held = self.fold == number
+        fit = self.fold > number if self.forward else ~held
+        if self.forward and self.property_hash is not None:
+            fit &= ~np.isin(self.property_hash, self.property_hash[held])
+        return np.flatnonzero(fit), np.flatnonzero(held)
+
+    def enough(self, rows: int) -> list[int]:
+        """Return the first folds that together hold out at least `rows` rows; all, if none do.
+
+        What is measured out of fold on a hundred thousand rows needs no more of them, and each
+        fold costs a fit.
+        """
+        sizes = np.bincount(self.fold)[self.numbers]
+        wanted = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
+        return self.numbers[:wanted]
 
 
-def blocked_assignment(points: Floats, folds: int, seed: int) -> NDArray[np.intp]:
-    """Return the fold (n,) of each row such that neighbours share one.
+def random_assignment(
+    rows: int, folds: int, seed: int, property_hash: NDArray[np.uint64] | None = None
+) -> FoldAssignment:
+    """Deal rows to folds by chance: of equal size within one row.
+
+    Args:
+        rows: How many there are.
+        folds: Number of folds.
+        seed: Seed of the deal.
+        property_hash: Shape (n,): what was sold. Whole properties are dealt then, in the order of
+            their hashes, which does not depend on that of the rows.
+
+    Raises:
+        FoldsError: There are too few rows, or properties.
+    """
+    place = np.arange(rows)
+    if property_hash is not None:
+        names, place = np.unique(property_hash, return_inverse=True)
+        rows = len(names)
+    if rows < 2 * folds:
+        raise FoldsError.too_few_rows(rows, folds)
+    dealt = seeds.generator(seed, "folds").permutation(rows) % folds
+    return FoldAssignment(dealt[place])
+
+
+#: Share of the rows, the oldest, that folds which go forward in time only fit on.
+_FIRST_SHARE = 0.5
+
+
+def assign_folds(part: Part, folds: int, seed: int) -> FoldAssignment:
+    """Deal the rows to folds: forward in time where they were split by time, else by chance.
+
+    What is chosen by cross-validation is then what values later sales best.
+    """
+    if part.time is not None:
+        return forward_assignment(part.time, folds, part.property_hash)
+    return random_assignment(len(part), folds, seed, part.property_hash)
+
+
+def forward_assignment(
+    time: Floats, folds: int, property_hash: NDArray[np.uint64] | None = None
+) -> FoldAssignment:
+    """Deal the newer half of the rows to folds by date, for a rolling origin.
+
+    The rows of one moment share a fold; rows without a date are the oldest.
+
+    Args:
+        time: Shape (n,): when each was sold; NaN is unknown.
+        folds: Number of folds; fewer come of it where there are fewer dates.
+        property_hash: Shape (n,): what was sold.
+
+    Raises:
+        FoldsError: There are too few rows, or all have one date.
+    """
+    if len(time) < 2 * folds:
+        raise FoldsError.too_few_rows(len(time), folds)
+    dates = np.where(np.isnan(time), -np.inf, time)
+    shares = _FIRST_SHARE + (1.0 - _FIRST_SHARE) * np.arange(folds) / folds
+    starts = np.unique(np.sort(dates)[(shares * len(dates)).astype(np.intp)])
+    starts = starts[starts > dates.min()]  # the first fold needs older rows to fit on
+    if not len(starts):
+        raise FoldsError.one_date()
+    newer = np.searchsorted(starts, dates, side="right")
+    return FoldAssignment(len(starts) - newer, forward=True, property_hash=property_hash)
+
+
+def blocked_assignment(points: Floats, folds: int, seed: int) -> FoldAssignment:
+    """Deal the rows to folds such that neighbours share one.
 
     KMeans cuts the map into ten areas a fold; whole areas are dealt to the folds, largest first
     into the emptiest, so that a held-out row has no training row next door.
@@ -93,7 +194,7 @@ def blocked_assignment(points: Floats, folds: int, seed: int) -> NDArray[np.intp
         load[fold_of[area]] += sizes[area]
     if (load == 0).any():
         raise FoldsError.too_few_places(int((sizes > 0).sum()), folds)
-    return fold_of[labels]
+    return FoldAssignment(fold_of[labels])
 
 
 def sample_rows(part: Part, most: int | None, seed: int) -> Part:
@@ -102,18 +203,7 @@ def sample_rows(part: Part, most: int | None, seed: int) -> Part:
         return part
     kept = seeds.generator(seed, "compared rows").permutation(len(part))[:most]
     kept.sort()
-    return Part(part.X[kept], part.y[kept], part.row_hash[kept])
-
-
-def folds_for(assignment: NDArray[np.intp], rows: int) -> list[int]:
-    """Return the first folds that together hold out at least `rows` rows; all, where none do.
-
-    What is measured out of fold on a hundred thousand rows needs no more of them, and each fold
-    costs a fit.
-    """
-    sizes = np.bincount(assignment)
-    enough = int(np.searchsorted(np.cumsum(sizes), rows)) + 1
-    return list(range(min(enough, len(sizes))))
+    return part.take(kept)
 
 
 def held_out(folds: Sequence[FoldRows]) -> NDArray[np.intp]:
@@ -123,16 +213,16 @@ def held_out(folds: Sequence[FoldRows]) -> NDArray[np.intp]:
 
 def make_folds(
     part: Part,
-    assignment: NDArray[np.intp],
+    assignment: FoldAssignment,
     pipeline: FeaturePipeline,
     transform: TargetTransform,
     numbers: Sequence[int] | None = None,
 ) -> Iterator[Fold]:
-    """Yield each fold with its features, fitted on the other folds' rows only, in their order.
+    """Yield each fold with its features, fitted on its fitting rows only, in their order.
 
     Args:
         part: The rows.
-        assignment: Shape (n,): the fold of each row.
+        assignment: The fold of each row.
         pipeline: The unfitted features.
         transform: The target's transform.
         numbers: The folds to make; all of them when None.
@@ -140,13 +230,12 @@ def make_folds(
     target = transform.forward(part.y)
 
     def make(number: int) -> Fold:
-        fit_rows = np.flatnonzero(assignment != number)
-        held_rows = np.flatnonzero(assignment == number)
+        fit_rows, held_rows = assignment.rows(number)
         fitted, Z_fit = pipeline.fit_transform(part.X[fit_rows], target[fit_rows])
         Z_held = fitted.transform(part.X[held_rows])
         return Fold(fit_rows, held_rows, Z_fit, Z_held, fitted, kinds=fitted.kinds)
 
-    numbers = np.unique(assignment).tolist() if numbers is None else list(numbers)
+    numbers = assignment.numbers if numbers is None else list(numbers)
     # in order, whichever is ready first: what is summed over them keeps its bits
     ready: dict[int, Fold] = {}
     following = iter(range(len(numbers)))

@@ -105,12 +105,17 @@ class ColumnEvidence:
 
 
 def columns_to_impute(contract: TableContract, X: Floats) -> list[str]:
-    """Return the numeric columns that may lack values: by contract, or because they do."""
+    """Return the numeric columns that may lack values: by contract, or because they do.
+
+    The date of the sale is none of them: without one, a row is valued as of the newest date.
+    """
     lacking = set(np.flatnonzero(np.isnan(X).any(axis=0)).tolist())
     return [
         column.name
         for i, column in enumerate(contract.features)
-        if column.kind != "category" and (column.nullable or i in lacking)
+        if column.kind != "category"
+        and column.role != "timestamp"
+        and (column.nullable or i in lacking)
     ]
 
 
@@ -152,7 +157,7 @@ def compare_imputers(
     if len(rows) > settings.max_rows:
         random = seeds.generator(seed, "imputation rows")
         rows = np.sort(random.choice(len(part), settings.max_rows, replace=False))
-    sample = Part(part.X[rows], part.y[rows], part.row_hash[rows])
+    sample = part.take(rows)
     names = columns_to_impute(contract, part.X)
     gaps = {name: int(np.isnan(part.X[:, contract.position(name)]).sum()) for name in names}
     width = max(part.X.shape[1], _USUAL_COLUMNS)

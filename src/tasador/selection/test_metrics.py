@@ -73,6 +73,7 @@ class EvaluationReport:
     Attributes:
         test: Every metric on the held-out test set with its bootstrap interval.
         random_cv: Metrics by random cross-validation on train.
+        time_cv: The same by folds that go forward in time; None where rows were not split by time.
         spatial_cv: The same with whole areas held out; None without coordinates.
         coverage: Share of test rows inside their interval.
         promised: Share that the interval promises.
@@ -90,6 +91,7 @@ class EvaluationReport:
 
     test: dict[str, Estimate]
     random_cv: dict[str, float]
+    time_cv: dict[str, float] | None
     spatial_cv: dict[str, float] | None
     coverage: float
     promised: float
@@ -194,6 +196,7 @@ def evaluate(
     contract: TableContract,
     *,
     random_cv: dict[str, float],
+    time_cv: dict[str, float] | None,
     spatial_cv: dict[str, float] | None,
     promised: float,
     draws: int,
@@ -214,6 +217,7 @@ def evaluate(
     return EvaluationReport(
         test=bootstrap_metrics(part.y, predicted, draws=draws, seed=seed),
         random_cv=random_cv,
+        time_cv=time_cv,
         spatial_cv=spatial_cv,
         coverage=float(np.mean(inside)),
         promised=promised,

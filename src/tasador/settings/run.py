@@ -229,7 +229,7 @@ class RetrainSettings:
     level_from: Annotated[float, Interval(ge=0, le=10)] = 0.05
 
 
-SplitMethod = Literal["row_hash", "random"]
+SplitMethod = Literal["row_hash", "random", "time"]
 
 StepName = Literal["download", "segregate", "impute", "features", "select", "sweep", "register"]
 STEP_NAMES: tuple[StepName, ...] = get_args(StepName)
@@ -262,16 +262,23 @@ class SegregateSettings:
     """How rows are validated and split.
 
     Attributes:
-        method: ``row_hash`` (stable when rows are added) or ``random`` (scikit-learn's).
+        method: ``row_hash`` (stable when rows are added), ``random`` (scikit-learn's) or ``time``
+            (the newest sales are the test part, and cross-validation goes forward in time); null is
+            ``time`` where the contract names the date of the sale, else ``row_hash``.
         seed: Salt of the hash, or random state.
         test_share: Share of the rows in the held-out test set.
+        test_since: First day of the test part, such as 2014-01-01, by ``time``; null takes
+            `test_share` of the rows.
         max_refused_share: Share of refused rows above which the run stops.
         min_rows: Fewest rows to train on.
     """
 
-    method: SplitMethod = "row_hash"
+    method: SplitMethod | None = None
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 42
     test_share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.2
+    test_since: (
+        Annotated[str, Predicate(Matches(r"\d{4}-\d{2}-\d{2}", "a day such as 2014-01-01"))] | None
+    ) = None
     max_refused_share: Annotated[float, Interval(ge=0, le=1)] = 0.05
     min_rows: Annotated[int, Ge(1)] = 100
 

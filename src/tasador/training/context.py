@@ -238,13 +238,13 @@ def save_array(path: Path, values: Floats) -> None:
 def save_part(path: Path, part: Part) -> None:
     """Write rows as ``.npz`` without pickle."""
     # the folder of a result appears when it is whole: no file of it has to be written at once
-    np.savez(path, X=part.X, y=part.y, row_hash=part.row_hash)
+    np.savez(path, **{name: value for name, value in vars(part).items() if value is not None})
 
 
 def load_part(path: Path) -> Part:
     """Read what `save_part` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
-        return Part(arrays["X"], arrays["y"], arrays["row_hash"])
+        return Part(**arrays)
 
 
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm", "onnx", "onnxruntime", "optuna")

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tasador.contract.model import SET_ASIDE
+from tasador.contract.formats import date_text
+from tasador.contract.model import SET_ASIDE, TableContract
 from tasador.core.escape import cell
 from tasador.core.hashing import sha256_file, to_plain
 from tasador.data import sources
 from tasador.data.split import split_table
-from tasador.data.table import SealedPart, Table
+from tasador.data.table import SealedPart, Splits, Table
 from tasador.data.validation import validate_table
 from tasador.features.imputation import Strategy
 from tasador.reporting import plots
@@ -112,9 +113,7 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         max_refused_share=settings.max_refused_share,
         min_rows=settings.min_rows,
     )
-    splits = split_table(
-        validated, method=settings.method, seed=settings.seed, test_share=settings.test_share
-    )
+    splits = split_table(validated, settings)
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
     save_json(folder / "refused.json", {"count": len(validated.refused)})
@@ -125,7 +124,7 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))
-    card.fact("Split", settings.method, f"seed {settings.seed}")
+    card.fact("Split", splits.method, _boundary(contract, splits, settings.seed))
     card.fact("Training rows", len(splits.train))
     card.fact("Held-out test rows", len(splits.sealed), "opened once, by the register step")
     if contract.set_aside:
@@ -158,6 +157,15 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         plots.column_histograms(contract, splits.train.X),
         plots.split_bars(len(splits.train), len(splits.sealed)),
     )
+
+
+def _boundary(contract: TableContract, splits: Splits, seed: int) -> str:
+    """Say where the test part begins, or what else tells the two apart."""
+    at = contract.timestamp_position
+    if splits.method != "time" or at is None:
+        return f"seed {seed}"
+    dates = splits.train.X[:, at]
+    return f"the newest sales are tested; training ends on {date_text(float(np.nanmax(dates)))}"
 
 
 def load_segregate(_: RunContext, folder: Path) -> Rows:

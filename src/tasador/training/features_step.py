@@ -32,7 +32,7 @@ from tasador.training.context import (
     save_array,
     save_json,
 )
-from tasador.training.model_steps import compared_part, note_sample, pipeline_of, random_folds
+from tasador.training.model_steps import compared_folds, compared_part, note_sample, pipeline_of
 
 _CHOICE_FOLDS = 3  # choices of features are measured on these only: each costs a fit a choice
 _STRENGTH_ROWS = 100_000  # about so many rows show how features and target go together
@@ -49,7 +49,7 @@ def features(run: RunContext, out: StepOutput, rows: Rows, imputation: dict[str,
     by = run.settings.features.clusters_by
     choice = replace(bare, clusters=configured if clusters is None else clusters.by(by))
     inputs = choose_inputs(
-        random_folds(run, train, choice)[:_CHOICE_FOLDS],
+        compared_folds(run, train, choice)[:_CHOICE_FOLDS],
         compared_part(run, train),
         run.transform,
         metric=run.settings.selection.scoring,
@@ -101,7 +101,7 @@ def _choose_comparables(
         return settings.features.comparables, None
     worth = measure_worth(
         "comparable",
-        random_folds(run, train, FeatureChoice(imputation, 0, True))[:_CHOICE_FOLDS],
+        compared_folds(run, train, FeatureChoice(imputation, 0, True))[:_CHOICE_FOLDS],
         compared_part(run, train),
         run.transform,
         metric=settings.selection.scoring,
@@ -146,7 +146,7 @@ def _choose_clusters(run: RunContext, train: Part, bare: FeatureChoice) -> Clust
     if points is None:
         return None
     return choose_clusters(
-        random_folds(run, train, bare)[:_CHOICE_FOLDS],
+        compared_folds(run, train, bare)[:_CHOICE_FOLDS],
         points,
         part,
         run.transform,

@@ -30,8 +30,9 @@ from tasador.selection.families.inputs import fit_model
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
 from tasador.selection.folds import (
     Fold,
+    FoldAssignment,
+    assign_folds,
     blocked_assignment,
-    folds_for,
     held_out,
     make_folds,
     random_assignment,
@@ -39,7 +40,7 @@ from tasador.selection.folds import (
 from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.settings.run import RunSettings
 from tasador.training.context import Evidence, RunContext
-from tasador.training.model_steps import compared_part, pipeline_of, random_folds
+from tasador.training.model_steps import compared_folds, compared_part, pipeline_of
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
@@ -58,14 +59,14 @@ class FinalChoice:
         members: The models it averages.
         picks: How they were found.
         bias: The bias measured out of fold, and the correction.
-        random_cv: Its out-of-fold answers by random cross-validation.
+        cv: Its out-of-fold answers by the cross-validation that decided.
         baseline: How the plain baseline compares.
     """
 
     members: tuple[Member, ...]
     picks: tuple[Pick, ...]
     bias: Bias
-    random_cv: CrossValidation
+    cv: CrossValidation
     baseline: BaselineComparison
 
     @property
@@ -176,19 +177,45 @@ def _with_baseline(
 
 
 def _folds_of_all(run: RunContext, made: Evidence) -> list[Fold]:
-    """Return random folds of all training rows, as many as it takes for `register.fold_rows`."""
+    """Return the folds of all training rows, as many as it takes for `register.fold_rows`."""
     settings, train = run.settings, made.train
-    assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
-    numbers = folds_for(assignment, settings.register.fold_rows)
+    assignment = assign_folds(train, settings.selection.folds, settings.seed)
     if compared_part(run, train) is train:
-        folds = random_folds(run, train, made.features.choice)
-        return [folds[number] for number in numbers]
+        numbers = assignment.enough(settings.register.fold_rows)
+        return compared_folds(run, train, made.features.choice)[: len(numbers)]
     run.folds.clear()  # those of the compared rows; nothing asks for them after this
-    return list(
-        make_folds(
-            train, assignment, pipeline_of(run, made.features.choice), run.transform, numbers
-        )
+    return _make_folds(run, made, assignment)
+
+
+def _make_folds(run: RunContext, made: Evidence, assignment: FoldAssignment) -> list[Fold]:
+    pipeline = pipeline_of(run, made.features.choice)
+    numbers = assignment.enough(run.settings.register.fold_rows)
+    return list(make_folds(made.train, assignment, pipeline, run.transform, numbers))
+
+
+def random_cross_validation(
+    run: RunContext, made: Evidence, choice: FinalChoice
+) -> CrossValidation | None:
+    """Return the model's answers with rows held out by chance; None where `choice.cv` is that.
+
+    Beside folds that go forward in time it shows by how much random ones flatter the model.
+    """
+    settings, train = run.settings, made.train
+    if train.time is None:
+        return None
+    assignment = random_assignment(
+        len(train), settings.selection.folds, settings.seed, train.property_hash
     )
+    return _cross_validated(run, made, choice, assignment, "random cross-validation")
+
+
+def _cross_validated(
+    run: RunContext, made: Evidence, choice: FinalChoice, assignment: FoldAssignment, what: str
+) -> CrossValidation:
+    folds, train = _make_folds(run, made, assignment), made.train
+    scores = out_of_fold(choice.members, folds, train, run.transform, what)
+    score = np.mean(scores, axis=0) + choice.shift
+    return cross_validation(score, folds, train, run.transform, made.features.fitted.names)
 
 
 def spatial_cross_validation(
@@ -200,16 +227,7 @@ def spatial_cross_validation(
     if settings.contract.coordinates is None or points is None:
         return None
     assignment = blocked_assignment(points, settings.register.spatial_folds, settings.seed)
-    numbers = folds_for(assignment, settings.register.fold_rows)
-    folds = list(
-        make_folds(
-            train, assignment, pipeline_of(run, made.features.choice), run.transform, numbers
-        )
-    )
-    scores = out_of_fold(choice.members, folds, train, run.transform, "spatial cross-validation")
-    score = np.mean(scores, axis=0) + choice.shift
-    names = made.features.fitted.names
-    return cross_validation(score, folds, train, run.transform, names)
+    return _cross_validated(run, made, choice, assignment, "spatial cross-validation")
 
 
 def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed: int) -> FinalModel:

@@ -11,7 +11,7 @@ from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import measure_baseline
-from tasador.selection.folds import Fold, make_folds, random_assignment, sample_rows
+from tasador.selection.folds import Fold, assign_folds, make_folds, sample_rows
 from tasador.selection.grid_search import SearchResult, grid_search, result_from_plain
 from tasador.selection.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
@@ -41,12 +41,12 @@ def compared_part(run: RunContext, train: Part) -> Part:
     return sample_rows(train, run.settings.selection.max_rows, run.settings.seed)
 
 
-def random_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[Fold]:
-    """Return the random folds of the compared rows, features fitted inside."""
+def compared_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[Fold]:
+    """Return the folds of the compared rows, features fitted inside."""
 
     def make() -> list[Fold]:
         part, n_folds = compared_part(run, train), run.settings.selection.folds
-        assignment = random_assignment(len(part), n_folds, run.settings.seed)
+        assignment = assign_folds(part, n_folds, run.settings.seed)
         return list(make_folds(part, assignment, pipeline_of(run, choice), run.transform))
 
     return run.folds.get(choice, make)
@@ -55,7 +55,7 @@ def random_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[Fo
 def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> None:
     """Compare every candidate by cross-validation on train."""
     settings, part = run.settings, compared_part(run, rows.train)
-    folds = random_folds(run, rows.train, features.choice)
+    folds = compared_folds(run, rows.train, features.choice)
     result = grid_search(
         _with_inputs(settings.selection, features.inputs),
         folds,
@@ -129,7 +129,7 @@ def run_sweep(
             contender.family,
             contender.params,
             replace(settings.sweep, trials=trials),
-            random_folds(run, rows.train, features.choice)[: settings.sweep.folds],
+            compared_folds(run, rows.train, features.choice)[: settings.sweep.folds],
             compared_part(run, rows.train),
             run.transform,
             settings.seed,

@@ -67,11 +67,12 @@ def comparison(
         Comparison(
             label(name),
             report.test[name].value,
-            report.random_cv[name],
+            choice.cv.metrics[name],
             spatial.get(name),
             unit_of(name, contract.target.unit),
-            choice.random_cv.spread[name],
+            choice.cv.spread[name],
             choice.baseline.metrics[name],
+            None if report.time_cv is None else report.random_cv[name],
         )
         for name in HEADLINE
     )
@@ -98,7 +99,7 @@ def fill_card(
     )
     card.table(
         "Test part, opened once",
-        ("metric", "value", "95% from", "to", "random CV", "spatial CV"),
+        ("metric", "value", "95% from", "to", "random CV", "CV forward in time", "spatial CV"),
         [
             (
                 label(n),
@@ -106,6 +107,7 @@ def fill_card(
                 e.low,
                 e.high,
                 report.random_cv[n],
+                (report.time_cv or {}).get(n),
                 (report.spatial_cv or {}).get(n),
             )
             for n, e in report.test.items()
@@ -254,7 +256,9 @@ def _decisions(
     yield Decision(
         "test part",
         f"{settings.segregate.test_share:.0%} of the rows, sealed",
-        f"{settings.segregate.method} split, seed {settings.segregate.seed}",
+        "the newest sales"
+        if made.train.time is not None
+        else f"{settings.segregate.method or 'row_hash'} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
     for column, strategy in features.imputation.items():

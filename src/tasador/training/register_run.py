@@ -136,6 +136,7 @@ def _mlflow_run(
     outcome, contract, table = model.outcome, run.settings.contract, made.table
     metrics, search = outcome["metrics"], made.search
     other = {f"random_cv.{k}": v for k, v in metrics["random_cv"].items()}
+    other |= {f"time_cv.{k}": v for k, v in (metrics["time_cv"] or {}).items()}
     other |= {f"spatial_cv.{k}": v for k, v in (metrics["spatial_cv"] or {}).items()}
     other["interval.coverage"] = metrics["interval"]["coverage"]
     scoring = search.scoring

@@ -26,7 +26,7 @@ from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
-from tasador.selection.folds import random_assignment
+from tasador.selection.folds import assign_folds
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
 from tasador.training.context import (
     Evidence,
@@ -43,6 +43,7 @@ from tasador.training.final_model import (
     FinalModel,
     choose_final,
     fit_final,
+    random_cross_validation,
     spatial_cross_validation,
 )
 from tasador.training.model_steps import pipeline_of
@@ -106,11 +107,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     sweep, folder, card = made.sweep.result, out.folder, out.card
     name, params, contract = sweep.family, sweep.final_params, run.settings.contract
     choice = choose_final(run, made)
-    random_cv = choice.random_cv
+    cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
     spatial_cv = spatial_cross_validation(run, made, choice)
     final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
-    interval = _interval(run, made, random_cv, spatial_cv)
-    report = _evaluate(run, made, final.onnx, interval, random_cv, spatial_cv)
+    interval = _interval(run, made, cv, spatial_cv)
+    report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv)
     decided = decisions(run.settings, made, choice, interval)
     document = document_of(
         contract, _model_facts(made, choice, report, contract), report, decided, choice
@@ -138,7 +139,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
-    show_intervals(card, _calibration(run, made, random_cv, interval, report), interval.coverage)
+    show_intervals(card, _calibration(run, made, cv, interval, report), interval.coverage)
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
@@ -207,13 +208,13 @@ def _diagnose(run: RunContext, made: Evidence) -> Diagnostics:
     """Look at the sweep's model, which is quicker to fit than the final one and ranks the same."""
     settings, train = run.settings, made.train
     sweep = made.sweep.result
-    assignment = random_assignment(len(train), settings.selection.folds, settings.seed)
+    assignment = assign_folds(train, settings.selection.folds, settings.seed)
     return diagnose(
         sweep.family,
         sweep.best.params,
         pipeline_of(run, made.features.choice),
         train,
-        np.flatnonzero(assignment == 0),
+        assignment.rows(0),
         run.transform,
         metric=settings.sweep.metric,
         seed=settings.seed,
@@ -225,7 +226,8 @@ def _evaluate(
     made: Evidence,
     onnx: OnnxRegressor,
     interval: ConformalInterval,
-    random_cv: CrossValidation,
+    cv: CrossValidation,
+    random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
 ) -> EvaluationReport:
     fitted, transform = made.features.fitted, run.transform
@@ -240,7 +242,8 @@ def _evaluate(
         value,
         made.rows.test,
         run.settings.contract,
-        random_cv=random_cv.metrics,
+        random_cv=(cv if random_cv is None else random_cv).metrics,
+        time_cv=None if random_cv is None else cv.metrics,
         spatial_cv=None if spatial_cv is None else spatial_cv.metrics,
         promised=run.settings.register.coverage,
         draws=run.settings.register.bootstrap_draws,
@@ -256,10 +259,11 @@ def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) ->
         "test": {name: estimate.value for name, estimate in report.test.items()},
         "test_intervals": {n: [e.low, e.high] for n, e in report.test.items()},
         "random_cv": report.random_cv,
-        "random_cv_spread": choice.random_cv.spread,
+        "time_cv": report.time_cv,
+        "cv_spread": choice.cv.spread,
         "baseline": {
             "model": "plain LightGBM",
-            "random_cv": choice.baseline.metrics,
+            "cv": choice.baseline.metrics,
             "outcome": choice.baseline.outcome,
         },
         "spatial_cv": report.spatial_cv,
@@ -324,10 +328,10 @@ def write_bundle_of(
         metrics=metrics_of(made.table.origin, report, choice),
         lineage=lineage,
         profile=reference_profile(
-            train.X, train.y, contract, run.transform.inverse(choice.random_cv.score)
+            train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
-        **watched_parts(run, made, choice.random_cv, interval),
+        **watched_parts(run, made, choice.cv, interval),
     )
     return write_bundle(folder, parts)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tasador.contract.model import Column
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.data.readers import read_table
 from tasador.data.split import split_table
 from tasador.data.table import ValidatedTable
 from tasador.data.validation import mix, validate_table
+from tasador.settings.run import SegregateSettings
 
 
 def rows(contract, numbers: np.ndarray) -> ValidatedTable:
@@ -28,7 +32,7 @@ def test_the_random_split_is_scikit_learns_on_the_real_table(real_data, shipped,
         as_table(read_table(real_data / "housing.csv")), shipped("california_housing")
     )
     train, test = train_test_split(np.arange(20640), test_size=0.2, random_state=42)
-    splits = split_table(valid, method="random", seed=42)
+    splits = split_table(valid, SegregateSettings(method="random", seed=42))
     opened = splits.sealed.open("to compare")
     np.testing.assert_array_equal(splits.train.X, valid.X[train])
     np.testing.assert_array_equal(opened.X, valid.X[test])
@@ -42,14 +46,16 @@ def test_the_random_split_is_scikit_learns_for_other_sizes(flats, n, share, seed
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(np.arange(n), test_size=share, random_state=seed)
-    splits = split_table(rows(flats, np.arange(n)), method="random", seed=seed, test_share=share)
+    splits = split_table(
+        rows(flats, np.arange(n)), SegregateSettings(method="random", seed=seed, test_share=share)
+    )
     assert splits.train.y.tolist() == train.tolist()
     assert splits.sealed.open("to compare").y.tolist() == test.tolist()
 
 
 def test_the_hash_split_moves_no_row_when_others_come_go_or_change_places(flats):
     def tests(numbers) -> set[float]:
-        splits = split_table(rows(flats, numbers), method="row_hash")
+        splits = split_table(rows(flats, numbers), SegregateSettings(method="row_hash"))
         return set(splits.sealed.open("to compare").y.tolist())
 
     before = tests(np.arange(2000))
@@ -60,20 +66,26 @@ def test_the_hash_split_moves_no_row_when_others_come_go_or_change_places(flats)
 
 
 def test_copies_of_a_row_land_on_the_same_side(flats):
-    splits = split_table(rows(flats, np.repeat(np.arange(100), 3)), method="row_hash")
+    splits = split_table(
+        rows(flats, np.repeat(np.arange(100), 3)), SegregateSettings(method="row_hash")
+    )
     assert not set(splits.train.y) & set(splits.sealed.open("to compare").y)
     assert splits.warnings == ()
 
 
 def test_the_random_split_warns_of_copies_on_both_sides(flats):
-    splits = split_table(rows(flats, np.repeat(np.arange(100), 3)), method="random")
+    splits = split_table(
+        rows(flats, np.repeat(np.arange(100), 3)), SegregateSettings(method="random")
+    )
     assert "exact copy among the training rows" in splits.warnings[0]
 
 
 def test_another_seed_gives_another_test_part(flats):
     table = rows(flats, np.arange(1000))
     parts = [
-        split_table(table, method="row_hash", seed=seed).sealed.open("x").y.tolist()
+        split_table(table, SegregateSettings(method="row_hash", seed=seed))
+        .sealed.open("x")
+        .y.tolist()
         for seed in (1, 2)
     ]
     assert parts[0] != parts[1]
@@ -82,15 +94,61 @@ def test_another_seed_gives_another_test_part(flats):
 @pytest.mark.parametrize("method", ["row_hash", "random"])
 def test_too_small_a_part_is_refused(flats, method):
     with pytest.raises(ValidationError, match="too small to be split"):
-        split_table(rows(flats, np.arange(30)), method=method)
+        split_table(rows(flats, np.arange(30)), SegregateSettings(method=method))
     with pytest.raises(ValidationError, match="for training and"):
-        split_table(rows(flats, np.arange(30)), method=method, test_share=0.999)
+        split_table(rows(flats, np.arange(30)), SegregateSettings(method=method, test_share=0.999))
 
 
-def test_impossible_settings_are_refused(flats):
-    table = rows(flats, np.arange(100))
-    for share in (0.0, 1.0, -0.1, float("nan")):
-        with pytest.raises(ConfigError, match="test_share is impossible"):
-            split_table(table, method="random", test_share=share)
-    with pytest.raises(ConfigError, match="expected row_hash or random, got stratified"):
-        split_table(table, method="stratified")
+def sales(contract, days: np.ndarray, properties: np.ndarray | None = None) -> ValidatedTable:
+    """Validated rows of a contract with dates, sold on these days."""
+    dated = replace(
+        contract,
+        columns=(*contract.columns, Column("sold", "datetime", role="timestamp", nullable=True)),
+    )
+    valid = rows(dated, np.arange(len(days)))
+    X = np.repeat(np.asarray(days, float)[:, None] * 86_400, len(dated.features), axis=1)
+    return replace(valid, X=X, property_hash=properties)
+
+
+def test_a_table_of_sales_is_tested_on_its_newest_ones(flats):
+    days = np.random.default_rng(1).permutation(np.arange(400) // 2)
+    found = split_table(sales(flats, days), SegregateSettings())
+    test = found.sealed.open("to compare")
+    assert found.method == "time"
+    assert found.train.time.max() < test.time.min()
+    assert len(test) == pytest.approx(80, abs=2)
+    since = SegregateSettings(test_since="1970-06-20")  # day 170
+    assert split_table(sales(flats, days), since).sealed.open("x").time.min() == 170 * 86_400
+
+
+def test_sales_without_a_date_train(flats):
+    days = np.arange(200.0)
+    days[:5] = np.nan
+    found = split_table(sales(flats, days), SegregateSettings())
+    assert np.isnan(found.train.time).sum() == 5
+    assert not np.isnan(found.sealed.open("x").time).any()
+
+
+@pytest.mark.parametrize("method", ["time", "row_hash", "random"])
+def test_no_property_is_on_both_sides(flats, method):
+    random = np.random.default_rng(2)
+    properties = random.integers(0, 150, 600).astype(np.uint64)
+    table = sales(flats, random.permutation(600), properties)
+    found = split_table(table, SegregateSettings(method=method))
+    test = found.sealed.open("x")
+    assert not np.isin(found.train.property_hash, test.property_hash).any()
+    left_out = 600 - len(found.train) - len(test)
+    assert (left_out > 0) == (method == "time")
+    assert not left_out or f"{left_out} earlier sale(s)" in found.warnings[0]
+
+
+@pytest.mark.parametrize("days", [np.arange(200) % 20, np.where(np.arange(200) < 20, np.nan, 1.0)])
+def test_few_dates_or_many_gaps_are_split_by_content(flats, days):
+    assert split_table(sales(flats, days), SegregateSettings()).method == "row_hash"
+
+
+def test_what_cannot_be_split_by_time_is_said(flats):
+    with pytest.raises(ConfigError, match="expected a column with the role timestamp"):
+        split_table(rows(flats, np.arange(100)), SegregateSettings(method="time"))
+    with pytest.raises(ConfigError, match="test_since is no day"):
+        split_table(sales(flats, np.arange(100)), SegregateSettings(test_since="2014-13-01"))

@@ -143,7 +143,7 @@ def sklearns(name: str, part: Part, *, comparables: bool) -> GridSearchCV:
         whole,
         {prefix + key: values for key, values in grid.items()},
         scoring="neg_mean_absolute_error",
-        cv=PredefinedSplit(random_assignment(len(part), FOLDS, SEED)),
+        cv=PredefinedSplit(random_assignment(len(part), FOLDS, SEED).fold),
         return_train_score=True,
         refit=False,
     )

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, TrainingError
@@ -13,10 +16,11 @@ from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.ensembling import Member
+from tasador.selection.errors import FoldsError
 from tasador.selection.folds import (
     Fold,
     blocked_assignment,
-    folds_for,
+    forward_assignment,
     make_folds,
     random_assignment,
     sample_rows,
@@ -51,9 +55,9 @@ def folds(part: Part) -> list[Fold]:
 
 
 def test_folds_hold_every_row_once_and_repeat() -> None:
-    first = random_assignment(100, 5, 7)
+    first = random_assignment(100, 5, 7).fold
     assert np.array_equal(np.bincount(first), [20] * 5)
-    assert np.array_equal(first, random_assignment(100, 5, 7))
+    assert np.array_equal(first, random_assignment(100, 5, 7).fold)
     with pytest.raises(TrainingError, match="too few training rows"):
         random_assignment(5, 5, 7)
 
@@ -69,19 +73,64 @@ def test_a_sample_is_seeded_and_none_is_taken_of_few_rows(part: Part) -> None:
 
 def test_folds_end_when_enough_rows_are_held_out(part: Part) -> None:
     assignment = random_assignment(len(part), 4, 1)  # 30 rows each
-    assert folds_for(assignment, 30) == [0]
-    assert folds_for(assignment, 31) == [0, 1]
-    assert folds_for(assignment, 10_000) == [0, 1, 2, 3]
+    assert assignment.enough(30) == [0]
+    assert assignment.enough(31) == [0, 1]
+    assert assignment.enough(10_000) == [0, 1, 2, 3]
     pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
     some = list(make_folds(part, assignment, pipeline, TRANSFORM, [1, 3]))
-    assert [np.unique(assignment[fold.held_rows]).tolist() for fold in some] == [[1], [3]]
+    assert [np.unique(assignment.fold[fold.held_rows]).tolist() for fold in some] == [[1], [3]]
     (scores,) = out_of_fold([Member("ridge", {"alpha": 1.0}, 1)], some, part, TRANSFORM, "")
-    assert np.array_equal(np.isfinite(scores), np.isin(assignment, [1, 3]))
+    assert np.array_equal(np.isfinite(scores), np.isin(assignment.fold, [1, 3]))
     found = cross_validation(scores, some, part, TRANSFORM, some[0].names)
-    assert np.array_equal(found.rows, np.flatnonzero(np.isin(assignment, [1, 3])))
+    assert np.array_equal(found.rows, np.flatnonzero(np.isin(assignment.fold, [1, 3])))
     assert found.Z.shape == (60, len(some[0].names))
     assert np.isfinite(found.Z).all()
     assert found.metrics["mae"] == pytest.approx(np.mean(np.abs(found.score - part.y[found.rows])))
+
+
+@given(
+    days=arrays(np.float64, st.integers(10, 80), elements=st.integers(0, 40).map(float)),
+    folds=st.integers(2, 5),
+    unknown=st.integers(0, 9),
+    seed=st.integers(0, 9),
+)
+def test_folds_by_time_fit_on_older_sales_of_other_properties_only(days, folds, unknown, seed):
+    assume(np.ptp(days[unknown:]) > 0)
+    time = days * 86_400
+    time[:unknown] = np.nan
+    random = np.random.default_rng(seed)
+    properties = random.integers(0, len(time) // 2 + 1, len(time)).astype(np.uint64)
+    try:
+        assignment = forward_assignment(time, folds, properties)
+    except FoldsError:  # all of the newer half on the oldest day
+        return
+    assert 1 <= len(assignment.numbers) <= folds
+    order = random.permutation(len(time))
+    shuffled = forward_assignment(time[order], folds, properties[order])
+    assert np.array_equal(shuffled.fold, assignment.fold[order])
+    starts = []
+    for number in assignment.numbers:
+        fit, held = assignment.rows(number)
+        assert len(held)
+        assert not np.isnan(time[held]).any()
+        known = time[fit][~np.isnan(time[fit])]
+        assert not len(known) or known.max() < time[held].min()
+        assert not np.isin(properties[fit], properties[held]).any()
+        starts.append(time[held].min())
+    assert starts == sorted(starts, reverse=True)
+
+
+def test_random_folds_deal_whole_properties_whatever_the_order_of_the_rows() -> None:
+    properties = np.repeat(np.arange(60, dtype=np.uint64), 3)
+    found = random_assignment(180, 5, 1, properties).fold
+    assert (found.reshape(60, 3) == found[::3, None]).all()
+    order = np.random.default_rng(0).permutation(180)
+    assert np.array_equal(random_assignment(180, 5, 1, properties[order]).fold, found[order])
+
+
+def test_sales_of_one_day_cannot_go_forward_in_time() -> None:
+    with pytest.raises(FoldsError, match="expected sales of several days"):
+        forward_assignment(np.zeros(100), 5)
 
 
 def test_the_final_model_is_slowed_less_where_rows_are_many() -> None:
@@ -91,7 +140,7 @@ def test_the_final_model_is_slowed_less_where_rows_are_many() -> None:
 
 def test_blocked_folds_keep_the_rows_of_a_place_together() -> None:
     places = np.random.default_rng(0).uniform(0, 1, (60, 2))
-    assignment = blocked_assignment(np.repeat(places, 5, axis=0), 3, 1)
+    assignment = blocked_assignment(np.repeat(places, 5, axis=0), 3, 1).fold
     assert (assignment.reshape(60, 5) == assignment.reshape(60, 5)[:, :1]).all()
     with pytest.raises(TrainingError, match="cannot be cut into blocks"):
         blocked_assignment(np.zeros((30, 2)), 3, 1)
@@ -222,6 +271,7 @@ def test_the_held_out_test_set_counts_its_openings_and_segments_are_reported(par
         sealed,
         CONTRACT,
         random_cv={},
+        time_cv=None,
         spatial_cv=None,
         promised=0.9,
         draws=10,
@@ -244,8 +294,9 @@ def test_coverage_counts_truths_below_the_interval_and_above_it(part: Part) -> N
     low[: n // 10], high[: n // 10] = part.y[: n // 10] + 1, part.y[: n // 10] + 2  # truth below
     low[-n // 5 :], high[-n // 5 :] = part.y[-n // 5 :] - 2, part.y[-n // 5 :] - 1  # truth above
     report = evaluate(
-        lambda X: (part.y, low, high), SealedPart(part), CONTRACT, random_cv={}, spatial_cv=None,
-        promised=0.9, draws=5, seed=1, reason="test",
+        lambda X: (part.y, low, high), SealedPart(part), CONTRACT,
+        random_cv={}, time_cv=None, spatial_cv=None, promised=0.9, draws=5,
+        seed=1, reason="test",
     )  # fmt: skip
     assert report.coverage == pytest.approx(1 - (n // 10 + len(part.y[-n // 5 :])) / n)
     assert min(segment.coverage for segment in report.segments) < 1.0
@@ -261,6 +312,7 @@ def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
         sealed,
         contract,
         random_cv={},
+        time_cv=None,
         spatial_cv=None,
         promised=0.9,
         draws=5,
@@ -276,11 +328,11 @@ def test_rows_at_the_cap_are_reported_apart(part: Part) -> None:
 
 def test_diagnostics_credit_the_column_that_makes_the_target(part: Part) -> None:
     pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
-    held = np.flatnonzero(random_assignment(len(part), 3, 1) == 0)
+    rows = random_assignment(len(part), 3, 1).rows(0)
 
     def found() -> Diagnostics:
         return diagnose(
-            "ridge", {"alpha": 1.0}, pipeline, part, held, TRANSFORM, metric="mae", seed=4
+            "ridge", {"alpha": 1.0}, pipeline, part, rows, TRANSFORM, metric="mae", seed=4
         )
 
     first = found()

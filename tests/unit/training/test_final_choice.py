@@ -75,7 +75,7 @@ def test_a_model_worse_than_the_baseline_gives_way_to_it(tmp_path: Path) -> None
     assert [m.params for m in found.members] == [BASELINE_PARAMS]
     assert found.baseline.outcome == "final model"
     assert found.baseline.error < found.baseline.error_before
-    assert found.random_cv.metrics["wmape"] <= found.baseline.error * 1.0001
+    assert found.cv.metrics["wmape"] <= found.baseline.error * 1.0001
     assert "the plain LightGBM is the final model" in found.baseline.sentence
 
 
@@ -100,4 +100,4 @@ def test_a_model_that_is_no_worse_stays_and_may_be_averaged_with_the_baseline(
 @pytest.mark.parametrize("metric", ["wmape", "mae", "r2"])
 def test_the_spread_between_folds_stands_beside_each_figure(tmp_path: Path, metric: str) -> None:
     found = chosen(tmp_path, "ridge", {"alpha": 1.0}, compared=("ridge",))
-    assert 0 < found.random_cv.spread[metric] < abs(found.random_cv.metrics[metric]) + 1
+    assert 0 < found.cv.spread[metric] < abs(found.cv.metrics[metric]) + 1
