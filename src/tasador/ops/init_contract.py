@@ -63,6 +63,11 @@ Floats = NDArray[np.float64]
 _STRONG = 0.05
 _X_OR_Y = r"(?:(?:coord(?:inate)?|geo|gps|point)[_ .-]?)?{}(?:[_ .-]?coord(?:inate)?)?"
 _SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|venta|date$", re.I)
+#: Names of what others say that a thing is worth.
+_VALUED = re.compile(
+    r"assess|apprais|zestimate|estimate|(?:land|imp\w{0,3}|bldg|building|tax|market|total)_?val",
+    re.I,
+)
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
 
 
@@ -232,14 +237,26 @@ def _with_different_names(columns: Sequence[Column], target: str) -> list[Column
 def _with_roles(
     columns: list[Column], frame: pl.DataFrame, y: Floats, findings: Findings
 ) -> list[Column]:
-    """Give the roles of coordinates, timestamp and segment to the columns that fit best."""
+    """Give the roles that say what a column means to the columns that fit best."""
     by_name = {column.name: column for column in columns}
     for column in _coordinates(columns, frame, findings):
         by_name[column.name] = column
     date = _timestamp(columns)
     if date is not None:
-        by_name[date.name] = replace(date, role="timestamp")
+        # a row to be valued has no sale: without a date it is valued as of the newest one known
+        by_name[date.name] = replace(date, role="timestamp", nullable=True)
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
+    for column in _resold(columns, frame):
+        by_name[column.name] = replace(column, role="property")
+        findings.assumptions.append(
+            f"{column.name!r} says what was sold: sales of one stay together in splits and folds"
+        )
+    rivals = [c for c in columns if c.kind in ("number", "integer") and _VALUED.search(c.name)]
+    if rivals:
+        names = ", ".join(repr(column.name) for column in rivals)
+        question = f"Is {names} somebody else's estimate, to be compared with and not learnt from?"
+        if findings.choose("rivals", question, (YES, NO), NO) == YES:
+            by_name |= {c.name: replace(c, role="rival") for c in rivals}
     sample = sample_of(frame.height)
     candidates = [
         (c, codes)
@@ -265,9 +282,20 @@ def _covers(codes: Floats, levels: int) -> bool:
 
 
 def _timestamp(columns: Sequence[Column]) -> Column | None:
-    dates = [column for column in columns if column.kind == "datetime"]
-    dates.sort(key=lambda c: (bool(_NOT_SOLD.search(c.name)), not _SOLD.search(c.name)))
+    dates = [c for c in columns if c.kind == "datetime" and not _NOT_SOLD.search(c.name)]
+    dates.sort(key=lambda c: not _SOLD.search(c.name))
     return dates[0] if dates else None
+
+
+def _resold(columns: Sequence[Column], frame: pl.DataFrame) -> list[Column]:
+    """Return the identifier of which some values come again, as those of things sold twice do."""
+    found = []
+    for column in columns:
+        if column.kind == "identifier":
+            known = frame[column.name].drop_nulls()
+            if known.n_unique() < len(known):
+                found.append(column)
+    return found[:1]
 
 
 def _coordinates(
