@@ -23,7 +23,9 @@ _MOST_FILES = 64
 _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 #: What monitoring compares later rows with; bundles without them load, and are watched less well.
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
-_OPTIONAL = frozenset({REFERENCE, ERROR_MODEL})
+#: What training rows are worth to models that did not learn from them (`modeling.training_rows`).
+OUT_OF_FOLD = "out_of_fold.npz"
+_OPTIONAL = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD})
 
 
 class DamagedBundleError(BundleError):

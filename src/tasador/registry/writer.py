@@ -20,6 +20,7 @@ from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
+from tasador.modeling.training_rows import TrainingRows
 from tasador.registry.arrays import write_arrays
 from tasador.registry.integrity import (
     CARD,
@@ -28,6 +29,7 @@ from tasador.registry.integrity import (
     FEATURES,
     GOLDEN,
     MODEL,
+    OUT_OF_FOLD,
     PROFILE,
     REFERENCE,
     refuse_foreign,
@@ -83,6 +85,7 @@ class BundleParts:
         reference: What later rows are compared with,
             `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
+        training_rows: What training rows are worth to models that did not learn from them.
     """
 
     name: str
@@ -102,6 +105,7 @@ class BundleParts:
     card: str
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: bytes | None = None
+    training_rows: TrainingRows | None = None
 
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
@@ -135,6 +139,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         contents[REFERENCE] = write_arrays(parts.reference)
     if parts.error_model is not None:
         contents[ERROR_MODEL] = parts.error_model
+    if parts.training_rows is not None:
+        contents[OUT_OF_FOLD] = write_arrays(parts.training_rows.state())
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:

@@ -302,6 +302,8 @@ class RegisterSettings:
         smearing: Whether estimates are multiplied by Duan's factor, which turns a median of a
             skewed target into a mean: ``auto`` where that makes the sweep's metric smaller out of
             fold.
+        out_of_fold: Whether a training row that is valued later gets its out-of-fold estimate, of
+            models that did not learn from it: the final model's own would seem better than it is.
     """
 
     spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5
@@ -318,6 +320,7 @@ class RegisterSettings:
     average: Annotated[int, Interval(ge=1, le=20)] = 2
     least_gain: Annotated[float, Interval(ge=0, le=1)] = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
+    out_of_fold: bool = True
 
 
 @dataclass(frozen=True)

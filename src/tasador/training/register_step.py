@@ -19,6 +19,7 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.model_bundle import ModelBundle, load_bundle
@@ -331,6 +332,11 @@ def write_bundle_of(
             train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
+        training_rows=(
+            TrainingRows.of(train.X[choice.cv.rows], choice.cv.score)
+            if settings.register.out_of_fold
+            else None
+        ),
         **watched_parts(run, made, choice.cv, interval),
     )
     return write_bundle(folder, parts)
