@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasador.lifecycle.first_champion import train
     from tasador.metrics.regression import all_metrics
     from tasador.modeling.prediction import Valuation
-    from tasador.registry.archive import pack, unpack
+    from tasador.registry.bundle_stores import pack, unpack
     from tasador.registry.mlflow.registry import download_bundle
     from tasador.registry.model_bundle import ModelBundle
     from tasador.settings.compose import compose
@@ -37,10 +37,10 @@ _HOME = {
     "compose": "settings.compose",
     "download_bundle": "registry.mlflow.registry",
     "load_bundle": "inference.load",
-    "pack": "registry.archive",
+    "pack": "registry.bundle_stores",
     "read_contract": "contract.reader",
     "train": "lifecycle.first_champion",
-    "unpack": "registry.archive",
+    "unpack": "registry.bundle_stores",
 }
 
 __all__ = [

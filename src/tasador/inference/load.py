@@ -9,7 +9,7 @@ from tasador.registry import model_bundle as bundles
 from tasador.registry.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from tasador.registry.integrity import BundleLimits
+    from tasador.registry.manifest import BundleLimits
     from tasador.registry.model_bundle import ModelBundle
     from tasador.registry.signature import Trusted
 

@@ -34,7 +34,7 @@ from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
 from tasador.registry.arrays import read_arrays
-from tasador.registry.integrity import (
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
@@ -45,9 +45,9 @@ from tasador.registry.integrity import (
     PROFILE,
     REFERENCE,
     BundleLimits,
+    Manifest,
     read_verified,
 )
-from tasador.registry.manifest import Manifest
 from tasador.registry.signature import Trusted, trusted_keys
 from tasador.trees.onnx_model import OnnxRegressor, Regressor, load_model
 from tasador.trees.tree_shap import Contributions, contributions_from_state

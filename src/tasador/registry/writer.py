@@ -21,23 +21,21 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.registry.arrays import write_arrays
-from tasador.registry.integrity import (
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
+    FORMAT_VERSION,
     GOLDEN,
+    MANIFEST_NAME,
     MODEL,
     PROFILE,
     REFERENCE,
-    refuse_foreign,
-)
-from tasador.registry.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
     FileEntry,
     Manifest,
     ModelEntry,
+    refuse_foreign,
 )
 from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor

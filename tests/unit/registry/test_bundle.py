@@ -13,7 +13,7 @@ from tasador.core.hashing import sha256_bytes, sha256_file
 from tasador.core.kernels import native
 from tasador.modeling.conformal import ConformalInterval
 from tasador.registry.arrays import write_arrays
-from tasador.registry.integrity import _read
+from tasador.registry.manifest import _read
 from tasador.registry.model_bundle import BundleLimits, load_bundle
 from tasador.registry.writer import write_bundle
 from tasador.trees.ensemble import LinearModel

@@ -152,7 +152,7 @@ def test_the_signature_is_checked_before_anything_is_parsed(
     )  # fmt: skip
     trusted = TrustedKeys.read([public])
     parsed: list[bytes] = []
-    monkeypatch.setattr("tasador.registry.integrity.Manifest.from_json", parsed.append)
+    monkeypatch.setattr("tasador.registry.manifest.Manifest.from_json", parsed.append)
     for craft in (a_deep_manifest(300), a_deep_manifest(100_000), lambda _: None):
         craft(bundle_folder)
         with pytest.raises(BundleError, match="is not signed"):
