@@ -39,7 +39,7 @@ from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 
 if TYPE_CHECKING:
     from tasador.monitoring.alerts import AlertBook
-    from tasador.monitoring.thresholds import Thresholds
+    from tasador.monitoring.settings import Thresholds
     from tasador.monitoring.verdict import Verdict
     from tasador.ops.monitor_daemon import Round
     from tasador.settings.run import RunSettings

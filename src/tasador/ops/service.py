@@ -26,8 +26,7 @@ from tasador.registry.mlflow_reader import registry_reader
 from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
-from tasador.serving.app import build_app
-from tasador.serving.bootstrap import Assembly, assembled
+from tasador.serving.app import Assembly, assembled, build_app
 from tasador.serving.http.request import App
 
 #: Where the workspace is, for workers; set by `tasador serve`.

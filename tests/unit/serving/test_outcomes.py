@@ -21,7 +21,7 @@ from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
 from tasador.records.shared_state import keep_target, kept_targets
 from tasador.records.store import RecordStore
-from tasador.serving.bootstrap import Assembly
+from tasador.serving.app import Assembly
 from tasador.serving.http.auth import new_key
 from tasador.settings.records import RecordSettings
 from tasador.settings.serving import ServeSettings, SourceSettings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasador.monitoring.checks.service_levels import check_refused
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.records.database import Database
 from tasador.records.maintenance import Retention
 from tasador.records.refused import (

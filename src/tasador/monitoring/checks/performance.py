@@ -22,7 +22,7 @@ from tasador.metrics.regression import (
 )
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.thresholds import ABSOLUTE, Thresholds
+from tasador.monitoring.settings import ABSOLUTE, Thresholds
 from tasador.monitoring.verdict import Figure, Finding, Group, Level
 from tasador.monitoring.window_summary import FIGURES, WindowSummary
 
