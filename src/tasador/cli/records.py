@@ -17,7 +17,7 @@ from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
-    from tasador.settings.records import RecordSettings
+    from tasador.settings.serving import RecordSettings
 
 SpoolOption = Annotated[
     str | None,
@@ -253,7 +253,7 @@ def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database
     """
     from tasador.core.errors import SourceError
     from tasador.records.database import Database
-    from tasador.settings.records import parse_url
+    from tasador.settings.serving import parse_url
 
     url = parse_url(settings.url)
     if not new and url.path is not None and not url.path.exists():

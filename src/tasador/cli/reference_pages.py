@@ -382,8 +382,7 @@ def metrics_page() -> str:
 def metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Return name, type, labels and meaning of every metric that a service with a model has."""
     from tasador.serving.app import Assembly
-    from tasador.settings.records import RecordSettings
-    from tasador.settings.serving import ServeSettings, SourceSettings
+    from tasador.settings.serving import RecordSettings, ServeSettings, SourceSettings
 
     with tempfile.TemporaryDirectory() as folder:
         settings = ServeSettings(

@@ -417,7 +417,7 @@ def _lines(found: Round) -> list[str]:
 
 
 def _without_password(url: str) -> str:
-    from tasador.settings.records import parse_url
+    from tasador.settings.serving import parse_url
 
     return parse_url(url).shown
 

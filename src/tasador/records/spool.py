@@ -27,7 +27,7 @@ from tasador.records.database import Database
 from tasador.records.dialects import column_names
 from tasador.records.errors import DamagedError, LockedError, SpoolError
 from tasador.records.record import Record
-from tasador.settings.records import DatabaseUrl, Synchronous
+from tasador.settings.serving import DatabaseUrl, Synchronous
 
 #: Earlier releases take every `*.spool` for a file of their own kind, and set others aside.
 _SUFFIX = ".spool.db"

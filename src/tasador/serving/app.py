@@ -50,8 +50,7 @@ from tasador.serving.api.openapi import (
     documentation_router,
 )
 from tasador.serving.api.outcomes import OutcomeRoutes, RecordOutcomes, outcomes_router
-from tasador.serving.api.predict import PREDICT, ValuationRoutes, valuation_router
-from tasador.serving.api.score import score_router
+from tasador.serving.api.valuations import PREDICT, ValuationRoutes, score_router, valuation_router
 from tasador.serving.batcher import Batcher
 from tasador.serving.cache import RedisCache, make_cache
 from tasador.serving.canary import Canary, challenger_loader

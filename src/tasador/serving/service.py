@@ -19,8 +19,7 @@ from tasador.serving.errors import BadRow, Problem
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.request_parsing import Predictor, Rows
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import LimitSettings
+from tasador.settings.serving import LimitSettings, RecordSettings
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
-from tasador.cli.stack import trust_workspace
+from tasador.cli.start import trust_workspace
 from tasador.core.errors import BundleError
 from tasador.inference.load import load_bundle
 from tasador.metrics.regression import Estimate

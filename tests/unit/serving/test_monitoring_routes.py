@@ -13,8 +13,7 @@ from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
 from tasador.serving.api.monitoring import MonitoringReader, monitoring_router
 from tasador.serving.http.auth import new_key
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import SecuritySettings
+from tasador.settings.serving import RecordSettings, SecuritySettings
 
 VERDICT = {
     "rows": 40,

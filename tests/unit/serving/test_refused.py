@@ -21,7 +21,7 @@ from tasador.records.refused import (
     kept_rows,
     read_refused,
 )
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 CSV = {"content-type": "text/csv"}
 NAMES = ["lon", "lat", "income", "rooms", "area", "kind"]

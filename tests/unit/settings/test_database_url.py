@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasador.core.errors import ConfigError
-from tasador.settings.records import parse_url
+from tasador.settings.serving import parse_url
 
 
 @pytest.mark.parametrize(

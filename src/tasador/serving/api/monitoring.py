@@ -20,7 +20,7 @@ from tasador.records.shared_state import (
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem
 from tasador.serving.service import LazyDatabase, Service
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 _REFUSALS = (400, 401, 404, 422, 429, 500, 503)
 MOST_VERDICTS = 500
