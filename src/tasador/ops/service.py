@@ -19,7 +19,7 @@ from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.core.hashing import to_plain
 from tasador.lifecycle.alias_updates import Ledger
 from tasador.lifecycle.api import Place
-from tasador.lifecycle.worker import call_apart, promote_at, roll_back_at
+from tasador.lifecycle.promote import call_apart, promote_at, roll_back_at
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.mlflow_reader import registry_reader

@@ -27,13 +27,12 @@ from tasador.core.errors import (
     MissingExtraError,
     StorageError,
 )
-from tasador.core.input_checks import Expected, check_arrays, check_depth
+from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.arrays import read_arrays
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,

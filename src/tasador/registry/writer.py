@@ -15,12 +15,12 @@ from tasador.contract.model import TableContract
 from tasador.core import clock
 from tasador.core.errors import BundleError
 from tasador.core.hashing import sha256_bytes, to_plain
+from tasador.core.input_checks import write_arrays
 from tasador.core.storage import atomic_folder
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.arrays import write_arrays
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,

@@ -71,9 +71,14 @@ def test_log_lines_go_to_what_is_standard_error_when_they_are_written(
     assert second.getvalue() == "INFO tasador.x: still here\n"
 
 
-def test_progress_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(progress.track([1, 2], "quiet")) == [1, 2]
+def test_progress_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.progress("quiet", 2) as advance:
+        advance(note="half")
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with progress.progress("loud", 2) as advance:
         advance(note="half")
         advance()
+    assert "loud" in capsys.readouterr().err

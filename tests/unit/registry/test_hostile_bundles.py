@@ -20,8 +20,8 @@ from fixtures.crafted_bundles import ARRAYS, CRAFTED, EXPLAIN, FEATURES, GOLDEN,
 from fixtures.forgery import arrays_of, forge, forged_array, reseal, with_arrays
 from fixtures.process import Server, free_port
 from tasador.core.errors import BundleError, TasadorError
+from tasador.core.input_checks import write_arrays
 from tasador.core.kernels import native
-from tasador.registry.arrays import write_arrays
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import TrustedKeys
 from tasador.serving.api.health import DegradedError, refresher_check
