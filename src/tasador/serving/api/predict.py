@@ -14,15 +14,23 @@ from fastapi import APIRouter, Request, Response
 from tasador.modeling.prediction import Reasons
 from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.http.request import BodyRoute, Exchange
-from tasador.serving.request_parsing import instances_of, read_json
+from tasador.serving.request_parsing import dated, instances_of, read_json
 from tasador.serving.service import Service
 
 #: Explanations take milliseconds each, and a processor meanwhile.
 MOST_EXPLAINED = 20
 PREDICT = "/api/v1/predict"
 _ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
-_VERSION = {
-    "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
+_QUERY = {
+    "parameters": [
+        {"name": "model_version", "in": "query", "schema": {"type": "string"}},
+        {
+            "name": "as_of",
+            "in": "query",
+            "schema": {"type": "string", "format": "date"},
+            "description": "Day as of which all rows are valued, in place of their own dates",
+        },
+    ],
 }
 
 
@@ -40,9 +48,12 @@ class ValuationRoutes:
     async def predict(self, exchange: Exchange, body: bytes) -> bytes:
         """Value rows: ``{"instances": [{...}]}``."""
         service = self._service
-        predictor = service.predictor(_version(exchange) if exchange.query else None)
+        version, day = _query(exchange) if exchange.query else (None, None)
+        predictor = service.predictor(version)
         start = time.perf_counter()
         values = instances_of(read_json(body), service.limits.batch)
+        if day is not None:
+            values = dated(values, predictor.contract, day)
         parsed = time.perf_counter()
         rows = predictor.encode(values)
         service.metrics.stage("parse", parsed - start)
@@ -52,13 +63,17 @@ class ValuationRoutes:
 
     async def explain(self, exchange: Exchange, asked: ExplainRequest) -> bytes:
         """Say why rows are worth what they are."""
-        predictor = self._service.predictor(_version(exchange) if exchange.query else None)
+        version, day = _query(exchange) if exchange.query else (None, None)
+        predictor = self._service.predictor(version)
         most = min(MOST_EXPLAINED, self._service.limits.batch)
-        rows = predictor.encode(instances_of({"instances": asked.instances}, most))
+        values = instances_of({"instances": asked.instances}, most)
+        if day is not None:
+            values = dated(values, predictor.contract, day)
+        rows = predictor.encode(values)
         answer = await self._service.value(exchange, predictor, rows)
         if answer.predictor is not predictor:  # a challenger answered: its columns may be others
             predictor = answer.predictor
-            rows = predictor.encode(asked.instances)
+            rows = predictor.encode(values)
         X = np.array(rows.codes)
         reasons = predictor.bundle.reasons
         async with self._explaining:  # one at a time: valuations keep the other processors
@@ -72,9 +87,10 @@ class ValuationRoutes:
         return orjson.dumps({"explanations": items, "model_version": predictor.version})
 
 
-def _version(exchange: Exchange) -> str | None:
-    found = parse_qs(exchange.query.decode("latin-1")).get("model_version")
-    return found[0] if found else None
+def _query(exchange: Exchange) -> tuple[str | None, str | None]:
+    """Return the version and the day that are asked for."""
+    found = parse_qs(exchange.query.decode("latin-1"))
+    return found.get("model_version", [None])[0], found.get("as_of", [None])[0]
 
 
 def _plain(explanation: Reasons) -> dict[str, Any]:
@@ -98,7 +114,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
         PREDICT,
         response_class=Response,
         responses=answers("PredictAnswer", *_ERRORS),
-        openapi_extra={**body_of("PredictRequest"), **_VERSION},
+        openapi_extra={**body_of("PredictRequest"), **_QUERY},
     )
     async def predict(request: Request) -> Response:
         """Value rows."""
@@ -108,7 +124,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
         "/api/v1/explain",
         response_class=Response,
         responses=answers("ExplainAnswer", *_ERRORS),
-        openapi_extra=_VERSION,
+        openapi_extra=_QUERY,
     )
     async def explain(request: Request, asked: ExplainRequest) -> Response:
         """Say why rows are worth what they are."""
