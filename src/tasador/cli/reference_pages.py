@@ -137,7 +137,9 @@ def _defaults() -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if field.name != "contract"
     }
-    plain["segregate"]["method"] = "time where sales have dates, else row_hash; the contract may say otherwise"
+    plain["segregate"]["method"] = (
+        "time where sales have dates, else row_hash; the contract may say otherwise"
+    )
     return plain
 
 
