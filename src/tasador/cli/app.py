@@ -182,6 +182,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Start": {
         "demo": start.demo,
         "init": start.init,
+        "sales": start.sales,
         "run": start.run,
         "predict": scoring.predict,
         "explain": scoring.explain,

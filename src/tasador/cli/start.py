@@ -216,6 +216,59 @@ def run(overrides: Settings = None) -> None:
         out.print(f"next: {escape(outcome.standing.following)}")
 
 
+def sales(
+    overrides: Settings = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Review file to write, a CSV"),
+    ] = None,
+) -> None:
+    """List sales that may not be market prices, for a decision.
+
+    The review file has a line for each suspicious sale, with the reasons. Fill in its column keep
+    with yes or no, and train with segregate.sales_review=FILE. Decisions of an earlier file of that
+    name are kept.
+
+    Examples:
+        tasador sales --dataset king_county_sales -o review.csv
+        tasador run dataset=king_county_sales segregate.sales_review=review.csv
+    """
+    from tasador.reporting.cards import amount
+    from tasador.settings.compose import compose
+    from tasador.training.sales import review_sales
+
+    named = [] if dataset is None else [f"dataset={dataset}"]
+    settings = compose(_with_dataset([*named, *(overrides or [])]), project=Path.cwd())
+    found = review_sales(settings, output)
+    out.print(f"{escape(settings.contract.title)}: {found.rows:,} sales")
+    for reason, rows in found.excluded.items():
+        out.print(f"  {rows:,} more are excluded by the contract: {escape(reason)}")
+    flagged = int(found.suspicion.flagged.sum())
+    out.print(f"{flagged:,} are suspicious (score of {found.suspicion.threshold:g} and more):")
+    for reason, rows in found.by_reason.items():
+        out.print(f"  {rows:6,}  {escape(reason)}")
+    with_all, without = found.suspicion.errors_with, found.suspicion.errors_without
+    if flagged and with_all is not None and without is not None:
+        out.print(
+            f"median error of a first model on the others: {amount(with_all[0])}% fitted on all, "
+            f"{amount(without[0])}% fitted without the suspicious ones"
+        )
+    for row, price, why in found.top:
+        out.print(f"  row {row}: {amount(price)}: {escape(why)}")
+    if found.kept or found.dropped or found.lost:
+        out.print(f"decided: {found.kept:,} kept, {found.dropped:,} dropped")
+    if found.lost:
+        err.print(f"[yellow]{found.lost:,} decisions are about rows that are not in the table[/]")
+    if found.written is not None:
+        file = escape(str(found.written))
+        out.print(f"wrote {file}")
+        out.print(f"next: fill in its column keep, then tasador run segregate.sales_review={file}")
+
+
 def _with_dataset(overrides: list[str]) -> list[str]:
     """Return the overrides, with the project's own contract where they name none.
 
