@@ -188,7 +188,16 @@ class ModelBundle:
 
     def predict(self, X: Floats) -> Floats:
         """Return the estimates (n,) of encoded rows (n, p), in the target's unit."""
-        return self.target.inverse(self._scores(X, self.features.transform(X))[0])
+        score, _ = self._scores(X, self.features.transform(X))
+        return self.target.inverse(score, self.dates(X))
+
+    def dates(self, X: Floats) -> Floats | None:
+        """Return as of when rows (n, p) are valued, in seconds since 1970 UTC, shape (n,).
+
+        A row without a date is as of the newest one. None for a model without a trend of prices.
+        """
+        at = self.contract.timestamp_position
+        return None if self.target.trend is None or at is None else X[:, at]
 
     def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> Floats:
         """Return the estimates (n,) of n rows given as columns.
@@ -262,9 +271,13 @@ class ModelBundle:
     ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None, NDArray[np.intp]]:
         Z = self.features.transform(X)
         (score, own), far = self._scores(X, Z), self.features.far(Z)
-        low, high = self.interval.bounds(score, Z, far)
+        dates, trend = self.dates(X), self.target.trend
+        error = None if trend is None or dates is None else trend.error_at(dates)
+        low, high = self.interval.bounds(score, Z, far, error)
+        if dates is not None:
+            dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
-        answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
+        answers, n = self.target.inverse(np.concatenate((score, low, high)), dates), len(score)
         return answers[:n], answers[n : 2 * n], answers[2 * n :], far, own
 
     def value_encoded(self, X: Floats) -> list[Valuation]:
@@ -308,8 +321,13 @@ class ModelBundle:
         if self.training_rows is not None:
             for kept in self.training_rows.find(X)[1].tolist():
                 parts[NOT_LEARNT] = kept - self.contributions.expected - sum(contributions)
+        dates, trend = self.dates(X), self.target.trend
         near = self.features.nearest(X, min(comparables, 64))
-        values = self.target.inverse(np.array([found.target for found in near])).tolist()
+        targets = np.array([found.target for found in near])
+        if trend is not None and dates is not None:
+            parts["trend"] = float(trend.at(dates)[0])
+            dates = np.repeat(dates, len(near))
+        values = self.target.inverse(targets, dates).tolist()
         return Reasons(
             transform=self.contract.target.transform,
             expected=self.contributions.expected,
@@ -443,7 +461,8 @@ def _check_golden(bundle: ModelBundle, want: Floats) -> None:
     score = bundle.model.predict(Z)
     # as if all rows were far from comparables: the widest ends are the first to overflow
     widest = bundle.interval.bounds(score, Z, np.ones(len(Z), dtype=np.bool_))
-    got, lower, upper = (bundle.target.inverse(scores) for scores in (score, *widest))
+    dates = bundle.dates(bundle.golden)
+    got, lower, upper = (bundle.target.inverse(scores, dates) for scores in (score, *widest))
     close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0)
     if not close.all():
         row = int(np.flatnonzero(~close)[0])

@@ -269,6 +269,10 @@ class SegregateSettings:
         test_share: Share of the rows in the held-out test set.
         test_since: First day of the test part, such as 2014-01-01, by ``time``; null takes
             `test_share` of the rows.
+        trend: Whether the level of prices is followed by month, where rows are split by time: sales
+            are brought to its newest level before models learn from them, and estimates to the day
+            asked for. Beyond the newest sale it goes on with a damped ``drift`` or is carried
+            ``flat``; ``none`` follows nothing.
         max_refused_share: Share of refused rows above which the run stops.
         min_rows: Fewest rows to train on.
         suspicious: What becomes of training rows that look like no market sale: ``keep``, ``drop``,
@@ -285,6 +289,7 @@ class SegregateSettings:
     test_since: (
         Annotated[str, Predicate(Matches(r"\d{4}-\d{2}-\d{2}", "a day such as 2014-01-01"))] | None
     ) = None
+    trend: Literal["flat", "drift", "none"] = "drift"
     max_refused_share: Annotated[float, Interval(ge=0, le=1)] = 0.05
     min_rows: Annotated[int, Ge(1)] = 100
     suspicious: Literal["keep", "drop", "unchecked"] | None = None

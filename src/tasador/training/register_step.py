@@ -6,6 +6,7 @@ import logging
 import secrets
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +232,16 @@ def _evaluate(
     random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
 ) -> EvaluationReport:
-    fitted, transform = made.features.fitted, run.transform
+    fitted, trend = made.features.fitted, made.rows.trend
+    transform, at = replace(run.transform, trend=trend), run.settings.contract.timestamp_position
 
     def value(X: Floats) -> tuple[Floats, Floats, Floats]:
-        Z = fitted.transform(X)
+        Z, dates = fitted.transform(X), None if trend is None or at is None else X[:, at]
         score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z))
-        return transform.inverse(score), transform.inverse(lower), transform.inverse(upper)
+        error = None if trend is None or dates is None else trend.error_at(dates)
+        lower, upper = interval.bounds(score, Z, fitted.far(Z), error)
+        estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
+        return estimate, low, high
 
     return evaluate(
         value,
@@ -323,7 +327,7 @@ def write_bundle_of(
         model=final.model,
         model_kind=name,
         contributions=final.contributions,
-        target=run.transform,
+        target=replace(run.transform, trend=made.rows.trend),
         interval=interval,
         parity=final.parity,
         golden=train.X[:20],  # valued again at each load: few enough to take no time
