@@ -187,6 +187,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "predict": scoring.predict,
         "explain": scoring.explain,
         "score": scoring.score,
+        "trend": start.trend,
         "runs": start.runs,
         "report": start.report,
         "doctor": start.doctor,

@@ -315,6 +315,52 @@ def report(
     out.print(escape(str(find_run(workspace, run_id) / "report.html")))
 
 
+def trend(
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Also write a .html, .csv or .json"),
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Show how the level of prices moved, for a table with dates of sales.
+
+    The level is that of like things: what the attributes explain is taken out, and two sales of
+    one property count by their difference. The newest month is 100.
+
+    Examples:
+        tasador trend --dataset king_county_sales
+        tasador trend --dataset king_county_sales -o trend.html
+    """
+    from tasador.ops.price_trend import carried, check_output, spans, trend_of_table, write_trend
+    from tasador.settings.compose import compose
+
+    if output is not None:
+        check_output(output)
+    named = [] if dataset is None else [f"dataset={dataset}"]
+    settings = compose(_with_dataset(named), project=Path.cwd())
+    found = trend_of_table(settings, workspace)
+    contract = settings.contract
+    log = contract.target.transform == "log"
+    what = "index" if log else f"level, {contract.target.unit or 'relative'}"
+    rows = [
+        (name, *(f"{value:,.1f}" if log else f"{value:,.4g}" for value in values), f"{sales:,}")
+        for name, *values, sales in spans(found, log=log)
+    ]
+    listed = table(("", what, "95% from", "to", "sales"), rows)
+    for column in listed.columns[1:]:
+        column.justify = "right"
+    out.print(escape(contract.title))
+    out.print(listed)
+    out.print(carried(found, log=log))
+    if output is not None:
+        write_trend(output, found, contract)
+        out.print(f"wrote {escape(str(output))}")
+
+
 def runs(workspace: Workspace = WORKSPACE) -> None:
     """List training runs, newest first."""
     from tasador.training.runs import list_runs

@@ -25,7 +25,7 @@ from tasador.lifecycle.gate_evaluation import reference_table
 from tasador.lifecycle.reproduce import settings_of
 from tasador.metrics.regression import all_metrics, cod, prd
 from tasador.modeling.target_transform import TargetTransform
-from tasador.modeling.trend import Trend
+from tasador.modeling.trend import trend_of
 from tasador.registry.model_bundle import ModelBundle
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
@@ -195,13 +195,11 @@ def _origin(
     at = contract.timestamp_position
     known, asked = part.take(before), part.take(after)
     trend = None
-    if bundle.target.trend is not None and at is not None:
-        others = [i for i in range(known.X.shape[1]) if i != at]
-        trend = Trend.fit(
-            known.X[:, at],
+    if bundle.target.trend is not None:
+        trend = trend_of(
+            contract,
+            known.X,
             plain.forward(known.y),
-            known.X[:, others],
-            [k for k, i in enumerate(others) if contract.features[i].kind == "category"],
             known.property_hash,
             carry=bundle.target.trend.carry,
             seed=settings.seed,

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.input_checks import Expected, check_arrays
 
@@ -47,7 +48,7 @@ _QUICK_RESALE = 6
 # What is tried for the level's movement: deviations of its change a month and of single months, in
 # those of a sale, and how much of a change lasts.
 _STEPS = np.geomspace(5e-3, 0.25, 8)
-_PERSISTENCE = (0.5, 0.8, 0.9, 0.95)
+_PERSISTENCE = (0.5, 0.8, 0.9, 0.95, 0.98)
 _SHOCKS = (0.0, 0.04, 0.08, 0.16)
 _DIFFUSE = 1e4  # variance of the first month's level, in the variances of the residuals
 _FIRST_ORIGIN, _HORIZON, _MOST_ORIGINS = 24, 12, 40
@@ -573,3 +574,25 @@ def _growth(
 def _passed_on(change: float, persistence: float, months: Any) -> Any:
     """Return by how much the level has moved after some months, or parts of them."""
     return change * (1.0 - persistence**months) / (1.0 - persistence)
+
+
+def trend_of(
+    contract: TableContract,
+    X: Floats,
+    target: Floats,
+    property_hash: NDArray[Any] | None,
+    *,
+    carry: Carry,
+    seed: int,
+) -> Trend | None:
+    """Fit the trend of encoded rows `X` (n, p) and their transformed targets (n,); see `Trend.fit`.
+
+    None where the contract names no date of the sale, or the months are too few.
+    """
+    at = contract.timestamp_position
+    if at is None:
+        return None
+    others = [column for i, column in enumerate(contract.features) if i != at]
+    categories = [i for i, column in enumerate(others) if column.kind == "category"]
+    rest = np.delete(X, at, axis=1)
+    return Trend.fit(X[:, at], target, rest, categories, property_hash, carry=carry, seed=seed)

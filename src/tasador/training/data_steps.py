@@ -21,7 +21,7 @@ from tasador.data.table import Part, SealedPart, Splits, Table
 from tasador.data.validation import validate_table
 from tasador.features.imputation import Strategy
 from tasador.modeling.target_transform import trend_from_dict, trend_to_dict
-from tasador.modeling.trend import Trend
+from tasador.modeling.trend import Trend, trend_of
 from tasador.reporting import plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.imputer_selection import (
@@ -191,18 +191,21 @@ def _trend(run: RunContext, train: Part, card: CardBuilder) -> Trend | None:
     settings, contract = run.settings.segregate, run.settings.contract
     if train.time is None or settings.trend == "none":
         return None
-    others = [i for i, c in enumerate(contract.features) if c.role != "timestamp"]
-    trend = Trend.fit(
-        train.time,
-        run.transform.forward(train.y),
-        train.X[:, others],
-        [at for at, i in enumerate(others) if contract.features[i].kind == "category"],
+    target = run.transform.forward(train.y)
+    trend = trend_of(
+        contract,
+        train.X,
+        target,
         train.property_hash,
         carry=settings.trend,
         seed=run.settings.seed,
     )
     if trend is None:
         card.note("The dates cover too few months with sales for a trend of prices.")
+        return None
+    log = run.transform.kind == "log"
+    card.fact("Trend of prices", f"{len(trend.level)} months", "sales are brought to the newest")
+    card.figure(plots.trend_line(trend, log=log, unit=contract.target.unit))
     return trend
 
 
