@@ -193,6 +193,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "doctor": start.doctor,
     },
     "Models": {
+        "backtest": models.backtest,
         "models": models.models,
         "use": models.use,
         "compare": models.compare,

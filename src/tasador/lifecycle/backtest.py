@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.formats import EPOCH, seconds_of
 from tasador.core.errors import ConfigError, ValidationError
+from tasador.core.storage import write_text
 from tasador.data.table import ValidatedTable
 from tasador.features.pipeline import FeaturePipeline
 from tasador.lifecycle.gate_evaluation import reference_table
@@ -42,7 +43,13 @@ _COUNTED = ("median_ape", "mape", "within_10")
 
 
 class BacktestError(ConfigError):
-    """A backtest that cannot be made."""
+    """A backtest that cannot be made, or not be written."""
+
+    @classmethod
+    def unknown_file(cls, path: Path) -> BacktestError:
+        """Return the error of a file's ending."""
+        return cls("the backtest cannot be written in that format", expected="a .html file",
+                   got=path.name)  # fmt: skip
 
     @classmethod
     def no_dates(cls, version: str) -> BacktestError:
@@ -261,3 +268,46 @@ def _scaled_alike(bundle: ModelBundle, names: tuple[str, ...]) -> bool:
     """Tell whether the interval's scale is the same column of these features."""
     index = bundle.interval.scale_index
     return index is None or (index < len(names) and names[index] == bundle.features.names[index])
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a file before anything is computed for it.
+
+    Raises:
+        BacktestError: It is no HTML file.
+    """
+    if path.suffix.lower() != ".html":
+        raise BacktestError.unknown_file(path)
+
+
+def write_picture(path: Path, found: Backtest, title: str) -> None:
+    """Write the figures of all spans, and their picture, as one HTML file.
+
+    Raises:
+        StorageError: The file cannot be written.
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    from tasador.reporting.cards import CardBuilder, render
+    from tasador.reporting.evaluation_plots import origin_errors
+
+    card = CardBuilder("backtest", f"Backtest: {title}")
+    card.fact("Model", found.version)
+    card.fact("Mean of the median APE", f"{found.mean['median_ape']:.2f} %")
+    if "median_ape" in found.random:
+        card.fact("By random folds", f"{found.random['median_ape']:.2f} %")
+    names = [origin.name for origin in found.origins]
+    own = [origin.metrics["median_ape"] for origin in found.origins]
+    ratios = [origin.metrics["median_ratio"] for origin in found.origins]
+    plain = [origin.baseline for origin in found.origins]
+    card.figure(origin_errors(names, own, plain, ratios, found.random.get("median_ape")))
+    keys = list(found.mean)[:-1]
+    card.table(
+        "By span",
+        ("span", "sales", *keys, "plain LightGBM, median_ape"),
+        [
+            (o.name, o.rows, *(round(o.metrics[key], 4) for key in keys), round(o.baseline, 4))
+            for o in found.origins
+        ],
+        note="Each span is valued by what was known before it.",
+    )
+    write_text(path, render("card.html.j2", card=card.build()))

@@ -371,3 +371,45 @@ def decile_errors(actual: Floats, predicted: Floats) -> Figure:
         draw,
         height=2.6,
     )
+
+
+def origin_errors(
+    names: Sequence[str],
+    own: Sequence[float],
+    plain: Sequence[float],
+    ratios: Sequence[float],
+    random: float | None,
+) -> Figure:
+    """Draw the errors of a backtest by span, and the level of its estimates.
+
+    Args:
+        names: The spans.
+        own: Median absolute percentage error of each.
+        plain: The same of the plain LightGBM; NaN where it was not measured.
+        ratios: Median ratio of estimate to price of each.
+        random: The median absolute percentage error by random folds, or None.
+    """
+    at = np.arange(len(names))
+
+    def draw(axes: Any) -> None:
+        upper, lower = axes
+        upper.plot(at, plain, color=MUTED, marker="o", markersize=3, label="plain LightGBM")
+        upper.plot(at, own, color=ACCENT, marker="o", markersize=4, label="this model")
+        if random is not None:
+            upper.axhline(random, color=SECOND, linewidth=1, linestyle="--", label="random folds")
+        upper.set_ylabel("median error, %")
+        upper.set_ylim(bottom=0)
+        upper.legend(frameon=False, fontsize=7)
+        lower.axhline(1.0, color=MUTED, linewidth=1)
+        lower.plot(at, ratios, color=ACCENT, marker="o", markersize=4)
+        lower.set_ylabel("median ratio")
+        step = max(1, len(names) // 12)
+        lower.set_xticks(at[::step], [names[i] for i in at[::step]], rotation=45, ha="right")
+
+    return drawn(
+        "Errors on sales that were still to come",
+        "Each span valued by what was known before it; below, estimate over price.",
+        draw,
+        height=4.2,
+        shape=(2, 1),
+    )
