@@ -19,6 +19,7 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.model_bundle import ModelBundle, load_bundle
@@ -291,7 +292,8 @@ def write_bundle_of(
     lineage = {
         "data_hash": made.table.content_hash,
         "source": made.table.source,
-        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused},
+        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused}
+        | ({"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}),
         "code_commit": code_commit(),
         "code_version": code_version(
             ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
@@ -331,6 +333,11 @@ def write_bundle_of(
             train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
+        training_rows=(
+            TrainingRows.of(train.X[choice.cv.rows], choice.cv.score)
+            if settings.register.out_of_fold
+            else None
+        ),
         **watched_parts(run, made, choice.cv, interval),
     )
     return write_bundle(folder, parts)
@@ -378,6 +385,7 @@ def _model_facts(
         train_rows=len(train),
         test_rows=len(report.actual),
         refused_rows=made.rows.refused,
+        left_out=tuple(made.rows.left_out.items()),
         train_range=(float(train.y.min()), float(train.y.max())),
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),
