@@ -326,7 +326,7 @@ def trend(
         typer.Option("--output", "-o", metavar="FILE", help="Also write a .html, .csv or .json"),
     ] = None,
 ) -> None:
-    """Show how the level of prices moved, for a table with dates of sales.
+    """Show how the level of prices moved, from the dates of sales.
 
     The level is that of like things: what the attributes explain is taken out, and two sales of
     one property count by their difference. The newest month is 100.
