@@ -316,6 +316,7 @@ def report(
 
 
 def trend(
+    overrides: Settings = None,
     dataset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
@@ -324,9 +325,8 @@ def trend(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Also write a .html, .csv or .json"),
     ] = None,
-    workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Show how the level of prices moved, for a table with dates of sales.
+    """Show how the level of prices moved, from the dates of sales.
 
     The level is that of like things: what the attributes explain is taken out, and two sales of
     one property count by their difference. The newest month is 100.
@@ -341,8 +341,8 @@ def trend(
     if output is not None:
         check_output(output)
     named = [] if dataset is None else [f"dataset={dataset}"]
-    settings = compose(_with_dataset(named), project=Path.cwd())
-    found = trend_of_table(settings, workspace)
+    settings = compose(_with_dataset([*named, *(overrides or [])]), project=Path.cwd())
+    found = trend_of_table(settings)
     contract = settings.contract
     log = contract.target.transform == "log"
     what = "index" if log else f"level, {contract.target.unit or 'relative'}"

@@ -141,7 +141,7 @@ class Trend:
         """Return the level at some dates, shape (n,), relative to the newest month.
 
         Linear between the middles of months. Before the first the level is the first one's; beyond
-        the last it is carried. A date that is NaN stands for the newest one.
+        the last it is carried. A date that is NaN means the newest one.
         """
         ahead, middles = self._ahead(seconds)
         inside = np.where(np.isnan(seconds), middles[-1], seconds)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import numpy as np
 from tasador.contract.model import TableContract
 from tasador.core import storage
 from tasador.core.errors import ConfigError, ValidationError
-from tasador.data.sources import load_table
+from tasador.data.derive_files import with_files_read
 from tasador.data.validation import validate_table
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import FEWEST_MONTHS, FEWEST_SALES, Trend, trend_of
 from tasador.settings.run import RunSettings
+from tasador.training.sales import load_configured_table
 
 #: The formats of `--output`, by the file's ending.
 FORMATS = (".html", ".csv", ".json")
@@ -70,29 +72,23 @@ def check_output(path: Path) -> None:
         raise TrendFileError.unknown(path)
 
 
-def trend_of_table(settings: RunSettings, workspace: Path) -> Trend:
-    """Return the trend of the table that `settings` name.
+def trend_of_table(settings: RunSettings) -> Trend:
+    """Return the trend of the table that `settings` name, without the sales that are excluded.
 
     Raises:
         ValidationError: The table does not meet its contract, has no dates, or too few sales.
         SourceError: It was not found.
     """
-    contract, download = settings.contract, settings.download
-    if contract.timestamp_position is None:
-        raise NoTrendError.without_dates(contract)
-    table = load_table(
-        contract,
-        workspace / "data",
-        search=download.search,
-        allow_synthetic=False,
-        timeout_s=download.timeout_s,
-        attempts=download.attempts,
-        offline=download.offline,
-        seed=settings.seed,
-    )
-    limits = settings.segregate
+    if settings.contract.timestamp_position is None:
+        raise NoTrendError.without_dates(settings.contract)
+    download, limits = replace(settings.download, allow_synthetic=False), settings.segregate
+    contract = with_files_read(settings.contract, download.search)
+    folder = Path(settings.storage.workspace) / "data"
     validated = validate_table(
-        table, contract, max_refused_share=limits.max_refused_share, min_rows=limits.min_rows
+        load_configured_table(contract, download, folder, settings.seed),
+        contract,
+        max_refused_share=limits.max_refused_share,
+        min_rows=limits.min_rows,
     )
     target = TargetTransform(contract.target.transform).forward(validated.y)
     carry = "drift" if limits.trend == "none" else limits.trend
