@@ -101,8 +101,8 @@ def test_a_place_that_is_not_finite_is_refused_as_scipy_refuses_it():
 @compiled
 def test_a_search_that_answers_differently_is_not_used(monkeypatch, caplog):
     class Wrong(module.CompactIndex):
-        def features(self, points, similar):
-            return np.nextafter(super().features(points, similar), np.inf)
+        def features(self, *asked):
+            return np.nextafter(super().features(*asked), np.inf)
 
     monkeypatch.setattr(module, "CompactIndex", Wrong)
     index = table(3, 200, 2, 2, True, 1)
@@ -135,4 +135,135 @@ def test_arrays_that_do_not_fit_together_are_refused(name):
     spec, arrays = table(6, 80, 2, 2, True, 1).state()
     arrays[name] = arrays[name][:-1]
     with pytest.raises(ValueError, match="do not fit together"):
+        ComparablesIndex.from_state(spec, arrays)
+
+
+def sales(seed, m, d, contexts, similar, dated, copies):
+    """Training rows of which many are alike, and some sold on one day: points ... times."""
+    rng = np.random.default_rng(seed)
+    at = rng.integers(0, max(1, m // copies), m)
+    return {
+        "points": np.round(rng.normal(size=(m, d)), 1)[at],
+        "target": rng.normal(size=m),
+        "similar": np.round(rng.normal(size=m), 1)[at] if similar else None,
+        "context": np.round(rng.normal(size=(m, contexts)), 1)[at],
+        "times": 86400.0 * rng.integers(0, 60, m) if dated else None,
+    }
+
+
+def some(arrays, rows):
+    return {name: None if a is None else a[rows] for name, a in arrays.items()}
+
+
+def informed(index, asked):
+    """Return the features of rows, by the definition, whatever there is of kernels."""
+    return index._features(
+        *index._asked(asked["points"], asked["similar"], asked["times"], asked["context"])
+    )
+
+
+def features_of(index, asked):
+    return index.features(asked["points"], asked["similar"], asked["times"], asked["context"])
+
+
+RESTRICTED = st.tuples(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 300),
+    st.integers(1, 5),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 3, 50]),
+)
+
+
+def restricted(arrays):
+    return ComparablesIndex.fit(**arrays, excludes_own=arrays["times"] is None)
+
+
+@settings(max_examples=60)
+@given(RESTRICTED)
+def test_no_sale_of_the_day_or_later_and_no_row_itself_informs_a_row(of):
+    seed, m, *_ = of
+    arrays = sales(*of)
+    index = restricted(arrays)
+    rows = np.random.default_rng(seed).integers(0, m, 20)
+    asked = some(arrays, rows)
+    near = index.neighbours(asked["points"], 64, asked["similar"], asked["times"], asked["context"])
+    assert np.isfinite(features_of(index, asked)).all()
+    for i in range(len(rows)):
+        squared = np.zeros(m)
+        for axis, own in zip(
+            index._places.T,
+            index._asked(
+                *[
+                    asked[n][i : i + 1] if asked[n] is not None else None
+                    for n in ("points", "similar", "times", "context")
+                ]
+            ).places[0],
+            strict=True,
+        ):
+            squared += (axis - own) ** 2
+        if arrays["times"] is not None:
+            allowed = index.times < asked["times"][i]
+        else:
+            allowed = (index.points != asked["points"][i]).any(axis=1)
+            allowed |= (index.context != asked["context"][i]).any(axis=1)
+            if asked["similar"] is not None:
+                allowed |= index.similar != asked["similar"][i]
+        order = np.lexsort((np.arange(m), squared))
+        want = order[allowed[order]][:64]
+        assert near.index[i][: len(want)].tolist() == want.tolist()
+        if len(want):
+            assert (near.index[i][len(want) :] == want[-1]).all()
+            assert near.distance[i].tolist() == np.sqrt(squared[near.index[i]]).tolist()
+        else:
+            assert np.isinf(near.distance[i]).all()
+            assert (features_of(index, some(asked, slice(i, i + 1)))[0] == index._prior).all()
+
+
+@settings(max_examples=60)
+@given(RESTRICTED)
+def test_the_order_of_sales_changes_nothing_and_the_kernel_gives_the_same_bits(of):
+    seed, m, *_ = of
+    arrays = sales(*of)
+    index = restricted(arrays)
+    rng = np.random.default_rng(seed)
+    asked = some(arrays, rng.integers(0, m, 30))
+    asked["points"][::3] += 0.05
+    if asked["times"] is not None:
+        asked["times"][::4] = np.nan
+        asked["times"][1::4] += 1e9
+    got = features_of(index, asked)
+    assert got.tobytes() == informed(index, asked).tobytes()
+    assert (index._compact is None) == (native().library is None)
+    single = [features_of(index, some(asked, slice(i, i + 1))) for i in range(30)]
+    assert got.tobytes() == np.concatenate(single).tobytes()
+    other = restricted(some(arrays, rng.permutation(m)))
+    assert features_of(other, asked).tobytes() == got.tobytes()
+    again = ComparablesIndex.from_state(*index.state())
+    assert features_of(again, asked).tobytes() == got.tobytes()
+
+
+def test_a_sale_is_informed_by_what_was_known_on_its_day_whatever_was_sold_later():
+    arrays = sales(7, 400, 2, 2, True, True, 3)
+    early = arrays["times"] < 86400.0 * 30
+    asked = some(arrays, early)
+    scale = restricted(arrays).age_scale
+    both = [restricted(arrays), restricted(some(arrays, early))]
+    found = [
+        index.neighbours(asked["points"], 8, asked["similar"], asked["times"]) for index in both
+    ]
+    sold = [index.target[near.index] for index, near in zip(both, found, strict=True)]
+    if scale == both[1].age_scale:
+        assert sold[0].tolist() == sold[1].tolist()
+    first = asked["times"] == arrays["times"].min()
+    assert np.isinf(found[0].distance[first]).all()
+
+
+@pytest.mark.parametrize("fault", ["descends", "short"])
+def test_dates_that_do_not_fit_are_refused(fault):
+    spec, arrays = restricted(sales(8, 90, 2, 1, False, True, 2)).state()
+    arrays["times"] = arrays["times"][::-1] if fault == "descends" else arrays["times"][:-1]
+    with pytest.raises(ValueError, match="dates do not ascend"):
         ComparablesIndex.from_state(spec, arrays)

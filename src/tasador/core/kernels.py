@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 #: Changes with any function's signature or any structure's layout, here and in `kernels.c`.
-ABI = 5
+ABI = 6
 #: Set to 0 to do without the kernels.
 SWITCH = "TASADOR_NATIVE"
 #: What a kernel returns where it would read or write outside of its arrays.
@@ -34,10 +34,10 @@ class Library:
 
     Attributes:
         trees_predict: ``(trees, rows, n, scores, width)``, see `trees/row_kernel.c`.
-        plain: ``(plain, X, filled, n, columns, out, width, points, dimensions, similar)``, see
-            `features/columns_kernel.c`.
-        nearest: ``(index, points, dimensions, similar, n, nearest, distances, gaps, exponents)``,
-            see `features/neighbours_kernel.c`.
+        plain: ``(plain, X, filled, n, columns, out, width, points, dimensions, similar, context)``,
+            see `features/columns_kernel.c`.
+        nearest: ``(index, points, dimensions, similar, limits, context, n, nearest, distances,
+            gaps, exponents)``, see `features/neighbours_kernel.c`.
         comparables: ``(index, nearest, distances, gaps, kernels, n, out, width, stride)``.
         check_trees: ``(trees, n_words, n_thresholds)``.
         check_index: ``(index)``.
@@ -72,9 +72,11 @@ class Library:
             "wide_trees_predict": (address, address, size, address, size),
             "plain": (
                 address, address, address, size, size, address, size, address, size, address,
+                address,
             ),
             "nearest": (
-                address, address, size, address, size, address, address, address, address,
+                address, address, size, address, address, address, size,
+                address, address, address, address,
             ),
             "comparables": (
                 address, address, address, address, address, size, address, size, size,

@@ -18,8 +18,9 @@ typedef struct {
     const int64_t *near;          /* numbers that span the comparables' space */
     const double *scale;
     const double *centroids;      /* (clusters, dimensions) */
+    const int64_t *context;       /* numbers that tell a row from the comparables that are itself */
     uint64_t columns, n_numbers, n_ratios, n_indicated, n_one_hot, n_means;
-    uint64_t dimensions, clusters, cluster_place, n_mean_values;
+    uint64_t dimensions, clusters, cluster_place, n_mean_values, n_context;
     int64_t similar;              /* the number comparables should resemble in, or -1 */
     double similar_floor, farthest;
 } Plain;
@@ -83,7 +84,8 @@ static int misfit(const Plain *plain, uint64_t width)
         || outside(plain->numbers, plain->n_numbers, columns)
         || outside(plain->ratios, 2 * plain->n_ratios, columns)
         || outside(plain->indicated, plain->n_indicated, columns)
-        || outside(plain->near, plain->dimensions, frames))
+        || outside(plain->near, plain->dimensions, frames)
+        || outside(plain->context, plain->n_context, frames))
         return 1;
     if (plain->similar < -1 || (plain->similar >= 0 && (uint64_t)plain->similar >= frames))
         return 1;
@@ -104,11 +106,12 @@ static int misfit(const Plain *plain, uint64_t width)
                || beyond((int64_t)plain->cluster_place, plain->clusters + 1, width));
 }
 
-/* Writes the features of n rows of `columns` into rows of `width`, their places (n, dimensions), and
-   the attribute of resemblance (n,) before its logarithm is taken. Returns 3, and writes nothing,
+/* Writes the features of n rows of `columns` into rows of `width`, their places (n, dimensions), the
+   attribute of resemblance (n,) before its logarithm is taken, and their context (n, n_context). Returns 3, and writes nothing,
    where it would have to leave its arrays. */
 int tasador_plain(const Plain *plain, const double *X, const double *filled, size_t n, size_t columns,
-                  double *out, size_t width, double *points, size_t dimensions, double *similar)
+                  double *out, size_t width, double *points, size_t dimensions, double *similar,
+                  double *context)
 {
     double frame[MOST_NUMBERS];
     if (columns != plain->columns || dimensions != plain->dimensions || misfit(plain, width))
@@ -140,6 +143,8 @@ int tasador_plain(const Plain *plain, const double *X, const double *filled, siz
             const double value = frame[plain->similar];
             similar[row] = value < plain->similar_floor ? plain->similar_floor : value;
         }
+        for (size_t i = 0; i < plain->n_context; i++)
+            *context++ = frame[plain->context[i]];
         X += plain->columns;
         filled += plain->columns;
         out += width;

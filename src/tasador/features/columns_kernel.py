@@ -27,11 +27,11 @@ _MOST_NUMBERS = 8192  # as in columns_kernel.c
 _PROOF_ROWS = 64
 _ARRAYS = (
     "numbers", "native", "ratios", "ratio_fill", "indicated", "one_hot", "means", "mean_values",
-    "near", "scale", "centroids",
+    "near", "scale", "centroids", "context",
 )  # fmt: skip
 _COUNTS = (
     "columns", "n_numbers", "n_ratios", "n_indicated", "n_one_hot", "n_means",
-    "dimensions", "clusters", "cluster_place", "n_mean_values",
+    "dimensions", "clusters", "cluster_place", "n_mean_values", "n_context",
 )  # fmt: skip
 
 
@@ -73,6 +73,10 @@ class CompactPlain:
             arrays["scale"] = np.ascontiguousarray(plan.scale, dtype=np.float64)
             if plan.similar_by is not None:
                 similar, floor = frame.index(plan.similar_by), plan.similar_floor
+            if self._index is not None and self._index.excludes_own:
+                arrays["context"] = np.array([frame.index(n) for n in plan.context], np.int64)
+        self._contexts = len(arrays["context"])
+        self._time = features.time_position
         self._dimensions, self._has_similar = len(arrays["near"]), similar >= 0
         clusters = 0
         if features.clusters is not None:
@@ -95,6 +99,7 @@ class CompactPlain:
             clusters=clusters,
             cluster_place=place,
             n_mean_values=len(arrays["mean_values"]),
+            n_context=self._contexts,
             similar=similar,
             similar_floor=floor,
             farthest=FARTHEST,
@@ -108,20 +113,22 @@ class CompactPlain:
         filled = np.ascontiguousarray(filled, dtype=np.float64)
         if X.shape != (n, self._columns) or filled.shape != X.shape:
             raise ValueError(f"expected rows of {self._columns} columns, got shape {X.shape}")
-        Z, places = np.empty((n, self._width)), np.empty((d + 1) * n)
+        Z, places = np.empty((n, self._width)), np.empty((d + 1 + self._contexts) * n)
         address = places.ctypes.data
         if self._library.plain(
             self._pointer, X.ctypes.data, filled.ctypes.data, n, self._columns, Z.ctypes.data,
-            self._width, address, d, address + 8 * d * n,
+            self._width, address, d, address + 8 * d * n, address + 8 * (d + 1) * n,
         ):  # fmt: skip
             raise ValueError("the fitted features do not fit together")
         for column, place in self._dates:
             Z[:, place : place + len(DATE_PARTS)] = date_parts(filled[:, column])
         if self._index is not None:
-            similar = places[d * n :]
+            similar = places[d * n : (d + 1) * n]
             points = places[: d * n].reshape(n, d)
             log = np.log(similar) if self._has_similar else None
-            self._index.features(points, log, out=Z[:, self._comparables :])
+            times = None if self._time is None else X[:, self._time]
+            context = places[(d + 1) * n :].reshape(n, self._contexts)
+            self._index.features(points, log, times, context, Z[:, self._comparables :])
         return Z
 
 
@@ -206,6 +213,7 @@ def _categories(features: FittedFeatures, place: int) -> tuple[dict[str, NDArray
         "near": np.empty(0, dtype=np.int64),
         "scale": np.empty(0),
         "centroids": np.empty((0, 0)),
+        "context": np.empty(0, dtype=np.int64),
     }
     return arrays, place
 

@@ -7,6 +7,11 @@ means of the targets with that attribute's effect taken out, their spread and th
 
 In training the features are cross-fitted: a row's neighbours come from the other folds only, so
 that no row ever sees its own target. At predict time the index holds all training rows.
+
+Where sales have dates, only earlier ones inform a row, in training as later on, so that it needs no
+folds. Age counts as distance does: a date is one more axis of the space. Where sales have none, a
+training row with the row's own place and attributes does not inform it: a training row that is
+valued would find its own target.
 `CompactIndex` searches and sums them in `neighbours_kernel.c`, with the bits of numpy's. It takes
 over a cKDTree's cells and the training rows' arrays. The exponential alone is left to numpy, whose
 vectors round it in their own way.
@@ -14,7 +19,6 @@ vectors round it in their own way.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,21 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from tasador.core.kernels import MISFIT, Library, native
+from tasador.core.kernels import native
 from tasador.core.parallel import in_parallel
+from tasador.features.neighbours_kernel import DISTANCES, STEPS, WIDE_STEPS, Asked, CompactIndex
 
 Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
 
-#: Numbers of neighbours over which means are taken.
-STEPS = (1, 2, 4, 8, 16, 32, 64)
-#: The larger ones, used where one or two neighbours say nothing.
-WIDE_STEPS = (8, 16, 32, 64)
 #: Bandwidths of the resemblance kernel, in log units of the attribute.
 BANDWIDTHS = (0.1, 0.3)
 _NEAREST = 16
-_DISTANCES = (1, 4, 16)
 _STEP_COLUMNS = np.array(STEPS) - 1
-_DISTANCE_COLUMNS = np.array(_DISTANCES) - 1
+_DISTANCE_COLUMNS = np.array(DISTANCES) - 1
 _WIDE = slice(STEPS.index(WIDE_STEPS[0]), None)
 _NEAREST_STEP = STEPS.index(_NEAREST)
 _KERNEL_FACTORS = np.array([[-0.5 / bandwidth**2] for bandwidth in BANDWIDTHS])
@@ -49,9 +50,14 @@ _PROOF_ROWS = 128
 FAR_NEIGHBOUR = 4
 REACH_QUANTILE = 0.999
 _REACH_ROWS = 20_000
+#: How many rows tell what a year of age counts as.
+_AGE_ROWS = 2_000
+_YEAR = 365.25 * 86_400.0
 
 _logger = logging.getLogger(__name__)
 
+#: Pairs of a row and a training row that are looked at at a time.
+_MOST_PAIRS = 2**21
 _CHUNK = 4096  # rows valued at a time: bounds the (rows, 64) work arrays to a few MB each
 
 
@@ -81,6 +87,11 @@ class ComparablesIndex:
         slope: Change of the transformed target per log unit of `similar`.
         softening: Distance added before inverting, so that a neighbour at the same spot has a
             finite weight.
+        times: Shape (m,), ascending: when they were sold, in seconds since 1970; None when only
+            places are known.
+        age_scale: Distance that a second of age counts as.
+        excludes_own: Whether a training row with a row's place, `similar` and `context` does not
+            inform that row.
     """
 
     points: Floats
@@ -89,13 +100,32 @@ class ComparablesIndex:
     context: Floats
     slope: float
     softening: float
+    times: Floats | None = None
+    age_scale: float = 0.0
+    excludes_own: bool = False
 
     @classmethod
     def fit(
-        cls, points: Floats, target: Floats, similar: Floats | None, context: Floats
+        cls,
+        points: Floats,
+        target: Floats,
+        similar: Floats | None,
+        context: Floats,
+        times: Floats | None = None,
+        *,
+        excludes_own: bool = False,
     ) -> ComparablesIndex:
-        """Build the index over m training rows; nothing may be NaN."""
+        """Build the index over m training rows; nothing may be NaN.
+
+        With `times`, or where rows do not inform themselves, the rows' order changes nothing.
+        """
         empty = np.empty(0)
+        if times is not None or excludes_own:
+            by = [target, *context.T, *([] if similar is None else [similar]), *points.T]
+            order = np.lexsort(by if times is None else [*by, times])
+            points, target, context = points[order], target[order], context[order]
+            similar = None if similar is None else similar[order]
+            times = None if times is None else times[order]
         slope = 0.0
         if similar is not None:
             centred = similar - similar.mean()
@@ -109,11 +139,57 @@ class ComparablesIndex:
             context=np.ascontiguousarray(context),
             slope=slope,
             softening=_typical_spacing(points),
+            times=times,
+            age_scale=0.0 if times is None else _age_scale(points),
+            excludes_own=excludes_own,
         )
+
+    @property
+    def restricted(self) -> bool:
+        """Whether some training rows do not inform a row."""
+        return self.times is not None or self.excludes_own
+
+    @cached_property
+    def _places(self) -> Floats:
+        """Where the training rows lie in the space that is searched: with dates, (m, d + 1)."""
+        return self._dated(self.points, self.times)[0]
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self.points)
+        return cKDTree(self._places)
+
+    @cached_property
+    def _prior(self) -> Floats:
+        """The features (q,) of a row that nothing informs: as far away as a training row can be."""
+        wide = (len(BANDWIDTHS) + 1) * len(WIDE_STEPS) if len(self.similar) else 0
+        farthest = self.softening + float(np.sqrt(np.square(np.ptp(self._places, axis=0)).sum()))
+        return np.concatenate(
+            [
+                np.full(len(STEPS) + wide, self.target.mean()),
+                self.context.mean(axis=0),
+                [self.target.std()],
+                np.full(len(DISTANCES), farthest),
+            ]
+        )
+
+    def _dated(self, points: Floats, times: Floats | None) -> tuple[Floats, Positions | None]:
+        """Return rows' places as they are searched, and how many training rows are earlier.
+
+        A row without a date, or with one after the newest training row's, is as old as that one.
+        """
+        if self.times is None:
+            return points, None
+        places = np.empty((len(points), points.shape[1] + 1))
+        places[:, :-1] = points
+        age = places[:, -1]
+        if times is None:
+            age[:] = 0.0
+            return places, None
+        newest = self.times[-1]
+        np.fmin(times, newest, out=age)
+        age -= newest
+        age *= self.age_scale
+        return places, self.times.searchsorted(times)  # NaN comes after all
 
     @cached_property
     def _compact(self) -> CompactIndex | None:
@@ -127,8 +203,9 @@ class ComparablesIndex:
             _logger.warning("comparables are found by scipy, not by the kernel: %s", error)
             return None
         rows = self._proof_rows()
-        found = compact.features(*rows)
-        if found is not None and np.array_equal(found, self._features(*rows), equal_nan=True):
+        asked = self._asked(*rows)
+        found = compact.features(*asked)
+        if found is not None and np.array_equal(found, self._features(*asked), equal_nan=True):
             return compact
         _logger.warning(
             "comparables are found by scipy, not by the compiled kernel: their answers differ on"
@@ -136,12 +213,24 @@ class ComparablesIndex:
         )
         return None
 
-    def _proof_rows(self) -> tuple[Floats, Floats | None]:
+    def _proof_rows(self) -> tuple[Floats, Floats | None, Floats | None, Floats]:
         """Return places among the training rows, where distances tie, and beside them."""
         at = np.linspace(0, self.size - 1, _PROOF_ROWS).astype(np.intp)
         beside = (self.points[at] + self.points[at[::-1]]) / 2.0
-        similar = np.concatenate([self.similar[at]] * 2) if len(self.similar) else None
-        return np.concatenate([self.points[at], beside]), similar
+        twice = np.concatenate([at, at])
+        similar = self.similar[twice] if len(self.similar) else None
+        times = None if self.times is None else self.times[np.concatenate([at, at[::-1]])]
+        return np.concatenate([self.points[at], beside]), similar, times, self.context[twice]
+
+    def _asked(
+        self,
+        points: Floats,
+        similar: Floats | None,
+        times: Floats | None,
+        context: Floats | None,
+    ) -> Asked:
+        places, limits = self._dated(points, times)
+        return Asked(places, similar, limits, context if self.excludes_own else None)
 
     @cached_property
     def reach(self) -> float:
@@ -150,10 +239,27 @@ class ComparablesIndex:
         A row whose own is farther away is like none of them. Infinite where rows cannot be told
         apart by place.
         """
+        if self.restricted:
+            return self._reach_of_others()
         rows = np.linspace(0, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
         others = min(FAR_NEIGHBOUR + 1, self.size)  # the nearest one is the row itself
         distance, _ = self._tree.query(self.points[rows], k=[others])
         usual = float(np.quantile(distance, REACH_QUANTILE))
+        return usual if usual > 0.0 else np.inf
+
+    def _reach_of_others(self) -> float:
+        """Return `reach` by the rows that inform each; of dated ones the newer half tells."""
+        first = 0 if self.times is None else self.size // 2
+        rows = np.linspace(first, self.size - 1, min(self.size, _REACH_ROWS)).astype(np.intp)
+        near = self.neighbours(
+            self.points[rows],
+            FAR_NEIGHBOUR,
+            self.similar[rows] if len(self.similar) else None,
+            None if self.times is None else self.times[rows],
+            self.context[rows],
+        )
+        known = near.distance[np.isfinite(near.distance[:, -1]), -1]
+        usual = float(np.quantile(known, REACH_QUANTILE)) if len(known) else 0.0
         return usual if usual > 0.0 else np.inf
 
     def __getstate__(self) -> dict[str, Any]:
@@ -172,14 +278,33 @@ class ComparablesIndex:
             names += [f"comparables_like_{b:g}_{k}" for b in BANDWIDTHS for k in WIDE_STEPS]
             names += [f"comparables_adjusted_{k}" for k in WIDE_STEPS]
         names += [f"comparables_{name}" for name in context_names]
-        return (*names, "comparables_spread", *(f"comparables_distance_{k}" for k in _DISTANCES))
+        return (*names, "comparables_spread", *(f"comparables_distance_{k}" for k in DISTANCES))
 
-    def neighbours(self, points: Floats, k: int = STEPS[-1]) -> Neighbours:
-        """Return the `k` nearest training rows of each of `points` (n, d), nearest first.
+    def neighbours(
+        self,
+        points: Floats,
+        k: int = STEPS[-1],
+        similar: Floats | None = None,
+        times: Floats | None = None,
+        context: Floats | None = None,
+    ) -> Neighbours:
+        """Return the `k` nearest training rows that inform each row, nearest first.
 
-        With fewer than `k` training rows the farthest is repeated.
+        With fewer than `k` of them the farthest is repeated; without any, distances are infinite.
+
+        Args:
+            points: Shape (n, d): where the rows lie.
+            k: How many.
+            similar: Shape (n,): their own attribute; None when the index has none.
+            times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
+            context: Shape (n, c): their own; without it a row may find itself.
         """
-        found = min(k, self.size)
+        return self._neighbours(self._asked(points, similar, times, context), k)
+
+    def _neighbours(self, asked: Asked, k: int = STEPS[-1]) -> Neighbours:
+        if self.restricted:
+            return self._restricted(asked, k)
+        points, found = asked.places, min(k, self.size)
         distance, index = self._tree.query(points, k=found)
         if found == 1:
             distance, index = distance[:, None], index[:, None]
@@ -188,39 +313,106 @@ class ComparablesIndex:
             distance, index = np.pad(distance, pad, mode="edge"), np.pad(index, pad, mode="edge")
         return Neighbours(index, distance)
 
-    def features(self, points: Floats, similar: Floats | None, out: Floats | None = None) -> Floats:
+    def _restricted(self, asked: Asked, k: int) -> Neighbours:
+        """Search among those that inform each row; of equally near ones the first are taken.
+
+        Ever more of the nearest are asked for until `k` of them may inform the row, and the last of
+        these is nearer than the last asked for, by more than a distance may have been rounded.
+        """
+        n, ask = len(asked.places), min(k + 1, self.size)
+        index, distance = np.zeros((n, k), np.intp), np.full((n, k), np.inf)
+        waiting = np.arange(n)
+        while len(waiting):
+            left = []
+            for rows in np.array_split(waiting, -(-len(waiting) * ask // _MOST_PAIRS)):
+                _, found = self._tree.query(asked.places[rows], k=np.arange(1, ask + 1))
+                squared, farthest = self._squared(asked, rows, found)
+                order = np.lexsort((found, squared), axis=-1)[:, :k]
+                squared = np.take_along_axis(squared, order, axis=1)
+                width = squared.shape[1]
+                index[rows, :width] = np.take_along_axis(found, order, axis=1)
+                distance[rows, :width] = np.sqrt(squared)
+                if ask < self.size:
+                    left.append(rows[~(squared[:, -1] < farthest * (1.0 - 1e-9))])
+            waiting = np.concatenate(left) if left else waiting[:0]
+            ask = min(4 * ask, self.size)
+        known = np.isfinite(distance).sum(axis=1)
+        index[known == 0] = 0
+        last = np.minimum(np.arange(k), np.maximum(known - 1, 0)[:, None])
+        return Neighbours(
+            np.take_along_axis(index, last, axis=1), np.take_along_axis(distance, last, axis=1)
+        )
+
+    def _squared(self, asked: Asked, rows: Positions, found: Positions) -> tuple[Floats, Floats]:
+        """Return squared distances, infinite where one does not inform, and the farthest of all."""
+        squared = np.zeros(found.shape)
+        for axis, own in enumerate(asked.places[rows].T):
+            gap = self._places[:, axis].take(found) - own[:, None]
+            squared += gap * gap
+        farthest = squared.max(axis=1)
+        if asked.limits is not None:
+            squared[found >= asked.limits[rows, None]] = np.inf
+        if asked.context is not None:
+            i, j = np.nonzero(squared == 0.0)
+            row, other = rows[i], found[i, j]
+            own = (self._places[other] == asked.places[row]).all(axis=1)
+            own &= (self.context[other] == asked.context[row]).all(axis=1)
+            if asked.similar is not None and len(self.similar):
+                own &= self.similar[other] == asked.similar[row]
+            squared[i[own], j[own]] = np.inf
+        return squared, farthest
+
+    def features(
+        self,
+        points: Floats,
+        similar: Floats | None,
+        times: Floats | None = None,
+        context: Floats | None = None,
+        out: Floats | None = None,
+    ) -> Floats:
         """Return the comparables' features (n, q) of rows at `points` (n, d).
+
+        Where nothing informs a row they are the training rows' means, as far away as can be.
 
         Args:
             points: Where the rows lie, in the index's scaled space.
             similar: Shape (n,): log of the rows' own attribute; None when the index has none.
+            times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
+            context: Shape (n, c): their own; without it a row may find itself.
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
         """
+        asked = self._asked(points, similar, times, context)
         if self._compact is not None:
-            found = self._compact.features(points, similar, out)
+            found = self._compact.features(*asked, out)
             if found is not None:
                 return found
-        blocks = [
-            self._features(points[rows], None if similar is None else similar[rows])
-            for rows in _chunks(len(points))
-        ]
+        blocks = [self._features(*asked.take(rows)) for rows in _chunks(len(points))]
         return np.concatenate(blocks, out=out)
 
-    def _features(self, points: Floats, similar: Floats | None) -> Floats:
+    def _features(
+        self,
+        places: Floats,
+        similar: Floats | None,
+        limits: Positions | None = None,
+        context: Floats | None = None,
+    ) -> Floats:
         """Value up to `_CHUNK` rows without the kernel.
 
         Everything that is summed over neighbours goes into one array, one row of 64 numbers per
         sum, and through one `cumsum`: a call per feature would cost a single row ten times as
         much, and the order of additions does not depend on the number of rows.
         """
-        near = self.neighbours(points)
+        near = self._neighbours(Asked(places, similar, limits, context))
+        nothing = np.isinf(near.distance[:, 0])
+        if nothing.any():  # any number: these rows get the prior
+            near.distance[nothing] = 0.0
         target = self.target.take(near.index)
         likes = len(BANDWIDTHS) if similar is not None and len(self.similar) else 0
         contexts = self.context.shape[1]
         means = 1 + likes  # the plain mean, and one per bandwidth
         gap_row, context_row = 2 * means, 2 * means + 1
         spread_row = context_row + contexts
-        sums = np.empty((len(points), spread_row + 2, STEPS[-1]))
+        sums = np.empty((len(places), spread_row + 2, STEPS[-1]))
         sums[:, 0] = 1.0 / (near.distance + self.softening)
         sums[:, gap_row] = 0.0
         if similar is not None and likes:
@@ -244,7 +436,7 @@ class ComparablesIndex:
         mean = at[:, means:gap_row] / at[:, :means]
         blocks = [mean[:, 0]]
         if likes:
-            blocks.append(mean[:, 1:, _WIDE].reshape(len(points), -1))
+            blocks.append(mean[:, 1:, _WIDE].reshape(len(places), -1))
             effect = at[:, gap_row, _WIDE] / at[:, 0, _WIDE]
             blocks.append(mean[:, 0, _WIDE] - self.slope * effect)
         nearest = at[:, context_row:, _NEAREST_STEP] / _NEAREST
@@ -253,12 +445,19 @@ class ComparablesIndex:
         variance = np.maximum(nearest[:, contexts + 1] - offset * offset, 0.0)
         blocks.append(np.sqrt(variance)[:, None])
         blocks.append(near.distance.take(_DISTANCE_COLUMNS, axis=1))
-        return np.concatenate(blocks, axis=1)
+        result = np.concatenate(blocks, axis=1)
+        if nothing.any():
+            result[nothing] = self._prior
+        return result
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return the fitted state as JSON values and arrays."""
-        spec = {"slope": self.slope, "softening": self.softening}
+        spec: dict[str, Any] = {"slope": self.slope, "softening": self.softening}
         arrays = {name: getattr(self, name) for name in ("points", "target", "similar", "context")}
+        if self.times is not None:
+            spec["age_scale"], arrays["times"] = self.age_scale, self.times
+        if self.excludes_own:
+            spec["excludes_own"] = True
         return spec, arrays
 
     @classmethod
@@ -275,8 +474,15 @@ class ComparablesIndex:
             context=arrays["context"],
             slope=float(spec["slope"]),
             softening=float(spec["softening"]),
+            times=arrays.get("times"),
+            age_scale=float(spec.get("age_scale", 0.0)),
+            excludes_own=bool(spec.get("excludes_own", False)),
         )
         m = len(index.target)
+        if index.times is not None and (
+            index.times.shape != (m,) or (np.diff(index.times) < 0).any()
+        ):
+            raise ValueError("the comparables' dates do not ascend, or are not one for each")
         lengths = {len(index.points), len(index.context), len(index.similar) or m}
         if lengths != {m} or {index.points.ndim, index.context.ndim} != {2}:
             raise ValueError("the comparables' arrays do not fit together")
@@ -291,6 +497,8 @@ def cross_fitted(
     similar: Floats | None,
     context: Floats,
     folds: NDArray[np.intp],
+    *,
+    excludes_own: bool = False,
 ) -> Floats:
     """Return training features (n, q) in which no row sees its own fold's targets.
 
@@ -300,6 +508,7 @@ def cross_fitted(
         similar: Shape (n,) or None.
         context: Shape (n, c).
         folds: Shape (n,): the fold of each row.
+        excludes_own: Whether copies of a row in other folds do not inform it.
     """
     numbers: list[int] = np.unique(folds).tolist()
     if not numbers:
@@ -309,15 +518,33 @@ def cross_fitted(
         held = folds == fold
         rest = ~held
         index = ComparablesIndex.fit(
-            points[rest], target[rest], None if similar is None else similar[rest], context[rest]
+            points[rest],
+            target[rest],
+            None if similar is None else similar[rest],
+            context[rest],
+            excludes_own=excludes_own,
         )
-        return index.features(points[held], None if similar is None else similar[held])
+        own = None if similar is None else similar[held]
+        return index.features(points[held], own, context=context[held])
 
     blocks = dict(in_parallel(block, numbers))
     result = np.empty((len(points), blocks[0].shape[1]))
     for place, fold in enumerate(numbers):
         result[folds == fold] = blocks[place]
     return result
+
+
+def _age_scale(points: Floats) -> float:
+    """Return the distance that a second of age counts as.
+
+    A year counts as the way to the 16th neighbour: means are taken over so many and more, and a
+    sale of last year ousts one of today only where it is nearer by as much as these differ. Neither
+    a quarter of it, nor four times as much, nor none at all was better out of time on King County.
+    """
+    rows = np.linspace(0, len(points) - 1, min(len(points), _AGE_ROWS)).astype(np.intp)
+    distance, _ = cKDTree(points).query(points[rows], k=[min(_NEAREST, len(points))])
+    way = float(np.median(distance))
+    return (way if way > 0.0 else 10.0 * _typical_spacing(points)) / _YEAR
 
 
 def _typical_spacing(points: Floats) -> float:
@@ -334,192 +561,3 @@ def _typical_spacing(points: Floats) -> float:
 
 def _chunks(n: int) -> Iterator[slice]:
     yield from (slice(start, start + _CHUNK) for start in range(0, max(n, 1), _CHUNK))
-
-
-#: What the kernel is compiled for.
-_NEIGHBOURS = STEPS[-1]
-_MOST_SERIES = 64
-_NOT_FINITE = 2
-#: Rows searched at a time: their work arrays stay in the processor's second cache.
-_KERNEL_CHUNK = 256
-_CELL = np.dtype(
-    [("split", "f8"), ("axis", "i4"), ("less", "u4"), ("greater", "u4"), ("unused", "u4")]
-)
-
-
-class _Index(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in (
-            "cells", "points", "indices", "low", "high", "target", "similar", "context", "factors",
-        )),
-        *((name, ctypes.c_uint64) for name in (
-            "size", "dimensions", "contexts", "bandwidths", "n_cells",
-        )),
-        ("slope", ctypes.c_double),
-        ("softening", ctypes.c_double),
-    )  # fmt: skip
-
-
-class CompactIndex:
-    """Finds and describes comparables; may be used from several threads at once.
-
-    Args:
-        source: The training rows.
-        tree: A cKDTree over their points.
-        factors: Shape (b,): of the squared gap, in the exponents of the resemblance kernels.
-        library: The compiled kernels.
-
-    Raises:
-        ValueError: The arrays do not fit together, or are too many.
-    """
-
-    def __init__(
-        self, source: ComparablesIndex, tree: Any, factors: Floats, library: Library
-    ) -> None:
-        size, dimensions = source.points.shape
-        order = np.array(tree.indices, dtype=np.int64)
-        has_similar = len(source.similar) > 0
-        contexts = source.context.shape[1]
-        likes = len(factors) if has_similar else 0
-        wide = (likes + bool(likes)) * len(WIDE_STEPS)
-        self.width = len(STEPS) + wide + contexts + 1 + len(_DISTANCES)
-        if 2 * (1 + likes) + contexts + 3 > _MOST_SERIES:
-            raise ValueError(f"{contexts} context columns are too many for the kernel")
-        self._likes = likes
-        arrays = {
-            "cells": _cells(tree),
-            "points": np.ascontiguousarray(source.points[order], dtype=np.float64),
-            "indices": order,
-            "low": np.array(tree.mins, dtype=np.float64),
-            "high": np.array(tree.maxes, dtype=np.float64),
-            "target": np.ascontiguousarray(source.target, dtype=np.float64),
-            "similar": np.ascontiguousarray(source.similar, dtype=np.float64),
-            "context": np.ascontiguousarray(source.context, dtype=np.float64),
-            "factors": np.ascontiguousarray(factors, dtype=np.float64),
-        }
-        _check(arrays, size, dimensions, has_similar)
-        self._arrays = arrays
-        self._index = _Index(
-            **{name: array.ctypes.data for name, array in arrays.items()},
-            size=size,
-            dimensions=dimensions,
-            contexts=contexts,
-            bandwidths=likes,
-            n_cells=len(arrays["cells"]),
-            slope=source.slope,
-            softening=source.softening,
-        )
-        self._pointer = ctypes.addressof(self._index)
-        self._library = library
-        if library.check_index(self._pointer):
-            raise ValueError("the comparables' arrays do not fit together")
-
-    def features(
-        self, points: Floats, similar: Floats | None, out: Floats | None = None
-    ) -> Floats | None:
-        """Return the features (n, q) of rows; None when that is left to numpy.
-
-        It is for points that are not finite, and where only the rows or only the training rows
-        have an attribute of resemblance.
-
-        Args:
-            points: Shape (n, d), where the rows lie.
-            similar: Shape (n,): the rows' own attribute of resemblance, or None.
-            out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
-
-        Raises:
-            ValueError: The rows, or `out`, have another shape than the index.
-            MemoryError: No memory for the search.
-        """
-        if (similar is not None) != (self._likes > 0):
-            return None
-        result = np.empty((len(points), self.width)) if out is None else out
-        if len(result) != len(points) or (similar is not None and similar.shape != (len(points),)):
-            raise ValueError("one row of features and one attribute are needed for each point")
-        points = np.ascontiguousarray(points, dtype=np.float64)
-        similar = None if similar is None else np.ascontiguousarray(similar, dtype=np.float64)
-        for start in range(0, len(points), _KERNEL_CHUNK):
-            rows = slice(start, start + _KERNEL_CHUNK)
-            part = None if similar is None else similar[rows]
-            if self._find(points[rows], part, result[rows]) is None:
-                return None
-        return result
-
-    def neighbours(self, points: Floats) -> tuple[NDArray[np.int64], Floats] | None:
-        """Return the 64 nearest rows of `points` (n, d): positions and distances (n, 64)."""
-        points = np.ascontiguousarray(points, dtype=np.float64)
-        work = self._find(points, None, None)
-        if work is None:
-            return None
-        index, distance = work[: 2 * points.shape[0] * _NEIGHBOURS].reshape(2, -1, _NEIGHBOURS)
-        return index.view(np.int64), distance
-
-    def _find(self, points: Floats, similar: Floats | None, out: Floats | None) -> Floats | None:
-        """Search for a chunk of rows and write their features to `out`; return the work array.
-
-        It holds positions, distances, gaps and kernels, one after the other: asking numpy for an
-        array's address costs as much as valuing a row.
-        """
-        n, block = len(points), len(points) * _NEIGHBOURS
-        likes = 0 if similar is None else self._likes
-        work = np.empty((2 + bool(likes) + likes) * block)
-        index = work.ctypes.data
-        distances, gaps = index + 8 * block, index + 16 * block if likes else 0
-        kernels = index + 24 * block if likes else 0
-        failed = self._library.nearest(
-            self._pointer, points.ctypes.data, points.shape[1],
-            0 if similar is None else similar.ctypes.data, n, index, distances, gaps, kernels,
-        )  # fmt: skip
-        if failed == _NOT_FINITE:
-            return None
-        if failed == MISFIT:
-            raise ValueError(f"points of shape {points.shape} do not fit the comparables")
-        if failed:
-            raise MemoryError
-        if likes:
-            exponents = work[3 * block :]
-            np.exp(exponents, out=exponents)
-        if out is not None and self._library.comparables(
-            self._pointer, index, distances, gaps, kernels, n,
-            out.ctypes.data, out.shape[1], out.strides[0] // out.itemsize,
-        ):  # fmt: skip
-            raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
-        return work
-
-
-def _cells(tree: Any) -> NDArray[Any]:
-    """Return the tree's cells, each before its children."""
-    cells: list[tuple[float, int, int, int, int]] = []
-    waiting = [(tree.tree, -1, False)]
-    while waiting:
-        node, parent, is_greater = waiting.pop()
-        if parent >= 0:
-            split, axis, less, greater, _ = cells[parent]
-            children = (less, len(cells)) if is_greater else (len(cells), greater)
-            cells[parent] = (split, axis, *children, 0)
-        if node.split_dim < 0:
-            cells.append((0.0, -1, node.start_idx, node.end_idx, 0))
-            continue
-        cells.append((node.split, node.split_dim, 0, 0, 0))
-        waiting.append((node.greater, len(cells) - 1, True))
-        waiting.append((node.lesser, len(cells) - 1, False))
-    return np.array(cells, dtype=_CELL)
-
-
-def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:
-    """Refuse arrays that would lead the kernel outside of them.
-
-    Raises:
-        ValueError: They do not fit together.
-    """
-    fits = (
-        0 < size < 2**32
-        and dimensions > 0
-        and arrays["target"].shape == (size,)
-        and arrays["context"].ndim == 2
-        and len(arrays["context"]) == size
-        and arrays["similar"].shape == ((size,) if similar else (0,))
-        and arrays["low"].shape == arrays["high"].shape == (dimensions,)
-    )
-    if not fits:
-        raise ValueError("the comparables' arrays do not fit together")

@@ -159,6 +159,8 @@ def _places(
     if found is not None:
         _number(found, "slope", -MOST)
         _number(found, "softening", _SMALLEST)
+        if not isinstance(found.get("excludes_own", False), bool):
+            raise ValueError("excludes_own is neither true nor false")
         m = len(arrays["comparables.target"])
         if not 0 < m < _MOST_ROWS:
             raise ValueError(f"{m} comparables")
@@ -168,6 +170,11 @@ def _places(
             "comparables.similar": Expected((0 if similar_by is None else m,)),
             "comparables.context": Expected((m, len(context))),
         }
+        if "age_scale" in found:
+            _number(found, "age_scale", 0.0)
+            if contract.timestamp_position is None:
+                raise ValueError("comparables with dates, of a table without the date of a sale")
+            expected["comparables.times"] = Expected((m,))
     return expected
 
 
@@ -379,7 +386,7 @@ class FittedFeatures:
         blocks += [found.of(levels[i]) for i, found in self._statistics]
         blocks += self._cluster_blocks(points)
         if self.index is not None and self.plan is not None and points is not None:
-            blocks.append(self.index.features(points, self.plan.similar(frame)))
+            blocks.append(self.index.features(points, *self._beside_place(self.plan, X, frame)))
         return np.concatenate(blocks, axis=1)
 
     def frame(self, X: Floats) -> NumericFrame:
@@ -410,12 +417,27 @@ class FittedFeatures:
         far: NDArray[np.bool_] = Z[:, column] > reach
         return far if far.any() else None
 
+    @cached_property
+    def time_position(self) -> int | None:
+        """Column of encoded rows that tells which comparables are earlier, or None."""
+        dated = self.index is not None and self.index.times is not None
+        return self.contract.timestamp_position if dated else None
+
+    def _beside_place(
+        self, plan: ComparablesPlan, X: Floats, frame: NumericFrame
+    ) -> tuple[Floats | None, Floats | None, Floats]:
+        """Return what comparables are found by beside a place: `similar`, `times`, `context`."""
+        times = None if self.time_position is None else X[:, self.time_position]
+        return plan.similar(frame), times, plan.context_of(frame)
+
     def far_notes(self, X: Floats, rows: NDArray[np.intp]) -> dict[int, str]:
         """Say how far away their comparables are, for those `rows` of `X` (n, p) that are far."""
-        points = self.points(X[rows])
-        if self.plan is None or self.index is None or points is None:
+        if self.plan is None or self.index is None:
             return {}
-        notes = self.plan.far_notes(self.index, points, self.contract.coordinates)
+        frame = self.frame(X[rows])
+        points, beside = self.plan.points(frame), self._beside_place(self.plan, X[rows], frame)
+        near = self.index.neighbours(points, FAR_NEIGHBOUR, *beside)
+        notes = self.plan.far_notes(self.index, near, points, self.contract.coordinates)
         return dict(zip(rows.tolist(), notes, strict=True))
 
     def neighbour_order(self, X: Floats) -> NDArray[np.intp] | None:
@@ -430,14 +452,18 @@ class FittedFeatures:
         return neighbourly_order(X[:, near]) if near else None
 
     def nearest(self, X: Floats, k: int) -> list[NearRow]:
-        """Return the `k` nearest training rows of one encoded row `X` (1, p), nearest first."""
-        points = self.points(X)
-        if self.index is None or self.plan is None or points is None or k < 1:
+        """Return the `k` nearest rows that inform one encoded row `X` (1, p), nearest first."""
+        if self.index is None or self.plan is None or k < 1:
             return []
-        plan, index = self.plan, self.index
-        found = index.neighbours(points, min(k, index.size))
+        plan, index, frame = self.plan, self.index, self.frame(X)
+        beside = self._beside_place(plan, X, frame)
+        found = index.neighbours(plan.points(frame), min(k, index.size), *beside)
+        known = int(np.isfinite(found.distance[0]).sum())  # the farthest is repeated after these
+        known = min(known, len(np.unique(found.index[0])))
         rows = []
-        for i, distance in zip(found.index[0].tolist(), found.distance[0].tolist(), strict=True):
+        for i, distance in zip(
+            found.index[0, :known].tolist(), found.distance[0, :known].tolist(), strict=True
+        ):
             values = dict(zip(plan.near, index.points[i] / plan.scale, strict=True))
             if plan.similar_by is not None and len(index.similar):
                 values[plan.similar_by] = np.exp(index.similar[i])

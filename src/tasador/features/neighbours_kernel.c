@@ -4,6 +4,9 @@
  * the features. The search therefore takes scipy's cKDTree as it is, cell by cell, and goes through
  * it with the same two heaps in the same order; what differs is that a leaf's points lie side by
  * side, and that rows are searched, gathered and summed without leaving C.
+ *
+ * Where only some training rows may inform a row (sales before it, all but itself), equally near ones
+ * are taken by their position instead, which numpy's definition can say too.
  */
 #include <math.h>
 #include <stddef.h>
@@ -22,7 +25,7 @@ typedef struct {
     double split;
     int32_t axis;           /* -1 for a leaf */
     uint32_t less, greater; /* children; first point and end of a leaf */
-    uint32_t unused;
+    uint32_t earliest;      /* the least training row in it */
 } Cell;
 
 typedef struct {
@@ -32,9 +35,16 @@ typedef struct {
     const double *low, *high; /* the box around all points */
     const double *target, *similar, *context; /* by training row; similar may be NULL */
     const double *factors;  /* of the squared gap, one per bandwidth */
+    const double *prior;    /* the features where nothing informs a row; NULL where all rows do */
     uint64_t size, dimensions, contexts, bandwidths, n_cells;
     double slope, softening;
 } Index;
+
+/* Which training rows may inform a row: those before `limit`, and none that is the row itself. */
+typedef struct {
+    int64_t limit;
+    const double *similar, *context; /* the row's own; context is NULL where it may find itself */
+} Allowed;
 
 typedef struct {
     double priority;
@@ -112,6 +122,12 @@ static size_t levels_of(size_t n)
     return levels;
 }
 
+/* Whether an item is nearer than another; of equals, where they are told apart, the first one is. */
+static inline int nearer(int64_t key, int64_t content, int64_t other, int64_t whose, int ranked)
+{
+    return (key < other) | (ranked & (key == other) & (content < whose));
+}
+
 /* Changes the items' places unless they are to stay. */
 static inline void order(int stay, int64_t *key, int64_t *other, int64_t *content, int64_t *whose)
 {
@@ -125,19 +141,20 @@ static inline void order(int stay, int64_t *key, int64_t *other, int64_t *conten
 
 /* A step of an item down from `at`: the greater of it and of the greater child stays there, the other
    one goes on. Below where the item stays this changes nothing. */
-static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content)
+static inline size_t sink(Near *near, size_t at, int64_t *key, int64_t *content, int ranked)
 {
     size_t child = 2 * at + 1;
-    child += near->keys[child] < near->keys[child + 1];
+    child += nearer(near->keys[child], near->contents[child], near->keys[child + 1],
+                    near->contents[child + 1], ranked);
     int64_t other = near->keys[child], whose = near->contents[child];
-    order(*key < other, key, &other, content, &whose);
+    order(nearer(*key, *content, other, whose, ranked), key, &other, content, &whose);
     near->keys[at] = other;
     near->contents[at] = whose;
     return child;
 }
 
 /* Puts an item behind the last and lets it rise: above where it stays this changes nothing. */
-static inline void push(Near *near, int64_t key, int64_t content)
+static inline void push(Near *near, int64_t key, int64_t content, int ranked)
 {
     for (size_t at = near->n++; ; at = (at - 1) / 2) {
         if (at == 0) {
@@ -146,21 +163,21 @@ static inline void push(Near *near, int64_t key, int64_t content)
             return;
         }
         int64_t other = near->keys[(at - 1) / 2], whose = near->contents[(at - 1) / 2];
-        order(key > other, &key, &other, &content, &whose);
+        order(nearer(other, whose, key, content, ranked), &key, &other, &content, &whose);
         near->keys[at] = other;
         near->contents[at] = whose;
     }
 }
 
 /* Takes the farthest away. */
-static inline void pop_farthest(Near *near)
+static inline void pop_farthest(Near *near, int ranked)
 {
     const size_t n = --near->n;
     int64_t key = near->keys[n], content = near->contents[n];
     size_t at = 0;
     near->keys[n] = NOBODY;
     for (size_t level = levels_of(n); level > 0; level--)
-        at = sink(near, at, &key, &content);
+        at = sink(near, at, &key, &content, ranked);
     near->keys[at] = key;
     near->contents[at] = content;
 }
@@ -196,23 +213,48 @@ static inline double squared(const double *a, const double *b, size_t n)
     return sum;
 }
 
-/* Takes a leaf's points into the k nearest; returns the distance that still interests. */
-static inline double scan(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
-                          size_t k, Near *near, double bound)
+/* Whether a training row at no distance is the row itself, as far as can be told. */
+static int is_own(const Index *index, const double *point, int64_t position, const double *x, size_t d,
+                  const Allowed *allowed)
 {
+    for (size_t i = 0; i < d; i++)
+        if (point[i] != x[i])
+            return 0;
+    for (size_t c = 0; c < index->contexts; c++)
+        if (index->context[(size_t)position * index->contexts + c] != allowed->context[c])
+            return 0;
+    return allowed->similar == NULL || index->similar[position] == *allowed->similar;
+}
+
+/* Takes a leaf's points into the k nearest; returns the distance that still interests. Where only
+   some are allowed, squares are added in the order of the axes, as numpy's definition does. */
+static inline double scan(const Index *index, const Cell *leaf, const double *x, size_t dimensions,
+                          size_t k, Near *near, double bound, const Allowed *allowed)
+{
+    const int ranked = allowed != NULL;
     for (uint32_t i = leaf->less; i < leaf->greater; i++) {
         const double *point = index->points + i * dimensions;
-        double distance;
+        const int64_t position = index->indices[i];
+        double distance = 0.0;
+        if (ranked && position >= allowed->limit)
+            continue;
         if (dimensions == 2)
             distance = (point[0] - x[0]) * (point[0] - x[0]) + (point[1] - x[1]) * (point[1] - x[1]);
+        else if (ranked)
+            for (size_t j = 0; j < dimensions; j++)
+                distance += (point[j] - x[j]) * (point[j] - x[j]);
         else
             distance = squared(point, x, dimensions);
-        if (distance < bound) {
+        if (distance < bound
+            || (ranked && distance == bound && near->n == k && position < near->contents[0])) {
             int64_t bits;
+            if (ranked && allowed->context != NULL && distance == 0.0
+                && is_own(index, point, position, x, dimensions, allowed))
+                continue;
             memcpy(&bits, &distance, sizeof bits);
             if (near->n == k)
-                pop_farthest(near);
-            push(near, bits, index->indices[i]);
+                pop_farthest(near, ranked);
+            push(near, bits, position, ranked);
             if (near->n == k)
                 memcpy(&bound, &near->keys[0], sizeof bound);
         }
@@ -220,10 +262,12 @@ static inline double scan(const Index *index, const Cell *leaf, const double *x,
     return bound;
 }
 
-/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. */
+/* Leaves the k nearest of x in `near`, the farthest on top; 1 when memory is short. With `allowed`
+   a cell is given up only where it is farther by more than its distance may have been rounded. */
 static inline int search_point(const Index *index, const double *x, size_t d, size_t k, Near *near,
-                               Search *search)
+                               Search *search, const Allowed *allowed)
 {
+    const double slack = allowed == NULL ? 1.0 : 1.0 + 1e-9;
     double bound = INFINITY;
     near->n = search->waiting.n = 0;
     memset(near->keys, 0xff, sizeof near->keys);
@@ -239,14 +283,16 @@ static inline int search_point(const Index *index, const double *x, size_t d, si
     for (;;) {
         Visit *here = &search->visits[at];
         const Cell *cell = &index->cells[here->cell];
-        if (cell->axis < 0) {
-            bound = scan(index, cell, x, d, k, near, bound);
+        const int barred = allowed != NULL && (int64_t)cell->earliest >= allowed->limit;
+        if (cell->axis < 0 || barred) {
+            if (!barred)
+                bound = scan(index, cell, x, d, k, near, bound, allowed);
             if (search->waiting.n == 0)
                 return 0;
             at = (size_t)pop(&search->waiting).content;
             continue;
         }
-        if (here->distance > bound)
+        if (here->distance > bound * slack)
             return 0;
         if (search->n_visits == search->space && grow(search, d))
             return 1;
@@ -265,17 +311,18 @@ static inline int search_point(const Index *index, const double *x, size_t d, si
             far = at;
             at = other;
         }
-        if (search->visits[far].distance <= bound)
+        if (search->visits[far].distance <= bound * slack)
             sift_up(&search->waiting, (Item){search->visits[far].distance, (int64_t)far});
     }
 }
 
-/* Empties some heaps of k, the nearest last, in step: one waits for its memory while others compare. */
-static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows, int64_t *nearest,
-                         double *distances)
+/* Empties some heaps of `found`, the nearest last, in step: one waits for its memory while others
+   compare. */
+static inline void drain(Near *heaps, size_t lanes, size_t found, size_t k, const size_t *rows,
+                         int64_t *nearest, double *distances, int ranked)
 {
-    size_t levels = levels_of(k);
-    for (size_t n = k; n-- > 0;) {
+    size_t levels = levels_of(found);
+    for (size_t n = found; n-- > 0;) {
         if (levels > 0 && n < (size_t)1 << levels)
             levels--;
         int64_t key[LANES], content[LANES];
@@ -291,7 +338,7 @@ static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows
         }
         for (size_t level = 0; level < levels; level++)
             for (size_t lane = 0; lane < lanes; lane++)
-                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane]);
+                at[lane] = sink(&heaps[lane], at[lane], &key[lane], &content[lane], ranked);
         for (size_t lane = 0; lane < lanes; lane++) {
             heaps[lane].keys[at[lane]] = key[lane];
             heaps[lane].contents[at[lane]] = content[lane];
@@ -299,35 +346,79 @@ static inline void drain(Near *heaps, size_t lanes, size_t k, const size_t *rows
     }
 }
 
-/* Whether a row lies where the one before it does: then it has the same neighbours. */
-static int same_place(const double *points, size_t row, size_t d)
+/* Writes what a heap of fewer than k holds, the last one repeated; infinitely far where it is empty. */
+static void drain_short(Near *near, size_t k, size_t row, int64_t *nearest, double *distances)
 {
-    return row > 0 && memcmp(points + row * d, points + (row - 1) * d, d * sizeof *points) == 0;
+    const size_t found = near->n;
+    drain(near, 1, found, k, &row, nearest, distances, 1);
+    for (size_t i = found; i < k; i++) {
+        nearest[row * k + i] = found ? nearest[row * k + found - 1] : 0;
+        distances[row * k + i] = found ? distances[row * k + found - 1] : INFINITY;
+    }
 }
 
-static int nearest_rows(const Index *index, const double *points, size_t n, size_t k,
-                        int64_t *nearest, double *distances)
+/* The rows that are asked about. */
+typedef struct {
+    const double *points, *similar, *context;
+    const int64_t *limits; /* NULL where all training rows come before them */
+    size_t n;
+} Asked;
+
+/* Whether a row lies where the one before it does, and may be told the same: then it has the same
+   neighbours. */
+static int same_place(const Index *index, const Asked *asked, size_t row)
 {
-    const size_t d = index->dimensions;
+    const size_t d = index->dimensions, c = index->contexts;
+    if (row == 0 || memcmp(asked->points + row * d, asked->points + (row - 1) * d, d * sizeof(double)))
+        return 0;
+    if (asked->limits != NULL && asked->limits[row] != asked->limits[row - 1])
+        return 0;
+    return asked->context == NULL
+           || (memcmp(asked->context + row * c, asked->context + (row - 1) * c, c * sizeof(double)) == 0
+               && (asked->similar == NULL || asked->similar[row] == asked->similar[row - 1]));
+}
+
+static int nearest_rows(const Index *index, const Asked *asked, size_t k, int64_t *nearest,
+                        double *distances)
+{
+    const size_t d = index->dimensions, n = asked->n;
+    const int ranked = index->prior != NULL;
     Search search = {0};
     Near *near = calloc(LANES, sizeof *near);
     int failed = near == NULL || grow(&search, d);
     size_t rows[LANES], lanes = 0;
     for (size_t row = 0; row < n && !failed; row++) {
-        if (same_place(points, row, d))
+        const double *point = asked->points + row * d;
+        if (same_place(index, asked, row))
             continue;
-        failed = d == 2 ? search_point(index, points + row * d, 2, k, &near[lanes], &search)
-                        : search_point(index, points + row * d, d, k, &near[lanes], &search);
+        if (ranked) {
+            const Allowed allowed = {
+                asked->limits == NULL ? (int64_t)index->size : asked->limits[row],
+                asked->similar == NULL ? NULL : asked->similar + row,
+                asked->context == NULL ? NULL : asked->context + row * index->contexts,
+            };
+            failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], &search, &allowed)
+                            : search_point(index, point, d, k, &near[lanes], &search, &allowed);
+            if (!failed && near[lanes].n < k) {
+                drain_short(&near[lanes], k, row, nearest, distances);
+                continue;
+            }
+        } else
+            failed = d == 2 ? search_point(index, point, 2, k, &near[lanes], &search, NULL)
+                            : search_point(index, point, d, k, &near[lanes], &search, NULL);
         rows[lanes++] = row;
         if (lanes == LANES) {
-            drain(near, LANES, k, rows, nearest, distances);
+            if (ranked)
+                drain(near, LANES, k, k, rows, nearest, distances, 1);
+            else
+                drain(near, LANES, k, k, rows, nearest, distances, 0);
             lanes = 0;
         }
     }
     for (size_t lane = 0; lane < lanes && !failed; lane++)
-        drain(near + lane, 1, k, rows + lane, nearest, distances);
+        drain(near + lane, 1, k, k, rows + lane, nearest, distances, ranked);
     for (size_t row = 1; row < n && !failed; row++)
-        if (same_place(points, row, d)) {
+        if (same_place(index, asked, row)) {
             memcpy(nearest + row * k, nearest + (row - 1) * k, k * sizeof *nearest);
             memcpy(distances + row * k, distances + (row - 1) * k, k * sizeof *distances);
         }
@@ -369,19 +460,23 @@ int tasador_check_index(const Index *index)
 /* Writes the min(64, size) nearest training rows of n points, nearest first, the last one repeated
    up to 64: their positions and distances (n, 64). With an attribute of resemblance also how far
    they are in it (n, 64), and the exponents of the resemblance kernels (n, bandwidths, 64).
-   Returns 1 when memory is short, 2 when a point is not finite, 3 when the points have other
+   In an index with a prior, only training rows before a row's limit (n,) inform it, and with the rows'
+   context (n, contexts) none that is the row itself; where that leaves none, all are infinitely far.
+   `limits` and `context` may be NULL. Returns 1 when memory is short, 2 when a point is not finite, 3 when the points have other
    dimensions than the index. */
 int tasador_nearest(const Index *index, const double *points, size_t dimensions,
-                    const double *similar, size_t n, int64_t *nearest, double *distances,
-                    double *gaps, double *exponents)
+                    const double *similar, const int64_t *limits, const double *context, size_t n,
+                    int64_t *nearest, double *distances, double *gaps, double *exponents)
 {
+    const Asked asked = {points, similar, context, limits, n};
     const size_t k = index->size < NEIGHBOURS ? index->size : NEIGHBOURS;
-    if (dimensions != index->dimensions || dimensions == 0 || k == 0 || too_many(index))
+    if (dimensions != index->dimensions || dimensions == 0 || k == 0 || too_many(index)
+        || (index->prior == NULL && (limits != NULL || context != NULL)))
         return 3;
     for (size_t i = 0; i < n * index->dimensions; i++)
         if (!isfinite(points[i]))
             return 2;
-    if (nearest_rows(index, points, n, k, nearest, distances))
+    if (nearest_rows(index, &asked, k, nearest, distances))
         return 1;
     for (size_t row = n; row-- > 0 && k < NEIGHBOURS;)
         for (size_t i = NEIGHBOURS; i-- > 0;) {
@@ -485,10 +580,15 @@ int tasador_comparables(const Index *index, const int64_t *nearest, const double
     if (too_many(index) || stride < width
         || width != features_of(index, kernels == NULL ? 0 : index->bandwidths))
         return 3;
-    for (size_t row = 0; row < n; row++)
+    for (size_t row = 0; row < n; row++) {
+        if (index->prior != NULL && isinf(distances[row * NEIGHBOURS])) {
+            memcpy(out + row * stride, index->prior, width * sizeof *out);
+            continue;
+        }
         sum_row(index, nearest + row * NEIGHBOURS, distances + row * NEIGHBOURS,
                 kernels == NULL ? NULL : gaps + row * NEIGHBOURS,
                 kernels == NULL ? NULL : kernels + row * NEIGHBOURS * index->bandwidths,
                 out + row * stride);
+    }
     return 0;
 }

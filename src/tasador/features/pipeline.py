@@ -73,7 +73,7 @@ class FeaturePipeline:
             plan=None,
             index=None,
         )
-        return self._with_comparables(bare, bare.frame(X), target)
+        return self._with_comparables(bare, bare.frame(X), target, self._times(X))
 
     def fit_transform(self, X: Floats, target: Floats) -> tuple[FittedFeatures, Floats]:
         """Fit, and return the training features (n, q) cross-fitted.
@@ -96,18 +96,36 @@ class FeaturePipeline:
         ]
         blocks += fitted._cluster_blocks(fitted.points(X))
         if fitted.index is not None and fitted.plan is not None:
-            plan = fitted.plan
-            blocks.append(
-                cross_fitted(
-                    plan.points(frame), target, plan.similar(frame), plan.context_of(frame), folds
-                )
+            plan, index = fitted.plan, fitted.index
+            points, similar, context = (
+                plan.points(frame),
+                plan.similar(frame),
+                plan.context_of(frame),
             )
+            if index.times is not None:  # only earlier sales inform a row: never its own
+                blocks.append(index.features(points, similar, self._times(X), context))
+            else:
+                blocks.append(
+                    cross_fitted(
+                        points, target, similar, context, folds, excludes_own=index.excludes_own
+                    )
+                )
         return fitted, np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
     def _folds(self, n: int) -> NDArray[np.intp]:
         folds = min(self.settings.cross_fit_folds, n)
         order = seeds.generator(self.seed, "cross-fit").permutation(n)
         return np.asarray(order % folds)
+
+    def _times(self, X: Floats) -> Floats | None:
+        """Return when rows were sold (n,), in seconds; None where no row says it.
+
+        A sale without a date informs those rows only that are valued after all others.
+        """
+        at = self.contract.timestamp_position
+        if at is None or np.isnan(X[:, at]).all():
+            return None
+        return np.where(np.isnan(X[:, at]), np.nanmax(X[:, at]), X[:, at])
 
     def _ratio_fill(self, filled: Floats) -> Floats:
         fills = []
@@ -146,7 +164,7 @@ class FeaturePipeline:
         return result
 
     def _with_comparables(
-        self, bare: FittedFeatures, frame: NumericFrame, target: Floats
+        self, bare: FittedFeatures, frame: NumericFrame, target: Floats, times: Floats | None
     ) -> FittedFeatures:
         plan = plan_comparables(self.contract, frame, target, self.settings)
         if plan is None:
@@ -158,6 +176,11 @@ class FeaturePipeline:
             clusters = Clusters.fit(points, k, seeds.derive_seed(self.seed, "clusters"))
         if self.settings.comparables is not False:
             index = ComparablesIndex.fit(
-                points, target, plan.similar(frame), plan.context_of(frame)
+                points,
+                target,
+                plan.similar(frame),
+                plan.context_of(frame),
+                times,
+                excludes_own=times is None,
             )
         return replace(bare, clusters=clusters, plan=plan, index=index)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
-from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex
+from tasador.features.comparables import FAR_NEIGHBOUR, REACH_QUANTILE, ComparablesIndex, Neighbours
 from tasador.settings.run import FeatureSettings
 
 Floats = NDArray[np.float64]
@@ -104,31 +104,42 @@ class ComparablesPlan:
         return frame.values[:, frame.positions(self.context)]
 
     def far_notes(
-        self, index: ComparablesIndex, points: Floats, coordinates: tuple[Column, Column] | None
+        self,
+        index: ComparablesIndex,
+        near: Neighbours,
+        points: Floats,
+        coordinates: tuple[Column, Column] | None,
     ) -> list[str]:
         """Say of rows far from every comparable how far it is to the nearest.
 
-        In kilometres where comparables are found by coordinates; else in multiples of the distance
-        that is usual among the training rows.
+        In kilometres where comparables are found by coordinates only; else in multiples of the
+        distance, or of distance and age, that is usual among the training rows.
 
         Args:
             index: The comparables.
+            near: The `FAR_NEIGHBOUR` nearest ones of each row.
             points: Where the rows lie (n, d), in the scaled space.
             coordinates: The contract's.
         """
-        near = index.neighbours(points, FAR_NEIGHBOUR)
         usual, share = index.reach, f"{REACH_QUANTILE:.1%}"
-        if coordinates is None or self.near != tuple(column.name for column in coordinates):
-            by = ", ".join(self.near)
+        dated = index.times is not None
+        named = () if coordinates is None else tuple(column.name for column in coordinates)
+        if self.near != named or dated:
+            by = ", ".join((*self.near, "age") if dated else self.near)
             return [
                 f"no known row is like this one: its comparables (by {by}) are "
                 f"{times:.3g} times as far away as those of {share} of the training rows at most"
+                if np.isfinite(times)
+                else "no comparable informs this row: none was sold before its date"
+                if dated
+                else "no comparable informs this row but the row itself"
                 for times in near.distance[:, -1] / usual
             ]
         here = points / self.scale
         km = np.column_stack(
             [_kilometres(here, index.points[at] / self.scale) for at in near.index.T]
         )
+        km[np.isinf(near.distance[:, 0])] = np.inf
         km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
         return [
             f"nearest comparable is {first:,.0f} km away, the {FAR_NEIGHBOUR}th {fourth:,.0f} km "

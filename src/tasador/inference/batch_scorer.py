@@ -158,16 +158,6 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
-    def rejected_rows(self, rows: int, reasons: dict[int, str]) -> pa.RecordBatch:
-        """Return a batch of `schema` whose rows were refused before they could be read."""
-        import pyarrow as pa
-
-        none = pa.nulls(rows, pa.float64())
-        errors = pa.array([reasons.get(row) for row in range(rows)], pa.string())
-        return pa.RecordBatch.from_arrays(
-            [none, none, none, pa.nulls(rows, pa.string()), errors], schema=self.schema
-        )
-
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features

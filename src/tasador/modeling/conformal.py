@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -68,16 +70,32 @@ class ConformalInterval:
         return result
 
     def bounds(
-        self, score: Floats, Z: Floats, far: NDArray[np.bool_] | None = None
+        self,
+        score: Floats,
+        Z: Floats,
+        far: NDArray[np.bool_] | None = None,
+        level_error: Floats | None = None,
     ) -> tuple[Floats, Floats]:
         """Return the (low, high) scores around `score` (n,) for feature rows `Z` (n, q).
 
-        `far` (n,) tells which rows lie far from every comparable; None for none.
+        Args:
+            score: The estimates.
+            Z: Their features.
+            far: Shape (n,): which rows lie far from every comparable; None for none.
+            level_error: Shape (n,): standard error of the level of prices at the rows' dates, which
+                is independent of the model's own error; None for none.
         """
         half = self.half_width(Z)
         if far is not None:
             half = np.where(far, half * self.far_factor, half)
+        if level_error is not None:
+            half = np.hypot(half, self._deviations * level_error)
         return score - half, score + half
+
+    @cached_property
+    def _deviations(self) -> float:
+        """Standard deviations on either side that hold `coverage` of a normal distribution."""
+        return NormalDist().inv_cdf((1.0 + self.coverage) / 2.0)
 
     def widened(
         self, residuals: Floats, Z: Floats, far: NDArray[np.bool_] | None

@@ -18,7 +18,7 @@ class Valuation:
         version: Name and content hash of the bundle that answered.
         unit: Unit of the target, e.g. ``"USD"``; None when the contract names none.
         warnings: What is unusual about the row: imputed values, values outside the training range,
-            comparables that are far away.
+            comparables that are far away, that it is one of the training rows.
 
     Example:
         >>> import tasador
@@ -63,7 +63,9 @@ class Reasons:
         transform: Scale of the contributions: on ``log`` they multiply (exp of each is a factor),
             on ``none`` they add up, in the target's unit.
         expected: The model's mean score, on that scale.
-        contributions: Part of each feature; with `expected` they add up to the model's score.
+        contributions: Part of each feature; with `expected` they add up to the estimate's score.
+            That of a training row has one more, `training_rows.NOT_LEARNT`: what is left of its
+            value where the models did not learn from the row itself.
         comparables: The nearest training rows, nearest first; empty when there is no index.
     """
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tasador.core.errors import ValidationError
 from tasador.modeling.errors import TransformError, UnreadableError
+from tasador.modeling.trend import Trend
 
 Floats = NDArray[np.float64]
 Kind = Literal["log", "none"]
@@ -26,10 +27,13 @@ class TargetTransform:
             target as it is.
         smearing: Factor of the inverse transform; 1.0 keeps the estimate of the median, a
             mean of ``exp(residual)`` (Duan 1983) turns it into one of the mean.
+        trend: How the level of prices moved; scores are at its newest level. None where dates say
+            nothing.
     """
 
     kind: Kind
     smearing: float = 1.0
+    trend: Trend | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("log", "none"):
@@ -52,13 +56,23 @@ class TargetTransform:
             raise TransformError.targets(int(bad.sum()), first, row, log=log)
         return np.log(y) if self.kind == "log" else y.copy()
 
-    def inverse(self, score: Floats) -> Floats:
+    def at_newest_level(self, y: Floats, dates: Floats) -> Floats:
+        """Return targets (n,) of these dates (n,) as they would be at the newest level."""
+        if self.trend is None:
+            return y
+        return self.inverse(self.forward(y) - self.trend.at(dates))
+
+    def inverse(self, score: Floats, dates: Floats | None = None) -> Floats:
         """Return scores (n,) on the target's own scale, the same bits for one row as for many.
+
+        With `dates` (n,), in seconds since 1970 UTC, at the level of those; else at the newest.
 
         A log score above 709.78 gives inf; NaN stays NaN.
         """
         # numpy may take another code path, with other roundings, for memory with gaps
         score = np.ascontiguousarray(score, dtype=np.float64)
+        if self.trend is not None and dates is not None:
+            score = score + self.trend.at(dates)
         if self.kind == "none":
             return score * self.smearing
         with np.errstate(over="ignore"):
@@ -67,7 +81,8 @@ class TargetTransform:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transform as plain JSON types."""
-        return {"kind": self.kind, "smearing": self.smearing}
+        plain: dict[str, Any] = {"kind": self.kind, "smearing": self.smearing}
+        return plain if self.trend is None else {**plain, "trend": trend_to_dict(self.trend)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TargetTransform:
@@ -77,8 +92,28 @@ class TargetTransform:
             BundleError: Keys are missing or unknown, or a value is invalid.
         """
         try:
-            if set(plain) != {"kind", "smearing"}:
+            if set(plain) - {"trend"} != {"kind", "smearing"}:
                 raise ValueError(f"keys {sorted(plain)}")
-            return cls(kind=plain["kind"], smearing=float(plain["smearing"]))
-        except (TypeError, ValueError, ValidationError) as error:
+            trend = trend_from_dict(plain["trend"]) if "trend" in plain else None
+            return cls(kind=plain["kind"], smearing=float(plain["smearing"]), trend=trend)
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise UnreadableError.of("the target transform", "kind and smearing", error) from None
+
+
+def trend_to_dict(trend: Trend) -> dict[str, Any]:
+    """Return a trend as plain JSON types; numbers keep their bits."""
+    spec, arrays = trend.state()
+    return {**spec, **{name: values.tolist() for name, values in arrays.items()}}
+
+
+def trend_from_dict(plain: Mapping[str, Any]) -> Trend:
+    """Read what `trend_to_dict` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none of that.
+    """
+    kinds = {"level": np.float64, "error": np.float64, "sales": np.int64}
+    if not isinstance(plain, Mapping) or not all(isinstance(plain[n], list) for n in kinds):
+        raise ValueError("a trend without levels")
+    arrays = {name: np.array(plain[name], dtype=kind) for name, kind in kinds.items()}
+    return Trend.from_state({k: v for k, v in plain.items() if k not in kinds}, arrays)

@@ -27,14 +27,14 @@ from tasador.core.errors import (
     MissingExtraError,
     StorageError,
 )
-from tasador.core.input_checks import Expected, check_arrays, check_depth
+from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.arrays import read_arrays
-from tasador.registry.integrity import (
+from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
@@ -42,12 +42,13 @@ from tasador.registry.integrity import (
     FETCH_AGAIN,
     GOLDEN,
     MODEL,
+    OUT_OF_FOLD,
     PROFILE,
     REFERENCE,
     BundleLimits,
+    Manifest,
     read_verified,
 )
-from tasador.registry.manifest import Manifest
 from tasador.registry.signature import Trusted, trusted_keys
 from tasador.trees.onnx_model import OnnxRegressor, Regressor, load_model
 from tasador.trees.tree_shap import Contributions, contributions_from_state
@@ -60,6 +61,7 @@ Floats = NDArray[np.float64]
 GOLDEN_ROWS = 20
 _MOST_GOLDEN_ROWS = 10_000
 _MOST_LEVELS = 64
+_NO_ROWS = np.empty(0, np.intp)
 #: Errors that are not the bundle's: a disk that is full, a library that is not installed.
 _NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
 
@@ -136,6 +138,8 @@ class ModelBundle:
         reference: What `monitoring.reference.Reference.of_bundle` reads; None in older
             bundles.
         error_model: Tells how large an error to expect where; None in older bundles.
+        training_rows: What training rows are valued by, instead of the model that learnt from
+            them; None in older bundles.
 
     Example:
         >>> import tasador
@@ -161,6 +165,7 @@ class ModelBundle:
     golden: Floats
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: OnnxRegressor | None = None
+    training_rows: TrainingRows | None = None
 
     @cached_property
     def check(self) -> RowCheck:
@@ -183,7 +188,16 @@ class ModelBundle:
 
     def predict(self, X: Floats) -> Floats:
         """Return the estimates (n,) of encoded rows (n, p), in the target's unit."""
-        return self.target.inverse(self.model.predict(self.features.transform(X)))
+        score, _ = self._scores(X, self.features.transform(X))
+        return self.target.inverse(score, self.dates(X))
+
+    def dates(self, X: Floats) -> Floats | None:
+        """Return as of when rows (n, p) are valued, in seconds since 1970 UTC, shape (n,).
+
+        A row without a date is as of the newest one. None for a model without a trend of prices.
+        """
+        at = self.contract.timestamp_position
+        return None if self.target.trend is None or at is None else X[:, at]
 
     def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> Floats:
         """Return the estimates (n,) of n rows given as columns.
@@ -222,8 +236,10 @@ class ModelBundle:
 
     def appraise(self, X: Floats) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
         """Value encoded rows as `value_arrays`, with what their senders should know, by row."""
-        prediction, lower, upper, far = self._valued(X)
+        prediction, lower, upper, far, own = self._valued(X)
         notes = self._range.notes(X)
+        for row in own.tolist():
+            notes.setdefault(row, []).append(NOTE)
         if far is not None:
             for row, note in self.features.far_notes(X, np.flatnonzero(far)).items():
                 notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
@@ -239,13 +255,30 @@ class ModelBundle:
             "comparables, and may still be too narrow"
         )
 
-    def _valued(self, X: Floats) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None]:
+    def _scores(self, X: Floats, Z: Floats) -> tuple[Floats, NDArray[np.intp]]:
+        """Return the scores (n,) of rows, and which were trained on: their models were not."""
+        score = self.model.predict(Z)
+        if self.training_rows is None:
+            return score, _NO_ROWS
+        own, kept = self.training_rows.find(X)
+        if len(own):
+            score = score.copy()
+            score[own] = kept
+        return score, own
+
+    def _valued(
+        self, X: Floats
+    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None, NDArray[np.intp]]:
         Z = self.features.transform(X)
-        score, far = self.model.predict(Z), self.features.far(Z)
-        low, high = self.interval.bounds(score, Z, far)
+        (score, own), far = self._scores(X, Z), self.features.far(Z)
+        dates, trend = self.dates(X), self.target.trend
+        error = None if trend is None or dates is None else trend.error_at(dates)
+        low, high = self.interval.bounds(score, Z, far, error)
+        if dates is not None:
+            dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
-        answers, n = self.target.inverse(np.concatenate((score, low, high))), len(score)
-        return answers[:n], answers[n : 2 * n], answers[2 * n :], far
+        answers, n = self.target.inverse(np.concatenate((score, low, high)), dates), len(score)
+        return answers[:n], answers[n : 2 * n], answers[2 * n :], far, own
 
     def value_encoded(self, X: Floats) -> list[Valuation]:
         """Value encoded rows (n, p) that `check` accepts."""
@@ -284,12 +317,21 @@ class ModelBundle:
     def reasons(self, X: Floats, comparables: int) -> Reasons:
         """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
         contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
+        parts = dict(zip(self.features.names, contributions, strict=True))
+        if self.training_rows is not None:
+            for kept in self.training_rows.find(X)[1].tolist():
+                parts[NOT_LEARNT] = kept - self.contributions.expected - sum(contributions)
+        dates, trend = self.dates(X), self.target.trend
         near = self.features.nearest(X, min(comparables, 64))
-        values = self.target.inverse(np.array([found.target for found in near])).tolist()
+        targets = np.array([found.target for found in near])
+        if trend is not None and dates is not None:
+            parts["trend"] = float(trend.at(dates)[0])
+            dates = np.repeat(dates, len(near))
+        values = self.target.inverse(targets, dates).tolist()
         return Reasons(
             transform=self.contract.target.transform,
             expected=self.contributions.expected,
-            contributions=dict(zip(self.features.names, contributions, strict=True)),
+            contributions=parts,
             comparables=tuple(
                 Comparable(found.distance, value, found.attributes)
                 for found, value in zip(near, values, strict=True)
@@ -371,6 +413,9 @@ def _rebuilt(
         golden=golden["X"],
         reference=arrays_of(REFERENCE) if REFERENCE in contents else None,
         error_model=OnnxRegressor(errors, threads) if errors is not None else None,
+        training_rows=(
+            TrainingRows.from_state(arrays_of(OUT_OF_FOLD)) if OUT_OF_FOLD in contents else None
+        ),
     )
     _check_fit(bundle)
     _ = bundle.check, bundle._range  # built on loading rather than inside the first valuation
@@ -416,7 +461,8 @@ def _check_golden(bundle: ModelBundle, want: Floats) -> None:
     score = bundle.model.predict(Z)
     # as if all rows were far from comparables: the widest ends are the first to overflow
     widest = bundle.interval.bounds(score, Z, np.ones(len(Z), dtype=np.bool_))
-    got, lower, upper = (bundle.target.inverse(scores) for scores in (score, *widest))
+    dates = bundle.dates(bundle.golden)
+    got, lower, upper = (bundle.target.inverse(scores, dates) for scores in (score, *widest))
     close = np.isclose(got, want, rtol=TOLERANCE, atol=0.0)
     if not close.all():
         row = int(np.flatnonzero(~close)[0])

@@ -15,29 +15,29 @@ from tasador.contract.model import TableContract
 from tasador.core import clock
 from tasador.core.errors import BundleError
 from tasador.core.hashing import sha256_bytes, to_plain
+from tasador.core.input_checks import write_arrays
 from tasador.core.storage import atomic_folder
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
-from tasador.registry.arrays import write_arrays
-from tasador.registry.integrity import (
+from tasador.modeling.training_rows import TrainingRows
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
+    FORMAT_VERSION,
     GOLDEN,
+    MANIFEST_NAME,
     MODEL,
+    OUT_OF_FOLD,
     PROFILE,
     REFERENCE,
-    refuse_foreign,
-)
-from tasador.registry.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
     FileEntry,
     Manifest,
     ModelEntry,
+    refuse_foreign,
 )
 from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor
@@ -83,6 +83,7 @@ class BundleParts:
         reference: What later rows are compared with,
             `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
+        training_rows: What training rows are worth to models that did not learn from them.
     """
 
     name: str
@@ -102,6 +103,7 @@ class BundleParts:
     card: str
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: bytes | None = None
+    training_rows: TrainingRows | None = None
 
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
@@ -135,6 +137,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         contents[REFERENCE] = write_arrays(parts.reference)
     if parts.error_model is not None:
         contents[ERROR_MODEL] = parts.error_model
+    if parts.training_rows is not None:
+        contents[OUT_OF_FOLD] = write_arrays(parts.training_rows.state())
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:
@@ -152,7 +156,8 @@ def _golden(parts: BundleParts) -> dict[str, Floats]:
         X = np.resize(X, (GOLDEN_ROWS, X.shape[1]))
     # by onnxruntime alone: it is the reference that every machine's kernel is compared with
     score = OnnxRegressor(parts.model).predict(parts.features.transform(X))
-    return {"X": X, "prediction": parts.target.inverse(score)}
+    at = parts.contract.timestamp_position
+    return {"X": X, "prediction": parts.target.inverse(score, None if at is None else X[:, at])}
 
 
 def _manifest(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.model import Column, TableContract
+from tasador.modeling.trend import Trend
 from tasador.reporting.cards import Figure
 
 Floats = NDArray[np.float64]
@@ -388,6 +389,34 @@ def correlation_bars(names: Sequence[str], values: Floats) -> Figure:
         draw,
         height=_bars_height(len(order)),
     )
+
+
+def trend_line(trend: Trend, *, log: bool, unit: str | None) -> Figure:
+    """Show the level of prices by month with its 95% interval, and the sales below.
+
+    Args:
+        trend: The level by month.
+        log: Whether levels are logarithms: then an index is shown that is 100 in the newest month.
+        unit: Unit of the target.
+    """
+    months = 1970.0 + (trend.first + np.arange(len(trend.level)) + 0.5) / 12.0
+    half = 1.96 * trend.error
+    lines = (trend.level - half, trend.level, trend.level + half)
+    low, level, high = (100.0 * np.exp(line) if log else line for line in lines)
+
+    def draw(axes: Any) -> None:
+        upper, lower = axes
+        upper.fill_between(months, low, high, color=SOFT, alpha=0.6, linewidth=0)
+        upper.plot(months, level, color=ACCENT)
+        upper.set_ylabel("newest month = 100" if log else f"level, {unit or 'relative'}")
+        format_axes(upper, y=not log)
+        lower.bar(months, trend.sales, width=0.8 / 12.0, color=SOFT)
+        lower.set_ylabel("sales a month")
+        format_axes(lower, y=True)
+        lower.sharex(upper)
+
+    caption = "Level of prices of like things, relative to the newest month; band: 95% interval."
+    return drawn("Trend of prices", caption, draw, height=3.6, shape=(2, 1))
 
 
 def as_map(axes: Any, latitude: Floats) -> None:

@@ -269,6 +269,10 @@ class SegregateSettings:
         test_share: Share of the rows in the held-out test set.
         test_since: First day of the test part, such as 2014-01-01, by ``time``; null takes
             `test_share` of the rows.
+        trend: Whether the level of prices is followed by month, where rows are split by time: sales
+            are brought to its newest level before models learn from them, and estimates to the day
+            asked for. Beyond the newest sale it goes on with a damped ``drift`` or is carried
+            ``flat``; ``none`` follows nothing.
         max_refused_share: Share of refused rows above which the run stops.
         min_rows: Fewest rows to train on.
         suspicious: What becomes of training rows that look like no market sale: ``keep``, ``drop``,
@@ -285,6 +289,7 @@ class SegregateSettings:
     test_since: (
         Annotated[str, Predicate(Matches(r"\d{4}-\d{2}-\d{2}", "a day such as 2014-01-01"))] | None
     ) = None
+    trend: Literal["flat", "drift", "none"] = "drift"
     max_refused_share: Annotated[float, Interval(ge=0, le=1)] = 0.05
     min_rows: Annotated[int, Ge(1)] = 100
     suspicious: Literal["keep", "drop", "unchecked"] | None = None
@@ -311,6 +316,8 @@ class RegisterSettings:
         smearing: Whether estimates are multiplied by Duan's factor, which turns a median of a
             skewed target into a mean: ``auto`` where that makes the sweep's metric smaller out of
             fold.
+        out_of_fold: Whether a training row that is valued later gets its out-of-fold estimate, of
+            models that did not learn from it: the final model's own would seem better than it is.
     """
 
     spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5
@@ -327,6 +334,7 @@ class RegisterSettings:
     average: Annotated[int, Interval(ge=1, le=20)] = 2
     least_gain: Annotated[float, Interval(ge=0, le=1)] = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
+    out_of_fold: bool = True
 
 
 @dataclass(frozen=True)

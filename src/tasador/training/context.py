@@ -25,6 +25,7 @@ from tasador.data.table import Origin, Part, SealedPart
 from tasador.features.imputation import Strategy
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.target_transform import TargetTransform
+from tasador.modeling.trend import Trend
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.folds import Fold
 from tasador.selection.grid_search import SearchResult
@@ -58,12 +59,15 @@ class Rows:
         test: The held-out test set, which only the evaluation opens.
         refused: How many rows do not meet the contract.
         left_out: How many rows are no market sales, by reason.
+        trend: How the level of prices moved; the targets of `train` are at its newest level, those
+            of `test` as they were. None where dates say nothing.
     """
 
     train: Part
     test: SealedPart
     refused: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    trend: Trend | None = None
 
 
 @dataclass(frozen=True)

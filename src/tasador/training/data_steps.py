@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from tasador.core.escape import cell
 from tasador.core.hashing import sha256_bytes, sha256_file, to_plain
 from tasador.data import sources
 from tasador.data.split import split_table
-from tasador.data.table import SealedPart, Splits, Table
+from tasador.data.table import Part, SealedPart, Splits, Table
 from tasador.data.validation import validate_table
 from tasador.features.imputation import Strategy
+from tasador.modeling.target_transform import trend_from_dict, trend_to_dict
+from tasador.modeling.trend import Trend, trend_of
 from tasador.reporting import plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.imputer_selection import (
@@ -120,6 +123,9 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
     teaching, kept, sales = decided_rows(validated, settings)
     splits = split_table(teaching, settings)
     splits, sales = without_suspicious(splits, teaching, settings, kept, sales)
+    trend = _trend(run, splits.train, card)
+    if trend is not None:
+        save_json(folder / "trend.json", trend_to_dict(trend))
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
     left_out = {reason: count for reason, count in sales.counts.items() if count}
@@ -180,14 +186,44 @@ def _boundary(contract: TableContract, splits: Splits, seed: int) -> str:
     return f"the newest sales are tested; training ends on {date_text(float(np.nanmax(dates)))}"
 
 
-def load_segregate(_: RunContext, folder: Path) -> Rows:
-    """Read the training rows and the held-out test set."""
+def _trend(run: RunContext, train: Part, card: CardBuilder) -> Trend | None:
+    """Fit how the level of prices moved; None where rows are not split by time."""
+    settings, contract = run.settings.segregate, run.settings.contract
+    if train.time is None or settings.trend == "none":
+        return None
+    target = run.transform.forward(train.y)
+    trend = trend_of(
+        contract,
+        train.X,
+        target,
+        train.property_hash,
+        carry=settings.trend,
+        seed=run.settings.seed,
+    )
+    if trend is None:
+        card.note("The dates cover too few months with sales for a trend of prices.")
+        return None
+    log = run.transform.kind == "log"
+    card.fact("Trend of prices", f"{len(trend.level)} months", "sales are brought to the newest")
+    card.figure(plots.trend_line(trend, log=log, unit=contract.target.unit))
+    return trend
+
+
+def load_segregate(run: RunContext, folder: Path) -> Rows:
+    """Read the training rows, at the newest level of prices, and the held-out test set."""
     counts = load_json(folder / "refused.json")
+    train, trend = load_part(folder / "train.npz"), None
+    if (folder / "trend.json").exists():
+        trend = trend_from_dict(load_json(folder / "trend.json"))
+        transform = replace(run.transform, trend=trend)
+        assert train.time is not None  # noqa: S101 - only then is there a trend
+        train = replace(train, y=transform.at_newest_level(train.y, train.time))
     return Rows(
-        load_part(folder / "train.npz"),
+        train,
         SealedPart(load_part(folder / "sealed.npz")),
         counts["count"],
         counts["left_out"],
+        trend,
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import secrets
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.model_bundle import ModelBundle, load_bundle
@@ -230,13 +232,16 @@ def _evaluate(
     random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
 ) -> EvaluationReport:
-    fitted, transform = made.features.fitted, run.transform
+    fitted, trend = made.features.fitted, made.rows.trend
+    transform, at = replace(run.transform, trend=trend), run.settings.contract.timestamp_position
 
     def value(X: Floats) -> tuple[Floats, Floats, Floats]:
-        Z = fitted.transform(X)
+        Z, dates = fitted.transform(X), None if trend is None or at is None else X[:, at]
         score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z))
-        return transform.inverse(score), transform.inverse(lower), transform.inverse(upper)
+        error = None if trend is None or dates is None else trend.error_at(dates)
+        lower, upper = interval.bounds(score, Z, fitted.far(Z), error)
+        estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
+        return estimate, low, high
 
     return evaluate(
         value,
@@ -322,7 +327,7 @@ def write_bundle_of(
         model=final.model,
         model_kind=name,
         contributions=final.contributions,
-        target=run.transform,
+        target=replace(run.transform, trend=made.rows.trend),
         interval=interval,
         parity=final.parity,
         golden=train.X[:20],  # valued again at each load: few enough to take no time
@@ -332,6 +337,11 @@ def write_bundle_of(
             train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
+        training_rows=(
+            TrainingRows.of(train.X[choice.cv.rows], choice.cv.score)
+            if settings.register.out_of_fold
+            else None
+        ),
         **watched_parts(run, made, choice.cv, interval),
     )
     return write_bundle(folder, parts)

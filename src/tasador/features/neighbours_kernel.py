@@ -1,0 +1,264 @@
+"""`CompactIndex`: comparables found and summed by `neighbours_kernel.c`.
+
+The code in `comparables.py` stays the definition: this gives the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.core.kernels import MISFIT, Library
+
+if TYPE_CHECKING:
+    from tasador.features.comparables import ComparablesIndex
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+#: Numbers of neighbours over which means are taken.
+STEPS = (1, 2, 4, 8, 16, 32, 64)
+#: The larger ones, used where one or two neighbours say nothing.
+WIDE_STEPS = (8, 16, 32, 64)
+#: The neighbours whose distances are features.
+DISTANCES = (1, 4, 16)
+
+_NEIGHBOURS = STEPS[-1]
+_MOST_SERIES = 64
+_NOT_FINITE = 2
+#: Rows searched at a time: their work arrays stay in the processor's second cache.
+_KERNEL_CHUNK = 256
+_CELL = np.dtype(
+    [("split", "f8"), ("axis", "i4"), ("less", "u4"), ("greater", "u4"), ("earliest", "u4")]
+)
+
+
+class Asked(NamedTuple):
+    """Rows that are asked about, as they are searched.
+
+    Attributes:
+        places: Shape (n, d), or (n, d + 1) with dates: where they lie.
+        similar: Shape (n,): their own attribute of resemblance, or None.
+        limits: Shape (n,): only training rows before this position inform them; None is all.
+        context: Shape (n, c) where a row is not to inform itself, else None.
+    """
+
+    places: Floats
+    similar: Floats | None
+    limits: Positions | None
+    context: Floats | None
+
+    def take(self, rows: slice) -> Asked:
+        """Return some of the rows."""
+        return Asked(*(None if values is None else values[rows] for values in self))  # type: ignore[arg-type]
+
+
+class _Index(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (
+            "cells", "points", "indices", "low", "high", "target", "similar", "context", "factors",
+            "prior",
+        )),
+        *((name, ctypes.c_uint64) for name in (
+            "size", "dimensions", "contexts", "bandwidths", "n_cells",
+        )),
+        ("slope", ctypes.c_double),
+        ("softening", ctypes.c_double),
+    )  # fmt: skip
+
+
+class CompactIndex:
+    """Finds and describes comparables; may be used from several threads at once.
+
+    Args:
+        source: The training rows.
+        tree: A cKDTree over their points.
+        factors: Shape (b,): of the squared gap, in the exponents of the resemblance kernels.
+        library: The compiled kernels.
+
+    Raises:
+        ValueError: The arrays do not fit together, or are too many.
+    """
+
+    def __init__(
+        self, source: ComparablesIndex, tree: Any, factors: Floats, library: Library
+    ) -> None:
+        size, dimensions = source._places.shape
+        order = np.array(tree.indices, dtype=np.int64)
+        has_similar = len(source.similar) > 0
+        contexts = source.context.shape[1]
+        likes = len(factors) if has_similar else 0
+        wide = (likes + bool(likes)) * len(WIDE_STEPS)
+        self.width = len(STEPS) + wide + contexts + 1 + len(DISTANCES)
+        if 2 * (1 + likes) + contexts + 3 > _MOST_SERIES:
+            raise ValueError(f"{contexts} context columns are too many for the kernel")
+        self._likes, self._contexts = likes, contexts
+        arrays = {
+            "cells": _cells(tree, order),
+            "points": np.ascontiguousarray(source._places[order], dtype=np.float64),
+            "indices": order,
+            "low": np.array(tree.mins, dtype=np.float64),
+            "high": np.array(tree.maxes, dtype=np.float64),
+            "target": np.ascontiguousarray(source.target, dtype=np.float64),
+            "similar": np.ascontiguousarray(source.similar, dtype=np.float64),
+            "context": np.ascontiguousarray(source.context, dtype=np.float64),
+            "factors": np.ascontiguousarray(factors, dtype=np.float64),
+            "prior": source._prior,
+        }
+        _check(arrays, size, dimensions, has_similar)
+        self._arrays = arrays
+        addresses = {name: array.ctypes.data for name, array in arrays.items()}
+        if not source.restricted:
+            addresses["prior"] = 0
+        self._index = _Index(
+            **addresses,
+            size=size,
+            dimensions=dimensions,
+            contexts=contexts,
+            bandwidths=likes,
+            n_cells=len(arrays["cells"]),
+            slope=source.slope,
+            softening=source.softening,
+        )
+        self._pointer = ctypes.addressof(self._index)
+        self._library = library
+        if library.check_index(self._pointer):
+            raise ValueError("the comparables' arrays do not fit together")
+
+    def features(
+        self,
+        points: Floats,
+        similar: Floats | None,
+        limits: Positions | None = None,
+        context: Floats | None = None,
+        out: Floats | None = None,
+    ) -> Floats | None:
+        """Return the features (n, q) of rows; None when that is left to numpy.
+
+        It is for points that are not finite, and where only the rows or only the training rows
+        have an attribute of resemblance.
+
+        Args:
+            points: Shape (n, d), where the rows lie.
+            similar: Shape (n,): the rows' own attribute of resemblance, or None.
+            limits: Shape (n,): only training rows before this position inform them; None is all.
+            context: Shape (n, c) where a row is not to inform itself, else None.
+            out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
+
+        Raises:
+            ValueError: The rows, or `out`, have another shape than the index.
+            MemoryError: No memory for the search.
+        """
+        if (similar is not None) != (self._likes > 0):
+            return None
+        n = len(points)
+        result = np.empty((n, self.width)) if out is None else out
+        if len(result) != n or (similar is not None and similar.shape != (n,)):
+            raise ValueError("one row of features and one attribute are needed for each point")
+        if limits is not None and limits.shape != (n,):
+            raise ValueError("one limit is needed for each point")
+        if context is not None and context.shape != (n, self._contexts):
+            raise ValueError(f"{self._contexts} context columns are needed for each point")
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        similar = None if similar is None else np.ascontiguousarray(similar, dtype=np.float64)
+        limits = None if limits is None else np.ascontiguousarray(limits, dtype=np.int64)
+        context = None if context is None else np.ascontiguousarray(context, dtype=np.float64)
+        asked = Asked(points, similar, limits, context)
+        for start in range(0, n, _KERNEL_CHUNK):
+            rows = slice(start, start + _KERNEL_CHUNK)
+            if self._find(asked.take(rows), result[rows]) is None:
+                return None
+        return result
+
+    def neighbours(
+        self,
+        points: Floats,
+        similar: Floats | None = None,
+        limits: Positions | None = None,
+        context: Floats | None = None,
+    ) -> tuple[NDArray[np.int64], Floats] | None:
+        """Return the 64 nearest rows that inform `points` (n, d): positions, distances (n, 64)."""
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        work = self._find(Asked(points, similar, limits, context), None)
+        if work is None:
+            return None
+        index, distance = work[: 2 * points.shape[0] * _NEIGHBOURS].reshape(2, -1, _NEIGHBOURS)
+        return index.view(np.int64), distance
+
+    def _find(self, asked: Asked, out: Floats | None) -> Floats | None:
+        """Search for a chunk of rows and write their features to `out`; return the work array.
+
+        It holds positions, distances, gaps and kernels, one after the other: asking numpy for an
+        array's address costs as much as valuing a row.
+        """
+        points, similar, limits, context = asked
+        n, block = len(points), len(points) * _NEIGHBOURS
+        likes = 0 if similar is None else self._likes
+        work = np.empty((2 + bool(likes) + likes) * block)
+        index = work.ctypes.data
+        distances, gaps = index + 8 * block, index + 16 * block if likes else 0
+        kernels = index + 24 * block if likes else 0
+        failed = self._library.nearest(
+            self._pointer, points.ctypes.data, points.shape[1],
+            0 if similar is None else similar.ctypes.data,
+            0 if limits is None else limits.ctypes.data,
+            0 if context is None else context.ctypes.data,
+            n, index, distances, gaps, kernels,
+        )  # fmt: skip
+        if failed == _NOT_FINITE:
+            return None
+        if failed == MISFIT:
+            raise ValueError(f"points of shape {points.shape} do not fit the comparables")
+        if failed:
+            raise MemoryError
+        if likes:
+            exponents = work[3 * block :]
+            np.exp(exponents, out=exponents)
+        if out is not None and self._library.comparables(
+            self._pointer, index, distances, gaps, kernels, n,
+            out.ctypes.data, out.shape[1], out.strides[0] // out.itemsize,
+        ):  # fmt: skip
+            raise ValueError(f"{out.shape[1]} features asked for, there are {self.width}")
+        return work
+
+
+def _cells(tree: Any, order: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the tree's cells, each before its children, with the least training row in each."""
+    cells: list[tuple[float, int, int, int, int]] = []
+    waiting = [(tree.tree, -1, False)]
+    while waiting:
+        node, parent, is_greater = waiting.pop()
+        if parent >= 0:
+            split, axis, less, greater, _ = cells[parent]
+            children = (less, len(cells)) if is_greater else (len(cells), greater)
+            cells[parent] = (split, axis, *children, cells[parent][4])
+        earliest = int(order[node.start_idx : node.end_idx].min())
+        if node.split_dim < 0:
+            cells.append((0.0, -1, node.start_idx, node.end_idx, earliest))
+            continue
+        cells.append((node.split, node.split_dim, 0, 0, earliest))
+        waiting.append((node.greater, len(cells) - 1, True))
+        waiting.append((node.lesser, len(cells) - 1, False))
+    return np.array(cells, dtype=_CELL)
+
+
+def _check(arrays: dict[str, NDArray[Any]], size: int, dimensions: int, similar: bool) -> None:
+    """Refuse arrays that would lead the kernel outside of them.
+
+    Raises:
+        ValueError: They do not fit together.
+    """
+    fits = (
+        0 < size < 2**32
+        and dimensions > 0
+        and arrays["target"].shape == (size,)
+        and arrays["context"].ndim == 2
+        and len(arrays["context"]) == size
+        and arrays["similar"].shape == ((size,) if similar else (0,))
+        and arrays["low"].shape == arrays["high"].shape == (dimensions,)
+    )
+    if not fits:
+        raise ValueError("the comparables' arrays do not fit together")

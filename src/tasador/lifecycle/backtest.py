@@ -1,0 +1,263 @@
+"""Backtest: what a model would have said of sales that were still to come, origin by origin.
+
+At each origin the trend, the features and the models of a bundle are fitted again on the sales
+before it and value the sales up to the next one, as in use. What the bundle has from its own run
+(the families and their parameters, how features are made, the width of intervals) was chosen with
+later sales in sight; that flatters the figures a little, and is the price of seconds an origin.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.formats import EPOCH, seconds_of
+from tasador.core.errors import ConfigError, ValidationError
+from tasador.data.table import ValidatedTable
+from tasador.features.pipeline import FeaturePipeline
+from tasador.lifecycle.gate_evaluation import reference_table
+from tasador.lifecycle.reproduce import settings_of
+from tasador.metrics.regression import all_metrics, cod, prd
+from tasador.modeling.target_transform import TargetTransform
+from tasador.modeling.trend import trend_of
+from tasador.registry.model_bundle import ModelBundle
+from tasador.selection.families.catalog import family
+from tasador.selection.families.inputs import fit_model
+from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
+from tasador.settings.run import RunSettings
+
+Floats = NDArray[np.float64]
+Span = Literal["month", "quarter", "year"]
+SPANS: tuple[Span, ...] = get_args(Span)
+_MONTHS = {"month": 1, "quarter": 3, "year": 12}
+#: Fewer sales before an origin say too little, and fewer after it measure nothing.
+_FEWEST_BEFORE, _FEWEST_AFTER = 200, 5
+_COUNTED = ("median_ape", "mape", "within_10")
+
+
+class BacktestError(ConfigError):
+    """A backtest that cannot be made."""
+
+    @classmethod
+    def no_dates(cls, version: str) -> BacktestError:
+        """Return the error of a model that knows no dates."""
+        return cls(
+            f"{version} cannot be backtested: its table has no dates",
+            expected="a column with the role timestamp in its contract",
+            got="none",
+            remedy="give one `role: timestamp` and train again",
+        )
+
+    @classmethod
+    def no_origin(cls, by: str, before: int) -> BacktestError:
+        """Return the error of a table without an origin to begin at."""
+        return cls(
+            f"no {by} has enough sales before and in it",
+            expected=f"{_FEWEST_BEFORE} sales before it and {_FEWEST_AFTER} in it",
+            got=f"{before} sales with a date",
+            remedy="take shorter spans with --by, or an earlier --from",
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the sales of one span were valued by what was known before it.
+
+    Attributes:
+        name: The span, e.g. ``2013`` or ``2013-07``.
+        rows: Number of its sales.
+        known: Number of sales before it.
+        metrics: median_ape, mape, within_10 (percent); median_ratio, cod, prd; coverage in [0, 1].
+        baseline: The median APE of the plain LightGBM at the same origin, in percent.
+    """
+
+    name: str
+    rows: int
+    known: int
+    metrics: dict[str, float]
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """All origins, the oldest first, and what random folds had promised.
+
+    Attributes:
+        version: The bundle's version.
+        by: Length of the spans.
+        origins: The spans.
+        mean: The mean of each figure over the spans.
+        random: median_ape, mape and within_10 by random cross-validation, as far as known.
+    """
+
+    version: str
+    by: Span
+    origins: tuple[Origin, ...]
+    mean: dict[str, float]
+    random: dict[str, float]
+
+
+def backtest(
+    bundle: ModelBundle,
+    tables: Path,
+    by: Span = "year",
+    since: str | None = None,
+    *,
+    baseline: bool = True,
+    tell: Callable[[Origin], None] = lambda _: None,
+) -> Backtest:
+    """Fit at each origin what `bundle` is made of, and measure it on the sales that follow.
+
+    Args:
+        bundle: The model.
+        tables: Where the workspace keeps training tables.
+        by: Length of the spans.
+        since: First day of the first span's month, e.g. ``2008-01-01``; None takes the first with
+            enough sales before it.
+        baseline: Whether the plain LightGBM is measured too.
+        tell: Called with each origin.
+
+    Raises:
+        BacktestError: The table has no dates, or too few sales.
+        StorageError, KeyError: The training table is gone, or the bundle does not say which it was.
+    """
+    at = bundle.contract.timestamp_position
+    if at is None:
+        raise BacktestError.no_dates(bundle.version)
+    table = reference_table(bundle, tables)
+    dates = table.X[:, at]
+    settings, _ = settings_of(bundle)
+    origins = []
+    for name, start, end in _spans(dates, by, since):
+        before = np.flatnonzero(dates < start)
+        after = np.flatnonzero((dates >= start) & (dates < end))
+        if len(before) < _FEWEST_BEFORE or len(after) < _FEWEST_AFTER:
+            continue
+        found = _origin(bundle, settings, table, name, before, after, baseline)
+        tell(found)
+        origins.append(found)
+    if not origins:
+        raise BacktestError.no_origin(by, int((~np.isnan(dates)).sum()))
+    names = list(origins[0].metrics)
+    mean = {n: float(np.mean([origin.metrics[n] for origin in origins])) for n in names}
+    mean["baseline"] = float(np.mean([origin.baseline for origin in origins]))
+    random = (bundle.manifest.metrics.get("random_cv") or {}) if bundle.manifest.metrics else {}
+    known = {name: float(random[name]) for name in _COUNTED if name in random}
+    return Backtest(bundle.version, by, tuple(origins), mean, known)
+
+
+def _spans(dates: Floats, by: Span, since: str | None) -> list[tuple[str, float, float]]:
+    """Return name, start and end of the calendar's spans in which sales lie."""
+    known = dates[~np.isnan(dates)]
+    if not len(known):
+        return []
+    first = EPOCH + dt.timedelta(seconds=float(known.min()))
+    if since is not None:
+        try:
+            first = max(first, dt.datetime.fromisoformat(since).replace(tzinfo=dt.UTC))
+        except ValueError:
+            raise ValidationError(
+                "the first origin cannot be read", expected="such as 2008-01-01", got=repr(since)
+            ) from None
+    months, last = _MONTHS[by], float(known.max())
+    number = (first.year * 12 + first.month - 1) // months * months
+    found = []
+    while (start := seconds_of(dt.date(number // 12, number % 12 + 1, 1))) <= last:
+        year, month = divmod(number, 12)
+        following = number + months
+        end = seconds_of(dt.date(following // 12, following % 12 + 1, 1))
+        name = {
+            "year": f"{year}", "quarter": f"{year}-Q{month // 3 + 1}",
+            "month": f"{year}-{month + 1:02d}",
+        }[by]  # fmt: skip
+        found.append((name, start, end))
+        number = following
+    return found
+
+
+def _origin(
+    bundle: ModelBundle,
+    settings: RunSettings,
+    table: ValidatedTable,
+    name: str,
+    before: NDArray[np.intp],
+    after: NDArray[np.intp],
+    baseline: bool,
+) -> Origin:
+    contract, lineage = bundle.contract, bundle.manifest.lineage
+    part, plain = table.part, TargetTransform(contract.target.transform)
+    at = contract.timestamp_position
+    known, asked = part.take(before), part.take(after)
+    trend = None
+    if bundle.target.trend is not None:
+        trend = trend_of(
+            contract,
+            known.X,
+            plain.forward(known.y),
+            known.property_hash,
+            carry=bundle.target.trend.carry,
+            seed=settings.seed,
+        )
+    transform = replace(plain, trend=trend)
+    adjusted = known.y if at is None else transform.at_newest_level(known.y, known.X[:, at])
+    target = plain.forward(adjusted)
+    fitted, Z = _pipeline(bundle, settings).fit_transform(known.X, target)
+    Z_asked = fitted.transform(asked.X)
+    score = np.zeros(len(asked))
+    members: list[dict[str, Any]] = lineage["members"]
+    for member in members:
+        chosen = family(member["family"])
+        model = fit_model(chosen, member["params"], Z, fitted.kinds, target, member["seed"])
+        score += chosen.predict(model, Z_asked) / len(members)
+    score += np.log(lineage.get("bias_factor", 1.0))
+    when = None if trend is None or at is None else asked.X[:, at]
+    error = None if trend is None or when is None else trend.error_at(when)
+    ends = [score, score]
+    if _scaled_alike(bundle, fitted.names):
+        ends = list(bundle.interval.bounds(score, Z_asked, fitted.far(Z_asked), error))
+    estimate, low, high = (transform.inverse(s, when) for s in (score, *ends))
+    inside = (low <= asked.y) & (asked.y <= high)
+    metrics = all_metrics(asked.y, estimate)
+    positive = asked.y > 0
+    found = {name: metrics[name] for name in _COUNTED}
+    found |= {
+        "median_ratio": float(np.median(estimate[positive] / asked.y[positive])),
+        "cod": cod(asked.y, estimate),
+        "prd": prd(asked.y, estimate),
+        "coverage": float(np.mean(inside)),
+    }
+    own = float("nan")
+    if baseline:
+        chosen, raw = family(BASELINE_FAMILY), plain.forward(known.y)
+        bare, Z = _pipeline(bundle, settings, comparables=False).fit_transform(known.X, raw)
+        model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, raw, settings.seed)
+        guess = plain.inverse(chosen.predict(model, bare.transform(asked.X)))
+        own = all_metrics(asked.y, guess)["median_ape"]
+    return Origin(name, len(asked), len(known), found, own)
+
+
+def _pipeline(
+    bundle: ModelBundle, settings: RunSettings, *, comparables: bool | None = None
+) -> FeaturePipeline:
+    """Return the unfitted features that the bundle's run decided on."""
+    made = bundle.features
+    clusters = 0 if made.clusters is None else len(made.clusters.centroids)
+    chosen = replace(
+        settings.features,
+        clusters=clusters,
+        comparables=made.index is not None if comparables is None else comparables,
+    )
+    imputation = bundle.manifest.lineage["config"]["impute"].get("chosen") or {}
+    return FeaturePipeline(bundle.contract, chosen, settings.seed, imputation)
+
+
+def _scaled_alike(bundle: ModelBundle, names: tuple[str, ...]) -> bool:
+    """Tell whether the interval's scale is the same column of these features."""
+    index = bundle.interval.scale_index
+    return index is None or (index < len(names) and names[index] == bundle.features.names[index])

@@ -1,0 +1,598 @@
+"""`Trend`: how the level of all prices moved, month by month, and how well that is known.
+
+Fitting takes three steps, all on the target's transformed scale:
+
+1. What the attributes explain is taken out: a robust regression on them with one level a month
+   (the time-dummy method; Eurostat, Handbook on Residential Property Prices Indices, 2013, ch. 5).
+2. The residuals say where each month stands. Two sales of one property say how far two months are
+   apart, whatever the property is like (repeat sales; Case and Shiller 1989, weights for the gap
+   between the two). Both enter one least-squares problem, each weighed by its precision.
+3. Between months the level is smoothed: its change a month is an autoregression of order one, the
+   state of which is estimated from all months at once. That is the Kalman smoother's answer, here
+   as one linear system, which also holds months without sales. Sales and months that are far off
+   the level are weighed down (Student's t), so that they widen the interval and hardly move it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.contract.model import TableContract
+from tasador.core import seeds
+from tasador.core.input_checks import Expected, check_arrays
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Carry = Literal["flat", "drift"]
+CARRIES: tuple[Carry, ...] = get_args(Carry)
+
+#: A trend takes so many months with so many sales each; the newest `_MOST_MONTHS` are used.
+FEWEST_MONTHS, FEWEST_SALES, _MOST_MONTHS = 12, 5, 600
+_MOST_ROWS = 60_000
+_MONTH = 365.25 / 12 * 86_400.0  # seconds
+
+# The regression on the attributes: knots of numbers in all, levels of a category, ridge in rows.
+_KNOTS, _MOST_KNOTS, _MOST_LEVELS, _RIDGE = 160, 12, 96, 1.0
+_ROUNDS, _LEVEL_ROUNDS = 3, 12
+_FREEDOM = 4.0  # of Student's t
+#: Share of the estimated momentum that is carried; see docs/how-to/time.md.
+_MOMENTUM = 0.7
+#: Resales within so many months are left out, as in S&P's Case-Shiller indices.
+_QUICK_RESALE = 6
+# What is tried for the level's movement: deviations of its change a month and of single months, in
+# those of a sale, and how much of a change lasts.
+_STEPS = np.geomspace(5e-3, 0.25, 8)
+_PERSISTENCE = (0.5, 0.8, 0.9, 0.95, 0.98)
+_SHOCKS = (0.0, 0.04, 0.08, 0.16)
+_DIFFUSE = 1e4  # variance of the first month's level, in the variances of the residuals
+_FIRST_ORIGIN, _HORIZON, _MOST_ORIGINS = 24, 12, 40
+_FEWEST_PAIRS, _MOST_LIKELIHOOD = 30, 240
+#: Times the usual spread from which a month's sales are odd; a normal's tenths in deviations.
+_ODD, _ODD_LASTS, _TENTHS = 1.5, 0.95, 2.563
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The level of prices by month, relative to the newest month.
+
+    Attributes:
+        first: The first month, counted from January 1970; the others follow without a gap.
+        level: Shape (m,): level of each month on the target's transformed scale; the last is 0.
+        error: Shape (m,): standard error of each level, against the mean level of all sales.
+        sales: Shape (m,): number of sales of each month.
+        carry: Beyond the last month the level stays (``flat``) or goes on (``drift``).
+        drift: Change in the month after the last one, under ``drift``.
+        persistence: Share of its change that each month beyond passes on to the next, in [0, 1).
+        growth: Standard error that each month beyond the last one adds.
+    """
+
+    first: int
+    level: Floats
+    error: Floats
+    sales: Integers
+    carry: Carry
+    drift: float
+    persistence: float
+    growth: float
+
+    @classmethod
+    def fit(
+        cls,
+        seconds: Floats,
+        target: Floats,
+        X: Floats,
+        categories: Collection[int] = (),
+        property_codes: NDArray[Any] | None = None,
+        *,
+        carry: Carry = "drift",
+        seed: int = 42,
+    ) -> Trend | None:
+        """Fit the trend of some sales; their order does not matter, to the last bit.
+
+        Of more than 60 000 sales a sample is taken, of whole properties where those are known.
+
+        Args:
+            seconds: Shape (n,): date of each sale, seconds since 1970 UTC; NaN rows are left out.
+            target: Shape (n,): transformed targets; rows that are not finite are left out.
+            X: Shape (n, p): attributes without the date, NaN for unknown ones.
+            categories: Columns of `X` that hold codes of categories.
+            property_codes: Shape (n,): what was sold, or None where that is unknown.
+            carry: ``flat`` or ``drift``.
+            seed: Of the sample.
+
+        Returns:
+            The trend; None where fewer than 12 months have five sales each.
+        """
+        known = np.flatnonzero(np.isfinite(seconds) & np.isfinite(target))
+        rows = known[_ordered(seconds[known], target[known], X[known])]
+        codes = None if property_codes is None else property_codes[rows]
+        rows = rows[_sample(len(rows), codes, seed)]
+        months = _months_of(seconds[rows])
+        if not len(rows):
+            return None
+        rows = rows[months > months.max() - _MOST_MONTHS]
+        months = _months_of(seconds[rows])
+        counts = np.bincount(months - months.min())
+        if int((counts >= FEWEST_SALES).sum()) < FEWEST_MONTHS:
+            return None
+        place = months - months.min()
+        basis = _basis(X[rows], target[rows], categories)
+        residual = _without_attributes(target[rows], basis, place)
+        codes = None if property_codes is None else property_codes[rows]
+        movement, level, error, growth = _levels(residual, place, len(counts), codes, carry)
+        return cls(
+            first=int(months.min()),
+            level=level - level[-1],
+            error=error,
+            sales=counts.astype(np.int64),
+            carry=carry,
+            drift=movement.next_change(level),
+            persistence=movement.persistence,
+            growth=growth,
+        )
+
+    def at(self, seconds: Floats) -> Floats:
+        """Return the level at some dates, shape (n,), relative to the newest month.
+
+        Linear between the middles of months. Before the first the level is the first one's; beyond
+        the last it is carried. A date that is NaN stands for the newest one.
+        """
+        ahead, middles = self._ahead(seconds)
+        inside = np.where(np.isnan(seconds), middles[-1], seconds)
+        found: Floats = np.interp(inside, middles, self.level)
+        return found + self.carried(ahead)
+
+    def carried(self, months: Floats) -> Floats:
+        """Return by how much the level goes on in so many months beyond the last one."""
+        if self.carry == "flat":
+            return np.zeros(len(months))
+        found: Floats = _passed_on(self.drift, self.persistence, months)
+        return found
+
+    def error_at(self, seconds: Floats) -> Floats:
+        """Return the standard error of `at`, shape (n,), on the target's transformed scale."""
+        ahead, middles = self._ahead(seconds)
+        inside = np.where(np.isnan(seconds), middles[-1], seconds)
+        found: Floats = np.hypot(np.interp(inside, middles, self.error), self.growth * ahead)
+        return found
+
+    def _ahead(self, seconds: Floats) -> tuple[Floats, Floats]:
+        """Return by how many months each date lies beyond the last one, and the months' middles."""
+        middles = _middles(self.first, len(self.level))
+        months = np.nan_to_num((np.asarray(seconds, np.float64) - middles[-1]) / _MONTH, nan=0.0)
+        return np.maximum(months, 0.0), middles
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a plain row a month: month, level, error and sales."""
+        names = np.datetime_as_string(_month_starts(self.first, len(self.level)), "M")
+        return [
+            {"month": str(names[i]), "level": level, "error": error, "sales": sales}
+            for i, (level, error, sales) in enumerate(
+                zip(self.level.tolist(), self.error.tolist(), self.sales.tolist(), strict=True)
+            )
+        ]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the trend as plain JSON types and arrays, for a bundle."""
+        numbers = ("first", "carry", "drift", "persistence", "growth")
+        arrays = {"level": self.level, "error": self.error, "sales": self.sales}
+        return {name: getattr(self, name) for name in numbers}, arrays
+
+    @classmethod
+    def from_state(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Trend:
+        """Rebuild from `state`, which may come from a file that anybody has written.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is none that `state` gives; says where.
+        """
+        m = len(arrays["level"])
+        shape = (m,)
+        check_arrays(
+            {name: arrays[name] for name in ("level", "error", "sales")},
+            {
+                "level": Expected(shape),
+                "error": Expected(shape, low=0.0),
+                "sales": Expected(shape, ("int64",), low=0),
+            },
+        )
+        first, numbers = spec["first"], [spec[n] for n in ("drift", "persistence", "growth")]
+        if type(first) is not int or not -12 * 1970 <= first <= 12 * 8000:
+            raise ValueError(f"the trend's first month is {first!r}")
+        if not 1 <= m <= _MOST_MONTHS or arrays["level"][-1] != 0.0:
+            raise ValueError("the trend's last level is not 0")
+        if spec["carry"] not in CARRIES:
+            raise ValueError(f"the trend is carried {spec['carry']!r}")
+        if not all(type(number) is float and math.isfinite(number) for number in numbers):
+            raise ValueError(f"the trend's numbers are {numbers}")
+        drift, persistence, growth = numbers
+        if not 0.0 <= persistence < 1.0 or growth < 0.0:
+            raise ValueError(f"the trend's persistence and growth are {persistence}, {growth}")
+        return cls(
+            first, arrays["level"], arrays["error"], arrays["sales"],
+            spec["carry"], drift, persistence, growth,
+        )  # fmt: skip
+
+
+def _months_of(seconds: Floats) -> Integers:
+    """Return the month of each date, counted from January 1970."""
+    days = np.floor(seconds / 86_400.0).astype("datetime64[D]")
+    months: Integers = days.astype("datetime64[M]").astype(np.int64)
+    return months
+
+
+def _month_starts(first: int, count: int) -> NDArray[np.datetime64]:
+    months: NDArray[np.datetime64] = np.arange(first, first + count).astype("datetime64[M]")
+    return months
+
+
+def _middles(first: int, count: int) -> Floats:
+    """Return the middles of months, in seconds since 1970 UTC."""
+    edges = _month_starts(first, count + 1).astype("datetime64[s]").astype(np.float64)
+    middles: Floats = (edges[:-1] + edges[1:]) / 2.0
+    return middles
+
+
+def _ordered(seconds: Floats, target: Floats, X: Floats) -> NDArray[np.intp]:
+    """Return an order of rows by their content: sums round alike however rows are shuffled."""
+    key = np.zeros(len(target))
+    for j in range(X.shape[1]):
+        key += np.nan_to_num(X[:, j], nan=-1.0) * math.sqrt(j + 2.0)
+    order: NDArray[np.intp] = np.lexsort((key, target, seconds))
+    return order
+
+
+def _sample(rows: int, codes: NDArray[Any] | None, seed: int) -> NDArray[np.intp]:
+    """Return the positions of at most `_MOST_ROWS` rows, of whole properties."""
+    if rows <= _MOST_ROWS:
+        return np.arange(rows)
+    names, place = (
+        (np.arange(rows), np.arange(rows))
+        if codes is None
+        else np.unique(codes, return_inverse=True)
+    )
+    drawn = seeds.generator(seed, "trend").random(len(names))[place]
+    kept: NDArray[np.intp] = np.flatnonzero(drawn <= np.partition(drawn, _MOST_ROWS)[_MOST_ROWS])
+    return kept
+
+
+def _basis(X: Floats, target: Floats, categories: Collection[int]) -> Floats:
+    """Return attributes as columns of a linear model: broken lines of numbers, 0/1 of categories.
+
+    A number's knots are its quantiles; one that is unknown has a column of its own.
+    """
+    numbers = [j for j in range(X.shape[1]) if j not in categories]
+    knots = int(np.clip(_KNOTS // max(1, len(numbers)), 1, _MOST_KNOTS))
+    columns = (
+        _levels_of(X[:, j], target) if j in categories else _broken_line(X[:, j], knots)
+        for j in range(X.shape[1])
+    )
+    found = np.hstack([np.zeros((len(X), 0)), *columns])
+    centred: Floats = found - found.mean(axis=0)
+    return centred
+
+
+def _broken_line(values: Floats, knots: int) -> Floats:
+    known = np.isfinite(values)
+    unknown = [(~known).astype(np.float64)[:, None]] if 0 < known.sum() < len(values) else []
+    edges = np.unique(
+        np.quantile(values[known], np.linspace(0, 1, knots + 1)) if known.any() else 0
+    )
+    if len(edges) < 2:
+        return np.hstack([np.zeros((len(values), 0)), *unknown])
+    filled = np.where(known, values, edges[0])
+    at = np.clip(np.searchsorted(edges, filled, side="right") - 1, 0, len(edges) - 2)
+    share = (filled - edges[at]) / (edges[at + 1] - edges[at])
+    hats = np.zeros((len(values), len(edges)))
+    rows = np.arange(len(values))
+    hats[rows, at] = 1.0 - share
+    hats[rows, at + 1] = share
+    return np.hstack([hats[:, 1:], *unknown])
+
+
+def _levels_of(codes: Floats, target: Floats) -> Floats:
+    """Return a 0/1 column a level; where levels are too many, a group of similar targets."""
+    names, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    if len(names) > _MOST_LEVELS:
+        centred = target - target.mean()
+        mean = np.bincount(place, centred) / (counts + 10.0)
+        order = np.argsort(mean, kind="stable")
+        group = np.empty(len(names), np.intp)
+        before = np.cumsum(counts[order]) - counts[order]
+        group[order] = before * _MOST_LEVELS // len(codes)
+        _, place = np.unique(group[place], return_inverse=True)
+    found = np.zeros((len(codes), int(place.max()) + 1))
+    found[np.arange(len(codes)), place] = 1.0
+    return found[:, 1:]
+
+
+def _spread(residual: Floats) -> float:
+    """Return the standard deviation of a normal distribution with this median of sizes."""
+    return 1.4826 * float(np.median(np.abs(residual))) if len(residual) else 0.0
+
+
+def _student(residual: Floats, variance: Floats | float) -> Floats:
+    """Return the weights of residuals under Student's t."""
+    weights: Floats = (_FREEDOM + 1.0) / (_FREEDOM + residual**2 / variance)
+    return weights
+
+
+def _without_attributes(target: Floats, basis: Floats, place: Integers) -> Floats:
+    """Return targets less what the attributes explain within months, shape (n,)."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    weight, residual = np.ones(len(target)), target - np.median(target)
+    for _ in range(_ROUNDS):
+        total = np.maximum(np.bincount(place, weight), 1e-12)
+        # one level a month, taken out of both sides (Frisch, Waugh and Lovell)
+        y = target - (np.bincount(place, weight * target) / total)[place]
+        means = np.zeros((len(total), basis.shape[1]))
+        np.add.at(means, place, basis * weight[:, None])
+        Z = basis - (means / total[:, None])[place]
+        weighed = Z * weight[:, None]
+        normal = weighed.T @ Z + _RIDGE * np.eye(Z.shape[1])
+        coefficients = cho_solve(cho_factor(normal), weighed.T @ y)
+        residual = target - basis @ coefficients
+        inside = y - Z @ coefficients
+        weight = _student(inside, max(_spread(inside), 1e-9) ** 2)
+    centred: Floats = residual - np.median(residual)
+    return centred
+
+
+@dataclass(frozen=True)
+class _Movement:
+    """How the level moves: deviation of its change, what of it lasts, and of single months."""
+
+    step: float
+    persistence: float
+    shock: float
+
+    def precision(self, months: int, variance: float) -> Floats:
+        """Return the inverse of the levels' covariance before any sale is seen, (months, months).
+
+        The change of the level is an autoregression of order one, stationary from the start; the
+        first level is anything, within `variance`.
+        """
+        change = np.diff(np.eye(months), axis=0)
+        innovation = change.copy()
+        innovation[1:] -= self.persistence * change[:-1]
+        innovation[:1] *= math.sqrt(1.0 - self.persistence**2)
+        found: Floats = innovation.T @ innovation / self.step**2
+        found[0, 0] += 1.0 / variance
+        return found
+
+    def next_change(self, level: Floats) -> float:
+        """Return by how much the level is expected to change in the month after the last one."""
+        return _MOMENTUM * self.persistence * float(level[-1] - level[-2])
+
+
+@dataclass(frozen=True)
+class _Observations:
+    """What the residuals say of the levels: ``design @ level = value``, with these variances."""
+
+    design: Any
+    value: Floats
+    variance: Floats
+
+    def weighed(self, level: Floats) -> tuple[Floats, Floats]:
+        """Return the normal equations' matrix and right side; what is far off weighs less."""
+        weight = _student(self.value - self.design @ level, self.variance) / self.variance
+        weighed = self.design.multiply(weight[:, None]).tocsr()
+        matrix: Floats = (weighed.T @ self.design).toarray()
+        return matrix, weighed.T @ self.value
+
+
+def _levels(
+    residual: Floats, place: Integers, months: int, codes: NDArray[Any] | None, carry: Carry
+) -> tuple[_Movement, Floats, Floats, float]:
+    """Return movement, levels (months,), their errors, and the error that a month beyond adds."""
+    counts = np.bincount(place, minlength=months)
+    level = _medians(residual, place, counts)
+    size = max(_spread(residual - level[place]), _spread(np.diff(level)), 1e-9)
+    spread = max(_spread(residual - level[place]), 1e-3 * size)
+    seen = _observations(residual, place, months, codes, level, spread)
+    odd = _oddness(residual, place, counts)
+    apart = np.abs(np.subtract.outer(np.arange(months), np.arange(months)))
+    alike = np.sqrt(np.outer(odd, odd)) * _ODD_LASTS**apart
+    own, movement = np.ones(months), _Movement(0.05 * size, 0.8, 0.0)
+    wide = _DIFFUSE * size**2
+    for number in range(_LEVEL_ROUNDS):
+        matrix, right = seen.weighed(level)
+        alone = 1.0 / np.maximum(np.diag(matrix), 1e-300)
+        noise = alone + odd
+        if number in (0, 3, 6):
+            found = level + (right - matrix @ level) * alone
+            movement = _likeliest(found, noise, own, counts > 0, size)
+        # a month's own deviation: (S^-1 + D)^-1 = (I + S D)^-1 S, which holds months without sales
+        own = np.where(counts > 0, _student((right - matrix @ level) * alone,
+                                            noise + movement.shock**2), 1.0)  # fmt: skip
+        shared = alike + np.diag(np.maximum((noise + movement.shock**2) / own - noise, 0.0))
+        known = np.linalg.solve(np.eye(months) + matrix @ shared, np.column_stack([matrix, right]))
+        prior = movement.precision(months, wide)
+        covariance = np.linalg.inv(prior + known[:, :-1])
+        level = np.asarray(covariance @ known[:, -1], np.float64)
+    share = counts / counts.sum()
+    contrast = np.eye(months) - share
+    error = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", contrast, covariance, contrast), 0.0))
+    growth = _growth(known, level, share, movement, wide, carry)
+    return movement, level, error, growth
+
+
+def _oddness(residual: Floats, place: Integers, counts: Integers) -> Floats:
+    """Return the variance that a month's sales may have in common, for being odd ones.
+
+    Where residuals spread far more than in the usual month, other sales than usual were made: a
+    part of another market, forced sales. What spread they have beyond the usual is not noise that
+    averages out; the level of all may be off by as much. Months are taken with their neighbours,
+    and months in a row are odd in the same way.
+    """
+    parts = np.split(residual[np.argsort(place, kind="stable")], np.cumsum(counts)[:-1])
+    centred = [part - np.median(part) if len(part) else part for part in parts]
+    around = [np.concatenate(centred[max(i - 1, 0) : i + 2]) for i in range(len(parts))]
+    number = np.array([max(len(part), 1) for part in around])
+    spread = np.array([
+        float(np.diff(np.quantile(part, (0.1, 0.9)))[0]) / _TENTHS if len(part) > 1 else 0.0
+        for part in around
+    ])  # fmt: skip
+    usual = float(np.median(spread[counts > 0]))
+    # 0.9 over the root of n: the standard error of such a spread, relative to it
+    allowed = usual * (_ODD + 2.0 * 0.9 / np.sqrt(number))
+    found: Floats = np.maximum(spread**2 - allowed**2, 0.0)
+    return found
+
+
+def _medians(residual: Floats, place: Integers, counts: Integers) -> Floats:
+    """Return each month's median residual; between neighbours for a month without sales."""
+    order = np.argsort(place, kind="stable")
+    parts = np.split(residual[order], np.cumsum(counts)[:-1])
+    known = np.flatnonzero(counts)
+    found: Floats = np.interp(
+        np.arange(len(counts)), known, [float(np.median(parts[i])) for i in known.tolist()]
+    )
+    return found
+
+
+def _observations(
+    residual: Floats,
+    place: Integers,
+    months: int,
+    codes: NDArray[Any] | None,
+    level: Floats,
+    spread: float,
+) -> _Observations:
+    """Return what single sales, means of a property's sales and pairs of them say of the levels.
+
+    Of two errors of one property what they share cancels in the difference and stays in the mean:
+    the two are independent, each with a variance of its own (Fuller and Battese 1973).
+    """
+    from scipy import sparse
+
+    rows = np.arange(len(place))
+    sales = sparse.csr_matrix((np.ones(len(place)), (rows, place)), (len(place), months))
+    single = _Observations(sales, residual, np.full(len(place), spread**2))
+    if codes is None:
+        return single
+    _, owner, number = np.unique(codes, return_inverse=True, return_counts=True)
+    order = np.lexsort((rows, place, owner))
+    earlier, later = order[:-1], order[1:]
+    gap = place[later] - place[earlier]
+    pair = (owner[earlier] == owner[later]) & (gap >= _QUICK_RESALE)
+    earlier, later, gap = earlier[pair], later[pair], gap[pair]
+    if len(gap) < _FEWEST_PAIRS:
+        return single
+    difference = residual[later] - residual[earlier]
+    noise = _pair_variance(difference - level[place[later]] + level[place[earlier]], gap)
+    inside = min(float(np.median(noise)) / 2.0, spread**2)
+    average = sparse.csr_matrix((1.0 / number[owner], (owner, rows)), (len(number), len(rows)))
+    return _Observations(
+        sparse.vstack([average @ sales, sales[later] - sales[earlier]]).tocsr(),
+        np.concatenate([average @ residual, difference]),
+        np.concatenate([spread**2 - inside + inside / number, noise]),
+    )
+
+
+def _pair_variance(difference: Floats, gap: Integers) -> Floats:
+    """Return the variance of pairs by the months between their sales: a line, never falling."""
+    cut = np.median(gap)
+    short, long = gap <= cut, gap > cut
+    low = _spread(difference[short]) ** 2
+    if not long.any():
+        return np.full(len(gap), max(low, 1e-18))
+    run = float(gap[long].mean() - gap[short].mean())
+    slope = max((_spread(difference[long]) ** 2 - low) / run, 0.0)
+    found: Floats = np.maximum(low + slope * (gap - gap[short].mean()), max(0.25 * low, 1e-18))
+    return found
+
+
+def _likeliest(
+    found: Floats, noise: Floats, own: Floats, seen: NDArray[np.bool_], size: float
+) -> _Movement:
+    """Return the movement under which the months' own levels are likeliest.
+
+    Args:
+        found: Shape (months,): the level that each month's sales give by themselves.
+        noise: Shape (months,): the variance of that.
+        own: Shape (months,): weight of each month.
+        seen: Shape (months,): which months have sales.
+        size: Standard deviation of a sale, or of the level's changes where that is more.
+    """
+    at = np.flatnonzero(seen)[-_MOST_LIKELIHOOD:]
+    first = int(at[0])
+    best, movement = -math.inf, _Movement(0.05 * size, 0.8, 0.0)
+    for persistence in _PERSISTENCE:
+        unit = _Movement(1.0, persistence, 0.0).precision(int(at[-1]) - first + 1, 1.0)
+        # the covariance of a walk that starts at 0, and the step's square times that
+        shape = np.linalg.inv(unit)[np.ix_(at - first, at - first)] - 1.0
+        for step in (_STEPS * size).tolist():
+            for shock in (size * share for share in _SHOCKS):
+                V = shape * step**2 + _DIFFUSE * size**2
+                V[np.diag_indices(len(at))] += (noise[at] + shock**2) / own[at]
+                root = np.linalg.cholesky(V)
+                off = np.linalg.solve(root, found[at] - found[at].mean())
+                score = -0.5 * float(off @ off) - float(np.log(np.diag(root)).sum())
+                if score > best:
+                    best, movement = score, _Movement(step, persistence, shock)
+    return movement
+
+
+def _growth(
+    known: Floats, level: Floats, share: Floats, movement: _Movement, wide: float, carry: Carry
+) -> float:
+    """Return the error that a month beyond the last sale adds, as met within the table.
+
+    At earlier months the level is estimated from the sales until then and carried for up to a
+    year; the errors against the levels of all sales give the slope through 0. Where there are too
+    few months for that, it is the usual change of a month.
+    """
+    months = len(level)
+    origins = np.arange(_FIRST_ORIGIN, months - _HORIZON)
+    if not len(origins):
+        return movement.step / math.sqrt(1.0 - movement.persistence**2)
+    every = -(-len(origins) // _MOST_ORIGINS)
+    ahead = np.arange(1, _HORIZON + 1)
+    errors = []
+    for m in origins[::every].tolist():
+        prior = movement.precision(m, wide)
+        then = np.linalg.solve(prior + known[:m, :m], known[:m, -1])
+        # a model learns the mean level of the sales that it has seen
+        mean = float(share[:m] @ (level[:m] - then)) / float(share[:m].sum())
+        carried = then[-1] + mean
+        if carry == "drift":
+            carried = carried + _passed_on(
+                movement.next_change(np.asarray(then)), movement.persistence, ahead
+            )
+        errors.append(level[m - 1 + ahead] - carried)
+    rms = np.sqrt(np.mean(np.square(errors), axis=0))
+    return float(rms @ ahead / (ahead @ ahead))
+
+
+def _passed_on(change: float, persistence: float, months: Any) -> Any:
+    """Return by how much the level has moved after some months, or parts of them."""
+    return change * (1.0 - persistence**months) / (1.0 - persistence)
+
+
+def trend_of(
+    contract: TableContract,
+    X: Floats,
+    target: Floats,
+    property_hash: NDArray[Any] | None,
+    *,
+    carry: Carry,
+    seed: int,
+) -> Trend | None:
+    """Fit the trend of encoded rows `X` (n, p) and their transformed targets (n,); see `Trend.fit`.
+
+    None where the contract names no date of the sale, or the months are too few.
+    """
+    at = contract.timestamp_position
+    if at is None:
+        return None
+    others = [column for i, column in enumerate(contract.features) if i != at]
+    categories = [i for i, column in enumerate(others) if column.kind == "category"]
+    rest = np.delete(X, at, axis=1)
+    return Trend.fit(X[:, at], target, rest, categories, property_hash, carry=carry, seed=seed)

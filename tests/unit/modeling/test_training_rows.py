@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasador.modeling.training_rows import TrainingRows
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 6), st.booleans())
+def test_exactly_the_training_rows_are_found_in_any_order_and_number(seed, n, p, gaps):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 4, (n, p)).astype(float)
+    if gaps:
+        X[rng.random(X.shape) < 0.2] = np.nan
+    scores = rng.normal(size=n)
+    kept = TrainingRows.from_state(TrainingRows.of(X, scores).state())
+    asked = np.concatenate([X[rng.permutation(n)], X[:3] + 0.5, np.where(X == 0.0, -0.0, X)])
+    found, got = kept.find(asked)
+    known = [tuple(row) for row in np.nan_to_num(X, nan=-1.0).tolist()]
+    for i, row in enumerate(np.nan_to_num(asked, nan=-1.0).tolist()):
+        same = [scores[j] for j, other in enumerate(known) if other == tuple(row)]
+        assert (i in found) == bool(same)
+        if same:
+            assert got[found.tolist().index(i)] == pytest.approx(np.mean(same), abs=1e-12)
+        one, score = kept.find(asked[i : i + 1])
+        assert one.tolist() == [0] * bool(same)
+        assert score.tolist() == got[found == i].tolist()
+
+
+@pytest.mark.parametrize(
+    ("hashes", "scores", "fault"),
+    [
+        ([3, 2], [0.0, 0.0], "do not ascend"),
+        ([2, 2], [0.0, 0.0], "do not ascend"),
+        ([], [], "are none"),
+        ([1, 2], [0.0], "has shape"),
+        ([1, 2], [0.0, np.nan], "NaN"),
+        ([1.0, 2.0], [0.0, 0.0], "holds float64"),
+    ],
+)
+def test_arrays_that_are_no_training_rows_are_refused(hashes, scores, fault):
+    arrays = {
+        "hashes": np.array(hashes, np.int64 if not hashes or isinstance(hashes[0], int) else float),
+        "scores": np.array(scores, float),
+    }
+    with pytest.raises(ValueError, match=fault):
+        TrainingRows.from_state(arrays)

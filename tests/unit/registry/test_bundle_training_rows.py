@@ -1,0 +1,50 @@
+"""A bundle values its own training rows by models that did not learn from them."""
+
+import numpy as np
+import pytest
+
+from tasador.core.errors import BundleError
+from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
+from tasador.registry.model_bundle import load_bundle
+from tasador.registry.writer import write_bundle
+
+
+@pytest.fixture
+def bundle(changed_parts, house_rows, tmp_path):
+    X, _ = house_rows
+    kept = TrainingRows.of(X[:100], np.linspace(9.0, 11.0, 100))
+    return write_bundle(tmp_path / "bundle", changed_parts(training_rows=kept))
+
+
+def test_a_training_row_gets_its_out_of_fold_estimate_and_a_note(
+    bundle, written_bundle, house_rows
+):
+    X, _ = house_rows
+    plain = load_bundle(written_bundle)
+    assert bundle.predict(X[100:]).tolist() == plain.predict(X[100:]).tolist()
+    want = bundle.target.inverse(np.linspace(9.0, 11.0, 100))
+    assert bundle.predict(X)[:100].tolist() == want.tolist()
+    values = bundle.value_encoded(X)
+    assert [value.prediction for value in values] == bundle.predict(X).tolist()
+    assert [NOTE in value.warnings for value in values] == [True] * 100 + [False] * (len(X) - 100)
+    assert all(value.lower < value.prediction < value.upper for value in values)
+    assert [bundle.value_encoded(X[i : i + 1])[0] for i in (0, 99, 100)] == [
+        values[i] for i in (0, 99, 100)
+    ]
+    assert bundle.version != plain.version
+
+
+@pytest.mark.parametrize("row", [0, 100])
+def test_an_explanation_adds_up_to_the_estimate(bundle, house_rows, row):
+    X, _ = house_rows
+    found = bundle.reasons(X[row : row + 1], 3)
+    score = found.expected + sum(found.contributions.values())
+    assert bundle.target.inverse(np.array([score]))[0] == pytest.approx(bundle.predict(X)[row])
+    assert (NOT_LEARNT in found.contributions) == (row < 100)
+
+
+def test_changed_hashes_are_the_bundles_fault(changed_parts, house_rows, tmp_path):
+    kept = TrainingRows.of(house_rows[0][:30], np.zeros(30))
+    wrong = TrainingRows(kept.hashes[::-1], kept.scores)
+    with pytest.raises(BundleError, match="do not ascend"):
+        write_bundle(tmp_path / "bundle", changed_parts(training_rows=wrong))
