@@ -248,7 +248,8 @@ def sales(
     for reason, rows in found.excluded.items():
         out.print(f"  {rows:,} more are excluded by the contract: {escape(reason)}")
     flagged = int(found.suspicion.flagged.sum())
-    out.print(f"{flagged:,} are suspicious (score of {found.suspicion.threshold:g} and more):")
+    least = f"{found.suspicion.threshold:g}"
+    out.print(f"{flagged:,} are suspicious (score of {least} and more), by strongest reason:")
     for reason, rows in found.by_reason.items():
         out.print(f"  {rows:6,}  {escape(reason)}")
     with_all, without = found.suspicion.errors_with, found.suspicion.errors_without

@@ -40,7 +40,7 @@ def test_the_card_holds_figures_data_limits_and_lineage() -> None:
     segments = (Group("a", 2000, 13.0, 58.0, 0.99, 0.9), Group("b", 4, 30.0, 20.0, 1.1, 0.75))
     document = ModelDocument(
         CONTRACT,
-        FACTS,
+        replace(FACTS, left_out=(("a gift", 12),)),
         HEADLINE,
         comparison=(Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
         groups={"segment": segments},
@@ -56,6 +56,7 @@ def test_the_card_holds_figures_data_limits_and_lineage() -> None:
         "| COD | 11.50 | 10.50 | 12.50 | 5 | 15 |",
         "| family | LightGBM | MAE 24,000 | train, 5 folds |",
         "| train rows | 16 512 |",
+        "| rows left out: a gift | 12 |",
         "| `income` | number | kUSD | 0 to … |",
         "cut off at 500 001 USD: 4.7% of train",
         "Intervals promise 90% and held 89.7%",

@@ -101,7 +101,7 @@ def test_a_resale_within_days_with_a_jump_is_suspicious_and_a_slow_one_is_not():
     assert not {2, 3} & set(found.reasons)
 
 
-def test_one_deed_over_several_lots_is_told_from_equal_houses_of_one_builder():
+def test_one_deed_over_several_lots_is_suspicious_and_equal_houses_of_one_builder_are_not():
     part = homes(400)
     X, y = part.X.copy(), part.y.copy()
     X[:4] = X[0]  # four lots, the price of all on each
