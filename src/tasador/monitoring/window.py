@@ -239,6 +239,6 @@ def _encoded(features: list[bytes], encoder: Encoder) -> tuple[list[list[float]]
         try:
             codes.append(encoder.codes(orjson.loads(text)))
         except (ValidationError, orjson.JSONDecodeError, TypeError):
-            continue
+            continue  # counted by the caller: one row must not cost the window its verdict
         kept.append(i)
     return codes, kept

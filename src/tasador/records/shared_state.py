@@ -119,6 +119,7 @@ class Leases:
 
     def renew(self, lease: Lease, seconds: float) -> Lease | None:
         """Hold the lease for `seconds` from now; None when it changed hands."""
+        # by its token, not by its time: a holder that was late may go on where nobody took over
         rows = self.database.execute(
             f"UPDATE leases SET expires = {self.database.dialect.clock} + ? "  # noqa: S608
             "WHERE name = ? AND token = ? AND expires > 0 RETURNING expires",
@@ -194,7 +195,7 @@ class AlertState:
 
 
 class AlertStates:
-    """The alerts in a database; changes name the version they saw, as in `State`."""
+    """The alerts in a database; changes name the version they saw, as in `SharedState`."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

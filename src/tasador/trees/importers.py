@@ -1,4 +1,4 @@
-"""Read fitted models of LightGBM and scikit-learn into `TreeEnsemble` and `LinearModel`, exactly.
+"""Read fitted models into `TreeEnsemble` and `LinearModel`: LightGBM, scikit-learn, and others.
 
 Training side only. The libraries are not imported: a model is read through its own attributes, so
 that this module loads anywhere.
@@ -88,9 +88,11 @@ def _add_lightgbm_tree(grower: TreeGrower, fields: dict[str, str]) -> None:
     missing = (decision >> 2) & 3
     if (missing == _MISSING_ZERO).any():
         raise ExportError.of("it treats zero as missing", "train with zero_as_missing=false")
+    # of a node with a set, the set's number
     raw = _floats(fields["threshold"])
     with_set = (decision & _CATEGORICAL) != 0
     threshold = np.where(with_set, 0.0, _beyond_zero(raw))
+    # where NaN have no direction of their own, LightGBM takes them for 0.0
     missing_left = np.where(missing == _MISSING_NAN, (decision & _DEFAULT_LEFT) != 0, raw >= 0.0)
     grower.add(
         feature=np.concatenate([_ints(fields["split_feature"]), np.full(n_leaves, LEAF)]),
@@ -205,6 +207,7 @@ def _from_forest(
             missing_left=np.where(leaf, False, missing.astype(bool)),
             cover=tree.weighted_n_node_samples,
         )
+    # scikit-learn compares float32 inputs with float64 thresholds
     return grower.finish(n_features=n_features, base=base, scale=scale, float32_inputs=True)
 
 
@@ -251,6 +254,7 @@ def from_linear(model: Any) -> LinearModel:
     if coef.ndim == 2 and coef.shape[0] != 1:
         raise ExportError.of("it has several outputs", "fit one model per target")
     coef, intercept = coef.ravel(), float(np.ravel(last.intercept_)[0])
+    # from the model back: its coefficients are on what the last step before it returns
     for offset, factor in _scalers(reversed(before)):
         if factor is not None:
             coef = coef / factor
@@ -329,9 +333,6 @@ class TreeGrower:
             sets=CategorySets.of_nodes(self._size, self._sets),
             **settings,
         )
-
-
-Floats = NDArray[np.float64]
 
 
 def from_xgboost(booster: Any) -> TreeEnsemble:

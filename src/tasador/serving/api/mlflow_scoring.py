@@ -40,6 +40,7 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
 
     @router.get("/ping", summary="Whether a model is loaded", responses=answers(None, 503))
     async def ping() -> Response:
+        # a line feed is what MLflow's own server answers
         return Response(b"\n", 200 if service.ready else 503, media_type="application/json")
 
     @router.get("/version", summary="Version of the service")
