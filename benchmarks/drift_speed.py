@@ -44,7 +44,7 @@ OURS = (
 from tasador.ops.monitor_files import describe_columns
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.table_reader import Fields, TableFile
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.reference_builder import read_reference, read_windows
 import lightgbm, numpy, pyarrow.parquet, polars
 imported = time.perf_counter() - started

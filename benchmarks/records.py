@@ -31,7 +31,7 @@ from tasador.records.batch_writer import RecordWriter
 from tasador.records.database import Database
 from tasador.records.record import Record, new_ids
 from tasador.records.store import RecordStore
-from tasador.settings.records import Mode, RecordSettings, Synchronous
+from tasador.settings.serving import Mode, RecordSettings, Synchronous
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fixtures.postgresql import PostgresServer, find_binaries

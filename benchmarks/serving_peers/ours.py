@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Response
 
-from tasador.serving.app import build_app
-from tasador.serving.bootstrap import Assembly
+from tasador.serving.app import Assembly, build_app
 from tasador.serving.http.request import App
 from tasador.settings.serving import read_settings
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from tasador.contract.reader import read_contract
     from tasador.core.errors import TasadorError
     from tasador.features.pipeline import FeaturePipeline, FittedFeatures
-    from tasador.inference.load import load_bundle
+    from tasador.inference.model_choice import load_bundle
     from tasador.lifecycle.first_champion import train
     from tasador.metrics.regression import all_metrics
     from tasador.modeling.prediction import Valuation
-    from tasador.registry.archive import pack, unpack
+    from tasador.registry.bundle_stores import pack, unpack
     from tasador.registry.mlflow.registry import download_bundle
     from tasador.registry.model_bundle import ModelBundle
     from tasador.settings.compose import compose
@@ -36,11 +36,11 @@ _HOME = {
     "all_metrics": "metrics.regression",
     "compose": "settings.compose",
     "download_bundle": "registry.mlflow.registry",
-    "load_bundle": "inference.load",
-    "pack": "registry.archive",
+    "load_bundle": "inference.model_choice",
+    "pack": "registry.bundle_stores",
     "read_contract": "contract.reader",
     "train": "lifecycle.first_champion",
-    "unpack": "registry.archive",
+    "unpack": "registry.bundle_stores",
 }
 
 __all__ = [

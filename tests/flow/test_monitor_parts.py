@@ -16,8 +16,8 @@ from tasador.cli.app import main
 from tasador.core.errors import SourceError
 from tasador.core.parallel import LocalEngine
 from tasador.core.ray_engine import RayEngine
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.table_reader import Fields
-from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 from tasador.ops.monitor_files import Comparison, monitor_files
 

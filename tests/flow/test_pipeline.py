@@ -15,8 +15,7 @@ import yaml
 
 from fixtures.command_line import run_here as tasador
 from fixtures.wandb_files import runs_of
-from tasador.registry.metadata import as_texts
-from tasador.registry.mlflow.registration import accepted_names
+from tasador.registry.mlflow.registration import accepted_names, as_texts
 from tasador.registry.model_bundle import load_bundle
 
 SMALL = [

@@ -19,8 +19,8 @@ from tasador.cli.app import main
 from tasador.contract.model import Source
 from tasador.contract.reader import read_contract, write_contract
 from tasador.data.table_stream import open_table
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.table_reader import Fields
-from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.init_contract import infer_contract
 from tasador.ops.monitor_files import Comparison, monitor_files
 

@@ -32,11 +32,10 @@ from tasador.core.errors import TasadorError
 from tasador.features import fitted
 from tasador.features.fitted import FittedFeatures
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.trees.batch_kernel import WideTrees
 from tasador.trees.ensemble import CategorySets, LinearModel, TreeEnsemble
+from tasador.trees.kernels import CompactTrees, WideTrees
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import proof_rows, read_model
-from tasador.trees.row_kernel import CompactTrees
 from tasador.trees.tree_shap import (
     LinearContributions,
     TreeContributions,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tasador.contract.model import TableContract
 from tasador.contract.reader import from_dict
+from tasador.core.input_checks import read_arrays, write_arrays
 from tasador.features.imputation import STRATEGIES, Imputer, Strategy, fit_imputer
-from tasador.registry.arrays import read_arrays, write_arrays
 
 NAN = float("nan")
 CONTRACT: TableContract = from_dict(

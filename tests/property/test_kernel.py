@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from fixtures.random_trees import grown
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import native
-from tasador.trees.batch_kernel import WideTrees
 from tasador.trees.ensemble import LEAF, TreeEnsemble
+from tasador.trees.kernels import CompactTrees, WideTrees
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor, proof_rows, read_model
-from tasador.trees.row_kernel import CompactTrees
 
 pytestmark = pytest.mark.skipif(native().library is None, reason=native().reason)
 

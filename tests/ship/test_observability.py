@@ -15,11 +15,10 @@ import pytest
 import yaml
 
 from tasador.ops.monitor_daemon import VerdictMetrics
-from tasador.serving.bootstrap import Assembly
+from tasador.serving.app import Assembly
 from tasador.serving.circuit_breaker import Breaker, OpenCircuitError
 from tasador.serving.metrics import BREAKER_STATES
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import ServeSettings, SourceSettings
+from tasador.settings.serving import RecordSettings, ServeSettings, SourceSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMTOOL = shutil.which("promtool")

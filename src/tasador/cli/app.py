@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import tasador
-from tasador.cli import models, operate, records, scoring, stack, start, watch
+from tasador.cli import models, operate, records, scoring, start, watch
 from tasador.cli.options import FORMER_SPELLINGS
 from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
@@ -180,8 +180,9 @@ def _group(help: str, commands: Commands) -> typer.Typer:
 #: What `tasador --help` lists, in its order.
 COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Start": {
-        "demo": stack.demo,
+        "demo": start.demo,
         "init": start.init,
+        "sales": start.sales,
         "run": start.run,
         "predict": scoring.predict,
         "explain": scoring.explain,
@@ -228,7 +229,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "simulate": watch.simulate,
     },
     "Operate": {
-        "up": stack.up,
+        "up": start.up,
         "serve": operate.serve,
         "ui": operate.ui,
         "publish": operate.publish,

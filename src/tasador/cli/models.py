@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tasador.lifecycle.gate_evaluation import VersionEvaluation
     from tasador.lifecycle.new_rows import NewRows
     from tasador.lifecycle.retraining_policy import RetrainDecision
-    from tasador.metrics.sequential import Moments
     from tasador.records.audit_log import AuditEntry
+    from tasador.serving.experiment import Moments
     from tasador.settings.run import RunSettings
 
 _COLUMNS = (

@@ -110,6 +110,12 @@ Encoding = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Encoding of a text, e.g. cp1251", show_default="detected"),
 ]
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of", metavar="DATE", help="Day to value as of", show_default="each row's own date"
+    ),
+]
 NoHeader = Annotated[bool, typer.Option("--no-header", help="The file has no line of column names")]
 
 # Which model a command uses

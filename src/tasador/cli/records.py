@@ -17,7 +17,7 @@ from tasador.cli.output import escape, out, table
 
 if TYPE_CHECKING:
     from tasador.records.database import Database
-    from tasador.settings.records import RecordSettings
+    from tasador.settings.serving import RecordSettings
 
 SpoolOption = Annotated[
     str | None,
@@ -55,9 +55,9 @@ def export(
         tasador records export -o week.parquet --since 7d
     """
     from tasador.core import clock
+    from tasador.core.clock import parse_moment
     from tasador.records.import_export import export_parquet
     from tasador.records.store import RecordStore
-    from tasador.records.time_parsing import parse_moment
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
@@ -89,9 +89,9 @@ def prune(
         tasador records prune
         tasador records prune --older-than 90d --yes
     """
+    from tasador.core.clock import parse_span, show_moment
     from tasador.records.audit_log import AuditTrail
     from tasador.records.maintenance import Retention
-    from tasador.records.time_parsing import parse_span, show_moment
 
     settings = _settings(database, spool)
     age = None if older_than is None else parse_span(older_than)
@@ -128,9 +128,9 @@ def stats(
     spool: SpoolOption = None,
 ) -> None:
     """Count the records of each version, and what waits in spools."""
+    from tasador.core.clock import show_moment
     from tasador.records.spool import waiting_bytes
     from tasador.records.store import RecordStore
-    from tasador.records.time_parsing import show_moment
 
     settings = _settings(database, spool)
     with _opened(settings) as opened:
@@ -163,8 +163,8 @@ def refused(
 ) -> None:
     """List rows that the service refused, by field and cause."""
     from tasador.core import clock
+    from tasador.core.clock import parse_moment, show_moment
     from tasador.records.refused import kept_rows, read_refused
-    from tasador.records.time_parsing import parse_moment, show_moment
 
     start = 0.0 if since is None else parse_moment(since)
     end = clock.seconds() if until is None else parse_moment(until)
@@ -253,7 +253,7 @@ def _opened(settings: RecordSettings, *, new: bool = False) -> Iterator[Database
     """
     from tasador.core.errors import SourceError
     from tasador.records.database import Database
-    from tasador.settings.records import parse_url
+    from tasador.settings.serving import parse_url
 
     url = parse_url(settings.url)
     if not new and url.path is not None and not url.path.exists():

@@ -28,11 +28,11 @@ from tasador.monitoring.settings import (
     FILE,
     PREFIX,
     VARIABLES,
+    Thresholds,
     WatchSettings,
     read_watch_settings,
     shipped_file,
 )
-from tasador.monitoring.thresholds import Thresholds
 from tasador.settings.compose import compose, conf_folder
 from tasador.settings.run import RunSettings
 from tasador.settings.validation import allowed, fields_of
@@ -137,7 +137,9 @@ def _defaults() -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if field.name != "contract"
     }
-    plain["segregate"]["method"] = "row_hash; the contract may say otherwise"
+    plain["segregate"]["method"] = (
+        "time where sales have dates, else row_hash; the contract may say otherwise"
+    )
     return plain
 
 
@@ -381,9 +383,8 @@ def metrics_page() -> str:
 
 def metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Return name, type, labels and meaning of every metric that a service with a model has."""
-    from tasador.serving.bootstrap import Assembly
-    from tasador.settings.records import RecordSettings
-    from tasador.settings.serving import ServeSettings, SourceSettings
+    from tasador.serving.app import Assembly
+    from tasador.settings.serving import RecordSettings, ServeSettings, SourceSettings
 
     with tempfile.TemporaryDirectory() as folder:
         settings = ServeSettings(

@@ -13,6 +13,7 @@ from tasador.cli.options import (
     WORKSPACE,
     Alias,
     AsJson,
+    AsOf,
     BundleFolder,
     Encoding,
     Engine,
@@ -62,6 +63,7 @@ def predict(
             "--with", metavar="COLUMNS", help="Columns to copy in front: ids, inputs or names a,b"
         ),
     ] = None,
+    as_of: AsOf = None,
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -86,7 +88,7 @@ def predict(
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     names = [name.strip() for name in (keep or "").split(",") if name.strip()]
     asked = Source(sheet=sheet, encoding=encoding)
-    predicted = predict_rows(rows, choice, note, keep=names, asked=asked)
+    predicted = predict_rows(rows, choice, note, keep=names, asked=asked, as_of=as_of)
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
     if output is None:
@@ -115,6 +117,7 @@ def explain(
     comparables: Annotated[
         int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list")
     ] = 5,
+    as_of: AsOf = None,
     as_json: AsJson = False,
     bundle: BundleFolder = None,
     model: Model = None,
@@ -128,7 +131,7 @@ def explain(
     from tasador.scoring.predict import explain_row, explanation_json, to_lines
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    found = explain_row(row, choice, comparables=comparables, tell=note)
+    found = explain_row(row, choice, comparables=comparables, tell=note, as_of=as_of)
     if as_json:
         sys.stdout.write(explanation_json(found))
         return
@@ -173,6 +176,7 @@ def score(
     ] = False,
     sheet: Sheet = None,
     encoding: Encoding = None,
+    as_of: AsOf = None,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     bundle: Annotated[
@@ -213,6 +217,7 @@ def score(
         batch_rows=batch_rows,
         force=force,
         asked=Source(sheet=sheet, encoding=encoding),
+        as_of=as_of,
     )
 
     def tell(line: str) -> None:

@@ -1,4 +1,4 @@
-"""From a table to a first model: `init`, `run`, `runs`, `report`, `doctor`."""
+"""From a table to a first model, and the whole product on this machine: `init`, `run`, `up`..."""
 
 from __future__ import annotations
 
@@ -25,10 +25,34 @@ from tasador.cli.output import err, escape, out, table
 if TYPE_CHECKING:
     from tasador.contract.type_inference import Question
     from tasador.reporting.cards import Card
+import os
+import signal
+import socket
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from tasador.cli.models import settings_with
+from tasador.cli.options import Retrain, Set, WatchConfig
+from tasador.cli.watch import budget_line
+
+if TYPE_CHECKING:
+    from tasador.ops.processes import Member
 
 #: Assumptions that `tasador init` prints; of a wide table those about its first columns, and the
 #: last ones, which are about the table.
 _MOST_ASSUMED = 40
+#: What each process imports first, so that one message names what is not installed.
+_NEEDS = {
+    "mlflow": ("mlflow",),
+    "api": ("fastapi", "uvicorn"),
+    "ui": ("streamlit", "plotly"),
+    "watcher": ("fastapi",),
+}
+#: Servers of the demo look often, so that nobody waits for them.
+_QUICK = {"TASADOR_SOURCE__POLL_S": "2", "TASADOR_CANARY__POLL_S": "1"}
 
 
 def init(
@@ -192,6 +216,59 @@ def run(overrides: Settings = None) -> None:
         out.print(f"next: {escape(outcome.standing.following)}")
 
 
+def sales(
+    overrides: Settings = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Review file to write, a CSV"),
+    ] = None,
+) -> None:
+    """List sales that may not be market prices, for a decision.
+
+    The review file has a line for each suspicious sale, with the reasons. Fill in its column keep
+    with yes or no, and train with segregate.sales_review=FILE. Decisions of an earlier file of that
+    name are kept.
+
+    Examples:
+        tasador sales --dataset king_county_sales -o review.csv
+        tasador run dataset=king_county_sales segregate.sales_review=review.csv
+    """
+    from tasador.reporting.cards import amount
+    from tasador.settings.compose import compose
+    from tasador.training.sales import review_sales
+
+    named = [] if dataset is None else [f"dataset={dataset}"]
+    settings = compose(_with_dataset([*named, *(overrides or [])]), project=Path.cwd())
+    found = review_sales(settings, output)
+    out.print(f"{escape(settings.contract.title)}: {found.rows:,} sales")
+    for reason, rows in found.excluded.items():
+        out.print(f"  {rows:,} more are excluded by the contract: {escape(reason)}")
+    flagged = int(found.suspicion.flagged.sum())
+    out.print(f"{flagged:,} are suspicious (score of {found.suspicion.threshold:g} and more):")
+    for reason, rows in found.by_reason.items():
+        out.print(f"  {rows:6,}  {escape(reason)}")
+    with_all, without = found.suspicion.errors_with, found.suspicion.errors_without
+    if flagged and with_all is not None and without is not None:
+        out.print(
+            f"median error of a first model on the others: {amount(with_all[0])}% fitted on all, "
+            f"{amount(without[0])}% fitted without the suspicious ones"
+        )
+    for row, price, why in found.top:
+        out.print(f"  row {row}: {amount(price)}: {escape(why)}")
+    if found.kept or found.dropped or found.lost:
+        out.print(f"decided: {found.kept:,} kept, {found.dropped:,} dropped")
+    if found.lost:
+        err.print(f"[yellow]{found.lost:,} decisions are about rows that are not in the table[/]")
+    if found.written is not None:
+        file = escape(str(found.written))
+        out.print(f"wrote {file}")
+        out.print(f"next: fill in its column keep, then tasador run segregate.sales_review={file}")
+
+
 def _with_dataset(overrides: list[str]) -> list[str]:
     """Return the overrides, with the project's own contract where they name none.
 
@@ -272,3 +349,213 @@ def doctor(overrides: Settings = None) -> None:
         complete = complete and finding.state != "missing"
     if not complete:
         raise typer.Exit(1)
+
+
+def up(
+    api_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP service")
+    ] = 8000,
+    ui_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the web app")
+    ] = 8501,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of MLflow")
+    ] = 5000,
+    interval: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Time between checks")
+    ] = 15.0,
+    window: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Time that a check looks back")
+    ] = 600.0,
+    config: WatchConfig = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out mlflow, api, ui or watcher; repeatable"),
+    ] = None,
+    retrain: Retrain = False,
+    set_: Set = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Start service, web app, watcher and MLflow on this machine.
+
+    Ctrl-C stops them; when one of them ends, all are stopped. Their logs are in the workspace's
+    `logs`. --set changes the policy and gates of --retrain.
+
+    Examples:
+        tasador up
+        tasador up --ui-port 8600 --without mlflow
+        tasador up --retrain --set retraining.budget=2
+    """
+    from tasador.core.errors import MissingExtraError
+    from tasador.monitoring.settings import FILE, read_watch_settings, whom_alerts_reach
+    from tasador.ops.processes import Stack
+
+    if config is not None:
+        os.environ[FILE] = str(config.resolve())  # for the watcher
+
+    policy = budget_line(settings_with(set_)) if retrain or set_ else ""
+    words = [*(["--retrain"] if retrain else []), *(w for s in set_ or () for w in ("--set", s))]
+    ports = {"mlflow": mlflow_port, "api": api_port, "ui": ui_port}
+    members = [
+        member
+        for member in stack_members(workspace.resolve(), ports, interval, window, words)
+        if member.name not in (without or ())
+    ]
+    unknown = set(without or ()) - {"mlflow", "api", "ui", "watcher"}
+    if unknown or not members:
+        raise OptionsError.without(without or ())
+    for member in members:
+        for module in _NEEDS[member.name]:
+            if find_spec(module) is None:
+                raise MissingExtraError.for_package(module, "train,serve,ui")
+    for line in trust_workspace(workspace):
+        out.print(escape(line))
+    watched = any(member.name == "watcher" for member in members)
+    alerts = whom_alerts_reach(read_watch_settings().reached) if watched else ""
+    stack = Stack(members, workspace / "logs")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stack.stop())
+
+    def ready() -> None:
+        shown = {"api": " (routes: /docs)", "mlflow": " (runs and registry)"}
+        for member in members:
+            where = member.url or "watching" + (f"; retraining: {policy}" if retrain else "")
+            out.print(f"  {member.name:<8} {escape(where)}{shown.get(member.name, '')}")
+        if alerts:
+            out.print(escape(alerts))
+        out.print(f"logs: {escape(str(workspace / 'logs'))}    stop: Ctrl-C")
+
+    out.print(f"starting {', '.join(member.name for member in members)}")
+    stack.run(ready, lambda: out.print("stopping, at most 5 seconds"))
+    out.print("stopped")
+
+
+def trust_workspace(workspace: Path) -> list[str]:
+    """Make the workspace's signing key, sign what is there, and return what to say about it.
+
+    Only the first time: a bundle that comes later without a signature is refused. Nothing is done
+    where keys or other sources are configured.
+    """
+    from tasador.inference.sources import LOCAL, OBJECT_STORE, TRACKING_URI
+    from tasador.registry.signature import VARIABLE, KeyPair, sign_workspace
+
+    configured = (VARIABLE, TRACKING_URI, OBJECT_STORE, LOCAL)
+    if any(os.environ.get(name) is not None for name in configured):
+        return []
+    pair = KeyPair(workspace)
+    if not pair.make():
+        return []
+    signed, problems = sign_workspace(workspace)
+    made = f"made {pair.private}: only models that it signed are served from this workspace"
+    return [f"{made} ({signed} bundles signed)", *problems]
+
+
+def stack_members(
+    workspace: Path,
+    ports: dict[str, int],
+    interval: float,
+    window: float,
+    watching: Sequence[str] = (),
+) -> list[Member]:
+    """Return what is started, MLflow first.
+
+    Args:
+        workspace: Absolute.
+        ports: Of mlflow, api and ui.
+        interval: Seconds between verdicts.
+        window: Seconds a verdict looks back.
+        watching: More options of `tasador watch`.
+    """
+    from tasador.inference.sources import with_defaults
+    from tasador.ops.processes import Member
+
+    own = (sys.executable, "-m", "tasador.cli.app")
+    there = ("--workspace", str(workspace))
+    database = f"sqlite:///{workspace / 'mlflow.db'}"
+    with_defaults(os.environ, workspace)  # refuses several models of which none is chosen
+    source = {"TASADOR_SOURCE__POLL_S": os.environ.get("TASADOR_SOURCE__POLL_S", "5")}
+    workspace.mkdir(parents=True, exist_ok=True)
+    return [
+        Member(
+            "mlflow",
+            (
+                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port",
+                str(ports["mlflow"]), "--workers", "1", "--backend-store-uri", database,
+                "--artifacts-destination", str(workspace / "mlartifacts"),
+            ),
+            ports["mlflow"], "/health",
+            # its job workers (seven processes, 1.2 GB) run GenAI evaluations, which nobody asks for
+            {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        ),
+        Member(
+            "api", (*own, "serve", "--host", "127.0.0.1", "--port", str(ports["api"]), *there),
+            ports["api"], "/health/live", source,
+        ),
+        Member(
+            "ui",
+            (*own, "ui", "--port", str(ports["ui"]), "--api", f"http://127.0.0.1:{ports['api']}"),
+            ports["ui"], "/_stcore/health",
+        ),
+        Member(
+            "watcher",
+            (
+                *own, "watch", "--interval", str(interval), "--window", str(window), *there,
+                *watching,
+            ),
+            environment={**source, "PYTHONUNBUFFERED": "1"},
+        ),
+    ]  # fmt: skip
+
+
+def demo(
+    workspace: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Empty folder to keep", show_default="a temporary one"),
+    ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Start the web app too")] = False,
+) -> None:
+    """Show the whole loop: drift, retraining, canary, rollback.
+
+    It uses a workspace, registry, database and ports of its own, and ignores TASADOR_* variables.
+    Ctrl-C stops it.
+    """
+    from tasador.data.sources import REAL_DATA_VARIABLE
+    from tasador.ops.demo import INTERVAL_S, POLICY, WINDOW_S
+    from tasador.ops.demo import demo as show
+
+    for name in [*os.environ]:
+        if name.startswith(("TASADOR_", "MLFLOW_")) and name != REAL_DATA_VARIABLE:
+            del os.environ[name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        if workspace is None:
+            temporary = tempfile.TemporaryDirectory(prefix="tasador-demo-")
+            folder = Path(stack.enter_context(temporary))
+        else:
+            folder = workspace.resolve()
+            if folder.exists() and any(folder.iterdir()):
+                raise OptionsError.not_empty(folder)
+        folder = folder.resolve()
+        ports = {name: _free_port() for name in ("mlflow", "api", "ui")}
+        words = ["--retrain", *(word for setting in POLICY for word in ("--set", setting))]
+        members = [
+            replace(member, environment={**member.environment, **_QUICK})
+            for member in stack_members(folder, ports, INTERVAL_S, WINDOW_S, words)
+            if member.name in ("api", "watcher", *(["ui"] if ui else []))
+        ]
+        if ui:
+            out.print(f"web app, once the service is up: http://127.0.0.1:{ports['ui']}\n")
+        url = f"http://127.0.0.1:{ports['api']}"
+        ended = show(folder, members, url, lambda line: out.print(escape(line)))
+        out.print(
+            f"\nMAPE {ended.usual:.1f}% before the change, {ended.changed:.1f}% after it, "
+            f"{ended.retrained:.1f}% retrained; the rollback took {ended.back_s:.1f} s"
+        )
+        if workspace is not None:
+            out.print(f"to look around: tasador up --workspace {escape(str(workspace))}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -34,13 +33,13 @@ from tasador.cli.options import (
     Workspace,
 )
 from tasador.cli.output import escape, note, out, time_text
-from tasador.core.errors import ConfigError
+from tasador.core.clock import parse_span
 from tasador.metrics.regression import label
 from tasador.monitoring.verdict import ColumnDrift, Figure, Level, Verdict
 
 if TYPE_CHECKING:
     from tasador.monitoring.alerts import AlertBook
-    from tasador.monitoring.thresholds import Thresholds
+    from tasador.monitoring.settings import Thresholds
     from tasador.monitoring.verdict import Verdict
     from tasador.ops.monitor_daemon import Round
     from tasador.settings.run import RunSettings
@@ -174,7 +173,6 @@ def _number(value: float | None) -> str:
 
 _COLOURS = {"ok": "green", "cannot_tell": "cyan", "warn": "yellow", "alert": "red"}
 _STATES = {"firing": "red", "pending": "yellow", "ok": "green"}
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 Pattern = Annotated[str, typer.Argument(help="Names of alerts, e.g. '*drift*'")]
 
@@ -287,7 +285,7 @@ def _of_records(rules: Thresholds, window: str, workspace: Path) -> Verdict:
     served = read_settings(os.environ | with_defaults(os.environ, workspace))
     if line := unasked(served.source):
         note(line)
-    settings = WatchSettings(window_s=parse_duration(window), limits=rules)
+    settings = WatchSettings(window_s=parse_span(window), limits=rules)
     watcher = Watcher(settings, served.source, served.records.url, served.records)
     try:
         return watcher.evaluate_window()
@@ -419,7 +417,7 @@ def _lines(found: Round) -> list[str]:
 
 
 def _without_password(url: str) -> str:
-    from tasador.settings.records import parse_url
+    from tasador.settings.serving import parse_url
 
     return parse_url(url).shown
 
@@ -481,7 +479,7 @@ def silence(
         tasador alerts silence '*drift*' --for 4h --reason "data migration"
     """
     book = _book(workspace)
-    seconds = parse_duration(for_)
+    seconds = parse_span(for_)
     _report("silenced", book.silence(pattern, seconds, by or getpass.getuser(), reason))
 
 
@@ -559,15 +557,3 @@ def _report(what: str, keys: Sequence[str]) -> None:
     if not keys:
         out.print("no alert matches; `tasador alerts list --all` shows them")
         raise typer.Exit(1)
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds in ``90s``, ``30m``, ``4h`` or ``2d``.
-
-    Raises:
-        ConfigError: It is none of these.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None:
-        raise ConfigError("a duration cannot be read", expected="90s, 30m, 4h or 2d", got=text)
-    return float(match[1]) * _UNITS[match[2]]

@@ -8,6 +8,7 @@ a single row; numpy is all they need. Whether the encoded row is a valid one is 
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -217,6 +218,34 @@ def derivers(contract: TableContract) -> list[tuple[int, list[int], Deriver]]:
             deriver = Deriver(column.derive, tuple(c.kind for c in taken), levels)
             found.append((position, [contract.position(c.name) for c in taken], deriver))
     return found
+
+
+def as_of_field(contract: TableContract, day: str | None) -> dict[str, dt.date]:
+    """Return the value that makes a row one of `day`, by its field; empty without a day.
+
+    Args:
+        contract: Names the column with the date of the sale.
+        day: ISO 8601, such as ``2014-06-30``.
+
+    Raises:
+        ValidationError: It is no day, or the contract names no such column.
+    """
+    if day is None:
+        return {}
+    column = contract.with_role("timestamp")
+    if column is None:
+        raise ValidationError(
+            "this model values nothing as of a day: it knows no dates of sales",
+            expected="a column with the role timestamp in its contract",
+            got="none",
+            remedy="leave the day out",
+        )
+    try:
+        return {column.field_name: dt.date.fromisoformat(day)}
+    except ValueError:
+        raise ValidationError(
+            "the day to value as of cannot be read", expected="such as 2014-06-30", got=repr(day)
+        ) from None
 
 
 class _Absent:

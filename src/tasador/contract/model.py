@@ -268,6 +268,29 @@ class Comparables:
     context: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Rows that are no market sales: those of which one of these conditions holds.
+
+    Attributes:
+        column: Any column of the file, also one that the contract does not name, or the target.
+        reason: Why such a row is left out, for people.
+        among: Its text is one of these.
+        not_among: It has a text, and none of these.
+        below: Its number, or date in seconds since 1970 UTC, is less.
+        above: It is greater.
+        missing: It has no value.
+    """
+
+    column: str
+    reason: str
+    among: tuple[str, ...] = ()
+    not_among: tuple[str, ...] = ()
+    below: float | None = None
+    above: float | None = None
+    missing: bool = False
+
+
 @dataclass(frozen=True)
 class TableContract:
     """Everything the product knows about one table.
@@ -281,6 +304,7 @@ class TableContract:
         ratios: Derived columns.
         source: Where the table is found.
         comparables: How comparables are searched.
+        exclude: Rows to leave out of training, which are valued all the same.
 
     Example:
         >>> import tasador
@@ -299,6 +323,7 @@ class TableContract:
     ratios: tuple[Ratio, ...] = ()
     source: Source = field(default_factory=Source)
     comparables: Comparables = field(default_factory=Comparables)
+    exclude: tuple[Exclusion, ...] = ()
 
     @cached_property
     def features(self) -> tuple[Column, ...]:
@@ -437,7 +462,22 @@ class TableContract:
         }
         for section in ("target", "source", "comparables"):
             plain[section] = _pruned(plain[section])
+        plain["exclude"] = [self._exclusion(one) for one in self.exclude]
+        if not self.exclude:  # older contracts keep their fingerprint
+            del plain["exclude"]
         return plain
+
+    def _exclusion(self, one: Exclusion) -> dict[str, Any]:
+        dates = any(c.name == one.column and c.kind == "datetime" for c in self.columns)
+        below, above = (
+            date_text(limit) if dates and limit is not None else limit
+            for limit in (one.below, one.above)
+        )
+        return _pruned({
+            "column": one.column, "in": list(one.among), "not_in": list(one.not_among),
+            "below": below, "above": above, "missing": True if one.missing else None,
+            "reason": one.reason,
+        })  # fmt: skip
 
 
 def _pruned(section: dict[str, Any]) -> dict[str, Any]:

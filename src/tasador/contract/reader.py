@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +12,7 @@ import yaml
 
 from tasador.contract.derived import OPERATIONS, Derive, Operation
 from tasador.contract.errors import InvalidContractError
+from tasador.contract.exclusions import read_exclusions
 from tasador.contract.formats import (
     DURATION_DAYS,
     EXTRACT_KINDS,
@@ -22,7 +21,6 @@ from tasador.contract.formats import (
     Extract,
     ExtractKind,
     Format,
-    seconds_of,
     valid_date_format,
 )
 from tasador.contract.model import (
@@ -37,12 +35,20 @@ from tasador.contract.model import (
     Target,
     plain_name,
 )
+from tasador.contract.sections import flag as _flag
+from tasador.contract.sections import mapping as _mapping
+from tasador.contract.sections import moment as _moment
+from tasador.contract.sections import number as _number
+from tasador.contract.sections import optional_text as _optional_text
+from tasador.contract.sections import text as _text
+from tasador.contract.sections import texts as _texts
 from tasador.core.errors import ContractError
 from tasador.core.storage import is_plain
 
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
-_FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables")
+_FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables",
+           "exclude")  # fmt: skip
 _TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
            "categories", "case_sensitive", "open", "format")  # fmt: skip
@@ -131,6 +137,7 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
         ratios=_ratios(top.get("ratios"), columns),
         source=_source(top.get("source")),
         comparables=Comparables(),
+        exclude=read_exclusions(top.get("exclude"), columns, target),
     )
     if not contract.features:
         raise ContractError(
@@ -143,22 +150,6 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
 
 def _shallow(contract: TableContract) -> dict[str, Any]:
     return {key: getattr(contract, key) for key in _FIELDS}
-
-
-def _mapping(value: Any, where: str, allowed: Collection[str] | None) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ContractError(f"{where}: expected a mapping, got {type(value).__name__}")
-    for key in value:
-        if allowed is not None and key not in allowed:
-            raise InvalidContractError.not_among(f"{where}.{key}: unknown key", allowed, key)
-    return value
-
-
-def _text(section: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
-    value = section.get(key, default)
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidContractError.of_value(f"{where}.{key}", "a text", value)
-    return plain_name(value)
 
 
 def _model_name(top: Mapping[str, Any], name: str) -> str:
@@ -174,37 +165,6 @@ def _model_name(top: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _optional_text(section: Mapping[str, Any], key: str, where: str) -> str | None:
-    return None if section.get(key) is None else _text(section, key, where)
-
-
-def _texts(section: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = section.get(key)
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, (list, tuple)) or not all(
-        isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in value
-    ):
-        remedy = "quote words that YAML reads as true or false, such as 'yes', 'no' and 'on'"
-        raise InvalidContractError.of_value(f"{where}.{key}", "a list of texts", value, remedy)
-    return tuple(plain_name(str(item)) for item in value)
-
-
-def _flag(section: Mapping[str, Any], key: str, where: str, default: bool) -> bool:
-    value = section.get(key, default)
-    if not isinstance(value, bool):
-        raise InvalidContractError.of_value(f"{where}.{key}", "true or false", value)
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidContractError.of_value(where, "a finite number", value)
-    return float(value)
-
-
 def _bounds(
     section: Mapping[str, Any], where: str, *, dates: bool = False
 ) -> tuple[float | None, float | None]:
@@ -218,18 +178,6 @@ def _bounds(
     if low is not None and high is not None and low >= high:
         raise InvalidContractError.of_value(f"{where}.bounds", "low < high", value)
     return (low, high)
-
-
-def _moment(value: Any, where: str) -> float:
-    """Read a date, with or without a time, as YAML gives it or as text; or seconds since 1970."""
-    if isinstance(value, str):
-        try:
-            value = dt.datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise InvalidContractError.of_value(
-                f"{where}", "a date such as 2026-01-31", value
-            ) from None
-    return seconds_of(value) if isinstance(value, dt.date) else _number(value, where)
 
 
 def _columns(value: Any) -> tuple[Column, ...]:

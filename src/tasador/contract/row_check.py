@@ -362,6 +362,9 @@ class TrainingRange:
 
     def _note(self, column: Column, at: int, value: float) -> str:
         if np.isnan(value):
+            if column.role == "timestamp":
+                day = column.text_of(self._most[at])
+                return f"{column.name} was not given: valued as of {day}, the newest one known"
             return f"{column.name} was missing and has been imputed"
         if column.kind == "category":
             return (

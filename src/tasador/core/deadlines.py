@@ -1,10 +1,4 @@
-"""Deadlines that hold: time that runs down, and calls that are abandoned when it is over.
-
-stamina's `retry_context`, with its retries logged as our own lines are.
-
-Without this, stamina prints through structlog on standard output wherever that is installed, which
-is neither JSON where logs are JSON nor hidden where a command's output is read by a program.
-"""
+"""Deadlines that hold: time that runs down, and calls that are abandoned when it is over."""
 
 from __future__ import annotations
 
@@ -12,11 +6,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-
-from stamina import instrumentation, retry_context
 
 from tasador.core.errors import DeadlineError
 
@@ -207,13 +199,23 @@ def _wait(done: threading.Event, deadline: Deadline, cancelled: threading.Event 
     return True
 
 
-__all__ = ["retry_context"]
-
 _log = logging.getLogger(__name__)
 
 
-def _log_retry(details: instrumentation.RetryDetails) -> None:
+def retry_context(**arguments: Any) -> Iterator[Any]:
+    """Return stamina's attempts for `arguments`, its retries logged as our own lines are.
+
+    stamina's own hook prints through structlog on standard output wherever that is installed, which
+    is neither JSON where logs are JSON nor hidden where a command's output is read by a program.
+    """
+    # inside: loading and valuing imports this module, and stamina comes with the extras only
+    from stamina import instrumentation
+    from stamina import retry_context as attempts
+
+    instrumentation.set_on_retry_hooks([_log_retry])
+    made: Iterator[Any] = attempts(**arguments)
+    return made
+
+
+def _log_retry(details: Any) -> None:
     _log.info("%s: tried again in %.1f s", details.caused_by, details.wait_for)
-
-
-instrumentation.set_on_retry_hooks([_log_retry])

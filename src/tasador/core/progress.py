@@ -7,11 +7,9 @@ draws it on an interactive standard error and nothing is drawn elsewhere, so tha
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
-
-Item = TypeVar("Item")
+from typing import Protocol
 
 
 class Advance(Protocol):
@@ -69,13 +67,3 @@ def progress(description: str, total: float | None) -> Iterator[Advance]:
                 bars.update(task, advance=steps, note=note)
 
         yield advance
-
-
-def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield `items` while a progress bar counts them."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with progress(description, total) as advance:
-        for item in items:
-            yield item
-            advance()

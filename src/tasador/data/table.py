@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -76,6 +76,7 @@ class ValidatedTable:
         origin: real or synthetic.
         source: Where the table came from.
         warnings: Notes for the report: suspicious but acceptable things.
+        excluded: Positions in the table as read of the rows that the contract excludes, by reason.
     """
 
     contract: TableContract
@@ -89,11 +90,20 @@ class ValidatedTable:
     source: str
     warnings: tuple[str, ...] = ()
     property_hash: NDArray[np.uint64] | None = None
+    excluded: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def part(self) -> Part:
         """All of its rows."""
         return Part(self.X, self.y, self.row_hash, self.property_hash)
+
+    def take(self, rows: NDArray[np.intp]) -> ValidatedTable:
+        """Return the table with the rows at these positions alone."""
+        of = None if self.property_hash is None else self.property_hash[rows]
+        return replace(
+            self, X=self.X[rows], y=self.y[rows], row_hash=self.row_hash[rows],
+            row=self.row[rows], property_hash=of,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tasador.contract.encoding import Encoder, encode_values, sent_as
 from tasador.contract.model import Column, TableContract
 from tasador.contract.row_check import expectation, valid_codes
 from tasador.core.errors import ValidationError, closest
+from tasador.data.sale_filters import exclude_rows
 from tasador.data.table import RefusedRow, Table, ValidatedTable
 
 Floats = NDArray[np.float64]
@@ -37,7 +38,8 @@ def validate_table(
 ) -> ValidatedTable:
     """Return the rows of `table` that meet `contract`, encoded, and the others with reasons.
 
-    The result is the same whether the columns were read as text or came typed.
+    The result is the same whether the columns were read as text or came typed. Rows that the
+    contract excludes are left out before anything is checked, and are no refused ones.
 
     Args:
         table: What was read.
@@ -51,25 +53,27 @@ def validate_table(
     """
     frame = table.frame
     warnings = list(table.warnings) + _check_columns(frame, contract)
-    faults = _Faults(frame, contract)
+    excluded, notes = exclude_rows(frame, contract)
+    faults = _Faults(frame, contract, [row for rows in excluded.values() for row in rows])
     encoded = [_check_column(frame, column, faults) for column in contract.features]
     for column in contract.identifiers:
         faults.note(_is_missing(frame, column), column.name, "a value")
     y = _check_column(frame, contract.target.column, faults, log=contract.target.transform == "log")
     X = Encoder(contract).fill_derived(np.column_stack(encoded))
-    unlabelled = np.isnan(y) & (faults.first < 0)
-    _check_refused(faults, frame.height, max_refused_share)
-    kept = (faults.first < 0) & ~unlabelled
+    right = (faults.first < 0) & ~faults.excluded
+    unlabelled = np.isnan(y) & right
+    _check_refused(faults, frame.height - int(faults.excluded.sum()), max_refused_share)
+    kept = right & ~unlabelled
     if unlabelled.any():
         warnings.append(
             f"{int(unlabelled.sum())} row(s) have no {contract.target.name!r}: left out of "
             "training; `tasador predict` values them"
         )
     row = np.flatnonzero(kept).astype(np.int64)
-    _check_rest(len(row), min_rows, y[kept], contract)
+    _check_rest(len(row), min_rows, y[kept], contract, int(faults.excluded.sum()))
     left = frame.filter(pl.Series(kept))
     hashes = _row_hashes(left, contract, X[kept], y[kept])
-    warnings += _warnings(contract, X[kept], y[kept], hashes)
+    warnings += notes + _warnings(contract, X[kept], y[kept], hashes)
     return ValidatedTable(
         contract=contract,
         X=np.ascontiguousarray(X[kept]),
@@ -82,6 +86,7 @@ def validate_table(
         source=table.source,
         warnings=tuple(warnings),
         property_hash=_property_hashes(left, contract),
+        excluded=excluded,
     )
 
 
@@ -91,17 +96,20 @@ class _Faults:
     Attributes:
         first: Shape (n,): position in `kinds` of the row's first fault, -1 for none.
         kinds: (column, what was expected) of each check that found something.
+        excluded: Shape (n,): rows that are not checked.
     """
 
-    def __init__(self, frame: pl.DataFrame, contract: TableContract) -> None:
+    def __init__(self, frame: pl.DataFrame, contract: TableContract, excluded: list[int]) -> None:
         self._frame = frame
+        self.excluded = np.zeros(frame.height, dtype=np.bool_)
+        self.excluded[excluded] = True
         self._sources = {c.name: c.source for c in contract.features if c.source is not None}
         self.first = np.full(frame.height, -1, dtype=np.int64)
         self.kinds: list[tuple[str, str]] = []
 
     def note(self, wrong: Flags, column: str, expected: str) -> None:
         """Note rows in which `column` is not what is expected; earlier faults stay."""
-        new = wrong & (self.first < 0)
+        new = wrong & (self.first < 0) & ~self.excluded
         if new.any():
             self.first[new] = len(self.kinds)
             self.kinds.append((column, expected))
@@ -221,12 +229,15 @@ def _check_refused(faults: _Faults, rows: int, max_refused_share: float) -> None
         )
 
 
-def _check_rest(rows: int, min_rows: int, y: Floats, contract: TableContract) -> None:
+def _check_rest(
+    rows: int, min_rows: int, y: Floats, contract: TableContract, excluded: int
+) -> None:
     if rows < min_rows:
         raise ValidationError(
             "the table has too few usable rows",
             expected=f"at least {min_rows}",
-            got=str(rows),
+            got=f"{rows}"
+            + (f", {excluded} others are excluded by the contract" if excluded else ""),
             remedy="add rows: an estimate learned from so few would not be worth trusting",
         )
     if y.min() == y.max():

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import encode_arrow, rows_of
-from tasador.contract.encoding import sent_as
+from tasador.contract.encoding import as_of_field, sent_as
+from tasador.contract.formats import seconds_of
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
 from tasador.registry.model_bundle import ModelBundle
@@ -34,8 +35,10 @@ class BatchScorer:
     Args:
         bundle: The loaded bundle.
         keep: Columns of the input to hand on; None keeps the contract's identifiers that are there.
+        as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
 
     Raises:
+        ValidationError: See `as_of_field`.
         ConfigError: A column to keep has the name of one that is added.
         MissingExtraError: pyarrow is not installed.
 
@@ -46,7 +49,9 @@ class BatchScorer:
             about a valued row, as the service says it) and ``error`` (why a row was refused).
     """
 
-    def __init__(self, bundle: ModelBundle, *, keep: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, bundle: ModelBundle, *, keep: Sequence[str] | None = None, as_of: str | None = None
+    ) -> None:
         try:
             import pyarrow as pa
         except ImportError:
@@ -54,6 +59,10 @@ class BatchScorer:
         self.bundle = bundle
         self._contract = bundle.contract
         self._check = bundle.check
+        self._dated = {
+            self._contract.position(name): seconds_of(day)
+            for name, day in as_of_field(self._contract, as_of).items()
+        }
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
         self.schema = pa.schema(
             [
@@ -104,7 +113,11 @@ class BatchScorer:
         Raises:
             ValidationError: It does; the message names the columns.
         """
-        absent = [c.name for c in self._contract.fields if c.name not in names and not c.nullable]
+        absent = [
+            c.name
+            for c in self._contract.fields
+            if not (c.name in names or c.nullable or self._contract.position(c.name) in self._dated)
+        ]
         if absent:
             raise ValidationError(
                 "columns of the contract are missing",
@@ -145,16 +158,6 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
-    def rejected_rows(self, rows: int, reasons: dict[int, str]) -> pa.RecordBatch:
-        """Return a batch of `schema` whose rows were refused before they could be read."""
-        import pyarrow as pa
-
-        none = pa.nulls(rows, pa.float64())
-        errors = pa.array([reasons.get(row) for row in range(rows)], pa.string())
-        return pa.RecordBatch.from_arrays(
-            [none, none, none, pa.nulls(rows, pa.string()), errors], schema=self.schema
-        )
-
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
@@ -167,6 +170,8 @@ class BatchScorer:
                 continue
             X[:, position], strange = encode_arrow(sent, batch.column(sent.field_name))
             wrong |= strange
+        for position, seconds in self._dated.items():
+            X[:, position] = seconds
         return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:

@@ -1,4 +1,4 @@
-"""The bundle that a command values rows with: the one that a service would answer with."""
+"""The bundle that commands and programs value rows with: the one a service would answer with."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from tasador.inference.sources import (
     with_defaults,
     workspace_registry,
 )
-from tasador.registry.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.model_bundle import ModelBundle, load_bundle
-from tasador.registry.signature import TrustedKeys, trusted_files
+from tasador.registry import model_bundle as bundles
+from tasador.registry.manifest import MANIFEST_NAME, BundleLimits, Manifest
+from tasador.registry.model_bundle import ModelBundle
+from tasador.registry.signature import Trusted, TrustedKeys, trusted_files
 from tasador.registry.versions import only_model, used_model
 from tasador.settings.serving import SourceSettings, read_settings, variable
 
@@ -119,7 +120,7 @@ class Chosen:
         Raises:
             BundleError: It is damaged, or not signed by a trusted key where there are any.
         """
-        return load_bundle(self.folder, trusted=TrustedKeys.read(self.trusted))
+        return bundles.load_bundle(self.folder, trusted=TrustedKeys.read(self.trusted))
 
 
 @contextmanager
@@ -220,3 +221,59 @@ def _fetched(source: SourceSettings, destination: Path, tell: Callable[[str], No
         return Chosen(folder, identity, source.trusted_keys)
     none = NothingOfferedError("no source of models is configured", remedy="tasador run")
     raise [*damaged, *nothing, none][0]
+
+
+def load_bundle(
+    folder: str | Path,
+    *,
+    model: str | None = None,
+    alias: str | None = None,
+    version: str | None = None,
+    check_golden: bool = True,
+    threads: int = 1,
+    limits: BundleLimits | None = None,
+    trusted: Trusted = "configured",
+) -> ModelBundle:
+    """Load and verify a bundle.
+
+    Args:
+        folder: The bundle's folder; or a workspace, from whose registry the champion is taken, as
+            by every command. That needs the extra ``serve``.
+        model: With a workspace: the model's name, where it holds several.
+        alias: With a workspace: another alias than champion.
+        version: With a workspace: a version's number instead of an alias.
+        check_golden: Whether to value the golden rows and compare with their kept answers.
+        threads: How many threads share a batch of rows.
+        limits: Sizes above which the bundle is refused.
+        trusted: Keys, one of which must have signed the bundle; by default those of
+            TASADOR_SOURCE__TRUSTED_KEYS, or the workspace's own. None asks for no signature.
+
+    Raises:
+        BundleError: The folder is no bundle, or one that is damaged, incomplete, tampered with, too
+            large, of an unknown format, not signed by a trusted key where one is asked for, or
+            that answers differently on this machine.
+        ConfigError: The alias or version cannot be resolved, or which of several models is meant is
+            not clear.
+        RegistryError: The workspace's registry cannot be read.
+
+    Example:
+        >>> import tasador
+        >>> bundle = tasador.load_bundle("cars")
+        >>> bundle.version, bundle.origin
+        ('cars_model-8c615dec97ef', 'real')
+    """
+
+    def load(path: Path, trusted: Trusted) -> ModelBundle:
+        return bundles.load_bundle(
+            path, check_golden=check_golden, threads=threads, limits=limits, trusted=trusted
+        )
+
+    path = Path(folder)
+    named = (model, alias, version) != (None, None, None)
+    # a workspace holds bundles/; anything else is reported as the bundle that it should be
+    if not named and ((path / MANIFEST_NAME).exists() or not (path / "bundles").is_dir()):
+        return load(path, trusted)
+    choice = BundleChoice(path, model=model, alias=alias, version=version)
+    with chosen_bundle(choice) as chosen:
+        own = TrustedKeys.read(chosen.trusted) if trusted == "configured" else trusted
+        return load(chosen.folder, own)

@@ -29,8 +29,7 @@ from tasador.registry.bundle_stores import (
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.integrity import BundleLimits, read_verified
-from tasador.registry.manifest import MANIFEST_NAME
+from tasador.registry.manifest import MANIFEST_NAME, BundleLimits, read_verified
 from tasador.registry.mlflow.client import without_password
 from tasador.registry.mlflow_reader import registry_reader
 from tasador.registry.model_bundle import ModelBundle

@@ -1,12 +1,21 @@
-"""Promote a version: through the gates, then the alias."""
+"""Promote a version: through the gates, then the alias.
+
+A service promotes and rolls back in a process of its own (`call_apart`): that needs MLflow and two
+whole models, seconds of processor and memory that requests under way should not pay for, and
+packages that a service does not import.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from tasador.core.errors import BundleError, ConfigError
+from tasador.core.errors import BundleError, ConfigError, RegistryError, TasadorError
 from tasador.lifecycle.alias_updates import (
     ALIASES,
     CHALLENGER,
@@ -15,9 +24,8 @@ from tasador.lifecycle.alias_updates import (
     new_operation_id,
     promotion,
 )
-from tasador.lifecycle.api import Lifecycle
+from tasador.lifecycle.api import Lifecycle, Place, opened
 from tasador.lifecycle.errors import GatesRefuseError, NotAllowedError
-from tasador.lifecycle.gate_evaluation import VersionEvaluation, evaluate_version
 from tasador.registry.versions import (
     CHAMPION,
     REASON_TAG,
@@ -28,11 +36,14 @@ from tasador.registry.versions import (
 )
 from tasador.settings.run import GateSettings
 
+if TYPE_CHECKING:
+    from tasador.lifecycle.gate_evaluation import VersionEvaluation
+
 #: A challenger gets some of the traffic: whether it is better is what that is to show.
 SAFETY = frozenset(
     {"hash and parity", "contract compatible", "real only over real", "bundle size", "latency"}
 )
-Tell = Callable[[VersionEvaluation], None]
+Tell = Callable[["VersionEvaluation"], None]
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,9 @@ def _evaluated(
     request: PromotionRequest,
     settings: GateSettings | None,
 ) -> VersionEvaluation:
+    # inside, since a service imports this module, and no Polars
+    from tasador.lifecycle.gate_evaluation import evaluate_version
+
     known = {one.number: one for one in lifecycle.versions.all()}
     try:
         against = None if request.gates == "first" else known.get(present)
@@ -153,3 +167,75 @@ def _record_rejection(
         lifecycle.place.who, request.reason, {"alias": request.alias, **details},
     )  # fmt: skip
     lifecycle.ledger.note(operation, "refused", note)
+
+
+def promote_at(place: Place, version: str, alias: str, reason: str, force: bool) -> dict[str, Any]:
+    """Do what `tasador promote` does, and return what was done; errors as `promote` has them."""
+    # inside, as above: no Hydra in a service
+    from tasador.settings.compose import compose
+
+    with opened(place) as lifecycle:
+        request = PromotionRequest(version, alias, reason, force)
+        gates = compose([], project=Path.cwd()).gates
+        return promote(lifecycle, request, settings=gates).operation.summary
+
+
+def roll_back_at(place: Place, to: str | None, reason: str) -> dict[str, Any]:
+    """Do what `tasador rollback` does, and return what was done."""
+    with opened(place) as lifecycle:
+        return lifecycle.roll_back(to, reason).operation.summary
+
+
+def call_apart(
+    work: Callable[..., dict[str, Any]], *arguments: object, seconds: float
+) -> dict[str, Any]:
+    """Call `work` in a new process and return what it returns.
+
+    Args:
+        work: A function of a module, which the process imports by its name.
+        arguments: Its arguments.
+        seconds: After that long the process is stopped.
+
+    Raises:
+        TasadorError: Whatever `work` raises of it.
+        RegistryError: It took too long, or the process died.
+    """
+    # spawned: a copy of a service would share its sockets and the locks of its threads
+    context = multiprocessing.get_context("spawn")
+    answers, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, work, arguments), daemon=True)
+    process.start()
+    sender.close()  # else the end of the process could not be seen
+    try:
+        if not answers.poll(seconds):
+            raise _ended(f"did not end within {seconds:.0f} s and was stopped")
+        answer = answers.recv()
+    except EOFError:
+        process.join(10)
+        raise _ended(f"died with exit code {process.exitcode}") from None
+    finally:
+        answers.close()
+        process.kill()
+        process.join()
+    if isinstance(answer, TasadorError):
+        raise answer
+    done: dict[str, Any] = answer
+    return done
+
+
+def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    # Ctrl-C reaches the whole group: the service ends first, and this process with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        answer = work(*arguments)
+    except TasadorError as error:
+        answer = error
+    sender.send(answer)
+
+
+def _ended(how: str) -> RegistryError:
+    return RegistryError(
+        f"the process that changes the registry {how}",
+        remedy="see the service's log and tasador models: the next change puts in order what is "
+        "half done",
+    )

@@ -11,7 +11,14 @@ from tasador.core import clock
 from tasador.core.errors import install_command
 from tasador.monitoring.checks import performance
 from tasador.monitoring.checks.data_quality import check_quality
-from tasador.monitoring.checks.drift import ColumnComparison, check_columns, compare_column
+from tasador.monitoring.checks.drift import (
+    FEWEST_ROWS,
+    ColumnComparison,
+    DomainClassifierResult,
+    check_columns,
+    classify_domain,
+    compare_column,
+)
 from tasador.monitoring.checks.performance import (
     check_concept,
     check_segments,
@@ -19,14 +26,9 @@ from tasador.monitoring.checks.performance import (
     measured_figures,
 )
 from tasador.monitoring.checks.service_levels import check_predictions, check_refused, check_service
-from tasador.monitoring.checks.two_sample_tests import (
-    FEWEST_ROWS,
-    DomainClassifierResult,
-    classify_domain,
-)
 from tasador.monitoring.metrics import indicators
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Finding, Level, Verdict, overall
 from tasador.monitoring.window import Window
 from tasador.monitoring.window_summary import WindowSummary
@@ -107,8 +109,8 @@ def evaluate_summary(
         reference=reference.version,
         reference_rows=reference.n,
         made=clock.timestamp(),
-        begins=performance.iso(tally.begins) if timed else None,
-        ends=performance.iso(tally.ends) if timed else None,
+        begins=clock.show_moment(tally.begins) if timed else None,
+        ends=clock.show_moment(tally.ends) if timed else None,
         findings=tuple(findings),
         drift=drift,
         figures=figures,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tasador.core import clock, escape
-from tasador.core.deadlines import BoundedCaller, Deadline
+from tasador.core.deadlines import BoundedCaller, Deadline, retry_context
 from tasador.core.errors import ConfigError, DeadlineError, MissingExtraError, StorageError
 from tasador.core.http import Patience, opened
 from tasador.monitoring.alerts import AlertBook, Notification
@@ -148,8 +148,6 @@ class WebhookRoute:
         Raises:
             StorageError: The receiver cannot be reached or refuses.
         """
-        from tasador.core.deadlines import retry_context
-
         body = json.dumps(self.body(notice)).encode()
         # sent at least once: the receiver drops a repetition by the key
         headers = {"content-type": "application/json", "idempotency-key": notice.id}

@@ -89,8 +89,7 @@ def _signed(settings: ServeSettings, workspace: Path) -> Protection:
     import tempfile
 
     from tasador.inference.sources import build_sources
-    from tasador.registry.integrity import BundleLimits, read_verified
-    from tasador.registry.manifest import MANIFEST_NAME
+    from tasador.registry.manifest import MANIFEST_NAME, BundleLimits, read_verified
 
     what = "signed model"
     keys = settings.source.trusted_keys

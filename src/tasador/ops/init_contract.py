@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,12 @@ _SOLD = re.compile(r"sold|sale|transaction|deed|contract|closing|fecha|verkauf|v
 #: Names of what others say that a thing is worth.
 _VALUED = re.compile(
     r"assess|apprais|zestimate|estimate|(?:land|imp\w{0,3}|bldg|building|tax|market|total)_?val",
+    re.I,
+)
+#: Columns that say how a sale came about.
+_MANNER = re.compile(
+    r"method(_?of_?sale)?|sale[_ ]?(type|condition|status|method|qualif\w*|valid\w*)"
+    r"|arms?[_ ]?length|deed[_ ]?type|(sale[_ ]?)?(valid\w*|qualified)",
     re.I,
 )
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
@@ -449,6 +455,18 @@ def _path_of(name: str, project: Path) -> Path:
     return project / "conf" / "dataset" / f"{name}.yaml"
 
 
+def _proposed_filters(contract: TableContract) -> Iterator[str]:
+    """Yield, for columns that say how a sale came about, how to exclude rows by them."""
+    for column in contract.columns:
+        if column.kind in ("category", "text") and _MANNER.fullmatch(column.name):
+            levels = ", ".join(column.categories[:12]) or "text"
+            yield f"{column.name!r} may say which rows are no market sales ({levels}); if so:"
+            yield (
+                f"  exclude: [{{column: {column.name}, in: [...], reason: not a sale at arm's "
+                "length}]"
+            )
+
+
 def write_new_contract(inference: Inference, *, project: Path) -> WrittenContract:
     """Write what was inferred to ``conf/dataset/<name>.yaml`` of `project`."""
     contract = inference.contract
@@ -463,6 +481,7 @@ def write_new_contract(inference: Inference, *, project: Path) -> WrittenContrac
     ]
     if inference.conclusion:
         notes.append(inference.conclusion)
+    notes += _proposed_filters(contract)
     path = _path_of(contract.name, project)
     write_text(path, write_contract(contract, "\n".join([_HEADER, "", *notes])))
     read_contract(path)  # what was written must be read back before anybody relies on it

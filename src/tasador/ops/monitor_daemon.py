@@ -32,8 +32,7 @@ from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.cascade import Cascade
 from tasador.serving.model_slot import ModelSlot
 from tasador.serving.refresher import Refresher
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import SourceSettings
+from tasador.settings.serving import RecordSettings, SourceSettings
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from tasador.core.parallel import Engine, LocalEngine
 from tasador.data.text_format import known_names
 from tasador.monitoring.evaluate import evaluate_summary
 from tasador.monitoring.reference_builder import count_files, inspect_tables, read_reference
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.table_reader import (
     Fields,
     ReadOptions,
@@ -28,7 +29,6 @@ from tasador.monitoring.table_reader import (
     common_precision,
     is_flag,
 )
-from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.verdict import Verdict
 
 #: Levels above which texts are not watched as categories.

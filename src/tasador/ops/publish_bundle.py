@@ -31,7 +31,7 @@ from tasador.inference.model_choice import BundleChoice, chosen_bundle
 from tasador.lifecycle.api import Place
 from tasador.lifecycle.gate_evaluation import split_again
 from tasador.registry.bundle_stores import Pointer, publish_bundle
-from tasador.registry.integrity import BundleLimits, read_verified
+from tasador.registry.manifest import BundleLimits, read_verified
 from tasador.registry.mlflow.registry import versions_of
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.signature import password, sign_bundle

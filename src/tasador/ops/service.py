@@ -19,15 +19,14 @@ from tasador.core.errors import ConfigError, MissingExtraError, StorageError
 from tasador.core.hashing import to_plain
 from tasador.lifecycle.alias_updates import Ledger
 from tasador.lifecycle.api import Place
-from tasador.lifecycle.worker import call_apart, promote_at, roll_back_at
+from tasador.lifecycle.promote import call_apart, promote_at, roll_back_at
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.registry.mlflow_reader import registry_reader
 from tasador.registry.versions import CHAMPION, ModelVersion
 from tasador.serving.api.models import Lifecycle as Verbs
 from tasador.serving.api.models import Promotion, Return, lifecycle_router
-from tasador.serving.app import build_app
-from tasador.serving.bootstrap import Assembly, assembled
+from tasador.serving.app import Assembly, assembled, build_app
 from tasador.serving.http.request import App
 
 #: Where the workspace is, for workers; set by `tasador serve`.

@@ -49,7 +49,7 @@ from tasador.records.maintenance import MaintenanceThread
 from tasador.records.record import Record
 from tasador.records.refused import RefusedBuffer, RefusedRequest
 from tasador.records.spool import Spool
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 QueueOwner = Literal["ok", "draining", "spooling"]
 

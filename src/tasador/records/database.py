@@ -17,7 +17,7 @@ from typing import Any
 from tasador.core.errors import StorageError
 from tasador.records.dialects import Dialect, Row, dialect_for
 from tasador.records.errors import OutageError
-from tasador.settings.records import DatabaseUrl, Synchronous, parse_url
+from tasador.settings.serving import DatabaseUrl, Synchronous, parse_url
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Database:
     a connection of its own.
 
     Args:
-        url: See `tasador.settings.records.parse_url`.
+        url: See `tasador.settings.serving.parse_url`.
         synchronous: SQLite only: ``normal`` survives the death of the process, ``full`` also a
             power cut. PostgreSQL does as its server is configured.
         timeout_s: Seconds after which a connection attempt, a lock or a statement is given up.

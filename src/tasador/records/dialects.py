@@ -22,7 +22,7 @@ from tasador.records.errors import (
     RejectedValuesError,
 )
 from tasador.records.record import Outcome, Record
-from tasador.settings.records import DatabaseUrl, Synchronous
+from tasador.settings.serving import DatabaseUrl, Synchronous
 
 Row = tuple[Any, ...]
 

@@ -27,7 +27,7 @@ from tasador.records.refused import RefusedBuffer
 from tasador.records.shared_state import Leases, keep_target
 from tasador.records.spool import adopt
 from tasador.records.store import RecordStore
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 _log = logging.getLogger(__name__)
 _DAY_S = 86_400.0

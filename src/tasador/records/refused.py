@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tasador.core import clock
 from tasador.records.database import Database
 from tasador.records.record import new_id
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 SPAN_S = 15.0
 #: Rows kept of one field and cause by one process within a span.

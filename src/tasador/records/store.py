@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.target_check import TargetBounds
+from tasador.core.clock import time_reason
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
 from tasador.records.dialects import BULK_COLUMNS, Row, column_names
 from tasador.records.record import Outcome, Record
 from tasador.records.shared_state import kept_targets, model_of
-from tasador.records.time_parsing import time_reason
 
 OutcomeStatus = Literal["accepted", "repeated", "replaced", "conflict", "unknown", "invalid"]
 

@@ -27,15 +27,14 @@ from tasador.core.errors import (
     MissingExtraError,
     StorageError,
 )
-from tasador.core.input_checks import Expected, check_arrays, check_depth
+from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
-from tasador.registry.arrays import read_arrays
-from tasador.registry.integrity import (
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
@@ -47,9 +46,9 @@ from tasador.registry.integrity import (
     PROFILE,
     REFERENCE,
     BundleLimits,
+    Manifest,
     read_verified,
 )
-from tasador.registry.manifest import Manifest
 from tasador.registry.signature import Trusted, trusted_keys
 from tasador.trees.onnx_model import OnnxRegressor, Regressor, load_model
 from tasador.trees.tree_shap import Contributions, contributions_from_state

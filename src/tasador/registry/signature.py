@@ -36,8 +36,7 @@ from tasador.core.errors import (
 )
 from tasador.core.hashing import sha256_bytes
 from tasador.core.storage import read_bytes, write_bytes
-from tasador.registry.integrity import SIGNATURE, BundleLimits, read_verified
-from tasador.registry.manifest import MANIFEST_NAME
+from tasador.registry.manifest import MANIFEST_NAME, SIGNATURE, BundleLimits, read_verified
 
 VARIABLE = "TASADOR_SOURCE__TRUSTED_KEYS"
 #: Path of the private key, where no run names another one.
@@ -456,7 +455,7 @@ def sign_workspace(workspace: Path) -> tuple[int, list[str]]:
 
 
 def _bundles(workspace: Path) -> Iterable[Path]:
-    from tasador.registry.embedded import EmbeddedRegistry, local_path
+    from tasador.registry.mlflow_reader import EmbeddedRegistry, local_path
     from tasador.registry.versions import BUNDLE_PATH, OfferedVersion
 
     found = [file.parent for file in sorted(workspace.glob("bundles/*/manifest.json"))]

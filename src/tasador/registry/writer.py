@@ -15,31 +15,29 @@ from tasador.contract.model import TableContract
 from tasador.core import clock
 from tasador.core.errors import BundleError
 from tasador.core.hashing import sha256_bytes, to_plain
+from tasador.core.input_checks import write_arrays
 from tasador.core.storage import atomic_folder
 from tasador.features.pipeline import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
-from tasador.registry.arrays import write_arrays
-from tasador.registry.integrity import (
+from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
+    FORMAT_VERSION,
     GOLDEN,
+    MANIFEST_NAME,
     MODEL,
     OUT_OF_FOLD,
     PROFILE,
     REFERENCE,
-    refuse_foreign,
-)
-from tasador.registry.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_NAME,
     FileEntry,
     Manifest,
     ModelEntry,
+    refuse_foreign,
 )
 from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor

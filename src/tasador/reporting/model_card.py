@@ -71,6 +71,7 @@ class ModelFacts:
         capped_share: Share of train rows at or above the contract's cap, or None without a cap.
         interval_coverage: Share of test rows within their interval, and the share promised.
         test_openings: How often the held-out test set was opened, and why.
+        left_out: Reasons for which rows were left out as no market sales, and how many.
     """
 
     model: str
@@ -88,6 +89,7 @@ class ModelFacts:
     capped_share: float | None = None
     interval_coverage: tuple[float, float] | None = None
     test_openings: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +450,7 @@ def _data(contract: TableContract, facts: ModelFacts) -> list[Block]:
             ("train rows", facts.train_rows),
             ("test rows (held out)", facts.test_rows),
             ("rows refused by the contract", facts.refused_rows),
+            *((f"rows left out: {reason}", rows) for reason, rows in facts.left_out),
         ),
     )
     columns = CardTable(

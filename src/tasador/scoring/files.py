@@ -332,6 +332,7 @@ class ScoreRequest:
         batch_rows: How many rows are valued at a time.
         force: Whether finished files are scored again.
         asked: How files are read, where the contract does not say so; see `open_table`.
+        as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
     """
 
     inputs: tuple[str, ...]
@@ -342,11 +343,12 @@ class ScoreRequest:
     batch_rows: int = BATCH_ROWS
     force: bool = False
     asked: Source = field(default_factory=Source)
+    as_of: str | None = None
 
     @property
     def reading(self) -> str:
         """How files are read, as a text that is empty where nothing was named."""
-        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header)
+        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of)
         return "".join(f" {one}" for one in given if one is not None)
 
 
@@ -505,7 +507,7 @@ class Run:
             keep = table.names
         if keep is not None and ROW in keep:
             raise OutputError.taken(ROW)
-        scorer = BatchScorer(self.bundle, keep=keep)
+        scorer = BatchScorer(self.bundle, keep=keep, as_of=self.request.as_of)
         try:
             scorer.check_columns(table.names)
         except DataError as error:

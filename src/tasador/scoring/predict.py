@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasador.contract.encoding import as_of_field
 from tasador.contract.model import Source
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
@@ -68,6 +69,7 @@ def predict_rows(
     *,
     keep: Sequence[str] = (),
     asked: Source | None = None,
+    as_of: str | None = None,
 ) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
 
@@ -81,6 +83,7 @@ def predict_rows(
         keep: Columns of the input to hand on: names, ``ids`` (the contract's identifiers) or
             ``inputs`` (all of them).
         asked: How the file is read, where the contract does not say so; see `open_table`.
+        as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
 
     Raises:
         DataError: The rows cannot be read, or not one of them meets the contract.
@@ -94,9 +97,9 @@ def predict_rows(
     is_text = text.startswith(("{", "["))
     from_json = is_text or rows.endswith(".json")
     if from_json:
-        found = _value_json(loaded, rows if is_text else read_text(rows), keep)
+        found = _value_json(loaded, rows if is_text else read_text(rows), keep, as_of)
     else:
-        found = _value_table(loaded, rows, keep, tell, asked)
+        found = _value_table(loaded, rows, keep, tell, asked, as_of)
     predicted = Predicted(
         tuple(found),
         loaded.contract.target.prediction_name,
@@ -157,7 +160,10 @@ def _check_any_valued(predicted: Predicted) -> None:
     )
 
 
-def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator[PredictedRow]:
+def _value_json(
+    bundle: ModelBundle, text: str, keep: Sequence[str], as_of: str | None
+) -> Iterator[PredictedRow]:
+    dated = as_of_field(bundle.contract, as_of)
     try:
         plain = read_json(text)
     except ValueError as error:
@@ -172,7 +178,8 @@ def _value_json(bundle: ModelBundle, text: str, keep: Sequence[str]) -> Iterator
     for number, item in enumerate(items, 1):
         handed_on = {name: item.get(name) for name in kept} if isinstance(item, Mapping) else {}
         try:
-            yield PredictedRow(number, bundle.value(item), "", handed_on)
+            row = {**item, **dated} if isinstance(item, Mapping) else item
+            yield PredictedRow(number, bundle.value(row), "", handed_on)
         except ValidationError as error:
             reason = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
             yield PredictedRow(number, None, reason, handed_on)
@@ -184,15 +191,16 @@ def _value_table(
     keep: Sequence[str],
     tell: Callable[[str], None],
     asked: Source | None,
+    as_of: str | None,
 ) -> Iterator[PredictedRow]:
     with open_table(path, bundle.contract, asked) as table:
-        yield from _value_pieces(bundle, path, table, keep)
+        yield from _value_pieces(bundle, path, table, keep, as_of)
         for note in table.notes:
             tell(note)
 
 
 def _value_pieces(
-    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str]
+    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str], as_of: str | None
 ) -> Iterator[PredictedRow]:
     from tasador.inference.batch_scorer import BatchScorer
     from tasador.scoring.files import ROW, value_piece
@@ -202,7 +210,7 @@ def _value_pieces(
     if absent:
         raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
     kept = _kept(bundle, keep, names)
-    scorer = BatchScorer(bundle, keep=kept)
+    scorer = BatchScorer(bundle, keep=kept, as_of=as_of)
     scorer.check_columns(names)
     made = [ROW, *scorer.schema.names]
     version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
@@ -308,6 +316,7 @@ def explain_row(
     *,
     comparables: int = 5,
     tell: Callable[[str], None] = lambda _: None,
+    as_of: str | None = None,
 ) -> Explanation:
     """Explain the value of one row given as a JSON object.
 
@@ -316,6 +325,7 @@ def explain_row(
         choice: Which model is used.
         comparables: How many are named.
         tell: See `chosen_bundle`.
+        as_of: Day as of which the row is valued; None takes its own.
 
     Raises:
         DataError: The text is no row, or it does not meet the contract.
@@ -330,7 +340,7 @@ def explain_row(
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
         loaded = chosen.load()
-    return loaded.explain(row, comparables=comparables)
+    return loaded.explain(row | as_of_field(loaded.contract, as_of), comparables=comparables)
 
 
 def explanation_json(explanation: Explanation) -> str:

@@ -27,7 +27,7 @@ from tasador.core.errors import DataError, EngineError, StorageError, TasadorErr
 from tasador.core.parallel import RaySettings
 from tasador.core.progress import progress
 from tasador.core.ray_engine import check_versions, open_ray, own_versions, ray_errors
-from tasador.registry.archive import pack, unpack
+from tasador.registry.bundle_stores import pack, unpack
 from tasador.registry.model_bundle import load_bundle
 from tasador.scoring.files import (
     MEGA,

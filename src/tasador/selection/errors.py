@@ -6,6 +6,7 @@
     └── GridError               a grid that names what does not exist, or cannot be raced
     TrainingError
     ├── FoldsError              rows that cannot be cut into folds
+    ├── SalesError              sales that cannot be compared with each other
     └── NoCandidateError        nothing that can be chosen: all failed, or none is of that family
     StorageError
     └── SweepStorageError       the database in which a sweep is shared
@@ -49,6 +50,19 @@ class GridError(ConfigError):
             f"selection.racing cannot compare candidates row by row by {scoring}",
             expected=f"selection.scoring to be one of {', '.join(known)}",
             remedy="choose one of them, or set selection.racing=false",
+        )
+
+
+class SalesError(TrainingError):
+    """Sales that cannot be compared with each other."""
+
+    @classmethod
+    def too_few(cls, rows: int, fewest: int) -> SalesError:
+        """Return the error of a table with few prices."""
+        return cls(
+            "too few sales have a price above 0 to tell which are suspicious",
+            expected=f"at least {fewest}",
+            got=str(rows),
         )
 
 

@@ -98,7 +98,6 @@ class Refresher:
         self._round = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._first = threading.Event()
         self._thread: threading.Thread | None = None
         cascade.rejected.on_new = self._refused
         self._jitter = random.Random()  # noqa: S311 - spreads polls of many servers
@@ -108,10 +107,6 @@ class Refresher:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tasador refresher", daemon=True)
             self._thread.start()
-
-    def wait_for_first(self, timeout_s: float) -> bool:
-        """Wait until the first round has ended; whether it has. There may still be no model."""
-        return self._first.wait(timeout_s)
 
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Stop the thread within `timeout_s`; whether it has ended.
@@ -169,15 +164,16 @@ class Refresher:
             return self._report.swaps > before
 
     def _run(self) -> None:
+        first = True
         while not self._stop.is_set():
             self._wake.clear()
             try:
                 self.refresh()
             except Exception:
                 _log.exception("a round of the refresher failed; the running model goes on")
-            if self.slot.current is None and not self._first.is_set():
+            if first and self.slot.current is None:
                 _log.warning("no model: 503 until a source offers one: %s", self._report.last_error)
-            self._first.set()
+            first = False
             self._wake.wait(self._pause())
 
     def _pause(self) -> float:
@@ -264,8 +260,6 @@ class Refresher:
         self._report = replace(self._report, swaps=self._report.swaps + 1)
         _log.info("serving %s from %s: %s", loaded.version, loaded.source, loaded.identity)
         self._notify(self._events.on_swap, loaded, before)
-        # before the copy is made, which may take seconds: the model answers already
-        self._first.set()
         self._report = replace(self._report, copy_error=self.cascade.keep(loaded))
 
     def _refused(self, source: str, identity: str, reason: str) -> None:

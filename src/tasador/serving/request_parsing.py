@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tasador.contract.encoding import ABSENT, Encoder, field_of
+from tasador.contract.encoding import ABSENT, Encoder, as_of_field, field_of
+from tasador.contract.model import TableContract
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import input_checks
 from tasador.core.errors import ValidationError
@@ -139,6 +140,22 @@ def instances_of(plain: Any, most: int) -> list[Any]:
 def _wrong_list(expected: str, got: str) -> Problem:
     message = "the list of rows cannot be read"
     return InvalidRequest(["instances"], message, expected, got, _REMEDY, kind="invalid_list")
+
+
+def dated(values: Sequence[Any], contract: TableContract, day: str) -> list[Any]:
+    """Return the rows as they are on `day`, whatever date they have.
+
+    Raises:
+        Problem: 422, it is no day, or the contract has no date of the sale.
+    """
+    try:
+        field = as_of_field(contract, day)
+    except ValidationError as error:
+        raise InvalidRequest(
+            ["query", "as_of"], error.message, error.expected or "", error.got or "",
+            error.remedy or "send a day such as 2014-06-30", kind="invalid_value",
+        ) from None  # fmt: skip
+    return [{**row, **field} if type(row) is dict else row for row in values]
 
 
 def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:

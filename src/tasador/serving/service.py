@@ -1,14 +1,17 @@
-"""`Service`: what all routes share; the rows that it refuses, counted, recorded and logged."""
+"""`Service`: what all routes share; a database asked late; refused rows, counted and recorded."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from tasador.records.database import Database
+from tasador.records.errors import OutageError
 from tasador.records.refused import RefusedRequest
 from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.batcher import Answer, Batcher
@@ -16,7 +19,9 @@ from tasador.serving.errors import BadRow, Problem
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.request_parsing import Predictor, Rows
-from tasador.settings.serving import LimitSettings
+from tasador.settings.serving import LimitSettings, RecordSettings
+
+T = TypeVar("T")
 
 
 class LoadedBundle(Protocol):
@@ -137,6 +142,49 @@ class Service:
         return await self.batcher.value(
             predictor, rows, client=exchange.client, started=exchange.started, place=place
         )
+
+
+class LazyDatabase:
+    """A connection to the records' database, made when first used.
+
+    Args:
+        settings: Where the records are.
+        off: Error message when records are switched off.
+        remedy: What a client should do when the database is unreachable.
+    """
+
+    def __init__(self, settings: RecordSettings, off: str, remedy: str | None = None) -> None:
+        self._settings, self._off, self._remedy = settings, off, remedy
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    def ask(self, work: Callable[[Database], T]) -> T:
+        """Return what `work` returns.
+
+        Raises:
+            Problem: 503, records are switched off or the database is unreachable.
+        """
+        if self._settings.mode == "off":
+            raise Problem("records_off", self._off)
+        try:
+            return work(self.opened())
+        except OutageError as error:
+            raise Problem("database_away", error.message, remedy=self._remedy) from None
+
+    def opened(self) -> Database:
+        """Return the connection."""
+        with self._lock:
+            if self._database is None:
+                self._database = Database(
+                    self._settings.url, synchronous=self._settings.synchronous
+                )
+            return self._database
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
 
 
 #: A request whose rows could not even be read counts as one row.

@@ -271,6 +271,12 @@ class SegregateSettings:
             `test_share` of the rows.
         max_refused_share: Share of refused rows above which the run stops.
         min_rows: Fewest rows to train on.
+        suspicious: What becomes of training rows that look like no market sale: ``keep``, ``drop``,
+            or ``unchecked``, which looks for none; null is ``keep`` where the contract names the
+            date of the sale, else ``unchecked``. The test part keeps all of its rows.
+        suspicion_threshold: Robust standard deviations from which a sale is suspicious.
+        sales_review: File that `tasador sales` wrote and a person filled in: rows with ``yes`` in
+            the column ``keep`` stay, those with ``no`` are left out of both parts.
     """
 
     method: SplitMethod | None = None
@@ -281,6 +287,9 @@ class SegregateSettings:
     ) = None
     max_refused_share: Annotated[float, Interval(ge=0, le=1)] = 0.05
     min_rows: Annotated[int, Ge(1)] = 100
+    suspicious: Literal["keep", "drop", "unchecked"] | None = None
+    suspicion_threshold: Annotated[float, Interval(ge=2, le=100)] = 5.0
+    sales_review: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,11 +57,13 @@ class Rows:
         train: What everything is fitted and chosen on.
         test: The held-out test set, which only the evaluation opens.
         refused: How many rows do not meet the contract.
+        left_out: How many rows are no market sales, by reason.
     """
 
     train: Part
     test: SealedPart
     refused: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

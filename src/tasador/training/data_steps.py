@@ -11,8 +11,9 @@ import numpy as np
 
 from tasador.contract.formats import date_text
 from tasador.contract.model import SET_ASIDE, TableContract
+from tasador.core import storage
 from tasador.core.escape import cell
-from tasador.core.hashing import sha256_file, to_plain
+from tasador.core.hashing import sha256_bytes, sha256_file, to_plain
 from tasador.data import sources
 from tasador.data.split import split_table
 from tasador.data.table import SealedPart, Splits, Table
@@ -37,6 +38,12 @@ from tasador.training.context import (
     save_json,
     save_part,
 )
+from tasador.training.sales import (
+    decided_rows,
+    describe_sales,
+    load_configured_table,
+    without_suspicious,
+)
 
 
 def download_inputs(run: RunContext) -> Any:
@@ -47,6 +54,13 @@ def download_inputs(run: RunContext) -> Any:
     local = sources.find_local(run.settings.contract, settings.search)
     content = None if local is None else [str(local), sha256_file(local)]
     return [run.settings.contract.source, settings, run.settings.seed, content]
+
+
+def segregate_inputs(run: RunContext) -> Any:
+    """Return what decides which rows are trained on: the settings, and what a person decided."""
+    review = run.settings.segregate.sales_review
+    content = [] if review is None else [sha256_bytes(storage.read_bytes(review))]
+    return [run.settings.segregate, *content]
 
 
 def download(run: RunContext, out: StepOutput) -> None:
@@ -76,17 +90,7 @@ def _table(run: RunContext) -> Table:
     if given is not None:
         frame = sources.read_stored(folder, given.content_hash)
         return Table(frame, given.content_hash, given.origin, given.source)
-    return sources.load_table(
-        run.settings.contract,
-        folder,
-        search=settings.search,
-        allow_synthetic=settings.allow_synthetic,
-        timeout_s=settings.timeout_s,
-        attempts=settings.attempts,
-        offline=settings.offline,
-        synthetic_rows=settings.synthetic_rows,
-        seed=run.settings.seed,
-    )
+    return load_configured_table(run.settings.contract, settings, folder, run.settings.seed)
 
 
 def load_download(run: RunContext, folder: Path) -> StoredTable:
@@ -113,10 +117,17 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         max_refused_share=settings.max_refused_share,
         min_rows=settings.min_rows,
     )
-    splits = split_table(validated, settings)
+    teaching, kept, sales = decided_rows(validated, settings)
+    splits = split_table(teaching, settings)
+    splits, sales = without_suspicious(splits, teaching, settings, kept, sales)
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
-    save_json(folder / "refused.json", {"count": len(validated.refused)})
+    left_out = {reason: count for reason, count in sales.counts.items() if count}
+    save_json(folder / "refused.json", {"count": len(validated.refused), "left_out": left_out})
+    with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "reason"])
+        writer.writerows((row, cell(why)) for why, rows in sales.left_out.items() for row in rows)
     # `cell`: a spreadsheet would run a text that begins with = or @ as a formula
     with (folder / "refused.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -124,6 +135,7 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         writer.writerows((r.number, cell(r.column), cell(r.reason)) for r in validated.refused)
     card.fact("Rows accepted", len(validated.y))
     card.fact("Rows refused", len(validated.refused))
+    describe_sales(card, sales, contract.target.name)
     card.fact("Split", splits.method, _boundary(contract, splits, settings.seed))
     card.fact("Training rows", len(splits.train))
     card.fact("Held-out test rows", len(splits.sealed), "opened once, by the register step")
@@ -170,10 +182,12 @@ def _boundary(contract: TableContract, splits: Splits, seed: int) -> str:
 
 def load_segregate(_: RunContext, folder: Path) -> Rows:
     """Read the training rows and the held-out test set."""
+    counts = load_json(folder / "refused.json")
     return Rows(
         load_part(folder / "train.npz"),
         SealedPart(load_part(folder / "sealed.npz")),
-        load_json(folder / "refused.json")["count"],
+        counts["count"],
+        counts["left_out"],
     )
 
 

@@ -4,7 +4,8 @@
 
     ConfigError
     ├── RunSettingsError        settings with which no run can begin
-    └── NoRunError              a run that the workspace does not keep
+    ├── NoRunError              a run that the workspace does not keep
+    └── SalesReviewError        a review file of sales that cannot be obeyed
     StorageError
     ├── WorkspaceError          a workspace that cannot be written
     └── CacheError              a step's result that cannot be read back
@@ -61,6 +62,46 @@ class NoRunError(ConfigError):
         return cls(
             f"the run that made {version} is not kept in {folder}",
             remedy="publish from the workspace in which it was trained",
+        )
+
+
+class SalesReviewError(ConfigError):
+    """A review file of sales that cannot be obeyed."""
+
+    @classmethod
+    def no_column(cls, path: object, name: str, columns: Iterable[str]) -> SalesReviewError:
+        """Return the error of a file that is no review file, or lost a column."""
+        return cls(
+            f"{path} is no review file: it has no column {name!r}",
+            expected="a file that `tasador sales -o FILE` wrote",
+            got=f"the columns {', '.join(columns)}",
+        )
+
+    @classmethod
+    def unknown_word(cls, path: object, row: int, word: str) -> SalesReviewError:
+        """Return the error of a decision that is neither yes nor no."""
+        return cls(
+            f"{path}: row {row} of the file has an unknown word in the column keep",
+            expected="yes, no or nothing",
+            got=repr(word),
+        )
+
+    @classmethod
+    def other_table(cls, path: object, table: str) -> SalesReviewError:
+        """Return the error of a file of which no row is in the table."""
+        return cls(
+            f"{path}: none of its rows is in the table {table}",
+            expected="a review file of this table",
+            remedy="write one: tasador sales -o FILE",
+        )
+
+    @classmethod
+    def not_csv(cls, path: object) -> SalesReviewError:
+        """Return the error of a review file that cannot be written as asked for."""
+        return cls(
+            f"{path} cannot be written",
+            expected="a file that ends in .csv",
+            remedy="open it in a spreadsheet; an .xlsx saved there is read back",
         )
 
 

@@ -121,11 +121,13 @@ def _reason(comparables: bool, worth: FeatureWorth | None) -> str:
     )
 
 
-#: What the values of the parameter `inputs` mean, for people.
+#: What the ways of seeing categories are called, for people.
 _WAYS = {
     "statistics": "statistics of the target by level",
     "native": "sets of levels",
     "both": "statistics and sets of levels",
+    "native, smoothed less": "sets of levels (less smoothed)",
+    "both, smoothed less": "statistics and sets of levels (less smoothed)",
 }
 
 

@@ -10,7 +10,7 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
-from tasador.selection.feature_worth import measure_baseline
+from tasador.selection.feature_worth import WAYS, measure_baseline
 from tasador.selection.folds import Fold, assign_folds, make_folds, sample_rows
 from tasador.selection.grid_search import SearchResult, grid_search, result_from_plain
 from tasador.selection.optuna_sweep import SweepResult, sweep
@@ -79,10 +79,9 @@ def _with_inputs(settings: SelectionSettings, inputs: str | None) -> SelectionSe
     """Add how categories of many levels are seen to the grids that leave it open."""
     if inputs is None:
         return settings
+    way = {key: [value] for key, value in WAYS[inputs].items()}
     families = {
-        name: {**grid, INPUTS: [inputs]}
-        if family(name).takes_codes and INPUTS not in grid
-        else grid
+        name: {**way, **grid} if family(name).takes_codes and INPUTS not in grid else grid
         for name, grid in settings.families.items()
     }
     return replace(settings, families=families)

@@ -88,8 +88,14 @@ DOWNLOAD = Step(
 SEGREGATE = Step(
     "segregate",
     "Segregate: validate, then set the test part aside",
-    (*_DATA, "training.data_steps"),
-    lambda run: [_contract(run), run.settings.segregate],
+    (
+        *_DATA,
+        "training.data_steps",
+        "training.sales",
+        "selection.suspicious_sales",
+        "selection.folds",
+    ),
+    lambda run: [_contract(run), *data_steps.segregate_inputs(run)],
     data_steps.segregate,
     data_steps.load_segregate,
 )

@@ -9,10 +9,16 @@ from dataclasses import replace
 from tasador.core.errors import RegistryError
 from tasador.core.storage import write_bytes, write_text
 from tasador.metrics.regression import Estimate
-from tasador.registry.integrity import SIGNATURE
-from tasador.registry.manifest import MANIFEST_NAME, Manifest
-from tasador.registry.metadata import as_texts, model_metadata, next_release, stamp_release
-from tasador.registry.mlflow.registration import CandidateScore, MlflowRun, StepRun
+from tasador.registry.manifest import MANIFEST_NAME, SIGNATURE, Manifest
+from tasador.registry.mlflow.registration import (
+    CandidateScore,
+    MlflowRun,
+    StepRun,
+    as_texts,
+    model_metadata,
+    next_release,
+    stamp_release,
+)
 from tasador.registry.mlflow.registry import list_versions
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import password, sign_bundle, signing_key

@@ -292,7 +292,8 @@ def write_bundle_of(
     lineage = {
         "data_hash": made.table.content_hash,
         "source": made.table.source,
-        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused},
+        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused}
+        | ({"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}),
         "code_commit": code_commit(),
         "code_version": code_version(
             ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
@@ -384,6 +385,7 @@ def _model_facts(
         train_rows=len(train),
         test_rows=len(report.actual),
         refused_rows=made.rows.refused,
+        left_out=tuple(made.rows.left_out.items()),
         train_range=(float(train.y.min()), float(train.y.max())),
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),

@@ -1,4 +1,4 @@
-/* Values many rows with an ensemble of small trees, 64 or 128 rows at a time; see batch_kernel.py.
+/* Values many rows with an ensemble of small trees, 64 or 128 rows at a time; see kernels.py.
  *
  * Nobody walks here. Every inner node of a tree is asked for all rows at once: a row's rank in the
  * node's column, one byte, is compared with the node's own, and what comes up from its left or its

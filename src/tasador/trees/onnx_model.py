@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tasador.core import seeds
 from tasador.core.errors import TrainingError
 from tasador.core.kernels import Library, native
-from tasador.trees.batch_kernel import LEAST_ROWS, WideTrees
 from tasador.trees.ensemble import (
     HIGHEST_CODE,
     LEAF,
@@ -29,6 +28,7 @@ from tasador.trees.ensemble import (
     breadth_first,
 )
 from tasador.trees.errors import ModelFileError, RowShapeError
+from tasador.trees.kernels import LEAST_ROWS, CompactTrees, WideTrees
 from tasador.trees.onnx_graph import (
     INPUT,
     LINEAR,
@@ -40,7 +40,6 @@ from tasador.trees.onnx_graph import (
     read_graph,
     tree_operators,
 )
-from tasador.trees.row_kernel import CompactTrees
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-/* Values rows with an ensemble of regression trees; see row_kernel.py for the layout.
+/* Values rows with an ensemble of regression trees; see kernels.py for the layout.
  *
  * All trees form one chain. A node says which cell of the row's ranks to compare with its own rank
  * and where its left child stands; the right child stands next to it. A leaf's "left child" is the

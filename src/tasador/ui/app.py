@@ -10,8 +10,8 @@ import streamlit as st
 from tasador.core.errors import ServingError
 from tasador.ops.api_client import ServiceAwayError, ServiceRefusedError
 from tasador.ui import batch, health, models, value
-from tasador.ui.session import client, language, model, say
 from tasador.ui.texts import LANGUAGES, escaped, shown_card
+from tasador.ui.widgets import client, language, model, say
 
 
 def draw_report() -> None:

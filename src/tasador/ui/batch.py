@@ -11,8 +11,8 @@ import streamlit as st
 
 from tasador.core.escape import cell
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.session import Model, client, language, model, say
 from tasador.ui.texts import amount, escaped, label, number, rounded
+from tasador.ui.widgets import Model, client, hint, language, model, say
 
 _SHOWN = 1000
 _DONE = "batch done"
@@ -43,8 +43,6 @@ def draw() -> None:
 
 
 def _columns(found: Model) -> list[dict[str, Any]]:
-    from tasador.ui.widgets import hint
-
     return [
         {
             say("batch.column"): column.name,

@@ -11,9 +11,20 @@ import streamlit as st
 
 from tasador.core.escape import chart
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.session import client, language, model, say
 from tasador.ui.texts import Language, digits_of, escaped, label, moment, number
-from tasador.ui.widgets import ACCENT, CONFIG, DOWN, LEVELS, PLAIN, UP, _laid
+from tasador.ui.widgets import (
+    ACCENT,
+    CONFIG,
+    DOWN,
+    LEVELS,
+    PLAIN,
+    UP,
+    client,
+    laid_out,
+    language,
+    model,
+    say,
+)
 
 
 def timeline_chart(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -46,7 +57,7 @@ def timeline_chart(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
         hovertext=[say(f"level.{one['level']}") for one in ordered],
         hovertemplate="%{x|%Y-%m-%d %H:%M}: %{y:,} · %{hovertext}<extra></extra>",
     )  # fmt: skip
-    _laid(
+    laid_out(
         figure, 340, showlegend=True,
         yaxis={"title": "MAPE (%)", "rangemode": "tozero"},
         yaxis2={"title": say("health.rows"), "overlaying": "y", "side": "right",
@@ -72,7 +83,7 @@ def drift_chart(columns: Sequence[Mapping[str, Any]]) -> go.Figure:
         marker={"symbol": "line-ns", "size": 16, "line": {"width": 2, "color": ACCENT}},
         hovertemplate="%{x:.3f}<extra></extra>",
     )  # fmt: skip
-    _laid(figure, 90 + 28 * len(names), showlegend=True)
+    laid_out(figure, 90 + 28 * len(names), showlegend=True)
     figure.update_xaxes(title="PSI", rangemode="tozero")
     figure.update_yaxes(automargin=True)
     return figure
@@ -90,7 +101,7 @@ def bins_chart(column: Mapping[str, Any]) -> go.Figure:
             y=[100 * share for share in column[key]], name=name,
             marker={"color": colour}, hovertemplate="%{x}: %{y:.1f} %<extra></extra>",
         )  # fmt: skip
-    _laid(figure, 320, showlegend=True, barmode="group")
+    laid_out(figure, 320, showlegend=True, barmode="group")
     figure.update_yaxes(title=say("health.share"))
     figure.update_xaxes(type="category", tickangle=-40)
     return figure
@@ -112,7 +123,7 @@ def segments_chart(groups: Sequence[Mapping[str, Any]]) -> go.Figure:
             hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
         )
     )  # fmt: skip
-    _laid(figure, 80 + 34 * len(known))
+    laid_out(figure, 80 + 34 * len(known))
     figure.update_xaxes(title="MAPE (%)", rangemode="tozero")
     figure.update_yaxes(automargin=True)
     return figure
@@ -128,7 +139,7 @@ def latency_chart(lines: Sequence[Mapping[str, Any]]) -> go.Figure:
             line={"color": UP}, hovertemplate="%{x|%H:%M}: %{y:.1f} ms<extra></extra>",
         )
     )  # fmt: skip
-    _laid(figure, 300)
+    laid_out(figure, 300)
     figure.update_yaxes(title="p95 (ms)", rangemode="tozero")
     return figure
 

@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.session import client, model, say
 from tasador.ui.texts import escaped, moment
+from tasador.ui.widgets import client, model, say
 
 #: Metric: its heading, and how it is printed.
 _METRICS = {

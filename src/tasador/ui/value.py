@@ -11,9 +11,8 @@ import streamlit as st
 from tasador.contract.model import TableContract
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui import widgets
-from tasador.ui.session import Model, client, language, model, places, say
 from tasador.ui.texts import amount, escaped, label, number, rounded
-from tasador.ui.widgets import draw_fields, field_key
+from tasador.ui.widgets import Model, client, draw_fields, field_key, language, model, places, say
 
 #: Names of steps that sum several features; pages translate them.
 COMPARABLES, AREA, OTHERS = "comparables", "area", "others"

@@ -1,23 +1,99 @@
-"""What the pages draw in common: the form of one row, made from the contract, and the charts.
+"""What the pages have in common: the language, the service and its model, the form and the charts.
 
-The charts are drawn from what the API said; none loads anything from another host.
+The form of one row is made from the contract. The charts are drawn from what the API said; none
+loads anything from another host.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from tasador.contract.model import Column, TableContract
+from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
-from tasador.ui.session import language, say
-from tasador.ui.texts import amount, digits_of, escaped, label, number
+from tasador.ops.api_client import ApiClient, ServiceRefusedError
+from tasador.ui.texts import LANGUAGES, Language, amount, digits_of, escaped, label, number, text
 
+API_URL = "TASADOR_UI__API_URL"
+API_KEY = "TASADOR_API_KEY"
+DEFAULT_URL = "http://127.0.0.1:8000"
 _NONE = "—"
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that answers, as a page needs it.
+
+    Attributes:
+        version: Its version.
+        contract: Its table's contract.
+        info: Everything that ``/api/v1/model/info`` says.
+        example: A row in the middle of the training rows.
+    """
+
+    version: str
+    contract: TableContract
+    info: dict[str, Any]
+    example: dict[str, Any]
+
+
+def client() -> ApiClient:
+    """Return the client of the service that the environment names."""
+    return ApiClient(
+        os.environ.get(API_URL, DEFAULT_URL), os.environ.get(API_KEY) or None, timeout_s=15.0
+    )
+
+
+def model() -> Model:
+    """Return the model that answers now; contract and example are read once a version.
+
+    Raises:
+        ServiceAwayError: The service does not answer.
+        ServiceRefusedError: It refuses, e.g. for want of a key.
+        ServingError: It has no model yet.
+    """
+    info = client().model_info()
+    version = str(info["model_version"])
+    example = _example(client().url, version)
+    return Model(version, from_dict(info["contract"]), info, example)
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _example(url: str, version: str) -> dict[str, Any]:  # noqa: ARG001 - the cache's key
+    schemas = client().get("/openapi.json")["components"]["schemas"]
+    examples = schemas.get("Row", {}).get("examples") or [{}]
+    return dict(examples[0])
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def places(url: str, version: str) -> dict[str, Any] | None:  # noqa: ARG001 - the cache's key
+    """Return where the training rows lie; None for a table without coordinates."""
+    try:
+        found: dict[str, Any] = client().get("/api/v1/models/density")
+    except ServiceRefusedError:
+        return None
+    return found
+
+
+def language() -> Language:
+    """Return the language chosen; at first the address's ``lang``, then the browser's."""
+    if "language" not in st.session_state:
+        asked = st.query_params.get("lang") or (st.context.locale or "en")
+        code = asked[:2].lower()
+        st.session_state["language"] = code if code in LANGUAGES else "en"
+    return cast(Language, st.session_state["language"])
+
+
+def say(key: str, **values: object) -> str:
+    """Return a text of the catalogue in the language chosen."""
+    return text(key, language(), **values)
 
 
 def field_key(column: Column, version: str) -> str:
@@ -129,7 +205,7 @@ _HERE = {"size": 15, "color": ACCENT, "symbol": "x", "line": {"width": 2, "color
 CONFIG = {"displayModeBar": False, "scrollZoom": False}
 
 
-def _laid(figure: go.Figure, height: int, **options: Any) -> go.Figure:
+def laid_out(figure: go.Figure, height: int, **options: Any) -> go.Figure:
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
@@ -207,7 +283,7 @@ def place_map(
         )  # fmt: skip
     middle = sum(cell[1] for cell in cells) / len(cells) if cells else 0.0
     ratio = 1 / max(0.2, math.cos(math.radians(middle)))
-    _laid(figure, 420)
+    laid_out(figure, 420)
     figure.update_xaxes(title=chart(label(longitude)), constrain="domain", zeroline=False)
     figure.update_yaxes(
         title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, constrain="domain",
@@ -249,7 +325,7 @@ def close_map(
         marker=_HERE,
     )  # fmt: skip
     ratio = 1 / max(0.2, math.cos(math.radians(here[1] or 0.0)))
-    _laid(figure, 320)
+    laid_out(figure, 320)
     figure.update_xaxes(title=chart(label(longitude)), zeroline=False)
     figure.update_yaxes(
         title=chart(label(latitude)), scaleanchor="x", scaleratio=ratio, zeroline=False
@@ -291,7 +367,7 @@ def waterfall(steps: Sequence[tuple[str, float]], start: float, unit: str | None
             hovertemplate="%{y}: %{text}<extra></extra>",
         )
     )
-    _laid(figure, 60 + 34 * len(names))
+    laid_out(figure, 60 + 34 * len(names))
     figure.update_yaxes(autorange="reversed", automargin=True)
     # from nearly where it begins: the steps are what is to be seen
     figure.update_xaxes(
@@ -318,7 +394,7 @@ def interval_bar(lower: float, estimate: float, upper: float, unit: str | None) 
         hovertemplate="%{x:,.0f} " + chart(unit or "") + "<extra></extra>", cliponaxis=False,
     )  # fmt: skip
     spread = upper - lower
-    _laid(figure, 110)
+    laid_out(figure, 110)
     figure.update_yaxes(visible=False, range=[-1, 1])
     figure.update_xaxes(visible=False, range=[lower - 0.12 * spread, upper + 0.12 * spread])
     return figure

@@ -157,9 +157,3 @@ def test_a_nullable_column_may_be_left_out(scorer: BatchScorer, house_bundle: Mo
 
 def test_no_rows_give_no_rows(scorer: BatchScorer):
     assert scorer.score(pa.record_batch(many_rows(3)).slice(0, 0)).num_rows == 0
-
-
-def test_refused_rows_alone_make_a_batch(scorer: BatchScorer):
-    found = scorer.rejected_rows(3, {1: "torn"})
-    assert found.schema == scorer.schema
-    assert found.column("error").to_pylist() == [None, "torn", None]

@@ -8,7 +8,7 @@ import pytest
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import Finding, Verdict, overall
 from tasador.monitoring.window import Window
 

@@ -4,7 +4,7 @@ import pytest
 from tasador.metrics.regression import cod, mape, within_10
 from tasador.monitoring.checks.performance import mape_interval, share_interval
 from tasador.monitoring.evaluate import evaluate
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.window import join_outcomes
 
 

@@ -13,8 +13,8 @@ from tasador.contract.type_inference import Findings, describe_column
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.monitoring import reference_builder, table_reader
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.table_reader import Fields, TableFile
-from tasador.monitoring.thresholds import Thresholds
 from tasador.ops.monitor_files import (
     Comparison,
     describe_columns,

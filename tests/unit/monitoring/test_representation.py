@@ -12,8 +12,8 @@ import pytest
 from tasador.contract.model import Column
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.reference import build_reference
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.table_reader import Fields
-from tasador.monitoring.thresholds import Thresholds
 from tasador.monitoring.window import Window
 from tasador.ops.monitor_files import Comparison, monitor_files
 

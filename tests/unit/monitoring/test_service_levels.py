@@ -6,7 +6,7 @@ import pytest
 from tasador.monitoring.column_summary import RowSample
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.metrics import MOST_COLUMNS, history_line, input_numbers, reported_columns
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import ColumnDrift, Verdict
 from tasador.records.refused import RefusedCounts
 

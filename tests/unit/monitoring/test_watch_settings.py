@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tasador.core.errors import ConfigError
-from tasador.monitoring.settings import FILE, VARIABLES, read_watch_settings, whom_alerts_reach
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import (
+    FILE,
+    VARIABLES,
+    Thresholds,
+    read_watch_settings,
+    whom_alerts_reach,
+)
 
 TEXT = """
 interval_s: 60

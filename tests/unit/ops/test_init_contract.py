@@ -15,7 +15,7 @@ from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.data.readers import read_table
 from tasador.data.table import Table
 from tasador.data.validation import validate_table
-from tasador.ops.init_contract import infer_contract
+from tasador.ops.init_contract import infer_contract, write_new_contract
 
 N = 400
 
@@ -405,3 +405,19 @@ def test_an_infinite_value_is_a_gap_when_combinations_are_looked_for(tmp_path):
     table = written(tmp_path, land=land, house=house, endless=endless, y=(land + house).round(3))
     found = infer_contract(table, "y")  # numpy's warnings are errors here
     assert any("gives the target together with" in leak for leak in found.leaks)
+
+
+def test_a_column_of_how_a_sale_came_about_is_proposed_as_a_filter_in_a_comment(tmp_path):
+    rng = np.random.default_rng(1)
+    method = rng.choice(["S", "PI", "VB"], 200)
+    frame = pl.DataFrame(
+        {"Method": method, "Roof_Type": method, "area": rng.uniform(20, 90, 200),
+         "price": rng.uniform(1e5, 9e5, 200)}
+    )  # fmt: skip
+    frame.write_csv(tmp_path / "sold.csv")
+    inference = infer_contract(tmp_path / "sold.csv", "price")
+    text = write_new_contract(inference, project=tmp_path).path.read_text()
+    assert "# 'Method' may say which rows are no market sales (PI, S, VB); if so:" in text
+    assert "#   exclude: [{column: Method, in: [...], reason: " in text
+    assert "column: Roof_Type" not in text
+    assert not inference.contract.exclude

@@ -100,7 +100,7 @@ def test_without_the_training_extra_a_change_says_what_is_missing(monkeypatch, t
 
     from tasador.ops.service import ServedLifecycle
     from tasador.serving.api.models import Return
-    from tasador.serving.bootstrap import assembled
+    from tasador.serving.app import assembled
 
     assembly = assembled({"TASADOR_SOURCE__LOCAL": str(tmp_path), "TASADOR_RECORDS__MODE": "off"})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

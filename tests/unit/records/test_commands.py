@@ -18,7 +18,7 @@ from tasador.records.database import Database
 from tasador.records.record import Outcome
 from tasador.records.spool import Spool
 from tasador.records.store import RecordStore
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 DAY = 86_400.0
 

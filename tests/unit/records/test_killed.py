@@ -24,7 +24,7 @@ LOAD = """
 import asyncio, os, sys
 from tasador.records.record import new_ids
 from tasador.records.record import Record
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 from tasador.records.batch_writer import RecordWriter
 
 url, spool, log, synchronous = sys.argv[1:]
@@ -151,7 +151,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from tasador.core.errors import StorageError
 from tasador.records.record import new_ids
 from tasador.records.record import Record
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 from tasador.records.batch_writer import RecordWriter
 
 writer = RecordWriter(RecordSettings(url=sys.argv[2], spool=sys.argv[3], bound_s=0.1, retry_s=0.05,

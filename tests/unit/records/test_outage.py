@@ -18,7 +18,7 @@ from tasador.records.database import Database
 from tasador.records.errors import RejectedValuesError
 from tasador.records.spool import Spool
 from tasador.records.store import RecordStore
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 PATIENCE = 20.0  # of a test, not of the product
 

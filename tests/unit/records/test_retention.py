@@ -15,7 +15,7 @@ from tasador.records.maintenance import Retention, prune_in_turn
 from tasador.records.record import Outcome
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.records.store import RecordStore
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 DAY = 86_400.0
 

@@ -16,9 +16,8 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.records.database import MIGRATIONS, NEWEST, Database, Migration
 from tasador.records.errors import OutageError
-from tasador.records.framed_spool import MAGIC
 from tasador.records.record import Record
-from tasador.records.spool import Spool, adopt, waiting_bytes
+from tasador.records.spool import MAGIC, Spool, adopt, waiting_bytes
 
 FRAMED = Path(__file__).parents[2] / "fixtures" / "files" / "records" / "framed.spool"
 

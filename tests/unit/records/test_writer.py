@@ -10,7 +10,7 @@ import pytest
 from tasador.core.errors import StorageError
 from tasador.records.batch_writer import RecordWriter
 from tasador.records.record import Record, new_ids
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 
 def some_records(count: int) -> list[Record]:

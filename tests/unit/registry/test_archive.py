@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 from tasador.core.errors import BundleError, StorageError
-from tasador.registry.archive import ArchiveLimits, pack, unpack
+from tasador.registry.bundle_stores import ArchiveLimits, pack, unpack
 from tasador.registry.model_bundle import load_bundle
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from tasador.core.errors import BundleError, StorageError, ValidationError
 from tasador.core.hashing import sha256_bytes, sha256_file
+from tasador.core.input_checks import write_arrays
 from tasador.core.kernels import native
 from tasador.modeling.conformal import ConformalInterval
-from tasador.registry.arrays import write_arrays
-from tasador.registry.integrity import _read
+from tasador.registry.manifest import _read
 from tasador.registry.model_bundle import BundleLimits, load_bundle
 from tasador.registry.writer import write_bundle
 from tasador.trees.ensemble import LinearModel

@@ -20,7 +20,7 @@ from tasador.registry.bundle_stores import (
     publish_bundle,
     read_pointer,
 )
-from tasador.registry.integrity import BundleLimits
+from tasador.registry.manifest import BundleLimits
 from tasador.registry.model_bundle import load_bundle
 
 # moto's and the emulator's threads may leave a socket to the garbage collector

@@ -20,8 +20,8 @@ from fixtures.crafted_bundles import ARRAYS, CRAFTED, EXPLAIN, FEATURES, GOLDEN,
 from fixtures.forgery import arrays_of, forge, forged_array, reseal, with_arrays
 from fixtures.process import Server, free_port
 from tasador.core.errors import BundleError, TasadorError
+from tasador.core.input_checks import write_arrays
 from tasador.core.kernels import native
-from tasador.registry.arrays import write_arrays
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import TrustedKeys
 from tasador.serving.api.health import DegradedError, refresher_check
@@ -152,7 +152,7 @@ def test_the_signature_is_checked_before_anything_is_parsed(
     )  # fmt: skip
     trusted = TrustedKeys.read([public])
     parsed: list[bytes] = []
-    monkeypatch.setattr("tasador.registry.integrity.Manifest.from_json", parsed.append)
+    monkeypatch.setattr("tasador.registry.manifest.Manifest.from_json", parsed.append)
     for craft in (a_deep_manifest(300), a_deep_manifest(100_000), lambda _: None):
         craft(bundle_folder)
         with pytest.raises(BundleError, match="is not signed"):

@@ -21,8 +21,7 @@ from tasador.core.errors import (
     RegistryError,
     RegistryRejectedError,
 )
-from tasador.registry.embedded import EmbeddedRegistry
-from tasador.registry.mlflow_reader import MlflowServer, registry_reader
+from tasador.registry.mlflow_reader import EmbeddedRegistry, MlflowServer, registry_reader
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.versions import OfferedVersion, fetch_offered
 

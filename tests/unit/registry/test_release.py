@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fixtures.registry_fakes import MemoryVersions
 from tasador.core.errors import ConfigError
 from tasador.registry.manifest import Manifest, ModelEntry
-from tasador.registry.metadata import (
+from tasador.registry.mlflow.registration import (
     as_texts,
     identity_tags,
     model_metadata,

@@ -14,8 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import BundleError, ConfigError
-from tasador.registry.archive import pack, unpack
-from tasador.registry.bundle_stores import fetch_published, publish_bundle, read_pointer
+from tasador.registry.bundle_stores import (
+    fetch_published,
+    pack,
+    publish_bundle,
+    read_pointer,
+    unpack,
+)
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.signature import SIGNATURE, TrustedKeys, sign_bundle
 from tasador.serving.cascade import Cascade

@@ -15,9 +15,9 @@ import pytest
 
 from fixtures.houses import Recipe, houses, train_bundle
 from fixtures.process import Server, free_port
-from tasador.cli.stack import trust_workspace
+from tasador.cli.start import trust_workspace
 from tasador.core.errors import BundleError
-from tasador.inference.load import load_bundle
+from tasador.inference.model_choice import load_bundle
 from tasador.metrics.regression import Estimate
 from tasador.registry.mlflow.pyfunc import _load_pyfunc
 from tasador.registry.mlflow.registration import MlflowRun

@@ -125,7 +125,7 @@ def test_no_spelling_of_an_admin_path_lets_a_client_in(served, path):
 def test_the_state_of_a_real_service_is_returned(house_bundle, written_bundle, tmp_path):
     import asyncio
 
-    from tasador.serving.bootstrap import Assembly
+    from tasador.serving.app import Assembly
     from tasador.settings.serving import read_settings
 
     settings = read_settings(

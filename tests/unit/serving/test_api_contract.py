@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tasador.registry.metadata import stamp_release
+from tasador.registry.mlflow.registration import stamp_release
 from tasador.registry.model_bundle import load_bundle
 
 REFUSAL = {"type", "title", "status", "detail", "instance", "error", "request_id", "errors"}

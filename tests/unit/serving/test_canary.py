@@ -27,8 +27,7 @@ from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.model_slot import ModelSlot
 from tasador.serving.service import Service
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import CanarySettings, LimitSettings
+from tasador.settings.serving import CanarySettings, LimitSettings, RecordSettings
 
 ROWS = houses(60, seed=40)
 INPUTS = [{k: v for k, v in row.items() if k != "price"} for row in ROWS.to_dicts()]

@@ -8,10 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasador.metrics.sequential import Moments, failure_evidence
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
-from tasador.serving.experiment import Criteria, Evidence, Experiment, ExperimentBook, decide
+from tasador.serving.experiment import (
+    Criteria,
+    Evidence,
+    Experiment,
+    ExperimentBook,
+    Moments,
+    decide,
+    failure_evidence,
+)
 
 RUNNING = Experiment("e1", "m-a", "m-b", "2", "running", 0, 1000.0, 1000.0)
 ENOUGH = Evidence(rows=300, stage_rows=300, attempts=300, disagreement=Moments(300, 0.05, 0.001))

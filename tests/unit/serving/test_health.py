@@ -18,7 +18,7 @@ from tasador.serving.api.health import (
 )
 from tasador.serving.cascade import Cascade
 from tasador.serving.model_slot import LoadedModel, ModelSlot
-from tasador.serving.refresher import Refresher
+from tasador.serving.refresher import Refresher, RefreshEvents
 from tasador.settings.serving import SourceSettings
 
 
@@ -157,13 +157,16 @@ def test_impatient_probes_do_not_open_a_source_s_breaker(tmp_path, slot):
 
 
 def test_the_refresher_s_check_shows_whether_new_models_are_noticed(tmp_path, slot, real_bundle):
+    polled = threading.Event()
     refresher = Refresher(
-        Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)), ModelSlot()
+        Cascade.of(SourceSettings(local=str(real_bundle), poll_s=0.05)),
+        ModelSlot(),
+        RefreshEvents(on_poll=lambda *_: polled.set()),
     )
     health = HealthChecks(slot, {"refresher": refresher_check(refresher)}, ttl_s=0.0)
     assert "does not run" in health.deep().dependencies[1].detail
     refresher.start()
-    assert refresher.wait_for_first(30)
+    assert polled.wait(30)
     assert health.deep().dependencies[1].status == "healthy"
     refresher.stop(10)
 

@@ -11,11 +11,9 @@ from tasador.records.audit_log import Verdicts
 from tasador.records.database import Database
 from tasador.records.shared_state import AlertState, AlertStates
 from tasador.serving.api.models import Lifecycle, card_router, lifecycle_router
-from tasador.serving.api.monitoring import monitoring_router
-from tasador.serving.bootstrap import MonitoringReader
+from tasador.serving.api.monitoring import MonitoringReader, monitoring_router
 from tasador.serving.http.auth import new_key
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import SecuritySettings
+from tasador.settings.serving import RecordSettings, SecuritySettings
 
 VERDICT = {
     "rows": 40,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tasador.records.batch_writer import RecordWriter
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 PROBES = ("/health/ready", "/ping", "/v2/health/ready", "/v2/models/houses_model/ready")
 

@@ -21,10 +21,9 @@ from tasador.records.import_export import import_outcomes
 from tasador.records.record import Outcome, Record
 from tasador.records.shared_state import keep_target, kept_targets
 from tasador.records.store import RecordStore
-from tasador.serving.bootstrap import Assembly
+from tasador.serving.app import Assembly
 from tasador.serving.http.auth import new_key
-from tasador.settings.records import RecordSettings
-from tasador.settings.serving import ServeSettings, SourceSettings
+from tasador.settings.serving import RecordSettings, ServeSettings, SourceSettings
 
 BOUNDS = TargetBounds(1.0, 1e6, positive=True, unit="USD")
 WRONG = [-1, 0, 1e299, 2e6, 0.5]

@@ -82,7 +82,7 @@ def test_nothing_loadable_at_the_start_heals_by_itself_and_keeps_a_copy(
     refresher = made(object_store=str(store), last_good=str(tmp_path / "good"))
     refresher.start()
     refresher.start()
-    assert refresher.wait_for_first(30)
+    until(lambda: refresher.report().polls == 1)
     assert refresher.slot.current is None
     assert "no source can give a model" in refresher.report().last_error
     publish_bundle(real_bundle, str(store))

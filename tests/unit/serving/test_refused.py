@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasador.monitoring.checks.service_levels import check_refused
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.records.database import Database
 from tasador.records.maintenance import Retention
 from tasador.records.refused import (
@@ -21,7 +21,7 @@ from tasador.records.refused import (
     kept_rows,
     read_refused,
 )
-from tasador.settings.records import RecordSettings
+from tasador.settings.serving import RecordSettings
 
 CSV = {"content-type": "text/csv"}
 NAMES = ["lon", "lat", "income", "rooms", "area", "kind"]

@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tasador.serving.api.score import CHUNK
+from tasador.serving.api.valuations import CHUNK
 from tasador.settings.serving import LimitSettings
 
 HEADER = "lon,lat,income,rooms,area,kind"

@@ -19,6 +19,7 @@ from tasador.core.kernels import ABI, Library, Native, native
 from tasador.trees import onnx_model as module
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_sklearn
+from tasador.trees.kernels import CompactTrees
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import (
     KernelRegressor,
@@ -27,7 +28,6 @@ from tasador.trees.onnx_model import (
     proof_rows,
     read_model,
 )
-from tasador.trees.row_kernel import CompactTrees
 
 compiled = pytest.mark.skipif(native().library is None, reason=native().reason)
 compiler = shutil.which("cc")
@@ -130,7 +130,7 @@ def test_a_wide_kernel_that_answers_differently_is_not_used(exported, forest, mo
 
 @compiled
 def test_trees_too_wide_for_the_kernel_are_left_to_onnxruntime(forest, monkeypatch, caplog):
-    monkeypatch.setattr("tasador.trees.row_kernel._MOST_COLUMNS", 3)
+    monkeypatch.setattr("tasador.trees.kernels._MOST_COLUMNS", 3)
     with caplog.at_level(logging.WARNING, logger="tasador"):
         assert load_model(to_onnx(forest)).engine == "onnxruntime"
     assert "too wide for the kernel" in caplog.text
@@ -304,9 +304,9 @@ from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.comparables import CompactIndex
 from tasador.features.columns_kernel import CompactPlain
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
-from tasador.trees.row_kernel import CompactTrees
+from tasador.trees.kernels import CompactTrees
 from tasador.trees.onnx_model import proof_rows
-from tasador.trees.batch_kernel import WideTrees
+from tasador.trees.kernels import WideTrees
 library = Library.open(Path(sys.argv[1]))
 wide = library.wide_trees_predict(None, None, 0, None, 0) == 0
 for seed in range(0, 40, 3):

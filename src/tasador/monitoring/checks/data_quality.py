@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasador.contract.model import Column
-from tasador.monitoring.checks.two_sample_tests import adjusted, more_often
+from tasador.monitoring.checks.drift import adjusted, more_often
 from tasador.monitoring.column_summary import ColumnSummary
 from tasador.monitoring.reference import Profile
-from tasador.monitoring.thresholds import Thresholds
+from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import Finding, Level, Number
 from tasador.monitoring.window_summary import OutsideCounts, WindowSummary
 

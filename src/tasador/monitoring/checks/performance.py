@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from tasador.core.clock import show_moment
 from tasador.metrics.regression import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -22,7 +22,7 @@ from tasador.metrics.regression import (
 )
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
 from tasador.monitoring.reference import Reference
-from tasador.monitoring.thresholds import ABSOLUTE, Thresholds
+from tasador.monitoring.settings import ABSOLUTE, Thresholds
 from tasador.monitoring.verdict import Figure, Finding, Group, Level
 from tasador.monitoring.window_summary import FIGURES, WindowSummary
 
@@ -355,17 +355,9 @@ def timeline(tally: WindowSummary) -> tuple[Group, ...]:
     # a single wrong clock may stretch the window over years: the latest spans are kept
     known = np.unique(codes[np.isfinite(codes)])[-_MOST_SPANS:]
     return tuple(
-        _group(iso(float(code) * span), rows[codes == code], _share(tally)) for code in known
+        _group(show_moment(float(code) * span), rows[codes == code], _share(tally))
+        for code in known
     )
-
-
-def iso(seconds: float) -> str:
-    """Return a time as ISO 8601 in UTC; the number itself when no calendar has it."""
-    try:
-        moment = dt.datetime.fromtimestamp(seconds, tz=dt.UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g} s"
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _share(tally: WindowSummary) -> float:

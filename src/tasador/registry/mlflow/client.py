@@ -24,7 +24,7 @@ from typing import Any
 
 from tasador.core.errors import MissingExtraError, RegistryError, StorageError, TasadorError
 from tasador.core.storage import make_private
-from tasador.registry.embedded import (
+from tasador.registry.mlflow_reader import (
     StoredModel,
     StoredVersion,
     change_stamp,

@@ -37,6 +37,7 @@ class LightGBM(Booster):
         "bagging_fraction": 1.0,
         "lambda_l1": 0.0,
         "lambda_l2": 0.0,
+        "cat_smooth": 10.0,
         "objective": "l1",
         INPUTS: "both",
     }
@@ -50,6 +51,7 @@ class LightGBM(Booster):
         "bagging_fraction": (float, 1e-6, 1.0),
         "lambda_l1": (float, 0.0, 1e300),
         "lambda_l2": (float, 0.0, 1e300),
+        "cat_smooth": (float, 0.0, 1e300),
     }
     choices: ClassVar = {
         # those whose prediction is the sum of the leaves, which is what can be exported

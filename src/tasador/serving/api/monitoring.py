@@ -3,32 +3,63 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from tasador.records.audit_log import StoredVerdict
-from tasador.records.shared_state import AlertState
+from tasador.records.audit_log import StoredVerdict, Verdicts
+from tasador.records.shared_state import (
+    ALERT_ROUTES,
+    WATCHER,
+    AlertState,
+    AlertStates,
+    Leases,
+    SharedState,
+)
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import Problem
-from tasador.serving.service import Service
+from tasador.serving.service import LazyDatabase, Service
+from tasador.settings.serving import RecordSettings
 
 _REFUSALS = (400, 401, 404, 422, 429, 500, 503)
 MOST_VERDICTS = 500
 
 
-class MonitoringSource(Protocol):
-    """Where verdicts and alerts are read; `serving.bootstrap.MonitoringReader` is one."""
+class MonitoringReader:
+    """Reads through a connection of its own.
+
+    Every method raises `Problem`: 503, records are switched off or the database is unreachable.
+
+    Args:
+        settings: Where the records are.
+    """
+
+    def __init__(self, settings: RecordSettings) -> None:
+        self._database = LazyDatabase(
+            settings, off="nothing is watched while records are switched off"
+        )
 
     def verdicts(self, model: str | None, since: float, limit: int) -> list[StoredVerdict]:
-        """Return verdicts, newest first."""
+        """Return the verdicts found at or after `since`, newest first."""
+        return self._database.ask(lambda database: Verdicts(database).read(model, since, limit))
 
     def alerts(self) -> list[AlertState]:
-        """Return every alert."""
+        """Return every alert, by key."""
+        return self._database.ask(lambda database: AlertStates(database).all())
+
+    def watcher(self) -> tuple[str, float] | None:
+        """Return the watcher that leads and the seconds until another may; see `Leases.left`."""
+        return self._database.ask(lambda database: Leases(database).left(WATCHER))
 
     def reach(self) -> list[str] | None:
-        """Return whom notices reach."""
+        """Return whom notifications reach; None when no watcher has stored it."""
+        found = self._database.ask(lambda database: SharedState(database).get(ALERT_ROUTES))
+        return found.value if isinstance(found.value, list) else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
 
 
 class VerdictLine(BaseModel):
@@ -88,7 +119,7 @@ class Alerts(BaseModel):
     )
 
 
-def monitoring_router(service: Service, source: MonitoringSource) -> APIRouter:
+def monitoring_router(service: Service, source: MonitoringReader) -> APIRouter:
     """Return the routes about what was found.
 
     Args:

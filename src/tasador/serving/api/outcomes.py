@@ -21,9 +21,9 @@ from pydantic import (
 
 from tasador.contract.target_check import TargetBounds
 from tasador.core import clock
+from tasador.core.clock import time_reason
 from tasador.records.record import Outcome as StoredOutcome
 from tasador.records.store import OutcomeAnswer
-from tasador.records.time_parsing import time_reason
 from tasador.serving.api.openapi import answers
 from tasador.serving.errors import PROBLEMS, InvalidRequest, Problem, error_detail, faults_of
 from tasador.serving.http.request import Exchange, NanRoute

@@ -155,7 +155,7 @@ def _too_long(what: str, status: int, limit: int) -> Problem:
 
 
 #: Makes each worker's application.
-FACTORY = "tasador.serving.bootstrap:from_environment"
+FACTORY = "tasador.serving.app:from_environment"
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import spatial, stats
 
-from tasador.monitoring.checks import two_sample_tests
-from tasador.monitoring.checks.two_sample_tests import adjusted, psi_null, psi_test
+from tasador.monitoring.checks import drift
+from tasador.monitoring.checks.drift import adjusted, psi_null, psi_test
 from tasador.monitoring.column_summary import ColumnSummary, Grid
 
 counts = arrays(np.int64, 7, elements=st.integers(0, 10_000)).filter(lambda c: c.sum() > 0)
@@ -34,46 +34,44 @@ def test_the_psi_is_the_textbooks_on_the_same_bins():
         r = sum(low < x <= high for x in reference.tolist()) / len(reference)
         w = sum(low < x <= high for x in window.tolist()) / len(window)
         total += (w - r) * math.log(w / r)
-    assert two_sample_tests.psi(a.bins(grid), b.bins(grid)) == pytest.approx(total, abs=1e-12)
+    assert drift.psi(a.bins(grid), b.bins(grid)) == pytest.approx(total, abs=1e-12)
 
 
 @given(counts, counts)
 def test_the_psi_is_symmetric_not_negative_and_zero_for_the_same_shares(a, b):
-    assert two_sample_tests.psi(a, b) >= 0
+    assert drift.psi(a, b) >= 0
     if (a > 0).all() and (b > 0).all():
-        assert two_sample_tests.psi(a, b) == pytest.approx(two_sample_tests.psi(b, a), rel=1e-9)
-    assert two_sample_tests.psi(a, a) == 0
+        assert drift.psi(a, b) == pytest.approx(drift.psi(b, a), rel=1e-9)
+    assert drift.psi(a, a) == 0
 
 
 def test_an_empty_bin_counts_as_half_a_row():
-    got = two_sample_tests.psi(np.array([50, 50]), np.array([100, 0]))
+    got = drift.psi(np.array([50, 50]), np.array([100, 0]))
     want = 0.5 * math.log(2) + (0.005 - 0.5) * math.log(0.005 / 0.5)
     assert got == pytest.approx(want)
-    assert two_sample_tests.psi(np.array([1, 0]), np.array([3, 0])) == 0
+    assert drift.psi(np.array([1, 0]), np.array([3, 0])) == 0
 
 
 @given(counts, counts)
 def test_the_jensen_shannon_distance_is_scipys(a, b):
     want = spatial.distance.jensenshannon(a / a.sum(), b / b.sum(), base=2)
-    assert two_sample_tests.jensen_shannon(a, b) == pytest.approx(
-        0 if np.isnan(want) else want, abs=1e-7
-    )
+    assert drift.jensen_shannon(a, b) == pytest.approx(0 if np.isnan(want) else want, abs=1e-7)
 
 
 def test_chi_square_is_that_of_the_contingency_table():
     a, b = np.array([120, 80, 0, 40]), np.array([30, 45, 0, 25])
-    statistic, p_value, v = two_sample_tests.chi_square(a, b)
+    statistic, p_value, v = drift.chi_square(a, b)
     want = stats.chi2_contingency(np.array([a, b])[:, [0, 1, 3]], correction=False)
     assert (statistic, p_value) == pytest.approx((want.statistic, want.pvalue))
     assert v == pytest.approx(stats.contingency.association(np.array([a, b])[:, [0, 1, 3]]))
-    assert two_sample_tests.chi_square(np.array([5, 0]), np.array([9, 0])) == (0.0, 1.0, 0.0)
+    assert drift.chi_square(np.array([5, 0]), np.array([9, 0])) == (0.0, 1.0, 0.0)
 
 
 def test_kolmogorov_smirnov_is_scipys_where_the_grid_resolves_the_column():
     random = np.random.default_rng(3)
     reference, window = random.normal(size=900), random.normal(0.1, 1, size=800)
     a, b, _ = counted(reference, window)
-    d, p_value = two_sample_tests.kolmogorov_smirnov(a, b)
+    d, p_value = drift.kolmogorov_smirnov(a, b)
     want = stats.ks_2samp(reference, window)
     assert d == pytest.approx(want.statistic, abs=1 / 900)
     assert p_value == pytest.approx(want.pvalue, rel=0.2)
@@ -84,7 +82,7 @@ def test_kolmogorov_smirnov_of_long_columns_is_right_up_to_the_grids_step():
     reference, window = random.gamma(2.0, size=30_000), random.gamma(2.2, size=20_000)
     a, b, _ = counted(reference, window)
     want = stats.ks_2samp(reference, window).statistic
-    assert two_sample_tests.kolmogorov_smirnov(a, b)[0] == pytest.approx(want, abs=1e-3)
+    assert drift.kolmogorov_smirnov(a, b)[0] == pytest.approx(want, abs=1e-3)
 
 
 def test_the_wasserstein_distance_is_scipys_over_the_references_spread():
@@ -96,24 +94,24 @@ def test_the_wasserstein_distance_is_scipys_over_the_references_spread():
     ):
         a, b, grid = counted(reference, window)
         want = stats.wasserstein_distance(reference, window) / reference.std()
-        assert two_sample_tests.wasserstein(a, b, grid) == pytest.approx(want, rel=2e-3)
+        assert drift.wasserstein(a, b, grid) == pytest.approx(want, rel=2e-3)
 
 
 def test_the_wasserstein_distance_needs_values_and_a_spread():
     constant, varied = np.full(50, 2.0), np.arange(50.0)
     a, b, grid = counted(constant, varied)
-    assert two_sample_tests.wasserstein(a, b, grid) is None
+    assert drift.wasserstein(a, b, grid) is None
     a, b, grid = counted(varied, np.full(50, np.nan))
-    assert two_sample_tests.wasserstein(a, b, grid) is None
+    assert drift.wasserstein(a, b, grid) is None
 
 
 def test_an_event_is_more_frequent_only_when_chance_does_not_make_it_so():
-    assert two_sample_tests.more_often(0, 100, 5, 1000) == 1.0
-    assert two_sample_tests.more_often(5, 0, 5, 1000) == 1.0
-    assert two_sample_tests.more_often(50, 1000, 500, 10_000) > 0.3
-    assert two_sample_tests.more_often(100, 1000, 500, 10_000) < 1e-6
+    assert drift.more_often(0, 100, 5, 1000) == 1.0
+    assert drift.more_often(5, 0, 5, 1000) == 1.0
+    assert drift.more_often(50, 1000, 500, 10_000) > 0.3
+    assert drift.more_often(100, 1000, 500, 10_000) < 1e-6
     want = stats.binom.sf(2, 3 + 7, 100 / 1100)
-    assert two_sample_tests.more_often(3, 100, 7, 1000) == pytest.approx(want)
+    assert drift.more_often(3, 100, 7, 1000) == pytest.approx(want)
 
 
 @pytest.mark.parametrize(("m", "n"), [(16_000, 200), (500, 5000), (300, 300)])
@@ -166,19 +164,19 @@ def test_rows_in_a_bin_that_the_reference_has_never_filled_are_distinguished_fro
 
 
 def test_among_many_categories_chance_is_known_as_well_from_fewer_draws(monkeypatch):
-    from tasador.monitoring.checks import two_sample_tests
+    from tasador.monitoring.checks import drift
 
     levels, n = 6000, 20_000
     random = np.random.default_rng(7)
     shares = 1 / np.arange(1, levels + 1)
     counts = random.multinomial(n, shares / shares.sum())
     few = psi_null(counts, n)
-    assert len(few.draws) < two_sample_tests.DRAWS
-    monkeypatch.setattr(two_sample_tests, "FEWEST_DRAWS", two_sample_tests.DRAWS)
-    two_sample_tests._psi_null.cache_clear()
+    assert len(few.draws) < drift.DRAWS
+    monkeypatch.setattr(drift, "FEWEST_DRAWS", drift.DRAWS)
+    drift._psi_null.cache_clear()
     many = psi_null(counts, n)
-    two_sample_tests._psi_null.cache_clear()
-    assert len(many.draws) == two_sample_tests.DRAWS
+    drift._psi_null.cache_clear()
+    assert len(many.draws) == drift.DRAWS
     assert few.mean == pytest.approx(many.mean, rel=0.005)
     assert few.variance == pytest.approx(many.variance, rel=0.2)
     for q in (0.9, 0.99, 0.999):  # the last ones from the fitted tail

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tasador.core.errors import NothingOfferedError, RegistryError
-from tasador.lifecycle.worker import call_apart
+from tasador.lifecycle.promote import call_apart
 from tasador.registry.versions import only_model
 
 

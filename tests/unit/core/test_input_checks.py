@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasador.core.errors import BundleError
-from tasador.registry.arrays import read_arrays, write_arrays
+from tasador.core.input_checks import read_arrays, write_arrays
 
 LIMIT = 10**6
 

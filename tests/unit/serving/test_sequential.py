@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tasador.metrics.sequential import Moments, failure_evidence
+from tasador.serving.experiment import Moments, failure_evidence
 
 
 def test_moments_of_parts_are_those_of_the_whole():

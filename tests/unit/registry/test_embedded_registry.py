@@ -10,9 +10,9 @@ import pytest
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import NothingOfferedError, RegistryError, RegistryRejectedError
-from tasador.registry import embedded
-from tasador.registry.embedded import EmbeddedRegistry, snapshot_file
+from tasador.registry import mlflow_reader
 from tasador.registry.mlflow.registry import MlflowVersions, registered_models
+from tasador.registry.mlflow_reader import EmbeddedRegistry, snapshot_file
 
 MODEL = "houses"
 
@@ -94,7 +94,7 @@ def test_what_mlflow_cannot_read_is_not_tried_again_at_every_poll(tmp_path, monk
     before = file.read_bytes()
     with pytest.raises(RegistryRejectedError, match=r"no tables of MLflow.*got sales"):
         champion(file)
-    monkeypatch.setattr(embedded.subprocess, "run", None)  # would be called in vain
+    monkeypatch.setattr(mlflow_reader.subprocess, "run", None)  # would be called in vain
     with pytest.raises(RegistryRejectedError, match="no tables of MLflow"):
         champion(file)
     with pytest.raises(RegistryError, match="no tables of MLflow"):

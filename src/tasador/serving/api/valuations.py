@@ -1,8 +1,9 @@
-"""``POST /api/v1/score``: a file of rows in, a file of values out, in bounded memory.
+"""``/api/v1``: predict, which middleware answers past FastAPI, explain, and score for files.
 
-The upload goes to a temporary file, its header is checked, and only then is anything valued, some
-hundred rows at a time and off the event loop. The answer streams meanwhile: one line a row, a bad
-row with its error and no value. All rows of a file are valued by the same version.
+A file is valued in bounded memory. The upload goes to a temporary file, its header is checked, and
+only then is anything valued, some hundred rows at a time and off the event loop. The answer streams
+meanwhile: one line a row, a bad row with its error and no value. All rows of a file are valued by
+the same version.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
+from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
@@ -25,12 +27,13 @@ from starlette.responses import StreamingResponse
 
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
-from tasador.serving.api.openapi import answers
+from tasador.modeling.prediction import Reasons
+from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, Problem, error_detail
 from tasador.serving.http.request import BodyRoute, Exchange, Receive, Scope, Send
-from tasador.serving.request_parsing import Predictor, Rows
+from tasador.serving.request_parsing import Predictor, Rows, dated, instances_of, read_json
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -39,8 +42,123 @@ CHUNK = 256
 _WRITE = 1 << 20
 _FIELDS = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id")
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-_SUFFIXES = {".csv": "text/csv", ".parquet": "application/vnd.apache.parquet"}
 _CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
+_SUFFIXES = {".csv": _CSV, ".parquet": _PARQUET}
+
+#: Explanations take milliseconds each, and a processor meanwhile.
+MOST_EXPLAINED = 20
+PREDICT = "/api/v1/predict"
+_ERRORS = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503)
+_AS_OF = {
+    "name": "as_of",
+    "in": "query",
+    "schema": {"type": "string", "format": "date"},
+    "description": "Day as of which all rows are valued, in place of their own dates",
+}
+_VERSION = {
+    "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
+}
+_QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF]}
+
+
+class ValuationRoutes:
+    """Handlers of the routes about values.
+
+    Args:
+        service: What all routes share.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._explaining = asyncio.Semaphore(1)
+
+    async def predict(self, exchange: Exchange, body: bytes) -> bytes:
+        """Value rows: ``{"instances": [{...}]}``."""
+        service = self._service
+        version, day = _query(exchange) if exchange.query else (None, None)
+        predictor = service.predictor(version)
+        start = time.perf_counter()
+        values = instances_of(read_json(body), service.limits.batch)
+        if day is not None:
+            values = dated(values, predictor.contract, day)
+        parsed = time.perf_counter()
+        rows = predictor.encode(values)
+        service.metrics.stage("parse", parsed - start)
+        service.metrics.stage("encode", time.perf_counter() - parsed)
+        answer = await service.value(exchange, predictor, rows)
+        return answer.body()
+
+    async def explain(self, exchange: Exchange, asked: ExplainRequest) -> bytes:
+        """Say why rows are worth what they are."""
+        version, day = _query(exchange) if exchange.query else (None, None)
+        predictor = self._service.predictor(version)
+        most = min(MOST_EXPLAINED, self._service.limits.batch)
+        values = instances_of({"instances": asked.instances}, most)
+        if day is not None:
+            values = dated(values, predictor.contract, day)
+        rows = predictor.encode(values)
+        answer = await self._service.value(exchange, predictor, rows)
+        if answer.predictor is not predictor:  # a challenger answered: its columns may be others
+            predictor = answer.predictor
+            rows = predictor.encode(values)
+        X = np.array(rows.codes)
+        reasons = predictor.bundle.reasons
+        async with self._explaining:  # one at a time: valuations keep the other processors
+            explained = await asyncio.to_thread(
+                lambda: [reasons(X[i : i + 1], asked.comparables) for i in range(len(X))]
+            )
+        items = [
+            {"valuation": valuation, **_plain(reasons)}
+            for valuation, reasons in zip(answer.items(), explained, strict=True)
+        ]
+        return orjson.dumps({"explanations": items, "model_version": predictor.version})
+
+
+def _query(exchange: Exchange) -> tuple[str | None, str | None]:
+    """Return the version and the day that are asked for."""
+    found = parse_qs(exchange.query.decode("latin-1"))
+    return found.get("model_version", [None])[0], found.get("as_of", [None])[0]
+
+
+def _plain(explanation: Reasons) -> dict[str, Any]:
+    parts = sorted(explanation.contributions.items(), key=lambda part: -abs(part[1]))
+    return {
+        "scale": explanation.transform,
+        "expected": explanation.expected,
+        "contributions": [{"feature": name, "value": value} for name, value in parts],
+        "comparables": [
+            {"distance": near.distance, "value": near.value, "attributes": dict(near.attributes)}
+            for near in explanation.comparables
+        ],
+    }
+
+
+def valuation_router(routes: ValuationRoutes) -> APIRouter:
+    """Return the routes about values."""
+    router = APIRouter(tags=["valuation"], route_class=BodyRoute)
+
+    @router.post(
+        PREDICT,
+        response_class=Response,
+        responses=answers("PredictAnswer", *_ERRORS),
+        openapi_extra={**body_of("PredictRequest"), **_QUERY},
+    )
+    async def predict(request: Request) -> Response:
+        """Value rows."""
+        raise NotImplementedError("PredictMiddleware answers this route")  # pragma: no cover
+
+    @router.post(
+        "/api/v1/explain",
+        response_class=Response,
+        responses=answers("ExplainAnswer", *_ERRORS),
+        openapi_extra=_QUERY,
+    )
+    async def explain(request: Request, asked: ExplainRequest) -> Response:
+        """Say why rows are worth what they are."""
+        found = await routes.explain(request.scope["tasador"], asked)
+        return Response(found, media_type="application/json")
+
+    return router
 
 
 class ScoreRoutes:
@@ -302,7 +420,7 @@ def score_router(service: Service) -> APIRouter:
         "have no line; they count where rows are numbered.",
         response_class=Response,
         responses={
-            **answers(None, 400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+            **answers(None, *_ERRORS),
             200: {
                 "description": f"Columns: {', '.join(_FIELDS)}. Rows count from 1.",
                 "content": {
@@ -326,7 +444,7 @@ def score_router(service: Service) -> APIRouter:
                     },
                 },
             },
-            "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
+            **_VERSION,
         },
         name="score",
     )
