@@ -18,7 +18,7 @@ from tasador.core.input_checks import Expected, check_arrays
 
 Floats = NDArray[np.float64]
 
-#: What the senders of such rows are told, and the part that makes an explanation add up.
+#: The warning of such a valuation, and the part that makes its explanation add up.
 NOTE = (
     "this is one of the training rows: it is valued by models that did not learn from it, in "
     "cross-validation"
