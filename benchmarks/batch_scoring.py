@@ -166,7 +166,10 @@ def stages(bundle: ModelBundle, rows: pa.Table, folder: Path) -> dict[str, float
     if features.plan is not None and features.index is not None:
         plan, index = features.plan, features.index
         frames = [features.frame(part) for part in parts]
-        asked = [(plan.points(frame), plan.similar(frame)) for frame in frames]
+        asked = [
+            (plan.points(frame), *features.beside_place(plan, part, frame))
+            for part, frame in zip(parts, frames, strict=True)
+        ]
         found["comparables"] = least(lambda: [index.features(*one) for one in asked])
     whole = least(lambda: [features.transform(part) for part in parts])
     found["other features"] = max(0.0, whole - found.get("comparables", 0.0))

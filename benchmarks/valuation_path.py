@@ -54,7 +54,7 @@ class Piece:
     X: Floats
     Z: Floats
     points: Floats
-    similar: Floats | None
+    beside: tuple[Floats | None, Floats | None, Floats]
 
     @classmethod
     def of(cls, bundle: ModelBundle, X: Floats) -> Piece:
@@ -63,13 +63,13 @@ class Piece:
         if features.plan is None or features.index is None:
             sys.exit("the bundle has no comparables")
         frame = features.frame(X)
-        points, similar = features.plan.points(frame), features.plan.similar(frame)
-        return cls(X, features.transform(X), points, similar)
+        points, beside = features.plan.points(frame), features.beside_place(features.plan, X, frame)
+        return cls(X, features.transform(X), points, beside)
 
 
 Stage = Callable[[ModelBundle, Piece], object]
 STAGES: dict[str, Stage] = {
-    "comparables": lambda bundle, p: bundle.features.index.features(p.points, p.similar),
+    "comparables": lambda bundle, p: bundle.features.index.features(p.points, *p.beside),
     "all features": lambda bundle, p: bundle.features.transform(p.X),
     "trees": lambda bundle, p: bundle.model.predict(p.Z),
     "whole valuation": lambda bundle, p: bundle.value_arrays(p.X),

@@ -386,7 +386,7 @@ class FittedFeatures:
         blocks += [found.of(levels[i]) for i, found in self._statistics]
         blocks += self._cluster_blocks(points)
         if self.index is not None and self.plan is not None and points is not None:
-            blocks.append(self.index.features(points, *self._beside_place(self.plan, X, frame)))
+            blocks.append(self.index.features(points, *self.beside_place(self.plan, X, frame)))
         return np.concatenate(blocks, axis=1)
 
     def frame(self, X: Floats) -> NumericFrame:
@@ -423,7 +423,7 @@ class FittedFeatures:
         dated = self.index is not None and self.index.times is not None
         return self.contract.timestamp_position if dated else None
 
-    def _beside_place(
+    def beside_place(
         self, plan: ComparablesPlan, X: Floats, frame: NumericFrame
     ) -> tuple[Floats | None, Floats | None, Floats]:
         """Return what comparables are found by beside a place: `similar`, `times`, `context`."""
@@ -435,7 +435,7 @@ class FittedFeatures:
         if self.plan is None or self.index is None:
             return {}
         frame = self.frame(X[rows])
-        points, beside = self.plan.points(frame), self._beside_place(self.plan, X[rows], frame)
+        points, beside = self.plan.points(frame), self.beside_place(self.plan, X[rows], frame)
         near = self.index.neighbours(points, FAR_NEIGHBOUR, *beside)
         notes = self.plan.far_notes(self.index, near, points, self.contract.coordinates)
         return dict(zip(rows.tolist(), notes, strict=True))
@@ -456,7 +456,7 @@ class FittedFeatures:
         if self.index is None or self.plan is None or k < 1:
             return []
         plan, index, frame = self.plan, self.index, self.frame(X)
-        beside = self._beside_place(plan, X, frame)
+        beside = self.beside_place(plan, X, frame)
         found = index.neighbours(plan.points(frame), min(k, index.size), *beside)
         known = int(np.isfinite(found.distance[0]).sum())  # the farthest is repeated after these
         known = min(known, len(np.unique(found.index[0])))

@@ -18,13 +18,15 @@ from tasador.core.input_checks import Expected, check_arrays
 
 Floats = NDArray[np.float64]
 
-#: What the senders of such rows are told, and the part that makes an explanation add up.
+#: The warning of such a valuation, and the part that makes its explanation add up.
 NOTE = (
     "this is one of the training rows: it is valued by models that did not learn from it, in "
     "cross-validation"
 )
 NOT_LEARNT = "not_learnt_from_itself"
 _INTEGERS = 2.0**63
+_NONE = np.empty(0, np.intp), np.empty(0)
+_FIRST = np.zeros(1, np.intp)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class TrainingRows:
         """Return which of the encoded rows `X` (n, p) were trained on, (k,), and their scores."""
         hashes = _hashes(X)
         places = self.hashes.searchsorted(hashes)
+        if len(X) == 1:  # for a single row each further call of numpy costs more than the search
+            at = int(places[0])
+            if at == len(self.hashes) or self.hashes[at] != hashes[0]:
+                return _NONE
+            return _FIRST, self.scores[at : at + 1]
         places[places == len(self.hashes)] = 0
         found = np.flatnonzero(self.hashes[places] == hashes)
         return found, self.scores[places[found]]
@@ -75,6 +82,6 @@ class TrainingRows:
 
 def _hashes(X: Floats) -> NDArray[np.int64]:
     """Return 64 bits of each encoded row's hash (n,); 0 and -0 are one number."""
-    rows = np.ascontiguousarray(X, dtype="<f8") + 0.0
+    rows = np.add(X, 0.0, dtype="<f8", order="C")
     digests = b"".join([blake2b(row, digest_size=8).digest() for row in rows])
-    return np.frombuffer(digests, "<i8").astype(np.int64)
+    return np.frombuffer(digests, "<i8")

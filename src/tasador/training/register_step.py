@@ -18,7 +18,7 @@ from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
-from tasador.data.table import Origin
+from tasador.data.table import Origin, Part
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
@@ -118,8 +118,9 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     document = document_of(
         contract, _model_facts(made, choice, report, contract), report, decided, choice
     )
+    own = _training_rows(made.train, cv, random_cv) if run.settings.register.out_of_fold else None
     draft = write_bundle_of(
-        folder / "bundle", run, made, choice, final, interval, report, to_markdown(document)
+        folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document)
     )
     bundle = _move_in(draft, run.bundles)
     write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
@@ -287,6 +288,7 @@ def write_bundle_of(
     final: FinalModel,
     interval: ConformalInterval,
     report: EvaluationReport,
+    own: TrainingRows | None,
     card: str,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
@@ -337,14 +339,22 @@ def write_bundle_of(
             train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
-        training_rows=(
-            TrainingRows.of(train.X[choice.cv.rows], choice.cv.score)
-            if settings.register.out_of_fold
-            else None
-        ),
+        training_rows=own,
         **watched_parts(run, made, choice.cv, interval),
     )
     return write_bundle(folder, parts)
+
+
+def _training_rows(
+    train: Part, cv: CrossValidation, random_cv: CrossValidation | None
+) -> TrainingRows:
+    """Keep out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
+    rows, scores = cv.rows, cv.score
+    if random_cv is not None:
+        rest = ~np.isin(random_cv.rows, rows)
+        rows = np.concatenate([rows, random_cv.rows[rest]])
+        scores = np.concatenate([scores, random_cv.score[rest]])
+    return TrainingRows.of(train.X[rows], scores)
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:
