@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import tasador
-from tasador.cli import models, operate, records, scoring, start, watch
+from tasador.cli import models, operate, records, sales, scoring, start, watch
 from tasador.cli.options import FORMER_SPELLINGS
 from tasador.cli.output import accept_any_encoding, drop_what_is_not_taken, err, escape, out
 from tasador.core.errors import INTERRUPTED_EXIT_CODE, ConfigError, MissingExtraError, TasadorError
@@ -182,18 +182,18 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Start": {
         "demo": start.demo,
         "init": start.init,
-        "sales": start.sales,
+        "sales": sales.sales,
         "run": start.run,
         "predict": scoring.predict,
         "explain": scoring.explain,
         "score": scoring.score,
-        "trend": start.trend,
+        "trend": sales.trend,
         "runs": start.runs,
         "report": start.report,
         "doctor": start.doctor,
     },
     "Models": {
-        "backtest": models.backtest,
+        "backtest": sales.backtest,
         "models": models.models,
         "use": models.use,
         "compare": models.compare,

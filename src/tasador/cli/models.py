@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,16 +10,13 @@ import typer
 
 from tasador.cli.options import (
     WORKSPACE,
-    Alias,
     AsJson,
-    BundleFolder,
     By,
     DatabaseOption,
     Model,
     Reason,
     Registry,
     Set,
-    Version,
     VersionArgument,
     Workspace,
 )
@@ -560,84 +557,3 @@ def _show_report(report: Report) -> None:
 def _bounds(found: Moments, alpha: float, form: str) -> str:
     low, high = found.bounds(alpha)
     return f"{found.mean:{form}} ({low:{form}} to {high:{form}} at all times)"
-
-
-def backtest(
-    by: Annotated[
-        Literal["month", "quarter", "year"], typer.Option("--by", help="Length of the spans")
-    ] = "year",
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="DATE",
-            help="First span, e.g. 2008-01-01",
-            show_default="the first with enough sales before it",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A picture, .html")
-    ] = None,
-    as_json: AsJson = False,
-    bundle: BundleFolder = None,
-    model: Model = None,
-    alias: Alias = None,
-    version: Version = None,
-    registry: Registry = None,
-    workspace: Workspace = WORKSPACE,
-) -> None:
-    """Value the sales of each span by what was known before it.
-
-    At each origin the trend, the features and the models are fitted again on the sales before it.
-
-    Examples:
-        tasador backtest --by quarter --from 2012-01-01
-    """  # fmt: skip
-    from tasador.core.hashing import to_plain
-    from tasador.inference.model_choice import BundleChoice, chosen_bundle
-    from tasador.lifecycle.backtest import backtest as make_backtest
-    from tasador.lifecycle.backtest import check_picture, write_picture
-
-    if output is not None:
-        check_picture(output)
-    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    with chosen_bundle(choice, tell=note) as chosen:
-        loaded = chosen.load()
-        found = make_backtest(
-            loaded,
-            workspace / "data",
-            by,
-            since,
-            tell=lambda origin: err.print(f"  {origin.name}: {origin.rows:,} sales valued"),
-        )
-    if output is not None:
-        write_picture(output, found, loaded.contract.title)
-    if as_json:
-        print_json(to_plain(found))
-        return
-    names = ("span", "n", "median APE", "MAPE", "in 10%", "ratio", "COD", "PRD", "held", "plain")
-    rows = [
-        (o.name, f"{o.rows:,}", *_figures({**o.metrics, "baseline": o.baseline}))
-        for o in found.origins
-    ]
-    rows.append(("mean", "", *_figures(found.mean)))
-    out.print(table(names, rows))
-    out.print(
-        "median APE, MAPE, in 10% (share within 10%) in percent; ratio: median of estimate over "
-        "price; held: share inside the interval; plain: median APE of a plain LightGBM"
-    )
-    if "median_ape" in found.random:
-        random, mean = found.random["median_ape"], found.mean["median_ape"]
-        out.print(
-            f"out of time the median APE is {mean:.2f}% in the mean, by random folds "
-            f"{random:.2f}%: {mean / random - 1.0:+.0%}"
-        )
-    if output is not None:
-        out.print(f"wrote {escape(str(output))}")
-
-
-def _figures(found: Mapping[str, float]) -> tuple[str, ...]:
-    percent = (f"{found[name]:.2f}" for name in ("median_ape", "mape", "within_10"))
-    ratio, prd = f"{found['median_ratio']:.3f}", f"{found['prd']:.3f}"
-    held, plain = f"{found['coverage']:.1%}", f"{found['baseline']:.2f}"
-    return (*percent, ratio, f"{found['cod']:.1f}", prd, held, plain)

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 
+from tasador.cli.models import settings_with
 from tasador.cli.options import (
     WORKSPACE,
     Encoding,
     NoHeader,
     OptionsError,
+    Retrain,
+    Set,
     Settings,
     Sheet,
+    WatchConfig,
     Workspace,
 )
 from tasador.cli.output import err, escape, out, table
-
-if TYPE_CHECKING:
-    from tasador.contract.type_inference import Question
-    from tasador.reporting.cards import Card
-import os
-import signal
-import socket
-import tempfile
-from contextlib import ExitStack
-from dataclasses import replace
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
-
-from tasador.cli.models import settings_with
-from tasador.cli.options import Retrain, Set, WatchConfig
 from tasador.cli.watch import budget_line
 
 if TYPE_CHECKING:
+    from tasador.contract.type_inference import Question
     from tasador.ops.processes import Member
+    from tasador.reporting.cards import Card
 
 #: Assumptions that `tasador init` prints; of a wide table those about its first columns, and the
 #: last ones, which are about the table.
@@ -173,7 +171,7 @@ def run(overrides: Settings = None) -> None:
     from tasador.lifecycle.first_champion import train
     from tasador.settings.compose import compose
 
-    settings = compose(_with_dataset(overrides or []), project=Path.cwd())
+    settings = compose(with_dataset(overrides or []), project=Path.cwd())
 
     def tell(name: str, card: Card) -> None:
         done = "cached" if card.status == "cached" else f"{card.seconds:.1f} s"
@@ -216,61 +214,7 @@ def run(overrides: Settings = None) -> None:
         out.print(f"next: {escape(outcome.standing.following)}")
 
 
-def sales(
-    overrides: Settings = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Review file to write, a CSV"),
-    ] = None,
-) -> None:
-    """List sales that may not be market prices, for a decision.
-
-    The review file has a line for each suspicious sale, with the reasons. Fill in its column keep
-    with yes or no, and train with segregate.sales_review=FILE. Decisions of an earlier file of that
-    name are kept.
-
-    Examples:
-        tasador sales --dataset king_county_sales -o review.csv
-        tasador run dataset=king_county_sales segregate.sales_review=review.csv
-    """
-    from tasador.reporting.cards import amount
-    from tasador.settings.compose import compose
-    from tasador.training.sales import review_sales
-
-    named = [] if dataset is None else [f"dataset={dataset}"]
-    settings = compose(_with_dataset([*named, *(overrides or [])]), project=Path.cwd())
-    found = review_sales(settings, output)
-    out.print(f"{escape(settings.contract.title)}: {found.rows:,} sales")
-    for reason, rows in found.excluded.items():
-        out.print(f"  {rows:,} more are excluded by the contract: {escape(reason)}")
-    flagged = int(found.suspicion.flagged.sum())
-    least = f"{found.suspicion.threshold:g}"
-    out.print(f"{flagged:,} are suspicious (score of {least} and more), by strongest reason:")
-    for reason, rows in found.by_reason.items():
-        out.print(f"  {rows:6,}  {escape(reason)}")
-    with_all, without = found.suspicion.errors_with, found.suspicion.errors_without
-    if flagged and with_all is not None and without is not None:
-        out.print(
-            f"median error of a first model on the others: {amount(with_all[0])}% fitted on all, "
-            f"{amount(without[0])}% fitted without the suspicious ones"
-        )
-    for row, price, why in found.top:
-        out.print(f"  row {row}: {amount(price)}: {escape(why)}")
-    if found.kept or found.dropped or found.lost:
-        out.print(f"decided: {found.kept:,} kept, {found.dropped:,} dropped")
-    if found.lost:
-        err.print(f"[yellow]{found.lost:,} decisions are about rows that are not in the table[/]")
-    if found.written is not None:
-        file = escape(str(found.written))
-        out.print(f"wrote {file}")
-        out.print(f"next: fill in its column keep, then tasador run segregate.sales_review={file}")
-
-
-def _with_dataset(overrides: list[str]) -> list[str]:
+def with_dataset(overrides: list[str]) -> list[str]:
     """Return the overrides, with the project's own contract where they name none.
 
     Raises:
@@ -316,52 +260,6 @@ def report(
     out.print(escape(str(find_run(workspace, run_id) / "report.html")))
 
 
-def trend(
-    overrides: Settings = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Contract", show_default="the project's own"),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Also write a .html, .csv or .json"),
-    ] = None,
-) -> None:
-    """Show how the level of prices moved, from the dates of sales.
-
-    The level is that of like things: what the attributes explain is taken out, and two sales of
-    one property count by their difference. The newest month is 100.
-
-    Examples:
-        tasador trend --dataset king_county_sales
-        tasador trend --dataset king_county_sales -o trend.html
-    """
-    from tasador.ops.price_trend import carried, check_output, spans, trend_of_table, write_trend
-    from tasador.settings.compose import compose
-
-    if output is not None:
-        check_output(output)
-    named = [] if dataset is None else [f"dataset={dataset}"]
-    settings = compose(_with_dataset([*named, *(overrides or [])]), project=Path.cwd())
-    found = trend_of_table(settings)
-    contract = settings.contract
-    log = contract.target.transform == "log"
-    what = "index" if log else f"level, {contract.target.unit or 'relative'}"
-    rows = [
-        (name, *(f"{value:,.1f}" if log else f"{value:,.4g}" for value in values), f"{sales:,}")
-        for name, *values, sales in spans(found, log=log)
-    ]
-    listed = table(("", what, "95% from", "to", "sales"), rows)
-    for column in listed.columns[1:]:
-        column.justify = "right"
-    out.print(escape(contract.title))
-    out.print(listed)
-    out.print(carried(found, log=log))
-    if output is not None:
-        write_trend(output, found, contract)
-        out.print(f"wrote {escape(str(output))}")
-
-
 def runs(workspace: Workspace = WORKSPACE) -> None:
     """List training runs, newest first."""
     from tasador.training.runs import list_runs
@@ -391,7 +289,7 @@ def doctor(overrides: Settings = None) -> None:
         "off": "[yellow]off    [/]",
     }
     complete = True
-    for finding in examine(compose(_with_dataset(overrides or []), project=Path.cwd())):
+    for finding in examine(compose(with_dataset(overrides or []), project=Path.cwd())):
         out.print(f"{mark[finding.state]} {escape(finding.what)}: {escape(finding.detail)}")
         complete = complete and finding.state != "missing"
     if not complete:
