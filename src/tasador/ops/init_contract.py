@@ -27,6 +27,7 @@ from tasador.contract.model import (
     TableContract,
     latitude_like,
     longitude_like,
+    named_as_identifier,
 )
 from tasador.contract.reader import read_contract, write_contract
 from tasador.contract.text_parts import explained_by_groups
@@ -74,6 +75,8 @@ _MANNER = re.compile(
     r"|arms?[_ ]?length|deed[_ ]?type|(sale[_ ]?)?(valid\w*|qualified)",
     re.I,
 )
+#: Least share of different values in a column that says what was sold.
+_OFTEN_SOLD = 0.2
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
 
 
@@ -253,7 +256,9 @@ def _with_roles(
         by_name[date.name] = replace(date, role="timestamp", nullable=True)
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
     for column in _resold(columns, frame):
-        by_name[column.name] = replace(column, role="property")
+        by_name[column.name] = Column(
+            column.name, "identifier", role="property", description=column.description
+        )
         findings.assumptions.append(
             f"{column.name!r} says what was sold: sales of one stay together in splits and folds"
         )
@@ -294,12 +299,16 @@ def _timestamp(columns: Sequence[Column]) -> Column | None:
 
 
 def _resold(columns: Sequence[Column], frame: pl.DataFrame) -> list[Column]:
-    """Return the identifier of which some values come again, as those of things sold twice do."""
+    """Return the identifier of which some values come again, as those of things sold twice do.
+
+    Also one of so few different values that it was taken for a category or a number.
+    """
     found = []
     for column in columns:
-        if column.kind == "identifier":
+        named = named_as_identifier(column.name) and column.kind in ("category", "integer", "text")
+        if (column.kind == "identifier" or named) and column.name in frame.columns:
             known = frame[column.name].drop_nulls()
-            if known.n_unique() < len(known):
+            if _OFTEN_SOLD * len(known) <= known.n_unique() < len(known):
                 found.append(column)
     return found[:1]
 

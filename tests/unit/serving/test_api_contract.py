@@ -148,6 +148,15 @@ def test_a_version_may_be_asked_for(client, house, house_bundle):
     assert answer.json()["error"] == "unknown_version"
 
 
+@pytest.mark.parametrize("route", [PREDICT, "/api/v1/explain"])
+def test_a_model_without_dates_values_nothing_as_of_a_day(client, house, route):
+    answer = client.post(f"{route}?as_of=2024-01-31", json={"instances": [house]})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert fault["loc"] == ["query", "as_of"]
+    assert "role timestamp" in fault["expected"]
+
+
 def test_a_row_is_explained(client, house):
     answer = client.post("/api/v1/explain", json={"instances": [house], "comparables": 3})
     found = answer.json()["explanations"][0]

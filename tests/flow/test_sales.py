@@ -1,0 +1,152 @@
+"""A table of sales in rising prices: split by time, brought to one level, valued as of a day."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from fixtures.command_line import run_here
+
+QUICK = [
+    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=2", "features.cross_fit_folds=3",
+    "register.bootstrap_draws=20", "register.parity_rows=500", "register.spatial_folds=2",
+    "register.average=1",
+    *(f"~selection.families.{name}" for name in (
+        "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
+        "lasso", "decision_tree",
+    )),
+]  # fmt: skip
+#: Prices grow by so much a month, on the log scale.
+SLOPE = 0.01
+FIRST, MONTHS = dt.date(2020, 1, 1), 60
+
+
+def tasador(folder: Path, *words: str) -> str:
+    code, out, err = run_here(folder, *words)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sales")
+    rng = random.Random(3)
+    with (folder / "homes.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["parcel_id", "area", "rooms", "sold", "price"])
+        for number in range(1500):
+            area, days = round(rng.lognormvariate(4.5, 0.6), 1), rng.randrange(30 * MONTHS)
+            level = math.exp(SLOPE * days / 30.44)
+            price = area * 1500 * level * math.exp(rng.gauss(0, 0.1))
+            parcel = f"P{rng.randrange(1200) + 1000}" if number else "P1000"
+            sold = FIRST + dt.timedelta(days=days)
+            writer.writerow([parcel, area, rng.randint(1, 6), sold.isoformat(), round(price)])
+    tasador(folder, "init", "homes.csv", "--target", "price", "--yes")
+    tasador(folder, "run", "dataset=homes", *QUICK)
+    return folder
+
+
+def value(project: Path, row: dict[str, object], *more: str) -> dict[str, float]:
+    found = json.loads(tasador(project, "predict", json.dumps(row), *more))
+    return dict(found["predictions"][0])
+
+
+ROW = {"area": 100, "rooms": 3}
+
+
+def test_init_proposes_what_was_sold_and_when(project: Path) -> None:
+    text = (project / "conf" / "dataset" / "homes.yaml").read_text()
+    assert "role: timestamp" in text
+    assert "role: property" in text
+
+
+def test_the_newest_sales_are_tested_and_the_random_figure_stands_beside(project: Path) -> None:
+    (card,) = (project / "workspace" / "runs").glob("*/model_card.json")
+    for row in json.loads(card.read_text())["cross_validation"]:
+        assert row["cv"] is not None
+        assert row["random_cv"] is not None
+    (report,) = (project / "workspace" / "runs").glob("*/report.html")
+    text = report.read_text()
+    assert "CV forward in time" in text
+    assert "the newest sales are tested" in text
+    assert "Trend of prices" in text
+
+
+def test_a_row_is_valued_at_the_level_of_the_day_asked_for(project: Path) -> None:
+    early = value(project, ROW, "--as-of", "2021-01-15")["predicted_price"]
+    late = value(project, ROW, "--as-of", "2023-01-15")["predicted_price"]
+    assert math.log(late / early) == pytest.approx(24 * SLOPE, abs=0.04)
+    dated = value(project, {**ROW, "sold": "2021-01-15"})
+    assert dated["predicted_price"] == early
+    newest = value(project, ROW)
+    assert "sold was not given: valued as of 202" in newest["warnings"][0]
+    # beyond the sales that are known the level is less sure, and the interval wider
+    beyond = value(project, ROW, "--as-of", "2027-01-15")
+    width = [math.log(one["upper"] / one["lower"]) for one in (newest, beyond)]
+    assert width[1] > 1.2 * width[0]
+
+
+def test_files_are_valued_as_of_a_day_as_rows_are(project: Path) -> None:
+    (project / "new.csv").write_text("area,rooms,sold\n100,3,2024-12-01\n55,2,\n")
+    tasador(project, "score", "new.csv", "-o", "valued.csv", "--as-of", "2022-06-15")
+    with (project / "valued.csv").open() as file:
+        first = next(csv.DictReader(file))
+    as_of = value(project, ROW, "--as-of", "2022-06-15")["predicted_price"]
+    assert float(first["predicted_price"]) == pytest.approx(as_of, rel=1e-12)
+    valued = tasador(project, "predict", "new.csv", "--as-of", "2022-06-15")
+    assert next(csv.DictReader(valued.splitlines()))["predicted_price"] == first["predicted_price"]
+
+
+def test_an_explanation_names_the_trend_and_adds_up(project: Path) -> None:
+    text = tasador(project, "explain", json.dumps(ROW), "--json", "--as-of", "2021-06-01")
+    found = json.loads(text)
+    assert found["contributions"]["trend"] < -0.1
+    total = found["expected"] + sum(found["contributions"].values())
+    assert math.exp(total) == pytest.approx(found["valuation"]["prediction"], rel=1e-9)
+
+
+@pytest.mark.parametrize(("day", "said"), [
+    ("soon", "the day to value as of cannot be read"), ("2021-13-01", "such as 2014-06-30"),
+])  # fmt: skip
+def test_what_is_no_day_is_said(project: Path, day: str, said: str) -> None:
+    code, _, err = run_here(project, "predict", json.dumps(ROW), "--as-of", day)
+    assert code == 3
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> None:
+    found = json.loads(tasador(project, "backtest", "--json", "-o", "backtest.html"))
+    names = [origin["name"] for origin in found["origins"]]
+    assert names == ["2021", "2022", "2023", "2024"]
+    known = [origin["known"] for origin in found["origins"]]
+    assert known == sorted(set(known))
+    for before, after in zip(found["origins"], found["origins"][1:], strict=False):
+        assert before["known"] + before["rows"] == after["known"]
+    assert 0.95 < found["mean"]["median_ratio"] < 1.05
+    assert found["mean"]["median_ape"] < 10.0
+    assert found["random"]["median_ape"] > 0.0
+    assert "<img" in (project / "backtest.html").read_text()
+    listed = tasador(project, "backtest", "--by", "quarter", "--from", "2024-04-01")
+    assert "2024-Q2" in listed
+    assert "2024-Q1" not in listed
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--from", "later"), "the first origin cannot be read"),
+    (("--from", "2031-01-01"), "no year has enough sales"),
+    (("-o", "backtest.pdf"), "expected a .html file"),
+])  # fmt: skip
+def test_a_backtest_that_cannot_be_made_is_said(
+    project: Path, words: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run_here(project, "backtest", *words)
+    assert code != 0
+    assert said in err
+    assert "Traceback" not in err
