@@ -260,7 +260,8 @@ if __name__ == "__main__":
     TREES = [grown(i, 1 + 2 * i, 1 + 3 * i, 4, bool(i % 2)) for i in range(7)]
     TREES += [grown(i, 1 + 2 * i, 1 + 3 * i, 4, False, 20 * i) for i in range(1, 4)]
     FILES = [to_onnx(trees) for trees in (*TREES[:4], *TREES[7:])] + [
-        to_onnx(LinearModel(np.ones(4), 0.5))
+        to_onnx(LinearModel(np.ones(4), 0.5)),
+        to_onnx(LinearModel(np.ones(4), 0.5, np.zeros(4), np.ones(4))),
     ]
     ends, number = time.monotonic() + seconds, start
     while time.monotonic() < ends:

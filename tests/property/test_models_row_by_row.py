@@ -18,10 +18,12 @@ from sklearn.ensemble import (
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
 from tasador.registry.model_bundle import load_bundle
+from tasador.selection.families.catalog import family
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.importers import from_lightgbm, from_sklearn
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.tree_shap import LinearContributions
 
 Q = 4
 FLOAT32_MAX = 3.4e38
@@ -67,6 +69,7 @@ def libraries():
 def exported(libraries):
     found = {name: OnnxRegressor(to_onnx(trees)) for name, (_, trees, _) in libraries.items()}
     coef = np.array([1.1, -2.3, 0.7, 3.9])
+    found["clipped"] = OnnxRegressor(to_onnx(LinearModel(coef, 0.3, -np.ones(Q), np.ones(Q))))
     return found | {"linear": OnnxRegressor(to_onnx(LinearModel(coef, 0.3)))}
 
 
@@ -74,7 +77,9 @@ def same_bits(one, many):
     return np.array_equal(one.view(np.uint64), many.view(np.uint64))
 
 
-@pytest.mark.parametrize("name", ["forest", "extra", "histogram", "boosted", "lightgbm", "linear"])
+@pytest.mark.parametrize(
+    "name", ["forest", "extra", "histogram", "boosted", "lightgbm", "linear", "clipped"]
+)
 @settings(max_examples=40)
 @given(Z=rows)
 def test_many_rows_get_the_bits_of_single_rows(exported, name, Z):
@@ -98,6 +103,31 @@ def test_the_exported_model_answers_as_its_library(libraries, exported, name, Z,
     want = library(Z)
     assert exported[name].predict(Z) == pytest.approx(want, rel=1e-12, abs=1e-12)
     assert trees.predict(Z) == pytest.approx(want, rel=1e-12, abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(Z=rows, seed=st.integers(0, 2**32 - 1), far=st.sampled_from([0.0, np.inf, -np.inf]))
+def test_a_linear_model_stays_within_what_its_training_range_allows(Z, seed, far):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(30, Q)) * 10.0 ** rng.integers(-3, 4, Q) + rng.normal(size=Q)
+    ridge = family("ridge")
+    fitted = ridge.fit({"alpha": 0.1}, X, X @ rng.normal(size=Q) + rng.normal(size=30), 0)
+    model = ridge.export(fitted)
+    Z = np.where(Z == 0.0, far, Z)
+    gaps = np.isnan(Z).any(axis=1)
+    scores = model.predict(Z)
+    assert (np.isnan(scores) == gaps).all()
+    ends = np.sort(model.coef * np.stack([X.min(axis=0), X.max(axis=0)]), axis=0)
+    low, high = model.intercept + ends.sum(axis=1)
+    slack = 1e-9 * (1.0 + abs(model.intercept) + np.abs(ends).sum())
+    assert ((low - slack <= scores) & (scores <= high + slack))[~gaps].all()
+    assert OnnxRegressor(to_onnx(model)).predict(Z) == pytest.approx(scores, nan_ok=True, rel=1e-15)
+    # scikit-learn's own steps refuse infinities
+    library = ridge.predict(fitted, np.nan_to_num(Z[~gaps])) if (~gaps).any() else np.empty(0)
+    assert library == pytest.approx(scores[~gaps], rel=1e-9, abs=slack)
+    explained = LinearContributions.of_model(model, model.clip(X).mean(axis=0))
+    sums = [explained.expected + explained.of(row).sum() for row in Z[~gaps]]
+    assert sums == pytest.approx(scores[~gaps], rel=1e-9, abs=slack)
 
 
 @given(scores=arrays(np.float64, st.integers(1, 70), elements=st.floats(-800, 800)))

@@ -275,7 +275,7 @@ def _mean(predictors: Sequence[Predict], shift: float) -> Predict:
 def _contributions(model: TreeEnsemble | LinearModel, Z: Floats) -> Contributions:
     if isinstance(model, TreeEnsemble):
         return TreeContributions(model)
-    return LinearContributions.of_model(model, Z.mean(axis=0))
+    return LinearContributions.of_model(model, model.clip(Z).mean(axis=0))
 
 
 def _time_one_row(model: bytes, Z: Floats) -> float:

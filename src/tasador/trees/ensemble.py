@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.errors import TrainingError
-from tasador.trees.errors import TreesError
+from tasador.trees.errors import LinearError, TreesError
 
 Floats = NDArray[np.float64]
 
@@ -371,24 +371,45 @@ def _check_inside(nodes: NDArray[np.integer], n: int) -> None:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """``intercept + sum of coef * x`` on unscaled inputs; any NaN input gives NaN.
+    """``intercept + sum of coef * clip(x, low, high)`` on unscaled inputs; NaN gives NaN.
 
     Attributes:
         coef: Shape (q,).
         intercept: Added once.
+        low: Shape (q,), finite: smaller inputs count as this; None, as in bundles of before, where
+            inputs are taken as they are.
+        high: The same for greater ones; not without `low`, and nowhere below it.
     """
 
     coef: Floats
     intercept: float
+    low: Floats | None = None
+    high: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is None and self.high is None:
+            return
+        ends = [np.empty(0) if end is None else end for end in (self.low, self.high)]
+        if any(end.shape != self.coef.shape or not np.isfinite(end).all() for end in ends):
+            raise LinearError.range()
+        if (ends[0] > ends[1]).any():
+            raise LinearError.range()
 
     @property
     def n_features(self) -> int:
         """Number of columns of a row."""
         return len(self.coef)
 
+    def clip(self, X: Floats) -> Floats:
+        """Return inputs (..., q) as they count, within the range; NaN stays NaN."""
+        if self.low is None or self.high is None:
+            return X
+        result: Floats = np.clip(X, self.low, self.high)
+        return result
+
     def predict(self, X: Floats) -> Floats:
         """Return the scores of the rows of `X`, shape (n, q), as shape (n,)."""
-        terms = np.ascontiguousarray(X, dtype=np.float64) * self.coef
+        terms = np.ascontiguousarray(self.clip(X), dtype=np.float64) * self.coef
         result: Floats = self.intercept + np.cumsum(terms, axis=1)[:, -1]
         return result
 
@@ -403,7 +424,8 @@ def average(
         shift: Added to every score.
 
     Raises:
-        TrainingError: Trees and linear models together.
+        TrainingError: Trees and linear models together, or linear models of which two weight a
+            column that they clip to different ranges.
     """
     if not shift and len(models) == 1:
         return models[0]
@@ -412,13 +434,33 @@ def average(
     if trees and linear:
         raise TrainingError("trees and linear models cannot be averaged into one model")
     if linear:
+        low, high = _common_range(linear)
         return LinearModel(
             coef=np.mean([model.coef for model in linear], axis=0),
             intercept=float(np.mean([model.intercept for model in linear])) + shift,
+            low=low,
+            high=high,
         )
     if len(trees) == 1:
         return dataclasses.replace(trees[0], base=trees[0].base + shift)
     return _joined([in_double_precision(model) for model in trees], shift)
+
+
+def _common_range(models: Sequence[LinearModel]) -> tuple[Floats, Floats] | tuple[None, None]:
+    """Return the range of all; of a column that a model does not weight, the others' counts."""
+    low, high = models[0].low, models[0].high
+    weighted = models[0].coef != 0.0
+    for model in models[1:]:
+        if low is None or high is None or model.low is None or model.high is None:
+            if low is not model.low or high is not model.high:
+                raise LinearError.ranges()
+            continue
+        same, own = (low == model.low) & (high == model.high), model.coef != 0.0
+        if (weighted & own & ~same).any():
+            raise LinearError.ranges()
+        low, high = np.where(own, model.low, low), np.where(own, model.high, high)
+        weighted = weighted | own
+    return (None, None) if low is None or high is None else (low, high)
 
 
 def in_double_precision(model: TreeEnsemble) -> TreeEnsemble:

@@ -67,6 +67,27 @@ class TreesError(TrainingError):
         return cls("the trees are no trees", expected="every node below one root", got=got)
 
 
+class LinearError(TrainingError):
+    """A linear model's ranges that are none, or not those of another."""
+
+    @classmethod
+    def range(cls) -> LinearError:
+        """Return the error of ends that no input lies between."""
+        return cls(
+            "a linear model's range is invalid",
+            expected="a finite low and high for each column, low <= high",
+            remedy="look for inf or NaN in the training features",
+        )
+
+    @classmethod
+    def ranges(cls) -> LinearError:
+        """Return the error of linear models that were fitted on different rows or columns."""
+        return cls(
+            "linear models of different ranges cannot be averaged into one model",
+            expected="models fitted on the same rows",
+        )
+
+
 class TooLargeError(TrainingError):
     """Trees that the compiled kernels have no room for: onnxruntime values them."""
 

@@ -240,6 +240,7 @@ def from_linear(model: Any) -> LinearModel:
     Args:
         model: Fitted Ridge, Lasso, LinearRegression or another model with `coef_` and
             `intercept_`; in a pipeline, scaling steps before it are folded into the coefficients.
+            A first step with `low_` and `high_` (q,) clips the inputs to that range.
 
     Returns:
         Coefficients on unscaled inputs; equal to ``model.predict`` up to rounding.
@@ -254,13 +255,17 @@ def from_linear(model: Any) -> LinearModel:
     if coef.ndim == 2 and coef.shape[0] != 1:
         raise ExportError.of("it has several outputs", "fit one model per target")
     coef, intercept = coef.ravel(), float(np.ravel(last.intercept_)[0])
+    low = high = None
+    if before and hasattr(before[0], "low_"):
+        low, high = before[0].low_, before[0].high_
+        before = before[1:]
     # from the model back: its coefficients are on what the last step before it returns
     for offset, factor in _scalers(reversed(before)):
         if factor is not None:
             coef = coef / factor
         if offset is not None:
             intercept -= float((coef * offset).sum())
-    return LinearModel(coef=np.ascontiguousarray(coef), intercept=intercept)
+    return LinearModel(np.ascontiguousarray(coef), intercept, low, high)
 
 
 def _scalers(steps: Iterator[Any]) -> Iterator[tuple[Any, Any]]:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tasador.core.errors import TrainingError
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.onnx_graph import (
+    CLIPPED_LINEAR,
     INPUT,
     IR_VERSION,
     LESS_OR_EQUAL,
@@ -36,9 +37,10 @@ def to_onnx(model: TreeEnsemble | LinearModel) -> bytes:
     The graph has one input ``X`` of shape [None, q] and one output ``score`` of shape [None, 1].
     Trees become the ``TreeEnsemble`` operator of ai.onnx.ml opset 5, whose nodes with sets ask a
     second copy of the columns, without fractions: onnxruntime compares some sets with whole
-    numbers only, and drops the fraction itself for others. A linear model becomes
-    products and their running sum, whose last column is kept: the order in which a matrix product
-    or onnxruntime's ReduceSum adds depends on the row's place among the others.
+    numbers only, and drops the fraction itself for others. A linear model becomes its clipped
+    columns, where it has a range, products and their running sum, whose last column is kept: the
+    order in which a matrix product or onnxruntime's ReduceSum adds depends on the row's place
+    among the others.
 
     Raises:
         TrainingError: The graph does not pass ONNX's own checker.
@@ -179,4 +181,7 @@ def _linear_graph(model: LinearModel) -> tuple[list[Any], list[TensorProto]]:
     axis = numpy_helper.from_array(np.array(1, dtype=np.int64), "axis")
     last = numpy_helper.from_array(np.array([model.n_features - 1], dtype=np.int64), "last")
     numbers = [_constant("coef", model.coef), _constant("intercept", model.intercept)]
-    return _nodes(LINEAR), [*numbers, axis, last]
+    if model.low is None:
+        return _nodes(LINEAR), [*numbers, axis, last]
+    ends = [_constant("low", model.low), _constant("high", model.high)]
+    return _nodes(CLIPPED_LINEAR), [*numbers, axis, last, *ends]

@@ -178,6 +178,13 @@ LINEAR: list[Shape] = [
     ("Gather", ("running", "last"), ("sum",), {"axis": 1}),
     ("Add", ("sum", "intercept"), (OUTPUT,), {}),
 ]
+#: The same of columns that are clipped to their range first; Max and Min pass NaN on.
+CLIPPED_LINEAR: list[Shape] = [
+    ("Max", (INPUT, "low"), ("raised",), {}),
+    ("Min", ("raised", "high"), ("clipped",), {}),
+    ("Mul", ("clipped", "coef"), ("terms",), {}),
+    *LINEAR[1:],
+]
 ROUNDED: list[Shape] = [
     ("Cast", (INPUT,), ("single",), {"to": FLOAT}),
     ("Cast", ("single",), ("rounded",), {"to": DOUBLE}),

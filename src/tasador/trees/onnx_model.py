@@ -30,6 +30,7 @@ from tasador.trees.ensemble import (
 from tasador.trees.errors import ModelFileError, RowShapeError
 from tasador.trees.kernels import LEAST_ROWS, CompactTrees, WideTrees
 from tasador.trees.onnx_graph import (
+    CLIPPED_LINEAR,
     INPUT,
     LINEAR,
     MEMBER,
@@ -79,7 +80,8 @@ class Regressor(ABC):
 
         Args:
             Z: Shape (n, q), n >= 0. In a tree, NaN goes where the training library sends it and
-                infinities compare as numbers; in a linear model both give NaN or inf.
+                infinities compare as numbers; in a linear model NaN gives NaN, and infinities
+                count as the ends of a column's range, or give inf or NaN where it has none.
 
         Returns:
             Scores on the model's scale, shape (n,).
@@ -296,15 +298,20 @@ def read_model(model_bytes: bytes) -> TreeEnsemble | LinearModel:
 
 def _linear(graph: Graph) -> LinearModel:
     found, q = graph.constants, graph.width
-    if [node.shape for node in graph.nodes] != LINEAR or any(node.domain for node in graph.nodes):
+    shapes, clipped = [node.shape for node in graph.nodes], "low" in found
+    wanted = CLIPPED_LINEAR if clipped else LINEAR
+    if shapes != wanted or any(node.domain for node in graph.nodes):
         raise ValueError(f"operators {[node.op for node in graph.nodes]}"[:120])
-    _check_constants(found, coef=(q,), intercept=(), axis=(), last=(1,))
+    ends = {"low": (q,), "high": (q,)} if clipped else {}
+    _check_constants(found, coef=(q,), intercept=(), axis=(), last=(1,), **ends)
     numbers = found["axis"].dtype.kind == found["last"].dtype.kind == "i"
     if not numbers or (int(found["axis"]), int(found["last"][0])) != (1, q - 1):
         raise ValueError("a linear model that sums over something else than its columns")
     if not (np.isfinite(found["coef"]).all() and np.isfinite(found["intercept"])):
         raise ValueError("a linear model with a coefficient that is no number")
-    return LinearModel(found["coef"], float(found["intercept"]))
+    return LinearModel(
+        found["coef"], float(found["intercept"]), found.get("low"), found.get("high")
+    )
 
 
 def _check_constants(found: _Constants, **shapes: tuple[int, ...]) -> None:

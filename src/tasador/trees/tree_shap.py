@@ -53,31 +53,35 @@ _LOWEST = -float(np.finfo(np.float64).max)
 
 @dataclass(frozen=True)
 class LinearContributions:
-    """``coef * (x - center)``: what differs from a training row of mean features.
+    """``coef * (clip(x) - center)``: what differs from a training row of mean features.
+
+    ``expected + sum(of(z))`` is the row's score, up to rounding.
 
     Attributes:
-        coef: Shape (q,).
-        center: Shape (q,): means of the training rows' features.
+        model: The linear model; of it, the coefficients and the range count.
+        center: Shape (q,): means of the training rows' features, within the range.
         expected: The score at `center`.
     """
 
-    coef: Floats
+    model: LinearModel
     center: Floats
     expected: float
 
     @classmethod
     def of_model(cls, model: LinearModel, center: Floats) -> LinearContributions:
         """Explain `model` as against the features `center` (q,)."""
-        return cls(model.coef, center, float(model.predict(center[None])[0]))
+        return cls(model, model.clip(center), float(model.predict(center[None])[0]))
 
     def of(self, z: Floats) -> Floats:
         """Return the contributions (q,) of one row's features `z` (q,), without NaN."""
-        result: Floats = self.coef * (z - self.center)
+        result: Floats = self.model.coef * (self.model.clip(z) - self.center)
         return result
 
     def state(self) -> dict[str, Floats]:
         """Return the arrays that `from_state` takes."""
-        return {"coef": self.coef, "center": self.center, "expected": np.array([self.expected])}
+        arrays = {"center": self.center, "expected": np.array([self.expected])}
+        found = {name: getattr(self.model, name) for name in ("coef", "low", "high")}
+        return arrays | {name: array for name, array in found.items() if array is not None}
 
 
 @dataclass(frozen=True)
@@ -131,14 +135,16 @@ def contributions_from_state(
 
     Raises:
         KeyError, ValueError: The state is incomplete, or not what it should be.
-        TrainingError: The trees are invalid.
+        TrainingError: The trees, or a linear model's range, are invalid.
     """
     if "coef" in arrays:
         q = len(arrays["coef"]) if n_features is None else n_features
-        check_arrays(
-            arrays, {"coef": Expected((q,)), "center": Expected((q,)), "expected": Expected((1,))}
-        )
-        return LinearContributions(arrays["coef"], arrays["center"], float(arrays["expected"][0]))
+        ends = ("low", "high") if "low" in arrays else ()
+        wanted = dict.fromkeys(("coef", "center", *ends), Expected((q,)))
+        check_arrays(arrays, {**wanted, "expected": Expected((1,))})
+        # the intercept is in what is expected
+        model = LinearModel(arrays["coef"], 0.0, arrays.get("low"), arrays.get("high"))
+        return LinearContributions(model, arrays["center"], float(arrays["expected"][0]))
     k, numbers = arrays["feature"].size, arrays["numbers"]
     Expected((4,)).check("numbers", numbers)
     features, base, scale, float32_inputs = numbers.tolist()

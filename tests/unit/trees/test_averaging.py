@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from fixtures.category_boosters import category_booster, category_table, odd_rows
 from tasador.core.errors import TrainingError
-from tasador.trees.ensemble import LEAF, TreeEnsemble, average, in_double_precision
+from tasador.trees.ensemble import LEAF, LinearModel, TreeEnsemble, average, in_double_precision
 from tasador.trees.importers import from_lightgbm, from_linear, from_sklearn
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
@@ -93,6 +93,25 @@ def test_one_model_stays_itself_and_a_shift_is_added() -> None:
     assert np.array_equal(shifted.predict(around(1.0)), tree.predict(around(1.0)) + 0.5)
     with pytest.raises(TrainingError, match="cannot be averaged"):
         average([tree, from_linear(Ridge().fit(X, Y))])
+
+
+def test_linear_models_of_one_range_become_one_model():
+    low, high = np.array([0.0, -1.0]), np.array([1.0, 1.0])
+    hidden = LinearModel(np.array([3.0, 0.0]), 1.0, low * [1, 0], high * [1, 0])
+    models = [LinearModel(np.array([2.0, 5.0]), 0.0, low, high), hidden]
+    rows = np.array([[9.0, 9.0], [-9.0, -9.0], [0.5, 0.25]])
+    for some in (models, models[::-1]):
+        mean = np.mean([model.predict(rows) for model in some], axis=0)
+        np.testing.assert_allclose(average(some).predict(rows), mean, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ends", [(), (np.zeros(2), np.ones(2))])
+def test_linear_models_of_other_ranges_are_not_averaged(ends):
+    first = LinearModel(np.ones(2), 0.0, np.zeros(2), np.full(2, 2.0))
+    for models in ([first, LinearModel(np.ones(2), 0.0, *ends)],
+                   [LinearModel(np.ones(2), 0.0, *ends), first]):  # fmt: skip
+        with pytest.raises(TrainingError, match="different ranges cannot be averaged"):
+            average(models)
 
 
 def test_an_average_keeps_the_category_sets_of_its_models() -> None:

@@ -113,3 +113,14 @@ def test_a_linear_model_adds_its_terms_and_passes_nan_on():
     model = LinearModel(np.array([2.0, -1.0]), 0.5)
     assert model.predict(np.array([[1.0, 3.0]])) == [-0.5]
     assert np.isnan(model.predict(np.array([[np.nan, 3.0]])))[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [([0.0, 2.0], [1.0, 1.0]), ([0.0], [1.0]), ([0.0, np.nan], [1.0, 1.0]),
+     ([0.0, 0.0], [1.0, np.inf]), ([0.0, 0.0], None)],
+)  # fmt: skip
+def test_a_linear_range_that_is_none_is_refused(low, high):
+    ends = [None if end is None else np.array(end) for end in (low, high)]
+    with pytest.raises(TrainingError, match="a finite low and high for each column"):
+        LinearModel(np.ones(2), 0.0, *ends)

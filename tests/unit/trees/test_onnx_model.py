@@ -3,14 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import RandomForestRegressor
 
 from tasador.core.errors import BundleError, ValidationError
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.importers import from_sklearn
 from tasador.trees.onnx_export import to_onnx
-from tasador.trees.onnx_model import OnnxRegressor
+from tasador.trees.onnx_model import OnnxRegressor, read_model
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,47 @@ def test_several_threads_may_share_a_model(forest):
 def test_nan_goes_through_a_linear_model():
     model = OnnxRegressor(to_onnx(LinearModel(np.array([2.0, 1.0]), 1.0)))
     assert np.isnan(model.predict(np.array([[np.nan, 1.0]])))[0]
+
+
+CLIPPED = LinearModel(np.array([2.0, 1.0]), 1.0, np.array([0.0, -1.0]), np.array([3.0, 1.0]))
+
+
+def test_a_linear_model_is_read_back_with_its_range():
+    found = read_model(to_onnx(CLIPPED))
+    Z = np.array([[9.0, 9.0], [-9.0, -9.0], [np.inf, -np.inf], [1.0, 0.5], [np.nan, 9.0]])
+    assert isinstance(found, LinearModel)
+    wanted = [8.0, 0.0, 6.0, 3.5, np.nan]
+    for model in (CLIPPED, found, OnnxRegressor(to_onnx(CLIPPED))):
+        assert np.array_equal(model.predict(Z), wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"low": np.array([4.0, 0.0])}, "low <= high"),
+        ({"high": np.array([np.nan, 1.0])}, "finite low and high"),
+        ({"high": np.array([np.inf, 1.0])}, "finite low and high"),
+        ({"low": np.zeros(1)}, "constants .* of other shapes"),
+        ({"low": np.zeros(2, np.int64)}, "the constant low is no double"),
+        ({"low": None}, "operators"),
+        ({"high": None}, "constants .* of other shapes"),
+    ],
+)
+def test_a_linear_model_with_a_forged_range_is_refused(changes, message):
+    proto = onnx.load_from_string(to_onnx(CLIPPED))
+    kept = [one for one in proto.graph.initializer if one.name not in changes]
+    new = [numpy_helper.from_array(v, k) for k, v in changes.items() if v is not None]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([*kept, *new])
+    with pytest.raises(BundleError, match=message):
+        OnnxRegressor(proto.SerializeToString())
+
+
+def test_a_linear_model_whose_range_is_not_used_is_refused():
+    proto = onnx.load_from_string(to_onnx(CLIPPED))
+    proto.graph.node[1].input[1] = "low"
+    with pytest.raises(BundleError, match="operators"):
+        OnnxRegressor(proto.SerializeToString())
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (1, 1)])

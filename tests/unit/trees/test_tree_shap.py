@@ -172,11 +172,29 @@ def test_linear_parts_are_against_the_center() -> None:
     assert found.of(np.array([2.0, 5.0])).tolist() == [2, -4]
 
 
+def test_linear_parts_of_a_row_out_of_range_add_up_to_its_score() -> None:
+    model = LinearModel(np.array([2.0, -1.0]), 3.0, np.array([0.0, 1.0]), np.array([4.0, 2.0]))
+    found = LinearContributions.of_model(model, np.array([1.0, 1.5]))
+    row = np.array([1e6, -1e6])
+    assert found.of(row).tolist() == [6, 0.5]
+    assert found.expected + found.of(row).sum() == model.predict(row[None])[0] == 10.0
+
+
+def test_the_state_of_an_empty_range_is_refused() -> None:
+    model = LinearModel(np.ones(2), 0.0, np.zeros(2), np.ones(2))
+    state = LinearContributions.of_model(model, np.zeros(2)).state()
+    with pytest.raises(TrainingError, match="low <= high"):
+        contributions_from_state(state | {"high": -np.ones(2)})
+    with pytest.raises(ValueError, match="missing \\['high'\\]"):
+        contributions_from_state({name: array for name, array in state.items() if name != "high"})
+
+
 def test_the_state_gives_the_same_answers(table: Any) -> None:
     X, y = table
     trees = TreeContributions(from_sklearn(RandomForestRegressor(3, random_state=0).fit(X, y)))
-    linear = LinearContributions(np.ones(6), np.zeros(6), 1.0)
-    for first in (trees, linear):
+    linear = LinearContributions(LinearModel(np.ones(6), 0.0), np.zeros(6), 1.0)
+    clipped = LinearModel(np.ones(6), 0.0, np.zeros(6), np.full(6, 1e-3))
+    for first in (trees, linear, LinearContributions(clipped, np.zeros(6), 1.0)):
         again = contributions_from_state(first.state())
         assert np.array_equal(again.of(X[0]), first.of(X[0]))
         assert again.expected == first.expected
