@@ -117,7 +117,10 @@ def test_a_linear_model_stays_within_what_its_training_range_allows(Z, seed, far
     gaps = np.isnan(Z).any(axis=1)
     scores = model.predict(Z)
     assert (np.isnan(scores) == gaps).all()
-    ends = np.sort(model.coef * np.stack([X.min(axis=0), X.max(axis=0)]), axis=0)
+    assert model.low is not None
+    assert model.high is not None
+    assert ((X.min(axis=0) <= model.low) & (model.high <= X.max(axis=0))).all()
+    ends = np.sort(model.coef * np.stack([model.low, model.high]), axis=0)
     low, high = model.intercept + ends.sum(axis=1)
     slack = 1e-9 * (1.0 + abs(model.intercept) + np.abs(ends).sum())
     assert ((low - slack <= scores) & (scores <= high + slack))[~gaps].all()

@@ -407,3 +407,18 @@ def test_a_family_is_a_class_that_the_grid_search_takes_as_it_is(
     assert errors["median", 1.0] == pytest.approx(np.mean(expected))
     with pytest.raises(ConfigError, match=r"share must be a number in \[0, 1\], got 2"):
         list(expand_grid("median", {"share": [2.0]}))
+
+
+def test_linear_models_ignore_far_tails_and_keep_rare_categories() -> None:
+    rng = np.random.default_rng(5)
+    area = np.append(rng.uniform(50, 150, 399), 1e4)
+    rare = np.arange(400.0) == 7
+    ridge = FAMILIES["ridge"]
+    model = ridge.export(ridge.fit({"alpha": 1e-6}, np.column_stack([area, rare]), area, 0))
+    assert isinstance(model, LinearModel)
+    assert model.low is not None
+    assert model.high is not None
+    low, high = np.quantile(area, [0.05, 0.95])
+    assert model.high[0] == pytest.approx(high + 0.5 * (high - low))
+    assert model.low[0] == area.min()
+    assert (model.low[1], model.high[1]) == (0.0, 1.0)

@@ -10,14 +10,23 @@ from tasador.selection.families.base import Family, Floats, Params, Trial, check
 from tasador.trees.ensemble import LinearModel
 from tasador.trees.importers import from_linear
 
+#: What counts as a column's tails, and how far beyond them its values count as they are: of the
+#: rules tried in cross-validation the least RMSE on ames, where the whole training range leaves
+#: 18% more, and about that range's errors on insurance and car_features.
+_TAIL, _WIDENED_BY = 0.05, 0.5
+#: Columns of so few values have no tails: rare categories would be clipped away.
+_FEW_VALUES = 20
+
 
 class TrainingRange:
-    """A step of a scikit-learn pipeline: clips columns to the range of the rows it was fitted on.
+    """A step of a scikit-learn pipeline: winsorises columns by the rows it was fitted on.
 
-    Outside of it a linear model extrapolates without limit, and on the log scale exponentially.
+    Outside of their range a linear model extrapolates without limit, and on the log scale
+    exponentially. Within it a few far rows stretch the range: columns of many values end half the
+    distance of their 5% and 95% quantiles beyond these, unless the two are equal.
 
     Attributes:
-        low_: Shape (q,): the least value of each column.
+        low_: Shape (q,): the least value of each column that counts as it is.
         high_: Shape (q,): the greatest.
     """
 
@@ -26,7 +35,13 @@ class TrainingRange:
 
     def fit(self, Z: Floats, _target: Floats | None = None) -> Self:
         """Keep the range of the rows `Z` (n, q), which have no NaN."""
-        self.low_, self.high_ = Z.min(axis=0), Z.max(axis=0)
+        least, most = Z.min(axis=0), Z.max(axis=0)
+        low, high = np.quantile(Z, [_TAIL, 1.0 - _TAIL], axis=0)
+        margin = _WIDENED_BY * (high - low)
+        many = np.array([len(np.unique(column)) > _FEW_VALUES for column in Z.T])
+        tails = many & (margin > 0.0)
+        self.low_ = np.where(tails, np.maximum(least, low - margin), least)
+        self.high_ = np.where(tails, np.minimum(most, high + margin), most)
         return self
 
     def transform(self, Z: Floats) -> Floats:
