@@ -24,7 +24,7 @@ from tasador.data.table import ValidatedTable
 from tasador.features.pipeline import FeaturePipeline
 from tasador.lifecycle.gate_evaluation import reference_table
 from tasador.lifecycle.reproduce import settings_of
-from tasador.metrics.regression import all_metrics, cod, prd
+from tasador.metrics.regression import all_metrics, cod, label, prd
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import trend_of
 from tasador.registry.model_bundle import ModelBundle
@@ -40,6 +40,7 @@ _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 #: Fewer sales before an origin say too little, and fewer after it measure nothing.
 _FEWEST_BEFORE, _FEWEST_AFTER = 200, 5
 _COUNTED = ("median_ape", "mape", "within_10")
+_TITLES = {"median_ratio": "median ratio", "coverage": "coverage"}
 
 
 class BacktestError(ConfigError):
@@ -303,11 +304,12 @@ def write_picture(path: Path, found: Backtest, title: str) -> None:
     keys = list(found.mean)[:-1]
     card.table(
         "By span",
-        ("span", "sales", *keys, "plain LightGBM, median_ape"),
+        ("span", "sales", *(_TITLES.get(key) or label(key) for key in keys), "plain LightGBM"),
         [
             (o.name, o.rows, *(round(o.metrics[key], 4) for key in keys), round(o.baseline, 4))
             for o in found.origins
         ],
-        note="Each span is valued by what was known before it.",
+        note="Each span is valued by what was known before it. Errors in percent; coverage: share "
+        "of prices inside the interval; plain LightGBM: its median APE at the same origin.",
     )
     write_text(path, render("card.html.j2", card=card.build()))

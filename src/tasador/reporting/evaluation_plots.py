@@ -400,6 +400,7 @@ def origin_errors(
         upper.set_ylabel("median error, %")
         upper.set_ylim(bottom=0)
         upper.legend(frameon=False, fontsize=7)
+        upper.set_xticks([])
         lower.axhline(1.0, color=MUTED, linewidth=1)
         lower.plot(at, ratios, color=ACCENT, marker="o", markersize=4)
         lower.set_ylabel("median ratio")
