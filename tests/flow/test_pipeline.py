@@ -80,7 +80,10 @@ def newest_run(project: Path) -> Path:
 
 
 def bundle_of(project: Path) -> Path:
-    return next((project / "workspace" / "bundles").glob("*/manifest.json")).parent
+    """Return the first run's: other tests leave more of them."""
+    first = min((project / "workspace" / "runs").iterdir())
+    version = json.loads((first / "run.json").read_text())["version"]
+    return project / "workspace" / "bundles" / version
 
 
 def test_a_run_leaves_its_cards_metrics_parameters_and_report(project: Path) -> None:

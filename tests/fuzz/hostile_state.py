@@ -129,7 +129,7 @@ def check_trees(data: st.DataObject) -> None:
             found.of(z)
 
     tried("explanation", lambda: explain(contributions_from_state(arrays, trees.n_features)))
-    linear = LinearContributions(np.ones(4), np.zeros(4), 0.5).state()
+    linear = LinearContributions(LinearModel(np.ones(4), 0.5), np.zeros(4), 0.5).state()
     other = forged_arrays(data, linear)
     tried("explanation", lambda: contributions_from_state(other, 4).of(np.ones(4)))
 

@@ -183,6 +183,7 @@ SPELLED_OUT: dict[str, dict[str, Any]] = {
         "lambda_l2": 0,
         "objective": "l1",
         "inputs": "both",
+        "cat_smooth": 10,
     },
     "hist_gradient_boosting": {
         "learning_rate": 0.1,

@@ -26,6 +26,7 @@ from tasador.core import seeds
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
+from tasador.selection.families.linear import TrainingRange
 from tasador.selection.folds import Fold, make_folds, random_assignment
 from tasador.selection.grid_search import SearchResult, grid_search
 from tasador.settings.run import SelectionSettings
@@ -126,6 +127,10 @@ class Features(TransformerMixin, BaseEstimator):
         return self.fitted_.transform(X)
 
 
+class Clipped(TrainingRange, TransformerMixin, BaseEstimator):
+    """Our clipping of features as a scikit-learn transformer."""
+
+
 def sklearns(name: str, part: Part, *, comparables: bool) -> GridSearchCV:
     estimator, grid = GRIDS[name]
     settings: dict[str, Any] = {}
@@ -133,7 +138,7 @@ def sklearns(name: str, part: Part, *, comparables: bool) -> GridSearchCV:
         settings["random_state"] = seeds.derive_seed(SEED, name)
     if name == "hist_gradient_boosting":
         settings["early_stopping"] = False
-    steps = [StandardScaler()] if name in ("ridge", "lasso") else []
+    steps = [Clipped(), StandardScaler()] if name in ("ridge", "lasso") else []
     model = make_pipeline(Features(comparables), *steps, estimator(**settings))
     whole = TransformedTargetRegressor(
         model, func=TRANSFORM.forward, inverse_func=TRANSFORM.inverse, check_inverse=False

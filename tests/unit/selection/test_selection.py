@@ -17,6 +17,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.ensembling import Member
 from tasador.selection.errors import FoldsError
+from tasador.selection.families.linear import TrainingRange
 from tasador.selection.folds import (
     Fold,
     blocked_assignment,
@@ -155,7 +156,7 @@ def test_ridge_scores_equal_those_computed_by_hand(part: Part, folds: list[Fold]
     result = grid_search(settings, folds, part, TRANSFORM, 1)
     expected = []
     for fold in folds:
-        model = make_pipeline(StandardScaler(), Ridge(alpha=1.0))
+        model = make_pipeline(TrainingRange(), StandardScaler(), Ridge(alpha=1.0))
         model.fit(fold.Z_fit, part.y[fold.fit_rows])
         expected.append(np.abs(model.predict(fold.Z_held) - part.y[fold.held_rows]).mean())
     assert result.best.params == {"alpha": 1.0}
