@@ -16,7 +16,7 @@ from fixtures.command_line import run_here
 QUICK = [
     "sweep.trials=0", "sweep.slowdown=1", "selection.folds=2", "features.cross_fit_folds=3",
     "register.bootstrap_draws=20", "register.parity_rows=500", "register.spatial_folds=2",
-    "register.average=1",
+    "register.average=1", "segregate.method=time",
     *(f"~selection.families.{name}" for name in (
         "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
         "lasso", "decision_tree",

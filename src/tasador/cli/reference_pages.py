@@ -137,9 +137,7 @@ def _defaults() -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if field.name != "contract"
     }
-    plain["segregate"]["method"] = (
-        "time where sales have dates, else row_hash; the contract may say otherwise"
-    )
+    plain["segregate"]["method"] = "row_hash; the contract may say otherwise"
     return plain
 
 

@@ -21,8 +21,6 @@ Floats = NDArray[np.float64]
 
 #: Fewer rows than this in either part say nothing.
 MIN_PART_ROWS = 10
-#: Share of rows with a date, and number of dates, from which a table is split by time.
-_DATED_SHARE, _FEWEST_DATES = 0.95, 50
 
 
 def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
@@ -41,14 +39,13 @@ def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
 
     Args:
         validated: The rows.
-        how: Method, seed, and share or date. Without a method it is ``time`` for a table whose
-            rows have a date, and ``row_hash`` for others.
+        how: Method, seed, and share or date.
 
     Raises:
         ConfigError: A table without dates is to be split by time.
         ValidationError: One of the parts would have fewer than `MIN_PART_ROWS` rows.
     """
-    method, part = how.method or method_for(validated), validated.part
+    method, part = how.method, validated.part
     notes: list[str] = []
     if method == "time":
         train, test, dates = _by_time(validated, how)
@@ -81,21 +78,6 @@ def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
         test_share=how.test_share,
         warnings=(*notes, *_warnings(validated, train, test)),
     )
-
-
-def method_for(validated: ValidatedTable) -> SplitMethod:
-    """Return how a table is split for which nobody said how.
-
-    By time where nearly all rows have a date and the dates are many: a few of them (the years of a
-    survey, say) cannot be cut at the share that is asked for.
-    """
-    at = validated.contract.timestamp_position
-    if at is None:
-        return "row_hash"
-    dates = validated.X[:, at]
-    known = dates[~np.isnan(dates)]
-    dated = len(known) >= _DATED_SHARE * len(dates) and len(np.unique(known)) >= _FEWEST_DATES
-    return "time" if dated else "row_hash"
 
 
 def _by_time(validated: ValidatedTable, how: SegregateSettings) -> tuple[Rows, Rows, Floats]:

@@ -263,8 +263,8 @@ class SegregateSettings:
 
     Attributes:
         method: ``row_hash`` (stable when rows are added), ``random`` (scikit-learn's) or ``time``
-            (the newest sales are the test part, and cross-validation goes forward in time); null is
-            ``time`` where the contract names the date of the sale, else ``row_hash``.
+            (the newest sales are the test part, and cross-validation goes forward in time). By
+            ``time`` the model that is shipped has not seen the newest sales either.
         seed: Salt of the hash, or random state.
         test_share: Share of the rows in the held-out test set.
         test_since: First day of the test part, such as 2014-01-01, by ``time``; null takes
@@ -283,7 +283,7 @@ class SegregateSettings:
             the column ``keep`` stay, those with ``no`` are left out of both parts.
     """
 
-    method: SplitMethod | None = None
+    method: SplitMethod = "row_hash"
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 42
     test_share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.2
     test_since: (

@@ -258,7 +258,7 @@ def _decisions(
         f"{settings.segregate.test_share:.0%} of the rows, sealed",
         "the newest sales"
         if made.train.time is not None
-        else f"{settings.segregate.method or 'row_hash'} split, seed {settings.segregate.seed}",
+        else f"{settings.segregate.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
     for column, strategy in features.imputation.items():

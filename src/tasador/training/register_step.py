@@ -306,7 +306,7 @@ def write_bundle_of(
         ),
         "config": {
             "features": to_plain(settings.features),
-            "segregate": {**to_plain(settings.segregate), "method": _split_method(run, train)},
+            "segregate": to_plain(settings.segregate),
             "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
             # where trials and versions are kept changes no model, and may hold a password
@@ -355,13 +355,6 @@ def _training_rows(
         rows = np.concatenate([rows, random_cv.rows[rest]])
         scores = np.concatenate([scores, random_cv.score[rest]])
     return TrainingRows.of(train.X[rows], scores)
-
-
-def _split_method(run: RunContext, train: Part) -> str:
-    """Return how the rows were split, where the settings left it to them."""
-    if run.settings.segregate.method is not None:
-        return run.settings.segregate.method
-    return "row_hash" if train.time is None else "time"
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:

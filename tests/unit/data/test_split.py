@@ -112,19 +112,19 @@ def sales(contract, days: np.ndarray, properties: np.ndarray | None = None) -> V
 
 def test_a_table_of_sales_is_tested_on_its_newest_ones(flats):
     days = np.random.default_rng(1).permutation(np.arange(400) // 2)
-    found = split_table(sales(flats, days), SegregateSettings())
+    found = split_table(sales(flats, days), SegregateSettings(method="time"))
     test = found.sealed.open("to compare")
     assert found.method == "time"
     assert found.train.time.max() < test.time.min()
     assert len(test) == pytest.approx(80, abs=2)
-    since = SegregateSettings(test_since="1970-06-20")  # day 170
+    since = SegregateSettings(method="time", test_since="1970-06-20")  # day 170
     assert split_table(sales(flats, days), since).sealed.open("x").time.min() == 170 * 86_400
 
 
 def test_sales_without_a_date_train(flats):
     days = np.arange(200.0)
     days[:5] = np.nan
-    found = split_table(sales(flats, days), SegregateSettings())
+    found = split_table(sales(flats, days), SegregateSettings(method="time"))
     assert np.isnan(found.train.time).sum() == 5
     assert not np.isnan(found.sealed.open("x").time).any()
 
@@ -142,13 +142,10 @@ def test_no_property_is_on_both_sides(flats, method):
     assert not left_out or f"{left_out} earlier sale(s)" in found.warnings[0]
 
 
-@pytest.mark.parametrize("days", [np.arange(200) % 20, np.where(np.arange(200) < 20, np.nan, 1.0)])
-def test_few_dates_or_many_gaps_are_split_by_content(flats, days):
-    assert split_table(sales(flats, days), SegregateSettings()).method == "row_hash"
-
-
 def test_what_cannot_be_split_by_time_is_said(flats):
     with pytest.raises(ConfigError, match="expected a column with the role timestamp"):
         split_table(rows(flats, np.arange(100)), SegregateSettings(method="time"))
     with pytest.raises(ConfigError, match="test_since is no day"):
-        split_table(sales(flats, np.arange(100)), SegregateSettings(test_since="2014-13-01"))
+        split_table(
+            sales(flats, np.arange(100)), SegregateSettings(method="time", test_since="2014-13-01")
+        )

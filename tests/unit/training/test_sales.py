@@ -129,10 +129,10 @@ def test_decisions_are_obeyed_and_survive_the_next_look(project):
 
 def test_what_nobody_decided_is_kept_or_dropped_as_configured_and_the_test_part_is_left(project):
     decide(project / "review.csv", row61="yes")
-    review = "segregate.sales_review=review.csv"
-    kept, _, sizes = segregated(project, review)
+    review = ("segregate.sales_review=review.csv", "segregate.method=time")
+    kept, _, sizes = segregated(project, *review)
     assert kept == {"not at arm's length": 2}
-    _, rows, dropped = segregated(project, review, "segregate.suspicious=drop")
+    _, rows, dropped = segregated(project, *review, "segregate.suspicious=drop")
     # of the other two, row 18 trains and row 112 is one of the newest, which are tested
     assert {line for line in rows if "suspicious" in line} == {
         "18: suspicious, dropped by the configuration"
