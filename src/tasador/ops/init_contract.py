@@ -27,7 +27,6 @@ from tasador.contract.model import (
     TableContract,
     latitude_like,
     longitude_like,
-    named_as_identifier,
 )
 from tasador.contract.reader import read_contract, write_contract
 from tasador.contract.text_parts import explained_by_groups
@@ -75,6 +74,7 @@ _MANNER = re.compile(
     r"|arms?[_ ]?length|deed[_ ]?type|(sale[_ ]?)?(valid\w*|qualified)",
     re.I,
 )
+_PROPERTY = re.compile(r"parcel|property_?(?:id|no|nr)|(?:^|_)(?:pin|apn|uprn|vin)(?:$|_)", re.I)
 #: Least share of different values in a column that says what was sold.
 _OFTEN_SOLD = 0.2
 _NOT_SOLD = re.compile(r"built|birth|renov|since|review|updat|creat|scrap", re.I)
@@ -257,7 +257,11 @@ def _with_roles(
         findings.assumptions.append(f"{date.name!r} is when the target was observed")
     for column in _resold(columns, frame):
         by_name[column.name] = Column(
-            column.name, "identifier", role="property", description=column.description
+            column.name,
+            "identifier",
+            role="property",
+            nullable=column.nullable or frame[column.name].null_count() > 0,
+            description=column.description,
         )
         findings.assumptions.append(
             f"{column.name!r} says what was sold: sales of one stay together in splits and folds"
@@ -301,11 +305,12 @@ def _timestamp(columns: Sequence[Column]) -> Column | None:
 def _resold(columns: Sequence[Column], frame: pl.DataFrame) -> list[Column]:
     """Return the identifier of which some values come again, as those of things sold twice do.
 
-    Also one of so few different values that it was taken for a category or a number.
+    Also one that is named after a property and of so few different values that it was taken for a
+    category or a number; others, such as a model's number, may say much and stay features.
     """
     found = []
     for column in columns:
-        named = named_as_identifier(column.name) and column.kind in ("category", "integer", "text")
+        named = _PROPERTY.search(column.name) and column.kind in ("category", "integer", "text")
         if (column.kind == "identifier" or named) and column.name in frame.columns:
             known = frame[column.name].drop_nulls()
             if _OFTEN_SOLD * len(known) <= known.n_unique() < len(known):
