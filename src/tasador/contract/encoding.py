@@ -221,7 +221,7 @@ def derivers(contract: TableContract) -> list[tuple[int, list[int], Deriver]]:
 
 
 def as_of_field(contract: TableContract, day: str | None) -> dict[str, dt.date]:
-    """Return the value that makes a row one of `day`, by its field; empty without a day.
+    """Return the value that makes a row one of `day`, by its column; empty without a day.
 
     Args:
         contract: Names the column with the date of the sale.
@@ -241,7 +241,7 @@ def as_of_field(contract: TableContract, day: str | None) -> dict[str, dt.date]:
             remedy="leave the day out",
         )
     try:
-        return {column.field_name: dt.date.fromisoformat(day)}
+        return {column.name: dt.date.fromisoformat(day)}
     except ValueError:
         raise ValidationError(
             "the day to value as of cannot be read", expected="such as 2014-06-30", got=repr(day)

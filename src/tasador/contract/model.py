@@ -378,11 +378,15 @@ class TableContract:
                 return column
         raise KeyError(name)
 
+    def lacking(self, names: Iterable[str]) -> list[str]:
+        """Return the fields that rows cannot do without and that are not among `names`."""
+        present = set(names)
+        return [c.name for c in self.fields if not c.nullable and c.name not in present]
+
     def takes(self, names: Iterable[str]) -> bool:
         """Tell whether rows of these columns have all that the contract cannot do without."""
         present = set(names)
-        needed = [column.name for column in self.fields if not column.nullable]
-        return present.issuperset(needed) and not present.isdisjoint(self.readable_names)
+        return not self.lacking(present) and not present.isdisjoint(self.readable_names)
 
     def position(self, name: str) -> int:
         """Return the index of `name` in the encoded matrix; ValueError when it is not in it."""

@@ -59,10 +59,7 @@ class BatchScorer:
         self.bundle = bundle
         self._contract = bundle.contract
         self._check = bundle.check
-        self._dated = {
-            self._contract.position(name): seconds_of(day)
-            for name, day in as_of_field(self._contract, as_of).items()
-        }
+        self._dated = as_of_field(self._contract, as_of)
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
         self.schema = pa.schema(
             [
@@ -113,11 +110,7 @@ class BatchScorer:
         Raises:
             ValidationError: It does; the message names the columns.
         """
-        absent = [
-            c.name
-            for c in self._contract.fields
-            if not (c.name in names or c.nullable or self._contract.position(c.name) in self._dated)
-        ]
+        absent = self._contract.lacking((*names, *self._dated))
         if absent:
             raise ValidationError(
                 "columns of the contract are missing",
@@ -170,8 +163,8 @@ class BatchScorer:
                 continue
             X[:, position], strange = encode_arrow(sent, batch.column(sent.field_name))
             wrong |= strange
-        for position, seconds in self._dated.items():
-            X[:, position] = seconds
+        for name, day in self._dated.items():
+            X[:, self._contract.position(name)] = seconds_of(day)
         return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:

@@ -206,7 +206,7 @@ def _value_pieces(
     from tasador.scoring.files import ROW, value_piece
 
     names = table.names
-    absent = [c.name for c in bundle.contract.fields if c.name not in names and not c.nullable]
+    absent = bundle.contract.lacking((*names, *as_of_field(bundle.contract, as_of)))
     if absent:
         raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
     kept = _kept(bundle, keep, names)

@@ -198,7 +198,7 @@ def _trend(run: RunContext, train: Part, card: CardBuilder) -> Trend | None:
         target,
         train.property_hash,
         carry=settings.trend,
-        seed=run.settings.seed,
+        seed=settings.seed,
     )
     if trend is None:
         card.note("The dates cover too few months with sales for a trend of prices.")

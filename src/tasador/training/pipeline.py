@@ -90,6 +90,8 @@ SEGREGATE = Step(
     "Segregate: validate, then set the test part aside",
     (
         *_DATA,
+        "metrics",
+        "modeling",
         "training.data_steps",
         "training.sales",
         "selection.suspicious_sales",

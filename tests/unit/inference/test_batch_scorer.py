@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasador.contract.encoding import Encoder, as_of_field
+from tasador.contract.formats import seconds_of
+from tasador.contract.reader import from_dict
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.registry.model_bundle import ModelBundle
@@ -157,3 +162,42 @@ def test_a_nullable_column_may_be_left_out(scorer: BatchScorer, house_bundle: Mo
 
 def test_no_rows_give_no_rows(scorer: BatchScorer):
     assert scorer.score(pa.record_batch(many_rows(3)).slice(0, 0)).num_rows == 0
+
+
+def test_what_is_lacking_is_said_of_texts_too_and_a_day_replaces_dates(
+    house_bundle: ModelBundle,
+) -> None:
+    contract = from_dict(
+        {
+            "columns": {
+                "engine": {"kind": "text"},
+                "power": {"kind": "number", "from": "engine", "extract": {"number": 1}},
+                "sold": {"kind": "datetime", "role": "timestamp"},
+            },
+            "target": {"name": "price"},
+        }
+    )
+    bundle = replace(house_bundle, contract=contract)
+    with pytest.raises(ValidationError, match="got no engine, sold among area"):
+        BatchScorer(bundle).check_columns(["area"])
+    with pytest.raises(ValidationError, match="got no engine among area"):
+        BatchScorer(bundle, as_of="2024-01-31").check_columns(["area"])
+    BatchScorer(bundle, as_of="2024-01-31").check_columns(["engine"])
+
+
+def test_a_day_is_given_by_the_columns_own_name_where_it_is_part_of_a_text() -> None:
+    contract = from_dict(
+        {
+            "columns": {
+                "deed": {"kind": "text"},
+                "sold": {
+                    "kind": "datetime", "role": "timestamp", "from": "deed",
+                    "extract": {"word": 1},
+                },
+            },
+            "target": {"name": "price"},
+        }
+    )  # fmt: skip
+    row = {"deed": "2020-05-01 of Lugo", **as_of_field(contract, "2024-01-31")}
+    day = Encoder(contract).row(row)[0, 0]
+    assert day == seconds_of(dt.date(2024, 1, 31))
