@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from tasador.contract.formats import EPOCH, seconds_of
 from tasador.core.errors import ConfigError, ValidationError
 from tasador.core.storage import write_text
-from tasador.data.table import ValidatedTable
+from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline
 from tasador.lifecycle.gate_evaluation import reference_table
 from tasador.lifecycle.reproduce import settings_of
 from tasador.metrics.regression import all_metrics, cod, label, prd
+from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import trend_of
 from tasador.registry.model_bundle import ModelBundle
@@ -81,7 +82,8 @@ class Origin:
         name: The span, e.g. ``2013`` or ``2013-07``.
         rows: Number of its sales.
         known: Number of sales before it.
-        metrics: median_ape, mape, within_10 (percent); median_ratio, cod, prd; coverage in [0, 1].
+        metrics: median_ape, mape, within_10 (percent); median_ratio, cod, prd; coverage in [0, 1],
+            NaN where the features at the origin lack what scales the interval.
         baseline: The median APE of the plain LightGBM at the same origin, in percent.
     """
 
@@ -117,7 +119,6 @@ def backtest(
     by: Span = "year",
     since: str | None = None,
     *,
-    baseline: bool = True,
     tell: Callable[[Origin], None] = lambda _: None,
 ) -> Backtest:
     """Fit at each origin what `bundle` is made of, and measure it on the sales that follow.
@@ -128,7 +129,6 @@ def backtest(
         by: Length of the spans.
         since: First day of the first span's month, e.g. ``2008-01-01``; None takes the first with
             enough sales before it.
-        baseline: Whether the plain LightGBM is measured too.
         tell: Called with each origin.
 
     Raises:
@@ -147,7 +147,7 @@ def backtest(
         after = np.flatnonzero((dates >= start) & (dates < end))
         if len(before) < _FEWEST_BEFORE or len(after) < _FEWEST_AFTER:
             continue
-        found = _origin(bundle, settings, table, name, before, after, baseline)
+        found = _origin(bundle, settings, name, table.part.take(before), table.part.take(after))
         tell(found)
         origins.append(found)
     if not origins:
@@ -155,7 +155,7 @@ def backtest(
     names = list(origins[0].metrics)
     mean = {n: float(np.mean([origin.metrics[n] for origin in origins])) for n in names}
     mean["baseline"] = float(np.mean([origin.baseline for origin in origins]))
-    random = (bundle.manifest.metrics.get("random_cv") or {}) if bundle.manifest.metrics else {}
+    random = bundle.manifest.metrics.get("random_cv") or {}
     known = {name: float(random[name]) for name in _COUNTED if name in random}
     return Backtest(bundle.version, by, tuple(origins), mean, known)
 
@@ -190,31 +190,25 @@ def _spans(dates: Floats, by: Span, since: str | None) -> list[tuple[str, float,
 
 
 def _origin(
-    bundle: ModelBundle,
-    settings: RunSettings,
-    table: ValidatedTable,
-    name: str,
-    before: NDArray[np.intp],
-    after: NDArray[np.intp],
-    baseline: bool,
+    bundle: ModelBundle, settings: RunSettings, name: str, known: Part, asked: Part
 ) -> Origin:
+    """Fit on the sales that are `known` at an origin and value those `asked` for."""
     contract, lineage = bundle.contract, bundle.manifest.lineage
-    part, plain = table.part, TargetTransform(contract.target.transform)
+    plain, raw = TargetTransform(contract.target.transform), known.y
     at = contract.timestamp_position
-    known, asked = part.take(before), part.take(after)
-    trend = None
+    assert at is not None  # noqa: S101 - a table without dates has no origins
+    dates, trend = asked.X[:, at], None
     if bundle.target.trend is not None:
         trend = trend_of(
             contract,
             known.X,
-            plain.forward(known.y),
+            plain.forward(raw),
             known.property_hash,
             carry=bundle.target.trend.carry,
             seed=settings.seed,
         )
     transform = replace(plain, trend=trend)
-    adjusted = known.y if at is None else transform.at_newest_level(known.y, known.X[:, at])
-    target = plain.forward(adjusted)
+    target = plain.forward(transform.at_newest_level(raw, known.X[:, at]))
     fitted, Z = _pipeline(bundle, settings).fit_transform(known.X, target)
     Z_asked = fitted.transform(asked.X)
     score = np.zeros(len(asked))
@@ -224,30 +218,29 @@ def _origin(
         model = fit_model(chosen, member["params"], Z, fitted.kinds, target, member["seed"])
         score += chosen.predict(model, Z_asked) / len(members)
     score += np.log(lineage.get("bias_factor", 1.0))
-    when = None if trend is None or at is None else asked.X[:, at]
-    error = None if trend is None or when is None else trend.error_at(when)
-    ends = [score, score]
-    if _scaled_alike(bundle, fitted.names):
-        ends = list(bundle.interval.bounds(score, Z_asked, fitted.far(Z_asked), error))
-    estimate, low, high = (transform.inverse(s, when) for s in (score, *ends))
-    inside = (low <= asked.y) & (asked.y <= high)
+    estimate, coverage = transform.inverse(score, dates), float("nan")
+    interval = _interval(bundle, fitted.names)
+    if interval is not None:
+        far, error = fitted.far(Z_asked), transform.level_error(dates)
+        ends = interval.bounds(score, Z_asked, far, error)
+        low, high = (transform.inverse(end, dates) for end in ends)
+        coverage = float(np.mean((low <= asked.y) & (asked.y <= high)))
     metrics = all_metrics(asked.y, estimate)
     positive = asked.y > 0
-    found = {name: metrics[name] for name in _COUNTED}
-    found |= {
+    found = {name: metrics[name] for name in _COUNTED} | {
         "median_ratio": float(np.median(estimate[positive] / asked.y[positive])),
         "cod": cod(asked.y, estimate),
         "prd": prd(asked.y, estimate),
-        "coverage": float(np.mean(inside)),
+        "coverage": coverage,
     }
-    own = float("nan")
-    if baseline:
-        chosen, raw = family(BASELINE_FAMILY), plain.forward(known.y)
-        bare, Z = _pipeline(bundle, settings, comparables=False).fit_transform(known.X, raw)
-        model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, raw, settings.seed)
-        guess = plain.inverse(chosen.predict(model, bare.transform(asked.X)))
-        own = all_metrics(asked.y, guess)["median_ape"]
-    return Origin(name, len(asked), len(known), found, own)
+    bare, Z = _pipeline(bundle, settings, comparables=False).fit_transform(
+        known.X, plain.forward(raw)
+    )
+    chosen = family(BASELINE_FAMILY)
+    model = fit_model(chosen, BASELINE_PARAMS, Z, bare.kinds, plain.forward(raw), settings.seed)
+    guess = plain.inverse(chosen.predict(model, bare.transform(asked.X)))
+    baseline = all_metrics(asked.y, guess)["median_ape"]
+    return Origin(name, len(asked), len(known), found, baseline)
 
 
 def _pipeline(
@@ -265,10 +258,15 @@ def _pipeline(
     return FeaturePipeline(bundle.contract, chosen, settings.seed, imputation)
 
 
-def _scaled_alike(bundle: ModelBundle, names: tuple[str, ...]) -> bool:
-    """Tell whether the interval's scale is the same column of these features."""
+def _interval(bundle: ModelBundle, names: tuple[str, ...]) -> ConformalInterval | None:
+    """Return the bundle's interval over features `names`; None where its scale is none of them."""
     index = bundle.interval.scale_index
-    return index is None or (index < len(names) and names[index] == bundle.features.names[index])
+    if index is None:
+        return bundle.interval
+    scale = bundle.features.names[index]
+    if scale not in names:
+        return None
+    return replace(bundle.interval, scale_index=names.index(scale))
 
 
 def check_picture(path: Path) -> None:

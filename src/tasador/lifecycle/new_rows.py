@@ -25,6 +25,7 @@ from tasador.contract.formats import PLAIN
 from tasador.contract.row_check import RowCheck
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ValidationError
+from tasador.metrics.regression import robust_spread
 from tasador.records.store import RecordBatch
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import RetrainSettings
@@ -37,8 +38,6 @@ CONTRADICTION = 1.2
 _MIN_CLIENT_ROWS = 10
 _MIN_CLIENTS = 3
 _LEAST_SPREAD = 0.02
-#: Standard deviations of a normal variable per median absolute deviation.
-_NORMAL = 1.4826
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _without_outliers(rows: NewRows, bundle: ModelBundle, settings: RetrainSetti
     centre = float(np.median(medians))  # one client, one vote
     # the least spread keeps a few equal errors from making everything else an outlier
     spread = max(
-        float(np.median([_spread(error[c], float(np.median(error[c]))) for c in clients.values()])),
+        float(np.median([robust_spread(error[c]) for c in clients.values()])),
         _LEAST_SPREAD,
     )
     large = {name: c for name, c in clients.items() if c.sum() >= _MIN_CLIENT_ROWS}
@@ -190,7 +189,7 @@ def _without_outliers(rows: NewRows, bundle: ModelBundle, settings: RetrainSetti
     # of two clients that differ neither can be called the strange one
     if len(large) >= _MIN_CLIENTS:
         own = np.array([np.median(error[c]) for c in large.values()])
-        between = max(_spread(own, float(np.median(own))), _LEAST_SPREAD / 2)
+        between = max(robust_spread(own), _LEAST_SPREAD / 2)
         for (_, chosen), median in zip(large.items(), own, strict=True):
             # a client with few rows may differ by chance
             noise = spread / np.sqrt(float(chosen.sum()))
@@ -218,7 +217,7 @@ def common_shift(rows: NewRows, bundle: ModelBundle, settings: RetrainSettings) 
     medians = [float(np.median(error[chosen])) for chosen in _by_client(rows).values()]
     shift = float(np.median(medians))
     # 1.2533 is the square root of pi / 2: standard error of a median over that of a mean
-    noise = 1.96 * 1.2533 * _spread(error, float(np.median(error))) / np.sqrt(len(rows))
+    noise = 1.96 * 1.2533 * robust_spread(error) / np.sqrt(len(rows))
     if abs(shift) - noise < np.log1p(settings.level_from):
         return None
     return float(np.exp(shift))
@@ -236,10 +235,6 @@ def _errors(rows: NewRows, bundle: ModelBundle) -> Floats:
 
 def _by_client(rows: NewRows) -> dict[str, Flags]:
     return {name: rows.client == name for name in sorted(set(rows.client.tolist()))}
-
-
-def _spread(values: Floats, centre: float) -> float:
-    return _NORMAL * float(np.median(np.abs(values - centre)))
 
 
 def _within_shares(rows: NewRows, reference: int, settings: RetrainSettings) -> NewRows:

@@ -132,6 +132,22 @@ def all_metrics(actual: Floats, predicted: Floats) -> dict[str, float]:
     return {name: metric(actual, predicted) for name, metric in METRICS.items()}
 
 
+#: A normal distribution's standard deviation is so many of its median absolute deviations.
+MAD_TO_DEVIATION = 1.4826
+
+
+def robust_spread(values: Floats, centre: float | None = None) -> float:
+    """Return the standard deviation of values (n,), which few far ones do not move.
+
+    That of a normal distribution with their median absolute deviation from `centre`, by default
+    their median; 0 without values.
+    """
+    if not len(values):
+        return 0.0
+    centre = float(np.median(values)) if centre is None else centre
+    return MAD_TO_DEVIATION * float(np.median(np.abs(values - centre)))
+
+
 def _positive(actual: Floats, predicted: Floats) -> tuple[Floats, Floats]:
     some = actual > 0
     return actual[some], predicted[some]

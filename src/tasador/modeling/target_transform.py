@@ -62,6 +62,10 @@ class TargetTransform:
             return y
         return self.inverse(self.forward(y) - self.trend.at(dates))
 
+    def level_error(self, dates: Floats | None) -> Floats | None:
+        """Return the standard error of the level at dates (n,); None where nothing is dated."""
+        return None if self.trend is None or dates is None else self.trend.error_at(dates)
+
     def inverse(self, score: Floats, dates: Floats | None = None) -> Floats:
         """Return scores (n,) on the target's own scale, the same bits for one row as for many.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.input_checks import Expected, check_arrays
+from tasador.metrics.regression import robust_spread
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -143,10 +145,8 @@ class Trend:
         Linear between the middles of months. Before the first the level is the first one's; beyond
         the last it is carried. A date that is NaN means the newest one.
         """
-        ahead, middles = self._ahead(seconds)
-        inside = np.where(np.isnan(seconds), middles[-1], seconds)
-        found: Floats = np.interp(inside, middles, self.level)
-        return found + self.carried(ahead)
+        found: Floats = np.interp(self._known(seconds), self._middles, self.level)
+        return found + self.carried(self._ahead(seconds))
 
     def carried(self, months: Floats) -> Floats:
         """Return by how much the level goes on in so many months beyond the last one."""
@@ -157,16 +157,23 @@ class Trend:
 
     def error_at(self, seconds: Floats) -> Floats:
         """Return the standard error of `at`, shape (n,), on the target's transformed scale."""
-        ahead, middles = self._ahead(seconds)
-        inside = np.where(np.isnan(seconds), middles[-1], seconds)
-        found: Floats = np.hypot(np.interp(inside, middles, self.error), self.growth * ahead)
+        error = np.interp(self._known(seconds), self._middles, self.error)
+        found: Floats = np.hypot(error, self.growth * self._ahead(seconds))
         return found
 
-    def _ahead(self, seconds: Floats) -> tuple[Floats, Floats]:
-        """Return by how many months each date lies beyond the last one, and the months' middles."""
-        middles = _middles(self.first, len(self.level))
-        months = np.nan_to_num((np.asarray(seconds, np.float64) - middles[-1]) / _MONTH, nan=0.0)
-        return np.maximum(months, 0.0), middles
+    @cached_property
+    def _middles(self) -> Floats:
+        """The middles of the months, (m,), in seconds since 1970 UTC."""
+        return _middles(self.first, len(self.level))
+
+    def _known(self, seconds: Floats) -> Floats:
+        """Return dates (n,) with the newest month for one that is NaN."""
+        return np.where(np.isnan(seconds), self._middles[-1], seconds)
+
+    def _ahead(self, seconds: Floats) -> Floats:
+        """Return by how many months each date (n,) lies beyond the last one."""
+        months: Floats = np.maximum((self._known(seconds) - self._middles[-1]) / _MONTH, 0.0)
+        return months
 
     def table(self) -> list[dict[str, Any]]:
         """Return a plain row a month: month, level, error and sales."""
@@ -311,11 +318,6 @@ def _levels_of(codes: Floats, target: Floats) -> Floats:
     return found[:, 1:]
 
 
-def _spread(residual: Floats) -> float:
-    """Return the standard deviation of a normal distribution with this median of sizes."""
-    return 1.4826 * float(np.median(np.abs(residual))) if len(residual) else 0.0
-
-
 def _student(residual: Floats, variance: Floats | float) -> Floats:
     """Return the weights of residuals under Student's t."""
     weights: Floats = (_FREEDOM + 1.0) / (_FREEDOM + residual**2 / variance)
@@ -339,7 +341,7 @@ def _without_attributes(target: Floats, basis: Floats, place: Integers) -> Float
         coefficients = cho_solve(cho_factor(normal), weighed.T @ y)
         residual = target - basis @ coefficients
         inside = y - Z @ coefficients
-        weight = _student(inside, max(_spread(inside), 1e-9) ** 2)
+        weight = _student(inside, max(robust_spread(inside, 0.0), 1e-9) ** 2)
     centred: Floats = residual - np.median(residual)
     return centred
 
@@ -393,8 +395,9 @@ def _levels(
     """Return movement, levels (months,), their errors, and the error that a month beyond adds."""
     counts = np.bincount(place, minlength=months)
     level = _medians(residual, place, counts)
-    size = max(_spread(residual - level[place]), _spread(np.diff(level)), 1e-9)
-    spread = max(_spread(residual - level[place]), 1e-3 * size)
+    within = robust_spread(residual - level[place], 0.0)
+    size = max(within, robust_spread(np.diff(level), 0.0), 1e-9)
+    spread = max(within, 1e-3 * size)
     seen = _observations(residual, place, months, codes, level, spread)
     odd = _oddness(residual, place, counts)
     apart = np.abs(np.subtract.outer(np.arange(months), np.arange(months)))
@@ -500,11 +503,11 @@ def _pair_variance(difference: Floats, gap: Integers) -> Floats:
     """Return the variance of pairs by the months between their sales: a line, never falling."""
     cut = np.median(gap)
     short, long = gap <= cut, gap > cut
-    low = _spread(difference[short]) ** 2
+    low = robust_spread(difference[short], 0.0) ** 2
     if not long.any():
         return np.full(len(gap), max(low, 1e-18))
     run = float(gap[long].mean() - gap[short].mean())
-    slope = max((_spread(difference[long]) ** 2 - low) / run, 0.0)
+    slope = max((robust_spread(difference[long], 0.0) ** 2 - low) / run, 0.0)
     found: Floats = np.maximum(low + slope * (gap - gap[short].mean()), max(0.25 * low, 1e-18))
     return found
 

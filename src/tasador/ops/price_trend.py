@@ -15,12 +15,10 @@ import numpy as np
 from tasador.contract.model import TableContract
 from tasador.core import storage
 from tasador.core.errors import ConfigError, ValidationError
-from tasador.data.derive_files import with_files_read
-from tasador.data.validation import validate_table
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import FEWEST_MONTHS, FEWEST_SALES, Trend, trend_of
 from tasador.settings.run import RunSettings
-from tasador.training.sales import load_configured_table
+from tasador.training.sales import read_validated
 
 #: The formats of `--output`, by the file's ending.
 FORMATS = (".html", ".csv", ".json")
@@ -81,19 +79,16 @@ def trend_of_table(settings: RunSettings) -> Trend:
     """
     if settings.contract.timestamp_position is None:
         raise NoTrendError.without_dates(settings.contract)
-    download, limits = replace(settings.download, allow_synthetic=False), settings.segregate
-    contract = with_files_read(settings.contract, download.search)
-    folder = Path(settings.storage.workspace) / "data"
-    validated = validate_table(
-        load_configured_table(contract, download, folder, settings.seed),
-        contract,
-        max_refused_share=limits.max_refused_share,
-        min_rows=limits.min_rows,
-    )
+    _, validated = read_validated(settings, replace(settings.download, allow_synthetic=False))
+    contract, carry = validated.contract, settings.segregate.trend
     target = TargetTransform(contract.target.transform).forward(validated.y)
-    carry = "drift" if limits.trend == "none" else limits.trend
     found = trend_of(
-        contract, validated.X, target, validated.property_hash, carry=carry, seed=settings.seed
+        contract,
+        validated.X,
+        target,
+        validated.property_hash,
+        carry="drift" if carry == "none" else carry,
+        seed=settings.seed,
     )
     if found is None:
         raise NoTrendError.too_short(len(validated.y))

@@ -271,9 +271,8 @@ class ModelBundle:
     ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None, NDArray[np.intp]]:
         Z = self.features.transform(X)
         (score, own), far = self._scores(X, Z), self.features.far(Z)
-        dates, trend = self.dates(X), self.target.trend
-        error = None if trend is None or dates is None else trend.error_at(dates)
-        low, high = self.interval.bounds(score, Z, far, error)
+        dates = self.dates(X)
+        low, high = self.interval.bounds(score, Z, far, self.target.level_error(dates))
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic

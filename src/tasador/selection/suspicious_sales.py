@@ -20,7 +20,7 @@ from tasador.contract.text_parts import explained_by_groups
 from tasador.core.parallel import in_parallel
 from tasador.core.seeds import derive_seed
 from tasador.data.table import Part
-from tasador.metrics.regression import METRICS
+from tasador.metrics.regression import MAD_TO_DEVIATION, METRICS, robust_spread
 from tasador.selection.errors import SalesError
 from tasador.selection.folds import FoldAssignment, random_assignment
 
@@ -35,8 +35,6 @@ _SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 #: Most sales that a first model is fitted on, evenly drawn: it has to be good, not best.
 _MOST_FITTED = 100_000
-#: Of a normal distribution, the standard deviation is this many times the MAD.
-_NORMAL = 1.4826
 #: Rows' worth of the overall spread mixed into that of a group; rows that make a level of its own.
 _SHRINKAGE, _CELL_ROWS = 30.0, 15
 #: Prices are rounded: no spread is narrower than one per cent.
@@ -426,7 +424,7 @@ class _Level:
             codes = _joined([groups[at].codes for at in kept], n)
             rows = np.bincount(codes, ~np.isnan(values)).astype(np.intp)
             median = _medians(values, codes)
-            mad = _NORMAL * _medians(np.abs(values - median[codes]), codes)
+            mad = MAD_TO_DEVIATION * _medians(np.abs(values - median[codes]), codes)
             new = (self._depth < 0) & ((rows[codes] >= _CELL_ROWS) | (not kept))
             self._depth[new] = depth
             self.median[new], self.rows[new] = median[codes][new], rows[codes][new]
@@ -471,8 +469,7 @@ def _spread_of(values: Floats) -> float:
     known = values[~np.isnan(values)]
     if not len(known):
         return _LEAST_SPREAD
-    mad = _NORMAL * float(np.median(np.abs(known - np.median(known))))
-    return max(mad, _LEAST_SPREAD)
+    return max(robust_spread(known), _LEAST_SPREAD)
 
 
 def _shrunk(spread: Any, rows: Any, overall: float) -> Any:
@@ -493,7 +490,7 @@ def _local_z(residual: Floats, expected: Floats, place: _Group) -> tuple[Floats,
     z, spread = residual - np.median(residual), np.ones(len(residual))
     for codes in (np.searchsorted(edges, expected), place.codes):
         overall = _spread_of(z)
-        mad = _NORMAL * _medians(np.abs(z), codes)
+        mad = MAD_TO_DEVIATION * _medians(np.abs(z), codes)
         by_group = _shrunk(mad, np.bincount(codes), overall)[codes]
         z, spread = z / by_group, spread * by_group
     return z, spread

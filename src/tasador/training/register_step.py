@@ -233,14 +233,13 @@ def _evaluate(
     random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
 ) -> EvaluationReport:
-    fitted, trend = made.features.fitted, made.rows.trend
-    transform, at = replace(run.transform, trend=trend), run.settings.contract.timestamp_position
+    fitted, at = made.features.fitted, run.settings.contract.timestamp_position
+    transform = replace(run.transform, trend=made.rows.trend)
 
     def value(X: Floats) -> tuple[Floats, Floats, Floats]:
-        Z, dates = fitted.transform(X), None if trend is None or at is None else X[:, at]
+        Z, dates = fitted.transform(X), None if at is None else X[:, at]
         score = onnx.predict(Z)
-        error = None if trend is None or dates is None else trend.error_at(dates)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z), error)
+        lower, upper = interval.bounds(score, Z, fitted.far(Z), transform.level_error(dates))
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
         return estimate, low, high
 

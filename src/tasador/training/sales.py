@@ -345,6 +345,24 @@ def load_configured_table(
     )
 
 
+def read_validated(
+    settings: RunSettings, download: DownloadSettings
+) -> tuple[Table, ValidatedTable]:
+    """Return the table that `settings` name, and its rows that meet the contract.
+
+    Raises:
+        SourceError: No source has it, or the one that has it holds something else.
+        ValidationError: It does not meet its contract.
+    """
+    contract, how = with_files_read(settings.contract, download.search), settings.segregate
+    folder = Path(settings.storage.workspace) / "data"
+    table = load_configured_table(contract, download, folder, settings.seed)
+    valid = validate_table(
+        table, contract, max_refused_share=how.max_refused_share, min_rows=how.min_rows
+    )
+    return table, valid
+
+
 def review_sales(settings: RunSettings, output: Path | None) -> SalesReview:
     """Look for suspicious sales in the whole table, and write those and earlier decisions down.
 
@@ -360,15 +378,12 @@ def review_sales(settings: RunSettings, output: Path | None) -> SalesReview:
     if output is not None and output.suffix.lower() != ".csv":
         raise SalesReviewError.not_csv(output)
     how = settings.segregate
-    contract = with_files_read(settings.contract, settings.download.search)
-    folder = Path(settings.storage.workspace) / "data"
-    table = load_configured_table(contract, settings.download, folder, settings.seed)
-    valid = validate_table(
-        table, contract, max_refused_share=how.max_refused_share, min_rows=how.min_rows
-    )
+    table, valid = read_validated(settings, settings.download)
     earlier = output if output is not None and output.exists() else how.sales_review
     decided = Decisions.none(len(valid.y)) if earlier is None else read_decisions(earlier, valid)
-    found = suspect_sales(contract, valid.part, threshold=how.suspicion_threshold, seed=how.seed)
+    found = suspect_sales(
+        valid.contract, valid.part, threshold=how.suspicion_threshold, seed=how.seed
+    )
     if output is not None:
         write_text(output, _review_text(table.frame, valid, found, decided))
     top = tuple(
