@@ -10,23 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.command_line import run_here
-
-QUICK = [
-    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=2", "features.cross_fit_folds=3",
-    "register.bootstrap_draws=20", "register.parity_rows=500", "register.spatial_folds=2",
-    "register.average=1", "tracking=none",
-    *(f"~selection.families.{name}" for name in (
-        "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
-        "lasso",
-    )),
-]  # fmt: skip
-
-
-def tasador(folder: Path, *words: str) -> str:
-    code, out, err = run_here(folder, *words)
-    assert code == 0, err
-    return out
+from fixtures.command_line import QUICK, output_of
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +24,24 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
             area = round(rng.uniform(30, 200), 1)
             sold = dt.date(2024, 1, 1) + dt.timedelta(days=rng.randrange(700))
             writer.writerow([area, sold.isoformat(), round(area * 1500 * rng.uniform(0.6, 1.4))])
-    tasador(folder, "init", "homes.csv", "--target", "price")
+    output_of(folder, "init", "homes.csv", "--target", "price")
     return folder
 
 
 def test_a_table_with_dates_is_trained_reviewed_and_valued(project: Path) -> None:
-    out = tasador(project, "run", "dataset=homes", *QUICK)
+    out = output_of(project, "run", "dataset=homes", *QUICK, "tracking=none")
     assert "sold=202" in out
     assert "00:00:00" not in out
     (card,) = (project / "workspace" / "runs").glob("*/model_card.json")
     reviewed = json.loads(card.read_text())["review"][0]["values"]["sold"]
     assert dt.datetime.fromisoformat(reviewed).year in (2024, 2025)
     row = {"area": 80, "sold": "2031-05-01"}
-    told = json.loads(tasador(project, "predict", json.dumps(row)))["predictions"][0]["warnings"][0]
+    answer = json.loads(output_of(project, "predict", json.dumps(row)))
+    told = answer["predictions"][0]["warnings"][0]
     assert told.startswith("sold 2031-05-01 lies outside the training range [2024-01-")
-    explained = json.loads(tasador(project, "explain", json.dumps(row), "--json"))
+    explained = json.loads(output_of(project, "explain", json.dumps(row), "--json"))
     assert explained["valuation"]["warnings"][0] == told
     (project / "new.csv").write_text("area,sold\n80,2031-05-01\n")
-    assert told in tasador(project, "predict", "new.csv", "--with", "inputs")
-    tasador(project, "score", "new.csv", "-o", "valued.csv", "--columns", "*")
+    assert told in output_of(project, "predict", "new.csv", "--with", "inputs")
+    output_of(project, "score", "new.csv", "-o", "valued.csv", "--columns", "*")
     assert told in (project / "valued.csv").read_text()

@@ -11,26 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.command_line import run_here
+from fixtures.command_line import QUICK, output_of, run_here
 
-QUICK = [
-    "sweep.trials=0", "sweep.slowdown=1", "selection.folds=2", "features.cross_fit_folds=3",
-    "register.bootstrap_draws=20", "register.parity_rows=500", "register.spatial_folds=2",
-    "register.average=1", "segregate.method=time",
-    *(f"~selection.families.{name}" for name in (
-        "gradient_boosting", "random_forest", "extra_trees", "hist_gradient_boosting", "lightgbm",
-        "lasso", "decision_tree",
-    )),
-]  # fmt: skip
 #: Prices grow by so much a month, on the log scale.
 SLOPE = 0.01
 FIRST, MONTHS = dt.date(2020, 1, 1), 60
-
-
-def tasador(folder: Path, *words: str) -> str:
-    code, out, err = run_here(folder, *words)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +32,20 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
             parcel = f"P{rng.randrange(1200) + 1000}" if number else "P1000"
             sold = FIRST + dt.timedelta(days=days)
             writer.writerow([parcel, area, rng.randint(1, 6), sold.isoformat(), round(price)])
-    tasador(folder, "init", "homes.csv", "--target", "price", "--yes")
-    tasador(folder, "run", "dataset=homes", *QUICK)
+    output_of(folder, "init", "homes.csv", "--target", "price", "--yes")
+    output_of(
+        folder,
+        "run",
+        "dataset=homes",
+        *QUICK,
+        "segregate.method=time",
+        "~selection.families.decision_tree",
+    )
     return folder
 
 
 def value(project: Path, row: dict[str, object], *more: str) -> dict[str, float]:
-    found = json.loads(tasador(project, "predict", json.dumps(row), *more))
+    found = json.loads(output_of(project, "predict", json.dumps(row), *more))
     return dict(found["predictions"][0])
 
 
@@ -94,17 +86,17 @@ def test_a_row_is_valued_at_the_level_of_the_day_asked_for(project: Path) -> Non
 
 def test_files_are_valued_as_of_a_day_as_rows_are(project: Path) -> None:
     (project / "new.csv").write_text("area,rooms,sold\n100,3,2024-12-01\n55,2,\n")
-    tasador(project, "score", "new.csv", "-o", "valued.csv", "--as-of", "2022-06-15")
+    output_of(project, "score", "new.csv", "-o", "valued.csv", "--as-of", "2022-06-15")
     with (project / "valued.csv").open() as file:
         first = next(csv.DictReader(file))
     as_of = value(project, ROW, "--as-of", "2022-06-15")["predicted_price"]
     assert float(first["predicted_price"]) == pytest.approx(as_of, rel=1e-12)
-    valued = tasador(project, "predict", "new.csv", "--as-of", "2022-06-15")
+    valued = output_of(project, "predict", "new.csv", "--as-of", "2022-06-15")
     assert next(csv.DictReader(valued.splitlines()))["predicted_price"] == first["predicted_price"]
 
 
 def test_an_explanation_names_the_trend_and_adds_up(project: Path) -> None:
-    text = tasador(project, "explain", json.dumps(ROW), "--json", "--as-of", "2021-06-01")
+    text = output_of(project, "explain", json.dumps(ROW), "--json", "--as-of", "2021-06-01")
     found = json.loads(text)
     assert found["contributions"]["trend"] < -0.1
     total = found["expected"] + sum(found["contributions"].values())
@@ -122,7 +114,7 @@ def test_what_is_no_day_is_said(project: Path, day: str, said: str) -> None:
 
 
 def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> None:
-    found = json.loads(tasador(project, "backtest", "--json", "-o", "backtest.html"))
+    found = json.loads(output_of(project, "backtest", "--json", "-o", "backtest.html"))
     names = [origin["name"] for origin in found["origins"]]
     assert names == ["2021", "2022", "2023", "2024"]
     known = [origin["known"] for origin in found["origins"]]
@@ -133,7 +125,7 @@ def test_a_backtest_values_each_span_by_what_was_known_before(project: Path) -> 
     assert found["mean"]["median_ape"] < 10.0
     assert found["random"]["median_ape"] > 0.0
     assert "<img" in (project / "backtest.html").read_text()
-    listed = tasador(project, "backtest", "--by", "quarter", "--from", "2024-04-01")
+    listed = output_of(project, "backtest", "--by", "quarter", "--from", "2024-04-01")
     assert "2024-Q2" in listed
     assert "2024-Q1" not in listed
 

@@ -164,7 +164,10 @@ class Trend:
     @cached_property
     def _middles(self) -> Floats:
         """The middles of the months, (m,), in seconds since 1970 UTC."""
-        return _middles(self.first, len(self.level))
+        starts = _month_starts(self.first, len(self.level) + 1)
+        edges = starts.astype("datetime64[s]").astype(np.float64)
+        middles: Floats = (edges[:-1] + edges[1:]) / 2.0
+        return middles
 
     def _known(self, seconds: Floats) -> Floats:
         """Return dates (n,) with the newest month for one that is NaN."""
@@ -236,13 +239,6 @@ def _months_of(seconds: Floats) -> Integers:
 def _month_starts(first: int, count: int) -> NDArray[np.datetime64]:
     months: NDArray[np.datetime64] = np.arange(first, first + count).astype("datetime64[M]")
     return months
-
-
-def _middles(first: int, count: int) -> Floats:
-    """Return the middles of months, in seconds since 1970 UTC."""
-    edges = _month_starts(first, count + 1).astype("datetime64[s]").astype(np.float64)
-    middles: Floats = (edges[:-1] + edges[1:]) / 2.0
-    return middles
 
 
 def _ordered(seconds: Floats, target: Floats, X: Floats) -> NDArray[np.intp]:
