@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +73,9 @@ def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
     search = [] if project is None else [_search_path(project)]
     GlobalHydra.instance().clear()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _shipped(project) as folder:
             warnings.simplefilter("ignore")
-            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            with initialize_config_dir(str(folder), version_base="1.3"):
                 config = hydra_compose("config", overrides=[*search, *overrides])
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -87,6 +90,27 @@ def _composed(overrides: Sequence[str], project: Path | None) -> dict[str, Any]:
 def _search_path(project: Path) -> str:
     folder = str((project / "conf").resolve()).replace("\\", "\\\\").replace("'", "\\'")
     return f"hydra.searchpath=['file://{folder}']"
+
+
+@contextmanager
+def _shipped(project: Path | None) -> Iterator[Path]:
+    """Give the folder of the shipped configuration, without files that the project has itself.
+
+    Hydra looks there before it looks along its search path, and takes the first file of a name.
+    """
+    shipped = conf_folder()
+    own = None if project is None else project / "conf"
+    both = [] if own is None else [
+        file for file in shipped.glob("*/**/*.yaml") if (own / file.relative_to(shipped)).exists()
+    ]  # fmt: skip
+    if not both:
+        yield shipped
+        return
+    with tempfile.TemporaryDirectory(prefix="tasador-conf-") as folder:
+        shutil.copytree(shipped, folder, dirs_exist_ok=True)
+        for file in both:
+            (folder / file.relative_to(shipped)).unlink()
+        yield Path(folder)
 
 
 def _explained(error: Exception, project: Path | None) -> ConfigError:

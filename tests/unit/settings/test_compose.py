@@ -114,3 +114,16 @@ def test_a_contract_that_is_no_yaml_is_refused(tmp_path: Path, text: str, match:
     (tmp_path / "conf" / "dataset" / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=match):
         compose(["dataset=mine"], project=tmp_path)
+
+
+def test_a_file_of_the_project_wins_over_a_shipped_one_of_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "dataset"
+    folder.mkdir(parents=True)
+    (folder / "diamonds.yaml").write_text(
+        "name: mine\ncolumns: {a: {kind: number}}\ntarget: {name: y}\n"
+    )
+    (tmp_path / "conf" / "config.yaml").write_text("of: another program\n")
+    assert compose(["dataset=diamonds"], project=tmp_path).contract.name == "mine"
+    assert compose(["dataset=diamonds"]).contract.target.name == "price"
+    shipped = compose(["dataset=king_county_sales"], project=tmp_path)
+    assert shipped.contract.target.name == "SalePrice"
