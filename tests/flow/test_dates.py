@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.command_line import QUICK, output_of
+from tasador.registry.model_bundle import load_bundle
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,17 @@ def test_a_table_with_dates_is_trained_reviewed_and_valued(project: Path) -> Non
     assert told in output_of(project, "predict", "new.csv", "--with", "inputs")
     output_of(project, "score", "new.csv", "-o", "valued.csv", "--columns", "*")
     assert told in (project / "valued.csv").read_text()
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_training_row_is_known_again_where_its_date_says_which_thing_it_is(
+    project: Path, dated: bool
+) -> None:
+    name = "homes" if dated else "plain"
+    if not dated:
+        with (project / "homes.csv").open() as file, (project / "plain.csv").open("w") as out:
+            out.writelines(",".join(line.split(",")[::2]) for line in file)
+        output_of(project, "init", "plain.csv", "--target", "price")
+    output_of(project, "run", f"dataset={name}", *QUICK, "tracking=none")
+    (folder,) = (project / "workspace" / "bundles").glob(f"{name}*")
+    assert (load_bundle(folder).training_rows is not None) == dated

@@ -401,6 +401,14 @@ class TableContract:
         """The columns with other people's estimates."""
         return tuple(column for column in self.columns if column.role == "rival")
 
+    @property
+    def rows_have_identity(self) -> bool:
+        """Whether a row's place or date says which thing it is.
+
+        Equal rows of other tables are often different things, as two cars of one model are.
+        """
+        return self.coordinates is not None or self.with_role("timestamp") is not None
+
     @cached_property
     def timestamp_position(self) -> int | None:
         """Index in the encoded matrix of the date of each sale, or None."""

@@ -318,6 +318,8 @@ class RegisterSettings:
             fold.
         out_of_fold: Whether a training row that is valued later gets its out-of-fold estimate, of
             models that did not learn from it: the final model's own would seem better than it is.
+            Never where neither place nor date says which thing a row is: equal rows are then often
+            different things.
     """
 
     spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5

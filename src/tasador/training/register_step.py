@@ -118,7 +118,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     document = document_of(
         contract, _model_facts(made, choice, report, contract), report, decided, choice
     )
-    own = _training_rows(made.train, cv, random_cv) if run.settings.register.out_of_fold else None
+    kept = run.settings.register.out_of_fold and contract.rows_have_identity
+    own = _training_rows(made.train, cv, random_cv) if kept else None
     draft = write_bundle_of(
         folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document)
     )
