@@ -61,7 +61,7 @@ def fit_imputer(
         contract: Names and kinds of the columns.
         X: Shape (n, p); NaN is missing.
         imputation: Strategy by column name; columns not named get their median, and so do
-            ``native`` ones that lack nothing in `X`. Categories are left alone; the date of the
+            ``native`` ones that lack nothing in `X`. Categories are not filled; the date of the
             sale gets the newest one.
         seed: Seed of samples and trees.
     """
