@@ -41,8 +41,8 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import expand_grid, family
 from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.grid_search import SearchResult, grid_search
-from tasador.selection.shared_work import Candidate, Group, group_candidates
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.selection.search.shared_work import Candidate, Group, group_candidates
 from tasador.settings.compose import compose, conf_folder
 from tasador.settings.run import SegregateSettings, SelectionSettings
 
@@ -160,7 +160,7 @@ def ours(
     grids: dict[str, list[dict[str, Any]]], table: Table, *, racing: bool, folds: int
 ) -> tuple[float, SearchResult]:
     """Return the CPU seconds and the result of searching these candidates."""
-    import tasador.selection.grid_search as module
+    import tasador.selection.search.grid_search as module
 
     wanted = {name: {"": list(some)} for name, some in grids.items()}
     settings = SelectionSettings(wanted, folds=FOLDS, racing=racing)

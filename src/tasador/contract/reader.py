@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import yaml
 
+from tasador.contract import sections
 from tasador.contract.derived import OPERATIONS, Derive, Operation
 from tasador.contract.errors import InvalidContractError
-from tasador.contract.exclusions import read_exclusions
 from tasador.contract.formats import (
     DURATION_DAYS,
     EXTRACT_KINDS,
@@ -35,13 +35,6 @@ from tasador.contract.model import (
     Target,
     plain_name,
 )
-from tasador.contract.sections import flag as _flag
-from tasador.contract.sections import mapping as _mapping
-from tasador.contract.sections import moment as _moment
-from tasador.contract.sections import number as _number
-from tasador.contract.sections import optional_text as _optional_text
-from tasador.contract.sections import text as _text
-from tasador.contract.sections import texts as _texts
 from tasador.core.errors import ContractError
 from tasador.core.storage import is_plain
 
@@ -116,8 +109,8 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
     Raises:
         ContractError: Naming the key, what was expected there and what was found.
     """
-    top = _mapping(plain, "contract", (*_TOP, _RUN_SETTINGS))
-    name = _text(top, "name", "contract", default_name)
+    top = sections.mapping(plain, "contract", (*_TOP, _RUN_SETTINGS))
+    name = sections.text(top, "name", "contract", default_name)
     target = _target(top.get("target"))
     columns = _columns(top.get("columns"))
     columns += _derived(top.get("derive"), columns)
@@ -130,14 +123,14 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
         )
     contract = TableContract(
         name=name,
-        title=_text(top, "title", "contract", name),
+        title=sections.text(top, "title", "contract", name),
         model_name=_model_name(top, name),
         columns=columns,
         target=target,
         ratios=_ratios(top.get("ratios"), columns),
         source=_source(top.get("source")),
         comparables=Comparables(),
-        exclude=read_exclusions(top.get("exclude"), columns, target),
+        exclude=sections.read_exclusions(top.get("exclude"), columns, target),
     )
     if not contract.features:
         raise ContractError(
@@ -154,7 +147,7 @@ def _shallow(contract: TableContract) -> dict[str, Any]:
 
 def _model_name(top: Mapping[str, Any], name: str) -> str:
     """Return the name of the models, which becomes a folder's and a registry entry's."""
-    value = _text(top, "model_name", "contract", f"{name}_model")
+    value = sections.text(top, "model_name", "contract", f"{name}_model")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
         raise ContractError(
             "contract.model_name: cannot be the name of a model",
@@ -173,7 +166,7 @@ def _bounds(
         return (None, None)
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise InvalidContractError.of_value(f"{where}.bounds", "[low, high]", value)
-    read = _moment if dates else _number
+    read = sections.moment if dates else sections.number
     low, high = (None if side is None else read(side, f"{where}.bounds") for side in value)
     if low is not None and high is not None and low >= high:
         raise InvalidContractError.of_value(f"{where}.bounds", "low < high", value)
@@ -205,7 +198,7 @@ def _columns(value: Any) -> tuple[Column, ...]:
 
 def _column(name: str, entry: Any) -> Column:
     where = f"columns.{name}"
-    section = _mapping(entry, where, _COLUMN)
+    section = sections.mapping(entry, where, _COLUMN)
     kind = section.get("kind")
     if kind not in COLUMN_KINDS:
         raise InvalidContractError.not_among(f"{where}.kind: unknown kind {kind!r}", COLUMN_KINDS)
@@ -219,15 +212,15 @@ def _column(name: str, entry: Any) -> Column:
         name=name,
         kind=kind,
         role=role,
-        unit=_optional_text(section, "unit", where),
-        description=_optional_text(section, "description", where),
+        unit=sections.optional_text(section, "unit", where),
+        description=sections.optional_text(section, "description", where),
         bounds=_bounds(section, where, dates=kind == "datetime"),
-        nullable=_flag(section, "nullable", where, default=False),
-        categories=_texts(section, "categories", where),
-        case_sensitive=_flag(section, "case_sensitive", where, default=True),
-        open=_flag(section, "open", where, default=False),
+        nullable=sections.flag(section, "nullable", where, default=False),
+        categories=sections.texts(section, "categories", where),
+        case_sensitive=sections.flag(section, "case_sensitive", where, default=True),
+        open=sections.flag(section, "open", where, default=False),
         format=_format(section.get("format"), where, kind),
-        source=_optional_text(section, "from", where),
+        source=sections.optional_text(section, "from", where),
         extract=_extract(section.get("extract"), where),
     )
     if (column.source is None) != (column.extract is None):
@@ -240,16 +233,16 @@ def _format(value: Any, where: str, kind: str) -> Format:
     if value is None:
         return PLAIN
     where = f"{where}.format"
-    section = _mapping(value, where, _FORMAT)
+    section = sections.mapping(value, where, _FORMAT)
     form = Format(
         decimal=_choice(section, "decimal", where, (".", ","), "."),
         thousands=_choice(section, "thousands", where, _THOUSANDS, None),
-        affixes=_texts(section, "affixes", where),
+        affixes=sections.texts(section, "affixes", where),
         multipliers=tuple(_factors(section.get("multipliers"), f"{where}.multipliers")),
         ranges=_choice(section, "ranges", where, ("middle",), None) is not None,
         duration=_choice(section, "duration", where, tuple(DURATION_DAYS), None),
-        dates=_texts(section, "dates", where),
-        missing=tuple(text.strip().lower() for text in _texts(section, "missing", where)),
+        dates=sections.texts(section, "dates", where),
+        missing=tuple(text.strip().lower() for text in sections.texts(section, "missing", where)),
         unreadable=_choice(section, "unreadable", where, ("refuse", "missing"), "refuse"),
     )
     # a contract may come with a bundle that anybody wrote
@@ -282,8 +275,8 @@ def _choice(
 
 
 def _factors(value: Any, where: str) -> Iterator[tuple[str, float]]:
-    for word, factor in _mapping(value or {}, where, None).items():
-        number = _number(factor, f"{where}.{word}")
+    for word, factor in sections.mapping(value or {}, where, None).items():
+        number = sections.number(factor, f"{where}.{word}")
         if number == 0:
             raise ContractError(f"{where}.{word}: expected a factor other than 0")
         yield str(word), number
@@ -293,7 +286,7 @@ def _extract(value: Any, where: str) -> Extract | None:
     if value is None:
         return None
     where = f"{where}.extract"
-    section = _mapping(value, where, EXTRACT_KINDS)
+    section = sections.mapping(value, where, EXTRACT_KINDS)
     if len(section) != 1:
         message = f"{where}: expected one part of the text, got {dict(section)!r}"
         raise InvalidContractError.not_among(message, EXTRACT_KINDS)
@@ -302,7 +295,7 @@ def _extract(value: Any, where: str) -> Extract | None:
         if isinstance(what, bool) or not isinstance(what, int) or not 1 <= what <= 100:
             raise InvalidContractError.of_value(f"{where}.{kind}", "a number from 1 to 100", what)
         return Extract(cast(ExtractKind, kind), what)
-    return Extract(cast(ExtractKind, kind), _text(section, kind, where))
+    return Extract(cast(ExtractKind, kind), sections.text(section, kind, where))
 
 
 def _derived(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
@@ -310,7 +303,7 @@ def _derived(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     if value is None:
         return ()
     known, found = {column.name: column for column in columns}, []
-    for key, entry in _mapping(value, "derive", None).items():
+    for key, entry in sections.mapping(value, "derive", None).items():
         name = plain_name(str(key))
         if name in known:
             raise InvalidContractError.taken(f"derive.{name}")
@@ -324,28 +317,28 @@ def _joined(value: Any, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     found: dict[str, Any] = {}
     for at, entry in enumerate(value if isinstance(value, list) else [value] if value else []):
         where = f"join.{at + 1}"
-        section = _mapping(entry, where, ("file", "by", "key", "columns"))
-        key = _text(section, "by", where)
-        names = _texts(section, "columns", where)
+        section = sections.mapping(entry, where, ("file", "by", "key", "columns"))
+        key = sections.text(section, "by", where)
+        names = sections.texts(section, "columns", where)
         if not names:
             raise ContractError(f"{where}.columns: expected the columns to take from the file")
         for name in names:
             found[name] = {
-                "lookup": key, "file": _text(section, "file", where),
-                "key": _text(section, "key", where, key), "value": name,
+                "lookup": key, "file": sections.text(section, "file", where),
+                "key": sections.text(section, "key", where, key), "value": name,
             }  # fmt: skip
     return _derived(found, columns) if found else ()
 
 
 def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Column:
     where = f"derive.{name}"
-    section = _mapping(entry, where, _DERIVE)
+    section = sections.mapping(entry, where, _DERIVE)
     operations = [key for key in section if key in OPERATIONS]
     if len(operations) != 1:
         message = f"{where}: expected one operation, got {', '.join(operations) or 'none'}"
         raise InvalidContractError.not_among(message, OPERATIONS)
     (operation,) = operations
-    names = _texts(section, operation, where)
+    names = sections.texts(section, operation, where)
     fewest, most = OPERATIONS[operation]
     if not fewest <= len(names) <= most:
         raise ContractError(
@@ -360,12 +353,12 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
         unit=_choice(section, "in", where, tuple(DURATION_DAYS), "years"),
         points=tuple(_points(section.get("points"), f"{where}.points")),
         table=tuple(
-            (str(level), _number(number, f"{where}.table.{level}"))
-            for level, number in _mapping(section.get("table") or {}, where, None).items()
+            (str(level), sections.number(number, f"{where}.table.{level}"))
+            for level, number in sections.mapping(section.get("table") or {}, where, None).items()
         ),
-        file=_optional_text(section, "file", where),
-        key=_optional_text(section, "key", where),
-        value=_optional_text(section, "value", where),
+        file=sections.optional_text(section, "file", where),
+        key=sections.optional_text(section, "key", where),
+        value=sections.optional_text(section, "value", where),
     )
     if len(derive.points) > _MOST_POINTS or len(derive.table) > _MOST_LEVELS:
         limit = f"{_MOST_POINTS} points and {_MOST_LEVELS} levels"
@@ -374,12 +367,12 @@ def _derived_column(name: str, entry: Any, known: Mapping[str, Column]) -> Colum
     if operation in ("distance_to", "lookup") and not given and derive.file is None:
         what = "points" if operation == "distance_to" else "table"
         raise ContractError(f"{where}: a {operation} needs `{what}`, or a `file` that has them")
-    unit = _optional_text(section, "unit", where)
+    unit = sections.optional_text(section, "unit", where)
     if unit is None and operation == "difference" and known[names[0]].kind == "datetime":
         unit = derive.unit
     return Column(
         name, "number", nullable=True, derive=derive, unit=unit,
-        description=_optional_text(section, "description", where),
+        description=sections.optional_text(section, "description", where),
     )  # fmt: skip
 
 
@@ -403,7 +396,7 @@ def _points(value: Any, where: str) -> Iterator[tuple[float, float]]:
     for point in value or ():
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise InvalidContractError.of_value(where, "[longitude, latitude]", point)
-        longitude, latitude = (_number(part, where) for part in point)
+        longitude, latitude = (sections.number(part, where) for part in point)
         if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
             raise InvalidContractError.of_value(where, "degrees", point)
         yield longitude, latitude
@@ -427,22 +420,22 @@ def _check_categories(column: Column, where: str) -> None:
 
 
 def _target(value: Any) -> Target:
-    section = _mapping(value, "target", _TARGET)
+    section = sections.mapping(value, "target", _TARGET)
     transform = section.get("transform", "none")
     if transform not in ("log", "none"):
         raise InvalidContractError.of_value("target.transform", "log or none", transform)
     cap = section.get("cap")
-    prediction_name = _text(section, "prediction_name", "target", "prediction")
+    prediction_name = sections.text(section, "prediction_name", "target", "prediction")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prediction_name):
         raise InvalidContractError.of_value(
             "target.prediction_name", "a plain identifier", prediction_name
         )
     return Target(
-        name=_text(section, "name", "target"),
-        unit=_optional_text(section, "unit", "target"),
-        description=_optional_text(section, "description", "target"),
+        name=sections.text(section, "name", "target"),
+        unit=sections.optional_text(section, "unit", "target"),
+        description=sections.optional_text(section, "description", "target"),
         bounds=_bounds(section, "target"),
-        cap=None if cap is None else _number(cap, "target.cap"),
+        cap=None if cap is None else sections.number(cap, "target.cap"),
         transform=transform,
         prediction_name=prediction_name,
         format=_format(section.get("format"), "target", "number"),
@@ -457,9 +450,9 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
     numbers = {c.name for c in columns if c.kind in ("number", "integer")}
     ratios = []
     for name, entry in value.items():
-        section = _mapping(entry, f"ratios.{name}", ("numerator", "denominator"))
+        section = sections.mapping(entry, f"ratios.{name}", ("numerator", "denominator"))
         for part in ("numerator", "denominator"):
-            if _optional_text(section, part, f"ratios.{name}") not in numbers:
+            if sections.optional_text(section, part, f"ratios.{name}") not in numbers:
                 raise ContractError(
                     f"ratios.{name}.{part}: {section.get(part)!r} is not a number column"
                 )
@@ -471,24 +464,24 @@ def _ratios(value: Any, columns: tuple[Column, ...]) -> tuple[Ratio, ...]:
 
 
 def _source(value: Any) -> Source:
-    section = _mapping(value or {}, "source", _SOURCE)
+    section = sections.mapping(value or {}, "source", _SOURCE)
     delimiter = section.get("delimiter", ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise InvalidContractError.of_value("source.delimiter", "one character", delimiter)
-    checksums = _texts(section, "sha256", "source")
+    checksums = sections.texts(section, "sha256", "source")
     for checksum in checksums:
         if not re.fullmatch(r"[0-9a-f]{64}", checksum):
             raise InvalidContractError.of_value("source.sha256", "64 hexadecimal digits", checksum)
     return Source(
-        paths=_texts(section, "paths", "source"),
-        url=_optional_text(section, "url", "source"),
+        paths=sections.texts(section, "paths", "source"),
+        url=sections.optional_text(section, "url", "source"),
         sha256=checksums,
-        member=_optional_text(section, "member", "source"),
+        member=sections.optional_text(section, "member", "source"),
         delimiter=delimiter,
-        synthetic=_optional_text(section, "synthetic", "source"),
-        encoding=_optional_text(section, "encoding", "source"),
+        synthetic=sections.optional_text(section, "synthetic", "source"),
+        encoding=sections.optional_text(section, "encoding", "source"),
         header_row=_positive(section.get("header_row"), "source.header_row"),
-        has_header=None if _flag(section, "has_header", "source", default=True) else False,
+        has_header=None if sections.flag(section, "has_header", "source", default=True) else False,
         sheet=_sheet(section.get("sheet")),
         sql=_sql(section.get("sql")),
     )
@@ -515,8 +508,8 @@ def _sheet(value: Any) -> str | int | None:
 def _sql(value: Any) -> SqlQuery | None:
     if value is None:
         return None
-    section = _mapping(value, "source.sql", ("url", "query"))
-    url, query = (_text(section, key, "source.sql") for key in ("url", "query"))
+    section = sections.mapping(value, "source.sql", ("url", "query"))
+    url, query = (sections.text(section, key, "source.sql") for key in ("url", "query"))
     if re.match(r"[^/]*://[^/@]*:[^/@]+@", url) or re.search(r"[?&]passw?o?r?d=[^&]", url):
         raise ContractError(
             "source.sql.url: holds a password, which would be written into every bundle",
@@ -526,12 +519,12 @@ def _sql(value: Any) -> SqlQuery | None:
 
 
 def _comparables(value: Any, contract: TableContract) -> Comparables:
-    section = _mapping(value or {}, "comparables", _COMPARABLES)
+    section = sections.mapping(value or {}, "comparables", _COMPARABLES)
     numbers = {c.name for c in contract.features if c.kind in ("number", "integer")}
     known = numbers | {ratio.name for ratio in contract.ratios}
-    near = _texts(section, "near", "comparables")
-    similar_by = _optional_text(section, "similar_by", "comparables")
-    context = _texts(section, "context", "comparables")
+    near = sections.texts(section, "near", "comparables")
+    similar_by = sections.optional_text(section, "similar_by", "comparables")
+    context = sections.texts(section, "context", "comparables")
     for key, names, allowed in (
         ("near", near, numbers),
         ("similar_by", () if similar_by is None else (similar_by,), known),

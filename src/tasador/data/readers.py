@@ -29,11 +29,11 @@ from tasador.data.archives import (
     unpack,
 )
 from tasador.data.errors import UnreadableTableError
-from tasador.data.extra_rows import extra_columns, extra_rows
 from tasador.data.parquet.table import ParquetTable
 from tasador.data.sql_table import PASSWORD_VARIABLE, read_query, without_password
-from tasador.data.text_format import unique_names
-from tasador.data.text_table import read_text_table
+from tasador.data.text.extra_rows import extra_columns, extra_rows
+from tasador.data.text.text_format import unique_names
+from tasador.data.text.text_table import read_text_table
 from tasador.data.workbook import read_sheet
 
 MAX_COLUMNS = 50_000

@@ -34,7 +34,7 @@ from tasador.data.errors import UnreadableTableError
 from tasador.data.readers import TableFile, concatenated, parse_file, read_source
 from tasador.data.sql_table import without_password
 from tasador.data.table import Table
-from tasador.data.text_format import known_names
+from tasador.data.text.text_format import known_names
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from tasador.contract.model import SqlQuery
 from tasador.core.errors import ConfigError, MissingExtraError, SourceError
-from tasador.data.text_format import unique_names
+from tasador.data.text.text_format import unique_names
 
 PASSWORD_VARIABLE = "TASADOR_SQL_PASSWORD"  # noqa: S105 - a variable's name
 _READS = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*(?:select|with|values|table)\b", re.I | re.S)

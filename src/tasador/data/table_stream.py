@@ -34,11 +34,11 @@ from tasador.data.archives import (
     read_all,
     refuse_unreadable,
 )  # fmt: skip
-from tasador.data.csv_blocks import Block, BlockTotals
 from tasador.data.errors import UnreadableTableError
-from tasador.data.extra_rows import FOOT, left_out_notes, rows_at_foot, rows_below
 from tasador.data.parquet.table import ParquetTable
-from tasador.data.text_format import HEAD_BYTES, detect_beginning, known_names
+from tasador.data.text.csv_blocks import Block, BlockTotals
+from tasador.data.text.extra_rows import FOOT, left_out_notes, rows_at_foot, rows_below
+from tasador.data.text.text_format import HEAD_BYTES, detect_beginning, known_names
 
 if TYPE_CHECKING:
     import pyarrow as pa

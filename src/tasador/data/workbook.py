@@ -22,8 +22,8 @@ from tasador.core.errors import MissingExtraError, SourceError
 from tasador.data import archives
 from tasador.data.archives import OLE, workbook_parts
 from tasador.data.errors import UnreadableTableError
-from tasador.data.extra_rows import extra_columns, extra_rows, runs
-from tasador.data.text_format import TextFormat, detect_in_rows
+from tasador.data.text.extra_rows import extra_columns, extra_rows, runs
+from tasador.data.text.text_format import TextFormat, detect_in_rows
 
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 _SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml")

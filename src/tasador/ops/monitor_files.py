@@ -18,7 +18,7 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.parallel import Engine, LocalEngine
-from tasador.data.text_format import known_names
+from tasador.data.text.text_format import known_names
 from tasador.monitoring.evaluate import evaluate_summary
 from tasador.monitoring.reference_builder import count_files, inspect_tables, read_reference
 from tasador.monitoring.settings import Thresholds

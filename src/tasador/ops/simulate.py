@@ -242,7 +242,7 @@ def _rows(
     from tasador.data.readers import read_table
     from tasador.data.sources import load_table
     from tasador.data.table import Table
-    from tasador.data.text_format import known_names
+    from tasador.data.text.text_format import known_names
     from tasador.data.validation import validate_table
 
     if table is None:

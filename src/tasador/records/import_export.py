@@ -20,7 +20,7 @@ from tasador.core import clock
 from tasador.core.clock import parse_moment
 from tasador.core.errors import ConfigError, MissingExtraError
 from tasador.core.storage import Location, atomic_file, copy_from_local, is_remote
-from tasador.data.text_format import allow_long_cells
+from tasador.data.text.text_format import allow_long_cells
 from tasador.records.errors import OutcomeFileError, OutcomeValueError
 from tasador.records.record import Outcome
 from tasador.records.store import TEXTS, OutcomeAnswer, RecordBatch, RecordStore

@@ -18,8 +18,8 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS, fit_model, hide
 from tasador.selection.folds import Fold
-from tasador.selection.grid_search import CandidateResult, grid_search
-from tasador.selection.racing import ROW_LOSSES
+from tasador.selection.search.grid_search import CandidateResult, grid_search
+from tasador.selection.search.racing import ROW_LOSSES
 from tasador.settings.run import SelectionSettings
 
 Floats = NDArray[np.float64]

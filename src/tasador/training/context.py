@@ -28,8 +28,8 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.trend import Trend
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.folds import Fold
-from tasador.selection.grid_search import SearchResult
-from tasador.selection.optuna_sweep import SweepResult
+from tasador.selection.search.grid_search import SearchResult
+from tasador.selection.search.optuna_sweep import SweepResult
 from tasador.settings.run import RunSettings
 
 Floats = NDArray[np.float64]

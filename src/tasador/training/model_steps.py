@@ -12,8 +12,8 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import WAYS, measure_baseline
 from tasador.selection.folds import Fold, assign_folds, make_folds, sample_rows
-from tasador.selection.grid_search import SearchResult, grid_search, result_from_plain
-from tasador.selection.optuna_sweep import SweepResult, sweep
+from tasador.selection.search.grid_search import SearchResult, grid_search, result_from_plain
+from tasador.selection.search.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
 from tasador.training.context import (
     FeatureChoice,

@@ -40,7 +40,7 @@ from tasador.reporting.reports import (
     RunSummary,
     write_report,
 )
-from tasador.selection.grid_search import wanted_candidates
+from tasador.selection.search.grid_search import wanted_candidates
 from tasador.settings.run import RunSettings
 from tasador.training import (
     data_steps,

@@ -10,8 +10,8 @@ from tasador.metrics.regression import METRICS, label
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
-from tasador.selection.grid_search import TIED, CandidateResult, SearchResult
-from tasador.selection.optuna_sweep import SweepResult
+from tasador.selection.search.grid_search import TIED, CandidateResult, SearchResult
+from tasador.selection.search.optuna_sweep import SweepResult
 from tasador.settings.run import SelectionSettings, SweepSettings
 
 _GAP = 0.5  # a training error this share below the held-out error is worth a warning

@@ -14,7 +14,7 @@ from typing import Any
 from tasador.core.hashing import fingerprint
 from tasador.metrics.regression import METRICS
 from tasador.registry.wandb_runs import WandbRun, WandbRuns, check_installed
-from tasador.selection.grid_search import CandidateResult, SearchResult
+from tasador.selection.search.grid_search import CandidateResult, SearchResult
 from tasador.settings.run import TrackingSettings
 
 

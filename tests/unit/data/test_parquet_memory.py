@@ -110,7 +110,8 @@ def test_a_small_parquet_file_that_unpacks_to_gigabytes_costs_a_command_no_memor
     for name, one in zip(names, found, strict=True):
         assert one["mb"] < MOST_MB, f"{name}: {one['mb']:.0f} MB"
         assert "Traceback" not in one["text"]
-        assert one["code"] == 3, one["text"]
+        # the monitor leaves a text column of long texts out, with a note
+        assert one["code"] == 3 or "is not watched" in one["text"], one["text"]
 
 
 def content(columns: dict[str, Any], **options: Any) -> bytes:

@@ -10,7 +10,7 @@ from tasador.features.pipeline import FeaturePipeline, FeatureSettings, FittedFe
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import FAMILIES, family
 from tasador.selection.folds import make_folds, random_assignment
-from tasador.selection.grid_search import grid_search
+from tasador.selection.search.grid_search import grid_search
 from tasador.settings.run import SelectionSettings
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor

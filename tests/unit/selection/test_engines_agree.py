@@ -15,8 +15,8 @@ from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.grid_search import SearchResult, grid_search
-from tasador.selection.optuna_sweep import SweepResult, sweep
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.selection.search.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings, SweepSettings
 
 pytestmark = pytest.mark.slow

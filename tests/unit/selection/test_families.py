@@ -16,8 +16,8 @@ from tasador.selection.families import catalog
 from tasador.selection.families.base import Family
 from tasador.selection.families.catalog import FAMILIES, expand_grid, family
 from tasador.selection.folds import FoldRows
-from tasador.selection.grid_search import grid_search
-from tasador.selection.trial import SpaceRecorder
+from tasador.selection.search.grid_search import grid_search
+from tasador.selection.search.trial import SpaceRecorder
 from tasador.settings.run import SelectionSettings
 from tasador.trees.ensemble import LinearModel, TreeEnsemble
 from tasador.trees.importers import from_catboost

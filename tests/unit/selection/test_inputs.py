@@ -17,7 +17,7 @@ from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import CATEGORICAL, fit_model, visible
 from tasador.selection.feature_worth import WAYS, choose_inputs, measure_baseline, measure_worth
 from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.grid_search import CandidateResult, SearchResult
+from tasador.selection.search.grid_search import CandidateResult, SearchResult
 from tasador.settings.run import SelectionSettings
 
 LEVELS = 60

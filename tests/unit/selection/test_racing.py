@@ -14,11 +14,11 @@ from tasador.core.errors import ConfigError
 from tasador.data.table import Part
 from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection import racing as race
-from tasador.selection.early_stopping import Growth, grow_group
 from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.grid_search import SearchResult, grid_search
-from tasador.selection.shared_work import Candidate, Group, estimate_group, group_candidates
+from tasador.selection.search import racing as race
+from tasador.selection.search.early_stopping import Growth, grow_group
+from tasador.selection.search.grid_search import SearchResult, grid_search
+from tasador.selection.search.shared_work import Candidate, Group, estimate_group, group_candidates
 from tasador.settings.run import SelectionSettings
 
 CONTRACT = from_dict(

@@ -28,7 +28,7 @@ from tasador.features.pipeline import FeaturePipeline, FeatureSettings
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.linear import TrainingRange
 from tasador.selection.folds import Fold, make_folds, random_assignment
-from tasador.selection.grid_search import SearchResult, grid_search
+from tasador.selection.search.grid_search import SearchResult, grid_search
 from tasador.settings.run import SelectionSettings
 
 Floats = NDArray[np.float64]
@@ -191,9 +191,9 @@ def test_with_comparables_cross_fitted_inside_the_folds_they_are_too(part: Part)
 
 def test_shared_work_costs_less_than_each_alone(part: Part) -> None:
     """One tree of the longest forest stands for all shorter ones: counted, not timed."""
-    from tasador.selection import shared_work
     from tasador.selection.families import catalog
     from tasador.selection.families.trees import RandomForest
+    from tasador.selection.search import shared_work
 
     fits: list[int] = []
 

@@ -26,8 +26,8 @@ from tasador.selection.folds import (
     random_assignment,
     sample_rows,
 )
-from tasador.selection.grid_search import grid_search
-from tasador.selection.optuna_sweep import sweep
+from tasador.selection.search.grid_search import grid_search
+from tasador.selection.search.optuna_sweep import sweep
 from tasador.selection.test_metrics import cross_validation, evaluate, out_of_fold
 from tasador.settings.run import SelectionSettings, SweepSettings
 

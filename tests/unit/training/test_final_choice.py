@@ -11,8 +11,8 @@ import pytest
 from tasador.contract.reader import from_dict
 from tasador.data.table import Part, SealedPart
 from tasador.selection.feature_worth import BASELINE_PARAMS
-from tasador.selection.grid_search import CandidateResult, SearchResult
-from tasador.selection.optuna_sweep import SweepResult
+from tasador.selection.search.grid_search import CandidateResult, SearchResult
+from tasador.selection.search.optuna_sweep import SweepResult
 from tasador.settings.run import RegisterSettings, RunSettings, SelectionSettings, SweepSettings
 from tasador.training.context import (
     Evidence,

@@ -9,7 +9,7 @@ import pytest
 from fixtures.wandb_files import records_of, runs_of
 from tasador.core.errors import MissingExtraError
 from tasador.metrics.regression import METRICS
-from tasador.selection.grid_search import CandidateResult, SearchResult
+from tasador.selection.search.grid_search import CandidateResult, SearchResult
 from tasador.settings.compose import compose
 from tasador.settings.run import TrackingSettings
 from tasador.training.wandb_trials import TrialRecorder, check_recording, record_families

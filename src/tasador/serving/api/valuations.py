@@ -15,6 +15,7 @@ import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qs
@@ -24,6 +25,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.responses import StreamingResponse
+from starlette.types import Message
 
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
@@ -298,10 +300,16 @@ class _Answer(StreamingResponse):
         self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._finish()
+        with ExitStack() as stack:
+            stack.callback(self._finish)
+
+            async def sent(message: Message) -> None:
+                # before the last message: a client that has the whole answer may send the next file
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    stack.close()
+                await send(message)
+
+            await super().__call__(scope, receive, sent)
 
 
 @dataclass(frozen=True, slots=True)

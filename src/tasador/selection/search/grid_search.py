@@ -20,14 +20,14 @@ from tasador.core.progress import Advance, progress
 from tasador.data.table import Part
 from tasador.metrics.regression import all_metrics
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection import racing as race
-from tasador.selection.checkpoint import FoldScore, Journal
-from tasador.selection.early_stopping import Growth, grow_group
 from tasador.selection.errors import NoCandidateError
 from tasador.selection.families.catalog import expand_grid, family
 from tasador.selection.folds import Fold, FoldRows
 from tasador.selection.paired_tests import corrected_paired_test
-from tasador.selection.shared_work import (
+from tasador.selection.search import racing as race
+from tasador.selection.search.checkpoint import FoldScore, Journal
+from tasador.selection.search.early_stopping import Growth, grow_group
+from tasador.selection.search.shared_work import (
     Candidate,
     Drop,
     Estimates,

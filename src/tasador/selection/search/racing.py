@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import fingerprint
-from tasador.selection.early_stopping import Growth
 from tasador.selection.errors import GridError
 from tasador.selection.paired_tests import row_test_limit
-from tasador.selection.shared_work import Drop, Group
+from tasador.selection.search.early_stopping import Growth
+from tasador.selection.search.shared_work import Drop, Group
 
 Floats = NDArray[np.float64]
 ERROR_RATE = 0.05

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tasador.features.fitted import Kind
 from tasador.selection.families.catalog import Family, family
 from tasador.selection.families.inputs import grow_model
-from tasador.selection.shared_work import (
+from tasador.selection.search.shared_work import (
     Candidate,
     Drop,
     Estimates,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import fingerprint, to_plain
-from tasador.selection.shared_work import Candidate, Drop
+from tasador.selection.search.shared_work import Candidate, Drop
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tasador.contract.model import Source
 from tasador.data.archives import detect_encoding
 from tasador.data.errors import UnreadableTableError
-from tasador.data.extra_rows import FOOT, is_footnote, lines_below_note, runs
-from tasador.data.text_format import HEAD_BYTES, TextFormat, detect
+from tasador.data.text.extra_rows import FOOT, is_footnote, lines_below_note, runs
+from tasador.data.text.text_format import HEAD_BYTES, TextFormat, detect
 
 #: Below this share, rows with too few or too many cells are left out; above it they are an error.
 _RAGGED_SHARE = 0.01

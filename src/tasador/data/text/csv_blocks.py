@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.contract.arrow_encoding import plain_array
-from tasador.data.extra_rows import (
+from tasador.data.text.extra_rows import (
     LABEL_COLUMNS,
     TOTAL_LABEL,
     WORDS,

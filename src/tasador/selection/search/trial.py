@@ -21,7 +21,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model, grow_model
 from tasador.selection.folds import Fold, FoldRows
-from tasador.selection.grid_search import CandidateResult
+from tasador.selection.search.grid_search import CandidateResult
 
 
 class SpaceRecorder:

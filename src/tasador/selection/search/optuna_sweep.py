@@ -26,8 +26,8 @@ from tasador.selection.errors import SweepStorageError
 from tasador.selection.families.base import Trial
 from tasador.selection.families.catalog import family
 from tasador.selection.folds import Fold
-from tasador.selection.grid_search import CandidateResult, result_from_plain
-from tasador.selection.trial import RUNGS, Bench, SpaceRecorder, Task, open_bench, run_trial
+from tasador.selection.search.grid_search import CandidateResult, result_from_plain
+from tasador.selection.search.trial import RUNGS, Bench, SpaceRecorder, Task, open_bench, run_trial
 from tasador.settings.run import SweepSettings
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Text tables: their format, their rows, and rows that are no data."""

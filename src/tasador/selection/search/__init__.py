@@ -1,0 +1,1 @@
+"""The grid search and the Bayesian sweep over families and settings."""
