@@ -57,10 +57,14 @@ class TargetTransform:
         return np.log(y) if self.kind == "log" else y.copy()
 
     def at_newest_level(self, y: Floats, dates: Floats) -> Floats:
-        """Return targets (n,) of these dates (n,) as they would be at the newest level."""
+        """Return targets (n,) of these dates (n,) as they would be at the newest level.
+
+        A date that is NaN is the newest one; NaN and infinite targets stay what they are.
+        """
         if self.trend is None:
             return y
-        return self.inverse(self.forward(y) - self.trend.at(dates))
+        level = self.trend.at(dates)
+        return y * np.exp(-level) if self.kind == "log" else y - level
 
     def level_error(self, dates: Floats | None) -> Floats | None:
         """Return the standard error of the level at dates (n,); None where nothing is dated."""
