@@ -181,6 +181,7 @@ class FeaturePipeline:
                 plan.similar(frame),
                 plan.context_of(frame),
                 times,
-                excludes_own=times is None,
+                # equal rows of a table without places are different things, each of which tells
+                excludes_own=times is None and self.contract.coordinates is not None,
             )
         return replace(bare, clusters=clusters, plan=plan, index=index)
