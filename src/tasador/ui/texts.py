@@ -49,6 +49,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "servicio lo toma en medio minuto. Su `/health/deep` dice qué fuente espera.",
     ),
     # --- forms
+    "field.as_of": ("Value as of ({column})", "Valorar a fecha de ({column})"),
     "field.between": ("From {low} to {high}", "De {low} a {high}"),
     "field.least": ("At least {low}", "Al menos {low}"),
     "field.most": ("At most {high}", "Como máximo {high}"),
