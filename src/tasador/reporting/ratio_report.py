@@ -21,15 +21,13 @@ from tasador.metrics.ratio_study import (
     RatioStudy,
 )
 from tasador.reporting.cards import Align, CardTable, Figure, render
+from tasador.reporting.evaluation_tables import figure_text
 from tasador.reporting.plots import ACCENT, MUTED, SECOND, SOFT, drawn, format_axes, short
 
 Language = Literal["en", "es"]
 #: Why a row is in no study: a value is missing, or is 0 or less.
 Missing = Literal["without", "not_positive"]
 
-#: Digits behind the decimal point of each figure, and whether a sign is always shown.
-_DIGITS = {"cod": 2, "vei": 1, "fsd": 1}
-_SIGNED = frozenset({"prb", "ki", "vei"})
 _PERCENT = frozenset({"cod", "vei", "fsd"})
 _MOST_GROUPS = 40
 
@@ -150,10 +148,7 @@ class RatioDocument:
 
     def shown(self, name: str, value: float) -> str:
         """Return a figure with the digits that it deserves, a dash for NaN."""
-        if value != value:
-            return "–"
-        sign = "+" if name in _SIGNED else ""
-        return self._in_language(f"{value:{sign}.{_DIGITS.get(name, 3)}f}")
+        return self._in_language(figure_text(name, value))
 
     def _in_language(self, text: str) -> str:
         return text.translate(str.maketrans(",.", ".,")) if self.language == "es" else text
