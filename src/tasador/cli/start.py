@@ -198,6 +198,8 @@ def run(overrides: Settings = None) -> None:
         compared = {entry["metric"]: entry for entry in outcome.outcome["comparison"]}
         for entry in outcome.outcome["headline"]:
             out.print(f"  {_headline(entry)}")
+        if outcome.outcome["measured"]:
+            out.print(f"  {escape(outcome.outcome['measured'])}")
         out.print("\ncross-validation on the training rows (± between folds):")
         for name in compared:
             out.print(f"  {_cross_validated(compared[name])}")

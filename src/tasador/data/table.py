@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,6 +129,15 @@ class Part:
     def __len__(self) -> int:
         return len(self.y)
 
+    def joined(self, other: Part) -> Part:
+        """Return these rows and those of another part of the same table behind them."""
+        theirs = vars(other)
+        arrays: dict[str, Any] = {
+            name: None if values is None else np.concatenate((values, theirs[name]))
+            for name, values in vars(self).items()
+        }
+        return Part(**arrays)
+
     def take(self, rows: NDArray[np.intp]) -> Part:
         """Return the rows at these positions, in this order."""
         of = None if self.property_hash is None else self.property_hash[rows]
@@ -166,6 +175,9 @@ class Splits:
         method: How rows were assigned.
         seed: Seed of the random method; salt of the hash method.
         test_share: Share of rows asked for in the test part.
+        warnings: Notes for the report.
+        earlier: By time, the earlier sales of properties in the test part, which are in neither;
+            None where there are none.
     """
 
     train: Part
@@ -174,3 +186,4 @@ class Splits:
     seed: int
     test_share: float
     warnings: tuple[str, ...] = field(default=())
+    earlier: Part | None = None

@@ -273,6 +273,10 @@ class ModelBundle:
         (score, own), far = self._scores(X, Z), self.features.far(Z)
         dates = self.dates(X)
         low, high = self.interval.bounds(score, Z, far, self.target.level_error(dates))
+        if len(own) and self.training_rows is not None:
+            half = self.training_rows.half_widths_of(X)
+            low = np.where(np.isnan(half), low, score - half)
+            high = np.where(np.isnan(half), high, score + half)
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic

@@ -75,6 +75,7 @@ class ModelFacts:
         interval_coverage: Share of test rows within their interval, and the share promised.
         test_openings: How often the held-out test set was opened, and why.
         left_out: Reasons for which rows were left out as no market sales, and how many.
+        refitted: Whether the model was fitted again on all rows after the figures were measured.
     """
 
     model: str
@@ -93,6 +94,17 @@ class ModelFacts:
     interval_coverage: tuple[float, float] | None = None
     test_openings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    refitted: bool = False
+
+    @property
+    def refit_note(self) -> str:
+        """Which model the figures are about, where it is not the one in the bundle."""
+        if not self.refitted:
+            return ""
+        return (
+            f"Measured by a model that had not seen the {number(self.test_rows)} rows of the test "
+            "part; the model in the bundle learned from them too."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +416,7 @@ def sections(document: ModelDocument) -> list[Section]:
     found = [
         Section("Intended use", _intended_use(document.contract)),
         Section("Data", _data(document.contract, document.facts)),
-        _figures(document.headline),
+        _figures(document),
         Section("In places never seen", _comparison(document.comparison)),
         Section("Figures by group", [Block("table", one) for one in figure_tables(document)]),
         Section("Limits", [Block("list", document.limits())]),
@@ -458,11 +470,13 @@ def _data(contract: TableContract, facts: ModelFacts) -> list[Block]:
     return [Block("table", rows), Block("table", columns)]
 
 
-def _figures(headline: tuple[Headline, ...]) -> Section:
+def _figures(document: ModelDocument) -> Section:
+    headline, note = document.headline, document.facts.refit_note
     if not headline:
         unknown = "The test part was not opened; nothing is known about the errors."
         return Section("Figures", [Block("text", (unknown,))])
-    return Section("Figures on the held-out test set", [Block("figures", headline)])
+    said = [Block("text", (note,))] if note else []
+    return Section("Figures on the held-out test set", [Block("figures", headline), *said])
 
 
 def _comparison(comparison: Sequence[Comparison]) -> list[Block]:

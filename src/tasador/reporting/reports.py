@@ -114,6 +114,7 @@ class RunSummary:
         content_hash: The table's content hash.
         unit: The target's unit.
         headline: Test metrics, the most important first.
+        measured: By which model, where it is not the one in the bundle.
         comparison: The same metrics under cross-validation.
         bundle: What was made, or None when the run did not get there.
         sample: Lines of one sample valuation.
@@ -134,6 +135,7 @@ class RunSummary:
     bundle: BundleReference | None = None
     sample: tuple[str, ...] = ()
     cards: tuple[Card, ...] = ()
+    measured: str = ""
 
     @property
     def steps(self) -> tuple[Card, ...]:

@@ -114,6 +114,8 @@ def fill_card(
         ],
         note="Intervals by bootstrap over the test rows. " + _left_out(report),
     )
+    if document.facts.refitted:
+        card.note(document.facts.refit_note)
     card.add(*figure_tables(document))
     for figure in document.ratio_study:
         if figure.met is False and figure.accepted is not None:
@@ -264,7 +266,7 @@ def _decisions(
         f"{settings.segregate.test_share:.0%} of the rows, sealed",
         "the newest sales"
         if made.train.time is not None
-        else f"{settings.segregate.method} split, seed {settings.segregate.seed}",
+        else f"{made.rows.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
     for column, strategy in features.imputation.items():

@@ -15,16 +15,16 @@ from tasador.settings.run import RunSettings
 SOURCE = Path(tasador.__file__).parent
 
 
-def test_the_default_is_california_split_by_row_hash() -> None:
+def test_the_default_is_california_and_leaves_the_split_to_its_contract() -> None:
     settings = compose([])
     assert settings.contract.name == "california_housing"
-    assert (settings.segregate.method, settings.segregate.seed) == ("row_hash", 42)
+    assert (settings.segregate.method, settings.segregate.seed) == (None, 42)
     assert settings.sweep.trials == 8
 
 
-def test_another_table_is_split_by_row_hash_and_a_profile_changes_groups() -> None:
+def test_a_profile_changes_groups() -> None:
     settings = compose(["dataset=diamonds", "profile=full"])
-    assert settings.segregate.method == "row_hash"
+    assert settings.segregate.method is None
     assert settings.sweep.trials == 60
 
 
