@@ -127,3 +127,8 @@ def test_a_file_of_the_project_wins_over_a_shipped_one_of_its_name(tmp_path: Pat
     assert compose(["dataset=diamonds"]).contract.target.name == "price"
     shipped = compose(["dataset=king_county_sales"], project=tmp_path)
     assert shipped.contract.target.name == "SalePrice"
+
+
+def test_a_profile_that_is_not_there_names_the_one_that_is_alike() -> None:
+    with pytest.raises(ConfigError, match=r"profile.*quick.*'qick'.*quick"):
+        compose(["profile=qick"])
