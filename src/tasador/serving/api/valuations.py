@@ -29,7 +29,9 @@ from starlette.types import Message
 
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
+from tasador.core.hashing import to_plain
 from tasador.modeling.prediction import Reasons
+from tasador.registry.explainer import Wanted
 from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
@@ -104,10 +106,12 @@ class ValuationRoutes:
             predictor = answer.predictor
             rows = predictor.encode(values)
         X = np.array(rows.codes)
-        reasons = predictor.bundle.reasons
+        reasons, identifier = predictor.bundle.reasons, predictor.bundle.identifier_of
+        names = [identifier(value) for value in values]
+        wanted = Wanted(asked.comparables, asked.radius_km, asked.since, tuple(asked.same))
         async with self._explaining:  # one at a time: valuations keep the other processors
             explained = await asyncio.to_thread(
-                lambda: [reasons(X[i : i + 1], asked.comparables) for i in range(len(X))]
+                lambda: [reasons(X[i : i + 1], wanted, name) for i, name in enumerate(names)]
             )
         items = [
             {"valuation": valuation, **_plain(reasons)}
@@ -128,10 +132,10 @@ def _plain(explanation: Reasons) -> dict[str, Any]:
         "scale": explanation.transform,
         "expected": explanation.expected,
         "contributions": [{"feature": name, "value": value} for name, value in parts],
-        "comparables": [
-            {"distance": near.distance, "value": near.value, "attributes": dict(near.attributes)}
-            for near in explanation.comparables
-        ],
+        "comparables": to_plain(explanation.comparables),
+        "base": explanation.base,
+        "groups": to_plain(explanation.groups),
+        "reconciled": to_plain(explanation.reconciled),
     }
 
 
