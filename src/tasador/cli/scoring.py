@@ -149,7 +149,7 @@ def explain(
     registry: Registry = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Explain an estimate: its parts in money, similar rows and what they come to.
+    """Explain an estimate: parts in money, comparable sales.
 
     Comparables are the most similar of the nearest training rows; each price is adjusted by the
     model's own differences.

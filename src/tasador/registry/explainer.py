@@ -57,14 +57,22 @@ _ALIKE = 0.1
 
 
 class FilterError(ValidationError):
-    """A filter of comparables that this bundle cannot apply."""
+    """A filter of comparables that this bundle cannot apply.
+
+    Attributes:
+        name: The filter, as `Wanted` names it.
+    """
+
+    name = "same"
 
     @classmethod
     def needs(cls, name: str, expected: str, remedy: str) -> FilterError:
         """Return the error of a filter by what the bundle does not know."""
-        return cls(
+        made = cls(
             f"comparables cannot be chosen by {name}", expected=expected, got="none", remedy=remedy
         )
+        made.name = name
+        return made
 
     @classmethod
     def unknown(cls, name: str, known: Sequence[str]) -> FilterError:
@@ -73,6 +81,7 @@ class FilterError(ValidationError):
             f"comparables cannot be the same in {name!r}",
             expected=f"one of {', '.join(known[:40])}",
             got=repr(name),
+            remedy="name columns that the model uses",
         )
 
 
@@ -300,7 +309,7 @@ class Explainer:
 
     def _chosen(self, X: Floats, wanted: Wanted, identifier: str | None) -> list[NearRow]:
         """Return the comparables to show: of the nearest that pass the filters the most similar."""
-        self._check(wanted)
+        self.check(wanted)
         n, size = min(wanted.n, _MOST_COMPARABLES), len(self._parts)
         asked = n if self._sales is None else _CANDIDATES
         filtered = wanted.radius_km is not None or wanted.since is not None or wanted.same
@@ -318,7 +327,12 @@ class Explainer:
         order = np.argsort(likeness.distance, kind="stable")[:n]
         return [found[i] for i in order.tolist()]
 
-    def _check(self, wanted: Wanted) -> None:
+    def check(self, wanted: Wanted) -> None:
+        """Refuse filters that the bundle cannot apply.
+
+        Raises:
+            FilterError: It cannot; `name` says which.
+        """
         names = self._contract.feature_names
         if wanted.radius_km is not None and self._contract.coordinates is None:
             raise FilterError.needs(
