@@ -95,7 +95,7 @@ class ValidatedTable:
     @property
     def part(self) -> Part:
         """All of its rows."""
-        return Part(self.X, self.y, self.row_hash, self.property_hash)
+        return Part(self.X, self.y, self.row_hash, self.property_hash, row=self.row)
 
     def take(self, rows: NDArray[np.intp]) -> ValidatedTable:
         """Return the table with the rows at these positions alone."""
@@ -118,6 +118,7 @@ class Part:
             it.
         time: Shape (n,): date of each sale in seconds since 1970 UTC, NaN where it is unknown;
             None for rows that were not split by time, whose folds are dealt by chance.
+        row: Shape (n,): position in the table as read; None where the rows are of none.
     """
 
     X: Floats
@@ -125,6 +126,7 @@ class Part:
     row_hash: NDArray[np.uint64]
     property_hash: NDArray[np.uint64] | None = None
     time: Floats | None = None
+    row: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -142,7 +144,8 @@ class Part:
         """Return the rows at these positions, in this order."""
         of = None if self.property_hash is None else self.property_hash[rows]
         time = None if self.time is None else self.time[rows]
-        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time)
+        row = None if self.row is None else self.row[rows]
+        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time, row)
 
 
 class SealedPart:

@@ -17,12 +17,14 @@ from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
+from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
+from tasador.registry.explainer import KnownSales, short_text
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
@@ -394,6 +396,7 @@ def write_bundle_of(
         ),
         card=card,
         training_rows=shipped.own,
+        known_sales=_known_sales(run, every),
         **watched_parts(run, train, shipped.estimates),
     )
     return write_bundle(folder, parts)
@@ -415,6 +418,27 @@ def _out_of_fold(cv: CrossValidation, random_cv: CrossValidation | None) -> Esti
         rows = np.concatenate([rows, random_cv.rows[rest]])
         scores = np.concatenate([scores, random_cv.score[rest]])
     return Estimates(rows, scores, np.full(len(rows), np.nan))
+
+
+def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
+    """Return what explanations say of comparables; None where there are none."""
+    fitted, train, contract = made.features.fitted, made.train, run.settings.contract
+    if fitted.index is None:
+        return None
+    pipeline = pipeline_of(run, made.features.choice)
+    order = pipeline.comparables_rows(fitted, train.X, run.transform.forward(train.y))
+    named = contract.comparables
+    columns = [*([] if named.identifier is None else [named.identifier]), *named.label]
+    if not columns or train.row is None:
+        return KnownSales(train.X[order])
+    frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
+    texts = {
+        name: [short_text(value) for value in frame[name].gather(train.row[order])]
+        for name in dict.fromkeys(columns)
+    }
+    parts = [texts[name] for name in named.label]
+    labels = [short_text(", ".join(filter(None, cells))) for cells in zip(*parts, strict=True)]
+    return KnownSales(train.X[order], tuple(texts.get(named.identifier or "", ())), tuple(labels))
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:
