@@ -16,6 +16,7 @@ from tasador.core import clock, storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
 from tasador.core.progress import progress
+from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
@@ -296,8 +297,9 @@ def _table_rows(
         keep = [name for name in _naming(contract) if name in names]
         scorer = BatchScorer(bundle, keep=keep, as_of=request.as_of)
         scorer.check_columns(names)
-        count = 0
+        allowance, count = Allowance(path, storage.stamp(path).size), 0
         for piece in table.pieces([c for c in scorer.columns if c in names], _PIECE_ROWS):
+            allowance.rows(piece.batch)
             count += len(piece)
             yield from _piece_rows(scorer, piece)
         for note in table.notes:
