@@ -195,6 +195,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     "Models": {
         "backtest": sales.backtest,
+        "ratio": sales.ratio,
         "models": models.models,
         "use": models.use,
         "compare": models.compare,

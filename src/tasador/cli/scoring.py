@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -116,8 +117,30 @@ def _list_refused(lines: list[str], where: str = "the column 'error' has all rea
 def explain(
     row: Annotated[str, typer.Argument(help="One row as JSON text")],
     comparables: Annotated[
-        int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list")
+        int,
+        typer.Option(
+            "--comparables", "--n", min=0, max=64, metavar="N", help="Similar rows to list"
+        ),
     ] = 5,
+    radius_km: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="KM", help="Only comparables so near", show_default="any"),
+    ] = None,
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="Only comparables sold since this day",
+            show_default="any",
+        ),
+    ] = None,
+    same: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Only comparables with the row's value here; may be repeated"
+        ),
+    ] = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
     bundle: BundleFolder = None,
@@ -127,12 +150,22 @@ def explain(
     registry: Registry = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Explain an estimate: contributions of features, similar rows."""
+    """Explain an estimate: parts in money, comparable sales.
+
+    Comparables are the most similar of the nearest training rows; each price is adjusted by the
+    model's own differences.
+
+    Examples:
+        tasador explain '{"median_income": 5.2, "ocean_proximity": "INLAND"}' --radius-km 5
+    """
     from tasador.inference.model_choice import BundleChoice
+    from tasador.registry.explainer import Wanted
     from tasador.scoring.predict import explain_row, explanation_json, to_lines
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    found = explain_row(row, choice, comparables=comparables, tell=note, as_of=as_of)
+    day = None if since is None else since.date()
+    wanted = Wanted(comparables, radius_km, day, tuple(same or ()))
+    found = explain_row(row, choice, wanted=wanted, tell=note, as_of=as_of)
     if as_json:
         sys.stdout.write(explanation_json(found))
         return
@@ -237,6 +270,9 @@ def score(
     force: Annotated[
         bool, typer.Option("--force", help="Score files again that are finished")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the parts of each estimate in money, by meaning")
+    ] = False,
     sheet: Sheet = None,
     encoding: Encoding = None,
     as_of: AsOf = None,
@@ -281,6 +317,7 @@ def score(
         force=force,
         asked=Source(sheet=sheet, encoding=encoding),
         as_of=as_of,
+        explain=explain,
     )
 
     def tell(line: str) -> None:

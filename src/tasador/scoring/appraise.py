@@ -20,7 +20,8 @@ from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
-from tasador.modeling.prediction import Explanation
+from tasador.modeling.prediction import Reasons, Valuation
+from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting.appraisal.document import (
     MOST_COMPARABLES,
@@ -200,11 +201,9 @@ def appraisal_of(
         number: The row's number, from 1.
     """
     contract = bundle.contract
-    found = bundle.reasons(X, MOST_COMPARABLES)
-    explained = Explanation(
-        found.transform, found.expected, found.contributions, found.comparables,
-        valuation=bundle.value_encoded(X)[0],
-    )  # fmt: skip
+    wanted = Wanted(MOST_COMPARABLES)
+    reasons = bundle.reasons(X, wanted, bundle.identifier_of(values))
+    valuation = bundle.value_encoded(X)[0]
     names = [values.get(column) for column in _naming(contract)]
     name = " · ".join(str(to_plain(one)) for one in names if one not in (None, ""))
     facts = read_facts(contract, X[0], values)
@@ -212,15 +211,18 @@ def appraisal_of(
     as_of = None if dated is None else facts.get(dated.name)
     return Appraisal(
         model, name or None, number, facts, None if as_of is None else str(as_of)[:10],
-        item_of(explained, contract),
+        item_of(valuation, reasons, contract),
     )  # fmt: skip
 
 
 def _naming(contract: TableContract) -> list[str]:
     """Return the columns by which people know a row."""
-    own = contract.with_role("property")
-    names = [column.name for column in contract.identifiers]
-    return names if own is None or own.name in names else [own.name, *names]
+    own, near = contract.with_role("property"), contract.comparables
+    if near.label:
+        return list(near.label)
+    identifiers = [column.name for column in contract.identifiers]
+    named = (own and own.name, near.identifier, *identifiers)
+    return list(dict.fromkeys(name for name in named if name))
 
 
 def read_facts(
@@ -248,28 +250,18 @@ def read_facts(
     return facts
 
 
-def item_of(explained: Explanation, contract: TableContract) -> dict[str, Any]:
-    """Return an explanation as ``/api/v1/explain`` answers it."""
-    valuation = explained.valuation
-    parts = sorted(explained.contributions.items(), key=lambda part: -abs(part[1]))
-    return {
-        "valuation": {
-            contract.target.prediction_name: valuation.prediction,
-            "interval": {
-                "lower": valuation.lower,
-                "upper": valuation.upper,
-                "coverage": valuation.coverage,
-            },
-            "warnings": list(valuation.warnings),
+def item_of(valuation: Valuation, reasons: Reasons, contract: TableContract) -> dict[str, Any]:
+    """Return a valuation and its reasons as ``/api/v1/explain`` answers them."""
+    value = {
+        contract.target.prediction_name: valuation.prediction,
+        "interval": {
+            "lower": valuation.lower,
+            "upper": valuation.upper,
+            "coverage": valuation.coverage,
         },
-        "scale": explained.transform,
-        "expected": explained.expected,
-        "contributions": [{"feature": name, "value": value} for name, value in parts],
-        "comparables": [
-            {"distance": near.distance, "value": near.value, "attributes": dict(near.attributes)}
-            for near in explained.comparables
-        ],
+        "warnings": list(valuation.warnings),
     }
+    return {"valuation": value, **reasons.plain()}
 
 
 def _json_rows(bundle: ModelBundle, text: str, as_of: str | None) -> Iterator[_Row]:
@@ -294,7 +286,8 @@ def _table_rows(
         absent = contract.lacking((*names, *as_of_field(contract, request.as_of)))
         if absent:
             raise RowsError.lack_columns(path, contract.field_names, absent, names)
-        keep = [name for name in _naming(contract) if name in names]
+        own = (*_naming(contract), contract.comparables.identifier)
+        keep = [name for name in dict.fromkeys(own) if name in names]
         scorer = BatchScorer(bundle, keep=keep, as_of=request.as_of)
         scorer.check_columns(names)
         allowance, count = Allowance(path, storage.stamp(path).size), 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
-from tasador.modeling.prediction import Explanation, Valuation
+from tasador.modeling.prediction import Comparable, Explanation, Valuation
+from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 
 #: Words of ``--with`` that are no names of columns.
@@ -327,13 +327,14 @@ def to_csv(predicted: Predicted) -> str:
 
 
 _MOST_FEATURES = 12
+_WANTED = Wanted()
 
 
 def explain_row(
     text: str,
     choice: BundleChoice,
     *,
-    comparables: int = 5,
+    wanted: Wanted = _WANTED,
     tell: Callable[[str], None] = lambda _: None,
     as_of: str | None = None,
 ) -> Explanation:
@@ -342,12 +343,13 @@ def explain_row(
     Args:
         text: The row.
         choice: Which model is used.
-        comparables: How many are named.
+        wanted: Which comparables are named.
         tell: See `chosen_bundle`.
         as_of: Day as of which the row is valued; None takes its own.
 
     Raises:
-        DataError: The text is no row, or it does not meet the contract.
+        DataError: The text is no row, it does not meet the contract, or the model does not know
+            what comparables are to be chosen by.
         BundleError: There is no bundle, or it is damaged.
         ConfigError: See `chosen_bundle`.
     """
@@ -359,7 +361,13 @@ def explain_row(
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
         loaded = chosen.load()
-    return loaded.explain(row | as_of_field(loaded.contract, as_of), comparables=comparables)
+    return loaded.explain(
+        row | as_of_field(loaded.contract, as_of),
+        comparables=wanted.n,
+        radius_km=wanted.radius_km,
+        since=wanted.since,
+        same=wanted.same,
+    )
 
 
 def explanation_json(explanation: Explanation) -> str:
@@ -377,23 +385,39 @@ def to_lines(explanation: Explanation) -> Iterator[str]:
     )
     for warning in valuation.warnings:
         yield f"warning: {warning}"
-    log = explanation.transform == "log"
-    start = math.exp(explanation.expected) if log else explanation.expected
     yield ""
-    yield f"from the typical {start:,.6g}{unit}" + (", multiplied by" if log else ", plus")
-    parts = sorted(explanation.contributions.items(), key=lambda item: -abs(item[1]))
-    for name, part in parts[:_MOST_FEATURES]:
-        yield f"  {_part(part, log):>12}  {name}"
-    rest = parts[_MOST_FEATURES:]
+    yield f"from the typical {explanation.base:,.6g}{unit}, plus"
+    for group in explanation.groups[:_MOST_FEATURES]:
+        yield f"  {group.amount:>+14,.6g}  {group.label}"
+    rest = explanation.groups[_MOST_FEATURES:]
     if rest:
-        yield f"  {_part(sum(part for _, part in rest), log):>12}  {len(rest)} other features"
+        yield f"  {sum(group.amount for group in rest):>+14,.6g}  {len(rest)} others"
     if explanation.comparables:
         yield ""
-        yield "comparables (nearest training rows)"
+        yield "comparables"
         for found in explanation.comparables:
-            kept = ", ".join(f"{name} {value:.6g}" for name, value in found.attributes.items())
-            yield f"  {found.value:>12,.6g}{unit}  {kept}"
+            yield from _comparable_lines(found, unit)
+    if explanation.reconciled is not None:
+        found_value = explanation.reconciled
+        yield (
+            f"reconciled {found_value.value:,.6g}{unit}; spread of the prices "
+            f"{found_value.spread_raw:.1%}, adjusted {found_value.spread_adjusted:.1%}"
+        )
 
 
-def _part(value: float, log: bool) -> str:
-    return f"{math.exp(value):.3f}" if log else f"{value:+,.6g}"
+def _comparable_lines(found: Comparable, unit: str) -> Iterator[str]:
+    named = ", ".join(filter(None, (found.id, found.label)))
+    alike = "" if found.similarity is None else f"similarity {found.similarity:.0f}, "
+    yield f"  {found.n}  {found.price:,.6g}{unit}" + (f"  {named}" if named else "")
+    if found.date is not None:
+        alike += f"sold {found.date}, "
+    yield f"     {alike}{found.why}"
+    kept = (
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.attributes.items()
+        if value is not None
+    )
+    yield f"     {', '.join(kept)}"
+    if found.adjusted_price is not None and found.weight is not None:
+        steps = ", ".join(f"{one.name} {one.amount:+,.6g}" for one in found.adjustments)
+        yield f"     adjusted {found.adjusted_price:,.6g} (weight {found.weight:.0%}): {steps}"

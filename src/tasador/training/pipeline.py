@@ -56,6 +56,7 @@ from tasador.training.context import (
     save_json,
 )
 from tasador.training.errors import RunSettingsError, WorkspaceError
+from tasador.training.final_model import check_refit
 from tasador.training.register_run import publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
@@ -148,6 +149,7 @@ REGISTER = Step(
         "training.register_step",
         "training.register_card",
         "training.final_model",
+        "training.sales",
         "monitoring.error_estimation",
         "monitoring.reference",
         "monitoring.column_summary",
@@ -323,6 +325,7 @@ def train(
     """
     wanted_candidates(settings.selection)
     _check_family(settings)
+    check_refit(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
     # a bundle values rows where the files of derived columns are not
@@ -439,5 +442,6 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
         bundle=bundle,
         sample=sample,
         cards=tuple(cards),
+        measured="" if model is None else model.outcome["measured"],
     )
     return write_report(run.run_folder / "report.html", summary)

@@ -155,7 +155,7 @@ def test_a_page_in_spanish_has_spanish_texts_and_numbers(homes, row):
 @pytest.mark.parametrize("language", ["en", "es"])
 def test_parts_without_fields_are_left_out(homes, row, language):
     one = made(homes, row)
-    bare = dict(one.explanation) | {"comparables": []}
+    bare = dict(one.explanation) | {"comparables": [], "groups": [], "reconciled": None}
     no_metrics = ModelSummary(
         homes.contract, "v-1", "0" * 64, "", "2026-01-01T00:00:00Z", "synthetic", {}, {}
     )

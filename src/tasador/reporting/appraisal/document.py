@@ -15,6 +15,7 @@ from typing import Any
 
 from tasador.contract.model import Column, TableContract
 from tasador.core.hashing import canonical_json, sha256_bytes
+from tasador.features.meaning import people_label
 from tasador.reporting.appraisal import pictures
 from tasador.reporting.appraisal.pictures import Picture
 from tasador.reporting.appraisal.texts import (
@@ -22,7 +23,6 @@ from tasador.reporting.appraisal.texts import (
     Language,
     amount,
     digits_of,
-    label,
     number,
     percent,
     plain_number,
@@ -36,8 +36,8 @@ _MOST_FACTS = 18
 _MOST_ATTRIBUTES = 4
 _MOST_ADJUSTMENTS = 6
 _FEW_ROWS = 30
-#: Names of adjustments and groups that are no columns.
-_OTHERS = "others"
+#: The name of adjustments that share a line.
+_OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,9 @@ class _Writer:
         return pictures.range_picture((low, high), self.one.value, texts, title)
 
     def facts(self) -> Pairs:
-        shown = [(label(name), self.cell(name, value)) for name, value in self.one.facts.items()]
+        shown = [
+            (people_label(name), self.cell(name, value)) for name, value in self.one.facts.items()
+        ]
         rest = len(shown) - _MOST_FACTS
         if rest > 0:
             return (*shown[:_MOST_FACTS], ("…", self.say("more", count=rest)))
@@ -343,7 +345,11 @@ class _Writer:
         yield self.say("distance"), "", *(_km(one.get("distance_km"), lang) for one in near)
         yield self.say("similarity"), "", *(_whole(one.get("similarity"), lang) for one in near)
         for column in self._attributes():
-            name = f"{label(column.name)} ({column.unit})" if column.unit else label(column.name)
+            name = (
+                f"{people_label(column.name)} ({column.unit})"
+                if column.unit
+                else people_label(column.name)
+            )
             values = [(one.get("attributes") or {}).get(column.name) for one in near]
             yield name, *(_plain(v, lang) for v in (self.one.facts.get(column.name), *values))
 
@@ -387,24 +393,27 @@ class _Writer:
                 amounts[name] = amounts.get(name, 0.0) + value
                 size[name] = size.get(name, 0.0) + abs(value)
             found.append(amounts)
-        kept = sorted((n for n in size if n != _OTHERS), key=lambda n: -size[n])
+        kept = sorted((n for n in size if n != _OTHER), key=lambda n: -size[n])
         kept = kept[:_MOST_ADJUSTMENTS]
         digits = digits_of(max((abs(_price(one) or 0.0) for one in self.near), default=0.0))
         for name in (name for name in size if name in kept):
             changes = (self.change(a[name], digits) if name in a else "" for a in found)
-            yield self.named("adjustment", name), "", *changes
+            yield self.adjustment(name), "", *changes
         if len(kept) < len(size):
             rest = [sum(v for name, v in amounts.items() if name not in kept) for amounts in found]
             changes = (self.change(value, digits) for value in rest)
-            yield self.say("adjustment.others"), "", *changes
+            yield self.adjustment(_OTHER), "", *changes
 
-    def named(self, kind: str, name: str, shown: str | None = None) -> str:
-        """Return what people call an adjustment or a group."""
-        key = f"{kind}.{name}"
-        if key in TEXTS:
-            return self.say(key)
-        shown = label(shown or name)
-        return self.say(kind, name=shown.lower()) if kind in TEXTS else shown
+    def named(self, name: str, shown: str | None = None) -> str:
+        """Return what people call a group of features."""
+        key = f"group.{name}"
+        return self.say(key) if key in TEXTS else people_label(shown or name)
+
+    def adjustment(self, name: str) -> str:
+        """Return what people call an adjustment."""
+        key = f"adjustment.{name}"
+        shown = self.say(key) if key in TEXTS else self.named(name).lower()
+        return self.say("adjustment", name=shown)
 
     def reconciled(self) -> str:
         found = self.one.explanation.get("reconciled")
@@ -424,7 +433,7 @@ class _Writer:
         digits = digits_of(self.one.value)
         parts = [
             (
-                self.named("group", str(one["name"]), one.get("label")),
+                self.named(str(one["name"]), one.get("label")),
                 float(one["amount"]),
                 self.change(float(one["amount"]), digits),
             )
@@ -440,7 +449,7 @@ class _Writer:
         found = [warning(str(one), self.language) for one in self.one.valuation.get("warnings", ())]
         support = self.one.valuation.get("support") or {}
         if support.get("outside"):
-            names = ", ".join(label(str(name)) for name in support["outside"])
+            names = ", ".join(people_label(str(name)) for name in support["outside"])
             found.append(self.say("outside", names=names))
         return tuple(found) or (self.say("usual"),)
 

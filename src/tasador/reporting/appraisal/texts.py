@@ -49,10 +49,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "similarity": ("Similarity", "Similitud"),
     "adjusted": ("Adjusted price", "Precio ajustado"),
     "weight": ("Weight", "Peso"),
-    "adjustment.time": ("Adjustment: time", "Ajuste: tiempo"),
-    "adjustment.size": ("Adjustment: size", "Ajuste: tamaño"),
     "adjustment": ("Adjustment: {name}", "Ajuste: {name}"),
-    "adjustment.others": ("Adjustment: other", "Ajuste: otros"),
+    "adjustment.time": ("time", "tiempo"),
+    "adjustment.other": ("other", "otros"),
     "comparables_note": (
         "The most similar recorded sales, with their recorded prices.",
         "Las ventas registradas más parecidas, con su precio registrado.",
@@ -98,10 +97,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "group.location": ("Location", "Ubicación"),
     "group.size": ("Size", "Tamaño"),
-    "group.time": ("Time of the sale", "Momento de la venta"),
-    "group.comparables": ("Sales nearby", "Ventas cercanas"),
-    "group.area": ("Area", "Zona"),
-    "group.others": ("Everything else", "Todo lo demás"),
+    "group.time": ("Time of sale", "Momento de la venta"),
+    "group.age_and_condition": ("Age and condition", "Antigüedad y estado"),
+    "group.similar_sales": ("Prices of similar sales", "Precios de ventas parecidas"),
+    "group.other": ("Everything else", "Todo lo demás"),
     # --- what is unusual
     "unusual": ("What is unusual", "Lo que es inusual"),
     "usual": (
@@ -315,9 +314,3 @@ def plain_number(value: float, language: Language) -> str:
     whole = f"{value:{comma}.6f}" if abs(value) < 1e15 else f"{value:.6g}"
     written = whole.rstrip("0").rstrip(".") if "." in whole else whole
     return written.translate(_SPANISH_DIGITS) if language == "es" else written
-
-
-def label(name: str) -> str:
-    """Return a name for people: ``median_income`` is ``Median income``, ``(error)`` ``Error``."""
-    shown = name.replace("_", " ").strip(" ()")
-    return shown[:1].upper() + shown[1:]
