@@ -247,7 +247,7 @@ class _Paper(FPDF):
 def _draw_page(paper: _Paper, page: Page) -> None:
     paper.add_page()
     # now, for the foot of the sheet before was drawn only when this one began
-    paper.footer_text = f"{page.title} · {page.say('page_hash')} {page.digest}"
+    paper.footer_text = f"{page.say('page_hash')} {page.digest} · {page.title}"
     paper.set_link(name=page.anchor)
     paper.set_title(paper.known(f"{page.title} · {page.kind}"))
     paper.set_lang(page.language)
