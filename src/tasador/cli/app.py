@@ -186,6 +186,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "run": start.run,
         "predict": scoring.predict,
         "explain": scoring.explain,
+        "appraise": scoring.appraise,
         "score": scoring.score,
         "trend": sales.trend,
         "runs": start.runs,

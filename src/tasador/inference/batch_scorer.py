@@ -160,6 +160,17 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
+    def encode(self, batch: pa.RecordBatch) -> tuple[Floats, dict[int, str]]:
+        """Return the encoded rows (n, p) of a batch, and why some are refused, by their place.
+
+        Raises:
+            ValidationError: Columns are missing; see `check_columns`.
+        """
+        batch = batch.rename_columns([plain_name(name) for name in batch.schema.names])
+        self.check_columns(batch.schema.names)
+        X, wrong = self._encoded(batch)
+        return X, self._reasons(batch, np.flatnonzero(wrong | ~self._check.accepts(X)))
+
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
@@ -208,9 +219,11 @@ class BatchScorer:
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):
             return _sparse(batch.num_rows, {})
+        return _sparse(batch.num_rows, self._reasons(batch, refused))
+
+    def _reasons(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> dict[int, str]:
         rows = rows_of(batch, self._contract.features, refused)
-        reasons = {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
-        return _sparse(batch.num_rows, reasons)
+        return {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
 
 
 def _spelt_out(values: pa.Array) -> pa.Array:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tasador.core.hashing import to_plain
 
 Floats = NDArray[np.float64]
 _FloatsT = TypeVar("_FloatsT", float, Floats)
@@ -188,6 +190,19 @@ class Reasons:
     base: float
     groups: tuple[Group, ...]
     reconciled: Reconciled | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the reasons as JSON has them, the largest contributions first."""
+        parts = sorted(self.contributions.items(), key=lambda part: -abs(part[1]))
+        return {
+            "scale": self.transform,
+            "expected": self.expected,
+            "contributions": [{"feature": name, "value": value} for name, value in parts],
+            "comparables": to_plain(self.comparables),
+            "base": self.base,
+            "groups": to_plain(self.groups),
+            "reconciled": to_plain(self.reconciled),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,11 +93,9 @@ def predict_rows(
     """
     with chosen_bundle(choice, fits=fits_rows(rows, asked), tell=tell) as chosen:
         loaded = chosen.load()
-    text = rows.lstrip()
-    is_text = text.startswith(("{", "["))
-    from_json = is_text or rows.endswith(".json")
-    if from_json:
-        found = _value_json(loaded, rows if is_text else read_text(rows), keep, as_of)
+    text = json_text(rows)
+    if text is not None:
+        found = _value_json(loaded, text, keep, as_of)
     else:
         found = _value_table(loaded, rows, keep, tell, asked, as_of)
     predicted = Predicted(
@@ -106,9 +104,9 @@ def predict_rows(
         loaded.version,
         loaded.origin,
         loaded.contract.target.unit,
-        from_json,
+        text is not None,
     )
-    _check_any_valued(predicted)
+    check_any_valued([(row.number, row.error) for row in predicted.refused], len(predicted.rows))
     return predicted
 
 
@@ -148,11 +146,15 @@ class KeptColumnError(ConfigError):
         )
 
 
-def _check_any_valued(predicted: Predicted) -> None:
-    refused = predicted.refused
-    if len(refused) < len(predicted.rows):
+def check_any_valued(refused: Sequence[tuple[int, str]], count: int) -> None:
+    """Refuse `count` rows of which all are `refused`, each by its number for a reason.
+
+    Raises:
+        ValidationError: They are; the message names the first.
+    """
+    if len(refused) < count:
         return
-    listed = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
+    listed = "; ".join(f"row {number}: {error}" for number, error in refused[:_SHOWN_ERRORS])
     more = len(refused) - _SHOWN_ERRORS
     none = f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else ""
     raise RowsError(
@@ -160,10 +162,12 @@ def _check_any_valued(predicted: Predicted) -> None:
     )
 
 
-def _value_json(
-    bundle: ModelBundle, text: str, keep: Sequence[str], as_of: str | None
-) -> Iterator[PredictedRow]:
-    dated = as_of_field(bundle.contract, as_of)
+def json_items(text: str) -> list[Any]:
+    """Return the rows of a JSON text: one row, a list, or ``{"instances": [...]}``.
+
+    Raises:
+        DataError: It is no JSON, or holds no row.
+    """
     try:
         plain = read_json(text)
     except ValueError as error:
@@ -173,6 +177,21 @@ def _value_json(
     items = plain if isinstance(plain, list) else [plain]
     if not items:
         raise ValidationError("no row to value", expected="at least one object")
+    return items
+
+
+def json_text(rows: str) -> str | None:
+    """Return the JSON that `rows` is or names as a ``.json`` file; None for a table's path."""
+    if rows.lstrip().startswith(("{", "[")):
+        return rows
+    return read_text(rows) if rows.endswith(".json") else None
+
+
+def _value_json(
+    bundle: ModelBundle, text: str, keep: Sequence[str], as_of: str | None
+) -> Iterator[PredictedRow]:
+    dated = as_of_field(bundle.contract, as_of)
+    items = json_items(text)
     names = dict.fromkeys(name for item in items if isinstance(item, Mapping) for name in item)
     kept = _kept(bundle, keep, list(names))
     for number, item in enumerate(items, 1):

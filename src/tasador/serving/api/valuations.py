@@ -29,8 +29,6 @@ from starlette.types import Message
 
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
-from tasador.core.hashing import to_plain
-from tasador.modeling.prediction import Reasons
 from tasador.registry.explainer import FilterError, Wanted
 from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
@@ -114,7 +112,7 @@ class ValuationRoutes:
                 lambda: [reasons(X[i : i + 1], wanted, name) for i, name in enumerate(names)]
             )
         items = [
-            {"valuation": valuation, **_plain(reasons)}
+            {"valuation": valuation, **reasons.plain()}
             for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
         return orjson.dumps({"explanations": items, "model_version": predictor.version})
@@ -141,19 +139,6 @@ def _query(exchange: Exchange) -> tuple[str | None, str | None]:
     """Return the version and the day that are asked for."""
     found = parse_qs(exchange.query.decode("latin-1"))
     return found.get("model_version", [None])[0], found.get("as_of", [None])[0]
-
-
-def _plain(explanation: Reasons) -> dict[str, Any]:
-    parts = sorted(explanation.contributions.items(), key=lambda part: -abs(part[1]))
-    return {
-        "scale": explanation.transform,
-        "expected": explanation.expected,
-        "contributions": [{"feature": name, "value": value} for name, value in parts],
-        "comparables": to_plain(explanation.comparables),
-        "base": explanation.base,
-        "groups": to_plain(explanation.groups),
-        "reconciled": to_plain(explanation.reconciled),
-    }
 
 
 def valuation_router(routes: ValuationRoutes) -> APIRouter:
