@@ -173,7 +173,7 @@ def test_what_is_not_there_is_said(tasador, workspace):
     (workspace / "mlflow.db").unlink()
     with pytest.raises(RegistryError, match=r"there is no model registry.*tasador run"):
         tasador("models")
-    with pytest.raises(RegistryError, match="cannot be used"):
+    with pytest.raises(RegistryError, match="cannot be reached"):
         tasador("models", "--registry", "http://127.0.0.1:9")
 
 

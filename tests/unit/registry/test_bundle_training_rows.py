@@ -5,6 +5,7 @@ import pytest
 
 from tasador.core.errors import BundleError
 from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
+from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import load_bundle
 from tasador.registry.writer import write_bundle
 
@@ -37,7 +38,7 @@ def test_a_training_row_gets_its_out_of_fold_estimate_and_a_note(
 @pytest.mark.parametrize("row", [0, 100])
 def test_an_explanation_adds_up_to_the_estimate(bundle, house_rows, row):
     X, _ = house_rows
-    found = bundle.reasons(X[row : row + 1], 3)
+    found = bundle.reasons(X[row : row + 1], Wanted(3))
     score = found.expected + sum(found.contributions.values())
     assert bundle.target.inverse(np.array([score]))[0] == pytest.approx(bundle.predict(X)[row])
     assert (NOT_LEARNT in found.contributions) == (row < 100)

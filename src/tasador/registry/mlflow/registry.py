@@ -434,7 +434,7 @@ class MlflowVersions:
 class ReadVersions(MlflowVersions):
     """Versions that are only looked at: all and aliases are read without importing MLflow.
 
-    Where an embedded registry was changed by others and cannot be read anew, an older state is
+    Where an embedded registry was changed by others and cannot be read again, an older state is
     used with a warning, which is why whoever changes aliases asks MLflow itself.
     """
 
