@@ -299,6 +299,8 @@ class _Writer:
         if name in self.places:
             return number(value, 5, self.language)  # about a metre
         unit = next((c.unit for c in self.contract.columns if c.name == name), None)
+        if unit == "year":  # of the calendar: "1991", not "1991 year"
+            unit = None
         return f"{plain_number(value, self.language)} {unit or ''}".rstrip()
 
     @cached_property

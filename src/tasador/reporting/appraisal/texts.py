@@ -100,6 +100,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "group.time": ("Time of sale", "Momento de la venta"),
     "group.age_and_condition": ("Age and condition", "Antigüedad y estado"),
     "group.similar_sales": ("Prices of similar sales", "Precios de ventas parecidas"),
+    "group.not_learnt_from_itself": ("Its own sale not used", "Sin usar su propia venta"),
     "group.other": ("Everything else", "Todo lo demás"),
     # --- what is unusual
     "unusual": ("What is unusual", "Lo que es inusual"),
