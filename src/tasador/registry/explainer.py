@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.formats import date_text, seconds_of
 from tasador.contract.model import TableContract
+from tasador.core.clock import MONTH_S
 from tasador.core.errors import ValidationError
 from tasador.features import meaning
 from tasador.features.fitted import FittedFeatures, NearRow
@@ -48,7 +49,6 @@ _TYPICAL_ROWS = 60
 _RANGE_ROWS = 20_000
 #: Gross adjustment, as a share of the price, that halves a comparable's weight.
 _HALVING = 0.1
-_MONTH = 30.4375 * 86_400.0
 #: Column distance, of 0 to 1, up to which rows are alike in it.
 _ALIKE = 0.1
 
@@ -235,7 +235,7 @@ class Explainer:
             mine = self._text("identifiers", found.position)
             own = identifier is not None and mine == identifier
             away = None if km is None or np.isnan(km[i]) else round(float(km[i]), 3)
-            months = None if date is None or day is None else round((day - date) / _MONTH, 1)
+            months = None if date is None or day is None else round((day - date) / MONTH_S, 1)
             rows.append(
                 Comparable(
                     distance=found.distance,

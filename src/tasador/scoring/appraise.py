@@ -15,6 +15,7 @@ from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core import clock, storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
+from tasador.core.languages import Language
 from tasador.core.progress import progress
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, open_table
@@ -34,7 +35,6 @@ from tasador.reporting.appraisal.document import (
     summary,
 )
 from tasador.reporting.appraisal.files import FileKind, check_installed, file_of
-from tasador.reporting.appraisal.texts import Language
 from tasador.scoring.predict import RowsError, check_any_valued, json_items, json_text
 
 Floats = NDArray[np.float64]

@@ -17,11 +17,12 @@ from fixtures.command_line import run_here
 from fixtures.net import REFERENCES, rows_of
 from fixtures.service import running_service
 from tasador.core import clock
+from tasador.core.languages import number
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.appraisal.document import Appraisal, ModelSummary, page, price_band, summary
 from tasador.reporting.appraisal.files import file_of
 from tasador.reporting.appraisal.pictures import Dot, Text, map_picture, nice_length, parts_picture
-from tasador.reporting.appraisal.texts import TEXTS, number, warning
+from tasador.reporting.appraisal.texts import TEXTS, warning
 from tasador.scoring.appraise import appraisal_of, summary_of
 
 HOMES = REFERENCES / "bundles" / "homes"

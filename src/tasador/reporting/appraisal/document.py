@@ -15,20 +15,11 @@ from typing import Any
 
 from tasador.contract.model import Column, TableContract
 from tasador.core.hashing import canonical_json, sha256_bytes
+from tasador.core.languages import Language, amount, digits_of, number
 from tasador.features.meaning import people_label
 from tasador.reporting.appraisal import pictures
 from tasador.reporting.appraisal.pictures import Picture
-from tasador.reporting.appraisal.texts import (
-    TEXTS,
-    Language,
-    amount,
-    digits_of,
-    number,
-    percent,
-    plain_number,
-    text,
-    warning,
-)
+from tasador.reporting.appraisal.texts import TEXTS, percent, plain_number, text, warning
 
 #: Comparables in the table, at most.
 MOST_COMPARABLES = 5
