@@ -171,23 +171,31 @@ class Explainer:
             rate = rate * self._target.smearing
         return np.asarray(grouped * rate[:, None])
 
-    def reasons(self, X: Floats, score: float, wanted: Wanted, identifier: Any = None) -> Reasons:
+    def reasons(
+        self,
+        X: Floats,
+        Z: Floats,
+        score: float,
+        dates: Floats | None,
+        wanted: Wanted,
+        identifier: Any = None,
+    ) -> Reasons:
         """Say why one encoded row (1, p) has its value.
 
         Args:
             X: The row.
+            Z: Shape (1, q): its features.
             score: What it is valued by: the model's score, or that of models that did not learn it.
+            dates: Shape (1,): as of when, in seconds; None for a model without a trend.
             wanted: Which comparables.
             identifier: The row's value of the contract's ``comparables.identifier``, if it has one.
 
         Raises:
             ValidationError: The bundle does not know what comparables are to be chosen by.
         """
-        Z, expected = self._features.transform(X), self._contributions.expected
+        expected, trend = self._contributions.expected, self._target.trend
         parts = self._contributions.of(Z[0])
         named = dict(zip(self._features.names, parts.tolist(), strict=True))
-        at, trend = self._contract.timestamp_position, self._target.trend
-        dates = None if trend is None or at is None else X[:, at]
         money = self.in_money(parts[None], np.array([score]), dates)[0]
         if money[-1]:
             named[NOT_LEARNT] = score - expected - sum(parts.tolist())
@@ -366,14 +374,7 @@ class Explainer:
         for column, value in zip(self._contract.features, row, strict=True):
             if column.role == "timestamp" or column.name in kept:
                 continue
-            if np.isnan(value):
-                kept[column.name] = None
-            elif column.kind == "category":
-                level = int(value)
-                known = 0 <= level < len(column.categories)
-                kept[column.name] = column.categories[level] if known else None
-            else:
-                kept[column.name] = date_text(value) if column.kind == "datetime" else value
+            kept[column.name] = column.plain_of(value)
         return kept
 
     @cached_property
