@@ -27,13 +27,11 @@ from tasador.reporting.appraisal.document import (
     MOST_COMPARABLES,
     Appraisal,
     ModelSummary,
-    Outcome,
     Page,
-    outcome,
     page,
-    summary,
 )
 from tasador.reporting.appraisal.files import FileKind, check_installed, file_of
+from tasador.reporting.appraisal.portfolio import Outcome, outcome, summary
 from tasador.scoring.predict import (
     check_any_valued,
     check_fields,
