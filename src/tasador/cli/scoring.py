@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import getpass
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +18,7 @@ from tasador.cli.options import (
     AsJson,
     AsOf,
     BundleFolder,
+    DatabaseOption,
     Encoding,
     Engine,
     EngineOption,
@@ -30,7 +33,11 @@ from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
-    from tasador.scoring.files import Scored
+    from collections.abc import Mapping, Sequence
+
+    from tasador.registry.model_bundle import ModelBundle
+    from tasador.scoring.files import Scored, ScoreRequest
+    from tasador.scoring.review import ReviewRequest
 
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
 _MOST_REFUSED = 20
@@ -229,7 +236,9 @@ def score(
     ],
     to: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="PATH", help="A .csv or .parquet file, or a folder"),
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A .csv, .parquet or .xlsx file, or a folder"
+        ),
     ],
     format_: Annotated[
         Format | None,
@@ -242,8 +251,40 @@ def score(
         typer.Option(
             metavar="COLUMNS",
             help="Input columns to copy: a,b or * or none",
-            show_default="identifiers",
+            show_default="identifiers; in .xlsx the model's inputs too",
         ),
+    ] = None,
+    previous: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Former values, for .xlsx",
+            show_default="the one column with the role rival",
+        ),
+    ] = None,
+    large_change: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SHARE",
+            help="Change against them to flag, for .xlsx",
+            show_default="0.2",
+        ),
+    ] = None,
+    comparables: Annotated[
+        int | None,
+        typer.Option(
+            "--comparables",
+            min=0,
+            max=10,
+            metavar="N",
+            help="Comparables a row, for .xlsx",
+            show_default="3",
+        ),
+    ] = None,
+    lang: Annotated[
+        Literal["en", "es"] | None,
+        typer.Option(help="Language of the .xlsx", show_default="en"),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Threads", show_default="all cores")
@@ -274,28 +315,41 @@ def score(
     alias: Alias = None,
     version: Version = None,
     registry: Registry = None,
+    database: DatabaseOption = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Estimate whole files on all cores.
 
     An interrupted run continues where it stopped when the same command is run again. A row that
-    does not meet the contract gets an error instead of an estimate, as from the service.
+    does not meet the contract gets an error instead of an estimate, as from the service. An .xlsx
+    is a workbook for a desk review: fill in its overrides, and give it to `tasador review`.
 
     Examples:
         tasador score 'rows/*.parquet' --output scored/
+        tasador score sales.csv -o review.xlsx --previous assessed --lang es
         tasador score rows.csv.gz -o scored.parquet --columns none
     """
     from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
     from tasador.scoring.files import ScoreRequest, find_inputs, score_files
+    from tasador.scoring.review import ReviewRequestError
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
+    kept = () if kept == ("none",) else kept
+    own = {
+        "--previous": previous, "--large-change": large_change, "--comparables": comparables,
+        "--lang": lang, "--database": database,
+    }  # fmt: skip
+    others = {
+        "--format": format_, "--workers": workers, "--explain": explain or None,
+        "--engine": None if engine is Engine.local else engine,
+    }  # fmt: skip
     request = ScoreRequest(
         inputs=tuple(inputs),
         out=to,
         kind=None if format_ is None else format_.value,
-        columns=() if kept == ("none",) else kept,
+        columns=kept,
         workers=workers,
         batch_rows=batch_rows,
         force=force,
@@ -314,10 +368,18 @@ def score(
     choice = BundleChoice(
         workspace, None if bundle is None else Path(bundle), model, alias, version, registry
     )
-    with chosen_bundle(
-        choice, fits=fits_rows(find_inputs(inputs)[0], request.asked), tell=note
-    ) as chosen:
+    files = find_inputs(inputs)
+    if to.lower().endswith(".xlsx"):
+        asked = _review_request(files, request, own, others)
+    elif taken := [name for name, value in own.items() if value is not None]:
+        raise ReviewRequestError.only_for_workbooks(taken[0])
+    else:
+        asked = None
+    with chosen_bundle(choice, fits=fits_rows(files[0], request.asked), tell=note) as chosen:
         loaded = chosen.load()
+        if asked is not None:
+            _write_workbook(loaded, asked, database, workspace)
+            return
         if engine is Engine.ray:
             from tasador.core.parallel import RaySettings
             from tasador.scoring.ray import score_files_on_ray
@@ -332,6 +394,60 @@ def score(
         raise NotScoredError.files(scored)
     if scored.rows and scored.refused == scored.rows:
         raise NotScoredError.rows(scored.rows)
+
+
+def _review_request(
+    files: Sequence[str],
+    request: ScoreRequest,
+    own: Mapping[str, Any],
+    others: Mapping[str, Any],
+) -> ReviewRequest:
+    """Return what a workbook is to show, by the options of `tasador score`.
+
+    Args:
+        files: What is to be valued.
+        request: The same as for other outputs.
+        own: Options of workbooks, None where they are not given.
+        others: Options that workbooks do not have, likewise.
+    """
+    from tasador.scoring.review import ReviewRequest, ReviewRequestError
+
+    for option, value in others.items():
+        if value is not None:
+            raise ReviewRequestError.not_for_workbooks(option)
+    if len(files) > 1:
+        raise ReviewRequestError.one_file(len(files))
+    named = {
+        "previous": own["--previous"], "large_change": own["--large-change"],
+        "comparables": own["--comparables"], "language": own["--lang"],
+    }  # fmt: skip
+    given = {name: value for name, value in named.items() if value is not None}
+    return ReviewRequest(
+        files[0], request.out, getpass.getuser(), request.columns, asked=request.asked,
+        as_of=request.as_of, **given,
+    )  # fmt: skip
+
+
+def _write_workbook(
+    bundle: ModelBundle, request: ReviewRequest, database: str | None, workspace: Path
+) -> None:
+    from tasador.cli.records import opened_records, record_settings
+    from tasador.scoring.review import write_review_file
+
+    if bundle.origin == "synthetic":
+        err.print(_SYNTHETIC)
+    if database is None and workspace != WORKSPACE and not os.environ.get("TASADOR_RECORDS__URL"):
+        database = f"sqlite:///{workspace / 'tasador.db'}"
+    with opened_records(record_settings(database), new=True) as opened:
+        done = write_review_file(bundle, request, opened, note)
+    out.print(
+        f"wrote {done.rows:,} rows, {done.flagged:,} with a flag, to {escape(request.out)} with "
+        f"{escape(done.version)}"
+    )
+    lines = [f"row {number}: {reason}" for number, reason in done.refused]
+    _list_refused(lines, "the column of notes has all reasons")
+    named = "" if database is None else f" --database {opened.url.shown}"
+    out.print(f"next: fill in its yellow cells, then tasador review {escape(request.out + named)}")
 
 
 class NotScoredError(DataError):

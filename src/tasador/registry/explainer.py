@@ -8,7 +8,7 @@ against each other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -218,6 +218,33 @@ class Explainer:
             groups=tuple(groups),
             reconciled=_reconciled(comparables),
         )
+
+    def comparables_of_rows(
+        self,
+        X: Floats,
+        parts: Floats,
+        dates: Floats | None,
+        wanted: Wanted,
+        identifiers: Sequence[Any],
+    ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
+        """Yield what `reasons` says of the comparables of encoded rows (n, p), row by row.
+
+        Args:
+            X: The rows.
+            parts: Shape (n, q): their features' contributions.
+            dates: Shape (n,): as of when, in seconds; None for a model without a trend.
+            wanted: Which comparables.
+            identifiers: As for `reasons`, one a row.
+
+        Raises:
+            ValidationError: The bundle does not know what comparables are to be chosen by.
+        """
+        grouped = meaning.sums(parts, self.groups)
+        for i, identifier in enumerate(identifiers):
+            own = None if dates is None else dates[i : i + 1]
+            name = short_text(identifier)
+            found = self._comparables(X[i : i + 1], own, grouped[i], wanted, name)
+            yield found, _reconciled(found)
 
     def _comparables(
         self,

@@ -7,7 +7,7 @@ and every file's SHA-256 is checked before anything but the manifest is parsed.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from tasador.core.input_checks import Expected, check_arrays, check_depth, read_
 from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import Explanation, Reasons, Valuation
+from tasador.modeling.prediction import Comparable, Explanation, Reasons, Reconciled, Valuation
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOTE, TrainingRows
 from tasador.registry.explainer import Explainer, Wanted
@@ -390,6 +390,19 @@ class ModelBundle:
     def _reasons(self, X: Floats, scored: _Scored, wanted: Wanted, identifier: Any) -> Reasons:
         score, dates = float(scored.score[0]), self.dates(X)
         return self.explainer.reasons(X, scored.Z, score, dates, wanted, identifier)
+
+    def comparables_of_rows(
+        self, X: Floats, wanted: Wanted, identifiers: Sequence[Any]
+    ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
+        """Yield the comparables of encoded rows (n, p) and what they come to, as `reasons` does.
+
+        Args:
+            X: Rows that `check` accepts.
+            wanted: Which comparables.
+            identifiers: What names the thing that each row is about, see `identifier_of`.
+        """
+        parts = self.contributions.of_rows(self._scored(X).Z)
+        return self.explainer.comparables_of_rows(X, parts, self.dates(X), wanted, identifiers)
 
     @cached_property
     def explainer(self) -> Explainer:
