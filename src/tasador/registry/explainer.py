@@ -47,6 +47,8 @@ _MOST_ADJUSTMENTS = 8
 #: Rows that tell by how much each column moves estimates.
 _TYPICAL_ROWS = 60
 _RANGE_ROWS = 20_000
+#: Rows whose comparables are looked for at a time.
+_TOGETHER = 256
 #: Gross adjustment, as a share of the price, that halves a comparable's weight.
 _HALVING = 0.1
 #: Column distance, of 0 to 1, up to which rows are alike in it.
@@ -220,31 +222,38 @@ class Explainer:
         )
 
     def comparables_of_rows(
-        self,
-        X: Floats,
-        parts: Floats,
-        dates: Floats | None,
-        wanted: Wanted,
-        identifiers: Sequence[Any],
+        self, X: Floats, parts: Floats, dates: Floats | None, n: int, identifiers: Sequence[Any]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
-        """Yield what `reasons` says of the comparables of encoded rows (n, p), row by row.
+        """Yield what `reasons` says of the comparables of encoded rows (m, p), row by row.
 
         Args:
             X: The rows.
-            parts: Shape (n, q): their features' contributions.
-            dates: Shape (n,): as of when, in seconds; None for a model without a trend.
-            wanted: Which comparables.
+            parts: Shape (m, q): their features' contributions.
+            dates: Shape (m,): as of when, in seconds; None for a model without a trend.
+            n: How many comparables.
             identifiers: As for `reasons`, one a row.
-
-        Raises:
-            ValidationError: The bundle does not know what comparables are to be chosen by.
         """
-        grouped = meaning.sums(parts, self.groups)
-        for i, identifier in enumerate(identifiers):
-            own = None if dates is None else dates[i : i + 1]
-            name = short_text(identifier)
-            found = self._comparables(X[i : i + 1], own, grouped[i], wanted, name)
-            yield found, _reconciled(found)
+        grouped, wanted = meaning.sums(parts, self.groups), Wanted(n)
+        names = [short_text(identifier) for identifier in identifiers]
+        for start in range(0, len(X), _TOGETHER):
+            rows = range(start, min(start + _TOGETHER, len(X)))
+            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], self._searched_for(n))
+            chosen = [
+                self._chosen(X[i : i + 1], wanted, names[i], near)
+                for i, near in zip(rows, found, strict=True)
+            ]
+            if self._sales is not None:  # worked out together, for they are kept
+                places = {one.position for near in chosen for one in near}
+                self._parts_of(np.array(sorted(places), np.intp))
+            for i, near in zip(rows, chosen, strict=True):
+                day = None if dates is None else dates[i : i + 1]
+                made = self._described(X[i : i + 1], day, grouped[i], near, names[i])
+                yield made, _reconciled(made)
+
+    def _searched_for(self, n: int) -> int:
+        """Return among how many of the nearest rows `n` comparables are looked for."""
+        n = min(n, _MOST_COMPARABLES)
+        return n if self._sales is None else max(n, _CANDIDATES)
 
     def _comparables(
         self,
@@ -255,6 +264,17 @@ class Explainer:
         identifier: str | None,
     ) -> tuple[Comparable, ...]:
         near = self._chosen(X, wanted, identifier)
+        return self._described(X, dates, parts, near, identifier)
+
+    def _described(
+        self,
+        X: Floats,
+        dates: Floats | None,
+        parts: Floats,
+        near: Sequence[NearRow],
+        identifier: str | None,
+    ) -> tuple[Comparable, ...]:
+        """Return the chosen rows as comparables of a row (1, p)."""
         if not near:
             return ()
         places = np.array([found.position for found in near])
@@ -291,16 +311,25 @@ class Explainer:
             )
         return tuple(rows)
 
-    def _chosen(self, X: Floats, wanted: Wanted, identifier: str | None) -> list[NearRow]:
-        """Return the comparables to show: of the nearest that pass the filters the most similar."""
+    def _chosen(
+        self,
+        X: Floats,
+        wanted: Wanted,
+        identifier: str | None,
+        near: list[NearRow] | None = None,
+    ) -> list[NearRow]:
+        """Return the comparables to show: of the nearest that pass the filters the most similar.
+
+        Those `near` are given where they are known already and nothing is filtered.
+        """
         self.check(wanted)
         n, size = min(wanted.n, _MOST_COMPARABLES), len(self._parts)
-        asked = n if self._sales is None else _CANDIDATES
+        asked = self._searched_for(n)
         filtered = wanted.radius_km is not None or wanted.since is not None or wanted.same
         asked = max(asked, _CANDIDATES) if filtered else asked
         found: list[NearRow] = []
         while n > 0:
-            near = self._searched.nearest(X, asked)
+            near = self._searched.nearest(X, asked) if near is None or filtered else near
             found = self._passing(X, near, wanted, identifier)
             if not filtered or len(found) >= n or asked >= min(size, _MOST_SEARCHED):
                 break

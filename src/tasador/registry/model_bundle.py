@@ -392,17 +392,17 @@ class ModelBundle:
         return self.explainer.reasons(X, scored.Z, score, dates, wanted, identifier)
 
     def comparables_of_rows(
-        self, X: Floats, wanted: Wanted, identifiers: Sequence[Any]
+        self, X: Floats, n: int, identifiers: Sequence[Any]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
-        """Yield the comparables of encoded rows (n, p) and what they come to, as `reasons` does.
+        """Yield the comparables of encoded rows (m, p) and what they come to, as `reasons` does.
 
         Args:
             X: Rows that `check` accepts.
-            wanted: Which comparables.
+            n: How many comparables.
             identifiers: What names the thing that each row is about, see `identifier_of`.
         """
         parts = self.contributions.of_rows(self._scored(X).Z)
-        return self.explainer.comparables_of_rows(X, parts, self.dates(X), wanted, identifiers)
+        return self.explainer.comparables_of_rows(X, parts, self.dates(X), n, identifiers)
 
     @cached_property
     def explainer(self) -> Explainer:

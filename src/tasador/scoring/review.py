@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,15 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core import clock, storage
 from tasador.core.errors import ConfigError, did_you_mean
 from tasador.core.languages import Language
+from tasador.core.parallel import usable_cores
 from tasador.core.progress import progress
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.prediction import Comparable, Reconciled
+from tasador.modeling.training_rows import NOTE
 from tasador.records.database import Database
 from tasador.records.record import Record, ReviewRow, new_id
 from tasador.records.reviews import VARIANT, ReviewResult, Reviews
-from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting.review.reading import ReviewFileError, decisions_of, read_review
 from tasador.reporting.review.writing import Cell, Review, ReviewLine, write_review
@@ -41,6 +44,8 @@ SUFFIX = ".xlsx"
 LARGE_CHANGE = 0.2
 #: A sheet has a little more than a million rows, and nobody looks through these.
 MOST_ROWS = 100_000
+#: Rows that one thread looks for the comparables of.
+_TOGETHER = 512
 
 
 class ReviewRequestError(ConfigError):
@@ -242,7 +247,6 @@ class _Maker:
         self._request, self._columns = request, columns
         self._contract = bundle.contract
         self._dated = as_of_field(bundle.contract, request.as_of)
-        self._wanted = Wanted(request.comparables)
         self.unread = 0
 
     def lines(self, piece: Piece) -> Iterator[tuple[ReviewLine, bytes, str]]:
@@ -279,10 +283,18 @@ class _Maker:
     def _near(
         self, X: Floats, rows: Sequence[Mapping[str, Any]]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
-        if not self._wanted.n:
-            return iter([((), None)] * len(rows))
+        if not self._request.comparables:
+            yield from [((), None)] * len(rows)
+            return
         names = [self._bundle.identifier_of(row) for row in rows]
-        return self._bundle.comparables_of_rows(X, self._wanted, names)
+
+        def found(start: int) -> list[tuple[tuple[Comparable, ...], Reconciled | None]]:
+            some = slice(start, start + _TOGETHER)
+            count = self._request.comparables
+            return list(self._bundle.comparables_of_rows(X[some], count, names[some]))
+
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            yield from chain.from_iterable(pool.map(found, range(0, len(rows), _TOGETHER)))
 
     def _money(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """Return a column's numbers, read as the contract or else its target is."""
@@ -320,7 +332,8 @@ class _Maker:
             notes=(*notes, *unusual),
             comparables=near[0], evidence=None if near[1] is None else near[1].value,
         )  # fmt: skip
-        return _flagged(line, bool(error), bool(silent), bool(unusual), self._request.large_change)
+        odd = any(note != NOTE for note in unusual)  # a known sale has no unusual input
+        return _flagged(line, bool(error), bool(silent), odd, self._request.large_change)
 
     def _input(self, name: str, row: Mapping[str, Any], x: Floats | None) -> Cell:
         """Return an input as the model read it; of a refused row, or of others, as it is."""

@@ -47,8 +47,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "flag.no_value": ("no value", "sin valor"),
     "flag.unusual": ("unusual input", "dato inusual"),
     "flag.change": ("large change", "cambio grande"),
-    "flag.outside": ("previous value outside the range", "valor anterior fuera del intervalo"),
-    "flag.price": ("recorded price outside the range", "precio registrado fuera del intervalo"),
+    "flag.outside": ("previous value outside", "valor anterior fuera"),
+    "flag.price": ("recorded price outside", "precio registrado fuera"),
     # --- what a person sees on entering a cell
     "enter.override": (
         "Your value, where the model's is wrong. Leave it empty to accept the model's value.",
@@ -116,6 +116,12 @@ TEXTS: dict[str, tuple[str, str]] = {
         "within.",
         "{name}: H alta, M media, L baja. FSD: el error que unos dos de cada tres valores no "
         "superan.",
+    ),
+    "about.flags": (
+        "{name}: “outside” means outside of the range from {low} to {high}; the notes say what is "
+        "unusual.",
+        "{name}: «fuera» quiere decir fuera del intervalo de {low} a {high}; las notas dicen qué "
+        "es inusual.",
     ),
     "about.change": (
         "{name}: value against previous value; flagged as large from {share} on.",

@@ -242,7 +242,7 @@ class _Writer:
                 _Column("evidence", say("column.evidence"), 13, "money", lambda x: x.evidence)
             )
         entered = [
-            _Column("flags", say("column.flags"), 26, "wrapped", self._flags),
+            _Column("flags", say("column.flags"), 28, "wrapped", self._flags),
             _Column("override", say("column.override"), 13, "override"),
             _Column("reason", say("column.reason"), 30, "reason"),
             _Column("reviewed", say("column.reviewed"), 13, "value", lambda x: x.value),
@@ -256,7 +256,7 @@ class _Writer:
             _Column("row", say("column.row"), 7, "plain", lambda x: float(x.number)),
             *self._of_file(review.names, lambda x: x.names, 18),
         ]
-        made = [*first, *money, *entered, *self._of_file(review.inputs, lambda x: x.inputs, 13)]
+        made = [*first, *money, *entered, *self._of_file(review.inputs, lambda x: x.inputs, 22)]
         return self._told_apart(made, first)
 
     def _of_file(
@@ -267,7 +267,7 @@ class _Writer:
         for at, name in enumerate(names):
             some = [cells(one)[at] for one in self.review.lines[:200]]
             longest = max((len(str(one)) for one in some if one is not None), default=0)
-            wide = min(max(longest + 2.0, min(len(name) + 4.0, width), 7.0), 30.0)
+            wide = max(min(longest + 2.0, 30.0), min(len(name) + 4.0, width), 7.0)
 
             def cell(line: ReviewLine, at: int = at) -> Cell:
                 return cells(line)[at]
@@ -508,6 +508,8 @@ class _Writer:
         if review.previous is not None:
             share = report_texts.percent(100 * review.large_change, 0, review.language)
             yield say("about.change", name=say("column.change"), share=share)
+        low, high = names["lower"], names["upper"]
+        yield say("about.flags", name=names["flags"], low=low, high=high)
         if "evidence" in names:
             yield say("about.evidence", name=names["evidence"])
 
