@@ -199,7 +199,7 @@ def _folds_of_all(run: RunContext, made: Evidence) -> list[Fold]:
     """Return the folds of all training rows, as many as it takes for `register.fold_rows`."""
     settings, train = run.settings, made.train
     assignment = assign_folds(train, settings.selection.folds, settings.seed)
-    if compared_part(run, train) is train:
+    if train.time is None and compared_part(run, train) is train:
         numbers = assignment.enough(settings.register.fold_rows)
         return compared_folds(run, train, made.features.choice)[: len(numbers)]
     run.folds.clear()  # those of the compared rows; nothing asks for them after this

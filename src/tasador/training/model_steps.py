@@ -11,7 +11,7 @@ from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import WAYS, measure_baseline
-from tasador.selection.folds import Fold, assign_folds, make_folds, sample_rows
+from tasador.selection.folds import Fold, comparing_folds, sample_rows
 from tasador.selection.search.grid_search import SearchResult, grid_search, result_from_plain
 from tasador.selection.search.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
@@ -46,8 +46,8 @@ def compared_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[
 
     def make() -> list[Fold]:
         part, n_folds = compared_part(run, train), run.settings.selection.folds
-        assignment = assign_folds(part, n_folds, run.settings.seed)
-        return list(make_folds(part, assignment, pipeline_of(run, choice), run.transform))
+        pipeline = pipeline_of(run, choice)
+        return comparing_folds(part, n_folds, run.settings.seed, pipeline, run.transform)
 
     return run.folds.get(choice, make)
 
