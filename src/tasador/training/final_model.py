@@ -21,12 +21,14 @@ from tasador.selection.ensembling import (
     Member,
     Outcome,
     Pick,
+    Stretch,
+    find_stretch,
     measure_bias,
     pick_members,
     pool_of,
 )
 from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model
+from tasador.selection.families.inputs import fit_model, keeps_monotone
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
 from tasador.selection.folds import (
     Fold,
@@ -41,7 +43,7 @@ from tasador.selection.test_metrics import CrossValidation, cross_validation, ou
 from tasador.settings.run import RunSettings
 from tasador.training.context import Evidence, RunContext
 from tasador.training.model_steps import compared_folds, compared_part, pipeline_of
-from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
+from tasador.trees.ensemble import LinearModel, TreeEnsemble, average, stretched
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions, LinearContributions, TreeContributions
@@ -59,6 +61,7 @@ class FinalChoice:
         members: The models it averages.
         picks: How they were found.
         bias: The bias measured out of fold, and the correction.
+        stretch: How estimates are stretched after that; None where that was not asked for.
         cv: Its out-of-fold answers by the cross-validation that decided.
         baseline: How the plain baseline compares.
     """
@@ -68,11 +71,25 @@ class FinalChoice:
     bias: Bias
     cv: CrossValidation
     baseline: BaselineComparison
+    stretch: Stretch | None = None
 
     @property
     def shift(self) -> float:
         """What is added to scores for the correction of the bias."""
         return float(np.log(self.bias.factor))
+
+    def corrected(self, score: Floats) -> Floats:
+        """Return the mean score (n,) of the members as the final model has it."""
+        score = score + self.shift
+        if self.stretch is None:
+            return score
+        return self.stretch.factor * score + self.stretch.shift
+
+    def unstretched(self, score: Floats) -> Floats:
+        """Return scores (n,) of the final model as they are without the stretch."""
+        if self.stretch is None:
+            return score
+        return (score - self.stretch.shift) / self.stretch.factor
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,8 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     ][: most - 1]
     # the baseline takes one of the places
     pool = pool_of(found.family, found.final_params, runners_up, most - 1, settings.seed)
+    kinds = made.features.fitted.kinds
+    pool = [m for m in pool if keeps_monotone(family(m.family), m.params, kinds)]
     plain = Member(
         BASELINE_FAMILY, BASELINE_PARAMS, seeds.derive_seed(settings.seed, BASELINE_FAMILY)
     )
@@ -139,6 +158,10 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     )
     names = made.features.fitted.names
     shifted = score + np.log(bias.factor)
+    stretch = None
+    if settings.model.even_ratios:
+        stretch = find_stretch(shifted[rows], actual, run.transform)
+        shifted = stretch.factor * shifted + stretch.shift
     cv = cross_validation(shifted, folds, train, run.transform, names)
     outcome: Outcome = "worse"
     if plain in members:
@@ -153,7 +176,7 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         all_metrics(actual, run.transform.inverse(scores[-1][rows])),
         outcome,
     )
-    return FinalChoice(members, tuple(picks), bias, cv, compared)
+    return FinalChoice(members, tuple(picks), bias, cv, compared, stretch)
 
 
 def _with_baseline(
@@ -214,7 +237,7 @@ def _cross_validated(
 ) -> CrossValidation:
     folds, train = _make_folds(run, made, assignment), made.train
     scores = out_of_fold(choice.members, folds, train, run.transform, what)
-    score = np.mean(scores, axis=0) + choice.shift
+    score = choice.corrected(np.mean(scores, axis=0))
     return cross_validation(score, folds, train, run.transform, made.features.fitted.names)
 
 
@@ -248,10 +271,12 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed:
         partial(family(m.family).predict, fitted[i], threads=0) for i, m in enumerate(members)
     ]
     exported = average(models, choice.shift)
+    if choice.stretch is not None:
+        exported = stretched(exported, choice.stretch.factor, choice.stretch.shift)
     model = to_onnx(exported)
     onnx = OnnxRegressor(model, threads=2)
     parity = check_parity(
-        _mean(libraries, choice.shift),
+        _mean(libraries, choice),
         onnx,
         Z,
         rows=run.settings.register.parity_rows,
@@ -261,13 +286,12 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed:
     return FinalModel(model, onnx, parity, _contributions(exported, Z), _time_one_row(model, Z))
 
 
-def _mean(predictors: Sequence[Predict], shift: float) -> Predict:
+def _mean(predictors: Sequence[Predict], choice: FinalChoice) -> Predict:
     def predict(Z: Floats) -> Floats:
         total = predictors[0](Z)
         for other in predictors[1:]:
             total = total + other(Z)
-        result: Floats = total / len(predictors) + shift
-        return result
+        return choice.corrected(total / len(predictors))
 
     return predict
 

@@ -20,6 +20,7 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
@@ -30,6 +31,7 @@ from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.folds import assign_folds
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.settings.run import ModelSettings
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -54,11 +56,13 @@ from tasador.training.register_card import (
     decisions,
     describe_member,
     document_of,
+    evenness,
     fill_card,
     headline,
     show_choice,
     show_diagnostics,
     show_intervals,
+    show_stretch,
     with_bundle,
 )
 from tasador.trees.onnx_model import OnnxRegressor
@@ -102,6 +106,7 @@ def watched_parts(
 _log = logging.getLogger(__name__)
 _SCALE = "comparables_spread"
 _PROMISES = (0.5, 0.8, 0.9, 0.95)
+_PAIRS = 10_000
 
 
 def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
@@ -115,9 +120,13 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     interval = _interval(run, made, cv, spatial_cv)
     report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv)
     decided = decisions(run.settings, made, choice, interval)
-    document = document_of(
-        contract, _model_facts(made, choice, report, contract), report, decided, choice
+    checks = _check_monotone(run, made, final.onnx, report)
+    unstretched = _unstretched(run, made, final.onnx, report, choice)
+    facts = replace(
+        _model_facts(made, choice, report, contract),
+        kept=(*(check.sentence for check in checks), *evenness(choice, report, unstretched)),
     )
+    document = document_of(contract, facts, report, decided, choice)
     kept = run.settings.register.out_of_fold and contract.rows_have_identity
     own = _training_rows(made.train, cv, random_cv) if kept else None
     draft = write_bundle_of(
@@ -126,6 +135,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     bundle = _move_in(draft, run.bundles)
     write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
     metrics = metrics_of(made.table.origin, report, choice)
+    if checks:
+        metrics["monotone"] = to_plain(checks)
     save_json(
         folder / "outcome.json",
         {
@@ -140,6 +151,14 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         },
     )
     fill_card(document, card, bundle, final.parity, report)
+    for check in checks:
+        card.fact(
+            f"{promise(check.column, check.direction)}: violations",
+            check.violations,
+            f"of {check.pairs:,} pairs of held-out rows that differ in it alone",
+        )
+    if choice.stretch is not None:
+        show_stretch(card, choice.stretch, report, unstretched)
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
@@ -258,6 +277,40 @@ def _evaluate(
     )
 
 
+def _check_monotone(
+    run: RunContext, made: Evidence, onnx: OnnxRegressor, report: EvaluationReport
+) -> list[MonotoneCheck]:
+    """Count on held-out rows where estimates go the other way than `model.monotone` asks."""
+    monotone = run.settings.model.monotone
+    if not monotone:
+        return []
+    fitted = made.features.fitted
+    return check_monotone(
+        lambda X: run.transform.inverse(onnx.predict(fitted.transform(X))),
+        run.settings.contract,
+        report.X,
+        monotone,
+        pairs=_PAIRS,
+        seed=run.settings.seed,
+    )
+
+
+def _unstretched(
+    run: RunContext,
+    made: Evidence,
+    onnx: OnnxRegressor,
+    report: EvaluationReport,
+    choice: FinalChoice,
+) -> Floats:
+    """Return what the test rows (n,) are estimated as without the stretch of `even_ratios`."""
+    if choice.stretch is None:
+        return report.predicted
+    at = run.settings.contract.timestamp_position
+    score = choice.unstretched(onnx.predict(made.features.fitted.transform(report.X)))
+    transform = replace(run.transform, trend=made.rows.trend)
+    return transform.inverse(score, None if at is None else report.X[:, at])
+
+
 def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
@@ -312,7 +365,8 @@ def write_bundle_of(
             # where trials and versions are kept changes no model, and may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
             "register": _without(settings.register, "alias"),
-        },
+        }
+        | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,
         "libraries": library_versions(),
         "family": name,
@@ -321,6 +375,8 @@ def write_bundle_of(
         "bias_factor": choice.bias.factor,
         "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }
+    if choice.stretch is not None:
+        lineage["stretch"] = {"factor": choice.stretch.factor, "shift": choice.stretch.shift}
     parts = BundleParts(
         name=contract.model_name,
         origin=made.table.origin,
