@@ -68,7 +68,7 @@ def sales(pull: float, n: int = 6000) -> tuple[np.ndarray, np.ndarray]:
     return score, np.exp(value)
 
 
-@pytest.mark.parametrize("pull", [0.06, -0.06])
+@pytest.mark.parametrize("pull", [0.1, -0.08])
 def test_a_stretch_evens_ratios_and_keeps_the_level(pull: float) -> None:
     score, actual = sales(pull)
     found = find_stretch(score, actual, LOG)
@@ -80,7 +80,7 @@ def test_a_stretch_evens_ratios_and_keeps_the_level(pull: float) -> None:
     assert found.after["mape"] <= found.before["mape"] * 1.004
     stretched = found.factor * score + found.shift
     before, after = (np.median(np.exp(one) / actual) for one in (score, stretched))
-    assert after == pytest.approx(before, rel=1e-12)
+    assert after == pytest.approx(before, rel=1e-6)
     assert ratio_figures(actual, np.exp(stretched)) == found.after
 
 
