@@ -60,11 +60,12 @@ DIRECTED: Mapping[Direction, Kind] = {"up": "rising", "down": "falling"}
 
 @dataclass(frozen=True, slots=True)
 class NearRow:
-    """A training row near another: its distance, its transformed target, what is kept of it."""
+    """A training row near another: distance, transformed target, attributes, place in the index."""
 
     distance: float
     target: float
     attributes: dict[str, float]
+    position: int
 
 
 @dataclass(frozen=True)
@@ -312,7 +313,7 @@ class FittedFeatures:
             values |= zip(plan.context, index.context[i], strict=True)
             # scaling and its inverse leave noise in the last digits
             plain = {name: float(f"{value:.10g}") for name, value in values.items()}
-            rows.append(NearRow(distance, float(index.target[i]), plain))
+            rows.append(NearRow(distance, float(index.target[i]), plain, i))
         return rows
 
     def _numbers(self, filled: Floats) -> NumericFrame:

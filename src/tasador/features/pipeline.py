@@ -116,6 +116,21 @@ class FeaturePipeline:
                 )
         return fitted, np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
+    def comparables_rows(
+        self, fitted: FittedFeatures, X: Floats, target: Floats
+    ) -> NDArray[np.intp]:
+        """Return which training row is each comparable (m,), of the rows that `fitted` was fit on.
+
+        Raises:
+            ValueError: It has no comparables.
+        """
+        if fitted.plan is None or fitted.index is None:
+            raise ValueError("features without comparables")
+        plan, frame = fitted.plan, fitted.frame(X)
+        return ComparablesIndex.sorted_rows(
+            plan.points(frame), target, plan.similar(frame), plan.context_of(frame), self._times(X)
+        )
+
     def _folds(self, n: int) -> NDArray[np.intp]:
         folds = min(self.settings.cross_fit_folds, n)
         order = seeds.generator(self.seed, "cross-fit").permutation(n)

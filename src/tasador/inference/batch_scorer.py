@@ -36,6 +36,7 @@ class BatchScorer:
         bundle: The loaded bundle.
         keep: Columns of the input to hand on; None keeps the contract's identifiers that are there.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        explain: Whether estimates come with their parts in money.
 
     Raises:
         ValidationError: See `as_of_field`.
@@ -45,12 +46,19 @@ class BatchScorer:
     Attributes:
         bundle: The loaded bundle.
         schema: What is added to the kept columns: the estimate under the contract's name for it,
-            ``lower`` and ``upper`` (all null for a refused row), ``warnings`` (what is unusual
-            about a valued row, as the service says it) and ``error`` (why a row was refused).
+            ``lower`` and ``upper`` (all null for a refused row), with `explain` ``base`` and a
+            column ``part_...`` for each group of features, which add up to the estimate,
+            ``warnings`` (what is unusual about a valued row, as the service says it) and ``error``
+            (why a row was refused).
     """
 
     def __init__(
-        self, bundle: ModelBundle, *, keep: Sequence[str] | None = None, as_of: str | None = None
+        self,
+        bundle: ModelBundle,
+        *,
+        keep: Sequence[str] | None = None,
+        as_of: str | None = None,
+        explain: bool = False,
     ) -> None:
         try:
             import pyarrow as pa
@@ -61,11 +69,12 @@ class BatchScorer:
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
+        groups = bundle.explainer.money_groups if explain else ()
+        parts = ("base", *(f"part_{group.name}" for group in groups)) if explain else ()
+        self._numbers = (bundle.contract.target.prediction_name, "lower", "upper", *parts)
         self.schema = pa.schema(
             [
-                (bundle.contract.target.prediction_name, pa.float64()),
-                ("lower", pa.float64()),
-                ("upper", pa.float64()),
+                *((name, pa.float64()) for name in self._numbers),
                 ("warnings", pa.string()),
                 ("error", pa.string()),
             ]
@@ -151,6 +160,17 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
+    def encode(self, batch: pa.RecordBatch) -> tuple[Floats, dict[int, str]]:
+        """Return the encoded rows (n, p) of a batch, and why some are refused, by their place.
+
+        Raises:
+            ValidationError: Columns are missing; see `check_columns`.
+        """
+        batch = batch.rename_columns([plain_name(name) for name in batch.schema.names])
+        self.check_columns(batch.schema.names)
+        X, wrong = self._encoded(batch)
+        return X, self._reasons(batch, np.flatnonzero(wrong | ~self._check.accepts(X)))
+
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
@@ -168,7 +188,7 @@ class BatchScorer:
         return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
-        """Return estimates, lower and upper ends and warnings of the accepted rows.
+        """Return estimates, lower and upper ends, any parts and warnings of the accepted rows.
 
         They are null for the refused.
         """
@@ -178,26 +198,32 @@ class BatchScorer:
         order = self.bundle.features.neighbour_order(rows)
         if order is None:
             order = np.arange(len(rows))
-        found = np.empty((3, len(rows)))
+        found = np.empty((len(self._numbers), len(rows)))
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
         for part in _parts(len(rows)):
-            *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
-            places = at[order[part]]
+            own = order[part]
+            *found[:3, own], notes = self.bundle.appraise(rows[own])
+            if len(found) > 3:
+                found[3, own] = self.bundle.explainer.base
+                found[4:, own] = self.bundle.parts_in_money(rows[own]).T
+            places = at[own]
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
         noted = _sparse(len(refused), warnings)
         if not refused.any():
             return [*(pa.array(values) for values in found), noted]
         # zeros behind the mask: bytes of the file must not depend on what was in memory
-        spread = np.zeros((3, len(refused)))
+        spread = np.zeros((len(found), len(refused)))
         spread[:, ~refused] = found
         return [*(pa.array(values, mask=refused) for values in spread), noted]
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):
             return _sparse(batch.num_rows, {})
+        return _sparse(batch.num_rows, self._reasons(batch, refused))
+
+    def _reasons(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> dict[int, str]:
         rows = rows_of(batch, self._contract.features, refused)
-        reasons = {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
-        return _sparse(batch.num_rows, reasons)
+        return {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
 
 
 def _spelt_out(values: pa.Array) -> pa.Array:

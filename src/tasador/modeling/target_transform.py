@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +86,13 @@ class TargetTransform:
         with np.errstate(over="ignore"):
             result: Floats = np.exp(score) * self.smearing
         return result
+
+    def recorded(self, score: Floats, dates: Floats | None = None) -> Floats:
+        """Return targets (n,) as they were recorded: what `forward` and the trend made scores of.
+
+        `inverse` without the smearing, which corrects estimates.
+        """
+        return replace(self, smearing=1.0).inverse(score, dates)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transform as plain JSON types."""

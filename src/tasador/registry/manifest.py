@@ -42,7 +42,9 @@ _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
 #: What training rows are worth to models that did not learn from them (`modeling.training_rows`).
 OUT_OF_FOLD = "out_of_fold.npz"
-_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD})
+#: What is kept of the comparables beside their places (`registry.explainer`).
+KNOWN_SALES = "comparables.npz"
+_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD, KNOWN_SALES})
 
 
 class InvalidManifestError(BundleError):

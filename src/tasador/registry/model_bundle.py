@@ -6,6 +6,7 @@ and every file's SHA-256 is checked before anything but the manifest is parsed.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,9 +32,10 @@ from tasador.core.input_checks import Expected, check_arrays, check_depth, read_
 from tasador.features.fitted import FittedFeatures
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
+from tasador.modeling.prediction import Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
-from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
+from tasador.modeling.training_rows import NOTE, TrainingRows
+from tasador.registry.explainer import Explainer, KnownSales, Wanted
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
@@ -41,6 +43,7 @@ from tasador.registry.manifest import (
     FEATURES,
     FETCH_AGAIN,
     GOLDEN,
+    KNOWN_SALES,
     MODEL,
     OUT_OF_FOLD,
     PROFILE,
@@ -140,6 +143,7 @@ class ModelBundle:
         error_model: Tells how large an error to expect where; None in older bundles.
         training_rows: What training rows are valued by, instead of the model that learnt from
             them; None in older bundles.
+        known_sales: What is kept of the comparables beside their places; None in older bundles.
 
     Example:
         >>> import tasador
@@ -166,6 +170,7 @@ class ModelBundle:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: OnnxRegressor | None = None
     training_rows: TrainingRows | None = None
+    known_sales: KnownSales | None = None
 
     @cached_property
     def check(self) -> RowCheck:
@@ -273,6 +278,10 @@ class ModelBundle:
         (score, own), far = self._scores(X, Z), self.features.far(Z)
         dates = self.dates(X)
         low, high = self.interval.bounds(score, Z, far, self.target.level_error(dates))
+        if len(own) and self.training_rows is not None:
+            half = self.training_rows.half_widths_of(X)
+            low = np.where(np.isnan(half), low, score - half)
+            high = np.where(np.isnan(half), high, score + half)
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
@@ -291,51 +300,62 @@ class ModelBundle:
             for i, estimate in enumerate(estimates)
         ]
 
-    def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
+    def explain(
+        self,
+        row: Mapping[str, Any],
+        *,
+        comparables: int = 5,
+        radius_km: float | None = None,
+        since: dt.date | None = None,
+        same: Sequence[str] = (),
+    ) -> Explanation:
         """Value one row and say why.
 
         The first call on a bundle of trees prepares their paths and takes about half a second.
 
         Args:
-            row: As for `value`.
-            comparables: How many of the nearest training rows to name, at most 64.
+            row: As for `value`; the contract's ``comparables.identifier``, where it is there, tells
+                earlier sales of the same thing.
+            comparables: How many training rows near it to name, at most 64.
+            radius_km: Only those within so many kilometres.
+            since: Only those sold since this day.
+            same: Only those that have the row's value in these columns.
 
         Raises:
-            ValidationError: A value is missing or does not meet the contract.
+            ValidationError: A value is missing or does not meet the contract, or the bundle does
+                not know what comparables are to be chosen by.
         """
         X = self.check.row(row)
-        found = self.reasons(X, comparables)
-        return Explanation(
-            found.transform,
-            found.expected,
-            found.contributions,
-            found.comparables,
-            valuation=self.value_encoded(X)[0],
-        )
+        wanted = Wanted(comparables, radius_km, since, tuple(same))
+        found = self.reasons(X, wanted, self.identifier_of(row))
+        fields = {name: getattr(found, name) for name in Reasons.__dataclass_fields__}
+        return Explanation(**fields, valuation=self.value_encoded(X)[0])
 
-    def reasons(self, X: Floats, comparables: int) -> Reasons:
+    def identifier_of(self, row: Mapping[str, Any]) -> Any:
+        """Return what names the thing that a row is about, None where nothing does."""
+        column = self.contract.comparables.identifier
+        return None if column is None else row.get(column)
+
+    def reasons(self, X: Floats, wanted: Wanted, identifier: Any = None) -> Reasons:
         """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
-        contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
-        parts = dict(zip(self.features.names, contributions, strict=True))
-        if self.training_rows is not None:
-            for kept in self.training_rows.find(X)[1].tolist():
-                parts[NOT_LEARNT] = kept - self.contributions.expected - sum(contributions)
-        dates, trend = self.dates(X), self.target.trend
-        near = self.features.nearest(X, min(comparables, 64))
-        targets = np.array([found.target for found in near])
-        if trend is not None and dates is not None:
-            parts["trend"] = float(trend.at(dates)[0])
-            dates = np.repeat(dates, len(near))
-        values = self.target.inverse(targets, dates).tolist()
-        return Reasons(
-            transform=self.contract.target.transform,
-            expected=self.contributions.expected,
-            contributions=parts,
-            comparables=tuple(
-                Comparable(found.distance, value, found.attributes)
-                for found, value in zip(near, values, strict=True)
-            ),
-        )
+        score, _ = self._scores(X, self.features.transform(X))
+        return self.explainer.reasons(X, float(score[0]), wanted, identifier)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains estimates."""
+        return Explainer(self.features, self.contributions, self.target, self.known_sales)
+
+    def parts_in_money(self, X: Floats) -> Floats:
+        """Return the parts (n, groups) of encoded rows (n, p) in money, by meaning.
+
+        Those of `explainer.money_groups`, in their order; with `explainer.base` they add up to the
+        estimates of `predict`.
+        """
+        Z = self.features.transform(X)
+        score, _ = self._scores(X, Z)
+        parts = self.contributions.of_rows(Z)
+        return self.explainer.in_money(parts, score, self.dates(X))
 
 
 def load_bundle(
@@ -397,11 +417,12 @@ def _rebuilt(
     if not isinstance(made, list) or len(made) != q:
         raise MisfitError.of(f"{q} features", f"{len(made)} made")
     golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
+    features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
     bundle = ModelBundle(
         folder=folder,
         manifest=manifest,
         contract=contract,
-        features=FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES)),
+        features=features,
         model=load_model(contents[MODEL], threads, q),
         target=TargetTransform.from_dict(manifest.target),
         interval=ConformalInterval.from_dict(manifest.interval),
@@ -414,6 +435,11 @@ def _rebuilt(
         error_model=OnnxRegressor(errors, threads) if errors is not None else None,
         training_rows=(
             TrainingRows.from_state(arrays_of(OUT_OF_FOLD)) if OUT_OF_FOLD in contents else None
+        ),
+        known_sales=(
+            KnownSales.from_state(arrays_of(KNOWN_SALES), features)
+            if KNOWN_SALES in contents
+            else None
         ),
     )
     _check_fit(bundle)

@@ -22,6 +22,7 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
+from tasador.registry.explainer import KnownSales
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,
@@ -29,6 +30,7 @@ from tasador.registry.manifest import (
     FEATURES,
     FORMAT_VERSION,
     GOLDEN,
+    KNOWN_SALES,
     MANIFEST_NAME,
     MODEL,
     OUT_OF_FOLD,
@@ -84,6 +86,7 @@ class BundleParts:
             `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
         training_rows: What training rows are worth to models that did not learn from them.
+        known_sales: What is kept of the comparables beside their places.
     """
 
     name: str
@@ -104,6 +107,7 @@ class BundleParts:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: bytes | None = None
     training_rows: TrainingRows | None = None
+    known_sales: KnownSales | None = None
 
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
@@ -139,6 +143,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         contents[ERROR_MODEL] = parts.error_model
     if parts.training_rows is not None:
         contents[OUT_OF_FOLD] = write_arrays(parts.training_rows.state())
+    if parts.known_sales is not None:
+        contents[KNOWN_SALES] = write_arrays(parts.known_sales.state())
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:

@@ -333,6 +333,7 @@ class ScoreRequest:
         force: Whether finished files are scored again.
         asked: How files are read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        explain: Whether estimates come with their parts in money.
     """
 
     inputs: tuple[str, ...]
@@ -344,12 +345,14 @@ class ScoreRequest:
     force: bool = False
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
+    explain: bool = False
 
     @property
     def reading(self) -> str:
-        """How files are read, as a text that is empty where nothing was named."""
+        """How files are read and answered, as a text that is empty where nothing was named."""
         given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of)
-        return "".join(f" {one}" for one in given if one is not None)
+        explained = " explained" if self.explain else ""
+        return "".join(f" {one}" for one in given if one is not None) + explained
 
 
 @dataclass
@@ -507,7 +510,8 @@ class Run:
             keep = table.names
         if keep is not None and ROW in keep:
             raise OutputError.taken(ROW)
-        scorer = BatchScorer(self.bundle, keep=keep, as_of=self.request.as_of)
+        request = self.request
+        scorer = BatchScorer(self.bundle, keep=keep, as_of=request.as_of, explain=request.explain)
         try:
             scorer.check_columns(table.names)
         except DataError as error:

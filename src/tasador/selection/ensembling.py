@@ -283,10 +283,10 @@ def find_stretch(score: Floats, actual: Floats, transform: TargetTransform) -> S
 
     def stretched(factor: float) -> tuple[float, dict[str, float], float]:
         shift = _kept_level(score, factor, actual, transform)
-        figures = ratio_figures(actual, transform.inverse(factor * score + shift))
+        figures = evenness_figures(actual, transform.inverse(factor * score + shift))
         return shift, figures, _off_middle(figures)
 
-    before = ratio_figures(actual, transform.inverse(score))
+    before = evenness_figures(actual, transform.inverse(score))
     none = Stretch(1.0, 0.0, before, before, _off_middle(before) <= 1.0)
     best, best_off = none, _off_middle(before)
     factors = np.concatenate([_STRETCHES, 1.0 / _STRETCHES[1:]])
@@ -307,7 +307,7 @@ def _kept_level(score: Floats, factor: float, actual: Floats, transform: TargetT
     return float(np.median(score - log_actual) - np.median(factor * score - log_actual))
 
 
-def ratio_figures(actual: Floats, estimate: Floats) -> dict[str, float]:
+def evenness_figures(actual: Floats, estimate: Floats) -> dict[str, float]:
     """Return MAPE, PRD and PRB of estimates (n,) of actual values above 0 (n,)."""
     return {
         "mape": METRICS["mape"](actual, estimate),

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
+from tasador.metrics.ratio_study import ratio_figures
 from tasador.metrics.regression import (
     ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
-    RATIO_STUDY,
     label,
     unit_of,
 )
@@ -24,8 +24,8 @@ from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder
+from tasador.reporting.evaluation_tables import CAP
 from tasador.reporting.model_card import (
-    CAP,
     Decision,
     ModelDocument,
     ModelFacts,
@@ -34,7 +34,7 @@ from tasador.reporting.model_card import (
 )
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
-from tasador.selection.ensembling import Member, Stretch, ratio_figures
+from tasador.selection.ensembling import Member, Stretch, evenness_figures
 from tasador.selection.families.catalog import family
 from tasador.selection.test_metrics import EvaluationReport
 from tasador.settings.run import RunSettings
@@ -118,7 +118,16 @@ def fill_card(
         ],
         note="Intervals by bootstrap over the test rows. " + _left_out(report),
     )
+    if document.facts.refitted:
+        card.note(document.facts.refit_note)
     card.add(*figure_tables(document))
+    for figure in document.ratio_study:
+        if figure.met is False and figure.accepted is not None:
+            low, high = figure.accepted
+            card.warn(
+                f"Ratio study: {label(figure.name)} {figure.value:.3f} is not met "
+                f"(accepted {low:g} to {high:g})."
+            )
     if report.segments:
         card.figure(
             evaluation_plots.segment_bars(
@@ -228,8 +237,8 @@ def evenness(choice: FinalChoice, report: EvaluationReport, unstretched: Floats)
     if choice.stretch is None:
         return
     some = report.actual > 0
-    before = ratio_figures(report.actual[some], unstretched[some])
-    after = ratio_figures(report.actual[some], report.predicted[some])
+    before = evenness_figures(report.actual[some], unstretched[some])
+    after = evenness_figures(report.actual[some], report.predicted[some])
     yield (
         f"Estimates are stretched by {choice.stretch.factor:.4g} round their middle: on the test "
         f"part PRD is {after['prd']:.3f} with it and {before['prd']:.3f} without, PRB "
@@ -244,7 +253,7 @@ def show_stretch(
     """Show MAPE, PRD and PRB without the stretch of estimates and with it."""
     some = report.actual > 0
     without, stretched = (
-        ratio_figures(report.actual[some], estimate[some])
+        evenness_figures(report.actual[some], estimate[some])
         for estimate in (unstretched, report.predicted)
     )
     card.fact(
@@ -308,7 +317,7 @@ def _decisions(
         f"{settings.segregate.test_share:.0%} of the rows, sealed",
         "the newest sales"
         if made.train.time is not None
-        else f"{settings.segregate.method} split, seed {settings.segregate.seed}",
+        else f"{made.rows.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
     for column, strategy in features.imputation.items():
@@ -408,11 +417,7 @@ def document_of(
             "tenth of the actual values": report.deciles,
             CAP: report.capped,
         },
-        ratio_study=tuple(
-            (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
-            for n, e in report.test.items()
-            if n in RATIO_STUDY
-        ),
+        ratio_study=ratio_figures(report.actual, report.predicted, report.test),
         decisions=made,
     )
 

@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
+from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
 from tasador.modeling.conformal import ConformalInterval, calibrate
@@ -24,6 +25,7 @@ from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
+from tasador.registry.explainer import KnownSales, short_text
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
@@ -43,10 +45,15 @@ from tasador.training.context import (
     save_json,
 )
 from tasador.training.final_model import (
+    Estimates,
     FinalChoice,
     FinalModel,
+    FittedModel,
+    all_rows,
     choose_final,
     fit_final,
+    is_refitted,
+    prove,
     random_cross_validation,
     spatial_cross_validation,
 )
@@ -70,18 +77,38 @@ from tasador.trees.onnx_model import OnnxRegressor
 Floats = NDArray[np.float64]
 
 
-def watched_parts(
-    run: RunContext, made: Evidence, cv: CrossValidation, interval: ConformalInterval
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shipped:
+    """What the bundle is made from.
+
+    Attributes:
+        made: The rows that its model learned from, and their features.
+        final: The model.
+        interval: The interval, calibrated on errors of the model that was evaluated.
+        estimates: Estimates of rows by models that had not seen them, forward in time.
+        own: What training rows are valued by later; None where they are not known again.
+        refitted: Whether another model was evaluated, which had not seen the test part.
+    """
+
+    made: Evidence
+    final: FinalModel
+    interval: ConformalInterval
+    estimates: Estimates
+    own: TrainingRows | None
+    refitted: bool
+
+
+def watched_parts(run: RunContext, train: Part, found: Estimates) -> dict[str, Any]:
     """Return the arguments of `BundleParts` that monitoring needs, from out-of-fold estimates.
 
     Too few rows, or errors that are all zero, ship without an error model.
     """
-    train, transform = made.train, run.transform
-    X, y = train.X[cv.rows], train.y[cv.rows]
+    transform = run.transform
+    X, y = train.X[found.rows], train.y[found.rows]
     log = transform.kind == "log"
-    predicted = transform.inverse(cv.score)
-    low, high = (transform.inverse(bound) for bound in interval.bounds(cv.score, cv.Z))
+    predicted = transform.inverse(found.score)
+    half = found.half_widths
+    low, high = transform.inverse(found.score - half), transform.inverse(found.score + half)
     model = graph = None
     with suppress(TrainingError):  # estimated performance is then "cannot tell"
         model, graph = fit_error_model(
@@ -94,7 +121,7 @@ def watched_parts(
     reference = build_reference(
         run.settings.contract.features,
         train.X,
-        held=cv.rows,
+        held=found.rows,
         prediction=predicted,
         actual=y,
         log=log,
@@ -116,27 +143,30 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     choice = choose_final(run, made)
     cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
     spatial_cv = spatial_cross_validation(run, made, choice)
-    final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
+    evaluated = fit_final(run, made, choice)
     interval = _interval(run, made, cv, spatial_cv)
-    report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv)
+    report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv)
+    shipped = _shipped(run, made, choice, evaluated, interval, random_cv)
+    report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval)
-    checks = _check_monotone(run, made, final.onnx, report)
-    unstretched = _unstretched(run, made, final.onnx, report, choice)
+    checks = _check_monotone(run, made, evaluated.onnx, report)
+    unstretched = _unstretched(run, made, evaluated.onnx, report, choice)
     facts = replace(
-        _model_facts(made, choice, report, contract),
+        _model_facts(made, choice, report, contract, shipped),
         kept=(*(check.sentence for check in checks), *evenness(choice, report, unstretched)),
     )
     document = document_of(contract, facts, report, decided, choice)
-    kept = run.settings.register.out_of_fold and contract.rows_have_identity
-    own = _training_rows(made.train, cv, random_cv) if kept else None
-    draft = write_bundle_of(
-        folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document)
-    )
-    bundle = _move_in(draft, run.bundles)
-    write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
+    card_text = to_markdown(document)
     metrics = metrics_of(made.table.origin, report, choice)
     if checks:
         metrics["monotone"] = to_plain(checks)
+    if shipped.refitted:
+        metrics["measured"] = facts.refit_note
+    draft = write_bundle_of(
+        folder / "bundle", run, made, choice, shipped, report, metrics, card_text
+    )
+    bundle = _move_in(draft, run.bundles)
+    write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
     save_json(
         folder / "outcome.json",
         {
@@ -147,10 +177,11 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             "metrics": metrics,
             "headline": headline(contract, report),
             "baseline": choice.baseline.sentence,
+            "measured": facts.refit_note,
             "comparison": comparison(contract, report, choice),
         },
     )
-    fill_card(document, card, bundle, final.parity, report)
+    fill_card(document, card, bundle, shipped.final.parity, report)
     for check in checks:
         card.fact(
             f"{promise(check.column, check.direction)}: violations",
@@ -160,7 +191,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     if choice.stretch is not None:
         show_stretch(card, choice.stretch, report, unstretched)
     card.add(decision_table(document, "How the model was chosen"))
-    show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
+    show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
     show_intervals(card, _calibration(run, made, cv, interval, report), interval.coverage)
 
@@ -170,6 +201,33 @@ def load_register(run: RunContext, folder: Path) -> TrainedModel:
     outcome = load_json(folder / "outcome.json")
     load_bundle(run.bundles / outcome["folder"], trusted=None)
     return TrainedModel(outcome, folder)
+
+
+def _shipped(
+    run: RunContext,
+    made: Evidence,
+    choice: FinalChoice,
+    evaluated: FittedModel,
+    interval: ConformalInterval,
+    random_cv: CrossValidation | None,
+) -> Shipped:
+    """Return the evaluated model, or where that is wanted one fitted again on all rows."""
+    cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
+    estimates = Estimates(cv.rows, cv.score, interval.half_width(cv.Z))
+    own, refitted = _out_of_fold(cv, random_cv), is_refitted(settings, made.rows)
+    if refitted:
+        every, gain, held = all_rows(run, made, evaluated.onnx, interval)
+        estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
+        if interval.scale_index is not None:  # features may differ where other gaps are known
+            scale = every.features.fitted.names.index(_SCALE)
+            interval = replace(interval, scale_index=scale)
+        fitted = fit_final(run, every, choice)
+    final = prove(run, fitted, every.features.Z, seeds.derive_seed(settings.seed, "parity"))
+    rows = None
+    if settings.register.out_of_fold and settings.contract.rows_have_identity:
+        half = own.half_widths if refitted else None
+        rows = TrainingRows.of(every.train.X[own.rows], own.score, half)
+    return Shipped(every, final, interval, estimates, rows, refitted)
 
 
 def _interval(
@@ -338,28 +396,27 @@ def write_bundle_of(
     run: RunContext,
     made: Evidence,
     choice: FinalChoice,
-    final: FinalModel,
-    interval: ConformalInterval,
+    shipped: Shipped,
     report: EvaluationReport,
-    own: TrainingRows | None,
+    metrics: dict[str, Any],
     card: str,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
     settings, contract = run.settings, run.settings.contract
-    train, members = made.train, choice.members
+    every, final, members = shipped.made, shipped.final, choice.members
+    train = every.train
     name, params = members[0].family, members[0].params
     lineage = {
         "data_hash": made.table.content_hash,
         "source": made.table.source,
-        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused}
-        | ({"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}),
+        "rows": _row_counts(made, report, shipped),
         "code_commit": code_commit(),
         "code_version": code_version(
             ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
         ),
         "config": {
             "features": to_plain(settings.features),
-            "segregate": to_plain(settings.segregate),
+            "segregate": {**to_plain(settings.segregate), "method": made.rows.method},
             "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
             # where trials and versions are kept changes no model, and may hold a password
@@ -381,36 +438,64 @@ def write_bundle_of(
         name=contract.model_name,
         origin=made.table.origin,
         contract=contract,
-        features=made.features.fitted,
+        features=every.features.fitted,
         model=final.model,
         model_kind=name,
         contributions=final.contributions,
-        target=replace(run.transform, trend=made.rows.trend),
-        interval=interval,
+        target=replace(run.transform, trend=every.rows.trend),
+        interval=shipped.interval,
         parity=final.parity,
         golden=train.X[:20],  # valued again at each load: few enough to take no time
-        metrics=metrics_of(made.table.origin, report, choice),
+        metrics=metrics,
         lineage=lineage,
         profile=reference_profile(
-            train.X, train.y, contract, run.transform.inverse(choice.cv.score)
+            train.X, train.y, contract, run.transform.inverse(shipped.estimates.score)
         ),
         card=card,
-        training_rows=own,
-        **watched_parts(run, made, choice.cv, interval),
+        training_rows=shipped.own,
+        known_sales=_known_sales(run, every),
+        **watched_parts(run, train, shipped.estimates),
     )
     return write_bundle(folder, parts)
 
 
-def _training_rows(
-    train: Part, cv: CrossValidation, random_cv: CrossValidation | None
-) -> TrainingRows:
-    """Keep out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
+def _row_counts(made: Evidence, report: EvaluationReport, shipped: Shipped) -> dict[str, Any]:
+    """Return how many rows each part has; `refit` are all those that the shipped model knows."""
+    rows = {"train": len(made.train), "test": len(report.actual), "refused": made.rows.refused}
+    again = {"refit": len(shipped.made.train)} if shipped.refitted else {}
+    left_out = {"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}
+    return {**rows, **again, **left_out}
+
+
+def _out_of_fold(cv: CrossValidation, random_cv: CrossValidation | None) -> Estimates:
+    """Return out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
     rows, scores = cv.rows, cv.score
     if random_cv is not None:
         rest = ~np.isin(random_cv.rows, rows)
         rows = np.concatenate([rows, random_cv.rows[rest]])
         scores = np.concatenate([scores, random_cv.score[rest]])
-    return TrainingRows.of(train.X[rows], scores)
+    return Estimates(rows, scores, np.full(len(rows), np.nan))
+
+
+def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
+    """Return what explanations say of comparables; None where there are none."""
+    fitted, train, contract = made.features.fitted, made.train, run.settings.contract
+    if fitted.index is None:
+        return None
+    pipeline = pipeline_of(run, made.features.choice)
+    order = pipeline.comparables_rows(fitted, train.X, run.transform.forward(train.y))
+    named = contract.comparables
+    columns = [*([] if named.identifier is None else [named.identifier]), *named.label]
+    if not columns or train.row is None:
+        return KnownSales(train.X[order])
+    frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
+    texts = {
+        name: [short_text(value) for value in frame[name].gather(train.row[order])]
+        for name in dict.fromkeys(columns)
+    }
+    parts = [texts[name] for name in named.label]
+    labels = [short_text(", ".join(filter(None, cells))) for cells in zip(*parts, strict=True)]
+    return KnownSales(train.X[order], tuple(texts.get(named.identifier or "", ())), tuple(labels))
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:
@@ -439,7 +524,11 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
 
 
 def _model_facts(
-    made: Evidence, choice: FinalChoice, report: EvaluationReport, contract: TableContract
+    made: Evidence,
+    choice: FinalChoice,
+    report: EvaluationReport,
+    contract: TableContract,
+    shipped: Shipped,
 ) -> ModelFacts:
     train = made.train
     cap = contract.target.cap
@@ -460,4 +549,5 @@ def _model_facts(
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),
         test_openings=report.openings,
+        refitted=shipped.refitted,
     )

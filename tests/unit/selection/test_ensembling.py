@@ -6,11 +6,11 @@ import pytest
 from tasador.metrics.regression import ACCEPTED
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import (
+    evenness_figures,
     find_stretch,
     measure_bias,
     pick_members,
     pool_of,
-    ratio_figures,
 )
 
 RANDOM = np.random.default_rng(6)
@@ -81,7 +81,7 @@ def test_a_stretch_evens_ratios_and_keeps_the_level(pull: float) -> None:
     stretched = found.factor * score + found.shift
     before, after = (np.median(np.exp(one) / actual) for one in (score, stretched))
     assert after == pytest.approx(before, rel=1e-6)
-    assert ratio_figures(actual, np.exp(stretched)) == found.after
+    assert evenness_figures(actual, np.exp(stretched)) == found.after
 
 
 def test_estimates_that_are_even_are_left_as_they_are() -> None:
