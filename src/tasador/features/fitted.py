@@ -1,4 +1,7 @@
-"""`FittedFeatures`: from the encoded matrix to what models see."""
+"""`FittedFeatures`: from the encoded matrix to what models see.
+
+`FittedFeatures.from_state` reads files that anybody may have written: see `state_checks`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from tasador.features.plan import (
     columns_apart,
     neighbourly_order,
 )
-from tasador.features.state_check import check_state
+from tasador.features.state_checks import check_index, check_state
 from tasador.settings.run import Direction
 
 Floats = NDArray[np.float64]
@@ -293,6 +296,20 @@ class FittedFeatures:
         columns = self.contract.feature_names
         near = [columns.index(name) for name in self.plan.near if name in columns]
         return neighbourly_order(X[:, near]) if near else None
+
+    def index_from_state(
+        self, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> ComparablesIndex:
+        """Return comparables that the features are made without, from `ComparablesIndex.state`.
+
+        Raises:
+            KeyError, TypeError, ValueError: They are none of these features.
+        """
+        plan = self.plan
+        if self.index is not None or plan is None:
+            raise ValueError("comparables are kept beside those of the features")
+        check_index(self.contract, plan, spec, arrays)
+        return ComparablesIndex.from_state(spec, arrays)
 
     def nearest(self, X: Floats, k: int) -> list[NearRow]:
         """Return the `k` nearest rows that inform one encoded row `X` (1, p), nearest first."""

@@ -116,6 +116,20 @@ class FeaturePipeline:
                 )
         return fitted, np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
+    def with_index(self, fitted: FittedFeatures, X: Floats, target: Floats) -> FittedFeatures:
+        """Return features that can tell the comparables of a row, also where they use none.
+
+        Args:
+            fitted: Fitted on the same rows; what they make of a row is not for use afterwards.
+            X: Shape (n, p), encoded rows.
+            target: Shape (n,), transformed.
+        """
+        if fitted.index is not None:
+            return fitted
+        wanted = replace(self, settings=replace(self.settings, comparables=True))
+        found = wanted._with_comparables(fitted, fitted.frame(X), target, self._times(X))
+        return replace(fitted, plan=found.plan, index=found.index)
+
     def comparables_rows(
         self, fitted: FittedFeatures, X: Floats, target: Floats
     ) -> NDArray[np.intp]:

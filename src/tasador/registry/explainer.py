@@ -8,19 +8,17 @@ against each other.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from tasador.contract.formats import date_text, seconds_of
 from tasador.contract.model import TableContract
 from tasador.core.errors import ValidationError
-from tasador.core.input_checks import Expected, check_arrays
 from tasador.features import meaning
 from tasador.features.fitted import FittedFeatures, NearRow
 from tasador.features.plan import kilometres
@@ -34,10 +32,10 @@ from tasador.modeling.prediction import (
 )
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOT_LEARNT
+from tasador.registry.known_sales import KnownSales, short_text
 from tasador.trees.tree_shap import Contributions
 
 Floats = NDArray[np.float64]
-Texts = tuple[str | None, ...]
 
 TREND = "trend"
 OTHER = "other"
@@ -51,7 +49,6 @@ _RANGE_ROWS = 20_000
 #: Gross adjustment, as a share of the price, that halves a comparable's weight.
 _HALVING = 0.1
 _MONTH = 30.4375 * 86_400.0
-_LONGEST_TEXT = 300
 #: Column distance, of 0 to 1, up to which rows are alike in it.
 _ALIKE = 0.1
 
@@ -102,57 +99,6 @@ class Wanted:
     same: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class KnownSales:
-    """What a bundle keeps of its comparables, each at its place in the index.
-
-    Attributes:
-        X: Shape (m, p): their encoded rows.
-        identifiers: Texts of the contract's ``comparables.identifier``; empty where it names none.
-        labels: Texts of its ``comparables.label``; empty where it names none.
-    """
-
-    X: Floats
-    identifiers: Texts = ()
-    labels: Texts = ()
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays to keep; texts are JSON in UTF-8."""
-        texts = orjson.dumps({"identifiers": self.identifiers, "labels": self.labels})
-        return {"X": self.X, "texts": np.frombuffer(texts, np.uint8)}
-
-    @classmethod
-    def from_state(cls, arrays: Mapping[str, NDArray[Any]], features: FittedFeatures) -> KnownSales:
-        """Rebuild from `state`.
-
-        Raises:
-            KeyError, ValueError: The arrays are others, or not of these features' comparables.
-        """
-        if features.index is None:
-            raise ValueError("sales are kept of comparables that there are none of")
-        m, p = features.index.size, len(features.contract.features)
-        texts = Expected((None,), ("uint8",), 0, 255)
-        check_arrays(arrays, {"X": Expected((m, p), gaps=True), "texts": texts})
-        plain = orjson.loads(arrays["texts"].tobytes())
-        if not isinstance(plain, dict) or plain.keys() != {"identifiers", "labels"}:
-            raise ValueError("the comparables' texts are no identifiers and labels")
-        for name, found in plain.items():
-            right = isinstance(found, list) and len(found) in (0, m)
-            if not right or not all(
-                one is None or (isinstance(one, str) and len(one) <= _LONGEST_TEXT) for one in found
-            ):
-                raise ValueError(f"the comparables' {name} are not one text each")
-        return cls(arrays["X"], tuple(plain["identifiers"]), tuple(plain["labels"]))
-
-
-def short_text(value: Any) -> str | None:
-    """Return an identifier or a part of a label as it is kept; None for an empty one."""
-    text = "" if value is None else " ".join(str(value).split())
-    if isinstance(value, float):
-        text = "" if value != value else f"{value:.15g}"
-    return text[:_LONGEST_TEXT] or None
-
-
 class Explainer:
     """Explains the estimates of one bundle; may be used from several threads at once.
 
@@ -172,9 +118,12 @@ class Explainer:
     ) -> None:
         self._features, self._contributions = features, contributions
         self._target, self._sales = target, sales
+        self._searched = features
+        if sales is not None and sales.index is not None:
+            self._searched = replace(features, index=sales.index)
         self._contract: TableContract = features.contract
         self._log = target.kind == "log"
-        index = features.index
+        index = self._searched.index
         # filled as comparables are asked for: each one's parts are worked out once
         self._parts = np.empty((0 if index is None else index.size, len(self.groups)))
         self._known = np.zeros(len(self._parts), np.bool_)
@@ -316,7 +265,7 @@ class Explainer:
         asked = max(asked, _CANDIDATES) if filtered else asked
         found: list[NearRow] = []
         while n > 0:
-            near = self._features.nearest(X, asked)
+            near = self._searched.nearest(X, asked)
             found = self._passing(X, near, wanted, identifier)
             if not filtered or len(found) >= n or asked >= min(size, _MOST_SEARCHED):
                 break
@@ -340,7 +289,7 @@ class Explainer:
                 "columns with the roles longitude and latitude in the contract",
                 "leave the radius out",
             )
-        index = self._features.index
+        index = self._searched.index
         if wanted.since is not None and (index is None or index.times is None):
             raise FilterError.needs(
                 "since", "a column with the role timestamp in the contract", "leave the day out"
@@ -375,13 +324,13 @@ class Explainer:
 
     def _sold(self, places: NDArray[np.intp]) -> Floats | None:
         """Return when comparables were sold, in seconds, NaN where unknown; None without dates."""
-        index, at = self._features.index, self._contract.timestamp_position
+        index, at = self._searched.index, self._contract.timestamp_position
         if index is None or index.times is None or at is None:
             return None
         return index.times[places] if self._sales is None else self._sales.X[places, at]
 
     def _as_of(self, X: Floats) -> float | None:
-        index, at = self._features.index, self._features.time_position
+        index, at = self._searched.index, self._searched.time_position
         if index is None or index.times is None or at is None:
             return None
         return float(index.times[-1] if np.isnan(X[0, at]) else X[0, at])
@@ -460,7 +409,7 @@ class Explainer:
     def _parts_of(self, places: NDArray[np.intp]) -> Floats:
         """Return the comparables' parts by group (n, groups), each as its own sale was valued."""
         new = places[~self._known[places]]
-        index = self._features.index
+        index = self._searched.index
         if len(new) and self._sales is not None and index is not None:
             rows, at = self._sales.X[new].copy(), self._contract.timestamp_position
             if at is not None and index.times is not None:

@@ -35,7 +35,8 @@ from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Explanation, Reasons, Valuation
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOTE, TrainingRows
-from tasador.registry.explainer import Explainer, KnownSales, Wanted
+from tasador.registry.explainer import Explainer, Wanted
+from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,

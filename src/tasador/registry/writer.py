@@ -22,7 +22,7 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
-from tasador.registry.explainer import KnownSales
+from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
     ERROR_MODEL,

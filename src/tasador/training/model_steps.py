@@ -88,7 +88,7 @@ def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> 
         names = dict.fromkeys(family(name).title for name, _ in left_out)
         out.card.note(
             "Left out, since they cannot keep estimates monotone as model.monotone asks: "
-            f"{', '.join(names)} ({len(left_out)} candidates)."
+            f"{', '.join(names)} (candidates: {len(left_out)})."
         )
     note_sample(run, rows.train, out.card)
 

@@ -271,7 +271,7 @@ def show_stretch(
             (label(name), *(found[name] for found in columns), _accepted(name))
             for name in ("mape", "prd", "prb")
         ],
-        note="Chosen out of fold on train; the test part only shows what came of it.",
+        note="Chosen out of fold on train; the test part only shows the result.",
     )
 
 

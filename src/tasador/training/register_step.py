@@ -25,7 +25,7 @@ from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
-from tasador.registry.explainer import KnownSales, short_text
+from tasador.registry.known_sales import KnownSales, short_text
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
@@ -480,14 +480,19 @@ def _out_of_fold(cv: CrossValidation, random_cv: CrossValidation | None) -> Esti
 def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
     """Return what explanations say of comparables; None where there are none."""
     fitted, train, contract = made.features.fitted, made.train, run.settings.contract
+    pipeline, target = pipeline_of(run, made.features.choice), run.transform.forward(train.y)
+    index = None
+    # comparables that do not pay as features are evidence all the same, unless switched off
+    if fitted.index is None and run.settings.features.comparables is None:
+        fitted = pipeline.with_index(fitted, train.X, target)
+        index = fitted.index
     if fitted.index is None:
         return None
-    pipeline = pipeline_of(run, made.features.choice)
-    order = pipeline.comparables_rows(fitted, train.X, run.transform.forward(train.y))
+    order = pipeline.comparables_rows(fitted, train.X, target)
     named = contract.comparables
     columns = [*([] if named.identifier is None else [named.identifier]), *named.label]
     if not columns or train.row is None:
-        return KnownSales(train.X[order])
+        return KnownSales(train.X[order], index=index)
     frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
     texts = {
         name: [short_text(value) for value in frame[name].gather(train.row[order])]
@@ -495,7 +500,8 @@ def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
     }
     parts = [texts[name] for name in named.label]
     labels = [short_text(", ".join(filter(None, cells))) for cells in zip(*parts, strict=True)]
-    return KnownSales(train.X[order], tuple(texts.get(named.identifier or "", ())), tuple(labels))
+    identifiers = tuple(texts.get(named.identifier or "", ()))
+    return KnownSales(train.X[order], identifiers, tuple(labels), index)
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from tasador.features.pipeline import FeaturePipeline
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.modeling.prediction import money_per_score
 from tasador.modeling.trend import trend_of
-from tasador.registry.explainer import KnownSales, Wanted
+from tasador.registry.explainer import Wanted
+from tasador.registry.known_sales import KnownSales
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import write_bundle
+from tasador.settings.run import FeatureSettings
 
 N = 600
 KINDS = ("flat", "house")
@@ -66,9 +69,7 @@ def _rows(seed: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return np.column_stack([sold, lon, lat, area, built, kind]), price, parcels
 
 
-@pytest.fixture(scope="module")
-def sales(bundle_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    """A bundle of dated sales with a trend, coordinates, identifiers and labels."""
+def _bundle(bundle_parts: Any, folder: Path, settings: FeatureSettings) -> ModelBundle:
     from sklearn.ensemble import GradientBoostingRegressor
 
     from tasador.data.profile import reference_profile
@@ -85,16 +86,18 @@ def sales(bundle_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelB
     assert trend is not None
     target = TargetTransform("log", trend=trend)
     y = np.log(target.at_newest_level(price, X[:, 0]))
-    pipeline = FeaturePipeline(CONTRACT)
+    pipeline = FeaturePipeline(CONTRACT, settings)
     features, Z = pipeline.fit_transform(X, y)
+    searched = pipeline.with_index(features, X, y)
     model = GradientBoostingRegressor(n_estimators=60, random_state=0).fit(Z, y)
     trees = from_sklearn(model)
     exported = to_onnx(trees)
-    order = pipeline.comparables_rows(features, X, y)
+    order = pipeline.comparables_rows(searched, X, y)
     known = KnownSales(
         X[order],
         tuple(parcels[i] for i in order.tolist()),
         tuple(f"{i} Elm St" if i % 10 else None for i in order.tolist()),
+        searched.index if features.index is None else None,
     )
     parts = dataclasses.replace(
         bundle_parts, name="sales_model", contract=CONTRACT, features=features, model=exported,
@@ -103,7 +106,20 @@ def sales(bundle_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelB
         parity=check_parity(model.predict, OnnxRegressor(exported), Z, rows=200),
         golden=X[:20], profile=reference_profile(X, price, CONTRACT), known_sales=known,
     )  # fmt: skip
-    return write_bundle(tmp_path_factory.mktemp("sales") / "bundle", parts)
+    return write_bundle(folder, parts)
+
+
+@pytest.fixture(scope="module")
+def sales(bundle_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """A bundle of dated sales with a trend, coordinates, identifiers and labels."""
+    return _bundle(bundle_parts, tmp_path_factory.mktemp("sales") / "bundle", FeatureSettings())
+
+
+@pytest.fixture(scope="module")
+def evidence(bundle_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    """The same where comparables are no features of the model."""
+    settings = FeatureSettings(comparables=False)
+    return _bundle(bundle_parts, tmp_path_factory.mktemp("evidence") / "bundle", settings)
 
 
 ROW = {"sold": "2023-05-01", "lon": -3.9, "lat": 40.1, "area": 90.0, "built": 1980, "kind": "flat"}
@@ -308,3 +324,35 @@ def test_a_column_is_about_what_its_name_says(name: str, meant: str) -> None:
 def test_names_are_written_for_people() -> None:
     assert meaning.people_label("TrafficNoise") == "Traffic noise"
     assert meaning.people_label("median_income") == "Median income"
+
+
+def test_comparables_that_are_no_features_are_evidence(
+    sales: ModelBundle, evidence: ModelBundle
+) -> None:
+    assert not [name for name in evidence.features.names if name.startswith("comparables")]
+    found, other = evidence.explain(ROW), sales.explain(ROW)
+    # the likeness is weighed by what moves each model's estimates, the rows to choose from are one
+    prices = {near.price for near in sales.explain(ROW, comparables=64).comparables}
+    assert {near.price for near in found.comparables} <= prices
+    assert found.reconciled is not None
+    assert found.reconciled.value == pytest.approx(found.valuation.prediction, rel=0.25)
+    for near in found.comparables:
+        total = sum(step.amount for step in near.adjustments)
+        assert near.adjusted_price == pytest.approx(near.price + total, abs=0.005)
+        assert near.date is not None
+        assert near.date < "2023-05-01"
+    assert len(found.comparables) == len(other.comparables) == 5
+    own = evidence.explain({**ROW, "parcel": found.comparables[0].id})
+    assert own.comparables[0].own_earlier_sale
+    again = load_bundle(evidence.folder).explain(ROW)
+    assert again == found
+
+
+def test_comparables_kept_twice_are_refused(sales: ModelBundle, evidence: ModelBundle) -> None:
+    assert evidence.known_sales is not None
+    state = evidence.known_sales.state()
+    with pytest.raises(ValueError, match="beside those of the features"):
+        KnownSales.from_state(state, sales.features)
+    fewer = {name: values for name, values in state.items() if name != "index.context"}
+    with pytest.raises(ValueError, match="context"):
+        KnownSales.from_state(fewer, evidence.features)

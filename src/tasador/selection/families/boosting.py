@@ -155,7 +155,7 @@ class LightGBM(Booster):
         }
 
     def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
-        """Refuse losses after which LightGBM sets leaves anew; `fit` has one near absolute loss."""
+        """Refuse losses after which LightGBM sets leaves again; `fit` has another absolute one."""
         if params.get("objective") in ("quantile", "mape"):
             return None
         return {**params, "monotone_constraints": list(signs)}
@@ -241,7 +241,7 @@ class HistGradientBoosting(Family):
         check_estimator(self._estimator(params, 0))
 
     def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
-        """Refuse absolute loss, which sets leaves anew after the constraint."""
+        """Refuse absolute loss, which sets leaves again after the constraint."""
         if params.get("loss", "squared_error") != "squared_error":
             return None
         return {**params, "monotonic_cst": list(signs)}

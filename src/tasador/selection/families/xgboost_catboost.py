@@ -125,7 +125,7 @@ class XGBoost(Booster):
             **{key: value for key, value in params.items() if key != "n_estimators"},
         }
         if "monotone_constraints" in settings and settings["objective"] == "reg:absoluteerror":
-            # after an absolute loss leaves are set anew, whatever the constraint
+            # after an absolute loss leaves are set again, whatever the constraint
             settings |= {"objective": "reg:pseudohubererror", "huber_slope": smooth_from(target)}
         data = xgboost.DMatrix(Z, target, nthread=threads)
         booster = xgboost.Booster(settings, [data])

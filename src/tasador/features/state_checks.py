@@ -1,7 +1,7 @@
-"""Compares fitted features read from files, which anybody may have written, with the contract.
+"""What a state of `FittedFeatures`, read from files that anybody may have written, has to be.
 
-Everything is compared before a tree is built or a kernel is given an address: names, shapes, types,
-ranges, and each part with the others.
+`check_state` compares everything with the contract before a tree is built or a kernel is given an
+address: names, shapes, types, ranges, and each part with the others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
 from tasador.features.encoders import STATISTICS
+from tasador.features.plan import ComparablesPlan
 from tasador.settings.run import Direction
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -149,25 +150,51 @@ def _places(
             raise ValueError(f"{clusters!r} clusters")
         expected["clusters.centroids"] = Expected((clusters, len(near)))
     if found is not None:
-        _number(found, "slope", -MOST)
-        _number(found, "softening", _SMALLEST)
-        if not isinstance(found.get("excludes_own", False), bool):
-            raise ValueError("excludes_own is neither true nor false")
-        m = len(arrays["comparables.target"])
-        if not 0 < m < _MOST_ROWS:
-            raise ValueError(f"{m} comparables")
-        expected |= {
-            "comparables.points": Expected((m, len(near))),
-            "comparables.target": Expected((m,)),
-            "comparables.similar": Expected((0 if similar_by is None else m,)),
-            "comparables.context": Expected((m, len(context))),
-        }
-        if "age_scale" in found:
-            _number(found, "age_scale", 0.0)
-            if contract.timestamp_position is None:
-                raise ValueError("comparables with dates, of a table without the date of a sale")
-            expected["comparables.times"] = Expected((m,))
+        shape = len(near), len(context), similar_by is not None
+        of_index = _expected_index(contract, found, len(arrays["comparables.target"]), *shape)
+        expected |= {f"comparables.{name}": one for name, one in of_index.items()}
     return expected
+
+
+def _expected_index(
+    contract: TableContract,
+    found: Mapping[str, Any],
+    m: int,
+    dimensions: int,
+    contexts: int,
+    has_similar: bool,
+) -> dict[str, Expected]:
+    """Return what the arrays of `m` comparables have to be, by name."""
+    _number(found, "slope", -MOST)
+    _number(found, "softening", _SMALLEST)
+    if not isinstance(found.get("excludes_own", False), bool):
+        raise ValueError("excludes_own is neither true nor false")
+    if not 0 < m < _MOST_ROWS:
+        raise ValueError(f"{m} comparables")
+    expected = {
+        "points": Expected((m, dimensions)),
+        "target": Expected((m,)),
+        "similar": Expected((m if has_similar else 0,)),
+        "context": Expected((m, contexts)),
+    }
+    if "age_scale" in found:
+        _number(found, "age_scale", 0.0)
+        if contract.timestamp_position is None:
+            raise ValueError("comparables with dates, of a table without the date of a sale")
+        expected["times"] = Expected((m,))
+    return expected
+
+
+def check_index(
+    contract: TableContract, plan: ComparablesPlan, spec: Mapping[str, Any], arrays: Arrays
+) -> None:
+    """Refuse a state that is none of an index of comparables that are found by `plan`.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none; says where.
+    """
+    shape = len(plan.near), len(plan.context), plan.similar_by is not None
+    check_arrays(arrays, _expected_index(contract, spec, len(arrays["target"]), *shape))
 
 
 def _list(spec: Mapping[str, Any], key: str) -> list[Any]:
