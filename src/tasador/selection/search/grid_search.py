@@ -317,7 +317,7 @@ def grid_search(
         TrainingError: No candidate could be fitted.
         EngineError: The cluster was lost.
     """
-    wanted, left_out = kept_candidates(settings, folds[0].kinds)
+    wanted, left_out = kept_candidates(settings, folds[0].kinds if folds else ())
     if not wanted:
         raise NoCandidateError.none_monotone(sorted({name for name, _ in left_out}))
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
