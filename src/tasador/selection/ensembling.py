@@ -236,10 +236,10 @@ def measure_bias(
     )
 
 
-#: What is tried as a stretch, and how much of the out-of-fold MAPE one may cost: a model of all
-#: rows, which errs less, loses more by it, on the default table .8% where out of fold it is .3%.
+#: What is tried as a stretch, and how much of the out-of-fold MAPE one may cost: on other rows it
+#: is not the same, and is to stay below 1%.
 _STRETCHES = np.arange(1.0, 1.2501, 0.0025)
-_MOST_COST = 0.004
+_MOST_COST = 0.008
 #: How far from the middle of the accepted range a figure is left out of fold, as a share of the way
 #: to its end: on other rows it will be another one.
 _NEAR_MIDDLE = 0.7
@@ -271,7 +271,7 @@ class Stretch:
 def find_stretch(score: Floats, actual: Floats, transform: TargetTransform) -> Stretch:
     """Find the least stretch that brings PRD and PRB near the middle of what the IAAO accepts.
 
-    Where none does without raising the MAPE by more than 0.4%, the one that brings them nearest.
+    Where none does without raising the MAPE by more than 0.8%, the one that brings them nearest.
 
     Args:
         score: Shape (n,): out-of-fold scores on the transformed scale.

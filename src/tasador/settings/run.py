@@ -65,7 +65,7 @@ class ModelSettings:
             rises, ``down`` where none may rise, such as ``{living_area: up}``. Families that
             cannot keep to that are not compared, and nothing else is made from these columns.
         even_ratios: Whether estimates are stretched round their middle such that PRD and PRB come
-            inside the range that the IAAO accepts, as far as 0.4% of the out-of-fold MAPE goes.
+            inside the range that the IAAO accepts, as far as 0.8% of the out-of-fold MAPE goes.
     """
 
     monotone: dict[str, Direction] | None = None

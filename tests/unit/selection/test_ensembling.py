@@ -77,7 +77,7 @@ def test_a_stretch_evens_ratios_and_keeps_the_level(pull: float) -> None:
     assert found.reached
     assert low <= found.after["prb"] <= high
     assert (found.factor > 1.0) == (pull > 0)
-    assert found.after["mape"] <= found.before["mape"] * 1.004
+    assert found.after["mape"] <= found.before["mape"] * 1.008
     stretched = found.factor * score + found.shift
     before, after = (np.median(np.exp(one) / actual) for one in (score, stretched))
     assert after == pytest.approx(before, rel=1e-6)
@@ -98,7 +98,7 @@ def test_a_stretch_stops_where_it_would_cost_too_much() -> None:
     score = 12.0 + 0.5 * (value - 12.0) + random.normal(0, 0.25, 6000)
     found = find_stretch(score, np.exp(value), LOG)
     assert not found.reached
-    assert found.after["mape"] <= found.before["mape"] * 1.004
+    assert found.after["mape"] <= found.before["mape"] * 1.008
 
 
 def test_estimates_on_the_plain_scale_are_stretched_round_their_median() -> None:
