@@ -68,6 +68,7 @@ class BatchScorer:
         self._contract = bundle.contract
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
+        self._explain = explain
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
         groups = bundle.explainer.money_groups if explain else ()
         parts = ("base", *(f"part_{group.name}" for group in groups)) if explain else ()
@@ -202,10 +203,11 @@ class BatchScorer:
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
         for part in _parts(len(rows)):
             own = order[part]
-            *found[:3, own], notes = self.bundle.appraise(rows[own])
-            if len(found) > 3:
-                found[3, own] = self.bundle.explainer.base
-                found[4:, own] = self.bundle.parts_in_money(rows[own]).T
+            if self._explain:
+                *found[:3, own], notes, parts = self.bundle.appraise_in_parts(rows[own])
+                found[3, own], found[4:, own] = self.bundle.explainer.base, parts.T
+            else:
+                *found[:3, own], notes = self.bundle.appraise(rows[own])
             places = at[own]
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
         noted = _sparse(len(refused), warnings)
