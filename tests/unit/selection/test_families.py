@@ -469,6 +469,19 @@ def test_a_family_that_is_compared_keeps_estimates_monotone(name: str, loss: str
         assert (sign * moved < 0).any(), "without the constraint it would fall"
 
 
+def test_absolute_loss_under_a_constraint_hardly_heeds_outliers() -> None:
+    random = np.random.default_rng(4)
+    Z = random.uniform(size=(1000, 2))
+    truth = 2.0 * Z[:, 0] + Z[:, 1]
+    target = truth + random.normal(0, 0.05, 1000) + 5.0 * (random.random(1000) < 0.1)
+    lightgbm, error = family("lightgbm"), {}
+    for loss in ("l1", "l2"):
+        params = {"objective": loss, "n_estimators": 60, "min_child_samples": 40}
+        model = fit_model(lightgbm, params, Z, ("rising", "number"), target, 1, 1)
+        error[loss] = float(np.mean(lightgbm.predict(model, Z) - truth))
+    assert abs(error["l1"]) < 0.1 < 0.3 < error["l2"]
+
+
 @pytest.mark.parametrize(
     ("name", "params"),
     [
