@@ -75,6 +75,7 @@ class ModelFacts:
         interval_coverage: Share of test rows within their interval, and the share promised.
         test_openings: How often the held-out test set was opened, and why.
         left_out: Reasons for which rows were left out as no market sales, and how many.
+        kept: What estimates were asked to keep to, a sentence each, with what was measured.
         refitted: Whether the model was fitted again on all rows after the figures were measured.
     """
 
@@ -94,6 +95,7 @@ class ModelFacts:
     interval_coverage: tuple[float, float] | None = None
     test_openings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    kept: tuple[str, ...] = ()
     refitted: bool = False
 
     @property
@@ -212,7 +214,7 @@ def _limits(contract: TableContract, facts: ModelFacts) -> list[str]:
             "average over all rows; a single segment may fare worse."
         )
     lines.append("Values drift with time; figures hold for the period of the table only.")
-    return lines
+    return [*lines, *facts.kept]
 
 
 def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
@@ -288,15 +290,8 @@ def write_model_card(folder: Path, document: ModelDocument) -> None:
         StorageError: The disk refuses.
     """
     page, plain, review = (folder / name for name in FILES)
-    write_text(
-        page,
-        render(
-            "model_card.html.j2",
-            document=document,
-            sections=sections(document),
-            synthetic=SYNTHETIC,
-        ),
-    )
+    parts = {"document": document, "sections": sections(document), "synthetic": SYNTHETIC}
+    write_text(page, render("model_card.html.j2", **parts))
     write_text(plain, json.dumps(_plain(document), ensure_ascii=False, indent=1))
     write_text(review, _csv(document))
 

@@ -236,7 +236,8 @@ def sample_rows(part: Part, most: int | None, seed: int) -> Part:
 
 def held_out(folds: Sequence[FoldRows]) -> NDArray[np.intp]:
     """Return the positions of the rows that the folds hold out together, ascending."""
-    return np.sort(np.concatenate([fold.held_rows for fold in folds]))
+    none = np.empty(0, dtype=np.intp)
+    return np.sort(np.concatenate([none, *(fold.held_rows for fold in folds)]))
 
 
 def make_folds(

@@ -106,7 +106,8 @@ IMPUTE = Step(
     "impute",
     "Impute: what stands in for missing values",
     (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.data_steps"),
-    lambda run: [run.settings.impute, run.settings.seed],
+    # part of the key of all that follow
+    lambda run: [run.settings.impute, run.settings.seed, run.settings.model.monotone],
     data_steps.impute,
     data_steps.load_impute,
 )
@@ -156,7 +157,12 @@ REGISTER = Step(
         "training.selection_card",
         "reporting.model_card",
     ),
-    lambda run: [run.settings.register, run.settings.tracking, run.settings.contract.model_name],
+    lambda run: [
+        run.settings.register,
+        run.settings.tracking,
+        run.settings.contract.model_name,
+        run.settings.model.even_ratios,
+    ],
     register_step.register,
     register_step.load_register,
 )
@@ -330,6 +336,7 @@ def train(
     """
     wanted_candidates(settings.selection)
     _check_family(settings)
+    _check_monotone(settings)
     check_refit(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
@@ -399,6 +406,19 @@ def _check_family(settings: RunSettings) -> None:
     family, compared = settings.sweep.family, settings.selection.families
     if family is not None and family not in compared:
         raise RunSettingsError.family_not_compared(family, compared)
+
+
+def _check_monotone(settings: RunSettings) -> None:
+    """Refuse to begin where estimates cannot rise or fall with a column as they are asked to."""
+    contract = settings.contract
+    numbers = [c.name for c in contract.features if c.kind in ("number", "integer")]
+    for name in settings.model.monotone or {}:
+        if name not in contract.feature_names:
+            raise RunSettingsError.no_monotone_column(name, numbers)
+        if name not in numbers:
+            raise RunSettingsError.not_a_number(name, contract.column(name).kind, numbers)
+        if contract.coordinates is not None and contract.column(name) in contract.coordinates:
+            raise RunSettingsError.monotone_coordinate(name)
 
 
 def _start(settings: RunSettings, workspace: Path, table: StoredTable | None) -> RunContext:

@@ -6,17 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.metrics.ratio_study import ratio_figures
 from tasador.metrics.regression import (
+    ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
     label,
     unit_of,
 )
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.monotone import promise
 from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
@@ -31,7 +34,7 @@ from tasador.reporting.model_card import (
 )
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
-from tasador.selection.ensembling import Member
+from tasador.selection.ensembling import Member, Stretch, evenness_figures
 from tasador.selection.families.catalog import family
 from tasador.selection.test_metrics import EvaluationReport
 from tasador.settings.run import RunSettings
@@ -39,6 +42,7 @@ from tasador.training.context import Evidence
 from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
+Floats = NDArray[np.float64]
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
 
 
@@ -228,6 +232,53 @@ def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, met
     )
 
 
+def evenness(choice: FinalChoice, report: EvaluationReport, unstretched: Floats) -> Iterator[str]:
+    """Say what the stretch of estimates changed on the test part, where there is one."""
+    if choice.stretch is None:
+        return
+    some = report.actual > 0
+    before = evenness_figures(report.actual[some], unstretched[some])
+    after = evenness_figures(report.actual[some], report.predicted[some])
+    yield (
+        f"Estimates are stretched by {choice.stretch.factor:.4g} round their middle: on the test "
+        f"part PRD is {after['prd']:.3f} with it and {before['prd']:.3f} without, PRB "
+        f"{after['prb']:.3f} and {before['prb']:.3f}, MAPE {after['mape']:.2f}% and "
+        f"{before['mape']:.2f}%."
+    )
+
+
+def show_stretch(
+    card: CardBuilder, stretch: Stretch, report: EvaluationReport, unstretched: Floats
+) -> None:
+    """Show MAPE, PRD and PRB without the stretch of estimates and with it."""
+    some = report.actual > 0
+    without, stretched = (
+        evenness_figures(report.actual[some], estimate[some])
+        for estimate in (unstretched, report.predicted)
+    )
+    card.fact(
+        "Estimates stretched by",
+        stretch.factor,
+        "PRD and PRB are then within what the IAAO accepts, out of fold"
+        if stretch.reached
+        else "not enough for what the IAAO accepts: more would cost too much of the MAPE",
+    )
+    columns = (stretch.before, stretch.after, without, stretched)
+    card.table(
+        "Even ratios: estimates stretched round their middle",
+        ("figure", "out of fold without", "with", "test part without", "with", "accepted"),
+        [
+            (label(name), *(found[name] for found in columns), _accepted(name))
+            for name in ("mape", "prd", "prb")
+        ],
+        note="Chosen out of fold on train; the test part only shows the result.",
+    )
+
+
+def _accepted(name: str) -> str | None:
+    return "{:g} to {:g}".format(*ACCEPTED[name]) if name in ACCEPTED else None
+
+
 def describe_member(member: Member) -> str:
     """Return a model of the average as one line of text."""
     params = ", ".join(f"{key}={_brief(value)}" for key, value in member.params.items())
@@ -322,6 +373,23 @@ def _decisions(
         f"{choice.bias.error_smeared:.6g} with Duan's factor {choice.bias.duan:.6g}",
         f"{_ON_TRAIN}, out of fold",
     )
+    for column, direction in (settings.model.monotone or {}).items():
+        yield Decision(
+            f"monotone in {column}",
+            direction,
+            f"configured: {promise(column, direction)}; families that cannot keep to it are left "
+            "out, and nothing else is made from it",
+            "none",
+        )
+    if choice.stretch is not None:
+        was, now = choice.stretch.before, choice.stretch.after
+        yield Decision(
+            "stretch of estimates",
+            f"factor {choice.stretch.factor:.4g}",
+            f"PRD {was['prd']:.4g} without, {now['prd']:.4g} with it; PRB {was['prb']:.3g} and "
+            f"{now['prb']:.3g}; MAPE {was['mape']:.4g} and {now['mape']:.4g}",
+            f"{_ON_TRAIN}, out of fold",
+        )
     yield Decision(
         "interval",
         f"{interval.coverage:.0%}, "

@@ -21,6 +21,7 @@ from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
@@ -32,6 +33,7 @@ from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.folds import assign_folds
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.settings.run import ModelSettings
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -52,7 +54,6 @@ from tasador.training.final_model import (
     fit_final,
     is_refitted,
     prove,
-    random_cross_validation,
     spatial_cross_validation,
 )
 from tasador.training.model_steps import pipeline_of
@@ -61,11 +62,13 @@ from tasador.training.register_card import (
     decisions,
     describe_member,
     document_of,
+    evenness,
     fill_card,
     headline,
     show_choice,
     show_diagnostics,
     show_intervals,
+    show_stretch,
     with_bundle,
 )
 from tasador.trees.onnx_model import OnnxRegressor
@@ -129,6 +132,7 @@ def watched_parts(run: RunContext, train: Part, found: Estimates) -> dict[str, A
 _log = logging.getLogger(__name__)
 _SCALE = "comparables_spread"
 _PROMISES = (0.5, 0.8, 0.9, 0.95)
+_PAIRS = 10_000
 
 
 def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
@@ -136,18 +140,25 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     sweep, folder, card = made.sweep.result, out.folder, out.card
     name, params, contract = sweep.family, sweep.final_params, run.settings.contract
     choice = choose_final(run, made)
-    cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
+    cv, random_cv = choice.cv, choice.random_cv
     spatial_cv = spatial_cross_validation(run, made, choice)
     evaluated = fit_final(run, made, choice)
     interval = _interval(run, made, cv, spatial_cv)
     report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv)
-    shipped = _shipped(run, made, choice, evaluated, interval, random_cv)
+    shipped = _shipped(run, made, choice, evaluated, interval)
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval)
-    facts = _model_facts(made, choice, report, contract, shipped)
+    checks = _check_monotone(run, made, evaluated.onnx, report)
+    unstretched = _unstretched(run, made, evaluated.onnx, report, choice)
+    facts = replace(
+        _model_facts(made, choice, report, contract, shipped),
+        kept=(*(check.sentence for check in checks), *evenness(choice, report, unstretched)),
+    )
     document = document_of(contract, facts, report, decided, choice)
     card_text = to_markdown(document)
     metrics = metrics_of(made.table.origin, report, choice)
+    if checks:
+        metrics["monotone"] = to_plain(checks)
     if shipped.refitted:
         metrics["measured"] = facts.refit_note
     draft = write_bundle_of(
@@ -170,6 +181,14 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         },
     )
     fill_card(document, card, bundle, shipped.final.parity, report)
+    for check in checks:
+        card.fact(
+            f"{promise(check.column, check.direction)}: violations",
+            check.violations,
+            f"of {check.pairs:,} pairs of held-out rows that differ in it alone",
+        )
+    if choice.stretch is not None:
+        show_stretch(card, choice.stretch, report, unstretched)
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
@@ -189,12 +208,11 @@ def _shipped(
     choice: FinalChoice,
     evaluated: FittedModel,
     interval: ConformalInterval,
-    random_cv: CrossValidation | None,
 ) -> Shipped:
     """Return the evaluated model, or where that is wanted one fitted again on all rows."""
     cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
     estimates = Estimates(cv.rows, cv.score, interval.half_width(cv.Z))
-    own, refitted = _out_of_fold(cv, random_cv), is_refitted(settings, made.rows)
+    own, refitted = _out_of_fold(cv, choice.random_cv), is_refitted(settings, made.rows)
     if refitted:
         every, gain, held = all_rows(run, made, evaluated.onnx, interval)
         estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
@@ -315,6 +333,40 @@ def _evaluate(
     )
 
 
+def _check_monotone(
+    run: RunContext, made: Evidence, onnx: OnnxRegressor, report: EvaluationReport
+) -> list[MonotoneCheck]:
+    """Count on held-out rows where estimates go the other way than `model.monotone` asks."""
+    monotone = run.settings.model.monotone
+    if not monotone:
+        return []
+    fitted = made.features.fitted
+    return check_monotone(
+        lambda X: run.transform.inverse(onnx.predict(fitted.transform(X))),
+        run.settings.contract,
+        report.X,
+        monotone,
+        pairs=_PAIRS,
+        seed=run.settings.seed,
+    )
+
+
+def _unstretched(
+    run: RunContext,
+    made: Evidence,
+    onnx: OnnxRegressor,
+    report: EvaluationReport,
+    choice: FinalChoice,
+) -> Floats:
+    """Return what the test rows (n,) are estimated as without the stretch of `even_ratios`."""
+    if choice.stretch is None:
+        return report.predicted
+    at = run.settings.contract.timestamp_position
+    score = choice.unstretched(onnx.predict(made.features.fitted.transform(report.X)))
+    transform = replace(run.transform, trend=made.rows.trend)
+    return transform.inverse(score, None if at is None else report.X[:, at])
+
+
 def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
@@ -368,7 +420,8 @@ def write_bundle_of(
             # where trials and versions are kept changes no model, and may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
             "register": _without(settings.register, "alias"),
-        },
+        }
+        | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,
         "libraries": library_versions(),
         "family": name,
@@ -377,6 +430,8 @@ def write_bundle_of(
         "bias_factor": choice.bias.factor,
         "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }
+    if choice.stretch is not None:
+        lineage["stretch"] = {"factor": choice.stretch.factor, "shift": choice.stretch.shift}
     parts = BundleParts(
         name=contract.model_name,
         origin=made.table.origin,
