@@ -18,7 +18,9 @@ from tasador.contract.encoding import as_of_field, sent_as
 from tasador.contract.formats import seconds_of
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
+from tasador.modeling.prediction import Appraised, no_value
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +38,8 @@ class BatchScorer:
         bundle: The loaded bundle.
         keep: Columns of the input to hand on; None keeps the contract's identifiers that are there.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage: Share of truths that the intervals are to hold; None takes the model's.
+        limits: When a row gets no value.
 
     Raises:
         ValidationError: See `as_of_field`.
@@ -46,17 +50,27 @@ class BatchScorer:
         bundle: The loaded bundle.
         schema: What is added to the kept columns: the estimate under the contract's name for it,
             ``lower`` and ``upper`` (all null for a refused row), ``warnings`` (what is unusual
-            about a valued row, as the service says it) and ``error`` (why a row was refused).
+            about a valued row, as the service says it), ``error`` (why a row was refused),
+            ``fsd``, ``confidence_class`` (null from older bundles) and ``no_value`` (why a row that
+            meets the contract gets no value).
     """
 
     def __init__(
-        self, bundle: ModelBundle, *, keep: Sequence[str] | None = None, as_of: str | None = None
+        self,
+        bundle: ModelBundle,
+        *,
+        keep: Sequence[str] | None = None,
+        as_of: str | None = None,
+        coverage: float | None = None,
+        limits: ServeLimits | None = None,
     ) -> None:
         try:
             import pyarrow as pa
         except ImportError:
             raise MissingExtraError.for_package("pyarrow", "parquet") from None
         self.bundle = bundle
+        bundle.check_coverage(coverage)
+        self._coverage, self._limits = coverage, limits or ServeLimits()
         self._contract = bundle.contract
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
@@ -68,6 +82,9 @@ class BatchScorer:
                 ("upper", pa.float64()),
                 ("warnings", pa.string()),
                 ("error", pa.string()),
+                ("fsd", pa.float64()),
+                ("confidence_class", pa.string()),
+                ("no_value", pa.string()),
             ]
         )
         twice = sorted(set(self._keep or ()) & set(self.schema.names))
@@ -145,7 +162,9 @@ class BatchScorer:
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
         kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
-        made = [*self._values(rows, refused), self._errors(batch, np.flatnonzero(refused))]
+        *values, fsd, classes, silent = self._values(rows, refused)
+        errors = self._errors(batch, np.flatnonzero(refused))
+        made = [*values, errors, fsd, classes, silent]
         fields = [batch.schema.field(name).with_type(array.type) for name, array in kept]
         return pa.RecordBatch.from_arrays(
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
@@ -168,29 +187,56 @@ class BatchScorer:
         return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
-        """Return estimates, lower and upper ends and warnings of the accepted rows.
-
-        They are null for the refused.
-        """
+        """Return what is added for the accepted rows, but ``error``; null for the refused."""
         import pyarrow as pa
 
         # neighbours in space share what the search for comparables has in the cache
         order = self.bundle.features.neighbour_order(rows)
         if order is None:
             order = np.arange(len(rows))
-        found = np.empty((3, len(rows)))
+        found = np.empty((4, len(rows)))
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
+        silent: dict[int, str] = {}
         for part in _parts(len(rows)):
-            *found[:, order[part]], notes = self.bundle.appraise(rows[order[part]])
+            own = self.bundle.appraise(rows[order[part]], self._coverage)
+            fsd = np.nan if own.fsd is None else own.fsd
+            found[:3, order[part]] = own.prediction, own.lower, own.upper
+            found[3, order[part]] = fsd
+            silent |= {int(at[row]): why for row, why in self._no_value(rows, order[part], own)}
             places = at[order[part]]
-            warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
-        noted = _sparse(len(refused), warnings)
-        if not refused.any():
-            return [*(pa.array(values) for values in found), noted]
+            warnings |= {int(places[row]): "; ".join(texts) for row, texts in own.notes.items()}
+        noted, reasons = _sparse(len(refused), warnings), _sparse(len(refused), silent)
         # zeros behind the mask: bytes of the file must not depend on what was in memory
-        spread = np.zeros((3, len(refused)))
+        spread = np.zeros((4, len(refused)))
         spread[:, ~refused] = found
-        return [*(pa.array(values, mask=refused) for values in spread), noted]
+        absent = refused.copy()
+        absent[list(silent)] = True
+        spread[:3, absent] = 0.0
+        confidence = self.bundle.confidence
+        if confidence is None:
+            none = len(refused)
+            sizes, classes = pa.nulls(none, pa.float64()), pa.nulls(none, pa.string())
+        else:
+            sizes = pa.array(spread[3], mask=refused if refused.any() else None)
+            names = [name for _, name in confidence.graded(spread[3].tolist())]
+            classes = pa.array(names, pa.string(), mask=refused if refused.any() else None)
+        mask = absent if absent.any() else None
+        values = [pa.array(column, mask=mask) for column in spread[:3]]
+        return [*values, noted, sizes, classes, reasons]
+
+    def _no_value(
+        self, rows: Floats, places: NDArray[np.intp], found: Appraised
+    ) -> Iterator[tuple[int, str]]:
+        """Give those `places` among `rows` that get no value, and why."""
+        if found.fsd is None or self._limits == ServeLimits():
+            return
+        support = None
+        if self._limits.min_support:
+            support = self.bundle.support(rows[places], found.outside)
+        for i, size in enumerate(found.fsd.tolist()):
+            reason = no_value(size, None if support is None else support[i], self._limits)
+            if reason is not None:
+                yield int(places[i]), reason
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):

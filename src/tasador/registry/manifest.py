@@ -42,7 +42,9 @@ _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
 #: What training rows are worth to models that did not learn from them (`modeling.training_rows`).
 OUT_OF_FOLD = "out_of_fold.npz"
-_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD})
+#: How large an error to expect of each estimate (`modeling.confidence`): trees, and calibration.
+CONFIDENCE_TREES, CONFIDENCE = "confidence.onnx", "confidence.npz"
+_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD, CONFIDENCE_TREES, CONFIDENCE})
 
 
 class InvalidManifestError(BundleError):

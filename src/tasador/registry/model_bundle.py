@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -29,13 +29,24 @@ from tasador.core.errors import (
 )
 from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
+from tasador.modeling.confidence import ConfidenceModel, checked_coverage
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.errors import CoverageError
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import Comparable, Explanation, Reasons, Valuation
+from tasador.modeling.prediction import (
+    Appraised,
+    Comparable,
+    Explanation,
+    Reasons,
+    Support,
+    Valuation,
+)
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
 from tasador.registry.manifest import (
     CARD,
+    CONFIDENCE,
+    CONFIDENCE_TREES,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
@@ -117,6 +128,16 @@ class GoldenRowsError(BundleError):
         )
 
 
+class _Valued(NamedTuple):
+    prediction: Floats
+    lower: Floats
+    upper: Floats
+    fsd: Floats | None
+    outside: NDArray[np.bool_] | None
+    far: NDArray[np.bool_] | None
+    own: NDArray[np.intp]
+
+
 @dataclass(frozen=True)
 class ModelBundle:
     """A loaded, verified bundle; may be used from several threads at once.
@@ -140,6 +161,7 @@ class ModelBundle:
         error_model: Tells how large an error to expect where; None in older bundles.
         training_rows: What training rows are valued by, instead of the model that learnt from
             them; None in older bundles.
+        confidence: How large an error to expect of each estimate; None in older bundles.
 
     Example:
         >>> import tasador
@@ -166,6 +188,7 @@ class ModelBundle:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: OnnxRegressor | None = None
     training_rows: TrainingRows | None = None
+    confidence: ConfidenceModel | None = None
 
     @cached_property
     def check(self) -> RowCheck:
@@ -208,46 +231,110 @@ class ModelBundle:
         """
         return self.predict(self.check.columns(columns))
 
-    def value(self, row: Mapping[str, Any]) -> Valuation:
+    def value(self, row: Mapping[str, Any], *, coverage: float | None = None) -> Valuation:
         """Value one row.
 
         Args:
             row: Values by column name, as the contract describes them; None for missing.
+            coverage: Share of truths that the interval is to hold, from 0.5 to 0.99; None takes
+                the one that the model was registered with.
 
         Raises:
-            ValidationError: A value is missing or does not meet the contract.
+            ValidationError: A value is missing or does not meet the contract, or `coverage` cannot
+                be had.
         """
-        return self.value_encoded(self.check.row(row))[0]
+        return self.value_encoded(self.check.row(row), coverage)[0]
 
-    def value_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Valuation]:
+    def value_rows(
+        self, rows: Sequence[Mapping[str, Any]], *, coverage: float | None = None
+    ) -> list[Valuation]:
         """Value several rows; each gets the same answer as from `value`.
 
         Raises:
-            ValidationError: One does not meet the contract; names the first, counted from 1.
+            ValidationError: One does not meet the contract; names the first, counted from 1. Or
+                `coverage` cannot be had.
         """
-        return self.value_encoded(self.check.rows(rows)) if rows else []
+        return self.value_encoded(self.check.rows(rows), coverage) if rows else []
 
     def value_arrays(self, X: Floats) -> tuple[Floats, Floats, Floats]:
         """Value encoded rows (n, p): estimates, lower and upper ends, each (n,).
 
         Whether the rows meet the contract is for the caller to check, with `check`.
         """
-        return self._valued(X)[:3]
+        found = self._valued(X, None)
+        return found.prediction, found.lower, found.upper
 
-    def appraise(self, X: Floats) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
-        """Value encoded rows as `value_arrays`, with what their senders should know, by row."""
-        prediction, lower, upper, far, own = self._valued(X)
+    def appraise(self, X: Floats, coverage: float | None = None) -> Appraised:
+        """Value encoded rows as `value_arrays`, with what their senders should know, by row.
+
+        Raises:
+            ValidationError: `coverage` cannot be had; see `value`.
+        """
+        found = self._valued(X, coverage)
         notes = self._range.notes(X)
-        for row in own.tolist():
+        for row in found.own.tolist():
             notes.setdefault(row, []).append(NOTE)
-        if far is not None:
-            for row, note in self.features.far_notes(X, np.flatnonzero(far)).items():
+        if found.far is not None:
+            for row, note in self.features.far_notes(X, np.flatnonzero(found.far)).items():
                 notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
-        return prediction, lower, upper, notes
+        return Appraised(
+            found.prediction, found.lower, found.upper, notes, found.fsd, found.outside
+        )
+
+    def check_coverage(self, coverage: float | None) -> float:
+        """Return the coverage of the intervals that are made when `coverage` is asked for.
+
+        Raises:
+            ValidationError: It cannot be had; see `value`.
+        """
+        usual = self.interval.coverage
+        if coverage is None or coverage == usual:
+            return usual
+        if self.confidence is None:
+            raise CoverageError.fixed(usual, coverage)
+        return checked_coverage(coverage)
+
+    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
+        """Return what the estimates of encoded rows (n, p) rest on.
+
+        None without comparables, and for older bundles. `outside` is what `appraise` says of them.
+        """
+        features, confidence = self.features, self.confidence
+        if features.plan is None or features.index is None or confidence is None:
+            return None
+        frame = features.frame(X)
+        points = features.plan.points(frame)
+        count, nearest, unit = features.plan.support(
+            features.index,
+            points,
+            features.beside_place(features.plan, X, frame),
+            self.contract.coordinates,
+        )
+        unusual: list[tuple[str, ...]] = [()] * len(X)
+        if outside is not None:
+            names = np.array(self.contract.feature_names)
+            unusual = [tuple(names[row].tolist()) for row in outside]
+        each = zip(nearest.tolist(), count.tolist(), unusual, strict=True)
+        return [Support(None if far != far else far, unit, n, of) for far, n, of in each]
+
+    def _outside(self, X: Floats, confidence: ConfidenceModel) -> NDArray[np.bool_] | None:
+        """Return which values (n, p) lie outside the training range, alone or beside the others.
+
+        A date of the sale does not: how the level of prices goes on has its own error. None where
+        none does.
+        """
+        outside = self._range.outside(X)
+        joint = confidence.joint.outside(X)
+        if joint.any():
+            outside[:, confidence.joint.columns] |= joint
+        at = self.contract.timestamp_position
+        if at is not None:
+            outside[:, at] = False
+        return outside if outside.any() else None
 
     @cached_property
     def _far_interval(self) -> str:
-        factor = self.interval.far_factor
+        factor = (self.confidence or self.interval).far_factor
         if factor == 1.0:
             return "the interval does not hold there"
         return (
@@ -266,30 +353,59 @@ class ModelBundle:
             score[own] = kept
         return score, own
 
-    def _valued(
-        self, X: Floats
-    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None, NDArray[np.intp]]:
+    def _valued(self, X: Floats, coverage: float | None) -> _Valued:
         Z = self.features.transform(X)
         (score, own), far = self._scores(X, Z), self.features.far(Z)
         dates = self.dates(X)
-        low, high = self.interval.bounds(score, Z, far, self.target.level_error(dates))
+        level_error, fsd, outside = self.target.level_error(dates), None, None
+        if self.confidence is None:
+            self.check_coverage(coverage)
+            low, high = self.interval.bounds(score, Z, far, level_error)
+        else:
+            outside = self._outside(X, self.confidence)
+            segment = None if self._segment is None else X[:, self._segment]
+            beyond = far
+            if outside is not None:
+                beyond = np.logical_or(outside.any(axis=1), False if far is None else far)
+            low, high, fsd = self.confidence.bounds(
+                Z, score, segment, beyond, level_error, coverage
+            )
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
         answers, n = self.target.inverse(np.concatenate((score, low, high)), dates), len(score)
-        return answers[:n], answers[n : 2 * n], answers[2 * n :], far, own
+        return _Valued(answers[:n], answers[n : 2 * n], answers[2 * n :], fsd, outside, far, own)
 
-    def value_encoded(self, X: Floats) -> list[Valuation]:
-        """Value encoded rows (n, p) that `check` accepts."""
-        version, unit, coverage = self.version, self.contract.target.unit, self.interval.coverage
-        *values, notes = self.appraise(X)
-        estimates, lower, upper = (array.tolist() for array in values)
+    @cached_property
+    def _segment(self) -> int | None:
+        column = self.contract.with_role("segment")
+        return None if column is None else self.contract.position(column.name)
+
+    def value_encoded(self, X: Floats, coverage: float | None = None) -> list[Valuation]:
+        """Value encoded rows (n, p) that `check` accepts.
+
+        Raises:
+            ValidationError: `coverage` cannot be had; see `value`.
+        """
+        version, unit, held = self.version, self.contract.target.unit, self.check_coverage(coverage)
+        found = self.appraise(X, coverage)
+        columns = (found.prediction, found.lower, found.upper)
+        estimates, lower, upper = (array.tolist() for array in columns)
+        notes = [tuple(found.notes.get(i, ())) for i in range(len(X))]
+        if self.confidence is None or found.fsd is None:
+            return [
+                Valuation(estimate, lower[i], upper[i], held, version, unit, notes[i])
+                for i, estimate in enumerate(estimates)
+            ]
+        sizes, support = found.fsd.tolist(), self.support(X, found.outside)
+        graded = self.confidence.graded(sizes)
         return [
             Valuation(
-                estimate, lower[i], upper[i], coverage, version, unit, tuple(notes.get(i, ()))
+                estimate, lower[i], upper[i], held, version, unit, notes[i],
+                sizes[i], *graded[i], None if support is None else support[i],
             )
             for i, estimate in enumerate(estimates)
-        ]
+        ]  # fmt: skip
 
     def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
         """Value one row and say why.
@@ -414,6 +530,15 @@ def _rebuilt(
         error_model=OnnxRegressor(errors, threads) if errors is not None else None,
         training_rows=(
             TrainingRows.from_state(arrays_of(OUT_OF_FOLD)) if OUT_OF_FOLD in contents else None
+        ),
+        confidence=(
+            ConfidenceModel.from_state(
+                load_model(contents[CONFIDENCE_TREES], threads, q + 1),
+                arrays_of(CONFIDENCE),
+                len(contract.features),
+            )
+            if CONFIDENCE in contents
+            else None
         ),
     )
     _check_fit(bundle)

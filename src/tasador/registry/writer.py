@@ -18,12 +18,15 @@ from tasador.core.hashing import sha256_bytes, to_plain
 from tasador.core.input_checks import write_arrays
 from tasador.core.storage import atomic_folder
 from tasador.features.pipeline import FittedFeatures
+from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
 from tasador.registry.manifest import (
     CARD,
+    CONFIDENCE,
+    CONFIDENCE_TREES,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
@@ -84,6 +87,7 @@ class BundleParts:
             `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
         training_rows: What training rows are worth to models that did not learn from them.
+        confidence: How large an error to expect of each estimate, and the graph of its trees.
     """
 
     name: str
@@ -104,6 +108,7 @@ class BundleParts:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: bytes | None = None
     training_rows: TrainingRows | None = None
+    confidence: tuple[ConfidenceModel, bytes] | None = None
 
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
@@ -139,6 +144,9 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         contents[ERROR_MODEL] = parts.error_model
     if parts.training_rows is not None:
         contents[OUT_OF_FOLD] = write_arrays(parts.training_rows.state())
+    if parts.confidence is not None:
+        model, contents[CONFIDENCE_TREES] = parts.confidence
+        contents[CONFIDENCE] = write_arrays(model.state())
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:

@@ -2,8 +2,7 @@
 
 What a card says is written once, as `sections` of plain texts and tables. The Markdown lies in the
 bundle, where it cannot name the bundle's own hash, and without the rows to review: test rows with
-their estimates, drawn by chance, for the random sample testing that the US rule on automated
-valuation models asks for.
+their estimates, drawn by chance, for the random sample testing that the US rule on AVMs asks for.
 """
 
 from __future__ import annotations
@@ -149,7 +148,7 @@ class ModelDocument:
         facts: Data, lineage and limits.
         headline: Test metrics with 95% intervals; empty while the test part is unopened.
         comparison: The same under random and spatially blocked cross-validation.
-        groups: Figures of test rows by heading: segments, tenths, capped values.
+        groups, tables: Figures of test rows by heading (segments, tenths...), and others.
         ratio_study: (figure, value, low, high, accepted from, to).
         decisions: How the model was chosen, in order.
         review: Test rows drawn by chance.
@@ -163,6 +162,7 @@ class ModelDocument:
     ratio_study: tuple[tuple[str, float, float, float, float | None, float | None], ...] = ()
     decisions: tuple[Decision, ...] = ()
     review: tuple[ReviewRow, ...] = ()
+    tables: tuple[CardTable, ...] = ()
 
     def limits(self) -> list[str]:
         """Return what estimates cannot do, a sentence each."""
@@ -508,16 +508,16 @@ def figure_tables(document: ModelDocument) -> list[CardTable]:
             ("figure", "value", "95% from", "to", "accepted from", "to "),
             document.ratio_study,
             note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio "
-            "Studies, residential property. PRD above 1 and PRB below 0 mean that dear things are "
-            "estimated low. FSD: standard deviation of the percentage errors.",
+            "Studies, residential property. PRD above 1 and PRB below 0: dear things are estimated "
+            "low. FSD: standard deviation of the percentage errors.",
         )
         tables.insert(0, ratios)
-    return tables
+    return [*tables, *document.tables]
 
 
 def _group_table(name: str, groups: Sequence[Group]) -> CardTable:
-    few = [g.rows < _FEW_ROWS for g in groups]
-    notes = [f"Groups of fewer than {_FEW_ROWS} rows prove little."] * any(few)
+    notes = [f"Groups of fewer than {_FEW_ROWS} rows prove little."]
+    notes *= any(few := [g.rows < _FEW_ROWS for g in groups])
     if name == CAP:
         notes.append("At the cap the true value is not known: these errors say little.")
     return CardTable(

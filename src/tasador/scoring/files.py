@@ -32,6 +32,7 @@ from tasador.core.progress import Advance, progress
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -333,6 +334,8 @@ class ScoreRequest:
         force: Whether finished files are scored again.
         asked: How files are read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage: Share of truths that the intervals are to hold; None takes the model's.
+        limits: When a row gets no value.
     """
 
     inputs: tuple[str, ...]
@@ -344,11 +347,14 @@ class ScoreRequest:
     force: bool = False
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
+    coverage: float | None = None
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     @property
     def reading(self) -> str:
         """How files are read, as a text that is empty where nothing was named."""
-        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of)
+        how = (self.coverage, self.limits.max_fsd, self.limits.min_support or None)
+        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of, *how)
         return "".join(f" {one}" for one in given if one is not None)
 
 
@@ -507,7 +513,13 @@ class Run:
             keep = table.names
         if keep is not None and ROW in keep:
             raise OutputError.taken(ROW)
-        scorer = BatchScorer(self.bundle, keep=keep, as_of=self.request.as_of)
+        scorer = BatchScorer(
+            self.bundle,
+            keep=keep,
+            as_of=self.request.as_of,
+            coverage=self.request.coverage,
+            limits=self.request.limits,
+        )
         try:
             scorer.check_columns(table.names)
         except DataError as error:
@@ -577,10 +589,10 @@ def value_piece(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
     if piece.torn:
         whole = numbers[~np.isin(numbers, list(piece.torn))]
         texts = [piece.torn[number] for number in sorted(piece.torn)]
-        blank = pa.RecordBatch.from_arrays(
-            [pa.nulls(len(texts), kind) for kind in scored.schema.types], schema=scored.schema
-        )
-        blank = blank.set_column(len(blank.schema) - 1, "error", pa.array(texts, pa.string()))
+        nothing = pa.nulls(len(texts))
+        columns = [nothing.cast(field.type) for field in scored.schema]
+        columns[scored.schema.get_field_index("error")] = pa.array(texts, pa.string())
+        blank = pa.RecordBatch.from_arrays(columns, schema=scored.schema)
         order = np.argsort(np.concatenate([whole, sorted(piece.torn)]))
         scored = pa.concat_batches([scored, blank]).take(pa.array(order))
     return pa.RecordBatch.from_arrays(

@@ -19,8 +19,9 @@ from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
-from tasador.modeling.prediction import Explanation, Valuation
+from tasador.modeling.prediction import Explanation, Valuation, no_value
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 #: Words of ``--with`` that are no names of columns.
 IDS, INPUTS = "ids", "inputs"
@@ -37,12 +38,14 @@ class PredictedRow:
         valuation: Its value; None when it was refused.
         error: Why it was refused; empty when it was valued.
         kept: Columns of the input that were asked for, by name.
+        no_value: Why it gets no value all the same; None where it does.
     """
 
     number: int
     valuation: Valuation | None
     error: str
     kept: Mapping[str, Any]
+    no_value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def predict_rows(
     keep: Sequence[str] = (),
     asked: Source | None = None,
     as_of: str | None = None,
+    coverage: float | None = None,
+    limits: ServeLimits | None = None,
 ) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
 
@@ -84,6 +89,8 @@ def predict_rows(
             ``inputs`` (all of them).
         asked: How the file is read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage: Share of truths that the intervals are to hold; None takes the model's.
+        limits: When a row gets no value; None gives all one.
 
     Raises:
         DataError: The rows cannot be read, or not one of them meets the contract.
@@ -93,13 +100,15 @@ def predict_rows(
     """
     with chosen_bundle(choice, fits=fits_rows(rows, asked), tell=tell) as chosen:
         loaded = chosen.load()
+    loaded.check_coverage(coverage)
+    how = _Asked(as_of, coverage, limits or ServeLimits())
     text = rows.lstrip()
     is_text = text.startswith(("{", "["))
     from_json = is_text or rows.endswith(".json")
     if from_json:
-        found = _value_json(loaded, rows if is_text else read_text(rows), keep, as_of)
+        found = _value_json(loaded, rows if is_text else read_text(rows), keep, how)
     else:
-        found = _value_table(loaded, rows, keep, tell, asked, as_of)
+        found = _value_table(loaded, rows, keep, tell, asked, how)
     predicted = Predicted(
         tuple(found),
         loaded.contract.target.prediction_name,
@@ -110,6 +119,15 @@ def predict_rows(
     )
     _check_any_valued(predicted)
     return predicted
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How rows are valued; see `predict_rows`."""
+
+    as_of: str | None
+    coverage: float | None
+    limits: ServeLimits
 
 
 class RowsError(ValidationError):
@@ -161,9 +179,9 @@ def _check_any_valued(predicted: Predicted) -> None:
 
 
 def _value_json(
-    bundle: ModelBundle, text: str, keep: Sequence[str], as_of: str | None
+    bundle: ModelBundle, text: str, keep: Sequence[str], how: _Asked
 ) -> Iterator[PredictedRow]:
-    dated = as_of_field(bundle.contract, as_of)
+    dated = as_of_field(bundle.contract, how.as_of)
     try:
         plain = read_json(text)
     except ValueError as error:
@@ -179,10 +197,12 @@ def _value_json(
         handed_on = {name: item.get(name) for name in kept} if isinstance(item, Mapping) else {}
         try:
             row = {**item, **dated} if isinstance(item, Mapping) else item
-            yield PredictedRow(number, bundle.value(row), "", handed_on)
+            found = bundle.value(row, coverage=how.coverage)
+            reason = no_value(found.fsd, found.support, how.limits)
+            yield PredictedRow(number, found, "", handed_on, reason)
         except ValidationError as error:
-            reason = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
-            yield PredictedRow(number, None, reason, handed_on)
+            fault = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
+            yield PredictedRow(number, None, fault, handed_on)
 
 
 def _value_table(
@@ -191,29 +211,32 @@ def _value_table(
     keep: Sequence[str],
     tell: Callable[[str], None],
     asked: Source | None,
-    as_of: str | None,
+    how: _Asked,
 ) -> Iterator[PredictedRow]:
     with open_table(path, bundle.contract, asked) as table:
-        yield from _value_pieces(bundle, path, table, keep, as_of)
+        yield from _value_pieces(bundle, path, table, keep, how)
         for note in table.notes:
             tell(note)
 
 
 def _value_pieces(
-    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str], as_of: str | None
+    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str], how: _Asked
 ) -> Iterator[PredictedRow]:
     from tasador.inference.batch_scorer import BatchScorer
     from tasador.scoring.files import ROW, value_piece
 
     names = table.names
-    absent = bundle.contract.lacking((*names, *as_of_field(bundle.contract, as_of)))
+    absent = bundle.contract.lacking((*names, *as_of_field(bundle.contract, how.as_of)))
     if absent:
         raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
     kept = _kept(bundle, keep, names)
-    scorer = BatchScorer(bundle, keep=kept, as_of=as_of)
+    scorer = BatchScorer(
+        bundle, keep=kept, as_of=how.as_of, coverage=how.coverage, limits=how.limits
+    )
     scorer.check_columns(names)
     made = [ROW, *scorer.schema.names]
-    version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
+    version, unit = bundle.version, bundle.contract.target.unit
+    coverage = bundle.check_coverage(how.coverage)
     number = 0
     allowance = Allowance(path, storage.stamp(path).size)
     columns = [name for name in scorer.columns if name in names]
@@ -222,15 +245,17 @@ def _value_pieces(
         batch = value_piece(scorer, piece)
         cells = [batch.column(name).to_pylist() for name in made]
         inputs = [batch.column(name).to_pylist() for name in kept]
-        for place, (number, estimate, lower, upper, warnings, error) in enumerate(
-            zip(*cells, strict=True)
-        ):
+        for place, row in enumerate(zip(*cells, strict=True)):
+            number, estimate, lower, upper, warnings, error, fsd, _, reason = row
             valuation = None
             if error is None:
                 notes = (warnings,) if warnings else ()
-                valuation = Valuation(estimate, lower, upper, coverage, version, unit, notes)
+                graded = bundle.confidence.graded([fsd])[0] if bundle.confidence else (None, None)
+                valuation = Valuation(
+                    estimate, lower, upper, coverage, version, unit, notes, fsd, *graded
+                )
             handed_on = {name: column[place] for name, column in zip(kept, inputs, strict=True)}
-            yield PredictedRow(number, valuation, error or "", handed_on)
+            yield PredictedRow(number, valuation, error or "", handed_on, reason)
     if number == 0:
         raise SourceError(f"{path} has a header but no rows", expected="at least one row")
 
@@ -256,7 +281,8 @@ def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tup
     return tuple(dict.fromkeys(kept))
 
 
-_ADDED = ("row", "lower", "upper", "coverage", "warnings", "error", "model_version")
+_ADDED = ("row", "lower", "upper", "coverage", "warnings", "error", "model_version", "fsd",
+          "confidence_class", "no_value")  # fmt: skip
 
 
 def to_json(predicted: Predicted) -> str:
@@ -270,15 +296,24 @@ def to_json(predicted: Predicted) -> str:
 
 def _plain(predicted: Predicted, row: PredictedRow) -> dict[str, Any]:
     found = row.valuation
+    answered = None if row.no_value else found
     plain: dict[str, Any] = {
-        predicted.prediction_name: None if found is None else found.prediction,
-        "lower": None if found is None else found.lower,
-        "upper": None if found is None else found.upper,
-        "coverage": None if found is None else found.coverage,
+        predicted.prediction_name: None if answered is None else answered.prediction,
+        "lower": None if answered is None else answered.lower,
+        "upper": None if answered is None else answered.upper,
+        "coverage": None if answered is None else answered.coverage,
     }
     if predicted.unit:
         plain["unit"] = predicted.unit
     plain["warnings"] = [] if found is None else list(found.warnings)
+    support = None if found is None else found.support
+    plain |= {
+        "fsd": None if found is None else found.fsd,
+        "confidence": None if found is None else found.confidence,
+        "confidence_class": None if found is None else found.confidence_class,
+        "support": None if support is None else support.plain(),
+        "no_value": row.no_value,
+    }
     if row.error:
         plain |= {"row": row.number, "error": row.error}
     return {**plain, "inputs": dict(row.kept)} if row.kept else plain
@@ -292,18 +327,20 @@ def to_csv(predicted: Predicted) -> str:
     unit = ["unit"] if predicted.unit else []
     writer.writerow(
         [*kept, predicted.prediction_name, "lower", "upper", "coverage", *unit, "warnings",
-         "error", "model_version"]
+         "error", "model_version", "fsd", "confidence_class", "no_value"]
     )  # fmt: skip
     for row in predicted.rows:
         found = row.valuation
         values: list[Any] = [None] * 4
-        if found is not None:
+        if found is not None and not row.no_value:
             values = [found.prediction, found.lower, found.upper, found.coverage]
         notes = "; ".join(found.warnings) if found is not None else ""
         cells = [to_plain(row.kept.get(name)) for name in kept]
         if unit:
             values.append(predicted.unit)
-        writer.writerow([*cells, *values, notes, row.error, predicted.version])
+        sizes = (None, None) if found is None else (found.fsd, found.confidence_class)
+        ends = (row.error, predicted.version, *sizes, row.no_value)
+        writer.writerow([*cells, *values, notes, *ends])
     return text.getvalue()
 
 

@@ -19,7 +19,14 @@ from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
+from tasador.modeling.confidence import (
+    LEAST_COVERAGE,
+    MOST_COVERAGE,
+    ConfidenceModel,
+    JointRange,
+)
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.expected_errors import fit_confidence
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
@@ -51,6 +58,7 @@ from tasador.training.final_model import (
 from tasador.training.model_steps import pipeline_of
 from tasador.training.register_card import (
     comparison,
+    confidence_figures,
     decisions,
     describe_member,
     document_of,
@@ -67,7 +75,11 @@ Floats = NDArray[np.float64]
 
 
 def watched_parts(
-    run: RunContext, made: Evidence, cv: CrossValidation, interval: ConformalInterval
+    run: RunContext,
+    made: Evidence,
+    cv: CrossValidation,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `BundleParts` that monitoring needs, from out-of-fold estimates.
 
@@ -77,7 +89,8 @@ def watched_parts(
     X, y = train.X[cv.rows], train.y[cv.rows]
     log = transform.kind == "log"
     predicted = transform.inverse(cv.score)
-    low, high = (transform.inverse(bound) for bound in interval.bounds(cv.score, cv.Z))
+    ends = _bounds_of(run, made, cv, interval, confidence)
+    low, high = (transform.inverse(bound) for bound in ends)
     model = graph = None
     with suppress(TrainingError):  # estimated performance is then "cannot tell"
         model, graph = fit_error_model(
@@ -113,19 +126,24 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     spatial_cv = spatial_cross_validation(run, made, choice)
     final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
     interval = _interval(run, made, cv, spatial_cv)
-    report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv)
-    decided = decisions(run.settings, made, choice, interval)
+    confidence = _confidence(run, made, cv, spatial_cv)
+    shipped = None if confidence is None else confidence[0]
+    report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv, shipped)
+    decided = decisions(run.settings, made, choice, interval, shipped)
     document = document_of(
-        contract, _model_facts(made, choice, report, contract), report, decided, choice
-    )
+        contract, _model_facts(made, choice, report, contract), report, decided, choice,
+        run.settings.register.confidence_cuts,
+    )  # fmt: skip
     kept = run.settings.register.out_of_fold and contract.rows_have_identity
     own = _training_rows(made.train, cv, random_cv) if kept else None
     draft = write_bundle_of(
-        folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document)
-    )
+        folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document),
+        confidence,
+    )  # fmt: skip
     bundle = _move_in(draft, run.bundles)
     write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
-    metrics = metrics_of(made.table.origin, report, choice)
+    cuts = run.settings.register.confidence_cuts
+    metrics = metrics_of(made.table.origin, report, choice, cuts)
     save_json(
         folder / "outcome.json",
         {
@@ -143,7 +161,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
-    show_intervals(card, _calibration(run, made, cv, interval, report), interval.coverage)
+    calibration = _calibration(run, made, cv, interval, report, shipped)
+    show_intervals(card, calibration, interval.coverage)
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
@@ -171,19 +190,73 @@ def _interval(
     return interval.widened(errors, spatial.Z, fitted.far(spatial.Z))
 
 
+def _confidence(
+    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
+) -> tuple[ConfidenceModel, bytes] | None:
+    """Learn the size of errors out of fold; None where there are too few rows for it."""
+    settings, train, contract = run.settings.register, made.train, run.settings.contract
+    target = run.transform.forward(train.y)
+    numbers = [
+        position
+        for position, column in enumerate(contract.features)
+        if column.kind in ("number", "integer")
+    ]
+    try:
+        model, graph = fit_confidence(
+            cv.Z,
+            cv.score,
+            target[cv.rows],
+            _segments(contract, train.X[cv.rows]),
+            JointRange.of(train.X, np.array(numbers, dtype=np.intp)),
+            log=run.transform.kind == "log",
+            coverage=settings.coverage,
+            cuts=settings.confidence_cuts,
+            seed=seeds.derive_seed(run.settings.seed, "confidence"),
+        )
+    except TrainingError as error:
+        _log.warning("estimates get no confidence: %s", error)
+        return None
+    if spatial is not None:
+        rows, Z, score = spatial.rows, spatial.Z, spatial.score
+        segments, far = _segments(contract, train.X[rows]), made.features.fitted.far(Z)
+        model = model.widened(Z, score, segments, target[rows] - score, far)
+    return model, graph
+
+
+def _segments(contract: TableContract, X: Floats) -> Floats | None:
+    column = contract.with_role("segment")
+    return None if column is None else X[:, contract.position(column.name)]
+
+
+def _bounds_of(
+    run: RunContext,
+    made: Evidence,
+    cv: CrossValidation,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None,
+    coverage: float | None = None,
+) -> tuple[Floats, Floats]:
+    """Return the ends of the out-of-fold rows' intervals, on the model's scale."""
+    if confidence is None:
+        return interval.bounds(cv.score, cv.Z)
+    segments = _segments(run.settings.contract, made.train.X[cv.rows])
+    return confidence.bounds(cv.Z, cv.score, segments, coverage=coverage)[:2]
+
+
 def _calibration(
     run: RunContext,
     made: Evidence,
     cv: CrossValidation,
     interval: ConformalInterval,
     report: EvaluationReport,
+    confidence: ConfidenceModel | None,
 ) -> list[tuple[float, float, float, float]]:
     """Return, for several promises: promised, held of the test rows, mean width, constant width.
 
     Each is calibrated on the out-of-fold errors. Widths are those of the out-of-fold rows, in the
     target's unit; the constant one is what the same promise takes without a scale.
     """
-    transform = run.transform
+    transform, fitted = run.transform, made.features.fitted
     errors = transform.forward(made.train.y[cv.rows]) - cv.score
     score = transform.forward(report.predicted)
     off = np.abs(transform.forward(report.actual) - score)
@@ -195,16 +268,23 @@ def _calibration(
             constant = calibrate(errors, cv.Z, promised, None)
         except TrainingError:  # too few rows for so high a promise
             continue
-        factor = own.quantile / interval.quantile if interval.quantile else 1.0
+        factor = np.array(own.quantile / interval.quantile if interval.quantile else 1.0)
+        own_bounds = own.bounds(cv.score, cv.Z)
+        if confidence is not None:
+            asked = min(max(promised, LEAST_COVERAGE), MOST_COVERAGE)
+            own_bounds = _bounds_of(run, made, cv, interval, confidence, asked)
+            Z, segments = fitted.transform(report.X), _segments(run.settings.contract, report.X)
+            sizes = [confidence.sizes(Z, score, segments, coverage=c).half for c in (asked, None)]
+            factor = sizes[0] / sizes[1]
         held = float(np.mean(off <= half * factor))
-        widths = (_mean_width(run, cv, found) for found in (own, constant))
+        widths = (_mean_width(run, ends) for ends in (own_bounds, constant.bounds(cv.score, cv.Z)))
         rows.append((promised, held, *widths))
     return rows  # type: ignore[return-value]
 
 
-def _mean_width(run: RunContext, cv: CrossValidation, interval: ConformalInterval) -> float:
-    """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
-    low, high = interval.bounds(cv.score, cv.Z)
+def _mean_width(run: RunContext, ends: tuple[Floats, Floats]) -> float:
+    """Return the mean width of intervals given on the model's scale, in the target's unit."""
+    low, high = ends
     return float(np.mean(run.transform.inverse(high) - run.transform.inverse(low)))
 
 
@@ -233,16 +313,23 @@ def _evaluate(
     cv: CrossValidation,
     random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
+    confidence: ConfidenceModel | None,
 ) -> EvaluationReport:
     fitted, at = made.features.fitted, run.settings.contract.timestamp_position
     transform = replace(run.transform, trend=made.rows.trend)
 
-    def value(X: Floats) -> tuple[Floats, Floats, Floats]:
+    def value(X: Floats) -> tuple[Floats, Floats, Floats, Floats | None]:
         Z, dates = fitted.transform(X), None if at is None else X[:, at]
         score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z), transform.level_error(dates))
+        far, level_error = fitted.far(Z), transform.level_error(dates)
+        fsd: Floats | None = None
+        if confidence is None:
+            lower, upper = interval.bounds(score, Z, far, level_error)
+        else:
+            segments = _segments(run.settings.contract, X)
+            lower, upper, fsd = confidence.bounds(Z, score, segments, far, level_error)
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
-        return estimate, low, high
+        return estimate, low, high, fsd
 
     return evaluate(
         value,
@@ -258,7 +345,9 @@ def _evaluate(
     )
 
 
-def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
+def metrics_of(
+    origin: Origin, report: EvaluationReport, choice: FinalChoice, cuts: tuple[float, float]
+) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
         "origin": origin,
@@ -277,7 +366,7 @@ def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) ->
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
-    }
+    } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 
 def write_bundle_of(
@@ -290,6 +379,7 @@ def write_bundle_of(
     report: EvaluationReport,
     own: TrainingRows | None,
     card: str,
+    confidence: tuple[ConfidenceModel, bytes] | None = None,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
     settings, contract = run.settings, run.settings.contract
@@ -333,14 +423,17 @@ def write_bundle_of(
         interval=interval,
         parity=final.parity,
         golden=train.X[:20],  # valued again at each load: few enough to take no time
-        metrics=metrics_of(made.table.origin, report, choice),
+        metrics=metrics_of(made.table.origin, report, choice, settings.register.confidence_cuts),
         lineage=lineage,
         profile=reference_profile(
             train.X, train.y, contract, run.transform.inverse(choice.cv.score)
         ),
         card=card,
         training_rows=own,
-        **watched_parts(run, made, choice.cv, interval),
+        confidence=confidence,
+        **watched_parts(
+            run, made, choice.cv, interval, None if confidence is None else confidence[0]
+        ),
     )
     return write_bundle(folder, parts)
 

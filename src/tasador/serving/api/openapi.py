@@ -76,6 +76,19 @@ class Interval(BaseModel):
     coverage: float = Field(gt=0, lt=1, description="Share of truths that such intervals hold")
 
 
+class Support(BaseModel):
+    """The comparables of an estimate, and what is outside the training range."""
+
+    nearest_km: float | None = Field(None, description="Kilometres to the nearest comparable")
+    nearest: float | None = Field(
+        None, description="The same in the comparables' scaled space, where that is no place"
+    )
+    within_reach: int = Field(ge=0, le=64, description="64 also stands for more")
+    outside: list[str] = Field(
+        description="Columns outside the training range, alone or beside the row's other values"
+    )
+
+
 class Health(BaseModel):
     """Whether the service can answer."""
 
@@ -192,6 +205,7 @@ def row_model(contract: TableContract, profile: Mapping[str, Any] | None = None)
 def valuation_model(contract: TableContract) -> type[BaseModel]:
     """Return the model of one estimate."""
     target = contract.target
+    grade: Any = Literal["H", "M", "L"]
     estimate = Field(
         description=target.description or f"Estimate of {target.name}",
         json_schema_extra={"unit": target.unit} if target.unit else None,
@@ -199,8 +213,8 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
     made: type[BaseModel] = create_model(
         "Valuation",
         __doc__="One estimate.",
-        **{target.prediction_name: (float, estimate)},  # type: ignore[call-overload]
-        interval=(Interval, ...),
+        **{target.prediction_name: (float | None, estimate)},  # type: ignore[call-overload]
+        interval=(Interval | None, Field(description="null where there is no value")),
         warnings=(
             list[str],
             Field(
@@ -209,6 +223,20 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
             ),
         ),
         prediction_id=(str, Field(description="Names this valuation in /api/v1/outcomes")),
+        fsd=(
+            float | None,
+            Field(
+                description="Forecast standard deviation of the relative error, which 68% of "
+                "errors do not exceed; null from models that were registered without"
+            ),
+        ),
+        confidence=(float | None, Field(ge=0, le=100, description="100 (1 - fsd)")),
+        confidence_class=(grade | None, Field(description="By the confidence, H is the best")),
+        support=(Support | None, Field(description="What the estimate rests on")),
+        no_value=(
+            str | None,
+            Field(description="Why there is no value: serve.max_fsd or serve.min_support"),
+        ),
     )
     return made
 
