@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := hatch_build.py $(wildcard src/tasador/*/*.c)
 LOCK := requirements/lock.txt
 # What `make run` and `make up` use; the tests use every extra.
-RUN_EXTRAS := train serve ui signing
+RUN_EXTRAS := train serve ui signing appraise
 # The same pinned installer everywhere, whatever pip the machine's Python brings. Everything is compiled
 # at once, so that no process has to (5 seconds each, where Python may not write its cache).
 UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
@@ -133,7 +133,7 @@ $(VENV)/.run: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
 	@touch $@
 
 $(VENV)/.dev: $(LOCK) pyproject.toml $(KERNELS) $(VENV)/bin/uv
-	$(call install,train serve ui signing gcs s3 wandb dist alerts boosters dev)
+	$(call install,train serve ui signing appraise gcs s3 wandb dist alerts boosters dev)
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.audit: $(LOCK) pyproject.toml $(VENV)/bin/uv

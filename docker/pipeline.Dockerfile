@@ -18,10 +18,10 @@ COPY pyproject.toml README.md LICENSE hatch_build.py ./
 # hadolint ignore=SC2086
 RUN pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
     && python -m venv --without-pip /opt/tasador \
-    && uv pip install --no-cache --python /opt/tasador/bin/python --require-hashes \
+    && uv pip install --no-cache --compile-bytecode --python /opt/tasador/bin/python --require-hashes \
         -c requirements/lock.txt -r pyproject.toml $EXTRAS
 COPY src/ src/
-RUN uv pip install --no-cache --python /opt/tasador/bin/python --no-deps \
+RUN uv pip install --no-cache --compile-bytecode --python /opt/tasador/bin/python --no-deps \
         --build-constraints requirements/lock.txt .
 
 FROM python:3.11.14-slim-bookworm

@@ -247,8 +247,13 @@ def test_explain_tells_parts_that_make_the_estimate_and_names_comparables(projec
     assert len(found["comparables"]) == 3
     code, out, err = as_process(project, "explain", row)
     assert code == 0, err
-    assert "multiplied by" in out
-    assert "comparables (nearest training rows)" in out
+    assert "from the typical" in out
+    assert "  Location\n" in out
+    assert "reconciled" in out
+    near = found["comparables"][0]
+    moved = sum(step["amount"] for step in near["adjustments"])
+    assert near["adjusted_price"] == pytest.approx(near["price"] + moved, abs=0.005)
+    assert near["distance_km"] is not None
     for bad, text in (("{", "not valid JSON"), ("[]", "one row"), ("{}", "longitude")):
         code, _, err = tasador(project, "explain", bad)
         assert code == 3, err

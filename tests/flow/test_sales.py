@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fixtures.command_line import QUICK, output_of, run_here
 
@@ -33,6 +34,10 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
             sold = FIRST + dt.timedelta(days=days)
             writer.writerow([parcel, area, rng.randint(1, 6), sold.isoformat(), round(price)])
     output_of(folder, "init", "homes.csv", "--target", "price", "--yes")
+    contract = folder / "conf" / "dataset" / "homes.yaml"
+    plain = yaml.safe_load(contract.read_text())
+    plain.setdefault("comparables", {})["identifier"] = "parcel_id"
+    contract.write_text(yaml.safe_dump(plain, sort_keys=False))
     output_of(
         folder,
         "run",
@@ -101,6 +106,28 @@ def test_an_explanation_names_the_trend_and_adds_up(project: Path) -> None:
     assert found["contributions"]["trend"] < -0.1
     total = found["expected"] + sum(found["contributions"].values())
     assert math.exp(total) == pytest.approx(found["valuation"]["prediction"], rel=1e-9)
+
+
+def test_comparables_are_named_dated_and_adjusted(project: Path) -> None:
+    with (project / "homes.csv").open() as file:
+        prices = {(r["parcel_id"], r["sold"]): float(r["price"]) for r in csv.DictReader(file)}
+    words = ("--as-of", "2024-01-01", "--since", "2023-01-01", "--n", "4")
+    found = json.loads(output_of(project, "explain", json.dumps(ROW), "--json", *words))
+    total = found["base"] + sum(group["amount"] for group in found["groups"])
+    assert total == pytest.approx(found["valuation"]["prediction"], abs=0.005)
+    assert len(found["comparables"]) == 4
+    for near in found["comparables"]:
+        assert "2023-01-01" <= near["date"] < "2024-01-01"
+        assert near["price"] == pytest.approx(prices[near["id"], near["date"]], rel=1e-9)
+        moved = sum(step["amount"] for step in near["adjustments"])
+        assert near["adjusted_price"] == pytest.approx(near["price"] + moved, abs=0.005)
+    own = found["comparables"][0]["id"]
+    row = json.dumps({**ROW, "parcel_id": own})
+    again = json.loads(output_of(project, "explain", row, "--json", *words))["comparables"]
+    assert [near["id"] for near in again if near["own_earlier_sale"]] == [own]
+    code, _, err = run_here(project, "explain", json.dumps(ROW), "--radius-km", "2")
+    assert code == 3
+    assert "comparables cannot be chosen by radius_km" in err
 
 
 @pytest.mark.parametrize(("day", "said"), [

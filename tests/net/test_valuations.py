@@ -84,7 +84,9 @@ def numbers(explanation: dict[str, Any], place: int) -> list[Any]:
     if "error" in explanation:
         return []
     value = explanation["valuation"]
-    why = [explanation["contributions"], explanation["comparables"]]
+    kept = ("distance", "value", "attributes")
+    near = [{name: one[name] for name in kept} for one in explanation["comparables"]]
+    why = [explanation["contributions"], near]
     return [
         value["prediction"], value["lower"], value["upper"], explanation["expected"],
         *(why if place % WHOLE == 0 else map(digest, why)),
@@ -125,7 +127,11 @@ def test_bundles_answer_the_same_without_the_compiled_kernels(name: str, in_pyth
     assert len(kernel["rows"]) == len(plain["rows"]) > 0
     for one, other in zip(kernel["rows"], plain["rows"], strict=True):
         parts, others = one.pop("contributions", {}), other.pop("contributions", {})
+        money, same = one.pop("groups", []), other.pop("groups", [])
         assert json.dumps(one) == json.dumps(other)
+        assert [group["name"] for group in money] == [group["name"] for group in same]
+        amounts, equal = ([group["amount"] for group in groups] for groups in (money, same))
+        assert amounts == pytest.approx(equal, rel=1e-12, abs=1e-9)
         assert list(parts) == list(others)
         assert list(parts.values()) == pytest.approx(list(others.values()), rel=1e-12, abs=1e-12)
 

@@ -186,6 +186,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "run": start.run,
         "predict": scoring.predict,
         "explain": scoring.explain,
+        "appraise": scoring.appraise,
         "score": scoring.score,
         "trend": sales.trend,
         "runs": start.runs,
@@ -194,6 +195,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     },
     "Models": {
         "backtest": sales.backtest,
+        "ratio": sales.ratio,
         "models": models.models,
         "use": models.use,
         "compare": models.compare,

@@ -20,7 +20,18 @@ from tasador.cli.options import (
     VersionArgument,
     Workspace,
 )
-from tasador.cli.output import err, escape, note, out, print_json, table, time_text
+from tasador.cli.output import (
+    err,
+    escape,
+    follow,
+    note,
+    out,
+    percent,
+    print_json,
+    short_id,
+    table,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from tasador.lifecycle.alias_updates import OperationResult
@@ -30,13 +41,11 @@ if TYPE_CHECKING:
     from tasador.lifecycle.new_rows import NewRows
     from tasador.lifecycle.retraining_policy import RetrainDecision
     from tasador.records.audit_log import AuditEntry
+    from tasador.registry.versions import ModelVersion
     from tasador.serving.experiment import Moments
     from tasador.settings.run import RunSettings
 
-_COLUMNS = (
-    "version", "release", "aliases", "status", "origin", "MAPE", "within 10%", "registered",
-    "bundle",
-)  # fmt: skip
+_COLUMNS = ("version", "release", "state", "MAPE", "within 10%", "registered", "bundle")
 
 
 def models(
@@ -57,22 +66,52 @@ def models(
         listed = [{**to_plain(one), "release": one.release} for one in found]
         print_json({"versions": listed, "notes": notes, "used": used})
         return
-    several = len({version.name for version in found}) > 1
-    rows = [
-        (
-            *((version.name,) if several else ()),
-            version.number, version.release, ", ".join(version.aliases), version.status,
-            version.tags.get("origin", ""),
-            *(_figure(version.tags.get(f"test.{name}")) for name in ("mape", "within_10")),
-            time_text(version.created), version.bundle,
-        )
-        for version in found
-    ]  # fmt: skip
-    out.print(table((*(("model",) if several else ()), *_COLUMNS), rows))
+    if not found:
+        out.print("no model is registered yet")
+        out.print("next: tasador run")
+        return
+    by_name: dict[str, list[ModelVersion]] = {}
+    for version in found:
+        by_name.setdefault(version.name, []).append(version)
+    for name, versions in by_name.items():
+        out.print(f"[bold]{escape(name)}[/]")
+        out.print(table(_COLUMNS, map(_version_line, versions), grid=False))
     _show_notes(notes)
-    if several:
-        chosen = place.model_name
+    chosen = place.model_name
+    if len(by_name) > 1:
         out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
+    meant = found if len(by_name) == 1 else by_name.get(chosen or "", [])
+    if meant:
+        _follow(_after_models(meant), workspace, registry, model)
+
+
+def _version_line(version: ModelVersion) -> tuple[str, ...]:
+    held = [*version.aliases, *([version.status] if version.status not in version.aliases else [])]
+    synthetic = ["synthetic"] if version.tags.get("origin") == "synthetic" else []
+    return (
+        version.number, version.release, ", ".join(filter(None, [*held, *synthetic])),
+        *(percent(version.tags.get(f"test.{name}")) for name in ("mape", "within_10")),
+        time_text(version.created), short_id(version.bundle),
+    )  # fmt: skip
+
+
+def _follow(command: str, workspace: Path, registry: str | None, model: str | None) -> None:
+    """Print the next command; `run` and `up` take neither a registry nor a model."""
+    if command in ("run", "up"):
+        registry = model = None
+    follow(command, None if command == "run" else workspace, registry, model)
+
+
+def _after_models(versions: list[ModelVersion]) -> str:
+    """Return what is done next with a model's versions, the newest first."""
+    champion = next((one for one in versions if "champion" in one.aliases), None)
+    newest = next((one for one in versions if one.status not in ("rejected", "rolled back")), None)
+    if newest is None:
+        return "run"
+    if champion is None:
+        return f"promote {newest.number}"
+    later = int(newest.number) > int(champion.number)
+    return f"compare {newest.number}" if later else "up"
 
 
 def use(
@@ -128,6 +167,9 @@ def promote(
         settings = settings_with(set_).gates
         tell = (lambda _: None) if as_json else show_gates
         show(promote_version(lifecycle, request, settings=settings, tell=tell), as_json=as_json)
+    if not as_json:
+        commands = {"champion": "up", "challenger": "canary start"}
+        _follow(commands.get(to, "models"), workspace, registry, model)
 
 
 def compare(
@@ -160,6 +202,8 @@ def compare(
     out.print(f"version {one.number} ({escape(evaluated.report.challenger)})")
     out.print(f"against {other.number} ({escape(evaluated.report.champion)})")
     show_gates(evaluated)
+    if evaluated.report.passed and against == "champion" and one.number != other.number:
+        follow(f"promote {one.number}", workspace, registry, model)
 
 
 def reject(
@@ -177,6 +221,8 @@ def reject(
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.reject(version, reason), as_json=as_json)
+    if not as_json:
+        follow("models", workspace, registry, model)
 
 
 def rollback(
@@ -202,6 +248,8 @@ def rollback(
 
     with opened(place_of(workspace, registry, records, model, by)) as lifecycle:
         show(lifecycle.roll_back(to, reason), as_json=as_json)
+    if not as_json:
+        follow("history", workspace, registry, model)
 
 
 def retrain(
@@ -248,7 +296,12 @@ def retrain(
         done = retrain_model(lifecycle, request, listeners)
     if done.version is not None:
         out.print(f"version {done.version} is {to}")
-    elif (dry_run or now) and not done.decision.retrain:
+        follow("canary start" if to == "challenger" else "models", workspace, registry, model)
+    elif dry_run and done.decision.retrain:
+        follow("retrain", workspace, registry, model)
+    elif dry_run and not (done.decision.obstacles or now):
+        follow("retrain --now --reason TEXT", workspace, registry, model)
+    if done.version is None and (dry_run or now) and not done.decision.retrain:
         raise typer.Exit(CONDITION_NOT_MET if done.decision.triggers else NO_TRIGGER)
 
 
@@ -321,13 +374,18 @@ def history(
     from tasador.core.hashing import to_plain
     from tasador.lifecycle.api import opened
 
-    with opened(place_of(workspace, registry, records, model)) as lifecycle:
+    with opened(place_of(workspace, registry, records, model), reading=True) as lifecycle:
         entries = lifecycle.history(limit)
     if as_json:
         print_json(to_plain(entries))
         return
-    columns = ("time", "who", "action", "version", "champion", "result", "reason")
-    out.print(table(columns, map(_line, entries)))
+    if not entries:
+        out.print("no version was promoted, rejected or rolled back yet")
+        follow("models", workspace, registry, model)
+        return
+    columns = ("time", "who", "change", "champion", "result")
+    out.print(table(columns, map(_line, entries), grid=False))
+    follow("models", workspace, registry, model)
 
 
 def _line(entry: AuditEntry) -> tuple[str, ...]:
@@ -335,20 +393,15 @@ def _line(entry: AuditEntry) -> tuple[str, ...]:
     champion = entry.to_value or "none"
     if entry.from_value != entry.to_value:
         champion = f"{entry.from_value or 'none'} -> {champion}"
-    result = " ".join(
-        text
-        for text in (
-            details.get("phase", ""),
-            "forced" if details.get("forced") else "",
-            details.get("gates_summary", ""),
-            details.get("note", ""),
-        )
-        if text
-    )
-    action = f"{entry.action} {details.get('alias', '')}".strip()
+    gates, said = details.get("gates_summary", ""), str(details.get("note", ""))
+    # a refusal's own text repeats every gate that failed, which the summary names
+    told = (gates or said, *([f"reason: {entry.reason}"] if entry.reason else []))
+    phase = details.get("phase", "") + (", forced" if details.get("forced") else "")
+    change = f"{entry.action} {details.get('alias', '')}".strip()
+    version = f" v{details['version']}" if details.get("version") else ""
     return (
-        time_text(entry.time), entry.actor, action, str(details.get("version", "")), champion,
-        result, entry.reason,
+        time_text(entry.time), entry.actor, change + version, champion,
+        "; ".join(text for text in (phase, *told) if text),
     )  # fmt: skip
 
 
@@ -413,13 +466,6 @@ def show_gates(evaluated: VersionEvaluation) -> None:
 def _show_notes(notes: Iterable[str]) -> None:
     for line in notes:
         note(line)
-
-
-def _figure(text: str | None) -> str:
-    try:
-        return f"{float(text):.2f}" if text is not None else ""
-    except ValueError:
-        return text or ""
 
 
 _Split = Literal["request", "client"]
@@ -492,6 +538,7 @@ def canary_status(
         print_json(to_plain(found))
     elif found is None:
         out.print("no canary was started yet")
+        follow("canary start", workspace, registry, model)
     else:
         _show_report(found)
 

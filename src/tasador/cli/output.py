@@ -8,6 +8,7 @@ import datetime as dt
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich import markup
 from rich.console import Console
 
+from tasador.core import clock
 from tasador.core.escape import lines
 
 if TYPE_CHECKING:
@@ -46,11 +48,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table of texts; a narrow terminal breaks long ones and never cuts them off."""
+def table(columns: Iterable[str], rows: Iterable[Sequence[str]], *, grid: bool = True) -> Table:
+    """Return a table of texts; a narrow terminal breaks long ones and never cuts them off.
+
+    Without its grid a column takes two characters of 80 instead of three.
+    """
     from rich.table import Table
 
-    found = Table(*columns)
+    found = Table(*columns) if grid else Table(*columns, box=None, pad_edge=False)
     for column in found.columns:
         column.overflow = "fold"
     for row in rows:
@@ -59,8 +64,40 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def time_text(seconds: float) -> str:
-    """Return a time for people, in UTC."""
-    return f"{dt.datetime.fromtimestamp(seconds, tz=dt.UTC):%Y-%m-%d %H:%M:%S}Z"
+    """Return a time for people, in the time zone of this machine: ``27 Nov 23:06``.
+
+    Of another year, the date: ``27 Nov 2025``. Exact times in UTC are in what `--json` prints.
+    """
+    then, now = (dt.datetime.fromtimestamp(s).astimezone() for s in (seconds, clock.seconds()))
+    return f"{then:%d %b %H:%M}" if then.year == now.year else f"{then:%d %b %Y}"
+
+
+def short_id(bundle: str) -> str:
+    """Return the first seven digits of a bundle's hash, as Git shows a commit."""
+    return bundle.rpartition("-")[2][:7]
+
+
+def percent(text: str | None) -> str:
+    """Return a figure in percent as kept in a registry's tag, with its unit: ``12.31%``."""
+    try:
+        return f"{float(text):.2f}%" if text else ""
+    except ValueError:
+        return text or ""
+
+
+def follow(
+    command: str,
+    workspace: Path | None = None,
+    registry: str | None = None,
+    model: str | None = None,
+) -> None:
+    """Print the command that comes next, with the options that this one was given."""
+    words = ["tasador", command]
+    options = {"model": model, "registry": registry, "workspace": workspace}
+    for name, value in options.items():
+        if value is not None and (name, str(value)) != ("workspace", "workspace"):
+            words += [f"--{name}", shlex.quote(str(value))]
+    out.print(f"next: {escape(' '.join(words))}")
 
 
 def accept_any_encoding() -> None:

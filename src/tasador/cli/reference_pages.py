@@ -137,7 +137,7 @@ def _defaults() -> dict[str, Any]:
         for field in dataclasses.fields(settings)
         if field.name != "contract"
     }
-    plain["segregate"]["method"] = "row_hash; the contract may say otherwise"
+    plain["segregate"]["method"] = "null; the contract may say otherwise"
     return plain
 
 

@@ -1,10 +1,10 @@
-"""Sales and their dates: which may be no market prices, the trend of prices, the backtest."""
+"""Sales: which may be no market prices, the trend of prices, the backtest, the ratio study."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,14 +13,22 @@ from tasador.cli.options import (
     Alias,
     AsJson,
     BundleFolder,
+    Encoding,
     Model,
+    NoHeader,
     Registry,
     Settings,
+    Sheet,
     Version,
     Workspace,
 )
 from tasador.cli.output import err, escape, note, out, print_json, table
 from tasador.cli.start import with_dataset
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tasador.reporting.cards import CardTable
 
 Dataset = Annotated[
     str | None,
@@ -201,3 +209,102 @@ def _figures(found: Mapping[str, float]) -> tuple[str, ...]:
     ratio, prd = f"{found['median_ratio']:.3f}", f"{found['prd']:.3f}"
     held, plain = f"{found['coverage']:.1%}", f"{found['baseline']:.2f}"
     return (*percent, ratio, f"{found['cod']:.1f}", prd, held, plain)
+
+
+def ratio(
+    file: Annotated[str, typer.Argument(help="Sales with estimates: CSV, Excel, Parquet")],
+    sale: Annotated[str, typer.Option(metavar="COLUMN", help="Price")],
+    estimate: Annotated[str, typer.Option(metavar="COLUMN", help="Estimate")],
+    against: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Other estimates, shown beside")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN,...", help="Columns to group by, e.g. class,district"),
+    ] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="Date of the sale")] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE=LOW:HIGH",
+            help="Accepted range, e.g. cod=5:20; repeatable",
+            show_default="the IAAO's",
+        ),
+    ] = None,
+    gap: Annotated[
+        float, typer.Option(min=0, help="Accepted relative difference of a group's median ratio")
+    ] = 0.05,
+    trim: Annotated[
+        bool, typer.Option("--trim", help="Evaluate the figures without outliers")
+    ] = False,
+    fail: Annotated[
+        bool, typer.Option("--fail", help="Exit with 16 when a figure is not met")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report to write")] = None,
+    lang: Annotated[Literal["en", "es"], typer.Option(help="Language of the texts")] = "en",
+    as_json: AsJson = False,
+    sheet: Sheet = None,
+    encoding: Encoding = None,
+    no_header: NoHeader = False,
+) -> None:
+    """Study how level and even estimates are, as assessors do.
+
+    Figures are compared with the ranges of the IAAO: median ratio 0.9 to 1.1, COD 5 to 15, PRD 0.98
+    to 1.03, PRB -0.05 to 0.05. Trimmed figures leave out ratios beyond 3 interquartile ranges. With
+    --fail, the exit code is 16 when a figure of --estimate lies outside of its range.
+
+    Examples:
+        tasador ratio roll.csv --sale price --estimate value --by class,district --time sold
+        tasador ratio sales.xlsx --sale price --estimate model --against roll --html study.html
+    """
+    from tasador.contract.model import Source
+    from tasador.ops.ratio_file import NOT_MET_EXIT_CODE, RatioRequest, parse_ranges, study_file
+    from tasador.reporting.ratio_report import RatioDocument, write_ratio_report
+
+    groups = tuple(name.strip() for name in (by or "").split(",") if name.strip())
+    source = Source(sheet=sheet, encoding=encoding, has_header=False if no_header else None)
+    ranges = parse_ranges(accept or [])
+    found = study_file(
+        RatioRequest(file, sale, estimate, against, groups, time, source, ranges, gap)
+    )
+    document = RatioDocument(found.file, found.rows, found.left_out, found.studies, gap, trim, lang)
+    if html is not None:
+        write_ratio_report(html, document)
+    if as_json:
+        print_json(found.to_plain())
+    else:
+        for line in found.notes:
+            note(line)
+        for one in document.tables():
+            out.print(f"[bold]{escape(one.title)}[/]")
+            out.print(_coloured(one))
+            if one.note:
+                out.print(f"[dim]{escape(one.note)}[/]", soft_wrap=False)
+            out.print()
+        for line in (*document.notes(), *document.conclusions()):
+            out.print(escape(line), soft_wrap=False)
+        if html is not None:
+            out.print(f"wrote {escape(str(html))}")
+    if fail and found.studies[estimate].not_met(trimmed=trim):
+        raise typer.Exit(NOT_MET_EXIT_CODE)
+
+
+def _coloured(one: CardTable) -> Table:
+    """Return a table of texts whose verdicts have their colours."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from tasador.reporting.cards import table_view
+
+    view = table_view(one)
+    found = Table(box=None, pad_edge=False, padding=(0, 1))
+    for name, align in view["head"]:
+        right = align == "right"
+        found.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+    for row in view["rows"]:
+        cells = []
+        for text, kind in row:
+            style = "red" if kind.endswith("unmet") else "green" if kind.endswith("met") else ""
+            cells.append(Text(text, style))
+        found.add_row(*cells)
+    return found

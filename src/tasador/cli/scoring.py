@@ -1,7 +1,8 @@
-"""Estimates by a model in use: `predict`, `explain`, `score`."""
+"""Estimates by a model in use: `predict`, `explain`, `appraise`, `score`."""
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +34,7 @@ from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
+    from tasador.reporting.appraisal.files import FileKind
     from tasador.scoring.files import Scored
 
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
@@ -115,10 +117,10 @@ def predict(
     _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
 
 
-def _list_refused(lines: list[str]) -> None:
+def _list_refused(lines: list[str], where: str = "the column 'error' has all reasons") -> None:
     if not lines:
         return
-    err.print(f"[yellow]refused:[/] {len(lines):,} rows; the column 'error' has all reasons")
+    err.print(f"[yellow]refused:[/] {len(lines):,} rows; {where}")
     for line in lines[:_MOST_REFUSED]:
         err.print(f"  {escape(line)}")
     if len(lines) > _MOST_REFUSED:
@@ -128,8 +130,30 @@ def _list_refused(lines: list[str]) -> None:
 def explain(
     row: Annotated[str, typer.Argument(help="One row as JSON text")],
     comparables: Annotated[
-        int, typer.Option(min=0, max=64, metavar="N", help="Similar rows to list")
+        int,
+        typer.Option(
+            "--comparables", "--n", min=0, max=64, metavar="N", help="Similar rows to list"
+        ),
     ] = 5,
+    radius_km: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="KM", help="Only comparables so near", show_default="any"),
+    ] = None,
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="Only comparables sold since this day",
+            show_default="any",
+        ),
+    ] = None,
+    same: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Only comparables with the row's value here; may be repeated"
+        ),
+    ] = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
     bundle: BundleFolder = None,
@@ -139,17 +163,89 @@ def explain(
     registry: Registry = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
-    """Explain an estimate: contributions of features, similar rows."""
+    """Explain an estimate: parts in money, comparable sales.
+
+    Comparables are the most similar of the nearest training rows; each price is adjusted by the
+    model's own differences.
+
+    Examples:
+        tasador explain '{"median_income": 5.2, "ocean_proximity": "INLAND"}' --radius-km 5
+    """
     from tasador.inference.model_choice import BundleChoice
+    from tasador.registry.explainer import Wanted
     from tasador.scoring.predict import explain_row, explanation_json, to_lines
 
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
-    found = explain_row(row, choice, comparables=comparables, tell=note, as_of=as_of)
+    day = None if since is None else since.date()
+    wanted = Wanted(comparables, radius_km, day, tuple(same or ()))
+    found = explain_row(row, choice, wanted=wanted, tell=note, as_of=as_of)
     if as_json:
         sys.stdout.write(explanation_json(found))
         return
     for line in to_lines(found):
         out.print(escape(line))
+
+
+class Language(StrEnum):
+    """What a report is written in."""
+
+    en = "en"
+    es = "es"
+
+
+class Report(StrEnum):
+    """The type of a report."""
+
+    html = "html"
+    pdf = "pdf"
+
+
+def appraise(
+    rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
+    to: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="PATH", help="A .html or .pdf file, or a folder"),
+    ],
+    lang: Annotated[Language, typer.Option(help="Language of the report")] = Language.en,
+    format_: Annotated[
+        Report | None,
+        typer.Option("--format", help="Type of the files in a folder", show_default="html"),
+    ] = None,
+    sheet: Sheet = None,
+    encoding: Encoding = None,
+    as_of: AsOf = None,
+    bundle: BundleFolder = None,
+    model: Model = None,
+    alias: Alias = None,
+    version: Version = None,
+    registry: Registry = None,
+    workspace: Workspace = WORKSPACE,
+) -> None:
+    """Write a valuation report of a row, or of each row of a file.
+
+    A report holds the value, its range, the comparables, a map, what the value is made of, what is
+    unusual and the measured accuracy, in one file that loads nothing. Several rows get a summary,
+    which lists rows that could not be valued; in a folder each row has a file.
+
+    Examples:
+        tasador appraise '{"median_income": 5.2, "ocean_proximity": "INLAND"}' -o report.html
+        tasador appraise portfolio.csv -o reports/ --format pdf --lang es
+    """
+    from tasador.contract.model import Source
+    from tasador.inference.model_choice import BundleChoice
+    from tasador.scoring.appraise import AppraiseRequest, appraise_rows
+
+    asked = Source(sheet=sheet, encoding=encoding)
+    kind: FileKind | None = None if format_ is None else format_.value
+    request = AppraiseRequest(rows, to, lang.value, kind, asked, as_of)
+    choice = BundleChoice(workspace, bundle, model, alias, version, registry)
+    done = appraise_rows(request, choice, note)
+    if done.origin == "synthetic":
+        err.print(_SYNTHETIC)
+    reports = "1 report" if done.written == 1 else f"{done.written:,} reports"
+    out.print(f"wrote {reports} to {escape(to)} with {escape(done.version)}")
+    lines = [f"row {number}: {reason}" for number, reason in done.refused]
+    _list_refused(lines, "the summary has all reasons")
 
 
 def score(
@@ -186,6 +282,9 @@ def score(
     ] = 32_768,
     force: Annotated[
         bool, typer.Option("--force", help="Score files again that are finished")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the parts of each estimate in money, by meaning")
     ] = False,
     sheet: Sheet = None,
     encoding: Encoding = None,
@@ -236,6 +335,7 @@ def score(
         as_of=as_of,
         coverage=coverage,
         limits=serve_limits(max_fsd, min_support),
+        explain=explain,
     )
 
     def tell(line: str) -> None:

@@ -31,7 +31,7 @@ from tasador.cli.options import (
     WatchConfig,
     Workspace,
 )
-from tasador.cli.output import err, escape, out, table
+from tasador.cli.output import err, escape, follow, out, percent, short_id, table
 from tasador.cli.watch import budget_line
 
 if TYPE_CHECKING:
@@ -198,6 +198,8 @@ def run(overrides: Settings = None) -> None:
         compared = {entry["metric"]: entry for entry in outcome.outcome["comparison"]}
         for entry in outcome.outcome["headline"]:
             out.print(f"  {_headline(entry)}")
+        if outcome.outcome["measured"]:
+            out.print(f"  {escape(outcome.outcome['measured'])}")
         out.print("\ncross-validation on the training rows (± between folds):")
         for name in compared:
             out.print(f"  {_cross_validated(compared[name])}")
@@ -264,10 +266,23 @@ def runs(workspace: Workspace = WORKSPACE) -> None:
     """List training runs, newest first."""
     from tasador.training.runs import list_runs
 
-    columns = ("run", "dataset", "status", "origin", "MAPE", "within 10%", "bundle")
-    listed = table(columns, list_runs(workspace))
+    found = list_runs(workspace)
+    if not found:
+        out.print(f"no run in {escape(str(workspace))} yet")
+        out.print("next: tasador run")
+        return
+    columns = ("run", "dataset", "status", "MAPE", "within 10%", "bundle")
+    rows = [
+        (
+            run, dataset, f"{status}, synthetic" if origin == "synthetic" else status,
+            percent(mape), percent(within), short_id(bundle),
+        )
+        for run, dataset, status, origin, mape, within, bundle in found
+    ]  # fmt: skip
+    listed = table(columns, rows, grid=False)
     listed.columns[0].no_wrap = True
     out.print(listed)
+    follow("report", workspace)
 
 
 def doctor(overrides: Settings = None) -> None:
@@ -283,17 +298,27 @@ def doctor(overrides: Settings = None) -> None:
     from tasador.settings.compose import compose
 
     mark = {
-        "ok": "[green]ok     [/]",
-        "optional": "[dim]--     [/]",
         "missing": "[red]missing[/]",
         "off": "[yellow]off    [/]",
+        "optional": "[dim]--     [/]",
+        "ok": "[green]ok     [/]",
     }
-    complete = True
-    for finding in examine(compose(with_dataset(overrides or []), project=Path.cwd())):
-        out.print(f"{mark[finding.state]} {escape(finding.what)}: {escape(finding.detail)}")
-        complete = complete and finding.state != "missing"
-    if not complete:
+    settings = compose(with_dataset(overrides or []), project=Path.cwd())
+    found = list(examine(settings))
+    count = {state: sum(one.state == state for one in found) for state in mark}
+    # what is wrong is what the command is called for
+    for state, shown in mark.items():
+        for finding in found:
+            if finding.state == state:
+                out.print(f"{shown} {escape(finding.what)}: {escape(finding.detail)}")
+    out.print(
+        f"\n{count['missing']} missing, {count['off']} protections off, "
+        f"{count['optional']} optional, {count['ok']} ok"
+    )
+    if count["missing"]:
         raise typer.Exit(1)
+    made = Path(settings.storage.workspace, "bundles").is_dir()
+    out.print(f"next: tasador {'up' if made else ' '.join(['run', *(overrides or [])])}")
 
 
 def up(

@@ -63,6 +63,7 @@ _TITLES = {
     "latency": "Latency", "failures": "Failures",
     "answers": "Rows with a value",
 }  # fmt: skip
+_MET = {True: ("met", "green"), False: ("not met", "red"), None: ("", "")}
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = (
     "mape",
@@ -72,6 +73,7 @@ _SHOWN = (
     "within_20",
     "mae",
     "coverage",
+    "median_ratio",
     "cod",
     "prd",
     "prb",
@@ -148,8 +150,9 @@ def _spark(shares: tuple[float, ...], others: tuple[float, ...]) -> str:
 
 
 def _figures(figures: tuple[Figure, ...]) -> Table:
-    table = Table("metric", "value", "95%", "reference", "limit", box=None, pad_edge=False)
-    for column in table.columns[1:]:
+    heads = ("metric", "value", "95%", "reference", "limit", "IAAO")
+    table = Table(*heads, box=None, pad_edge=False)
+    for column in table.columns[1:5]:
         column.justify = "right"
     for figure in figures:
         if figure.name in _SHOWN:
@@ -160,6 +163,7 @@ def _figures(figures: tuple[Figure, ...]) -> Table:
                 f"{_number(figure.low)} to {_number(figure.high)}",
                 _number(figure.reference),
                 _number(figure.limit),
+                Text(*_MET[figure.met]),
             )
     return table
 

@@ -261,11 +261,16 @@ class Comparables:
         similar_by: Positive number in which comparables should resemble the row (for a house:
             its neighbours' income); by default the number most related to the target.
         context: Columns or ratios whose mean over the neighbours becomes a feature.
+        identifier: Column that names a comparable, such as a parcel's number. It is kept in bundles
+            and shown with explanations; without it none is.
+        label: Columns that people know one by, such as an address; kept and shown likewise.
     """
 
     near: tuple[str, ...] = ()
     similar_by: str | None = None
     context: tuple[str, ...] = ()
+    identifier: str | None = None
+    label: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ _MOST_TEXTS, _LONGEST_TEXT = 100, 200
 _MOST_POINTS, _MOST_LEVELS = 10_000, 100_000
 _SOURCE = ("paths", "url", "sha256", "member", "delimiter", "synthetic", "encoding", "header_row",
            "has_header", "sheet", "sql")  # fmt: skip
-_COMPARABLES = ("near", "similar_by", "context")
+_COMPARABLES = ("near", "similar_by", "context", "identifier", "label")
 _ROLE_KINDS = {
     "longitude": ("number",),
     "latitude": ("number",),
@@ -525,6 +525,13 @@ def _comparables(value: Any, contract: TableContract) -> Comparables:
     near = sections.texts(section, "near", "comparables")
     similar_by = sections.optional_text(section, "similar_by", "comparables")
     context = sections.texts(section, "context", "comparables")
+    identifier = sections.optional_text(section, "identifier", "comparables")
+    label = sections.texts(section, "label", "comparables")
+    columns = [column.name for column in contract.columns if column.derive is None]
+    for name in (*label, *(() if identifier is None else (identifier,))):
+        if name not in columns:
+            message = f"comparables: there is no column {name!r} to name comparables by"
+            raise InvalidContractError.not_among(message, columns, name)
     for key, names, allowed in (
         ("near", near, numbers),
         ("similar_by", () if similar_by is None else (similar_by,), known),
@@ -534,4 +541,4 @@ def _comparables(value: Any, contract: TableContract) -> Comparables:
             if name not in allowed:
                 message = f"comparables.{key}: {name!r} is not a number column"
                 raise InvalidContractError.not_among(message, sorted(allowed))
-    return Comparables(near=near, similar_by=similar_by, context=context)
+    return Comparables(near, similar_by, context, identifier, label)

@@ -39,7 +39,12 @@ from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 #: Modules whose distribution has another name.
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "hydra": "hydra-core", "xgboost": "xgboost-cpu"}
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "hydra": "hydra-core",
+    "xgboost": "xgboost-cpu",
+    "fpdf": "fpdf2",
+}
 
 
 def extra_with(module: str) -> str | None:

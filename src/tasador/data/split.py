@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,15 @@ def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
 
     Args:
         validated: The rows.
-        how: Method, seed, and share or date.
+        how: Method, seed, and share or date. Without a method it is ``time`` where the contract
+            names the date of the sale and the dates allow it, else ``row_hash``.
 
     Raises:
         ConfigError: A table without dates is to be split by time.
         ValidationError: One of the parts would have fewer than `MIN_PART_ROWS` rows.
     """
-    method, part = how.method, validated.part
-    notes: list[str] = []
+    part, earlier = validated.part, None
+    method, *notes = _default_method(validated, how) if how.method is None else (how.method,)
     if method == "time":
         train, test, dates = _by_time(validated, how)
         part = replace(part, time=dates)
@@ -56,7 +58,7 @@ def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
                 f"{int(straddling.sum())} earlier sale(s) of properties in the test part are left "
                 "out of training"
             )
-            train = train[~straddling]
+            earlier, train = part.take(train[straddling]), train[~straddling]
     elif part.property_hash is not None:
         train, test = _by_property(part.property_hash, how, method)
     elif method == "random":
@@ -77,7 +79,30 @@ def split_table(validated: ValidatedTable, how: SegregateSettings) -> Splits:
         seed=how.seed,
         test_share=how.test_share,
         warnings=(*notes, *_warnings(validated, train, test)),
+        earlier=earlier,
     )
+
+
+def _default_method(validated: ValidatedTable, how: SegregateSettings) -> tuple[Any, ...]:
+    """Return the method for a table that is given none, and why it is not time where dates are."""
+    if validated.contract.timestamp_position is None:
+        return ("row_hash",)
+    train, test, dates = _by_time(validated, how)
+    fit = train[~_straddling(validated.part, train, test)]
+    if how.test_since is not None or (
+        min(len(fit), len(test)) >= MIN_PART_ROWS and _goes_forward(dates[fit])
+    ):
+        return ("time",)
+    lacking = float(np.isnan(dates).mean())
+    why = f"{lacking:.0%} of the rows have no date" if lacking > 0.5 else "there are too few dates"
+    return "row_hash", f"rows are split by what they hold, not by time: {why}"
+
+
+def _goes_forward(dates: Floats) -> bool:
+    """Tell whether the newer half of training rows (n,) makes two folds with older rows before."""
+    ordered = np.sort(np.where(np.isnan(dates), -np.inf, dates))
+    starts = np.unique(ordered[len(ordered) * np.arange(5, 10) // 10])
+    return int((starts > ordered[0]).sum()) >= 2
 
 
 def _by_time(validated: ValidatedTable, how: SegregateSettings) -> tuple[Rows, Rows, Floats]:

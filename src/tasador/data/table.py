@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class ValidatedTable:
     @property
     def part(self) -> Part:
         """All of its rows."""
-        return Part(self.X, self.y, self.row_hash, self.property_hash)
+        return Part(self.X, self.y, self.row_hash, self.property_hash, row=self.row)
 
     def take(self, rows: NDArray[np.intp]) -> ValidatedTable:
         """Return the table with the rows at these positions alone."""
@@ -118,6 +118,7 @@ class Part:
             it.
         time: Shape (n,): date of each sale in seconds since 1970 UTC, NaN where it is unknown;
             None for rows that were not split by time, whose folds are dealt by chance.
+        row: Shape (n,): position in the table as read; None where the rows are of none.
     """
 
     X: Floats
@@ -125,15 +126,26 @@ class Part:
     row_hash: NDArray[np.uint64]
     property_hash: NDArray[np.uint64] | None = None
     time: Floats | None = None
+    row: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def joined(self, other: Part) -> Part:
+        """Return these rows and those of another part of the same table behind them."""
+        theirs = vars(other)
+        arrays: dict[str, Any] = {
+            name: None if values is None else np.concatenate((values, theirs[name]))
+            for name, values in vars(self).items()
+        }
+        return Part(**arrays)
 
     def take(self, rows: NDArray[np.intp]) -> Part:
         """Return the rows at these positions, in this order."""
         of = None if self.property_hash is None else self.property_hash[rows]
         time = None if self.time is None else self.time[rows]
-        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time)
+        row = None if self.row is None else self.row[rows]
+        return Part(self.X[rows], self.y[rows], self.row_hash[rows], of, time, row)
 
 
 class SealedPart:
@@ -166,6 +178,9 @@ class Splits:
         method: How rows were assigned.
         seed: Seed of the random method; salt of the hash method.
         test_share: Share of rows asked for in the test part.
+        warnings: Notes for the report.
+        earlier: By time, the earlier sales of properties in the test part, which are in neither;
+            None where there are none.
     """
 
     train: Part
@@ -174,3 +189,4 @@ class Splits:
     seed: int
     test_share: float
     warnings: tuple[str, ...] = field(default=())
+    earlier: Part | None = None

@@ -151,7 +151,8 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
     if frame.height == 0:
         raise ValidationError("the table has no rows", expected="at least one row")
     used = [c for c in contract.features if c.derive is None]
-    identity = [c for c in contract.columns if c.role == "property"]
+    named = {contract.comparables.identifier, *contract.comparables.label}
+    identity = [c for c in contract.columns if c.role == "property" or c.name in named]
     needed = list(dict.fromkeys(
         c.name if sent is None else sent.field_name
         for c in (*used, *contract.identifiers, *identity, contract.target.column)

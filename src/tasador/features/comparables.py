@@ -121,8 +121,7 @@ class ComparablesIndex:
         """
         empty = np.empty(0)
         if times is not None or excludes_own:
-            by = [target, *context.T, *([] if similar is None else [similar]), *points.T]
-            order = np.lexsort(by if times is None else [*by, times])
+            order = cls.sorted_rows(points, target, similar, context, times)
             points, target, context = points[order], target[order], context[order]
             similar = None if similar is None else similar[order]
             times = None if times is None else times[order]
@@ -143,6 +142,18 @@ class ComparablesIndex:
             age_scale=0.0 if times is None else _age_scale(points),
             excludes_own=excludes_own,
         )
+
+    @staticmethod
+    def sorted_rows(
+        points: Floats,
+        target: Floats,
+        similar: Floats | None,
+        context: Floats,
+        times: Floats | None,
+    ) -> Positions:
+        """Return which row stands where in an index that `fit` makes of these rows, shape (m,)."""
+        by = [target, *context.T, *([] if similar is None else [similar]), *points.T]
+        return np.lexsort(by if times is None else [*by, times])
 
     @property
     def restricted(self) -> bool:

@@ -112,6 +112,35 @@ class FeaturePipeline:
                 )
         return fitted, np.ascontiguousarray(np.concatenate(blocks, axis=1))
 
+    def with_index(self, fitted: FittedFeatures, X: Floats, target: Floats) -> FittedFeatures:
+        """Return features that can tell the comparables of a row, also where they use none.
+
+        Args:
+            fitted: Fitted on the same rows; what they make of a row is not for use afterwards.
+            X: Shape (n, p), encoded rows.
+            target: Shape (n,), transformed.
+        """
+        if fitted.index is not None:
+            return fitted
+        wanted = replace(self, settings=replace(self.settings, comparables=True))
+        found = wanted._with_comparables(fitted, fitted.frame(X), target, self._times(X))
+        return replace(fitted, plan=found.plan, index=found.index)
+
+    def comparables_rows(
+        self, fitted: FittedFeatures, X: Floats, target: Floats
+    ) -> NDArray[np.intp]:
+        """Return which training row is each comparable (m,), of the rows that `fitted` was fit on.
+
+        Raises:
+            ValueError: It has no comparables.
+        """
+        if fitted.plan is None or fitted.index is None:
+            raise ValueError("features without comparables")
+        plan, frame = fitted.plan, fitted.frame(X)
+        return ComparablesIndex.sorted_rows(
+            plan.points(frame), target, plan.similar(frame), plan.context_of(frame), self._times(X)
+        )
+
     def _folds(self, n: int) -> NDArray[np.intp]:
         folds = min(self.settings.cross_fit_folds, n)
         order = seeds.generator(self.seed, "cross-fit").permutation(n)
@@ -181,6 +210,7 @@ class FeaturePipeline:
                 plan.similar(frame),
                 plan.context_of(frame),
                 times,
-                excludes_own=times is None,
+                # equal rows of a table without places are different things, each of which tells
+                excludes_own=times is None and self.contract.coordinates is not None,
             )
         return replace(bare, clusters=clusters, plan=plan, index=index)

@@ -139,7 +139,7 @@ class ComparablesPlan:
             ]
         here = points / self.scale
         km = np.column_stack(
-            [_kilometres(here, index.points[at] / self.scale) for at in near.index.T]
+            [kilometres(here, index.points[at] / self.scale) for at in near.index.T]
         )
         km[np.isinf(near.distance[:, 0])] = np.inf
         km.sort(axis=1)  # the index measures in degrees, in which the order may be another one
@@ -177,13 +177,13 @@ class ComparablesPlan:
             away = distance > _FLAT_KM
             if away.any():
                 here, there = points[away] / self.scale, there[away] / self.scale
-                distance[away] = _kilometres(here, there)
+                distance[away] = kilometres(here, there)
         else:
             unit, distance = None, np.sqrt(np.square(points - there).sum(axis=1))
         return count, np.where(nearest < 0, np.nan, distance), unit
 
 
-def _kilometres(here: Floats, there: Floats) -> Floats:
+def kilometres(here: Floats, there: Floats) -> Floats:
     """Return the great-circle distances (n,) between (longitude, latitude) in degrees (n, 2)."""
     (lon, lat), (lon2, lat2) = np.deg2rad(here).T, np.deg2rad(there).T
     a = np.sin((lat2 - lat) / 2) ** 2 + np.cos(lat) * np.cos(lat2) * np.sin((lon2 - lon) / 2) ** 2

@@ -40,6 +40,7 @@ class BatchScorer:
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
         coverage: Share of truths that the intervals are to hold; None takes the model's.
         limits: When a row gets no value.
+        explain: Whether estimates come with their parts in money.
 
     Raises:
         ValidationError: See `as_of_field`.
@@ -49,10 +50,11 @@ class BatchScorer:
     Attributes:
         bundle: The loaded bundle.
         schema: What is added to the kept columns: the estimate under the contract's name for it,
-            ``lower`` and ``upper`` (all null for a refused row), ``warnings`` (what is unusual
-            about a valued row, as the service says it), ``error`` (why a row was refused),
-            ``fsd``, ``confidence_class`` (null from older bundles) and ``no_value`` (why a row that
-            meets the contract gets no value).
+            ``lower`` and ``upper`` (all null for a refused row), with `explain` ``base`` and a
+            column ``part_...`` for each group of features, which add up to the estimate,
+            ``warnings`` (what is unusual about a valued row, as the service says it), ``error``
+            (why a row was refused), ``fsd``, ``confidence_class`` (null from older bundles) and
+            ``no_value`` (why a row that meets the contract gets no value).
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class BatchScorer:
         as_of: str | None = None,
         coverage: float | None = None,
         limits: ServeLimits | None = None,
+        explain: bool = False,
     ) -> None:
         try:
             import pyarrow as pa
@@ -75,11 +78,12 @@ class BatchScorer:
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
+        groups = bundle.explainer.money_groups if explain else ()
+        parts = ("base", *(f"part_{group.name}" for group in groups)) if explain else ()
+        self._numbers = (bundle.contract.target.prediction_name, "lower", "upper", *parts)
         self.schema = pa.schema(
             [
-                (bundle.contract.target.prediction_name, pa.float64()),
-                ("lower", pa.float64()),
-                ("upper", pa.float64()),
+                *((name, pa.float64()) for name in self._numbers),
                 ("warnings", pa.string()),
                 ("error", pa.string()),
                 ("fsd", pa.float64()),
@@ -170,6 +174,17 @@ class BatchScorer:
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
         )
 
+    def encode(self, batch: pa.RecordBatch) -> tuple[Floats, dict[int, str]]:
+        """Return the encoded rows (n, p) of a batch, and why some are refused, by their place.
+
+        Raises:
+            ValidationError: Columns are missing; see `check_columns`.
+        """
+        batch = batch.rename_columns([plain_name(name) for name in batch.schema.names])
+        self.check_columns(batch.schema.names)
+        X, wrong = self._encoded(batch)
+        return X, self._reasons(batch, np.flatnonzero(wrong | ~self._check.accepts(X)))
+
     def _encoded(self, batch: pa.RecordBatch) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the encoded rows (n, p), and which hold a value of a different type."""
         columns = self._contract.features
@@ -194,35 +209,38 @@ class BatchScorer:
         order = self.bundle.features.neighbour_order(rows)
         if order is None:
             order = np.arange(len(rows))
-        found = np.empty((4, len(rows)))
+        fsd = np.empty(len(rows))
+        found = np.empty((len(self._numbers), len(rows)))
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
         silent: dict[int, str] = {}
         for part in _parts(len(rows)):
-            own = self.bundle.appraise(rows[order[part]], self._coverage)
-            fsd = np.nan if own.fsd is None else own.fsd
-            found[:3, order[part]] = own.prediction, own.lower, own.upper
-            found[3, order[part]] = fsd
-            silent |= {int(at[row]): why for row, why in self._no_value(rows, order[part], own)}
-            places = at[order[part]]
-            warnings |= {int(places[row]): "; ".join(texts) for row, texts in own.notes.items()}
+            own = order[part]
+            valued = self.bundle.appraise(rows[own], self._coverage)
+            found[:3, own] = valued.prediction, valued.lower, valued.upper
+            fsd[own] = np.nan if valued.fsd is None else valued.fsd
+            if len(found) > 3:
+                found[3, own] = self.bundle.explainer.base
+                found[4:, own] = self.bundle.parts_in_money(rows[own]).T
+            places = at[own]
+            silent |= {int(at[row]): why for row, why in self._no_value(rows, own, valued)}
+            warnings |= {int(places[row]): "; ".join(texts) for row, texts in valued.notes.items()}
         noted, reasons = _sparse(len(refused), warnings), _sparse(len(refused), silent)
         # zeros behind the mask: bytes of the file must not depend on what was in memory
-        spread = np.zeros((4, len(refused)))
+        spread, sizes = np.zeros((len(found), len(refused))), np.zeros(len(refused))
+        sizes[~refused] = fsd
         spread[:, ~refused] = found
         absent = refused.copy()
         absent[list(silent)] = True
-        spread[:3, absent] = 0.0
-        confidence = self.bundle.confidence
-        if confidence is None:
-            none = len(refused)
-            sizes, classes = pa.nulls(none, pa.float64()), pa.nulls(none, pa.string())
+        spread[:, absent] = 0.0
+        if self.bundle.confidence is None:
+            graded = [pa.nulls(len(refused), kind) for kind in (pa.float64(), pa.string())]
         else:
-            sizes = pa.array(spread[3], mask=refused if refused.any() else None)
-            names = [name for _, name in confidence.graded(spread[3].tolist())]
-            classes = pa.array(names, pa.string(), mask=refused if refused.any() else None)
+            mask = refused if refused.any() else None
+            names = [name for _, name in self.bundle.confidence.graded(sizes.tolist())]
+            graded = [pa.array(sizes, mask=mask), pa.array(names, pa.string(), mask=mask)]
         mask = absent if absent.any() else None
-        values = [pa.array(column, mask=mask) for column in spread[:3]]
-        return [*values, noted, sizes, classes, reasons]
+        values = [pa.array(column, mask=mask) for column in spread]
+        return [*values, noted, *graded, reasons]
 
     def _no_value(
         self, rows: Floats, places: NDArray[np.intp], found: Appraised
@@ -241,9 +259,11 @@ class BatchScorer:
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):
             return _sparse(batch.num_rows, {})
+        return _sparse(batch.num_rows, self._reasons(batch, refused))
+
+    def _reasons(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> dict[int, str]:
         rows = rows_of(batch, self._contract.features, refused)
-        reasons = {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
-        return _sparse(batch.num_rows, reasons)
+        return {int(at): self._check.reasons(row) for at, row in zip(refused, rows, strict=True)}
 
 
 def _spelt_out(values: pa.Array) -> pa.Array:

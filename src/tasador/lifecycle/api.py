@@ -26,7 +26,7 @@ from tasador.lifecycle.errors import UnknownModelError
 from tasador.records.audit_log import AuditEntry
 from tasador.records.database import Database
 from tasador.registry.bundle_stores import bundle_names
-from tasador.registry.mlflow.registry import registered_models, versions_of
+from tasador.registry.mlflow.registry import models_of, versions_of
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.signature import trusted_keys
 from tasador.registry.versions import (
@@ -218,7 +218,7 @@ def list_models(place: Place) -> tuple[list[ModelVersion], list[str]]:
     notes: list[str] = []
     for name in [place.model] if place.model else _registered(place):
         # every model has a ledger of its own
-        with opened(replace(place, model=name)) as lifecycle:
+        with opened(replace(place, model=name), reading=True) as lifecycle:
             versions, own = lifecycle.listed()
         found, notes = found + versions, notes + own
     return found, notes
@@ -242,7 +242,7 @@ def choose_model(place: Place, name: str) -> None:
 
 def _registered(place: Place, *, missing_ok: bool = False) -> list[str]:
     try:
-        return registered_models(place.registry_uri)
+        return models_of(place.registry_uri)
     except RegistryError:
         if missing_ok:
             return []
@@ -271,14 +271,18 @@ def _stops(operation: Operation, experiment: Experiment) -> str | None:
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[Lifecycle]:
+def opened(place: Place, *, reading: bool = False) -> Iterator[Lifecycle]:
     """Open a model's lifecycle.
+
+    Args:
+        place: Where it is.
+        reading: Whether it is only looked at, which spares the seconds that importing MLflow takes.
 
     Raises:
         RegistryError: The registry cannot be reached, or there is no such model.
         StorageError: The database cannot be reached.
         ConfigError: Which model is meant is not clear.
     """
-    versions = versions_of(place.registry_uri, place.model_name)
+    versions = versions_of(place.registry_uri, place.model_name, reading=reading)
     with Database.open(place.records_url) as database:
         yield Lifecycle(place, versions, Ledger(database, versions.name))

@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 from tasador.contract.compatibility import incompatibilities
 from tasador.core import seeds
 from tasador.core.errors import DataError
-from tasador.metrics.regression import ACCEPTED, HIGHER_IS_BETTER, METRICS, label, mape, prb, prd
+from tasador.metrics.ratio_study import is_met
+from tasador.metrics.regression import (
+    ACCEPTED,
+    HIGHER_IS_BETTER,
+    METRICS,
+    cod,
+    label,
+    mape,
+    median_ratio,
+    prb,
+    prd,
+)
 from tasador.modeling.parity import TOLERANCE
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.run import GateSettings
@@ -102,13 +113,6 @@ class GateReport:
 def decided(name: str, good: bool, text: str, **figures: float) -> Gate:
     """Return a gate that passes or fails."""
     return Gate(name, "pass" if good else "fail", text, figures)
-
-
-def within_accepted(name: str, value: float, times: float = 1.0) -> bool:
-    """Tell whether a ratio-study figure lies in the accepted range, made `times` as wide."""
-    low, high = ACCEPTED[name]
-    middle, half = (low + high) / 2, (high - low) / 2
-    return abs(value - middle) <= times * half
 
 
 _CHUNK = 200
@@ -245,9 +249,11 @@ def ratios_not_worse(
     for name, margin in (("prd", settings.prd_slack), ("prb", settings.prb_slack)):
         one = found[name]
         # a figure that the IAAO accepts is good enough, whatever the champion's is
-        state = "pass" if within_accepted(name, one.challenger) else _state(one, margin)
+        met = is_met(name, one.challenger) is True
+        state = "pass" if met else _state(one, margin)
         low, high = ACCEPTED[name]
-        text = f"{_compared(one, margin, settings, '')}; accepted {low:g} to {high:g}"
+        verdict = "met" if met else "not met"
+        text = f"{_compared(one, margin, settings, '')}; accepted {low:g} to {high:g}: {verdict}"
         yield Gate(label(name), state, text, _figures(one))
 
 
@@ -464,12 +470,14 @@ def _beats_guess(actual: Floats, predicted: Floats) -> Gate:
 
 def _level(actual: Floats, predicted: Floats) -> Gate:
     """Look at the first champion's ratios: reported, and refused only where they are absurd."""
-    # NaN where the figure is not defined, which says nothing against the model
-    figures = {"prd": prd(actual, predicted), "prb": prb(actual, predicted)}
-    good = all(
-        within_accepted(name, value, 5.0) for name, value in figures.items() if value == value
+    metrics = {"prd": prd, "prb": prb, "median_ratio": median_ratio, "cod": cod}
+    figures = {name: metric(actual, predicted) for name, metric in metrics.items()}
+    # NaN where a figure is not defined, which says nothing against the model
+    good = all(is_met(name, figures[name], times=5.0) is not False for name in ("prd", "prb"))
+    words = {True: "met", False: "not met", None: "undefined"}
+    shown = ", ".join(
+        f"{label(name)} {value:.3f} ({words[is_met(name, value)]})"
+        for name, value in figures.items()
     )
-    text = (
-        f"PRD {figures['prd']:.3f}, PRB {figures['prb']:+.3f} (refused beyond 5 times IAAO's range)"
-    )
+    text = f"{shown}; refused where PRD or PRB is beyond 5 times the IAAO's range"
     return decided("level (PRD, PRB)", good, text, **figures)

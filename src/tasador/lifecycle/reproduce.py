@@ -44,6 +44,8 @@ _PARTS: Mapping[str, type[Any]] = {
 }
 #: What a run found, kept beside its configuration.
 _FOUND = {"impute": ("chosen",)}
+#: What was done before there was a setting for it, where that is not the default now.
+_BEFORE = {"register": {"refit": "never"}}
 
 
 def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
@@ -61,7 +63,8 @@ def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
         if name not in given:
             missing.append(f"the settings of {name}")
             continue
-        plain = {k: v for k, v in given[name].items() if k not in _FOUND.get(name, ())}
+        found = {k: v for k, v in given[name].items() if k not in _FOUND.get(name, ())}
+        plain = _BEFORE.get(name, {}) | found
         try:
             parts[name] = build(kind, plain, name)
         except ConfigError as error:

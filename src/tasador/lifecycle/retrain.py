@@ -268,7 +268,7 @@ def _stored(
 
 
 def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
-    """Return the champion's own settings, its rows split by what they hold.
+    """Return the champion's own settings, its rows split by time or else by what they hold.
 
     A random split of a longer table would move most of the rows that the champion was not trained
     on to the training part, and there would be nothing to compare the two models on.
@@ -276,7 +276,9 @@ def _settings(lifecycle: Lifecycle, bundle: ModelBundle) -> RunSettings:
     settings, _ = settings_of(bundle)
     # where the champion is registered, wherever it was trained
     tracking = TrackingSettings(uri=lifecycle.place.registry_uri)
-    how = replace(settings.segregate, method="row_hash")
+    how = settings.segregate
+    if how.method != "time":
+        how = replace(how, method="row_hash")
     settings = replace(in_workspace(settings, str(lifecycle.place.workspace)), tracking=tracking)
     return replace(settings, segregate=how)
 

@@ -7,7 +7,8 @@ actual value is zero, where a percentage has no meaning; without any other row t
 The ratio study says how level and how even estimates are, as assessors measure it, by the
 definitions of the IAAO *Standard on Ratio Studies* (2013), section 9.2 and appendix D; the ratio of
 a row is its estimate over its actual value. Its figures leave out rows whose actual value is not
-positive, where a ratio has no meaning, and are NaN where they are undefined.
+positive, where a ratio has no meaning, and are NaN where they are undefined. None depends on the
+order of the rows. `metrics.ratio_study` puts them together.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ HIGHER_IS_BETTER = frozenset({"r2", "within_5", "within_10", "within_15", "withi
 #: Metrics in the target's unit, and metrics without one, the ratio study's included; all others
 #: are percentages.
 IN_TARGET_UNIT = frozenset({"mae", "rmse"})
-UNITLESS = frozenset({"r2", "prd", "prb"})
+UNITLESS = frozenset({"r2", "prd", "prb", "median_ratio", "weighted_mean_ratio", "mki", "ki"})
 
 
 def unit_of(name: str, target_unit: str | None) -> str:
@@ -115,6 +116,7 @@ def unit_of(name: str, target_unit: str | None) -> str:
 def label(name: str) -> str:
     """Return the name of a metric for people: ``within_10`` is "within 10%"."""
     special = {"wmape": "wMAPE", "r2": "R²", "median_ape": "median APE"}
+    special |= {"median_ratio": "median ratio", "weighted_mean_ratio": "weighted mean ratio"}
     if name.startswith("within_"):
         return f"within {name.removeprefix('within_')}%"
     return special.get(name, name.upper())
@@ -153,6 +155,18 @@ def _positive(actual: Floats, predicted: Floats) -> tuple[Floats, Floats]:
     return actual[some], predicted[some]
 
 
+def median_ratio(actual: Floats, predicted: Floats) -> float:
+    """Median of the ratios: the level of the estimates."""
+    actual, predicted = _positive(actual, predicted)
+    return float(np.median(predicted / actual)) if len(actual) else float("nan")
+
+
+def weighted_mean_ratio(actual: Floats, predicted: Floats) -> float:
+    """Sum of the estimates over the sum of the actual values."""
+    actual, predicted = _positive(actual, predicted)
+    return float(np.sum(predicted) / np.sum(actual)) if len(actual) else float("nan")
+
+
 def cod(actual: Floats, predicted: Floats) -> float:
     """Coefficient of dispersion: mean distance of the ratios from their median, in % of it."""
     actual, predicted = _positive(actual, predicted)
@@ -189,7 +203,69 @@ def prb(actual: Floats, predicted: Floats) -> float:
     size = np.log2(proxy)
     size -= np.mean(size)
     spread = float(np.sum(size * size))
-    return float(np.sum(size * (ratio - median))) / median / spread if spread > 0 else float("nan")
+    # of equal sizes rounding leaves some 1e-29 a row
+    if spread <= 1e-20 * len(size):
+        return float("nan")
+    return float(np.sum(size * (ratio - median))) / median / spread
+
+
+def _ginis(actual: Floats, predicted: Floats) -> tuple[float, float]:
+    """Return the Gini coefficients of the estimates and the actual values, by the latter's order.
+
+    Equal actual values share the mean of their ranks: estimates that differ at one price would
+    otherwise count in the order in which the rows happen to stand.
+    """
+    actual, predicted = _positive(actual, predicted)
+    n, total = len(actual), float(np.sum(predicted))
+    if n < 2 or total <= 0:
+        return float("nan"), float("nan")
+    _, place, count = np.unique(actual, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2.0)[place]
+    ginis = [
+        2.0 * float(np.sum(rank * v)) / float(np.sum(v)) - (n + 1) for v in (predicted, actual)
+    ]
+    return ginis[0] / n, ginis[1] / n
+
+
+def mki(actual: Floats, predicted: Floats) -> float:
+    """Modified Kakwani index: Gini of the estimates over that of the values; below 1 is regressive.
+
+    Both in the order of the actual values: Quintos (2020), "A Gini measure for vertical equity in
+    property assessments", Journal of Property Tax Assessment & Administration 17(2).
+    """
+    own, ideal = _ginis(actual, predicted)
+    return own / ideal if ideal > 1e-12 else float("nan")  # equal values, but for rounding
+
+
+def ki(actual: Floats, predicted: Floats) -> float:
+    """Kakwani index: Gini of the estimates less that of the values; below 0 is regressive."""
+    own, ideal = _ginis(actual, predicted)
+    return own - ideal
+
+
+def vei(actual: Floats, predicted: Floats) -> float:
+    """Vertical equity indicator: by how much, in percent, the dearest lie above the cheapest.
+
+    The difference of the median ratios of the last and the first group over the overall median.
+    Groups of equal size go by the mean of the actual value and the estimate over the median ratio:
+    2 of up to 50 rows, 4 of up to 500, else 10. NaN with fewer than 10 rows. Below 0 is regressive.
+    Source: the vertical equity indicator of the IAAO's new standard, as openratiostudy.com and
+    JohnKossa/vertical_equity_app describe it.
+    """
+    actual, predicted = _positive(actual, predicted)
+    n = len(actual)
+    if n < _FEWEST_OF_VEI:
+        return float("nan")
+    ratio = predicted / actual
+    median = float(np.median(ratio))
+    if median <= 0:
+        return float("nan")
+    order = np.lexsort((ratio, actual + predicted / median))
+    groups = np.array_split(ratio[order], 2 if n <= 50 else 4 if n <= 500 else 10)
+    return float(np.median(groups[-1]) - np.median(groups[0])) / median * 100
+
+
+_FEWEST_OF_VEI = 10
 
 
 def fsd(actual: Floats, predicted: Floats) -> float:
@@ -200,9 +276,20 @@ def fsd(actual: Floats, predicted: Floats) -> float:
     return float(np.std((predicted - actual) / actual, ddof=1)) * 100
 
 
-RATIO_STUDY: Mapping[str, Metric] = {"cod": cod, "prd": prd, "prb": prb, "fsd": fsd}
+RATIO_STUDY: Mapping[str, Metric] = {
+    "median_ratio": median_ratio,
+    "weighted_mean_ratio": weighted_mean_ratio,
+    "cod": cod,
+    "prd": prd,
+    "prb": prb,
+    "mki": mki,
+    "ki": ki,
+    "vei": vei,
+    "fsd": fsd,
+}
 #: What the IAAO accepts (residential property): lowest and highest value.
 ACCEPTED: Mapping[str, tuple[float, float]] = {
+    "median_ratio": (0.9, 1.1),
     "cod": (5.0, 15.0),
     "prd": (0.98, 1.03),
     "prb": (-0.05, 0.05),
@@ -219,15 +306,22 @@ class Estimate:
 
 
 def bootstrap_metrics(
-    actual: Floats, predicted: Floats, *, draws: int = 1000, confidence: float = 0.95, seed: int
+    actual: Floats,
+    predicted: Floats,
+    *,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    seed: int,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> dict[str, Estimate]:
     """Return every metric and ratio-study figure of (n,) rows with its percentile interval.
 
-    The interval is that of `draws` resamples of the rows (Efron's percentile method).
+    The interval is that of `draws` resamples of the rows (Efron's percentile method); `metrics`
+    names others than all.
 
     Draws in which a metric is undefined are left out of its interval; with none left it is NaN.
     """
-    metrics = {**METRICS, **RATIO_STUDY}
+    metrics = {**METRICS, **RATIO_STUDY} if metrics is None else metrics
     random = seeds.generator(seed, "bootstrap")
     samples = np.empty((draws, len(metrics)))
     for draw in range(draws):

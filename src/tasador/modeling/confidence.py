@@ -8,7 +8,7 @@ overlap: segments, tenths of the estimates and tenths of the expected size of th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from statistics import NormalDist
@@ -128,6 +128,8 @@ class ConfidenceModel:
         cuts: Least confidence of the classes H and M.
         log: Whether scores are logarithms, so that errors on their scale are relative.
         joint: Which values are unusual beside the others.
+        columns: Shape (q,): which features the trees take, in their order, -1 for one that is not
+            made; None for all as they are.
     """
 
     trees: Regressor
@@ -141,9 +143,19 @@ class ConfidenceModel:
     cuts: tuple[float, float]
     log: bool
     joint: JointRange
+    columns: Positions | None = None
+
+    def of_features(self, before: Sequence[str], names: Sequence[str]) -> ConfidenceModel:
+        """Return the model for features `names` in place of those of `before`."""
+        if tuple(before) == tuple(names):
+            return self
+        places = {name: at for at, name in enumerate(names)}
+        return replace(self, columns=np.array([places.get(n, -1) for n in before], dtype=np.intp))
 
     def size(self, Z: Floats, score: Floats) -> Floats:
         """Return the logarithm (n,) of the expected size of the error of features (n, q)."""
+        if self.columns is not None:
+            Z = np.where(self.columns < 0, np.nan, Z.take(self.columns, axis=1))
         rows = np.empty((len(Z), Z.shape[1] + 1))
         rows[:, :-1] = Z
         rows[:, -1] = score
@@ -187,6 +199,23 @@ class ConfidenceModel:
             with np.errstate(divide="ignore"):
                 fsd = fsd / np.abs(score)
         return Sizes(found[0], fsd)
+
+    def times_usual(
+        self, Z: Floats, score: Floats, segment: Floats | None, coverage: float | None
+    ) -> Floats:
+        """Return how many times as wide (n,) intervals of `coverage` are as those of the usual one.
+
+        Args:
+            Z: Features (n, q).
+            score: Their scores (n,).
+            segment: Codes of their segments; see `sizes`.
+            coverage: Of the interval; None is the usual.
+        """
+        if coverage is None or coverage == self.coverage:
+            return np.ones(len(Z))
+        asked, usual = (self.sizes(Z, score, segment, None, c).half for c in (coverage, None))
+        result: Floats = asked / usual
+        return result
 
     @cached_property
     def _usual(self) -> Floats:
@@ -297,13 +326,13 @@ class ConfidenceModel:
             "joint.columns": joint.columns.astype(np.int64),
             "joint.numbers": np.stack((joint.centre, joint.scale, joint.mean, joint.limit)),
             "joint.precision": joint.precision,
-        }
+        } | ({} if self.columns is None else {"columns": self.columns.astype(np.int64)})
 
     @classmethod
     def from_state(
-        cls, trees: Regressor, arrays: Mapping[str, NDArray[Any]], p: int
+        cls, trees: Regressor, arrays: Mapping[str, NDArray[Any]], p: int, q: int
     ) -> ConfidenceModel:
-        """Rebuild from `state` and the trees; `p` is the number of encoded columns.
+        """Rebuild from `state` and the trees, for `p` encoded columns and `q` features.
 
         Raises:
             BundleError: The state is incomplete, or its arrays do not fit together.
@@ -325,6 +354,12 @@ class ConfidenceModel:
             Expected((len(levels) + 1, width)).check("factors", factors)
             if k and not 0 <= columns.min() <= columns.max() < p:
                 raise ValueError(f"columns up to {columns.max()} of {p}")
+            taken = arrays.get("columns")
+            made = q if taken is None else len(taken)
+            if trees.n_features != made + 1 or (
+                taken is not None and made and not -1 <= taken.min() <= taken.max() < q
+            ):
+                raise ValueError(f"trees of {trees.n_features} columns for {q} features")
             if not (coverage in levels and far >= 1.0 and 0 <= medium <= high <= 100):
                 raise ValueError(f"coverage {coverage}, factor {far}, classes {high} and {medium}")
             centre, scale, mean, limit = arrays["joint.numbers"]
@@ -335,18 +370,9 @@ class ConfidenceModel:
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableError.of("the confidence", "the arrays of its state", error) from None
         return cls(
-            trees,
-            levels,
-            factors,
-            edges[0],
-            edges[1],
-            int(segments),
-            coverage,
-            far,
-            (high, medium),
-            log,
-            joint,
-        )
+            trees, levels, factors, edges[0], edges[1], int(segments), coverage, far,
+            (high, medium), log, joint, None if taken is None else taken.astype(np.intp),
+        )  # fmt: skip
 
 
 def conformal_quantile(ratio: Floats, coverage: float) -> float:

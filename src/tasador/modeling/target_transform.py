@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,10 +57,14 @@ class TargetTransform:
         return np.log(y) if self.kind == "log" else y.copy()
 
     def at_newest_level(self, y: Floats, dates: Floats) -> Floats:
-        """Return targets (n,) of these dates (n,) as they would be at the newest level."""
+        """Return targets (n,) of these dates (n,) as they would be at the newest level.
+
+        A date that is NaN is the newest one; NaN and infinite targets stay what they are.
+        """
         if self.trend is None:
             return y
-        return self.inverse(self.forward(y) - self.trend.at(dates))
+        level = self.trend.at(dates)
+        return y * np.exp(-level) if self.kind == "log" else y - level
 
     def level_error(self, dates: Floats | None) -> Floats | None:
         """Return the standard error of the level at dates (n,); None where nothing is dated."""
@@ -82,6 +86,13 @@ class TargetTransform:
         with np.errstate(over="ignore"):
             result: Floats = np.exp(score) * self.smearing
         return result
+
+    def recorded(self, score: Floats, dates: Floats | None = None) -> Floats:
+        """Return targets (n,) as they were recorded: what `forward` and the trend made scores of.
+
+        `inverse` without the smearing, which corrects estimates.
+        """
+        return replace(self, smearing=1.0).inverse(score, dates)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the transform as plain JSON types."""

@@ -25,7 +25,7 @@ NOTE = (
 )
 NOT_LEARNT = "not_learnt_from_itself"
 _INTEGERS = 2.0**63
-_NONE = np.empty(0, np.intp), np.empty(0)
+_NONE = np.empty(0, np.intp), np.empty(0, np.intp)
 _FIRST = np.zeros(1, np.intp)
 
 
@@ -36,33 +36,56 @@ class TrainingRows:
     Attributes:
         hashes: Shape (m,), ascending: 64 bits of each row's hash, as signed integers.
         scores: Shape (m,): on the transformed scale.
+        half_widths: Shape (m,): half the interval's width around each, where it is not that of the
+            bundle's interval, else NaN; None where it always is.
     """
 
     hashes: NDArray[np.int64]
     scores: Floats
+    half_widths: Floats | None = None
 
     @classmethod
-    def of(cls, X: Floats, scores: Floats) -> TrainingRows:
-        """Keep the scores (n,) of encoded rows `X` (n, p); equal rows get their mean."""
+    def of(cls, X: Floats, scores: Floats, half_widths: Floats | None = None) -> TrainingRows:
+        """Keep the scores (n,) of encoded rows `X` (n, p); equal rows get the mean."""
         hashes, places = np.unique(_hashes(X), return_inverse=True)
-        return cls(hashes, np.bincount(places, scores) / np.bincount(places))
+        counts = np.bincount(places)
+        means = [
+            np.bincount(places, values) / counts
+            for values in (scores, half_widths)
+            if values is not None
+        ]
+        return cls(hashes, *means)
 
     def find(self, X: Floats) -> tuple[NDArray[np.intp], Floats]:
         """Return which of the encoded rows `X` (n, p) were trained on, (k,), and their scores."""
+        found, places = self._find(X)
+        return found, self.scores[places]
+
+    def half_widths_of(self, X: Floats) -> Floats:
+        """Return the half widths (n,) of encoded rows (n, p); NaN for those of the bundle."""
+        found, places = self._find(X)
+        half = np.full(len(X), np.nan)
+        if self.half_widths is not None:
+            half[found] = self.half_widths[places]
+        return half
+
+    def _find(self, X: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return which of the encoded rows `X` (n, p) were trained on, (k,), and their places."""
         hashes = _hashes(X)
         places = self.hashes.searchsorted(hashes)
         if len(X) == 1:  # for a single row each further call of numpy costs more than the search
             at = int(places[0])
             if at == len(self.hashes) or self.hashes[at] != hashes[0]:
                 return _NONE
-            return _FIRST, self.scores[at : at + 1]
+            return _FIRST, places
         places[places == len(self.hashes)] = 0
         found = np.flatnonzero(self.hashes[places] == hashes)
-        return found, self.scores[places[found]]
+        return found, places[found]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to keep."""
-        return {"hashes": self.hashes, "scores": self.scores}
+        arrays = {"hashes": self.hashes, "scores": self.scores}
+        return arrays if self.half_widths is None else arrays | {"half_widths": self.half_widths}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]]) -> TrainingRows:
@@ -73,11 +96,15 @@ class TrainingRows:
         """
         m = len(arrays["hashes"])
         hashes = Expected((m,), ("int64",), -_INTEGERS, _INTEGERS)
-        check_arrays(arrays, {"hashes": hashes, "scores": Expected((m,))})
+        expected = {"hashes": hashes, "scores": Expected((m,))}
+        if "half_widths" in arrays:
+            expected["half_widths"] = Expected((m,), low=0.0, gaps=True)
+        check_arrays(arrays, expected)
         kept = np.asarray(arrays["hashes"], np.int64)
         if not m or not (kept[1:] > kept[:-1]).all():
             raise ValueError("the training rows' hashes are none, or do not ascend")
-        return cls(kept, np.asarray(arrays["scores"]))
+        half = arrays.get("half_widths")
+        return cls(kept, np.asarray(arrays["scores"]), None if half is None else np.asarray(half))
 
 
 def _hashes(X: Floats) -> NDArray[np.int64]:

@@ -159,6 +159,8 @@ def _drift(
     # a family of its own: outcomes come weeks later and must not weaken the tests of inputs
     outcome_drift, _ = check_columns(outcomes, thresholds)
     findings = [_of_column(one) for one in (*drift, *outcome_drift)]
+    if outcomes and (level := _level_of_prices(tally)) is not None:
+        findings.append(level)
     findings.append(_domain_classifier(tally, classified, corrected, note, thresholds))
     return (*drift, *outcome_drift), findings
 
@@ -166,6 +168,21 @@ def _drift(
 _NUMBERS = ("psi", "psi_chance", "psi_limit", "p_value", "p_adjusted", "ks", "wasserstein",
             "jensen_shannon", "cramers_v")  # fmt: skip
 _CHECKS = {"(target)": "label", "(error)": "concept"}
+
+
+def _level_of_prices(tally: WindowSummary) -> Finding | None:
+    """Say what the trend of prices, which the model knows, explains of a shift of the target."""
+    dates = tally.reference.dates(tally.with_outcomes.rows()[:, : len(tally.reference.columns)])
+    transform = tally.reference.transform
+    if dates is None or transform is None or transform.trend is None or not len(dates):
+        return None
+    level = float(transform.trend.at(dates).mean())
+    change = f"{100 * np.expm1(level):+.1f}%" if transform.kind == "log" else f"{level:+,.4g}"
+    text = (
+        f"the model's trend has the window's sales at {change} of its newest level; estimates and "
+        "outcomes are compared at that level"
+    )
+    return Finding("label", "level of prices", "ok", text, {"level": level})
 
 
 def _of_column(drift: ColumnDrift) -> Finding:

@@ -14,6 +14,7 @@ from tasador.contract.target_check import TargetBounds
 from tasador.core import seeds
 from tasador.core.errors import BundleError
 from tasador.core.input_checks import INTEGER, Expected, check_arrays
+from tasador.modeling.target_transform import TargetTransform
 from tasador.monitoring.column_summary import ColumnSummary, Grid
 from tasador.monitoring.error_estimation import ErrorModel, residuals
 
@@ -102,6 +103,8 @@ class Reference:
         unit: The target's unit.
         version: The model's version, or what else the reference is called.
         target_bounds: What the target's values may be, if known.
+        transform: Of a model that knows how the level of prices moved: the profiles of estimates
+            and known values are then at its newest level; else None.
     """
 
     columns: tuple[Column, ...]
@@ -119,11 +122,24 @@ class Reference:
     unit: str | None = None
     version: str = "reference"
     target_bounds: TargetBounds | None = None
+    transform: TargetTransform | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns' names."""
         return tuple(column.name for column in self.columns)
+
+    def at_newest_level(self, values: Floats, X: Floats) -> Floats:
+        """Return values (n,) of rows (n, p) at the level of prices of the profiles."""
+        dates = self.dates(X)
+        if self.transform is None or dates is None:
+            return values
+        return self.transform.at_newest_level(values, dates)
+
+    def dates(self, X: Floats) -> Floats | None:
+        """Return the dates of rows (n, p), (n,) in seconds since 1970 UTC; None without a trend."""
+        at = next((i for i, one in enumerate(self.columns) if one.role == "timestamp"), None)
+        return None if self.transform is None or at is None else X[:, at]
 
     @property
     def segment(self) -> Column | None:
@@ -194,6 +210,7 @@ class Reference:
                 unit=bundle.contract.target.unit,
                 version=bundle.version,
                 target_bounds=TargetBounds.of(bundle.contract.target),
+                transform=None if bundle.target.trend is None else bundle.target,
             )
         except Exception as error:  # arrays from outside: whatever they raise is the bundle's error
             raise BundleError(

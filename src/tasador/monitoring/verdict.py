@@ -11,6 +11,7 @@ import orjson
 
 from tasador.core.errors import ValidationError
 from tasador.core.hashing import to_plain
+from tasador.metrics.ratio_study import is_met
 
 Level = Literal["ok", "warn", "alert", "cannot_tell"]
 Number = float | int | str | None
@@ -111,6 +112,11 @@ class Figure:
     reference: float | None = None
     limit: float | None = None
     estimated: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it lies in the range that the IAAO accepts; None where there is none."""
+        return None if self.value is None else is_met(self.name, self.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,20 +202,25 @@ class WindowSummary:
         """Count estimates, known values and errors."""
         reference = self.reference
         prediction, actual = window.prediction[ok], window.actual[ok]
+        X = window.X[ok]
         finite = np.isfinite(prediction)
         if finite.any():
             self.answered += int(finite.sum())
             self.not_finite += int((~finite).sum())
         if reference.prediction is not None and finite.any():
             seen = reference.prediction.summary
-            given = reference.prediction.grid.in_double(prediction[finite])
+            given = reference.prediction.grid.in_double(
+                reference.at_newest_level(prediction[finite], X[finite])
+            )
             self.prediction = _plus(self.prediction, given, reference.prediction)
             self.estimates_outside += int(((given < seen.low) | (given > seen.high)).sum())
         known = np.isfinite(actual)
         if not known.any():
             return
         if reference.target is not None:
-            self.target = _plus(self.target, actual[known], reference.target)
+            # else a rising market, which the model knows, would be a shift of the target
+            outcomes = reference.at_newest_level(actual[known], X[known])
+            self.target = _plus(self.target, outcomes, reference.target)
         both = known & finite
         if reference.residual is not None and both.any():
             errors = residuals(actual[both], prediction[both], log=reference.log)

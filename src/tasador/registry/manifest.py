@@ -44,7 +44,11 @@ REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
 OUT_OF_FOLD = "out_of_fold.npz"
 #: How large an error to expect of each estimate (`modeling.confidence`): trees, and calibration.
 CONFIDENCE_TREES, CONFIDENCE = "confidence.onnx", "confidence.npz"
-_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD, CONFIDENCE_TREES, CONFIDENCE})
+#: What is kept of the comparables beside their places (`registry.explainer`).
+KNOWN_SALES = "comparables.npz"
+_OPTIONAL_FILES = frozenset(
+    {REFERENCE, ERROR_MODEL, OUT_OF_FOLD, CONFIDENCE_TREES, CONFIDENCE, KNOWN_SALES}
+)
 
 
 class InvalidManifestError(BundleError):

@@ -113,17 +113,21 @@ class MlflowServer:
             names += [str(one["name"]) for one in found if one.get("latest_versions")]
         return sorted(names)
 
+    def aliases(self, model_name: str, deadline: Deadline) -> dict[str, str]:
+        """Return the version's number by alias; errors as in `resolve`."""
+        found = self._ask("/registered-models/get", {"name": model_name}, deadline)
+        held = found.get("registered_model", {}).get("aliases", [])
+        return {str(one["alias"]): str(one["version"]) for one in held}
+
     def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
         """Return every version of a model, the newest first; none when there is no such model.
 
         Errors as in `resolve`.
         """
         try:
-            found = self._ask("/registered-models/get", {"name": model_name}, deadline)
+            aliases = self.aliases(model_name, deadline)
         except NothingOfferedError:
             return []
-        held = found.get("registered_model", {}).get("aliases", [])
-        aliases = {one["alias"]: str(one["version"]) for one in held}
         query = {"filter": f"name='{model_name}'", "max_results": "200"}
         versions: list[ModelVersion] = []
         for page in self._pages("/model-versions/search", query, deadline):
@@ -485,6 +489,13 @@ class EmbeddedRegistry:
     def models(self, _: Deadline) -> list[str]:
         """Return the names of the models that have a version; errors as in `resolve`."""
         return sorted(name for name, model in self._models().items() if model.versions)
+
+    def aliases(self, model_name: str, _: Deadline) -> dict[str, str]:
+        """Return the version's number by alias; errors as in `resolve`."""
+        model = self._models().get(model_name)
+        if model is None:
+            raise NotRegisteredError.of(f"no model {model_name!r} in {self.file}")
+        return dict(model.aliases)
 
     def listed(self, model_name: str, _: Deadline) -> list[ModelVersion]:
         """Return every version of a model, the newest first; errors as in `resolve`."""

@@ -6,6 +6,7 @@ and every file's SHA-256 is checked before anything but the manifest is parsed.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,16 +34,11 @@ from tasador.modeling.confidence import ConfidenceModel, checked_coverage
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.errors import CoverageError
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import (
-    Appraised,
-    Comparable,
-    Explanation,
-    Reasons,
-    Support,
-    Valuation,
-)
+from tasador.modeling.prediction import Appraised, Explanation, Reasons, Support, Valuation
 from tasador.modeling.target_transform import TargetTransform
-from tasador.modeling.training_rows import NOT_LEARNT, NOTE, TrainingRows
+from tasador.modeling.training_rows import NOTE, TrainingRows
+from tasador.registry.explainer import Explainer, Wanted
+from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
     CONFIDENCE,
@@ -52,6 +48,7 @@ from tasador.registry.manifest import (
     FEATURES,
     FETCH_AGAIN,
     GOLDEN,
+    KNOWN_SALES,
     MODEL,
     OUT_OF_FOLD,
     PROFILE,
@@ -162,6 +159,7 @@ class ModelBundle:
         training_rows: What training rows are valued by, instead of the model that learnt from
             them; None in older bundles.
         confidence: How large an error to expect of each estimate; None in older bundles.
+        known_sales: What is kept of the comparables beside their places; None in older bundles.
 
     Example:
         >>> import tasador
@@ -189,6 +187,7 @@ class ModelBundle:
     error_model: OnnxRegressor | None = None
     training_rows: TrainingRows | None = None
     confidence: ConfidenceModel | None = None
+    known_sales: KnownSales | None = None
 
     @cached_property
     def check(self) -> RowCheck:
@@ -251,8 +250,7 @@ class ModelBundle:
         """Value several rows; each gets the same answer as from `value`.
 
         Raises:
-            ValidationError: One does not meet the contract; names the first, counted from 1. Or
-                `coverage` cannot be had.
+            ValidationError: As for `value`; names the first row, counted from 1.
         """
         return self.value_encoded(self.check.rows(rows), coverage) if rows else []
 
@@ -299,29 +297,12 @@ class ModelBundle:
 
         None without comparables, and for older bundles. `outside` is what `appraise` says of them.
         """
-        features, confidence = self.features, self.confidence
-        if features.plan is None or features.index is None or confidence is None:
-            return None
-        frame = features.frame(X)
-        points = features.plan.points(frame)
-        count, nearest, unit = features.plan.support(
-            features.index,
-            points,
-            features.beside_place(features.plan, X, frame),
-            self.contract.coordinates,
-        )
-        unusual: list[tuple[str, ...]] = [()] * len(X)
-        if outside is not None:
-            names = np.array(self.contract.feature_names)
-            unusual = [tuple(names[row].tolist()) for row in outside]
-        each = zip(nearest.tolist(), count.tolist(), unusual, strict=True)
-        return [Support(None if far != far else far, unit, n, of) for far, n, of in each]
+        return None if self.confidence is None else self.explainer.support(X, outside)
 
     def _outside(self, X: Floats, confidence: ConfidenceModel) -> NDArray[np.bool_] | None:
-        """Return which values (n, p) lie outside the training range, alone or beside the others.
+        """Return which values (n, p) lie outside the training range; None where none does.
 
-        A date of the sale does not: how the level of prices goes on has its own error. None where
-        none does.
+        A date of the sale does not: how the level of prices goes on has its own error.
         """
         outside = self._range.outside(X)
         joint = confidence.joint.outside(X)
@@ -370,6 +351,12 @@ class ModelBundle:
             low, high, fsd = self.confidence.bounds(
                 Z, score, segment, beyond, level_error, coverage
             )
+        if len(own) and self.training_rows is not None:
+            half = self.training_rows.half_widths_of(X)
+            if self.confidence is not None:  # kept for the usual coverage
+                half = half * self.confidence.times_usual(Z, score, segment, coverage)
+            low = np.where(np.isnan(half), low, score - half)
+            high = np.where(np.isnan(half), high, score + half)
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
@@ -382,11 +369,7 @@ class ModelBundle:
         return None if column is None else self.contract.position(column.name)
 
     def value_encoded(self, X: Floats, coverage: float | None = None) -> list[Valuation]:
-        """Value encoded rows (n, p) that `check` accepts.
-
-        Raises:
-            ValidationError: `coverage` cannot be had; see `value`.
-        """
+        """Value encoded rows (n, p) that `check` accepts; `coverage` is that of `value`."""
         version, unit, held = self.version, self.contract.target.unit, self.check_coverage(coverage)
         found = self.appraise(X, coverage)
         columns = (found.prediction, found.lower, found.upper)
@@ -407,51 +390,62 @@ class ModelBundle:
             for i, estimate in enumerate(estimates)
         ]  # fmt: skip
 
-    def explain(self, row: Mapping[str, Any], *, comparables: int = 5) -> Explanation:
+    def explain(
+        self,
+        row: Mapping[str, Any],
+        *,
+        comparables: int = 5,
+        radius_km: float | None = None,
+        since: dt.date | None = None,
+        same: Sequence[str] = (),
+    ) -> Explanation:
         """Value one row and say why.
 
         The first call on a bundle of trees prepares their paths and takes about half a second.
 
         Args:
-            row: As for `value`.
-            comparables: How many of the nearest training rows to name, at most 64.
+            row: As for `value`; the contract's ``comparables.identifier``, where it is there, tells
+                earlier sales of the same thing.
+            comparables: How many training rows near it to name, at most 64.
+            radius_km: Only those within so many kilometres.
+            since: Only those sold since this day.
+            same: Only those that have the row's value in these columns.
 
         Raises:
-            ValidationError: A value is missing or does not meet the contract.
+            ValidationError: A value is missing or does not meet the contract, or the bundle does
+                not know what comparables are to be chosen by.
         """
         X = self.check.row(row)
-        found = self.reasons(X, comparables)
-        return Explanation(
-            found.transform,
-            found.expected,
-            found.contributions,
-            found.comparables,
-            valuation=self.value_encoded(X)[0],
-        )
+        wanted = Wanted(comparables, radius_km, since, tuple(same))
+        found = self.reasons(X, wanted, self.identifier_of(row))
+        fields = {name: getattr(found, name) for name in Reasons.__dataclass_fields__}
+        return Explanation(**fields, valuation=self.value_encoded(X)[0])
 
-    def reasons(self, X: Floats, comparables: int) -> Reasons:
+    def identifier_of(self, row: Mapping[str, Any]) -> Any:
+        """Return what names the thing that a row is about, None where nothing does."""
+        column = self.contract.comparables.identifier
+        return None if column is None else row.get(column)
+
+    def reasons(self, X: Floats, wanted: Wanted, identifier: Any = None) -> Reasons:
         """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
-        contributions = self.contributions.of(self.features.transform(X)[0]).tolist()
-        parts = dict(zip(self.features.names, contributions, strict=True))
-        if self.training_rows is not None:
-            for kept in self.training_rows.find(X)[1].tolist():
-                parts[NOT_LEARNT] = kept - self.contributions.expected - sum(contributions)
-        dates, trend = self.dates(X), self.target.trend
-        near = self.features.nearest(X, min(comparables, 64))
-        targets = np.array([found.target for found in near])
-        if trend is not None and dates is not None:
-            parts["trend"] = float(trend.at(dates)[0])
-            dates = np.repeat(dates, len(near))
-        values = self.target.inverse(targets, dates).tolist()
-        return Reasons(
-            transform=self.contract.target.transform,
-            expected=self.contributions.expected,
-            contributions=parts,
-            comparables=tuple(
-                Comparable(found.distance, value, found.attributes)
-                for found, value in zip(near, values, strict=True)
-            ),
-        )
+        score, _ = self._scores(X, self.features.transform(X))
+        return self.explainer.reasons(X, float(score[0]), wanted, identifier)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains estimates."""
+        return Explainer(self.features, self.contributions, self.target, self.known_sales)
+
+    def parts_in_money(self, X: Floats) -> Floats:
+        """Return the parts (n, groups) of encoded rows (n, p) in money, by meaning.
+
+        Those of `explainer.money_groups`, in their order; with `explainer.base` they add up to the
+        estimates of `predict`.
+        """
+        Z = self.features.transform(X)
+        score, _ = self._scores(X, Z)
+        parts = self.contributions.of_rows(Z)
+        return self.explainer.in_money(parts, score, self.dates(X))
 
 
 def load_bundle(
@@ -513,11 +507,12 @@ def _rebuilt(
     if not isinstance(made, list) or len(made) != q:
         raise MisfitError.of(f"{q} features", f"{len(made)} made")
     golden = _golden_rows(contents[GOLDEN], len(contract.features), limits)
+    features = FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES))
     bundle = ModelBundle(
         folder=folder,
         manifest=manifest,
         contract=contract,
-        features=FittedFeatures.from_state(contract, manifest.features, arrays_of(FEATURES)),
+        features=features,
         model=load_model(contents[MODEL], threads, q),
         target=TargetTransform.from_dict(manifest.target),
         interval=ConformalInterval.from_dict(manifest.interval),
@@ -533,11 +528,17 @@ def _rebuilt(
         ),
         confidence=(
             ConfidenceModel.from_state(
-                load_model(contents[CONFIDENCE_TREES], threads, q + 1),
+                load_model(contents[CONFIDENCE_TREES], threads),
                 arrays_of(CONFIDENCE),
                 len(contract.features),
+                q,
             )
             if CONFIDENCE in contents
+            else None
+        ),
+        known_sales=(
+            KnownSales.from_state(arrays_of(KNOWN_SALES), features)
+            if KNOWN_SALES in contents
             else None
         ),
     )

@@ -379,6 +379,10 @@ class RegistryReader(Protocol):
         """Return the names of the registered models that have a version, in order."""
         ...
 
+    def aliases(self, model_name: str, deadline: Deadline) -> dict[str, str]:
+        """Return the version's number by alias, also of versions that were deleted."""
+        ...
+
     def listed(self, model_name: str, deadline: Deadline) -> list[ModelVersion]:
         """Return every version of a model, the newest first; none when there is no such model."""
         ...

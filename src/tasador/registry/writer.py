@@ -23,6 +23,7 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
+from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
     CONFIDENCE,
@@ -32,6 +33,7 @@ from tasador.registry.manifest import (
     FEATURES,
     FORMAT_VERSION,
     GOLDEN,
+    KNOWN_SALES,
     MANIFEST_NAME,
     MODEL,
     OUT_OF_FOLD,
@@ -88,6 +90,7 @@ class BundleParts:
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
         training_rows: What training rows are worth to models that did not learn from them.
         confidence: How large an error to expect of each estimate, and the graph of its trees.
+        known_sales: What is kept of the comparables beside their places.
     """
 
     name: str
@@ -109,6 +112,7 @@ class BundleParts:
     error_model: bytes | None = None
     training_rows: TrainingRows | None = None
     confidence: tuple[ConfidenceModel, bytes] | None = None
+    known_sales: KnownSales | None = None
 
 
 def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
@@ -147,6 +151,8 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
     if parts.confidence is not None:
         model, contents[CONFIDENCE_TREES] = parts.confidence
         contents[CONFIDENCE] = write_arrays(model.state())
+    if parts.known_sales is not None:
+        contents[KNOWN_SALES] = write_arrays(parts.known_sales.state())
     manifest = _manifest(parts, spec, contents)
     refuse_foreign(folder)
     with atomic_folder(folder) as temporary:

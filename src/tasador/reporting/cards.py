@@ -434,12 +434,21 @@ def table_view(table: CardTable) -> dict[str, Any]:
         "head": list(zip(table.header, aligns, strict=True)),
         "rows": [
             [
-                (number(cell, places, trim=places is None), align)
+                (number(cell, places, trim=places is None), align + _colour(cell))
                 for cell, places, align in zip(row, decimals, aligns, strict=True)
             ]
             for row in table.rows
         ],
     }
+
+
+def _colour(cell: Value) -> str:
+    """Return the class of a cell that begins with a verdict, in any language of the reports."""
+    if not isinstance(cell, str):
+        return ""
+    if cell.startswith(("not met", "no cumple")):
+        return " unmet"
+    return " met" if cell in ("met", "cumple") else ""
 
 
 def _natural_alignment(column: Sequence[Value]) -> str:

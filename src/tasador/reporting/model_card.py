@@ -11,6 +11,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from tasador.contract.model import Column, TableContract
 from tasador.core.escape import cell, code, markdown
 from tasador.core.hashing import to_plain
 from tasador.core.storage import write_text
+from tasador.metrics.ratio_study import RatioFigure
 from tasador.reporting.cards import CardTable, number, render, table_view
+from tasador.reporting.evaluation_tables import group_table, ratio_table
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
 
@@ -71,6 +74,7 @@ class ModelFacts:
         interval_coverage: Share of test rows within their interval, and the share promised.
         test_openings: How often the held-out test set was opened, and why.
         left_out: Reasons for which rows were left out as no market sales, and how many.
+        refitted: Whether the model was fitted again on all rows after the figures were measured.
     """
 
     model: str
@@ -89,6 +93,17 @@ class ModelFacts:
     interval_coverage: tuple[float, float] | None = None
     test_openings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    refitted: bool = False
+
+    @property
+    def refit_note(self) -> str:
+        """Which model the figures are about, where it is not the one in the bundle."""
+        if not self.refitted:
+            return ""
+        return (
+            f"Measured by a model that had not seen the {number(self.test_rows)} rows of the test "
+            "part; the model in the bundle learned from them too."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +164,7 @@ class ModelDocument:
         headline: Test metrics with 95% intervals; empty while the test part is unopened.
         comparison: The same under random and spatially blocked cross-validation.
         groups, tables: Figures of test rows by heading (segments, tenths...), and others.
-        ratio_study: (figure, value, low, high, accepted from, to).
+        ratio_study: The figures of the ratio study on the test rows.
         decisions: How the model was chosen, in order.
         review: Test rows drawn by chance.
     """
@@ -159,7 +174,7 @@ class ModelDocument:
     headline: tuple[Headline, ...] = ()
     comparison: tuple[Comparison, ...] = ()
     groups: Mapping[str, tuple[Group, ...]] = field(default_factory=dict)
-    ratio_study: tuple[tuple[str, float, float, float, float | None, float | None], ...] = ()
+    ratio_study: tuple[RatioFigure, ...] = ()
     decisions: tuple[Decision, ...] = ()
     review: tuple[ReviewRow, ...] = ()
     tables: tuple[CardTable, ...] = ()
@@ -228,9 +243,6 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
 
 
 FILES = ("model_card.html", "model_card.json", "review_sample.csv")
-_FEW_ROWS = 30
-#: Name of the groups of rows below the cap and at it.
-CAP = "cap"
 _REVIEW_COLUMNS = 5
 _FIGURES = ("recorded", "estimated", "lower", "upper", "percent_error", "inside")
 
@@ -367,10 +379,7 @@ def _plain(document: ModelDocument) -> dict[str, Any]:
         "limits": document.limits(),
         "figures": to_plain(document.headline),
         "cross_validation": to_plain(document.comparison),
-        "ratio_study": [
-            dict(zip(("figure", "value", "low", "high", "from", "to"), row, strict=True))
-            for row in document.ratio_study
-        ],
+        "ratio_study": to_plain(document.ratio_study),
         "groups": to_plain(document.groups),
         "decisions": to_plain(document.decisions),
         "standards": [
@@ -407,7 +416,7 @@ def sections(document: ModelDocument) -> list[Section]:
     found = [
         Section("Intended use", _intended_use(document.contract)),
         Section("Data", _data(document.contract, document.facts)),
-        _figures(document.headline),
+        _figures(document),
         Section("In places never seen", _comparison(document.comparison)),
         Section("Figures by group", [Block("table", one) for one in figure_tables(document)]),
         Section("Limits", [Block("list", document.limits())]),
@@ -461,11 +470,13 @@ def _data(contract: TableContract, facts: ModelFacts) -> list[Block]:
     return [Block("table", rows), Block("table", columns)]
 
 
-def _figures(headline: tuple[Headline, ...]) -> Section:
+def _figures(document: ModelDocument) -> Section:
+    headline, note = document.headline, document.facts.refit_note
     if not headline:
         unknown = "The test part was not opened; nothing is known about the errors."
         return Section("Figures", [Block("text", (unknown,))])
-    return Section("Figures on the held-out test set", [Block("figures", headline)])
+    said = [Block("text", (note,))] if note else []
+    return Section("Figures on the held-out test set", [Block("figures", headline), *said])
 
 
 def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
@@ -501,34 +512,11 @@ def _comparison(comparison: Sequence[Comparison]) -> list[Block]:
 
 def figure_tables(document: ModelDocument) -> list[CardTable]:
     """Return the figures beyond the headline: the ratio study, and the errors of some rows."""
-    tables = [_group_table(name, found) for name, found in document.groups.items() if found]
+    overall = next((f.value for f in document.ratio_study if f.name == "median_ratio"), math.nan)
+    tables = [group_table(name, found, overall) for name, found in document.groups.items() if found]
     if document.ratio_study:
-        ratios = CardTable(
-            "Ratio study",
-            ("figure", "value", "95% from", "to", "accepted from", "to "),
-            document.ratio_study,
-            note="Ratio: estimate over actual value. Accepted ranges: IAAO Standard on Ratio "
-            "Studies, residential property. PRD above 1 and PRB below 0: dear things are estimated "
-            "low. FSD: standard deviation of the percentage errors.",
-        )
-        tables.insert(0, ratios)
+        tables.insert(0, ratio_table("Ratio study", document.ratio_study))
     return [*tables, *document.tables]
-
-
-def _group_table(name: str, groups: Sequence[Group]) -> CardTable:
-    notes = [f"Groups of fewer than {_FEW_ROWS} rows prove little."]
-    notes *= any(few := [g.rows < _FEW_ROWS for g in groups])
-    if name == CAP:
-        notes.append("At the cap the true value is not known: these errors say little.")
-    return CardTable(
-        f"By {name}",
-        ("rows of", "number", "MAPE (%)", "within 10% (%)", "median ratio", "interval holds (%)"),
-        tuple(
-            (g.name + " (few rows)" * some, g.rows, g.mape, g.within_10, g.ratio, g.coverage * 100)
-            for g, some in zip(groups, few, strict=True)
-        ),
-        note=" ".join(notes),
-    )
 
 
 def decision_table(document: ModelDocument, title: str) -> CardTable:

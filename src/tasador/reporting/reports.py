@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tasador.core import storage
-from tasador.metrics.regression import label
+from tasador.metrics.regression import ACCEPTED, label
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Group, Verdict
 from tasador.reporting.cards import Card, CardTable, Figure, number, render
+from tasador.reporting.evaluation_tables import verdict_text
 from tasador.reporting.plots import (
     ACCENT,
     INK,
@@ -113,6 +114,7 @@ class RunSummary:
         content_hash: The table's content hash.
         unit: The target's unit.
         headline: Test metrics, the most important first.
+        measured: By which model, where it is not the one in the bundle.
         comparison: The same metrics under cross-validation.
         bundle: What was made, or None when the run did not get there.
         sample: Lines of one sample valuation.
@@ -133,6 +135,7 @@ class RunSummary:
     bundle: BundleReference | None = None
     sample: tuple[str, ...] = ()
     cards: tuple[Card, ...] = ()
+    measured: str = ""
 
     @property
     def steps(self) -> tuple[Card, ...]:
@@ -305,13 +308,14 @@ def _tables(verdict: Verdict) -> tuple[CardTable, ...]:
     )  # fmt: skip
     figures = CardTable(
         "Metrics",
-        ("metric", "value", "low", "high", "reference", "limit"),
+        ("metric", "value", "low", "high", "reference", "limit", "IAAO's range"),
         tuple(
             (_title(f.name) + (" (estimated)" if f.estimated else ""), f.value, f.low, f.high,
-             f.reference, f.limit)
+             f.reference, f.limit, verdict_text(f.met))
             for f in verdict.figures
         ),
-        note="95% intervals. Estimated figures come from the model of the error, without outcomes.",
+        note="95% intervals. Estimated figures come from the model of the error, without outcomes. "
+        f"The IAAO accepts {_ranges()}.",
     )  # fmt: skip
     findings = CardTable(
         "Everything that was looked at",
@@ -329,6 +333,10 @@ def _tables(verdict: Verdict) -> tuple[CardTable, ...]:
     ]
     some = [drift, figures] if verdict.figures else [drift]
     return (*some, *groups, findings)
+
+
+def _ranges() -> str:
+    return ", ".join(f"{label(n)} {low:g} to {high:g}" for n, (low, high) in ACCEPTED.items())
 
 
 def _title(name: str) -> str:

@@ -334,8 +334,8 @@ class ScoreRequest:
         force: Whether finished files are scored again.
         asked: How files are read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
-        coverage: Share of truths that the intervals are to hold; None takes the model's.
-        limits: When a row gets no value.
+        coverage, limits: Of the intervals, None takes the model's; when a row gets no value.
+        explain: Whether estimates come with their parts in money.
     """
 
     inputs: tuple[str, ...]
@@ -347,15 +347,17 @@ class ScoreRequest:
     force: bool = False
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
+    explain: bool = False
     coverage: float | None = None
     limits: ServeLimits = field(default_factory=ServeLimits)
 
     @property
     def reading(self) -> str:
-        """How files are read, as a text that is empty where nothing was named."""
+        """How files are read and answered, as a text that is empty where nothing was named."""
         how = (self.coverage, self.limits.max_fsd, self.limits.min_support or None)
         given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of, *how)
-        return "".join(f" {one}" for one in given if one is not None)
+        explained = " explained" if self.explain else ""
+        return "".join(f" {one}" for one in given if one is not None) + explained
 
 
 @dataclass
@@ -508,18 +510,16 @@ class Run:
 
     def _scorer(self, name: str, table: TableStream) -> BatchScorer:
         """Return a scorer for a table, once the table is known to have its columns."""
-        keep: Sequence[str] | None = self.request.columns
+        request = self.request
+        keep: Sequence[str] | None = request.columns
         if keep is not None and ALL in keep:
             keep = table.names
         if keep is not None and ROW in keep:
             raise OutputError.taken(ROW)
         scorer = BatchScorer(
-            self.bundle,
-            keep=keep,
-            as_of=self.request.as_of,
-            coverage=self.request.coverage,
-            limits=self.request.limits,
-        )
+            self.bundle, keep=keep, as_of=request.as_of, explain=request.explain,
+            coverage=request.coverage, limits=request.limits,
+        )  # fmt: skip
         try:
             scorer.check_columns(table.names)
         except DataError as error:

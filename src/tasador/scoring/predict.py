@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
-from tasador.modeling.prediction import Explanation, Valuation, no_value
+from tasador.modeling.prediction import Comparable, Explanation, Valuation, no_value
+from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.serving import ServeLimits
 
@@ -102,11 +102,9 @@ def predict_rows(
         loaded = chosen.load()
     loaded.check_coverage(coverage)
     how = _Asked(as_of, coverage, limits or ServeLimits())
-    text = rows.lstrip()
-    is_text = text.startswith(("{", "["))
-    from_json = is_text or rows.endswith(".json")
-    if from_json:
-        found = _value_json(loaded, rows if is_text else read_text(rows), keep, how)
+    text = json_text(rows)
+    if text is not None:
+        found = _value_json(loaded, text, keep, how)
     else:
         found = _value_table(loaded, rows, keep, tell, asked, how)
     predicted = Predicted(
@@ -115,9 +113,9 @@ def predict_rows(
         loaded.version,
         loaded.origin,
         loaded.contract.target.unit,
-        from_json,
+        text is not None,
     )
-    _check_any_valued(predicted)
+    check_any_valued([(row.number, row.error) for row in predicted.refused], len(predicted.rows))
     return predicted
 
 
@@ -166,11 +164,15 @@ class KeptColumnError(ConfigError):
         )
 
 
-def _check_any_valued(predicted: Predicted) -> None:
-    refused = predicted.refused
-    if len(refused) < len(predicted.rows):
+def check_any_valued(refused: Sequence[tuple[int, str]], count: int) -> None:
+    """Refuse `count` rows of which all are `refused`, each by its number for a reason.
+
+    Raises:
+        ValidationError: They are; the message names the first.
+    """
+    if len(refused) < count:
         return
-    listed = "; ".join(f"row {row.number}: {row.error}" for row in refused[:_SHOWN_ERRORS])
+    listed = "; ".join(f"row {number}: {error}" for number, error in refused[:_SHOWN_ERRORS])
     more = len(refused) - _SHOWN_ERRORS
     none = f"none of the {len(refused)} rows meets the contract: " if len(refused) > 1 else ""
     raise RowsError(
@@ -178,10 +180,12 @@ def _check_any_valued(predicted: Predicted) -> None:
     )
 
 
-def _value_json(
-    bundle: ModelBundle, text: str, keep: Sequence[str], how: _Asked
-) -> Iterator[PredictedRow]:
-    dated = as_of_field(bundle.contract, how.as_of)
+def json_items(text: str) -> list[Any]:
+    """Return the rows of a JSON text: one row, a list, or ``{"instances": [...]}``.
+
+    Raises:
+        DataError: It is no JSON, or holds no row.
+    """
     try:
         plain = read_json(text)
     except ValueError as error:
@@ -191,6 +195,21 @@ def _value_json(
     items = plain if isinstance(plain, list) else [plain]
     if not items:
         raise ValidationError("no row to value", expected="at least one object")
+    return items
+
+
+def json_text(rows: str) -> str | None:
+    """Return the JSON that `rows` is or names as a ``.json`` file; None for a table's path."""
+    if rows.lstrip().startswith(("{", "[")):
+        return rows
+    return read_text(rows) if rows.endswith(".json") else None
+
+
+def _value_json(
+    bundle: ModelBundle, text: str, keep: Sequence[str], how: _Asked
+) -> Iterator[PredictedRow]:
+    dated = as_of_field(bundle.contract, how.as_of)
+    items = json_items(text)
     names = dict.fromkeys(name for item in items if isinstance(item, Mapping) for name in item)
     kept = _kept(bundle, keep, list(names))
     for number, item in enumerate(items, 1):
@@ -345,13 +364,14 @@ def to_csv(predicted: Predicted) -> str:
 
 
 _MOST_FEATURES = 12
+_WANTED = Wanted()
 
 
 def explain_row(
     text: str,
     choice: BundleChoice,
     *,
-    comparables: int = 5,
+    wanted: Wanted = _WANTED,
     tell: Callable[[str], None] = lambda _: None,
     as_of: str | None = None,
 ) -> Explanation:
@@ -360,12 +380,13 @@ def explain_row(
     Args:
         text: The row.
         choice: Which model is used.
-        comparables: How many are named.
+        wanted: Which comparables are named.
         tell: See `chosen_bundle`.
         as_of: Day as of which the row is valued; None takes its own.
 
     Raises:
-        DataError: The text is no row, or it does not meet the contract.
+        DataError: The text is no row, it does not meet the contract, or the model does not know
+            what comparables are to be chosen by.
         BundleError: There is no bundle, or it is damaged.
         ConfigError: See `chosen_bundle`.
     """
@@ -377,7 +398,13 @@ def explain_row(
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
         loaded = chosen.load()
-    return loaded.explain(row | as_of_field(loaded.contract, as_of), comparables=comparables)
+    return loaded.explain(
+        row | as_of_field(loaded.contract, as_of),
+        comparables=wanted.n,
+        radius_km=wanted.radius_km,
+        since=wanted.since,
+        same=wanted.same,
+    )
 
 
 def explanation_json(explanation: Explanation) -> str:
@@ -395,23 +422,39 @@ def to_lines(explanation: Explanation) -> Iterator[str]:
     )
     for warning in valuation.warnings:
         yield f"warning: {warning}"
-    log = explanation.transform == "log"
-    start = math.exp(explanation.expected) if log else explanation.expected
     yield ""
-    yield f"from the typical {start:,.6g}{unit}" + (", multiplied by" if log else ", plus")
-    parts = sorted(explanation.contributions.items(), key=lambda item: -abs(item[1]))
-    for name, part in parts[:_MOST_FEATURES]:
-        yield f"  {_part(part, log):>12}  {name}"
-    rest = parts[_MOST_FEATURES:]
+    yield f"from the typical {explanation.base:,.6g}{unit}, plus"
+    for group in explanation.groups[:_MOST_FEATURES]:
+        yield f"  {group.amount:>+14,.6g}  {group.label}"
+    rest = explanation.groups[_MOST_FEATURES:]
     if rest:
-        yield f"  {_part(sum(part for _, part in rest), log):>12}  {len(rest)} other features"
+        yield f"  {sum(group.amount for group in rest):>+14,.6g}  {len(rest)} others"
     if explanation.comparables:
         yield ""
-        yield "comparables (nearest training rows)"
+        yield "comparables"
         for found in explanation.comparables:
-            kept = ", ".join(f"{name} {value:.6g}" for name, value in found.attributes.items())
-            yield f"  {found.value:>12,.6g}{unit}  {kept}"
+            yield from _comparable_lines(found, unit)
+    if explanation.reconciled is not None:
+        found_value = explanation.reconciled
+        yield (
+            f"reconciled {found_value.value:,.6g}{unit}; spread of the prices "
+            f"{found_value.spread_raw:.1%}, adjusted {found_value.spread_adjusted:.1%}"
+        )
 
 
-def _part(value: float, log: bool) -> str:
-    return f"{math.exp(value):.3f}" if log else f"{value:+,.6g}"
+def _comparable_lines(found: Comparable, unit: str) -> Iterator[str]:
+    named = ", ".join(filter(None, (found.id, found.label)))
+    alike = "" if found.similarity is None else f"similarity {found.similarity:.0f}, "
+    yield f"  {found.n}  {found.price:,.6g}{unit}" + (f"  {named}" if named else "")
+    if found.date is not None:
+        alike += f"sold {found.date}, "
+    yield f"     {alike}{found.why}"
+    kept = (
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in found.attributes.items()
+        if value is not None
+    )
+    yield f"     {', '.join(kept)}"
+    if found.adjusted_price is not None and found.weight is not None:
+        steps = ", ".join(f"{one.name} {one.amount:+,.6g}" for one in found.adjustments)
+        yield f"     adjusted {found.adjusted_price:,.6g} (weight {found.weight:.0%}): {steps}"

@@ -130,6 +130,12 @@ def _explained(error: Exception, project: Path | None) -> ConfigError:
             remedy=did_you_mean(asked, known)
             or "write its contract with `tasador init FILE --target COLUMN`",
         )
+    group = re.search(r"Could not find '(\w+)/([^']*)'", text)
+    if group is not None:
+        known = sorted(file.stem for file in (conf_folder() / group[1]).glob("*.yaml"))
+        return InvalidSettingError.of_value(
+            group[1], "", f"one of {', '.join(known)}", group[2], known
+        )
     missing = re.search(r"Could not override '([\w.]+)'", text)
     if missing is not None:
         return _no_such_key(missing[1].split("."))

@@ -264,8 +264,9 @@ class SegregateSettings:
 
     Attributes:
         method: ``row_hash`` (stable when rows are added), ``random`` (scikit-learn's) or ``time``
-            (the newest sales are the test part, and cross-validation goes forward in time). By
-            ``time`` the model that is shipped has not seen the newest sales either.
+            (the newest sales are the test part, and cross-validation goes forward in time). null is
+            ``time`` where the contract names the date of the sale, else ``row_hash``; also where
+            most rows lack the date, or the dates are too few to go forward in.
         seed: Salt of the hash, or random state.
         test_share: Share of the rows in the held-out test set.
         test_since: First day of the test part, such as 2014-01-01, by ``time``; null takes
@@ -278,13 +279,14 @@ class SegregateSettings:
         min_rows: Fewest rows to train on.
         suspicious: What becomes of training rows that look like no market sale: ``keep``, ``drop``,
             or ``unchecked``, which looks for none; null is ``keep`` where the contract names the
-            date of the sale, else ``unchecked``. The test part keeps all of its rows.
+            date of the sale, else ``unchecked``. The test part keeps all of its rows; by ``drop`` a
+            model that is fitted again (`register.refit`) does not learn from them.
         suspicion_threshold: Robust standard deviations from which a sale is suspicious.
         sales_review: File that `tasador sales` wrote and a person filled in: rows with ``yes`` in
             the column ``keep`` stay, those with ``no`` are left out of both parts.
     """
 
-    method: SplitMethod = "row_hash"
+    method: SplitMethod | None = None
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 42
     test_share: Annotated[float, Interval(ge=0.01, le=0.99)] = 0.2
     test_since: (
@@ -336,6 +338,11 @@ class RegisterSettings:
             different things.
         confidence_high: Least confidence, 100 (1 - FSD), of the class H.
         confidence_medium: Least confidence of the class M; below is L.
+        refit: Whether the shipped model is fitted again on all usable rows, those of the test part
+            included, after the evaluation, which is of the model before: ``always``, ``never``, or
+            ``auto``, where rows are split by time, so that it has seen the newest sales. Rows that
+            a model is measured on later have to be known again, by `out_of_fold`; ``auto`` does not
+            refit where they are not.
     """
 
     spatial_folds: Annotated[int, Interval(ge=2, le=1000)] = 5
@@ -353,6 +360,7 @@ class RegisterSettings:
     least_gain: Annotated[float, Interval(ge=0, le=1)] = 0.005
     smearing: Literal["auto", "none", "duan"] = "auto"
     out_of_fold: bool = True
+    refit: Literal["auto", "always", "never"] = "auto"
     confidence_high: Annotated[float, Interval(ge=0, le=100)] = 85.0
     confidence_medium: Annotated[float, Interval(ge=0, le=100)] = 70.0
 

@@ -30,7 +30,7 @@ from tasador.reporting.cards import CardBuilder
 from tasador.selection.folds import Fold
 from tasador.selection.search.grid_search import SearchResult
 from tasador.selection.search.optuna_sweep import SweepResult
-from tasador.settings.run import RunSettings
+from tasador.settings.run import RunSettings, SplitMethod
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +60,10 @@ class Rows:
         refused: How many rows do not meet the contract.
         left_out: How many rows are no market sales, by reason.
         trend: How the level of prices moved; the targets of `train` are at its newest level, those
-            of `test` as they were. None where dates say nothing.
+            of the other parts as they were. None where dates say nothing.
+        method: How they were split.
+        earlier: Earlier sales of properties in the test part, which are in neither; None without.
+        kept: Hashes of the rows that a person keeps though they are suspicious.
     """
 
     train: Part
@@ -68,6 +71,9 @@ class Rows:
     refused: int
     left_out: Mapping[str, int] = field(default_factory=dict)
     trend: Trend | None = None
+    method: SplitMethod = "row_hash"
+    earlier: Part | None = None
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,18 @@ def segregate(run: RunContext, out: StepOutput, stored: StoredTable) -> None:
         save_json(folder / "trend.json", trend_to_dict(trend))
     save_part(folder / "train.npz", splits.train)
     splits.sealed.store(lambda part: save_part(folder / "sealed.npz", part))
+    if splits.earlier is not None:
+        save_part(folder / "earlier.npz", splits.earlier)
     left_out = {reason: count for reason, count in sales.counts.items() if count}
-    save_json(folder / "refused.json", {"count": len(validated.refused), "left_out": left_out})
+    save_json(
+        folder / "refused.json",
+        {
+            "count": len(validated.refused),
+            "left_out": left_out,
+            "method": splits.method,
+            "kept": kept.tolist(),
+        },
+    )
     with (folder / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "reason"])
@@ -224,6 +234,9 @@ def load_segregate(run: RunContext, folder: Path) -> Rows:
         counts["count"],
         counts["left_out"],
         trend,
+        counts["method"],
+        load_part(folder / "earlier.npz") if (folder / "earlier.npz").exists() else None,
+        tuple(counts["kept"]),
     )
 
 

@@ -42,6 +42,17 @@ class RunSettingsError(ConfigError):
             remedy="add it to selection.families, or name another",
         )
 
+    @classmethod
+    def refit_forgets(cls) -> RunSettingsError:
+        """Return the error of a refit whose model could not be measured fairly ever after."""
+        return cls(
+            "register.refit=always: the rows of the test part would not be known again, and later "
+            "comparisons would be on rows that the model learned from",
+            expected="a contract with coordinates or the date of the sale, and "
+            "register.out_of_fold=true",
+            remedy="set register.refit=never, or give a column the role of a place or date",
+        )
+
 
 class NoRunError(ConfigError):
     """A run that the workspace does not keep."""

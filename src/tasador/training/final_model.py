@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import TableContract
 from tasador.core import seeds
+from tasador.core.errors import TrainingError
 from tasador.core.parallel import in_parallel
 from tasador.metrics.regression import METRICS, all_metrics
+from tasador.modeling.confidence import ConfidenceModel, JointRange
+from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.expected_errors import fit_confidence
 from tasador.modeling.parity import Parity, Predict, check_parity
+from tasador.modeling.trend import trend_of
 from tasador.selection.ensembling import (
     BaselineComparison,
     Bias,
@@ -39,14 +46,18 @@ from tasador.selection.folds import (
 )
 from tasador.selection.test_metrics import CrossValidation, cross_validation, out_of_fold
 from tasador.settings.run import RunSettings
-from tasador.training.context import Evidence, RunContext
+from tasador.training.context import Evidence, Rows, RunContext
+from tasador.training.errors import RunSettingsError
 from tasador.training.model_steps import compared_folds, compared_part, pipeline_of
+from tasador.training.sales import not_dropped
 from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions, LinearContributions, TreeContributions
 
 Floats = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 _TIMED_CALLS = 200
 _ROWS_FOR_THREADS = 50_000
 
@@ -76,19 +87,34 @@ class FinalChoice:
 
 
 @dataclass(frozen=True)
+class FittedModel:
+    """The fitted and exported model.
+
+    Attributes:
+        exported: The average of the models.
+        library: What the libraries that fitted them answer.
+        model: The ONNX graph.
+        onnx: The same, ready to run.
+    """
+
+    exported: TreeEnsemble | LinearModel
+    library: Predict
+    model: bytes
+    onnx: OnnxRegressor
+
+
+@dataclass(frozen=True)
 class FinalModel:
     """The fitted model as it is shipped.
 
     Attributes:
         model: The ONNX graph.
-        onnx: The same, ready to run.
         parity: How exactly it answers as the libraries do.
         contributions: What explains it.
         microseconds: Median time of one row in the graph, in this process.
     """
 
     model: bytes
-    onnx: OnnxRegressor
     parity: Parity
     contributions: Contributions
     microseconds: float
@@ -230,8 +256,8 @@ def spatial_cross_validation(
     return _cross_validated(run, made, choice, assignment, "spatial cross-validation")
 
 
-def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed: int) -> FinalModel:
-    """Fit on all training rows, export, and prove that the export answers as the libraries do."""
+def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedModel:
+    """Fit on all training rows, and export."""
     train, Z = made.train, made.features.Z
     target, members = run.transform.forward(train.y), choice.members
     # on few rows threads wait for one another longer than they work, above all on a busy machine
@@ -250,15 +276,169 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice, parity_seed:
     exported = average(models, choice.shift)
     model = to_onnx(exported)
     onnx = OnnxRegressor(model, threads=2)
+    return FittedModel(exported, _mean(libraries, choice.shift), model, onnx)
+
+
+def prove(run: RunContext, fitted: FittedModel, Z: Floats, seed: int) -> FinalModel:
+    """Prove that the export answers as the libraries do, on rows like those of `Z` (n, q)."""
+    exported, model = fitted.exported, fitted.model
     parity = check_parity(
-        _mean(libraries, choice.shift),
-        onnx,
+        fitted.library,
+        fitted.onnx,
         Z,
         rows=run.settings.register.parity_rows,
-        seed=parity_seed,
+        seed=seed,
         thresholds=exported.thresholds() if isinstance(exported, TreeEnsemble) else None,
     )
-    return FinalModel(model, onnx, parity, _contributions(exported, Z), _time_one_row(model, Z))
+    return FinalModel(model, parity, _contributions(exported, Z), _time_one_row(model, Z))
+
+
+def check_refit(settings: RunSettings) -> None:
+    """Refuse a refit after which the rows of the test part would not be known again.
+
+    Raises:
+        RunSettingsError: The settings ask for one.
+    """
+    known = settings.register.out_of_fold and settings.contract.rows_have_identity
+    if settings.register.refit == "always" and not known:
+        raise RunSettingsError.refit_forgets()
+
+
+def is_refitted(settings: RunSettings, rows: Rows) -> bool:
+    """Tell whether the shipped model learns from all rows, after the evaluation."""
+    asked = settings.register
+    if asked.refit != "auto":
+        return asked.refit == "always"
+    return rows.train.time is not None and asked.out_of_fold
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates of training rows by models that had not seen them.
+
+    Attributes:
+        rows: Shape (m,): their positions in the training part.
+        score: Shape (m,): on the transformed scale, at the newest level.
+        half_widths: Shape (m,): half the width of their intervals; NaN where those are the bundle's
+            own.
+    """
+
+    rows: NDArray[np.intp]
+    score: Floats
+    half_widths: Floats
+
+    def moved(self, gain: Floats) -> Estimates:
+        """Return them with what the scores of all training rows (n,) gain."""
+        return replace(self, score=self.score + gain[self.rows])
+
+    def joined(self, other: Estimates) -> Estimates:
+        """Return these and those of other rows behind them."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Estimates(*(np.concatenate(pair) for pair in pairs))
+
+
+def segments_of(contract: TableContract, X: Floats) -> Floats | None:
+    """Return the codes (n,) of the segment column of encoded rows; None without one."""
+    column = contract.with_role("segment")
+    return None if column is None else X[:, contract.position(column.name)]
+
+
+def expected_errors(
+    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
+) -> tuple[ConfidenceModel, bytes] | None:
+    """Learn the size of errors out of fold, with its graph; None where too few rows have one."""
+    settings, train, contract = run.settings.register, made.train, run.settings.contract
+    target = run.transform.forward(train.y)
+    numbers = [
+        position
+        for position, column in enumerate(contract.features)
+        if column.kind in ("number", "integer")
+    ]
+    try:
+        model, graph = fit_confidence(
+            cv.Z,
+            cv.score,
+            target[cv.rows],
+            segments_of(contract, train.X[cv.rows]),
+            JointRange.of(train.X, np.array(numbers, dtype=np.intp)),
+            log=run.transform.kind == "log",
+            coverage=settings.coverage,
+            cuts=settings.confidence_cuts,
+            seed=seeds.derive_seed(run.settings.seed, "confidence"),
+        )
+    except TrainingError as error:
+        _log.warning("estimates get no confidence: %s", error)
+        return None
+    if spatial is not None:
+        rows, Z, score = spatial.rows, spatial.Z, spatial.score
+        segments, far = segments_of(contract, train.X[rows]), made.features.fitted.far(Z)
+        model = model.widened(Z, score, segments, target[rows] - score, far)
+    return model, graph
+
+
+def all_rows(
+    run: RunContext,
+    made: Evidence,
+    onnx: OnnxRegressor,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None = None,
+) -> tuple[Evidence, Floats, Estimates]:
+    """Return the evidence with every usable row in train, fitted again, and what is known of them.
+
+    Behind the training rows come the test part, which is opened, and earlier sales of its
+    properties.
+
+    Args:
+        run: What the steps share.
+        made: The evidence, with the training rows that `onnx` was fitted on.
+        onnx: The model that was evaluated.
+        interval: Its interval.
+        confidence: How large its errors are where; None takes the interval's width.
+
+    Returns:
+        The evidence, with trend and features fitted on all rows; what scores (n,) of the former
+        training rows gain at the level of that trend; and the estimates of the other rows by
+        `onnx`, which had not seen them.
+    """
+    rows, settings, before = made.rows, run.settings, made.rows.trend
+    held = rows.test.open("fitted on again by the shipped model, after the evaluation")
+    if rows.earlier is not None:
+        held = held.joined(rows.earlier)
+    plain, train = run.transform, rows.train
+    if before is not None and train.time is not None:
+        paid = replace(plain, trend=before).inverse(plain.forward(train.y), train.time)
+        train = replace(train, y=paid)
+    learn = not_dropped(train, held, settings.contract, settings.segregate, rows.kept)
+    held = held.take(learn)
+    train, trend = train.joined(held), None
+    gain = np.zeros(len(train))
+    if before is not None and train.time is not None:
+        trend = trend_of(
+            settings.contract, train.X, plain.forward(train.y), train.property_hash,
+            carry=before.carry, seed=settings.segregate.seed,
+        )  # fmt: skip
+        gain = before.at(train.time)  # estimates at the rows' own dates stay what they were
+        if trend is not None:
+            gain = gain - trend.at(train.time)
+        train = replace(train, y=replace(plain, trend=trend).at_newest_level(train.y, train.time))
+    pipeline = pipeline_of(run, made.features.choice)
+    fitted, Z = pipeline.fit_transform(train.X, plain.forward(train.y))
+    n, known, level = len(rows.train), made.features.fitted, replace(plain, trend=before)
+    Z_held = known.transform(held.X)
+    score = onnx.predict(Z_held)
+    far, level_error = known.far(Z_held), level.level_error(held.time)
+    if confidence is None:
+        low, high = interval.bounds(score, Z_held, far, level_error)
+    else:
+        segments = segments_of(settings.contract, held.X)
+        low, high, _ = confidence.bounds(Z_held, score, segments, far, level_error)
+    found = Estimates(np.arange(n, len(train)), score, (high - low) / 2.0).moved(gain)
+    every = replace(
+        made,
+        rows=replace(rows, train=train, trend=trend),
+        features=replace(made.features, fitted=fitted, Z=Z),
+    )
+    return every, gain, found
 
 
 def _mean(predictors: Sequence[Predict], shift: float) -> Predict:

@@ -27,7 +27,6 @@ from tasador.core import clock
 from tasador.core.hashing import fingerprint
 from tasador.core.ray_engine import check_engine
 from tasador.data.derive_files import with_files_read
-from tasador.data.table import Part
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.cards import (
     Card,
@@ -50,12 +49,14 @@ from tasador.training import (
 )
 from tasador.training.context import (
     Evidence,
+    Rows,
     RunContext,
     StoredTable,
     TrainedModel,
     save_json,
 )
 from tasador.training.errors import RunSettingsError, WorkspaceError
+from tasador.training.final_model import check_refit
 from tasador.training.register_run import publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
@@ -148,6 +149,7 @@ REGISTER = Step(
         "training.register_step",
         "training.register_card",
         "training.final_model",
+        "training.sales",
         "monitoring.error_estimation",
         "monitoring.reference",
         "monitoring.column_summary",
@@ -243,11 +245,16 @@ def _holder(file: int) -> str:
 _SHOWN = 30
 
 
-def sample_valuation(run: RunContext, train: Part, model: TrainedModel) -> tuple[str, ...]:
+def sample_valuation(run: RunContext, rows: Rows, model: TrainedModel) -> tuple[str, ...]:
     """Value one known row with the bundle as it lies on disk, and say so in a few lines."""
-    contract = run.settings.contract
+    contract, train = run.settings.contract, rows.train
     bundle = load_bundle(run.bundles / model.outcome["folder"], trusted=None)
     decoded = Encoder(contract).decode(train.X[:1])
+    # training targets are at the newest level of prices; the row is valued as of its own date
+    dated = replace(run.transform, trend=rows.trend)
+    recorded = dated.inverse(
+        dated.forward(train.y[:1]), None if train.time is None else train.time[:1]
+    )
     row = {name: values[0] for name, values in decoded.items()}
     valuation = bundle.value(row)
     unit = contract.target.unit or ""
@@ -259,7 +266,7 @@ def sample_valuation(run: RunContext, train: Part, model: TrainedModel) -> tuple
         f"{contract.target.prediction_name}: {amount(valuation.prediction)} {unit}".rstrip(),
         f"{valuation.coverage:.0%} interval: {amount(valuation.lower)} to "
         f"{amount(valuation.upper)}",
-        f"recorded {contract.target.name}: {amount(train.y[0])} (a training row)",
+        f"recorded {contract.target.name}: {amount(recorded[0])} (a training row)",
         f"model: {bundle.version}",
     )
 
@@ -323,6 +330,7 @@ def train(
     """
     wanted_candidates(settings.selection)
     _check_family(settings)
+    check_refit(settings)
     check_recording(settings.tracking)
     check_engine(settings.engine, settings.ray)
     # a bundle values rows where the files of derived columns are not
@@ -356,7 +364,7 @@ def _train(
             write_model_files(run, evidence, model)
             if evidence.sweep.trial_runs:
                 save_json(run.run_folder / "trial_runs.json", evidence.sweep.trial_runs)
-            sample = sample_valuation(run, evidence.train, model)
+            sample = sample_valuation(run, evidence.rows, model)
             registered = publish(run, evidence, model, step.cards)
     except BaseException:
         _report(step, ())
@@ -439,5 +447,6 @@ def _report(step: StepRunner, sample: tuple[str, ...]) -> Path:
         bundle=bundle,
         sample=sample,
         cards=tuple(cards),
+        measured="" if model is None else model.outcome["measured"],
     )
     return write_report(run.run_folder / "report.html", summary)

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
+from tasador.metrics.ratio_study import ratio_figures
 from tasador.metrics.regression import (
-    ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
-    RATIO_STUDY,
     label,
     unit_of,
 )
@@ -26,8 +25,8 @@ from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder, CardTable
+from tasador.reporting.evaluation_tables import CAP
 from tasador.reporting.model_card import (
-    CAP,
     Decision,
     ModelDocument,
     ModelFacts,
@@ -121,7 +120,16 @@ def fill_card(
         ],
         note="Intervals by bootstrap over the test rows. " + _left_out(report),
     )
+    if document.facts.refitted:
+        card.note(document.facts.refit_note)
     card.add(*figure_tables(document))
+    for figure in document.ratio_study:
+        if figure.met is False and figure.accepted is not None:
+            low, high = figure.accepted
+            card.warn(
+                f"Ratio study: {label(figure.name)} {figure.value:.3f} is not met "
+                f"(accepted {low:g} to {high:g})."
+            )
     if report.segments:
         card.figure(
             evaluation_plots.segment_bars(
@@ -272,7 +280,7 @@ def _decisions(
         f"{settings.segregate.test_share:.0%} of the rows, sealed",
         "the newest sales"
         if made.train.time is not None
-        else f"{settings.segregate.method} split, seed {settings.segregate.seed}",
+        else f"{made.rows.method} split, seed {settings.segregate.seed}",
         "none: before anything was fitted",
     )
     for column, strategy in features.imputation.items():
@@ -364,11 +372,7 @@ def document_of(
             "tenth of the actual values": report.deciles,
             CAP: report.capped,
         },
-        ratio_study=tuple(
-            (label(n), e.value, e.low, e.high, *ACCEPTED.get(n, (None, None)))
-            for n, e in report.test.items()
-            if n in RATIO_STUDY
-        ),
+        ratio_study=ratio_figures(report.actual, report.predicted, report.test),
         decisions=made,
         tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )

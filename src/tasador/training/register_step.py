@@ -6,7 +6,7 @@ import logging
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,15 @@ from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
 from tasador.core.hashing import code_version, to_plain
+from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
-from tasador.modeling.confidence import (
-    LEAST_COVERAGE,
-    MOST_COVERAGE,
-    ConfidenceModel,
-    JointRange,
-)
+from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval, calibrate
-from tasador.modeling.expected_errors import fit_confidence
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
+from tasador.registry.known_sales import KnownSales, short_text
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
 from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
@@ -48,11 +44,18 @@ from tasador.training.context import (
     save_json,
 )
 from tasador.training.final_model import (
+    Estimates,
     FinalChoice,
     FinalModel,
+    FittedModel,
+    all_rows,
     choose_final,
+    expected_errors,
     fit_final,
+    is_refitted,
+    prove,
     random_cross_validation,
+    segments_of,
     spatial_cross_validation,
 )
 from tasador.training.model_steps import pipeline_of
@@ -74,23 +77,40 @@ from tasador.trees.onnx_model import OnnxRegressor
 Floats = NDArray[np.float64]
 
 
-def watched_parts(
-    run: RunContext,
-    made: Evidence,
-    cv: CrossValidation,
-    interval: ConformalInterval,
-    confidence: ConfidenceModel | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shipped:
+    """What the bundle is made from.
+
+    Attributes:
+        made: The rows that its model learned from, and their features.
+        final: The model.
+        interval: The interval, calibrated on errors of the model that was evaluated.
+        confidence: How large its errors are where, and the graph of that model's trees.
+        estimates: Estimates of rows by models that had not seen them, forward in time.
+        own: What training rows are valued by later; None where they are not known again.
+        refitted: Whether another model was evaluated, which had not seen the test part.
+    """
+
+    made: Evidence
+    final: FinalModel
+    interval: ConformalInterval
+    confidence: tuple[ConfidenceModel, bytes] | None
+    estimates: Estimates
+    own: TrainingRows | None
+    refitted: bool
+
+
+def watched_parts(run: RunContext, train: Part, found: Estimates) -> dict[str, Any]:
     """Return the arguments of `BundleParts` that monitoring needs, from out-of-fold estimates.
 
     Too few rows, or errors that are all zero, ship without an error model.
     """
-    train, transform = made.train, run.transform
-    X, y = train.X[cv.rows], train.y[cv.rows]
+    transform = run.transform
+    X, y = train.X[found.rows], train.y[found.rows]
     log = transform.kind == "log"
-    predicted = transform.inverse(cv.score)
-    ends = _bounds_of(run, made, cv, interval, confidence)
-    low, high = (transform.inverse(bound) for bound in ends)
+    predicted = transform.inverse(found.score)
+    half = found.half_widths
+    low, high = transform.inverse(found.score - half), transform.inverse(found.score + half)
     model = graph = None
     with suppress(TrainingError):  # estimated performance is then "cannot tell"
         model, graph = fit_error_model(
@@ -103,7 +123,7 @@ def watched_parts(
     reference = build_reference(
         run.settings.contract.features,
         train.X,
-        held=cv.rows,
+        held=found.rows,
         prediction=predicted,
         actual=y,
         log=log,
@@ -124,26 +144,26 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     choice = choose_final(run, made)
     cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
     spatial_cv = spatial_cross_validation(run, made, choice)
-    final = fit_final(run, made, choice, seeds.derive_seed(run.settings.seed, "parity"))
+    evaluated = fit_final(run, made, choice)
     interval = _interval(run, made, cv, spatial_cv)
-    confidence = _confidence(run, made, cv, spatial_cv)
-    shipped = None if confidence is None else confidence[0]
-    report = _evaluate(run, made, final.onnx, interval, cv, random_cv, spatial_cv, shipped)
-    decided = decisions(run.settings, made, choice, interval, shipped)
-    document = document_of(
-        contract, _model_facts(made, choice, report, contract), report, decided, choice,
-        run.settings.register.confidence_cuts,
-    )  # fmt: skip
-    kept = run.settings.register.out_of_fold and contract.rows_have_identity
-    own = _training_rows(made.train, cv, random_cv) if kept else None
+    learnt = expected_errors(run, made, cv, spatial_cv)
+    confidence = None if learnt is None else learnt[0]
+    report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence)
+    shipped = _shipped(run, made, choice, evaluated, interval, learnt, random_cv)
+    report = replace(report, openings=tuple(made.rows.test.openings))
+    decided = decisions(run.settings, made, choice, interval, confidence)
+    cuts = run.settings.register.confidence_cuts
+    facts = _model_facts(made, choice, report, contract, shipped)
+    document = document_of(contract, facts, report, decided, choice, cuts)
+    card_text = to_markdown(document)
+    metrics = metrics_of(made.table.origin, report, choice, cuts)
+    if shipped.refitted:
+        metrics["measured"] = facts.refit_note
     draft = write_bundle_of(
-        folder / "bundle", run, made, choice, final, interval, report, own, to_markdown(document),
-        confidence,
-    )  # fmt: skip
+        folder / "bundle", run, made, choice, shipped, report, metrics, card_text
+    )
     bundle = _move_in(draft, run.bundles)
     write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
-    cuts = run.settings.register.confidence_cuts
-    metrics = metrics_of(made.table.origin, report, choice, cuts)
     save_json(
         folder / "outcome.json",
         {
@@ -154,14 +174,15 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
             "metrics": metrics,
             "headline": headline(contract, report),
             "baseline": choice.baseline.sentence,
+            "measured": facts.refit_note,
             "comparison": comparison(contract, report, choice),
         },
     )
-    fill_card(document, card, bundle, final.parity, report)
+    fill_card(document, card, bundle, shipped.final.parity, report)
     card.add(decision_table(document, "How the model was chosen"))
-    show_choice(card, choice, final.microseconds, run.settings.sweep.metric)
+    show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
-    calibration = _calibration(run, made, cv, interval, report, shipped)
+    calibration = _calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, calibration, interval.coverage)
 
 
@@ -170,6 +191,39 @@ def load_register(run: RunContext, folder: Path) -> TrainedModel:
     outcome = load_json(folder / "outcome.json")
     load_bundle(run.bundles / outcome["folder"], trusted=None)
     return TrainedModel(outcome, folder)
+
+
+def _shipped(
+    run: RunContext,
+    made: Evidence,
+    choice: FinalChoice,
+    evaluated: FittedModel,
+    interval: ConformalInterval,
+    learnt: tuple[ConfidenceModel, bytes] | None,
+    random_cv: CrossValidation | None,
+) -> Shipped:
+    """Return the evaluated model, or where that is wanted one fitted again on all rows."""
+    cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
+    confidence = None if learnt is None else learnt[0]
+    low, high = _bounds_of(run, made, cv, interval, confidence)
+    estimates = Estimates(cv.rows, cv.score, (high - low) / 2.0)
+    own, refitted = _out_of_fold(cv, random_cv), is_refitted(settings, made.rows)
+    if refitted:
+        every, gain, held = all_rows(run, made, evaluated.onnx, interval, confidence)
+        estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
+        if interval.scale_index is not None:  # features may differ where other gaps are known
+            scale = every.features.fitted.names.index(_SCALE)
+            interval = replace(interval, scale_index=scale)
+        if learnt is not None:
+            names = every.features.fitted.names
+            learnt = learnt[0].of_features(made.features.fitted.names, names), learnt[1]
+        fitted = fit_final(run, every, choice)
+    final = prove(run, fitted, every.features.Z, seeds.derive_seed(settings.seed, "parity"))
+    rows = None
+    if settings.register.out_of_fold and settings.contract.rows_have_identity:
+        half = own.half_widths if refitted else None
+        rows = TrainingRows.of(every.train.X[own.rows], own.score, half)
+    return Shipped(every, final, interval, learnt, estimates, rows, refitted)
 
 
 def _interval(
@@ -190,44 +244,6 @@ def _interval(
     return interval.widened(errors, spatial.Z, fitted.far(spatial.Z))
 
 
-def _confidence(
-    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
-) -> tuple[ConfidenceModel, bytes] | None:
-    """Learn the size of errors out of fold; None where there are too few rows for it."""
-    settings, train, contract = run.settings.register, made.train, run.settings.contract
-    target = run.transform.forward(train.y)
-    numbers = [
-        position
-        for position, column in enumerate(contract.features)
-        if column.kind in ("number", "integer")
-    ]
-    try:
-        model, graph = fit_confidence(
-            cv.Z,
-            cv.score,
-            target[cv.rows],
-            _segments(contract, train.X[cv.rows]),
-            JointRange.of(train.X, np.array(numbers, dtype=np.intp)),
-            log=run.transform.kind == "log",
-            coverage=settings.coverage,
-            cuts=settings.confidence_cuts,
-            seed=seeds.derive_seed(run.settings.seed, "confidence"),
-        )
-    except TrainingError as error:
-        _log.warning("estimates get no confidence: %s", error)
-        return None
-    if spatial is not None:
-        rows, Z, score = spatial.rows, spatial.Z, spatial.score
-        segments, far = _segments(contract, train.X[rows]), made.features.fitted.far(Z)
-        model = model.widened(Z, score, segments, target[rows] - score, far)
-    return model, graph
-
-
-def _segments(contract: TableContract, X: Floats) -> Floats | None:
-    column = contract.with_role("segment")
-    return None if column is None else X[:, contract.position(column.name)]
-
-
 def _bounds_of(
     run: RunContext,
     made: Evidence,
@@ -239,7 +255,7 @@ def _bounds_of(
     """Return the ends of the out-of-fold rows' intervals, on the model's scale."""
     if confidence is None:
         return interval.bounds(cv.score, cv.Z)
-    segments = _segments(run.settings.contract, made.train.X[cv.rows])
+    segments = segments_of(run.settings.contract, made.train.X[cv.rows])
     return confidence.bounds(cv.Z, cv.score, segments, coverage=coverage)[:2]
 
 
@@ -269,15 +285,14 @@ def _calibration(
         except TrainingError:  # too few rows for so high a promise
             continue
         factor = np.array(own.quantile / interval.quantile if interval.quantile else 1.0)
-        own_bounds = own.bounds(cv.score, cv.Z)
+        ends = own.bounds(cv.score, cv.Z)
         if confidence is not None:
             asked = min(max(promised, LEAST_COVERAGE), MOST_COVERAGE)
-            own_bounds = _bounds_of(run, made, cv, interval, confidence, asked)
-            Z, segments = fitted.transform(report.X), _segments(run.settings.contract, report.X)
-            sizes = [confidence.sizes(Z, score, segments, coverage=c).half for c in (asked, None)]
-            factor = sizes[0] / sizes[1]
+            ends = _bounds_of(run, made, cv, interval, confidence, asked)
+            Z, segments = fitted.transform(report.X), segments_of(run.settings.contract, report.X)
+            factor = confidence.times_usual(Z, score, segments, asked)
         held = float(np.mean(off <= half * factor))
-        widths = (_mean_width(run, ends) for ends in (own_bounds, constant.bounds(cv.score, cv.Z)))
+        widths = (_mean_width(run, found) for found in (ends, constant.bounds(cv.score, cv.Z)))
         rows.append((promised, held, *widths))
     return rows  # type: ignore[return-value]
 
@@ -321,12 +336,11 @@ def _evaluate(
     def value(X: Floats) -> tuple[Floats, Floats, Floats, Floats | None]:
         Z, dates = fitted.transform(X), None if at is None else X[:, at]
         score = onnx.predict(Z)
-        far, level_error = fitted.far(Z), transform.level_error(dates)
-        fsd: Floats | None = None
+        far, level_error, fsd = fitted.far(Z), transform.level_error(dates), None
         if confidence is None:
             lower, upper = interval.bounds(score, Z, far, level_error)
         else:
-            segments = _segments(run.settings.contract, X)
+            segments = segments_of(run.settings.contract, X)
             lower, upper, fsd = confidence.bounds(Z, score, segments, far, level_error)
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
         return estimate, low, high, fsd
@@ -374,29 +388,27 @@ def write_bundle_of(
     run: RunContext,
     made: Evidence,
     choice: FinalChoice,
-    final: FinalModel,
-    interval: ConformalInterval,
+    shipped: Shipped,
     report: EvaluationReport,
-    own: TrainingRows | None,
+    metrics: dict[str, Any],
     card: str,
-    confidence: tuple[ConfidenceModel, bytes] | None = None,
 ) -> ModelBundle:
     """Write the run's bundle into `folder`, with the model card `card`, Markdown."""
     settings, contract = run.settings, run.settings.contract
-    train, members = made.train, choice.members
+    every, final, members = shipped.made, shipped.final, choice.members
+    train = every.train
     name, params = members[0].family, members[0].params
     lineage = {
         "data_hash": made.table.content_hash,
         "source": made.table.source,
-        "rows": {"train": len(train), "test": len(report.actual), "refused": made.rows.refused}
-        | ({"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}),
+        "rows": _row_counts(made, report, shipped),
         "code_commit": code_commit(),
         "code_version": code_version(
             ["core", "contract", "settings", "data", "trees", "features", "modeling", "selection"]
         ),
         "config": {
             "features": to_plain(settings.features),
-            "segregate": to_plain(settings.segregate),
+            "segregate": {**to_plain(settings.segregate), "method": made.rows.method},
             "impute": {**to_plain(settings.impute), "chosen": made.features.choice.imputation},
             "selection": to_plain(settings.selection),
             # where trials and versions are kept changes no model, and may hold a password
@@ -415,39 +427,71 @@ def write_bundle_of(
         name=contract.model_name,
         origin=made.table.origin,
         contract=contract,
-        features=made.features.fitted,
+        features=every.features.fitted,
         model=final.model,
         model_kind=name,
         contributions=final.contributions,
-        target=replace(run.transform, trend=made.rows.trend),
-        interval=interval,
+        target=replace(run.transform, trend=every.rows.trend),
+        interval=shipped.interval,
         parity=final.parity,
         golden=train.X[:20],  # valued again at each load: few enough to take no time
-        metrics=metrics_of(made.table.origin, report, choice, settings.register.confidence_cuts),
+        metrics=metrics,
         lineage=lineage,
         profile=reference_profile(
-            train.X, train.y, contract, run.transform.inverse(choice.cv.score)
+            train.X, train.y, contract, run.transform.inverse(shipped.estimates.score)
         ),
         card=card,
-        training_rows=own,
-        confidence=confidence,
-        **watched_parts(
-            run, made, choice.cv, interval, None if confidence is None else confidence[0]
-        ),
+        training_rows=shipped.own,
+        confidence=shipped.confidence,
+        known_sales=_known_sales(run, every),
+        **watched_parts(run, train, shipped.estimates),
     )
     return write_bundle(folder, parts)
 
 
-def _training_rows(
-    train: Part, cv: CrossValidation, random_cv: CrossValidation | None
-) -> TrainingRows:
-    """Keep out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
+def _row_counts(made: Evidence, report: EvaluationReport, shipped: Shipped) -> dict[str, Any]:
+    """Return how many rows each part has; `refit` are all those that the shipped model knows."""
+    rows = {"train": len(made.train), "test": len(report.actual), "refused": made.rows.refused}
+    again = {"refit": len(shipped.made.train)} if shipped.refitted else {}
+    left_out = {"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}
+    return {**rows, **again, **left_out}
+
+
+def _out_of_fold(cv: CrossValidation, random_cv: CrossValidation | None) -> Estimates:
+    """Return out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
     rows, scores = cv.rows, cv.score
     if random_cv is not None:
         rest = ~np.isin(random_cv.rows, rows)
         rows = np.concatenate([rows, random_cv.rows[rest]])
         scores = np.concatenate([scores, random_cv.score[rest]])
-    return TrainingRows.of(train.X[rows], scores)
+    return Estimates(rows, scores, np.full(len(rows), np.nan))
+
+
+def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
+    """Return what explanations say of comparables; None where there are none."""
+    fitted, train, contract = made.features.fitted, made.train, run.settings.contract
+    pipeline, target = pipeline_of(run, made.features.choice), run.transform.forward(train.y)
+    index = None
+    # comparables that do not pay as features are evidence all the same, unless switched off
+    if fitted.index is None and run.settings.features.comparables is None:
+        fitted = pipeline.with_index(fitted, train.X, target)
+        index = fitted.index
+    if fitted.index is None:
+        return None
+    order = pipeline.comparables_rows(fitted, train.X, target)
+    named = contract.comparables
+    columns = [*([] if named.identifier is None else [named.identifier]), *named.label]
+    if not columns or train.row is None:
+        return KnownSales(train.X[order], index=index)
+    frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
+    texts = {
+        name: [short_text(value) for value in frame[name].gather(train.row[order])]
+        for name in dict.fromkeys(columns)
+    }
+    parts = [texts[name] for name in named.label]
+    labels = [short_text(", ".join(filter(None, cells))) for cells in zip(*parts, strict=True)]
+    identifiers = tuple(texts.get(named.identifier or "", ()))
+    return KnownSales(train.X[order], identifiers, tuple(labels), index)
 
 
 def _without(settings: Any, *names: str) -> dict[str, Any]:
@@ -476,7 +520,11 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
 
 
 def _model_facts(
-    made: Evidence, choice: FinalChoice, report: EvaluationReport, contract: TableContract
+    made: Evidence,
+    choice: FinalChoice,
+    report: EvaluationReport,
+    contract: TableContract,
+    shipped: Shipped,
 ) -> ModelFacts:
     train = made.train
     cap = contract.target.cap
@@ -497,4 +545,5 @@ def _model_facts(
         capped_share=None if cap is None else float(np.mean(train.y >= cap)),
         interval_coverage=(report.coverage, report.promised),
         test_openings=report.openings,
+        refitted=shipped.refitted,
     )

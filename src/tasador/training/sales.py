@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,30 @@ def without_suspicious(
     left_out = {**outcome.left_out, _SUSPICIOUS: sorted(numbers)}
     splits = replace(splits, train=train.take(np.flatnonzero(~dropped)))
     return splits, replace(outcome, left_out=left_out)
+
+
+def not_dropped(
+    train: Part,
+    held: Part,
+    contract: TableContract,
+    settings: SegregateSettings,
+    kept: Collection[int],
+) -> NDArray[np.intp]:
+    """Return the positions of the sales of `held` that a model may learn from beside `train`.
+
+    All of them, unless suspicious sales are dropped. Targets of both are as they were paid, `kept`
+    are hashes of the rows that a person keeps.
+    """
+    if policy_of(settings, contract) != "drop":
+        return np.arange(len(held))
+    found = suspect_sales(
+        contract,
+        train.joined(held),
+        threshold=settings.suspicion_threshold,
+        seed=settings.seed,
+    )
+    known = np.isin(held.row_hash, np.array(list(kept), np.uint64))
+    return np.flatnonzero(~found.flagged[len(train) :] | known)
 
 
 def _row_numbers(part: Part, table: ValidatedTable) -> list[int]:

@@ -17,7 +17,7 @@ ranks instead; each different one is a further column of the row, 1 where the ro
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,6 +77,10 @@ class LinearContributions:
         result: Floats = self.model.coef * (self.model.clip(z) - self.center)
         return result
 
+    def of_rows(self, Z: Floats) -> Floats:
+        """Return the contributions (n, q) of rows' features `Z` (n, q), as `of` gives each."""
+        return _rows(self.of, Z)
+
     def state(self) -> dict[str, Floats]:
         """Return the arrays that `from_state` takes."""
         arrays = {"center": self.center, "expected": np.array([self.expected])}
@@ -111,6 +115,13 @@ class TreeContributions:
         """
         return self._paths.contributions(z)
 
+    def of_rows(self, Z: Floats) -> Floats:
+        """Return the contributions (n, q) of rows' features `Z` (n, q), as `of` gives each.
+
+        The kernel lets other threads run meanwhile: several share the rows by calling this.
+        """
+        return _rows(self.of, Z)
+
     def state(self) -> dict[str, Floats]:
         """Return the arrays that `from_state` takes."""
         arrays: dict[str, Any] = {name: getattr(self.trees, name) for name in _NODE_ARRAYS}
@@ -122,6 +133,13 @@ class TreeContributions:
 
 
 Contributions = LinearContributions | TreeContributions
+
+
+def _rows(of: Callable[[Floats], Floats], Z: Floats) -> Floats:
+    found = np.empty(Z.shape)
+    for row, z in zip(found, Z, strict=True):
+        row[:] = of(z)
+    return found
 
 
 def contributions_from_state(

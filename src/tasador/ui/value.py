@@ -229,8 +229,17 @@ def _draw_comparables(found: Model, answer: Mapping[str, Any]) -> None:
     table = [
         {
             "#": place,
-            heading: rounded(one["value"]),
-            say("value.distance"): one["distance"],
+            heading: rounded(one["price"]),
+            **{
+                say(f"value.{name}"): one[name]
+                for name in ("label", "id", "date", "distance_km", "similarity")
+                if one[name] is not None
+            },
+            **(
+                {}
+                if one["adjusted_price"] is None
+                else {say("value.adjusted"): rounded(one["adjusted_price"])}
+            ),
             **{label(name): value for name, value in one["attributes"].items()},
         }
         for place, one in enumerate(near, 1)

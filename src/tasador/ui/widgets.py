@@ -129,6 +129,8 @@ def draw_fields(
 
 def _draw(column: Column, example: Any, version: str) -> Any:
     name = label(column.name) + (f" ({column.unit})" if column.unit else "")
+    if column.role == "timestamp":
+        name = say("field.as_of", column=name)
     key, help_text = field_key(column, version), escaped(hint(column))
     if column.kind == "category":
         return _choice(column, name, key, help_text, example)

@@ -107,7 +107,7 @@ def test_options_of_one_name_and_kind_have_one_text() -> None:
         "--registry": set(),
         "--model": set(),
         "--alias": set(),
-        "--by": {"backtest"},  # a span of time
+        "--by": {"backtest", "ratio"},  # a span of time; columns
         "--json": {"monitor"},  # a file
         "--reason": {"alerts silence"},  # kept in another place
         "--set": set(),

@@ -11,23 +11,24 @@ import pytest
 from tasador.training.pipeline import one_at_a_time
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from tasador.training.pipeline import one_at_a_time
 with one_at_a_time(Path(sys.argv[1]), lambda who: print("waits for", who, flush=True)):
     print("has it", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()
 """
 
 
 @pytest.fixture
 def holder():
-    """Start a process that takes a lock; return it and the first line that it said."""
+    """Start a process that has a lock till a line is sent; return it and what it said first."""
     started = []
 
-    def start(path, seconds):
-        words = (sys.executable, "-c", HOLD, str(path), str(seconds))
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+    def start(path):
+        words = (sys.executable, "-c", HOLD, str(path))
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
         return started[-1], started[-1].stdout.readline().strip()
 
     yield start
@@ -37,17 +38,19 @@ def holder():
 
 
 def test_a_second_process_says_for_whom_it_waits_and_then_goes_on(tmp_path, holder):
-    first, said = holder(tmp_path / "run.lock", 2.0)
+    first, said = holder(tmp_path / "run.lock")
     assert said == "has it"
-    second, said = holder(tmp_path / "run.lock", 0.0)
+    second, said = holder(tmp_path / "run.lock")
     assert said.startswith(f"waits for process {first.pid} (")
     assert first.poll() is None
+    first.communicate("\n")
     assert second.stdout.readline().strip() == "has it"
-    assert (first.wait(10), second.wait(10)) == (0, 0)
+    second.communicate("\n")
+    assert (first.returncode, second.returncode) == (0, 0)
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
-    killed, said = holder(tmp_path / "run.lock", 60.0)
+    killed, said = holder(tmp_path / "run.lock")
     assert said == "has it"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -77,9 +80,9 @@ def test_threads_of_one_process_take_turns(tmp_path):
 @pytest.mark.parametrize("text", ["", "not JSON", "{}", "[1]"])
 def test_a_lock_file_with_anything_in_it_still_locks(tmp_path, text, holder):
     path = tmp_path / "run.lock"
-    holder(path, 30.0)
+    holder(path)
     path.write_text(text)
-    _, said = holder(path, 0.0)
+    _, said = holder(path)
     assert said == "waits for another process"
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tasador.contract.model import Column
 from tasador.core.errors import ConfigError, ValidationError
@@ -13,6 +15,7 @@ from tasador.data.readers import read_table
 from tasador.data.split import split_table
 from tasador.data.table import ValidatedTable
 from tasador.data.validation import mix, validate_table
+from tasador.selection.folds import assign_folds
 from tasador.settings.run import SegregateSettings
 
 
@@ -149,3 +152,73 @@ def test_what_cannot_be_split_by_time_is_said(flats):
         split_table(
             sales(flats, np.arange(100)), SegregateSettings(method="time", test_since="2014-13-01")
         )
+
+
+DEFAULT = SegregateSettings()
+
+
+@pytest.mark.parametrize("method", [None, "row_hash", "random", "time"])
+def test_sales_with_dates_are_split_by_time_unless_another_method_is_asked_for(flats, method):
+    table = sales(flats, np.random.default_rng(1).permutation(200))
+    found = split_table(table, SegregateSettings(method=method))
+    assert found.method == (method or "time")
+    assert (found.train.time is not None) == (found.method == "time")
+    assert split_table(rows(flats, np.arange(200)), DEFAULT).method == "row_hash"
+
+
+def with_gaps(share: float) -> np.ndarray:
+    days = np.arange(400.0)
+    days[np.random.default_rng(3).permutation(400)[: round(share * 400)]] = np.nan
+    return days
+
+
+@pytest.mark.parametrize(
+    ("days", "why"),
+    [
+        (with_gaps(0.8), "80% of the rows have no date"),
+        (with_gaps(1.0), "100% of the rows have no date"),
+        (np.zeros(400), "there are too few dates"),
+        (np.repeat([0, 30], 200), "there are too few dates"),
+        (np.repeat([0, 30, 60], [390, 5, 5]), "there are too few dates"),
+    ],
+)
+def test_dates_that_order_nothing_leave_the_split_to_what_rows_hold(flats, days, why):
+    found = split_table(sales(flats, days), DEFAULT)
+    assert found.method == "row_hash"
+    assert found.train.time is None
+    assert f"not by time: {why}" in found.warnings[0]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    seed=st.integers(0, 1000),
+    different=st.sampled_from([1, 2, 3, 5, 10, 1000]),
+    lacking=st.sampled_from([0.0, 0.3, 0.6]),
+    skew=st.sampled_from([1, 5]),
+    share=st.sampled_from([0.2, 0.5]),
+)
+def test_whatever_the_dates_a_default_split_by_time_makes_folds_that_go_forward(
+    flats, seed, different, lacking, skew, share
+):
+    random = np.random.default_rng(seed)
+    days = np.floor(random.random(300) ** skew * different)
+    days[random.random(300) < lacking] = np.nan
+    found = split_table(sales(flats, days), SegregateSettings(test_share=share))
+    if found.method != "time":
+        return
+    folds = assign_folds(found.train, 5, 0)
+    assert len(folds.numbers) >= 2
+    for number in folds.numbers:
+        fit, held = folds.rows(number)
+        assert np.nanmax(found.train.time[fit], initial=-1.0) < found.train.time[held].min()
+
+
+def test_earlier_sales_of_tested_properties_are_kept_apart(flats):
+    properties = np.random.default_rng(2).integers(0, 150, 600).astype(np.uint64)
+    found = split_table(sales(flats, np.arange(600), properties), DEFAULT)
+    test = found.sealed.open("x")
+    assert len(found.train) + len(test) + len(found.earlier) == 600
+    assert np.isin(found.earlier.property_hash, test.property_hash).all()
+    joined = found.train.joined(test)
+    assert joined.y.tolist() == [*found.train.y, *test.y]
+    assert joined.time.tolist() == [*found.train.time, *test.time]

@@ -86,10 +86,9 @@ def test_a_row_without_a_date_is_informed_by_all_sales_and_an_early_one_by_none(
     assert 0 < len(first) == (X[:, 4] == X[:, 4].min()).sum()
 
 
-@pytest.mark.parametrize("coordinates", [True, False])
-def test_without_dates_a_training_row_finds_all_but_itself(coordinates):
+def test_without_dates_a_training_row_finds_all_but_itself():
     X, target = rows_of()
-    features = FeaturePipeline(contract_of(False, coordinates)).fit(X, target)
+    features = FeaturePipeline(contract_of(False, coordinates=True)).fit(X, target)
     for i in range(0, 300, 17):
         assert all(near.target != target[i] for near in features.nearest(X[i : i + 1], 64))
         other = features.imputer.fill(X[i : i + 1])
@@ -99,6 +98,13 @@ def test_without_dates_a_training_row_finds_all_but_itself(coordinates):
         features.transform(X).tobytes()
         == features._transform(X, features.imputer.fill(X)).tobytes()
     )
+
+
+def test_without_places_an_equal_row_is_another_thing_and_tells() -> None:
+    X, target = rows_of()
+    features = FeaturePipeline(contract_of(False, coordinates=False)).fit(X, target)
+    for i in range(0, 300, 17):
+        assert any(near.target == target[i] for near in features.nearest(X[i : i + 1], 64))
 
 
 @pytest.mark.parametrize("dated", [True, False])

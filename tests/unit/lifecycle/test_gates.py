@@ -119,6 +119,8 @@ def test_a_first_champion_whose_level_is_absurd_is_refused(world):
         prb < ACCEPTED["prb"][0]
     )  # outside what IAAO accepts, but a first model has no better one
     assert states(slightly)["level (PRD, PRB)"] == "pass"
+    text = next(g for g in slightly.gates if g.name == "level (PRD, PRB)").text
+    assert f"PRB {prb:.3f} (not met)" in text
 
 
 def test_the_difference_of_ratios_is_measured_on_the_same_rows():

@@ -117,7 +117,7 @@ def test_errors_that_are_no_logarithms_are_taken_relative_to_the_estimate():
 
 def test_what_is_written_is_read_back_to_the_same_bits(made, fresh):
     model, graph = made
-    again = ConfidenceModel.from_state(OnnxRegressor(graph), model.state(), 2)
+    again = ConfidenceModel.from_state(OnnxRegressor(graph), model.state(), 2, 2)
     for mine, other in zip(model.sizes(*fresh[:3]), again.sizes(*fresh[:3]), strict=True):
         assert mine.tobytes() == other.tobytes()
 
@@ -127,10 +127,10 @@ def test_a_damaged_state_is_refused(made, name):
     model, graph = made
     state = {**model.state(), name: model.state()[name][:-1]}
     with pytest.raises(BundleError, match="the confidence cannot be read"):
-        ConfidenceModel.from_state(OnnxRegressor(graph), state, 2)
+        ConfidenceModel.from_state(OnnxRegressor(graph), state, 2, 2)
     del state[name]
     with pytest.raises(BundleError, match="the confidence cannot be read"):
-        ConfidenceModel.from_state(OnnxRegressor(graph), state, 2)
+        ConfidenceModel.from_state(OnnxRegressor(graph), state, 2, 2)
 
 
 @pytest.mark.parametrize("coverage", [0.49, 0.995, float("nan")])

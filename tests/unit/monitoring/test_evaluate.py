@@ -5,9 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tasador.contract.model import Column
 from tasador.contract.target_check import TargetBounds
 from tasador.core.errors import ConfigError, ValidationError
+from tasador.modeling.target_transform import TargetTransform
+from tasador.modeling.trend import Trend
 from tasador.monitoring.evaluate import evaluate
+from tasador.monitoring.reference import Reference, build_reference
 from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import Finding, Verdict, overall
 from tasador.monitoring.window import Window
@@ -308,3 +312,35 @@ def test_what_chance_gives_a_small_window_is_no_part_of_an_alert(reference, wind
             assert area.level == "warn"
             return
     raise AssertionError("no shift gave a PSI between the limit and the limit plus chance")
+
+
+def test_a_rise_that_the_models_trend_knows_is_no_label_shift() -> None:
+    rng = np.random.default_rng(8)
+    columns = (Column("area", "number"), Column("sold", "datetime", role="timestamp"))
+    day, start = 86_400.0, 1.26e9
+    sold = start + rng.uniform(0, 1460, 4000) * day
+    area = rng.uniform(90, 110, 4000)
+    z = 8 + np.log(area) + 0.3 * (sold - start) / (365 * day) + rng.normal(0, 0.1, 4000)
+    transform = TargetTransform("log", trend=Trend.fit(sold, z, area[:, None]))
+    X = np.column_stack([area, sold])
+    newest = transform.at_newest_level(np.exp(z), sold)
+    reference = build_reference(
+        columns, X, prediction=newest, actual=newest, log=True, transform=transform
+    )
+    # a year's sales from the end of the trend on, as it foresees them
+    later = X[:1500] + np.array([0.0, 1460 * day])
+    price = transform.inverse(np.log(newest[:1500]), later[:, 1])
+
+    def label(factor: float, reference: Reference) -> tuple[str, list[str]]:
+        window = Window.of(reference.names, later, prediction=price * factor, actual=price * factor)
+        found = evaluate(reference, window, domain_classifier=False)
+        drift = {one.name: one.level for one in found.drift}
+        assert drift["(prediction)"] == drift["(target)"]
+        said = [one.reason for one in found.findings if one.subject == "level of prices"]
+        return drift["(target)"], said
+
+    level, said = label(1.0, reference)
+    assert level == "ok"
+    assert "of its newest level" in said[0]
+    assert label(1.5, reference)[0] == "alert"
+    assert label(1.0, replace(reference, transform=None)) == ("alert", [])

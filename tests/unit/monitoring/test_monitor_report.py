@@ -39,6 +39,16 @@ def test_the_report_shows_trouble_first_then_time_segments_and_every_column(even
     assert page.index('<h3 class="named">area') < page.index('<h3 class="named">rooms')
 
 
+def test_figures_of_the_ratio_study_say_whether_the_iaaos_range_is_met(eventful, tmp_path):
+    figures = [figure for figure in eventful.figures if figure.met is not None]
+    assert {figure.name for figure in figures} == {"median_ratio", "cod", "prd", "prb"}
+    page = page_of(eventful, tmp_path)
+    for met, kind, words in ((True, "met", "met"), (False, "unmet", "not met")):
+        shown = page.count(f'<td class="left {kind}">{words}</td>')
+        assert shown == sum(figure.met is met for figure in figures)
+    assert "PRD 0.98 to 1.03" in page
+
+
 def test_names_from_the_table_cannot_become_markup(tmp_path):
     columns = (Column("<script>alert(1)</script>", "number"),)
     X = np.random.default_rng(0).normal(size=(300, 1))

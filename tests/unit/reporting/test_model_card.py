@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fixtures.model_facts import FACTS
 from tasador.contract.reader import from_dict
+from tasador.metrics.ratio_study import RatioFigure
 from tasador.reporting.model_card import Decision, ModelDocument, to_markdown
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
@@ -38,13 +39,19 @@ def plain(text: str) -> str:
 
 def test_the_card_holds_figures_data_limits_and_lineage() -> None:
     segments = (Group("a", 2000, 13.0, 58.0, 0.99, 0.9), Group("b", 4, 30.0, 20.0, 1.1, 0.75))
+    segments += (Group("c", 30, 9.0, 70.0, 1.067, 0.9),)
     document = ModelDocument(
         CONTRACT,
         replace(FACTS, left_out=(("a gift", 12),)),
         HEADLINE,
         comparison=(Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
         groups={"segment": segments},
-        ratio_study=(("COD", 11.5, 10.5, 12.5, 5.0, 15.0),),
+        ratio_study=(
+            RatioFigure("median_ratio", 1.0, 0.99, 1.01, 1.0, (0.9, 1.1), True, True),
+            RatioFigure("cod", 11.5, 10.5, 12.5, 10.0, (5.0, 15.0), True, True),
+            RatioFigure("prd", 1.036, 1.02, 1.05, 1.01, (0.98, 1.03), False, True),
+            RatioFigure("vei", -12.25, -15.0, -9.0, -11.0),
+        ),
         decisions=(Decision("family", "LightGBM", "MAE 24,000", "train, 5 folds"),),
     )
     card = plain(to_markdown(document))
@@ -52,8 +59,11 @@ def test_the_card_holds_figures_data_limits_and_lineage() -> None:
         "# Model card: Houses \\| &lt;b>all&lt;/b>",
         "| RMSE | 39 541 USD | 37 900 – 41 200 | lower |",
         "| RMSE | 39 541 | 43 600 | – | – | 61 100 |",
-        "| b (few rows) | 4 | 30 | 20 | 1.100 | 75 |",
-        "| COD | 11.50 | 10.50 | 12.50 | 5 | 15 |",
+        "| a | 2 000 | 13 | 58 | 90 | 0.990 | met |",
+        "| b (few rows) | 4 | 30 | 20 | 75 | 1.100 |  |",
+        "| c | 30 | 9 | 70 | 90 | 1.067 | not met |",
+        "| COD | 11.50 | 10.50 | 12.50 | 10.00 | 5 to 15 | met |",
+        "| PRD | 1.036 | 1.020 | 1.050 | 1.010 | 0.98 to 1.03 | not met |",
         "| family | LightGBM | MAE 24,000 | train, 5 folds |",
         "| train rows | 16 512 |",
         "| rows left out: a gift | 12 |",

@@ -13,6 +13,7 @@ import pytest
 
 from fixtures.model_facts import FACTS as CAPPED
 from tasador.contract.reader import from_dict
+from tasador.metrics.ratio_study import RatioFigure
 from tasador.reporting.model_card import (
     FILES,
     Decision,
@@ -43,7 +44,7 @@ DOCUMENT = ModelDocument(
     headline=(Headline("RMSE", 39541.0, 37900.0, 41200.0, "USD", "lower"),),
     comparison=(Comparison("RMSE", 39541.0, 43600.0, 61100.0),),
     groups={"segment": (Group("a", 4, 12.5, 60.0, 0.99, 0.75),), "cap": ()},
-    ratio_study=(("COD", 11.0, 10.0, 12.0, 5.0, 15.0),),
+    ratio_study=(RatioFigure("prd", 1.036, 1.02, 1.05, 1.01, (0.98, 1.03), False, True),),
     decisions=(Decision("family", "LightGBM", "MAE 24,000", "train, 5 folds"),),
     review=(
         ReviewRow("ab12", {"income": 3.5, "place": "a"}, 100.0, 110.0, 90.0, 130.0),

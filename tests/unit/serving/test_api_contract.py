@@ -167,6 +167,16 @@ def test_a_row_is_explained(client, house):
     import math
 
     assert math.exp(found["expected"] + parts) == pytest.approx(estimate["prediction"])
+    money = found["base"] + sum(group["amount"] for group in found["groups"])
+    assert money == pytest.approx(estimate["prediction"], abs=0.005)
+    km = [near["distance_km"] for near in found["comparables"]]
+    within = {"instances": [house], "comparables": 3, "radius_km": min(km)}
+    (only,) = client.post("/api/v1/explain", json=within).json()["explanations"]
+    assert [near["distance_km"] for near in only["comparables"]] == [min(km)]
+    for name, value in (("since", "2020-01-01"), ("same", ["colour"])):
+        refused = client.post("/api/v1/explain", json={"instances": [house], name: value})
+        assert refused.status_code == 422
+        assert faults(refused) == [([name], "invalid_value")]
     none = client.post("/api/v1/explain", json={"instances": [house], "comparables": 0})
     assert none.json()["explanations"][0]["comparables"] == []
     bad = client.post("/api/v1/explain", json={"instances": [house], "comparables": 65})

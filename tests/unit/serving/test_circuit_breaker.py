@@ -240,7 +240,7 @@ def test_no_attempt_begins_after_the_deadline():
     with pytest.raises(StorageError, match="down"):
         call_again(
             work,
-            backoff=Backoff(attempts=50, initial_s=0.05, max_s=0.05, jitter_s=0.0),
-            deadline=Deadline.after(0.12),
+            backoff=Backoff(attempts=50, initial_s=0.25, max_s=0.25, jitter_s=0.0),
+            deadline=Deadline.after(1.0),
         )
     assert 1 <= work.calls < 10

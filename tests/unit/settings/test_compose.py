@@ -15,16 +15,16 @@ from tasador.settings.run import RunSettings
 SOURCE = Path(tasador.__file__).parent
 
 
-def test_the_default_is_california_split_by_row_hash() -> None:
+def test_the_default_is_california_and_leaves_the_split_to_its_contract() -> None:
     settings = compose([])
     assert settings.contract.name == "california_housing"
-    assert (settings.segregate.method, settings.segregate.seed) == ("row_hash", 42)
+    assert (settings.segregate.method, settings.segregate.seed) == (None, 42)
     assert settings.sweep.trials == 8
 
 
-def test_another_table_is_split_by_row_hash_and_a_profile_changes_groups() -> None:
+def test_a_profile_changes_groups() -> None:
     settings = compose(["dataset=diamonds", "profile=full"])
-    assert settings.segregate.method == "row_hash"
+    assert settings.segregate.method is None
     assert settings.sweep.trials == 60
 
 
@@ -127,3 +127,8 @@ def test_a_file_of_the_project_wins_over_a_shipped_one_of_its_name(tmp_path: Pat
     assert compose(["dataset=diamonds"]).contract.target.name == "price"
     shipped = compose(["dataset=king_county_sales"], project=tmp_path)
     assert shipped.contract.target.name == "SalePrice"
+
+
+def test_a_profile_that_is_not_there_names_the_one_that_is_alike() -> None:
+    with pytest.raises(ConfigError, match=r"profile.*quick.*'qick'.*quick"):
+        compose(["profile=qick"])

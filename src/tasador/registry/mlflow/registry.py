@@ -6,10 +6,9 @@ MLflow is imported here and in `client` only, and only when a function is called
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +21,14 @@ from tasador.registry.mlflow.client import BRISK, open_client, pages, sqlite_fil
 from tasador.registry.mlflow.registration import (
     MlflowRun,
     RegisteredVersion,
-    Scalar,
-    StepRun,
-    accepted_names,
     describe,
     milliseconds,
     version_tags,
 )
+from tasador.registry.mlflow.run_log import log_parent, log_step, start_run
 from tasador.registry.mlflow_reader import registry_reader
 from tasador.registry.signature import Trusted
-from tasador.registry.versions import ModelVersion, only_model
-
-_BATCH = 100
-_STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
+from tasador.registry.versions import ModelVersion, RegistryAddressError, only_model
 
 
 class NoModelError(RegistryError):
@@ -107,80 +101,6 @@ class DestinationExistsError(StorageError):
         )
 
 
-def start_run(
-    client: Any, experiment_id: str, name: str, started: str, tags: dict[str, str]
-) -> str:
-    """Start a run and return MLflow's id of it."""
-    run = client.create_run(
-        experiment_id,
-        start_time=milliseconds(started),
-        run_name=name,
-        tags={"mlflow.source.name": "tasador", "mlflow.source.type": "JOB", **tags},
-    )
-    return str(run.info.run_id)
-
-
-def log_parent(client: Any, parent: str, run: MlflowRun) -> None:
-    """Log what belongs to the run as a whole."""
-    metrics = dict(run.other_metrics)
-    for name, one in run.test_metrics.items():
-        metrics |= {f"test.{name}": one.value}
-        metrics |= {f"test.{name}.low": one.low, f"test.{name}.high": one.high}
-    _log(client, parent, run.started, params=run.params, metrics=metrics, tags=version_tags(run))
-    _attach(client, parent, run.artifacts)
-
-
-def log_step(client: Any, experiment_id: str, parent: str, step: StepRun, run: MlflowRun) -> None:
-    """Log one step as a nested run that ends as the step did."""
-    started = step.started or run.started
-    tags = {"mlflow.parentRunId": parent, "step": step.name, "status": step.status}
-    child = start_run(client, experiment_id, step.name, started, tags)
-    status = "FAILED"
-    try:
-        _log(client, child, started, params=step.params, metrics=step.metrics, tags=step.tags)
-        _attach(client, child, step.artifacts)
-        status = _STATUS.get(step.status, "FINISHED")
-    finally:
-        with suppress(Exception):
-            client.set_terminated(child, status, milliseconds(started, step.seconds))
-
-
-def _log(
-    client: Any,
-    run_id: str,
-    started: str,
-    *,
-    params: Mapping[str, Scalar],
-    metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    when = milliseconds(started)
-    entries: list[tuple[str, Any]] = [
-        *(("params", Param(key, str(value)[:6000])) for key, value in accepted_names(params)),
-        *(
-            ("metrics", Metric(key, float(value), when, 0))
-            for key, value in accepted_names(metrics)
-            if math.isfinite(value)
-        ),
-        *(("tags", RunTag(key, str(value)[:5000])) for key, value in accepted_names(tags)),
-    ]
-    for first in range(0, len(entries), _BATCH):
-        batch: dict[str, list[Any]] = {}
-        for kind, entry in entries[first : first + _BATCH]:
-            batch.setdefault(kind, []).append(entry)
-        client.log_batch(run_id, **batch)
-
-
-def _attach(client: Any, run_id: str, artifacts: tuple[Path, ...]) -> None:
-    for path in artifacts:
-        if path.is_dir():
-            client.log_artifacts(run_id, str(path), path.name)
-        else:
-            client.log_artifact(run_id, str(path))
-
-
 _MODEL_FOLDER = "model"
 _BUNDLE_PATH = "data/bundle"
 
@@ -244,10 +164,10 @@ def check_registry(tracking_uri: str) -> str:
 
     Raises:
         RegistryError: It cannot be reached or refuses.
-        MissingExtraError: MLflow is not installed.
+        MissingExtraError: MLflow is needed to read it and is not installed.
     """
-    with open_client(tracking_uri):
-        return without_password(tracking_uri)
+    list_registered(tracking_uri)
+    return without_password(tracking_uri)
 
 
 def resolve_alias(model_name: str, alias: str, *, tracking_uri: str) -> RegisteredVersion:
@@ -510,19 +430,57 @@ class MlflowVersions:
             yield client
 
 
-def versions_of(uri: str, name: str | None) -> MlflowVersions:
+@dataclass(frozen=True)
+class ReadVersions(MlflowVersions):
+    """Versions that are only looked at: all and aliases are read without importing MLflow.
+
+    Where an embedded registry was changed by others and cannot be read again, an older state is
+    used with a warning, which is why whoever changes aliases asks MLflow itself.
+    """
+
+    def all(self) -> list[ModelVersion]:
+        try:
+            return registry_reader(self.uri).listed(self.name, Deadline.after(_READ_S))
+        except RegistryAddressError:  # of a kind that only MLflow reads
+            return super().all()
+
+    def aliases(self) -> dict[str, str]:
+        try:
+            return registry_reader(self.uri).aliases(self.name, Deadline.after(_READ_S))
+        except RegistryAddressError:
+            return super().aliases()
+
+
+def versions_of(uri: str, name: str | None, *, reading: bool = False) -> MlflowVersions:
     """Return the versions of the model `name`; None takes the only one that is registered.
+
+    Args:
+        uri: The registry.
+        name: The registered model.
+        reading: Whether they are only looked at; MLflow is not imported then.
 
     Raises:
         RegistryError: The registry cannot be reached, is not there, or holds no such model.
         ConfigError: No name was given and several models are registered.
     """
-    found = registered_models(uri)
+    found = models_of(uri) if reading else registered_models(uri)
     if name is None and found:
-        return MlflowVersions(uri, only_model(found))
+        name = only_model(found)
     if name not in found:
         raise NoModelError.of(name, found)
-    return MlflowVersions(uri, str(name))
+    return (ReadVersions if reading else MlflowVersions)(uri, str(name))
+
+
+def models_of(uri: str) -> list[str]:
+    """Return the names of the models that have a version, in order, without importing MLflow.
+
+    Raises:
+        RegistryError: The registry cannot be reached, or is not there.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise NoModelError.no_registry(uri)
+    return list_registered(uri)
 
 
 def registered_models(uri: str) -> list[str]:

@@ -66,6 +66,11 @@ class ExplainRequest(BaseModel):
 
     instances: list[Any] = Field(min_length=1, description="Few: an explanation takes milliseconds")
     comparables: int = Field(5, ge=0, le=64, strict=True, description="How many to name")
+    radius_km: float | None = Field(None, ge=0, description="Only comparables within this distance")
+    since: dt.date | None = Field(None, description="Only comparables sold since this day")
+    same: list[str] = Field(
+        [], max_length=64, description="Only comparables with the row's values in these columns"
+    )
 
 
 class Interval(BaseModel):
@@ -173,12 +178,49 @@ class Contribution(BaseModel):
     value: float
 
 
+class Adjustment(BaseModel):
+    """What one difference between a comparable and the row comes to, in the target's unit."""
+
+    name: str
+    amount: float
+
+
 class NearRow(BaseModel):
     """A training row near the one that was valued."""
 
     distance: float
-    value: float = Field(description="Its recorded target, in the target's unit")
-    attributes: dict[str, float]
+    value: float = Field(description="Its recorded target, brought to the date of the valuation")
+    attributes: dict[str, float | str | None]
+    n: int = Field(description="Its number, from 1")
+    id: str | None = Field(description="Its identifier, where the contract names one")
+    label: str | None = Field(description="What people call it, where the contract names columns")
+    date: str | None = Field(description="Day of its sale")
+    price: float = Field(description="Its recorded target as it was")
+    distance_km: float | None = Field(description="Great-circle distance")
+    age_months: float | None
+    similarity: float | None = Field(description="From 0 to 100, Gower's coefficient")
+    why: str = Field(description="Why it was chosen")
+    adjustments: list[Adjustment] = Field(description="They add up to adjusted_price less price")
+    adjusted_price: float | None
+    weight: float | None = Field(description="Its part of the reconciled value")
+    own_earlier_sale: bool
+
+
+class Reconciled(BaseModel):
+    """What the comparables come to together."""
+
+    value: float = Field(description="Mean of the adjusted prices by their weights")
+    spread_raw: float = Field(description="Standard deviation of the prices over their mean")
+    spread_adjusted: float = Field(description="The same of the adjusted prices")
+
+
+class Group(BaseModel):
+    """Features that mean the same thing, and their part in money."""
+
+    name: str
+    label: str
+    columns: list[str]
+    amount: float
 
 
 def row_model(contract: TableContract, profile: Mapping[str, Any] | None = None) -> type[BaseModel]:
@@ -255,7 +297,10 @@ def request_models(contract: TableContract, profile: Mapping[str, Any], batch: i
         scale=(scale, Field(description="log: exp of a part is a factor; none: parts add up")),
         expected=(float, Field(description="The model's mean score, on that scale")),
         contributions=(list[Contribution], Field(description="Largest first")),
-        comparables=(list[NearRow], Field(description="Nearest first")),
+        comparables=(list[NearRow], Field(description="Most similar first")),
+        base=(float, Field(description="The typical value; with the groups' amounts the estimate")),
+        groups=(list[Group], Field(description="Largest first, in the target's unit")),
+        reconciled=(Reconciled | None, Field(description="null without adjusted prices")),
     )
     return [
         create_model("PredictRequest", instances=(rows, ...)),

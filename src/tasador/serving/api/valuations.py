@@ -30,11 +30,11 @@ from starlette.types import Message
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE
-from tasador.modeling.prediction import Reasons
+from tasador.registry.explainer import FilterError, Wanted
 from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
-from tasador.serving.errors import BadRow, Problem, error_detail
+from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
 from tasador.serving.http.request import BodyRoute, Exchange, Receive, Scope, Send
 from tasador.serving.request_parsing import (
     Predictor,
@@ -115,21 +115,40 @@ class ValuationRoutes:
         if day is not None:
             values = dated(values, predictor.contract, day)
         rows = _covered(predictor, predictor.encode(values), coverage)
+        wanted = _wanted(asked, predictor)
         answer = await self._service.value(exchange, predictor, rows)
         if answer.predictor is not predictor:  # a challenger answered: its columns may be others
             predictor = answer.predictor
-            rows = predictor.encode(values)
+            rows, wanted = predictor.encode(values), _wanted(asked, predictor)
         X = np.array(rows.codes)
-        reasons = predictor.bundle.reasons
+        reasons, identifier = predictor.bundle.reasons, predictor.bundle.identifier_of
+        names = [identifier(value) for value in values]
         async with self._explaining:  # one at a time: valuations keep the other processors
             explained = await asyncio.to_thread(
-                lambda: [reasons(X[i : i + 1], asked.comparables) for i in range(len(X))]
+                lambda: [reasons(X[i : i + 1], wanted, name) for i, name in enumerate(names)]
             )
         items = [
-            {"valuation": valuation, **_plain(reasons)}
+            {"valuation": valuation, **reasons.plain()}
             for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
         return orjson.dumps({"explanations": items, "model_version": predictor.version})
+
+
+def _wanted(asked: ExplainRequest, predictor: Predictor) -> Wanted:
+    """Return which comparables are asked for, once the model is known to find them so.
+
+    Raises:
+        Problem: 422, it does not know what they are to be chosen by.
+    """
+    wanted = Wanted(asked.comparables, asked.radius_km, asked.since, tuple(asked.same))
+    try:
+        predictor.bundle.explainer.check(wanted)
+    except FilterError as error:
+        raise InvalidRequest(
+            [error.name], error.message, error.expected or "", error.got or "",
+            error.remedy or "", kind="invalid_value",
+        ) from None  # fmt: skip
+    return wanted
 
 
 def _query(exchange: Exchange) -> tuple[str | None, str | None, str | None]:
@@ -147,19 +166,6 @@ def _covered(predictor: Predictor, rows: Rows, coverage: str | None) -> Rows:
     if coverage is None:
         return rows
     return replace(rows, coverage=coverage_of(coverage, predictor.bundle))
-
-
-def _plain(explanation: Reasons) -> dict[str, Any]:
-    parts = sorted(explanation.contributions.items(), key=lambda part: -abs(part[1]))
-    return {
-        "scale": explanation.transform,
-        "expected": explanation.expected,
-        "contributions": [{"feature": name, "value": value} for name, value in parts],
-        "comparables": [
-            {"distance": near.distance, "value": near.value, "attributes": dict(near.attributes)}
-            for near in explanation.comparables
-        ],
-    }
 
 
 def valuation_router(routes: ValuationRoutes) -> APIRouter:

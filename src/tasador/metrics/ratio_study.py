@@ -1,0 +1,348 @@
+"""A ratio study: the figures of a roll of estimates, by group, against what the IAAO accepts.
+
+The figures are those of `metrics.regression`; the ratio of a sale is its estimate over its price.
+Source: IAAO *Standard on Ratio Studies* (2013); trimming is its appendix B.1, sales chasing its
+appendix E. A comparison of the level between groups asks for medians within 5% of the overall one
+(section 9.2.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasador.metrics.regression import (
+    ACCEPTED,
+    RATIO_STUDY,
+    Estimate,
+    bootstrap_metrics,
+    cod,
+    median_ratio,
+    prb,
+    prd,
+)
+
+Floats = NDArray[np.float64]
+Ranges = Mapping[str, tuple[float, float]]
+
+#: Sales without which no study is made, and without which a group's figures prove nothing.
+FEWEST, FEWEST_OF_GROUP = 5, 30
+#: By how much, relatively, a group's median ratio may differ from that of all.
+LEVEL_GAP = 0.05
+#: A ratio is an outlier beyond so many interquartile ranges from the quartiles.
+IQR_TIMES = 3.0
+#: Ratios that count as "at the price", and what share of all may lie there without a suspicion.
+CHASED, CHASED_SHARE = (0.98, 1.02), 0.05
+#: The grouping by prices, which each study has.
+PRICE = "price"
+_DRAWS, _RESAMPLED = 500, 5000
+
+
+def is_met(name: str, value: float, ranges: Ranges = ACCEPTED, times: float = 1.0) -> bool | None:
+    """Tell whether a figure lies in its range, made `times` as wide.
+
+    None for a figure without a range and for NaN.
+    """
+    if name not in ranges or math.isnan(value):
+        return None
+    low, high = ranges[name]
+    if times == 1.0:
+        return low <= value <= high
+    return abs(value - (low + high) / 2) <= times * (high - low) / 2
+
+
+def meets_level(ratio: float, overall: float, gap: float = LEVEL_GAP) -> bool | None:
+    """Tell whether a group's median ratio is near enough to that of all; None for NaN."""
+    if math.isnan(ratio) or math.isnan(overall):
+        return None
+    return abs(ratio - overall) <= gap * abs(overall)
+
+
+def within_quartiles(ratio: Floats, times: float = IQR_TIMES) -> NDArray[np.bool_]:
+    """Return for each ratio (n,) whether it lies within `times` interquartile ranges."""
+    if not len(ratio):
+        return np.zeros(0, dtype=bool)
+    low, high = np.quantile(ratio, [0.25, 0.75])
+    spread = times * (high - low)
+    found: NDArray[np.bool_] = (ratio >= low - spread) & (ratio <= high + spread)
+    return found
+
+
+def median_interval(values: Floats) -> tuple[float, float]:
+    """Return the 95% interval of a median by order statistics, as the IAAO's appendix has it.
+
+    The normal approximation of the binomial; the whole range where the values are few.
+    """
+    n = len(values)
+    if not n:
+        return float("nan"), float("nan")
+    ordered, reach = np.sort(values), math.ceil(1.959964 * math.sqrt(n) / 2 + 0.5 * (n % 2 == 0))
+    first = max((n - 1) // 2 - reach + (n % 2 == 0), 0)
+    return float(ordered[first]), float(ordered[n - 1 - first])
+
+
+@dataclass(frozen=True, slots=True)
+class RatioFigure:
+    """One figure of a study.
+
+    Attributes:
+        name: As in `RATIO_STUDY`.
+        value: Of all rows.
+        low: Lower end of the 95% bootstrap interval.
+        high: Upper end.
+        trimmed: The same figure without the outliers among the ratios.
+        accepted: The accepted range, or None.
+        met: Whether the value lies in it; None without a range.
+        met_trimmed: Whether the trimmed one does.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    trimmed: float
+    accepted: tuple[float, float] | None = None
+    met: bool | None = None
+    met_trimmed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RatioGroup:
+    """The figures of some rows.
+
+    Attributes:
+        by: What the groups go by.
+        name: What the rows have in common.
+        rows: How many they are.
+        figures: median_ratio, cod, prd and prb.
+        low: Lower end of the 95% interval of the median ratio.
+        high: Upper end.
+        met: Whether each figure meets its range, and as ``level`` whether the median ratio is
+            near enough to that of all; None throughout for fewer than `FEWEST_OF_GROUP` rows.
+            Groups of prices have no PRD and PRB, which would say nothing.
+    """
+
+    by: str
+    name: str
+    rows: int
+    figures: Mapping[str, float]
+    low: float
+    high: float
+    met: Mapping[str, bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SalesChasing:
+    """Whether estimates were moved to the prices of what was sold; two signs, no proof.
+
+    Attributes:
+        jump: Largest share of the rows at one ratio, where that ratio is near 1; else 0.
+        jumps: Whether it is suspicious: too many estimates equal their price.
+        share: Share of the ratios near 1.
+        expected: The same share of a normal distribution of their mean and deviation.
+        bunched: Whether the two are suspiciously far apart.
+    """
+
+    jump: float
+    jumps: bool
+    share: float
+    expected: float
+    bunched: bool
+
+    @property
+    def suspected(self) -> bool:
+        """Whether both signs are there."""
+        return self.jumps and self.bunched
+
+
+@dataclass(frozen=True, slots=True)
+class RatioStudy:
+    """What a study of one roll found.
+
+    Attributes:
+        rows: Sales studied.
+        outliers: How many of them the trimmed figures leave out.
+        figures: The figures, in the order of `RATIO_STUDY`.
+        groups: The groups, by what they go by, then in order.
+        chasing: The signs of sales chasing; None for fewer rows than `FEWEST_OF_GROUP`.
+        drift: Change of the ratio a month, in percent, with its 95% interval; None without dates.
+    """
+
+    rows: int
+    outliers: int
+    figures: tuple[RatioFigure, ...]
+    groups: tuple[RatioGroup, ...] = ()
+    chasing: SalesChasing | None = None
+    drift: Estimate | None = None
+
+    def __getitem__(self, name: str) -> RatioFigure:
+        return next(figure for figure in self.figures if figure.name == name)
+
+    def not_met(self, *, trimmed: bool = False) -> tuple[RatioFigure, ...]:
+        """Return the figures outside of their ranges."""
+        return tuple(f for f in self.figures if (f.met_trimmed if trimmed else f.met) is False)
+
+
+def ratio_figures(
+    actual: Floats,
+    predicted: Floats,
+    estimates: Mapping[str, Estimate],
+    ranges: Ranges = ACCEPTED,
+) -> tuple[RatioFigure, ...]:
+    """Return the figures whose values and intervals are known, with the trimmed ones.
+
+    Args:
+        actual: Shape (n,): prices; rows where they are not positive are left out.
+        predicted: Shape (n,): the estimates.
+        estimates: The values by name; others than those of `RATIO_STUDY` are ignored.
+        ranges: What is accepted, by name.
+    """
+    some = actual > 0
+    actual, predicted = actual[some], predicted[some]
+    kept = within_quartiles(predicted / actual)
+    found = []
+    for name, metric in RATIO_STUDY.items():
+        if name in estimates:
+            one, trimmed = estimates[name], metric(actual[kept], predicted[kept])
+            mets = (is_met(name, value, ranges) for value in (one.value, trimmed))
+            found.append(
+                RatioFigure(name, one.value, one.low, one.high, trimmed, ranges.get(name), *mets)
+            )
+    return tuple(found)
+
+
+def ratio_study(
+    price: Floats,
+    estimate: Floats,
+    *,
+    by: Mapping[str, Mapping[str, NDArray[np.bool_]]] | None = None,
+    months: Floats | None = None,
+    ranges: Ranges = ACCEPTED,
+    gap: float = LEVEL_GAP,
+    seed: int = 0,
+) -> RatioStudy:
+    """Study the ratios of estimates to prices.
+
+    Args:
+        price: Shape (n,), positive and finite.
+        estimate: Shape (n,), positive and finite.
+        by: The rows (n,) of each group, by what they go by and by name; groups of prices come
+            first.
+        months: Shape (n,): months of the sales, fractions included, NaN where unknown.
+        ranges: What is accepted, by the figure's name.
+        gap: By how much, relatively, a group's median ratio may differ from that of all.
+        seed: Of the bootstrap.
+
+    Example:
+        >>> import numpy as np
+        >>> price = np.array([100.0, 200.0, 300.0, 400.0, 500.0])
+        >>> study = ratio_study(price, 0.8 * price)
+        >>> study["median_ratio"].met, [figure.name for figure in study.not_met()]
+        (False, ['median_ratio', 'cod'])
+    """
+    ratio, n = estimate / price, len(price)
+    study = RatioStudy(
+        rows=n,
+        outliers=int(n - within_quartiles(ratio).sum()),
+        figures=ratio_figures(price, estimate, _estimates(price, estimate, seed), ranges),
+    )
+    overall = study["median_ratio"].value
+    groups = [
+        _group(title, name, price[rows], estimate[rows], overall, ranges, gap)
+        for title, some in {PRICE: _price_groups(price), **(by or {})}.items()
+        for name, rows in some.items()
+    ]
+    return RatioStudy(
+        n,
+        study.outliers,
+        study.figures,
+        tuple(groups),
+        sales_chasing(ratio) if n >= FEWEST_OF_GROUP else None,
+        None if months is None else _drift(ratio, months),
+    )
+
+
+def _estimates(price: Floats, estimate: Floats, seed: int) -> dict[str, Estimate]:
+    n = len(price)
+    rows = np.linspace(0, n - 1, min(n, _RESAMPLED)).astype(np.intp)
+    # of many rows an even part is resampled, and its interval narrowed by the root of the rows
+    drawn = bootstrap_metrics(
+        price[rows], estimate[rows], draws=_DRAWS, seed=seed, metrics=RATIO_STUDY
+    )
+    narrower = math.sqrt(len(rows) / n)
+    found = {}
+    for name, metric in RATIO_STUDY.items():
+        value, one = metric(price, estimate), drawn[name]
+        low, high = ((end - one.value) * narrower + value for end in (one.low, one.high))
+        found[name] = Estimate(value, low, high)
+    return found
+
+
+def _price_groups(price: Floats) -> dict[str, NDArray[np.bool_]]:
+    return quantile_groups(price, 10 if len(price) >= 10 * FEWEST_OF_GROUP else 4)
+
+
+def quantile_groups(values: Floats, parts: int) -> dict[str, NDArray[np.bool_]]:
+    """Return the rows of `parts` groups of equal size; equal values (n,) stay together."""
+    edges = np.unique(np.quantile(values, np.arange(1, parts + 1) / parts, method="higher"))
+    place = np.searchsorted(edges, values)
+    whole = float(np.min(np.abs(edges))) >= 1000
+    return {
+        f"up to {edge:,.0f}" if whole else f"up to {edge:,.4g}": place == i
+        for i, edge in enumerate(edges)
+    }
+
+
+def _group(
+    by: str, name: str, price: Floats, estimate: Floats, overall: float, ranges: Ranges, gap: float
+) -> RatioGroup:
+    metrics = {"median_ratio": median_ratio, "cod": cod}
+    if by != PRICE:
+        metrics |= {"prd": prd, "prb": prb}
+    figures = {key: metric(price, estimate) for key, metric in metrics.items()}
+    met: dict[str, bool | None] = dict.fromkeys((*figures, "level"))
+    if len(price) >= FEWEST_OF_GROUP:
+        met = {key: is_met(key, value, ranges) for key, value in figures.items()}
+        met["level"] = meets_level(figures["median_ratio"], overall, gap)
+    return RatioGroup(by, name, len(price), figures, *median_interval(estimate / price), met)
+
+
+def sales_chasing(ratio: Floats) -> SalesChasing:
+    """Look for estimates that follow the prices, by a jump of the distribution and by its middle.
+
+    Args:
+        ratio: Shape (n,), n >= 1.
+    """
+    low, high = CHASED
+    values, count = np.unique(ratio, return_counts=True)
+    most = int(np.argmax(count))
+    jump = float(count[most] / len(ratio)) if low < values[most] < high else 0.0
+    share = float(np.mean((ratio >= low) & (ratio <= high)))
+    mean, spread = float(np.mean(ratio)), float(np.std(ratio))
+
+    def below(end: float) -> float:
+        if spread == 0:
+            return float(mean <= end)
+        return 0.5 * (1.0 + math.erf((end - mean) / spread / math.sqrt(2.0)))
+
+    expected = below(high) - below(low)
+    far = abs(share - expected) > CHASED_SHARE
+    return SalesChasing(jump, jump > CHASED_SHARE, share, expected, far)
+
+
+def _drift(ratio: Floats, months: Floats) -> Estimate | None:
+    """Return by how much the ratio changes a month, in percent: the slope of its logarithm."""
+    known = np.isfinite(months)
+    at, level = months[known], np.log(ratio[known])
+    n, spread = len(at), float(np.var(at)) * len(at) if len(at) else 0.0
+    if n < FEWEST_OF_GROUP or spread <= 0:
+        return None
+    slope = float(np.sum((at - at.mean()) * level)) / spread
+    residual = level - level.mean() - slope * (at - at.mean())
+    error = 1.959964 * math.sqrt(float(np.sum(residual**2)) / (n - 2) / spread)
+    value, low, high = (100 * math.expm1(s) for s in (slope, slope - error, slope + error))
+    return Estimate(value, low, high)

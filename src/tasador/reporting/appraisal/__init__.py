@@ -1,0 +1,1 @@
+"""Appraisal reports: one page a property, as HTML or PDF, in English or Spanish."""

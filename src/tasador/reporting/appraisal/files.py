@@ -1,0 +1,39 @@
+"""Appraisal reports as bytes of a file: one HTML page that loads nothing, or a PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import util
+from typing import Literal
+
+from tasador.core.errors import MissingExtraError
+from tasador.reporting.appraisal.document import Page, Summary
+from tasador.reporting.cards import render
+
+FileKind = Literal["html", "pdf"]
+_PACKAGES: dict[FileKind, str] = {"html": "jinja2", "pdf": "fpdf2"}
+_MODULES: dict[FileKind, str] = {"html": "jinja2", "pdf": "fpdf"}
+
+
+def check_installed(kind: FileKind) -> None:
+    """Refuse a kind of file whose library is not installed, before any row is valued.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    if util.find_spec(_MODULES[kind]) is None:
+        raise MissingExtraError.for_package(_PACKAGES[kind], "appraise")
+
+
+def file_of(kind: FileKind, pages: Sequence[Page], summary: Summary | None = None) -> bytes:
+    """Return pages of one property each, after a summary where there is one, as one file.
+
+    Raises:
+        MissingExtraError: The library that makes it is not installed.
+    """
+    check_installed(kind)
+    if kind == "html":
+        return render("appraisal.html.j2", pages=pages, summary=summary).encode()
+    from tasador.reporting.appraisal.pdf import pdf_of
+
+    return pdf_of(pages, summary)
