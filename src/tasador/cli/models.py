@@ -68,7 +68,7 @@ def models(
         return
     if not found:
         out.print("no model is registered yet")
-        out.print("next: tasador run")
+        follow("run")
         return
     by_name: dict[str, list[ModelVersion]] = {}
     for version in found:
@@ -82,7 +82,7 @@ def models(
         out.print(f"in use: {escape(chosen)}" if chosen else "in use: none; tasador use NAME")
     meant = found if len(by_name) == 1 else by_name.get(chosen or "", [])
     if meant:
-        _follow(_after_models(meant), workspace, registry, model)
+        follow(_after_models(meant), workspace, registry, model)
 
 
 def _version_line(version: ModelVersion) -> tuple[str, ...]:
@@ -93,13 +93,6 @@ def _version_line(version: ModelVersion) -> tuple[str, ...]:
         *(percent(version.tags.get(f"test.{name}")) for name in ("mape", "within_10")),
         time_text(version.created), short_id(version.bundle),
     )  # fmt: skip
-
-
-def _follow(command: str, workspace: Path, registry: str | None, model: str | None) -> None:
-    """Print the next command; `run` and `up` take neither a registry nor a model."""
-    if command in ("run", "up"):
-        registry = model = None
-    follow(command, None if command == "run" else workspace, registry, model)
 
 
 def _after_models(versions: list[ModelVersion]) -> str:
@@ -169,7 +162,7 @@ def promote(
         show(promote_version(lifecycle, request, settings=settings, tell=tell), as_json=as_json)
     if not as_json:
         commands = {"champion": "up", "challenger": "canary start"}
-        _follow(commands.get(to, "models"), workspace, registry, model)
+        follow(commands.get(to, "models"), workspace, registry, model)
 
 
 def compare(

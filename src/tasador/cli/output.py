@@ -91,10 +91,15 @@ def follow(
     registry: str | None = None,
     model: str | None = None,
 ) -> None:
-    """Print the command that comes next, with the options that this one was given."""
+    """Print the command that comes next, with the options that this one was given.
+
+    `run` takes none of them, `up` the workspace alone.
+    """
     words = ["tasador", command]
     options = {"model": model, "registry": registry, "workspace": workspace}
-    for name, value in options.items():
+    taken = {"run": (), "up": ("workspace",)}.get(command.partition(" ")[0], tuple(options))
+    for name in taken:
+        value = options[name]
         if value is not None and (name, str(value)) != ("workspace", "workspace"):
             words += [f"--{name}", shlex.quote(str(value))]
     out.print(f"next: {escape(' '.join(words))}")

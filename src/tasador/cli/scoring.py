@@ -6,7 +6,7 @@ import datetime as dt
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,7 +34,6 @@ from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
 
 if TYPE_CHECKING:
-    from tasador.reporting.appraisal.files import FileKind
     from tasador.scoring.files import Scored
 
 #: Refused rows that `tasador predict` names on the terminal; its output has all.
@@ -186,29 +185,15 @@ def explain(
         out.print(escape(line))
 
 
-class Language(StrEnum):
-    """What a report is written in."""
-
-    en = "en"
-    es = "es"
-
-
-class Report(StrEnum):
-    """The type of a report."""
-
-    html = "html"
-    pdf = "pdf"
-
-
 def appraise(
     rows: Annotated[str, typer.Argument(help="CSV, Parquet or JSON file, or JSON text")],
     to: Annotated[
         str,
         typer.Option("--output", "-o", metavar="PATH", help="A .html or .pdf file, or a folder"),
     ],
-    lang: Annotated[Language, typer.Option(help="Language of the report")] = Language.en,
+    lang: Annotated[Literal["en", "es"], typer.Option(help="Language of the report")] = "en",
     format_: Annotated[
-        Report | None,
+        Literal["html", "pdf"] | None,
         typer.Option("--format", help="Type of the files in a folder", show_default="html"),
     ] = None,
     sheet: Sheet = None,
@@ -236,8 +221,7 @@ def appraise(
     from tasador.scoring.appraise import AppraiseRequest, appraise_rows
 
     asked = Source(sheet=sheet, encoding=encoding)
-    kind: FileKind | None = None if format_ is None else format_.value
-    request = AppraiseRequest(rows, to, lang.value, kind, asked, as_of)
+    request = AppraiseRequest(rows, to, lang, format_, asked, as_of)
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     done = appraise_rows(request, choice, note)
     if done.origin == "synthetic":

@@ -135,7 +135,7 @@ def init(
         out.print(f"[yellow]{escape(inference.conclusion)}[/]")
     else:
         out.print("no column set aside explains 5% of the target or more by itself")
-    out.print(f"next: tasador run dataset={escape(written.name)}")
+    follow(f"run dataset={written.name}")
 
 
 def _ask(questions: Sequence[Question]) -> dict[str, str]:
@@ -269,7 +269,7 @@ def runs(workspace: Workspace = WORKSPACE) -> None:
     found = list_runs(workspace)
     if not found:
         out.print(f"no run in {escape(str(workspace))} yet")
-        out.print("next: tasador run")
+        follow("run")
         return
     columns = ("run", "dataset", "status", "MAPE", "within 10%", "bundle")
     rows = [
@@ -318,7 +318,7 @@ def doctor(overrides: Settings = None) -> None:
     if count["missing"]:
         raise typer.Exit(1)
     made = Path(settings.storage.workspace, "bundles").is_dir()
-    out.print(f"next: tasador {'up' if made else ' '.join(['run', *(overrides or [])])}")
+    follow("up" if made else " ".join(["run", *(overrides or [])]))
 
 
 def up(

@@ -8,6 +8,7 @@ monitors' bins, the forms) is derived from a `TableContract`. Reading one from Y
 from __future__ import annotations
 
 import codecs
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -139,6 +140,17 @@ class Column:
     def text_of(self, value: float) -> str:
         """Return a number of this column, such as a bound, for people: a date as a date."""
         return date_text(value) if self.kind == "datetime" else f"{value:.12g}"
+
+    def plain_of(self, value: float) -> float | str | None:
+        """Return an encoded value as JSON has it: a level's name, a date's text, or a number.
+
+        None for a missing value, and for a level that the contract does not know.
+        """
+        if math.isnan(value):
+            return None
+        if self.kind == "category":
+            return self.categories[int(value)] if 0 <= value < len(self.categories) else None
+        return date_text(value) if self.kind == "datetime" else value
 
 
 @dataclass(frozen=True)

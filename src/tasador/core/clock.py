@@ -17,6 +17,8 @@ _SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
 #: Seconds by which two machines' clocks may differ.
 _SKEW_S = 300.0
 _DAY_S = 86_400.0
+#: Seconds of a month, a twelfth of a year.
+MONTH_S = 365.25 / 12 * _DAY_S
 _ISO = "ISO 8601, e.g. 2026-11-24 or 2026-11-24T10:00:00Z, or a span before now: 7d"
 
 _source: Callable[[], float] = time.time

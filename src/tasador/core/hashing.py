@@ -8,6 +8,7 @@ import enum
 import hashlib
 import importlib.resources
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def to_plain(value: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy scalar
         return to_plain(value.item())
     return value
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain values with None for NaN and infinite numbers, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list) else value
 
 
 def canonical_json(value: Any) -> str:

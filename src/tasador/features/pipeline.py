@@ -14,7 +14,7 @@ from tasador.features.comparables import ComparablesIndex, cross_fitted
 from tasador.features.encoders import Clusters, LevelStatistics, TargetMeans, levels_of, ratios
 from tasador.features.fitted import FittedFeatures, NearRow
 from tasador.features.imputation import Strategy, fit_imputer
-from tasador.features.plan import NumericFrame, plan_comparables
+from tasador.features.plan import ComparablesPlan, NumericFrame, plan_comparables
 from tasador.settings.run import FeatureSettings
 
 __all__ = ["FeaturePipeline", "FeatureSettings", "FittedFeatures", "NearRow"]
@@ -120,11 +120,10 @@ class FeaturePipeline:
             X: Shape (n, p), encoded rows.
             target: Shape (n,), transformed.
         """
-        if fitted.index is not None:
+        if fitted.index is not None or fitted.plan is None:
             return fitted
-        wanted = replace(self, settings=replace(self.settings, comparables=True))
-        found = wanted._with_comparables(fitted, fitted.frame(X), target, self._times(X))
-        return replace(fitted, plan=found.plan, index=found.index)
+        index = self._index(fitted.plan, fitted.frame(X), target, self._times(X))
+        return replace(fitted, index=index)
 
     def comparables_rows(
         self, fitted: FittedFeatures, X: Floats, target: Floats
@@ -204,13 +203,18 @@ class FeaturePipeline:
         if k > 1 and self.contract.coordinates is not None:
             clusters = Clusters.fit(points, k, seeds.derive_seed(self.seed, "clusters"))
         if self.settings.comparables is not False:
-            index = ComparablesIndex.fit(
-                points,
-                target,
-                plan.similar(frame),
-                plan.context_of(frame),
-                times,
-                # equal rows of a table without places are different things, each of which tells
-                excludes_own=times is None and self.contract.coordinates is not None,
-            )
+            index = self._index(plan, frame, target, times)
         return replace(bare, clusters=clusters, plan=plan, index=index)
+
+    def _index(
+        self, plan: ComparablesPlan, frame: NumericFrame, target: Floats, times: Floats | None
+    ) -> ComparablesIndex:
+        return ComparablesIndex.fit(
+            plan.points(frame),
+            target,
+            plan.similar(frame),
+            plan.context_of(frame),
+            times,
+            # equal rows of a table without places are different things, each of which tells
+            excludes_own=times is None and self.contract.coordinates is not None,
+        )

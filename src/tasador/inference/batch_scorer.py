@@ -77,6 +77,7 @@ class BatchScorer:
         self._contract = bundle.contract
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
+        self._explain = explain
         self._keep = None if keep is None else tuple(dict.fromkeys(keep))
         groups = bundle.explainer.money_groups if explain else ()
         parts = ("base", *(f"part_{group.name}" for group in groups)) if explain else ()
@@ -215,12 +216,13 @@ class BatchScorer:
         silent: dict[int, str] = {}
         for part in _parts(len(rows)):
             own = order[part]
-            valued = self.bundle.appraise(rows[own], self._coverage)
+            if self._explain:
+                valued, parts = self.bundle.appraise_in_parts(rows[own], self._coverage)
+                found[3, own], found[4:, own] = self.bundle.explainer.base, parts.T
+            else:
+                valued = self.bundle.appraise(rows[own], self._coverage)
             found[:3, own] = valued.prediction, valued.lower, valued.upper
             fsd[own] = np.nan if valued.fsd is None else valued.fsd
-            if len(found) > 3:
-                found[3, own] = self.bundle.explainer.base
-                found[4:, own] = self.bundle.parts_in_money(rows[own]).T
             places = at[own]
             silent |= {int(at[row]): why for row, why in self._no_value(rows, own, valued)}
             warnings |= {int(places[row]): "; ".join(texts) for row, texts in valued.notes.items()}

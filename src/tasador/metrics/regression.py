@@ -244,7 +244,7 @@ def ki(actual: Floats, predicted: Floats) -> float:
 
 
 def vei(actual: Floats, predicted: Floats) -> float:
-    """Vertical equity indicator: by how much, in percent, the dearest lie above the cheapest.
+    """Vertical equity indicator: by how much, in %, ratios of high values exceed those of low ones.
 
     The difference of the median ratios of the last and the first group over the overall median.
     Groups of equal size go by the mean of the actual value and the estimate over the median ratio:

@@ -56,20 +56,7 @@ class TrainingRows:
         ]
         return cls(hashes, *means)
 
-    def find(self, X: Floats) -> tuple[NDArray[np.intp], Floats]:
-        """Return which of the encoded rows `X` (n, p) were trained on, (k,), and their scores."""
-        found, places = self._find(X)
-        return found, self.scores[places]
-
-    def half_widths_of(self, X: Floats) -> Floats:
-        """Return the half widths (n,) of encoded rows (n, p); NaN for those of the bundle."""
-        found, places = self._find(X)
-        half = np.full(len(X), np.nan)
-        if self.half_widths is not None:
-            half[found] = self.half_widths[places]
-        return half
-
-    def _find(self, X: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def find(self, X: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return which of the encoded rows `X` (n, p) were trained on, (k,), and their places."""
         hashes = _hashes(X)
         places = self.hashes.searchsorted(hashes)

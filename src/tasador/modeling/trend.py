@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
+from tasador.core.clock import MONTH_S
 from tasador.core.input_checks import Expected, check_arrays
 from tasador.metrics.regression import robust_spread
 
@@ -37,7 +38,6 @@ CARRIES: tuple[Carry, ...] = get_args(Carry)
 #: A trend takes so many months with so many sales each; the newest `_MOST_MONTHS` are used.
 FEWEST_MONTHS, FEWEST_SALES, _MOST_MONTHS = 12, 5, 600
 _MOST_ROWS = 60_000
-_MONTH = 365.25 / 12 * 86_400.0  # seconds
 
 # The regression on the attributes: knots of numbers in all, levels of a category, ridge in rows.
 _KNOTS, _MOST_KNOTS, _MOST_LEVELS, _RIDGE = 160, 12, 96, 1.0
@@ -175,7 +175,7 @@ class Trend:
 
     def _ahead(self, seconds: Floats) -> Floats:
         """Return by how many months each date (n,) lies beyond the last one."""
-        months: Floats = np.maximum((self._known(seconds) - self._middles[-1]) / _MONTH, 0.0)
+        months: Floats = np.maximum((self._known(seconds) - self._middles[-1]) / MONTH_S, 0.0)
         return months
 
     def table(self) -> list[dict[str, Any]]:

@@ -172,9 +172,11 @@ _CHECKS = {"(target)": "label", "(error)": "concept"}
 
 def _level_of_prices(tally: WindowSummary) -> Finding | None:
     """Say what the trend of prices, which the model knows, explains of a shift of the target."""
-    dates = tally.reference.dates(tally.with_outcomes.rows()[:, : len(tally.reference.columns)])
-    transform = tally.reference.transform
-    if dates is None or transform is None or transform.trend is None or not len(dates):
+    reference, transform = tally.reference, tally.reference.transform
+    if transform is None or transform.trend is None:
+        return None
+    dates = reference.dates(tally.with_outcomes.rows()[:, : len(reference.columns)])
+    if dates is None or not len(dates):
         return None
     level = float(transform.trend.at(dates).mean())
     change = f"{100 * np.expm1(level):+.1f}%" if transform.kind == "log" else f"{level:+,.4g}"

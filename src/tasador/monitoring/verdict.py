@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from tasador.core.errors import ValidationError
-from tasador.core.hashing import to_plain
+from tasador.core.hashing import to_plain, without_nan
 from tasador.metrics.ratio_study import is_met
 
 Level = Literal["ok", "warn", "alert", "cannot_tell"]
@@ -229,7 +228,7 @@ class Verdict:
 
     def to_json(self) -> str:
         """Return everything as JSON; what is not finite becomes null."""
-        plain = {"format": _FORMAT, **_finite(to_plain(self)), "by_check": self.by_check}
+        plain = {"format": _FORMAT, **without_nan(to_plain(self)), "by_check": self.by_check}
         return orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode()
 
     @classmethod
@@ -324,14 +323,6 @@ def overall(findings: Iterable[Finding]) -> Level:
     known = [f for f in drift if f.level == "ok"]
     blind = any(f.check == "input" and f.level == "cannot_tell" for f in counted)
     return "cannot_tell" if blind or len(known) < len(drift) / 2 else "ok"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:

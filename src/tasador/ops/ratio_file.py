@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,9 @@ from tasador.contract.cells import cell_encoder
 from tasador.contract.format_inference import date_reading
 from tasador.contract.model import Column, Source
 from tasador.contract.type_inference import Findings, decimal_mark, target_reading
+from tasador.core.clock import MONTH_S
 from tasador.core.errors import ConfigError, DataError, did_you_mean
-from tasador.core.hashing import to_plain
+from tasador.core.hashing import to_plain, without_nan
 from tasador.data.readers import read_source
 from tasador.metrics.ratio_study import (
     FEWEST,
@@ -39,7 +39,6 @@ NOT_MET_EXIT_CODE = 16
 #: More different numbers than these are grouped by quarters; whole ones may be codes of areas.
 _MOST_NUMBERS, _MOST_WHOLE = 20, 200
 _QUARTERS = 4
-_MONTH_S = 365.25 / 12 * 86_400
 _SHOWN = 3
 
 
@@ -159,18 +158,10 @@ class RatioFile:
             for name, study in self.studies.items()
         }
         plain = {"file": self.file, "sale": self.sale, "rows": self.rows, "left_out": left_out}
-        found: dict[str, Any] = _without_nan(
+        found: dict[str, Any] = without_nan(
             {**plain, "gap": self.gap, "studies": studies, "notes": list(self.notes)}
         )
         return found
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parse_ranges(texts: Iterable[str]) -> dict[str, tuple[float, float]]:
@@ -234,7 +225,7 @@ def study_file(asked: RatioRequest) -> RatioFile:
     if asked.time:
         seconds = _dates(frame[asked.time])[some]
         by[asked.time] = _spans(seconds)
-        months = seconds / _MONTH_S
+        months = seconds / MONTH_S
     studies = {
         name: ratio_study(
             price[some], values[some], by=by, months=months, ranges=asked.ranges, gap=asked.gap

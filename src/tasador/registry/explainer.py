@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tasador.contract.formats import date_text, seconds_of
 from tasador.contract.model import TableContract
+from tasador.core.clock import MONTH_S
 from tasador.core.errors import ValidationError
 from tasador.features import meaning
 from tasador.features.fitted import FittedFeatures, NearRow
@@ -49,7 +50,6 @@ _TYPICAL_ROWS = 60
 _RANGE_ROWS = 20_000
 #: Gross adjustment, as a share of the price, that halves a comparable's weight.
 _HALVING = 0.1
-_MONTH = 30.4375 * 86_400.0
 #: Column distance, of 0 to 1, up to which rows are alike in it.
 _ALIKE = 0.1
 
@@ -194,23 +194,31 @@ class Explainer:
             rate = rate * self._target.smearing
         return np.asarray(grouped * rate[:, None])
 
-    def reasons(self, X: Floats, score: float, wanted: Wanted, identifier: Any = None) -> Reasons:
+    def reasons(
+        self,
+        X: Floats,
+        Z: Floats,
+        score: float,
+        dates: Floats | None,
+        wanted: Wanted,
+        identifier: Any = None,
+    ) -> Reasons:
         """Say why one encoded row (1, p) has its value.
 
         Args:
             X: The row.
+            Z: Shape (1, q): its features.
             score: What it is valued by: the model's score, or that of models that did not learn it.
+            dates: Shape (1,): as of when, in seconds; None for a model without a trend.
             wanted: Which comparables.
             identifier: The row's value of the contract's ``comparables.identifier``, if it has one.
 
         Raises:
             ValidationError: The bundle does not know what comparables are to be chosen by.
         """
-        Z, expected = self._features.transform(X), self._contributions.expected
+        expected, trend = self._contributions.expected, self._target.trend
         parts = self._contributions.of(Z[0])
         named = dict(zip(self._features.names, parts.tolist(), strict=True))
-        at, trend = self._contract.timestamp_position, self._target.trend
-        dates = None if trend is None or at is None else X[:, at]
         money = self.in_money(parts[None], np.array([score]), dates)[0]
         if money[-1]:
             named[NOT_LEARNT] = score - expected - sum(parts.tolist())
@@ -258,7 +266,7 @@ class Explainer:
             mine = self._text("identifiers", found.position)
             own = identifier is not None and mine == identifier
             away = None if km is None or np.isnan(km[i]) else round(float(km[i]), 3)
-            months = None if date is None or day is None else round((day - date) / _MONTH, 1)
+            months = None if date is None or day is None else round((day - date) / MONTH_S, 1)
             rows.append(
                 Comparable(
                     distance=found.distance,
@@ -389,14 +397,7 @@ class Explainer:
         for column, value in zip(self._contract.features, row, strict=True):
             if column.role == "timestamp" or column.name in kept:
                 continue
-            if np.isnan(value):
-                kept[column.name] = None
-            elif column.kind == "category":
-                level = int(value)
-                known = 0 <= level < len(column.categories)
-                kept[column.name] = column.categories[level] if known else None
-            else:
-                kept[column.name] = date_text(value) if column.kind == "datetime" else value
+            kept[column.name] = column.plain_of(value)
         return kept
 
     @cached_property

@@ -132,7 +132,23 @@ class _Valued(NamedTuple):
     fsd: Floats | None
     outside: NDArray[np.bool_] | None
     far: NDArray[np.bool_] | None
+
+
+class _Scored(NamedTuple):
+    """What rows are valued by.
+
+    Attributes:
+        Z: Shape (n, q): their features.
+        score: Shape (n,): on the model's scale; of `own` rows by models that had not seen them.
+        own: Shape (k,): positions of the rows that were trained on.
+        half_widths: Shape (k,): half the width of their intervals, NaN for the bundle's own; None
+            where it is the bundle's own throughout.
+    """
+
+    Z: Floats
+    score: Floats
     own: NDArray[np.intp]
+    half_widths: Floats | None
 
 
 @dataclass(frozen=True)
@@ -210,8 +226,7 @@ class ModelBundle:
 
     def predict(self, X: Floats) -> Floats:
         """Return the estimates (n,) of encoded rows (n, p), in the target's unit."""
-        score, _ = self._scores(X, self.features.transform(X))
-        return self.target.inverse(score, self.dates(X))
+        return self.target.inverse(self._scored(X).score, self.dates(X))
 
     def dates(self, X: Floats) -> Floats | None:
         """Return as of when rows (n, p) are valued, in seconds since 1970 UTC, shape (n,).
@@ -259,7 +274,7 @@ class ModelBundle:
 
         Whether the rows meet the contract is for the caller to check, with `check`.
         """
-        found = self._valued(X, None)
+        found = self._valued(X, self._scored(X), None)
         return found.prediction, found.lower, found.upper
 
     def appraise(self, X: Floats, coverage: float | None = None) -> Appraised:
@@ -268,9 +283,25 @@ class ModelBundle:
         Raises:
             ValidationError: `coverage` cannot be had; see `value`.
         """
-        found = self._valued(X, coverage)
+        return self._appraised(X, self._scored(X), coverage)
+
+    def appraise_in_parts(
+        self, X: Floats, coverage: float | None = None
+    ) -> tuple[Appraised, Floats]:
+        """Value encoded rows (n, p) as `appraise`, with their parts (n, groups) in money.
+
+        Those of `explainer.money_groups`, in their order; with `explainer.base` they add up to the
+        estimates.
+        """
+        scored = self._scored(X)
+        parts = self.contributions.of_rows(scored.Z)
+        money = self.explainer.in_money(parts, scored.score, self.dates(X))
+        return self._appraised(X, scored, coverage), money
+
+    def _appraised(self, X: Floats, scored: _Scored, coverage: float | None) -> Appraised:
+        found = self._valued(X, scored, coverage)
         notes = self._range.notes(X)
-        for row in found.own.tolist():
+        for row in scored.own.tolist():
             notes.setdefault(row, []).append(NOTE)
         if found.far is not None:
             for row, note in self.features.far_notes(X, np.flatnonzero(found.far)).items():
@@ -323,45 +354,48 @@ class ModelBundle:
             "comparables, and may still be too narrow"
         )
 
-    def _scores(self, X: Floats, Z: Floats) -> tuple[Floats, NDArray[np.intp]]:
-        """Return the scores (n,) of rows, and which were trained on: their models were not."""
+    def _scored(self, X: Floats) -> _Scored:
+        Z = self.features.transform(X)
         score = self.model.predict(Z)
         if self.training_rows is None:
-            return score, _NO_ROWS
-        own, kept = self.training_rows.find(X)
+            return _Scored(Z, score, _NO_ROWS, None)
+        own, places = self.training_rows.find(X)
+        half = None
         if len(own):
             score = score.copy()
-            score[own] = kept
-        return score, own
+            score[own] = self.training_rows.scores[places]
+            if self.training_rows.half_widths is not None:
+                half = self.training_rows.half_widths[places]
+        return _Scored(Z, score, own, half)
 
-    def _valued(self, X: Floats, coverage: float | None) -> _Valued:
-        Z = self.features.transform(X)
-        (score, own), far = self._scores(X, Z), self.features.far(Z)
-        dates = self.dates(X)
+    def _valued(self, X: Floats, scored: _Scored, coverage: float | None) -> _Valued:
+        Z, score = scored.Z, scored.score
+        far, dates = self.features.far(Z), self.dates(X)
         level_error, fsd, outside = self.target.level_error(dates), None, None
+        segment = None if self._segment is None else X[:, self._segment]
         if self.confidence is None:
             self.check_coverage(coverage)
             low, high = self.interval.bounds(score, Z, far, level_error)
         else:
             outside = self._outside(X, self.confidence)
-            segment = None if self._segment is None else X[:, self._segment]
             beyond = far
             if outside is not None:
                 beyond = np.logical_or(outside.any(axis=1), False if far is None else far)
             low, high, fsd = self.confidence.bounds(
                 Z, score, segment, beyond, level_error, coverage
             )
-        if len(own) and self.training_rows is not None:
-            half = self.training_rows.half_widths_of(X)
-            if self.confidence is not None:  # kept for the usual coverage
-                half = half * self.confidence.times_usual(Z, score, segment, coverage)
-            low = np.where(np.isnan(half), low, score - half)
-            high = np.where(np.isnan(half), high, score + half)
+        if scored.half_widths is not None:
+            known = np.flatnonzero(~np.isnan(scored.half_widths))
+            own, half = scored.own[known], scored.half_widths[known]
+            if self.confidence is not None and len(own):  # kept for the usual coverage
+                codes = None if segment is None else segment[own]
+                half = half * self.confidence.times_usual(Z[own], score[own], codes, coverage)
+            low[own], high[own] = score[own] - half, score[own] + half
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
         answers, n = self.target.inverse(np.concatenate((score, low, high)), dates), len(score)
-        return _Valued(answers[:n], answers[n : 2 * n], answers[2 * n :], fsd, outside, far, own)
+        return _Valued(answers[:n], answers[n : 2 * n], answers[2 * n :], fsd, outside, far)
 
     @cached_property
     def _segment(self) -> int | None:
@@ -370,8 +404,13 @@ class ModelBundle:
 
     def value_encoded(self, X: Floats, coverage: float | None = None) -> list[Valuation]:
         """Value encoded rows (n, p) that `check` accepts; `coverage` is that of `value`."""
+        return self._valuations(X, self._scored(X), coverage)
+
+    def _valuations(
+        self, X: Floats, scored: _Scored, coverage: float | None = None
+    ) -> list[Valuation]:
         version, unit, held = self.version, self.contract.target.unit, self.check_coverage(coverage)
-        found = self.appraise(X, coverage)
+        found = self._appraised(X, scored, coverage)
         columns = (found.prediction, found.lower, found.upper)
         estimates, lower, upper = (array.tolist() for array in columns)
         notes = [tuple(found.notes.get(i, ())) for i in range(len(X))]
@@ -417,9 +456,16 @@ class ModelBundle:
         """
         X = self.check.row(row)
         wanted = Wanted(comparables, radius_km, since, tuple(same))
-        found = self.reasons(X, wanted, self.identifier_of(row))
+        valuation, found = self.value_with_reasons(X, wanted, self.identifier_of(row))
         fields = {name: getattr(found, name) for name in Reasons.__dataclass_fields__}
-        return Explanation(**fields, valuation=self.value_encoded(X)[0])
+        return Explanation(**fields, valuation=valuation)
+
+    def value_with_reasons(
+        self, X: Floats, wanted: Wanted, identifier: Any = None
+    ) -> tuple[Valuation, Reasons]:
+        """Value one encoded row (1, p), which `check` accepts, and say why; see `explain`."""
+        scored = self._scored(X)
+        return self._valuations(X, scored)[0], self._reasons(X, scored, wanted, identifier)
 
     def identifier_of(self, row: Mapping[str, Any]) -> Any:
         """Return what names the thing that a row is about, None where nothing does."""
@@ -428,24 +474,16 @@ class ModelBundle:
 
     def reasons(self, X: Floats, wanted: Wanted, identifier: Any = None) -> Reasons:
         """Say why one encoded row (1, p), which `check` accepts, has its value; see `explain`."""
-        score, _ = self._scores(X, self.features.transform(X))
-        return self.explainer.reasons(X, float(score[0]), wanted, identifier)
+        return self._reasons(X, self._scored(X), wanted, identifier)
+
+    def _reasons(self, X: Floats, scored: _Scored, wanted: Wanted, identifier: Any) -> Reasons:
+        score, dates = float(scored.score[0]), self.dates(X)
+        return self.explainer.reasons(X, scored.Z, score, dates, wanted, identifier)
 
     @cached_property
     def explainer(self) -> Explainer:
         """What explains estimates."""
         return Explainer(self.features, self.contributions, self.target, self.known_sales)
-
-    def parts_in_money(self, X: Floats) -> Floats:
-        """Return the parts (n, groups) of encoded rows (n, p) in money, by meaning.
-
-        Those of `explainer.money_groups`, in their order; with `explainer.base` they add up to the
-        estimates of `predict`.
-        """
-        Z = self.features.transform(X)
-        score, _ = self._scores(X, Z)
-        parts = self.contributions.of_rows(Z)
-        return self.explainer.in_money(parts, score, self.dates(X))
 
 
 def load_bundle(

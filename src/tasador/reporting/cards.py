@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tasador.core import clock, storage
 from tasador.core.errors import MissingExtraError, StorageError
 from tasador.core.hashing import to_plain
+from tasador.core.languages import Language, text_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -442,13 +443,21 @@ def table_view(table: CardTable) -> dict[str, Any]:
     }
 
 
+def verdict_text(met: bool | None, language: Language = "en") -> str:
+    """Return whether a figure is met, which tables colour; empty for None."""
+    return "" if met is None else text_of(_VERDICTS, "met" if met else "unmet", language)
+
+
+_VERDICTS = {"met": ("met", "cumple"), "unmet": ("not met", "no cumple")}
+
+
 def _colour(cell: Value) -> str:
     """Return the class of a cell that begins with a verdict, in any language of the reports."""
     if not isinstance(cell, str):
         return ""
-    if cell.startswith(("not met", "no cumple")):
+    if cell.startswith(_VERDICTS["unmet"]):
         return " unmet"
-    return " met" if cell in ("met", "cumple") else ""
+    return " met" if cell in _VERDICTS["met"] else ""
 
 
 def _natural_alignment(column: Sequence[Value]) -> str:

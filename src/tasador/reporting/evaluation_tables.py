@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tasador.metrics.ratio_study import FEWEST_OF_GROUP, LEVEL_GAP, RatioFigure, meets_level
 from tasador.metrics.regression import label
-from tasador.reporting.cards import CardTable
+from tasador.reporting.cards import CardTable, verdict_text
 from tasador.selection.test_metrics import Group
 
 #: Name of the groups of rows below the cap and at it.
@@ -44,11 +44,6 @@ def ratio_table(title: str, figures: Sequence[RatioFigure]) -> CardTable:
         "errors, are in percent. Trimmed: without ratios beyond 3 interquartile ranges.",
         align=("left", "right", "right", "right", "right", "left", "left"),
     )
-
-
-def verdict_text(met: bool | None) -> str:
-    """Return whether a figure is met; empty for None."""
-    return "" if met is None else "met" if met else "not met"
 
 
 def group_table(name: str, groups: Sequence[Group], overall: float) -> CardTable:

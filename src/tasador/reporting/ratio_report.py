@@ -6,13 +6,14 @@ Terminal and page show the same tables; a cell that begins with a verdict is col
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tasador.core import storage
+from tasador.core.languages import Language, digits_in, number, text_of
 from tasador.metrics.ratio_study import (
     FEWEST_OF_GROUP,
     PRICE,
@@ -20,11 +21,10 @@ from tasador.metrics.ratio_study import (
     RatioGroup,
     RatioStudy,
 )
-from tasador.reporting.cards import Align, CardTable, Figure, render
+from tasador.reporting.cards import Align, CardTable, Figure, render, verdict_text
 from tasador.reporting.evaluation_tables import figure_text
 from tasador.reporting.plots import ACCENT, MUTED, SECOND, SOFT, drawn, format_axes, short
 
-Language = Literal["en", "es"]
 #: Why a row is in no study: a value is missing, or is 0 or less.
 Missing = Literal["without", "not_positive"]
 
@@ -32,8 +32,6 @@ _PERCENT = frozenset({"cod", "vei", "fsd"})
 _MOST_GROUPS = 40
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
-    "met": ("met", "cumple"),
-    "not_met": ("not met", "no cumple"),
     "title": ("Ratio study", "Estudio de razones"),
     "made": ("tasador · ratio study", "tasador · estudio de razones"),
     "all_met": (
@@ -137,25 +135,25 @@ class RatioDocument:
     gap: float
     trimmed: bool = False
     language: Language = "en"
-    _first: RatioStudy = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_first", next(iter(self.studies.values())))
+    @property
+    def _first(self) -> RatioStudy:
+        return next(iter(self.studies.values()))
 
     def say(self, key: str, **values: object) -> str:
         """Return a text in the document's language."""
-        return _TEXTS[key][self.language == "es"].format(**values)
+        return text_of(_TEXTS, key, self.language, **values)
 
     def shown(self, name: str, value: float) -> str:
         """Return a figure with the digits that it deserves, a dash for NaN."""
         return self._in_language(figure_text(name, value))
 
-    def _in_language(self, text: str) -> str:
-        return text.translate(str.maketrans(",.", ".,")) if self.language == "es" else text
+    def _in_language(self, written: str) -> str:
+        return digits_in(written, self.language)
 
-    def count(self, number: int) -> str:
+    def count(self, rows: int) -> str:
         """Return a whole number with its thousands parted."""
-        return self._in_language(f"{number:,}")
+        return number(rows, 0, self.language)
 
     def title_of(self, name: str) -> str:
         """Return a figure's name for people."""
@@ -165,8 +163,7 @@ class RatioDocument:
 
     def verdict(self, figure: RatioFigure) -> str:
         """Return whether a figure is met, in words; empty where it has no range."""
-        met = figure.met_trimmed if self.trimmed else figure.met
-        return "" if met is None else self.say("met" if met else "not_met")
+        return verdict_text(figure.met_trimmed if self.trimmed else figure.met, self.language)
 
     def conclusions(self) -> list[str]:
         """Return what is met and what is not, by study, a sentence each."""
@@ -291,10 +288,8 @@ class RatioDocument:
 
     def _group_verdict(self, group: RatioGroup) -> str:
         bad = [name for name, met in group.met.items() if met is False]
-        if not bad:
-            return self.say("met")
         titles = [self.title_of(name).removesuffix(" %") for name in bad]
-        return f"{self.say('not_met')}: {', '.join(titles)}"
+        return verdict_text(not bad, self.language) + (f": {', '.join(titles)}" if bad else "")
 
     def picture(self) -> Figure:
         """Return the median ratios by price.

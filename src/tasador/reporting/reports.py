@@ -14,8 +14,7 @@ import numpy as np
 from tasador.core import storage
 from tasador.metrics.regression import ACCEPTED, label
 from tasador.monitoring.verdict import LEVELS, ColumnDrift, Group, Verdict
-from tasador.reporting.cards import Card, CardTable, Figure, number, render
-from tasador.reporting.evaluation_tables import verdict_text
+from tasador.reporting.cards import Card, CardTable, Figure, number, render, verdict_text
 from tasador.reporting.plots import (
     ACCENT,
     INK,

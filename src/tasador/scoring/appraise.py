@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tasador.contract.encoding import as_of_field
 from tasador.contract.model import Source, TableContract, plain_name
 from tasador.core import clock, storage
-from tasador.core.errors import ConfigError, SourceError, ValidationError
+from tasador.core.errors import ConfigError
 from tasador.core.hashing import to_plain
+from tasador.core.languages import Language
 from tasador.core.progress import progress
-from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
@@ -27,19 +27,21 @@ from tasador.reporting.appraisal.document import (
     MOST_COMPARABLES,
     Appraisal,
     ModelSummary,
-    Outcome,
     Page,
-    outcome,
     page,
-    summary,
 )
 from tasador.reporting.appraisal.files import FileKind, check_installed, file_of
-from tasador.reporting.appraisal.texts import Language
-from tasador.scoring.predict import RowsError, check_any_valued, json_items, json_text
+from tasador.reporting.appraisal.portfolio import Outcome, outcome, summary
+from tasador.scoring.predict import (
+    check_any_valued,
+    check_fields,
+    checked_item,
+    json_items,
+    json_text,
+    pieces_of,
+)
 
 Floats = NDArray[np.float64]
-
-_PIECE_ROWS = 8192
 
 
 class ReportFileError(ConfigError):
@@ -202,8 +204,7 @@ def appraisal_of(
     """
     contract = bundle.contract
     wanted = Wanted(MOST_COMPARABLES)
-    reasons = bundle.reasons(X, wanted, bundle.identifier_of(values))
-    valuation = bundle.value_encoded(X)[0]
+    valuation, reasons = bundle.value_with_reasons(X, wanted, bundle.identifier_of(values))
     names = [values.get(column) for column in _naming(contract)]
     name = " · ".join(str(to_plain(one)) for one in names if one not in (None, ""))
     facts = read_facts(contract, X[0], values)
@@ -237,16 +238,10 @@ def read_facts(
     for column, value in zip(contract.features, x.tolist(), strict=True):
         if column.derive is not None:
             continue
-        if np.isnan(value):
-            facts[column.name] = None
-        elif column.kind == "category":
-            known = 0 <= value < len(column.categories)
-            sent = values.get(column.field_name)
-            facts[column.name] = column.categories[int(value)] if known else str(sent)
-        elif column.kind == "datetime":
-            facts[column.name] = column.text_of(value)
-        else:
-            facts[column.name] = value
+        found = column.plain_of(value)
+        if found is None and not np.isnan(value):
+            found = str(values.get(column.field_name))
+        facts[column.name] = found
     return facts
 
 
@@ -268,13 +263,8 @@ def _json_rows(bundle: ModelBundle, text: str, as_of: str | None) -> Iterator[_R
     dated = as_of_field(bundle.contract, as_of)
     for number, item in enumerate(json_items(text), 1):
         values = {**item, **dated} if isinstance(item, Mapping) else {}
-        try:
-            yield _Row(
-                number, bundle.check.row(values if isinstance(item, Mapping) else item), values
-            )
-        except ValidationError as error:
-            reason = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
-            yield _Row(number, None, values, reason)
+        X, reason = checked_item(bundle, item, dated, bundle.check.row)
+        yield _Row(number, X, values, reason)
 
 
 def _table_rows(
@@ -283,22 +273,14 @@ def _table_rows(
     path, contract = request.rows, bundle.contract
     with open_table(path, contract, request.asked) as table:
         names = table.names
-        absent = contract.lacking((*names, *as_of_field(contract, request.as_of)))
-        if absent:
-            raise RowsError.lack_columns(path, contract.field_names, absent, names)
+        check_fields(contract, path, names, request.as_of)
         own = (*_naming(contract), contract.comparables.identifier)
         keep = [name for name in dict.fromkeys(own) if name in names]
         scorer = BatchScorer(bundle, keep=keep, as_of=request.as_of)
-        scorer.check_columns(names)
-        allowance, count = Allowance(path, storage.stamp(path).size), 0
-        for piece in table.pieces([c for c in scorer.columns if c in names], _PIECE_ROWS):
-            allowance.rows(piece.batch)
-            count += len(piece)
+        for piece in pieces_of(table, path, scorer):
             yield from _piece_rows(scorer, piece)
         for note in table.notes:
             tell(note)
-    if count == 0:
-        raise SourceError(f"{path} has a header but no rows", expected="at least one row")
 
 
 def _piece_rows(scorer: BatchScorer, piece: Piece) -> list[_Row]:

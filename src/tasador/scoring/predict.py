@@ -7,21 +7,27 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasador.contract.encoding import as_of_field
-from tasador.contract.model import Source
+from tasador.contract.model import Source, TableContract
 from tasador.core import storage
 from tasador.core.errors import ConfigError, SourceError, ValidationError
 from tasador.core.hashing import to_plain
 from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
-from tasador.data.table_stream import TableStream, open_table
+from tasador.data.table_stream import Piece, TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
 from tasador.modeling.prediction import Comparable, Explanation, Valuation, no_value
 from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
 from tasador.settings.serving import ServeLimits
+
+if TYPE_CHECKING:
+    from tasador.inference.batch_scorer import BatchScorer
+
+Done = TypeVar("Done")
 
 #: Words of ``--with`` that are no names of columns.
 IDS, INPUTS = "ids", "inputs"
@@ -214,14 +220,59 @@ def _value_json(
     kept = _kept(bundle, keep, list(names))
     for number, item in enumerate(items, 1):
         handed_on = {name: item.get(name) for name in kept} if isinstance(item, Mapping) else {}
-        try:
-            row = {**item, **dated} if isinstance(item, Mapping) else item
-            found = bundle.value(row, coverage=how.coverage)
-            reason = no_value(found.fsd, found.support, how.limits)
-            yield PredictedRow(number, found, "", handed_on, reason)
-        except ValidationError as error:
-            fault = bundle.check.reasons(item) if isinstance(item, Mapping) else str(error)
-            yield PredictedRow(number, None, fault, handed_on)
+        value = partial(bundle.value, coverage=how.coverage)
+        found, fault = checked_item(bundle, item, dated, value)
+        reason = None if found is None else no_value(found.fsd, found.support, how.limits)
+        yield PredictedRow(number, found, fault, handed_on, reason)
+
+
+def checked_item(
+    bundle: ModelBundle, item: Any, dated: Mapping[str, Any], work: Callable[[Any], Done]
+) -> tuple[Done | None, str]:
+    """Return what `work` makes of a row of JSON, or None and why the row is refused.
+
+    Args:
+        bundle: Says why.
+        item: The row.
+        dated: The day as of which it is valued, by its column; see `as_of_field`.
+        work: Called with the row and that day.
+    """
+    is_row = isinstance(item, Mapping)
+    try:
+        return work({**item, **dated} if is_row else item), ""
+    except ValidationError as error:
+        return None, bundle.check.reasons(item) if is_row else str(error)
+
+
+def check_fields(
+    contract: TableContract, path: str, names: Sequence[str], as_of: str | None
+) -> None:
+    """Refuse a table with columns `names` that lacks one which must have a value.
+
+    Raises:
+        ValidationError: It does.
+    """
+    absent = contract.lacking((*names, *as_of_field(contract, as_of)))
+    if absent:
+        raise RowsError.lack_columns(path, contract.field_names, absent, list(names))
+
+
+def pieces_of(table: TableStream, path: str, scorer: BatchScorer) -> Iterator[Piece]:
+    """Yield a table's rows in pieces, the columns that `scorer` needs.
+
+    Raises:
+        ValidationError: A column is missing; see `BatchScorer.check_columns`.
+        SourceError: The table has no rows, or is more than its file's size lets expect.
+    """
+    scorer.check_columns(table.names)
+    columns = [name for name in scorer.columns if name in table.names]
+    allowance, count = Allowance(path, storage.stamp(path).size), 0
+    for piece in table.pieces(columns, _PIECE_ROWS):
+        allowance.rows(piece.batch)
+        count += len(piece) - len(piece.left_out)
+        yield piece
+    if count == 0:
+        raise SourceError(f"{path} has a header but no rows", expected="at least one row")
 
 
 def _value_table(
@@ -244,23 +295,15 @@ def _value_pieces(
     from tasador.inference.batch_scorer import BatchScorer
     from tasador.scoring.files import ROW, value_piece
 
-    names = table.names
-    absent = bundle.contract.lacking((*names, *as_of_field(bundle.contract, how.as_of)))
-    if absent:
-        raise RowsError.lack_columns(path, bundle.contract.field_names, absent, names)
-    kept = _kept(bundle, keep, names)
+    check_fields(bundle.contract, path, table.names, how.as_of)
+    kept = _kept(bundle, keep, table.names)
     scorer = BatchScorer(
         bundle, keep=kept, as_of=how.as_of, coverage=how.coverage, limits=how.limits
     )
-    scorer.check_columns(names)
     made = [ROW, *scorer.schema.names]
     version, unit = bundle.version, bundle.contract.target.unit
     coverage = bundle.check_coverage(how.coverage)
-    number = 0
-    allowance = Allowance(path, storage.stamp(path).size)
-    columns = [name for name in scorer.columns if name in names]
-    for piece in table.pieces(columns, _PIECE_ROWS):
-        allowance.rows(piece.batch)
+    for piece in pieces_of(table, path, scorer):
         batch = value_piece(scorer, piece)
         cells = [batch.column(name).to_pylist() for name in made]
         inputs = [batch.column(name).to_pylist() for name in kept]
@@ -275,8 +318,6 @@ def _value_pieces(
                 )
             handed_on = {name: column[place] for name, column in zip(kept, inputs, strict=True)}
             yield PredictedRow(number, valuation, error or "", handed_on, reason)
-    if number == 0:
-        raise SourceError(f"{path} has a header but no rows", expected="at least one row")
 
 
 def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

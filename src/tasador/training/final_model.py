@@ -406,7 +406,7 @@ def all_rows(
         held = held.joined(rows.earlier)
     plain, train = run.transform, rows.train
     if before is not None and train.time is not None:
-        paid = replace(plain, trend=before).inverse(plain.forward(train.y), train.time)
+        paid = replace(plain, trend=before).recorded(plain.forward(train.y), train.time)
         train = replace(train, y=paid)
     learn = not_dropped(train, held, settings.contract, settings.segregate, rows.kept)
     held = held.take(learn)

@@ -252,7 +252,7 @@ def sample_valuation(run: RunContext, rows: Rows, model: TrainedModel) -> tuple[
     decoded = Encoder(contract).decode(train.X[:1])
     # training targets are at the newest level of prices; the row is valued as of its own date
     dated = replace(run.transform, trend=rows.trend)
-    recorded = dated.inverse(
+    recorded = dated.recorded(
         dated.forward(train.y[:1]), None if train.time is None else train.time[:1]
     )
     row = {name: values[0] for name, values in decoded.items()}

@@ -10,8 +10,9 @@ from typing import IO, Any
 import streamlit as st
 
 from tasador.core.escape import cell
+from tasador.core.languages import amount, number
 from tasador.ops.api_client import ScoredRow, ServiceRefusedError
-from tasador.ui.texts import amount, escaped, label, number, rounded
+from tasador.ui.texts import escaped, label, rounded
 from tasador.ui.widgets import Model, client, hint, language, model, say
 
 _SHOWN = 1000

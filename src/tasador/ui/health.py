@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from tasador.core.escape import chart
+from tasador.core.languages import Language, digits_of, number
 from tasador.ops.api_client import ServiceRefusedError
-from tasador.ui.texts import Language, digits_of, escaped, label, moment, number
+from tasador.ui.texts import escaped, label, moment
 from tasador.ui.widgets import (
     ACCENT,
     CONFIG,

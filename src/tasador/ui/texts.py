@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import re
-from typing import Literal
 
 from tasador.core import escape
+from tasador.core.languages import Language, digits_of, number, text_of
 
-Language = Literal["en", "es"]
 #: Languages by their code, as they call themselves.
 LANGUAGES: dict[str, str] = {"en": "English", "es": "Español"}
 
 
 def text(key: str, language: Language, **values: object) -> str:
     """Return a text with its values filled in; KeyError for a key that is not in the catalogue."""
-    return TEXTS[key][0 if language == "en" else 1].format(**values)
+    return text_of(TEXTS, key, language, **values)
 
 
 #: Key: English, Spanish.
@@ -336,35 +334,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "report.run": ("Run report", "Informe de la ejecución"),
     "report.download": ("Download", "Descargar"),
 }  # fmt: skip
-
-
-def number(value: float | None, digits: int = 0, language: Language = "en") -> str:
-    """Return a number with its thousands parted; a dash for none.
-
-    Args:
-        value: The number; None and NaN are none.
-        digits: Digits behind the decimal point.
-        language: Spanish writes ``1.234,5``.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:,.{digits}f}"
-    if language == "es":
-        text = text.translate(str.maketrans(",.", ".,"))
-    return text
-
-
-def amount(value: float | None, unit: str | None, language: Language = "en") -> str:
-    """Return an estimate with its unit, with as many digits as its size deserves."""
-    if value is None:
-        return "–"
-    return f"{number(value, digits_of(value), language)} {unit or ''}".rstrip()
-
-
-def digits_of(value: float) -> int:
-    """Return how many digits behind the decimal point a value of this size deserves."""
-    size = abs(value)
-    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
 
 
 def rounded(value: float | None) -> float | None:

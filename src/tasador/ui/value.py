@@ -9,9 +9,10 @@ from typing import Any
 import streamlit as st
 
 from tasador.contract.model import TableContract
+from tasador.core.languages import amount, number
 from tasador.ops.api_client import ServiceRefusedError
 from tasador.ui import widgets
-from tasador.ui.texts import amount, escaped, label, number, rounded
+from tasador.ui.texts import escaped, label, rounded
 from tasador.ui.widgets import Model, client, draw_fields, field_key, language, model, places, say
 
 #: Names of steps that sum several features; pages translate them.

@@ -18,8 +18,9 @@ import streamlit as st
 from tasador.contract.model import Column, TableContract
 from tasador.contract.reader import from_dict
 from tasador.core.escape import chart
+from tasador.core.languages import Language, amount, digits_of, number
 from tasador.ops.api_client import ApiClient, ServiceRefusedError
-from tasador.ui.texts import LANGUAGES, Language, amount, digits_of, escaped, label, number, text
+from tasador.ui.texts import LANGUAGES, escaped, label, text
 
 API_URL = "TASADOR_UI__API_URL"
 API_KEY = "TASADOR_API_KEY"

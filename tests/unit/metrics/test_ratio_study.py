@@ -58,7 +58,7 @@ def test_mki_and_ki_equal_assesspy_and_are_the_middle_of_its_orders_among_equal_
         assert own(rounded, estimate) == pytest.approx(np.mean(both), rel=1e-9)
 
 
-def test_vei_compares_the_dearest_with_the_cheapest() -> None:
+def test_vei_compares_the_highest_values_with_the_lowest() -> None:
     price = np.linspace(100.0, 200.0, 12)
     ratio = np.array([1.07] * 4 + [0.97] * 4 + [0.91] * 4)
     cheap, dear = np.median(ratio[:6]), np.median(ratio[6:])

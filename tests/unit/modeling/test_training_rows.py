@@ -16,16 +16,17 @@ def test_exactly_the_training_rows_are_found_in_any_order_and_number(seed, n, p,
     scores = rng.normal(size=n)
     kept = TrainingRows.from_state(TrainingRows.of(X, scores).state())
     asked = np.concatenate([X[rng.permutation(n)], X[:3] + 0.5, np.where(X == 0.0, -0.0, X)])
-    found, got = kept.find(asked)
+    found, places = kept.find(asked)
+    got = kept.scores[places]
     known = [tuple(row) for row in np.nan_to_num(X, nan=-1.0).tolist()]
     for i, row in enumerate(np.nan_to_num(asked, nan=-1.0).tolist()):
         same = [scores[j] for j, other in enumerate(known) if other == tuple(row)]
         assert (i in found) == bool(same)
         if same:
             assert got[found.tolist().index(i)] == pytest.approx(np.mean(same), abs=1e-12)
-        one, score = kept.find(asked[i : i + 1])
+        one, place = kept.find(asked[i : i + 1])
         assert one.tolist() == [0] * bool(same)
-        assert score.tolist() == got[found == i].tolist()
+        assert kept.scores[place].tolist() == got[found == i].tolist()
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ from fixtures.command_line import run_here
 from fixtures.net import REFERENCES, rows_of
 from fixtures.service import running_service
 from tasador.core import clock
+from tasador.core.languages import number
 from tasador.registry.model_bundle import load_bundle
-from tasador.reporting.appraisal.document import Appraisal, ModelSummary, page, price_band, summary
+from tasador.reporting.appraisal.document import Appraisal, ModelSummary, page, price_band
 from tasador.reporting.appraisal.files import file_of
 from tasador.reporting.appraisal.pictures import Dot, Text, map_picture, nice_length, parts_picture
-from tasador.reporting.appraisal.texts import TEXTS, number, warning
+from tasador.reporting.appraisal.portfolio import outcome, summary
+from tasador.reporting.appraisal.texts import TEXTS, warning
 from tasador.scoring.appraise import appraisal_of, summary_of
 
 HOMES = REFERENCES / "bundles" / "homes"
@@ -347,8 +349,6 @@ def test_the_price_band_is_that_of_the_estimate():
 
 
 def test_a_summary_counts_values_and_classes(homes, row):
-    from tasador.reporting.appraisal.document import outcome
-
     one = with_evidence(made(homes, row))
     outcomes = [outcome(one, "en", "#row-1")] * 2
     found = summary(one.model, outcomes, [(3, "area: -4")], "en", "2026-11-29")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasador.core import languages
 from tasador.core.errors import ConfigError
 from tasador.ui import texts
 from tasador.ui.texts import LANGUAGES, TEXTS, text
@@ -59,14 +60,14 @@ def test_texts_are_filled_in_the_language_asked_for() -> None:
     ],
 )
 def test_numbers_are_written_as_the_language_writes_them(value, digits, language, shown) -> None:
-    assert texts.number(value, digits, language) == shown
+    assert languages.number(value, digits, language) == shown
 
 
 def test_amounts_have_the_digits_that_their_size_deserves() -> None:
-    assert texts.amount(431250.7, "USD") == "431,251 USD"
-    assert texts.amount(3.14159, None) == "3.14"
-    assert texts.amount(0.0123456, "kg", "es") == "0,0123 kg"
-    assert texts.amount(None, "USD") == "–"
+    assert languages.amount(431250.7, "USD") == "431,251 USD"
+    assert languages.amount(3.14159, None) == "3.14"
+    assert languages.amount(0.0123456, "kg", "es") == "0,0123 kg"
+    assert languages.amount(None, "USD") == "–"
     assert texts.percent(12.34) == "12.3 %"
 
 

@@ -7,12 +7,13 @@ from importlib import util
 from typing import Literal
 
 from tasador.core.errors import MissingExtraError
-from tasador.reporting.appraisal.document import Page, Summary
+from tasador.reporting.appraisal.document import Page
+from tasador.reporting.appraisal.portfolio import Summary
 from tasador.reporting.cards import render
 
 FileKind = Literal["html", "pdf"]
-_PACKAGES: dict[FileKind, str] = {"html": "jinja2", "pdf": "fpdf2"}
-_MODULES: dict[FileKind, str] = {"html": "jinja2", "pdf": "fpdf"}
+#: The module that makes such a file, and the package that brings it.
+_NEEDED: dict[FileKind, tuple[str, str]] = {"html": ("jinja2", "jinja2"), "pdf": ("fpdf", "fpdf2")}
 
 
 def check_installed(kind: FileKind) -> None:
@@ -21,8 +22,9 @@ def check_installed(kind: FileKind) -> None:
     Raises:
         MissingExtraError: It is not.
     """
-    if util.find_spec(_MODULES[kind]) is None:
-        raise MissingExtraError.for_package(_PACKAGES[kind], "appraise")
+    module, package = _NEEDED[kind]
+    if util.find_spec(module) is None:
+        raise MissingExtraError.for_package(package, "appraise")
 
 
 def file_of(kind: FileKind, pages: Sequence[Page], summary: Summary | None = None) -> bytes:

@@ -12,7 +12,7 @@ from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
 from tasador.core import clock
-from tasador.reporting.appraisal.document import Grid, Page, Pairs, Summary
+from tasador.reporting.appraisal.document import Grid, Page, Pairs
 from tasador.reporting.appraisal.pictures import (
     INK,
     LINE,
@@ -23,6 +23,7 @@ from tasador.reporting.appraisal.pictures import (
     Picture,
     Text,
 )
+from tasador.reporting.appraisal.portfolio import Summary
 
 _MARGIN, _BOTTOM = 14.0, 12.0
 _GAP = 6.0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-from typing import Literal
 
-Language = Literal["en", "es"]
+from tasador.core.languages import Language, digits_in, number, text_of
 
 #: Key: English, Spanish.
 TEXTS: dict[str, tuple[str, str]] = {
@@ -251,12 +249,10 @@ _WARNINGS = (
     ),
 )
 
-_SPANISH_DIGITS = str.maketrans(",.", ".,")
-
 
 def text(key: str, language: Language, **values: object) -> str:
     """Return a text with its values filled in; KeyError for a key that is not in the catalogue."""
-    return TEXTS[key][0 if language == "en" else 1].format(**values)
+    return text_of(TEXTS, key, language, **values)
 
 
 def warning(said: str, language: Language) -> str:
@@ -273,33 +269,6 @@ def warning(said: str, language: Language) -> str:
     return said
 
 
-def number(value: float | None, digits: int = 0, language: Language = "en") -> str:
-    """Return a number with its thousands parted; a dash for none.
-
-    Args:
-        value: The number; None and NaN are none.
-        digits: Digits behind the decimal point.
-        language: Spanish writes ``1.234,5``.
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    written = f"{value:,.{digits}f}"
-    return written.translate(_SPANISH_DIGITS) if language == "es" else written
-
-
-def amount(value: float | None, unit: str | None, language: Language = "en") -> str:
-    """Return an estimate with its unit, with as many digits as its size deserves."""
-    if value is None:
-        return "–"
-    return f"{number(value, digits_of(value), language)} {unit or ''}".rstrip()
-
-
-def digits_of(value: float) -> int:
-    """Return how many digits behind the decimal point a value of this size deserves."""
-    size = abs(value)
-    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 4
-
-
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     written = number(value, digits, language)
@@ -314,4 +283,4 @@ def plain_number(value: float, language: Language) -> str:
     comma = "," if abs(value) >= 10_000 else ""
     whole = f"{value:{comma}.6f}" if abs(value) < 1e15 else f"{value:.6g}"
     written = whole.rstrip("0").rstrip(".") if "." in whole else whole
-    return written.translate(_SPANISH_DIGITS) if language == "es" else written
+    return digits_in(written, language)
