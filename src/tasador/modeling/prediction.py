@@ -114,6 +114,12 @@ class Valuation:
     confidence_class: Class | None = None
     support: Support | None = None
 
+    def graded(self) -> dict[str, Any]:
+        """Return how sure it is as JSON has it."""
+        support = None if self.support is None else self.support.plain()
+        names = ("fsd", "confidence", "confidence_class")
+        return {**{name: getattr(self, name) for name in names}, "support": support}
+
 
 class Appraised(NamedTuple):
     """Values of n encoded rows.

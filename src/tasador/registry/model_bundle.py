@@ -37,6 +37,7 @@ from tasador.modeling.parity import TOLERANCE
 from tasador.modeling.prediction import Appraised, Explanation, Reasons, Support, Valuation
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOTE, TrainingRows
+from tasador.registry.errors import GOLDEN_ROWS, GoldenRowsError, MisfitError
 from tasador.registry.explainer import Explainer, Wanted
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
@@ -65,64 +66,11 @@ __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
 
 Floats = NDArray[np.float64]
 
-#: Fewest golden rows of a bundle: as many as are written.
-GOLDEN_ROWS = 20
 _MOST_GOLDEN_ROWS = 10_000
 _MOST_LEVELS = 64
 _NO_ROWS = np.empty(0, np.intp)
 #: Errors that are not the bundle's: a disk that is full, a library that is not installed.
 _NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
-
-
-class MisfitError(BundleError):
-    """A bundle whose parts were not made for each other."""
-
-    @classmethod
-    def of(cls, expected: str, got: str) -> MisfitError:
-        """Return the error of a part that is not the one another part needs."""
-        return cls("the bundle's parts do not fit together", expected=expected, got=got)
-
-
-class GoldenRowsError(BundleError):
-    """Golden rows that cannot be read, or that get other answers than where they were written."""
-
-    @classmethod
-    def unreadable(cls, p: int, error: Exception) -> GoldenRowsError:
-        """Return the error of a file that is not one of golden rows of `p` columns."""
-        return cls(
-            f"{GOLDEN} is damaged",
-            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
-            got=str(error),
-        )
-
-    @classmethod
-    def incomplete(cls, rows: int) -> GoldenRowsError:
-        """Return the error of fewer rows than are written."""
-        return cls(
-            f"{GOLDEN} is incomplete",
-            expected=f"at least {GOLDEN_ROWS} golden rows",
-            got=str(rows),
-            remedy="register the model again",
-        )
-
-    @classmethod
-    def differ(cls, row: int, want: float, got: float) -> GoldenRowsError:
-        """Return the error of another answer than the one that was kept."""
-        return cls(
-            "the bundle answers differently on this machine than where it was made",
-            expected=f"{want!r} for golden row {row}",
-            got=repr(got),
-            remedy="install the library versions named in the manifest's lineage",
-        )
-
-    @classmethod
-    def not_finite(cls) -> GoldenRowsError:
-        """Return the error of answers that are NaN or infinite."""
-        return cls(
-            "the bundle's answers are no numbers",
-            expected="finite estimates and intervals for the golden rows",
-            remedy=FETCH_AGAIN,
-        )
 
 
 class _Valued(NamedTuple):

@@ -23,6 +23,7 @@ from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
+from tasador.registry.errors import GOLDEN_ROWS
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
@@ -44,7 +45,7 @@ from tasador.registry.manifest import (
     ModelEntry,
     refuse_foreign,
 )
-from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions
 

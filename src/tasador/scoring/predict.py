@@ -366,14 +366,8 @@ def _plain(predicted: Predicted, row: PredictedRow) -> dict[str, Any]:
     if predicted.unit:
         plain["unit"] = predicted.unit
     plain["warnings"] = [] if found is None else list(found.warnings)
-    support = None if found is None else found.support
-    plain |= {
-        "fsd": None if found is None else found.fsd,
-        "confidence": None if found is None else found.confidence,
-        "confidence_class": None if found is None else found.confidence_class,
-        "support": None if support is None else support.plain(),
-        "no_value": row.no_value,
-    }
+    graded = dict.fromkeys(("fsd", "confidence", "confidence_class", "support"))
+    plain |= (graded if found is None else found.graded()) | {"no_value": row.no_value}
     if row.error:
         plain |= {"row": row.number, "error": row.error}
     return {**plain, "inputs": dict(row.kept)} if row.kept else plain
