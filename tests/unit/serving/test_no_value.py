@@ -99,6 +99,20 @@ def test_a_row_of_too_large_an_error_gets_the_reason_and_no_value(
     assert mlflow["predictions"][1][name] is None
 
 
+def test_a_value_may_be_null_by_the_schema_only_where_a_limit_is_set(serve, confident_bundle):
+    name = confident_bundle.contract.target.prediction_name
+    for limits, one, other in (
+        (ServeLimits(), {"type": "number"}, {"$ref": "#/components/schemas/Interval"}),
+        (ServeLimits(min_support=1), {"anyOf": [{"type": "number"}, {"type": "null"}]}, {}),
+    ):
+        with serve(confident_bundle, no_value=limits).client(timeout=60) as client:
+            schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        fields = schemas["Valuation"]["properties"]
+        assert one.items() <= fields[name].items()
+        assert other.items() <= fields["interval"].items()
+        assert {"fsd", "no_value"} <= set(schemas["Valuation"]["required"])
+
+
 def test_a_row_with_too_few_comparables_gets_no_value(serve, confident_bundle, house):
     far = {**house, "lon": 120.0, "lat": -40.0}
     with serve(confident_bundle, no_value=ServeLimits(min_support=1)).client(timeout=60) as client:

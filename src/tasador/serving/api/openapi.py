@@ -28,6 +28,7 @@ from tasador.serving.errors import MEDIA_TYPE, Problem
 from tasador.serving.http.auth import PUBLIC, SwaggerFile
 from tasador.serving.http.middleware import PROBES
 from tasador.serving.service import Service
+from tasador.settings.serving import ServeLimits
 
 _REFERENCE = "#/components/schemas/{model}"
 _SHOWN_CATEGORIES = 1000
@@ -244,10 +245,12 @@ def row_model(contract: TableContract, profile: Mapping[str, Any] | None = None)
     )
 
 
-def valuation_model(contract: TableContract) -> type[BaseModel]:
-    """Return the model of one estimate."""
+def valuation_model(contract: TableContract, *, withheld: bool = False) -> type[BaseModel]:
+    """Return the model of one estimate; `withheld` tells whether rows may get none."""
     target = contract.target
     grade: Any = Literal["H", "M", "L"]
+    value: Any = float | None if withheld else float
+    interval: Any = Interval | None if withheld else Interval
     estimate = Field(
         description=target.description or f"Estimate of {target.name}",
         json_schema_extra={"unit": target.unit} if target.unit else None,
@@ -255,8 +258,8 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
     made: type[BaseModel] = create_model(
         "Valuation",
         __doc__="One estimate.",
-        **{target.prediction_name: (float | None, estimate)},  # type: ignore[call-overload]
-        interval=(Interval | None, Field(description="null where there is no value")),
+        **{target.prediction_name: (value, estimate)},  # type: ignore[call-overload]
+        interval=(interval, ...),
         warnings=(
             list[str],
             Field(
@@ -283,11 +286,20 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
     return made
 
 
-def request_models(contract: TableContract, profile: Mapping[str, Any], batch: int) -> list[Any]:
-    """Return the models of requests and answers about rows of `contract`."""
+def request_models(
+    contract: TableContract, profile: Mapping[str, Any], batch: int, *, withheld: bool = False
+) -> list[Any]:
+    """Return the models of requests and answers about rows of `contract`.
+
+    Args:
+        contract: The table's contract.
+        profile: Of its training rows.
+        batch: Most rows of a request.
+        withheld: Whether rows may get no value: without limits no client meets null in its place.
+    """
     # made at run time from the contract: names that a type checker cannot follow
     row: Any = row_model(contract, profile)
-    valuation: Any = valuation_model(contract)
+    valuation: Any = valuation_model(contract, withheld=withheld)
     rows = Annotated[list[row], Field(min_length=1, max_length=batch)]
     scale: Any = Literal["log", "none"]
     explanation: Any = create_model(
@@ -461,8 +473,10 @@ class Documentation:
             title = "tasador"
         else:
             key, title = predictor.version, f"tasador: {predictor.contract.title}"
+            service, profile = self._service, predictor.bundle.profile
+            withheld = service.no_value != ServeLimits()
             made = request_models(
-                predictor.contract, predictor.bundle.profile, self._service.limits.batch
+                predictor.contract, profile, service.limits.batch, withheld=withheld
             )
             models = [*_WITHOUT_MODEL, *made]
         if self._made is None or self._made[0] != key:
