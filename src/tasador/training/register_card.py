@@ -139,6 +139,11 @@ def fill_card(
                 metric="MAPE",
             )
         )
+    if report.fsd is not None:
+        shares = np.linspace(1.0, 0.5, 11).tolist()
+        curve = _by_hit_rate(report.fsd, report.relative_errors, shares)
+        median, within = ([one[n] for one in curve] for n in ("median_ape", "within_10"))
+        card.figure(evaluation_plots.hit_rate_curve(shares, median, within))
     card.figure(
         evaluation_plots.predicted_actual(
             report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
@@ -390,26 +395,30 @@ def confidence_figures(report: EvaluationReport, cuts: tuple[float, float]) -> d
          float(np.mean(inside[place == at])))
         for name, at in (("H", 3), ("M", 2), ("L", 1)) if (place == at).any()
     ]  # fmt: skip
-    surest = np.argsort(fsd, kind="stable")
-    curve = []
-    for share in (1.0, 0.9, 0.8, 0.7):
-        kept = np.zeros(len(fsd), dtype=np.bool_)
-        kept[surest[: math.ceil(share * len(fsd))]] = True
-        curve.append((share, float(fsd[kept].max()), *_of_rows(errors, kept)))
     return {
         "held": float(np.mean(errors <= fsd)),
         "classes": [
             dict(zip(("class", "rows", "median_ape", "within_10", "held", "coverage"), one,
                      strict=True)) for one in classes
         ],
-        "hit_rates": [
-            dict(zip(("hit_rate", "max_fsd", "rows", "median_ape", "within_10"), one, strict=True))
-            for one in curve
-        ],
+        "hit_rates": _by_hit_rate(fsd, errors, (1.0, 0.9, 0.8, 0.7)),
     }  # fmt: skip
 
 
-def _of_rows(errors: Floats, rows: NDArray[np.bool_]) -> tuple[int, float, float]:
+def _by_hit_rate(fsd: Floats, errors: Floats, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the errors of the surest `shares` of the rows, and the limit that leaves them."""
+    surest, found = np.argsort(fsd, kind="stable"), []
+    for share in shares:
+        kept = surest[: math.ceil(share * len(fsd))]
+        rows, median, within = _of_rows(errors, kept)
+        found.append(
+            {"hit_rate": share, "max_fsd": float(fsd[kept].max()), "rows": rows,
+             "median_ape": median, "within_10": within}
+        )  # fmt: skip
+    return found
+
+
+def _of_rows(errors: Floats, rows: NDArray[Any]) -> tuple[int, float, float]:
     """Return how many rows there are, their median error and the share within 10%, in percent."""
     own = errors[rows]
     return len(own), float(np.median(own)) * 100.0, float(np.mean(own <= 0.1)) * 100.0
