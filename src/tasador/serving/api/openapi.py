@@ -89,7 +89,7 @@ class Support(BaseModel):
     nearest: float | None = Field(
         None, description="The same in the comparables' scaled space, where that is no place"
     )
-    within_reach: int = Field(ge=0, le=64, description="64 also stands for more")
+    within_reach: int = Field(ge=0, le=64, description="64 means 64 or more")
     outside: list[str] = Field(
         description="Columns outside the training range, alone or beside the row's other values"
     )
