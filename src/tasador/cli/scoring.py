@@ -16,15 +16,19 @@ from tasador.cli.options import (
     AsJson,
     AsOf,
     BundleFolder,
+    Coverage,
     Encoding,
     Engine,
     EngineOption,
+    MaxFsd,
+    MinSupport,
     Model,
     RayAddress,
     Registry,
     Sheet,
     Version,
     Workspace,
+    serve_limits,
 )
 from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
@@ -65,6 +69,9 @@ def predict(
         ),
     ] = None,
     as_of: AsOf = None,
+    coverage: Coverage = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -89,7 +96,10 @@ def predict(
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     names = [name.strip() for name in (keep or "").split(",") if name.strip()]
     asked = Source(sheet=sheet, encoding=encoding)
-    predicted = predict_rows(rows, choice, note, keep=names, asked=asked, as_of=as_of)
+    predicted = predict_rows(
+        rows, choice, note, keep=names, asked=asked, as_of=as_of, coverage=coverage,
+        limits=serve_limits(max_fsd, min_support),
+    )  # fmt: skip
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
     if output is None:
@@ -100,6 +110,9 @@ def predict(
         write_text(output, to_csv(predicted))
         valued = len(predicted.rows) - len(predicted.refused)
         out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+    silent = sum(row.no_value is not None for row in predicted.rows)
+    if silent:
+        err.print(f"[yellow]no value:[/] {silent:,} rows; the column 'no_value' has the reasons")
     _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
 
 
@@ -260,6 +273,9 @@ def score(
     sheet: Sheet = None,
     encoding: Encoding = None,
     as_of: AsOf = None,
+    coverage: Coverage = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     bundle: Annotated[
@@ -301,6 +317,8 @@ def score(
         force=force,
         asked=Source(sheet=sheet, encoding=encoding),
         as_of=as_of,
+        coverage=coverage,
+        limits=serve_limits(max_fsd, min_support),
         explain=explain,
     )
 

@@ -20,6 +20,8 @@ FARTHEST = 1e100
 #: Mean radius of the earth, and what a degree of latitude comes to.
 _EARTH_KM = 6371.0088
 _DEGREE_KM = _EARTH_KM * np.pi / 180.0
+#: Kilometres up to which the earth is flat for the distance to a comparable.
+_FLAT_KM = 50.0
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,38 @@ class ComparablesPlan:
             f"{usual * _DEGREE_KM:,.0f} km)"
             for first, *_, fourth in km.tolist()
         ]
+
+    def support(
+        self,
+        index: ComparablesIndex,
+        points: Floats,
+        beside: tuple[Floats | None, Floats | None, Floats],
+        coordinates: tuple[Column, Column] | None,
+    ) -> tuple[NDArray[np.intp], Floats, str | None]:
+        """Return what rows' estimates rest on.
+
+        Args:
+            index: The comparables.
+            points: Where the rows lie (n, d), in the scaled space.
+            beside: What else they are found by; see `FittedFeatures.beside_place`.
+            coordinates: The contract's.
+
+        Returns:
+            How many comparables lie within reach, at most 64; how far the nearest one is, NaN where
+            none informs the row; the unit: ``km`` for coordinates, None for the scaled space.
+        """
+        count, nearest = index.within_reach(index.asked(points, *beside))
+        there = index.points[nearest]
+        if coordinates is not None and self.near == tuple(column.name for column in coordinates):
+            unit: str | None = "km"
+            distance = _DEGREE_KM * np.sqrt(np.square(points - there).sum(axis=1))
+            away = distance > _FLAT_KM
+            if away.any():
+                here, there = points[away] / self.scale, there[away] / self.scale
+                distance[away] = kilometres(here, there)
+        else:
+            unit, distance = None, np.sqrt(np.square(points - there).sum(axis=1))
+        return count, np.where(nearest < 0, np.nan, distance), unit
 
 
 def kilometres(here: Floats, there: Floats) -> Floats:

@@ -90,6 +90,14 @@ MIGRATIONS = (
             "CREATE INDEX refused_rows_by_time ON refused_rows (time, id)",
         ),
     ),
+    Migration(
+        3,
+        1,
+        (
+            "ALTER TABLE records ADD COLUMN fsd {real}",
+            "ALTER TABLE records ADD COLUMN no_value {text} NOT NULL DEFAULT ''",
+        ),
+    ),
 )
 NEWEST = MIGRATIONS[-1].version
 _TABLE = (

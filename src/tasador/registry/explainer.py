@@ -29,6 +29,7 @@ from tasador.modeling.prediction import (
     Group,
     Reasons,
     Reconciled,
+    Support,
     money_per_score,
 )
 from tasador.modeling.target_transform import TargetTransform
@@ -127,6 +128,28 @@ class Explainer:
         # filled as comparables are asked for: each one's parts are worked out once
         self._parts = np.empty((0 if index is None else index.size, len(self.groups)))
         self._known = np.zeros(len(self._parts), np.bool_)
+
+    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
+        """Return what the estimates of encoded rows (n, p) rest on; None without comparables.
+
+        Args:
+            X: The rows.
+            outside: Shape (n, p): which values lie outside the training range; None for none.
+        """
+        searched = self._searched
+        if searched.plan is None or searched.index is None:
+            return None
+        frame = searched.frame(X)
+        points, beside = searched.plan.points(frame), searched.beside_place(searched.plan, X, frame)
+        count, nearest, unit = searched.plan.support(
+            searched.index, points, beside, self._contract.coordinates
+        )
+        unusual: list[tuple[str, ...]] = [()] * len(X)
+        if outside is not None:
+            names = np.array(self._contract.feature_names)
+            unusual = [tuple(names[row].tolist()) for row in outside]
+        each = zip(nearest.tolist(), count.tolist(), unusual, strict=True)
+        return [Support(None if far != far else far, unit, n, of) for far, n, of in each]
 
     @cached_property
     def groups(self) -> tuple[meaning.Meaning, ...]:

@@ -2,8 +2,7 @@
 
 What a card says is written once, as `sections` of plain texts and tables. The Markdown lies in the
 bundle, where it cannot name the bundle's own hash, and without the rows to review: test rows with
-their estimates, drawn by chance, for the random sample testing that the US rule on automated
-valuation models asks for.
+their estimates, drawn by chance, for the random sample testing that the US rule on AVMs asks for.
 """
 
 from __future__ import annotations
@@ -166,7 +165,7 @@ class ModelDocument:
         facts: Data, lineage and limits.
         headline: Test metrics with 95% intervals; empty while the test part is unopened.
         comparison: The same under random and spatially blocked cross-validation.
-        groups: Figures of test rows by heading: segments, tenths, capped values.
+        groups, tables: Figures of test rows by heading (segments, tenths...), and others.
         ratio_study: The figures of the ratio study on the test rows.
         decisions: How the model was chosen, in order.
         review: Test rows drawn by chance.
@@ -180,6 +179,7 @@ class ModelDocument:
     ratio_study: tuple[RatioFigure, ...] = ()
     decisions: tuple[Decision, ...] = ()
     review: tuple[ReviewRow, ...] = ()
+    tables: tuple[CardTable, ...] = ()
 
     def limits(self) -> list[str]:
         """Return what estimates cannot do, a sentence each."""
@@ -511,7 +511,7 @@ def figure_tables(document: ModelDocument) -> list[CardTable]:
     tables = [group_table(name, found, overall) for name, found in document.groups.items() if found]
     if document.ratio_study:
         tables.insert(0, ratio_table("Ratio study", document.ratio_study))
-    return tables
+    return [*tables, *document.tables]
 
 
 def decision_table(document: ModelDocument, title: str) -> CardTable:

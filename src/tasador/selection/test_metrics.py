@@ -20,8 +20,9 @@ from tasador.selection.families.inputs import fit_model
 from tasador.selection.folds import Fold, held_out
 
 Floats = NDArray[np.float64]
-#: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
-Value = Callable[[Floats], tuple[Floats, Floats, Floats]]
+#: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,), forecast
+#: standard deviations (n,) or None.
+Value = Callable[[Floats], tuple[Floats, Floats, Floats, Floats | None]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class EvaluationReport:
         X: The test part's encoded rows.
         row_hash: Hashes of their content.
         openings: Why the held-out test set was opened, once each.
+        fsd: Forecast standard deviations of their relative errors; None where there are none.
     """
 
     test: dict[str, Estimate]
@@ -105,6 +107,16 @@ class EvaluationReport:
     X: Floats
     row_hash: NDArray[np.uint64]
     openings: tuple[str, ...]
+    fsd: Floats | None = None
+
+    @property
+    def relative_errors(self) -> Floats:
+        """Absolute errors (n,) over the actual values; infinite where that is zero."""
+        errors = np.abs(self.predicted - self.actual)
+        relative: Floats = np.divide(
+            errors, np.abs(self.actual), out=np.full(len(errors), np.inf), where=self.actual != 0
+        )
+        return relative
 
 
 def out_of_fold(
@@ -208,7 +220,7 @@ def evaluate(
     This is the only place that opens it; `reason` is kept in the report.
     """
     part = sealed.open(reason)
-    predicted, lower, upper = value(part.X)
+    predicted, lower, upper, fsd = value(part.X)
     inside = (lower <= part.y) & (part.y <= upper)
 
     def group(name: str, rows: NDArray[np.bool_]) -> Group:
@@ -231,6 +243,7 @@ def evaluate(
         X=part.X,
         row_hash=part.row_hash,
         openings=tuple(sealed.openings),
+        fsd=fsd,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasador.contract.model import TableContract
 from tasador.core import seeds
+from tasador.core.errors import TrainingError
 from tasador.core.parallel import in_parallel
 from tasador.metrics.regression import METRICS, all_metrics
+from tasador.modeling.confidence import ConfidenceModel, JointRange
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.expected_errors import fit_confidence
 from tasador.modeling.parity import Parity, Predict, check_parity
 from tasador.modeling.trend import trend_of
 from tasador.selection.ensembling import (
@@ -53,6 +58,8 @@ from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions, LinearContributions, TreeContributions
 
 Floats = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 _TIMED_CALLS = 200
 _ROWS_FOR_THREADS = 50_000
 
@@ -372,8 +379,51 @@ class Estimates:
         return Estimates(*(np.concatenate(pair) for pair in pairs))
 
 
+def segments_of(contract: TableContract, X: Floats) -> Floats | None:
+    """Return the codes (n,) of the segment column of encoded rows; None without one."""
+    column = contract.with_role("segment")
+    return None if column is None else X[:, contract.position(column.name)]
+
+
+def expected_errors(
+    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
+) -> tuple[ConfidenceModel, bytes] | None:
+    """Learn the size of errors out of fold, with its graph; None where too few rows have one."""
+    settings, train, contract = run.settings.register, made.train, run.settings.contract
+    target = run.transform.forward(train.y)
+    numbers = [
+        position
+        for position, column in enumerate(contract.features)
+        if column.kind in ("number", "integer")
+    ]
+    try:
+        model, graph = fit_confidence(
+            cv.Z,
+            cv.score,
+            target[cv.rows],
+            segments_of(contract, train.X[cv.rows]),
+            JointRange.of(train.X, np.array(numbers, dtype=np.intp)),
+            log=run.transform.kind == "log",
+            coverage=settings.coverage,
+            cuts=settings.confidence_cuts,
+            seed=seeds.derive_seed(run.settings.seed, "confidence"),
+        )
+    except TrainingError as error:
+        _log.warning("estimates get no confidence: %s", error)
+        return None
+    if spatial is not None:
+        rows, Z, score = spatial.rows, spatial.Z, spatial.score
+        segments, far = segments_of(contract, train.X[rows]), made.features.fitted.far(Z)
+        model = model.widened(Z, score, segments, target[rows] - score, far)
+    return model, graph
+
+
 def all_rows(
-    run: RunContext, made: Evidence, onnx: OnnxRegressor, interval: ConformalInterval
+    run: RunContext,
+    made: Evidence,
+    onnx: OnnxRegressor,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None = None,
 ) -> tuple[Evidence, Floats, Estimates]:
     """Return the evidence with every usable row in train, fitted again, and what is known of them.
 
@@ -385,6 +435,7 @@ def all_rows(
         made: The evidence, with the training rows that `onnx` was fitted on.
         onnx: The model that was evaluated.
         interval: Its interval.
+        confidence: How large its errors are where; None takes the interval's width.
 
     Returns:
         The evidence, with trend and features fitted on all rows; what scores (n,) of the former
@@ -417,7 +468,12 @@ def all_rows(
     n, known, level = len(rows.train), made.features.fitted, replace(plain, trend=before)
     Z_held = known.transform(held.X)
     score = onnx.predict(Z_held)
-    low, high = interval.bounds(score, Z_held, known.far(Z_held), level.level_error(held.time))
+    far, level_error = known.far(Z_held), level.level_error(held.time)
+    if confidence is None:
+        low, high = interval.bounds(score, Z_held, far, level_error)
+    else:
+        segments = segments_of(settings.contract, held.X)
+        low, high, _ = confidence.bounds(Z_held, score, segments, far, level_error)
     found = Estimates(np.arange(n, len(train)), score, (high - low) / 2.0).moved(gain)
     every = replace(
         made,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +20,13 @@ from tasador.metrics.regression import (
     label,
     unit_of,
 )
+from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.monotone import promise
 from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
-from tasador.reporting.cards import CardBuilder
+from tasador.reporting.cards import CardBuilder, CardTable
 from tasador.reporting.evaluation_tables import CAP
 from tasador.reporting.model_card import (
     Decision,
@@ -137,6 +140,11 @@ def fill_card(
                 metric="MAPE",
             )
         )
+    if report.fsd is not None:
+        shares = np.linspace(1.0, 0.5, 11).tolist()
+        curve = _by_hit_rate(report.fsd, report.relative_errors, shares)
+        median, within = ([one[n] for one in curve] for n in ("median_ape", "within_10"))
+        card.figure(evaluation_plots.hit_rate_curve(shares, median, within))
     card.figure(
         evaluation_plots.predicted_actual(
             report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
@@ -301,14 +309,22 @@ _ON_TRAIN = "train"
 
 
 def decisions(
-    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings,
+    made: Evidence,
+    choice: FinalChoice,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None = None,
 ) -> tuple[Decision, ...]:
     """Return every choice that was made on the way to the model, in order, with its evidence."""
-    return tuple(_decisions(settings, made, choice, interval))
+    return tuple(_decisions(settings, made, choice, interval, confidence))
 
 
 def _decisions(
-    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings,
+    made: Evidence,
+    choice: FinalChoice,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None,
 ) -> Iterator[Decision]:
     search, sweep, features = made.search, made.sweep.result, made.features.choice
     folds = settings.selection.folds
@@ -390,6 +406,14 @@ def _decisions(
             f"{now['prb']:.3g}; MAPE {was['mape']:.4g} and {now['mape']:.4g}",
             f"{_ON_TRAIN}, out of fold",
         )
+    if confidence is not None:
+        yield Decision(
+            "interval and confidence",
+            f"{interval.coverage:.0%}, scaled by the expected size of the error",
+            f"conformal by segment ({confidence.segments}), tenth of the estimates and of the size",
+            f"{_ON_TRAIN}, out of fold",
+        )
+        return
     yield Decision(
         "interval",
         f"{interval.coverage:.0%}, "
@@ -405,6 +429,7 @@ def document_of(
     report: EvaluationReport,
     made: tuple[Decision, ...],
     choice: FinalChoice,
+    cuts: tuple[float, float] = (85.0, 70.0),
 ) -> ModelDocument:
     """Return what the model card says before there is a bundle."""
     return ModelDocument(
@@ -419,7 +444,76 @@ def document_of(
         },
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
         decisions=made,
+        tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )
+
+
+def confidence_figures(report: EvaluationReport, cuts: tuple[float, float]) -> dict[str, Any]:
+    """Return how the test rows' confidence meets their errors, by class and by hit rate."""
+    fsd, errors = report.fsd, report.relative_errors
+    assert fsd is not None  # noqa: S101 - asked by the callers
+    confidence = 100.0 * np.maximum(0.0, 1.0 - fsd)
+    place = np.array([-np.inf, cuts[1], cuts[0]]).searchsorted(confidence, side="right")
+    inside = (report.lower <= report.actual) & (report.actual <= report.upper)
+    classes = [
+        (name, *_of_rows(errors, place == at), float(np.mean((errors <= fsd)[place == at])),
+         float(np.mean(inside[place == at])))
+        for name, at in (("H", 3), ("M", 2), ("L", 1)) if (place == at).any()
+    ]  # fmt: skip
+    return {
+        "held": float(np.mean(errors <= fsd)),
+        "classes": [
+            dict(zip(("class", "rows", "median_ape", "within_10", "held", "coverage"), one,
+                     strict=True)) for one in classes
+        ],
+        "hit_rates": _by_hit_rate(fsd, errors, (1.0, 0.9, 0.8, 0.7)),
+    }  # fmt: skip
+
+
+def _by_hit_rate(fsd: Floats, errors: Floats, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the errors of the surest `shares` of the rows, and the limit that leaves them."""
+    surest, found = np.argsort(fsd, kind="stable"), []
+    for share in shares:
+        kept = surest[: math.ceil(share * len(fsd))]
+        rows, median, within = _of_rows(errors, kept)
+        found.append(
+            {"hit_rate": share, "max_fsd": float(fsd[kept].max()), "rows": rows,
+             "median_ape": median, "within_10": within}
+        )  # fmt: skip
+    return found
+
+
+def _of_rows(errors: Floats, rows: NDArray[Any]) -> tuple[int, float, float]:
+    """Return how many rows there are, their median error and the share within 10%, in percent."""
+    own = errors[rows]
+    return len(own), float(np.median(own)) * 100.0, float(np.mean(own <= 0.1)) * 100.0
+
+
+def _confidence_tables(report: EvaluationReport, cuts: tuple[float, float]) -> Iterator[CardTable]:
+    found = confidence_figures(report, cuts)
+    yield CardTable(
+        "By class of confidence",
+        ("class", "rows", "median APE (%)", "within 10% (%)", "within the FSD (%)",
+         "interval holds (%)"),
+        tuple(
+            (one["class"], one["rows"], one["median_ape"], one["within_10"], one["held"] * 100.0,
+             one["coverage"] * 100.0)
+            for one in found["classes"]
+        ),
+        note=f"Confidence is 100 (1 - FSD): H from {cuts[0]:g}, M from {cuts[1]:g}. The forecast "
+        "standard deviation (FSD) is to hold 68% of the relative errors; of all test rows it holds "
+        f"{found['held']:.1%}.",
+    )  # fmt: skip
+    yield CardTable(
+        "Errors by hit rate",
+        ("rows valued (%)", "serve.max_fsd", "number", "median APE (%)", "within 10% (%)"),
+        tuple(
+            (one["hit_rate"] * 100.0, one["max_fsd"], one["rows"], one["median_ape"],
+             one["within_10"])
+            for one in found["hit_rates"]
+        ),
+        note="Where only the surest test rows get a value.",
+    )  # fmt: skip
 
 
 def with_bundle(

@@ -20,6 +20,7 @@ from tasador.core.hashing import code_version, to_plain
 from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
+from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
@@ -51,14 +52,17 @@ from tasador.training.final_model import (
     FittedModel,
     all_rows,
     choose_final,
+    expected_errors,
     fit_final,
     is_refitted,
     prove,
+    segments_of,
     spatial_cross_validation,
 )
 from tasador.training.model_steps import pipeline_of
 from tasador.training.register_card import (
     comparison,
+    confidence_figures,
     decisions,
     describe_member,
     document_of,
@@ -84,6 +88,7 @@ class Shipped:
         made: The rows that its model learned from, and their features.
         final: The model.
         interval: The interval, calibrated on errors of the model that was evaluated.
+        confidence: How large its errors are where, and the graph of that model's trees.
         estimates: Estimates of rows by models that had not seen them, forward in time.
         own: What training rows are valued by later; None where they are not known again.
         refitted: Whether another model was evaluated, which had not seen the test part.
@@ -92,6 +97,7 @@ class Shipped:
     made: Evidence
     final: FinalModel
     interval: ConformalInterval
+    confidence: tuple[ConfidenceModel, bytes] | None
     estimates: Estimates
     own: TrainingRows | None
     refitted: bool
@@ -144,19 +150,22 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     spatial_cv = spatial_cross_validation(run, made, choice)
     evaluated = fit_final(run, made, choice)
     interval = _interval(run, made, cv, spatial_cv)
-    report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv)
-    shipped = _shipped(run, made, choice, evaluated, interval)
+    learnt = expected_errors(run, made, cv, spatial_cv)
+    confidence = None if learnt is None else learnt[0]
+    report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence)
+    shipped = _shipped(run, made, choice, evaluated, interval, learnt)
     report = replace(report, openings=tuple(made.rows.test.openings))
-    decided = decisions(run.settings, made, choice, interval)
+    decided = decisions(run.settings, made, choice, interval, confidence)
     checks = _check_monotone(run, made, evaluated.onnx, report)
     unstretched = _unstretched(run, made, evaluated.onnx, report, choice)
+    cuts = run.settings.register.confidence_cuts
     facts = replace(
         _model_facts(made, choice, report, contract, shipped),
         kept=(*(check.sentence for check in checks), *evenness(choice, report, unstretched)),
     )
-    document = document_of(contract, facts, report, decided, choice)
+    document = document_of(contract, facts, report, decided, choice, cuts)
     card_text = to_markdown(document)
-    metrics = metrics_of(made.table.origin, report, choice)
+    metrics = metrics_of(made.table.origin, report, choice, cuts)
     if checks:
         metrics["monotone"] = to_plain(checks)
     if shipped.refitted:
@@ -192,7 +201,8 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
-    show_intervals(card, _calibration(run, made, cv, interval, report), interval.coverage)
+    calibration = _calibration(run, made, cv, interval, report, confidence)
+    show_intervals(card, calibration, interval.coverage)
 
 
 def load_register(run: RunContext, folder: Path) -> TrainedModel:
@@ -208,24 +218,30 @@ def _shipped(
     choice: FinalChoice,
     evaluated: FittedModel,
     interval: ConformalInterval,
+    learnt: tuple[ConfidenceModel, bytes] | None,
 ) -> Shipped:
     """Return the evaluated model, or where that is wanted one fitted again on all rows."""
     cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
-    estimates = Estimates(cv.rows, cv.score, interval.half_width(cv.Z))
+    confidence = None if learnt is None else learnt[0]
+    low, high = _bounds_of(run, made, cv, interval, confidence)
+    estimates = Estimates(cv.rows, cv.score, (high - low) / 2.0)
     own, refitted = _out_of_fold(cv, choice.random_cv), is_refitted(settings, made.rows)
     if refitted:
-        every, gain, held = all_rows(run, made, evaluated.onnx, interval)
+        every, gain, held = all_rows(run, made, evaluated.onnx, interval, confidence)
         estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
         if interval.scale_index is not None:  # features may differ where other gaps are known
             scale = every.features.fitted.names.index(_SCALE)
             interval = replace(interval, scale_index=scale)
+        if learnt is not None:
+            names = every.features.fitted.names
+            learnt = learnt[0].of_features(made.features.fitted.names, names), learnt[1]
         fitted = fit_final(run, every, choice)
     final = prove(run, fitted, every.features.Z, seeds.derive_seed(settings.seed, "parity"))
     rows = None
     if settings.register.out_of_fold and settings.contract.rows_have_identity:
         half = own.half_widths if refitted else None
         rows = TrainingRows.of(every.train.X[own.rows], own.score, half)
-    return Shipped(every, final, interval, estimates, rows, refitted)
+    return Shipped(every, final, interval, learnt, estimates, rows, refitted)
 
 
 def _interval(
@@ -246,19 +262,35 @@ def _interval(
     return interval.widened(errors, spatial.Z, fitted.far(spatial.Z))
 
 
+def _bounds_of(
+    run: RunContext,
+    made: Evidence,
+    cv: CrossValidation,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None,
+    coverage: float | None = None,
+) -> tuple[Floats, Floats]:
+    """Return the ends of the out-of-fold rows' intervals, on the model's scale."""
+    if confidence is None:
+        return interval.bounds(cv.score, cv.Z)
+    segments = segments_of(run.settings.contract, made.train.X[cv.rows])
+    return confidence.bounds(cv.Z, cv.score, segments, coverage=coverage)[:2]
+
+
 def _calibration(
     run: RunContext,
     made: Evidence,
     cv: CrossValidation,
     interval: ConformalInterval,
     report: EvaluationReport,
+    confidence: ConfidenceModel | None,
 ) -> list[tuple[float, float, float, float]]:
     """Return, for several promises: promised, held of the test rows, mean width, constant width.
 
     Each is calibrated on the out-of-fold errors. Widths are those of the out-of-fold rows, in the
     target's unit; the constant one is what the same promise takes without a scale.
     """
-    transform = run.transform
+    transform, fitted = run.transform, made.features.fitted
     errors = transform.forward(made.train.y[cv.rows]) - cv.score
     score = transform.forward(report.predicted)
     off = np.abs(transform.forward(report.actual) - score)
@@ -270,16 +302,22 @@ def _calibration(
             constant = calibrate(errors, cv.Z, promised, None)
         except TrainingError:  # too few rows for so high a promise
             continue
-        factor = own.quantile / interval.quantile if interval.quantile else 1.0
+        factor = np.array(own.quantile / interval.quantile if interval.quantile else 1.0)
+        ends = own.bounds(cv.score, cv.Z)
+        if confidence is not None:
+            asked = min(max(promised, LEAST_COVERAGE), MOST_COVERAGE)
+            ends = _bounds_of(run, made, cv, interval, confidence, asked)
+            Z, segments = fitted.transform(report.X), segments_of(run.settings.contract, report.X)
+            factor = confidence.times_usual(Z, score, segments, asked)
         held = float(np.mean(off <= half * factor))
-        widths = (_mean_width(run, cv, found) for found in (own, constant))
+        widths = (_mean_width(run, found) for found in (ends, constant.bounds(cv.score, cv.Z)))
         rows.append((promised, held, *widths))
     return rows  # type: ignore[return-value]
 
 
-def _mean_width(run: RunContext, cv: CrossValidation, interval: ConformalInterval) -> float:
-    """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
-    low, high = interval.bounds(cv.score, cv.Z)
+def _mean_width(run: RunContext, ends: tuple[Floats, Floats]) -> float:
+    """Return the mean width of intervals given on the model's scale, in the target's unit."""
+    low, high = ends
     return float(np.mean(run.transform.inverse(high) - run.transform.inverse(low)))
 
 
@@ -308,16 +346,22 @@ def _evaluate(
     cv: CrossValidation,
     random_cv: CrossValidation | None,
     spatial_cv: CrossValidation | None,
+    confidence: ConfidenceModel | None,
 ) -> EvaluationReport:
     fitted, at = made.features.fitted, run.settings.contract.timestamp_position
     transform = replace(run.transform, trend=made.rows.trend)
 
-    def value(X: Floats) -> tuple[Floats, Floats, Floats]:
+    def value(X: Floats) -> tuple[Floats, Floats, Floats, Floats | None]:
         Z, dates = fitted.transform(X), None if at is None else X[:, at]
         score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z), transform.level_error(dates))
+        far, level_error, fsd = fitted.far(Z), transform.level_error(dates), None
+        if confidence is None:
+            lower, upper = interval.bounds(score, Z, far, level_error)
+        else:
+            segments = segments_of(run.settings.contract, X)
+            lower, upper, fsd = confidence.bounds(Z, score, segments, far, level_error)
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
-        return estimate, low, high
+        return estimate, low, high, fsd
 
     return evaluate(
         value,
@@ -367,7 +411,9 @@ def _unstretched(
     return transform.inverse(score, None if at is None else report.X[:, at])
 
 
-def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
+def metrics_of(
+    origin: Origin, report: EvaluationReport, choice: FinalChoice, cuts: tuple[float, float]
+) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
         "origin": origin,
@@ -386,7 +432,7 @@ def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) ->
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
-    }
+    } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 
 def write_bundle_of(
@@ -451,6 +497,7 @@ def write_bundle_of(
         ),
         card=card,
         training_rows=shipped.own,
+        confidence=shipped.confidence,
         known_sales=_known_sales(run, every),
         **watched_parts(run, train, shipped.estimates),
     )

@@ -166,6 +166,18 @@ def check_refused(counts: RefusedCounts, valued: int, thresholds: Thresholds) ->
     return Finding("refused", "rows", level, text, numbers)
 
 
+def hit_rate(counts: RefusedCounts, valued: int) -> Iterator[Finding]:
+    """Say which share of the valued rows was answered with a value; nothing where all were."""
+    if not counts.no_value:
+        return
+    share = 1.0 - counts.no_value / max(valued, counts.no_value)
+    text = (
+        f"{share:.1%} of the rows got a value; {counts.no_value:,} of {valued:,} got the reason "
+        "why there is none, and their estimates are watched all the same"
+    )
+    yield Finding("answers", "hit rate", "ok", text, {"share": share, "rows": counts.no_value})
+
+
 def _example(counts: RefusedCounts, name: str, cause: str) -> str:
     found = counts.examples.get((name, cause), "")
     return f" {found}" if found and cause != "missing" else ""
