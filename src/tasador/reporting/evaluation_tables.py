@@ -5,12 +5,11 @@ The fairness table and that of the weakest segments are in English and in Spanis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasador.contract.formats import date_text
-from tasador.core.hashing import to_plain
+from tasador.core.hashing import to_plain, without_nan
 from tasador.core.languages import LANGUAGES, Language, digits_in, number, text_of
 from tasador.metrics.ratio_study import (
     FEWEST_OF_GROUP,
@@ -272,13 +271,13 @@ def _condition(one: Condition, language: Language) -> str:
         levels = _levels(one.others if fewer else one.levels, language)
         key = "is_not" if fewer else "is"
         rule = text_of(_TEXTS, key, language, column=one.column, levels=levels)
-    elif one.low == math.inf:
+    elif not one.known:
         return text_of(_TEXTS, "missing", language, column=one.column)
-    elif one.high == math.inf and one.low is None:
+    elif one.low is None and one.high is None:
         return text_of(_TEXTS, "known", language, column=one.column)
     else:
         low, high = (
-            None if limit is None or math.isinf(limit) else _limit(limit, one.dates, language)
+            None if limit is None else _limit(limit, one.dates, language)
             for limit in (one.low, one.high)
         )
         if low is not None and high is not None:
@@ -320,13 +319,13 @@ def plain_groups(
     found: dict[str, dict[str, Any]] = {}
     if groups:
         said = {language: off_sentences(groups, language) for language in LANGUAGES}
-        found["fairness"] = {"groups": to_plain(groups), "off": said}
+        found["fairness"] = {"groups": without_nan(to_plain(groups)), "off": said}
     if weakest is not None:
         rules = [
             {language: rule_text(one.rule, language) for language in LANGUAGES}
             for one in weakest.segments
         ]
-        found["weakest_segments"] = {**to_plain(weakest), "rules": rules}
+        found["weakest_segments"] = {**without_nan(to_plain(weakest)), "rules": rules}
     return found
 
 

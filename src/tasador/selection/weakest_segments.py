@@ -46,6 +46,7 @@ class Condition:
         levels: Levels of a category, the most frequent first; empty for other columns.
         others: The levels that do not meet it.
         missing: Whether rows without a value meet it.
+        known: Whether rows with a value may meet it.
         dates: Whether the limits are dates, in seconds since 1970 UTC.
     """
 
@@ -55,6 +56,7 @@ class Condition:
     levels: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     missing: bool = True
+    known: bool = True
     dates: bool = False
 
     def holds(self, contract: TableContract, X: Floats) -> Flags:
@@ -65,7 +67,7 @@ class Condition:
             nothing = nothing | (x >= len(column.categories))
             found = np.isin(x, [column.categories.index(level) for level in self.levels])
         else:
-            found = np.ones(len(x), np.bool_)
+            found = np.full(len(x), self.known)
             if self.low is not None:
                 found &= x > self.low
             if self.high is not None:
@@ -158,7 +160,8 @@ def _larger(errors: Floats, others: Floats, z: float = _Z) -> bool:
     if min(len(errors), len(others)) < 2:
         return False
     spread = sum(float(np.var(values, ddof=1)) / len(values) for values in (errors, others))
-    return float(np.mean(errors) - np.mean(others)) > z * math.sqrt(spread)
+    mean, other = float(np.mean(errors)), float(np.mean(others))
+    return mean - other > max(z * math.sqrt(spread), 1e-9 * mean)  # equal, but for rounding
 
 
 @dataclass(frozen=True)
@@ -195,13 +198,16 @@ def _rules(
         node: int, rows: Flags, rule: dict[str, Condition]
     ) -> Iterator[tuple[tuple[Condition, ...], float]]:
         place, grown = int(tree.tree_.feature[node]), tree.tree_
-        one, x = columns[place], seen[:, place]
-        missing_left = bool(grown.missing_go_to_left[node])
-        # limits in double precision: the tree's are in single
-        limit = _limit(one, one.values[rows], float(grown.threshold[node]))
-        left = np.where(np.isnan(x), missing_left, one.values <= limit)
-        parts = clipped[rows & left], clipped[rows & ~left]
-        if place < 0 or not (_larger(*parts, _SPLIT_Z) or _larger(*parts[::-1], _SPLIT_Z)):
+        left, differ = rows, False
+        if place >= 0:
+            one, x = columns[place], columns[place].values
+            missing_left = bool(grown.missing_go_to_left[node])
+            # the limit in double precision, as rows are compared later: the tree's is in single
+            limit = _limit(one, x[rows], float(grown.threshold[node]))
+            left = np.where(np.isnan(x), missing_left, x <= limit)
+            parts = clipped[rows & left], clipped[rows & ~left]
+            differ = _larger(*parts, _SPLIT_Z) or _larger(*parts[::-1], _SPLIT_Z)
+        if not differ:
             error = float(np.mean(errors[rows]))
             if rule and error > mean:
                 yield tuple(rule.values()), error
@@ -264,6 +270,8 @@ def _narrowed(
     """Return a condition with one more limit, on the same column."""
     missing = missing and before.missing
     if one.column.kind != "category":
+        if not math.isfinite(limit):
+            return replace(before, known=before.known and not low, missing=missing)
         if low:
             return replace(before, low=limit, missing=missing)
         return replace(before, high=limit, missing=missing)

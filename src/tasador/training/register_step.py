@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
-from tasador.core.hashing import code_version, to_plain
+from tasador.core.hashing import code_version, to_plain, without_nan
 from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.row_groups import declared_groups
@@ -366,8 +366,8 @@ def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) ->
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
-        "weakest_segments": to_plain(report.weakest),
-        **({"fairness": to_plain(report.fairness)} if report.fairness else {}),
+        "weakest_segments": without_nan(to_plain(report.weakest)),
+        **({"fairness": without_nan(to_plain(report.fairness))} if report.fairness else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -92,6 +93,9 @@ def test_what_other_rows_do_not_show_is_left_out() -> None:
         CONTRACT, X, errors, (Z, actual, actual * (1 + spread(Z, Z[:, 0] < 0, 2))), dated=False
     )
     assert not any("area" in rule for rule in text(result))
+    one = from_dict({"name": "t", "columns": {"a": {"kind": "number"}}, "target": {"name": "y"}})
+    alone = weakest_segments(one, X[:, :1], errors, (Z[:, :1], actual, actual * 1.01), dated=False)
+    assert alone.segments == ()
     few = weakest_segments(CONTRACT, X[:40], errors[:40], (Z, actual, actual), dated=False)
     assert (few.segments, few.rows, few.mape) == ((), 2000, 0.0)
 
@@ -130,6 +134,8 @@ def test_rules_read_as_people_speak_in_both_languages() -> None:
     assert rule_text(rule, "es") == "50,5 < area ≤ 1250 y zip no es 007, 008, 009, 010 o 011"
     few = Condition("zip", levels=tuple(LEVELS[:6]), others=tuple(LEVELS[6:]), missing=True)
     assert rule_text((few,)) == "(zip is 000, 001, 002, 003 or 2 others or missing)"
+    assert rule_text((Condition("built", known=False),), "es") == "built sin valor"
+    assert rule_text((Condition("built", missing=False),)) == "built known"
     sold = Condition("sold", low=16_000 * DAY, missing=False, dates=True)
     assert rule_text((sold,)) == "sold > 2013-10-22"
 
@@ -143,6 +149,7 @@ def test_the_table_compares_with_all_rows_and_the_json_has_the_words() -> None:
     assert table.rows[-1][3] == "1,00"
     assert float(str(table.rows[0][3]).replace(",", ".")) > 2
     plain = plain_groups((), result)["weakest_segments"]
+    json.dumps(plain, allow_nan=False)
     assert plain["rules"][0] == {language: rule_text(result.segments[0].rule, language)
                                  for language in ("en", "es")}  # fmt: skip
     assert weakest_table(WeakestSegments((), 10, 1.0, 1.0)) == []
