@@ -67,9 +67,13 @@ _MODELS = (*_FEATURES, "metrics", "trees", "modeling", "selection", "training.mo
 
 
 def _contract(run: RunContext) -> str:
-    """Hash of the contract without its source: where a table lies does not change its result."""
+    """Hash of the contract without its source: where a table lies does not change its result.
+
+    By which groups figures are compared changes the last step alone.
+    """
     plain = run.settings.contract.to_dict()
-    return fingerprint({key: value for key, value in plain.items() if key != "source"})
+    others = ("source", "fairness")
+    return fingerprint({key: value for key, value in plain.items() if key not in others})
 
 
 def _recording(run: RunContext) -> list[str]:
@@ -156,12 +160,14 @@ REGISTER = Step(
         "monitoring.column_summary",
         "training.selection_card",
         "reporting.model_card",
+        "reporting.evaluation_tables",
     ),
     lambda run: [
         run.settings.register,
         run.settings.tracking,
         run.settings.contract.model_name,
         run.settings.model.even_ratios,
+        run.settings.contract.fairness,
     ],
     register_step.register,
     register_step.load_register,

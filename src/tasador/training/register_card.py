@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.metrics.ratio_study import ratio_figures
+from tasador.metrics.ratio_study import CHASED, FEWEST_OF_GROUP, ratio_figures, sales_chasing
 from tasador.metrics.regression import (
     ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
     label,
+    median_ape,
     unit_of,
 )
 from tasador.modeling.confidence import ConfidenceModel
@@ -27,7 +28,7 @@ from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder, CardTable
-from tasador.reporting.evaluation_tables import CAP
+from tasador.reporting.evaluation_tables import CAP, off_sentences
 from tasador.reporting.model_card import (
     Decision,
     ModelDocument,
@@ -131,6 +132,10 @@ def fill_card(
                 f"Ratio study: {label(figure.name)} {figure.value:.3f} is not met "
                 f"(accepted {low:g} to {high:g})."
             )
+    for sentence in off_sentences(document.fairness):
+        card.warn(sentence)
+    if document.weakest is not None and not document.weakest.segments:
+        card.note("No segment of the table is valued worse than the others beyond chance.")
     if report.segments:
         card.figure(
             evaluation_plots.segment_bars(
@@ -164,6 +169,28 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
     card.figure(
         evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
+
+
+def show_known_again(card: CardBuilder, price: Floats, estimate: Floats, on_test: float) -> None:
+    """Say whether rows that the bundle knows are valued too near their prices: sales chasing.
+
+    Args:
+        card: The step's card.
+        price: Shape (k,): what training rows cost.
+        estimate: Shape (k,): what the bundle says that they are worth.
+        on_test: Median absolute percentage error on the test part.
+    """
+    if len(price) < FEWEST_OF_GROUP:
+        return
+    found = sales_chasing(estimate / price)
+    signs = f"{found.signs} of 2 signs" if found.signs else "no sign"
+    (card.warn if found.suspected else card.note)(
+        f"Training rows valued again: {signs} of sales chasing. Their median APE is "
+        f"{median_ape(price, estimate):.1f}%, that of the test part {on_test:.1f}%; "
+        f"{found.share:.1%} of their ratios lie from {CHASED[0]} to {CHASED[1]} "
+        f"({found.expected:.1%} expected of a normal distribution), {found.jump:.1%} at one ratio "
+        "near 1."
     )
 
 
@@ -443,6 +470,8 @@ def document_of(
             CAP: report.capped,
         },
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
+        fairness=report.fairness,
+        weakest=report.weakest,
         decisions=made,
         tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )

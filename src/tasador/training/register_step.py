@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
-from tasador.core.hashing import code_version, to_plain
+from tasador.core.hashing import code_version, to_plain, without_nan
 from tasador.data import sources
 from tasador.data.profile import reference_profile
+from tasador.data.row_groups import declared_groups
 from tasador.data.table import Origin, Part
+from tasador.metrics.ratio_study import By
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval, calibrate
 from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
@@ -72,6 +74,7 @@ from tasador.training.register_card import (
     show_choice,
     show_diagnostics,
     show_intervals,
+    show_known_again,
     show_stretch,
     with_bundle,
 )
@@ -139,6 +142,8 @@ _log = logging.getLogger(__name__)
 _SCALE = "comparables_spread"
 _PROMISES = (0.5, 0.8, 0.9, 0.95)
 _PAIRS = 10_000
+#: Most training rows that are valued again.
+_VALUED_AGAIN = 5000
 
 
 def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
@@ -201,6 +206,7 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
+    show_known_again(card, *_known_again(run, made, bundle), report.test["median_ape"].value)
     calibration = _calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, calibration, interval.coverage)
 
@@ -363,6 +369,17 @@ def _evaluate(
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
         return estimate, low, high, fsd
 
+    def groups(part: Part) -> By:
+        contract = run.settings.contract
+        if not contract.fairness:
+            return {}
+        frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
+        return declared_groups(contract, part, frame)
+
+    actual = made.train.y[cv.rows]
+    errors = np.full(len(actual), np.nan)
+    off = 100.0 * np.abs(run.transform.inverse(cv.score) - actual)
+    np.divide(off, np.abs(actual), out=errors, where=actual != 0)
     return evaluate(
         value,
         made.rows.test,
@@ -374,6 +391,8 @@ def _evaluate(
         draws=run.settings.register.bootstrap_draws,
         seed=run.settings.seed,
         reason="final figures of the registered model",
+        found_on=(made.train.X[cv.rows], errors),
+        by=groups,
     )
 
 
@@ -411,6 +430,19 @@ def _unstretched(
     return transform.inverse(score, None if at is None else report.X[:, at])
 
 
+def _known_again(run: RunContext, made: Evidence, bundle: ModelBundle) -> tuple[Floats, Floats]:
+    """Return what training rows cost and what the bundle says that they are worth, each (k,).
+
+    Of many rows, an even part; none without a positive price.
+    """
+    train, transform = made.train, replace(run.transform, trend=made.rows.trend)
+    rows = np.linspace(0, len(train) - 1, min(len(train), _VALUED_AGAIN)).astype(np.intp)
+    rows = rows[train.y[rows] > 0]
+    dates = None if train.time is None else train.time[rows]
+    paid = transform.recorded(transform.forward(train.y[rows]), dates)
+    return paid, bundle.predict(train.X[rows])
+
+
 def metrics_of(
     origin: Origin, report: EvaluationReport, choice: FinalChoice, cuts: tuple[float, float]
 ) -> dict[str, Any]:
@@ -432,6 +464,8 @@ def metrics_of(
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
+        "weakest_segments": without_nan(to_plain(report.weakest)),
+        **({"fairness": without_nan(to_plain(report.fairness))} if report.fairness else {}),
     } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 
