@@ -16,7 +16,9 @@ from hypothesis import settings
 from fixtures.command_line import logging_as_before
 from tasador.contract.model import Column, Ratio, TableContract, Target
 from tasador.features.pipeline import FeaturePipeline
+from tasador.modeling.confidence import JointRange
 from tasador.modeling.conformal import calibrate
+from tasador.modeling.expected_errors import fit_confidence
 from tasador.modeling.parity import check_parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.registry.writer import BundleParts, write_bundle
@@ -140,6 +142,28 @@ def written_bundle(bundle_parts, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "houses"
     write_bundle(folder, bundle_parts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def confident_bundle(bundle_parts, house_rows, tmp_path_factory):
+    """The bundle of houses with an error model: errors are larger with more income."""
+    X, _price = house_rows
+    Z = bundle_parts.features.transform(X)
+    score = OnnxRegressor(bundle_parts.model).predict(Z)
+    noise = np.random.default_rng(2).normal(size=len(X))
+    made = fit_confidence(
+        Z,
+        score,
+        score + noise * (0.03 + 0.05 * X[:, 2]),
+        X[:, 5],
+        JointRange.of(X, np.arange(5)),
+        log=True,
+        coverage=0.9,
+        cuts=(85.0, 70.0),
+        seed=0,
+    )
+    folder = tmp_path_factory.mktemp("confident") / "houses"
+    return write_bundle(folder, dataclasses.replace(bundle_parts, confidence=made))
 
 
 @pytest.fixture

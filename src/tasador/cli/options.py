@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tasador.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tasador.settings.serving import ServeLimits
 
 #: Former spellings of options, still taken and in no help.
 FORMER_SPELLINGS = {
@@ -74,6 +77,11 @@ class OptionsError(ConfigError):
         return cls("no key to sign with", expected=expected, remedy="tasador sign --make-key")
 
     @classmethod
+    def of_max_fsd(cls, got: float) -> OptionsError:
+        """Return the error of a limit that no row could be within."""
+        return cls("--max-fsd is out of range", expected="a share above 0", got=f"{got:g}")
+
+    @classmethod
     def no_keys_file(cls) -> OptionsError:
         """Return the error of `tasador keys` without a file."""
         remedy = "use --file, or set TASADOR_SECURITY__KEYS_FILE"
@@ -116,6 +124,27 @@ AsOf = Annotated[
         "--as-of", metavar="DATE", help="Day to value as of", show_default="each row's own date"
     ),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE", help="Share of truths the intervals hold, 0.5 to 0.99",
+        show_default="the model's",
+    ),
+]  # fmt: skip
+MaxFsd = Annotated[
+    float | None,
+    typer.Option(
+        "--max-fsd", metavar="SHARE", envvar="TASADOR_SERVE__MAX_FSD", show_envvar=True,
+        help="No value where a larger error is to be expected, e.g. 0.25",
+    ),
+]  # fmt: skip
+MinSupport = Annotated[
+    int,
+    typer.Option(
+        "--min-support", metavar="N", min=0, max=64, envvar="TASADOR_SERVE__MIN_SUPPORT",
+        show_envvar=True, help="No value with fewer comparables within reach",
+    ),
+]  # fmt: skip
 NoHeader = Annotated[bool, typer.Option("--no-header", help="The file has no line of column names")]
 
 # Which model a command uses
@@ -196,3 +225,16 @@ RayAddress = Annotated[
         show_default="a cluster started here",
     ),
 ]  # fmt: skip
+
+
+def serve_limits(max_fsd: float | None, min_support: int) -> ServeLimits:
+    """Return when a row gets no value.
+
+    Raises:
+        ConfigError: The largest forecast standard deviation is not above zero.
+    """
+    from tasador.settings.serving import ServeLimits
+
+    if max_fsd is not None and not max_fsd > 0:
+        raise OptionsError.of_max_fsd(max_fsd)
+    return ServeLimits(max_fsd, min_support)

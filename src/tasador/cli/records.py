@@ -279,7 +279,7 @@ def overrides(
     as_json: AsJson = False,
     database: DatabaseOption = None,
 ) -> None:
-    """List what reviewers set in place of estimates: who, when and why, the newest first.
+    """List overrides of reviewers: who, when and why, newest first.
 
     Examples:
         tasador records overrides --since 30d

@@ -18,16 +18,19 @@ from tasador.cli.options import (
     AsJson,
     AsOf,
     BundleFolder,
-    DatabaseOption,
+    Coverage,
     Encoding,
     Engine,
     EngineOption,
+    MaxFsd,
+    MinSupport,
     Model,
     RayAddress,
     Registry,
     Sheet,
     Version,
     Workspace,
+    serve_limits,
 )
 from tasador.cli.output import err, escape, note, out
 from tasador.core.errors import DataError
@@ -72,6 +75,9 @@ def predict(
         ),
     ] = None,
     as_of: AsOf = None,
+    coverage: Coverage = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -96,7 +102,10 @@ def predict(
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     names = [name.strip() for name in (keep or "").split(",") if name.strip()]
     asked = Source(sheet=sheet, encoding=encoding)
-    predicted = predict_rows(rows, choice, note, keep=names, asked=asked, as_of=as_of)
+    predicted = predict_rows(
+        rows, choice, note, keep=names, asked=asked, as_of=as_of, coverage=coverage,
+        limits=serve_limits(max_fsd, min_support),
+    )  # fmt: skip
     if predicted.origin == "synthetic":
         err.print(_SYNTHETIC)
     if output is None:
@@ -107,6 +116,9 @@ def predict(
         write_text(output, to_csv(predicted))
         valued = len(predicted.rows) - len(predicted.refused)
         out.print(f"wrote {valued:,} valuations to {escape(str(output))}")
+    silent = sum(row.no_value is not None for row in predicted.rows)
+    if silent:
+        err.print(f"[yellow]no value:[/] {silent:,} rows; the column 'no_value' has the reasons")
     _list_refused([f"row {row.number}: {row.error}" for row in predicted.refused])
 
 
@@ -250,8 +262,8 @@ def score(
         str | None,
         typer.Option(
             metavar="COLUMNS",
-            help="Input columns to copy: a,b or * or none",
-            show_default="identifiers; in .xlsx the model's inputs too",
+            help="Columns to copy: a,b or * or none",
+            show_default="identifiers; .xlsx: inputs too",
         ),
     ] = None,
     previous: Annotated[
@@ -260,15 +272,6 @@ def score(
             metavar="COLUMN",
             help="Former values, for .xlsx",
             show_default="the one column with the role rival",
-        ),
-    ] = None,
-    large_change: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            metavar="SHARE",
-            help="Change against them to flag, for .xlsx",
-            show_default="0.2",
         ),
     ] = None,
     comparables: Annotated[
@@ -301,6 +304,9 @@ def score(
     sheet: Sheet = None,
     encoding: Encoding = None,
     as_of: AsOf = None,
+    coverage: Coverage = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     bundle: Annotated[
@@ -315,31 +321,26 @@ def score(
     alias: Alias = None,
     version: Version = None,
     registry: Registry = None,
-    database: DatabaseOption = None,
     workspace: Workspace = WORKSPACE,
 ) -> None:
     """Estimate whole files on all cores.
 
     An interrupted run continues where it stopped when the same command is run again. A row that
-    does not meet the contract gets an error instead of an estimate, as from the service. An .xlsx
-    is a workbook for a desk review: fill in its overrides, and give it to `tasador review`.
+    does not meet the contract gets an error, no estimate. An .xlsx is for people: see `review`.
 
     Examples:
         tasador score 'rows/*.parquet' --output scored/
         tasador score sales.csv -o review.xlsx --previous assessed --lang es
-        tasador score rows.csv.gz -o scored.parquet --columns none
     """
     from tasador.contract.model import Source
     from tasador.core.errors import ConfigError
     from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows
     from tasador.scoring.files import ScoreRequest, find_inputs, score_files
-    from tasador.scoring.review import ReviewRequestError
 
     kept = None if columns is None else tuple(c.strip() for c in columns.split(",") if c.strip())
     kept = () if kept == ("none",) else kept
     own = {
-        "--previous": previous, "--large-change": large_change, "--comparables": comparables,
-        "--lang": lang, "--database": database,
+        "--previous": previous, "--comparables": comparables, "--lang": lang,
     }  # fmt: skip
     others = {
         "--format": format_, "--workers": workers, "--explain": explain or None,
@@ -355,6 +356,8 @@ def score(
         force=force,
         asked=Source(sheet=sheet, encoding=encoding),
         as_of=as_of,
+        coverage=coverage,
+        limits=serve_limits(max_fsd, min_support),
         explain=explain,
     )
 
@@ -372,13 +375,15 @@ def score(
     if to.lower().endswith(".xlsx"):
         asked = _review_request(files, request, own, others)
     elif taken := [name for name, value in own.items() if value is not None]:
+        from tasador.scoring.review import ReviewRequestError
+
         raise ReviewRequestError.only_for_workbooks(taken[0])
     else:
         asked = None
     with chosen_bundle(choice, fits=fits_rows(files[0], request.asked), tell=note) as chosen:
         loaded = chosen.load()
         if asked is not None:
-            _write_workbook(loaded, asked, database, workspace)
+            _write_workbook(loaded, asked, workspace)
             return
         if engine is Engine.ray:
             from tasador.core.parallel import RaySettings
@@ -418,25 +423,24 @@ def _review_request(
     if len(files) > 1:
         raise ReviewRequestError.one_file(len(files))
     named = {
-        "previous": own["--previous"], "large_change": own["--large-change"],
-        "comparables": own["--comparables"], "language": own["--lang"],
+        "previous": own["--previous"], "comparables": own["--comparables"],
+        "language": own["--lang"],
     }  # fmt: skip
     given = {name: value for name, value in named.items() if value is not None}
     return ReviewRequest(
         files[0], request.out, getpass.getuser(), request.columns, asked=request.asked,
-        as_of=request.as_of, **given,
+        as_of=request.as_of, coverage=request.coverage, limits=request.limits, **given,
     )  # fmt: skip
 
 
-def _write_workbook(
-    bundle: ModelBundle, request: ReviewRequest, database: str | None, workspace: Path
-) -> None:
+def _write_workbook(bundle: ModelBundle, request: ReviewRequest, workspace: Path) -> None:
     from tasador.cli.records import opened_records, record_settings
     from tasador.scoring.review import write_review_file
 
     if bundle.origin == "synthetic":
         err.print(_SYNTHETIC)
-    if database is None and workspace != WORKSPACE and not os.environ.get("TASADOR_RECORDS__URL"):
+    database = None
+    if workspace != WORKSPACE and not os.environ.get("TASADOR_RECORDS__URL"):
         database = f"sqlite:///{workspace / 'tasador.db'}"
     with opened_records(record_settings(database), new=True) as opened:
         done = write_review_file(bundle, request, opened, note)

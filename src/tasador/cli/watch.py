@@ -61,6 +61,7 @@ _TITLES = {
     "estimate": "Estimated performance",
     "label": "Label drift", "concept": "Concept drift", "prediction": "Predictions",
     "latency": "Latency", "failures": "Failures",
+    "answers": "Rows with a value",
 }  # fmt: skip
 _MET = {True: ("met", "green"), False: ("not met", "red"), None: ("", "")}
 _BARS = "▁▂▃▄▅▆▇█"

@@ -346,6 +346,11 @@ class TrainingRange:
             most.append(np.inf if high is None else float(high))
         self._least, self._most = np.array(least), np.array(most)
 
+    def outside(self, X: Floats) -> Flags:
+        """Return which values (n, p) lie outside; missing ones do not, unknown levels do."""
+        beyond: Flags = (self._least > X) | (self._most < X)
+        return beyond
+
     def notes(self, X: Floats) -> dict[int, list[str]]:
         """Return what the sender of encoded rows (n, p) should know, by row; usual rows are absent.
 

@@ -214,7 +214,7 @@ class ComparablesIndex:
             _logger.warning("comparables are found by scipy, not by the kernel: %s", error)
             return None
         rows = self._proof_rows()
-        asked = self._asked(*rows)
+        asked = self.asked(*rows)
         found = compact.features(*asked)
         if found is not None and np.array_equal(found, self._features(*asked), equal_nan=True):
             return compact
@@ -233,13 +233,14 @@ class ComparablesIndex:
         times = None if self.times is None else self.times[np.concatenate([at, at[::-1]])]
         return np.concatenate([self.points[at], beside]), similar, times, self.context[twice]
 
-    def _asked(
+    def asked(
         self,
         points: Floats,
         similar: Floats | None,
         times: Floats | None,
         context: Floats | None,
     ) -> Asked:
+        """Return rows as they are searched; the arguments are those of `features`."""
         places, limits = self._dated(points, times)
         return Asked(places, similar, limits, context if self.excludes_own else None)
 
@@ -272,6 +273,26 @@ class ComparablesIndex:
         known = near.distance[np.isfinite(near.distance[:, -1]), -1]
         usual = float(np.quantile(known, REACH_QUANTILE)) if len(known) else 0.0
         return usual if usual > 0.0 else np.inf
+
+    def within_reach(self, asked: Asked) -> tuple[Positions, Positions]:
+        """Return how many rows within `reach` inform each row, 64 at most, and the nearest.
+
+        The nearest is a position among the training rows; -1 where none informs the row.
+        """
+        k = np.arange(1, min(STEPS[-1], self.size) + 1)
+        distance, index = self._tree.query(asked.places, k=k)
+        rows = np.zeros(len(index), dtype=np.bool_)
+        if asked.limits is not None:
+            rows |= (index >= asked.limits[:, None]).any(axis=1)
+        if asked.context is not None:
+            rows |= distance[:, 0] == 0.0
+        if rows.any():  # the others' nearest all inform them
+            near = self._restricted(asked.take(np.flatnonzero(rows)), len(k))
+            distance[rows], index[rows] = near.distance, near.index
+            # the farthest of too few is repeated: it counts once
+            distance[:, 1:][np.diff(index, axis=1) == 0] = np.inf
+        known = np.isfinite(distance[:, 0])
+        return (distance <= self.reach).sum(axis=1) * known, np.where(known, index[:, 0], -1)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kernel's addresses to this process."""
@@ -310,7 +331,7 @@ class ComparablesIndex:
             times: Shape (n,): when they are valued, in seconds; NaN, or None, is after all sales.
             context: Shape (n, c): their own; without it a row may find itself.
         """
-        return self._neighbours(self._asked(points, similar, times, context), k)
+        return self._neighbours(self.asked(points, similar, times, context), k)
 
     def _neighbours(self, asked: Asked, k: int = STEPS[-1]) -> Neighbours:
         if self.restricted:
@@ -392,7 +413,7 @@ class ComparablesIndex:
             context: Shape (n, c): their own; without it a row may find itself.
             out: Shape (n, q), a row's numbers side by side: where to write them; else a new array.
         """
-        asked = self._asked(points, similar, times, context)
+        asked = self.asked(points, similar, times, context)
         if self._compact is not None:
             found = self._compact.features(*asked, out)
             if found is not None:

@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     limits: Positions | None
     context: Floats | None
 
-    def take(self, rows: slice) -> Asked:
+    def take(self, rows: slice | Positions) -> Asked:
         """Return some of the rows."""
         return Asked(*(None if values is None else values[rows] for values in self))  # type: ignore[arg-type]
 

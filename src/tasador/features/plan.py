@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ FARTHEST = 1e100
 #: Mean radius of the earth, and what a degree of latitude comes to.
 _EARTH_KM = 6371.0088
 _DEGREE_KM = _EARTH_KM * np.pi / 180.0
+#: Kilometres up to which the earth is flat for the distance to a comparable.
+_FLAT_KM = 50.0
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,38 @@ class ComparablesPlan:
             for first, *_, fourth in km.tolist()
         ]
 
+    def support(
+        self,
+        index: ComparablesIndex,
+        points: Floats,
+        beside: tuple[Floats | None, Floats | None, Floats],
+        coordinates: tuple[Column, Column] | None,
+    ) -> tuple[NDArray[np.intp], Floats, str | None]:
+        """Return what rows' estimates rest on.
+
+        Args:
+            index: The comparables.
+            points: Where the rows lie (n, d), in the scaled space.
+            beside: What else they are found by; see `FittedFeatures.beside_place`.
+            coordinates: The contract's.
+
+        Returns:
+            How many comparables lie within reach, at most 64; how far the nearest one is, NaN where
+            none informs the row; the unit: ``km`` for coordinates, None for the scaled space.
+        """
+        count, nearest = index.within_reach(index.asked(points, *beside))
+        there = index.points[nearest]
+        if coordinates is not None and self.near == tuple(column.name for column in coordinates):
+            unit: str | None = "km"
+            distance = _DEGREE_KM * np.sqrt(np.square(points - there).sum(axis=1))
+            away = distance > _FLAT_KM
+            if away.any():
+                here, there = points[away] / self.scale, there[away] / self.scale
+                distance[away] = kilometres(here, there)
+        else:
+            unit, distance = None, np.sqrt(np.square(points - there).sum(axis=1))
+        return count, np.where(nearest < 0, np.nan, distance), unit
+
 
 def kilometres(here: Floats, there: Floats) -> Floats:
     """Return the great-circle distances (n,) between (longitude, latitude) in degrees (n, 2)."""
@@ -176,8 +210,34 @@ def neighbourly_order(places: Floats) -> NDArray[np.intp]:
     return np.argsort(strip + 0.99 * turned + 1e-3 * x)
 
 
+def columns_apart(contract: TableContract, monotone: Collection[str]) -> frozenset[str]:
+    """Return the monotone columns and all that follows from them, ratios included.
+
+    Whatever else is made from one of these could fall while it rises.
+    """
+    apart = set(monotone)
+    while True:
+        found = {
+            column.name
+            for column in contract.columns
+            if column.derive is not None and not apart.isdisjoint(column.derive.columns)
+        }
+        found |= {
+            ratio.name
+            for ratio in contract.ratios
+            if not apart.isdisjoint((ratio.numerator, ratio.denominator))
+        }
+        if found <= apart:
+            return frozenset(apart)
+        apart |= found
+
+
 def plan_comparables(
-    contract: TableContract, frame: NumericFrame, target: Floats, settings: FeatureSettings
+    contract: TableContract,
+    frame: NumericFrame,
+    target: Floats,
+    settings: FeatureSettings,
+    apart: frozenset[str] = frozenset(),
 ) -> ComparablesPlan | None:
     """Decide from the training rows how comparables are searched; None when nothing can span.
 
@@ -186,16 +246,18 @@ def plan_comparables(
         frame: The training rows' numbers.
         target: Shape (n,): transformed target.
         settings: Bounds the number of columns.
+        apart: Columns by which none are found, nor told apart, and which none describe.
     """
     declared, coordinates = contract.comparables, contract.coordinates
     strength = dict(
         zip(frame.names, np.abs(rank_correlations(frame.values, target)).tolist(), strict=True)
     )
-    ranked = sorted(strength, key=lambda name: (-strength[name], name))
-    if declared.near:
-        near = declared.near
+    ranked = sorted(strength.keys() - set(apart), key=lambda name: (-strength[name], name))
+    declared_near = tuple(name for name in declared.near if name not in apart)
+    if declared_near:
+        near = declared_near
         scale = _standard_scale(frame, near, strength)
-    elif coordinates is not None:
+    elif coordinates is not None and apart.isdisjoint(c.name for c in coordinates):
         near = (coordinates[0].name, coordinates[1].name)
         latitude = float(np.median(frame.column(near[1])))
         scale = np.array([np.cos(np.deg2rad(latitude)), 1.0])
@@ -206,7 +268,8 @@ def plan_comparables(
     if not near:
         return None
     others = [name for name in ranked if coordinates is None or name not in near]
-    similar_by = declared.similar_by or next(
+    similar_by = None if declared.similar_by in apart else declared.similar_by
+    similar_by = similar_by or next(
         (name for name in others if (frame.column(name) > 0).mean() > 0.95), None
     )
     floor = 1.0
@@ -217,7 +280,7 @@ def plan_comparables(
             floor = float(positive.min())
         else:
             similar_by = None
-    context = declared.context or tuple(others[:4])
+    context = tuple(name for name in declared.context if name not in apart) or tuple(others[:4])
     return ComparablesPlan(near, scale, similar_by, floor, context)
 
 

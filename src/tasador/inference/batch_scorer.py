@@ -18,7 +18,9 @@ from tasador.contract.encoding import as_of_field, sent_as
 from tasador.contract.formats import seconds_of
 from tasador.contract.model import plain_name
 from tasador.core.errors import ConfigError, MissingExtraError, ValidationError
+from tasador.modeling.prediction import Appraised, no_value
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +38,8 @@ class BatchScorer:
         bundle: The loaded bundle.
         keep: Columns of the input to hand on; None keeps the contract's identifiers that are there.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage: Share of truths that the intervals are to hold; None takes the model's.
+        limits: When a row gets no value.
         explain: Whether estimates come with their parts in money.
 
     Raises:
@@ -48,8 +52,9 @@ class BatchScorer:
         schema: What is added to the kept columns: the estimate under the contract's name for it,
             ``lower`` and ``upper`` (all null for a refused row), with `explain` ``base`` and a
             column ``part_...`` for each group of features, which add up to the estimate,
-            ``warnings`` (what is unusual about a valued row, as the service says it) and ``error``
-            (why a row was refused).
+            ``warnings`` (what is unusual about a valued row, as the service says it), ``error``
+            (why a row was refused), ``fsd``, ``confidence_class`` (null from older bundles) and
+            ``no_value`` (why a row that meets the contract gets no value).
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class BatchScorer:
         *,
         keep: Sequence[str] | None = None,
         as_of: str | None = None,
+        coverage: float | None = None,
+        limits: ServeLimits | None = None,
         explain: bool = False,
     ) -> None:
         try:
@@ -65,6 +72,8 @@ class BatchScorer:
         except ImportError:
             raise MissingExtraError.for_package("pyarrow", "parquet") from None
         self.bundle = bundle
+        bundle.check_coverage(coverage)
+        self._coverage, self._limits = coverage, limits or ServeLimits()
         self._contract = bundle.contract
         self._check = bundle.check
         self._dated = as_of_field(self._contract, as_of)
@@ -78,6 +87,9 @@ class BatchScorer:
                 *((name, pa.float64()) for name in self._numbers),
                 ("warnings", pa.string()),
                 ("error", pa.string()),
+                ("fsd", pa.float64()),
+                ("confidence_class", pa.string()),
+                ("no_value", pa.string()),
             ]
         )
         twice = sorted(set(self._keep or ()) & set(self.schema.names))
@@ -155,7 +167,9 @@ class BatchScorer:
         refused = wrong | ~self._check.accepts(X)
         rows = X[~refused] if refused.any() else X
         kept = [(name, _spelt_out(batch.column(name))) for name in self.kept(names)]
-        made = [*self._values(rows, refused), self._errors(batch, np.flatnonzero(refused))]
+        *values, fsd, classes, silent = self._values(rows, refused)
+        errors = self._errors(batch, np.flatnonzero(refused))
+        made = [*values, errors, fsd, classes, silent]
         fields = [batch.schema.field(name).with_type(array.type) for name, array in kept]
         return pa.RecordBatch.from_arrays(
             [*(array for _, array in kept), *made], schema=pa.schema([*fields, *self.schema])
@@ -189,34 +203,60 @@ class BatchScorer:
         return self.bundle.encoder.fill_derived(X), wrong
 
     def _values(self, rows: Floats, refused: NDArray[np.bool_]) -> list[pa.Array]:
-        """Return estimates, lower and upper ends, any parts and warnings of the accepted rows.
-
-        They are null for the refused.
-        """
+        """Return what is added for the accepted rows, but ``error``; null for the refused."""
         import pyarrow as pa
 
         # neighbours in space share what the search for comparables has in the cache
         order = self.bundle.features.neighbour_order(rows)
         if order is None:
             order = np.arange(len(rows))
+        fsd = np.empty(len(rows))
         found = np.empty((len(self._numbers), len(rows)))
         at, warnings = np.flatnonzero(~refused), dict[int, str]()
+        silent: dict[int, str] = {}
         for part in _parts(len(rows)):
             own = order[part]
             if self._explain:
-                *found[:3, own], notes, parts = self.bundle.appraise_in_parts(rows[own])
+                valued, parts = self.bundle.appraise_in_parts(rows[own], self._coverage)
                 found[3, own], found[4:, own] = self.bundle.explainer.base, parts.T
             else:
-                *found[:3, own], notes = self.bundle.appraise(rows[own])
+                valued = self.bundle.appraise(rows[own], self._coverage)
+            found[:3, own] = valued.prediction, valued.lower, valued.upper
+            fsd[own] = np.nan if valued.fsd is None else valued.fsd
             places = at[own]
-            warnings |= {int(places[row]): "; ".join(texts) for row, texts in notes.items()}
-        noted = _sparse(len(refused), warnings)
-        if not refused.any():
-            return [*(pa.array(values) for values in found), noted]
+            silent |= {int(at[row]): why for row, why in self._no_value(rows, own, valued)}
+            warnings |= {int(places[row]): "; ".join(texts) for row, texts in valued.notes.items()}
+        noted, reasons = _sparse(len(refused), warnings), _sparse(len(refused), silent)
         # zeros behind the mask: bytes of the file must not depend on what was in memory
-        spread = np.zeros((len(found), len(refused)))
+        spread, sizes = np.zeros((len(found), len(refused))), np.zeros(len(refused))
+        sizes[~refused] = fsd
         spread[:, ~refused] = found
-        return [*(pa.array(values, mask=refused) for values in spread), noted]
+        absent = refused.copy()
+        absent[list(silent)] = True
+        spread[:, absent] = 0.0
+        if self.bundle.confidence is None:
+            graded = [pa.nulls(len(refused), kind) for kind in (pa.float64(), pa.string())]
+        else:
+            mask = refused if refused.any() else None
+            names = [name for _, name in self.bundle.confidence.graded(sizes.tolist())]
+            graded = [pa.array(sizes, mask=mask), pa.array(names, pa.string(), mask=mask)]
+        mask = absent if absent.any() else None
+        values = [pa.array(column, mask=mask) for column in spread]
+        return [*values, noted, *graded, reasons]
+
+    def _no_value(
+        self, rows: Floats, places: NDArray[np.intp], found: Appraised
+    ) -> Iterator[tuple[int, str]]:
+        """Give those `places` among `rows` that get no value, and why."""
+        if found.fsd is None or self._limits == ServeLimits():
+            return
+        support = None
+        if self._limits.min_support:
+            support = self.bundle.support(rows[places], found.outside)
+        for i, size in enumerate(found.fsd.tolist()):
+            reason = no_value(size, None if support is None else support[i], self._limits)
+            if reason is not None:
+                yield int(places[i]), reason
 
     def _errors(self, batch: pa.RecordBatch, refused: NDArray[np.intp]) -> pa.Array:
         if not len(refused):

@@ -3,9 +3,11 @@
 ::
 
     ValidationError
-    └── TransformError          a target transform, or targets that it cannot take
+    ├── TransformError          a target transform, or targets that it cannot take
+    └── CoverageError           a coverage of the interval that cannot be asked for
     TrainingError
     ├── IntervalError           an interval that cannot be calibrated or used
+    ├── ConfidenceError         errors from which no confidence follows
     └── ParityError             an exported model that answers differently
     BundleError
     └── UnreadableError         a part of a manifest that is not what was written
@@ -14,6 +16,9 @@
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasador.core.errors import BundleError, TrainingError, ValidationError
 
@@ -76,6 +81,52 @@ class IntervalError(TrainingError):
             expected=f"at least {least} for {coverage:.0%}",
             got=str(rows),
             remedy="lower the coverage or train on more rows",
+        )
+
+
+class ConfidenceError(TrainingError):
+    """Errors from which no confidence follows."""
+
+    @classmethod
+    def nothing_to_learn(cls, fewest: int, size: NDArray[np.float64]) -> ConfidenceError:
+        """Return the error of too few errors (n,), or of none above zero."""
+        return cls(
+            "there is nothing to learn the size of errors from",
+            expected=f"errors of at least {fewest} rows, not all of them zero",
+            got=f"{len(size)} rows, the largest error {size.max() if len(size) else 0:g}",
+        )
+
+    @classmethod
+    def too_few(cls, rows: int, fewest: int) -> ConfidenceError:
+        """Return the error of fewer rows than a confidence is calibrated on."""
+        return cls(
+            "too few rows to calibrate the confidence",
+            expected=f"at least {fewest} held out with an error",
+            got=str(rows),
+        )
+
+
+class CoverageError(ValidationError):
+    """A coverage of the interval that cannot be asked for."""
+
+    @classmethod
+    def of(cls, least: float, most: float, got: float) -> CoverageError:
+        """Return the error of a share outside `least` to `most`."""
+        return cls(
+            "the coverage cannot be had",
+            expected=f"{least:.0%} to {most:.0%}",
+            got=f"{got:.6g}",
+            remedy="ask for a coverage such as 0.8",
+        )
+
+    @classmethod
+    def fixed(cls, only: float, got: float) -> CoverageError:
+        """Return the error of another coverage than an older bundle has."""
+        return cls(
+            "the coverage cannot be had: the model was calibrated for one only",
+            expected=f"{only:.6g}",
+            got=f"{got:.6g}",
+            remedy="train a new version, or leave the coverage out",
         )
 
 

@@ -4,15 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core.hashing import to_plain
+from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
 _FloatsT = TypeVar("_FloatsT", float, Floats)
+Class = Literal["H", "M", "L"]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What the training rows say about a place like that of the row.
+
+    Attributes:
+        nearest: Distance to the nearest comparable; None where none informs the row.
+        unit: Unit of `nearest`: ``km`` where comparables are found by coordinates in degrees; None
+            where it is that of the comparables' scaled space.
+        within_reach: Comparables no farther than nearly all training rows have their fourth; of
+            more than 64 it says 64.
+        outside: Columns whose values lie outside the training range, alone or beside the others.
+    """
+
+    nearest: float | None
+    unit: str | None
+    within_reach: int
+    outside: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "nearest_km" if self.unit == "km" else "nearest": self.nearest,
+            "within_reach": self.within_reach,
+            "outside": list(self.outside),
+        }
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Support:
+        """Read what `plain` wrote.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        km = "nearest_km" in plain
+        nearest = plain["nearest_km" if km else "nearest"]
+        return cls(nearest, "km" if km else None, plain["within_reach"], tuple(plain["outside"]))
+
+
+def no_value(fsd: float | None, support: Support | None, limits: ServeLimits) -> str | None:
+    """Return why a row gets no value within `limits`; None where it gets one.
+
+    What is not known, as from older bundles, speaks against no row.
+    """
+    if fsd is not None and limits.max_fsd is not None and fsd > limits.max_fsd:
+        return (
+            f"no value: an error of {fsd:.1%} is to be expected, at most {limits.max_fsd:.1%} is "
+            "accepted (serve.max_fsd)"
+        )
+    if support is not None and support.within_reach < limits.min_support:
+        return (
+            f"no value: {support.within_reach} comparables lie within reach, at least "
+            f"{limits.min_support} are asked for (serve.min_support)"
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +86,11 @@ class Valuation:
         unit: Unit of the target, e.g. ``"USD"``; None when the contract names none.
         warnings: What is unusual about the row: imputed values, values outside the training range,
             comparables that are far away, that it is one of the training rows.
+        fsd: Forecast standard deviation of the relative error: for 68% of rows like this one
+            ``|estimate - truth| / truth`` is at most that. None from older bundles.
+        confidence: ``100 (1 - fsd)``, from 0 to 100; None from older bundles.
+        confidence_class: ``H``, ``M`` or ``L``, by the confidence; None from older bundles.
+        support: What the estimate rests on; None without comparables, and from older bundles.
 
     Example:
         >>> import tasador
@@ -46,6 +109,34 @@ class Valuation:
     version: str
     unit: str | None = None
     warnings: tuple[str, ...] = ()
+    fsd: float | None = None
+    confidence: float | None = None
+    confidence_class: Class | None = None
+    support: Support | None = None
+
+    def graded(self) -> dict[str, Any]:
+        """Return how sure it is as JSON has it."""
+        support = None if self.support is None else self.support.plain()
+        names = ("fsd", "confidence", "confidence_class")
+        return {**{name: getattr(self, name) for name in names}, "support": support}
+
+
+class Appraised(NamedTuple):
+    """Values of n encoded rows.
+
+    Attributes:
+        prediction, lower, upper: Shape (n,), in the target's unit.
+        notes: By row, only for rows that have any: what their senders should know.
+        fsd: Shape (n,): forecast standard deviations; None from older bundles.
+        outside: Shape (n, p): which values are outside the training range; None where none is.
+    """
+
+    prediction: Floats
+    lower: Floats
+    upper: Floats
+    notes: dict[int, list[str]]
+    fsd: Floats | None
+    outside: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from tasador.core import seeds
 from tasador.core.clock import MONTH_S
 from tasador.core.input_checks import Expected, check_arrays
 from tasador.metrics.regression import robust_spread
+from tasador.modeling.time_dummies import basis_of, student_weights, without_attributes
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -39,10 +40,7 @@ CARRIES: tuple[Carry, ...] = get_args(Carry)
 FEWEST_MONTHS, FEWEST_SALES, _MOST_MONTHS = 12, 5, 600
 _MOST_ROWS = 60_000
 
-# The regression on the attributes: knots of numbers in all, levels of a category, ridge in rows.
-_KNOTS, _MOST_KNOTS, _MOST_LEVELS, _RIDGE = 160, 12, 96, 1.0
-_ROUNDS, _LEVEL_ROUNDS = 3, 12
-_FREEDOM = 4.0  # of Student's t
+_LEVEL_ROUNDS = 12
 #: Share of the estimated momentum that is carried; see docs/how-to/time.md.
 _MOMENTUM = 0.7
 #: Resales within so many months are left out, as in S&P's Case-Shiller indices.
@@ -71,7 +69,9 @@ class Trend:
         carry: Beyond the last month the level stays (``flat``) or goes on (``drift``).
         drift: Change in the month after the last one, under ``drift``.
         persistence: Share of its change that each month beyond passes on to the next, in [0, 1).
-        growth: Standard error that each month beyond the last one adds.
+        growth: Standard error that each month beyond the last one adds, up to `horizon` of them.
+        horizon: After so many months the error grows as that of changes of which `persistence`
+            lasts, if that is slower; None in older bundles, where it always grows by `growth`.
     """
 
     first: int
@@ -82,6 +82,7 @@ class Trend:
     drift: float
     persistence: float
     growth: float
+    horizon: int | None = None
 
     @classmethod
     def fit(
@@ -120,12 +121,12 @@ class Trend:
             return None
         rows = rows[months > months.max() - _MOST_MONTHS]
         months = _months_of(seconds[rows])
-        counts = np.bincount(months - months.min())
+        place = months - months.min()
+        counts = np.bincount(place)
         if int((counts >= FEWEST_SALES).sum()) < FEWEST_MONTHS:
             return None
-        place = months - months.min()
-        basis = _basis(X[rows], target[rows], categories)
-        residual = _without_attributes(target[rows], basis, place)
+        basis = basis_of(X[rows], target[rows], categories)
+        residual = without_attributes(target[rows], basis, place)
         codes = None if property_codes is None else property_codes[rows]
         movement, level, error, growth = _levels(residual, place, len(counts), codes, carry)
         return cls(
@@ -137,6 +138,7 @@ class Trend:
             drift=movement.next_change(level),
             persistence=movement.persistence,
             growth=growth,
+            horizon=_HORIZON,
         )
 
     def at(self, seconds: Floats) -> Floats:
@@ -158,8 +160,22 @@ class Trend:
     def error_at(self, seconds: Floats) -> Floats:
         """Return the standard error of `at`, shape (n,), on the target's transformed scale."""
         error = np.interp(self._known(seconds), self._middles, self.error)
-        found: Floats = np.hypot(error, self.growth * self._ahead(seconds))
+        ahead, horizon = self._ahead(seconds), self.horizon
+        if horizon is not None and (ahead > horizon).any():
+            slower = horizon * np.sqrt(self._spread(ahead) / self._spread(horizon))
+            ahead = np.where(ahead > horizon, np.minimum(ahead, slower), ahead)
+        found: Floats = np.hypot(error, self.growth * ahead)
         return found
+
+    def _spread(self, months: Any) -> Any:
+        """Return the variance of a level some months ahead, in that of what is new in a change.
+
+        The sum over j of ((1 - p^j) / (1 - p))^2 for persistence p, an integrated autoregression of
+        order one (Box and Jenkins, Time Series Analysis, ch. 5).
+        """
+        p = self.persistence
+        first, second = p * (1.0 - p**months), p**2 * (1.0 - p ** (2 * months))
+        return (months - 2.0 * first / (1.0 - p) + second / (1.0 - p**2)) / (1.0 - p) ** 2
 
     @cached_property
     def _middles(self) -> Floats:
@@ -190,9 +206,10 @@ class Trend:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the trend as plain JSON types and arrays, for a bundle."""
-        numbers = ("first", "carry", "drift", "persistence", "growth")
+        numbers = ("first", "carry", "drift", "persistence", "growth", "horizon")
         arrays = {"level": self.level, "error": self.error, "sales": self.sales}
-        return {name: getattr(self, name) for name in numbers}, arrays
+        kept = {name: getattr(self, name) for name in numbers}
+        return {name: value for name, value in kept.items() if value is not None}, arrays
 
     @classmethod
     def from_state(cls, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Trend:
@@ -223,9 +240,12 @@ class Trend:
         drift, persistence, growth = numbers
         if not 0.0 <= persistence < 1.0 or growth < 0.0:
             raise ValueError(f"the trend's persistence and growth are {persistence}, {growth}")
+        horizon = spec.get("horizon")
+        if horizon is not None and (type(horizon) is not int or not 1 <= horizon <= _MOST_MONTHS):
+            raise ValueError(f"the trend's horizon is {horizon!r}")
         return cls(
             first, arrays["level"], arrays["error"], arrays["sales"],
-            spec["carry"], drift, persistence, growth,
+            spec["carry"], drift, persistence, growth, horizon,
         )  # fmt: skip
 
 
@@ -262,84 +282,6 @@ def _sample(rows: int, codes: NDArray[Any] | None, seed: int) -> NDArray[np.intp
     drawn = seeds.generator(seed, "trend").random(len(names))[place]
     kept: NDArray[np.intp] = np.flatnonzero(drawn <= np.partition(drawn, _MOST_ROWS)[_MOST_ROWS])
     return kept
-
-
-def _basis(X: Floats, target: Floats, categories: Collection[int]) -> Floats:
-    """Return attributes as columns of a linear model: broken lines of numbers, 0/1 of categories.
-
-    A number's knots are its quantiles; one that is unknown has a column of its own.
-    """
-    numbers = [j for j in range(X.shape[1]) if j not in categories]
-    knots = int(np.clip(_KNOTS // max(1, len(numbers)), 1, _MOST_KNOTS))
-    columns = (
-        _levels_of(X[:, j], target) if j in categories else _broken_line(X[:, j], knots)
-        for j in range(X.shape[1])
-    )
-    found = np.hstack([np.zeros((len(X), 0)), *columns])
-    centred: Floats = found - found.mean(axis=0)
-    return centred
-
-
-def _broken_line(values: Floats, knots: int) -> Floats:
-    known = np.isfinite(values)
-    unknown = [(~known).astype(np.float64)[:, None]] if 0 < known.sum() < len(values) else []
-    edges = np.unique(
-        np.quantile(values[known], np.linspace(0, 1, knots + 1)) if known.any() else 0
-    )
-    if len(edges) < 2:
-        return np.hstack([np.zeros((len(values), 0)), *unknown])
-    filled = np.where(known, values, edges[0])
-    at = np.clip(np.searchsorted(edges, filled, side="right") - 1, 0, len(edges) - 2)
-    share = (filled - edges[at]) / (edges[at + 1] - edges[at])
-    hats = np.zeros((len(values), len(edges)))
-    rows = np.arange(len(values))
-    hats[rows, at] = 1.0 - share
-    hats[rows, at + 1] = share
-    return np.hstack([hats[:, 1:], *unknown])
-
-
-def _levels_of(codes: Floats, target: Floats) -> Floats:
-    """Return a 0/1 column a level; where levels are too many, a group of similar targets."""
-    names, place, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    if len(names) > _MOST_LEVELS:
-        centred = target - target.mean()
-        mean = np.bincount(place, centred) / (counts + 10.0)
-        order = np.argsort(mean, kind="stable")
-        group = np.empty(len(names), np.intp)
-        before = np.cumsum(counts[order]) - counts[order]
-        group[order] = before * _MOST_LEVELS // len(codes)
-        _, place = np.unique(group[place], return_inverse=True)
-    found = np.zeros((len(codes), int(place.max()) + 1))
-    found[np.arange(len(codes)), place] = 1.0
-    return found[:, 1:]
-
-
-def _student(residual: Floats, variance: Floats | float) -> Floats:
-    """Return the weights of residuals under Student's t."""
-    weights: Floats = (_FREEDOM + 1.0) / (_FREEDOM + residual**2 / variance)
-    return weights
-
-
-def _without_attributes(target: Floats, basis: Floats, place: Integers) -> Floats:
-    """Return targets less what the attributes explain within months, shape (n,)."""
-    from scipy.linalg import cho_factor, cho_solve
-
-    weight, residual = np.ones(len(target)), target - np.median(target)
-    for _ in range(_ROUNDS):
-        total = np.maximum(np.bincount(place, weight), 1e-12)
-        # one level a month, taken out of both sides (Frisch, Waugh and Lovell)
-        y = target - (np.bincount(place, weight * target) / total)[place]
-        means = np.zeros((len(total), basis.shape[1]))
-        np.add.at(means, place, basis * weight[:, None])
-        Z = basis - (means / total[:, None])[place]
-        weighed = Z * weight[:, None]
-        normal = weighed.T @ Z + _RIDGE * np.eye(Z.shape[1])
-        coefficients = cho_solve(cho_factor(normal), weighed.T @ y)
-        residual = target - basis @ coefficients
-        inside = y - Z @ coefficients
-        weight = _student(inside, max(robust_spread(inside, 0.0), 1e-9) ** 2)
-    centred: Floats = residual - np.median(residual)
-    return centred
 
 
 @dataclass(frozen=True)
@@ -379,7 +321,7 @@ class _Observations:
 
     def weighed(self, level: Floats) -> tuple[Floats, Floats]:
         """Return the normal equations' matrix and right side; what is far off weighs less."""
-        weight = _student(self.value - self.design @ level, self.variance) / self.variance
+        weight = student_weights(self.value - self.design @ level, self.variance) / self.variance
         weighed = self.design.multiply(weight[:, None]).tocsr()
         matrix: Floats = (weighed.T @ self.design).toarray()
         return matrix, weighed.T @ self.value
@@ -408,7 +350,7 @@ def _levels(
             found = level + (right - matrix @ level) * alone
             movement = _likeliest(found, noise, own, counts > 0, size)
         # a month's own deviation: (S^-1 + D)^-1 = (I + S D)^-1 S, which holds months without sales
-        own = np.where(counts > 0, _student((right - matrix @ level) * alone,
+        own = np.where(counts > 0, student_weights((right - matrix @ level) * alone,
                                             noise + movement.shock**2), 1.0)  # fmt: skip
         shared = alike + np.diag(np.maximum((noise + movement.shock**2) / own - noise, 0.0))
         known = np.linalg.solve(np.eye(months) + matrix @ shared, np.column_stack([matrix, right]))

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasador.core import seeds
-from tasador.core.errors import TrainingError
 from tasador.core.input_checks import FLAG, Expected
+from tasador.modeling.expected_errors import grow_sizes
 from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
@@ -30,26 +29,6 @@ WITHIN = (5, 10, 15, 20)
 #: What is averaged per bucket. Absolute errors are relative to the estimate when errors are.
 TERMS = ("size", "size2", "ape", "ape2", "absolute", "absolute2", *(f"within_{k}" for k in WITHIN))
 _CUTS = np.concatenate((np.linspace(0.0, 0.9, 19), [0.95, 0.975, 0.99, 1.0]))
-_FOLDS = 5
-_FEWEST = 200
-_FLOOR = 0.05
-_SETTINGS = {
-    "objective": "l2",
-    "learning_rate": 0.05,
-    "num_leaves": 7,
-    "feature_fraction": 0.6,
-    "bagging_fraction": 0.7,
-    "bagging_freq": 1,
-    "lambda_l2": 5.0,
-    "deterministic": True,
-    "force_col_wise": True,
-    "verbosity": -1,
-    "num_threads": 1,
-}
-#: Numbers of trees to choose from, and by how much the fewest may miss the best: a window unlike
-#: the training rows is served better by too few than by too many.
-_ROUNDS = (25, 50, 100, 150, 200, 300)
-_TOLERANCE = 1.005
 
 
 @dataclass(frozen=True)
@@ -166,43 +145,13 @@ def fit_error_model(
     Raises:
         TrainingError: Fewer than 200 rows have an error, or all errors are zero.
     """
-    from tasador.trees.importers import from_lightgbm
-    from tasador.trees.onnx_export import to_onnx
-
     terms = error_terms(actual, predicted, log=log)
     known = np.isfinite(terms).all(axis=1)
     rows, terms = rows[known], terms[known]
     size = terms[:, 0]
-    if len(size) < _FEWEST or not size.max() > 0:
-        raise TrainingError(
-            "there is nothing to learn the size of errors from",
-            expected=f"errors of at least {_FEWEST} rows, not all of them zero",
-            got=f"{len(size)} rows, the largest error {size.max() if len(size) else 0:g}",
-        )
-    # the smallest errors are luck: their logarithms would otherwise outweigh all others
-    target = np.log(np.maximum(size, max(float(np.quantile(size, _FLOOR)), 1e-9 * size.max())))
-    expected = np.empty((len(_ROUNDS), len(size)))
-    order = seeds.generator(seed, "error folds").permutation(len(size)) % _FOLDS
-    for fold in range(_FOLDS):
-        held = order == fold
-        model = _grow(rows[~held], target[~held], seed, _ROUNDS[-1])
-        for i, rounds in enumerate(_ROUNDS):
-            expected[i, held] = model.predict(rows[held], num_iteration=rounds, num_threads=1)
-    losses = np.mean(np.square(expected - target), axis=1)
-    # the fewest trees that are nearly as good, see `_TOLERANCE`
-    chosen = int(np.argmax(losses <= losses.min() * _TOLERANCE))
-    places, means = _buckets(np.exp(expected[chosen]), terms)
-    graph = to_onnx(from_lightgbm(_grow(rows, target, seed, _ROUNDS[chosen])))
+    expected, graph = grow_sizes(rows, size, seed)
+    places, means = _buckets(np.exp(expected), terms)
     return ErrorModel(OnnxRegressor(graph), places, means, log), graph
-
-
-def _grow(rows: Floats, target: Floats, seed: int, rounds: int) -> Any:
-    import lightgbm
-
-    data = lightgbm.Dataset(rows, target, params={"verbosity": -1, "num_threads": 1})
-    fewest = max(5, min(100, len(rows) // 20))
-    settings = {**_SETTINGS, "seed": seed, "min_child_samples": fewest}
-    return lightgbm.train(settings, data, num_boost_round=rounds)
 
 
 def _buckets(size: Floats, terms: Floats) -> tuple[Floats, Floats]:

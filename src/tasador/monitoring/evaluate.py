@@ -25,7 +25,12 @@ from tasador.monitoring.checks.performance import (
     estimated_figures,
     measured_figures,
 )
-from tasador.monitoring.checks.service_levels import check_predictions, check_refused, check_service
+from tasador.monitoring.checks.service_levels import (
+    check_predictions,
+    check_refused,
+    check_service,
+    hit_rate,
+)
 from tasador.monitoring.metrics import indicators
 from tasador.monitoring.reference import Reference
 from tasador.monitoring.settings import Thresholds
@@ -99,6 +104,7 @@ def evaluate_summary(
     findings += [*check_predictions(tally, thresholds), *check_service(tally, thresholds)]
     if refused is not None:
         findings.append(check_refused(refused, tally.n, thresholds))
+        findings += hit_rate(refused, tally.n)
     # stable: findings of one level keep the order of the checks
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     timed = tally.begins <= tally.ends

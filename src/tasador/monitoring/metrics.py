@@ -44,6 +44,9 @@ def indicators(
     found += [_of_percentile(name, latency) for name in _PERCENTILES]
     found.append(_of_finding("prediction_std", unit, by_name.get(("prediction", "std")), "value"))
     found.append(_of_finding("refused", "%", by_name.get(("refused", "rows")), "share", 100.0))
+    answered = by_name.get(("answers", "hit rate"))
+    if answered is not None:
+        found.append(_of_finding("hit_rate", "%", answered, "share", 100.0))
     return tuple(found)
 
 

@@ -88,6 +88,9 @@ class ScoredRow:
         warnings: Imputed fields, values outside the range seen in training.
         error: What is wrong with the row; empty when it was valued.
         prediction_id: Names the valuation in ``/api/v1/outcomes``.
+        fsd: Forecast standard deviation of the relative error; None from older models.
+        confidence_class: H, M or L; None from older models.
+        no_value: Why a right row gets no value; None where it does.
     """
 
     row: int
@@ -97,6 +100,9 @@ class ScoredRow:
     warnings: str
     error: str
     prediction_id: str
+    fsd: float | None = None
+    confidence_class: str | None = None
+    no_value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,9 @@ class ApiClient:
                     warnings=_joined(plain.get("warnings")),
                     error=_joined(plain.get("error")),
                     prediction_id=plain.get("prediction_id") or "",
+                    fsd=plain.get("fsd"),
+                    confidence_class=plain.get("confidence_class"),
+                    no_value=plain.get("no_value"),
                 )
 
     def model_info(self) -> dict[str, Any]:

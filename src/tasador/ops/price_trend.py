@@ -153,7 +153,8 @@ def carried(trend: Trend, *, log: bool) -> str:
     year = np.array([12.0])
     ahead = float(trend.carried(year)[0])
     how = "carried flat" if trend.carry == "flat" else f"carried on by {said(ahead)} in a year"
-    return f"beyond the last month {how}; a month adds {said(trend.growth)[1:]} of standard error"
+    adds = f"{said(trend.growth)[1:]} of standard error"
+    return f"beyond the last month {how}; a month adds {adds}, less after a year"
 
 
 def _page(trend: Trend, contract: TableContract) -> str:

@@ -94,6 +94,14 @@ MIGRATIONS = (
         3,
         1,
         (
+            "ALTER TABLE records ADD COLUMN fsd {real}",
+            "ALTER TABLE records ADD COLUMN no_value {text} NOT NULL DEFAULT ''",
+        ),
+    ),
+    Migration(
+        4,
+        1,
+        (
             """CREATE TABLE review_rows (
                 prediction_id {text} PRIMARY KEY, review {text} NOT NULL, number {real} NOT NULL,
                 time {real} NOT NULL)""",

@@ -44,7 +44,7 @@ def column_names(table: str) -> str:
     return ", ".join(name for name, _ in BULK_COLUMNS[table])
 
 
-#: Most rows of one INSERT: SQLite takes 32 766 parameters, a record has twelve.
+#: Most rows of one INSERT: SQLite takes 32 766 parameters, a record has fourteen.
 MOST_ROWS = 512
 _EXACT = 64
 _WAL_TRIES = 200

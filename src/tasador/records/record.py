@@ -3,8 +3,8 @@
 `ReviewRow` and `Override` are what a desk review knows of it.
 
 All are named tuples, not dataclasses: the serving process makes one per valuation while requests
-wait, a frozen dataclass of twelve fields costs four times as much to make, and a tuple is bound to
-an INSERT statement as it is.
+wait, a frozen dataclass of fourteen fields costs four times as much to make, and a tuple is bound
+to an INSERT statement as it is.
 
 Prediction ids are UUIDs of version 7 (RFC 9562) from uuid-utils: the time in milliseconds, a
 counter and 32 random bits each. Ids of a process only ever grow, as texts too, and a forked child
@@ -36,6 +36,8 @@ class Record(NamedTuple):
         coverage: Share of truths that such intervals hold; NaN when there is none.
         latency_ms: Time it took to answer, in milliseconds.
         client: Who asked: a key's name or a request's own; empty when unknown.
+        fsd: Forecast standard deviation of the relative error; NaN when there is none.
+        no_value: Why the estimate was not answered; empty when it was.
     """
 
     id: str
@@ -50,6 +52,8 @@ class Record(NamedTuple):
     coverage: float
     latency_ms: float
     client: str = ""
+    fsd: float = math.nan
+    no_value: str = ""
 
     @classmethod
     def from_row(cls, row: Iterable[Any]) -> Record:

@@ -87,12 +87,14 @@ class RefusedCounts:
         withheld: Rows that do, sent together with such.
         causes: Rows by field and cause, the most frequent first.
         examples: The latest value by field and cause.
+        no_value: Rows that were valued and answered without a value, see `serve.max_fsd`.
     """
 
     refused: int = 0
     withheld: int = 0
     causes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     examples: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    no_value: int = 0
 
 
 _Key = tuple[float, str, str, str]  # start of the span, version, field, cause
@@ -222,7 +224,13 @@ def read_refused(
             numbers[name, cause] += int(number)
             examples[name, cause] = example
     refused, withheld = (numbers.pop((_ROWS, what), 0) for what in ("refused", "withheld"))
-    return RefusedCounts(refused, withheld, dict(numbers.most_common()), examples)
+    silent = database.execute(
+        "SELECT version, COUNT(*) FROM records WHERE time >= ? AND time < ? AND no_value <> '' "
+        "AND variant NOT IN ('shadow', 'review') GROUP BY version",
+        (since, until),
+    )
+    count = sum(n for version, n in silent if model is None or version.rpartition("-")[0] == model)
+    return RefusedCounts(refused, withheld, dict(numbers.most_common()), examples, int(count))
 
 
 def kept_rows(database: Database, since: float, until: float, limit: int) -> Iterator[RefusedRow]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import secrets
 import struct
@@ -407,7 +408,8 @@ def _records(payload: bytes) -> Iterator[Record]:
             at += size
         features = texts.pop(4)
         name, version, variant, source, client = (text.decode("utf-8", "replace") for text in texts)
-        yield Record._make((name, time, version, variant, source, features, *numbers[:5], client))
+        fields = (name, time, version, variant, source, features, *numbers[:5], client)
+        yield Record._make((*fields, math.nan, ""))
 
 
 def _locked(file: int, path: Path) -> bool:

@@ -30,10 +30,10 @@ class RecordBatch:
     """Some records with the outcomes known so far, as columns of equal length.
 
     Attributes:
-        id, version, variant, source, client: Arrays of texts (dtype object).
+        id, version, variant, source, client, no_value: Arrays of texts (dtype object).
         time: Seconds since the epoch, UTC.
         features: Each row as it was asked, a JSON object in UTF-8.
-        prediction, lower, upper, coverage, latency_ms: As in `Record`; NaN where there is none.
+        prediction, lower, upper, coverage, latency_ms, fsd: As in `Record`; NaN for none.
         actual: The outcome; NaN where none is known.
         outcome_time: When it became known, seconds since the epoch; NaN where none is known.
     """
@@ -50,6 +50,8 @@ class RecordBatch:
     coverage: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     client: NDArray[np.object_]
+    fsd: NDArray[np.float64]
+    no_value: NDArray[np.object_]
     actual: NDArray[np.float64]
     outcome_time: NDArray[np.float64]
 

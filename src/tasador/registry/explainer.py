@@ -29,6 +29,7 @@ from tasador.modeling.prediction import (
     Group,
     Reasons,
     Reconciled,
+    Support,
     money_per_score,
 )
 from tasador.modeling.target_transform import TargetTransform
@@ -130,6 +131,28 @@ class Explainer:
         self._parts = np.empty((0 if index is None else index.size, len(self.groups)))
         self._known = np.zeros(len(self._parts), np.bool_)
 
+    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
+        """Return what the estimates of encoded rows (n, p) rest on; None without comparables.
+
+        Args:
+            X: The rows.
+            outside: Shape (n, p): which values lie outside the training range; None for none.
+        """
+        searched = self._searched
+        if searched.plan is None or searched.index is None:
+            return None
+        frame = searched.frame(X)
+        points, beside = searched.plan.points(frame), searched.beside_place(searched.plan, X, frame)
+        count, nearest, unit = searched.plan.support(
+            searched.index, points, beside, self._contract.coordinates
+        )
+        unusual: list[tuple[str, ...]] = [()] * len(X)
+        if outside is not None:
+            names = np.array(self._contract.feature_names)
+            unusual = [tuple(names[row].tolist()) for row in outside]
+        each = zip(nearest.tolist(), count.tolist(), unusual, strict=True)
+        return [Support(None if far != far else far, unit, n, of) for far, n, of in each]
+
     @cached_property
     def groups(self) -> tuple[meaning.Meaning, ...]:
         """The model's features by meaning."""
@@ -210,7 +233,9 @@ class Explainer:
         ]
         groups.sort(key=lambda group: -abs(group.amount))
         grouped = meaning.sums(parts[None], self.groups)[0]
-        comparables = self._comparables(X, dates, grouped, wanted, short_text(identifier))
+        name = short_text(identifier)
+        near = self._chosen(X, wanted, name)
+        comparables = self._described(X, dates, grouped, near, name)
         return Reasons(
             transform=self._target.kind,
             expected=expected,
@@ -224,47 +249,27 @@ class Explainer:
     def comparables_of_rows(
         self, X: Floats, parts: Floats, dates: Floats | None, n: int, identifiers: Sequence[Any]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
-        """Yield what `reasons` says of the comparables of encoded rows (m, p), row by row.
+        """Yield what `reasons` says of `n` comparables of each encoded row (m, p).
 
-        Args:
-            X: The rows.
-            parts: Shape (m, q): their features' contributions.
-            dates: Shape (m,): as of when, in seconds; None for a model without a trend.
-            n: How many comparables.
-            identifiers: As for `reasons`, one a row.
+        `parts` are the features' contributions (m, q), `dates` as of when (m,), the rest as there.
         """
         grouped, wanted = meaning.sums(parts, self.groups), Wanted(n)
         names = [short_text(identifier) for identifier in identifiers]
+        asked = min(n, _MOST_COMPARABLES) if self._sales is None else _CANDIDATES
         for start in range(0, len(X), _TOGETHER):
             rows = range(start, min(start + _TOGETHER, len(X)))
-            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], self._searched_for(n))
+            found = self._searched.nearest_of_rows(X[rows.start : rows.stop], asked)
             chosen = [
                 self._chosen(X[i : i + 1], wanted, names[i], near)
                 for i, near in zip(rows, found, strict=True)
             ]
+            places = sorted({one.position for near in chosen for one in near})
             if self._sales is not None:  # worked out together, for they are kept
-                places = {one.position for near in chosen for one in near}
-                self._parts_of(np.array(sorted(places), np.intp))
+                self._parts_of(np.array(places, np.intp))
             for i, near in zip(rows, chosen, strict=True):
                 day = None if dates is None else dates[i : i + 1]
                 made = self._described(X[i : i + 1], day, grouped[i], near, names[i])
                 yield made, _reconciled(made)
-
-    def _searched_for(self, n: int) -> int:
-        """Return among how many of the nearest rows `n` comparables are looked for."""
-        n = min(n, _MOST_COMPARABLES)
-        return n if self._sales is None else max(n, _CANDIDATES)
-
-    def _comparables(
-        self,
-        X: Floats,
-        dates: Floats | None,
-        parts: Floats,
-        wanted: Wanted,
-        identifier: str | None,
-    ) -> tuple[Comparable, ...]:
-        near = self._chosen(X, wanted, identifier)
-        return self._described(X, dates, parts, near, identifier)
 
     def _described(
         self,
@@ -312,19 +317,15 @@ class Explainer:
         return tuple(rows)
 
     def _chosen(
-        self,
-        X: Floats,
-        wanted: Wanted,
-        identifier: str | None,
-        near: list[NearRow] | None = None,
+        self, X: Floats, wanted: Wanted, identifier: str | None, near: list[NearRow] | None = None
     ) -> list[NearRow]:
         """Return the comparables to show: of the nearest that pass the filters the most similar.
 
-        Those `near` are given where they are known already and nothing is filtered.
+        `near` are the nearest where they are known and nothing is filtered.
         """
         self.check(wanted)
         n, size = min(wanted.n, _MOST_COMPARABLES), len(self._parts)
-        asked = self._searched_for(n)
+        asked = n if self._sales is None else _CANDIDATES
         filtered = wanted.radius_km is not None or wanted.since is not None or wanted.same
         asked = max(asked, _CANDIDATES) if filtered else asked
         found: list[NearRow] = []

@@ -42,9 +42,13 @@ _FILES = frozenset({FEATURES, MODEL, PROFILE, CARD, GOLDEN, EXPLAIN})
 REFERENCE, ERROR_MODEL = "reference.npz", "error.onnx"
 #: What training rows are worth to models that did not learn from them (`modeling.training_rows`).
 OUT_OF_FOLD = "out_of_fold.npz"
+#: How large an error to expect of each estimate (`modeling.confidence`): trees, and calibration.
+CONFIDENCE_TREES, CONFIDENCE = "confidence.onnx", "confidence.npz"
 #: What is kept of the comparables beside their places (`registry.explainer`).
 KNOWN_SALES = "comparables.npz"
-_OPTIONAL_FILES = frozenset({REFERENCE, ERROR_MODEL, OUT_OF_FOLD, KNOWN_SALES})
+_OPTIONAL_FILES = frozenset(
+    {REFERENCE, ERROR_MODEL, OUT_OF_FOLD, CONFIDENCE_TREES, CONFIDENCE, KNOWN_SALES}
+)
 
 
 class InvalidManifestError(BundleError):

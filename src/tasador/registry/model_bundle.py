@@ -30,15 +30,28 @@ from tasador.core.errors import (
 )
 from tasador.core.input_checks import Expected, check_arrays, check_depth, read_arrays
 from tasador.features.fitted import FittedFeatures
+from tasador.modeling.confidence import ConfidenceModel, checked_coverage
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.errors import CoverageError
 from tasador.modeling.parity import TOLERANCE
-from tasador.modeling.prediction import Comparable, Explanation, Reasons, Reconciled, Valuation
+from tasador.modeling.prediction import (
+    Appraised,
+    Comparable,
+    Explanation,
+    Reasons,
+    Reconciled,
+    Support,
+    Valuation,
+)
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import NOTE, TrainingRows
+from tasador.registry.errors import GOLDEN_ROWS, GoldenRowsError, MisfitError
 from tasador.registry.explainer import Explainer, Wanted
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
+    CONFIDENCE,
+    CONFIDENCE_TREES,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
@@ -61,8 +74,6 @@ __all__ = ["BundleLimits", "ModelBundle", "load_bundle"]
 
 Floats = NDArray[np.float64]
 
-#: Fewest golden rows of a bundle: as many as are written.
-GOLDEN_ROWS = 20
 _MOST_GOLDEN_ROWS = 10_000
 _MOST_LEVELS = 64
 _NO_ROWS = np.empty(0, np.intp)
@@ -70,55 +81,13 @@ _NO_ROWS = np.empty(0, np.intp)
 _NOT_ITS_OWN = (BundleError, StorageError, ConfigError, MissingExtraError)
 
 
-class MisfitError(BundleError):
-    """A bundle whose parts were not made for each other."""
-
-    @classmethod
-    def of(cls, expected: str, got: str) -> MisfitError:
-        """Return the error of a part that is not the one another part needs."""
-        return cls("the bundle's parts do not fit together", expected=expected, got=got)
-
-
-class GoldenRowsError(BundleError):
-    """Golden rows that cannot be read, or that get other answers than where they were written."""
-
-    @classmethod
-    def unreadable(cls, p: int, error: Exception) -> GoldenRowsError:
-        """Return the error of a file that is not one of golden rows of `p` columns."""
-        return cls(
-            f"{GOLDEN} is damaged",
-            expected=f"X (k, {p}) and prediction (k,), k from {GOLDEN_ROWS}",
-            got=str(error),
-        )
-
-    @classmethod
-    def incomplete(cls, rows: int) -> GoldenRowsError:
-        """Return the error of fewer rows than are written."""
-        return cls(
-            f"{GOLDEN} is incomplete",
-            expected=f"at least {GOLDEN_ROWS} golden rows",
-            got=str(rows),
-            remedy="register the model again",
-        )
-
-    @classmethod
-    def differ(cls, row: int, want: float, got: float) -> GoldenRowsError:
-        """Return the error of another answer than the one that was kept."""
-        return cls(
-            "the bundle answers differently on this machine than where it was made",
-            expected=f"{want!r} for golden row {row}",
-            got=repr(got),
-            remedy="install the library versions named in the manifest's lineage",
-        )
-
-    @classmethod
-    def not_finite(cls) -> GoldenRowsError:
-        """Return the error of answers that are NaN or infinite."""
-        return cls(
-            "the bundle's answers are no numbers",
-            expected="finite estimates and intervals for the golden rows",
-            remedy=FETCH_AGAIN,
-        )
+class _Valued(NamedTuple):
+    prediction: Floats
+    lower: Floats
+    upper: Floats
+    fsd: Floats | None
+    outside: NDArray[np.bool_] | None
+    far: NDArray[np.bool_] | None
 
 
 class _Scored(NamedTuple):
@@ -161,6 +130,7 @@ class ModelBundle:
         error_model: Tells how large an error to expect where; None in older bundles.
         training_rows: What training rows are valued by, instead of the model that learnt from
             them; None in older bundles.
+        confidence: How large an error to expect of each estimate; None in older bundles.
         known_sales: What is kept of the comparables beside their places; None in older bundles.
 
     Example:
@@ -188,6 +158,7 @@ class ModelBundle:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: OnnxRegressor | None = None
     training_rows: TrainingRows | None = None
+    confidence: ConfidenceModel | None = None
     known_sales: KnownSales | None = None
 
     @cached_property
@@ -230,39 +201,49 @@ class ModelBundle:
         """
         return self.predict(self.check.columns(columns))
 
-    def value(self, row: Mapping[str, Any]) -> Valuation:
+    def value(self, row: Mapping[str, Any], *, coverage: float | None = None) -> Valuation:
         """Value one row.
 
         Args:
             row: Values by column name, as the contract describes them; None for missing.
+            coverage: Share of truths that the interval is to hold, from 0.5 to 0.99; None takes
+                the one that the model was registered with.
 
         Raises:
-            ValidationError: A value is missing or does not meet the contract.
+            ValidationError: A value is missing or does not meet the contract, or `coverage` cannot
+                be had.
         """
-        return self.value_encoded(self.check.row(row))[0]
+        return self.value_encoded(self.check.row(row), coverage)[0]
 
-    def value_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Valuation]:
+    def value_rows(
+        self, rows: Sequence[Mapping[str, Any]], *, coverage: float | None = None
+    ) -> list[Valuation]:
         """Value several rows; each gets the same answer as from `value`.
 
         Raises:
-            ValidationError: One does not meet the contract; names the first, counted from 1.
+            ValidationError: As for `value`; names the first row, counted from 1.
         """
-        return self.value_encoded(self.check.rows(rows)) if rows else []
+        return self.value_encoded(self.check.rows(rows), coverage) if rows else []
 
     def value_arrays(self, X: Floats) -> tuple[Floats, Floats, Floats]:
         """Value encoded rows (n, p): estimates, lower and upper ends, each (n,).
 
         Whether the rows meet the contract is for the caller to check, with `check`.
         """
-        return self._valued(X, self._scored(X))[:3]
+        found = self._valued(X, self._scored(X), None)
+        return found.prediction, found.lower, found.upper
 
-    def appraise(self, X: Floats) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
-        """Value encoded rows as `value_arrays`, with what their senders should know, by row."""
-        return self._appraised(X, self._scored(X))
+    def appraise(self, X: Floats, coverage: float | None = None) -> Appraised:
+        """Value encoded rows as `value_arrays`, with what their senders should know, by row.
+
+        Raises:
+            ValidationError: `coverage` cannot be had; see `value`.
+        """
+        return self._appraised(X, self._scored(X), coverage)
 
     def appraise_in_parts(
-        self, X: Floats
-    ) -> tuple[Floats, Floats, Floats, dict[int, list[str]], Floats]:
+        self, X: Floats, coverage: float | None = None
+    ) -> tuple[Appraised, Floats]:
         """Value encoded rows (n, p) as `appraise`, with their parts (n, groups) in money.
 
         Those of `explainer.money_groups`, in their order; with `explainer.base` they add up to the
@@ -271,23 +252,57 @@ class ModelBundle:
         scored = self._scored(X)
         parts = self.contributions.of_rows(scored.Z)
         money = self.explainer.in_money(parts, scored.score, self.dates(X))
-        return *self._appraised(X, scored), money
+        return self._appraised(X, scored, coverage), money
 
-    def _appraised(
-        self, X: Floats, scored: _Scored
-    ) -> tuple[Floats, Floats, Floats, dict[int, list[str]]]:
-        prediction, lower, upper, far = self._valued(X, scored)
+    def _appraised(self, X: Floats, scored: _Scored, coverage: float | None) -> Appraised:
+        found = self._valued(X, scored, coverage)
         notes = self._range.notes(X)
         for row in scored.own.tolist():
             notes.setdefault(row, []).append(NOTE)
-        if far is not None:
-            for row, note in self.features.far_notes(X, np.flatnonzero(far)).items():
+        if found.far is not None:
+            for row, note in self.features.far_notes(X, np.flatnonzero(found.far)).items():
                 notes.setdefault(row, []).append(f"{note}: {self._far_interval}")
-        return prediction, lower, upper, notes
+        return Appraised(
+            found.prediction, found.lower, found.upper, notes, found.fsd, found.outside
+        )
+
+    def check_coverage(self, coverage: float | None) -> float:
+        """Return the coverage of the intervals that are made when `coverage` is asked for.
+
+        Raises:
+            ValidationError: It cannot be had; see `value`.
+        """
+        usual = self.interval.coverage
+        if coverage is None or coverage == usual:
+            return usual
+        if self.confidence is None:
+            raise CoverageError.fixed(usual, coverage)
+        return checked_coverage(coverage)
+
+    def support(self, X: Floats, outside: NDArray[np.bool_] | None) -> list[Support] | None:
+        """Return what the estimates of encoded rows (n, p) rest on.
+
+        None without comparables, and for older bundles. `outside` is what `appraise` says of them.
+        """
+        return None if self.confidence is None else self.explainer.support(X, outside)
+
+    def _outside(self, X: Floats, confidence: ConfidenceModel) -> NDArray[np.bool_] | None:
+        """Return which values (n, p) lie outside the training range; None where none does.
+
+        A date of the sale does not: how the level of prices goes on has its own error.
+        """
+        outside = self._range.outside(X)
+        joint = confidence.joint.outside(X)
+        if joint.any():
+            outside[:, confidence.joint.columns] |= joint
+        at = self.contract.timestamp_position
+        if at is not None:
+            outside[:, at] = False
+        return outside if outside.any() else None
 
     @cached_property
     def _far_interval(self) -> str:
-        factor = self.interval.far_factor
+        factor = (self.confidence or self.interval).far_factor
         if factor == 1.0:
             return "the interval does not hold there"
         return (
@@ -309,36 +324,66 @@ class ModelBundle:
                 half = self.training_rows.half_widths[places]
         return _Scored(Z, score, own, half)
 
-    def _valued(
-        self, X: Floats, scored: _Scored
-    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_] | None]:
-        """Return estimates, lower and upper ends, each (n,), and which rows are far from others."""
-        score, far, dates = scored.score, self.features.far(scored.Z), self.dates(X)
-        low, high = self.interval.bounds(score, scored.Z, far, self.target.level_error(dates))
+    def _valued(self, X: Floats, scored: _Scored, coverage: float | None) -> _Valued:
+        Z, score = scored.Z, scored.score
+        far, dates = self.features.far(Z), self.dates(X)
+        level_error, fsd, outside = self.target.level_error(dates), None, None
+        segment = None if self._segment is None else X[:, self._segment]
+        if self.confidence is None:
+            self.check_coverage(coverage)
+            low, high = self.interval.bounds(score, Z, far, level_error)
+        else:
+            outside = self._outside(X, self.confidence)
+            beyond = far
+            if outside is not None:
+                beyond = np.logical_or(outside.any(axis=1), False if far is None else far)
+            low, high, fsd = self.confidence.bounds(
+                Z, score, segment, beyond, level_error, coverage
+            )
         if scored.half_widths is not None:
             known = np.flatnonzero(~np.isnan(scored.half_widths))
             own, half = scored.own[known], scored.half_widths[known]
+            if self.confidence is not None and len(own):  # kept for the usual coverage
+                codes = None if segment is None else segment[own]
+                half = half * self.confidence.times_usual(Z[own], score[own], codes, coverage)
             low[own], high[own] = score[own] - half, score[own] + half
         if dates is not None:
             dates = np.concatenate((dates, dates, dates))
         # one call for all three: for a single row a call costs more than its arithmetic
         answers, n = self.target.inverse(np.concatenate((score, low, high)), dates), len(score)
-        return answers[:n], answers[n : 2 * n], answers[2 * n :], far
+        return _Valued(answers[:n], answers[n : 2 * n], answers[2 * n :], fsd, outside, far)
 
-    def value_encoded(self, X: Floats) -> list[Valuation]:
-        """Value encoded rows (n, p) that `check` accepts."""
-        return self._valuations(X, self._scored(X))
+    @cached_property
+    def _segment(self) -> int | None:
+        column = self.contract.with_role("segment")
+        return None if column is None else self.contract.position(column.name)
 
-    def _valuations(self, X: Floats, scored: _Scored) -> list[Valuation]:
-        version, unit, coverage = self.version, self.contract.target.unit, self.interval.coverage
-        *values, notes = self._appraised(X, scored)
-        estimates, lower, upper = (array.tolist() for array in values)
+    def value_encoded(self, X: Floats, coverage: float | None = None) -> list[Valuation]:
+        """Value encoded rows (n, p) that `check` accepts; `coverage` is that of `value`."""
+        return self._valuations(X, self._scored(X), coverage)
+
+    def _valuations(
+        self, X: Floats, scored: _Scored, coverage: float | None = None
+    ) -> list[Valuation]:
+        version, unit, held = self.version, self.contract.target.unit, self.check_coverage(coverage)
+        found = self._appraised(X, scored, coverage)
+        columns = (found.prediction, found.lower, found.upper)
+        estimates, lower, upper = (array.tolist() for array in columns)
+        notes = [tuple(found.notes.get(i, ())) for i in range(len(X))]
+        if self.confidence is None or found.fsd is None:
+            return [
+                Valuation(estimate, lower[i], upper[i], held, version, unit, notes[i])
+                for i, estimate in enumerate(estimates)
+            ]
+        sizes, support = found.fsd.tolist(), self.support(X, found.outside)
+        graded = self.confidence.graded(sizes)
         return [
             Valuation(
-                estimate, lower[i], upper[i], coverage, version, unit, tuple(notes.get(i, ()))
+                estimate, lower[i], upper[i], held, version, unit, notes[i],
+                sizes[i], *graded[i], None if support is None else support[i],
             )
             for i, estimate in enumerate(estimates)
-        ]
+        ]  # fmt: skip
 
     def explain(
         self,
@@ -394,13 +439,7 @@ class ModelBundle:
     def comparables_of_rows(
         self, X: Floats, n: int, identifiers: Sequence[Any]
     ) -> Iterator[tuple[tuple[Comparable, ...], Reconciled | None]]:
-        """Yield the comparables of encoded rows (m, p) and what they come to, as `reasons` does.
-
-        Args:
-            X: Rows that `check` accepts.
-            n: How many comparables.
-            identifiers: What names the thing that each row is about, see `identifier_of`.
-        """
+        """Yield `n` comparables of each row (m, p) and their value, see `Explainer`."""
         parts = self.contributions.of_rows(self._scored(X).Z)
         return self.explainer.comparables_of_rows(X, parts, self.dates(X), n, identifiers)
 
@@ -487,6 +526,16 @@ def _rebuilt(
         error_model=OnnxRegressor(errors, threads) if errors is not None else None,
         training_rows=(
             TrainingRows.from_state(arrays_of(OUT_OF_FOLD)) if OUT_OF_FOLD in contents else None
+        ),
+        confidence=(
+            ConfidenceModel.from_state(
+                load_model(contents[CONFIDENCE_TREES], threads),
+                arrays_of(CONFIDENCE),
+                len(contract.features),
+                q,
+            )
+            if CONFIDENCE in contents
+            else None
         ),
         known_sales=(
             KnownSales.from_state(arrays_of(KNOWN_SALES), features)

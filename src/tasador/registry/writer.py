@@ -18,13 +18,17 @@ from tasador.core.hashing import sha256_bytes, to_plain
 from tasador.core.input_checks import write_arrays
 from tasador.core.storage import atomic_folder
 from tasador.features.pipeline import FittedFeatures
+from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.parity import TOLERANCE, Parity
 from tasador.modeling.target_transform import TargetTransform
 from tasador.modeling.training_rows import TrainingRows
+from tasador.registry.errors import GOLDEN_ROWS
 from tasador.registry.known_sales import KnownSales
 from tasador.registry.manifest import (
     CARD,
+    CONFIDENCE,
+    CONFIDENCE_TREES,
     ERROR_MODEL,
     EXPLAIN,
     FEATURES,
@@ -41,7 +45,7 @@ from tasador.registry.manifest import (
     ModelEntry,
     refuse_foreign,
 )
-from tasador.registry.model_bundle import GOLDEN_ROWS, ModelBundle, load_bundle
+from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions
 
@@ -86,6 +90,7 @@ class BundleParts:
             `monitoring.reference.Reference.state`.
         error_model: How large an error to expect where, the graph of `monitoring.error_estimation`.
         training_rows: What training rows are worth to models that did not learn from them.
+        confidence: How large an error to expect of each estimate, and the graph of its trees.
         known_sales: What is kept of the comparables beside their places.
     """
 
@@ -107,6 +112,7 @@ class BundleParts:
     reference: Mapping[str, NDArray[Any]] | None = None
     error_model: bytes | None = None
     training_rows: TrainingRows | None = None
+    confidence: tuple[ConfidenceModel, bytes] | None = None
     known_sales: KnownSales | None = None
 
 
@@ -143,6 +149,9 @@ def write_bundle(folder: Path, parts: BundleParts) -> ModelBundle:
         contents[ERROR_MODEL] = parts.error_model
     if parts.training_rows is not None:
         contents[OUT_OF_FOLD] = write_arrays(parts.training_rows.state())
+    if parts.confidence is not None:
+        model, contents[CONFIDENCE_TREES] = parts.confidence
+        contents[CONFIDENCE] = write_arrays(model.state())
     if parts.known_sales is not None:
         contents[KNOWN_SALES] = write_arrays(parts.known_sales.state())
     manifest = _manifest(parts, spec, contents)

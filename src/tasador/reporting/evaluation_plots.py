@@ -224,6 +224,44 @@ def learning_curve(
     )
 
 
+def hit_rate_curve(
+    shares: Sequence[float], median_ape: Sequence[float], within_10: Sequence[float]
+) -> Figure:
+    """Draw the errors, in percent, that are left where only the surest shares of rows are valued.
+
+    Args:
+        shares: Hit rates in (0, 1], the largest first.
+        median_ape: Median absolute percentage error at each.
+        within_10: Percentage of errors up to 10% at each.
+    """
+
+    def draw(axes: Any) -> None:
+        percent = 100.0 * np.asarray(shares)
+        for values, colour, name in (
+            (within_10, SOFT, "within 10%"),
+            (median_ape, ACCENT, "median APE"),
+        ):
+            axes.plot(percent, values, marker="o", markersize=3, color=colour, label=name)
+            for at in (0, len(percent) - 1):
+                axes.annotate(
+                    f"{values[at]:.1f}", (percent[at], values[at]), (0, 5), ha="center",
+                    textcoords="offset points", fontsize=7.5, color=MUTED,
+                )  # fmt: skip
+        axes.set_ylim(0.0, max([*within_10, *median_ape, 1e-12]) * 1.25)
+        axes.set_xlim(percent[0] + 3.0, percent[-1] - 3.0)
+        axes.set_xlabel("rows that get a value, the surest, %")
+        axes.set_ylabel("%")
+        format_axes(axes, x=True, y=True)
+        axes.legend(loc="center right")
+
+    return drawn(
+        "Fewer values, smaller errors",
+        "On the test rows, where those with the largest forecast standard deviation get no value. "
+        "The limits (serve.max_fsd) stand in the table of errors by hit rate.",
+        draw,
+    )
+
+
 def importance_bars(names: Sequence[str], values: Floats, *, metric: str) -> Figure:
     """Draw by how much a metric grows when a column is shuffled, the most important first."""
     grown = np.asarray(values, dtype=float)

@@ -255,6 +255,8 @@ def item_of(valuation: Valuation, reasons: Reasons, contract: TableContract) -> 
             "coverage": valuation.coverage,
         },
         "warnings": list(valuation.warnings),
+        **valuation.graded(),
+        "no_value": None,
     }
     return {"valuation": value, **reasons.plain()}
 

@@ -32,6 +32,7 @@ from tasador.core.progress import Advance, progress
 from tasador.data.table_stream import Piece, TableKind, TableStream, open_table
 from tasador.inference.batch_scorer import BatchScorer
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -333,6 +334,7 @@ class ScoreRequest:
         force: Whether finished files are scored again.
         asked: How files are read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage, limits: Of the intervals, None takes the model's; when a row gets no value.
         explain: Whether estimates come with their parts in money.
     """
 
@@ -346,11 +348,14 @@ class ScoreRequest:
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
     explain: bool = False
+    coverage: float | None = None
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
     @property
     def reading(self) -> str:
         """How files are read and answered, as a text that is empty where nothing was named."""
-        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of)
+        how = (self.coverage, self.limits.max_fsd, self.limits.min_support or None)
+        given = (self.asked.sheet, self.asked.encoding, self.asked.has_header, self.as_of, *how)
         explained = " explained" if self.explain else ""
         return "".join(f" {one}" for one in given if one is not None) + explained
 
@@ -505,13 +510,16 @@ class Run:
 
     def _scorer(self, name: str, table: TableStream) -> BatchScorer:
         """Return a scorer for a table, once the table is known to have its columns."""
-        keep: Sequence[str] | None = self.request.columns
+        request = self.request
+        keep: Sequence[str] | None = request.columns
         if keep is not None and ALL in keep:
             keep = table.names
         if keep is not None and ROW in keep:
             raise OutputError.taken(ROW)
-        request = self.request
-        scorer = BatchScorer(self.bundle, keep=keep, as_of=request.as_of, explain=request.explain)
+        scorer = BatchScorer(
+            self.bundle, keep=keep, as_of=request.as_of, explain=request.explain,
+            coverage=request.coverage, limits=request.limits,
+        )  # fmt: skip
         try:
             scorer.check_columns(table.names)
         except DataError as error:
@@ -581,10 +589,10 @@ def value_piece(scorer: BatchScorer, piece: Piece) -> pa.RecordBatch:
     if piece.torn:
         whole = numbers[~np.isin(numbers, list(piece.torn))]
         texts = [piece.torn[number] for number in sorted(piece.torn)]
-        blank = pa.RecordBatch.from_arrays(
-            [pa.nulls(len(texts), kind) for kind in scored.schema.types], schema=scored.schema
-        )
-        blank = blank.set_column(len(blank.schema) - 1, "error", pa.array(texts, pa.string()))
+        nothing = pa.nulls(len(texts))
+        columns = [nothing.cast(field.type) for field in scored.schema]
+        columns[scored.schema.get_field_index("error")] = pa.array(texts, pa.string())
+        blank = pa.RecordBatch.from_arrays(columns, schema=scored.schema)
         order = np.argsort(np.concatenate([whole, sorted(piece.torn)]))
         scored = pa.concat_batches([scored, blank]).take(pa.array(order))
     return pa.RecordBatch.from_arrays(

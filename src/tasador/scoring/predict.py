@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasador.contract.encoding import as_of_field
@@ -18,9 +19,11 @@ from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
-from tasador.modeling.prediction import Comparable, Explanation, Valuation
+from tasador.modeling.monotone import promise
+from tasador.modeling.prediction import Comparable, Explanation, Valuation, no_value
 from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
+from tasador.settings.serving import ServeLimits
 
 if TYPE_CHECKING:
     from tasador.inference.batch_scorer import BatchScorer
@@ -42,12 +45,14 @@ class PredictedRow:
         valuation: Its value; None when it was refused.
         error: Why it was refused; empty when it was valued.
         kept: Columns of the input that were asked for, by name.
+        no_value: Why it gets no value all the same; None where it does.
     """
 
     number: int
     valuation: Valuation | None
     error: str
     kept: Mapping[str, Any]
+    no_value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ def predict_rows(
     keep: Sequence[str] = (),
     asked: Source | None = None,
     as_of: str | None = None,
+    coverage: float | None = None,
+    limits: ServeLimits | None = None,
 ) -> Predicted:
     """Value `rows`: the path of a CSV, Parquet or JSON file, or JSON text itself.
 
@@ -89,6 +96,8 @@ def predict_rows(
             ``inputs`` (all of them).
         asked: How the file is read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage: Share of truths that the intervals are to hold; None takes the model's.
+        limits: When a row gets no value; None gives all one.
 
     Raises:
         DataError: The rows cannot be read, or not one of them meets the contract.
@@ -98,11 +107,13 @@ def predict_rows(
     """
     with chosen_bundle(choice, fits=fits_rows(rows, asked), tell=tell) as chosen:
         loaded = chosen.load()
+    loaded.check_coverage(coverage)
+    how = _Asked(as_of, coverage, limits or ServeLimits())
     text = json_text(rows)
     if text is not None:
-        found = _value_json(loaded, text, keep, as_of)
+        found = _value_json(loaded, text, keep, how)
     else:
-        found = _value_table(loaded, rows, keep, tell, asked, as_of)
+        found = _value_table(loaded, rows, keep, tell, asked, how)
     predicted = Predicted(
         tuple(found),
         loaded.contract.target.prediction_name,
@@ -113,6 +124,15 @@ def predict_rows(
     )
     check_any_valued([(row.number, row.error) for row in predicted.refused], len(predicted.rows))
     return predicted
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How rows are valued; see `predict_rows`."""
+
+    as_of: str | None
+    coverage: float | None
+    limits: ServeLimits
 
 
 class RowsError(ValidationError):
@@ -193,16 +213,18 @@ def json_text(rows: str) -> str | None:
 
 
 def _value_json(
-    bundle: ModelBundle, text: str, keep: Sequence[str], as_of: str | None
+    bundle: ModelBundle, text: str, keep: Sequence[str], how: _Asked
 ) -> Iterator[PredictedRow]:
-    dated = as_of_field(bundle.contract, as_of)
+    dated = as_of_field(bundle.contract, how.as_of)
     items = json_items(text)
     names = dict.fromkeys(name for item in items if isinstance(item, Mapping) for name in item)
     kept = _kept(bundle, keep, list(names))
     for number, item in enumerate(items, 1):
         handed_on = {name: item.get(name) for name in kept} if isinstance(item, Mapping) else {}
-        valuation, reason = checked_item(bundle, item, dated, bundle.value)
-        yield PredictedRow(number, valuation, reason, handed_on)
+        value = partial(bundle.value, coverage=how.coverage)
+        found, fault = checked_item(bundle, item, dated, value)
+        reason = None if found is None else no_value(found.fsd, found.support, how.limits)
+        yield PredictedRow(number, found, fault, handed_on, reason)
 
 
 def checked_item(
@@ -260,38 +282,43 @@ def _value_table(
     keep: Sequence[str],
     tell: Callable[[str], None],
     asked: Source | None,
-    as_of: str | None,
+    how: _Asked,
 ) -> Iterator[PredictedRow]:
     with open_table(path, bundle.contract, asked) as table:
-        yield from _value_pieces(bundle, path, table, keep, as_of)
+        yield from _value_pieces(bundle, path, table, keep, how)
         for note in table.notes:
             tell(note)
 
 
 def _value_pieces(
-    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str], as_of: str | None
+    bundle: ModelBundle, path: str, table: TableStream, keep: Sequence[str], how: _Asked
 ) -> Iterator[PredictedRow]:
     from tasador.inference.batch_scorer import BatchScorer
     from tasador.scoring.files import ROW, value_piece
 
-    check_fields(bundle.contract, path, table.names, as_of)
+    check_fields(bundle.contract, path, table.names, how.as_of)
     kept = _kept(bundle, keep, table.names)
-    scorer = BatchScorer(bundle, keep=kept, as_of=as_of)
+    scorer = BatchScorer(
+        bundle, keep=kept, as_of=how.as_of, coverage=how.coverage, limits=how.limits
+    )
     made = [ROW, *scorer.schema.names]
-    version, unit, coverage = bundle.version, bundle.contract.target.unit, bundle.interval.coverage
+    version, unit = bundle.version, bundle.contract.target.unit
+    coverage = bundle.check_coverage(how.coverage)
     for piece in pieces_of(table, path, scorer):
         batch = value_piece(scorer, piece)
         cells = [batch.column(name).to_pylist() for name in made]
         inputs = [batch.column(name).to_pylist() for name in kept]
-        for place, (number, estimate, lower, upper, warnings, error) in enumerate(
-            zip(*cells, strict=True)
-        ):
+        for place, row in enumerate(zip(*cells, strict=True)):
+            number, estimate, lower, upper, warnings, error, fsd, _, reason = row
             valuation = None
             if error is None:
                 notes = (warnings,) if warnings else ()
-                valuation = Valuation(estimate, lower, upper, coverage, version, unit, notes)
+                graded = bundle.confidence.graded([fsd])[0] if bundle.confidence else (None, None)
+                valuation = Valuation(
+                    estimate, lower, upper, coverage, version, unit, notes, fsd, *graded
+                )
             handed_on = {name: column[place] for name, column in zip(kept, inputs, strict=True)}
-            yield PredictedRow(number, valuation, error or "", handed_on)
+            yield PredictedRow(number, valuation, error or "", handed_on, reason)
 
 
 def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -315,7 +342,8 @@ def _kept(bundle: ModelBundle, keep: Sequence[str], names: Sequence[str]) -> tup
     return tuple(dict.fromkeys(kept))
 
 
-_ADDED = ("row", "lower", "upper", "coverage", "warnings", "error", "model_version")
+_ADDED = ("row", "lower", "upper", "coverage", "warnings", "error", "model_version", "fsd",
+          "confidence_class", "no_value")  # fmt: skip
 
 
 def to_json(predicted: Predicted) -> str:
@@ -329,15 +357,18 @@ def to_json(predicted: Predicted) -> str:
 
 def _plain(predicted: Predicted, row: PredictedRow) -> dict[str, Any]:
     found = row.valuation
+    answered = None if row.no_value else found
     plain: dict[str, Any] = {
-        predicted.prediction_name: None if found is None else found.prediction,
-        "lower": None if found is None else found.lower,
-        "upper": None if found is None else found.upper,
-        "coverage": None if found is None else found.coverage,
+        predicted.prediction_name: None if answered is None else answered.prediction,
+        "lower": None if answered is None else answered.lower,
+        "upper": None if answered is None else answered.upper,
+        "coverage": None if answered is None else answered.coverage,
     }
     if predicted.unit:
         plain["unit"] = predicted.unit
     plain["warnings"] = [] if found is None else list(found.warnings)
+    graded = dict.fromkeys(("fsd", "confidence", "confidence_class", "support"))
+    plain |= (graded if found is None else found.graded()) | {"no_value": row.no_value}
     if row.error:
         plain |= {"row": row.number, "error": row.error}
     return {**plain, "inputs": dict(row.kept)} if row.kept else plain
@@ -351,18 +382,20 @@ def to_csv(predicted: Predicted) -> str:
     unit = ["unit"] if predicted.unit else []
     writer.writerow(
         [*kept, predicted.prediction_name, "lower", "upper", "coverage", *unit, "warnings",
-         "error", "model_version"]
+         "error", "model_version", "fsd", "confidence_class", "no_value"]
     )  # fmt: skip
     for row in predicted.rows:
         found = row.valuation
         values: list[Any] = [None] * 4
-        if found is not None:
+        if found is not None and not row.no_value:
             values = [found.prediction, found.lower, found.upper, found.coverage]
         notes = "; ".join(found.warnings) if found is not None else ""
         cells = [to_plain(row.kept.get(name)) for name in kept]
         if unit:
             values.append(predicted.unit)
-        writer.writerow([*cells, *values, notes, row.error, predicted.version])
+        sizes = (None, None) if found is None else (found.fsd, found.confidence_class)
+        ends = (row.error, predicted.version, *sizes, row.no_value)
+        writer.writerow([*cells, *values, notes, *ends])
     return text.getvalue()
 
 
@@ -401,6 +434,8 @@ def explain_row(
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
         loaded = chosen.load()
+    for column, direction in loaded.features.monotone.items():
+        tell(f"{promise(column, direction)}: this model keeps to that")
     return loaded.explain(
         row | as_of_field(loaded.contract, as_of),
         comparables=wanted.n,

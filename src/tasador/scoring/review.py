@@ -36,6 +36,7 @@ from tasador.reporting.review.writing import Cell, Review, ReviewLine, write_rev
 from tasador.scoring.appraise import summary_of
 from tasador.scoring.files import ALL, ROW, value_piece
 from tasador.scoring.predict import check_any_valued, check_fields, pieces_of
+from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
 
@@ -109,6 +110,7 @@ class ReviewRequest:
         language: Of the texts.
         asked: How the file is read, where the contract does not say so; see `open_table`.
         as_of: Day such as 2014-06-30 as of which all rows are valued; None takes each row's own.
+        coverage, limits: Of the ranges, None takes the model's; when a row gets no value.
     """
 
     rows: str
@@ -121,6 +123,8 @@ class ReviewRequest:
     language: Language = "en"
     asked: Source = field(default_factory=Source)
     as_of: str | None = None
+    coverage: float | None = None
+    limits: ServeLimits = field(default_factory=ServeLimits)
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,10 @@ def write_review_file(
     with open_table(request.rows, bundle.contract, request.asked) as table:
         check_fields(bundle.contract, request.rows, table.names, request.as_of)
         columns = _columns(bundle.contract, request, table.names, tell)
-        scorer = BatchScorer(bundle, keep=columns.kept, as_of=request.as_of)
+        scorer = BatchScorer(
+            bundle, keep=columns.kept, as_of=request.as_of, coverage=request.coverage,
+            limits=request.limits,
+        )  # fmt: skip
         maker = _Maker(bundle, scorer, request, columns)
         with progress("valuing, rows", None) as advance:
             for piece in pieces_of(table, request.rows, scorer):
@@ -199,7 +206,7 @@ def write_review_file(
         id=new_id(), model=summary_of(bundle), lines=lines, names=columns.names,
         inputs=columns.inputs,
         file=request.rows.rsplit("/", 1)[-1], previous=columns.previous, as_of=request.as_of,
-        coverage=bundle.interval.coverage, large_change=request.large_change,
+        coverage=bundle.check_coverage(request.coverage), large_change=request.large_change,
         made=clock.now().isoformat(timespec="seconds"), by=request.by, language=request.language,
     )  # fmt: skip
     content = write_review(review)
@@ -318,7 +325,7 @@ class _Maker:
     ) -> ReviewLine:
         columns, error = self._columns, one["error"]
         value = one[self._contract.target.prediction_name]
-        silent = one.get("no_value")
+        silent = one["no_value"]
         notes = [error] if error else [silent] if silent else []
         unusual = (one["warnings"] or "").split("; ") if one["warnings"] else []
         line = ReviewLine(
@@ -326,8 +333,8 @@ class _Maker:
             number=one[ROW],
             names=tuple(_text(row.get(name)) for name in columns.names),
             inputs=tuple(self._input(name, row, x) for name in columns.inputs),
-            value=value, lower=one["lower"], upper=one["upper"], fsd=one.get("fsd"),
-            grade=one.get("confidence_class"),
+            value=value, lower=one["lower"], upper=one["upper"], fsd=one["fsd"],
+            grade=one["confidence_class"],
             previous=known.get(columns.previous or ""), price=known.get(columns.price or ""),
             notes=(*notes, *unusual),
             comparables=near[0], evidence=None if near[1] is None else near[1].value,
@@ -418,6 +425,8 @@ def _record(
             lower=nan if line.lower is None else line.lower,
             upper=nan if line.upper is None else line.upper,
             coverage=review.coverage, latency_ms=nan, client=review.by,
+            fsd=nan if line.fsd is None else line.fsd,
+            no_value=line.notes[0] if "no_value" in line.flags else "",
         )
         for line, sent in zip(review.lines, features, strict=True)
     ]  # fmt: skip

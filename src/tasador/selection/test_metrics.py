@@ -12,16 +12,19 @@ from tasador.contract.model import TableContract
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
+from tasador.metrics.ratio_study import By, RatioGroup, ratio_groups
 from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
 from tasador.selection.folds import Fold, held_out
+from tasador.selection.weakest_segments import WeakestSegments, weakest_segments
 
 Floats = NDArray[np.float64]
-#: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,).
-Value = Callable[[Floats], tuple[Floats, Floats, Floats]]
+#: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,), forecast
+#: standard deviations (n,) or None.
+Value = Callable[[Floats], tuple[Floats, Floats, Floats, Floats | None]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class EvaluationReport:
         segments: Figures by segment; empty without a segment column.
         deciles: Figures by tenth of the actual values, the lowest first.
         capped: Figures below and at the contract's cap; empty without one.
+        fairness: Figures by the columns of the contract's ``fairness``, of rows whose actual value
+            is positive; empty without such columns.
+        weakest: Where the model errs most.
         actual: The test part's targets.
         predicted: Their estimates.
         lower: Lower ends of their intervals.
@@ -87,6 +93,7 @@ class EvaluationReport:
         X: The test part's encoded rows.
         row_hash: Hashes of their content.
         openings: Why the held-out test set was opened, once each.
+        fsd: Forecast standard deviations of their relative errors; None where there are none.
     """
 
     test: dict[str, Estimate]
@@ -98,6 +105,8 @@ class EvaluationReport:
     segments: tuple[Group, ...]
     deciles: tuple[Group, ...]
     capped: tuple[Group, ...]
+    fairness: tuple[RatioGroup, ...]
+    weakest: WeakestSegments
     actual: Floats
     predicted: Floats
     lower: Floats
@@ -105,6 +114,16 @@ class EvaluationReport:
     X: Floats
     row_hash: NDArray[np.uint64]
     openings: tuple[str, ...]
+    fsd: Floats | None = None
+
+    @property
+    def relative_errors(self) -> Floats:
+        """Absolute errors (n,) over the actual values; infinite where that is zero."""
+        errors = np.abs(self.predicted - self.actual)
+        relative: Floats = np.divide(
+            errors, np.abs(self.actual), out=np.full(len(errors), np.inf), where=self.actual != 0
+        )
+        return relative
 
 
 def out_of_fold(
@@ -202,14 +221,31 @@ def evaluate(
     draws: int,
     seed: int,
     reason: str,
+    found_on: tuple[Floats, Floats],
+    by: Callable[[Part], By],
 ) -> EvaluationReport:
     """Open the held-out test set and measure the final model on it.
 
-    This is the only place that opens it; `reason` is kept in the report.
+    This is the only place that opens it; `reason` is kept in the report. `found_on` are encoded
+    training rows and their errors, as `weakest_segments` takes them; `by` returns the rows of the
+    groups to compare.
     """
     part = sealed.open(reason)
-    predicted, lower, upper = value(part.X)
+    predicted, lower, upper, fsd = value(part.X)
     inside = (lower <= part.y) & (part.y <= upper)
+
+    positive = part.y > 0
+    fairness = ratio_groups(
+        part.y[positive],
+        predicted[positive],
+        {
+            title: {name: rows[positive] for name, rows in some.items()}
+            for title, some in by(part).items()
+        },
+        inside=inside[positive],
+        promised=promised,
+    )
+    held = (part.X, part.y, predicted)
 
     def group(name: str, rows: NDArray[np.bool_]) -> Group:
         return _group(name, part.y[rows], predicted[rows], inside[rows])
@@ -224,6 +260,8 @@ def evaluate(
         segments=tuple(group(name, rows) for name, rows in _by_segment(contract, part)),
         deciles=tuple(group(name, rows) for name, rows in _by_decile(part.y)),
         capped=tuple(group(name, rows) for name, rows in _by_cap(contract, part.y)),
+        fairness=fairness,
+        weakest=weakest_segments(contract, *found_on, held, dated=time_cv is not None),
         actual=part.y,
         predicted=predicted,
         lower=lower,
@@ -231,6 +269,7 @@ def evaluate(
         X=part.X,
         row_hash=part.row_hash,
         openings=tuple(sealed.openings),
+        fsd=fsd,
     )
 
 

@@ -235,6 +235,7 @@ class Assembly:
             settings.limits,
             keeps_records=self.writer.keeps,
             keep_refused=self.writer.refuse,
+            no_value=settings.serve,
         )
         self.canary = self._canary()
         self.health = HealthChecks(self.slot, self._checks(), keeps_records=self.writer.keeps)

@@ -8,10 +8,11 @@ shared is the overhead of a call, which for one row is larger than the work.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import orjson
@@ -19,18 +20,22 @@ from numpy.typing import NDArray
 
 from tasador.core import clock
 from tasador.core.errors import StorageError
+from tasador.modeling.prediction import no_value
 from tasador.records.errors import RejectedValuesError
 from tasador.records.record import Record, new_ids
 from tasador.serving.cache import Cache, entries_of, keys_of, predictions_of
 from tasador.serving.errors import not_recorded
 from tasador.serving.request_parsing import Predictions, Predictor, Rows, invalid_rows
+from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 #: Rows above which a batch is valued in a thread, so that the loop goes on answering others.
 INLINE_ROWS = 64
 #: Bytes above which only the contract's columns of a row are recorded.
 _LONGEST_ROW = 16 * 1024
+_NO_LIMITS = ServeLimits()
 
 
 class Recorder(Protocol):
@@ -49,6 +54,9 @@ class Observer(Protocol):
     def predictions(self, values: Sequence[float]) -> None:
         """Note what was answered."""
 
+    def no_value(self, rows: int) -> None:
+        """Note rows that got no value."""
+
 
 @dataclass(slots=True)
 class Answer:
@@ -58,29 +66,44 @@ class Answer:
         predictor: What valued it.
         ids: One prediction id a row.
         predictions: Its rows' values.
+        coverage: Of their intervals.
     """
 
     predictor: Predictor
     ids: list[str]
     predictions: Predictions
+    coverage: float
 
     def items(self) -> list[dict[str, Any]]:
         """Return one JSON object a row, in the rows' order."""
-        name, coverage = self.predictor.prediction_name, self.predictor.coverage
-        found, notes = self.predictions, self.predictions.notes
+        name, found, graded = self.predictor.prediction_name, self.predictions, self.graded()
         return [
             {
-                name: found.prediction[i],
-                "interval": {
+                name: None if i in found.no_value else found.prediction[i],
+                "interval": None
+                if i in found.no_value
+                else {
                     "lower": found.lower[i],
                     "upper": found.upper[i],
-                    "coverage": coverage,
+                    "coverage": self.coverage,
                 },
-                "warnings": notes.get(i, []),
+                "warnings": found.notes.get(i, []),
                 "prediction_id": self.ids[i],
+                "fsd": None if found.fsd is None else found.fsd[i],
+                "confidence": graded[i][0],
+                "confidence_class": graded[i][1],
+                "support": None if found.support is None else found.support[i].plain(),
+                "no_value": found.no_value.get(i),
             }
             for i in range(len(self.ids))
         ]
+
+    def graded(self) -> Sequence[tuple[float | None, str | None]]:
+        """Return the confidence of each row and its class; None from older bundles."""
+        confidence, fsd = self.predictor.bundle.confidence, self.predictions.fsd
+        if confidence is None or fsd is None:
+            return [(None, None)] * len(self.ids)
+        return confidence.graded(fsd)
 
     def body(self) -> bytes:
         """Return the body of an answer to ``predict``."""
@@ -102,6 +125,7 @@ class _Job:
 @dataclass(slots=True)
 class _Batch:
     predictor: Predictor
+    coverage: float | None = None
     jobs: list[_Job] = field(default_factory=list)
 
 
@@ -155,8 +179,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         job = _Job(rows, place, client, started, loop.create_future())
         batch = self._open
-        if batch is None or batch.predictor is not predictor:
-            batch = self._open = _Batch(predictor)
+        asked = (predictor, rows.coverage)
+        if batch is None or (batch.predictor, batch.coverage) != asked:
+            batch = self._open = _Batch(*asked)
             # at the end of this turn of the loop: whatever else has arrived by then shares the call
             loop.call_soon(self._flush, batch)
         batch.jobs.append(job)
@@ -173,14 +198,15 @@ class Batcher:
         if not len(X):
             return
         task = asyncio.get_running_loop().create_task
-        if self._cache is not None:
+        # the cache knows intervals of the usual coverage
+        if self._cache is not None and batch.coverage is None:
             self._keep(task(self._value_through(self._cache, batch, X)))
             return
         if len(X) > INLINE_ROWS:
             self._keep(task(self._value_in_thread(batch, X)))
             return
         try:
-            waiting = self._answer(batch, self._predict(batch.predictor, X))
+            waiting = self._answer(batch, self._predict(batch, X))
         except Exception as error:
             _fail(batch.jobs, error)
             return
@@ -212,11 +238,10 @@ class Batcher:
         batch.jobs = kept
         return np.ascontiguousarray(X[mask])
 
-    def _predict(self, predictor: Predictor, X: Floats) -> Predictions:
+    def _predict(self, batch: _Batch, X: Floats) -> Predictions:
         start = time.perf_counter()
-        found = predictor.predict(X)
+        found = batch.predictor.predict(X, batch.coverage)
         self._observer.stage("value", time.perf_counter() - start)
-        self._observer.predictions(found.prediction)
         return found
 
     async def _value_through(self, cache: Cache, batch: _Batch, X: Floats) -> None:
@@ -225,13 +250,12 @@ class Batcher:
             keys = keys_of(batch.predictor.version, X)
             entries = await cache.fetch(keys)
             new = [i for i, entry in enumerate(entries) if entry is None]
-            self._observer.predictions([entry[0] for entry in entries if entry is not None])
             if new:
                 rest = X if len(new) == len(X) else X[new]
                 if len(new) > INLINE_ROWS:
-                    found = await asyncio.to_thread(self._predict, batch.predictor, rest)
+                    found = await asyncio.to_thread(self._predict, batch, rest)
                 else:
-                    found = self._predict(batch.predictor, rest)
+                    found = self._predict(batch, rest)
                 made = list(zip(new, entries_of(found), strict=True))
                 for i, entry in made:
                     entries[i] = entry
@@ -245,7 +269,7 @@ class Batcher:
 
     async def _value_in_thread(self, batch: _Batch, X: Floats) -> None:
         try:
-            found = await asyncio.to_thread(self._predict, batch.predictor, X)
+            found = await asyncio.to_thread(self._predict, batch, X)
             waiting = self._answer(batch, found)
             if waiting is not None:
                 await waiting()
@@ -256,6 +280,7 @@ class Batcher:
         """Share the values out, keep the records; returns what there is to wait for, if any."""
         # also for rows from the cache: an outcome belongs to one answer, not to equal rows
         ids = new_ids(len(found.prediction))
+        self._withhold(batch.predictor, found)
         answers = _shares(batch, ids, found)
         # before any answer: in durable mode a client never holds an id that is not recorded
         committed = self._recorder.submit(self._records(batch, ids, found))
@@ -275,8 +300,25 @@ class Batcher:
 
         return wait
 
+    def _withhold(self, predictor: Predictor, found: Predictions) -> None:
+        """Decide which rows get no value, and count."""
+        values = found.prediction
+        # without limits nothing is asked: this is the hot route
+        if predictor.limits != _NO_LIMITS:
+            for i in range(len(values)):
+                fsd = None if found.fsd is None else found.fsd[i]
+                support = None if found.support is None else found.support[i]
+                reason = no_value(fsd, support, predictor.limits)
+                if reason is not None:
+                    found.no_value[i] = reason
+            if found.no_value:
+                self._observer.no_value(len(found.no_value))
+                values = [value for i, value in enumerate(values) if i not in found.no_value]
+        self._observer.predictions(values)
+
     def _records(self, batch: _Batch, ids: list[str], found: Predictions) -> list[Record]:
         predictor, now, done = batch.predictor, clock.seconds(), time.perf_counter()
+        coverage = batch.coverage or predictor.coverage
         records, i = [], 0
         for job in batch.jobs:
             latency = (done - job.started) * 1000.0
@@ -292,9 +334,11 @@ class Batcher:
                         found.prediction[i],
                         found.lower[i],
                         found.upper[i],
-                        predictor.coverage,
+                        coverage,
                         latency,
                         job.client,
+                        math.nan if found.fsd is None else found.fsd[i],
+                        found.no_value.get(i, ""),
                     )
                 )
                 i += 1
@@ -325,13 +369,22 @@ def _shares(batch: _Batch, ids: list[str], found: Predictions) -> list[tuple[_Jo
             found.prediction[start:stop],
             found.lower[start:stop],
             found.upper[start:stop],
-            {row - start: notes for row, notes in found.notes.items() if start <= row < stop}
-            if found.notes
-            else found.notes,
+            _shifted(found.notes, start, stop),
+            None if found.fsd is None else found.fsd[start:stop],
+            None if found.support is None else found.support[start:stop],
+            _shifted(found.no_value, start, stop),
         )
-        answers.append((job, Answer(batch.predictor, ids[start:stop], part)))
+        coverage = batch.coverage or batch.predictor.coverage
+        answers.append((job, Answer(batch.predictor, ids[start:stop], part, coverage)))
         start = stop
     return answers
+
+
+def _shifted(texts: dict[int, T], start: int, stop: int) -> dict[int, T]:
+    """Return the texts of rows from `start` to before `stop`, counted from `start`."""
+    if not texts:
+        return texts
+    return {row - start: found for row, found in texts.items() if start <= row < stop}
 
 
 def _release(answers: list[tuple[_Job, Answer]]) -> None:

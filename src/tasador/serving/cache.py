@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tasador.core.deadlines import Deadline
 from tasador.core.errors import ConfigError, MissingExtraError, StorageError
+from tasador.modeling.prediction import Support
 from tasador.serving.circuit_breaker import Breaker, OpenCircuitError
 from tasador.serving.request_parsing import Predictions
 from tasador.settings.serving import CacheSettings
@@ -31,13 +32,13 @@ from tasador.settings.serving import CacheSettings
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-#: Estimate, lower end, upper end, notes.
-Entry = tuple[float, float, float, tuple[str, ...]]
+#: Estimate, lower end, upper end, notes, forecast standard deviation, support.
+Entry = tuple[float, float, float, tuple[str, ...], float | None, Support | None]
 #: Called with how many rows were a hit, a miss, or not looked up because of an error.
 Count = Callable[[str, int], None]
 
 _NUMBERS = struct.Struct("<3d")
-_PREFIX = b"tasador:1:"
+_PREFIX = b"tasador:2:"
 _CONNECTIONS = 16
 _WRITERS = 4
 
@@ -226,7 +227,10 @@ def _redis_key(key: bytes) -> bytes:
 
 def _packed(entry: Entry) -> bytes:
     numbers = _NUMBERS.pack(*entry[:3])
-    return numbers + orjson.dumps(entry[3]) if entry[3] else numbers
+    notes, fsd, support = entry[3:]
+    if not notes and fsd is None and support is None:
+        return numbers
+    return numbers + orjson.dumps([notes, fsd, None if support is None else support.plain()])
 
 
 def _unpacked(value: Any) -> Entry | None:
@@ -238,14 +242,17 @@ def _unpacked(value: Any) -> Entry | None:
     if not all(math.isfinite(number) for number in numbers):
         return None
     if len(value) == _NUMBERS.size:
-        return (*numbers, ())
+        return (*numbers, (), None, None)
     try:
-        notes = orjson.loads(value[_NUMBERS.size :])
-    except orjson.JSONDecodeError:
+        notes, fsd, plain = orjson.loads(value[_NUMBERS.size :])
+        support = None if plain is None else Support.of_plain(plain)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         return None
-    return (*numbers, tuple(notes))
+    if not (fsd is None or isinstance(fsd, float)):
+        return None
+    return (*numbers, tuple(notes), fsd, support)
 
 
 def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
@@ -264,7 +271,14 @@ def make_cache(settings: CacheSettings, count: Count) -> Cache | None:
 def entries_of(found: Predictions) -> list[Entry]:
     """Return what is remembered of each of n valued rows."""
     return [
-        (value, found.lower[i], found.upper[i], tuple(found.notes.get(i, ())))
+        (
+            value,
+            found.lower[i],
+            found.upper[i],
+            tuple(found.notes.get(i, ())),
+            None if found.fsd is None else found.fsd[i],
+            None if found.support is None else found.support[i],
+        )
         for i, value in enumerate(found.prediction)
     ]
 
@@ -276,4 +290,7 @@ def predictions_of(entries: Sequence[Entry]) -> Predictions:
         [entry[1] for entry in entries],
         [entry[2] for entry in entries],
         {i: list(entry[3]) for i, entry in enumerate(entries) if entry[3]},
+        # a key names the version: its entries have all of a kind, or none
+        [fsd for entry in entries if (fsd := entry[4]) is not None] or None,
+        [support for entry in entries if (support := entry[5]) is not None] or None,
     )

@@ -8,6 +8,7 @@ champion.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -62,8 +63,8 @@ class ThreadRecorder(Protocol):
 class ChallengerPredictor(Predictor):
     """A predictor whose answers must be numbers."""
 
-    def predict(self, X: Floats) -> Predictions:
-        found = super().predict(X)
+    def predict(self, X: Floats, coverage: float | None = None) -> Predictions:
+        found = super().predict(X, coverage)
         if not np.isfinite([found.prediction, found.lower, found.upper]).all():
             raise ArithmeticError(f"{self.version} answers with something that is no number")
         return found
@@ -281,7 +282,9 @@ class Canary:
             self._counts, self._counted = WorkerCounts(), experiment.id
         run = self._run
         if run is None or run.experiment.id != experiment.id:
-            predictor = ChallengerPredictor(self._loaded.bundle, self._loaded.source)
+            predictor = ChallengerPredictor(
+                self._loaded.bundle, self._loaded.source, self._service.no_value
+            )
             predictor.variant = "challenger"
         else:
             predictor = run.predictor
@@ -341,7 +344,7 @@ class Canary:
                     shadow.ids[i] + SHADOW_SUFFIX, now, predictor.version, "shadow",
                     predictor.source, orjson.dumps(shadow.rows.values[i]), found.prediction[i],
                     found.lower[i], found.upper[i], predictor.coverage, 1000.0 * seconds,
-                    shadow.client,
+                    shadow.client, math.nan if found.fsd is None else found.fsd[i],
                 )
                 for i in range(n)
             ]
@@ -379,4 +382,6 @@ def _recoded(run: _Run, rows: Rows, place: str) -> Rows:
     Raises:
         Problem: The challenger's contract does not take them.
     """
-    return rows if run.same_codes else run.predictor.encode(rows.values, place)
+    if run.same_codes:
+        return rows
+    return replace(run.predictor.encode(rows.values, place), coverage=rows.coverage)

@@ -84,6 +84,11 @@ class Metrics:
             buckets=_VALUES,
             **shared,
         )
+        self._no_value = prometheus.Counter(
+            "tasador_no_value_rows_total",
+            "Rows answered with a reason instead of a value: serve.max_fsd, serve.min_support.",
+            **shared,
+        )
         self._refused = prometheus.Counter(
             "tasador_refused_rows_total",
             "Rows not valued: refused ones, and withheld ones that came in the same request.",
@@ -132,6 +137,10 @@ class Metrics:
         """Note what was answered."""
         for value in values:
             self._observe_value(value)
+
+    def no_value(self, rows: int) -> None:
+        """Note rows that got no value, since too large an error is to be expected of it."""
+        self._no_value.inc(rows)
 
     def refused(self, result: str, rows: int) -> None:
         """Note rows that were not valued: ``refused``, or ``withheld`` together with such."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from tasador.contract.model import TableContract
 from tasador.contract.row_check import RowCheck, shown
 from tasador.core import input_checks
 from tasador.core.errors import ValidationError
+from tasador.modeling.prediction import Support
 from tasador.registry.model_bundle import ModelBundle
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
+from tasador.settings.serving import ServeLimits
 
 Floats = NDArray[np.float64]
 
@@ -30,10 +32,12 @@ class Rows:
     Attributes:
         values: As they were sent.
         codes: Encoded, one list of p floats a row; not yet checked against the contract's bounds.
+        coverage: Of their intervals; None takes the model's.
     """
 
     values: Sequence[dict[str, Any]]
     codes: list[list[float]]
+    coverage: float | None = None
 
 
 def read_json(body: bytes, *, nan: bool = False) -> Any:
@@ -158,6 +162,26 @@ def dated(values: Sequence[Any], contract: TableContract, day: str) -> list[Any]
     return [{**row, **field} if type(row) is dict else row for row in values]
 
 
+def coverage_of(text: str, bundle: ModelBundle) -> float:
+    """Return the coverage that a query asks for.
+
+    Raises:
+        Problem: 422, it is no number, or `bundle` cannot hold it.
+    """
+    try:
+        return bundle.check_coverage(float(text))
+    except ValueError:
+        raise InvalidRequest(
+            ["query", "coverage"], "the coverage is no number", "0.5 to 0.99", text[:40],
+            "send a coverage such as 0.8", kind="invalid_value",
+        ) from None  # fmt: skip
+    except ValidationError as error:
+        raise InvalidRequest(
+            ["query", "coverage"], error.message, error.expected or "", error.got or "",
+            error.remedy or "", kind="invalid_value",
+        ) from None  # fmt: skip
+
+
 def encode(values: Sequence[Any], encoder: Encoder, check: RowCheck, place: str) -> Rows:
     """Encode rows.
 
@@ -226,12 +250,22 @@ class Predictions:
         lower: n lower ends of the interval.
         upper: n upper ends.
         notes: By row index, only for rows that have any: what their sender should know.
+        fsd: n forecast standard deviations; None from older bundles.
+        support: What the n estimates rest on; None without comparables, and from older bundles.
+        no_value: By row index, why a row gets no value; its estimate is recorded, not answered.
     """
 
     prediction: list[float]
     lower: list[float]
     upper: list[float]
     notes: dict[int, list[str]]
+    fsd: list[float] | None = None
+    support: list[Support] | None = None
+    no_value: dict[int, str] = field(default_factory=dict)
+
+    def answered(self) -> list[float | None]:
+        """Return the n estimates, None where there is no value."""
+        return [None if i in self.no_value else v for i, v in enumerate(self.prediction)]
 
 
 class Predictor:
@@ -240,9 +274,11 @@ class Predictor:
     Args:
         bundle: The loaded bundle.
         source: Where it came from, e.g. ``"mlflow"``.
+        limits: When a row gets no value.
     """
 
-    def __init__(self, bundle: ModelBundle, source: str) -> None:
+    def __init__(self, bundle: ModelBundle, source: str, limits: ServeLimits | None = None) -> None:
+        self.limits = limits or ServeLimits()
         self.bundle = bundle
         self.source = source
         self.version = bundle.version
@@ -256,7 +292,11 @@ class Predictor:
         """Encode rows as they were sent; see `encode`."""
         return encode(values, self.bundle.encoder, self.check, place)
 
-    def predict(self, X: Floats) -> Predictions:
+    def predict(self, X: Floats, coverage: float | None = None) -> Predictions:
         """Value encoded rows (n, p) that `check` accepts."""
-        prediction, lower, upper, notes = self.bundle.appraise(X)
-        return Predictions(prediction.tolist(), lower.tolist(), upper.tolist(), notes)
+        found = self.bundle.appraise(X, coverage)
+        columns = (found.prediction, found.lower, found.upper)
+        prediction, lower, upper = (column.tolist() for column in columns)
+        fsd = None if found.fsd is None else found.fsd.tolist()
+        support = self.bundle.support(X, found.outside)
+        return Predictions(prediction, lower, upper, found.notes, fsd, support)

@@ -19,7 +19,7 @@ from tasador.serving.errors import BadRow, Problem
 from tasador.serving.http.request import Exchange
 from tasador.serving.metrics import Metrics
 from tasador.serving.request_parsing import Predictor, Rows
-from tasador.settings.serving import LimitSettings, RecordSettings
+from tasador.settings.serving import LimitSettings, RecordSettings, ServeLimits
 
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ class Service:
         keeps_records: Whether a valuation could be recorded now, if it has to be.
         keep_refused: Records what was refused; never blocks.
         refused: Notes what was refused.
+        no_value: When a row gets no value.
     """
 
     slot: Slot
@@ -86,6 +87,7 @@ class Service:
     keeps_records: Callable[[], bool] = lambda: True
     keep_refused: Callable[[RefusedRequest], None] = lambda _: None
     refused: RefusedRows = field(init=False)
+    no_value: ServeLimits = field(default_factory=ServeLimits)
     _predictor: Predictor | None = None
     _loaded: LoadedBundle | None = None
 
@@ -127,7 +129,10 @@ class Service:
         if loaded is not self._loaded or self._predictor is None:
             if loaded is None:
                 raise Problem("model_not_ready")
-            self._predictor, self._loaded = Predictor(loaded.bundle, loaded.source), loaded
+            self._predictor, self._loaded = (
+                Predictor(loaded.bundle, loaded.source, self.no_value),
+                loaded,
+            )
         predictor = self._predictor
         if version is not None and version not in (predictor.version, "latest"):
             raise Problem("unknown_version", expected=predictor.version, got=version[:100])

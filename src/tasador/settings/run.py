@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Interval, Predicate
 
 from tasador.contract.model import TableContract
+from tasador.core.errors import ConfigError
 from tasador.core.parallel import EngineName, RaySettings
 from tasador.metrics.regression import METRICS
 from tasador.settings.validation import Matches
@@ -50,6 +51,26 @@ class FeatureSettings:
     max_one_hot: Annotated[int, Interval(ge=0, le=1000)] = 12
     target_mean_weight: Annotated[float, Ge(0)] = 20.0
     max_near: Annotated[int, Interval(ge=1, le=100)] = 5
+
+
+#: Whether estimates may only rise (``up``) or only fall (``down``) with a column.
+Direction = Literal["up", "down"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What estimates must keep to, whichever model is found.
+
+    Attributes:
+        monotone: By numeric column of the contract, ``up`` where no estimate may fall when it alone
+            rises, ``down`` where none may rise, such as ``{living_area: up}``. Families that
+            cannot keep to that are not compared, and nothing else is made from these columns.
+        even_ratios: Whether estimates are stretched round their middle such that PRD and PRB come
+            inside the range that the IAAO accepts, as far as 0.8% of the out-of-fold MAPE goes.
+    """
+
+    monotone: dict[str, Direction] | None = None
+    even_ratios: bool = False
 
 
 @dataclass(frozen=True)
@@ -299,6 +320,19 @@ class SegregateSettings:
     sales_review: str | None = None
 
 
+class ClassesError(ConfigError):
+    """Classes of confidence that overlap."""
+
+    @classmethod
+    def of(cls, high: float, medium: float) -> ClassesError:
+        """Return the error of a class M that begins above H."""
+        return cls(
+            "the classes of confidence are out of order",
+            expected=f"register.confidence_medium up to register.confidence_high, {high:g}",
+            got=f"{medium:g}",
+        )
+
+
 @dataclass(frozen=True)
 class RegisterSettings:
     """How the final model is proved.
@@ -322,6 +356,8 @@ class RegisterSettings:
             models that did not learn from it: the final model's own would seem better than it is.
             Never where neither place nor date says which thing a row is: equal rows are then often
             different things.
+        confidence_high: Least confidence, 100 (1 - FSD), of the class H.
+        confidence_medium: Least confidence of the class M; below is L.
         refit: Whether the shipped model is fitted again on all usable rows, those of the test part
             included, after the evaluation, which is of the model before: ``always``, ``never``, or
             ``auto``, where rows are split by time, so that it has seen the newest sales. Rows that
@@ -345,6 +381,17 @@ class RegisterSettings:
     smearing: Literal["auto", "none", "duan"] = "auto"
     out_of_fold: bool = True
     refit: Literal["auto", "always", "never"] = "auto"
+    confidence_high: Annotated[float, Interval(ge=0, le=100)] = 85.0
+    confidence_medium: Annotated[float, Interval(ge=0, le=100)] = 70.0
+
+    def __post_init__(self) -> None:
+        if self.confidence_medium > self.confidence_high:
+            raise ClassesError.of(*self.confidence_cuts)
+
+    @property
+    def confidence_cuts(self) -> tuple[float, float]:
+        """Least confidence of the classes H and M."""
+        return self.confidence_high, self.confidence_medium
 
 
 @dataclass(frozen=True)
@@ -399,6 +446,7 @@ class RunSettings:
         segregate: How rows are validated and split.
         impute: What stands in for missing numbers.
         features: Choices about features.
+        model: What estimates must keep to.
         selection: Which candidates are compared.
         sweep: How long the sweep searches.
         register: How the final model is proved.
@@ -420,6 +468,7 @@ class RunSettings:
     segregate: SegregateSettings = field(default_factory=SegregateSettings)
     impute: ImputationSettings = field(default_factory=ImputationSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)
     register: RegisterSettings = field(default_factory=RegisterSettings)

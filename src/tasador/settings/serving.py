@@ -391,6 +391,19 @@ class CanarySettings:
     idle_factor: Annotated[float, Ge(0)] = 4.0
 
 
+@dataclass(frozen=True, slots=True)
+class ServeLimits:
+    """When a row gets no value, but the reason; null and 0 always give one.
+
+    Attributes:
+        max_fsd: Largest forecast standard deviation of the relative error, such as 0.25.
+        min_support: Fewest comparables within reach, at most 64.
+    """
+
+    max_fsd: Annotated[float, Interval(gt=0)] | None = None
+    min_support: Annotated[int, Interval(ge=0, le=64)] = 0
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """Everything that configures the service.
@@ -403,6 +416,7 @@ class ServeSettings:
         records: Where valuations are written.
         cache: Whether predictions are remembered.
         canary: How it takes part in experiments.
+        serve: When a row gets no value.
     """
 
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -412,6 +426,7 @@ class ServeSettings:
     records: RecordSettings = field(default_factory=RecordSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     canary: CanarySettings = field(default_factory=CanarySettings)
+    serve: ServeLimits = field(default_factory=ServeLimits)
 
 
 def variable(section: str, key: str) -> str:

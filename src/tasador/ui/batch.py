@@ -144,7 +144,8 @@ def to_csv(rows: Sequence[ScoredRow]) -> str:
     """Return all rows as CSV for people, as ``/api/v1/score`` has them; no text is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id")
+    names = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id", "fsd",
+             "confidence_class", "no_value")  # fmt: skip
     writer.writerow(names)
     for row in rows:
         values = [getattr(row, name) for name in names]

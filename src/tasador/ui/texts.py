@@ -65,6 +65,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "**{share} %** of such intervals hold the real value: **{low}** to **{high}**",
         "El **{share} %** de estos intervalos contiene el valor real: de **{low}** a **{high}**",
     ),
+    "value.confidence": (
+        "Confidence **{confidence}**, class **{grade}**: 68 % of such errors are within {fsd} %",
+        "Confianza **{confidence}**, clase **{grade}**: el 68 % de esos errores no pasa de {fsd} %",
+    ),
+    "value.support": ("{count} comparables within reach", "{count} comparables al alcance"),
     "value.why": ("Where the estimate comes from", "De dónde sale la estimación"),
     "value.comparables": ("Comparables", "Comparables"),
     "value.comparables_help": (

@@ -108,8 +108,9 @@ def draw() -> None:
     st.divider()
     first, second = st.columns([6, 5], gap="large")
     with first:
-        st.subheader(say("value.why"))
-        _draw_waterfall(found, answer)
+        if answer["valuation"][found.contract.target.prediction_name] is not None:
+            st.subheader(say("value.why"))
+            _draw_waterfall(found, answer)
     with second:
         _draw_near(found, answer)
     _draw_comparables(found, answer)
@@ -180,6 +181,9 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
     target, lang, valuation = found.contract.target, language(), answer["valuation"]
     estimate, interval = valuation[target.prediction_name], valuation["interval"]
     with st.container(border=True):
+        if estimate is None:
+            st.info(escaped(valuation["no_value"]), icon=":material/block:")
+            return
         st.metric(
             say("value.estimate", target=escaped(label(target.name))),
             amount(estimate, target.unit, lang),
@@ -189,6 +193,13 @@ def _draw_estimate(found: Model, answer: Mapping[str, Any]) -> None:
         st.markdown(say("value.interval", share=share, low=escaped(low), high=escaped(high)))
         figure = widgets.interval_bar(interval["lower"], estimate, interval["upper"], target.unit)
         st.plotly_chart(figure, key="interval", config=widgets.CONFIG)
+        if valuation.get("fsd") is not None:
+            grade, share = valuation["confidence_class"], number(100 * valuation["fsd"], 1, lang)
+            confidence = number(valuation["confidence"], 0, lang)
+            st.markdown(say("value.confidence", grade=grade, confidence=confidence, fsd=share))
+        if valuation.get("support") is not None:
+            within = valuation["support"]["within_reach"]
+            st.caption(say("value.support", count=f"{within}+" if within == 64 else within))
         for warning in valuation["warnings"]:
             st.warning(escaped(warning), icon=":material/info:")
         st.caption(f"{escaped(found.version)} · {escaped(valuation['prediction_id'])}")

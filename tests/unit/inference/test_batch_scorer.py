@@ -119,6 +119,7 @@ def test_identifiers_are_handed_on_and_others_by_choice(
 ):
     batch = pa.record_batch(many_rows(10) | {"id": list("abcdefghij"), "note": [1] * 10})
     made = ["prediction", "lower", "upper", "warnings", "error"]
+    made += ["fsd", "confidence_class", "no_value"]
     assert BatchScorer(house_bundle).score(batch).schema.names == made
     chosen = BatchScorer(house_bundle, keep=["note", "id", "kind"])
     found = chosen.score(batch)

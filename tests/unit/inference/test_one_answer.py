@@ -337,7 +337,7 @@ def test_one_bad_row_never_stops_a_file(bundle: ModelBundle, tmp_path: Path) -> 
     found = list(csv.DictReader(out.splitlines()))
     assert list(found[0]) == [
         "town", "área", "prediction", "lower", "upper", "coverage", "unit", "warnings", "error",
-        "model_version",
+        "model_version", "fsd", "confidence_class", "no_value",
     ]  # fmt: skip
     assert [bool(row["prediction"]) for row in found] == [True, False, False, False, True]
     assert float(found[0]["prediction"]) == bundle.value(GOOD).prediction

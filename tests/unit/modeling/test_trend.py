@@ -111,13 +111,28 @@ def test_beyond_the_last_month_the_level_is_carried_and_its_error_grows():
     seconds, z, X, _ = sales(slope=0.01, months=60)
     drift = Trend.fit(seconds, z, X, [1], carry="drift")
     flat = Trend.fit(seconds, z, X, [1], carry="flat")
-    ahead = months_middle(drift)[-1] + np.arange(0, 25) * MONTH
+    ahead = months_middle(drift)[-1] + np.arange(0, 61) * MONTH
     assert not flat.at(ahead).any()
     assert (np.diff(drift.at(ahead)) > 0.0).all()
     assert 0.001 < drift.at(ahead)[1] < 0.0101
     assert (np.diff(flat.error_at(ahead)) > 0.0).all()
     # prices went on rising within the table: who carried them flat missed by more
     assert flat.growth > drift.growth
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.5, 0.8, 0.95])
+def test_after_a_year_the_error_grows_as_that_of_changes_that_pass_on_in_part(waving, persistence):
+    trend = replace(waving, persistence=persistence)
+    ahead = months_middle(trend)[-1] + np.arange(0, 121) * MONTH
+    error = np.sqrt(trend.error_at(ahead) ** 2 - trend.error[-1] ** 2)
+    assert error[1:13] == pytest.approx(trend.growth * np.arange(1, 13))
+    sums = np.cumsum(np.cumsum(persistence ** np.arange(120.0)) ** 2)
+    slower = error[12] * np.sqrt(sums[12:] / sums[11])
+    assert error[13:] == pytest.approx(np.minimum(slower, trend.growth * np.arange(13, 121)))
+    assert (error[13:] < trend.growth * np.arange(13, 121)).any()
+    older = replace(trend, horizon=None)
+    assert older.error_at(ahead[:12]).tobytes() == trend.error_at(ahead[:12]).tobytes()
+    assert (older.error_at(ahead[1:]) >= trend.error_at(ahead[1:])).all()
 
 
 def test_months_without_sales_lie_between_their_neighbours_and_are_less_certain():
@@ -192,6 +207,10 @@ def test_a_stored_trend_is_the_same_trend(waving):
     assert again.error_at(seconds).tobytes() == waving.error_at(seconds).tobytes()
     assert again.table() == waving.table()
     assert waving.table()[0]["month"] == "2010-01"
+    older = replace(waving, horizon=None)
+    assert Trend.from_state(*older.state()).error_at(seconds).tobytes() == (
+        older.error_at(seconds).tobytes()
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,6 +223,8 @@ def test_a_stored_trend_is_the_same_trend(waving):
         ("drift", 1, "numbers are"),
         ("persistence", 1.0, "persistence and growth"),
         ("growth", -0.1, "persistence and growth"),
+        ("horizon", 0, "horizon"),
+        ("horizon", 1.5, "horizon"),
         ("level", np.ones(48), "last level"),
         ("level", np.zeros(47), "shape"),
         ("level", np.full(48, np.nan), "NaN"),

@@ -28,7 +28,8 @@ def test_what_was_appended_is_read_back_as_it_was(store, make_records) -> None:
     store.append(records)
     (batch,) = everything(store)
     for name in records[0]._fields:
-        assert list(getattr(batch, name)) == [getattr(record, name) for record in records]
+        found, wanted = getattr(batch, name), [getattr(record, name) for record in records]
+        np.testing.assert_array_equal(found, wanted, err_msg=name)
     assert len(batch) == 5
     assert batch.time.dtype == batch.actual.dtype == np.float64
     assert np.isnan(batch.actual).all()

@@ -62,6 +62,9 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "leaderboard": lambda: evaluation_plots.leaderboard_bars(
         [HOSTILE, "Ridge"], [RANDOM.random(5), np.ones(5)], metric=HOSTILE, chosen=0
     ),
+    "hit rate curve": lambda: evaluation_plots.hit_rate_curve(
+        (1.0, 0.9, 0.8, 0.7), (7.8, 7.2, 6.7, 6.2), (59.3, 62.8, 66.2, 69.1)
+    ),
     "learning curve": lambda: evaluation_plots.learning_curve(
         [50, 100], [9.0, 8.0], [1.0, np.nan], metric=HOSTILE
     ),

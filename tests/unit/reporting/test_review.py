@@ -21,6 +21,7 @@ from tasador.contract.target_check import TargetBounds
 from tasador.modeling.prediction import Comparable
 from tasador.records.audit_log import AuditTrail
 from tasador.records.database import Database
+from tasador.records.refused import read_refused
 from tasador.records.reviews import Reviewed, Reviews
 from tasador.registry.model_bundle import load_bundle
 from tasador.reporting.review.reading import decisions_of, read_review
@@ -63,12 +64,12 @@ def written(first_written: Path, tmp_path: Path) -> Path:
 def score(folder: Path, *words: str) -> str:
     return output_of(
         folder, "score", "homes.csv", "-o", "review.xlsx", "--bundle", str(HOMES),
-        "--database", "sqlite:///records.db", *words,
+        *words,
     )  # fmt: skip
 
 
 def review(folder: Path, *words: str, file: str = "review.xlsx") -> tuple[int, str, str]:
-    return run_here(folder, "review", file, "--database", "sqlite:///records.db", *words)
+    return run_here(folder, "review", file, *words)
 
 
 def opened(folder: Path, name: str = "review.xlsx") -> tuple[openpyxl.Workbook, dict[str, int]]:
@@ -86,7 +87,7 @@ def filled(folder: Path, cells: dict[tuple[str, int], object], name: str = "revi
 
 
 def overrides_in(folder: Path) -> list[dict]:
-    text = output_of(folder, "records", "overrides", "--json", "--database", "sqlite:///records.db")
+    text = output_of(folder, "records", "overrides", "--json")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -262,7 +263,7 @@ def test_overrides_are_recorded_with_who_when_why_old_and_new(written):
     assert (roof["actor"], roof["value"], roof["reason"]) == ("Ana", 250_000.0, "new roof")
     assert roof["before"] is None
     assert castle["prediction"] is None  # the model gave it no value
-    with Database.open(f"sqlite:///{written / 'records.db'}") as database:
+    with Database.open(f"sqlite:///{written / 'workspace' / 'tasador.db'}") as database:
         entries = AuditTrail(database).read(action="review")
         assert [(one.actor, one.details["new"]) for one in entries] == [("Ana", 2)]
         known = Reviews(database).rows(roof["review"])
@@ -362,8 +363,8 @@ def test_other_workbooks_are_refused(written):
     book.worksheets[0].title = "Mine"
     book.save(written / "titled.xlsx")
     assert "has no sheet 'Review'" in review(written, file="titled.xlsx")[2]
-    (written / "records.db").rename(written / "former.db")
-    Database.open(f"sqlite:///{written / 'records.db'}").close()
+    (written / "workspace" / "tasador.db").rename(written / "former.db")
+    Database.open(f"sqlite:///{written / 'workspace' / 'tasador.db'}").close()
     code, _, err = review(written)
     assert code == 3
     assert "review.xlsx was not written with this database: expected a review recorded in" in err
@@ -401,7 +402,7 @@ def test_a_workbook_that_cannot_be_is_refused(written, words, code, said):
     (written / "review.xlsx").unlink()
     got, _, err = run_here(
         written, "score", "homes.csv", "-o", "review.xlsx", "--bundle", str(HOMES),
-        "--database", "sqlite:///records.db", *words,
+        *words,
     )  # fmt: skip
     assert got == code
     assert said in err
@@ -414,3 +415,31 @@ def test_options_of_workbooks_are_refused_elsewhere(written):
         code, _, err = run_here(written, *words, *option)
         assert code == 2
         assert f"{option[0]} is for workbooks only" in err
+
+
+def test_classes_of_confidence_are_shown_and_rows_may_have_no_value(confident_bundle, tmp_path):
+    house = {"lon": -3.5, "lat": 40.5, "rooms": 4, "area": 90.0, "kind": "flat"}
+    rows = [{**house, "income": income} for income in (0.5, 12.0)]
+    small, large = (found.fsd for found in confident_bundle.value_rows(rows))
+    with (tmp_path / "homes.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    output_of(
+        tmp_path, "score", "homes.csv", "-o", "review.xlsx",
+        "--bundle", str(confident_bundle.folder), "--max-fsd", str((small + large) / 2),
+    )  # fmt: skip
+    book, at = opened(tmp_path)
+    sheet = book.worksheets[0]
+    wanted = [found.confidence_class for found in confident_bundle.value_rows(rows)]
+    assert [sheet.cell(row, at["Confidence"]).value for row in (2, 3)] == wanted
+    assert sheet.cell(2, at["FSD"]).value == pytest.approx(small)
+    assert sheet.cell(3, at["Value (USD)"]).value is None
+    assert "no value" in sheet.cell(3, at["Flags"]).value
+    assert "is accepted" in sheet.cell(3, at["Notes"]).value
+    filled(tmp_path, {("Override", 3): 2e5, ("Reason", 3): "seen"})
+    assert review(tmp_path)[0] == 0
+    (one,) = overrides_in(tmp_path)
+    assert (one["prediction"], one["value"]) == (None, 2e5)
+    with Database.open(f"sqlite:///{tmp_path / 'workspace' / 'tasador.db'}") as database:
+        assert read_refused(database, 0.0, 1e12).no_value == 0  # no row of the service's

@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.redis import Redis
 from tasador.core.errors import ConfigError
+from tasador.modeling.prediction import Support
 from tasador.serving.cache import (
     MemoryCache,
     RedisCache,
@@ -22,7 +23,7 @@ from tasador.serving.cache import (
 from tasador.settings.serving import CacheSettings
 
 PREDICT = "/api/v1/predict"
-ENTRY = (1.0, 0.5, 2.0, ("rooms was missing",))
+ENTRY = (1.0, 0.5, 2.0, ("rooms was missing",), 0.25, Support(1.5, "km", 7, ("rooms",)))
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_in_process_a_row_is_valued_once_and_recorded_every_time(serve, house):
         found = check_remembering(client, service, house, lambda: None)
         assert found == {"hit": 3, "miss": 3}
         predictor = service.service.predictor()
-        predictor.predict = lambda X: 1 / 0
+        predictor.predict = lambda X, coverage: 1 / 0
         assert client.post(PREDICT, json={"instances": [house]}).status_code == 200
 
 
@@ -136,7 +137,7 @@ def test_an_entry_that_is_none_is_valued_again(serve, house, redis):
         assert counted(client)["hit"] == 0
 
 
-@pytest.mark.parametrize("entry", [ENTRY, (1.0, 0.5, 2.0, ())])
+@pytest.mark.parametrize("entry", [ENTRY, (1.0, 0.5, 2.0, (), None, None)])
 def test_an_entry_survives_its_way_to_redis_and_back(entry):
     assert _unpacked(_packed(entry)) == entry
 

@@ -423,7 +423,7 @@ def test_work_that_takes_too_long_is_answered_503(serve, house):
     predictor = service.service.predictor()
     release = threading.Event()
     slow = predictor.predict
-    predictor.predict = lambda X: (release.wait(5), slow(X))[1] if len(X) > 64 else slow(X)
+    predictor.predict = lambda X, _: (release.wait(5), slow(X))[1] if len(X) > 64 else slow(X)
     try:
         with service.client(timeout=10) as client:
             answer = client.post(PREDICT, json={"instances": [house] * 65})
@@ -437,7 +437,7 @@ def test_work_that_takes_too_long_is_answered_503(serve, house):
 @pytest.mark.parametrize("path", [PREDICT, "/api/v1/explain"])
 def test_a_fault_of_ours_is_500_without_its_reason(serve, house, caplog, path):
     service = serve()
-    service.service.predictor().predict = lambda X: 1 / 0
+    service.service.predictor().predict = lambda X, coverage: 1 / 0
     with service.client() as client:
         answer = client.post(path, json={"instances": [house]})
         found = refused(answer, 500, "internal_error")
@@ -490,7 +490,7 @@ def test_logs_hold_no_secrets(serve, house):
         logger.setLevel("DEBUG")
     try:
         service = serve(security=SecuritySettings(keys=(line.line(),)), access_log=True)
-        service.service.predictor().predict = lambda X: (_ for _ in ()).throw(
+        service.service.predictor().predict = lambda X, coverage: (_ for _ in ()).throw(
             RuntimeError(f"postgresql://app:hunter2@db/x said no to {right}")
         )
         with service.client() as client:

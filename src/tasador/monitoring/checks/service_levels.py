@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasador.monitoring.checks.performance import latencies, share_interval
+from tasador.metrics.regression import share_interval
+from tasador.monitoring.checks.performance import latencies
 from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Number
 from tasador.monitoring.window_summary import FIGURES, WindowSummary
@@ -164,6 +165,18 @@ def check_refused(counts: RefusedCounts, valued: int, thresholds: Thresholds) ->
     numbers["limit"] = thresholds.refused_alert
     numbers |= {f"{name} {cause}": number for (name, cause), number in counts.causes.items()}
     return Finding("refused", "rows", level, text, numbers)
+
+
+def hit_rate(counts: RefusedCounts, valued: int) -> Iterator[Finding]:
+    """Say which share of the valued rows was answered with a value; nothing where all were."""
+    if not counts.no_value:
+        return
+    share = 1.0 - counts.no_value / max(valued, counts.no_value)
+    text = (
+        f"{share:.1%} of the rows got a value; {counts.no_value:,} of {valued:,} got the reason "
+        "why there is none, and their estimates are watched all the same"
+    )
+    yield Finding("answers", "hit rate", "ok", text, {"share": share, "rows": counts.no_value})
 
 
 def _example(counts: RefusedCounts, name: str, cause: str) -> str:

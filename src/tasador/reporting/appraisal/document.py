@@ -492,9 +492,11 @@ class _Writer:
         if segment is not None:
             mine = self.one.facts.get(segment.name)
             name = f"{mine:g}" if isinstance(mine, float) else mine
-            for group in metrics.get("segments") or ():
-                if group["name"] == name:
-                    yield {**group, "name": self.say("accuracy.segment", name=name)}
+            own = (group for group in metrics.get("segments") or () if group["name"] == name)
+            yield from ({**one, "name": self.say("accuracy.segment", name=name)} for one in own)
+        for group in (metrics.get("confidence") or {}).get("classes", ()):
+            if (grade := group["class"]) == self.one.valuation.get("confidence_class"):
+                yield {**group, "name": self.say(f"accuracy.class.{grade}")}
         tenth = price_band(metrics.get("deciles") or (), self.one.value)
         if tenth is not None:
             low, group = tenth

@@ -77,7 +77,7 @@ class ReviewFileError(ValidationError):
             f"{name} was not written with this database",
             expected=f"a review recorded in {shown}",
             got=f"workbook {review}",
-            remedy="name the database that `tasador score` wrote it with: --database",
+            remedy="name the database that it was written with: --database",
         )
 
     @classmethod

@@ -61,11 +61,11 @@ def mlflow_router(service: Service, version: str) -> APIRouter:
         place, values = await _read(request, predictor, most)
         if len(values) > most:
             raise _unreadable(place, f"at most {most} rows", str(len(values)))
-        predictions: list[float] = []
+        predictions: list[float | None] = []
         if values:
             rows = predictor.encode(values, place)
             answer = await service.value(request.scope["tasador"], predictor, rows, place)
-            predictions = answer.predictions.prediction
+            predictions = answer.predictions.answered()
         name = predictor.prediction_name
         found = orjson.dumps({"predictions": [{name: value} for value in predictions]})
         return Response(found, media_type="application/json")

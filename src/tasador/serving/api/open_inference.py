@@ -9,6 +9,7 @@ their order: numbers little-endian, each text behind its length as four bytes.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -367,9 +368,16 @@ def open_inference_router(service: Service, version: str) -> APIRouter:
                 head["id"] = asked.identifier
             found = answer.predictions
             outputs: dict[str, Sequence[Any]] = {
-                "prediction": found.prediction,
-                "lower": found.lower,
-                "upper": found.upper,
+                name: [math.nan if i in found.no_value else value for i, value in enumerate(column)]
+                if found.no_value
+                else column
+                for name, column in (
+                    ("prediction", found.prediction),
+                    ("lower", found.lower),
+                    ("upper", found.upper),
+                )
+            }
+            outputs |= {
                 "prediction_id": answer.ids,
             }
             text, written = write_answer(head, outputs, wanted)

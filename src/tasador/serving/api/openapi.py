@@ -28,6 +28,7 @@ from tasador.serving.errors import MEDIA_TYPE, Problem
 from tasador.serving.http.auth import PUBLIC, SwaggerFile
 from tasador.serving.http.middleware import PROBES
 from tasador.serving.service import Service
+from tasador.settings.serving import ServeLimits
 
 _REFERENCE = "#/components/schemas/{model}"
 _SHOWN_CATEGORIES = 1000
@@ -79,6 +80,19 @@ class Interval(BaseModel):
     lower: float
     upper: float
     coverage: float = Field(gt=0, lt=1, description="Share of truths that such intervals hold")
+
+
+class Support(BaseModel):
+    """The comparables of an estimate, and what is outside the training range."""
+
+    nearest_km: float | None = Field(None, description="Kilometres to the nearest comparable")
+    nearest: float | None = Field(
+        None, description="The same in the comparables' scaled space, where that is no place"
+    )
+    within_reach: int = Field(ge=0, le=64, description="64 means 64 or more")
+    outside: list[str] = Field(
+        description="Columns outside the training range, alone or beside the row's other values"
+    )
 
 
 class Health(BaseModel):
@@ -231,9 +245,12 @@ def row_model(contract: TableContract, profile: Mapping[str, Any] | None = None)
     )
 
 
-def valuation_model(contract: TableContract) -> type[BaseModel]:
-    """Return the model of one estimate."""
+def valuation_model(contract: TableContract, *, withheld: bool = False) -> type[BaseModel]:
+    """Return the model of one estimate; `withheld` tells whether rows may get none."""
     target = contract.target
+    grade: Any = Literal["H", "M", "L"]
+    value: Any = float | None if withheld else float
+    interval: Any = Interval | None if withheld else Interval
     estimate = Field(
         description=target.description or f"Estimate of {target.name}",
         json_schema_extra={"unit": target.unit} if target.unit else None,
@@ -241,8 +258,8 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
     made: type[BaseModel] = create_model(
         "Valuation",
         __doc__="One estimate.",
-        **{target.prediction_name: (float, estimate)},  # type: ignore[call-overload]
-        interval=(Interval, ...),
+        **{target.prediction_name: (value, estimate)},  # type: ignore[call-overload]
+        interval=(interval, ...),
         warnings=(
             list[str],
             Field(
@@ -251,15 +268,38 @@ def valuation_model(contract: TableContract) -> type[BaseModel]:
             ),
         ),
         prediction_id=(str, Field(description="Names this valuation in /api/v1/outcomes")),
+        fsd=(
+            float | None,
+            Field(
+                description="Forecast standard deviation of the relative error, which 68% of "
+                "errors do not exceed; null from models that were registered without"
+            ),
+        ),
+        confidence=(float | None, Field(ge=0, le=100, description="100 (1 - fsd)")),
+        confidence_class=(grade | None, Field(description="By the confidence, H is the best")),
+        support=(Support | None, Field(description="What the estimate rests on")),
+        no_value=(
+            str | None,
+            Field(description="Why there is no value: serve.max_fsd or serve.min_support"),
+        ),
     )
     return made
 
 
-def request_models(contract: TableContract, profile: Mapping[str, Any], batch: int) -> list[Any]:
-    """Return the models of requests and answers about rows of `contract`."""
+def request_models(
+    contract: TableContract, profile: Mapping[str, Any], batch: int, *, withheld: bool = False
+) -> list[Any]:
+    """Return the models of requests and answers about rows of `contract`.
+
+    Args:
+        contract: The table's contract.
+        profile: Of its training rows.
+        batch: Most rows of a request.
+        withheld: Whether rows may get no value: without limits no client meets null in its place.
+    """
     # made at run time from the contract: names that a type checker cannot follow
     row: Any = row_model(contract, profile)
-    valuation: Any = valuation_model(contract)
+    valuation: Any = valuation_model(contract, withheld=withheld)
     rows = Annotated[list[row], Field(min_length=1, max_length=batch)]
     scale: Any = Literal["log", "none"]
     explanation: Any = create_model(
@@ -433,8 +473,10 @@ class Documentation:
             title = "tasador"
         else:
             key, title = predictor.version, f"tasador: {predictor.contract.title}"
+            service, profile = self._service, predictor.bundle.profile
+            withheld = service.no_value != ServeLimits()
             made = request_models(
-                predictor.contract, predictor.bundle.profile, self._service.limits.batch
+                predictor.contract, profile, service.limits.batch, withheld=withheld
             )
             models = [*_WITHOUT_MODEL, *made]
         if self._made is None or self._made[0] != key:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qs
 
@@ -29,20 +29,29 @@ from starlette.types import Message
 
 from tasador.contract.row_check import described
 from tasador.core.errors import TasadorError, ValidationError
+from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE
 from tasador.registry.explainer import FilterError, Wanted
 from tasador.serving.api.openapi import ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
 from tasador.serving.http.request import BodyRoute, Exchange, Receive, Scope, Send
-from tasador.serving.request_parsing import Predictor, Rows, dated, instances_of, read_json
+from tasador.serving.request_parsing import (
+    Predictor,
+    Rows,
+    coverage_of,
+    dated,
+    instances_of,
+    read_json,
+)
 from tasador.serving.service import Service
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256
 _WRITE = 1 << 20
-_FIELDS = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id")
+_FIELDS = ("row", "prediction", "lower", "upper", "warnings", "error", "prediction_id", "fsd",
+           "confidence_class", "no_value")  # fmt: skip
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 _CSV, _PARQUET = "text/csv", "application/vnd.apache.parquet"
 _SUFFIXES = {".csv": _CSV, ".parquet": _PARQUET}
@@ -60,7 +69,13 @@ _AS_OF = {
 _VERSION = {
     "parameters": [{"name": "model_version", "in": "query", "schema": {"type": "string"}}],
 }
-_QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF]}
+_COVERAGE = {
+    "name": "coverage",
+    "in": "query",
+    "schema": {"type": "number", "minimum": LEAST_COVERAGE, "maximum": MOST_COVERAGE},
+    "description": "Share of truths that the intervals are to hold, in place of the model's own",
+}
+_QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF, _COVERAGE]}
 
 
 class ValuationRoutes:
@@ -77,14 +92,15 @@ class ValuationRoutes:
     async def predict(self, exchange: Exchange, body: bytes) -> bytes:
         """Value rows: ``{"instances": [{...}]}``."""
         service = self._service
-        version, day = _query(exchange) if exchange.query else (None, None)
+        asked = _query(exchange)
+        version, day = asked[:2]
         predictor = service.predictor(version)
         start = time.perf_counter()
         values = instances_of(read_json(body), service.limits.batch)
         if day is not None:
             values = dated(values, predictor.contract, day)
         parsed = time.perf_counter()
-        rows = predictor.encode(values)
+        rows = _covered(predictor, predictor.encode(values), asked[2])
         service.metrics.stage("parse", parsed - start)
         service.metrics.stage("encode", time.perf_counter() - parsed)
         answer = await service.value(exchange, predictor, rows)
@@ -92,13 +108,13 @@ class ValuationRoutes:
 
     async def explain(self, exchange: Exchange, asked: ExplainRequest) -> bytes:
         """Say why rows are worth what they are."""
-        version, day = _query(exchange) if exchange.query else (None, None)
+        version, day, coverage = _query(exchange)
         predictor = self._service.predictor(version)
         most = min(MOST_EXPLAINED, self._service.limits.batch)
         values = instances_of({"instances": asked.instances}, most)
         if day is not None:
             values = dated(values, predictor.contract, day)
-        rows = predictor.encode(values)
+        rows = _covered(predictor, predictor.encode(values), coverage)
         wanted = _wanted(asked, predictor)
         answer = await self._service.value(exchange, predictor, rows)
         if answer.predictor is not predictor:  # a challenger answered: its columns may be others
@@ -135,10 +151,21 @@ def _wanted(asked: ExplainRequest, predictor: Predictor) -> Wanted:
     return wanted
 
 
-def _query(exchange: Exchange) -> tuple[str | None, str | None]:
-    """Return the version and the day that are asked for."""
+def _query(exchange: Exchange) -> tuple[str | None, str | None, str | None]:
+    """Return the version, the day and the coverage that are asked for."""
+    if not exchange.query:
+        return None, None, None
     found = parse_qs(exchange.query.decode("latin-1"))
-    return found.get("model_version", [None])[0], found.get("as_of", [None])[0]
+    version, day, coverage = (
+        found.get(name, [None])[0] for name in ("model_version", "as_of", "coverage")
+    )
+    return version, day, coverage
+
+
+def _covered(predictor: Predictor, rows: Rows, coverage: str | None) -> Rows:
+    if coverage is None:
+        return rows
+    return replace(rows, coverage=coverage_of(coverage, predictor.bundle))
 
 
 def valuation_router(routes: ValuationRoutes) -> APIRouter:
@@ -279,19 +306,24 @@ class ScoreRoutes:
         # the answer has begun, so its status cannot change: the rows say it themselves
         except TasadorError as error:
             log.error("%d rows of a file were not valued: %s", len(chunk.places), error)
+        graded = () if found is None else found.graded()
         for i, row in enumerate(chunk.places):
             if found is None:
                 items[row]["error"] = "not valued: its record could not be kept; send it again"
                 continue
             values = found.predictions
+            withheld = i in values.no_value
             items[row] = {
                 "row": row,
-                "prediction": values.prediction[i],
-                "lower": values.lower[i],
-                "upper": values.upper[i],
+                "prediction": None if withheld else values.prediction[i],
+                "lower": None if withheld else values.lower[i],
+                "upper": None if withheld else values.upper[i],
                 "warnings": values.notes.get(i, []),
                 "error": None,
                 "prediction_id": found.ids[i],
+                "fsd": None if values.fsd is None else values.fsd[i],
+                "confidence_class": graded[i][1],
+                "no_value": values.no_value.get(i),
             }
         return cast(list[dict[str, Any]], items)
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.metrics.ratio_study import ratio_figures
+from tasador.metrics.ratio_study import CHASED, FEWEST_OF_GROUP, ratio_figures, sales_chasing
 from tasador.metrics.regression import (
+    ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
     label,
+    median_ape,
     unit_of,
 )
+from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.monotone import promise
 from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
-from tasador.reporting.cards import CardBuilder
-from tasador.reporting.evaluation_tables import CAP
+from tasador.reporting.cards import CardBuilder, CardTable
+from tasador.reporting.evaluation_tables import CAP, off_sentences
 from tasador.reporting.model_card import (
     Decision,
     ModelDocument,
@@ -31,7 +38,7 @@ from tasador.reporting.model_card import (
 )
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
-from tasador.selection.ensembling import Member
+from tasador.selection.ensembling import Member, Stretch, evenness_figures
 from tasador.selection.families.catalog import family
 from tasador.selection.test_metrics import EvaluationReport
 from tasador.settings.run import RunSettings
@@ -39,6 +46,7 @@ from tasador.training.context import Evidence
 from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
+Floats = NDArray[np.float64]
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
 
 
@@ -124,6 +132,10 @@ def fill_card(
                 f"Ratio study: {label(figure.name)} {figure.value:.3f} is not met "
                 f"(accepted {low:g} to {high:g})."
             )
+    for sentence in off_sentences(document.fairness):
+        card.warn(sentence)
+    if document.weakest is not None and not document.weakest.segments:
+        card.note("No segment of the table is valued worse than the others beyond chance.")
     if report.segments:
         card.figure(
             evaluation_plots.segment_bars(
@@ -133,6 +145,11 @@ def fill_card(
                 metric="MAPE",
             )
         )
+    if report.fsd is not None:
+        shares = np.linspace(1.0, 0.5, 11).tolist()
+        curve = _by_hit_rate(report.fsd, report.relative_errors, shares)
+        median, within = ([one[n] for one in curve] for n in ("median_ape", "within_10"))
+        card.figure(evaluation_plots.hit_rate_curve(shares, median, within))
     card.figure(
         evaluation_plots.predicted_actual(
             report.actual, report.predicted, unit=contract.target.unit, cap=contract.target.cap
@@ -152,6 +169,28 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
     card.figure(
         evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
+
+
+def show_known_again(card: CardBuilder, price: Floats, estimate: Floats, on_test: float) -> None:
+    """Say whether rows that the bundle knows are valued too near their prices: sales chasing.
+
+    Args:
+        card: The step's card.
+        price: Shape (k,): what training rows cost.
+        estimate: Shape (k,): what the bundle says that they are worth.
+        on_test: Median absolute percentage error on the test part.
+    """
+    if len(price) < FEWEST_OF_GROUP:
+        return
+    found = sales_chasing(estimate / price)
+    signs = f"{found.signs} of 2 signs" if found.signs else "no sign"
+    (card.warn if found.suspected else card.note)(
+        f"Training rows valued again: {signs} of sales chasing. Their median APE is "
+        f"{median_ape(price, estimate):.1f}%, that of the test part {on_test:.1f}%; "
+        f"{found.share:.1%} of their ratios lie from {CHASED[0]} to {CHASED[1]} "
+        f"({found.expected:.1%} expected of a normal distribution), {found.jump:.1%} at one ratio "
+        "near 1."
     )
 
 
@@ -228,6 +267,53 @@ def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, met
     )
 
 
+def evenness(choice: FinalChoice, report: EvaluationReport, unstretched: Floats) -> Iterator[str]:
+    """Say what the stretch of estimates changed on the test part, where there is one."""
+    if choice.stretch is None:
+        return
+    some = report.actual > 0
+    before = evenness_figures(report.actual[some], unstretched[some])
+    after = evenness_figures(report.actual[some], report.predicted[some])
+    yield (
+        f"Estimates are stretched by {choice.stretch.factor:.4g} round their middle: on the test "
+        f"part PRD is {after['prd']:.3f} with it and {before['prd']:.3f} without, PRB "
+        f"{after['prb']:.3f} and {before['prb']:.3f}, MAPE {after['mape']:.2f}% and "
+        f"{before['mape']:.2f}%."
+    )
+
+
+def show_stretch(
+    card: CardBuilder, stretch: Stretch, report: EvaluationReport, unstretched: Floats
+) -> None:
+    """Show MAPE, PRD and PRB without the stretch of estimates and with it."""
+    some = report.actual > 0
+    without, stretched = (
+        evenness_figures(report.actual[some], estimate[some])
+        for estimate in (unstretched, report.predicted)
+    )
+    card.fact(
+        "Estimates stretched by",
+        stretch.factor,
+        "PRD and PRB are then within what the IAAO accepts, out of fold"
+        if stretch.reached
+        else "not enough for what the IAAO accepts: more would cost too much of the MAPE",
+    )
+    columns = (stretch.before, stretch.after, without, stretched)
+    card.table(
+        "Even ratios: estimates stretched round their middle",
+        ("figure", "out of fold without", "with", "test part without", "with", "accepted"),
+        [
+            (label(name), *(found[name] for found in columns), _accepted(name))
+            for name in ("mape", "prd", "prb")
+        ],
+        note="Chosen out of fold on train; the test part only shows the result.",
+    )
+
+
+def _accepted(name: str) -> str | None:
+    return "{:g} to {:g}".format(*ACCEPTED[name]) if name in ACCEPTED else None
+
+
 def describe_member(member: Member) -> str:
     """Return a model of the average as one line of text."""
     params = ", ".join(f"{key}={_brief(value)}" for key, value in member.params.items())
@@ -250,14 +336,22 @@ _ON_TRAIN = "train"
 
 
 def decisions(
-    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings,
+    made: Evidence,
+    choice: FinalChoice,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None = None,
 ) -> tuple[Decision, ...]:
     """Return every choice that was made on the way to the model, in order, with its evidence."""
-    return tuple(_decisions(settings, made, choice, interval))
+    return tuple(_decisions(settings, made, choice, interval, confidence))
 
 
 def _decisions(
-    settings: RunSettings, made: Evidence, choice: FinalChoice, interval: ConformalInterval
+    settings: RunSettings,
+    made: Evidence,
+    choice: FinalChoice,
+    interval: ConformalInterval,
+    confidence: ConfidenceModel | None,
 ) -> Iterator[Decision]:
     search, sweep, features = made.search, made.sweep.result, made.features.choice
     folds = settings.selection.folds
@@ -322,6 +416,31 @@ def _decisions(
         f"{choice.bias.error_smeared:.6g} with Duan's factor {choice.bias.duan:.6g}",
         f"{_ON_TRAIN}, out of fold",
     )
+    for column, direction in (settings.model.monotone or {}).items():
+        yield Decision(
+            f"monotone in {column}",
+            direction,
+            f"configured: {promise(column, direction)}; families that cannot keep to it are left "
+            "out, and nothing else is made from it",
+            "none",
+        )
+    if choice.stretch is not None:
+        was, now = choice.stretch.before, choice.stretch.after
+        yield Decision(
+            "stretch of estimates",
+            f"factor {choice.stretch.factor:.4g}",
+            f"PRD {was['prd']:.4g} without, {now['prd']:.4g} with it; PRB {was['prb']:.3g} and "
+            f"{now['prb']:.3g}; MAPE {was['mape']:.4g} and {now['mape']:.4g}",
+            f"{_ON_TRAIN}, out of fold",
+        )
+    if confidence is not None:
+        yield Decision(
+            "interval and confidence",
+            f"{interval.coverage:.0%}, scaled by the expected size of the error",
+            f"conformal by segment ({confidence.segments}), tenth of the estimates and of the size",
+            f"{_ON_TRAIN}, out of fold",
+        )
+        return
     yield Decision(
         "interval",
         f"{interval.coverage:.0%}, "
@@ -337,6 +456,7 @@ def document_of(
     report: EvaluationReport,
     made: tuple[Decision, ...],
     choice: FinalChoice,
+    cuts: tuple[float, float] = (85.0, 70.0),
 ) -> ModelDocument:
     """Return what the model card says before there is a bundle."""
     return ModelDocument(
@@ -350,8 +470,79 @@ def document_of(
             CAP: report.capped,
         },
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
+        fairness=report.fairness,
+        weakest=report.weakest,
         decisions=made,
+        tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )
+
+
+def confidence_figures(report: EvaluationReport, cuts: tuple[float, float]) -> dict[str, Any]:
+    """Return how the test rows' confidence meets their errors, by class and by hit rate."""
+    fsd, errors = report.fsd, report.relative_errors
+    assert fsd is not None  # noqa: S101 - asked by the callers
+    confidence = 100.0 * np.maximum(0.0, 1.0 - fsd)
+    place = np.array([-np.inf, cuts[1], cuts[0]]).searchsorted(confidence, side="right")
+    inside = (report.lower <= report.actual) & (report.actual <= report.upper)
+    classes = [
+        (name, *_of_rows(errors, place == at), float(np.mean((errors <= fsd)[place == at])),
+         float(np.mean(inside[place == at])))
+        for name, at in (("H", 3), ("M", 2), ("L", 1)) if (place == at).any()
+    ]  # fmt: skip
+    return {
+        "held": float(np.mean(errors <= fsd)),
+        "classes": [
+            dict(zip(("class", "rows", "median_ape", "within_10", "held", "coverage"), one,
+                     strict=True)) for one in classes
+        ],
+        "hit_rates": _by_hit_rate(fsd, errors, (1.0, 0.9, 0.8, 0.7)),
+    }  # fmt: skip
+
+
+def _by_hit_rate(fsd: Floats, errors: Floats, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the errors of the surest `shares` of the rows, and the limit that leaves them."""
+    surest, found = np.argsort(fsd, kind="stable"), []
+    for share in shares:
+        kept = surest[: math.ceil(share * len(fsd))]
+        rows, median, within = _of_rows(errors, kept)
+        found.append(
+            {"hit_rate": share, "max_fsd": float(fsd[kept].max()), "rows": rows,
+             "median_ape": median, "within_10": within}
+        )  # fmt: skip
+    return found
+
+
+def _of_rows(errors: Floats, rows: NDArray[Any]) -> tuple[int, float, float]:
+    """Return how many rows there are, their median error and the share within 10%, in percent."""
+    own = errors[rows]
+    return len(own), float(np.median(own)) * 100.0, float(np.mean(own <= 0.1)) * 100.0
+
+
+def _confidence_tables(report: EvaluationReport, cuts: tuple[float, float]) -> Iterator[CardTable]:
+    found = confidence_figures(report, cuts)
+    yield CardTable(
+        "By class of confidence",
+        ("class", "rows", "median APE (%)", "within 10% (%)", "within the FSD (%)",
+         "interval holds (%)"),
+        tuple(
+            (one["class"], one["rows"], one["median_ape"], one["within_10"], one["held"] * 100.0,
+             one["coverage"] * 100.0)
+            for one in found["classes"]
+        ),
+        note=f"Confidence is 100 (1 - FSD): H from {cuts[0]:g}, M from {cuts[1]:g}. The forecast "
+        "standard deviation (FSD) is to hold 68% of the relative errors; of all test rows it holds "
+        f"{found['held']:.1%}.",
+    )  # fmt: skip
+    yield CardTable(
+        "Errors by hit rate",
+        ("rows valued (%)", "serve.max_fsd", "number", "median APE (%)", "within 10% (%)"),
+        tuple(
+            (one["hit_rate"] * 100.0, one["max_fsd"], one["rows"], one["median_ape"],
+             one["within_10"])
+            for one in found["hit_rates"]
+        ),
+        note="Where only the surest test rows get a value.",
+    )  # fmt: skip
 
 
 def with_bundle(

@@ -1,4 +1,4 @@
-"""Register: fit on train, evaluate once on the held-out test set, bundle, register."""
+"""Register: what is written into the bundle, and where it goes."""
 
 from __future__ import annotations
 
@@ -16,61 +16,42 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
-from tasador.core.hashing import code_version, to_plain
+from tasador.core.hashing import code_version, to_plain, without_nan
 from tasador.data import sources
 from tasador.data.profile import reference_profile
 from tasador.data.table import Origin, Part
-from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.confidence import ConfidenceModel
+from tasador.modeling.conformal import ConformalInterval
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
 from tasador.registry.known_sales import KnownSales, short_text
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.writer import BundleParts, write_bundle
-from tasador.reporting.model_card import ModelFacts, decision_table, to_markdown, write_model_card
-from tasador.selection.diagnostics import Diagnostics, diagnose
+from tasador.reporting.model_card import ModelFacts
 from tasador.selection.feature_worth import BASELINE_PARAMS
-from tasador.selection.folds import assign_folds
-from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.selection.test_metrics import EvaluationReport
+from tasador.settings.run import ModelSettings
 from tasador.training.context import (
     Evidence,
     RunContext,
-    StepOutput,
-    TrainedModel,
     code_commit,
     library_versions,
-    load_json,
-    save_json,
 )
 from tasador.training.final_model import (
     Estimates,
     FinalChoice,
     FinalModel,
-    FittedModel,
-    all_rows,
-    choose_final,
-    fit_final,
-    is_refitted,
-    prove,
-    random_cross_validation,
-    spatial_cross_validation,
 )
 from tasador.training.model_steps import pipeline_of
-from tasador.training.register_card import (
-    comparison,
-    decisions,
+from tasador.training.register.card import (
+    confidence_figures,
     describe_member,
-    document_of,
-    fill_card,
-    headline,
-    show_choice,
-    show_diagnostics,
-    show_intervals,
-    with_bundle,
 )
-from tasador.trees.onnx_model import OnnxRegressor
 
 Floats = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,7 @@ class Shipped:
         made: The rows that its model learned from, and their features.
         final: The model.
         interval: The interval, calibrated on errors of the model that was evaluated.
+        confidence: How large its errors are where, and the graph of that model's trees.
         estimates: Estimates of rows by models that had not seen them, forward in time.
         own: What training rows are valued by later; None where they are not known again.
         refitted: Whether another model was evaluated, which had not seen the test part.
@@ -89,6 +71,7 @@ class Shipped:
     made: Evidence
     final: FinalModel
     interval: ConformalInterval
+    confidence: tuple[ConfidenceModel, bytes] | None
     estimates: Estimates
     own: TrainingRows | None
     refitted: bool
@@ -126,196 +109,9 @@ def watched_parts(run: RunContext, train: Part, found: Estimates) -> dict[str, A
     return {"reference": reference.state(), "error_model": graph}
 
 
-_log = logging.getLogger(__name__)
-_SCALE = "comparables_spread"
-_PROMISES = (0.5, 0.8, 0.9, 0.95)
-
-
-def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
-    """Make the bundle and everything that vouches for it."""
-    sweep, folder, card = made.sweep.result, out.folder, out.card
-    name, params, contract = sweep.family, sweep.final_params, run.settings.contract
-    choice = choose_final(run, made)
-    cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
-    spatial_cv = spatial_cross_validation(run, made, choice)
-    evaluated = fit_final(run, made, choice)
-    interval = _interval(run, made, cv, spatial_cv)
-    report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv)
-    shipped = _shipped(run, made, choice, evaluated, interval, random_cv)
-    report = replace(report, openings=tuple(made.rows.test.openings))
-    decided = decisions(run.settings, made, choice, interval)
-    facts = _model_facts(made, choice, report, contract, shipped)
-    document = document_of(contract, facts, report, decided, choice)
-    card_text = to_markdown(document)
-    metrics = metrics_of(made.table.origin, report, choice)
-    if shipped.refitted:
-        metrics["measured"] = facts.refit_note
-    draft = write_bundle_of(
-        folder / "bundle", run, made, choice, shipped, report, metrics, card_text
-    )
-    bundle = _move_in(draft, run.bundles)
-    write_model_card(folder, with_bundle(document, run.settings.seed, bundle, report))
-    save_json(
-        folder / "outcome.json",
-        {
-            "version": bundle.version,
-            "folder": bundle.folder.name,
-            "family": name,
-            "params": params,
-            "metrics": metrics,
-            "headline": headline(contract, report),
-            "baseline": choice.baseline.sentence,
-            "measured": facts.refit_note,
-            "comparison": comparison(contract, report, choice),
-        },
-    )
-    fill_card(document, card, bundle, shipped.final.parity, report)
-    card.add(decision_table(document, "How the model was chosen"))
-    show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
-    show_diagnostics(card, _diagnose(run, made))
-    show_intervals(card, _calibration(run, made, cv, interval, report), interval.coverage)
-
-
-def load_register(run: RunContext, folder: Path) -> TrainedModel:
-    """Read the outcome; a bundle that is gone or damaged makes the step run again."""
-    outcome = load_json(folder / "outcome.json")
-    load_bundle(run.bundles / outcome["folder"], trusted=None)
-    return TrainedModel(outcome, folder)
-
-
-def _shipped(
-    run: RunContext,
-    made: Evidence,
-    choice: FinalChoice,
-    evaluated: FittedModel,
-    interval: ConformalInterval,
-    random_cv: CrossValidation | None,
-) -> Shipped:
-    """Return the evaluated model, or where that is wanted one fitted again on all rows."""
-    cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
-    estimates = Estimates(cv.rows, cv.score, interval.half_width(cv.Z))
-    own, refitted = _out_of_fold(cv, random_cv), is_refitted(settings, made.rows)
-    if refitted:
-        every, gain, held = all_rows(run, made, evaluated.onnx, interval)
-        estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
-        if interval.scale_index is not None:  # features may differ where other gaps are known
-            scale = every.features.fitted.names.index(_SCALE)
-            interval = replace(interval, scale_index=scale)
-        fitted = fit_final(run, every, choice)
-    final = prove(run, fitted, every.features.Z, seeds.derive_seed(settings.seed, "parity"))
-    rows = None
-    if settings.register.out_of_fold and settings.contract.rows_have_identity:
-        half = own.half_widths if refitted else None
-        rows = TrainingRows.of(every.train.X[own.rows], own.score, half)
-    return Shipped(every, final, interval, estimates, rows, refitted)
-
-
-def _interval(
-    run: RunContext, made: Evidence, cv: CrossValidation, spatial: CrossValidation | None
-) -> ConformalInterval:
-    """Calibrate on out-of-fold errors, scaled by how much a row's comparables differ.
-
-    How much wider it is far from every comparable is measured with whole areas held out.
-    """
-    fitted = made.features.fitted
-    names, target = fitted.names, run.transform.forward(made.train.y)
-    scale = names.index(_SCALE) if _SCALE in names else None
-    coverage = run.settings.register.coverage
-    interval = calibrate(target[cv.rows] - cv.score, cv.Z, coverage, scale)
-    if spatial is None:
-        return interval
-    errors = target[spatial.rows] - spatial.score
-    return interval.widened(errors, spatial.Z, fitted.far(spatial.Z))
-
-
-def _calibration(
-    run: RunContext,
-    made: Evidence,
-    cv: CrossValidation,
-    interval: ConformalInterval,
-    report: EvaluationReport,
-) -> list[tuple[float, float, float, float]]:
-    """Return, for several promises: promised, held of the test rows, mean width, constant width.
-
-    Each is calibrated on the out-of-fold errors. Widths are those of the out-of-fold rows, in the
-    target's unit; the constant one is what the same promise takes without a scale.
-    """
-    transform = run.transform
-    errors = transform.forward(made.train.y[cv.rows]) - cv.score
-    score = transform.forward(report.predicted)
-    off = np.abs(transform.forward(report.actual) - score)
-    half = transform.forward(report.upper) - score
-    rows = []
-    for promised in sorted({*_PROMISES, interval.coverage}):
-        try:
-            own = calibrate(errors, cv.Z, promised, interval.scale_index)
-            constant = calibrate(errors, cv.Z, promised, None)
-        except TrainingError:  # too few rows for so high a promise
-            continue
-        factor = own.quantile / interval.quantile if interval.quantile else 1.0
-        held = float(np.mean(off <= half * factor))
-        widths = (_mean_width(run, cv, found) for found in (own, constant))
-        rows.append((promised, held, *widths))
-    return rows  # type: ignore[return-value]
-
-
-def _mean_width(run: RunContext, cv: CrossValidation, interval: ConformalInterval) -> float:
-    """Return the mean width of the out-of-fold rows' intervals, in the target's unit."""
-    low, high = interval.bounds(cv.score, cv.Z)
-    return float(np.mean(run.transform.inverse(high) - run.transform.inverse(low)))
-
-
-def _diagnose(run: RunContext, made: Evidence) -> Diagnostics:
-    """Look at the sweep's model, which is quicker to fit than the final one and ranks the same."""
-    settings, train = run.settings, made.train
-    sweep = made.sweep.result
-    assignment = assign_folds(train, settings.selection.folds, settings.seed)
-    return diagnose(
-        sweep.family,
-        sweep.best.params,
-        pipeline_of(run, made.features.choice),
-        train,
-        assignment.rows(0),
-        run.transform,
-        metric=settings.sweep.metric,
-        seed=settings.seed,
-    )
-
-
-def _evaluate(
-    run: RunContext,
-    made: Evidence,
-    onnx: OnnxRegressor,
-    interval: ConformalInterval,
-    cv: CrossValidation,
-    random_cv: CrossValidation | None,
-    spatial_cv: CrossValidation | None,
-) -> EvaluationReport:
-    fitted, at = made.features.fitted, run.settings.contract.timestamp_position
-    transform = replace(run.transform, trend=made.rows.trend)
-
-    def value(X: Floats) -> tuple[Floats, Floats, Floats]:
-        Z, dates = fitted.transform(X), None if at is None else X[:, at]
-        score = onnx.predict(Z)
-        lower, upper = interval.bounds(score, Z, fitted.far(Z), transform.level_error(dates))
-        estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
-        return estimate, low, high
-
-    return evaluate(
-        value,
-        made.rows.test,
-        run.settings.contract,
-        random_cv=(cv if random_cv is None else random_cv).metrics,
-        time_cv=None if random_cv is None else cv.metrics,
-        spatial_cv=None if spatial_cv is None else spatial_cv.metrics,
-        promised=run.settings.register.coverage,
-        draws=run.settings.register.bootstrap_draws,
-        seed=run.settings.seed,
-        reason="final figures of the registered model",
-    )
-
-
-def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) -> dict[str, Any]:
+def metrics_of(
+    origin: Origin, report: EvaluationReport, choice: FinalChoice, cuts: tuple[float, float]
+) -> dict[str, Any]:
     """Return what goes into ``metrics.json``; equal runs give equal bytes."""
     return {
         "origin": origin,
@@ -334,7 +130,9 @@ def metrics_of(origin: Origin, report: EvaluationReport, choice: FinalChoice) ->
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
-    }
+        "weakest_segments": without_nan(to_plain(report.weakest)),
+        **({"fairness": without_nan(to_plain(report.fairness))} if report.fairness else {}),
+    } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 
 def write_bundle_of(
@@ -368,7 +166,8 @@ def write_bundle_of(
             # where trials and versions are kept changes no model, and may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
             "register": _without(settings.register, "alias"),
-        },
+        }
+        | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,
         "libraries": library_versions(),
         "family": name,
@@ -377,6 +176,8 @@ def write_bundle_of(
         "bias_factor": choice.bias.factor,
         "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }
+    if choice.stretch is not None:
+        lineage["stretch"] = {"factor": choice.stretch.factor, "shift": choice.stretch.shift}
     parts = BundleParts(
         name=contract.model_name,
         origin=made.table.origin,
@@ -396,6 +197,7 @@ def write_bundle_of(
         ),
         card=card,
         training_rows=shipped.own,
+        confidence=shipped.confidence,
         known_sales=_known_sales(run, every),
         **watched_parts(run, train, shipped.estimates),
     )
@@ -408,16 +210,6 @@ def _row_counts(made: Evidence, report: EvaluationReport, shipped: Shipped) -> d
     again = {"refit": len(shipped.made.train)} if shipped.refitted else {}
     left_out = {"left_out": dict(made.rows.left_out)} if made.rows.left_out else {}
     return {**rows, **again, **left_out}
-
-
-def _out_of_fold(cv: CrossValidation, random_cv: CrossValidation | None) -> Estimates:
-    """Return out-of-fold scores; of rows that no fold forward in time held out, the random ones."""
-    rows, scores = cv.rows, cv.score
-    if random_cv is not None:
-        rest = ~np.isin(random_cv.rows, rows)
-        rows = np.concatenate([rows, random_cv.rows[rest]])
-        scores = np.concatenate([scores, random_cv.score[rest]])
-    return Estimates(rows, scores, np.full(len(rows), np.nan))
 
 
 def _known_sales(run: RunContext, made: Evidence) -> KnownSales | None:
@@ -451,7 +243,7 @@ def _without(settings: Any, *names: str) -> dict[str, Any]:
     return {key: value for key, value in to_plain(settings).items() if key not in names}
 
 
-def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
+def move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
     """Move a bundle to the folder of its version; an equal one that is there already is kept.
 
     What is left of a damaged one is moved aside: nothing is deleted.
@@ -472,7 +264,7 @@ def _move_in(draft: ModelBundle, bundles: Path) -> ModelBundle:
     return load_bundle(folder, trusted=None)
 
 
-def _model_facts(
+def model_facts(
     made: Evidence,
     choice: FinalChoice,
     report: EvaluationReport,
