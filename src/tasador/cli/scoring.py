@@ -263,7 +263,7 @@ def score(
         typer.Option(
             metavar="COLUMNS",
             help="Columns to copy: a,b or * or none",
-            show_default="identifiers; .xlsx: inputs too",
+            show_default="identifiers; .xlsx: inputs",
         ),
     ] = None,
     previous: Annotated[
