@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -25,18 +26,24 @@ def project(quick_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> P
     rng = random.Random(3)
     with (folder / "homes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["parcel_id", "area", "rooms", "sold", "price"])
+        writer.writerow(["parcel_id", "area", "rooms", "sold", "price", "district"])
         for number in range(1500):
             area, days = round(rng.lognormvariate(4.5, 0.6), 1), rng.randrange(30 * MONTHS)
             level = math.exp(SLOPE * days / 30.44)
             price = area * 1500 * level * math.exp(rng.gauss(0, 0.1))
             parcel = f"P{rng.randrange(1200) + 1000}" if number else "P1000"
             sold = FIRST + dt.timedelta(days=days)
-            writer.writerow([parcel, area, rng.randint(1, 6), sold.isoformat(), round(price)])
+            # what no feature tells: one district is dearer than the others
+            district = "Alta" if number % 7 == 3 else "Baja"
+            price *= 1.25 if district == "Alta" else 1.0
+            row = [parcel, area, rng.randint(1, 6), sold.isoformat(), round(price), district]
+            writer.writerow(row)
     output_of(folder, "init", "homes.csv", "--target", "price", "--yes")
     contract = folder / "conf" / "dataset" / "homes.yaml"
     plain = yaml.safe_load(contract.read_text())
     plain.setdefault("comparables", {})["identifier"] = "parcel_id"
+    plain["columns"]["district"] = {"kind": "text"}
+    plain["fairness"] = ["district", "area"]
     contract.write_text(yaml.safe_dump(plain, sort_keys=False))
     output_of(
         folder,
@@ -73,6 +80,45 @@ def test_the_newest_sales_are_tested_and_the_random_figure_stands_beside(project
     assert "CV forward in time" in text
     assert "the newest sales are tested" in text
     assert "Trend of prices" in text
+
+
+def test_groups_are_compared_in_report_card_and_json_in_both_languages(project: Path) -> None:
+    (run,) = (project / "workspace" / "runs").iterdir()
+    card = json.loads((run / "model_card.json").read_text())
+    names = {group["name"]: group for group in card["fairness"]["groups"]}
+    assert names["Alta"]["by"] == "district"
+    assert names["Alta"]["rows"] >= 30
+    assert names["Alta"]["met"]["level"] is False
+    assert len([group for group in names.values() if group["by"] == "area"]) == 5
+    said = card["fairness"]["off"]
+    assert said["en"][0].startswith("district Alta is valued")
+    assert "too low" in said["en"][0]
+    assert "por debajo" in said["es"][0]
+    assert set(card["weakest_segments"]) >= {"segments", "rows", "mape", "rules"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["fairness"] == card["fairness"]["groups"]
+    for name in ("report.html", "model_card.html"):
+        page = (run / name).read_text()
+        assert "Fairness: by district" in page
+        assert '<details lang="es"><summary>Equidad: por district</summary>' in page
+        assert said["en"][0] in page
+        assert said["es"][0] in page
+    version = json.loads((run / "run.json").read_text())["version"]
+    markdown = (project / "workspace" / "bundles" / version / "model_card.md").read_text()
+    assert "Fairness: by district" in markdown
+    assert "Equidad" not in markdown
+    assert "across 7 groups by district, area" in markdown
+
+
+def test_the_report_says_whether_known_sales_are_valued_too_near_their_prices(
+    project: Path,
+) -> None:
+    (report,) = (project / "workspace" / "runs").glob("*/report.html")
+    assert re.search(
+        r"Training rows valued again: (no sign|1 of 2 signs) of sales chasing\. "
+        r"Their median APE is \d+\.\d%, that of the test part \d+\.\d%",
+        report.read_text(),
+    )
 
 
 def test_a_row_is_valued_at_the_level_of_the_day_asked_for(project: Path) -> None:

@@ -322,6 +322,7 @@ class TableContract:
         source: Where the table is found.
         comparables: How comparables are searched.
         exclude: Rows to leave out of training, which are valued all the same.
+        fairness: Columns by whose values errors and ratios are compared; features or not.
 
     Example:
         >>> import tasador
@@ -341,6 +342,7 @@ class TableContract:
     source: Source = field(default_factory=Source)
     comparables: Comparables = field(default_factory=Comparables)
     exclude: tuple[Exclusion, ...] = ()
+    fairness: tuple[str, ...] = ()
 
     @cached_property
     def features(self) -> tuple[Column, ...]:
@@ -492,8 +494,9 @@ class TableContract:
         for section in ("target", "source", "comparables"):
             plain[section] = _pruned(plain[section])
         plain["exclude"] = [self._exclusion(one) for one in self.exclude]
-        if not self.exclude:  # older contracts keep their fingerprint
-            del plain["exclude"]
+        for section in ("exclude", "fairness"):
+            if not plain[section]:  # older contracts keep their fingerprint
+                del plain[section]
         return plain
 
     def _exclusion(self, one: Exclusion) -> dict[str, Any]:

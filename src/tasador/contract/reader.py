@@ -41,7 +41,7 @@ from tasador.core.storage import is_plain
 #: Not the contract's: defaults of runs on this table, which `tasador.settings` reads.
 _RUN_SETTINGS = "settings"
 _FIELDS = ("name", "title", "model_name", "columns", "target", "ratios", "source", "comparables",
-           "exclude")  # fmt: skip
+           "exclude", "fairness")  # fmt: skip
 _TOP = (*_FIELDS[:4], "derive", "join", *_FIELDS[4:])
 _COLUMN = ("kind", "from", "extract", "role", "unit", "description", "bounds", "nullable",
            "categories", "case_sensitive", "open", "format")  # fmt: skip
@@ -131,7 +131,12 @@ def from_dict(plain: Any, default_name: str = "table") -> TableContract:
         source=_source(top.get("source")),
         comparables=Comparables(),
         exclude=sections.read_exclusions(top.get("exclude"), columns, target),
+        fairness=sections.texts(top, "fairness", "contract"),
     )
+    for name in contract.fairness:
+        if name not in names:
+            message = f"fairness: there is no column {name!r} to compare groups by"
+            raise InvalidContractError.not_among(message, sorted(names), name)
     if not contract.features:
         raise ContractError(
             "columns: no usable column",

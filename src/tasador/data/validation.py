@@ -151,8 +151,11 @@ def _check_columns(frame: pl.DataFrame, contract: TableContract) -> list[str]:
     if frame.height == 0:
         raise ValidationError("the table has no rows", expected="at least one row")
     used = [c for c in contract.features if c.derive is None]
-    named = {contract.comparables.identifier, *contract.comparables.label}
-    identity = [c for c in contract.columns if c.role == "property" or c.name in named]
+    named = {contract.comparables.identifier, *contract.comparables.label, *contract.fairness}
+    identity = [
+        c for c in contract.columns
+        if c.derive is None and (c.role == "property" or c.name in named)
+    ]  # fmt: skip
     needed = list(dict.fromkeys(
         c.name if sent is None else sent.field_name
         for c in (*used, *contract.identifiers, *identity, contract.target.column)

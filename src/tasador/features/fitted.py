@@ -29,8 +29,14 @@ from tasador.features.encoders import (
     ratios,
 )
 from tasador.features.imputers import Imputer
-from tasador.features.plan import ComparablesPlan, NumericFrame, neighbourly_order
+from tasador.features.plan import (
+    ComparablesPlan,
+    NumericFrame,
+    columns_apart,
+    neighbourly_order,
+)
 from tasador.features.state_checks import check_index, check_state
+from tasador.settings.run import Direction
 
 Floats = NDArray[np.float64]
 FORMAT = 1
@@ -47,7 +53,12 @@ Kind = Literal[
     "code",
     "cluster",
     "comparable",
+    "rising",
+    "falling",
+    "unused",
 ]
+#: What a number is made of with which estimates may only rise, or only fall.
+DIRECTED: Mapping[Direction, Kind] = {"up": "rising", "down": "falling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class FittedFeatures:
         one_hot_columns: Names of the categories with 0/1 columns.
         target_means: Target means by category name.
         level_statistics: Statistics and codes by the name of each category of many levels.
+        monotone: Columns with which estimates may only rise (``up``) or only fall (``down``).
         clusters: Fitted geography, or None.
         plan: How comparables are searched, or None.
         index: All training rows as comparables, or None.
@@ -93,6 +105,7 @@ class FittedFeatures:
     plan: ComparablesPlan | None
     index: ComparablesIndex | None
     level_statistics: Mapping[str, LevelStatistics] = field(default_factory=dict)
+    monotone: Mapping[str, Direction] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -105,14 +118,26 @@ class FittedFeatures:
         return tuple(kind for _, kind in self._described)
 
     @cached_property
+    def apart(self) -> frozenset[str]:
+        """The monotone columns and all that follows from them."""
+        return columns_apart(self.contract, self.monotone)
+
+    def _kind(self, name: str, otherwise: Kind) -> Kind:
+        """Return what a column or ratio is made of: models do not see what follows from others."""
+        if name in self.monotone:
+            return DIRECTED[self.monotone[name]]
+        return "unused" if name in self.apart else otherwise
+
+    @cached_property
     def _described(self) -> list[tuple[str, Kind]]:
         numbers = len(self._numeric_positions)
-        found: list[tuple[str, Kind]] = [(name, "number") for name in self._numeric_names[:numbers]]
-        found += [(name, "ratio") for name in self._numeric_names[numbers:]]
-        columns = self.contract.features
-        found += [(f"{columns[i].name}_missing", "missing") for i in self.imputer.indicated]
+        found = [(name, self._kind(name, "number")) for name in self._numeric_names[:numbers]]
+        found += [(name, self._kind(name, "ratio")) for name in self._numeric_names[numbers:]]
+        for name in (self.contract.feature_names[i] for i in self.imputer.indicated):
+            kind: Kind = "missing" if name in self.monotone else self._kind(name, "missing")
+            found.append((f"{name}_missing", kind))
         for name in self._date_columns:
-            found += [(f"{name}_{part}", "date") for part in DATE_PARTS]
+            found += [(f"{name}_{part}", self._kind(name, "date")) for part in DATE_PARTS]
         for name in self.one_hot_columns:
             levels = self.contract.column(name).categories
             found += [(f"{name}={level}", "one_hot") for level in levels]
@@ -370,6 +395,8 @@ class FittedFeatures:
             "clusters": None,
             "comparables": None,
         }
+        if self.monotone:
+            spec["monotone"] = dict(self.monotone)
         if self.clusters is not None:
             spec["clusters"] = len(self.clusters.centroids)
             arrays["clusters.centroids"] = self.clusters.centroids
@@ -426,6 +453,7 @@ class FittedFeatures:
                 name: LevelStatistics(statistics[str(contract.position(name))])
                 for name in spec.get("level_statistics", ())
             },
+            monotone=spec.get("monotone", {}),
         )
         if len(fitted.names) != len(spec["names"]):
             raise ValueError(f"{len(fitted.names)} features, expected {len(spec['names'])}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,7 +53,11 @@ _BOOSTING_TREES, _BOOSTING_DEPTH = 100, 6
 
 
 def fit_imputer(
-    contract: TableContract, X: Floats, imputation: Mapping[str, Strategy], seed: int
+    contract: TableContract,
+    X: Floats,
+    imputation: Mapping[str, Strategy],
+    seed: int,
+    apart: Collection[str] = (),
 ) -> Imputer:
     """Fit on encoded training rows.
 
@@ -64,6 +68,7 @@ def fit_imputer(
             ``native`` ones that lack nothing in `X`. Categories are not filled; the date of the
             sale gets the newest one.
         seed: Seed of samples and trees.
+        apart: Columns by which no other one is filled.
     """
     missing = np.isnan(X)
     wanted = {contract.position(name): strategy for name, strategy in imputation.items()}
@@ -75,7 +80,8 @@ def fit_imputer(
         if i == contract.timestamp_position and len(seen):
             fills[i] = np.max(seen)  # who names no date asks for today's value
     indicated = [int(i) for i in np.flatnonzero(missing.any(axis=0))]
-    fitted = _fit_fillers(contract, X, missing, fills, wanted, seed)
+    hidden = frozenset(i for i, c in enumerate(contract.features) if c.name in apart)
+    fitted = _fit_fillers(contract, X, missing, fills, wanted, seed, hidden)
     # where no training row lacks a value, a model learns nothing of what a gap means
     native = [i for i in indicated if wanted.get(i) == "native"]
     return Imputer(fills, indicated, fitted, native)
@@ -88,6 +94,7 @@ def _fit_fillers(
     fills: Floats,
     wanted: Mapping[int, Strategy],
     seed: int,
+    hidden: frozenset[int],
 ) -> tuple[ColumnFiller, ...]:
     """Fit the predictors in the order of missing share, iterative ones in several rounds."""
     order = [
@@ -104,7 +111,7 @@ def _fit_fillers(
     again = (ROUNDS - 1) * chained if len(chained) > 1 and missing[:, chained].any() else []
     for i in (*order, *again):
         source = filled if i in chained else plain
-        filler = _fit_filler(contract, i, X, source, missing, wanted[i], seed)
+        filler = _fit_filler(contract, i, X, source, missing, wanted[i], seed, hidden)
         if filler is None:
             continue
         fitted[i] = filler
@@ -123,6 +130,7 @@ def _fit_filler(
     missing: NDArray[np.bool_],
     strategy: Strategy,
     seed: int,
+    hidden: frozenset[int],
 ) -> ColumnFiller | None:
     """Fit one column's predictor; None where no other column says anything."""
     known = np.flatnonzero(~missing[:, column])
@@ -130,7 +138,7 @@ def _fit_filler(
         random = seeds.generator(seed, "impute", column)
         known = np.sort(random.choice(known, MOST_ROWS[strategy], replace=False))
     y = X[known, column]
-    inputs = _fit_inputs(contract, column, X[known], filled[known], y)
+    inputs = _fit_inputs(contract, column, X[known], filled[known], y, hidden)
     scale = np.array([np.mean(y), np.std(y), np.min(y), np.max(y)])
     if not inputs.size or not np.isfinite(scale).all() or scale[1] == 0:
         return None
@@ -140,13 +148,20 @@ def _fit_filler(
 
 
 def _fit_inputs(
-    contract: TableContract, column: int, X: Floats, filled: Floats, y: Floats
+    contract: TableContract,
+    column: int,
+    X: Floats,
+    filled: Floats,
+    y: Floats,
+    hidden: frozenset[int],
 ) -> FillerInputs:
     """Return what a predictor of `column` sees of rows that have values `y` in it."""
     candidates = [
         i
         for i, found in enumerate(contract.features)
-        if i != column and (found.kind != "category" or len(found.categories) <= MAX_LEVELS)
+        if i not in hidden
+        and i != column
+        and (found.kind != "category" or len(found.categories) <= MAX_LEVELS)
     ]
     if len(candidates) > MAX_INPUTS:
         told = [_explained(contract.features[i], X[:, i], filled[:, i], y) for i in candidates]

@@ -114,9 +114,12 @@ def _sources(features: FittedFeatures) -> Iterator[str | None]:
     made |= {f"{name}_target_mean": name for name in features.target_means}
     for name in features.level_statistics:
         made |= {f"{name}_{suffix}": name for suffix in (*STATISTICS, CODE)}
+    numbers = {*contract.feature_names, *(ratio.name for ratio in contract.ratios)}
     for name, kind in zip(features.names, features.kinds, strict=True):
-        if kind in ("number", "ratio"):
+        if kind in ("number", "ratio", "rising", "falling"):
             yield name
+        elif kind == "unused":  # models see none of these, which follow from a monotone column
+            yield made.get(name, name if name in numbers else name.removesuffix("_missing"))
         elif kind == "missing":
             yield name.removesuffix("_missing")
         else:

@@ -14,8 +14,13 @@ from tasador.features.comparables import ComparablesIndex, cross_fitted
 from tasador.features.encoders import Clusters, LevelStatistics, TargetMeans, levels_of, ratios
 from tasador.features.fitted import FittedFeatures, NearRow
 from tasador.features.imputation import Strategy, fit_imputer
-from tasador.features.plan import ComparablesPlan, NumericFrame, plan_comparables
-from tasador.settings.run import FeatureSettings
+from tasador.features.plan import (
+    ComparablesPlan,
+    NumericFrame,
+    columns_apart,
+    plan_comparables,
+)
+from tasador.settings.run import Direction, FeatureSettings
 
 __all__ = ["FeaturePipeline", "FeatureSettings", "FittedFeatures", "NearRow"]
 
@@ -31,6 +36,7 @@ class FeaturePipeline:
         settings: The choices.
         seed: Seed of the cross-fitting folds, of KMeans and of imputers.
         imputation: Strategy by column name; columns not named get their median.
+        monotone: Columns with which estimates may only rise (``up``) or only fall (``down``).
 
     Example:
         >>> import numpy as np, tasador
@@ -46,10 +52,12 @@ class FeaturePipeline:
     settings: FeatureSettings = FeatureSettings()  # noqa: RUF009 - frozen
     seed: int = 42
     imputation: Mapping[str, Strategy] = field(default_factory=dict)
+    monotone: Mapping[str, Direction] = field(default_factory=dict)
 
     def fit(self, X: Floats, target: Floats) -> FittedFeatures:
         """Fit on encoded training rows `X` (n, p) and their transformed target (n,)."""
-        imputer = fit_imputer(self.contract, X, self.imputation, self.seed)
+        apart = columns_apart(self.contract, self.monotone)
+        imputer = fit_imputer(self.contract, X, self.imputation, self.seed, apart)
         filled = imputer.fill(X)
         categories = [c for c in self.contract.features if c.kind == "category"]
         position = self.contract.position
@@ -72,6 +80,7 @@ class FeaturePipeline:
             clusters=None,
             plan=None,
             index=None,
+            monotone=self.monotone,
         )
         return self._with_comparables(bare, bare.frame(X), target, self._times(X))
 
@@ -194,7 +203,7 @@ class FeaturePipeline:
     def _with_comparables(
         self, bare: FittedFeatures, frame: NumericFrame, target: Floats, times: Floats | None
     ) -> FittedFeatures:
-        plan = plan_comparables(self.contract, frame, target, self.settings)
+        plan = plan_comparables(self.contract, frame, target, self.settings, bare.apart)
         if plan is None:
             return bare
         points = plan.points(frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,8 +210,34 @@ def neighbourly_order(places: Floats) -> NDArray[np.intp]:
     return np.argsort(strip + 0.99 * turned + 1e-3 * x)
 
 
+def columns_apart(contract: TableContract, monotone: Collection[str]) -> frozenset[str]:
+    """Return the monotone columns and all that follows from them, ratios included.
+
+    Whatever else is made from one of these could fall while it rises.
+    """
+    apart = set(monotone)
+    while True:
+        found = {
+            column.name
+            for column in contract.columns
+            if column.derive is not None and not apart.isdisjoint(column.derive.columns)
+        }
+        found |= {
+            ratio.name
+            for ratio in contract.ratios
+            if not apart.isdisjoint((ratio.numerator, ratio.denominator))
+        }
+        if found <= apart:
+            return frozenset(apart)
+        apart |= found
+
+
 def plan_comparables(
-    contract: TableContract, frame: NumericFrame, target: Floats, settings: FeatureSettings
+    contract: TableContract,
+    frame: NumericFrame,
+    target: Floats,
+    settings: FeatureSettings,
+    apart: frozenset[str] = frozenset(),
 ) -> ComparablesPlan | None:
     """Decide from the training rows how comparables are searched; None when nothing can span.
 
@@ -220,16 +246,18 @@ def plan_comparables(
         frame: The training rows' numbers.
         target: Shape (n,): transformed target.
         settings: Bounds the number of columns.
+        apart: Columns by which none are found, nor told apart, and which none describe.
     """
     declared, coordinates = contract.comparables, contract.coordinates
     strength = dict(
         zip(frame.names, np.abs(rank_correlations(frame.values, target)).tolist(), strict=True)
     )
-    ranked = sorted(strength, key=lambda name: (-strength[name], name))
-    if declared.near:
-        near = declared.near
+    ranked = sorted(strength.keys() - set(apart), key=lambda name: (-strength[name], name))
+    declared_near = tuple(name for name in declared.near if name not in apart)
+    if declared_near:
+        near = declared_near
         scale = _standard_scale(frame, near, strength)
-    elif coordinates is not None:
+    elif coordinates is not None and apart.isdisjoint(c.name for c in coordinates):
         near = (coordinates[0].name, coordinates[1].name)
         latitude = float(np.median(frame.column(near[1])))
         scale = np.array([np.cos(np.deg2rad(latitude)), 1.0])
@@ -240,7 +268,8 @@ def plan_comparables(
     if not near:
         return None
     others = [name for name in ranked if coordinates is None or name not in near]
-    similar_by = declared.similar_by or next(
+    similar_by = None if declared.similar_by in apart else declared.similar_by
+    similar_by = similar_by or next(
         (name for name in others if (frame.column(name) > 0).mean() > 0.95), None
     )
     floor = 1.0
@@ -251,7 +280,7 @@ def plan_comparables(
             floor = float(positive.min())
         else:
             similar_by = None
-    context = declared.context or tuple(others[:4])
+    context = tuple(name for name in declared.context if name not in apart) or tuple(others[:4])
     return ComparablesPlan(near, scale, similar_by, floor, context)
 
 

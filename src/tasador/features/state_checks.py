@@ -7,7 +7,7 @@ address: names, shapes, types, ranges, and each part with the others.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from tasador.contract.model import TableContract
 from tasador.core.input_checks import INTEGER, MOST, Expected, check_arrays
 from tasador.features.encoders import STATISTICS
 from tasador.features.plan import ComparablesPlan
+from tasador.settings.run import Direction
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -51,6 +52,7 @@ def check_state(contract: TableContract, spec: Mapping[str, Any], arrays: Arrays
         for name in _names(spec, "level_statistics", [contract.feature_names[i] for i in levels]):
             at = contract.position(name)
             expected[f"level_statistics.{at}"] = Expected((levels[at] + 2, len(STATISTICS) + 1))
+    _monotone(contract, spec.get("monotone", {}))
     imputer = spec["imputer"]
     _columns(imputer, "indicated", p)
     if "native" in imputer:
@@ -62,6 +64,14 @@ def check_state(contract: TableContract, spec: Mapping[str, Any], arrays: Arrays
         expected |= _filler(found, arrays, levels, p)
     expected |= _places(contract, spec, arrays)
     check_arrays(arrays, expected)
+
+
+def _monotone(contract: TableContract, found: Any) -> None:
+    known = {c.name for c in contract.features if c.kind in ("number", "integer")}
+    if not isinstance(found, dict) or not known.issuperset(found):
+        raise ValueError("monotone names columns that are no numbers")
+    if not all(isinstance(way, str) and way in get_args(Direction) for way in found.values()):
+        raise ValueError("monotone has directions beside up and down")
 
 
 def _filler(

@@ -218,6 +218,8 @@ def _origin(
         model = fit_model(chosen, member["params"], Z, fitted.kinds, target, member["seed"])
         score += chosen.predict(model, Z_asked) / len(members)
     score += np.log(lineage.get("bias_factor", 1.0))
+    if "stretch" in lineage:
+        score = lineage["stretch"]["factor"] * score + lineage["stretch"]["shift"]
     estimate, coverage = transform.inverse(score, dates), float("nan")
     interval = _interval(bundle, fitted.names)
     if interval is not None:
@@ -255,7 +257,7 @@ def _pipeline(
         comparables=made.index is not None if comparables is None else comparables,
     )
     imputation = bundle.manifest.lineage["config"]["impute"].get("chosen") or {}
-    return FeaturePipeline(bundle.contract, chosen, settings.seed, imputation)
+    return FeaturePipeline(bundle.contract, chosen, settings.seed, imputation, made.monotone)
 
 
 def _interval(bundle: ModelBundle, names: tuple[str, ...]) -> ConformalInterval | None:

@@ -21,6 +21,7 @@ from tasador.registry.versions import find_version
 from tasador.settings.run import (
     FeatureSettings,
     ImputationSettings,
+    ModelSettings,
     RegisterSettings,
     RunSettings,
     SegregateSettings,
@@ -41,7 +42,10 @@ _PARTS: Mapping[str, type[Any]] = {
     "selection": SelectionSettings,
     "sweep": SweepSettings,
     "register": RegisterSettings,
+    "model": ModelSettings,
 }
+#: Said only where they are not the defaults.
+_UNSAID = frozenset({"model"})
 #: What a run found, kept beside its configuration.
 _FOUND = {"impute": ("chosen",)}
 #: What was done before there was a setting for it, where that is not the default now.
@@ -61,7 +65,8 @@ def settings_of(bundle: ModelBundle) -> tuple[RunSettings, tuple[str, ...]]:
     parts: dict[str, Any] = {}
     for name, kind in _PARTS.items():
         if name not in given:
-            missing.append(f"the settings of {name}")
+            if name not in _UNSAID:
+                missing.append(f"the settings of {name}")
             continue
         found = {k: v for k, v in given[name].items() if k not in _FOUND.get(name, ())}
         plain = _BEFORE.get(name, {}) | found

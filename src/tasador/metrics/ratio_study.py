@@ -9,8 +9,8 @@ appendix E. A comparison of the level between groups asks for medians within 5% 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,23 @@ from tasador.metrics.regression import (
     ACCEPTED,
     RATIO_STUDY,
     Estimate,
+    Metric,
     bootstrap_metrics,
     cod,
+    mape,
+    median_ape,
     median_ratio,
     prb,
     prd,
+    share_interval,
+    within_10,
 )
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Ranges = Mapping[str, tuple[float, float]]
+#: The rows (n,) of each group, by what the groups go by and by name.
+By = Mapping[str, Mapping[str, Flags]]
 
 #: Sales without which no study is made, and without which a group's figures prove nothing.
 FEWEST, FEWEST_OF_GROUP = 5, 30
@@ -39,6 +47,8 @@ IQR_TIMES = 3.0
 CHASED, CHASED_SHARE = (0.98, 1.02), 0.05
 #: The grouping by prices, which each study has.
 PRICE = "price"
+#: The names of the groups of rows without a value, and with one that few rows have.
+MISSING, OTHERS = "(missing)", "(others)"
 _DRAWS, _RESAMPLED = 500, 5000
 
 
@@ -118,12 +128,15 @@ class RatioGroup:
         by: What the groups go by.
         name: What the rows have in common.
         rows: How many they are.
-        figures: median_ratio, cod, prd and prb.
+        figures: median_ratio, cod, prd, prb, mape, median_ape, within_10, and coverage, the share
+            of the intervals in [0, 1] that hold the price, where there are intervals.
         low: Lower end of the 95% interval of the median ratio.
         high: Upper end.
         met: Whether each figure meets its range, and as ``level`` whether the median ratio is
             near enough to that of all; None throughout for fewer than `FEWEST_OF_GROUP` rows.
-            Groups of prices have no PRD and PRB, which would say nothing.
+            Groups of prices have no PRD and PRB, which would say nothing. Coverage is not met
+            where it is surely, by Wilson's 95% interval, below what was promised.
+        gap: By how much the median ratio differs, relatively, from that of all.
     """
 
     by: str
@@ -133,6 +146,13 @@ class RatioGroup:
     low: float
     high: float
     met: Mapping[str, bool | None]
+    gap: float
+
+    @property
+    def off(self) -> bool:
+        """Whether its level is not that of all, and not by chance alone (95% interval)."""
+        level = self.figures["median_ratio"] / (1.0 + self.gap)
+        return self.met["level"] is False and not self.low <= level <= self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +174,14 @@ class SalesChasing:
     bunched: bool
 
     @property
+    def signs(self) -> int:
+        """How many of the two are there."""
+        return self.jumps + self.bunched
+
+    @property
     def suspected(self) -> bool:
-        """Whether both signs are there."""
-        return self.jumps and self.bunched
+        """Whether both are."""
+        return self.signs == 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +244,7 @@ def ratio_study(
     price: Floats,
     estimate: Floats,
     *,
-    by: Mapping[str, Mapping[str, NDArray[np.bool_]]] | None = None,
+    by: By | None = None,
     months: Floats | None = None,
     ranges: Ranges = ACCEPTED,
     gap: float = LEVEL_GAP,
@@ -250,19 +275,58 @@ def ratio_study(
         outliers=int(n - within_quartiles(ratio).sum()),
         figures=ratio_figures(price, estimate, _estimates(price, estimate, seed), ranges),
     )
-    overall = study["median_ratio"].value
-    groups = [
-        _group(title, name, price[rows], estimate[rows], overall, ranges, gap)
-        for title, some in {PRICE: _price_groups(price), **(by or {})}.items()
-        for name, rows in some.items()
-    ]
+    every = {PRICE: _price_groups(price), **(by or {})}
+    groups = ratio_groups(price, estimate, every, ranges=ranges, gap=gap)
     return RatioStudy(
         n,
         study.outliers,
         study.figures,
-        tuple(groups),
+        groups,
         sales_chasing(ratio) if n >= FEWEST_OF_GROUP else None,
         None if months is None else _drift(ratio, months),
+    )
+
+
+def ratio_groups(
+    price: Floats,
+    estimate: Floats,
+    by: By,
+    *,
+    inside: Flags | None = None,
+    promised: float = 0.0,
+    ranges: Ranges = ACCEPTED,
+    gap: float = LEVEL_GAP,
+) -> tuple[RatioGroup, ...]:
+    """Return the figures of each group.
+
+    Args:
+        price: Shape (n,), positive and finite.
+        estimate: Shape (n,), positive and finite.
+        by: The rows (n,) of each group; groups without rows are left out.
+        inside: Shape (n,): whether each row's interval holds its price, where there are intervals.
+        promised: The share of them that is promised to, in [0, 1].
+        ranges: As in `ratio_study`.
+        gap: As in `ratio_study`.
+    """
+    overall = median_ratio(price, estimate)
+    found = []
+    for title, some in by.items():
+        for name, rows in some.items():
+            if not rows.any():
+                continue
+            group = _group(title, name, price[rows], estimate[rows], overall, ranges, gap)
+            found.append(group if inside is None else _with_coverage(group, inside[rows], promised))
+    return tuple(found)
+
+
+def _with_coverage(group: RatioGroup, inside: Flags, promised: float) -> RatioGroup:
+    share, met = float(np.mean(inside)), None
+    if group.rows >= FEWEST_OF_GROUP:
+        met = share_interval(share, group.rows)[1] >= promised
+    return replace(
+        group,
+        figures={**group.figures, "coverage": share},
+        met={**group.met, "coverage": met},
     )
 
 
@@ -282,14 +346,20 @@ def _estimates(price: Floats, estimate: Floats, seed: int) -> dict[str, Estimate
     return found
 
 
-def _price_groups(price: Floats) -> dict[str, NDArray[np.bool_]]:
+def _price_groups(price: Floats) -> dict[str, Flags]:
     return quantile_groups(price, 10 if len(price) >= 10 * FEWEST_OF_GROUP else 4)
 
 
-def quantile_groups(values: Floats, parts: int) -> dict[str, NDArray[np.bool_]]:
-    """Return the rows of `parts` groups of equal size; equal values (n,) stay together."""
-    edges = np.unique(np.quantile(values, np.arange(1, parts + 1) / parts, method="higher"))
-    place = np.searchsorted(edges, values)
+def quantile_groups(values: Floats, parts: int) -> dict[str, Flags]:
+    """Return the rows of `parts` groups of equal size; equal values (n,) stay together.
+
+    Rows without a value, NaN, are in none.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {}
+    edges = np.unique(np.quantile(known, np.arange(1, parts + 1) / parts, method="higher"))
+    place = np.searchsorted(edges, values)  # NaN is behind the last
     whole = float(np.min(np.abs(edges))) >= 1000
     return {
         f"up to {edge:,.0f}" if whole else f"up to {edge:,.4g}": place == i
@@ -297,18 +367,43 @@ def quantile_groups(values: Floats, parts: int) -> dict[str, NDArray[np.bool_]]:
     }
 
 
+def level_groups(values: Sequence[str | None], fewest: int = 1) -> dict[str, Flags]:
+    """Return the rows of each value, in the order of numbers where all are numbers.
+
+    Args:
+        values: Shape (n,); rows without a value, None, are in no group.
+        fewest: Values of fewer rows are one group, the last, called `OTHERS`.
+    """
+    known = np.array([value is not None for value in values], dtype=np.bool_)
+    texts = np.array([value for value in values if value is not None], dtype=np.str_)
+    names, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    place = np.full(len(values), -1)
+    place[known] = codes
+    try:
+        order = np.argsort([float(name) for name in names.tolist()], kind="stable")
+    except ValueError:
+        order = np.arange(len(names))
+    large = [i for i in order.tolist() if counts[i] >= fewest]
+    found = {str(names[i]): place == i for i in large}
+    if len(large) < len(names):
+        found[OTHERS] = known & ~np.isin(place, large)
+    return found
+
+
 def _group(
     by: str, name: str, price: Floats, estimate: Floats, overall: float, ranges: Ranges, gap: float
 ) -> RatioGroup:
-    metrics = {"median_ratio": median_ratio, "cod": cod}
+    metrics: dict[str, Metric] = {"median_ratio": median_ratio, "cod": cod}
     if by != PRICE:
         metrics |= {"prd": prd, "prb": prb}
+    metrics |= {"mape": mape, "median_ape": median_ape, "within_10": within_10}
     figures = {key: metric(price, estimate) for key, metric in metrics.items()}
     met: dict[str, bool | None] = dict.fromkeys((*figures, "level"))
     if len(price) >= FEWEST_OF_GROUP:
         met = {key: is_met(key, value, ranges) for key, value in figures.items()}
         met["level"] = meets_level(figures["median_ratio"], overall, gap)
-    return RatioGroup(by, name, len(price), figures, *median_interval(estimate / price), met)
+    off = figures["median_ratio"] / overall - 1.0 if overall else float("nan")
+    return RatioGroup(by, name, len(price), figures, *median_interval(estimate / price), met, off)
 
 
 def sales_chasing(ratio: Floats) -> SalesChasing:

@@ -13,6 +13,7 @@ order of the rows. `metrics.ratio_study` puts them together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -294,6 +295,15 @@ ACCEPTED: Mapping[str, tuple[float, float]] = {
     "prd": (0.98, 1.03),
     "prb": (-0.05, 0.05),
 }
+
+
+def share_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return Wilson's interval (1927) of a share, in [0, 1]; NaN without rows."""
+    if n == 0:
+        return math.nan, math.nan
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,13 @@ from tasador.core.clock import MONTH_S
 from tasador.core.errors import ConfigError, DataError, did_you_mean
 from tasador.core.hashing import to_plain, without_nan
 from tasador.data.readers import read_source
+from tasador.data.row_groups import column_values
 from tasador.metrics.ratio_study import (
     FEWEST,
     LEVEL_GAP,
     Ranges,
     RatioStudy,
+    level_groups,
     quantile_groups,
     ratio_study,
 )
@@ -36,8 +38,6 @@ Flags = NDArray[np.bool_]
 
 #: The exit code of `tasador ratio --fail` where a figure lies outside of its range.
 NOT_MET_EXIT_CODE = 16
-#: More different numbers than these are grouped by quarters; whole ones may be codes of areas.
-_MOST_NUMBERS, _MOST_WHOLE = 20, 200
 _QUARTERS = 4
 _SHOWN = 3
 
@@ -220,7 +220,7 @@ def study_file(asked: RatioRequest) -> RatioFile:
             some &= ~rows
     if int(some.sum()) < FEWEST:
         raise RatioFileError.too_few(frame.height, int(some.sum()), left_out)
-    by = {name: _groups(frame[name].filter(pl.Series(some)), findings) for name in asked.by}
+    by = {name: _groups(frame[name].filter(pl.Series(some))) for name in asked.by}
     months = None
     if asked.time:
         seconds = _dates(frame[asked.time])[some]
@@ -271,24 +271,10 @@ def _read(series: pl.Series, column: Column) -> Floats:
     return np.array([encode(value) for value in series.to_list()], dtype=np.float64)
 
 
-def _groups(series: pl.Series, findings: Findings) -> dict[str, Flags]:
+def _groups(series: pl.Series) -> Mapping[str, Flags]:
     """Return the rows of each value of a column; of many numbers those of their quarters."""
-    texts = series.cast(pl.String).str.strip_chars()
-    values = texts.drop_nulls().unique()
-    as_numbers = values.cast(pl.Float64, strict=False)
-    if as_numbers.null_count() == 0 and len(values) > _MOST_NUMBERS:
-        whole = bool((as_numbers == as_numbers.floor()).all())
-        if len(values) > (_MOST_WHOLE if whole else _MOST_NUMBERS):
-            numbers = _numbers(series, findings)
-            known = np.isfinite(numbers)
-            found = {}
-            for name, rows in quantile_groups(numbers[known], _QUARTERS).items():
-                found[name] = known.copy()
-                found[name][known] = rows
-            return found
-    numeric = as_numbers.null_count() == 0
-    ordered = sorted(values.to_list(), key=lambda text: (float(text) if numeric else 0.0, text))
-    return {text: (texts == text).fill_null(value=False).to_numpy() for text in ordered}
+    found = column_values(series)
+    return level_groups(found) if isinstance(found, list) else quantile_groups(found, _QUARTERS)
 
 
 def _spans(seconds: Floats) -> dict[str, Flags]:

@@ -148,6 +148,7 @@ class CardTable:
         rows: One tuple per row, as long as the header.
         note: A remark below the table.
         align: Alignment per column; None puts columns of numbers to the right.
+        language: Of its texts; pages fold tables of other languages than theirs.
     """
 
     title: str
@@ -155,6 +156,7 @@ class CardTable:
     rows: tuple[tuple[Cell, ...], ...]
     note: str | None = None
     align: tuple[Align, ...] | None = None
+    language: Language = "en"
 
     def __post_init__(self) -> None:
         rows = tuple(tuple(_cell(cell) for cell in row) for row in self.rows)
@@ -381,6 +383,7 @@ def _table(plain: dict[str, Any]) -> CardTable:
         tuple(tuple(row) for row in plain["rows"]),
         plain["note"],
         None if align is None else tuple(align),
+        plain.get("language", "en"),  # older cards have none
     )
 
 

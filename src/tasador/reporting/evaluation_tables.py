@@ -1,21 +1,110 @@
-"""Tables of figures measured on held-out rows: the ratio study, the errors of groups."""
+"""Tables of figures measured on held-out rows: the ratio study, the errors of groups.
+
+The fairness table and that of the weakest segments are in English and in Spanish.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from tasador.metrics.ratio_study import FEWEST_OF_GROUP, LEVEL_GAP, RatioFigure, meets_level
+from tasador.contract.formats import date_text
+from tasador.core.hashing import to_plain, without_nan
+from tasador.core.languages import LANGUAGES, Language, digits_in, number, text_of
+from tasador.metrics.ratio_study import (
+    FEWEST_OF_GROUP,
+    LEVEL_GAP,
+    MISSING,
+    OTHERS,
+    PRICE,
+    RatioFigure,
+    RatioGroup,
+    meets_level,
+)
 from tasador.metrics.regression import label
-from tasador.reporting.cards import CardTable, verdict_text
+from tasador.reporting.cards import Align, CardTable, verdict_text
+from tasador.reporting.plots import short
 from tasador.selection.test_metrics import Group
+from tasador.selection.weakest_segments import Condition, WeakestSegments
 
 #: Name of the groups of rows below the cap and at it.
 CAP = "cap"
 
 
 #: Digits behind the decimal point of a figure, 3 of others; those whose sign is always shown.
-_DIGITS = {"cod": 2, "vei": 1, "fsd": 1}
+_DIGITS = {"cod": 2, "vei": 1, "fsd": 1, "mape": 1, "median_ape": 1, "within_10": 1}
 _SIGNED = frozenset({"prb", "ki", "vei"})
+_PERCENT = frozenset({"cod", "vei", "fsd", "mape"})
+_MOST_GROUPS, _MOST_SENTENCES, _MOST_LEVELS = 40, 5, 4
+_TEXTS: Mapping[str, tuple[str, str]] = {
+    "fairness": ("Fairness: by {by}", "Equidad: por {by}"),
+    "group": ("group", "grupo"),
+    "rows": ("rows", "filas"),
+    "from": ("95% from", "95% desde"),
+    "to": ("to", "hasta"),
+    "verdict": ("verdict", "veredicto"),
+    "median_ratio": ("median ratio", "razón mediana"),
+    "median_ape": ("median APE %", "APE mediano %"),
+    "within_10": ("within 10% %", "a menos del 10 % %"),
+    "coverage": ("interval holds %", "dentro del intervalo %"),
+    "level": ("level", "nivel"),
+    MISSING: ("(missing)", "(sin valor)"),
+    OTHERS: ("(others)", "(otros)"),
+    "up_to": ("up to {value}", "hasta {value}"),
+    "high": (
+        "{by} {name} is valued {percent}% too high (median ratio {ratio}, 95% {low} to {high}; of "
+        "all rows {overall}).",
+        "{by} {name} se valora un {percent} % por encima (razón mediana {ratio}, 95 % de {low} a "
+        "{high}; de todas las filas {overall}).",
+    ),
+    "low": (
+        "{by} {name} is valued {percent}% too low (median ratio {ratio}, 95% {low} to {high}; of "
+        "all rows {overall}).",
+        "{by} {name} se valora un {percent} % por debajo (razón mediana {ratio}, 95 % de {low} a "
+        "{high}; de todas las filas {overall}).",
+    ),
+    "others_off": (
+        "{groups} more groups of {by} are off.",
+        "Otros {groups} grupos de {by} se apartan.",
+    ),
+    "fair": (
+        "No group is off its level: further than {gap} from that of all rows, and not by chance.",
+        "Ningún grupo se aparta de su nivel: a más de {gap} del de todas las filas, y no por azar.",
+    ),
+    "fairness_note": (
+        "A verdict needs {least} rows. Level: the median ratio within {gap} of that of all rows. "
+        "The interval is not met where it surely holds fewer rows than it promises. By chance "
+        "alone about one group in 20 has a median ratio whose interval leaves out its true level.",
+        "El veredicto necesita {least} filas. Nivel: la razón mediana a no más de {gap} de la de "
+        "todas las filas. El intervalo no cumple si con seguridad contiene menos filas de las que "
+        "promete. Por puro azar, en cerca de un grupo de cada 20 el intervalo de la razón mediana "
+        "no contiene su nivel verdadero.",
+    ),
+    "not_shown": (
+        "{groups} more groups are in the JSON only.",
+        "Otros {groups} grupos están solo en el JSON.",
+    ),
+    "weakest": ("Weakest segments", "Segmentos más débiles"),
+    "segment": ("rows with", "filas con"),
+    "worse": ("times all", "veces el total"),
+    "all": ("all rows", "todas las filas"),
+    "weakest_note": (
+        "Found by a shallow tree on the errors of training rows, out of fold; figures are of "
+        "held-out rows. Segments whose errors are not larger there too, beyond chance, are left "
+        "out.",
+        "Hallados por un árbol poco profundo en los errores de las filas de entrenamiento, fuera "
+        "de muestra; las medidas son de filas apartadas. Se omiten los segmentos cuyos errores no "
+        "son también ahí mayores, más allá del azar.",
+    ),
+    "and": (" and ", " y "),
+    "or": (" or ", " o "),
+    "is": ("{column} is {levels}", "{column} es {levels}"),
+    "is_not": ("{column} is not {levels}", "{column} no es {levels}"),
+    "more": ("{levels} or {count} others", "{levels} u otros {count}"),
+    "missing": ("{column} missing", "{column} sin valor"),
+    "known": ("{column} known", "{column} con valor"),
+    "or_missing": ("({rule} or missing)", "({rule} o sin valor)"),
+}
 
 
 def figure_text(name: str, value: float) -> str:
@@ -44,6 +133,200 @@ def ratio_table(title: str, figures: Sequence[RatioFigure]) -> CardTable:
         "errors, are in percent. Trimmed: without ratios beyond 3 interquartile ranges.",
         align=("left", "right", "right", "right", "right", "left", "left"),
     )
+
+
+def figure_title(name: str, language: Language = "en") -> str:
+    """Return a figure's name as the head of a column."""
+    if name in _TEXTS:
+        return text_of(_TEXTS, name, language)
+    return name.upper() + (" %" if name in _PERCENT else "")
+
+
+def group_name(name: str, language: Language = "en") -> str:
+    """Return the name of a group of levels, numbers, rows without a value or with a rare one."""
+    if name in (MISSING, OTHERS):
+        return text_of(_TEXTS, name, language)
+    if name.startswith("up to "):
+        value = digits_in(name.removeprefix("up to "), language)
+        return text_of(_TEXTS, "up_to", language, value=value)
+    return name
+
+
+def group_verdict(group: RatioGroup, language: Language = "en") -> str:
+    """Return whether all figures of a group are met, or those that are not."""
+    bad = [name for name, met in group.met.items() if met is False]
+    titles = [figure_title(name, language).removesuffix(" %") for name in bad]
+    return verdict_text(not bad, language) + (f": {', '.join(titles)}" if bad else "")
+
+
+def off_sentences(groups: Sequence[RatioGroup], language: Language = "en") -> list[str]:
+    """Return a sentence for each group whose level is off, the farthest first, the rest counted.
+
+    Groups of prices have none: even fair estimates are high for the cheap and low for the dear.
+    """
+    off = sorted((g for g in groups if g.off and g.by != PRICE), key=lambda g: -abs(g.gap))
+    found = []
+    for group in off[:_MOST_SENTENCES]:
+        ratio = group.figures["median_ratio"]
+        values = {"ratio": ratio, "low": group.low, "high": group.high}
+        shown = {
+            name: digits_in(f"{value:.2f}", language)
+            for name, value in {**values, "overall": ratio / (1.0 + group.gap)}.items()
+        }
+        key = "high" if group.gap > 0 else "low"
+        percent = number(abs(group.gap) * 100, 0, language)
+        name = short(group_name(group.name, language), 60)
+        found.append(
+            text_of(_TEXTS, key, language, by=group.by, name=name, percent=percent, **shown)
+        )
+    for by in dict.fromkeys(group.by for group in off[_MOST_SENTENCES:]):
+        count = sum(group.by == by for group in off[_MOST_SENTENCES:])
+        found.append(text_of(_TEXTS, "others_off", language, groups=count, by=by))
+    return found
+
+
+def fairness_tables(groups: Sequence[RatioGroup], language: Language = "en") -> list[CardTable]:
+    """Return the figures of declared groups, a table for each column, with what is off in words."""
+    by: dict[str, list[RatioGroup]] = {}
+    for group in groups:
+        by.setdefault(group.by, []).append(group)
+    return [_fairness_table(title, some, language) for title, some in by.items()]
+
+
+def _fairness_table(title: str, groups: Sequence[RatioGroup], language: Language) -> CardTable:
+    def say(key: str, **values: object) -> str:
+        return text_of(_TEXTS, key, language, **values)
+
+    # those that are off are never among the ones that are not shown
+    order = sorted(range(len(groups)), key=lambda i: (not groups[i].off, -groups[i].rows))
+    shown = [groups[i] for i in sorted(order[:_MOST_GROUPS])]
+    names = list(shown[0].figures)
+    rows = [
+        (
+            short(group_name(group.name, language), 40),
+            number(group.rows, 0, language),
+            *_figures(group, names, language),
+            group_verdict(group, language) if group.rows >= FEWEST_OF_GROUP else "",
+        )
+        for group in shown
+    ]
+    gap = digits_in(f"{LEVEL_GAP:.0%}", language)
+    notes = off_sentences(groups, language) or [say("fair", gap=gap)]
+    notes.append(say("fairness_note", least=FEWEST_OF_GROUP, gap=gap))
+    if more := len(groups) - len(shown):
+        notes.append(say("not_shown", groups=more))
+    heads = [figure_title(name, language) for name in names]
+    head = (say("group"), say("rows"), heads[0], say("from"), say("to"), *heads[1:], say("verdict"))
+    right: list[Align] = ["right"] * (len(head) - 2)
+    note, align = " ".join(notes), ("left", *right, "left")
+    return CardTable(say("fairness", by=title), head, tuple(rows), note, align, language)
+
+
+def _figures(group: RatioGroup, names: Sequence[str], language: Language) -> Iterator[str]:
+    for name in names:
+        value = group.figures[name]
+        if name == "coverage":
+            yield number(value * 100, 1, language)
+            continue
+        values = (value, group.low, group.high) if name == "median_ratio" else (value,)
+        yield from (digits_in(figure_text(name, one), language) for one in values)
+
+
+def weakest_table(found: WeakestSegments | None, language: Language = "en") -> list[CardTable]:
+    """Return the table of the weakest segments; none where there are none."""
+    if found is None or not found.segments:
+        return []
+
+    def row(rule: str, rows: int, mape: float, ratio: float) -> tuple[str, ...]:
+        times = digits_in(f"{mape / found.mape:.2f}", language)
+        figures = (("mape", mape), ("median_ratio", ratio))
+        shown = [digits_in(figure_text(name, value), language) for name, value in figures]
+        return rule, number(rows, 0, language), shown[0], times, shown[1]
+
+    rows = [
+        row(rule_text(one.rule, language), one.rows, one.mape, one.median_ratio)
+        for one in found.segments
+    ]
+    every = text_of(_TEXTS, "all", language)
+    rows.append(row(every, found.rows, found.mape, found.median_ratio))
+    keys = ("segment", "rows", "mape", "worse", "median_ratio")
+    head = tuple(figure_title(key, language) for key in keys)
+    title, note = (text_of(_TEXTS, key, language) for key in ("weakest", "weakest_note"))
+    align: tuple[Align, ...] = ("left", "right", "right", "right", "right")
+    return [CardTable(title, head, tuple(rows), note, align, language)]
+
+
+def rule_text(rule: Sequence[Condition], language: Language = "en") -> str:
+    """Return what the rows of a segment have in common: ``area ≤ 60 and year_built > 1950``."""
+    return text_of(_TEXTS, "and", language).join(_condition(one, language) for one in rule)
+
+
+def _condition(one: Condition, language: Language) -> str:
+    if one.levels or one.others:
+        if not one.levels:
+            return text_of(_TEXTS, "missing", language, column=one.column)
+        if not one.others:
+            return text_of(_TEXTS, "known", language, column=one.column)
+        fewer = len(one.others) < len(one.levels)
+        levels = _levels(one.others if fewer else one.levels, language)
+        key = "is_not" if fewer else "is"
+        rule = text_of(_TEXTS, key, language, column=one.column, levels=levels)
+    elif not one.known:
+        return text_of(_TEXTS, "missing", language, column=one.column)
+    elif one.low is None and one.high is None:
+        return text_of(_TEXTS, "known", language, column=one.column)
+    else:
+        low, high = (
+            None if limit is None else _limit(limit, one.dates, language)
+            for limit in (one.low, one.high)
+        )
+        if low is not None and high is not None:
+            rule = f"{low} < {one.column} ≤ {high}"
+        else:
+            rule = f"{one.column} > {low}" if high is None else f"{one.column} ≤ {high}"
+    return text_of(_TEXTS, "or_missing", language, rule=rule) if one.missing else rule
+
+
+def _limit(value: float, dates: bool, language: Language) -> str:
+    return date_text(value) if dates else digits_in(f"{value:.12g}", language)
+
+
+def _levels(levels: Sequence[str], language: Language) -> str:
+    shown = [short(level, 40) for level in levels[:_MOST_LEVELS]]
+    rest = len(levels) - len(shown)
+    if rest > 1:
+        return text_of(_TEXTS, "more", language, levels=", ".join(shown), count=rest)
+    shown = [short(level, 40) for level in levels[: _MOST_LEVELS + 1]]
+    last = text_of(_TEXTS, "or", language)
+    return last.join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def tables_by_language(
+    groups: Sequence[RatioGroup], weakest: WeakestSegments | None
+) -> list[CardTable]:
+    """Return the fairness tables and that of the weakest segments, in every language."""
+    return [
+        table
+        for language in LANGUAGES
+        for table in (*fairness_tables(groups, language), *weakest_table(weakest, language))
+    ]
+
+
+def plain_groups(
+    groups: Sequence[RatioGroup], weakest: WeakestSegments | None
+) -> dict[str, dict[str, Any]]:
+    """Return both as plain JSON types, with their words; what is not there is left out."""
+    found: dict[str, dict[str, Any]] = {}
+    if groups:
+        said = {language: off_sentences(groups, language) for language in LANGUAGES}
+        found["fairness"] = {"groups": without_nan(to_plain(groups)), "off": said}
+    if weakest is not None:
+        rules = [
+            {language: rule_text(one.rule, language) for language in LANGUAGES}
+            for one in weakest.segments
+        ]
+        found["weakest_segments"] = {**without_nan(to_plain(weakest)), "rules": rules}
+    return found
 
 
 def group_table(name: str, groups: Sequence[Group], overall: float) -> CardTable:

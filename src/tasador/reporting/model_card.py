@@ -21,11 +21,17 @@ from tasador.contract.model import Column, TableContract
 from tasador.core.escape import cell, code, markdown
 from tasador.core.hashing import to_plain
 from tasador.core.storage import write_text
-from tasador.metrics.ratio_study import RatioFigure
+from tasador.metrics.ratio_study import RatioFigure, RatioGroup
 from tasador.reporting.cards import CardTable, number, render, table_view
-from tasador.reporting.evaluation_tables import group_table, ratio_table
+from tasador.reporting.evaluation_tables import (
+    group_table,
+    plain_groups,
+    ratio_table,
+    tables_by_language,
+)
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.test_metrics import Group
+from tasador.selection.weakest_segments import WeakestSegments
 
 #: The rule's five standards, and what software cannot check about each.
 _AVM_STANDARDS = (
@@ -74,6 +80,7 @@ class ModelFacts:
         interval_coverage: Share of test rows within their interval, and the share promised.
         test_openings: How often the held-out test set was opened, and why.
         left_out: Reasons for which rows were left out as no market sales, and how many.
+        kept: What estimates were asked to keep to, a sentence each, with what was measured.
         refitted: Whether the model was fitted again on all rows after the figures were measured.
     """
 
@@ -93,6 +100,7 @@ class ModelFacts:
     interval_coverage: tuple[float, float] | None = None
     test_openings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    kept: tuple[str, ...] = ()
     refitted: bool = False
 
     @property
@@ -167,6 +175,8 @@ class ModelDocument:
         ratio_study: The figures of the ratio study on the test rows.
         decisions: How the model was chosen, in order.
         review: Test rows drawn by chance.
+        fairness: Figures by the columns of the contract's ``fairness``.
+        weakest: Where the model errs most; None where nobody looked.
     """
 
     contract: TableContract
@@ -178,10 +188,30 @@ class ModelDocument:
     decisions: tuple[Decision, ...] = ()
     review: tuple[ReviewRow, ...] = ()
     tables: tuple[CardTable, ...] = ()
+    fairness: tuple[RatioGroup, ...] = ()
+    weakest: WeakestSegments | None = None
 
     def limits(self) -> list[str]:
         """Return what estimates cannot do, a sentence each."""
-        return _limits(self.contract, self.facts)
+        contract, facts = self.contract, self.facts
+        unit = f" {contract.target.unit}" if contract.target.unit else ""
+        low, high = (number(value) for value in facts.train_range)
+        between = f"Train holds values from {low} to {high}{unit}"
+        lines = [f"{between}; tree models do not estimate beyond that."]
+        if contract.target.cap is not None and facts.capped_share is not None:
+            lines.append(
+                f"The target is cut off at {number(contract.target.cap)}{unit}: "
+                f"{facts.capped_share:.1%} of train stands at the cap, so values near it are "
+                "underestimated by an unknown amount, and the test figures cannot show it."
+            )
+        if facts.interval_coverage is not None:
+            measured, promised = facts.interval_coverage
+            lines.append(
+                f"Intervals promise {promised:.0%} and held {measured:.1%} of the test rows, on "
+                "average over all rows; a single segment may fare worse."
+            )
+        lines.append("Values drift with time; figures hold for the period of the table only.")
+        return [*lines, *self.facts.kept]
 
     def standards(self) -> list[tuple[str, str, str]]:
         """Return each standard of the rule with what was checked for it and what was not."""
@@ -190,29 +220,6 @@ class ModelDocument:
             (title, checked, unchecked)
             for (title, unchecked), checked in zip(_AVM_STANDARDS, checks, strict=True)
         ]
-
-
-def _limits(contract: TableContract, facts: ModelFacts) -> list[str]:
-    """Return what estimates cannot do, a sentence each."""
-    unit = f" {contract.target.unit}" if contract.target.unit else ""
-    low, high = (number(value) for value in facts.train_range)
-    lines = [
-        f"Train holds values from {low} to {high}{unit}; tree models do not estimate beyond that."
-    ]
-    if contract.target.cap is not None and facts.capped_share is not None:
-        lines.append(
-            f"The target is cut off at {number(contract.target.cap)}{unit}: "
-            f"{facts.capped_share:.1%} of train stands at the cap, so values near it are "
-            "underestimated by an unknown amount, and the test figures cannot show it."
-        )
-    if facts.interval_coverage is not None:
-        measured, promised = facts.interval_coverage
-        lines.append(
-            f"Intervals promise {promised:.0%} and held {measured:.1%} of the test rows, on "
-            "average over all rows; a single segment may fare worse."
-        )
-    lines.append("Values drift with time; figures hold for the period of the table only.")
-    return lines
 
 
 def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
@@ -231,6 +238,9 @@ def _avm_checks(document: ModelDocument) -> tuple[str, ...]:
         if segments
         else "nothing: no errors by segment were computed"
     )
+    if document.fairness:
+        by = ", ".join(dict.fromkeys(group.by for group in document.fairness))
+        groups += f"; errors and ratios across {len(document.fairness)} groups by {by} (above)"
     return (
         f"{confidence}.",
         "the rows against the contract; the SHA-256 of table and bundle, recorded in the lineage "
@@ -288,15 +298,8 @@ def write_model_card(folder: Path, document: ModelDocument) -> None:
         StorageError: The disk refuses.
     """
     page, plain, review = (folder / name for name in FILES)
-    write_text(
-        page,
-        render(
-            "model_card.html.j2",
-            document=document,
-            sections=sections(document),
-            synthetic=SYNTHETIC,
-        ),
-    )
+    parts = {"document": document, "sections": sections(document), "synthetic": SYNTHETIC}
+    write_text(page, render("model_card.html.j2", **parts))
     write_text(plain, json.dumps(_plain(document), ensure_ascii=False, indent=1))
     write_text(review, _csv(document))
 
@@ -312,7 +315,11 @@ def to_markdown(document: ModelDocument) -> str:
     )
     for section in sections(replace(document, review=())):
         parts.append(f"## {section.title}")
-        parts += map(_block, section.blocks)
+        parts += [
+            _block(block)
+            for block in section.blocks
+            if getattr(block.content, "language", "en") == "en"
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -381,6 +388,7 @@ def _plain(document: ModelDocument) -> dict[str, Any]:
         "cross_validation": to_plain(document.comparison),
         "ratio_study": to_plain(document.ratio_study),
         "groups": to_plain(document.groups),
+        **plain_groups(document.fairness, document.weakest),
         "decisions": to_plain(document.decisions),
         "standards": [
             dict(zip(("standard", "checked", "not_checked"), row, strict=True))
@@ -516,7 +524,7 @@ def figure_tables(document: ModelDocument) -> list[CardTable]:
     tables = [group_table(name, found, overall) for name, found in document.groups.items() if found]
     if document.ratio_study:
         tables.insert(0, ratio_table("Ratio study", document.ratio_study))
-    return [*tables, *document.tables]
+    return [*tables, *tables_by_language(document.fairness, document.weakest), *document.tables]
 
 
 def decision_table(document: ModelDocument, title: str) -> CardTable:

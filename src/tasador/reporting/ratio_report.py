@@ -18,17 +18,22 @@ from tasador.metrics.ratio_study import (
     FEWEST_OF_GROUP,
     PRICE,
     RatioFigure,
-    RatioGroup,
     RatioStudy,
 )
+from tasador.metrics.regression import RATIO_STUDY
 from tasador.reporting.cards import Align, CardTable, Figure, render, verdict_text
-from tasador.reporting.evaluation_tables import figure_text
+from tasador.reporting.evaluation_tables import (
+    figure_text,
+    figure_title,
+    group_name,
+    group_verdict,
+    off_sentences,
+)
 from tasador.reporting.plots import ACCENT, MUTED, SECOND, SOFT, drawn, format_axes, short
 
 #: Why a row is in no study: a value is missing, or is 0 or less.
 Missing = Literal["without", "not_positive"]
 
-_PERCENT = frozenset({"cod", "vei", "fsd"})
 _MOST_GROUPS = 40
 
 _TEXTS: Mapping[str, tuple[str, str]] = {
@@ -50,15 +55,12 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "trimmed": ("trimmed", "sin extremos"),
     "accepted": ("accepted", "aceptado"),
     "range": ("{low} to {high}", "{low} a {high}"),
-    "up_to": ("up to {price}", "hasta {price}"),
     "without": ("without {name}", "sin {name}"),
     "not_positive": ("with {name} of 0 or less", "con {name} de 0 o menos"),
     "verdict": ("verdict", "veredicto"),
     "group": ("group", "grupo"),
     "sales": ("sales", "ventas"),
     "ratio": ("ratio", "razón"),
-    "level": ("level", "nivel"),
-    "median_ratio": ("median ratio", "razón mediana"),
     "weighted_mean_ratio": ("weighted mean", "media ponderada"),
     "few": (
         "{groups} groups of fewer than {least} sales are left out.",
@@ -157,9 +159,7 @@ class RatioDocument:
 
     def title_of(self, name: str) -> str:
         """Return a figure's name for people."""
-        if name in _TEXTS:
-            return self.say(name)
-        return name.upper() + (" %" if name in _PERCENT else "")
+        return self.say(name) if name in _TEXTS else figure_title(name, self.language)
 
     def verdict(self, figure: RatioFigure) -> str:
         """Return whether a figure is met, in words; empty where it has no range."""
@@ -197,13 +197,13 @@ class RatioDocument:
             found.append(self.say("left_out", reasons=reasons))
         for name, study in self.studies.items():
             if (seen := study.chasing) is not None:
-                signs = seen.jumps + seen.bunched
                 parts = {
                     key: self._in_language(f"{getattr(seen, key):.1%}")
                     for key in ("share", "expected", "jump")
                 }
-                key = "chasing_some" if signs else "chasing_none"
-                found.append(self.say(key, name=name, signs=signs, **parts))
+                key = "chasing_some" if seen.signs else "chasing_none"
+                found.append(self.say(key, name=name, signs=seen.signs, **parts))
+            found += [f"{name}: {said}" for said in off_sentences(study.groups, self.language)]
             if (drift := study.drift) is not None:
                 ends = {
                     key: self._in_language(f"{getattr(drift, key):+.2f}")
@@ -252,14 +252,12 @@ class RatioDocument:
         first, several = self._first.groups, len(self.studies) > 1
         large = [i for i in places if first[i].rows >= FEWEST_OF_GROUP]
         shown = sorted(sorted(large, key=lambda i: -first[i].rows)[:_MOST_GROUPS])
-        names = [name for name in first[places[0]].figures if name != "median_ratio"]
+        figures = first[places[0]].figures
+        names = [name for name in RATIO_STUDY if name in figures and name != "median_ratio"]
         names = names[:1] if several else names
         rows = []
         for place in shown:
-            name = first[place].name
-            if by == PRICE:
-                price = self._in_language(name.removeprefix("up to "))
-                name = self.say("up_to", price=price)
+            name = group_name(first[place].name, self.language)
             cells = [short(name, 24), self.count(first[place].rows)]
             for study in self.studies.values():
                 group = study.groups[place]
@@ -267,7 +265,7 @@ class RatioDocument:
                 if not several:
                     cells += [self.shown("median_ratio", end) for end in (group.low, group.high)]
                 cells += [self.shown(name, group.figures[name]) for name in names]
-                cells.append(self._group_verdict(group))
+                cells.append(group_verdict(group, self.language))
             rows.append(tuple(cells))
         header = [self.say("group"), self.say("sales")]
         for name in self.studies:
@@ -285,11 +283,6 @@ class RatioDocument:
             notes.append(self.say("more", groups=more))
         title = self.say("by", name=self.say(PRICE) if by == PRICE else by)
         return CardTable(title, tuple(header), tuple(rows), " ".join(notes), tuple(align))
-
-    def _group_verdict(self, group: RatioGroup) -> str:
-        bad = [name for name, met in group.met.items() if met is False]
-        titles = [self.title_of(name).removesuffix(" %") for name in bad]
-        return verdict_text(not bad, self.language) + (f": {', '.join(titles)}" if bad else "")
 
     def picture(self) -> Figure:
         """Return the median ratios by price.

@@ -19,6 +19,7 @@ from tasador.core.input_checks import read_json
 from tasador.data.parquet.table import Allowance
 from tasador.data.table_stream import Piece, TableStream, open_table
 from tasador.inference.model_choice import BundleChoice, chosen_bundle, fits_rows, read_text
+from tasador.modeling.monotone import promise
 from tasador.modeling.prediction import Comparable, Explanation, Valuation, no_value
 from tasador.registry.explainer import Wanted
 from tasador.registry.model_bundle import ModelBundle
@@ -433,6 +434,8 @@ def explain_row(
         raise ValidationError("one row is explained at a time", expected="{column: value}")
     with chosen_bundle(choice, fits=fits_rows(text), tell=tell) as chosen:
         loaded = chosen.load()
+    for column, direction in loaded.features.monotone.items():
+        tell(f"{promise(column, direction)}: this model keeps to that")
     return loaded.explain(
         row | as_of_field(loaded.contract, as_of),
         comparables=wanted.n,

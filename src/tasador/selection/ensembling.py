@@ -1,8 +1,8 @@
-"""Which models the final one averages, and whether its estimates are shifted."""
+"""Which models the final one averages, and whether its estimates are shifted or stretched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.core import seeds
-from tasador.metrics.regression import METRICS
+from tasador.metrics.regression import ACCEPTED, METRICS, RATIO_STUDY
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families.catalog import family
 
@@ -87,9 +87,12 @@ class BaselineComparison:
                 "the plain LightGBM is better than the final model by cross-validation; it was not "
                 "taken because lightgbm is not among selection.families"
             )
-        less = f"{1.0 - self.error_final / self.error:.1%}" if self.error else "0.0%"
+        less = 1.0 - self.error_final / self.error if self.error else 0.0
         also = ", of which it is a part" if self.outcome == "averaged" else ""
-        return f"the final model{also} errs {less} less than the plain LightGBM"
+        compared = f"{abs(less):.1%} {'less' if less >= 0 else 'more'} than the plain LightGBM"
+        if less < 0:  # rows held out by chance were judged too
+            compared += " on later rows, and less on all that were judged"
+        return f"the final model{also} errs {compared}"
 
 
 def pool_of(
@@ -234,3 +237,92 @@ def measure_bias(
         if positive.any()
         else float("nan"),
     )
+
+
+#: What is tried as a stretch, and how much of the out-of-fold MAPE one may cost. On 12 other splits
+#: (three tables, plain LightGBM) 0.8% became 1.03% of held-out rows' MAPE, and 1% became 1.27%.
+_STRETCHES = np.arange(1.0, 1.2501, 0.0025)
+_MOST_COST = 0.008
+#: How far from the middle of the accepted range a figure is left out of fold, as a share of the way
+#: to its end: on other rows it will be another one.
+_NEAR_MIDDLE = 0.7
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Estimates that are stretched or shrunk round their middle, to value dear and cheap alike.
+
+    A model's estimates lie closer together than what they estimate, which values what is cheap too
+    high and what is dear too low. The score becomes ``factor * score + shift``, with the same
+    median ratio of estimate and actual value as before.
+
+    Attributes:
+        factor: 1 leaves them.
+        shift: See above.
+        before: MAPE, PRD and PRB out of fold as it was.
+        after: The same with it.
+        reached: Whether PRD and PRB are then within what the IAAO accepts.
+    """
+
+    factor: float
+    shift: float
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    reached: bool
+
+
+def find_stretch(score: Floats, actual: Floats, transform: TargetTransform) -> Stretch:
+    """Find the least stretch that brings PRD and PRB near the middle of what the IAAO accepts.
+
+    Where none does without raising the MAPE by more than 0.8%, the one that brings them nearest.
+
+    Args:
+        score: Shape (n,): out-of-fold scores on the transformed scale.
+        actual: Shape (n,): the target.
+        transform: The target's transform.
+    """
+    positive = actual > 0
+    score, actual = score[positive], actual[positive]
+
+    def stretched(factor: float) -> tuple[float, dict[str, float], float]:
+        shift = _kept_level(score, factor, actual, transform)
+        figures = evenness_figures(actual, transform.inverse(factor * score + shift))
+        return shift, figures, _off_middle(figures)
+
+    before = evenness_figures(actual, transform.inverse(score))
+    none = Stretch(1.0, 0.0, before, before, _off_middle(before) <= 1.0)
+    best, best_off = none, _off_middle(before)
+    factors = np.concatenate([_STRETCHES, 1.0 / _STRETCHES[1:]])
+    for factor in sorted(factors.tolist(), key=lambda one: abs(np.log(one))):
+        if best_off <= _NEAR_MIDDLE:
+            break
+        shift, figures, off = stretched(factor)
+        if off < best_off and figures["mape"] <= before["mape"] * (1.0 + _MOST_COST):
+            best, best_off = Stretch(factor, shift, before, figures, off <= 1.0), off
+    return best
+
+
+def _kept_level(score: Floats, factor: float, actual: Floats, transform: TargetTransform) -> float:
+    """Return the shift with which the median ratio of stretched estimates is what it was."""
+    if transform.kind == "none":  # pivoted where half of the estimates are lower
+        return (1.0 - factor) * float(np.median(score))
+    log_actual = transform.forward(actual)
+    return float(np.median(score - log_actual) - np.median(factor * score - log_actual))
+
+
+def evenness_figures(actual: Floats, estimate: Floats) -> dict[str, float]:
+    """Return MAPE, PRD and PRB of estimates (n,) of actual values above 0 (n,)."""
+    return {
+        "mape": METRICS["mape"](actual, estimate),
+        "prd": RATIO_STUDY["prd"](actual, estimate),
+        "prb": RATIO_STUDY["prb"](actual, estimate),
+    }
+
+
+def _off_middle(figures: Mapping[str, float]) -> float:
+    """Return how far PRD and PRB are from the middle of their ranges: 1 at the end of one."""
+    off = []
+    for name in ("prd", "prb"):
+        low, high = ACCEPTED[name]
+        off.append(abs(figures[name] - (low + high) / 2.0) / ((high - low) / 2.0))
+    return max(off) if np.isfinite(off).all() else float("inf")

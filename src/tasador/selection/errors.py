@@ -7,6 +7,7 @@
     TrainingError
     ├── FoldsError              rows that cannot be cut into folds
     ├── SalesError              sales that cannot be compared with each other
+    ├── MonotoneError           a model that may fall where estimates may only rise
     └── NoCandidateError        nothing that can be chosen: all failed, or none is of that family
     StorageError
     └── SweepStorageError       the database in which a sweep is shared
@@ -98,6 +99,17 @@ class FoldsError(TrainingError):
         )
 
 
+class MonotoneError(TrainingError):
+    """A model that may fall where estimates may only rise."""
+
+    @classmethod
+    def not_kept(cls, family: str) -> MonotoneError:
+        """Return the error of a family, or a loss of it, that takes no such constraint."""
+        return cls(
+            f"{family} with these parameters cannot keep estimates monotone, as model.monotone asks"
+        )
+
+
 class NoCandidateError(TrainingError):
     """Nothing that can be chosen."""
 
@@ -105,6 +117,14 @@ class NoCandidateError(TrainingError):
     def all_failed(cls, number: int, first: str | None) -> NoCandidateError:
         """Return the error of a grid without a result."""
         return cls(f"all {number} candidates failed, the first with: {first}")
+
+    @classmethod
+    def none_monotone(cls, families: Iterable[str]) -> NoCandidateError:
+        """Return the error of a search in which no family can keep to a direction."""
+        return cls(
+            f"none of {', '.join(families)} can keep estimates monotone, as model.monotone asks",
+            remedy="compare another, such as lightgbm, or leave model.monotone null",
+        )
 
     @classmethod
     def of_family(cls, family: str | None, known: Collection[str]) -> NoCandidateError:

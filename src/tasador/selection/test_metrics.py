@@ -12,12 +12,14 @@ from tasador.contract.model import TableContract
 from tasador.core.parallel import in_parallel
 from tasador.core.progress import progress
 from tasador.data.table import Part, SealedPart
+from tasador.metrics.ratio_study import By, RatioGroup, ratio_groups
 from tasador.metrics.regression import Estimate, all_metrics, bootstrap_metrics, mape, within_10
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.ensembling import Member
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import fit_model
 from tasador.selection.folds import Fold, held_out
+from tasador.selection.weakest_segments import WeakestSegments, weakest_segments
 
 Floats = NDArray[np.float64]
 #: Encoded rows (n, p) -> estimates (n,), lower and upper ends of their intervals (n,), forecast
@@ -81,6 +83,9 @@ class EvaluationReport:
         segments: Figures by segment; empty without a segment column.
         deciles: Figures by tenth of the actual values, the lowest first.
         capped: Figures below and at the contract's cap; empty without one.
+        fairness: Figures by the columns of the contract's ``fairness``, of rows whose actual value
+            is positive; empty without such columns.
+        weakest: Where the model errs most.
         actual: The test part's targets.
         predicted: Their estimates.
         lower: Lower ends of their intervals.
@@ -100,6 +105,8 @@ class EvaluationReport:
     segments: tuple[Group, ...]
     deciles: tuple[Group, ...]
     capped: tuple[Group, ...]
+    fairness: tuple[RatioGroup, ...]
+    weakest: WeakestSegments
     actual: Floats
     predicted: Floats
     lower: Floats
@@ -214,14 +221,31 @@ def evaluate(
     draws: int,
     seed: int,
     reason: str,
+    found_on: tuple[Floats, Floats],
+    by: Callable[[Part], By],
 ) -> EvaluationReport:
     """Open the held-out test set and measure the final model on it.
 
-    This is the only place that opens it; `reason` is kept in the report.
+    This is the only place that opens it; `reason` is kept in the report. `found_on` are encoded
+    training rows and their errors, as `weakest_segments` takes them; `by` returns the rows of the
+    groups to compare.
     """
     part = sealed.open(reason)
     predicted, lower, upper, fsd = value(part.X)
     inside = (lower <= part.y) & (part.y <= upper)
+
+    positive = part.y > 0
+    fairness = ratio_groups(
+        part.y[positive],
+        predicted[positive],
+        {
+            title: {name: rows[positive] for name, rows in some.items()}
+            for title, some in by(part).items()
+        },
+        inside=inside[positive],
+        promised=promised,
+    )
+    held = (part.X, part.y, predicted)
 
     def group(name: str, rows: NDArray[np.bool_]) -> Group:
         return _group(name, part.y[rows], predicted[rows], inside[rows])
@@ -236,6 +260,8 @@ def evaluate(
         segments=tuple(group(name, rows) for name, rows in _by_segment(contract, part)),
         deciles=tuple(group(name, rows) for name, rows in _by_decile(part.y)),
         capped=tuple(group(name, rows) for name, rows in _by_cap(contract, part.y)),
+        fairness=fairness,
+        weakest=weakest_segments(contract, *found_on, held, dated=time_cv is not None),
         actual=part.y,
         predicted=predicted,
         lower=lower,

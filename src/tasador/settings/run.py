@@ -53,6 +53,26 @@ class FeatureSettings:
     max_near: Annotated[int, Interval(ge=1, le=100)] = 5
 
 
+#: Whether estimates may only rise (``up``) or only fall (``down``) with a column.
+Direction = Literal["up", "down"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What estimates must keep to, whichever model is found.
+
+    Attributes:
+        monotone: By numeric column of the contract, ``up`` where no estimate may fall when it alone
+            rises, ``down`` where none may rise, such as ``{living_area: up}``. Families that
+            cannot keep to that are not compared, and nothing else is made from these columns.
+        even_ratios: Whether estimates are stretched round their middle such that PRD and PRB come
+            inside the range that the IAAO accepts, as far as 0.8% of the out-of-fold MAPE goes.
+    """
+
+    monotone: dict[str, Direction] | None = None
+    even_ratios: bool = False
+
+
 @dataclass(frozen=True)
 class SelectionSettings:
     """Which candidates are compared, and how.
@@ -426,6 +446,7 @@ class RunSettings:
         segregate: How rows are validated and split.
         impute: What stands in for missing numbers.
         features: Choices about features.
+        model: What estimates must keep to.
         selection: Which candidates are compared.
         sweep: How long the sweep searches.
         register: How the final model is proved.
@@ -447,6 +468,7 @@ class RunSettings:
     segregate: SegregateSettings = field(default_factory=SegregateSettings)
     impute: ImputationSettings = field(default_factory=ImputationSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)
     register: RegisterSettings = field(default_factory=RegisterSettings)

@@ -15,10 +15,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tasador.core.errors import ConfigError, RegistryError, StorageError
+from tasador.core.errors import ConfigError, RegistryError, StorageError, did_you_mean
 
 
 class RunSettingsError(ConfigError):
@@ -40,6 +40,34 @@ class RunSettingsError(ConfigError):
             f"sweep.family: {family!r} is not compared",
             expected=f"one of {', '.join(compared)}, or null for that of the best candidate",
             remedy="add it to selection.families, or name another",
+        )
+
+    @classmethod
+    def no_monotone_column(cls, name: str, numbers: Collection[str]) -> RunSettingsError:
+        """Return the error of a column that no model sees; `numbers` are those that may be."""
+        return cls(
+            f"model.monotone: the contract has no feature {name!r}",
+            expected=f"one of {', '.join(numbers)}",
+            remedy=did_you_mean(name, numbers) or "name a numeric column of the contract",
+        )
+
+    @classmethod
+    def not_a_number(cls, name: str, kind: str, numbers: Collection[str]) -> RunSettingsError:
+        """Return the error of a column of which there is no more and less."""
+        return cls(
+            f"model.monotone: {name!r} cannot be kept monotone",
+            expected=f"a number, one of {', '.join(numbers)}",
+            got=f"a column of the kind {kind}",
+            remedy="take it out of model.monotone",
+        )
+
+    @classmethod
+    def monotone_coordinate(cls, name: str) -> RunSettingsError:
+        """Return the error of a coordinate, by which comparables are found."""
+        return cls(
+            f"model.monotone: {name!r} is a coordinate, by which comparables are found",
+            expected="a column that says what a thing is, not where",
+            remedy="take it out of model.monotone",
         )
 
     @classmethod

@@ -28,12 +28,14 @@ from tasador.selection.ensembling import (
     Member,
     Outcome,
     Pick,
+    Stretch,
+    find_stretch,
     measure_bias,
     pick_members,
     pool_of,
 )
 from tasador.selection.families.catalog import family
-from tasador.selection.families.inputs import fit_model
+from tasador.selection.families.inputs import fit_model, keeps_monotone
 from tasador.selection.feature_worth import BASELINE_FAMILY, BASELINE_PARAMS
 from tasador.selection.folds import (
     Fold,
@@ -50,7 +52,7 @@ from tasador.training.context import Evidence, Rows, RunContext
 from tasador.training.errors import RunSettingsError
 from tasador.training.model_steps import compared_folds, compared_part, pipeline_of
 from tasador.training.sales import not_dropped
-from tasador.trees.ensemble import LinearModel, TreeEnsemble, average
+from tasador.trees.ensemble import LinearModel, TreeEnsemble, average, stretched
 from tasador.trees.onnx_export import to_onnx
 from tasador.trees.onnx_model import OnnxRegressor
 from tasador.trees.tree_shap import Contributions, LinearContributions, TreeContributions
@@ -70,7 +72,10 @@ class FinalChoice:
         members: The models it averages.
         picks: How they were found.
         bias: The bias measured out of fold, and the correction.
-        cv: Its out-of-fold answers by the cross-validation that decided.
+        stretch: How estimates are stretched after that; None where that was not asked for.
+        cv: Its out-of-fold answers; by folds forward in time where rows were split by time.
+        random_cv: The same with rows held out by chance, which shows by how much those flatter it;
+            None where `cv` is that.
         baseline: How the plain baseline compares.
     """
 
@@ -78,12 +83,27 @@ class FinalChoice:
     picks: tuple[Pick, ...]
     bias: Bias
     cv: CrossValidation
+    random_cv: CrossValidation | None
     baseline: BaselineComparison
+    stretch: Stretch | None = None
 
     @property
     def shift(self) -> float:
         """What is added to scores for the correction of the bias."""
         return float(np.log(self.bias.factor))
+
+    def corrected(self, score: Floats) -> Floats:
+        """Return the mean score (n,) of the members as the final model has it."""
+        score = score + self.shift
+        if self.stretch is None:
+            return score
+        return self.stretch.factor * score + self.stretch.shift
+
+    def unstretched(self, score: Floats) -> Floats:
+        """Return scores (n,) of the final model as they are without the stretch."""
+        if self.stretch is None:
+            return score
+        return (score - self.stretch.shift) / self.stretch.factor
 
 
 @dataclass(frozen=True)
@@ -121,7 +141,11 @@ class FinalModel:
 
 
 def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
-    """Pick the models to average and measure their bias, by out-of-fold scores."""
+    """Pick the models to average and measure their bias, by out-of-fold scores.
+
+    Where rows were split by time, rows among known ones are judged beside later ones: a model for
+    the one may be worse than the plain baseline for the other.
+    """
     settings, train = run.settings, made.train
     found, most = made.sweep.result, settings.register.average
     runners_up = [
@@ -131,45 +155,65 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     ][: most - 1]
     # the baseline takes one of the places
     pool = pool_of(found.family, found.final_params, runners_up, most - 1, settings.seed)
+    kinds = made.features.fitted.kinds
+    pool = [m for m in pool if keeps_monotone(family(m.family), m.params, kinds)]
     plain = Member(
         BASELINE_FAMILY, BASELINE_PARAMS, seeds.derive_seed(settings.seed, BASELINE_FAMILY)
     )
-    folds = _folds_of_all(run, made)
-    rows = held_out(folds)
-    scores = out_of_fold([*pool, plain], folds, train, run.transform, "cross-validation")
-    metric = settings.sweep.metric
-    actual = train.y[rows]
+    models, folds, by_chance = [*pool, plain], _folds_of_all(run, made), _random_folds(run, made)
+    rows, known = held_out(folds), held_out(by_chance)
+    scores = out_of_fold(models, folds, train, run.transform, "cross-validation")
+    random = out_of_fold(models, by_chance, train, run.transform, "random cross-validation")
+    metric, actual = settings.sweep.metric, train.y[rows]
+    judged = [np.append(s[rows], r[known]) for s, r in zip(scores, random, strict=True)]
+    paid = np.append(actual, train.y[known])
 
     def error(score: Floats) -> float:
-        return METRICS[metric](actual, run.transform.inverse(score[rows]))
+        return METRICS[metric](paid, run.transform.inverse(score))
 
-    before, plain_error = error(scores[0]), error(scores[-1])
-    pool, scores_of_pool = _with_baseline(run.settings, pool, plain, scores, plain_error < before)
+    pool, judged_of_pool = _with_baseline(
+        run.settings, pool, plain, judged, error(judged[-1]) < error(judged[0])
+    )
     picks = pick_members(
         pool,
-        [score[rows] for score in scores_of_pool],
-        actual,
+        judged_of_pool,
+        paid,
         run.transform,
         metric=metric,
         most=most,
         least_gain=settings.register.least_gain,
     )
     members = tuple(pick.member for pick in picks if pick.taken)
-    score = np.mean([scores_of_pool[pool.index(member)] for member in members], axis=0)
+    taken = [models.index(member) for member in members]
     bias = measure_bias(
-        score[rows],
-        actual,
+        np.mean([judged[i] for i in taken], axis=0),
+        paid,
         run.transform,
         metric=metric,
         choice=settings.register.smearing,
     )
+    shifted, random_score = (
+        np.mean([found[i] for i in taken], axis=0) + np.log(bias.factor)
+        for found in (scores, random)
+    )
+    stretch = None
+    if settings.model.even_ratios:
+        stretch = find_stretch(shifted[rows], actual, run.transform)
+        shifted, random_score = (
+            stretch.factor * score + stretch.shift for score in (shifted, random_score)
+        )
     names = made.features.fitted.names
-    shifted = score + np.log(bias.factor)
     cv = cross_validation(shifted, folds, train, run.transform, names)
+    random_cv = None
+    if by_chance:
+        random_cv = cross_validation(random_score, by_chance, train, run.transform, names)
+    before, plain_error = (
+        METRICS[metric](actual, run.transform.inverse(scores[i][rows])) for i in (0, -1)
+    )
     outcome: Outcome = "worse"
     if plain in members:
         outcome = "averaged" if len(members) > 1 else "final model"
-    elif plain_error < cv.metrics[metric]:
+    elif plain not in pool and plain_error < cv.metrics[metric]:
         outcome = "better, but not compared"
     compared = BaselineComparison(
         metric,
@@ -179,7 +223,7 @@ def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
         all_metrics(actual, run.transform.inverse(scores[-1][rows])),
         outcome,
     )
-    return FinalChoice(members, tuple(picks), bias, cv, compared)
+    return FinalChoice(members, tuple(picks), bias, cv, random_cv, compared, stretch)
 
 
 def _with_baseline(
@@ -206,7 +250,7 @@ def _folds_of_all(run: RunContext, made: Evidence) -> list[Fold]:
     """Return the folds of all training rows, as many as it takes for `register.fold_rows`."""
     settings, train = run.settings, made.train
     assignment = assign_folds(train, settings.selection.folds, settings.seed)
-    if compared_part(run, train) is train:
+    if train.time is None and compared_part(run, train) is train:
         numbers = assignment.enough(settings.register.fold_rows)
         return compared_folds(run, train, made.features.choice)[: len(numbers)]
     run.folds.clear()  # those of the compared rows; nothing asks for them after this
@@ -219,20 +263,16 @@ def _make_folds(run: RunContext, made: Evidence, assignment: FoldAssignment) -> 
     return list(make_folds(made.train, assignment, pipeline, run.transform, numbers))
 
 
-def random_cross_validation(
-    run: RunContext, made: Evidence, choice: FinalChoice
-) -> CrossValidation | None:
-    """Return the model's answers with rows held out by chance; None where `choice.cv` is that.
-
-    Beside folds that go forward in time it shows by how much random ones flatter the model.
-    """
+def _random_folds(run: RunContext, made: Evidence) -> list[Fold]:
+    """Return folds by chance of rows that were split by time, whose own go forward; else none."""
     settings, train = run.settings, made.train
     if train.time is None:
-        return None
-    assignment = random_assignment(
-        len(train), settings.selection.folds, settings.seed, train.property_hash
+        return []
+    return _make_folds(
+        run,
+        made,
+        random_assignment(len(train), settings.selection.folds, settings.seed, train.property_hash),
     )
-    return _cross_validated(run, made, choice, assignment, "random cross-validation")
 
 
 def _cross_validated(
@@ -240,7 +280,7 @@ def _cross_validated(
 ) -> CrossValidation:
     folds, train = _make_folds(run, made, assignment), made.train
     scores = out_of_fold(choice.members, folds, train, run.transform, what)
-    score = np.mean(scores, axis=0) + choice.shift
+    score = choice.corrected(np.mean(scores, axis=0))
     return cross_validation(score, folds, train, run.transform, made.features.fitted.names)
 
 
@@ -274,9 +314,11 @@ def fit_final(run: RunContext, made: Evidence, choice: FinalChoice) -> FittedMod
         partial(family(m.family).predict, fitted[i], threads=0) for i, m in enumerate(members)
     ]
     exported = average(models, choice.shift)
+    if choice.stretch is not None:
+        exported = stretched(exported, choice.stretch.factor, choice.stretch.shift)
     model = to_onnx(exported)
     onnx = OnnxRegressor(model, threads=2)
-    return FittedModel(exported, _mean(libraries, choice.shift), model, onnx)
+    return FittedModel(exported, _mean(libraries, choice), model, onnx)
 
 
 def prove(run: RunContext, fitted: FittedModel, Z: Floats, seed: int) -> FinalModel:
@@ -441,13 +483,12 @@ def all_rows(
     return every, gain, found
 
 
-def _mean(predictors: Sequence[Predict], shift: float) -> Predict:
+def _mean(predictors: Sequence[Predict], choice: FinalChoice) -> Predict:
     def predict(Z: Floats) -> Floats:
         total = predictors[0](Z)
         for other in predictors[1:]:
             total = total + other(Z)
-        result: Floats = total / len(predictors) + shift
-        return result
+        return choice.corrected(total / len(predictors))
 
     return predict
 

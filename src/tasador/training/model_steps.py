@@ -11,8 +11,13 @@ from tasador.reporting.cards import CardBuilder
 from tasador.selection.families.catalog import family
 from tasador.selection.families.inputs import INPUTS
 from tasador.selection.feature_worth import WAYS, measure_baseline
-from tasador.selection.folds import Fold, assign_folds, make_folds, sample_rows
-from tasador.selection.search.grid_search import SearchResult, grid_search, result_from_plain
+from tasador.selection.folds import Fold, comparing_folds, sample_rows
+from tasador.selection.search.grid_search import (
+    SearchResult,
+    grid_search,
+    kept_candidates,
+    result_from_plain,
+)
 from tasador.selection.search.optuna_sweep import SweepResult, sweep
 from tasador.settings.run import SelectionSettings
 from tasador.training.context import (
@@ -33,7 +38,13 @@ def pipeline_of(run: RunContext, choice: FeatureChoice) -> FeaturePipeline:
     """Return the unfitted feature pipeline of this run."""
     settings = run.settings
     features = replace(settings.features, clusters=choice.clusters, comparables=choice.comparables)
-    return FeaturePipeline(settings.contract, features, settings.seed, choice.imputation)
+    return FeaturePipeline(
+        settings.contract,
+        features,
+        settings.seed,
+        choice.imputation,
+        settings.model.monotone or {},
+    )
 
 
 def compared_part(run: RunContext, train: Part) -> Part:
@@ -46,8 +57,8 @@ def compared_folds(run: RunContext, train: Part, choice: FeatureChoice) -> list[
 
     def make() -> list[Fold]:
         part, n_folds = compared_part(run, train), run.settings.selection.folds
-        assignment = assign_folds(part, n_folds, run.settings.seed)
-        return list(make_folds(part, assignment, pipeline_of(run, choice), run.transform))
+        pipeline = pipeline_of(run, choice)
+        return comparing_folds(part, n_folds, run.settings.seed, pipeline, run.transform)
 
     return run.folds.get(choice, make)
 
@@ -72,6 +83,13 @@ def select(run: RunContext, out: StepOutput, rows: Rows, features: Features) -> 
     result = replace(result, baseline=baseline)
     save_json(out.folder / "search.json", result)
     show_search(out.card, result, settings.selection)
+    _, left_out = kept_candidates(settings.selection, folds[0].kinds)
+    if left_out:
+        names = dict.fromkeys(family(name).title for name, _ in left_out)
+        out.card.note(
+            "Left out, since they cannot keep estimates monotone as model.monotone asks: "
+            f"{', '.join(names)} (candidates: {len(left_out)})."
+        )
     note_sample(run, rows.train, out.card)
 
 

@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 
 from tasador.contract.model import TableContract
 from tasador.core import seeds
-from tasador.metrics.ratio_study import ratio_figures
+from tasador.metrics.ratio_study import CHASED, FEWEST_OF_GROUP, ratio_figures, sales_chasing
 from tasador.metrics.regression import (
+    ACCEPTED,
     HIGHER_IS_BETTER,
     METRICS,
     label,
+    median_ape,
     unit_of,
 )
 from tasador.modeling.confidence import ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval
+from tasador.modeling.monotone import promise
 from tasador.modeling.parity import Parity
 from tasador.registry.model_bundle import ModelBundle
 from tasador.reporting import evaluation_plots
 from tasador.reporting.cards import CardBuilder, CardTable
-from tasador.reporting.evaluation_tables import CAP
+from tasador.reporting.evaluation_tables import CAP, off_sentences
 from tasador.reporting.model_card import (
     Decision,
     ModelDocument,
@@ -35,7 +38,7 @@ from tasador.reporting.model_card import (
 )
 from tasador.reporting.reports import Comparison, Headline
 from tasador.selection.diagnostics import Diagnostics
-from tasador.selection.ensembling import Member
+from tasador.selection.ensembling import Member, Stretch, evenness_figures
 from tasador.selection.families.catalog import family
 from tasador.selection.test_metrics import EvaluationReport
 from tasador.settings.run import RunSettings
@@ -44,7 +47,6 @@ from tasador.training.final_model import FinalChoice
 from tasador.training.selection_card import describe
 
 Floats = NDArray[np.float64]
-
 HEADLINE = ("rmse", "mae", "r2", "mape", "wmape", "median_ape", "within_10")
 
 
@@ -130,6 +132,10 @@ def fill_card(
                 f"Ratio study: {label(figure.name)} {figure.value:.3f} is not met "
                 f"(accepted {low:g} to {high:g})."
             )
+    for sentence in off_sentences(document.fairness):
+        card.warn(sentence)
+    if document.weakest is not None and not document.weakest.segments:
+        card.note("No segment of the table is valued worse than the others beyond chance.")
     if report.segments:
         card.figure(
             evaluation_plots.segment_bars(
@@ -163,6 +169,28 @@ def show_diagnostics(card: CardBuilder, found: Diagnostics) -> None:
     card.figure(
         evaluation_plots.importance_bars(found.columns, np.array(found.importance), metric=name),
         evaluation_plots.learning_curve(found.sizes, found.held, found.fitted, metric=name),
+    )
+
+
+def show_known_again(card: CardBuilder, price: Floats, estimate: Floats, on_test: float) -> None:
+    """Say whether rows that the bundle knows are valued too near their prices: sales chasing.
+
+    Args:
+        card: The step's card.
+        price: Shape (k,): what training rows cost.
+        estimate: Shape (k,): what the bundle says that they are worth.
+        on_test: Median absolute percentage error on the test part.
+    """
+    if len(price) < FEWEST_OF_GROUP:
+        return
+    found = sales_chasing(estimate / price)
+    signs = f"{found.signs} of 2 signs" if found.signs else "no sign"
+    (card.warn if found.suspected else card.note)(
+        f"Training rows valued again: {signs} of sales chasing. Their median APE is "
+        f"{median_ape(price, estimate):.1f}%, that of the test part {on_test:.1f}%; "
+        f"{found.share:.1%} of their ratios lie from {CHASED[0]} to {CHASED[1]} "
+        f"({found.expected:.1%} expected of a normal distribution), {found.jump:.1%} at one ratio "
+        "near 1."
     )
 
 
@@ -237,6 +265,53 @@ def show_choice(card: CardBuilder, choice: FinalChoice, microseconds: float, met
         note="A model of the logarithm estimates medians, whose sum is below the sum of a skewed "
         "target. Duan's factor corrects the sum at the price of the typical case.",
     )
+
+
+def evenness(choice: FinalChoice, report: EvaluationReport, unstretched: Floats) -> Iterator[str]:
+    """Say what the stretch of estimates changed on the test part, where there is one."""
+    if choice.stretch is None:
+        return
+    some = report.actual > 0
+    before = evenness_figures(report.actual[some], unstretched[some])
+    after = evenness_figures(report.actual[some], report.predicted[some])
+    yield (
+        f"Estimates are stretched by {choice.stretch.factor:.4g} round their middle: on the test "
+        f"part PRD is {after['prd']:.3f} with it and {before['prd']:.3f} without, PRB "
+        f"{after['prb']:.3f} and {before['prb']:.3f}, MAPE {after['mape']:.2f}% and "
+        f"{before['mape']:.2f}%."
+    )
+
+
+def show_stretch(
+    card: CardBuilder, stretch: Stretch, report: EvaluationReport, unstretched: Floats
+) -> None:
+    """Show MAPE, PRD and PRB without the stretch of estimates and with it."""
+    some = report.actual > 0
+    without, stretched = (
+        evenness_figures(report.actual[some], estimate[some])
+        for estimate in (unstretched, report.predicted)
+    )
+    card.fact(
+        "Estimates stretched by",
+        stretch.factor,
+        "PRD and PRB are then within what the IAAO accepts, out of fold"
+        if stretch.reached
+        else "not enough for what the IAAO accepts: more would cost too much of the MAPE",
+    )
+    columns = (stretch.before, stretch.after, without, stretched)
+    card.table(
+        "Even ratios: estimates stretched round their middle",
+        ("figure", "out of fold without", "with", "test part without", "with", "accepted"),
+        [
+            (label(name), *(found[name] for found in columns), _accepted(name))
+            for name in ("mape", "prd", "prb")
+        ],
+        note="Chosen out of fold on train; the test part only shows the result.",
+    )
+
+
+def _accepted(name: str) -> str | None:
+    return "{:g} to {:g}".format(*ACCEPTED[name]) if name in ACCEPTED else None
 
 
 def describe_member(member: Member) -> str:
@@ -341,6 +416,23 @@ def _decisions(
         f"{choice.bias.error_smeared:.6g} with Duan's factor {choice.bias.duan:.6g}",
         f"{_ON_TRAIN}, out of fold",
     )
+    for column, direction in (settings.model.monotone or {}).items():
+        yield Decision(
+            f"monotone in {column}",
+            direction,
+            f"configured: {promise(column, direction)}; families that cannot keep to it are left "
+            "out, and nothing else is made from it",
+            "none",
+        )
+    if choice.stretch is not None:
+        was, now = choice.stretch.before, choice.stretch.after
+        yield Decision(
+            "stretch of estimates",
+            f"factor {choice.stretch.factor:.4g}",
+            f"PRD {was['prd']:.4g} without, {now['prd']:.4g} with it; PRB {was['prb']:.3g} and "
+            f"{now['prb']:.3g}; MAPE {was['mape']:.4g} and {now['mape']:.4g}",
+            f"{_ON_TRAIN}, out of fold",
+        )
     if confidence is not None:
         yield Decision(
             "interval and confidence",
@@ -378,6 +470,8 @@ def document_of(
             CAP: report.capped,
         },
         ratio_study=ratio_figures(report.actual, report.predicted, report.test),
+        fairness=report.fairness,
+        weakest=report.weakest,
         decisions=made,
         tables=() if report.fsd is None else tuple(_confidence_tables(report, cuts)),
     )

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from tasador.contract.model import TableContract
 from tasador.core import seeds
 from tasador.core.errors import BundleError, TrainingError
-from tasador.core.hashing import code_version, to_plain
+from tasador.core.hashing import code_version, to_plain, without_nan
 from tasador.data import sources
 from tasador.data.profile import reference_profile
+from tasador.data.row_groups import declared_groups
 from tasador.data.table import Origin, Part
+from tasador.metrics.ratio_study import By
 from tasador.modeling.confidence import LEAST_COVERAGE, MOST_COVERAGE, ConfidenceModel
 from tasador.modeling.conformal import ConformalInterval, calibrate
+from tasador.modeling.monotone import MonotoneCheck, check_monotone, promise
 from tasador.modeling.training_rows import TrainingRows
 from tasador.monitoring.error_estimation import error_inputs, fit_error_model
 from tasador.monitoring.reference import build_reference
@@ -33,6 +36,7 @@ from tasador.selection.diagnostics import Diagnostics, diagnose
 from tasador.selection.feature_worth import BASELINE_PARAMS
 from tasador.selection.folds import assign_folds
 from tasador.selection.test_metrics import CrossValidation, EvaluationReport, evaluate
+from tasador.settings.run import ModelSettings
 from tasador.training.context import (
     Evidence,
     RunContext,
@@ -54,7 +58,6 @@ from tasador.training.final_model import (
     fit_final,
     is_refitted,
     prove,
-    random_cross_validation,
     segments_of,
     spatial_cross_validation,
 )
@@ -65,11 +68,14 @@ from tasador.training.register_card import (
     decisions,
     describe_member,
     document_of,
+    evenness,
     fill_card,
     headline,
     show_choice,
     show_diagnostics,
     show_intervals,
+    show_known_again,
+    show_stretch,
     with_bundle,
 )
 from tasador.trees.onnx_model import OnnxRegressor
@@ -135,6 +141,9 @@ def watched_parts(run: RunContext, train: Part, found: Estimates) -> dict[str, A
 _log = logging.getLogger(__name__)
 _SCALE = "comparables_spread"
 _PROMISES = (0.5, 0.8, 0.9, 0.95)
+_PAIRS = 10_000
+#: Most training rows that are valued again.
+_VALUED_AGAIN = 5000
 
 
 def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
@@ -142,21 +151,28 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
     sweep, folder, card = made.sweep.result, out.folder, out.card
     name, params, contract = sweep.family, sweep.final_params, run.settings.contract
     choice = choose_final(run, made)
-    cv, random_cv = choice.cv, random_cross_validation(run, made, choice)
+    cv, random_cv = choice.cv, choice.random_cv
     spatial_cv = spatial_cross_validation(run, made, choice)
     evaluated = fit_final(run, made, choice)
     interval = _interval(run, made, cv, spatial_cv)
     learnt = expected_errors(run, made, cv, spatial_cv)
     confidence = None if learnt is None else learnt[0]
     report = _evaluate(run, made, evaluated.onnx, interval, cv, random_cv, spatial_cv, confidence)
-    shipped = _shipped(run, made, choice, evaluated, interval, learnt, random_cv)
+    shipped = _shipped(run, made, choice, evaluated, interval, learnt)
     report = replace(report, openings=tuple(made.rows.test.openings))
     decided = decisions(run.settings, made, choice, interval, confidence)
+    checks = _check_monotone(run, made, evaluated.onnx, report)
+    unstretched = _unstretched(run, made, evaluated.onnx, report, choice)
     cuts = run.settings.register.confidence_cuts
-    facts = _model_facts(made, choice, report, contract, shipped)
+    facts = replace(
+        _model_facts(made, choice, report, contract, shipped),
+        kept=(*(check.sentence for check in checks), *evenness(choice, report, unstretched)),
+    )
     document = document_of(contract, facts, report, decided, choice, cuts)
     card_text = to_markdown(document)
     metrics = metrics_of(made.table.origin, report, choice, cuts)
+    if checks:
+        metrics["monotone"] = to_plain(checks)
     if shipped.refitted:
         metrics["measured"] = facts.refit_note
     draft = write_bundle_of(
@@ -179,9 +195,18 @@ def register(run: RunContext, out: StepOutput, made: Evidence) -> None:
         },
     )
     fill_card(document, card, bundle, shipped.final.parity, report)
+    for check in checks:
+        card.fact(
+            f"{promise(check.column, check.direction)}: violations",
+            check.violations,
+            f"of {check.pairs:,} pairs of held-out rows that differ in it alone",
+        )
+    if choice.stretch is not None:
+        show_stretch(card, choice.stretch, report, unstretched)
     card.add(decision_table(document, "How the model was chosen"))
     show_choice(card, choice, shipped.final.microseconds, run.settings.sweep.metric)
     show_diagnostics(card, _diagnose(run, made))
+    show_known_again(card, *_known_again(run, made, bundle), report.test["median_ape"].value)
     calibration = _calibration(run, made, cv, interval, report, confidence)
     show_intervals(card, calibration, interval.coverage)
 
@@ -200,14 +225,13 @@ def _shipped(
     evaluated: FittedModel,
     interval: ConformalInterval,
     learnt: tuple[ConfidenceModel, bytes] | None,
-    random_cv: CrossValidation | None,
 ) -> Shipped:
     """Return the evaluated model, or where that is wanted one fitted again on all rows."""
     cv, settings, every, fitted = choice.cv, run.settings, made, evaluated
     confidence = None if learnt is None else learnt[0]
     low, high = _bounds_of(run, made, cv, interval, confidence)
     estimates = Estimates(cv.rows, cv.score, (high - low) / 2.0)
-    own, refitted = _out_of_fold(cv, random_cv), is_refitted(settings, made.rows)
+    own, refitted = _out_of_fold(cv, choice.random_cv), is_refitted(settings, made.rows)
     if refitted:
         every, gain, held = all_rows(run, made, evaluated.onnx, interval, confidence)
         estimates, own = (found.moved(gain).joined(held) for found in (estimates, own))
@@ -345,6 +369,17 @@ def _evaluate(
         estimate, low, high = (transform.inverse(s, dates) for s in (score, lower, upper))
         return estimate, low, high, fsd
 
+    def groups(part: Part) -> By:
+        contract = run.settings.contract
+        if not contract.fairness:
+            return {}
+        frame = sources.read_stored(run.workspace / "data", made.table.content_hash)
+        return declared_groups(contract, part, frame)
+
+    actual = made.train.y[cv.rows]
+    errors = np.full(len(actual), np.nan)
+    off = 100.0 * np.abs(run.transform.inverse(cv.score) - actual)
+    np.divide(off, np.abs(actual), out=errors, where=actual != 0)
     return evaluate(
         value,
         made.rows.test,
@@ -356,7 +391,56 @@ def _evaluate(
         draws=run.settings.register.bootstrap_draws,
         seed=run.settings.seed,
         reason="final figures of the registered model",
+        found_on=(made.train.X[cv.rows], errors),
+        by=groups,
     )
+
+
+def _check_monotone(
+    run: RunContext, made: Evidence, onnx: OnnxRegressor, report: EvaluationReport
+) -> list[MonotoneCheck]:
+    """Count on held-out rows where estimates go the other way than `model.monotone` asks."""
+    monotone = run.settings.model.monotone
+    if not monotone:
+        return []
+    fitted = made.features.fitted
+    return check_monotone(
+        lambda X: run.transform.inverse(onnx.predict(fitted.transform(X))),
+        run.settings.contract,
+        report.X,
+        monotone,
+        pairs=_PAIRS,
+        seed=run.settings.seed,
+    )
+
+
+def _unstretched(
+    run: RunContext,
+    made: Evidence,
+    onnx: OnnxRegressor,
+    report: EvaluationReport,
+    choice: FinalChoice,
+) -> Floats:
+    """Return what the test rows (n,) are estimated as without the stretch of `even_ratios`."""
+    if choice.stretch is None:
+        return report.predicted
+    at = run.settings.contract.timestamp_position
+    score = choice.unstretched(onnx.predict(made.features.fitted.transform(report.X)))
+    transform = replace(run.transform, trend=made.rows.trend)
+    return transform.inverse(score, None if at is None else report.X[:, at])
+
+
+def _known_again(run: RunContext, made: Evidence, bundle: ModelBundle) -> tuple[Floats, Floats]:
+    """Return what training rows cost and what the bundle says that they are worth, each (k,).
+
+    Of many rows, an even part; none without a positive price.
+    """
+    train, transform = made.train, replace(run.transform, trend=made.rows.trend)
+    rows = np.linspace(0, len(train) - 1, min(len(train), _VALUED_AGAIN)).astype(np.intp)
+    rows = rows[train.y[rows] > 0]
+    dates = None if train.time is None else train.time[rows]
+    paid = transform.recorded(transform.forward(train.y[rows]), dates)
+    return paid, bundle.predict(train.X[rows])
 
 
 def metrics_of(
@@ -380,6 +464,8 @@ def metrics_of(
         "segments": to_plain(report.segments),
         "deciles": to_plain(report.deciles),
         "capped": to_plain(report.capped),
+        "weakest_segments": without_nan(to_plain(report.weakest)),
+        **({"fairness": without_nan(to_plain(report.fairness))} if report.fairness else {}),
     } | ({} if report.fsd is None else {"confidence": confidence_figures(report, cuts)})
 
 
@@ -414,7 +500,8 @@ def write_bundle_of(
             # where trials and versions are kept changes no model, and may hold a password
             "sweep": _without(settings.sweep, "storage", "study"),
             "register": _without(settings.register, "alias"),
-        },
+        }
+        | ({} if settings.model == ModelSettings() else {"model": to_plain(settings.model)}),
         "seed": settings.seed,
         "libraries": library_versions(),
         "family": name,
@@ -423,6 +510,8 @@ def write_bundle_of(
         "bias_factor": choice.bias.factor,
         "baseline": {"params": BASELINE_PARAMS, "outcome": choice.baseline.outcome},
     }
+    if choice.stretch is not None:
+        lineage["stretch"] = {"factor": choice.stretch.factor, "shift": choice.stretch.shift}
     parts = BundleParts(
         name=contract.model_name,
         origin=made.table.origin,

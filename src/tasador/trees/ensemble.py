@@ -446,6 +446,17 @@ def average(
     return _joined([in_double_precision(model) for model in trees], shift)
 
 
+def stretched(
+    model: TreeEnsemble | LinearModel, factor: float, shift: float
+) -> TreeEnsemble | LinearModel:
+    """Return the model whose score is `factor`, above 0, times that of `model`, plus `shift`."""
+    if isinstance(model, LinearModel):
+        intercept = factor * model.intercept + shift
+        return dataclasses.replace(model, coef=factor * model.coef, intercept=intercept)
+    base = factor * model.base + shift
+    return dataclasses.replace(model, base=base, scale=factor * model.scale)
+
+
 def _common_range(models: Sequence[LinearModel]) -> tuple[Floats, Floats] | tuple[None, None]:
     """Return the range of all; of a column that a model does not weight, the others' counts."""
     low, high = models[0].low, models[0].high

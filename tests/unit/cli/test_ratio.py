@@ -61,6 +61,22 @@ def test_a_roll_that_is_not_met_has_an_exit_code_of_its_own(folder: Path) -> Non
     assert code == 0, out
 
 
+def test_a_group_that_is_off_is_named_in_words(folder: Path) -> None:
+    frame = sales().with_columns(
+        pl.when(pl.col("district") == "South").then(pl.col("value") * 1.14).otherwise("value")
+    )
+    frame.write_csv(folder / "roll.csv")
+    code, out, err = run_here(folder, *WORDS, "--by", "district")
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"value: district South is valued \d% too high .median\s+ratio 1\.1\d", out)
+    code, out, _ = run_here(folder, *WORDS, "--by", "district", "--json")
+    groups = json.loads(out)["studies"]["value"]["groups"]
+    (south,) = (group for group in groups if group["name"] == "South")
+    assert south["figures"]["mape"] > south["figures"]["median_ape"] > 5
+    assert south["gap"] > 0.03
+
+
 def test_two_rolls_are_studied_on_the_same_sales(folder: Path) -> None:
     frame = sales().with_columns(
         pl.when(pl.int_range(N) < 7).then(None).otherwise(pl.col("roll")).alias("roll")

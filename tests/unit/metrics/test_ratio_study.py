@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import assesspy
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tasador.metrics.ratio_study import (
     is_met,
     median_interval,
+    ratio_groups,
     ratio_study,
     sales_chasing,
     within_quartiles,
@@ -27,6 +29,7 @@ from tasador.metrics.regression import (
     prd,
     vei,
 )
+from tasador.reporting.evaluation_tables import fairness_tables, off_sentences
 
 Floats = NDArray[np.float64]
 
@@ -134,6 +137,47 @@ def test_small_groups_get_no_verdict() -> None:
     few, many = ratio_study(price, price * 2.0, by=by).groups[-2:]
     assert (few.rows, set(few.met.values())) == (29, {None})
     assert (many.rows, many.met["median_ratio"], many.met["level"]) == (31, False, True)
+
+
+def test_a_group_that_is_off_has_its_error_its_coverage_and_a_sentence_in_both_languages() -> None:
+    random = np.random.default_rng(1)
+    price = random.lognormal(12, 0.4, 600)
+    ratio = random.normal(1.0, 0.05, 600)
+    far, few = np.arange(600) < 120, np.arange(600) >= 580
+    ratio[far] *= 1.08
+    inside = np.abs(ratio - 1) < np.where(far, 0.06, 0.2)
+    by = {"district": {"Far": far, "Near": ~far & ~few, "Few": few, "Nobody": far & few}}
+    groups = ratio_groups(price, price * ratio, by, inside=inside, promised=0.9)
+    assert [group.name for group in groups] == ["Far", "Near", "Few"]
+    assert [group.off for group in groups] == [True, False, False]
+    assert [group.met["coverage"] for group in groups] == [False, True, None]
+    one = groups[0]
+    assert one.figures["coverage"] == np.mean(inside[far])
+    assert one.figures["mape"] == pytest.approx(100 * np.mean(np.abs(ratio[far] - 1)))
+    assert one.gap == pytest.approx(np.median(ratio[far]) / np.median(ratio) - 1)
+    (said,), (dicho,) = (off_sentences(groups, language) for language in ("en", "es"))
+    assert re.fullmatch(
+        r"district Far is valued [67]% too high \(median ratio 1\.0\d, 95% 1\.0\d to 1\.\d\d; of "
+        r"all rows 1\.01\)\.",
+        said,
+    ), said
+    assert dicho.startswith("district Far se valora un")
+    assert "razón mediana 1,0" in dicho
+    (table,) = fairness_tables(groups, "es")
+    assert table.title == "Equidad: por district"
+    assert table.rows[0][-1] == "no cumple: COD, nivel, dentro del intervalo"
+    assert table.rows[2][-1] == ""
+
+
+def test_a_difference_that_chance_explains_is_no_group_that_is_off() -> None:
+    random = np.random.default_rng(2)
+    off = 0
+    for _ in range(100):
+        price = random.lognormal(12, 0.4, 400)
+        estimate = price * random.normal(1.0, 0.15, 400)
+        by = {"part": {"a": np.arange(400) < 40, "b": np.arange(400) >= 40}}
+        off += ratio_groups(price, estimate, by)[0].off
+    assert off <= 10
 
 
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tasador.metrics.regression import cod, mape, within_10
-from tasador.monitoring.checks.performance import mape_interval, share_interval
+from tasador.metrics.regression import cod, mape, share_interval, within_10
+from tasador.monitoring.checks.performance import mape_interval
 from tasador.monitoring.evaluate import evaluate
 from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.window import join_outcomes

@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasador.metrics.regression import ACCEPTED
 from tasador.modeling.target_transform import TargetTransform
-from tasador.selection.ensembling import measure_bias, pick_members, pool_of
+from tasador.selection.ensembling import (
+    evenness_figures,
+    find_stretch,
+    measure_bias,
+    pick_members,
+    pool_of,
+)
 
 RANDOM = np.random.default_rng(6)
 TRUTH = RANDOM.normal(0, 1, 4000)
@@ -51,3 +58,52 @@ def test_duans_factor_makes_the_sum_right_and_is_taken_where_it_helps() -> None:
         assert bias.median_ratio == pytest.approx(1.0, abs=0.05)
     plain = measure_bias(TRUTH, TRUTH + 9, NONE, metric="rmse", choice="duan")
     assert plain.factor == plain.duan == 1.0
+
+
+def sales(pull: float, n: int = 6000) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores that are pulled towards their mean by a share, and the prices."""
+    random = np.random.default_rng(3)
+    value = 12.0 + random.normal(0, 0.5, n)
+    score = value + pull * (12.0 - value) + random.normal(0, 0.08, n)
+    return score, np.exp(value)
+
+
+@pytest.mark.parametrize("pull", [0.1, -0.08])
+def test_a_stretch_evens_ratios_and_keeps_the_level(pull: float) -> None:
+    score, actual = sales(pull)
+    found = find_stretch(score, actual, LOG)
+    low, high = ACCEPTED["prb"]
+    assert not low <= found.before["prb"] <= high
+    assert found.reached
+    assert low <= found.after["prb"] <= high
+    assert (found.factor > 1.0) == (pull > 0)
+    assert found.after["mape"] <= found.before["mape"] * 1.008
+    stretched = found.factor * score + found.shift
+    before, after = (np.median(np.exp(one) / actual) for one in (score, stretched))
+    assert after == pytest.approx(before, rel=1e-6)
+    assert evenness_figures(actual, np.exp(stretched)) == found.after
+
+
+def test_estimates_that_are_even_are_left_as_they_are() -> None:
+    score, actual = sales(0.0)
+    found = find_stretch(score, actual, LOG)
+    assert (found.factor, found.shift, found.reached) == (1.0, 0.0, True)
+    assert found.before == found.after
+
+
+def test_a_stretch_stops_where_it_would_cost_too_much() -> None:
+    random = np.random.default_rng(3)
+    value = 12.0 + random.normal(0, 0.5, 6000)
+    # the best estimates of values that are known badly lie close together
+    score = 12.0 + 0.5 * (value - 12.0) + random.normal(0, 0.25, 6000)
+    found = find_stretch(score, np.exp(value), LOG)
+    assert not found.reached
+    assert found.after["mape"] <= found.before["mape"] * 1.008
+
+
+def test_estimates_on_the_plain_scale_are_stretched_round_their_median() -> None:
+    score, actual = sales(0.06)
+    estimate = np.exp(score)
+    found = find_stretch(estimate, actual, NONE)
+    middle = float(np.median(estimate))
+    assert found.factor * middle + found.shift == pytest.approx(middle)

@@ -15,6 +15,7 @@ from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.families import catalog
 from tasador.selection.families.base import Family
 from tasador.selection.families.catalog import FAMILIES, expand_grid, family
+from tasador.selection.families.inputs import fit_model, keeps_monotone
 from tasador.selection.folds import FoldRows
 from tasador.selection.search.grid_search import grid_search
 from tasador.selection.search.trial import SpaceRecorder
@@ -423,3 +424,79 @@ def test_linear_models_ignore_far_tails_and_keep_rare_categories() -> None:
     assert model.high[0] == pytest.approx(high + 0.5 * (high - low))
     assert model.low[0] == area.min()
     assert (model.low[1], model.high[1]) == (0.0, 1.0)
+
+
+def dips(n: int) -> tuple[Floats, Floats]:
+    """Return rows whose target falls, over much of its range, with a feature that must rise."""
+    random = np.random.default_rng(8)
+    Z = random.normal(size=(n, 4))
+    Z[:, 3] = random.integers(0, 5, n)
+    wave = np.sin(3 * Z[:, 0]) + np.where(Z[:, 1] > 0, Z[:, 0], -Z[:, 0])
+    return Z, wave + Z[:, 1] - np.abs(Z[:, 2]) + random.standard_t(2, n)
+
+
+KEPT = {
+    ("lightgbm", "l1"): {"objective": "l1"},
+    ("lightgbm", "l2"): {"objective": "l2"},
+    ("hist_gradient_boosting", "squared_error"): {"loss": "squared_error"},
+    ("random_forest", ""): {},
+    ("extra_trees", ""): {},
+    ("decision_tree", ""): {},
+    ("xgboost", "absolute"): {"objective": "reg:absoluteerror"},
+    ("xgboost", "squared"): {"objective": "reg:squarederror"},
+    ("catboost", "MAE"): {"loss_function": "MAE"},
+    ("catboost", "RMSE"): {"loss_function": "RMSE"},
+}
+
+
+@pytest.mark.parametrize(("name", "loss"), KEPT)
+def test_a_family_that_is_compared_keeps_estimates_monotone(name: str, loss: str) -> None:
+    Z, target = dips(600)
+    kinds = ("rising", "number", "falling", "code" if name == "lightgbm" else "number")
+    params = {**SMALL[name], **KEPT[name, loss]}
+    assert keeps_monotone(family(name), params, kinds)
+    model = family(name).export(fit_model(family(name), params, Z, kinds, target, 3, 1))
+    predict = OnnxRegressor(to_onnx(model)).predict
+    random = np.random.default_rng(9)
+    rows = Z[random.integers(0, len(Z), 3000)]
+    assert len(np.unique(predict(rows))) > 20
+    for column, sign in ((0, 1.0), (2, -1.0)):
+        more = rows.copy()
+        more[:, column] += random.exponential(0.4, len(rows))
+        assert (sign * (predict(more) - predict(rows)) >= 0).all()
+        free = family(name).fit(params, Z, target, 3, 1)
+        moved = family(name).predict(free, more) - family(name).predict(free, rows)
+        assert (sign * moved < 0).any(), "without the constraint it would fall"
+
+
+def test_absolute_loss_under_a_constraint_hardly_heeds_outliers() -> None:
+    random = np.random.default_rng(4)
+    Z = random.uniform(size=(1000, 2))
+    truth = 2.0 * Z[:, 0] + Z[:, 1]
+    target = truth + random.normal(0, 0.05, 1000) + 5.0 * (random.random(1000) < 0.1)
+    lightgbm, error = family("lightgbm"), {}
+    for loss in ("l1", "l2"):
+        params = {"objective": loss, "n_estimators": 60, "min_child_samples": 40}
+        model = fit_model(lightgbm, params, Z, ("rising", "number"), target, 1, 1)
+        error[loss] = float(np.mean(lightgbm.predict(model, Z) - truth))
+    assert abs(error["l1"]) < 0.1 < 0.3 < error["l2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("ridge", {}),
+        ("lasso", {}),
+        ("gradient_boosting", {}),
+        ("lightgbm", {"objective": "quantile"}),
+        ("hist_gradient_boosting", {"loss": "absolute_error"}),
+    ],
+)
+def test_a_family_that_cannot_keep_estimates_monotone_is_not_fitted(
+    name: str, params: dict[str, Any]
+) -> None:
+    Z, target = dips(60)
+    assert not keeps_monotone(family(name), params, ("number", "rising", "number", "number"))
+    assert keeps_monotone(family(name), params, ("number",) * 4)
+    with pytest.raises(TrainingError, match=r"cannot keep estimates monotone.*model\.monotone"):
+        fit_model(family(name), params, Z, ("rising",) * 4, target, 1, 1)

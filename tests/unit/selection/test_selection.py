@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,6 +22,7 @@ from tasador.selection.families.linear import TrainingRange
 from tasador.selection.folds import (
     Fold,
     blocked_assignment,
+    comparing_folds,
     forward_assignment,
     make_folds,
     random_assignment,
@@ -127,6 +129,28 @@ def test_random_folds_deal_whole_properties_whatever_the_order_of_the_rows() -> 
     assert (found.reshape(60, 3) == found[::3, None]).all()
     order = np.random.default_rng(0).permutation(180)
     assert np.array_equal(random_assignment(180, 5, 1, properties[order]).fold, found[order])
+
+
+@given(folds=st.integers(2, 6), seed=st.integers(0, 3))
+@hypothesis_settings(max_examples=15, deadline=None)
+def test_dated_rows_are_compared_by_chance_and_forward_in_time_in_turns(folds, seed):
+    random = np.random.default_rng(seed)
+    X = random.uniform(1, 9, (150, 2))
+    part = Part(
+        X,
+        X[:, 0],
+        np.arange(150, dtype=np.uint64),
+        time=random.integers(0, 60, 150) * 86_400.0,
+        property_hash=random.integers(0, 75, 150).astype(np.uint64),
+    )
+    pipeline = FeaturePipeline(CONTRACT, FeatureSettings(comparables=False))
+    found = comparing_folds(part, folds, seed, pipeline, TRANSFORM)
+    assert len(found) == folds
+    for fold in found:
+        fit, held = fold.fit_rows, fold.held_rows
+        assert not np.isin(part.property_hash[fit], part.property_hash[held]).any()
+    forward = [part.time[f.fit_rows].max() < part.time[f.held_rows].min() for f in found]
+    assert forward == [place % 2 == 1 for place in range(folds)]
 
 
 def test_sales_of_one_day_cannot_go_forward_in_time() -> None:

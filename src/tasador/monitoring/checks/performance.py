@@ -18,6 +18,7 @@ from tasador.metrics.regression import (
     bootstrap_metrics,
     label,
     mape,
+    share_interval,
     within_10,
 )
 from tasador.monitoring.error_estimation import WITHIN, error_inputs, residuals
@@ -61,15 +62,6 @@ class Pairs:
         some = np.isfinite(self.lower) & np.isfinite(self.upper)
         inside = (self.lower <= self.actual) & (self.actual <= self.upper)
         return (float(inside[some].mean()) if some.any() else math.nan), int(some.sum())
-
-
-def share_interval(share: float, n: int, z: float = _Z95) -> tuple[float, float]:
-    """Return Wilson's interval (1927) of a share, in [0, 1]; NaN without rows."""
-    if n == 0:
-        return math.nan, math.nan
-    middle = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 def mape_interval(actual: Floats, predicted: Floats, z: float = _Z95) -> tuple[float, float, float]:

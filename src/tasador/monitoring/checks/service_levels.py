@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasador.monitoring.checks.performance import latencies, share_interval
+from tasador.metrics.regression import share_interval
+from tasador.monitoring.checks.performance import latencies
 from tasador.monitoring.settings import Thresholds
 from tasador.monitoring.verdict import LEVELS, Finding, Level, Number
 from tasador.monitoring.window_summary import FIGURES, WindowSummary

@@ -115,6 +115,18 @@ class Family(ABC):
         """
         raise NotImplementedError
 
+    def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:  # noqa: ARG002
+        """Return the parameters with which estimates never fall as a feature rises, or never rise.
+
+        Args:
+            params: The parameters as `fit` takes them.
+            signs: For each feature 1 where they may not fall, -1 where they may not rise, else 0.
+
+        Returns:
+            None where the family, or its loss, cannot keep to that.
+        """
+        return None
+
     @property
     def parameters(self) -> frozenset[str]:
         """Names that a grid may set."""
@@ -215,6 +227,11 @@ class Booster(Family):
         self, params: Params, Z: Floats, target: Floats, seed: int, steps: Sequence[int]
     ) -> Iterator[Any]:
         return self._grow(params, Z, target, seed, steps, 1)
+
+
+def smooth_from(target: Floats) -> float:
+    """Return the error from which a smooth loss is about absolute: two standard deviations."""
+    return 2.0 * float(np.std(target)) or 1.0
 
 
 def staged_by_sklearn(model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:

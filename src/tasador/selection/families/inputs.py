@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasador.features.fitted import Kind
+from tasador.selection.errors import MonotoneError
 from tasador.selection.families.base import Family
 
 Floats = NDArray[np.float64]
@@ -27,6 +28,9 @@ HIDDEN: Mapping[str, frozenset[Kind]] = {
     "both": frozenset(),
     "plain": frozenset({"statistic", "target_mean", "ratio", "cluster", "comparable"}),
 }
+_NEVER_SEEN: frozenset[Kind] = frozenset({"unused"})
+#: What a constraint on a feature is to the libraries.
+_SIGNS: Mapping[Kind, int] = {"rising": 1, "falling": -1}
 
 
 def fit_model(
@@ -70,14 +74,28 @@ def grow_model(
 def visible(
     chosen: Family, params: Mapping[str, Any], Z: Floats, kinds: Sequence[Kind]
 ) -> tuple[dict[str, Any], Floats]:
-    """Return the parameters as the library takes them, and `Z` with hidden columns constant."""
+    """Return the parameters as the library takes them, and `Z` with hidden columns constant.
+
+    Raises:
+        TrainingError: The family cannot keep estimates monotone, and a feature asks for it.
+    """
     params = dict(params)
     hidden = HIDDEN[params.pop(INPUTS, "both" if chosen.takes_codes else "statistics")]
-    Z = hide(Z, kinds, hidden)
+    Z = hide(Z, kinds, hidden | _NEVER_SEEN)
     codes = [i for i, kind in enumerate(kinds) if kind == "code"]
     if codes and "code" not in hidden:
         params[CATEGORICAL] = codes
+    if not _SIGNS.keys().isdisjoint(kinds):
+        constrained = chosen.constrained(params, [_SIGNS.get(kind, 0) for kind in kinds])
+        if constrained is None:
+            raise MonotoneError.not_kept(chosen.name)
+        params = constrained
     return params, Z
+
+
+def keeps_monotone(chosen: Family, params: Mapping[str, Any], kinds: Sequence[Kind]) -> bool:
+    """Tell whether a model of a family can keep to what features of these kinds ask for."""
+    return _SIGNS.keys().isdisjoint(kinds) or chosen.constrained(params, ()) is not None
 
 
 def hide(Z: Floats, kinds: Sequence[Kind], hidden: frozenset[Kind]) -> Floats:

@@ -63,6 +63,9 @@ class SklearnTrees(Family):
     def check(self, params: Params) -> None:
         check_estimator(self._estimator(params, 0))
 
+    def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
+        return {**params, "monotonic_cst": list(signs)}
+
     def canonical(self, params: Params) -> dict[str, Any]:
         """Fill in the defaults, and what scikit-learn makes of the two limits on samples.
 
@@ -191,6 +194,9 @@ class GradientBoosting(SklearnTrees):
         from sklearn.ensemble import GradientBoostingRegressor
 
         return GradientBoostingRegressor(random_state=seed, **params)
+
+    def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:  # noqa: ARG002
+        return None  # scikit-learn has no constraints for it
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         """Take what scikit-learn adds up, as far as it is needed."""

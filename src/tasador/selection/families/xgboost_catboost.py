@@ -12,7 +12,15 @@ import numpy as np
 
 from tasador.core.errors import MissingExtraError
 from tasador.core.parallel import usable_cores
-from tasador.selection.families.base import Booster, Family, Floats, Params, Ranges, Trial
+from tasador.selection.families.base import (
+    Booster,
+    Family,
+    Floats,
+    Params,
+    Ranges,
+    Trial,
+    smooth_from,
+)
 from tasador.trees.ensemble import TreeEnsemble
 from tasador.trees.importers import from_catboost, from_xgboost
 
@@ -116,12 +124,18 @@ class XGBoost(Booster):
             "verbosity": 0,
             **{key: value for key, value in params.items() if key != "n_estimators"},
         }
+        if "monotone_constraints" in settings and settings["objective"] == "reg:absoluteerror":
+            # after an absolute loss leaves are set again, whatever the constraint
+            settings |= {"objective": "reg:pseudohubererror", "huber_slope": smooth_from(target)}
         data = xgboost.DMatrix(Z, target, nthread=threads)
         booster = xgboost.Booster(settings, [data])
         for step in range(steps[-1]):
             booster.update(data, step)
             if step + 1 in steps:
                 yield XgboostModel(booster)
+
+    def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
+        return {**params, "monotone_constraints": tuple(signs)}
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         found: list[Floats] = model.staged(Z, steps)
@@ -192,6 +206,9 @@ class CatBoost(Family):
             **params,
         }
         return catboost.CatBoostRegressor(**settings).fit(Z, target)
+
+    def constrained(self, params: Params, signs: Sequence[int]) -> dict[str, Any] | None:
+        return {**params, "monotone_constraints": list(signs)}
 
     def staged(self, model: Any, Z: Floats, steps: Sequence[int]) -> list[Floats]:
         """Add up the trees from one cut to the next; the first part brings CatBoost's constant."""

@@ -18,10 +18,12 @@ from tasador.core.errors import TrainingError
 from tasador.core.parallel import Engine, LocalEngine
 from tasador.core.progress import Advance, progress
 from tasador.data.table import Part
+from tasador.features.fitted import Kind
 from tasador.metrics.regression import all_metrics
 from tasador.modeling.target_transform import TargetTransform
 from tasador.selection.errors import NoCandidateError
 from tasador.selection.families.catalog import expand_grid, family
+from tasador.selection.families.inputs import keeps_monotone
 from tasador.selection.folds import Fold, FoldRows
 from tasador.selection.paired_tests import corrected_paired_test
 from tasador.selection.search import racing as race
@@ -268,6 +270,19 @@ def wanted_candidates(settings: SelectionSettings) -> list[tuple[str, dict[str, 
     return wanted
 
 
+def kept_candidates(
+    settings: SelectionSettings, kinds: Sequence[Kind]
+) -> tuple[list[tuple[str, dict[str, Any]]], list[tuple[str, dict[str, Any]]]]:
+    """Return the candidates that can keep estimates monotone where features ask for it; the others.
+
+    Raises:
+        ConfigError, MissingExtraError, TrainingError: As `wanted_candidates`.
+    """
+    wanted = wanted_candidates(settings)
+    kept = [one for one in wanted if keeps_monotone(family(one[0]), one[1], kinds)]
+    return kept, [one for one in wanted if one not in kept]
+
+
 def grid_search(
     settings: SelectionSettings,
     folds: Sequence[Fold],
@@ -302,7 +317,9 @@ def grid_search(
         TrainingError: No candidate could be fitted.
         EngineError: The cluster was lost.
     """
-    wanted = wanted_candidates(settings)
+    wanted, left_out = kept_candidates(settings, folds[0].kinds if folds else ())
+    if not wanted:
+        raise NoCandidateError.none_monotone(sorted({name for name, _ in left_out}))
     candidates = [Candidate(i, name, params) for i, (name, params) in enumerate(wanted)]
     search = _Search(
         settings,
