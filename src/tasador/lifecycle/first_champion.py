@@ -24,7 +24,7 @@ from tasador.settings.run import GateSettings, RunSettings
 from tasador.training import pipeline
 from tasador.training.context import RunContext, StoredTable
 from tasador.training.pipeline import AfterRun, TrainOutcome
-from tasador.training.register_run import tracking_uri
+from tasador.training.register.tracking import tracking_uri
 from tasador.training.step_cache import OnStep
 
 _log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from tasador.registry.mlflow.registry import versions_of
 from tasador.registry.model_bundle import ModelBundle, load_bundle
 from tasador.registry.signature import password, sign_bundle
 from tasador.registry.versions import find_version
-from tasador.training.register_run import MODEL_FILES
+from tasador.training.register.tracking import MODEL_FILES
 from tasador.training.runs import run_of_version
 
 #: Path under the version's folder, and how its content is had.

@@ -45,7 +45,6 @@ from tasador.training import (
     data_steps,
     features_step,
     model_steps,
-    register_step,
 )
 from tasador.training.context import (
     Evidence,
@@ -57,7 +56,8 @@ from tasador.training.context import (
 )
 from tasador.training.errors import RunSettingsError, WorkspaceError
 from tasador.training.final_model import check_refit
-from tasador.training.register_run import publish, write_model_files
+from tasador.training.register import step as register
+from tasador.training.register.tracking import publish, write_model_files
 from tasador.training.step_cache import OnStep, Step, StepCache, StepRunner, StoppedError
 from tasador.training.wandb_trials import check_recording
 
@@ -151,8 +151,10 @@ REGISTER = Step(
     (
         *_MODELS,
         "registry",
-        "training.register_step",
-        "training.register_card",
+        "training.register.step",
+        "training.register.measuring",
+        "training.register.contents",
+        "training.register.card",
         "training.final_model",
         "training.sales",
         "monitoring.error_estimation",
@@ -169,8 +171,8 @@ REGISTER = Step(
         run.settings.model.even_ratios,
         run.settings.contract.fairness,
     ],
-    register_step.register,
-    register_step.load_register,
+    register.register,
+    register.load_register,
 )
 #: Their names, in their order.
 STEPS = tuple(

@@ -1,7 +1,7 @@
 import numpy as np
 
 from tasador.selection.test_metrics import CrossValidation
-from tasador.training.register_step import _out_of_fold
+from tasador.training.register.step import _out_of_fold
 
 
 def test_rows_that_were_never_ahead_in_time_get_their_random_estimate():

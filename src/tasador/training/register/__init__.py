@@ -1,0 +1,1 @@
+"""Register: fit, evaluate once on the held-out test set, bundle, register."""
