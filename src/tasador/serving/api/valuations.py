@@ -1,4 +1,4 @@
-"""``/api/v1``: predict, which middleware answers past FastAPI, explain, and score for files.
+"""``/api/v1``: predict, which middleware answers past FastAPI, explain, appraise, score for files.
 
 A file is valued in bounded memory. The upload goes to a temporary file, its header is checked, and
 only then is anything valued, some hundred rows at a time and off the event loop. The answer streams
@@ -14,23 +14,26 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, Literal, Protocol, cast
 from urllib.parse import parse_qs
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.responses import StreamingResponse
 from starlette.types import Message
 
 from tasador.contract.row_check import described
-from tasador.core.errors import TasadorError, ValidationError
+from tasador.core.errors import MissingExtraError, TasadorError, ValidationError
+from tasador.core.languages import Language
 from tasador.registry.explainer import FilterError, Wanted
-from tasador.serving.api.openapi import ExplainRequest, answers, body_of
+from tasador.registry.model_bundle import ModelBundle
+from tasador.serving.api.openapi import AppraiseRequest, ExplainRequest, answers, body_of
 from tasador.serving.api.uploads import CSV_TYPES, PARQUET_TYPES, LeftOutRow, UnreadableRow, Upload
 from tasador.serving.batcher import Answer
 from tasador.serving.errors import BadRow, InvalidRequest, Problem, error_detail
@@ -62,16 +65,44 @@ _VERSION = {
 }
 _QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF]}
 
+Kind = Literal["html", "pdf"]
+_MEDIA: dict[Kind, str] = {"html": "text/html", "pdf": "application/pdf"}
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+class ReportWriter(Protocol):
+    """Writes valuation reports; `ops.service.ServedReports` is one."""
+
+    def check(self, kind: Kind) -> None:
+        """Raise MissingExtraError where the library that writes such files is not installed."""
+
+    def write(
+        self, bundle: ModelBundle, X: NDArray[np.float64], values: Mapping[str, Any],
+        item: Mapping[str, Any], language: Language, kind: Kind,
+    ) -> bytes:  # fmt: skip
+        """Return the report of a row (1, p), from its explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """Rows with their explanations, and what gave them."""
+
+    predictor: Predictor
+    values: Sequence[Any]
+    X: NDArray[np.float64]
+    items: list[dict[str, Any]]
+
 
 class ValuationRoutes:
     """Handlers of the routes about values.
 
     Args:
         service: What all routes share.
+        reports: Writes valuation reports; None where the service writes none.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, reports: ReportWriter | None = None) -> None:
+        self._service, self._reports = service, reports
         self._explaining = asyncio.Semaphore(1)
 
     async def predict(self, exchange: Exchange, body: bytes) -> bytes:
@@ -92,6 +123,36 @@ class ValuationRoutes:
 
     async def explain(self, exchange: Exchange, asked: ExplainRequest) -> bytes:
         """Say why rows are worth what they are."""
+        found = await self._explained(exchange, asked)
+        return orjson.dumps({"explanations": found.items, "model_version": found.predictor.version})
+
+    async def appraise(
+        self, exchange: Exchange, asked: AppraiseRequest, language: Language, kind: Kind
+    ) -> Response:
+        """Write the valuation report of one row."""
+        reports = self._reports
+        if reports is None:
+            raise Problem("report_unavailable")
+        try:
+            await asyncio.to_thread(reports.check, kind)  # before a value is recorded
+        except MissingExtraError as error:
+            raise Problem("report_unavailable", error.message, remedy=error.remedy) from None
+        found = await self._explained(exchange, asked)
+        predictor = found.predictor
+        async with self._explaining:
+            data = await asyncio.to_thread(
+                reports.write, predictor.bundle, found.X, found.values[0], found.items[0],
+                language, kind,
+            )  # fmt: skip
+        headers = {
+            "content-disposition": f'attachment; filename="report.{kind}"',
+            "content-security-policy": _POLICY,
+            "x-model-version": predictor.version,
+        }
+        return Response(data, media_type=_MEDIA[kind], headers=headers)
+
+    async def _explained(self, exchange: Exchange, asked: ExplainRequest) -> _Explained:
+        """Value and explain the rows of a request."""
         version, day = _query(exchange) if exchange.query else (None, None)
         predictor = self._service.predictor(version)
         most = min(MOST_EXPLAINED, self._service.limits.batch)
@@ -115,7 +176,7 @@ class ValuationRoutes:
             {"valuation": valuation, **reasons.plain()}
             for valuation, reasons in zip(answer.items(), explained, strict=True)
         ]
-        return orjson.dumps({"explanations": items, "model_version": predictor.version})
+        return _Explained(predictor, values, X, items)
 
 
 def _wanted(asked: ExplainRequest, predictor: Predictor) -> Wanted:
@@ -165,6 +226,37 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
         """Say why rows are worth what they are."""
         found = await routes.explain(request.scope["tasador"], asked)
         return Response(found, media_type="application/json")
+
+    @router.post(
+        "/api/v1/appraise",
+        summary="Write the valuation report of a row",
+        response_class=Response,
+        responses={
+            **answers(None, *_ERRORS),
+            200: {
+                "description": "One page that loads nothing, or a PDF; its numbers are those of "
+                "/api/v1/explain",
+                "headers": {"X-Model-Version": {"schema": {"type": "string"}}},
+                "content": {
+                    _MEDIA["html"]: {"schema": {"type": "string"}},
+                    _MEDIA["pdf"]: {"schema": {"type": "string", "format": "binary"}},
+                },
+            },
+        },
+        openapi_extra=_QUERY,
+    )
+    async def appraise(
+        request: Request,
+        asked: AppraiseRequest,
+        lang: Annotated[
+            Language, Query(description="Language of the report", examples=["es"])
+        ] = "en",
+        kind: Annotated[
+            Kind, Query(alias="format", description="Type of the file", examples=["pdf"])
+        ] = "html",
+    ) -> Response:
+        """Value, range, comparables, parts in money, accuracy, limits: one property, one page."""
+        return await routes.appraise(request.scope["tasador"], asked, lang, kind)
 
     return router
 
