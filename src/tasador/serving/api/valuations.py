@@ -67,6 +67,10 @@ _QUERY = {"parameters": [*_VERSION["parameters"], _AS_OF]}
 
 Kind = Literal["html", "pdf"]
 _MEDIA: dict[Kind, str] = {"html": "text/html", "pdf": "application/pdf"}
+_SCHEMAS = {
+    "html": {"schema": {"type": "string"}},
+    "pdf": {"schema": {"type": "string", "format": "binary"}},
+}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -126,18 +130,27 @@ class ValuationRoutes:
         found = await self._explained(exchange, asked)
         return orjson.dumps({"explanations": found.items, "model_version": found.predictor.version})
 
+    def kinds(self) -> list[Kind]:
+        """Return the types of reports that can be written here."""
+        return [kind for kind in _MEDIA if self._why_not(kind) is None]
+
+    def _why_not(self, kind: Kind) -> Problem | None:
+        if self._reports is None:
+            return Problem("report_unavailable")
+        try:
+            self._reports.check(kind)
+        except MissingExtraError as error:
+            return Problem("report_unavailable", error.message, remedy=error.remedy)
+        return None
+
     async def appraise(
         self, exchange: Exchange, asked: AppraiseRequest, language: Language, kind: Kind
     ) -> Response:
         """Write the valuation report of one row."""
-        reports = self._reports
-        if reports is None:
-            raise Problem("report_unavailable")
-        try:
-            await asyncio.to_thread(reports.check, kind)  # before a value is recorded
-        except MissingExtraError as error:
-            raise Problem("report_unavailable", error.message, remedy=error.remedy) from None
-        found = await self._explained(exchange, asked)
+        refusal, reports = self._why_not(kind), self._reports
+        if refusal is not None or reports is None:
+            raise refusal or Problem("report_unavailable")
+        found = await self._explained(exchange, asked)  # not before: it records a value
         predictor = found.predictor
         async with self._explaining:
             data = await asyncio.to_thread(
@@ -237,10 +250,7 @@ def valuation_router(routes: ValuationRoutes) -> APIRouter:
                 "description": "One page that loads nothing, or a PDF; its numbers are those of "
                 "/api/v1/explain",
                 "headers": {"X-Model-Version": {"schema": {"type": "string"}}},
-                "content": {
-                    _MEDIA["html"]: {"schema": {"type": "string"}},
-                    _MEDIA["pdf"]: {"schema": {"type": "string", "format": "binary"}},
-                },
+                "content": {_MEDIA[kind]: _SCHEMAS[kind] for kind in routes.kinds()},
             },
         },
         openapi_extra=_QUERY,
