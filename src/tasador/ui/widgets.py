@@ -328,7 +328,7 @@ def close_map(
     here: tuple[float | None, float | None],
     comparables: Sequence[Mapping[str, Any]],
 ) -> go.Figure:
-    """Return a row and its comparables, close up."""
+    """Return a row and its comparables, close up and numbered as in the table."""
     unit, lang = contract.target.unit, language()
     longitude, latitude = (column.name for column in contract.coordinates or ())
     near = [one["attributes"] for one in comparables]
@@ -338,7 +338,9 @@ def close_map(
         go.Scatter(
             x=[one.get(longitude) for one in near],
             y=[one.get(latitude) for one in near],
-            mode="markers",
+            mode="markers+text",
+            text=[str(one["n"]) for one in comparables],
+            textposition="top center",
             marker={
                 "size": 12,
                 "color": [one["value"] for one in comparables],
@@ -346,11 +348,10 @@ def close_map(
                 "colorbar": {"title": {"text": chart(unit or "")}, "thickness": 10},
                 "line": {"width": 1, "color": "white"},
             },
-            text=[
-                f"{i}: {chart(amount(one['value'], unit, lang))}"
-                for i, one in enumerate(comparables, 1)
+            hovertext=[
+                f"{one['n']}: {chart(amount(one['value'], unit, lang))}" for one in comparables
             ],
-            hovertemplate="%{text}<extra></extra>",
+            hovertemplate="%{hovertext}<extra></extra>",
         )
     )
     figure.add_scatter(

@@ -276,9 +276,9 @@ class _Map:
         drawn = [_rounded(np.column_stack(self.place(*line.T))) for line in lines]
         return [Polyline(points, _COAST, 0.8) for points in drawn if len(points) > 1]
 
-    def bar(self, most: float) -> list[Mark]:
-        """Return a scale of at most `most` pixels, in the lower left corner."""
-        length, left, low = nice_length(most / self.scale), self.left + 12, self.size[1]
+    def bar(self, most: float, below: float = 0.0) -> list[Mark]:
+        """Return a scale of at most `most` pixels, in the lower left corner or so far `below`."""
+        length, left, low = nice_length(most / self.scale), self.left + 12, self.size[1] + below
         end = left + length * self.scale
         unit = "" if not self.degrees else " km" if length >= 1 else " m"
         shown = length * 1000 if unit == " m" else length
@@ -352,7 +352,7 @@ def map_picture(
     marks: list[Mark] = []
     if region:
         main = _main_map(here, points, degrees, small.left - 8)
-        marks += [small.frame(), *region, Dot(*small.place(*here), 3, _ALERT), *small.bar(34)]
+        marks += [small.frame(), *region, Dot(*small.place(*here), 3, _ALERT), *small.bar(34, 22)]
     wide = main.size[0]
     marks += [
         main.frame(),
