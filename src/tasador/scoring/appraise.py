@@ -153,7 +153,6 @@ def appraise_rows(
     done = Appraised(bundle.version, bundle.origin)
     done.refused = [(row.number, row.error) for row in rows if row.X is None]
     check_any_valued(done.refused, len(rows))
-    issued = f"{clock.now():%Y-%m-%d}"
     model = summary_of(bundle)
     pages: list[Page] = []
     outcomes: list[Outcome] = []
@@ -163,7 +162,7 @@ def appraise_rows(
             if row.X is None:
                 continue
             one = appraisal_of(bundle, model, row.X, row.values, row.number)
-            made = page(one, request.language, issued)
+            made = page_of(one, request.language)
             link = f"#{made.anchor}" if together else f"{made.anchor}.{kind}"
             outcomes.append(outcome(one, request.language, link))
             if together:
@@ -173,7 +172,7 @@ def appraise_rows(
     done.written = len(outcomes)
     first = None
     if len(rows) > 1:
-        first = summary(model, outcomes, done.refused, request.language, issued)
+        first = summary(model, outcomes, done.refused, request.language, _today())
     if together:
         storage.write_bytes(Path(request.out), file_of(kind, pages, first))
     elif first is not None:
@@ -202,18 +201,41 @@ def appraisal_of(
         values: The row as it was sent, for its identifiers.
         number: The row's number, from 1.
     """
-    contract = bundle.contract
     wanted = Wanted(MOST_COMPARABLES)
     valuation, reasons = bundle.value_with_reasons(X, wanted, bundle.identifier_of(values))
+    item = item_of(valuation, reasons, bundle.contract)
+    return appraisal_from(model, X, values, item, number)
+
+
+def appraisal_from(
+    model: ModelSummary, X: Floats, values: Mapping[str, Any], item: Mapping[str, Any], number: int
+) -> Appraisal:
+    """Return what a report says of a row that is explained already.
+
+    Args:
+        model: What the report says about the model.
+        X: The row, encoded, of shape (1, p).
+        values: The row as it was sent, for its identifiers.
+        item: Its explanation, as ``/api/v1/explain`` answers it.
+        number: The row's number, from 1.
+    """
+    contract = model.contract
     names = [values.get(column) for column in _naming(contract)]
     name = " · ".join(str(to_plain(one)) for one in names if one not in (None, ""))
     facts = read_facts(contract, X[0], values)
     dated = contract.with_role("timestamp")
     as_of = None if dated is None else facts.get(dated.name)
-    return Appraisal(
-        model, name or None, number, facts, None if as_of is None else str(as_of)[:10],
-        item_of(valuation, reasons, contract),
-    )  # fmt: skip
+    day = None if as_of is None else str(as_of)[:10]
+    return Appraisal(model, name or None, number, facts, day, item)
+
+
+def page_of(one: Appraisal, language: Language) -> Page:
+    """Return the page of a property, issued today."""
+    return page(one, language, _today())
+
+
+def _today() -> str:
+    return f"{clock.now():%Y-%m-%d}"
 
 
 def _naming(contract: TableContract) -> list[str]:
