@@ -107,6 +107,9 @@ def test_a_row_without_a_value_has_the_reason_in_its_place(serve, confident_bund
     valuation = data_of(answer.text)["explanation"]["valuation"]
     assert valuation[name] is None
     assert "0 comparables lie within reach" in valuation["no_value"]
+    reason = {"en": "0 comparables lie within reach", "es": "hay 0 comparables al alcance"}[lang]
+    assert '<p class="reason">' in answer.text
+    assert reason in answer.text.split('class="reason"')[-1]
     assert {"en": "No value is given", "es": "No se da ningún valor"}[lang] in answer.text
     seen = re.sub(r"<script.*?</script>", "", html.unescape(answer.text), flags=re.DOTALL)
     estimate = confident_bundle.value_rows([far])[0].prediction

@@ -210,7 +210,7 @@ def page(one: Appraisal, language: Language, issued: str) -> Page:
         meta=write.meta(issued),
         headline=write.headline(),
         tiles=write.tiles(),
-        reason=str(one.valuation.get("no_value") or ""),
+        reason=warning(one.valuation.get("no_value") or "", language),
         range=write.range(),
         facts=write.facts(),
         map=write.map(),

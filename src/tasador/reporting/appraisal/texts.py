@@ -246,6 +246,17 @@ _WARNINGS = (
         r"no comparable informs this row but the row itself: (?P<rest>.+)",
         "ningún comparable informa esta fila salvo ella misma: {rest}",
     ),
+    (
+        r"no value: an error of (?P<error>\S+)% is to be expected, at most (?P<most>\S+)% is "
+        r"accepted \((?P<setting>\S+)\)",
+        "sin valor: cabe esperar un error del {error} %; se acepta como máximo un {most} % "
+        "({setting})",
+    ),
+    (
+        r"no value: (?P<count>\d+) comparables lie within reach, at least (?P<least>\d+) are asked "
+        r"for \((?P<setting>\S+)\)",
+        "sin valor: hay {count} comparables al alcance y se piden al menos {least} ({setting})",
+    ),
     (r"the interval does not hold there", "el intervalo no es válido ahí"),
     (
         r"the interval is (?P<times>\S+) times as wide, as measured on areas without comparables, "
