@@ -18,7 +18,15 @@ from tasador.core.languages import Language, amount, digits_of, number
 from tasador.features.meaning import people_label
 from tasador.reporting.appraisal import pictures
 from tasador.reporting.appraisal.pictures import Picture
-from tasador.reporting.appraisal.texts import TEXTS, percent, plain_number, text, warning
+from tasador.reporting.appraisal.texts import (
+    TEXTS,
+    km_text,
+    percent,
+    plain_number,
+    text,
+    value_text,
+    warning,
+)
 
 #: Comparables in the table, at most.
 MOST_COMPARABLES = 5
@@ -175,6 +183,12 @@ class Page:
     def say(self, key: str) -> str:
         """Return a text of the catalogue in the page's language."""
         return text(key, self.language)
+
+    @property
+    def map_note(self) -> str:
+        """What is said below the map."""
+        outlined = self.map is not None and self.map.outlined
+        return self.say("map_note") + (f" {self.say('outline_note')}" if outlined else "")
 
 
 def page(one: Appraisal, language: Language, issued: str) -> Page:
@@ -334,7 +348,7 @@ class _Writer:
         yield self.say("sale"), "", *(self._sale(one) for one in near)
         yield self.say("date"), self.one.as_of or "", *(str(one.get("date") or "") for one in near)
         yield self.say("age"), "", *(_whole(one.get("age_months"), lang) for one in near)
-        yield self.say("distance"), "", *(_km(one.get("distance_km"), lang) for one in near)
+        yield self.say("distance"), "", *(km_text(one.get("distance_km"), lang) for one in near)
         yield self.say("similarity"), "", *(_whole(one.get("similarity"), lang) for one in near)
         for column in self._attributes():
             name = (
@@ -343,7 +357,7 @@ class _Writer:
                 else people_label(column.name)
             )
             values = [(one.get("attributes") or {}).get(column.name) for one in near]
-            yield name, *(_plain(v, lang) for v in (self.one.facts.get(column.name), *values))
+            yield name, *(value_text(v, lang) for v in (self.one.facts.get(column.name), *values))
 
     def _sale(self, one: Mapping[str, Any]) -> str:
         names = [str(one[key]) for key in ("label", "id") if one.get(key)]
@@ -456,6 +470,7 @@ class _Writer:
                 **test,
                 "name": self.say("accuracy.all"),
                 "rows": rows,
+                "ratio": test.get("median_ratio"),
                 "coverage": (metrics.get("interval") or {}).get("coverage"),
             },
             *self._groups(),
@@ -569,23 +584,8 @@ def _price(one: Mapping[str, Any]) -> float | None:
     return None if found is None else float(found)
 
 
-def _km(value: float | None, language: Language) -> str:
-    if value is None:
-        return ""
-    if value < 1:
-        return f"{number(1000 * value, 0, language)} m"
-    return f"{number(value, 1, language)} km"
-
-
 def _whole(value: float | None, language: Language) -> str:
     return "" if value is None else number(value, 0, language)
-
-
-def _plain(value: str | float | None, language: Language) -> str:
-    """Return a value of a column; four digits of a number say enough beside others."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return plain_number(float(f"{value:.4g}") if abs(value) < 1000 else round(value), language)
 
 
 def _share(value: float | None, language: Language) -> str:

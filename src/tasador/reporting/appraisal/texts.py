@@ -82,6 +82,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "North is up; ✕ is what is valued, numbers are those of the table.",
         "El norte está arriba; ✕ es lo que se valora, los números son los de la tabla.",
     ),
+    "outline_note": (
+        "Coasts and borders: Natural Earth, US Census Bureau.",
+        "Costas y fronteras: Natural Earth, US Census Bureau.",
+    ),
     "north": ("N", "N"),
     # --- parts
     "parts": ("What the value is made of", "De qué se compone el valor"),
@@ -286,3 +290,19 @@ def plain_number(value: float, language: Language) -> str:
     whole = f"{value:{comma}.6f}" if abs(value) < 1e15 else f"{value:.6g}"
     written = whole.rstrip("0").rstrip(".") if "." in whole else whole
     return digits_in(written, language)
+
+
+def value_text(value: str | float | None, language: Language) -> str:
+    """Return a value of a column; four digits of a number say enough beside others."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return plain_number(float(f"{value:.4g}") if abs(value) < 1000 else round(value), language)
+
+
+def km_text(value: float | None, language: Language) -> str:
+    """Return a distance, below a kilometre in metres."""
+    if value is None:
+        return ""
+    if value < 1:
+        return f"{number(1000 * value, 0, language)} m"
+    return f"{number(value, 1, language)} km"
