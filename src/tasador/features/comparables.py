@@ -275,13 +275,13 @@ class ComparablesIndex:
         return usual if usual > 0.0 else np.inf
 
     def within_reach(self, asked: Asked) -> tuple[Positions, Positions]:
-        """Return how many rows within `reach` inform each row, 64 at most, and the nearest of all.
+        """Return how many rows within `reach` inform each row, 64 at most, and the nearest.
 
-        That is a position among the training rows; -1 where none informs the row."""
+        The nearest is a position among the training rows; -1 where none informs the row.
+        """
         found = self._compact and self._compact.neighbours(*asked)
         index, distance = found or self._nearest(asked)
-        # the farthest of too few, repeated, counts once
-        distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf
+        distance[:, 1:][index[:, 1:] == index[:, :-1]] = np.inf  # repeated where too few are there
         within = np.isfinite(distance) & (distance <= self.reach)
         return within.sum(axis=1), np.where(np.isfinite(distance[:, 0]), index[:, 0], -1)
 

@@ -143,8 +143,8 @@ class FinalModel:
 def choose_final(run: RunContext, made: Evidence) -> FinalChoice:
     """Pick the models to average and measure their bias, by out-of-fold scores.
 
-    Where rows were split by time, rows among known ones are evaluated beside later ones: a model for
-    the one may be worse than the plain baseline for the other.
+    Where rows were split by time, rows among known ones are evaluated beside later ones: a model
+    for the one may be worse than the plain baseline for the other.
     """
     settings, train = run.settings, made.train
     found, most = made.sweep.result, settings.register.average
