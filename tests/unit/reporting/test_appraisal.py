@@ -244,6 +244,19 @@ def test_a_portfolio_has_a_summary_and_lists_refused_rows(homes, tmp_path):
     assert 'href="row-3.html"' in (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
 
 
+def test_rows_of_too_large_an_error_get_a_report_without_a_value(confident_bundle, house, tmp_path):
+    row = {**house, "income": 12.0}
+    fsd = confident_bundle.value_rows([row])[0].fsd
+    words = ("appraise", json.dumps(row), "-o", "x.html", "--bundle", str(confident_bundle.folder))
+    for limit, silent in ((fsd * 1.01, False), (fsd * 0.99, True)):
+        code, _, err = run_here(tmp_path, *words, "--max-fsd", str(limit))
+        assert code == 0, err
+        (one,) = data_of((tmp_path / "x.html").read_text("utf-8"))
+        valuation = json.loads(one)["explanation"]["valuation"]
+        assert (valuation["no_value"] is not None) is silent
+        assert (valuation["interval"] is None) is silent
+
+
 def test_a_file_is_read_as_predict_reads_it_and_answers_the_same(homes, tmp_path):
     words = ("--bundle", str(HOMES))
     code, _, err = run_here(tmp_path, "appraise", str(TABLE), "-o", "x.html", *words)

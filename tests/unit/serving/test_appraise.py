@@ -12,7 +12,7 @@ from tasador.core.errors import MissingExtraError
 from tasador.core.languages import number
 from tasador.ops.service import ServedReports
 from tasador.serving.http.auth import new_key
-from tasador.settings.serving import SecuritySettings
+from tasador.settings.serving import SecuritySettings, ServeLimits
 
 APPRAISE, EXPLAIN = "/api/v1/appraise", "/api/v1/explain"
 
@@ -102,6 +102,22 @@ def test_a_key_is_needed_as_everywhere(serve, house):
         body = {"instances": [house]}
         assert client.post(APPRAISE, json=body).status_code == 401
         assert client.post(APPRAISE, json=body, headers={"x-api-key": key}).status_code == 200
+
+
+@pytest.mark.parametrize("lang", ["en", "es"])
+def test_a_row_without_a_value_has_the_reason_in_its_place(serve, confident_bundle, house, lang):
+    far = {**house, "lon": 120.0, "lat": -40.0}
+    name = confident_bundle.contract.target.prediction_name
+    with serve(confident_bundle, no_value=ServeLimits(min_support=1)).client(timeout=60) as client:
+        answer = client.post(APPRAISE, params={"lang": lang}, json={"instances": [far]})
+    assert answer.status_code == 200, answer.text
+    valuation = data_of(answer.text)["explanation"]["valuation"]
+    assert valuation[name] is None
+    assert "0 comparables lie within reach" in valuation["no_value"]
+    assert {"en": "No value is given", "es": "No se da ningún valor"}[lang] in answer.text
+    seen = re.sub(r"<script.*?</script>", "", html.unescape(answer.text), flags=re.DOTALL)
+    estimate = confident_bundle.value_rows([far])[0].prediction
+    assert number(estimate, 0, lang) not in seen
 
 
 def test_without_its_library_no_value_is_recorded(serve, house, monkeypatch):
