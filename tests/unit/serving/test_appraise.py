@@ -17,6 +17,13 @@ from tasador.settings.serving import SecuritySettings, ServeLimits
 APPRAISE, EXPLAIN = "/api/v1/appraise", "/api/v1/explain"
 
 
+@pytest.fixture(scope="module")
+def client(running):
+    """A client that waits: the first PDF imports its library, and others use the processors too."""
+    with running.client(timeout=60) as found:
+        yield found
+
+
 def data_of(text: str) -> dict:
     (found,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text)
     return json.loads(found)
@@ -91,7 +98,7 @@ def test_two_rows_are_too_many_and_a_bad_row_is_counted(client, house):
 def test_a_key_is_needed_as_everywhere(serve, house):
     key, line = new_key("tests", "client")
     service = serve(security=SecuritySettings(keys=(line.line(),)))
-    with service.client() as client:
+    with service.client(timeout=60) as client:
         body = {"instances": [house]}
         assert client.post(APPRAISE, json=body).status_code == 401
         assert client.post(APPRAISE, json=body, headers={"x-api-key": key}).status_code == 200
@@ -122,7 +129,7 @@ def test_without_its_library_no_value_is_recorded(serve, house, monkeypatch):
 
     monkeypatch.setattr(ServedReports, "check", refuse)
     service = serve()
-    with service.client() as client:
+    with service.client(timeout=60) as client:
         answer = client.post(APPRAISE, params={"format": "pdf"}, json={"instances": [house]})
     assert (answer.status_code, answer.json()["error"]) == (503, "report_unavailable")
     assert "'fpdf2' is not installed" in answer.json()["detail"]

@@ -23,6 +23,8 @@ from tasador.reporting.appraisal.texts import (
     km_text,
     percent,
     plain_number,
+    reach_text,
+    share_text,
     text,
     value_text,
     warning,
@@ -235,6 +237,7 @@ class _Writer:
         self.unit = self.contract.target.unit
         near: Sequence[Mapping[str, Any]] = one.explanation.get("comparables") or ()
         self.near = near[:MOST_COMPARABLES]
+        self.support: Mapping[str, Any] = one.valuation.get("support") or {}
 
     def say(self, key: str, **values: object) -> str:
         return text(key, self.language, **values)
@@ -339,8 +342,11 @@ class _Writer:
         notes = [self.say("levelled_note" if levelled else "comparables_note")]
         if any(one.get("adjustments") for one in self.near):
             notes.append(self.say("adjustments_note"))
-        right = frozenset(range(1, len(header)))
-        return Grid(header, tuple(rows), right, " ".join(notes), even=True)
+        if self.support.get("nearest_km") is not None:
+            notes.append(reach_text(self.support, self.language))
+        return Grid(
+            header, tuple(rows), frozenset(range(1, len(header))), " ".join(notes), even=True
+        )
 
     def _sale_rows(self) -> Iterable[tuple[str, ...]]:
         """Yield what says which sales they are and how like they are; empty where not known."""
@@ -428,8 +434,8 @@ class _Writer:
         return self.say(
             "reconciled",
             value=self.money(found["value"]),
-            raw=_share(found.get("spread_raw"), self.language),
-            adjusted=_share(found.get("spread_adjusted"), self.language),
+            raw=share_text(found.get("spread_raw"), self.language),
+            adjusted=share_text(found.get("spread_adjusted"), self.language),
         )
 
     def parts(self) -> Picture | None:
@@ -453,9 +459,8 @@ class _Writer:
 
     def unusual(self) -> tuple[str, ...]:
         found = [warning(str(one), self.language) for one in self.one.valuation.get("warnings", ())]
-        support = self.one.valuation.get("support") or {}
-        if support.get("outside"):
-            names = ", ".join(people_label(str(name)) for name in support["outside"])
+        if self.support.get("outside"):
+            names = ", ".join(people_label(str(name)) for name in self.support["outside"])
             found.append(self.say("outside", names=names))
         return tuple(found) or (self.say("usual"),)
 
@@ -464,21 +469,19 @@ class _Writer:
         test = metrics.get("test")
         if not test:
             return None
-        rows = (self.model.lineage.get("rows") or {}).get("test")
         groups = [
             {
                 **test,
                 "name": self.say("accuracy.all"),
-                "rows": rows,
+                "rows": (self.model.lineage.get("rows") or {}).get("test"),
                 "ratio": test.get("median_ratio"),
                 "coverage": (metrics.get("interval") or {}).get("coverage"),
             },
             *self._groups(),
         ]
-        keys = ("mape", "median_ape", "within_10", "ratio", "coverage")
-        names = ("mape", "median", "within", "ratio", "coverage")
+        names = {"mape": "mape", "median_ape": "median", "within_10": "within", "ratio": "ratio"}
         known = [
-            (key, name) for key, name in zip(keys, names, strict=True)
+            (key, name) for key, name in (names | {"coverage": "coverage"}).items()
             if any(group.get(key) is not None for group in groups)
         ]  # fmt: skip
         header = (
@@ -586,10 +589,6 @@ def _price(one: Mapping[str, Any]) -> float | None:
 
 def _whole(value: float | None, language: Language) -> str:
     return "" if value is None else number(value, 0, language)
-
-
-def _share(value: float | None, language: Language) -> str:
-    return percent(None if value is None else 100 * value, 1, language)
 
 
 def _figure(key: str, value: float | None, language: Language) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tasador.core.languages import Language, digits_in, number, text_of
 
@@ -115,9 +117,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "distinto de los datos del modelo, en conjunto: {names}",
     ),
     "support": (
-        "{count} comparables within reach; the nearest is {distance} away",
-        "{count} comparables al alcance; el más cercano está a {distance}",
+        "Comparables within reach: {count}; the nearest is {distance} away.",
+        "Comparables al alcance: {count}; el más cercano está a {distance}.",
     ),
+    "or_more": ("{count} or more", "{count} o más"),
     # --- accuracy
     "accuracy": ("Measured accuracy", "Precisión medida"),
     "accuracy.group": ("Rows held out of training", "Filas apartadas del entrenamiento"),
@@ -267,6 +270,12 @@ _WARNINGS = (
 )
 
 
+#: Of so many comparables within reach an answer counts no more.
+MOST_COUNTED = 64
+#: What is a number in these patterns.
+_NUMBERS = {"value", "first", "fourth", "share", "usual", "times"}
+
+
 def text(key: str, language: Language, **values: object) -> str:
     """Return a text with its values filled in; KeyError for a key that is not in the catalogue."""
     return text_of(TEXTS, key, language, **values)
@@ -280,16 +289,35 @@ def warning(said: str, language: Language) -> str:
         found = re.fullmatch(pattern, said)
         if found:
             parts = found.groupdict()
+            for name in _NUMBERS & parts.keys():
+                parts[name] = digits_in(parts[name], language)
             if "rest" in parts:
                 parts["rest"] = warning(parts["rest"], language)
             return spanish.format(**parts)
     return said
 
 
+def reach_text(support: Mapping[str, Any], language: Language) -> str:
+    """Return how many comparables are within reach, and how far the nearest is.
+
+    Args:
+        support: As an answer has it; counts end at `MOST_COUNTED`.
+        language: Of the text.
+    """
+    count = support["within_reach"]
+    shown = str(count) if count < MOST_COUNTED else text("or_more", language, count=count)
+    return text("support", language, count=shown, distance=km_text(support["nearest_km"], language))
+
+
 def percent(value: float | None, digits: int = 1, language: Language = "en") -> str:
     """Return a figure that is in percent already."""
     written = number(value, digits, language)
     return written if written == "–" else f"{written}{'%' if language == 'en' else ' %'}"
+
+
+def share_text(value: float | None, language: Language) -> str:
+    """Return a share of 1 in percent."""
+    return percent(None if value is None else 100 * value, 1, language)
 
 
 def plain_number(value: float, language: Language) -> str:

@@ -166,7 +166,7 @@ class ValuationRoutes:
         refusal, reports = self._why_not(kind), self._reports
         if refusal is not None or reports is None:
             raise refusal or Problem("report_unavailable")
-        found = await self._explained(exchange, asked)  # not before: it records a value
+        found = await self._explained(exchange, asked)  # last: it records a value
         predictor = found.predictor
         async with self._explaining:
             data = await asyncio.to_thread(
