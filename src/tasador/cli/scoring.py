@@ -205,6 +205,8 @@ def appraise(
     sheet: Sheet = None,
     encoding: Encoding = None,
     as_of: AsOf = None,
+    max_fsd: MaxFsd = None,
+    min_support: MinSupport = 0,
     bundle: BundleFolder = None,
     model: Model = None,
     alias: Alias = None,
@@ -227,7 +229,8 @@ def appraise(
     from tasador.scoring.appraise import AppraiseRequest, appraise_rows
 
     asked = Source(sheet=sheet, encoding=encoding)
-    request = AppraiseRequest(rows, to, lang, format_, asked, as_of)
+    limits = serve_limits(max_fsd, min_support)
+    request = AppraiseRequest(rows, to, lang, format_, asked, as_of, limits)
     choice = BundleChoice(workspace, bundle, model, alias, version, registry)
     done = appraise_rows(request, choice, note)
     if done.origin == "synthetic":

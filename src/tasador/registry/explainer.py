@@ -576,7 +576,7 @@ class _Adjusted:
 
 def _why(km: float | None, months: float | None, alike: Sequence[str], own: bool) -> str:
     said = ["an earlier sale of the same thing"] if own else []
-    said += [] if km is None else [f"{km:.3g} km away"]
+    said += [] if km is None else [f"{km:,.0f} km away" if km >= 100 else f"{km:.3g} km away"]
     said += [] if months is None else [f"sold {months:.0f} months before"]
     if alike:
         said.append("alike in " + ", ".join(label.lower() for label in alike[:4]))
