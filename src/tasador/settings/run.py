@@ -67,10 +67,14 @@ class ModelSettings:
             cannot keep to that are not compared, and nothing else is made from these columns.
         even_ratios: Whether estimates are stretched round their middle such that PRD and PRB come
             inside the range that the IAAO accepts, as far as 0.8% of the out-of-fold MAPE goes.
+        group: Whether one model per level of the column with the role ``group`` is compared with
+            one for all rows, and taken where cross-validation says that it pays: ``auto`` or
+            ``never``. Without such a column nothing is compared.
     """
 
     monotone: dict[str, Direction] | None = None
     even_ratios: bool = False
+    group: Literal["auto", "never"] = "auto"
 
 
 @dataclass(frozen=True)
