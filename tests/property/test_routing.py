@@ -57,7 +57,9 @@ def test_the_ensemble_scores_rows_as_the_model_of_their_level_does(
 
 def test_covers_of_the_levels_make_the_expected_score_that_of_the_training_rows() -> None:
     random = np.random.default_rng(5)
-    Z = np.concatenate([np.eye(4, 3)[random.integers(0, 4, 4000)], random.random((4000, 3))], axis=1)
+    Z = np.concatenate(
+        [np.eye(4, 3)[random.integers(0, 4, 4000)], random.random((4000, 3))], axis=1
+    )
     y = Z[:, 0] * 40 + Z[:, 1] * Z[:, 4] * 9 + Z[:, 3]
     place = places_of(Z, ONE_HOT)
 
