@@ -1,4 +1,4 @@
-"""A run whose estimates may only rise with a column and are stretched, by the command line."""
+"""What estimates are asked to keep to, and models per class, by the command line."""
 
 from __future__ import annotations
 
@@ -152,3 +152,42 @@ def test_a_search_without_a_family_that_keeps_to_it_says_so(project: Path) -> No
     code, _, err = tasador(project, "run", *words, "model.monotone={area: up}")
     assert code == 4
     assert "none of ridge can keep estimates monotone" in err
+
+
+def test_models_per_class_are_shipped_where_they_pay_and_keep_to_what_is_asked(
+    tmp_path: Path,
+) -> None:
+    frame = houses(2200)
+    kind = np.resize([-1.0, 1.0], len(frame))
+    # what makes a flat dear makes a house cheap
+    score = kind * (0.01 * frame["area"] + 0.8 * frame["lon"] + 0.8 * frame["lat"] - 31.0)
+    frame = frame.with_columns(
+        kind=np.where(kind < 0, "flat", "house"),
+        price=10_000 * frame["income"] * np.exp(score),
+    )
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    contract = CONTRACT.replace("villa]}", "villa], role: group}")
+    (tmp_path / "conf" / "dataset" / "homes.yaml").write_text(contract)
+    frame.to_pandas().to_csv(tmp_path / "homes.csv", index=False)
+    code, out, err = tasador(
+        tmp_path, "run", *SMALL, "model.monotone={income: up}", "features.comparables=false",
+        "selection.families={lightgbm:{n_estimators:[150],num_leaves:[7],min_child_samples:[10]}}",
+        "~selection.families.ridge", "sweep.family=lightgbm", "register.average=1",
+        "sweep.slowdown=1", "model.even_ratios=true",
+    )  # fmt: skip
+    assert code == 0, err
+    said = next(line.strip() for line in out.splitlines() if "models per kind" in line)
+    assert said.startswith("models per kind are used: wMAPE ")
+    assert said.endswith("levels with their own: flat, house; pooled for the rest")
+    (folder,) = (tmp_path / "workspace" / "bundles").iterdir()
+    bundle = load_bundle(folder)
+    assert said in bundle.card
+    assert [m["grouped"] for m in bundle.manifest.lineage["members"]] == [True]
+    X = bundle.check.columns(houses(600, seed=9).drop("price").to_dict(as_series=False))
+    (check,) = check_monotone(
+        bundle.predict, bundle.contract, X, bundle.features.monotone, pairs=2000, seed=3
+    )
+    assert check.violations == 0
+    row = '{"lon": -3.5, "lat": 40.5, "income": 3, "rooms": 4, "area": 90, "kind": "flat"}'
+    code, out, err = tasador(tmp_path, "explain", row, "--bundle", str(folder))
+    assert code == 0, err
